@@ -1,0 +1,1 @@
+"""The pipeline every project gets: ingest, validate, train, evaluate, deploy, predict."""
