@@ -46,10 +46,11 @@ class Split(Section):
 
 
 class Train(Section):
-    """How the model is fitted; `params` go to `model.estimator.build_estimator`."""
+    """How the model is fitted; `params` go to `build_estimator`, `trusted_types` to skops."""
 
     seed: int = 0
     params: dict[str, Any] = {}
+    trusted_types: tuple[str, ...] = ()
 
 
 class Gates(Section):

@@ -1,18 +1,25 @@
 """The data's contract: derived from `model/schema.py`, carried to the service as `contract.json`."""
 
+from flows.contract.checking import Checked, check_rows, clean, require_columns, typed
 from flows.contract.columns import Column, Contract, Encoding
-from flows.contract.encoding import encode, fit_encodings
+from flows.contract.encoding import encode, encode_target, fit_encodings
 from flows.contract.schema import describe, load_contract, load_schema, required_dtype, schema_digest
 
 __all__ = [
+    "Checked",
     "Column",
     "Contract",
     "Encoding",
+    "check_rows",
+    "clean",
     "describe",
     "encode",
+    "encode_target",
     "fit_encodings",
     "load_contract",
     "load_schema",
+    "require_columns",
     "required_dtype",
     "schema_digest",
+    "typed",
 ]

@@ -1,0 +1,162 @@
+"""Holds rows against the contract, lazily: every reason of every bad row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from flows.contract.cleaning import UNREADABLE, clean_column, to_required
+from flows.contract.columns import Column
+from flows.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from pandera.pandas import DataFrameSchema
+
+REASONS = ("row", "column", "check", "value")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Cleaned rows and what is wrong with them.
+
+    Attributes:
+        frame: All rows, numbered from 0, unreadable cells missing.
+        reasons: One line for each reason: row, column, check, value (as text).
+        columns: The columns that were checked.
+    """
+
+    frame: pd.DataFrame
+    reasons: pd.DataFrame
+    columns: tuple[Column, ...]
+
+    @property
+    def bad(self) -> np.ndarray:
+        """The numbers of the rows with a reason, in order."""
+        return np.unique(self.reasons["row"].to_numpy(dtype=np.int64))
+
+    def valid(self) -> pd.DataFrame:
+        """Return the rows without a reason, in the contract's dtypes, keeping their numbers."""
+        good = self.frame.drop(index=self.bad) if len(self.reasons) else self.frame
+        return typed(good, self.columns)
+
+
+def typed(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """Return cleaned rows that are known to be valid in the contract's dtypes."""
+    return pd.DataFrame({c.name: to_required(frame[c.name], c) for c in columns}, index=frame.index, copy=False)
+
+
+def require_columns(present: Sequence[str], columns: Sequence[Column]) -> None:
+    """Check that every one of `columns` is in the data.
+
+    Raises:
+        UserError: one is not; the nearest column of the data is named.
+    """
+    for column in columns:
+        if column.name not in present:
+            hint = nearest(column.name, present) or f" It has: {', '.join(present)}."
+            raise UserError(f'The data has no column "{column.name}", which model/schema.py asks for.{hint}')
+
+
+def clean(table: pa.Table, columns: Sequence[Column]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of `table` as the contract's kinds, and a reason for each unreadable cell.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    require_columns(table.schema.names, columns)
+    series: dict[str, pd.Series[Any]] = {}
+    reasons = []
+    for column in columns:
+        raw = table.column(column.name)
+        series[column.name], unreadable = clean_column(raw, column)
+        if unreadable.any():
+            rows = np.flatnonzero(unreadable)
+            values = raw.take(pa.array(rows)).to_pandas().astype("str").to_numpy()
+            reasons.append(_reasons(rows, column.name, UNREADABLE[column.kind], values))
+    return pd.DataFrame(series, copy=False), _join(reasons)
+
+
+def check_rows(table: pa.Table, columns: Sequence[Column], schema: "DataFrameSchema | None" = None) -> Checked:
+    """Clean the rows of `table` and hold them against the checks of `schema`.
+
+    Args:
+        table: Raw rows.
+        columns: The columns to check; others are ignored.
+        schema: Pandera's schema, such as `load_schema().to_schema()`; by default what `columns` say.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    frame, unreadable = clean(table, columns)
+    found = _failures(frame, _untyped(columns, schema))
+    if len(unreadable) and len(found):
+        seen = pd.MultiIndex.from_frame(unreadable[["row", "column"]])
+        found = found[~pd.MultiIndex.from_frame(found[["row", "column"]]).isin(seen)]
+    reasons = _join([part for part in (unreadable, found) if len(part)])
+    return Checked(frame, reasons, tuple(columns))
+
+
+def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
+    from pandera.errors import SchemaErrors
+
+    try:
+        schema.validate(frame, lazy=True, inplace=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases
+        rowless = cases["index"].isna()
+        if rowless.any():
+            case = cases[rowless].iloc[0]
+            raise UserError(f'The check {case["check"]} of "{case["column"]}" in model/schema.py failed as a whole: '
+                            f"{case['failure_case']}.") from None  # fmt: skip
+        rows = cases["index"].to_numpy(dtype=np.int64)
+        named = cases["column"].astype("str").to_numpy()
+        return _reasons(rows, named, cases["check"].astype("str").to_numpy(), cases["failure_case"].astype("str"))
+    return _join([])
+
+
+def _untyped(columns: Sequence[Column], schema: "DataFrameSchema | None") -> "DataFrameSchema":
+    """Return Pandera's checks of `columns` without types, which `clean` has settled already."""
+    import pandera.pandas as pa_
+
+    if schema is None:
+        return pa_.DataFrameSchema({c.name: pa_.Column(None, _checks(c), nullable=c.nullable) for c in columns})
+    fields = schema.columns
+    kept = {
+        c.name: pa_.Column(
+            None,
+            checks=fields[c.name].checks,
+            nullable=fields[c.name].nullable,
+            unique=fields[c.name].unique,
+            report_duplicates="exclude_first",
+        )
+        for c in columns
+    }
+    return pa_.DataFrameSchema(kept, checks=schema.checks, unique=schema.unique, report_duplicates="exclude_first")
+
+
+def _checks(column: Column) -> list[Any]:
+    import pandera.pandas as pa_
+
+    as_value = (lambda v: pd.Timestamp(v, unit="s")) if column.kind == "date" else (lambda v: v)
+    made = [
+        (column.minimum, pa_.Check.ge),
+        (column.maximum, pa_.Check.le),
+        (column.exclusive_minimum, pa_.Check.gt),
+        (column.exclusive_maximum, pa_.Check.lt),
+    ]
+    checks = [check(as_value(bound)) for bound, check in made if bound is not None]
+    return checks + ([pa_.Check.isin(list(column.categories))] if column.categories else [])
+
+
+def _reasons(rows: np.ndarray, column: Any, check: Any, values: Any) -> pd.DataFrame:
+    made = {"row": rows, "column": column, "check": check, "value": values}
+    return pd.DataFrame(made).astype({"column": "str", "check": "str", "value": "str"})
+
+
+def _join(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    if not parts:
+        return _reasons(np.empty(0, np.int64), "", "", "")
+    return pd.concat(parts).sort_values(["row", "column"], kind="stable", ignore_index=True)

@@ -1,0 +1,119 @@
+"""Brings raw columns to the contract's types, value by value: what cannot be read is marked, not raised."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.contract.columns import Column, Kind
+from flows.contract.schema import required_dtype
+
+TRUE, FALSE = ("true", "1"), ("false", "0")
+UNREADABLE: dict[Kind, str] = {
+    "number": "not a finite number",
+    "integer": "not a whole number",
+    "boolean": "not true or false",
+    "text": "not a text",
+    "date": "not a date",
+}
+
+
+def clean_column(values: pa.ChunkedArray, column: Column) -> tuple["pd.Series[Any]", np.ndarray]:
+    """Return a raw column as its kind, missing where unreadable, and which rows were unreadable.
+
+    Args:
+        values: The column as a source gave it.
+        column: What the contract says of it.
+
+    Returns:
+        The values (float64 with NaN for numbers, integers and booleans that have gaps; `str`; datetime64[us] in UTC
+        without a zone) and a mask of length rows.
+    """
+    values = _blank_to_missing(_plain(values))
+    missing = values.is_null().to_numpy(zero_copy_only=False) if values.null_count else np.zeros(len(values), bool)
+    read = {"number": _number, "integer": _integer, "boolean": _boolean, "text": _text, "date": _date}[column.kind]
+    series = read(values)
+    unreadable = series.isna().to_numpy() & ~missing
+    return series, unreadable
+
+
+def to_required(values: "pd.Series[Any]", column: Column) -> "pd.Series[Any]":
+    """Return the valid values of a cleaned column in the dtype that the contract asks for."""
+    wanted = required_dtype(column)
+    return values if str(values.dtype) == wanted else values.astype(wanted)
+
+
+def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        return values.cast(kind.value_type)
+    if pa.types.is_null(kind):
+        return values.cast(pa.string())
+    return values
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _blank_to_missing(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not _is_text(values.type):
+        return values
+    blank = pc.or_(pc.equal(values, ""), pc.utf8_is_space(values))
+    return pc.if_else(blank, None, values) if pc.any(blank).as_py() else values
+
+
+def _number(values: pa.ChunkedArray) -> "pd.Series[Any]":
+    if _is_text(values.type):
+        numbers = pd.to_numeric(values.to_pandas().str.strip(), errors="coerce").astype(np.float64)
+    elif pa.types.is_temporal(values.type) or pa.types.is_nested(values.type):
+        return pd.Series(np.full(len(values), np.nan))
+    else:
+        numbers = values.cast(pa.float64(), safe=False).to_pandas()
+    infinite = np.isinf(numbers.to_numpy())
+    return numbers.mask(infinite) if infinite.any() else numbers
+
+
+def _integer(values: pa.ChunkedArray) -> "pd.Series[Any]":
+    if pa.types.is_integer(values.type) and not values.null_count:
+        return values.cast(pa.int64()).to_pandas()
+    numbers = _number(values)
+    fraction = numbers.to_numpy() % 1 > 0
+    return numbers.mask(fraction) if fraction.any() else numbers
+
+
+def _boolean(values: pa.ChunkedArray) -> "pd.Series[Any]":
+    if pa.types.is_boolean(values.type):
+        return values.to_pandas() if not values.null_count else values.cast(pa.float64()).to_pandas()
+    if pa.types.is_temporal(values.type) or pa.types.is_nested(values.type):
+        return pd.Series(np.full(len(values), np.nan))
+    texts = values.to_pandas() if _is_text(values.type) else values.cast(pa.float64()).to_pandas()
+    known: dict[Any, float] = {1.0: 1.0, 0.0: 0.0}
+    if _is_text(values.type):
+        texts = texts.str.strip().str.lower()
+        known = dict.fromkeys(TRUE, 1.0) | dict.fromkeys(FALSE, 0.0)
+    return texts.map(known).astype(np.float64)
+
+
+def _text(values: pa.ChunkedArray) -> "pd.Series[Any]":
+    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
+        return pd.Series([None] * len(values), dtype="str")
+    texts = values if _is_text(values.type) else values.cast(pa.string())
+    return texts.to_pandas().astype("str")
+
+
+def _date(values: pa.ChunkedArray) -> "pd.Series[Any]":
+    kind = values.type
+    if _is_text(kind):
+        texts = values.to_pandas()
+        dates = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
+        left = dates.isna() & texts.notna()
+        if left.any():
+            dates = dates.mask(left, pd.to_datetime(texts[left], errors="coerce", format="mixed", utc=True))
+    elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        dates = pd.to_datetime(values.cast(pa.timestamp("us", tz=getattr(kind, "tz", None))).to_pandas(), utc=True)
+    else:
+        return pd.Series(np.full(len(values), np.datetime64("NaT"), dtype="datetime64[us]"))
+    return dates.dt.tz_localize(None).astype("datetime64[us]")

@@ -1,0 +1,56 @@
+"""Ingest: the source becomes a snapshot."""
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.artifacts import publish_markdown
+from flows.contract import Contract, load_contract, require_columns
+from flows.settings import Settings, load_settings
+from flows.sources import Source, open_source, read_through
+from flows.store.snapshots import Snapshot, Snapshots
+from flows.store.validations import Latest
+
+
+@flow(name="ingest", flow_run_name="ingest")
+def ingest() -> str:
+    """Copy the source that `config.toml` names into a snapshot; return its digest."""
+    snapshot = take_snapshot()
+    publish_markdown("snapshot", _summary(snapshot))
+    return snapshot.digest
+
+
+@task(name="snapshot", cache_policy=NO_CACHE)
+def take_snapshot() -> Snapshot:
+    """Write the source's rows as a snapshot, or find the one it gave before."""
+    settings = load_settings()
+    snapshot = snapshot_source(settings, load_contract(settings))
+    Latest(settings.store_path).set("ingest", snapshot.digest)
+    return snapshot
+
+
+def snapshot_source(settings: Settings, contract: Contract) -> Snapshot:
+    """Return the snapshot of the source's rows, read only where its bytes changed since the last time.
+
+    Raises:
+        UserError: the source is missing, is no table, or lacks a column of the contract.
+    """
+    source = open_project_source(settings, contract)
+    snapshots = Snapshots(settings.store_path)
+    fingerprint = source.fingerprint()
+    known = snapshots.by_fingerprint(fingerprint)
+    if known is not None:
+        return known
+    require_columns(source.schema.names, contract.used)
+    return read_through(source, lambda batches: snapshots.write(batches, source.uri, fingerprint))
+
+
+def open_project_source(settings: Settings, contract: Contract) -> Source:
+    """Open the source that `config.toml` names, its columns typed as the contract says."""
+    return open_source(settings.data.source, {c.name: c.kind for c in contract.columns}, settings.root)
+
+
+def _summary(snapshot: Snapshot) -> str:
+    return (
+        f"**{snapshot.rows:,} rows × {len(snapshot.columns)} columns** from `{snapshot.source}`\n\n"
+        f"Snapshot `{snapshot.digest}`, taken {snapshot.created}."
+    )

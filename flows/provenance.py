@@ -1,0 +1,58 @@
+"""Where a model comes from: commit, patch, packages and the code that shaped it."""
+
+import hashlib
+import subprocess
+from importlib.metadata import distributions
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from flows.store.files import digest_file, digest_json
+
+
+class Provenance(BaseModel):
+    """What is needed to make a model again.
+
+    Attributes:
+        commit: The git commit, or "uncommitted" where there is none or the tree differs from it.
+        base: The commit that an uncommitted tree is based on.
+        patch_digest: SHA-256 of the difference to `base` and of untracked code; None for a clean tree.
+        packages: Versions by distribution name.
+    """
+
+    commit: str
+    base: str | None
+    patch_digest: str | None
+    packages: dict[str, str]
+
+
+def read_provenance(root: Path) -> Provenance:
+    """Read the state of the project at `root` and of the environment."""
+    base = _git(root, "rev-parse", "--verify", "-q", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=all")
+    packages = installed_packages()
+    if base and changes == "":
+        return Provenance(commit=base, base=base, patch_digest=None, packages=packages)
+    patch = (_git(root, "diff", "HEAD") or "") + (changes or "") + code_digest(root)
+    digest = hashlib.sha256(patch.encode()).hexdigest()
+    return Provenance(commit="uncommitted", base=base or None, patch_digest=digest, packages=packages)
+
+
+def code_digest(root: Path) -> str:
+    """Return the SHA-256 of everything in `model/` that can change what is learned."""
+    files = sorted((root / "model").rglob("*.py"))
+    return digest_json({f.relative_to(root).as_posix(): digest_file(f) for f in files})
+
+
+def installed_packages() -> dict[str, str]:
+    """Return the versions of all installed distributions by name."""
+    return dict(sorted((d.name.lower(), d.version) for d in distributions() if d.name))
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """Return what git prints, or None where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,135 @@
+"""CSV and its kin: any delimiter, read as the contract's kinds, and as text where values do not fit."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from flows.errors import UserError
+from flows.sources import Columns, Retyped
+from flows.sources.files import FileSource, check_names
+from flows.sources.fitting import DATE_FORMATS, LADDERS, TEXT, find_fitting
+from flows.sources.raw import explain_damage, explain_encoding, open_stream
+from flows.sources.sniffing import find_line, read_records, sniff_delimiter
+
+NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
+BLANKS = tuple(" " * width for width in range(1, 9))
+BLOCK_BYTES = 4 << 20
+HELD_BYTES = 64 << 20  # as much is read before the first batch is yielded, so that most surprises stay inside
+
+
+class Unparsed(Exception):
+    """A value does not fit the type of the column at this position."""
+
+    def __init__(self, position: int) -> None:
+        """Remember which column."""
+        super().__init__(position)
+        self.position = position
+
+
+class DelimitedSource(FileSource):
+    """One file of delimited text, in UTF-8, with a header."""
+
+    def __init__(self, uri: str, path: Path, columns: Columns, head: bytes) -> None:
+        """Find the delimiter and the names.
+
+        Raises:
+            UserError: there is only a header, or the names are no good.
+        """
+        super().__init__(uri, path, columns)
+        self._delimiter = sniff_delimiter(head, uri, columns)
+        records = read_records(head, self._delimiter, 2)
+        self._names = records[0]
+        check_names(self._names, uri)
+        if len(records) < 2:
+            raise UserError(f'"{uri}" has a header but no rows: name a file with rows.')
+        self._types = {name: LADDERS[self._kind(name)][0] for name in self._names}
+        self._wrong: pa_csv.InvalidRow | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types, as far as they are known now."""
+        return pa.schema(list(self._types.items()))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows; see `flows.sources.Source`. A column where a value does not fit is text, whole."""
+        yielded = False
+        while True:
+            try:
+                for batch in hold_back(self._read(self._types), HELD_BYTES):
+                    yielded = True
+                    yield batch
+                return
+            except Unparsed as error:
+                self._settle(self._names[error.position])
+            if yielded:
+                raise Retyped(self.uri)
+
+    def _kind(self, name: str) -> str:
+        return (self.columns or {}).get(name, "text")
+
+    def _settle(self, name: str) -> None:
+        """Read the other columns as text, once, and give each the first type that fits it whole."""
+        before = self._types[name]
+        types = {n: kind for n, kind in self._types.items() if kind != TEXT}
+        for batch in self._read(dict.fromkeys(types, TEXT), only=list(types)):
+            for column, kind in types.items():
+                types[column] = find_fitting(batch.column(column), self._kind(column), kind)
+        self._types |= types
+        if self._types[name] == before:  # the two parsers disagree: text always holds
+            self._types[name] = TEXT
+
+    def _read(self, types: dict[str, pa.DataType], only: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
+        convert = pa_csv.ConvertOptions(
+            column_types=types,
+            default_column_type=TEXT,
+            null_values=NULLS if self.columns is None else NULLS + BLANKS,
+            strings_can_be_null=True,
+            include_columns=only or None,
+            timestamp_parsers=[pa_csv.ISO8601, *DATE_FORMATS],
+        )
+        parse = pa_csv.ParseOptions(
+            delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=self._refuse_row
+        )
+        with explain_damage(self.uri), open_stream(self.path) as stream:
+            try:
+                yield from pa_csv.open_csv(stream, pa_csv.ReadOptions(block_size=BLOCK_BYTES), parse, convert)
+            except pa.ArrowInvalid as error:
+                raise self._explain(str(error)) from None
+
+    def _refuse_row(self, row: pa_csv.InvalidRow) -> str:
+        self._wrong = row
+        return "error"
+
+    def _explain(self, message: str) -> Exception:
+        """Return what an Arrow error means: a value that does not fit, or a sentence for the user."""
+        if "invalid UTF8" in message:
+            return explain_encoding(self.path, self.uri)
+        if found := re.search(r"In CSV column #(\d+): ", message):
+            return Unparsed(int(found[1]))
+        if (row := self._wrong) is not None:
+            with open_stream(self.path) as stream:
+                line = find_line(stream, self._delimiter, len(self._names))
+            return UserError(
+                f'Line {line} of "{self.uri}" has {row.actual_columns} fields where the header has '
+                f"{row.expected_columns}: mend it, or quote fields that hold the delimiter."
+            )
+        return UserError(f'"{self.uri}" cannot be read as CSV: {message.splitlines()[0]}.')
+
+
+def hold_back(batches: Iterator[pa.RecordBatch], most: int) -> Iterator[pa.RecordBatch]:
+    """Yield `batches`, the first only when more than `most` bytes have been read, or all."""
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        held.append(batch)
+        size += batch.nbytes
+        if size > most:
+            yield from held
+            break
+    else:
+        yield from held
+        return
+    yield from batches

@@ -1,0 +1,101 @@
+"""Parquet files, with their types brought down to the few that a contract knows."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flows.errors import UserError
+from flows.sources import Columns
+from flows.sources.files import FileSource, check_names
+
+BATCH_ROWS = 65_536
+MOMENT = pa.timestamp("us")
+
+
+class ParquetSource(FileSource):
+    """One Parquet file."""
+
+    def __init__(self, uri: str, path: Path, columns: Columns) -> None:
+        """Read the footer.
+
+        Raises:
+            UserError: the file is damaged, has no rows, or has columns that are no plain values.
+        """
+        super().__init__(uri, path, columns)
+        with self._explain():
+            footer = pq.read_metadata(path)
+            stored = footer.schema.to_arrow_schema()
+        check_names(stored.names, uri)
+        if footer.num_rows == 0:
+            raise UserError(f'"{uri}" has columns but no rows: name a file with rows.')
+        self.schema = pa.schema([(f.name, simplify(f.type, f.name, uri, columns)) for f in stored])
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows; see `flows.sources.Source`."""
+        with self._explain(), pq.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(BATCH_ROWS):
+                yield cast_batch(batch, self.schema)
+
+    @contextlib.contextmanager
+    def _explain(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            reason = str(error).splitlines()[0].split(":")[0].rstrip(".")
+            raise UserError(f'"{self.uri}" is no whole Parquet file ({reason}): fetch it again.') from None
+
+
+def cast_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the rows in the types of `schema`, in UTC without a zone."""
+    arrays = [_cast(column, field.type) for column, field in zip(batch.columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def simplify(kind: pa.DataType, name: str, uri: str, columns: Columns) -> pa.DataType:
+    """Return the plain type that a column is read as: int64, float64, bool, string or timestamp.
+
+    Raises:
+        UserError: the column holds lists, structures or bytes.
+    """
+    types = pa.types
+    if types.is_dictionary(kind):
+        return simplify(kind.value_type, name, uri, columns)
+    if (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+        or types.is_null(kind)
+    ):
+        return pa.string()
+    plain = _simplify_value(kind)
+    if plain is None:
+        raise UserError(
+            f'Column "{name}" of "{uri}" holds {kind}: write it as plain values, or leave it out.'
+        )
+    return pa.string() if (columns or {}).get(name) == "text" else plain
+
+
+def _simplify_value(kind: pa.DataType) -> pa.DataType | None:
+    types = pa.types
+    if types.is_boolean(kind):
+        return pa.bool_()
+    if types.is_uint64(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        return pa.float64()
+    if types.is_integer(kind):
+        return pa.int64()
+    if types.is_timestamp(kind) or types.is_date(kind):
+        return MOMENT
+    return None
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(
+            MOMENT if column.type.tz is None else pa.timestamp("us", column.type.tz), safe=False
+        )
+    return column if column.type == kind else column.cast(kind, safe=not pa.types.is_floating(kind))

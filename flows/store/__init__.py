@@ -1,0 +1,1 @@
+"""What runs leave behind, each written whole or not at all: snapshots, quarantine, bundles, the champion."""

@@ -1,0 +1,70 @@
+"""Bundles: folders with all that the service loads, named by version and content, never rewritten."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from flows.contract.columns import Contract
+from flows.errors import UserError
+from flows.store.files import digest_folder, publish, read_json, scratch
+
+SHORT = 12  # characters of a digest in a name
+
+
+class Bundle(BaseModel):
+    """A bundle on disk."""
+
+    path: Path
+    version: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """The folder's name, `<version>-<digest>`."""
+        return self.path.name
+
+    @property
+    def contract(self) -> Contract:
+        """The contract that the bundle's model was trained under."""
+        return Contract.model_validate_json((self.path / "contract.json").read_bytes())
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What is recorded of the model: see the design page."""
+        return read_json(self.path / "meta.json") or {}
+
+
+def write_bundle(store: Path, version: str, files: dict[str, bytes]) -> Bundle:
+    """Write `files` as a bundle, or find the one that holds the same."""
+    with scratch(store / "bundles" / version) as made:
+        made.mkdir()
+        for name, content in files.items():
+            (made / name).write_bytes(content)
+        digest = digest_folder(made)
+        path = store / "bundles" / f"{version}-{digest[:SHORT]}"
+        if not path.exists():
+            publish(made, path)
+    return Bundle(path=path, version=version, digest=digest)
+
+
+def open_bundle(store: Path, name: str) -> Bundle:
+    """Return the bundle with the folder name `name`, its bytes checked against it.
+
+    Raises:
+        UserError: there is none, or it was changed since it was written.
+    """
+    path = store / "bundles" / name
+    if not path.is_dir():
+        raise UserError(f"The bundle {path} is missing: `ml run` deploys again.")
+    digest = digest_folder(path)
+    version, _, short = name.rpartition("-")
+    if not digest.startswith(short):
+        raise UserError(f"The bundle {path} was changed after it was written: its digest is {digest[:SHORT]}.")
+    return Bundle(path=path, version=version, digest=digest)
+
+
+def bundles_of(store: Path, version: str) -> list[Bundle]:
+    """Return the bundles of a model version, oldest first."""
+    paths = [p for p in (store / "bundles").glob(f"{version}-*") if p.name.rpartition("-")[0] == version]
+    return [open_bundle(store, p.name) for p in sorted(paths, key=lambda p: p.stat().st_mtime)]

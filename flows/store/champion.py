@@ -1,0 +1,83 @@
+"""`champion.json`: the one file that names what serves, replaced in one step and holding the history."""
+
+import getpass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from flows.errors import UserError
+from flows.store.files import read_json, write_bytes
+
+Action = Literal["deploy", "promote", "rollback", "restore"]
+
+
+class Change(BaseModel):
+    """One move of the champion: who, when, from which bundle to which, and why."""
+
+    at: str
+    who: str
+    action: Action
+    before: str | None = Field(alias="from")
+    to: str
+    why: str
+
+    model_config = {"populate_by_name": True}
+
+
+class Champion(BaseModel):
+    """The version in service, its bundle's folder and digest, and every move so far, oldest first."""
+
+    version: str
+    bundle: str
+    digest: str
+    since: str
+    history: tuple[Change, ...] = ()
+
+
+def read_champion(store: Path) -> Champion | None:
+    """Return the champion of the store, or None where nothing was deployed yet."""
+    value = read_json(store / "champion.json")
+    return None if value is None else Champion.model_validate(value)
+
+
+def require_champion(store: Path) -> Champion:
+    """Return the champion of the store.
+
+    Raises:
+        UserError: nothing was deployed yet.
+    """
+    champion = read_champion(store)
+    if champion is None:
+        raise UserError("No model is in service yet: `ml run` trains, checks and deploys one.")
+    return champion
+
+
+def move_champion(store: Path, version: str, bundle: str, digest: str, action: Action, why: str) -> Champion:
+    """Name another bundle as the one in service and add the move to the history."""
+    now = datetime.now(UTC).isoformat("T", "seconds")
+    old = read_champion(store)
+    change = Change(
+        at=now, who=_who(), action=action, before=old.bundle if old else None, to=bundle, why=why
+    )
+    history = (*(old.history if old else ()), change)
+    champion = Champion(version=version, bundle=bundle, digest=digest, since=now, history=history)
+    write_champion(store, champion)
+    return champion
+
+
+def write_champion(store: Path, champion: Champion | None) -> None:
+    """Put `champion` (or nothing) in the place of what the file says."""
+    path = store / "champion.json"
+    if champion is None:
+        path.unlink(missing_ok=True)
+        return
+    write_bytes(path, (champion.model_dump_json(indent=1, by_alias=True) + "\n").encode())
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"

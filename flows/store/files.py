@@ -1,0 +1,98 @@
+"""Files that are either whole or absent, whatever kills the process that writes them."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".tmp-"
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_folder(path: Path) -> str:
+    """Return the SHA-256 over the names and bytes of a folder's files, in the order of their names."""
+    total = hashlib.sha256()
+    for file in sorted(p for p in path.iterdir() if p.is_file()):
+        total.update(f"{file.name}\0{digest_file(file)}\n".encode())
+    return total.hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return the SHA-256 of a JSON-able value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@contextmanager
+def scratch(target: Path) -> Iterator[Path]:
+    """Yield an unused path beside `target`, removed again unless it was renamed away."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target.parent)
+    path = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{os.getpid()}-", dir=target.parent))
+    try:
+        yield path / target.name
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def publish(made: Path, target: Path) -> None:
+    """Flush the file or folder at `made` to disk and rename it to `target` in one step."""
+    for path in [made, *made.iterdir()] if made.is_dir() else [made]:
+        _sync(path)
+    os.replace(made, target)
+    _sync(target.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file at `path` by `content` in one step."""
+    with scratch(path) as made:
+        made.write_bytes(content)
+        publish(made, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the file at `path` by `value` as JSON in one step."""
+    write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> Any | None:
+    """Return the JSON value in the file at `path`, or None where there is no file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder`."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        owner = int(path.name.removeprefix(TEMPORARY).split("-")[0])
+        if not _alive(owner):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

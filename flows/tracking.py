@@ -1,0 +1,156 @@
+"""MLflow: runs, registered versions, aliases. SQLite under `.ml/mlflow` unless `MLFLOW_TRACKING_URI` names a server."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.errors import UserError
+from flows.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+KEY_TAG = "train_key"
+CHALLENGER, CHAMPION = "challenger", "champion"
+TRUSTED = (  # scikit-learn's own classes that skops does not list
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+)
+
+
+class Registry:
+    """The experiment and the registered model of one project."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect; on the embedded database this makes the tables the first time."""
+        self.name = settings.project.name
+        self.trusted = (*TRUSTED, *settings.train.trusted_types)
+        self.client = connect(settings)
+        self.artifacts = (mlflow_folder(settings) / "artifacts").as_uri() if is_embedded(settings) else None
+
+    def experiment_id(self) -> str:
+        """Return the id of the project's experiment, made when it is missing."""
+        found = self.client.get_experiment_by_name(self.name)
+        return found.experiment_id if found else self.client.create_experiment(self.name, self.artifacts)
+
+    def find(self, train_key: str) -> "ModelVersion | None":
+        """Return the newest version that was trained from exactly `train_key`, or None."""
+        found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{train_key}'")
+        return max(found, key=lambda v: int(v.version), default=None)
+
+    def get(self, version: str) -> "ModelVersion":
+        """Return a registered version.
+
+        Raises:
+            UserError: there is none.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_model_version(self.name, version)
+        except MlflowException:
+            raise UserError(f'MLflow has no version {version} of "{self.name}": `ml status` lists what there is.') from None
+
+    def register(self, model_uri: str, model_id: str | None, run_id: str, tags: dict[str, str]) -> str:
+        """Register a logged model as a new version and return its number."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(self.name)
+        except MlflowException:  # it exists
+            self.client.get_registered_model(self.name)
+        made = self.client.create_model_version(self.name, model_uri, run_id, tags=tags, model_id=model_id)
+        return str(made.version)
+
+    def alias(self, name: str) -> str | None:
+        """Return the version that carries the alias `name`, or None."""
+        aliases = self.client.get_registered_model(self.name).aliases
+        return str(aliases[name]) if name in aliases else None
+
+    def set_alias(self, name: str, version: str) -> None:
+        """Move the alias `name` to `version`."""
+        self.client.set_registered_model_alias(self.name, name, version)
+
+    def load(self, version: str) -> Any:
+        """Return the scikit-learn pipeline of a version, read by skops with the explicit trust list."""
+        import mlflow.sklearn
+
+        self.get(version)
+        return mlflow.sklearn.load_model(f"models:/{self.name}/{version}")
+
+    def run_of(self, version: str) -> Any:
+        """Return the MLflow run that made a version."""
+        return self.client.get_run(self.get(version).run_id or "")
+
+    @contextmanager
+    def run(self, name: str, tags: dict[str, str]) -> Iterator[str]:
+        """Open a run, yield its id, and end it as finished, or as failed where an exception passes."""
+        import mlflow
+
+        with mlflow.start_run(experiment_id=self.experiment_id(), run_name=name, tags=tags) as run:
+            yield run.info.run_id
+
+    def log_model(self, model: Any, example: "pd.DataFrame", requirements: list[str]) -> tuple[str, str | None]:
+        """Log a fitted pipeline to the open run; return its URI and id.
+
+        Raises:
+            UserError: skops meets a type outside the trust list.
+        """
+        import mlflow.sklearn
+        from mlflow.exceptions import MlflowException
+        from mlflow.models import infer_signature
+
+        try:
+            info = mlflow.sklearn.log_model(
+                model,
+                name="model",
+                signature=infer_signature(example, model.predict(example)),
+                input_example=example,
+                serialization_format="skops",
+                skops_trusted_types=list(self.trusted),
+                pip_requirements=requirements,
+            )
+        except MlflowException as error:
+            raise UserError(_untrusted(error)) from error
+        return info.model_uri, info.model_id
+
+
+def mlflow_folder(settings: Settings) -> Path:
+    """Return where the embedded MLflow keeps its database and artifacts."""
+    return settings.home / "mlflow"
+
+
+def embedded_uri(settings: Settings) -> str:
+    """Return the address of the project's own database."""
+    return f"sqlite:///{mlflow_folder(settings) / 'mlflow.db'}"
+
+
+def is_embedded(settings: Settings) -> bool:
+    """Tell whether the project's own database is used rather than a server."""
+    return os.environ.get("MLFLOW_TRACKING_URI", embedded_uri(settings)) == embedded_uri(settings)
+
+
+def connect(settings: Settings) -> "MlflowClient":
+    """Point MLflow at the server that the environment names, or at the project's own database."""
+    if is_embedded(settings):
+        mlflow_folder(settings).mkdir(parents=True, exist_ok=True)
+        os.environ["MLFLOW_TRACKING_URI"] = embedded_uri(settings)
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # its import sets it anew
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    return mlflow.MlflowClient()
+
+
+def _untrusted(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return (
+        "The model holds a type that skops does not trust, so it was not registered: add its full name to [train] "
+        f"trusted_types in config.toml if it is your own or well known. skops says: {text[:400]}"
+    )

@@ -1,0 +1,183 @@
+"""The bundle's contract as the service sees it, and the request type compiled from it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Optional
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictStr,
+    WithJsonSchema,
+    create_model,
+)
+
+FEATURES = ("feature", "sensitive")
+LARGEST = 3.4028234e38  # of float32, which every number becomes
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of `contract.json`; the meaning of each entry is `flows.contract.Column`'s."""
+
+    name: str
+    kind: str
+    role: str
+    nullable: bool
+    bounds: dict[str, float]
+    categories: tuple[Any, ...] | None
+    input: str | None
+    encoding: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """The columns of the data, the problem, and the classes in the order of the model's outputs."""
+
+    problem: str
+    target: str
+    classes: tuple[Any, ...] | None
+    columns: tuple[Column, ...]
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """The columns a model sees, in the order of its inputs."""
+        return tuple(c for c in self.columns if c.role in FEATURES)
+
+
+class Envelope(BaseModel):
+    """What every request is, whatever the model: rows of named values."""
+
+    rows: list[dict[str, Any]] = Field(min_length=1)
+
+
+def read_contract(document: dict[str, Any]) -> Contract:
+    """Return the contract that the parsed `contract.json` holds.
+
+    Raises:
+        KeyError: an entry is absent.
+        ValueError: a feature has no input name or encoding.
+    """
+    columns = tuple(_read_column(column) for column in document["columns"])
+    unfit = [c.name for c in columns if c.role in FEATURES and not (c.input and c.encoding)]
+    if unfit:
+        raise ValueError(f"features without an encoding: {', '.join(unfit)}")
+    classes = document.get("classes")
+    return Contract(
+        document["problem"], document["target"], None if classes is None else tuple(classes), columns
+    )
+
+
+def compile_request(contract: Contract, max_rows: int) -> type[BaseModel]:
+    """Return the pydantic type of a request: `rows`, at least one and at most `max_rows` of them.
+
+    The fields of a row are `f0`, `f1`, … in the order of the contract's features, with the real names as
+    aliases, so that any name works. An id column comes last: it may be given, and is ignored.
+    """
+    fields: dict[str, Any] = {}
+    for i, column in enumerate(contract.features):
+        default = None if column.nullable else ...
+        fields[f"f{i}"] = (_type_of(column), Field(default, alias=column.name))
+    ids = [c for c in contract.columns if c.role == "id"]
+    for i, column in enumerate(ids):
+        fields[f"id{i}"] = (Any, Field(None, alias=column.name, description="Ignored."))
+    row = create_model("Row", __config__=ConfigDict(extra="forbid"), **fields)
+    rows = (Annotated[list[row], Field(min_length=1, max_length=max_rows)], ...)  # type: ignore[valid-type]
+    return create_model("Request", __config__=ConfigDict(extra="forbid"), rows=rows)
+
+
+def _read_column(entry: dict[str, Any]) -> Column:
+    names = {
+        "ge": "minimum",
+        "le": "maximum",
+        "gt": "exclusive_minimum",
+        "lt": "exclusive_maximum",
+    }
+    categories = entry.get("categories")
+    return Column(
+        name=entry["name"],
+        kind=entry["kind"],
+        role=entry["role"],
+        nullable=bool(entry.get("nullable")),
+        bounds={short: entry[name] for short, name in names.items() if entry.get(name) is not None},
+        categories=None if categories is None else tuple(categories),
+        input=entry.get("input"),
+        encoding=entry.get("encoding") or {},
+    )
+
+
+def _type_of(column: Column) -> Any:
+    """Return the annotation of one column; strict, so that no "3" or true becomes a number."""
+    base = _TYPES[column.kind](column)
+    return Optional[base] if column.nullable else base  # noqa: UP045 - `base` is a value, not a type expression
+
+
+def _number(column: Column) -> Any:
+    # Integers are parsed as floats too: they become float64 anyway, and 3.0 is what pandas writes for 3.
+    whole: dict[str, Any] = {"multiple_of": 1} if column.kind == "integer" else {}
+    rule = column.encoding
+    offset, reach = rule.get("offset") or 0.0, LARGEST * (rule.get("scale") or 1.0)
+    bounds = {"ge": offset - reach, "le": offset + reach} | column.bounds
+    kind = Annotated[float, Field(strict=True, allow_inf_nan=False, **whole, **bounds)]
+    schema = {"type": column.kind, **_bounds_schema(column)}
+    if column.categories is None:
+        return Annotated[kind, WithJsonSchema(schema)]
+    inside = _inside({float(c) for c in column.categories}, column.categories)
+    enum = {"type": column.kind, "enum": list(column.categories)}
+    return Annotated[kind, AfterValidator(inside), WithJsonSchema(enum)]
+
+
+def _bounds_schema(column: Column) -> dict[str, float]:
+    names = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
+    return {names[short]: bound for short, bound in column.bounds.items()}
+
+
+def _boolean(column: Column) -> Any:
+    return StrictBool
+
+
+def _text(column: Column) -> Any:
+    if column.categories is not None:
+        return Literal[column.categories]
+    # An empty text is a missing one, which only a nullable column may be.
+    return StrictStr if column.nullable else Annotated[StrictStr, Field(min_length=1)]
+
+
+def _date(column: Column) -> Any:
+    return Annotated[
+        datetime, PlainValidator(_parse_date), WithJsonSchema({"type": "string", "format": "date-time"})
+    ]
+
+
+_TYPES: dict[str, Callable[[Column], Any]] = {
+    "number": _number,
+    "integer": _number,
+    "boolean": _boolean,
+    "text": _text,
+    "date": _date,
+}
+
+
+def _parse_date(value: Any) -> datetime:
+    """Return an ISO 8601 text as a naive datetime in UTC."""
+    if not isinstance(value, str):
+        raise ValueError("Input should be a date or a date and time in ISO 8601, as text")
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):
+        raise ValueError("Input should be a date or a date and time in ISO 8601") from None
+
+
+def _inside(allowed: set[float], names: tuple[Any, ...]) -> Callable[[float], float]:
+    def check(value: float) -> float:
+        if value not in allowed:
+            raise ValueError(f"Input should be one of {', '.join(map(str, names))}")
+        return value
+
+    return check

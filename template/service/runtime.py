@@ -1,0 +1,56 @@
+"""The compiled model in ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class Runtime(Protocol):
+    """What runs a model on tensors."""
+
+    slow: bool  # whether one row takes milliseconds, so that it must not run on the event loop
+
+    def run(self, tensors: Tensors) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Return labels [N] (indexes of classes) and probabilities [N, K], or values [N] and None."""
+        ...
+
+
+class OnnxRuntime:
+    """A session with one thread: workers are the parallelism, and threads of one session would fight."""
+
+    slow = False
+
+    def __init__(self, model: Path, inputs: list[str], regression: bool) -> None:
+        """Load `model` and check that it takes `inputs`.
+
+        Raises:
+            ValueError: the model's inputs or outputs are not the contract's.
+            onnxruntime's errors: the file is not a model.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._outputs = ["value"] if regression else ["label", "probabilities"]
+        found = [i.name for i in self._session.get_inputs()]
+        if set(found) - set(inputs):
+            raise ValueError(f"the model wants the inputs {sorted(set(found) - set(inputs))}")
+        if set(self._outputs) - {o.name for o in self._session.get_outputs()}:
+            raise ValueError(f"the model does not give the outputs {self._outputs}")
+        self._unused = sorted(set(inputs) - set(found))
+
+    def run(self, tensors: Tensors) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Return labels [N] and probabilities float32 [N, K], or values float32 [N] and None."""
+        for name in self._unused:  # a converter drops a column that the features dropped
+            del tensors[name]
+        results = self._session.run(self._outputs, tensors)
+        if len(results) == 1:
+            return np.asarray(results[0]).reshape(-1), None
+        return results[0], results[1]

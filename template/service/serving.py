@@ -1,0 +1,90 @@
+"""Which bundle serves: named by `ML_BUNDLE`, or by `champion.json` in `ML_STORE`, and looked at every second."""
+
+import asyncio
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+
+from service.bundle import Bundle, BundleError, load_bundle
+
+POLL_SECONDS = 1.0
+NO_MODEL = "There is no model yet: deploy one with `ml run`, and the service takes it up by itself."
+
+log = logging.getLogger("bentoml.service")  # BentoML's own logger: it has a handler and a format
+
+
+class Serving:
+    """The bundle that answers, or None. Readers take `bundle` once and use that object throughout."""
+
+    def __init__(self) -> None:
+        """Start with nothing; `refresh` looks."""
+        self.bundle: Bundle | None = None
+        self._seen: object = None
+        self._lock = threading.Lock()
+
+    def refresh(self) -> None:
+        """Load what is named now, if anything changed; what cannot be loaded is logged and the old one goes on."""
+        with self._lock:
+            try:
+                folder, digest = find_bundle()
+                seen = (folder, digest, *_stamps(folder))
+                if seen == self._seen:
+                    return
+                self._seen = seen
+                self.bundle = load_bundle(folder, digest)
+                log.info("Serving model version %s from %s", self.bundle.version, folder)
+            except FileNotFoundError:
+                return
+            except (BundleError, OSError, ValueError) as error:
+                self._refuse(error)
+
+    async def watch(self) -> None:
+        """Refresh forever. Loading runs in a thread, so that requests go on meanwhile."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except Exception:
+                log.exception("Looking for the champion failed")
+
+    def forget(self) -> None:
+        """Serve nothing, as at the start."""
+        self.bundle, self._seen = None, None
+
+    def _refuse(self, error: Exception) -> None:
+        old = "no model" if self.bundle is None else f"version {self.bundle.version}"
+        log.error("Refused a bundle, %s goes on serving: %s", old, error)
+
+
+def find_bundle() -> tuple[Path, str | None]:
+    """Return the folder of the bundle that should serve, and its digest where that is recorded.
+
+    Raises:
+        FileNotFoundError: there is none yet.
+        BundleError: `champion.json` cannot be understood.
+    """
+    if named := os.environ.get("ML_BUNDLE"):
+        folder = Path(named)
+        if not (folder / "meta.json").exists():
+            raise FileNotFoundError(folder)
+        return folder, None
+    store = Path(os.environ.get("ML_STORE") or ".ml/store")
+    text = (store / "champion.json").read_text(encoding="utf-8")
+    try:
+        champion = json.loads(text)
+        return store / "bundles" / champion["bundle"], champion["digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{store / 'champion.json'} cannot be understood: {error!r}") from error
+
+
+def _stamps(folder: Path) -> tuple[object, ...]:
+    """Return what changes when a file of the bundle does."""
+    if not folder.is_dir():
+        return ()
+    files = sorted(folder.iterdir())
+    return tuple((f.name, s.st_mtime_ns, s.st_size, s.st_ino) for f in files for s in [f.stat()])
+
+
+serving = Serving()  # one for the process: BentoML makes the middleware and the service apart
