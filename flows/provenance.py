@@ -52,7 +52,7 @@ def installed_packages() -> dict[str, str]:
 def _git(root: Path, *words: str) -> str | None:
     """Return what git prints, or None where there is no git or no repository."""
     try:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None

@@ -1,9 +1,12 @@
 """The valid rows of a snapshot, and which of them are held out."""
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 
 from flows.contract import Contract, clean, typed
 from flows.errors import UserError
@@ -11,61 +14,71 @@ from flows.settings import Settings, Split
 from flows.store.snapshots import Snapshots
 from flows.store.validations import Validations
 
-Part = Literal["train", "holdout", "all"]
+Part = Literal["train", "holdout"]
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def read_rows(settings: Settings, contract: Contract, validation: str, part: Part, split: Split | None = None) -> pd.DataFrame:
+class Holdout(BaseModel):
+    """Which rows are held out: the split as it was set, and by time the first time that is held out."""
+
+    split: Split
+    cutoff: datetime | None = None
+
+
+def define_holdout(settings: Settings, contract: Contract, validation: str) -> Holdout:
+    """Return the rule that holds rows out as the settings say.
+
+    By time, the cutoff is set so that the share held out is `split.holdout` or a little more.
+
+    Raises:
+        UserError: by time, and the contract has no column with the role time.
+    """
+    if settings.split.by == "hash":
+        return Holdout(split=settings.split)
+    column = contract.role("time")
+    if column is None:
+        raise UserError('[split] by = "time" needs a column with metadata={"role": "time"} in model/schema.py.')
+    narrow = contract.model_copy(update={"columns": (column,)})
+    times = pd.concat(frame[column.name] for frame in _valid_frames(settings, narrow, validation))
+    cutoff = times.quantile(1 - settings.split.holdout, interpolation="lower")
+    return Holdout(split=settings.split, cutoff=cutoff.to_pydatetime())
+
+
+def read_rows(
+    settings: Settings, contract: Contract, validation: str, part: Part, holdout: Holdout
+) -> pd.DataFrame:
     """Return the valid rows of one side of the split, in the contract's dtypes, indexed by row number.
 
     Args:
         settings: Where the store is.
         contract: Which columns, and as what.
         validation: Names the snapshot and its quarantined rows.
-        part: Which side; "all" for both.
-        split: How rows are held out; default: as the settings say.
+        part: Which side.
+        holdout: Which rows are held out.
     """
-    rule = split or settings.split
-    cutoff = time_cutoff(settings, contract, validation, rule) if rule.by == "time" and part != "all" else None
     parts = []
     for frame in _valid_frames(settings, contract, validation):
-        if part != "all":
-            held = in_holdout(frame, contract, rule, cutoff)
-            frame = frame[held if part == "holdout" else ~held]
-        parts.append(frame)
+        held = in_holdout(frame, contract, holdout)
+        parts.append(frame[held if part == "holdout" else ~held])
     return pd.concat(parts) if len(parts) > 1 else parts[0]
 
 
-def in_holdout(frame: pd.DataFrame, contract: Contract, split: Split, cutoff: pd.Timestamp | None = None) -> np.ndarray:
+def in_holdout(frame: pd.DataFrame, contract: Contract, holdout: Holdout) -> np.ndarray:
     """Tell for each row whether it is held out.
 
     By hash, a row's side depends on its group, else its id, else its features alone, so it stays the same as data
-    grows and equal rows never straddle. By time, the rows from `cutoff` on are held out.
+    grows and equal rows never straddle. By time, the rows from the cutoff on are held out.
     """
-    if cutoff is not None:
-        column = contract.role("time")
-        return (frame[column.name] >= cutoff).to_numpy() if column else np.zeros(len(frame), bool)
+    column = contract.role("time")
+    if holdout.cutoff is not None and column is not None:
+        return (frame[column.name] >= pd.Timestamp(holdout.cutoff)).to_numpy()
     key = contract.role("group") or contract.role("id")
     names = [key.name] if key else [c.name for c in contract.features]
     hashes = pd.util.hash_pandas_object(frame[names], index=False).to_numpy(dtype=np.uint64)
-    return _mix(hashes, split.seed) < np.uint64(split.holdout * 2.0**64)
+    return _mix(hashes, holdout.split.seed) < np.uint64(holdout.split.holdout * 2.0**64)
 
 
-def time_cutoff(settings: Settings, contract: Contract, validation: str, split: Split) -> pd.Timestamp:
-    """Return the time from which on rows are held out, so that their share is `split.holdout` or a little more.
-
-    Raises:
-        UserError: the contract has no column with the role time.
-    """
-    column = contract.role("time")
-    if column is None:
-        raise UserError('[split] by = "time" needs a column with metadata={"role": "time"} in model/schema.py.')
-    narrow = contract.model_copy(update={"columns": (column,)})
-    times = pd.concat(frame[column.name] for frame in _valid_frames(settings, narrow, validation))
-    return times.quantile(1 - split.holdout, interpolation="lower")
-
-
-def _valid_frames(settings: Settings, contract: Contract, validation: str) -> Any:
+def _valid_frames(settings: Settings, contract: Contract, validation: str) -> Iterator[pd.DataFrame]:
     """Yield the valid rows, a row group at a time."""
     validations = Validations(settings.store_path)
     record = validations.get(validation)

@@ -10,10 +10,8 @@ from typing import Any
 import bentoml
 from service.bundle import load_bundle
 from service.endpoint import Prediction
-from service.service import BATCHING
 
 Request: Any = load_bundle(Path(os.environ["ML_BUNDLE"])).request_type
-Row: Any = Request.model_fields["rows"].annotation.__args__[0]
 ANSWER = Prediction(label="No", probabilities={"No": 0.9, "Yes": 0.1})
 
 
@@ -34,16 +32,7 @@ class Response(bentoml.IODescriptor):
 class Empty:
     """Answers a constant."""
 
-    if BATCHING:
-
-        @bentoml.api(batchable=True, max_batch_size=1000, max_latency_ms=10_000)
-        async def predict(self, rows: list[Row]) -> list[Prediction]:  # type: ignore[valid-type]
-            """Return a constant for each row; BentoML batches lists only."""
-            return [ANSWER for _ in rows]
-
-    else:
-
-        @bentoml.api
-        async def predict(self, request: Request, /) -> Response:
-            """Return a constant for each row."""
-            return Response(predictions=[ANSWER for _ in request.rows])
+    @bentoml.api
+    async def predict(self, request: Request, /) -> Response:
+        """Return a constant for each row."""
+        return Response(predictions=[ANSWER for _ in request.rows])

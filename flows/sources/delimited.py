@@ -32,6 +32,8 @@ class Unparsed(Exception):
 class DelimitedSource(FileSource):
     """One file of delimited text, in UTF-8, with a header."""
 
+    typed = False
+
     def __init__(self, uri: str, path: Path, columns: Columns, head: bytes) -> None:
         """Find the delimiter and the names.
 

@@ -15,7 +15,13 @@ PARQUET = b"PAR1"
 
 
 class FileSource:
-    """What all files have in common: where they are, and the digest of what they hold."""
+    """What all files have in common: where they are, and the digest of what they hold.
+
+    Attributes:
+        typed: Whether the format has types, so that text in it is text.
+    """
+
+    typed = True
 
     def __init__(self, uri: str, path: Path, columns: Columns) -> None:
         """Remember what is read and as what."""

@@ -8,9 +8,10 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from flows.errors import UserError
+from flows.store.bundles import Bundle
 from flows.store.files import read_json, write_bytes
 
-Action = Literal["deploy", "promote", "rollback", "restore"]
+Action = Literal["deploy", "promote", "rollback"]
 
 
 class Change(BaseModel):
@@ -54,15 +55,19 @@ def require_champion(store: Path) -> Champion:
     return champion
 
 
-def move_champion(store: Path, version: str, bundle: str, digest: str, action: Action, why: str) -> Champion:
-    """Name another bundle as the one in service and add the move to the history."""
+def move_champion(store: Path, bundle: Bundle, action: Action, why: str) -> Champion:
+    """Name `bundle` as the one in service and add the move to the history."""
     now = datetime.now(UTC).isoformat("T", "seconds")
     old = read_champion(store)
-    change = Change(
-        at=now, who=_who(), action=action, before=old.bundle if old else None, to=bundle, why=why
+    before = old.bundle if old else None
+    change = Change(at=now, who=_who(), action=action, before=before, to=bundle.name, why=why)
+    champion = Champion(
+        version=bundle.version,
+        bundle=bundle.name,
+        digest=bundle.digest,
+        since=now,
+        history=(*(old.history if old else ()), change),
     )
-    history = (*(old.history if old else ()), change)
-    champion = Champion(version=version, bundle=bundle, digest=digest, since=now, history=history)
     write_champion(store, champion)
     return champion
 

@@ -20,11 +20,10 @@ def digest_file(path: Path) -> str:
 
 
 def digest_folder(path: Path) -> str:
-    """Return the SHA-256 over the names and bytes of a folder's files, in the order of their names."""
-    total = hashlib.sha256()
-    for file in sorted(p for p in path.iterdir() if p.is_file()):
-        total.update(f"{file.name}\0{digest_file(file)}\n".encode())
-    return total.hexdigest()
+    """Return the SHA-256 of a flat folder: what `LC_ALL=C sha256sum * | sha256sum` prints inside it."""
+    files = sorted((p for p in path.iterdir() if p.is_file()), key=lambda p: p.name.encode())
+    lines = "".join(f"{digest_file(p)}  {p.name}\n" for p in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def digest_json(value: Any) -> str:

@@ -87,7 +87,7 @@ def compile_request(contract: Contract, max_rows: int) -> type[BaseModel]:
     for i, column in enumerate(ids):
         fields[f"id{i}"] = (Any, Field(None, alias=column.name, description="Ignored."))
     row = create_model("Row", __config__=ConfigDict(extra="forbid"), **fields)
-    rows = (Annotated[list[row], Field(min_length=1, max_length=max_rows)], ...)  # type: ignore[valid-type]
+    rows: Any = (Annotated[list[row], Field(min_length=1, max_length=max_rows)], ...)  # type: ignore[valid-type]
     return create_model("Request", __config__=ConfigDict(extra="forbid"), rows=rows)
 
 

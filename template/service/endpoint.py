@@ -1,16 +1,13 @@
 """How `/predict` reads a body and writes an answer, in place of BentoML's generic reading and writing.
 
-BentoML takes both as its `input_spec` and `output_spec`. The request type is that of the bundle in service when the
-request arrives; each row then carries its bundle along, so that a swap, or a batch of several requests around a
-swap, never mixes two models.
+BentoML takes both as its `input_spec` and `output_spec`. The request type is that of the bundle in service
+when the request arrives, and that bundle predicts it, so that a swap never mixes two models in one answer.
 """
 
 import json
 import uuid
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from bentoml import IODescriptor
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,9 +31,18 @@ class Refusal:
     errors: list[dict[str, Any]]
 
 
-# What runs through the endpoint, one for each row: the bundle and the row's values, later its prediction;
-# for a refused request a single item of None and the refusal.
-Item = tuple[Bundle | None, Any]
+class Accepted(NamedTuple):
+    """A request's rows, each its features' values, and the bundle that read and will predict them."""
+
+    bundle: Bundle
+    rows: list[tuple[Any, ...]]
+
+
+class Answer(NamedTuple):
+    """The predictions and the version of the model that made them."""
+
+    version: str
+    predictions: list[dict[str, Any]]
 
 
 class Prediction(BaseModel):
@@ -53,14 +59,14 @@ class PredictRequest(IODescriptor, Envelope):
     __root_input__: ClassVar[bool] = True
 
     @classmethod
-    async def from_http_request(cls, request: "Request", serde: Any) -> list[Item]:  # type: ignore[override]
-        """Return the request's rows, validated by the bundle in service."""
+    async def from_http_request(cls, request: "Request", serde: Any) -> Any:
+        """Return the request's rows, validated by the bundle in service, or its refusal."""
         bundle = serving.bundle
         assert bundle is not None, "the gate answers while there is no model"
         try:
-            return [(bundle, row) for row in bundle.parse(await request.body())]
+            return Accepted(bundle, bundle.parse(await request.body()))
         except ValidationError as error:
-            return [(None, Refusal(explain(error, bundle)))]
+            return Refusal(explain(error, bundle))
 
 
 class PredictResponse(IODescriptor):
@@ -73,25 +79,14 @@ class PredictResponse(IODescriptor):
     predictions: list[Prediction]
 
     @classmethod
-    async def to_http_response(cls, obj: list[Item], serde: Any) -> Response:
+    async def to_http_response(cls, obj: Answer | Refusal, serde: Any) -> Response:
         """Write the answer, or the 400 of a refused request."""
-        bundle, first = obj[0]
-        if bundle is None:
-            return _refuse(first)
+        if isinstance(obj, Refusal):
+            return _refuse(obj)
         request_id = uuid.uuid4().hex
-        answer = {
-            "request_id": request_id,
-            "model_version": bundle.version,
-            "predictions": [prediction for _, prediction in obj],
-        }
-        return Response(
-            _write(answer).encode(), headers={"X-Request-ID": request_id}, media_type="application/json"
-        )
-
-
-def group(items: list[Item]) -> list[tuple[Bundle | None, list[Any]]]:
-    """Return the runs of items that belong to one bundle (None: refusals), in order."""
-    return [(bundle, [value for _, value in run]) for bundle, run in groupby(items, key=itemgetter(0))]
+        answer = {"request_id": request_id, "model_version": obj.version, "predictions": obj.predictions}
+        headers = {"X-Request-ID": request_id}
+        return Response(_write(answer).encode(), headers=headers, media_type="application/json")
 
 
 def explain(error: ValidationError, bundle: Bundle) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ class Counters:
     """Predictions by model version, and categories that training never saw, by column (never by value)."""
 
     def __init__(self) -> None:
-        """Register the counters. Only in a worker: there BentoML has set up prometheus_client for many processes."""
+        """Register the counters; in a worker, where prometheus_client counts over processes."""
         from prometheus_client import Counter
 
         self._predictions = Counter("ml_predictions", "Rows predicted", ["model_version"])

@@ -39,7 +39,9 @@ def add_types(document: dict[str, Any], bundle: Bundle) -> None:
     """Put the bundle's request type, and its example, in place of the envelope."""
     schema = bundle.request_type.model_json_schema(ref_template=REFERENCE)
     definitions = schema.pop("$defs", {})
-    document["components"]["schemas"] |= definitions | {"PredictRequest": schema | {"title": "PredictRequest"}}
+    document["components"]["schemas"] |= definitions | {
+        "PredictRequest": schema | {"title": "PredictRequest"}
+    }
     content: dict[str, Any] = {"schema": {"$ref": REFERENCE.format(model="PredictRequest")}}
     if bundle.meta.get("example"):
         content["example"] = bundle.meta["example"]
@@ -53,7 +55,10 @@ def _describe_model() -> dict[str, Any]:
         "tags": ["Service APIs"],
         "description": "The model in service: version, data digest, commit, metrics, schema.",
         "responses": {
-            "200": {"description": "The model", "content": {"application/json": {"schema": {"type": "object"}}}},
+            "200": {
+                "description": "The model",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
             "503": {"description": "There is no model yet"},
         },
     }

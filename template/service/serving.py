@@ -1,9 +1,10 @@
-"""Which bundle serves: named by `ML_BUNDLE`, or by `champion.json` in `ML_STORE`, and looked at every second."""
+"""Which bundle serves: named by `ML_BUNDLE` or by `champion.json` in `ML_STORE`, read every second."""
 
 import asyncio
 import json
 import logging
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Serving:
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
-        """Load what is named now, if anything changed; what cannot be loaded is logged and the old one goes on."""
+        """Load what is named now, if anything changed; where that fails, log it and keep the old one."""
         with self._lock:
             try:
                 folder, digest = find_bundle()
@@ -69,7 +70,8 @@ def find_bundle() -> tuple[Path, str | None]:
         folder = Path(named)
         if not (folder / "meta.json").exists():
             raise FileNotFoundError(folder)
-        return folder, None
+        stated = re.search("-([0-9a-f]{12})$", folder.name)  # the store's name of a bundle ends so
+        return folder, stated and stated[1]
     store = Path(os.environ.get("ML_STORE") or ".ml/store")
     text = (store / "champion.json").read_text(encoding="utf-8")
     try:

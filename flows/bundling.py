@@ -1,0 +1,99 @@
+"""Makes a bundle of a registered version: compiled, proved equal to scikit-learn, with all that the service needs."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flows.candidate import Candidate, load_candidate
+from flows.compiling import check_parity, compile_model
+from flows.contract import Contract, encode
+from flows.rows import read_rows
+from flows.settings import Settings
+from flows.store.bundles import Bundle, write_bundle
+from flows.store.snapshots import Snapshots
+from flows.store.verdicts import Verdicts
+
+EXAMPLE_ROWS = 3
+
+
+def build_bundle(settings: Settings, version: str) -> Bundle:
+    """Compile a version, prove parity on every holdout row, and write its bundle.
+
+    Raises:
+        UserError: it cannot be compiled, or the compiled model differs from scikit-learn.
+    """
+    candidate = load_candidate(settings, version)
+    holdout = read_rows(settings, candidate.contract, candidate.validation, "holdout", candidate.holdout)
+    model, parity = _compile(settings, candidate, holdout)
+    example = holdout.head(EXAMPLE_ROWS)
+    meta = _meta(settings, candidate) | {
+        "parity": parity,
+        "example": {"rows": json_rows(candidate.contract, example)},
+        "expected": expected_answers(candidate, example),
+    }
+    files = model | {
+        "contract.json": candidate.contract.model_dump_json(indent=1).encode(),
+        "meta.json": json.dumps(meta, ensure_ascii=False, indent=1).encode(),
+    }
+    return write_bundle(settings.store_path, version, files)
+
+
+def json_rows(contract: Contract, frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the features of rows as the service takes them in JSON; missing values are left out."""
+    rows: list[dict[str, Any]] = []
+    for record in frame[[c.name for c in contract.features]].to_dict("records"):
+        rows.append({str(name): _json_value(value) for name, value in record.items() if not pd.isna(value)})
+    return rows
+
+
+def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return what the service must answer for rows, by scikit-learn."""
+    encoded = encode(candidate.contract, frame)
+    classes = candidate.contract.classes
+    predicted = candidate.pipeline.predict(encoded)
+    if classes is None:
+        return [{"value": float(value)} for value in predicted]
+    answers: list[dict[str, Any]] = [{"label": classes[int(index)]} for index in predicted]
+    if hasattr(candidate.pipeline, "predict_proba"):
+        names = [c if isinstance(c, str) else json.dumps(c) for c in classes]
+        for answer, row in zip(answers, candidate.pipeline.predict_proba(encoded), strict=True):
+            answer["probabilities"] = dict(zip(names, map(float, row), strict=True))
+    return answers
+
+
+def _compile(settings: Settings, candidate: Candidate, holdout: pd.DataFrame) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return the model's file and the record of its parity; scikit-learn itself needs no proof."""
+    if settings.deploy.runtime == "sklearn":
+        return {"model.skops": candidate.skops_bytes()}, {"rows": 0}
+    model = compile_model(candidate.pipeline, candidate.contract)
+    parity = check_parity(model, candidate.pipeline, candidate.contract, holdout, settings.deploy.tolerance)
+    return {"model.onnx": model}, parity.model_dump(mode="json")
+
+
+def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
+    verdict = Verdicts(settings.store_path).find(candidate.version)
+    return {
+        "format": 1,
+        "name": settings.project.name,
+        "version": candidate.version,
+        "created": datetime.now(UTC).isoformat("T", "seconds"),
+        "problem": candidate.contract.problem,
+        "runtime": settings.deploy.runtime,
+        "trusted": list(candidate.trusted) if settings.deploy.runtime == "sklearn" else [],
+        "source": Snapshots(settings.store_path).get(candidate.tags["data_digest"]).source,
+        "data_digest": candidate.tags["data_digest"],
+        "commit": candidate.tags["git_commit"],
+        "run_id": candidate.run_id,
+        "holdout": candidate.holdout.model_dump(mode="json"),
+        "metrics": verdict.metrics if verdict else {},
+        "settings": settings.service.model_dump(include={"max_rows", "max_body_bytes"}),
+    }
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    return value.item() if isinstance(value, np.generic) else value

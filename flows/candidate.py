@@ -1,0 +1,68 @@
+"""A registered version with everything that was recorded of it, read back from MLflow."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from flows.contract import Contract
+from flows.rows import Holdout
+from flows.settings import Settings
+from flows.tracking import Registry
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version: its pipeline as skops gives it back, its contract with encodings, and the run's record.
+
+    Attributes:
+        tags: The run's tags: validation, data_digest, git_commit, …
+        baseline: What a dummy model predicts: class probabilities, or a mean.
+        trusted: The types that skops was told to trust.
+    """
+
+    version: str
+    run_id: str
+    pipeline: Any
+    contract: Contract
+    tags: dict[str, str]
+    baseline: list[float]
+    trusted: tuple[str, ...]
+
+    @property
+    def validation(self) -> str:
+        """The validation whose rows it was trained on."""
+        return self.tags["validation"]
+
+    @property
+    def holdout(self) -> Holdout:
+        """How rows were held out from it."""
+        return Holdout.model_validate_json(self.tags["holdout"])
+
+    def skops_bytes(self) -> bytes:
+        """Return the pipeline as a skops file."""
+        import skops.io
+
+        return bytes(skops.io.dumps(self.pipeline))
+
+
+def load_candidate(settings: Settings, version: str) -> Candidate:
+    """Return a registered version; the same object for the same version within one process."""
+    return _load(settings.model_dump_json(), version)
+
+
+@lru_cache(maxsize=1)
+def _load(settings_json: str, version: str) -> Candidate:
+    import mlflow
+
+    registry = Registry(Settings.model_validate_json(settings_json))
+    run = registry.run_of(version)
+    uri = run.info.artifact_uri
+    return Candidate(
+        version=version,
+        run_id=run.info.run_id,
+        pipeline=registry.load(version),
+        contract=Contract.model_validate(mlflow.artifacts.load_dict(f"{uri}/contract.json")),
+        tags=dict(run.data.tags),
+        baseline=mlflow.artifacts.load_dict(f"{uri}/baseline.json")["prediction"],
+        trusted=registry.trusted,
+    )

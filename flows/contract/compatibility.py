@@ -1,0 +1,31 @@
+"""Tells what a new contract would break for those who call the service under the old one."""
+
+from flows.contract.columns import Column, Contract
+
+
+def breaking_changes(old: Contract, new: Contract) -> list[str]:
+    """List in words the fields of `old` that a request can no longer carry, and those it now must."""
+    before, after = {c.name: c for c in old.features}, {c.name: c for c in new.features}
+    removed = [f'the field "{name}" is gone' for name in before if name not in after]
+    retyped = [
+        f'"{name}" was {column.kind} and is {after[name].kind}'
+        for name, column in before.items()
+        if name in after and after[name].kind != column.kind
+    ]
+    required = [f'"{name}" is now required' for name, column in after.items() if _newly_required(before.get(name), column)]
+    if old.problem != new.problem or old.target != new.target:
+        retyped.append(f'the answer was "{old.target}" ({old.problem}) and is "{new.target}" ({new.problem})')
+    return removed + retyped + required
+
+
+def can_score(old: Contract, new: Contract) -> str | None:
+    """Return None where a model of contract `old` can be scored on rows of `new`, else why not."""
+    if (old.problem, old.target) != (new.problem, new.target):
+        return f'it predicts "{old.target}" ({old.problem})'
+    present = {c.name: c.kind for c in new.used}
+    missing = [c.name for c in old.features if present.get(c.name) != c.kind]
+    return f'the data no longer has its column "{missing[0]}"' if missing else None
+
+
+def _newly_required(before: Column | None, after: Column) -> bool:
+    return not after.nullable and (before is None or before.nullable)

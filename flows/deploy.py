@@ -1,0 +1,140 @@
+"""Deploy: a candidate that passed its gates is compiled, proved, tried and put into service, or nothing changes."""
+
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.transactions import Transaction, get_transaction, transaction
+
+from flows.artifacts import publish_markdown
+from flows.bundling import build_bundle
+from flows.contract import load_contract
+from flows.contract.compatibility import breaking_changes
+from flows.errors import Refused, UserError
+from flows.settings import Settings, load_settings
+from flows.smoke import SmokeService, require_same
+from flows.store.bentoml import forget_bundle, import_bundle
+from flows.store.bundles import Bundle, open_bundle
+from flows.store.champion import Champion, move_champion, read_champion, write_champion
+from flows.store.validations import Latest
+from flows.store.verdicts import Verdicts
+from flows.tracking import CHAMPION, Registry
+
+
+@flow(name="deploy", flow_run_name="deploy-{version}")
+def deploy(version: str | None = None, breaking: bool = False, why: str = "passed its gates") -> str:
+    """Put a version (default: the latest candidate) into service; return it.
+
+    Args:
+        version: A registered version whose verdict is a pass.
+        breaking: Deploy even if the request or answer changes for those who call the service.
+        why: What the history will say.
+
+    Raises:
+        UserError: it cannot be compiled, differs from scikit-learn, or fails the smoke test; all is as it was.
+        Refused: it did not pass its gates.
+    """
+    settings = load_settings()
+    chosen = version or Latest(settings.store_path).get("train")
+    champion = read_champion(settings.store_path)
+    if champion is None or champion.version != chosen:
+        Verdicts(settings.store_path).require_pass(chosen, champion.bundle if champion else None)
+        require_compatible(settings, champion, breaking)
+        with transaction():
+            bundle = write(chosen)
+            keep(bundle)
+            smoke(bundle)
+            name(bundle, why)
+            label(chosen)
+    repair_alias(settings)
+    return chosen
+
+
+def require_compatible(settings: Settings, champion: Champion | None, breaking: bool) -> None:
+    """Check that callers of the champion can go on as they are; nobody calls a model of the sample.
+
+    Raises:
+        Refused: they cannot, and `breaking` was not given.
+    """
+    if champion is None or breaking:
+        return
+    old = open_bundle(settings.store_path, champion.bundle)
+    if str(old.meta.get("source", "")).startswith("sample://"):
+        return
+    changes = breaking_changes(old.contract, load_contract(settings))
+    if changes:
+        raise Refused(
+            f"Version {champion.version} stays in service: the new contract would break its callers ({'; '.join(changes)}). "
+            "Tell them, then run again with --breaking."
+        )
+
+
+@task(name="bundle", cache_policy=NO_CACHE)
+def write(version: str) -> Bundle:
+    """Compile, prove parity on the whole holdout, and write the bundle."""
+    return build_bundle(load_settings(), version)
+
+
+@task(name="bentoml-import", cache_policy=NO_CACHE)
+def keep(bundle: Bundle) -> None:
+    """Import the bundle into BentoML's store."""
+    get_transaction().set("tag", import_bundle(bundle))
+
+
+@keep.on_rollback
+def _drop(txn: Transaction) -> None:
+    forget_bundle(txn.get("tag"))
+
+
+@task(name="smoke-test", cache_policy=NO_CACHE)
+def smoke(bundle: Bundle) -> None:
+    """Ask the real service, started on the bundle, for predictions whose answers are known."""
+    service = SmokeService(load_settings(), bundle.path)
+    try:
+        service.wait()
+        answer = service.predict(bundle.meta["example"])
+    finally:
+        service.stop()
+    require_same(answer, bundle.meta["expected"])
+
+
+@task(name="champion", cache_policy=NO_CACHE)
+def name(bundle: Bundle, why: str) -> None:
+    """Name the bundle in `champion.json`: from here on it serves."""
+    store = load_settings().store_path
+    get_transaction().set("before", read_champion(store))
+    move_champion(store, bundle, "deploy", why)
+    publish_markdown("champion", f"**Version {bundle.version}** serves, from bundle `{bundle.name}`.")
+
+
+@name.on_rollback
+def _unname(txn: Transaction) -> None:
+    write_champion(load_settings().store_path, txn.get("before"))
+
+
+@task(name="alias", cache_policy=NO_CACHE)
+def label(version: str) -> None:
+    """Move MLflow's alias `champion`, a copy of what `champion.json` says."""
+    Registry(load_settings()).set_alias(CHAMPION, version)
+
+
+def repair_alias(settings: Settings) -> None:
+    """Make MLflow's alias agree with `champion.json` again, which leads."""
+    champion = read_champion(settings.store_path)
+    registry = Registry(settings)
+    if champion is not None and registry.alias(CHAMPION) != champion.version:
+        registry.set_alias(CHAMPION, champion.version)
+
+
+def switch(settings: Settings, version: str, action: Any, why: str) -> Champion:
+    """Put a version that has a bundle into service again, by hand; needs neither MLflow nor Prefect.
+
+    Raises:
+        UserError: the version was never deployed.
+    """
+    from flows.store.bundles import bundles_of
+
+    bundles = bundles_of(settings.store_path, version)
+    if not bundles:
+        raise UserError(f"Version {version} has no bundle in {settings.store_path / 'bundles'}: `ml deploy {version}` makes one.")
+    return move_champion(settings.store_path, bundles[-1], action, why)

@@ -1,0 +1,33 @@
+"""The environment of the libraries: their homes inside the project, their telemetry off, their talk kept down."""
+
+import os
+from pathlib import Path
+
+from flows.settings import Settings
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_SHOW_UPDATE_NOTIFICATION": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+def prepare(settings: Settings) -> None:
+    """Set what the libraries read when they are imported; what the user has set stays."""
+    homes = {
+        "PREFECT_HOME": settings.home / "prefect",
+        "PREFECT_PROFILES_PATH": settings.home / "prefect" / "profiles.toml",
+        "BENTOML_HOME": settings.home / "bentoml",
+        "MPLCONFIGDIR": settings.home / "matplotlib",
+    }
+    for name, path in homes.items():
+        os.environ.setdefault(name, str(path))
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

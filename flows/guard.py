@@ -1,0 +1,84 @@
+"""Child processes that never outlive the process that started them, even when that one is killed.
+
+Run as `python -m flows.guard COMMAND …`: starts the command and ends it when standard input closes, which the
+system does whatever happens to the parent.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+GRACE_SECONDS = 5.0
+
+
+class Child:
+    """A guarded process; its output goes to a file."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> None:
+        """Start `command` in `cwd`."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        with log.open("wb") as output:
+            self.process: subprocess.Popen[bytes] = subprocess.Popen(
+                [sys.executable, str(Path(__file__)), *command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
+
+    def alive(self) -> bool:
+        """Tell whether it still runs."""
+        return self.process.poll() is None
+
+    def tail(self) -> str:
+        """Return the last line of its output."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else "no output"
+
+    def stop(self) -> None:
+        """End it and wait until it is gone."""
+        stdin: IO[bytes] | None = self.process.stdin
+        if stdin is not None:
+            stdin.close()
+        self.process.wait(timeout=4 * GRACE_SECONDS)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a TCP port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def main(command: Sequence[str]) -> int:
+    """Run `command` in a process group of its own until it ends or standard input closes."""
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: _end(child))
+    threading.Thread(target=lambda: (sys.stdin.buffer.read(), _end(child)), daemon=True).start()
+    return child.wait()
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    """Ask the whole group to end, and kill what has not ended in time."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(child.pid, number)
+            child.wait(timeout=GRACE_SECONDS)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

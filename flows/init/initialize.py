@@ -1,0 +1,166 @@
+"""Reads the owner's table and drafts its contract: `model/schema.py` and what `config.toml` says of data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from flows.contract.columns import Role
+from flows.errors import UserError, nearest
+from flows.init.leakage import find_leaks
+from flows.init.placing import SCHEMA_PATH, Status, apply, compare, edit_config, is_untouched, read_config
+from flows.init.profiles import Profile, profile_column
+from flows.init.roles import Guess, describe_field, guess_roles
+from flows.init.target import Goal, check_problem, set_goal
+from flows.init.writing import Field, write_schema
+from flows.settings import FILE_NAME, Problem
+from flows.sources import Source, open_source
+
+MOST_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """What `ml init` found and did.
+
+    Attributes:
+        source: What was read.
+        rows: How many rows the guesses rest on.
+        limited: Whether the source has more rows than were read.
+        target: The column to predict.
+        problem: What kind of prediction it is.
+        reason: How the problem was found.
+        fields: What the schema says of each column, in order.
+        doubts: What the owner should look at: sentences.
+        status: "written", "unchanged" (nothing to change) or "differs" (not written: needs --force).
+        diff: What changes (or would), as a unified diff; empty where there was nothing of the owner's.
+    """
+
+    source: str
+    rows: int
+    limited: bool
+    target: str
+    problem: Problem
+    reason: str
+    fields: tuple[Field, ...]
+    doubts: tuple[str, ...]
+    status: Status
+    diff: str
+
+    def of_role(self, role: Role) -> list[str]:
+        """Return the names of the columns with `role`."""
+        return [field.name for field in self.fields if field.role == role]
+
+
+def initialize(
+    root: Path, source: str, target: str, problem: str | None = None, force: bool = False
+) -> InitReport:
+    """Draft the contract of the table at `source` and write it into the project at `root`.
+
+    What the owner may have written is only replaced with `force`; a project that still reads the sample has
+    nothing of the owner's. On any error nothing is changed.
+
+    Args:
+        root: The project's folder, with `config.toml`.
+        source: A path relative to `root`, or another URI that `flows.sources` reads.
+        target: The name of the column to predict.
+        problem: "binary", "multiclass" or "regression"; None to infer it.
+        force: Whether to overwrite.
+
+    Raises:
+        UserError: the source is no table, or the target cannot be learned.
+    """
+    check_problem(problem)
+    config = read_config(root)
+    opened = open_source(source, None, root)
+    table, limited = read_table(opened, target)
+    profiles = _profile(table, opened)
+    goal, fields, doubts = draft(profiles, target, problem)  # type: ignore[arg-type]
+    texts = {
+        SCHEMA_PATH: write_schema(fields),
+        Path(FILE_NAME): edit_config(config, source, target, goal.problem),
+    }
+    diff = compare(root, texts)
+    status = apply(root, texts, diff, force or is_untouched(config))
+    return InitReport(
+        source,
+        len(table),
+        limited,
+        target,
+        goal.problem,
+        goal.reason,
+        tuple(fields),
+        tuple(doubts),
+        status,
+        diff,
+    )
+
+
+def read_table(source: Source, target: str) -> tuple[pa.Table, bool]:
+    """Return the first million rows or so of `source`, and whether there are more.
+
+    Raises:
+        UserError: it has no column `target`, or no rows.
+    """
+    batches: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in source.batches():
+        if not batches and target not in batch.schema.names:
+            _refuse_target(source, target, batch.schema.names)
+        if rows >= MOST_ROWS:
+            return pa.Table.from_batches(batches), True
+        batches.append(batch)
+        rows += batch.num_rows
+    if not rows:
+        raise UserError(f'"{source.uri}" has no rows: name a table with rows.')
+    return pa.Table.from_batches(batches), False
+
+
+def draft(
+    profiles: Sequence[Profile], target: str, problem: Problem | None
+) -> tuple[Goal, list[Field], list[str]]:
+    """Return the goal, a field for each column, and the doubts."""
+    aim = next(p for p in profiles if p.name == target)
+    goal = set_goal(aim, problem)
+    guesses = guess_roles(profiles, target)
+    fields = [goal.field if p is aim else describe_field(p, guesses[p.name]) for p in profiles]
+    features = [p for p in profiles if guesses[p.name].role == "feature"]
+    if not features:
+        raise UserError(f'Besides the target "{target}" no column is left to predict from: add columns.')
+    doubts = [*goal.doubts, *(doubt for p in profiles for doubt in _doubt(p, guesses[p.name]))]
+    for name, score in find_leaks(features, aim, goal.problem).items():
+        doubts.append(
+            f'"{name}" alone predicts the target almost perfectly ({score:.3f} of 1): if it is known only '
+            "afterwards, give it the role ignored."
+        )
+    return goal, fields, doubts
+
+
+def _profile(table: pa.Table, source: Source) -> list[Profile]:
+    typed = bool(getattr(source, "typed", True))
+    return [profile_column(name, table.column(name), typed) for name in table.schema.names]
+
+
+def _doubt(profile: Profile, guess: Guess) -> list[str]:
+    doubts = [guess.doubt] if guess.doubt else []
+    if profile.stored_as_text:
+        said = [f"{profile.blanks:,} blank values are missing"] if profile.blanks else []
+        said += (
+            [f"{profile.broken:,} others cannot be read: their rows are quarantined"]
+            if profile.broken
+            else []
+        )
+        doubts.append(
+            f'"{profile.name}" holds numbers stored as text{": " if said else ""}{", ".join(said)}.'
+        )
+    elif profile.broken:
+        doubts.append(
+            f'"{profile.name}" has {profile.broken:,} values that are no {profile.kind}: quarantined.'
+        )
+    return doubts + ([f'"{profile.name}": {profile.hint}.'] if profile.hint else [])
+
+
+def _refuse_target(source: Source, target: str, names: list[str]) -> None:
+    hint = nearest(target, names) or f" It has: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."
+    raise UserError(f'"{source.uri}" has no column "{target}".{hint}')

@@ -1,0 +1,73 @@
+"""Puts the draft into the project: `model/schema.py` whole, `config.toml` with all else as it was."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from flows.errors import UserError
+from flows.settings import FILE_NAME, Problem
+from flows.store.files import write_bytes
+
+SCHEMA_PATH = Path("model/schema.py")
+SAMPLE = "sample://"
+Status = Literal["written", "unchanged", "differs"]
+
+
+def read_config(root: Path) -> tomlkit.TOMLDocument:
+    """Return the project's settings as they are written.
+
+    Raises:
+        UserError: there are none, or they are no TOML.
+    """
+    path = root / FILE_NAME
+    try:
+        return tomlkit.parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run this inside a project made with `copier copy`.") from None
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}.") from None
+
+
+def is_untouched(config: tomlkit.TOMLDocument) -> bool:
+    """Tell whether the owner has named no data yet: the project still reads the sample."""
+    data: Any = config.get("data", {})
+    return str(data.get("source", SAMPLE)).startswith(SAMPLE)
+
+
+def edit_config(config: tomlkit.TOMLDocument, source: str, target: str, problem: Problem) -> str:
+    """Return `config.toml` with the data named, everything else as it was."""
+    edited = tomlkit.parse(config.as_string())
+    if "data" not in edited:
+        edited["data"] = tomlkit.table()
+    data: Any = edited["data"]
+    for key, value in (("source", source), ("target", target), ("problem", problem)):
+        if data.get(key) != value:
+            data[key] = value
+    return edited.as_string()
+
+
+def compare(root: Path, texts: dict[Path, str]) -> str:
+    """Return the unified diff from what is there to `texts`."""
+    lines: list[str] = []
+    for path, text in texts.items():
+        there = root / path
+        before = there.read_text(encoding="utf-8") if there.exists() else ""
+        name = path.as_posix()
+        lines += difflib.unified_diff(
+            before.splitlines(), text.splitlines(), f"{name} (now)", f"{name} (proposed)", lineterm=""
+        )
+    return "\n".join(lines)
+
+
+def apply(root: Path, texts: dict[Path, str], diff: str, allowed: bool) -> Status:
+    """Write what differs, if allowed: the schema first, so that after a crash it may be written again."""
+    if not diff:
+        return "unchanged"
+    if not allowed and (root / SCHEMA_PATH).exists():
+        return "differs"
+    for path, text in texts.items():
+        write_bytes(root / path, text.encode())
+    return "written"

@@ -1,0 +1,225 @@
+"""The sample that every project starts with: customers of a made-up telecom company.
+
+`sample://?rows=5000&seed=0&drift=0&shift=0&start=0`; each part may be left out. Row i of a sample depends on the seed,
+drift, shift and i alone: a longer sample begins with the shorter one, and `start` gives the rows from there on, so
+weekly batches of 1,000 rows are start=0, start=1000, …
+
+    customer_id     integer  10,000,001 + row, unique
+    signup_month    date     first of a month, 2004-08 to 2025-06
+    age             integer  14 to 95, 3% missing
+    region          text     13 Korean cities, from 서울 (30%) to 제주 (0.8%) and 세종 (0.5%)
+    plan            text     basic, plus, premium
+    payment_method  text     6 values, rarest crypto (0.6%), 4% missing
+    device          text     6 values, rarest e-reader (0.7%)
+    channel         text     online, store, reseller, telesales
+    tenure_months   integer  0 to 239
+    monthly_fee     integer  won, 19,000 to 88,800
+    total_paid      integer  won, 15,000 to about 25,000,000: more than a float32 can tell apart
+    support_calls   integer  0 to 30
+    late_payments   integer  0 to 30
+    data_gb         number   0.1 to 404, a month, 8% missing
+    voice_minutes   number   2 to 2,981, a month
+    autopay         boolean
+    discount        number   0 to 0.45
+    satisfaction    integer  1 to 5, 25% missing
+    churned         text     target: no, yes (about 25%)
+    next_plan       text     target: basic, plus, premium
+    next_spend      number   target: whole won, 8,000 to about 250,000
+
+`drift` moves the features and keeps the rule for the targets (covariate drift), `shift` changes that rule and keeps the
+features (concept drift). Both go from 0 (none) to 3; 1 is plain to see, and more is always further away.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from flows.errors import UserError, nearest
+from flows.sources import customers
+
+GENERATOR = 1  # raised whenever the same parameters would give other rows
+BLOCK = 16_384  # rows drawn together, from one seed
+FIRST_ID = 10_000_001
+MOST = {"rows": 10_000_000, "seed": 2**63 - 1, "drift": 3, "shift": 3, "start": 10**12}
+
+SCHEMA = pa.schema(
+    [
+        ("customer_id", pa.int64()),
+        ("signup_month", pa.timestamp("us")),
+        ("age", pa.int64()),
+        ("region", pa.string()),
+        ("plan", pa.string()),
+        ("payment_method", pa.string()),
+        ("device", pa.string()),
+        ("channel", pa.string()),
+        ("tenure_months", pa.int64()),
+        ("monthly_fee", pa.int64()),
+        ("total_paid", pa.int64()),
+        ("support_calls", pa.int64()),
+        ("late_payments", pa.int64()),
+        ("data_gb", pa.float64()),
+        ("voice_minutes", pa.float64()),
+        ("autopay", pa.bool_()),
+        ("discount", pa.float64()),
+        ("satisfaction", pa.int64()),
+        ("churned", pa.string()),
+        ("next_plan", pa.string()),
+        ("next_spend", pa.float64()),
+    ]
+)
+TEXTS = {
+    name: pa.array(list(values), pa.string())
+    for name, values in {
+        "region": customers.REGION,
+        "plan": customers.PLAN,
+        "payment_method": customers.PAYMENT,
+        "device": customers.DEVICE,
+        "channel": customers.CHANNEL,
+        "churned": customers.CHURNED,
+        "next_plan": customers.PLAN,
+    }.items()
+}
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """A sample, by its parameters (see the module)."""
+
+    uri: str = "sample://"
+    rows: int = 5_000
+    seed: int = 0
+    drift: float = 0.0
+    shift: float = 0.0
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            UserError: a parameter is out of its range.
+        """
+        for name, most in MOST.items():
+            least, value = int(name == "rows"), getattr(self, name)
+            if not (math.isfinite(value) and least <= value <= most):
+                raise UserError(
+                    f'The sample\'s {name} is {value} in "{self.uri}": give {least:,} to {most:,}.'
+                )
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the 21 columns."""
+        return SCHEMA
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the parameters and of the generator's version."""
+        parts = [
+            GENERATOR,
+            *(
+                float(getattr(self, name)) if name in ("drift", "shift") else getattr(self, name)
+                for name in MOST
+            ),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows, at most `BLOCK` at a time."""
+        return generate(**{name: getattr(self, name) for name in MOST})
+
+
+def open_sample(uri: str) -> SampleSource:
+    """Return the sample that `uri` describes.
+
+    Raises:
+        UserError: a parameter is unknown, given twice, no number, or out of its range.
+    """
+    head, _, query = uri.partition("?")
+    if head != "sample://":
+        raise UserError(f'"{uri}" is no sample: write sample://, or sample://?rows=5000&seed=0 and the like.')
+    values: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in MOST:
+            hint = nearest(name, MOST) or f" Known: {', '.join(MOST)}."
+            raise UserError(f'"{uri}" has the unknown parameter "{name}".{hint}')
+        if name in values:
+            raise UserError(f'"{uri}" gives {name} twice: keep one.')
+        values[name] = _read_number(uri, name, text)
+    return SampleSource(uri, **values)
+
+
+def generate(
+    rows: int = 5_000, seed: int = 0, drift: float = 0.0, shift: float = 0.0, start: int = 0
+) -> Iterator[pa.RecordBatch]:
+    """Yield `rows` rows of the sample from row `start` on, in batches of `SCHEMA`; see the module."""
+    end = start + rows
+    for block in range(start // BLOCK, -(-end // BLOCK)):
+        first = block * BLOCK
+        batch = _to_batch(customers.draw_block(BLOCK, seed, block, drift, shift), first)
+        low, high = max(start, first), min(end, first + BLOCK)
+        yield batch.slice(low - first, high - low)
+
+
+def write_csv(path: Path, rows: int = 5_000, **parameters: Any) -> None:
+    """Write a sample as UTF-8 CSV with a header; dates as 2024-05-01, missing values empty."""
+    dated = pa.schema([f.with_type(pa.date32()) if pa.types.is_timestamp(f.type) else f for f in SCHEMA])
+    options = pa.csv.WriteOptions(quoting_style="none", include_header=False)
+    with Path(path).open("wb") as file:
+        file.write((",".join(SCHEMA.names) + "\n").encode())
+        with pa.csv.CSVWriter(file, dated, write_options=options) as writer:
+            for batch in generate(rows, **parameters):
+                writer.write_batch(batch.cast(dated))
+
+
+def _to_batch(block: dict[str, Any], first: int) -> pa.RecordBatch:
+    """Return a drawn block as Arrow columns."""
+    block["customer_id"] = np.arange(FIRST_ID + first, FIRST_ID + first + BLOCK)
+    block["signup_month"] = block["signup_month"].astype("datetime64[M]").astype("datetime64[us]")
+    missing, arrays = block["missing"], []
+    for field in SCHEMA:
+        if field.name in TEXTS:
+            codes = pa.array(block[field.name], mask=missing.get(field.name))
+            arrays.append(TEXTS[field.name].take(codes))
+        else:
+            arrays.append(pa.array(block[field.name], field.type, mask=missing.get(field.name)))
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def _read_number(uri: str, name: str, text: str) -> int | float:
+    whole = name not in ("drift", "shift")
+    if not re.fullmatch(r"-?[0-9]{1,19}" if whole else r"-?[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        kind = "a whole number such as 1000" if whole else "a number such as 0.5"
+        raise UserError(f'"{uri}" gives {name} as "{text}": give {kind}.')
+    return int(text) if whole else float(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a sample to a CSV file, by `python -m flows.sources.sample OUT.csv --rows N`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.sources.sample", description="Write the sample as CSV."
+    )
+    parser.add_argument("out", type=Path)
+    for name, kind in {"rows": int, "seed": int, "drift": float, "shift": float, "start": int}.items():
+        parser.add_argument(f"--{name}", type=kind, default=getattr(SampleSource, name))
+    given = vars(parser.parse_args(arguments))
+    out = given.pop("out")
+    try:
+        write_csv(out, **asdict(SampleSource(**given)) | {})
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Verdicts: what the gates said of a candidate against the champion of the time."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from flows.errors import Refused, UserError
+from flows.store.files import read_json, write_bytes
+
+
+class Record(BaseModel):
+    """A verdict that is kept.
+
+    Attributes:
+        key: Digest of everything that it depends on; an equal key gives the same verdict.
+        version: The candidate.
+        champion: The bundle in service when it was judged, None where there was none.
+        rows: Holdout rows that both were scored on.
+        passed: Whether every gate passed.
+        gates: Each gate with its figure and limit.
+        metrics: The candidate's metrics: value, low, high.
+        champion_metrics: The champion's on the same rows.
+        refusal: Why it was refused, in one sentence; empty for a pass.
+        notes: What a reader should know, in sentences.
+    """
+
+    key: str
+    version: str
+    champion: str | None
+    rows: int
+    passed: bool
+    gates: list[dict[str, Any]]
+    metrics: dict[str, dict[str, float]]
+    champion_metrics: dict[str, dict[str, float]] = {}
+    refusal: str = ""
+    notes: list[str] = []
+
+
+class Verdicts:
+    """The verdicts of one store, the last one of each version."""
+
+    def __init__(self, store: Path) -> None:
+        """Look into the store at `store`; nothing is made."""
+        self.folder = store / "verdicts"
+
+    def find(self, version: str) -> Record | None:
+        """Return the last verdict on a version, or None."""
+        value = read_json(self.folder / f"{version}.json")
+        return None if value is None else Record.model_validate(value)
+
+    def write(self, record: Record) -> None:
+        """Keep a verdict in place of the version's last."""
+        write_bytes(self.folder / f"{record.version}.json", record.model_dump_json(indent=1).encode())
+
+    def require_pass(self, version: str, champion: str | None) -> Record:
+        """Return the passing verdict of a version against the bundle now in service.
+
+        Raises:
+            UserError: it has none.
+            Refused: its verdict is a refusal.
+        """
+        record = self.find(version)
+        if record is None or record.champion != champion:
+            lacks = "no verdict" if record is None else "no verdict against the model now in service"
+            raise UserError(f"Version {version} has {lacks}: run `ml evaluate {version}` first.")
+        if not record.passed:
+            raise Refused(record.refusal)
+        return record

@@ -1,0 +1,180 @@
+"""Train: a scikit-learn pipeline is fitted on the rows that are not held out and registered as challenger."""
+
+import importlib
+import time
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.artifacts import publish_markdown
+from flows.contract import Contract, encode, encode_target, fit_encodings, load_contract
+from flows.errors import UserError
+from flows.provenance import code_digest, read_provenance
+from flows.rows import Holdout, define_holdout, read_rows
+from flows.settings import Settings, load_settings
+from flows.store.files import digest_json
+from flows.store.validations import Latest, Validations
+from flows.tracking import CHALLENGER, KEY_TAG, Registry
+
+PINNED = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow", "skl2onnx", "onnxruntime")
+EXAMPLE_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted pipeline with the contract whose encodings it was fitted under."""
+
+    pipeline: Any
+    contract: Contract
+    holdout: Holdout
+    rows: int
+    seconds: float
+    example: pd.DataFrame
+    baseline: list[float]
+
+
+@flow(name="train", flow_run_name="train-{validation}")
+def train(validation: str | None = None) -> str:
+    """Fit and register a candidate on validated rows (default: the latest); return its version.
+
+    Unchanged data, code and settings give the version that they gave before.
+    """
+    settings = load_settings()
+    name = validation or Latest(settings.store_path).get("validate")
+    registry = Registry(settings)
+    key = train_key(settings, name)
+    found = registry.find(key)
+    version = str(found.version) if found else register(registry, name, key, fit(name))
+    Latest(settings.store_path).set("train", version)
+    return version
+
+
+def train_key(settings: Settings, validation: str) -> str:
+    """Return the digest of everything that decides what is learned."""
+    packages = read_provenance(settings.root).packages
+    return digest_json(
+        {
+            "validation": validation,
+            "split": settings.split.model_dump(),
+            "train": settings.train.model_dump(),
+            "code": code_digest(settings.root),
+            "packages": {name: packages.get(name) for name in PINNED},
+        }
+    )
+
+
+@task(name="fit", cache_policy=NO_CACHE)
+def fit(validation: str) -> Fitted:
+    """Fit the project's pipeline on the training side of the validated rows."""
+    settings = load_settings()
+    contract = load_contract(settings)
+    holdout = define_holdout(settings, contract, validation)
+    return fit_rows(settings, contract, read_rows(settings, contract, validation, "train", holdout), holdout)
+
+
+def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdout: Holdout) -> Fitted:
+    """Fit features and estimator on valid rows.
+
+    Raises:
+        UserError: the target has one class only, or the project's code fails.
+    """
+    if frame.empty:
+        raise UserError("No rows are left to train on: the holdout or the quarantine took them all.")
+    fitted = fit_encodings(contract, frame)
+    if fitted.classes is not None and len(fitted.classes) < 2:
+        raise UserError(f'The target "{contract.target}" has only the class {fitted.classes[0]!r}: nothing can be learned.')
+    encoded, target = encode(fitted, frame), encode_target(fitted, frame[contract.target])
+    example = encoded.head(EXAMPLE_ROWS).copy()
+    pipeline = build_pipeline(settings)
+    started = time.perf_counter()
+    try:
+        pipeline.fit(encoded, target)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model/estimator.py or model/features.py failed to fit: {error}") from error
+    seconds = time.perf_counter() - started
+    return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline_of(fitted, target))
+
+
+def baseline_of(contract: Contract, target: np.ndarray) -> list[float]:
+    """Return what a dummy model predicts for every row: each class's share, or the mean."""
+    if contract.classes is None:
+        return [float(target.mean())]
+    return [float(share) for share in np.bincount(target, minlength=len(contract.classes)) / len(target)]
+
+
+def build_pipeline(settings: Settings) -> Any:
+    """Return the project's unfitted pipeline: features, then estimator.
+
+    Raises:
+        UserError: `model/features.py` or `model/estimator.py` cannot be imported or called.
+    """
+    from sklearn.pipeline import Pipeline
+
+    features, estimator = _owned("features"), _owned("estimator")
+    try:
+        made = estimator.build_estimator(settings.data.problem, settings.train.seed, **settings.train.params)
+        return Pipeline([("features", features.build_features()), ("estimator", made)])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"The model of model/estimator.py and model/features.py cannot be built: {error}.") from error
+
+
+def _owned(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"model.{name}")
+    except Exception as error:  # whatever a person's edit can raise
+        raise UserError(f"model/{name}.py cannot be imported: {type(error).__name__}: {error}.") from error
+
+
+@task(name="register", cache_policy=NO_CACHE)
+def register(registry: Registry, validation: str, key: str, fitted: Fitted) -> str:
+    """Record the run with all that made it, register the version, and give it the alias challenger."""
+    settings = load_settings()
+    tags = _tags(settings, validation) | {"holdout": fitted.holdout.model_dump_json()}
+    with registry.run(f"train-{validation}", tags) as run_id:
+        _log_run(settings, registry, run_id, fitted)
+        uri, model_id = registry.log_model(fitted.pipeline, fitted.example, _requirements(settings))
+    version = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
+    registry.set_alias(CHALLENGER, version)
+    publish_markdown("candidate", f"**Version {version}**, fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s.")
+    return version
+
+
+def _tags(settings: Settings, validation: str) -> dict[str, str]:
+    record = Validations(settings.store_path).get(validation)
+    origin = read_provenance(settings.root)
+    return {
+        "validation": validation,
+        "data_digest": record.snapshot,
+        "git_commit": origin.commit,
+        "git_base": origin.base or "",
+        "patch_digest": origin.patch_digest or "",
+    }
+
+
+def _log_run(settings: Settings, registry: Registry, run_id: str, fitted: Fitted) -> None:
+    import mlflow
+
+    said = {
+        **{f"split.{k}": v for k, v in settings.split.model_dump().items()},
+        "train.seed": settings.train.seed,
+        "problem": settings.data.problem,
+        "target": settings.data.target or fitted.contract.target,
+        "estimator": type(fitted.pipeline[-1]).__name__,
+        **{f"estimator.{k}": v for k, v in fitted.pipeline[-1].get_params(deep=False).items()},
+    }
+    mlflow.log_params({k: str(v)[:500] for k, v in said.items()}, run_id=run_id)
+    mlflow.log_metrics({"fit_seconds": fitted.seconds, "train_rows": fitted.rows}, run_id=run_id)
+    mlflow.log_dict(fitted.contract.model_dump(mode="json"), "contract.json", run_id=run_id)
+    mlflow.log_dict({"prediction": fitted.baseline}, "baseline.json", run_id=run_id)
+    mlflow.log_dict(read_provenance(settings.root).model_dump(), "provenance.json", run_id=run_id)
+    mlflow.log_dict(settings.model_dump(mode="json", exclude={"root"}), "settings.json", run_id=run_id)
+
+
+def _requirements(settings: Settings) -> list[str]:
+    packages = read_provenance(settings.root).packages
+    return [f"{name}=={packages[name]}" for name in PINNED if name in packages]

@@ -1,0 +1,398 @@
+"""The service in process: types, limits, encodings, predictions."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from service_support import (
+    ROW,
+    TEMPLATE,
+    TestClient,
+    bundle_files,
+    compile_model,
+    crown,
+    encoded_frame,
+    fit,
+    write_bundle,
+)
+PROBLEMS = ("binary", "multiclass", "regression")
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, bytes]:
+    return {problem: compile_model(fit(problem), problem) for problem in PROBLEMS}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture(scope="module")
+def client(models: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    store = tmp_path_factory.mktemp("store")
+    crown(store, *write_bundle(store, bundle_files("7", "binary", models["binary"])))
+    with serving(store) as client:
+        yield client
+
+
+def serving(store: Path) -> Any:
+    from contextlib import contextmanager
+
+    from service.service import Service
+
+    @contextmanager
+    def run() -> Iterator[TestClient]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ML_STORE", str(store))
+            patch.delenv("ML_BUNDLE", raising=False)
+            with TestClient(Service.to_asgi()) as client:
+                yield client
+
+    return run()
+
+
+def errors(client: TestClient, row: dict[str, Any]) -> list[tuple[Any, ...]]:
+    answer = client.post("/predict", json={"rows": [row]})
+    assert answer.status_code == 400, answer.text
+    return [tuple(e["loc"]) for e in answer.json()["detail"]]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_predictions_equal_scikit_learn_on_the_same_encoding(
+    problem: str, models: dict[str, bytes], store: Path
+) -> None:
+    crown(store, *write_bundle(store, bundle_files("7", problem, models[problem])))
+    frame, pipeline = encoded_frame(60, seed=3), fit(problem)
+    rows = [
+        {
+            "house age": None if np.isnan(r["house age"]) else float(r["house age"]),
+            "class": None if r["class"] == "<missing>" else r["class"],
+            "지역": r["지역"],
+            "a.b/c?": int(r["a.b/c?"]),
+            "매출 (원)": 3_000_000_000 + 10 * int(r["매출 (원)"]),
+            "가입일": (
+                datetime(2020, 1, 1) + r["가입일"].item() * (datetime(2020, 1, 2) - datetime(2020, 1, 1))
+            ).isoformat(),
+            "model_config": bool(r["model_config"]),
+        }
+        for r in frame.to_dict("records")
+    ]
+    with serving(store) as client:
+        many = client.post("/predict", json={"rows": rows}).json()["predictions"]
+        single = [client.post("/predict", json={"rows": [r]}).json()["predictions"][0] for r in rows[:5]]
+    if problem == "regression":
+        assert np.allclose([p["value"] for p in many], pipeline.predict(frame), atol=1e-5)
+        assert np.allclose([p["value"] for p in many[:5]], [p["value"] for p in single], atol=1e-6)
+        return
+    expected = pipeline.predict_proba(frame)
+    names = ["no", "yes"] if problem == "binary" else ["1", "2", "3"]
+    assert np.allclose([[p["probabilities"][n] for n in names] for p in many], expected, atol=1e-5)
+    assert [str(p["label"]) for p in many] == [names[i] for i in expected.argmax(axis=1)]
+    assert [p["label"] for p in single] == [p["label"] for p in many[:5]]
+
+
+def test_answer_names_version_and_request(client: TestClient) -> None:
+    first, second = (client.post("/predict", json={"rows": [ROW]}) for _ in range(2))
+    assert first.json()["model_version"] == "7"
+    assert first.json()["request_id"] == first.headers["x-request-id"] != second.json()["request_id"]
+
+
+def test_model_page_tells_version_data_commit_metrics_and_schema(client: TestClient) -> None:
+    about = client.get("/model").json()
+    assert (about["version"], about["data_digest"], about["commit"]) == ("7", "d1", "uncommitted")
+    assert about["metrics"]["roc_auc"]["value"] == 0.8
+    assert "house age" in about["schema"]["$defs"]["Row"]["properties"]
+
+
+def test_openapi_shows_the_types_of_the_bundle(client: TestClient) -> None:
+    document = client.get("/docs.json").json()
+    row = document["components"]["schemas"]["Row"]
+    assert row["properties"]["지역"]["enum"] == ["서울", "부산"]
+    assert "a.b/c?" in row["required"] and "class" not in row["required"]
+    assert row["additionalProperties"] is False
+    assert row["properties"]["a.b/c?"] == {"type": "integer", "minimum": 0, "title": "A.B/C?"}
+    assert "/model" in document["paths"]
+    assert document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("house age", "12"),
+        ("house age", True),
+        ("house age", -0.5),
+        ("house age", 200),
+        ("house age", [1]),
+        ("class", 3),
+        ("class", {"a": 1}),
+        ("지역", "제주"),
+        ("지역", None),
+        ("지역", ""),
+        ("a.b/c?", 1.5),
+        ("a.b/c?", "1"),
+        ("a.b/c?", "abc"),
+        ("a.b/c?", True),
+        ("a.b/c?", None),
+        ("a.b/c?", -1),
+        ("a.b/c?", 10**60),
+        ("매출 (원)", 1e300),
+        ("가입일", "yesterday"),
+        ("가입일", 1_600_000_000),
+        ("가입일", "2021-13-01"),
+        ("가입일", "0001-01-01T00:00:00+10:00"),
+        ("model_config", 1),
+        ("model_config", "true"),
+    ],
+)
+def test_bad_value_is_refused_and_its_field_named(client: TestClient, name: str, value: Any) -> None:
+    assert errors(client, ROW | {name: value}) == [("rows", 0, name)]
+
+
+@pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_number_that_is_not_finite_is_refused(client: TestClient, token: str) -> None:
+    body = json.dumps({"rows": [ROW | {"house age": 0}]}).replace('"house age": 0', f'"house age": {token}')
+    answer = client.post("/predict", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["detail"][0]["loc"] == ["rows", 0, "house age"]
+
+
+def test_missing_field_and_unknown_field_are_named(client: TestClient) -> None:
+    row = {k: v for k, v in ROW.items() if k != "지역"} | {"f0": 1}
+    assert errors(client, row) == [("rows", 0, "지역"), ("rows", 0, "f0")]
+    assert errors(client, ROW | {"target": "yes"}) == [("rows", 0, "target")]
+
+
+def test_error_says_what_is_wrong_in_one_sentence_without_the_value(client: TestClient) -> None:
+    answer = client.post("/predict", json={"rows": [ROW, ROW | {"a.b/c?": "secret"}]})
+    assert answer.json()["error"] == "rows.1.a.b/c?: Input should be a valid integer"
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"rows": []}',
+        b'{"rows": [1]}',
+        b'{"rows": {}}',
+        b"\xff",
+        b'{"rows": null}',
+    ],
+)
+def test_body_that_is_no_request_is_refused(client: TestClient, body: bytes) -> None:
+    answer = client.post("/predict", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["detail"]
+
+
+def test_nullable_fields_may_be_left_out_and_the_id_is_ignored(client: TestClient) -> None:
+    nullable = ("house age", "class", "가입일")
+    absent = {k: v for k, v in ROW.items() if k not in nullable}
+    bodies = [absent, absent | dict.fromkeys(nullable), absent | {"class": "", "고객 번호": {"any": 1}}]
+    answers = [client.post("/predict", json={"rows": [row]}).json()["predictions"] for row in bodies]
+    assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["2021-02-03T04:05:06Z", "2021-02-03T13:05:06+09:00", "2021-02-03 04:05:06", "2021-02-03T04:05:06.000"],
+)
+def test_dates_are_read_in_utc(client: TestClient, moment: str) -> None:
+    expected = client.post("/predict", json={"rows": [ROW]}).json()["predictions"]
+    assert (
+        client.post("/predict", json={"rows": [ROW | {"가입일": moment}]}).json()["predictions"] == expected
+    )
+
+
+def test_whole_float_counts_as_integer(client: TestClient) -> None:
+    assert client.post("/predict", json={"rows": [ROW | {"a.b/c?": 3.0}]}).status_code == 200
+
+
+def test_too_many_rows_name_the_limit(client: TestClient) -> None:
+    answer = client.post("/predict", json={"rows": [ROW] * 101})
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "rows: A request may hold at most 100 rows (max_rows)"
+    assert client.post("/predict", json={"rows": [ROW] * 100}).status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_oversized_body_is_refused_whether_its_length_is_told_or_not(
+    client: TestClient, chunked: bool
+) -> None:
+    body = b" " * 60_000
+    answer = client.post("/predict", content=iter([body[:30_000], body[30_000:]]) if chunked else body)
+    assert answer.status_code == 413
+    assert "50000 bytes (max_body_bytes)" in answer.json()["error"]
+
+
+def test_environment_overrides_the_limits_of_the_bundle(
+    models: dict[str, bytes], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crown(store, *write_bundle(store, bundle_files("7", "binary", models["binary"])))
+    monkeypatch.setenv("ML_SERVICE__MAX_ROWS", "2")
+    with serving(store) as client:
+        assert client.post("/predict", json={"rows": [ROW] * 3}).status_code == 400
+
+
+def test_without_a_champion_the_service_is_live_but_not_ready(store: Path) -> None:
+    with serving(store) as client:
+        assert client.get("/livez").status_code == 200
+        assert client.get("/readyz").status_code == 503
+        for answer in (client.post("/predict", json={"rows": [ROW]}), client.get("/model")):
+            assert answer.status_code == 503
+            assert answer.json()["error"].startswith("There is no model yet")
+        assert client.get("/docs.json").json()["paths"]["/predict"]
+
+
+def test_altered_bundle_is_refused(models: dict[str, bytes], store: Path, caplog: Any) -> None:
+    name, digest = write_bundle(store, bundle_files("7", "binary", models["binary"]))
+    crown(store, name, digest)
+    with (store / "bundles" / name / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    with serving(store) as client, caplog.at_level(logging.ERROR):
+        assert client.get("/readyz").status_code == 503
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"model.onnx": b"not a model"},
+        {"contract.json": b"{}"},
+        {"contract.json": b"[]"},
+        {"meta.json": b'{"format": 2, "version": "8"}'},
+        {"meta.json": json.dumps({"format": 1, "version": "8", "example": {"rows": [{"no": 1}]}}).encode()},
+    ],
+)
+def test_bundle_that_cannot_be_loaded_leaves_the_old_one_serving(
+    broken: dict[str, bytes], models: dict[str, bytes], store: Path
+) -> None:
+    from service.serving import serving as state
+
+    files = bundle_files("7", "binary", models["binary"])
+    crown(store, *write_bundle(store, files))
+    with serving(store) as client:
+        crown(
+            store,
+            *write_bundle(store, files | {"meta.json": files["meta.json"].replace(b'"7"', b'"8"')} | broken),
+        )
+        state.refresh()
+        assert client.post("/predict", json={"rows": [ROW]}).json()["model_version"] == "7"
+        crown(store, *write_bundle(store, bundle_files("9", "regression", models["regression"])))
+        state.refresh()
+        assert client.post("/predict", json={"rows": [ROW]}).json()["model_version"] == "9"
+
+
+def test_broken_champion_file_leaves_the_old_one_serving(models: dict[str, bytes], store: Path) -> None:
+    from service.serving import serving as state
+
+    crown(store, *write_bundle(store, bundle_files("7", "binary", models["binary"])))
+    with serving(store) as client:
+        for text in ("{", "[]", "{}", ""):
+            (store / "champion.json").write_text(text)
+            state.refresh()
+            assert client.post("/predict", json={"rows": [ROW]}).status_code == 200
+
+
+def test_unknown_category_of_an_open_set_is_predicted_and_counted(client: TestClient) -> None:
+    from service.metrics import counters
+
+    def count() -> float:
+        return counters().unknown.labels("class")._value.get()
+
+    before = count()
+    rows = [ROW | {"class": value} for value in ("never seen", "new", None, "또 다른")]
+    assert client.post("/predict", json={"rows": rows}).status_code == 200
+    assert count() == before + 2
+
+
+def test_sklearn_bundle_gives_the_numbers_of_scikit_learn(store: Path) -> None:
+    import skops.io
+
+    pipeline = fit("binary")
+    content = skops.io.dumps(pipeline)
+    trusted = skops.io.get_untrusted_types(data=content)
+    crown(
+        store, *write_bundle(store, bundle_files("7", "binary", content, runtime="sklearn", trusted=trusted))
+    )
+    frame = encoded_frame(1)
+    frame.loc[0] = [12.5, "new", "서울", 3, 1, 399.1702, 1]
+    with serving(store) as client:
+        answer = client.post("/predict", json={"rows": [ROW]}).json()["predictions"][0]
+    assert answer["probabilities"]["yes"] == pytest.approx(pipeline.predict_proba(frame)[0, 1], abs=1e-5)
+
+
+def test_sklearn_bundle_with_a_foreign_type_is_refused(store: Path) -> None:
+    import skops.io
+
+    from service.bundle import BundleError, load_bundle
+
+    content = skops.io.dumps(fit("binary"))
+    files = bundle_files("7", "binary", content, runtime="sklearn", trusted=["my_package.Mine"])
+    name, digest = write_bundle(store, files)
+    with pytest.raises(BundleError, match="a custom class needs an ONNX converter"):
+        load_bundle(store / "bundles" / name, digest)
+
+
+def test_onnx_service_imports_nothing_of_training(models: dict[str, bytes], store: Path) -> None:
+    crown(store, *write_bundle(store, bundle_files("7", "binary", models["binary"])))
+    script = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+from starlette.testclient import TestClient
+from service.service import Service
+with TestClient(Service.to_asgi()) as client:
+    assert client.post("/predict", content=sys.argv[1]).status_code == 200
+heavy = {"pandas", "sklearn", "mlflow", "prefect", "scipy", "pyarrow", "flows", "model"}
+print(json.dumps(sorted(heavy & {name.partition(".")[0] for name in sys.modules})))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script, json.dumps({"rows": [ROW]})],
+        cwd=TEMPLATE,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(store),
+            "ML_STORE": str(store),
+            "BENTOML_DO_NOT_TRACK": "True",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(run.stdout.splitlines()[-1]) == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_json_is_answered_or_refused_never_an_error(client: TestClient, data: st.DataObject) -> None:
+    row = dict(ROW)
+    for name in data.draw(st.lists(st.sampled_from([*ROW, "고객 번호"]), max_size=3)):
+        row[name] = data.draw(JSON)
+    body = (
+        {"rows": data.draw(st.lists(st.just(row) | JSON, max_size=3))}
+        if data.draw(st.booleans())
+        else {"rows": [row]}
+    )
+    answer = client.post("/predict", json=body)
+    assert answer.status_code in (200, 400), answer.text
+    if answer.status_code == 200:
+        assert len(answer.json()["predictions"]) == len(body["rows"])
