@@ -1,7 +1,5 @@
 """Deploy: a candidate that passed its gates is compiled, proved, tried and put into service, or nothing changes."""
 
-from typing import Any
-
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.transactions import Transaction, get_transaction, transaction
@@ -18,7 +16,7 @@ from flows.store.bundles import Bundle, open_bundle
 from flows.store.champion import Champion, move_champion, read_champion, write_champion
 from flows.store.validations import Latest
 from flows.store.verdicts import Verdicts
-from flows.tracking import CHAMPION, Registry
+from flows.tracking import CHAMPION, Registry, repair_alias
 
 
 @flow(name="deploy", flow_run_name="deploy-{version}")
@@ -116,25 +114,3 @@ def _unname(txn: Transaction) -> None:
 def label(version: str) -> None:
     """Move MLflow's alias `champion`, a copy of what `champion.json` says."""
     Registry(load_settings()).set_alias(CHAMPION, version)
-
-
-def repair_alias(settings: Settings) -> None:
-    """Make MLflow's alias agree with `champion.json` again, which leads."""
-    champion = read_champion(settings.store_path)
-    registry = Registry(settings)
-    if champion is not None and registry.alias(CHAMPION) != champion.version:
-        registry.set_alias(CHAMPION, champion.version)
-
-
-def switch(settings: Settings, version: str, action: Any, why: str) -> Champion:
-    """Put a version that has a bundle into service again, by hand; needs neither MLflow nor Prefect.
-
-    Raises:
-        UserError: the version was never deployed.
-    """
-    from flows.store.bundles import bundles_of
-
-    bundles = bundles_of(settings.store_path, version)
-    if not bundles:
-        raise UserError(f"Version {version} has no bundle in {settings.store_path / 'bundles'}: `ml deploy {version}` makes one.")
-    return move_champion(settings.store_path, bundles[-1], action, why)

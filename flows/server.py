@@ -63,8 +63,9 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
     os.environ["PREFECT_API_URL"] = url
     try:
         yield Server(child, url)
-        _flush()
     finally:
+        if child.alive():
+            _flush()
         del os.environ["PREFECT_API_URL"]
         child.stop()
 
@@ -79,6 +80,8 @@ def _answers(url: str) -> bool:
 
 def _flush() -> None:
     """Send the logs and events that are still queued, before the server goes."""
+    if "prefect" not in sys.modules:
+        return
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 

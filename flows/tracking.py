@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.errors import UserError
 from flows.settings import Settings
+from flows.store.champion import read_champion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 KEY_TAG = "train_key"
 CHALLENGER, CHAMPION = "challenger", "champion"
 TRUSTED = (  # scikit-learn's own classes that skops does not list
+    "sklearn.compose._column_transformer.make_column_selector",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
 )
 
@@ -146,6 +148,16 @@ def connect(settings: Settings) -> "MlflowClient":
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # its import sets it anew
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     return mlflow.MlflowClient()
+
+
+def repair_alias(settings: Settings) -> None:
+    """Make MLflow's alias agree with `champion.json`, which leads."""
+    champion = read_champion(settings.store_path)
+    if champion is None:
+        return
+    registry = Registry(settings)
+    if registry.alias(CHAMPION) != champion.version:
+        registry.set_alias(CHAMPION, champion.version)
 
 
 def _untrusted(error: Exception) -> str:

@@ -1,15 +1,17 @@
 """Puts the draft into the project: `model/schema.py` whole, `config.toml` with all else as it was."""
 
+import contextlib
 import difflib
 from pathlib import Path
 from typing import Any, Literal
 
 import tomlkit
+import tomlkit.items
 from tomlkit.exceptions import TOMLKitError
 
 from flows.errors import UserError
 from flows.settings import FILE_NAME, Problem
-from flows.store.files import write_bytes
+from flows.store.files import publish, scratch
 
 SCHEMA_PATH = Path("model/schema.py")
 SAMPLE = "sample://"
@@ -24,7 +26,7 @@ def read_config(root: Path) -> tomlkit.TOMLDocument:
     """
     path = root / FILE_NAME
     try:
-        return tomlkit.parse(path.read_text(encoding="utf-8"))
+        return tomlkit.parse(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run this inside a project made with `copier copy`.") from None
     except (TOMLKitError, UnicodeDecodeError) as error:
@@ -43,10 +45,24 @@ def edit_config(config: tomlkit.TOMLDocument, source: str, target: str, problem:
     if "data" not in edited:
         edited["data"] = tomlkit.table()
     data: Any = edited["data"]
+    before = ""
     for key, value in (("source", source), ("target", target), ("problem", problem)):
-        if data.get(key) != value:
+        if key not in data:
+            _insert(data, before, key, value)
+        elif data[key] != value:
             data[key] = value
+        before = key
     return edited.as_string()
+
+
+def _insert(data: Any, before: str, key: str, value: str) -> None:
+    """Add a key below `before`, not at the table's end, where a comment may speak of the next section."""
+    if before and isinstance(data, tomlkit.items.Table) and data.value.last_item() is not data.item(before):
+        item = tomlkit.item(value)
+        item.trivia.trail = data.item(before).trivia.trail
+        data.value._insert_after(before, key, item)
+    else:
+        data[key] = value
 
 
 def compare(root: Path, texts: dict[Path, str]) -> str:
@@ -54,7 +70,7 @@ def compare(root: Path, texts: dict[Path, str]) -> str:
     lines: list[str] = []
     for path, text in texts.items():
         there = root / path
-        before = there.read_text(encoding="utf-8") if there.exists() else ""
+        before = there.read_bytes().decode("utf-8", errors="replace") if there.exists() else ""
         name = path.as_posix()
         lines += difflib.unified_diff(
             before.splitlines(), text.splitlines(), f"{name} (now)", f"{name} (proposed)", lineterm=""
@@ -68,6 +84,10 @@ def apply(root: Path, texts: dict[Path, str], diff: str, allowed: bool) -> Statu
         return "unchanged"
     if not allowed and (root / SCHEMA_PATH).exists():
         return "differs"
-    for path, text in texts.items():
-        write_bytes(root / path, text.encode())
+    with contextlib.ExitStack() as stack:
+        made = {path: stack.enter_context(scratch(root / path)) for path in texts}
+        for path, text in texts.items():
+            made[path].write_bytes(text.encode())
+        for path, written in made.items():
+            publish(written, root / path)
     return "written"

@@ -94,7 +94,7 @@ def profile_column(name: str, values: pa.ChunkedArray, typed: bool) -> Profile:
     """
     text = pa.types.is_string(values.type)
     kind, hint = _guess_text(values) if text else (_of_type(values.type), "")
-    series, unreadable = clean_column(values, Column(name=name, kind=kind))
+    series, unreadable = clean_column(_cast(values, kind) if text else values, Column(name=name, kind=kind))
     if not series.notna().any():
         raise UserError(f'Column "{name}" has no value in any row: leave it out of the file.')
     broken = int(unreadable.sum())
@@ -126,10 +126,31 @@ def _guess_text(values: pa.ChunkedArray) -> tuple[Kind, str]:
         return "text", ""
     if set(texts.str.lower()) <= {"true", "false"}:
         return "boolean", ""
-    numbers = pd.to_numeric(texts, errors="coerce").astype(np.float64)
+    numbers = _read_numbers(texts)
     if _prevails(np.isfinite(numbers), counts):
         return _guess_number(texts, numbers)
     return _guess_date(texts, counts)
+
+
+def _read_numbers(texts: "pd.Series[str]") -> "pd.Series[float]":
+    """Return texts as numbers, NaN where they are none; Arrow's cast is ten times faster where all are."""
+    try:
+        cast = pc.cast(pa.array(texts, pa.string()), pa.float64()).to_numpy(zero_copy_only=False)
+        return pd.Series(cast, index=texts.index)
+    except pa.ArrowInvalid:
+        return pd.to_numeric(texts, errors="coerce").astype(np.float64)
+
+
+def _cast(values: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:
+    """Return a text column of numbers as numbers, or as it is where one is none."""
+    if kind not in ("number", "integer"):
+        return values
+    trimmed = pc.utf8_trim_whitespace(values)
+    filled = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
+    try:
+        return pc.cast(filled, pa.int64() if kind == "integer" else pa.float64())
+    except pa.ArrowInvalid:
+        return values
 
 
 def _prevails(fits: "pd.Series[bool]", counts: "pd.Series[int]") -> bool:

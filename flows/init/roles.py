@@ -114,7 +114,7 @@ def find_categories(profile: Profile) -> tuple[Label, ...] | None:
     """Return the values of a set that seems closed: few, each seen often; None for an open one."""
     counts = profile.counts
     if profile.kind == "integer":
-        return (0, 1) if set(counts.index) == {0, 1} else None
+        return (0, 1) if len(counts) == 2 and set(counts.index) == {0, 1} else None
     often = max(SEEN_OFTEN, profile.present // 1000)
     closed = profile.kind == "text" and 2 <= len(counts) <= MOST_CATEGORIES and counts.min() >= often
     return tuple(sorted(str(value) for value in counts.index)) if closed else None

@@ -1,9 +1,9 @@
 """The sample's customers: how one block of rows is drawn.
 
-Every row takes the same number of draws whatever `drift` and `shift` are, so the customer in row 17 of a drifted
-sample is the customer in row 17 of the plain one, moved. With drift the customers differ (younger, newer, heavier
-users of data, more of them on phones and mobile payment) and the rule for the targets stays; with shift the same
-customers behave otherwise (loyal ones leave too, heavy users leave, dear data), and their features stay.
+Every row takes the same number of draws whatever `drift` and `shift` are, so the customer in row 17 of a
+drifted sample is the customer in row 17 of the plain one, moved. With drift the customers differ (younger,
+newer, heavier users of data, more of them on phones and mobile payment) and the rule for the targets stays;
+with shift the same customers behave otherwise (loyal ones leave too, heavy users leave, data is dear).
 """
 
 from typing import Any
@@ -64,8 +64,8 @@ def draw_block(rows: int, seed: int, block: int, drift: float, shift: float) -> 
     """Draw the rows of one block.
 
     Returns:
-        Arrays of length `rows` by name: texts as codes into the constants of this module, numbers as they are, dates as
-        months since 1970-01; `missing` holds, by column, which values are unknown.
+        Arrays of length `rows` by name: texts as codes into the constants of this module, numbers as they
+        are, dates as months since 1970-01; `missing` holds, by column, which values are unknown.
     """
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, block))))
     u = rng.random((18, rows))
@@ -142,7 +142,7 @@ def _draw_targets(row: dict[str, Any], u: Floats, z: Floats, shift: float) -> di
     price = row["monthly_fee"] * (1 - row["discount"]) / 50_000
     plan = row["plan"].astype(np.float64)
     leave = (
-        -0.1
+        -0.6
         + (0.9 * shift - 1.3) * np.log1p(years)
         + 0.65 * np.minimum(row["support_calls"], 6)
         + 0.55 * np.minimum(row["late_payments"], 5)
@@ -152,21 +152,21 @@ def _draw_targets(row: dict[str, Any], u: Floats, z: Floats, shift: float) -> di
         + 1.3 * shift * (data - 0.2)
         + 0.9 * (row["tenure_months"] % 24 >= 21)  # the contract ends
         + 0.6 * (row["channel"] == 2) * (row["age"] < 40)
-        - 1.0 * shift
+        - 1.6 * shift
     )
     move = (
         (0.9 - 0.3 * shift) * plan
         + (1.0 - 0.7 * shift) * data
         + (0.35 + 0.4 * shift) * (row["satisfaction"] - 3)
     )
-    move += (1.5 + shift) * row["discount"] - 0.02 * (row["age"] - 46) * (1 - 1.5 * shift) + 0.55 * z[7]
+    move += (1.5 + shift) * row["discount"] - 0.02 * (row["age"] - 46) * (1 - 1.5 * shift) + 0.5 * z[7]
     over = np.maximum(row["data_gb"] - ALLOWANCE[row["plan"]], 0)
     spend = row["monthly_fee"] * (1 - row["discount"]) + (2_400 + 2_000 * shift) * np.minimum(over, 40)
     spend += (30 + 70 * shift) * row["voice_minutes"] + 3_000 * row["late_payments"]
     return {
-        "churned": (u[12] < 1 / (1 + np.exp(-leave))).astype(np.int8),
+        "churned": (u[12] < 1 / (1 + np.exp(-1.1 * leave))).astype(np.int8),
         "next_plan": (move > 0.6 - 0.3 * shift).astype(np.int8) + (move > 1.9 - 0.6 * shift),
-        "next_spend": np.rint(spend * np.exp(0.4 * (u[13] - 0.5) + 0.12 * z[6])),
+        "next_spend": np.rint(spend * np.exp(0.35 * (u[13] - 0.5) + 0.1 * z[6])),
     }
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from flows.sources.raw import read_head, refuse_encoding, refuse_foreign
 
 READER = 1  # raised whenever the same bytes would be read as other values
 PARQUET = b"PAR1"
+JSON_START = re.compile(rb"(\xef\xbb\xbf)?\s*(\{\s*[\"}]|\[\s*\{)")
 
 
 class FileSource:
@@ -55,7 +57,7 @@ def open_file(uri: str, columns: Columns, root: Path) -> Source:
     refuse_encoding(head, path, uri)
     if not head.strip().removeprefix(b"\xef\xbb\xbf"):
         raise UserError(f'"{uri}" is empty: it needs a header and rows.')
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
+    if JSON_START.match(head):
         from flows.sources.jsonlines import JsonLinesSource
 
         return JsonLinesSource(uri, path, columns)

@@ -12,7 +12,7 @@ LADDERS: dict[str, tuple[pa.DataType, ...]] = {
     "date": (pa.timestamp("us"), TEXT),
     "text": (TEXT,),
 }
-EXACT = 2**53  # integers up to here survive as float64
+EXACT = 2**53  # integers below survive as float64
 
 
 def find_fitting(values: pa.Array, kind: str, current: pa.DataType) -> pa.DataType:
@@ -44,7 +44,7 @@ def _fits(values: pa.Array, kind: pa.DataType, exact: bool) -> bool:
 
 def _is_exact(numbers: pa.Array) -> bool:
     largest = pc.max(pc.abs(numbers)).as_py()
-    return largest is None or largest <= EXACT
+    return largest is None or largest < EXACT
 
 
 def _fits_dates(values: pa.Array) -> bool:

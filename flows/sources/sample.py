@@ -1,8 +1,8 @@
 """The sample that every project starts with: customers of a made-up telecom company.
 
-`sample://?rows=5000&seed=0&drift=0&shift=0&start=0`; each part may be left out. Row i of a sample depends on the seed,
-drift, shift and i alone: a longer sample begins with the shorter one, and `start` gives the rows from there on, so
-weekly batches of 1,000 rows are start=0, start=1000, …
+`sample://?rows=5000&seed=0&drift=0&shift=0&start=0`; each part may be left out. Row i of a sample depends on
+the seed, drift, shift and i alone: a longer sample begins with the shorter one, and `start` gives the rows
+from there on, so weekly batches of 1,000 rows are start=0, start=1000, …
 
     customer_id     integer  10,000,001 + row, unique
     signup_month    date     first of a month, 2004-08 to 2025-06
@@ -13,21 +13,22 @@ weekly batches of 1,000 rows are start=0, start=1000, …
     device          text     6 values, rarest e-reader (0.7%)
     channel         text     online, store, reseller, telesales
     tenure_months   integer  0 to 239
-    monthly_fee     integer  won, 19,000 to 88,800
-    total_paid      integer  won, 15,000 to about 25,000,000: more than a float32 can tell apart
+    monthly_fee     integer  won, 22,000 to 114,800
+    total_paid      integer  won, 10,000 to 60,000,000 (0.5% above 2^24, which float32 cannot tell apart)
     support_calls   integer  0 to 30
     late_payments   integer  0 to 30
-    data_gb         number   0.1 to 404, a month, 8% missing
-    voice_minutes   number   2 to 2,981, a month
+    data_gb         number   0 to 404, a month, 8% missing
+    voice_minutes   number   0 to 2,981, a month
     autopay         boolean
     discount        number   0 to 0.45
     satisfaction    integer  1 to 5, 25% missing
-    churned         text     target: no, yes (about 25%)
-    next_plan       text     target: basic, plus, premium
-    next_spend      number   target: whole won, 8,000 to about 250,000
+    churned         text     target: no, yes (24%)
+    next_plan       text     target: basic, plus, premium (46, 26 and 28%)
+    next_spend      number   target: whole won, above 0, about 56,000 on average
 
-`drift` moves the features and keeps the rule for the targets (covariate drift), `shift` changes that rule and keeps the
-features (concept drift). Both go from 0 (none) to 3; 1 is plain to see, and more is always further away.
+`drift` moves the features and keeps the rule for the targets (covariate drift), `shift` changes that rule and
+keeps the features (concept drift). Both go from 0 (none) to 3; 1 is plain to see, more is further away. The
+bounds above hold at any drift and shift.
 """
 
 import argparse
@@ -37,60 +38,21 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
 from flows.errors import UserError, nearest
-from flows.sources import customers
+from flows.sources.customers import draw_block
+from flows.sources.sample_table import SCHEMA, to_batch
 
 GENERATOR = 1  # raised whenever the same parameters would give other rows
 BLOCK = 16_384  # rows drawn together, from one seed
-FIRST_ID = 10_000_001
 MOST = {"rows": 10_000_000, "seed": 2**63 - 1, "drift": 3, "shift": 3, "start": 10**12}
-
-SCHEMA = pa.schema(
-    [
-        ("customer_id", pa.int64()),
-        ("signup_month", pa.timestamp("us")),
-        ("age", pa.int64()),
-        ("region", pa.string()),
-        ("plan", pa.string()),
-        ("payment_method", pa.string()),
-        ("device", pa.string()),
-        ("channel", pa.string()),
-        ("tenure_months", pa.int64()),
-        ("monthly_fee", pa.int64()),
-        ("total_paid", pa.int64()),
-        ("support_calls", pa.int64()),
-        ("late_payments", pa.int64()),
-        ("data_gb", pa.float64()),
-        ("voice_minutes", pa.float64()),
-        ("autopay", pa.bool_()),
-        ("discount", pa.float64()),
-        ("satisfaction", pa.int64()),
-        ("churned", pa.string()),
-        ("next_plan", pa.string()),
-        ("next_spend", pa.float64()),
-    ]
-)
-TEXTS = {
-    name: pa.array(list(values), pa.string())
-    for name, values in {
-        "region": customers.REGION,
-        "plan": customers.PLAN,
-        "payment_method": customers.PAYMENT,
-        "device": customers.DEVICE,
-        "channel": customers.CHANNEL,
-        "churned": customers.CHURNED,
-        "next_plan": customers.PLAN,
-    }.items()
-}
 
 
 @dataclass(frozen=True)
@@ -165,7 +127,7 @@ def generate(
     end = start + rows
     for block in range(start // BLOCK, -(-end // BLOCK)):
         first = block * BLOCK
-        batch = _to_batch(customers.draw_block(BLOCK, seed, block, drift, shift), first)
+        batch = to_batch(draw_block(BLOCK, seed, block, drift, shift), first)
         low, high = max(start, first), min(end, first + BLOCK)
         yield batch.slice(low - first, high - low)
 
@@ -179,20 +141,6 @@ def write_csv(path: Path, rows: int = 5_000, **parameters: Any) -> None:
         with pa.csv.CSVWriter(file, dated, write_options=options) as writer:
             for batch in generate(rows, **parameters):
                 writer.write_batch(batch.cast(dated))
-
-
-def _to_batch(block: dict[str, Any], first: int) -> pa.RecordBatch:
-    """Return a drawn block as Arrow columns."""
-    block["customer_id"] = np.arange(FIRST_ID + first, FIRST_ID + first + BLOCK)
-    block["signup_month"] = block["signup_month"].astype("datetime64[M]").astype("datetime64[us]")
-    missing, arrays = block["missing"], []
-    for field in SCHEMA:
-        if field.name in TEXTS:
-            codes = pa.array(block[field.name], mask=missing.get(field.name))
-            arrays.append(TEXTS[field.name].take(codes))
-        else:
-            arrays.append(pa.array(block[field.name], field.type, mask=missing.get(field.name)))
-    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def _read_number(uri: str, name: str, text: str) -> int | float:
@@ -214,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     out = given.pop("out")
     try:
-        write_csv(out, **asdict(SampleSource(**given)) | {})
+        SampleSource(**given)
+        write_csv(out, **given)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

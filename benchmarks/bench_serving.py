@@ -1,0 +1,187 @@
+"""Serving speed, side by side in one run: our service against what one would otherwise use.
+
+    python benchmarks/bench_serving.py [--seconds 3] [--rounds 3] [--out result.json]
+
+Every server is one process with the same model and the same 19-field telco row; `wrk` asks with 1 and 16
+clients, the servers in turn, several rounds; the figures are medians. Goal, at 16 clients: 8 times the better
+FastAPI's throughput, 85% of an endpoint that computes nothing, and no failed request.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from serving.servers import Running, check_answer, list_servers, run_server  # noqa: E402
+
+CLIENTS = (1, 16)
+TIMES_FASTAPI, SHARE_OF_EMPTY = 8.0, 0.85
+Figures = dict[str, dict[str, Any]]
+
+
+def main() -> int:
+    """Run the comparison; return 0 where the goal is met."""
+    arguments = read_arguments()
+    if (wrk := find_wrk()) is None:
+        print("wrk is not installed and could not be: apt-get install wrk", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="bench-serving-") as folder, ExitStack() as stack:
+        work = Path(folder)
+        print("Training the model …", flush=True)
+        prepare(work)
+        figures: Figures = {}
+        running: list[Running] = []
+        for server in list_servers(work):
+            print(f"Starting {server.name} …", flush=True)
+            running.append(stack.enter_context(run_server(server, work)))
+            check_answer(running[-1], work)
+        measure(wrk, running, work, arguments, figures)
+    ratios = compare(figures)
+    print_table(figures, ratios)
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(
+            json.dumps({"servers": figures, "ratios": ratios}, indent=1), encoding="utf-8"
+        )
+    return 0 if ratios["met"] else 1
+
+
+def read_arguments() -> argparse.Namespace:
+    """Return the command line's arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="measurements of each server and number of clients"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="write the figures as JSON, usually into benchmarks/results/"
+    )
+    return parser.parse_args()
+
+
+def find_wrk() -> str | None:
+    """Return wrk's path, installing Debian's package where that is allowed."""
+    if not shutil.which("wrk") and shutil.which("apt-get") and os.geteuid() == 0:
+        subprocess.run(["apt-get", "install", "-y", "-qq", "wrk"], stdout=subprocess.DEVNULL, check=False)
+    return shutil.which("wrk")
+
+
+def prepare(work: Path) -> None:
+    """Train once and write the model in every server's form, and the bodies."""
+    import joblib
+    import mlflow.sklearn
+    from serving.telco import ID, TARGET, example_rows, fit_telco, read_telco, write_bundle
+
+    frame = read_telco()
+    pipeline = fit_telco(frame)
+    joblib.dump(pipeline, work / "pipeline.joblib")
+    write_bundle(pipeline, frame, work / "bundle")
+    trusted = ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
+    mlflow.sklearn.save_model(
+        pipeline,
+        str(work / "mlflow"),
+        signature=mlflow.models.infer_signature(frame.drop(columns=[ID, TARGET]).astype({"tenure": "int64"})),
+        pip_requirements=["scikit-learn"],
+        serialization_format="skops",
+        skops_trusted_types=trusted,
+    )
+    row = example_rows(frame)
+    (work / "body.json").write_text(json.dumps({"rows": row}), encoding="utf-8")
+    (work / "mlflow.json").write_text(json.dumps({"dataframe_records": row}), encoding="utf-8")
+
+
+def measure(
+    wrk: str, running: list[Running], work: Path, arguments: argparse.Namespace, figures: Figures
+) -> None:
+    """Fill `figures`: for each server the median requests a second and latency by clients, and failures."""
+    samples: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for one in running:  # a warm-up that does not count
+        ask(wrk, one, work, clients=16, seconds=1)
+    for turn in range(arguments.rounds):
+        for clients in CLIENTS:
+            for one in running:
+                show(f"Round {turn + 1}, {clients} clients: {one.server.name}")
+                sample = ask(wrk, one, work, clients, arguments.seconds)
+                samples.setdefault((one.server.name, clients), []).append(sample)
+    show("")
+    for one in running:
+        name = one.server.name
+        entry: dict[str, Any] = {"seconds_to_ready": round(one.seconds_to_ready, 2), "failed": 0}
+        for clients in CLIENTS:
+            taken = samples[name, clients]
+            entry["failed"] += int(sum(s["failed"] for s in taken))
+            medians = {k: statistics.median(s[k] for s in taken) for k in ("per_second", "p50_ms", "p99_ms")}
+            entry[str(clients)] = {k: round(v, 2) for k, v in medians.items()}
+        figures[name] = entry
+
+
+def show(progress: str) -> None:
+    """Show what goes on in one line of a terminal, and nothing in a file."""
+    if sys.stdout.isatty():
+        print(f"{progress:78}", end="\r", flush=True)
+
+
+def ask(wrk: str, running: Running, work: Path, clients: int, seconds: int) -> dict[str, float]:
+    """Return one measurement by wrk."""
+    script = str(HERE / "serving" / "post.lua")
+    command = [wrk, "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "20s", "-s", script, running.url]
+    environment = os.environ | {"BODY": str(work / running.server.body)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    numbers = re.search(r"RESULT (.*)", run.stdout)
+    assert numbers is not None, run.stdout
+    count, micros, p50, p99, failed = map(float, numbers[1].split())
+    return {"per_second": count / micros * 1e6, "p50_ms": p50 / 1e3, "p99_ms": p99 / 1e3, "failed": failed}
+
+
+def compare(figures: Figures) -> dict[str, Any]:
+    """Return the ratios of the goal, at 16 clients."""
+    at_16 = {name: entry["16"]["per_second"] for name, entry in figures.items()}
+    fastapi = max(v for name, v in at_16.items() if name.startswith("fastapi"))
+    ratios: dict[str, Any] = {
+        "times_better_fastapi": round(at_16["service"] / fastapi, 2),
+        "share_of_empty": round(at_16["service"] / at_16["empty BentoML"], 3),
+        "times_mlflow": round(at_16["service"] / at_16["mlflow models serve"], 2),
+        "failed": figures["service"]["failed"],
+    }
+    ratios["met"] = (
+        ratios["times_better_fastapi"] >= TIMES_FASTAPI
+        and ratios["share_of_empty"] >= SHARE_OF_EMPTY
+        and ratios["failed"] == 0
+    )
+    return ratios
+
+
+def print_table(figures: Figures, ratios: dict[str, Any]) -> None:
+    """Print the figures and the ratios."""
+    print(f"{'server':30}{'1 client':>24}{'16 clients':>30}{'failed':>8}{'ready':>9}")
+    print(f"{'':30}{'req/s':>8}{'p50 ms':>8}{'p99 ms':>8}{'req/s':>14}{'p50 ms':>8}{'p99 ms':>8}")
+    for name, entry in figures.items():
+        one, many = entry["1"], entry["16"]
+        print(
+            f"{name:30}{one['per_second']:8.0f}{one['p50_ms']:8.2f}{one['p99_ms']:8.2f}"
+            f"{many['per_second']:14.0f}{many['p50_ms']:8.2f}{many['p99_ms']:8.2f}"
+            f"{entry['failed']:8d}{entry['seconds_to_ready']:7.1f} s"
+        )
+    print(
+        f"\nAt 16 clients the service answers {ratios['times_better_fastapi']} times what the better FastAPI does"
+        f" (goal {TIMES_FASTAPI:g}), {ratios['share_of_empty']:.0%} of the empty endpoint's"
+        f" (goal {SHARE_OF_EMPTY:.0%}),\n{ratios['times_mlflow']} times mlflow's; {ratios['failed']} failed."
+        f" Goal {'met' if ratios['met'] else 'NOT met'}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The same work, and no work, through BentoML's own adaptive batching, to see whether that wins."""
+
+import os
+from typing import Any
+
+import bentoml
+from service.bundle import load_bundle
+from service.endpoint import Accepted, Answer, PredictRequest, PredictResponse
+from service.limits import Gate
+from service.serving import serving
+
+EMPTY = bool(os.environ.get("BENCH_EMPTY"))
+ANSWER = {"label": "No", "probabilities": {"No": 0.9, "Yes": 0.1}}
+
+
+class BatchRequest(PredictRequest):
+    """Rows as a list of single items, which BentoML can join and split."""
+
+    @classmethod
+    async def from_http_request(cls, request: Any, serde: Any) -> Any:
+        """Return one item for each row."""
+        accepted = await super().from_http_request(request, serde)
+        assert isinstance(accepted, Accepted)
+        return accepted.rows
+
+
+class BatchResponse(PredictResponse):
+    """The answer of a list of predictions."""
+
+    @classmethod
+    async def to_http_response(cls, obj: Any, serde: Any) -> Any:
+        """Write the answer."""
+        return await super().to_http_response(Answer("1", obj), serde)
+
+
+@bentoml.service(
+    name="batched",
+    workers=1,
+    logging={"access": {"enabled": False}},
+    tracing={"excluded_urls": ["/predict"]},
+)
+class Batched:
+    """Predicts in BentoML's batches, or answers a constant."""
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Load the bundle."""
+        from pathlib import Path
+
+        serving.bundle = load_bundle(Path(os.environ["ML_BUNDLE"]))
+
+    @bentoml.api(
+        input_spec=BatchRequest,
+        output_spec=BatchResponse,
+        batchable=True,
+        max_batch_size=1000,
+        max_latency_ms=10_000,
+    )
+    async def predict(self, rows: list[Any], /) -> list[Any]:
+        """Predict a batch."""
+        if EMPTY:
+            return [ANSWER for _ in rows]
+        assert serving.bundle is not None
+        return serving.bundle.predict(rows)
+
+
+Batched.add_asgi_middleware(Gate)

@@ -1,0 +1,154 @@
+"""Starts and stops the servers that are compared, each one process that answers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server to start: `{port}` in `command` is replaced by a free one."""
+
+    name: str
+    command: list[str]
+    ready: str
+    environment: dict[str, str] = field(default_factory=dict)
+    path: str = "/predict"
+    body: str = "body.json"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that is ready."""
+
+    server: Server
+    url: str
+    seconds_to_ready: float
+
+
+def list_servers(work: Path) -> list[Server]:
+    """Return every server, reading its model and body from `work`."""
+    bento = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", "{port}"]
+    uvicorn = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "serving.fastapi_app:app",
+        "--port",
+        "{port}",
+        "--no-access-log",
+    ]
+    mlflow = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        str(work / "mlflow"),
+        "--port",
+        "{port}",
+    ]
+    pipeline, bundle = str(work / "pipeline.joblib"), str(work / "bundle")
+    fast = {"BENCH_PIPELINE": pipeline}
+    model = {"ML_BUNDLE": bundle}
+    return [
+        Server("service", [*bento, "service.service:Service"], "/readyz", model),
+        Server("fastapi", uvicorn, "/docs", fast),
+        Server("fastapi, OMP_NUM_THREADS=1", uvicorn, "/docs", fast | {"OMP_NUM_THREADS": "1"}),
+        Server(
+            "mlflow models serve",
+            [*mlflow, "--env-manager", "local", "--workers", "1"],
+            "/ping",
+            path="/invocations",
+            body="mlflow.json",
+        ),
+        Server("empty BentoML", [*bento, "serving.empty_service:Empty"], "/readyz", model),
+        Server("service, BentoML's batching", [*bento, "serving.batched_service:Batched"], "/readyz", model),
+        Server(
+            "empty, BentoML's batching",
+            [*bento, "serving.batched_service:Batched"],
+            "/readyz",
+            model | {"BENCH_EMPTY": "1"},
+        ),
+    ]
+
+
+@contextmanager
+def run_server(server: Server, work: Path) -> Iterator[Running]:
+    """Start a server, wait until it is ready, stop it when the block ends."""
+    port = find_port()
+    environment = os.environ | {
+        "BENTOML_HOME": str(work / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # mlflow looks for uvicorn
+        "PYTHONPATH": f"{ROOT / 'template'}{os.pathsep}{ROOT / 'benchmarks'}",
+    }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    command = [part.replace("{port}", str(port)) for part in server.command]
+    start = time.perf_counter()
+    with (work / f"{server.name}.log").open("w") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=work,
+            env=environment | server.environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own: mlflow leaves its child behind
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait(process, url + server.ready, work / f"{server.name}.log")
+            ready = time.perf_counter() - start
+            yield Running(server, url + server.path, ready)
+        finally:
+            _stop(process)
+
+
+def find_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def check_answer(running: Running, work: Path) -> object:
+    """Send the body once and return the answer, so that nobody measures errors."""
+    body = (work / running.server.body).read_bytes()
+    request = urllib.request.Request(running.url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+
+
+def _wait(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    end = time.monotonic() + 90
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise RuntimeError(f"the server did not become ready; its output is:\n{log.read_text()[-2000:]}")

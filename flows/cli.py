@@ -1,0 +1,160 @@
+"""The `ml` command: one entry point for everything a project does."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.errors import UserError
+
+HELP = """Train, check, deploy and serve this project's model.
+
+A first session: `ml run` trains on the sample and deploys, `ml serve` answers requests. Then
+`ml init data.csv --target COLUMN` puts your own data in the sample's place, and `ml run` again.
+"""
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Why = Annotated[str, typer.Option("--why", help="The reason, kept in the history.")]
+Breaking = Annotated[bool, typer.Option("--breaking", help="Deploy even if callers must change their requests.")]
+Version = Annotated[str | None, typer.Argument(help="A model version; default: the latest.", show_default=False)]
+
+
+@app.command()
+def init(
+    source: Annotated[str, typer.Argument(help="A CSV, Parquet or JSON Lines file, plain or compressed.")],
+    target: Annotated[str, typer.Option(help="The column to predict.")],
+    problem: Annotated[str | None, typer.Option(help="binary, multiclass or regression; default: inferred.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite model/schema.py.")] = False,
+) -> None:
+    """Name your data: write model/schema.py and the data section of config.toml from it."""
+    from flows.init import initialize, print_report
+    from flows.settings import find_root
+
+    print_report(initialize(find_root(), source, target, problem, force))
+
+
+@app.command()
+def run(breaking: Breaking = False) -> None:
+    """Run the whole pipeline: ingest, validate, train, evaluate, deploy."""
+    from flows.commands.stages import run_pipeline
+
+    run_pipeline(breaking)
+
+
+@app.command()
+def ingest() -> None:
+    """Copy the source into a snapshot."""
+    from flows.commands.stages import run_stage
+
+    run_stage("ingest")
+
+
+@app.command()
+def validate(
+    snapshot: Annotated[str | None, typer.Argument(help="A snapshot's digest; default: the latest.")] = None,
+) -> None:
+    """Hold a snapshot against model/schema.py; bad rows go to quarantine."""
+    from flows.commands.stages import run_stage
+
+    run_stage("validate", snapshot=snapshot)
+
+
+@app.command()
+def train(
+    validation: Annotated[str | None, typer.Argument(help="A validation's id; default: the latest.")] = None,
+) -> None:
+    """Fit a candidate and register it as challenger."""
+    from flows.commands.stages import run_stage
+
+    run_stage("train", validation=validation)
+
+
+@app.command()
+def evaluate(version: Version = None) -> None:
+    """Score a candidate and the champion on the same holdout; the gates decide."""
+    from flows.commands.stages import run_stage
+
+    run_stage("evaluate", version=version)
+
+
+@app.command()
+def deploy(version: Version = None, breaking: Breaking = False, why: Why = "passed its gates") -> None:
+    """Compile a version that passed, prove it, try it, and put it into service."""
+    from flows.commands.stages import run_stage
+
+    run_stage("deploy", version=version, breaking=breaking, why=why)
+
+
+@app.command()
+def serve(
+    port: Annotated[int | None, typer.Option(help="The port; default: [service] port.", show_default=False)] = None,
+) -> None:
+    """Serve the champion over HTTP until interrupted."""
+    from flows.commands.serve import serve_champion
+
+    serve_champion(port)
+
+
+@app.command()
+def predict(
+    source: Annotated[str, typer.Argument(metavar="IN", help="The rows: any source that ingest reads.")],
+    destination: Annotated[Path, typer.Argument(metavar="OUT", help="A .csv, .parquet or .jsonl file.")],
+) -> None:
+    """Predict the rows of a file by the champion, in batch."""
+    from flows.commands.stages import run_predict
+
+    run_predict(source, destination.absolute())
+
+
+@app.command()
+def status() -> None:
+    """Show which version serves, since when and from what; what is pending; the history."""
+    from flows.commands.status import print_status
+
+    print_status()
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="A version that was deployed before.")],
+    why: Why,
+) -> None:
+    """Put a version that was deployed before back into service, by hand."""
+    from flows.commands.champion import promote_version
+
+    promote_version(version, why)
+
+
+@app.command()
+def rollback(why: Why) -> None:
+    """Put the previous version back into service; needs neither MLflow nor Prefect."""
+    from flows.commands.champion import roll_back
+
+    roll_back(why)
+
+
+@app.command()
+def doctor() -> None:
+    """Check the machine, the settings and the connections, and say what to mend."""
+    from flows.commands.doctor import examine
+
+    examine()
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence, anything else is kept in a log."""
+    from flows.commands.console import report_error, report_unexpected
+
+    try:
+        app(prog_name="ml", standalone_mode=True)
+    except UserError as error:
+        sys.exit(report_error(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # a fault of ours: its trace goes to a file, not to the screen
+        sys.exit(report_unexpected(error))
+
+
+if __name__ == "__main__":
+    main()

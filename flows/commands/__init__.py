@@ -1,0 +1,1 @@
+"""What the `ml` commands do and print."""

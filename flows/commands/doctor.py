@@ -1,0 +1,120 @@
+"""`ml doctor`: what is wrong with the machine, the settings or the connections, and what to mend."""
+
+import os
+import shutil
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from rich.markup import escape
+
+from flows.commands.console import console, open_project
+from flows.contract import load_contract
+from flows.errors import UserError
+from flows.settings import Settings
+from flows.store.bundles import open_bundle
+from flows.store.champion import read_champion
+
+NEEDED = ("prefect", "mlflow", "bentoml", "pandera", "scikit-learn", "skl2onnx", "onnxruntime", "pandas", "pyarrow")
+FREE_BYTES = 1_000_000_000
+
+
+def examine() -> None:
+    """Print one line for each check.
+
+    Raises:
+        UserError: a check failed.
+    """
+    settings = open_project()
+    failed = 0
+    for name, check in _checks():
+        try:
+            console.print(f"[green]✓[/] {name:<10} {escape(check(settings))}")
+        except UserError as error:
+            failed += 1
+            console.print(f"[red]✗[/] {name:<10} {escape(str(error))}")
+    if failed:
+        raise UserError(f"{failed} of the checks above failed: mend what they say.")
+
+
+def _checks() -> Iterator[tuple[str, Callable[[Settings], str]]]:
+    yield "python", _python
+    yield "packages", _packages
+    yield "settings", lambda s: f"config.toml of {s.project.name}: {s.data.problem} on {s.data.source}"
+    yield "contract", _contract
+    yield "source", _source
+    yield "disk", _disk
+    yield "git", _git
+    yield "prefect", lambda _: _server("PREFECT_API_URL", "/health")
+    yield "mlflow", lambda _: _server("MLFLOW_TRACKING_URI", "/health")
+    yield "champion", _champion
+    yield "port", _port
+
+
+def _python(_: Settings) -> str:
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        raise UserError(f"Python {sys.version.split()[0]} runs: use 3.11, 3.12 or 3.13.")
+    return sys.version.split()[0]
+
+
+def _packages(_: Settings) -> str:
+    try:
+        return ", ".join(f"{name} {version(name)}" for name in NEEDED)
+    except PackageNotFoundError as error:
+        raise UserError(f"{error.name} is not installed: run `uv sync`.") from None
+
+
+def _contract(settings: Settings) -> str:
+    contract = load_contract(settings)
+    return f"{len(contract.features)} features predict {contract.target}"
+
+
+def _source(settings: Settings) -> str:
+    from flows.contract import require_columns
+    from flows.ingest import open_project_source
+
+    contract = load_contract(settings)
+    source = open_project_source(settings, contract)
+    require_columns(source.schema.names, contract.used)
+    return f"{source.uri} has every column of the contract"
+
+
+def _disk(settings: Settings) -> str:
+    free = shutil.disk_usage(settings.root).free
+    if free < FREE_BYTES:
+        raise UserError(f"{free / 1e9:.1f} GB are free under {settings.root}: make room for snapshots and models.")
+    return f"{free / 1e9:.0f} GB free"
+
+
+def _git(settings: Settings) -> str:
+    from flows.provenance import read_provenance
+
+    commit = read_provenance(settings.root).commit
+    return "no clean commit: a model trained now cannot be reproduced exactly" if commit == "uncommitted" else commit[:12]
+
+
+def _server(variable: str, path: str) -> str:
+    url = os.environ.get(variable, "")
+    if not url.startswith("http"):
+        return f"embedded, in the project ({variable} names no server)"
+    try:
+        with urllib.request.urlopen(url.rstrip("/") + path, timeout=5):
+            return f"{url} answers"
+    except OSError as error:
+        raise UserError(f"{variable} = {url} does not answer ({error}): start it or unset the variable.") from None
+
+
+def _champion(settings: Settings) -> str:
+    champion = read_champion(settings.store_path)
+    if champion is None:
+        return "none yet: `ml run` deploys one"
+    open_bundle(settings.store_path, champion.bundle)
+    return f"version {champion.version}, its bundle is whole"
+
+
+def _port(settings: Settings) -> str:
+    with socket.socket() as probe:
+        taken = probe.connect_ex((settings.service.host, settings.service.port)) == 0
+    return f"{settings.service.port} is {'in use (by the service, or by something else)' if taken else 'free'}"

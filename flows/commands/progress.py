@@ -1,0 +1,59 @@
+"""One line for each stage while it runs, with the seconds it took."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+
+STAGES = {
+    "ingest": "reading the source",
+    "validate": "holding rows against the contract",
+    "train": "fitting",
+    "evaluate": "scoring candidate and champion",
+    "deploy": "compiling, proving and trying",
+    "predict": "predicting",
+}
+
+
+class Progress:
+    """A spinner that follows Prefect's flows by their hooks."""
+
+    def __init__(self, console: Console) -> None:
+        """Show on `console`."""
+        self.console = console
+        self.status = console.status("starting")
+        self.started: dict[str, float] = {}
+
+    def __enter__(self) -> "Progress":
+        """Start spinning."""
+        self.status.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop spinning."""
+        self.status.stop()
+
+    def follow(self, flow: Any) -> None:
+        """Show the stages of `flow`: itself, or those of the pipeline."""
+        module = sys.modules[flow.fn.__module__]
+        inner = [getattr(module, name) for name in STAGES if hasattr(module, name)]
+        for one in [flow] if flow.name in STAGES else inner:
+            one.on_running(self._begin)
+            one.on_completion(self._end)
+            one.on_failure(self._fail)
+
+    def _begin(self, flow: Any, run: Any, state: Any) -> None:
+        self.started[flow.name] = time.perf_counter()
+        self.status.update(f"{flow.name}: {STAGES[flow.name]}")
+
+    def _end(self, flow: Any, run: Any, state: Any) -> None:
+        self._line("[green]✓[/]", flow.name)
+
+    def _fail(self, flow: Any, run: Any, state: Any) -> None:
+        self._line("[red]✗[/]", flow.name)
+
+    def _line(self, mark: str, name: str) -> None:
+        seconds = time.perf_counter() - self.started.get(name, time.perf_counter())
+        self.console.print(f"{mark} {name:<9}[dim]{STAGES[name]:<36}{seconds:6.1f} s[/]")

@@ -1,0 +1,91 @@
+"""Runs flows from the command line: the server beside them, progress, and a closing summary."""
+
+import fcntl
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flows.commands.console import console, open_project
+from flows.commands.progress import Progress
+from flows.errors import UserError
+from flows.server import prefect_server
+from flows.settings import Settings
+from flows.store.champion import read_champion
+
+WARM = {  # what a stage will import anyway, imported while the server starts
+    "train": ("sklearn.ensemble", "mlflow"),
+    "evaluate": ("sklearn.ensemble", "mlflow", "matplotlib.figure"),
+    "deploy": ("sklearn.ensemble", "mlflow", "skl2onnx", "onnxruntime"),
+    "pipeline": ("sklearn.ensemble", "mlflow", "matplotlib.figure", "skl2onnx", "onnxruntime"),
+}
+
+
+def run_stage(stage: str, **parameters: Any) -> Any:
+    """Run one flow and print what it returned.
+
+    Raises:
+        UserError: whatever the flow says went wrong.
+    """
+    settings = open_project()
+    result = _run(settings, stage, parameters)
+    console.print(f"[green]✓[/] {stage}: {result}")
+    return result
+
+
+def run_pipeline(breaking: bool) -> None:
+    """Run the five stages and print the closing summary, also where a gate refuses.
+
+    Raises:
+        UserError: a stage failed.
+    """
+    from flows.commands.summary import print_summary
+
+    settings = open_project()
+    before = read_champion(settings.store_path)
+    try:
+        _run(settings, "pipeline", {"breaking": breaking})
+    finally:
+        print_summary(settings, before)
+
+
+def run_predict(source: str, destination: Path) -> None:
+    """Predict the rows of a file and print how many."""
+    settings = open_project()
+    done = _run(settings, "predict", {"source": source, "destination": str(destination)})
+    console.print(f"[green]✓[/] {done['rows']:,} rows predicted by version {done['version']}: {destination}")
+    if done["refused"]:
+        console.print(f"  {done['refused']:,} rows break the contract: see their column `error`.")
+
+
+def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
+    with _only_one(settings), prefect_server(settings) as server, Progress(console) as progress:
+        flow = getattr(importlib.import_module(f"flows.{stage}"), stage)
+        for module in WARM.get(stage, ()):
+            importlib.import_module(module)
+        server.wait()
+        progress.follow(flow)
+        return flow(**parameters)
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    """Hold the project's lock: two commands that write would race for the champion.
+
+    Raises:
+        UserError: another command holds it.
+    """
+    path = settings.home / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"Another `ml` command is at work here (process {file.read()}): wait until it ends.") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

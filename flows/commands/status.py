@@ -1,0 +1,62 @@
+"""`ml status`: what serves, since when and from what, what is pending, and the history."""
+
+from rich.markup import escape
+from rich.table import Table
+
+from flows.commands.console import console, open_project
+from flows.settings import Settings
+from flows.store.bundles import open_bundle
+from flows.store.champion import Champion, read_champion
+from flows.store.files import read_json
+from flows.store.verdicts import Verdicts
+
+HISTORY_ROWS = 10
+
+
+def print_status() -> None:
+    """Print the state of the project, read from the store alone."""
+    settings = open_project()
+    champion = read_champion(settings.store_path)
+    if champion is None:
+        console.print(f"[bold]{escape(settings.project.name)}[/]: no model is in service yet. `ml run` trains and deploys one.")
+    else:
+        _print_champion(settings, champion)
+    _print_pending(settings, champion)
+    if champion is not None:
+        _print_history(champion)
+
+
+def _print_champion(settings: Settings, champion: Champion) -> None:
+    meta = open_bundle(settings.store_path, champion.bundle).meta
+    console.print(f"[bold]{escape(settings.project.name)}[/]: [bold green]version {champion.version}[/] serves since {champion.since}")
+    table = Table.grid(padding=(0, 2))
+    figures = ", ".join(f"{k} {v['value']:.4g} [{v['low']:.4g}, {v['high']:.4g}]" for k, v in list(meta["metrics"].items())[:3])
+    for label, value in (
+        ("bundle", champion.bundle),
+        ("source", meta.get("source", "")),
+        ("data", meta["data_digest"][:12]),
+        ("commit", meta["commit"]),
+        ("metrics", figures),
+    ):
+        table.add_row(f"  {label}", escape(str(value)))
+    console.print(table)
+
+
+def _print_pending(settings: Settings, champion: Champion | None) -> None:
+    candidate = (read_json(settings.store_path / "latest.json") or {}).get("train")
+    if candidate is None or (champion and champion.version == candidate):
+        return
+    verdict = Verdicts(settings.store_path).find(candidate)
+    if verdict is None:
+        console.print(f"Pending: version {candidate} is trained and not judged yet: `ml evaluate`.")
+    elif verdict.passed:
+        console.print(f"Version {candidate} passed its gates but does not serve: `ml deploy {candidate}`.")
+    else:
+        console.print(f"Version {candidate} was refused: {escape(verdict.refusal)}")
+
+
+def _print_history(champion: Champion) -> None:
+    table = Table("when", "who", "action", "from", "to", "why", title="history, newest first", title_justify="left")
+    for change in reversed(champion.history[-HISTORY_ROWS:]):
+        table.add_row(change.at, escape(change.who), change.action, change.before or "–", change.to, escape(change.why))
+    console.print(table)

@@ -1,0 +1,84 @@
+"""The closing summary of `ml run`."""
+
+import json
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from flows.commands.console import console
+from flows.settings import Settings
+from flows.store.bundles import open_bundle
+from flows.store.champion import Champion, read_champion
+from flows.store.files import read_json
+from flows.store.validations import Validation, Validations
+from flows.store.verdicts import Record, Verdicts
+
+CURL_ROWS = 1
+
+
+def print_summary(settings: Settings, before: Champion | None) -> None:
+    """Print rows, metrics, gates and a prediction, as far as the run came."""
+    latest: dict[str, str] = read_json(settings.store_path / "latest.json") or {}
+    champion = read_champion(settings.store_path)
+    validation = Validations(settings.store_path).find(latest.get("validate", ""))
+    verdict = Verdicts(settings.store_path).find(latest.get("train", ""))
+    if validation:
+        _print_rows(settings, validation)
+    if verdict:
+        _print_metrics(verdict)
+        _print_gates(verdict)
+    if champion is None:
+        return
+    if before is not None and before.bundle == champion.bundle and verdict and verdict.version == champion.version:
+        console.print(f"\nNothing changed: version {champion.version} was trained from this data, code and settings, and serves.")
+    elif before is None or before.bundle != champion.bundle:
+        console.print(f"\n[bold green]Version {champion.version} serves[/]" + (f" in place of version {before.version}." if before else "."))
+    _print_prediction(settings, champion)
+
+
+def _print_rows(settings: Settings, validation: Validation) -> None:
+    kept = validation.rows - validation.bad
+    console.print(f"\n[bold]Rows[/]  {kept:,} kept, {validation.bad:,} quarantined ({validation.bad_share:.2%})")
+    for reason, count in list(validation.reasons.items())[:5]:
+        console.print(f"      {count:>7,}  {escape(reason)}")
+    if validation.bad:
+        console.print(f"      {Validations(settings.store_path).rows_path(validation.id).relative_to(settings.root)}")
+
+
+def _print_metrics(verdict: Record) -> None:
+    table = Table("metric", "candidate", "95% interval", title=f"version {verdict.version} on {verdict.rows:,} held-out rows", title_justify="left")
+    if verdict.champion_metrics:
+        table.add_column("champion", justify="right")
+    for name, figure in verdict.metrics.items():
+        row = [name, f"{figure['value']:.4f}", f"{figure['low']:.4f} – {figure['high']:.4f}"]
+        if verdict.champion_metrics:
+            row.append(f"{verdict.champion_metrics[name]['value']:.4f}" if name in verdict.champion_metrics else "")
+        table.add_row(*row)
+    console.print(table)
+    for note in verdict.notes:
+        console.print(f"  {escape(note)}")
+
+
+def _print_gates(verdict: Record) -> None:
+    table = Table("gate", "figure", "limit", "", title="gates", title_justify="left")
+    for gate in verdict.gates:
+        mark = "[green]passed[/]" if gate["passed"] else "[bold red]refused[/]"
+        table.add_row(escape(gate["name"]), _figure(gate["figure"]), _figure(gate["limit"]), mark)
+    console.print(table)
+
+
+def _print_prediction(settings: Settings, champion: Champion) -> None:
+    meta = open_bundle(settings.store_path, champion.bundle).meta
+    body: dict[str, Any] = {"rows": meta["example"]["rows"][:CURL_ROWS]}
+    text = json.dumps(body, ensure_ascii=False).replace("'", "'\\''")
+    answer = json.dumps(meta["expected"][:CURL_ROWS], ensure_ascii=False)
+    address = f"http://{settings.service.host}:{settings.service.port}/predict"
+    console.print("\n[bold]The service answered[/] in its smoke test:", escape(answer), soft_wrap=True)
+    console.print("Ask it yourself: `uv run ml serve`, and in another terminal")
+    console.print(f"curl -s {address} -H 'Content-Type: application/json' -d '{text}'", soft_wrap=True, markup=False)
+    console.print("\nNext: `uv run ml status`, or `uv run ml init YOUR.csv --target COLUMN` for your own data.")
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

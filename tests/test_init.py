@@ -1,0 +1,337 @@
+"""`ml init` drafts a contract that its own data keeps, says its doubts, and never overwrites an edit."""
+
+import importlib.util
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from flows.contract import describe
+from flows.contract.checking import check_rows
+from flows.errors import UserError
+from flows.init import initialize, print_report
+from flows.init.initialize import read_table
+from flows.sources import open_source
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+CONFIG = """# Ours.
+[project]
+name = "churn"  # the name
+
+[data]
+source = "sample://"  # rows
+max_bad_share = 0.2
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "schema.py").write_text("# the sample's\n", encoding="utf-8")
+    (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
+    return tmp_path
+
+
+def _frame(**columns):
+    rng = np.random.default_rng(0)
+    base = {"x": rng.normal(size=200).round(3), "y": rng.choice(["no", "yes"], 200)}
+    return pd.DataFrame(columns | {name: values for name, values in base.items() if name not in columns})
+
+
+def _init(project, frame, target="y", **options):
+    frame.to_csv(project / "t.csv", index=False)
+    return initialize(project, "t.csv", target, **options)
+
+
+def _fail_on(name, write):
+    def write_or_fail(path, content):
+        if path.name == name:
+            raise OSError("the disk is full")
+        return write(path, content)
+
+    return write_or_fail
+
+
+def _field(report, name):
+    return next(field for field in report.fields if field.name == name)
+
+
+def _load(path):
+    spec = importlib.util.spec_from_file_location(f"drafted_{abs(hash(path))}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module.Schema
+
+
+def _check_own_source(project, report):
+    """Return the reasons for which the drafted contract refuses rows of the data that it was drafted from."""
+    schema = _load(project / "model" / "schema.py")
+    contract = describe(schema, report.target, report.problem)
+    source = open_source(report.source, {c.name: c.kind for c in contract.columns}, project)
+    table, _ = read_table(source, report.target)
+    return check_rows(table, contract.columns, schema.to_schema()).reasons
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "problem", "ignored", "doubted"),
+    [
+        ("telco_churn", "Churn", "binary", [], ["TotalCharges"]),
+        ("diamonds", "price", "regression", [], []),
+        ("mpg", "origin", "multiclass", ["name"], ["name"]),
+        ("mpg", "mpg", "regression", ["name"], ["name"]),
+    ],
+)
+def test_draft_of_real_table_is_kept_by_all_its_rows(project, name, target, problem, ignored, doubted):
+    path = DATA / f"{name}.csv"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    report = initialize(project, str(path), target)
+    assert (report.problem, report.of_role("ignored")) == (problem, ignored)
+    assert [doubt.split('"')[1] for doubt in report.doubts] == doubted
+    assert _check_own_source(project, report).empty
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("breast_cancer", "binary"),
+        ("wine", "multiclass"),
+        ("diabetes", "regression"),
+    ],
+)
+def test_draft_of_scikit_learn_table_is_kept_by_all_its_rows(project, name, problem):
+    from sklearn import datasets
+
+    report = _init(project, getattr(datasets, f"load_{name}")(as_frame=True).frame, "target")
+    assert report.problem == problem
+    assert not any("almost perfectly" in doubt for doubt in report.doubts)
+    assert _check_own_source(project, report).empty
+
+
+def test_draft_of_awkward_columns_is_kept_by_all_its_rows(project):
+    n = 200
+    report = _init(
+        project,
+        _frame(
+            **{
+                "가격 (원)": np.arange(n) * 10_000,
+                "class": ["a", "b"] * 100,
+                "zip": [f"{i % 50:05}" for i in range(n)],
+                "month": ["2024-01", "2024-12"] * 100,
+                "day": ["2024/01/31", ""] * 100,
+                "flag": ["True", ""] * 100,
+                "count": pd.array([1, None] * 100, "Int64"),
+                "amount": ["1.5", " "] * 100,
+                "gap": ["u", "  "] * 100,
+                "customerID": [f"{i:04}-X" for i in range(n)],
+                "created_at": ["2024-01-31 10:00:00"] * 99 + ["2024-02-01"] * 101,
+            }
+        ),
+    )
+    kinds = {field.name: (field.kind, field.role, field.nullable) for field in report.fields}
+    assert kinds == {
+        "가격 (원)": ("integer", "feature", False),
+        "class": ("text", "feature", False),
+        "zip": ("text", "feature", False),
+        "month": ("date", "feature", False),
+        "day": ("date", "feature", True),
+        "flag": ("boolean", "feature", True),
+        "count": ("integer", "feature", True),
+        "amount": ("number", "feature", True),
+        "gap": ("text", "feature", True),
+        "customerID": ("text", "id", False),
+        "created_at": ("date", "time", False),
+        "x": ("number", "feature", False),
+        "y": ("text", "target", False),
+    }
+    assert _check_own_source(project, report).empty
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda frame, path: frame.to_parquet(path),
+        lambda frame, path: frame.to_json(path, orient="records", lines=True),
+        lambda frame, path: frame.to_csv(path, sep=";", index=False, compression="gzip"),
+    ],
+)
+def test_format_of_the_file_does_not_change_the_draft(project, write):
+    frame = _frame(day=pd.Series(["2024-01-01", None] * 100), k=[0, 1] * 100, code=["007", "010"] * 100)
+    expected = _init(project, frame).fields
+    write(frame, project / "other")
+    assert initialize(project, "other", "y", force=True).fields == expected
+
+
+def test_ranges_never_repeat_the_samples_extremes(project):
+    report = _init(project, _frame(age=np.arange(200) % 60 + 18, balance=np.arange(-100, 100)))
+    assert (_field(report, "age").minimum, _field(report, "balance").minimum) == (0, None)
+    assert "77" not in (project / "model" / "schema.py").read_text(encoding="utf-8")
+
+
+def test_set_is_closed_only_when_each_value_was_seen_often(project):
+    report = _init(project, _frame(often=["a", "b"] * 100, seldom=["a"] * 195 + ["b"] * 5))
+    assert _field(report, "often").categories == ("a", "b")
+    assert _field(report, "seldom").categories is None
+    assert 'Open to new values: "b" was seen only 5 times.' in _field(report, "seldom").comments
+
+
+def test_constant_near_unique_and_second_id_are_ignored_and_named(project):
+    report = _init(
+        project,
+        _frame(
+            same=["k"] * 200,
+            note=[f"text number {i} of many" for i in range(200)],
+            id=range(200),
+            ref=range(1000, 1200),
+        ),
+    )
+    assert (report.of_role("id"), report.of_role("ignored")) == (["id"], ["same", "note", "ref"])
+    assert [doubt.split('"')[1] for doubt in report.doubts] == ["same", "note", "ref"]
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        lambda y: (y == "yes") * 1.5,
+        lambda y: y.map({"no": "A", "yes": "B"}),
+        lambda y: (y == "yes").map({True: 3.0, False: None}),
+    ],
+)
+def test_column_that_gives_the_target_away_is_named_and_kept(project, leak):
+    frame = _frame()
+    report = _init(project, frame.assign(leak=leak(frame["y"])))
+    assert [doubt for doubt in report.doubts if doubt.startswith('"leak" alone predicts')]
+    assert _field(report, "leak").role == "feature"
+
+
+def test_copy_of_a_number_is_named_as_leak(project):
+    amount = np.random.default_rng(1).lognormal(3, 1, 2000)
+    report = _init(project, pd.DataFrame({"copy": amount * 3, "x": amount % 1, "amount": amount}), "amount")
+    assert [doubt.split('"')[1] for doubt in report.doubts] == ["copy"]
+
+
+def test_few_unreadable_numbers_keep_the_column_a_number_and_are_counted(project):
+    report = _init(project, _frame(price=["1.5", "2.25"] * 99 + ["oops", "?"]))
+    assert _field(report, "price").kind == "number"
+    assert "2 others cannot be read" in report.doubts[0]
+    assert len(_check_own_source(project, report)) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (["a", "b"], "binary"),
+        ([0, 1], "binary"),
+        ([True, False], "binary"),
+        (["a", "b", "c"], "multiclass"),
+        ([1, 2, 3, 4], "multiclass"),
+        ([1.0, 2.0, 3.0, 4.0], "multiclass"),
+        ([0.5, 1.5, 2.5, 9.0], "regression"),
+        (list(range(100)), "regression"),
+        ([10_000 * i for i in range(20)], "regression"),
+    ],
+)
+def test_problem_is_inferred_from_the_targets_values(project, values, problem):
+    assert _init(project, _frame(y=(values * 200)[:200])).problem == problem
+
+
+def test_guessed_problem_says_that_it_is_a_guess_and_can_be_told(project):
+    frame = _frame(y=[1, 2, 3, 4] * 50)
+    assert "--problem regression" in _init(project, frame).doubts[0]
+    assert _init(project, frame, problem="regression", force=True).problem == "regression"
+
+
+@pytest.mark.parametrize(
+    ("columns", "target", "options", "said"),
+    [
+        ({}, "yy", {}, 'Did you mean "y"?'),
+        ({"y": ["a"] * 200}, "y", {}, "'a' in every row"),
+        ({"y": [None] * 200}, "y", {}, '"y" has no value'),
+        ({"z": [None] * 200}, "y", {}, '"z" has no value'),
+        ({"y": range(200)}, "y", {}, "as an id has"),
+        ({"y": [f"u{i}" for i in range(200)]}, "y", {}, "as an id has"),
+        ({"y": ["2024-01-01", "2024-01-02"] * 100}, "y", {}, "is a date"),
+        ({}, "y", {"problem": "binry"}, "binary"),
+        ({}, "y", {"problem": "regression"}, "needs numbers"),
+        ({}, "y", {"problem": "multiclass"}, "--problem binary"),
+        ({"y": [1, 2, 3, 4] * 50}, "y", {"problem": "binary"}, "--problem multiclass"),
+        ({"y": [i / 2 for i in range(200)]}, "y", {"problem": "multiclass"}, "fractions"),
+        (
+            {"y": [i // 2 * 7 for i in range(202)][:200] * 2, "x": range(400)},
+            "y",
+            {"problem": "binary"},
+            "binary needs two",
+        ),
+        ({"x": ["same"] * 200}, "y", {}, "no column is left"),
+    ],
+)
+def test_target_that_cannot_be_learned_is_refused_and_nothing_is_changed(
+    project, columns, target, options, said
+):
+    with pytest.raises(UserError) as caught:
+        _init(project, _frame(**columns), target, **options)
+    sentence = str(caught.value)
+    assert said in sentence and "\n" not in sentence
+    assert (project / "config.toml").read_text(encoding="utf-8") == CONFIG
+    assert (project / "model" / "schema.py").read_text(encoding="utf-8") == "# the sample's\n"
+
+
+def test_missing_targets_are_counted_and_not_allowed(project):
+    report = _init(project, _frame(y=["a", "b", None, "a"] * 50))
+    assert not _field(report, "y").nullable
+    assert "missing in 50 rows (25.0%)" in report.doubts[0]
+
+
+def test_config_keeps_its_comments_and_other_keys(project):
+    _init(project, _frame())
+    text = (project / "config.toml").read_text(encoding="utf-8")
+    assert text == CONFIG.replace("sample://", "t.csv") + 'target = "y"\nproblem = "binary"\n'
+
+
+def test_config_comment_above_the_next_section_stays_there(project):
+    (project / "config.toml").write_text(
+        '[data]\nsource = "sample://"\n\n# Ours.\n[split]\nseed = 1\n', encoding="utf-8"
+    )
+    _init(project, _frame())
+    text = (project / "config.toml").read_text(encoding="utf-8")
+    assert text.endswith('target = "y"\nproblem = "binary"\n\n# Ours.\n[split]\nseed = 1\n')
+
+
+def test_nothing_is_changed_when_one_of_the_files_cannot_be_written(project, monkeypatch):
+    monkeypatch.setattr(Path, "write_bytes", _fail_on("config.toml", Path.write_bytes))
+    with pytest.raises(OSError, match="full"):
+        _init(project, _frame())
+    monkeypatch.undo()
+    assert (project / "model" / "schema.py").read_text(encoding="utf-8") == "# the sample's\n"
+    assert sorted(p.name for p in project.iterdir()) == ["config.toml", "model", "t.csv"]
+
+
+def test_second_init_changes_nothing_and_says_so(project):
+    _init(project, _frame())
+    report = _init(project, _frame())
+    assert (report.status, report.diff) == ("unchanged", "")
+
+
+def test_owners_edit_is_shown_as_diff_and_overwritten_only_with_force(project):
+    _init(project, _frame())
+    schema = project / "model" / "schema.py"
+    edited = schema.read_text(encoding="utf-8").replace("x: float", "x: float  # mine\n    more: float")
+    schema.write_text(edited, encoding="utf-8")
+    report = _init(project, _frame())
+    assert report.status == "differs" and "-    more: float = pa.Field()" in report.diff.splitlines()
+    assert schema.read_text(encoding="utf-8") == edited
+    assert _init(project, _frame(), force=True).status == "written"
+    assert schema.read_text(encoding="utf-8") != edited
+
+
+def test_report_is_printed_in_plain_sentences(project):
+    report = _init(project, _frame(**{"[red]odd": ["a", "b"] * 100, "same": [1] * 200}))
+    console = Console(file=io.StringIO(), width=200)
+    print_report(report, console)
+    said = console.file.getvalue()
+    assert all(part in said for part in ("[red]odd", '"same" is constant', "binary", "Next: ml run"))

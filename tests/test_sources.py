@@ -1,0 +1,208 @@
+"""Sources yield the whole table in one schema, and refuse what is no table in one sentence."""
+
+import bz2
+import codecs
+import gzip
+import json
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows.errors import UserError
+from flows.sources import delimited, open_source, read_through
+
+ROWS = [{"a": "1", "b": "x, y"}, {"a": "2", "b": None}]
+
+
+def _write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def _table(root, name, columns=None):
+    source = open_source(name, columns, root)
+    return read_through(source, lambda batches: pa.Table.from_batches(list(batches)))
+
+
+def _refusal(root, name, columns=None):
+    with pytest.raises(UserError) as caught:
+        _table(root, name, columns)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and sentence.endswith((".", "?"))
+    return sentence
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", "^"])
+def test_any_delimiter_is_found(tmp_path, delimiter):
+    _write(tmp_path / "t.csv", f'a{delimiter}b\n1{delimiter}"x, y"\n2{delimiter}\n')
+    assert _table(tmp_path, "t.csv").to_pylist() == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("t.csv.gz", gzip.compress),
+        ("t.csv.bz2", bz2.compress),
+        ("t.csv", bytes),
+        ("t.csv.zst", lambda text: pa.compress(text, "zstd", asbytes=True)),
+        ("misnamed", gzip.compress),
+        ("bom.csv", lambda text: codecs.BOM_UTF8 + text),
+        ("crlf.csv", lambda text: text.replace(b"\n", b"\r\n")),
+    ],
+)
+def test_compression_byte_order_mark_and_line_ends_make_no_difference(tmp_path, name, pack):
+    _write(tmp_path / name, pack(b'a,b\n1,"x, y"\n2,\n'))
+    assert _table(tmp_path, name).to_pylist() == ROWS
+
+
+def test_kinds_decide_how_columns_are_read(tmp_path):
+    _write(tmp_path / "t.csv", "n,i,t,b,d,new\n1.5,2,007,true,2024-01-31,3\n,,,,2024-02,\n")
+    kinds = {"n": "number", "i": "integer", "t": "text", "b": "boolean", "d": "date"}
+    table = _table(tmp_path, "t.csv", kinds)
+    assert table.schema.types == [
+        pa.float64(),
+        pa.int64(),
+        pa.string(),
+        pa.bool_(),
+        pa.timestamp("us"),
+        pa.string(),
+    ]
+    assert table.column("t").to_pylist() == ["007", None]
+
+
+@pytest.mark.parametrize("text", ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A", '""'])
+def test_null_values_are_missing_in_texts_and_numbers(tmp_path, text):
+    _write(tmp_path / "t.csv", f"t,n\nx,1\n{text},{text}\n")
+    assert _table(tmp_path, "t.csv", {"t": "text", "n": "number"}).to_pylist()[1] == {"t": None, "n": None}
+
+
+def test_value_that_is_no_number_makes_its_whole_column_text(tmp_path):
+    _write(tmp_path / "t.csv", "a,b\n01,1\noops,2\n")
+    table = _table(tmp_path, "t.csv", {"a": "number", "b": "number"})
+    assert table.to_pylist() == [{"a": "01", "b": 1.0}, {"a": "oops", "b": 2.0}]
+
+
+@pytest.mark.parametrize("held", [0, 64 << 20])
+def test_late_surprises_retype_all_columns_at_once_and_keep_one_schema(tmp_path, monkeypatch, held):
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(delimited, "HELD_BYTES", held)
+    rows = ["1,1,1,2024-01-01"] * 2000 + ["x,1.0,2,soon"]
+    _write(tmp_path / "t.csv", "a,b,c,d\n" + "\n".join(rows) + "\n")
+    kinds = {"a": "number", "b": "integer", "c": "integer", "d": "date"}
+    calls = []
+
+    def consume(batches):
+        calls.append(1)
+        return pa.Table.from_batches(list(batches))  # refuses batches of different schemas
+
+    table = read_through(open_source("t.csv", kinds, tmp_path), consume)
+    assert table.schema.types == [pa.string(), pa.float64(), pa.int64(), pa.string()]
+    assert table.num_rows == 2001
+    assert len(calls) == (2 if held == 0 else 1)
+
+
+def test_integers_that_a_float_would_round_stay_exact_as_text(tmp_path):
+    _write(tmp_path / "t.csv", "a,b\n9007199254740993,1\n0.5,2\n")
+    assert _table(tmp_path, "t.csv", {"a": "integer"}).column("a").to_pylist() == ["9007199254740993", "0.5"]
+
+
+def test_quoted_line_breaks_belong_to_the_value(tmp_path):
+    _write(tmp_path / "t.csv", 'a,b\n1,"x\ny"\n')
+    assert _table(tmp_path, "t.csv").to_pylist() == [{"a": "1", "b": "x\ny"}]
+
+
+def test_parquet_types_become_plain_ones(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "i": pd.array([1, None], "Int8"),
+            "c": pd.Categorical(["x", None]),
+            "f": pd.Series([1.5, None], dtype="float32"),
+            "z": pd.to_datetime(["2024-01-01T09:00+09:00", None], utc=True),
+            "b": [True, False],
+            "code": [7, 8],
+        }
+    )
+    frame.to_parquet(tmp_path / "t.parquet")
+    table = _table(tmp_path, "t.parquet", {"code": "text"})
+    types = [pa.int64(), pa.string(), pa.float64(), pa.timestamp("us"), pa.bool_(), pa.string()]
+    assert table.schema.types == types
+    assert table.column("z").to_pylist()[0] == pd.Timestamp("2024-01-01")
+
+
+def test_json_lines_take_the_widest_type_of_each_key(tmp_path):
+    rows = [{"n": 1, "t": "007", "m": 1}, {"n": 2.5, "late": True}, {"n": None, "m": "x"}]
+    _write(tmp_path / "t.jsonl.gz", gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    table = _table(tmp_path, "t.jsonl.gz")
+    assert table.schema.types == [pa.float64(), pa.string(), pa.string(), pa.bool_()]
+    assert table.column("m").to_pylist() == ["1", None, "x"]
+    assert table.column("late").to_pylist() == [None, True, None]
+
+
+def test_fingerprint_follows_bytes_and_kinds(tmp_path):
+    _write(tmp_path / "t.csv", "a,b\n1,2\n")
+    first = open_source("t.csv", {"a": "number"}, tmp_path).fingerprint()
+    assert open_source(str(tmp_path / "t.csv"), {"a": "number"}, tmp_path).fingerprint() == first
+    assert open_source("t.csv", {"a": "text"}, tmp_path).fingerprint() != first
+    _write(tmp_path / "t.csv", "a,b\n1,3\n")
+    assert open_source("t.csv", {"a": "number"}, tmp_path).fingerprint() != first
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"a,b\n", "header but no rows"),
+        (codecs.BOM_UTF8, "is empty"),
+        (b"one line of prose\n", "is no table"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"\x89PNG\r\n\x1a\n\x00", "PNG"),
+        (b"PK\x03\x04rest", "Excel"),
+        (b"a,b\n\x00\x01,2\n", "binary"),
+        (b"a,b,a\n1,2,3\n", '2 columns named "a"'),
+        (b",b\n1,2\n", "Column 1"),
+        (b"a,b\n1,2\n1,2,3\n", "Line 3"),
+        ("a,b\n1,café\n".encode("cp1252"), "line 2 holds the byte 0xE9"),
+        ("이름,나이\n김,1\n".encode("cp949"), "CP949"),
+        ("a,b\n1,2\n".encode("utf-16"), "UTF-16"),
+        (gzip.compress(b"a,b\n" + b"1,2\n" * 99)[:-9], "cut short"),
+        (b"PAR1 and no more", "Parquet"),
+        (b'{"a": 1}\n{"a":\n', "Line 2"),
+        (b'[{"a": 1}]', "Line 1"),
+        (b'{"a": [1]}', "a list"),
+        (b'{"a": 1, "a": 2}', '2 columns named "a"'),
+        (b"{}\n", "no rows"),
+    ],
+)
+def test_what_is_no_table_is_refused_in_one_sentence(tmp_path, content, said):
+    _write(tmp_path / "bad", content)
+    assert said in _refusal(tmp_path, "bad")
+
+
+def test_wrong_encoding_far_into_a_file_names_line_and_byte(tmp_path):
+    _write(tmp_path / "t.csv", b"a,b\n" + b"1,x\n" * 400_000 + "1,한국\n".encode("cp949"))
+    sentence = _refusal(tmp_path, "t.csv")
+    assert "line 400002" in sentence and "offset 1,600,006" in sentence and "CP949" in sentence
+
+
+def test_parquet_cut_short_is_refused(tmp_path):
+    pq.write_table(pa.table({"a": list(range(1000))}), tmp_path / "t.parquet")
+    _write(tmp_path / "t.parquet", (tmp_path / "t.parquet").read_bytes()[:500])
+    assert "no whole Parquet file" in _refusal(tmp_path, "t.parquet")
+
+
+def test_nested_parquet_column_is_named(tmp_path):
+    pq.write_table(pa.table({"tags": [["x"]], "a": [1]}), tmp_path / "t.parquet")
+    assert '"tags"' in _refusal(tmp_path, "t.parquet")
+
+
+def test_missing_file_names_the_nearest_and_folder_is_refused(tmp_path):
+    _write(tmp_path / "customers.csv", "a,b\n1,2\n")
+    assert 'Did you mean "customers.csv"?' in _refusal(tmp_path, "costumers.csv")
+    assert "is a folder" in _refusal(tmp_path, ".")
+
+
+def test_unknown_scheme_names_the_known(tmp_path):
+    assert "sample://" in _refusal(tmp_path, "ftp://host/t.csv")
