@@ -176,7 +176,7 @@ def print_table(figures: Figures, ratios: dict[str, Any]) -> None:
             f"{entry['failed']:8d}{entry['seconds_to_ready']:7.1f} s"
         )
     print(
-        f"\nAt 16 clients the service answers {ratios['times_better_fastapi']} times what the better FastAPI does"
+        f"\nAt 16 clients the service answers {ratios['times_better_fastapi']} times the better FastAPI's"
         f" (goal {TIMES_FASTAPI:g}), {ratios['share_of_empty']:.0%} of the empty endpoint's"
         f" (goal {SHARE_OF_EMPTY:.0%}),\n{ratios['times_mlflow']} times mlflow's; {ratios['failed']} failed."
         f" Goal {'met' if ratios['met'] else 'NOT met'}."

@@ -4,7 +4,7 @@ import base64
 import re
 from typing import Any
 
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact, create_table_artifact
 
 TABLE_ROWS = 100  # the UI is for looking; the whole stands in the store
 
@@ -23,6 +23,11 @@ def publish_image(key: str, png: bytes, description: str) -> None:
     """Show a picture under `key`; it travels within the artifact, so no file server is needed."""
     address = "data:image/png;base64," + base64.b64encode(png).decode()
     create_image_artifact(image_url=address, key=_key(key), description=description)
+
+
+def publish_link(key: str, address: str, text: str) -> None:
+    """Show a link under `key`."""
+    create_link_artifact(link=address, link_text=text, key=_key(key))
 
 
 def _key(words: str) -> str:

@@ -74,7 +74,7 @@ def _compile(settings: Settings, candidate: Candidate, holdout: pd.DataFrame) ->
 
 
 def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
-    verdict = Verdicts(settings.store_path).find(candidate.version)
+    record = Verdicts(settings.store_path).find(candidate.version)
     return {
         "format": 1,
         "name": settings.project.name,
@@ -88,7 +88,7 @@ def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
         "commit": candidate.tags["git_commit"],
         "run_id": candidate.run_id,
         "holdout": candidate.holdout.model_dump(mode="json"),
-        "metrics": verdict.metrics if verdict else {},
+        "metrics": record.verdict.model_dump()["scores"]["candidate"] if record else {},
         "settings": settings.service.model_dump(include={"max_rows", "max_body_bytes"}),
     }
 

@@ -1,7 +1,7 @@
 """How good predictions are, with intervals by the bootstrap.
 
-Classification takes y as indices into the contract's classes and probabilities [N, K]; in binary problems index 1 is
-the positive class. Regression takes y and predicted values, both [N], in the target's unit.
+Classification takes y as indices into the contract's classes and probabilities [N, K]; in binary problems
+index 1 is the positive class. Regression takes y and predicted values, both [N], in the target's unit.
 
 How intervals are found, and when they are unknown, stands in `flows.resampling`.
 """
@@ -17,16 +17,8 @@ from flows.errors import UserError, nearest
 from flows.resampling import Interval, estimate, sample_rows, score_all
 from flows.weighted import Scorer, prepare_scorers
 
-__all__ = [
-    "METRICS",
-    "Interval",
-    "Metric",
-    "bootstrap",
-    "choose_metric",
-    "paired_difference",
-    "predict_dummy",
-]
-__all__ += ["sample_rows", "score_metrics"]
+__all__ = ["METRICS", "Interval", "Metric", "bootstrap", "choose_metric", "paired_difference", "sample_rows"]
+__all__ += ["score_metrics"]
 
 Array = NDArray[Any]
 MANY_CLASSES = 10  # above it one-against-the-rest areas get no interval by default: one pass per class
@@ -96,17 +88,6 @@ def score_metrics(problem: str, y: Array, prediction: Array) -> dict[str, float]
     return score_all(_prepare(problem, y, prediction), len(y))
 
 
-def predict_dummy(problem: str, y_train: Array, rows: int, classes: int = 0) -> Array:
-    """Return what a model that ignores every feature predicts for `rows` rows.
-
-    That is the training rows' mean in regression, else each class's share of them ([rows, classes]).
-    """
-    if problem == "regression":
-        return np.full(rows, float(np.mean(y_train)))
-    shares = np.bincount(np.asarray(y_train, np.int64), minlength=classes) / len(y_train)
-    return np.tile(shares, (rows, 1))
-
-
 def bootstrap(
     problem: str,
     y: Array,
@@ -149,9 +130,9 @@ def paired_difference(
     resamples: int = 200,
     seed: int = 0,
 ) -> Interval | None:
-    """Return by how much `candidate` is better than `other` on the same rows; above 0 is better, whatever the metric.
+    """Return by how much `candidate` is better than `other`; above 0 is better, whatever the metric.
 
-    Each resample scores both on the same drawn rows. None where the metric is undefined on these rows.
+    Each resample scores both on the same rows. None where the metric is undefined on the rows.
     """
     sign = 1.0 if METRICS[problem][metric].greater_is_better else -1.0
 

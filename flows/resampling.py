@@ -2,10 +2,10 @@
 
 They are percentile intervals over resamples of the holdout's rows (Efron, 1979), seeded. Three rules:
 
-- Above `SAMPLE_ROWS` rows, resamples are drawn from a seeded sample of that many rows, and the interval is moved to
-  the figure of all rows: its width is that of 50,000 rows, a little wide, never narrow.
-- A resample that leaves a figure undefined (one class only) is left out; with fewer than half of the resamples left
-  the interval is unknown.
+- Above `SAMPLE_ROWS` rows, resamples are drawn from a seeded sample of that many rows, and the interval is
+  moved to the figure of all rows: its width is that of 50,000 rows, a little wide, never narrow.
+- A resample that leaves a figure undefined (one class only) is left out; with fewer than half of the
+  resamples left the interval is unknown.
 - With fewer than `LEAST_ROWS` rows it is unknown too.
 """
 

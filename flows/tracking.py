@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+    from flows.gates import Verdict
+
 KEY_TAG = "train_key"
+EMBEDDED_UI = "http://127.0.0.1:5000"
 CHALLENGER, CHAMPION = "challenger", "champion"
 TRUSTED = (  # scikit-learn's own classes that skops does not list
     "sklearn.compose._column_transformer.make_column_selector",
@@ -95,6 +99,27 @@ class Registry:
 
         with mlflow.start_run(experiment_id=self.experiment_id(), run_name=name, tags=tags) as run:
             yield run.info.run_id
+
+    def log_verdict(self, run_id: str, verdict: "Verdict", plots: dict[str, bytes]) -> None:
+        """Add a candidate's figures, its gates and the plots to its run."""
+        import mlflow
+
+        metrics: dict[str, float] = {}
+        for name, figure in verdict.scores["candidate"].items():
+            said = {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+            metrics |= {key: value for key, value in said.items() if value is not None}
+        mlflow.log_metrics(metrics, run_id=run_id)
+        mlflow.log_dict(verdict.model_dump(mode="json"), "verdict.json", run_id=run_id)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, png in plots.items():
+                (Path(folder) / f"{name}.png").write_bytes(png)
+            self.client.log_artifacts(run_id, folder, "plots")
+
+    def run_address(self, run_id: str) -> str:
+        """Return where the MLflow UI shows a run; the embedded one is meant to be shown on MLflow's own port."""
+        uri = os.environ["MLFLOW_TRACKING_URI"]
+        host = uri.rstrip("/") if uri.startswith("http") else EMBEDDED_UI
+        return f"{host}/#/experiments/{self.experiment_id()}/runs/{run_id}"
 
     def log_model(self, model: Any, example: "pd.DataFrame", requirements: list[str]) -> tuple[str, str | None]:
         """Log a fitted pipeline to the open run; return its URI and id.

@@ -1,7 +1,7 @@
-"""Metrics of rows that count more than once: what is sorted or looked up is so once, then any weights are quick.
+"""Metrics of rows that count more than once: rows are sorted or looked up once, then any weights are quick.
 
-A resample of the bootstrap is a vector of weights (how often each row was drawn), so 200 resamples cost 200 passes
-over prepared arrays instead of 200 sorts. A metric that the weighted rows leave undefined is NaN.
+A resample of the bootstrap is a vector of weights (how often each row was drawn), so 200 resamples cost 200
+passes over prepared arrays instead of 200 sorts. A metric that the weighted rows leave undefined is NaN.
 """
 
 from collections.abc import Callable
@@ -125,7 +125,8 @@ class Ranking:
         true, false = self.count(weights)
         if true[-1] == 0 or false[-1] == 0:
             return NAN
-        return float(np.trapezoid(np.append(0, true), np.append(0, false)) / (true[-1] * false[-1]))
+        beaten = np.diff(false, prepend=0) @ (true - np.diff(true, prepend=0) / 2)  # a tie counts half
+        return float(beaten / (true[-1] * false[-1]))
 
     def average_precision(self, weights: Floats) -> float:
         """Return the area under the precision-recall curve, by steps; NaN without a positive row."""

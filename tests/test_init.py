@@ -209,6 +209,21 @@ def test_column_that_gives_the_target_away_is_named_and_kept(project, leak):
     assert _field(report, "leak").role == "feature"
 
 
+def test_dates_are_read_only_where_day_and_month_can_be_told_apart(project):
+    days = pd.Series(pd.date_range("2020-01-01", periods=200))
+    forms = {
+        "day_first": "%d/%m/%Y",
+        "month_first": "%m/%d/%Y",
+        "named": "%b %d, %Y",
+        "zoned": "%Y-%m-%dT%H:%M:%SZ",
+    }
+    report = _init(project, _frame(**{name: days.dt.strftime(form) for name, form in forms.items()}))
+    assert [_field(report, name).kind for name in forms] == ["text", "date", "date", "date"]
+    assert _field(report, "day_first").role == "ignored"
+    assert any("write them as 2024-01-31" in doubt for doubt in report.doubts)
+    assert _check_own_source(project, report).empty
+
+
 def test_copy_of_a_number_is_named_as_leak(project):
     amount = np.random.default_rng(1).lognormal(3, 1, 2000)
     report = _init(project, pd.DataFrame({"copy": amount * 3, "x": amount % 1, "amount": amount}), "amount")
@@ -290,7 +305,8 @@ def test_missing_targets_are_counted_and_not_allowed(project):
 def test_config_keeps_its_comments_and_other_keys(project):
     _init(project, _frame())
     text = (project / "config.toml").read_text(encoding="utf-8")
-    assert text == CONFIG.replace("sample://", "t.csv") + 'target = "y"\nproblem = "binary"\n'
+    added = 'target = "y"\nproblem = "binary"\nmax_bad'
+    assert text == CONFIG.replace("sample://", "t.csv").replace("max_bad", added)
 
 
 def test_config_comment_above_the_next_section_stays_there(project):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skops.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from service_support import (
@@ -24,8 +25,8 @@ from service_support import (
     write_bundle,
 )
 
-# BentoML imports pathspec in an old way.
-pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+# BentoML uses pathspec and pydantic in ways that these call old.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 PROBLEMS = ("binary", "multiclass", "regression")
 
 
@@ -144,6 +145,7 @@ def test_openapi_shows_the_types_of_the_bundle(client: TestClient) -> None:
         ("지역", None),
         ("지역", ""),
         ("a.b/c?", 1.5),
+        ("a.b/c?", 1_000_000_000.5),
         ("a.b/c?", "1"),
         ("a.b/c?", "abc"),
         ("a.b/c?", True),
@@ -220,6 +222,40 @@ def test_dates_are_read_in_utc(client: TestClient, moment: str) -> None:
     assert (
         client.post("/predict", json={"rows": [ROW | {"가입일": moment}]}).json()["predictions"] == expected
     )
+
+
+def test_closed_sets_of_numbers_are_closed() -> None:
+    from pydantic import ValidationError
+    from service.contract import compile_request, read_contract
+
+    encoding = {"tensor": "float32", "offset": 0.0, "scale": 1.0}
+    column = {"name": "n", "kind": "integer", "role": "feature", "nullable": True, "categories": [1, 2]}
+    document = {
+        "problem": "regression",
+        "target": "y",
+        "columns": [column | {"input": "c0", "encoding": encoding}],
+    }
+    request = compile_request(read_contract(document), 5)
+    assert request.model_validate_json('{"rows": [{"n": 1}, {"n": 2.0}, {"n": null}]}')
+    with pytest.raises(ValidationError, match="should be one of 1, 2"):
+        request.model_validate_json('{"rows": [{"n": 3}]}')
+
+
+def test_refusal_of_a_bundle_is_logged_once(store: Path, serving: Any) -> None:
+    import logging
+
+    from service.serving import serving as state
+
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("bentoml.service").addHandler(handler)
+    store.mkdir()
+    (store / "champion.json").write_text("{")
+    serving(store)
+    state.refresh()
+    logging.getLogger("bentoml.service").removeHandler(handler)
+    assert len(lines) == 1 and "champion.json cannot be understood" in lines[0]
 
 
 def test_whole_float_counts_as_integer(client: TestClient) -> None:
@@ -326,8 +362,6 @@ def test_unknown_category_of_an_open_set_is_predicted_and_counted(client: TestCl
 
 
 def test_sklearn_bundle_gives_the_numbers_of_scikit_learn(store: Path, serving: Any) -> None:
-    import skops.io
-
     pipeline = fit("binary")
     content = skops.io.dumps(pipeline)
     trusted = skops.io.get_untrusted_types(data=content)
@@ -342,8 +376,6 @@ def test_sklearn_bundle_gives_the_numbers_of_scikit_learn(store: Path, serving: 
 
 
 def test_sklearn_bundle_with_a_foreign_type_is_refused(store: Path) -> None:
-    import skops.io
-
     from service.bundle import BundleError, load_bundle
 
     content = skops.io.dumps(fit("binary"))
@@ -382,7 +414,11 @@ print(json.dumps(sorted(heavy & {name.partition(".")[0] for name in sys.modules}
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
     max_leaves=4,
 )

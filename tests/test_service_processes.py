@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from service_support import ROW, bundle_files, compile_model, crown, fit, serve, wait_for, write_bundle
+from service_server import serve, wait_for
+from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 
 
 @pytest.fixture(scope="module")

@@ -174,6 +174,8 @@ def test_fingerprint_follows_bytes_and_kinds(tmp_path):
         (b'{"a": [1]}', "a list"),
         (b'{"a": 1, "a": 2}', '2 columns named "a"'),
         (b"{}\n", "no rows"),
+        (b'a,b\n1,"2\n3,4\n', "never closed"),
+        (b'a,b\n1,"2\n' + b"3,4\n" * 1_500_000, "never closed"),
     ],
 )
 def test_what_is_no_table_is_refused_in_one_sentence(tmp_path, content, said):

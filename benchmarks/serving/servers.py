@@ -39,50 +39,29 @@ class Running:
 
 def list_servers(work: Path) -> list[Server]:
     """Return every server, reading its model and body from `work`."""
-    bento = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", "{port}"]
-    uvicorn = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "serving.fastapi_app:app",
-        "--port",
-        "{port}",
-        "--no-access-log",
-    ]
-    mlflow = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "models",
-        "serve",
-        "-m",
-        str(work / "mlflow"),
-        "--port",
-        "{port}",
-    ]
-    pipeline, bundle = str(work / "pipeline.joblib"), str(work / "bundle")
-    fast = {"BENCH_PIPELINE": pipeline}
-    model = {"ML_BUNDLE": bundle}
+    model = {"ML_BUNDLE": str(work / "bundle")}
+    fast = {"BENCH_PIPELINE": str(work / "pipeline.joblib")}
+    uvicorn = _python("uvicorn", "serving.fastapi_app:app", "--port", "{port}", "--no-access-log")
+    mlflow = _python("mlflow", "models", "serve", "-m", str(work / "mlflow"), "--port", "{port}")
+    mlflow += ["--env-manager", "local", "--workers", "1"]
+    batched = _bento("serving.batched_service:Batched")
     return [
-        Server("service", [*bento, "service.service:Service"], "/readyz", model),
+        Server("service", _bento("service.service:Service"), "/readyz", model),
         Server("fastapi", uvicorn, "/docs", fast),
         Server("fastapi, OMP_NUM_THREADS=1", uvicorn, "/docs", fast | {"OMP_NUM_THREADS": "1"}),
-        Server(
-            "mlflow models serve",
-            [*mlflow, "--env-manager", "local", "--workers", "1"],
-            "/ping",
-            path="/invocations",
-            body="mlflow.json",
-        ),
-        Server("empty BentoML", [*bento, "serving.empty_service:Empty"], "/readyz", model),
-        Server("service, BentoML's batching", [*bento, "serving.batched_service:Batched"], "/readyz", model),
-        Server(
-            "empty, BentoML's batching",
-            [*bento, "serving.batched_service:Batched"],
-            "/readyz",
-            model | {"BENCH_EMPTY": "1"},
-        ),
+        Server("mlflow models serve", mlflow, "/ping", path="/invocations", body="mlflow.json"),
+        Server("empty BentoML", _bento("serving.empty_service:Empty"), "/readyz", model),
+        Server("service, BentoML's batching", batched, "/readyz", model),
+        Server("empty, BentoML's batching", batched, "/readyz", model | {"BENCH_EMPTY": "1"}),
     ]
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def _bento(service: str) -> list[str]:
+    return _python("bentoml", "serve", service, "--host", "127.0.0.1", "--port", "{port}")
 
 
 @contextmanager

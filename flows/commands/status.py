@@ -4,6 +4,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.console import console, open_project
+from flows.commands.summary import show_interval
 from flows.settings import Settings
 from flows.store.bundles import open_bundle
 from flows.store.champion import Champion, read_champion
@@ -30,7 +31,7 @@ def _print_champion(settings: Settings, champion: Champion) -> None:
     meta = open_bundle(settings.store_path, champion.bundle).meta
     console.print(f"[bold]{escape(settings.project.name)}[/]: [bold green]version {champion.version}[/] serves since {champion.since}")
     table = Table.grid(padding=(0, 2))
-    figures = ", ".join(f"{k} {v['value']:.4g} [{v['low']:.4g}, {v['high']:.4g}]" for k, v in list(meta["metrics"].items())[:3])
+    figures = ", ".join(f"{name} {show_interval(**figure)}" for name, figure in list(meta["metrics"].items())[:3])
     for label, value in (
         ("bundle", champion.bundle),
         ("source", meta.get("source", "")),
@@ -46,13 +47,13 @@ def _print_pending(settings: Settings, champion: Champion | None) -> None:
     candidate = (read_json(settings.store_path / "latest.json") or {}).get("train")
     if candidate is None or (champion and champion.version == candidate):
         return
-    verdict = Verdicts(settings.store_path).find(candidate)
-    if verdict is None:
+    record = Verdicts(settings.store_path).find(candidate)
+    if record is None:
         console.print(f"Pending: version {candidate} is trained and not judged yet: `ml evaluate`.")
-    elif verdict.passed:
+    elif record.verdict.passed:
         console.print(f"Version {candidate} passed its gates but does not serve: `ml deploy {candidate}`.")
     else:
-        console.print(f"Version {candidate} was refused: {escape(verdict.refusal)}")
+        console.print(f"Version {candidate} was refused: {escape(record.refusal)}")
 
 
 def _print_history(champion: Champion) -> None:

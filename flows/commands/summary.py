@@ -7,6 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.console import console
+from flows.gates import show_figure
+from flows.resampling import Interval
 from flows.settings import Settings
 from flows.store.bundles import open_bundle
 from flows.store.champion import Champion, read_champion
@@ -22,15 +24,15 @@ def print_summary(settings: Settings, before: Champion | None) -> None:
     latest: dict[str, str] = read_json(settings.store_path / "latest.json") or {}
     champion = read_champion(settings.store_path)
     validation = Validations(settings.store_path).find(latest.get("validate", ""))
-    verdict = Verdicts(settings.store_path).find(latest.get("train", ""))
+    record = Verdicts(settings.store_path).find(latest.get("train", ""))
     if validation:
         _print_rows(settings, validation)
-    if verdict:
-        _print_metrics(verdict)
-        _print_gates(verdict)
+    if record:
+        _print_metrics(record)
+        _print_gates(record)
     if champion is None:
         return
-    if before is not None and before.bundle == champion.bundle and verdict and verdict.version == champion.version:
+    if before is not None and before.bundle == champion.bundle and record and record.version == champion.version:
         console.print(f"\nNothing changed: version {champion.version} was trained from this data, code and settings, and serves.")
     elif before is None or before.bundle != champion.bundle:
         console.print(f"\n[bold green]Version {champion.version} serves[/]" + (f" in place of version {before.version}." if before else "."))
@@ -46,26 +48,33 @@ def _print_rows(settings: Settings, validation: Validation) -> None:
         console.print(f"      {Validations(settings.store_path).rows_path(validation.id).relative_to(settings.root)}")
 
 
-def _print_metrics(verdict: Record) -> None:
-    table = Table("metric", "candidate", "95% interval", title=f"version {verdict.version} on {verdict.rows:,} held-out rows", title_justify="left")
-    if verdict.champion_metrics:
-        table.add_column("champion", justify="right")
-    for name, figure in verdict.metrics.items():
-        row = [name, f"{figure['value']:.4f}", f"{figure['low']:.4f} – {figure['high']:.4f}"]
-        if verdict.champion_metrics:
-            row.append(f"{verdict.champion_metrics[name]['value']:.4f}" if name in verdict.champion_metrics else "")
-        table.add_row(*row)
+def _print_metrics(record: Record) -> None:
+    scores = record.verdict.scores
+    title = f"version {record.version} on {record.verdict.rows:,} held-out rows"
+    table = Table("metric", *scores, title=title, title_justify="left")
+    for name in scores["candidate"]:
+        table.add_row(name, *(_interval(scores[who].get(name)) for who in scores))
     console.print(table)
-    for note in verdict.notes:
+    for note in record.notes:
         console.print(f"  {escape(note)}")
 
 
-def _print_gates(verdict: Record) -> None:
-    table = Table("gate", "figure", "limit", "", title="gates", title_justify="left")
-    for gate in verdict.gates:
-        mark = "[green]passed[/]" if gate["passed"] else "[bold red]refused[/]"
-        table.add_row(escape(gate["name"]), _figure(gate["figure"]), _figure(gate["limit"]), mark)
+def _print_gates(record: Record) -> None:
+    table = Table("gate", "figure", "limit", "", "what it says", title="gates", title_justify="left")
+    for gate in record.verdict.gates:
+        mark = "[green]passed[/]" if gate.passed else "[bold red]refused[/]"
+        table.add_row(gate.name, _figure(gate.figure), _figure(gate.limit), mark, escape(gate.sentence))
     console.print(table)
+
+
+def show_interval(value: float, low: float | None, high: float | None) -> str:
+    """Return a figure with its interval in brackets, where it has one."""
+    shown = show_figure(value)
+    return shown if low is None or high is None else f"{shown} [{show_figure(low)}, {show_figure(high)}]"
+
+
+def _interval(figure: Interval | None) -> str:
+    return "–" if figure is None else show_interval(figure.value, figure.low, figure.high)
 
 
 def _print_prediction(settings: Settings, champion: Champion) -> None:
@@ -81,4 +90,4 @@ def _print_prediction(settings: Settings, champion: Champion) -> None:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "–" if value is None else show_figure(value)

@@ -58,8 +58,7 @@ def initialize(
 ) -> InitReport:
     """Draft the contract of the table at `source` and write it into the project at `root`.
 
-    What the owner may have written is only replaced with `force`; a project that still reads the sample has
-    nothing of the owner's. On any error nothing is changed.
+    Without `force` only a project that still reads the sample is overwritten. On errors nothing is changed.
 
     Args:
         root: The project's folder, with `config.toml`.
@@ -83,18 +82,8 @@ def initialize(
     }
     diff = compare(root, texts)
     status = apply(root, texts, diff, force or is_untouched(config))
-    return InitReport(
-        source,
-        len(table),
-        limited,
-        target,
-        goal.problem,
-        goal.reason,
-        tuple(fields),
-        tuple(doubts),
-        status,
-        diff,
-    )
+    found = (source, len(table), limited, target, goal.problem, goal.reason)
+    return InitReport(*found, tuple(fields), tuple(doubts), status, diff)
 
 
 def read_table(source: Source, target: str) -> tuple[pa.Table, bool]:

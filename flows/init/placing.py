@@ -57,10 +57,11 @@ def edit_config(config: tomlkit.TOMLDocument, source: str, target: str, problem:
 
 def _insert(data: Any, before: str, key: str, value: str) -> None:
     """Add a key below `before`, not at the table's end, where a comment may speak of the next section."""
-    if before and isinstance(data, tomlkit.items.Table) and data.value.last_item() is not data.item(before):
-        item = tomlkit.item(value)
-        item.trivia.trail = data.item(before).trivia.trail
-        data.value._insert_after(before, key, item)
+    content: Any = data.value if isinstance(data, tomlkit.items.Table) else None
+    if before and content is not None and content.last_item() is not content.item(before):
+        item: Any = tomlkit.item(value)
+        item.trivia.trail = content.item(before).trivia.trail
+        content._insert_after(before, key, item)
     else:
         data[key] = value
 

@@ -127,7 +127,7 @@ def _guess_text(values: pa.ChunkedArray) -> tuple[Kind, str]:
     if set(texts.str.lower()) <= {"true", "false"}:
         return "boolean", ""
     numbers = _read_numbers(texts)
-    if _prevails(np.isfinite(numbers), counts):
+    if _prevails(numbers.abs() < np.inf, counts):
         return _guess_number(texts, numbers)
     return _guess_date(texts, counts)
 

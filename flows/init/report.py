@@ -65,4 +65,4 @@ def _allowed(field: Field) -> str:
 
 
 def _say(console: Console, sentence: str, style: str = "") -> None:
-    console.print(Text(sentence, style=style))
+    console.print(Text(sentence, style=style), soft_wrap=True)

@@ -138,9 +138,9 @@ def _is_named_key(profile: Profile) -> bool:
 
 
 def _is_code(profile: Profile) -> bool:
-    """Tell whether texts look like keys: no spaces, about one length."""
+    """Tell whether texts look like keys: about one length, no spaces, no dates or numbers with marks."""
     lengths = profile.values.str.len()
-    return bool(not profile.values.str.contains(r"\s").any() and lengths.std() <= 2)
+    return bool(not profile.values.str.contains(r"[\s/,]").any() and lengths.std() <= 2)
 
 
 def _is_prose(profile: Profile) -> bool:

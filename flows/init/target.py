@@ -140,6 +140,7 @@ def _doubt(profile: Profile, problem: Problem, reason: str) -> list[str]:
     if problem != "regression" and int(profile.counts.iloc[-1]) < RARE_CLASS:
         rare, times = profile.counts.index[-1], int(profile.counts.iloc[-1])
         doubts.append(
-            f'The class {rare!r} of "{name}" has only {times:,} rows: few for training and a holdout.'
+            f'The class {rare!r} of "{name}" has only {times} row{"s" * (times != 1)}: '
+            "few for training and a holdout."
         )
     return doubts

@@ -11,13 +11,15 @@ from flows.errors import UserError
 from flows.sources import Columns, Retyped
 from flows.sources.files import FileSource, check_names
 from flows.sources.fitting import DATE_FORMATS, LADDERS, TEXT, find_fitting
-from flows.sources.raw import explain_damage, explain_encoding, open_stream
+from flows.sources.raw import explain_damage, explain_encoding, has_open_quote, open_stream
 from flows.sources.sniffing import find_line, read_records, sniff_delimiter
 
 NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 BLANKS = tuple(" " * width for width in range(1, 9))
 BLOCK_BYTES = 4 << 20
 HELD_BYTES = 64 << 20  # as much is read before the first batch is yielded, so that most surprises stay inside
+
+OPEN_QUOTE = "opens a quote that is never closed: close it, or double it where it belongs to the text."
 
 
 class Unparsed(Exception):
@@ -97,7 +99,13 @@ class DelimitedSource(FileSource):
         )
         with explain_damage(self.uri), open_stream(self.path) as stream:
             try:
-                yield from pa_csv.open_csv(stream, pa_csv.ReadOptions(block_size=BLOCK_BYTES), parse, convert)
+                batch = None
+                for batch in pa_csv.open_csv(
+                    stream, pa_csv.ReadOptions(block_size=BLOCK_BYTES), parse, convert
+                ):
+                    yield batch
+                if batch is not None and ends_in_line_break(batch) and has_open_quote(self.path):
+                    raise UserError(f'"{self.uri}" {OPEN_QUOTE}')
             except pa.ArrowInvalid as error:
                 raise self._explain(str(error)) from None
 
@@ -107,6 +115,8 @@ class DelimitedSource(FileSource):
 
     def _explain(self, message: str) -> Exception:
         """Return what an Arrow error means: a value that does not fit, or a sentence for the user."""
+        if "straddl" in message:
+            return UserError(f'"{self.uri}" {OPEN_QUOTE}')
         if "invalid UTF8" in message:
             return explain_encoding(self.path, self.uri)
         if found := re.search(r"In CSV column #(\d+): ", message):
@@ -119,6 +129,12 @@ class DelimitedSource(FileSource):
                 f"{row.expected_columns}: mend it, or quote fields that hold the delimiter."
             )
         return UserError(f'"{self.uri}" cannot be read as CSV: {message.splitlines()[0]}.')
+
+
+def ends_in_line_break(batch: pa.RecordBatch) -> bool:
+    """Tell whether a text of the last row holds a line break, as when a quote swallows the rest of a file."""
+    last = batch.slice(batch.num_rows - 1)
+    return any("\n" in (text[0].as_py() or "") for text in last.columns if text.type == TEXT)
 
 
 def hold_back(batches: Iterator[pa.RecordBatch], most: int) -> Iterator[pa.RecordBatch]:

@@ -42,6 +42,15 @@ def read_head(path: Path, uri: str) -> bytes:
         return bytes(stream.read(HEAD_BYTES))
 
 
+def has_open_quote(path: Path) -> bool:
+    """Tell whether the file has an odd number of quotes, so that one is never closed."""
+    count = 0
+    with open_stream(path) as stream:
+        while chunk := bytes(stream.read(HEAD_BYTES)):
+            count += chunk.count(b'"')
+    return count % 2 == 1
+
+
 @contextlib.contextmanager
 def explain_damage(uri: str) -> Iterator[None]:
     """Turn a failing read of the bytes (cut short, corrupt, forbidden) into one sentence."""

@@ -1,11 +1,11 @@
 """Verdicts: what the gates said of a candidate against the champion of the time."""
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
 from flows.errors import Refused, UserError
+from flows.gates import Verdict
 from flows.store.files import read_json, write_bytes
 
 
@@ -16,11 +16,7 @@ class Record(BaseModel):
         key: Digest of everything that it depends on; an equal key gives the same verdict.
         version: The candidate.
         champion: The bundle in service when it was judged, None where there was none.
-        rows: Holdout rows that both were scored on.
-        passed: Whether every gate passed.
-        gates: Each gate with its figure and limit.
-        metrics: The candidate's metrics: value, low, high.
-        champion_metrics: The champion's on the same rows.
+        verdict: The figures of all, and every gate.
         refusal: Why it was refused, in one sentence; empty for a pass.
         notes: What a reader should know, in sentences.
     """
@@ -28,11 +24,7 @@ class Record(BaseModel):
     key: str
     version: str
     champion: str | None
-    rows: int
-    passed: bool
-    gates: list[dict[str, Any]]
-    metrics: dict[str, dict[str, float]]
-    champion_metrics: dict[str, dict[str, float]] = {}
+    verdict: Verdict
     refusal: str = ""
     notes: list[str] = []
 
@@ -64,6 +56,6 @@ class Verdicts:
         if record is None or record.champion != champion:
             lacks = "no verdict" if record is None else "no verdict against the model now in service"
             raise UserError(f"Version {version} has {lacks}: run `ml evaluate {version}` first.")
-        if not record.passed:
+        if not record.verdict.passed:
             raise Refused(record.refusal)
         return record

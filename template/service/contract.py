@@ -16,6 +16,7 @@ from pydantic import (
     WithJsonSchema,
     create_model,
 )
+from pydantic_core import PydanticCustomError
 
 FEATURES = ("feature", "sensitive")
 LARGEST = 3.4028234e38  # of float32, which every number becomes
@@ -119,11 +120,12 @@ def _type_of(column: Column) -> Any:
 
 def _number(column: Column) -> Any:
     # Integers are parsed as floats too: they become float64 anyway, and 3.0 is what pandas writes for 3.
-    whole: dict[str, Any] = {"multiple_of": 1} if column.kind == "integer" else {}
     rule = column.encoding
     offset, reach = rule.get("offset") or 0.0, LARGEST * (rule.get("scale") or 1.0)
     bounds = {"ge": offset - reach, "le": offset + reach} | column.bounds
-    kind = Annotated[float, Field(strict=True, allow_inf_nan=False, **whole, **bounds)]
+    kind: Any = Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
+    if column.kind == "integer":
+        kind = Annotated[kind, AfterValidator(_check_whole)]  # `multiple_of` would let 1000000000.5 pass
     schema = {"type": column.kind, **_bounds_schema(column)}
     if column.categories is None:
         return Annotated[kind, WithJsonSchema(schema)]
@@ -172,6 +174,12 @@ def _parse_date(value: Any) -> datetime:
         return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
     except (ValueError, OverflowError):
         raise ValueError("Input should be a date or a date and time in ISO 8601") from None
+
+
+def _check_whole(value: float) -> float:
+    if not value.is_integer():
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
 
 
 def _inside(allowed: set[float], names: tuple[Any, ...]) -> Callable[[float], float]:

@@ -100,7 +100,7 @@ def _explain_one(error: dict[str, Any], integers: set[str], max_rows: int) -> di
     place = error["loc"]
     if place == ("rows",) and error["type"] == "too_long":
         error["msg"] = f"A request may hold at most {max_rows} rows (max_rows)"
-    elif place and place[-1] in integers and error["type"] in ("multiple_of", "float_type"):
+    elif place and place[-1] in integers and error["type"] == "float_type":
         error |= {"type": "int_type", "msg": "Input should be a valid integer"}
     elif error["type"] == "extra_forbidden":
         error["msg"] = "The model has no such field"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from contextlib import suppress
+from typing import Any, cast
 
 import bentoml
 from starlette.applications import Starlette
@@ -80,4 +81,4 @@ class Service:
         return Answer(bundle.version, await self._together.predict(bundle, rows))
 
 
-Service.add_asgi_middleware(Gate)
+cast(Any, Service).add_asgi_middleware(Gate)  # the decorator has made a BentoML service of the class

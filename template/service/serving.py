@@ -23,6 +23,7 @@ class Serving:
         """Start with nothing; `refresh` looks."""
         self.bundle: Bundle | None = None
         self._seen: object = None
+        self._complaint = ""
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
@@ -35,6 +36,7 @@ class Serving:
                     return
                 self._seen = seen
                 self.bundle = load_bundle(folder, digest)
+                self._complaint = ""
                 log.info("Serving model version %s from %s", self.bundle.version, folder)
             except FileNotFoundError:
                 return
@@ -52,9 +54,12 @@ class Serving:
 
     def forget(self) -> None:
         """Serve nothing, as at the start."""
-        self.bundle, self._seen = None, None
+        self.bundle, self._seen, self._complaint = None, None, ""
 
     def _refuse(self, error: Exception) -> None:
+        if str(error) == self._complaint:  # the same every second
+            return
+        self._complaint = str(error)
         old = "no model" if self.bundle is None else f"version {self.bundle.version}"
         log.error("Refused a bundle, %s goes on serving: %s", old, error)
 

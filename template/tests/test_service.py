@@ -12,8 +12,8 @@ with warnings.catch_warnings():  # starlette would rather have httpx2, which Ben
     warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
 
-# BentoML imports pathspec in an old way.
-pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+# BentoML uses pathspec and pydantic in ways that these call old.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 ROW = {"first number": 2.5, "둘째": 4}
 

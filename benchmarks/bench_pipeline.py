@@ -1,0 +1,159 @@
+"""What the pipeline costs beside a plain scikit-learn script: `python benchmarks/bench_pipeline.py`.
+
+Both read the same CSV of sample rows, alternating in one run. Compared are the seconds for each further million rows
+and the peak memory; the pipeline's fixed cost is its wall time on 1,000 rows.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+CONFIG = '[project]\nname = "bench"\n[data]\nsource = "{source}"\ntarget = "churned"\nproblem = "binary"\n'
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall seconds and peak megabytes of one process and those it waited for."""
+
+    seconds: float
+    megabytes: float
+
+
+def measure(command: list[str], cwd: Path, env: dict[str, str]) -> Cost:
+    """Run `command` and return its cost.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    started = time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(command, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            output.seek(0)
+            raise SystemExit(f"{command} failed:\n{output.read().decode(errors='replace')}")
+    return Cost(time.perf_counter() - started, usage.ru_maxrss / 1024)
+
+
+def make_project(folder: Path, source: Path) -> Path:
+    """Return a fresh project whose source is `source`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, origin in (
+        ("flows", ROOT / "flows"),
+        *((n, ROOT / "template" / n) for n in ("model", "service")),
+    ):
+        shutil.copytree(origin, folder / name)
+    (folder / "config.toml").write_text(CONFIG.format(source=source), encoding="utf-8")
+    return folder
+
+
+def make_csv(folder: Path, rows: int, env: dict[str, str]) -> Path:
+    """Return a CSV file of sample rows."""
+    path = folder / f"sample-{rows}.csv"
+    command = [sys.executable, "-m", "flows.sources.sample", str(path), "--rows", str(rows)]
+    subprocess.run(command, cwd=ROOT, env=env, check=True)
+    return path
+
+
+def run_pipeline(work: Path, source: Path, env: dict[str, str]) -> Cost:
+    """Measure `ml run` in a fresh project, compiled to bytecode beforehand."""
+    project = make_project(work / "project", source)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "."], cwd=project, check=True)
+    return measure([sys.executable, "-m", "flows.cli", "run"], project, env)
+
+
+def run_script(source: Path, env: dict[str, str]) -> Cost:
+    """Measure the plain script."""
+    return measure([sys.executable, str(HERE / "pipeline" / "plain_script.py"), str(source)], HERE, env)
+
+
+def compare(work: Path, sizes: list[int], rounds: int, env: dict[str, str]) -> dict[str, dict[int, Cost]]:
+    """Return the median cost of each side at each size."""
+    found: dict[str, dict[int, Cost]] = {"pipeline": {}, "script": {}}
+    for rows in sizes:
+        source = make_csv(work, rows, env)
+        costs: dict[str, list[Cost]] = {"pipeline": [], "script": []}
+        for _ in range(rounds):
+            costs["script"].append(run_script(source, env))
+            costs["pipeline"].append(run_pipeline(work, source, env))
+        for side, measured in costs.items():
+            cost = Cost(
+                statistics.median(c.seconds for c in measured),
+                statistics.median(c.megabytes for c in measured),
+            )
+            found[side][rows] = cost
+            print(f"{rows:>10,} rows  {side:<9}{cost.seconds:8.1f} s {cost.megabytes:8.0f} MB", flush=True)
+    return found
+
+
+def report(found: dict[str, dict[int, Cost]]) -> dict[str, float]:
+    """Print and return the ratios that the goals name."""
+    sizes = sorted(found["script"])
+    low, high = sizes[-2], sizes[-1]
+    millions = (high - low) / 1e6
+    each = {side: (costs[high].seconds - costs[low].seconds) / millions for side, costs in found.items()}
+    ratios = {
+        "script_seconds_per_million": each["script"],
+        "pipeline_seconds_per_million": each["pipeline"],
+        "cost_ratio": each["pipeline"] / each["script"],
+        "memory_ratio": found["pipeline"][high].megabytes / found["script"][high].megabytes,
+    }
+    print(f"each further million rows: script {each['script']:.1f} s, pipeline {each['pipeline']:.1f} s, "
+          f"ratio {ratios['cost_ratio']:.2f} (goal 1.3)")  # fmt: skip
+    print(f"peak memory at {high:,} rows: ratio {ratios['memory_ratio']:.2f} (goal 1.5)")
+    return ratios
+
+
+def fixed_cost(work: Path, rounds: int, env: dict[str, str]) -> dict[str, float]:
+    """Print and return the wall time on 1,000 rows, with nothing running and with a Prefect server up."""
+    source = make_csv(work, 1000, env)
+    alone = statistics.median(run_pipeline(work, source, env).seconds for _ in range(rounds))
+    port, home = "42771", work / "server"
+    served = env | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    quiet = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    server = subprocess.Popen([*command, "--port", port, "--log-level", "error"], env=env | quiet)
+    try:
+        time.sleep(20)
+        beside = statistics.median(run_pipeline(work, source, served).seconds for _ in range(rounds))
+    finally:
+        server.terminate()
+        server.wait()
+    print(
+        f"1,000 rows: {alone:.1f} s with nothing running (goal 15), {beside:.1f} s with a server up (goal 8)"
+    )
+    return {"fixed_seconds": alone, "fixed_seconds_server": beside}
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 3_000_000])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--fixed-only", action="store_true")
+    parser.add_argument("--out", type=Path)
+    said = parser.parse_args()
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        figures = fixed_cost(Path(folder), said.rounds, env)
+        if not said.fixed_only:
+            figures |= report(compare(Path(folder), sorted(said.rows), said.rounds, env))
+    if said.out:
+        said.out.parent.mkdir(parents=True, exist_ok=True)
+        said.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Evaluate: candidate and champion are scored on the same held-out rows, and the gates decide."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.artifacts import publish_image, publish_link, publish_markdown, publish_table
+from flows.candidate import Candidate, load_candidate
+from flows.contract import encode, encode_target
+from flows.contract.compatibility import can_score
+from flows.errors import Refused, UserError
+from flows.gates import Verdict, judge, refusal_sentence
+from flows.plots import draw_plots
+from flows.rows import Holdout, in_holdout, read_rows
+from flows.scoring import Scorer
+from flows.settings import Settings, load_settings
+from flows.store.bundles import Bundle, open_bundle
+from flows.store.champion import read_champion
+from flows.store.files import digest_json
+from flows.store.validations import Latest
+from flows.store.verdicts import Record, Verdicts
+from flows.tracking import Registry
+
+CHUNK = 100_000  # rows that scikit-learn predicts at once, to bound memory
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions of all on the same rows; `champion` is None where nothing comparable serves."""
+
+    y: np.ndarray
+    candidate: np.ndarray
+    champion: np.ndarray | None
+    dummy: np.ndarray
+    notes: list[str]
+
+
+@flow(name="evaluate", flow_run_name="evaluate-{version}")
+def evaluate(version: str | None = None) -> str:
+    """Judge a version (default: the latest candidate) against the champion; return it if it passed.
+
+    Raises:
+        Refused: a gate refused it; says which and by how much.
+    """
+    settings = load_settings()
+    chosen = version or Latest(settings.store_path).get("train")
+    record = known_verdict(settings, chosen) or judge_version(chosen)
+    if record.refusal:
+        raise Refused(record.refusal)
+    return chosen
+
+
+def known_verdict(settings: Settings, version: str) -> Record | None:
+    """Return the verdict that stands: the champion's own, or one that nothing has changed for since."""
+    record = Verdicts(settings.store_path).find(version)
+    champion = read_champion(settings.store_path)
+    serves = champion is not None and champion.version == version
+    return record if record and (serves or record.key == verdict_key(settings, version)) else None
+
+
+def verdict_key(settings: Settings, version: str) -> str:
+    """Return the digest of everything that a verdict depends on."""
+    champion = read_champion(settings.store_path)
+    return digest_json([version, champion and champion.bundle, settings.gates.model_dump()])
+
+
+@task(name="judge", cache_policy=NO_CACHE)
+def judge_version(version: str) -> Record:
+    """Score, judge, and keep the verdict where the next run, MLflow and the Prefect UI find it."""
+    settings = load_settings()
+    candidate = load_candidate(settings, version)
+    champion = read_champion(settings.store_path)
+    bundle = open_bundle(settings.store_path, champion.bundle) if champion else None
+    scored = score_holdout(settings, candidate, bundle)
+    verdict = judge(
+        candidate.contract.problem, scored.y, scored.candidate, scored.champion, scored.dummy, settings.gates
+    )
+    record = Record(
+        key=verdict_key(settings, version),
+        version=version,
+        champion=bundle.name if bundle else None,
+        verdict=verdict,
+        refusal=refusal_sentence(verdict, bundle.version if bundle else None),
+        notes=scored.notes,
+    )
+    show(settings, candidate, record, scored)
+    Verdicts(settings.store_path).write(record)
+    return record
+
+
+def score_holdout(settings: Settings, candidate: Candidate, bundle: Bundle | None) -> Scored:
+    """Return every side's predictions on the rows that neither candidate nor champion was trained on.
+
+    Raises:
+        UserError: no such rows are left.
+    """
+    notes: list[str] = []
+    contract = candidate.contract
+    frame = read_rows(settings, contract, candidate.validation, "holdout", candidate.holdout)
+    why_not = can_score(bundle.contract, contract) if bundle else None
+    if bundle and why_not:
+        notes.append(f"Version {bundle.version} serves but cannot be compared: {why_not}.")
+        bundle = None
+    if bundle:
+        frame = frame[unseen_by(bundle, frame)]
+    y = encode_target(contract, frame[contract.target])
+    never = (y < 0) if contract.classes else np.zeros(len(y), bool)
+    if never.any():
+        notes.append(f"{never.sum():,} held-out rows of classes that training never saw are left out.")
+        frame, y = frame[~never], y[~never]
+    if not len(y):
+        raise UserError("No held-out rows are left to judge by: bring more rows, or raise [split] holdout.")
+    dummy = np.tile(candidate.baseline, (len(y), 1)) if contract.classes else np.full(len(y), candidate.baseline[0])
+    champion = predict_champion(bundle, candidate, frame) if bundle else None
+    return Scored(y, predict_candidate(candidate, frame), champion, dummy, notes)
+
+
+def unseen_by(bundle: Bundle, frame: pd.DataFrame) -> np.ndarray:
+    """Tell which rows the champion was not trained on, by its own split."""
+    return in_holdout(frame, bundle.contract, Holdout.model_validate(bundle.meta["holdout"]))
+
+
+def predict_candidate(candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:
+    """Return class probabilities [N, K], or values [N], by scikit-learn."""
+    parts = [encode(candidate.contract, frame.iloc[i : i + CHUNK]) for i in range(0, len(frame), CHUNK)]
+    classes = candidate.contract.classes
+    if classes is None:
+        return np.concatenate([candidate.pipeline.predict(part) for part in parts])
+    if hasattr(candidate.pipeline, "predict_proba"):
+        return np.concatenate([candidate.pipeline.predict_proba(part) for part in parts])
+    return np.eye(len(classes))[np.concatenate([candidate.pipeline.predict(part) for part in parts])]
+
+
+def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:
+    """Return the champion's predictions by its bundle, classes in the candidate's order."""
+    found = Scorer.open(bundle.path).predict(frame)
+    ours, theirs = candidate.contract.classes, bundle.contract.classes
+    if ours is None or theirs is None:
+        return found
+    aligned = np.zeros((len(frame), len(ours)))
+    for place, label in enumerate(ours):
+        if label in theirs:
+            aligned[:, place] = found[:, theirs.index(label)]
+    return aligned
+
+
+def show(settings: Settings, candidate: Candidate, record: Record, scored: Scored) -> None:
+    """Put figures, gates and plots where MLflow's and Prefect's UIs show them."""
+    verdict = record.verdict
+    plots = draw_plots(candidate.contract.problem, scored.y, scored.candidate, scored.champion, candidate.contract.classes)
+    registry = Registry(settings)
+    registry.log_verdict(candidate.run_id, verdict, plots)
+    publish_markdown("verdict", _markdown(record))
+    publish_link("mlflow-run", registry.run_address(candidate.run_id), f"MLflow run of version {record.version}")
+    publish_table("gates", [gate.model_dump() for gate in verdict.gates])
+    for name, png in plots.items():
+        publish_image(f"plot-{name}", png, name.replace("_", " "))
+
+
+def _markdown(record: Record) -> str:
+    word = "refused" if record.refusal else "passed"
+    rows = [f"| {name} | {_cells(record.verdict, name)} |" for name in record.verdict.scores["candidate"]]
+    who = list(record.verdict.scores)
+    head = f"| metric | {' | '.join(who)} |\n|---|{'---|' * len(who)}\n"
+    notes = "\n\n".join([record.refusal, *record.notes])
+    return (
+        f"**Version {record.version} {word}** on {record.verdict.rows:,} held-out rows.\n\n{head}"
+        + "\n".join(rows)
+        + f"\n\n{notes}"
+    )
+
+
+def _cells(verdict: Verdict, name: str) -> str:
+    figures: list[Any] = [scores.get(name) for scores in verdict.scores.values()]
+    return " | ".join("–" if f is None else f"{f.value:.4f}" for f in figures)
