@@ -81,7 +81,6 @@ def write_bundle(pipeline: Pipeline, frame: pd.DataFrame, folder: Path) -> None:
         options={id(renamed): {"zipmap": False}},
         target_opset={"": 21, "ai.onnx.ml": 3},
     )
-    content = model.SerializeToString()
     for old in ("output_label", "output_probability"):
         new = "label" if old == "output_label" else "probabilities"
         for node in model.graph.node:

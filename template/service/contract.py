@@ -122,7 +122,7 @@ def _number(column: Column) -> Any:
     # Integers are parsed as floats too: they become float64 anyway, and 3.0 is what pandas writes for 3.
     rule = column.encoding
     offset, reach = rule.get("offset") or 0.0, LARGEST * (rule.get("scale") or 1.0)
-    bounds = {"ge": offset - reach, "le": offset + reach} | column.bounds
+    bounds: dict[str, Any] = {"ge": offset - reach, "le": offset + reach} | column.bounds
     kind: Any = Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
     if column.kind == "integer":
         kind = Annotated[kind, AfterValidator(_check_whole)]  # `multiple_of` would let 1000000000.5 pass

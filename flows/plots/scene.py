@@ -1,0 +1,87 @@
+"""What the pictures have in common."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = NDArray[Any]
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"
+LINES: Mapping[str, dict[str, Any]] = {
+    "candidate": {"color": BLUE, "linewidth": 1.8},
+    "champion": {"color": ORANGE, "linewidth": 1.5, "linestyle": (0, (5, 2))},
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every picture of one evaluation shows.
+
+    Attributes:
+        y: What is true, [N]: indices of classes, or values.
+        candidate: The candidate's probabilities [N, K] or values [N].
+        champion: The champion's; None where there is none.
+        classes: The classes as they are drawn.
+        target: The target's name as it is drawn.
+        note: How many rows are shown.
+    """
+
+    y: Array
+    candidate: Array
+    champion: Array | None
+    classes: Sequence[str]
+    target: str
+    note: str
+
+    @property
+    def models(self) -> dict[str, Array]:
+        """The predictions by the model's role."""
+        both = {"candidate": self.candidate, "champion": self.champion}
+        return {name: prediction for name, prediction in both.items() if prediction is not None}
+
+
+Chart = Callable[["Figure", Scene], None]
+
+
+def start(figure: "Figure", title: str, note: str) -> "Axes":
+    """Return the one pair of axes of a picture, with its title and, small, how many rows it shows."""
+    axes = figure.subplots()
+    axes.set_title(title, loc="left")
+    figure.text(0.995, 0.005, note, ha="right", va="bottom", fontsize=7, color="#666666")
+    return axes
+
+
+def thin(values: Array, most: int = 2_000) -> Array:
+    """Return at most `most` positions into `values`, evenly spaced, first and last among them."""
+    return np.unique(np.linspace(0, len(values) - 1, min(len(values), most)).astype(np.int64))
+
+
+def bin_means(by: Array, columns: Sequence[Array], bins: int) -> list[Array]:
+    """Return the means of `columns` in `bins` groups of equally many rows, in the order of `by`.
+
+    Rows with an equal `by` are never parted, so there may be fewer groups.
+    """
+    edges = np.unique(np.quantile(by, np.linspace(0, 1, bins + 1)[1:-1]))
+    group = np.searchsorted(edges, by, side="right")
+    sizes = np.bincount(group, minlength=len(edges) + 1)
+    sums = [np.bincount(group, np.asarray(c, np.float64), minlength=len(sizes)) for c in columns]
+    return [total[sizes > 0] / sizes[sizes > 0] for total in sums]
+
+
+def mark_thousands(axes: "Axes") -> None:
+    """Write large numbers on both axes as 1,200,000."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: show_number(value))
+        axis.set_tick_params(labelsize=8)
+    axes.locator_params(nbins=6)
+
+
+def show_number(value: float) -> str:
+    """Return a number as a person would write it."""
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
