@@ -57,10 +57,9 @@ def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str
     if classes is None:
         return [{"value": float(value)} for value in predicted]
     answers: list[dict[str, Any]] = [{"label": classes[int(index)]} for index in predicted]
-    if hasattr(candidate.pipeline, "predict_proba"):
-        names = [c if isinstance(c, str) else json.dumps(c) for c in classes]
-        for answer, row in zip(answers, candidate.pipeline.predict_proba(encoded), strict=True):
-            answer["probabilities"] = dict(zip(names, map(float, row), strict=True))
+    names = [c if isinstance(c, str) else json.dumps(c) for c in classes]
+    for answer, row in zip(answers, candidate.pipeline.predict_proba(encoded), strict=True):
+        answer["probabilities"] = dict(zip(names, map(float, row), strict=True))
     return answers
 
 

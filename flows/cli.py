@@ -31,7 +31,10 @@ def init(
     from flows.init import initialize, print_report
     from flows.settings import find_root
 
-    print_report(initialize(find_root(), source, target, problem, force))
+    report = initialize(find_root(), source, target, problem, force)
+    print_report(report)
+    if report.status == "differs":
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -126,13 +126,10 @@ def unseen_by(bundle: Bundle, frame: pd.DataFrame) -> np.ndarray:
 
 def predict_candidate(candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:
     """Return class probabilities [N, K], or values [N], by scikit-learn."""
-    parts = [encode(candidate.contract, frame.iloc[i : i + CHUNK]) for i in range(0, len(frame), CHUNK)]
-    classes = candidate.contract.classes
-    if classes is None:
-        return np.concatenate([candidate.pipeline.predict(part) for part in parts])
-    if hasattr(candidate.pipeline, "predict_proba"):
-        return np.concatenate([candidate.pipeline.predict_proba(part) for part in parts])
-    return np.eye(len(classes))[np.concatenate([candidate.pipeline.predict(part) for part in parts])]
+    parts = (encode(candidate.contract, frame.iloc[i : i + CHUNK]) for i in range(0, len(frame), CHUNK))
+    pipeline = candidate.pipeline
+    predict = pipeline.predict if candidate.contract.classes is None else pipeline.predict_proba
+    return np.concatenate([predict(part) for part in parts])
 
 
 def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:

@@ -36,7 +36,7 @@ class Scorer:
         if (bundle / "model.onnx").exists():
             return cls.from_onnx((bundle / "model.onnx").read_bytes(), contract)
         meta = json.loads((bundle / "meta.json").read_text(encoding="utf-8"))
-        return cls(contract, _skops_runtime(bundle / "model.skops", meta["trusted"]))
+        return cls(contract, _skops_runtime(bundle / "model.skops", meta["trusted"], contract))
 
     @classmethod
     def from_onnx(cls, model: bytes, contract: Contract) -> "Scorer":
@@ -78,14 +78,14 @@ def _onnx_runtime(model: bytes, contract: Contract) -> Runtime:
     return run
 
 
-def _skops_runtime(path: Path, trusted: list[str]) -> Runtime:
+def _skops_runtime(path: Path, trusted: list[str], contract: Contract) -> Runtime:
     import skops.io
 
     model = skops.io.load(path, trusted=trusted)
 
     def run(encoded: pd.DataFrame) -> list[np.ndarray]:
         predicted = np.asarray(model.predict(encoded))
-        return [predicted, model.predict_proba(encoded)] if hasattr(model, "predict_proba") else [predicted]
+        return [predicted] if contract.classes is None else [predicted, model.predict_proba(encoded)]
 
     return run
 

@@ -118,9 +118,15 @@ def build_pipeline(settings: Settings) -> Any:
     features, estimator = _owned("features"), _owned("estimator")
     try:
         made = estimator.build_estimator(settings.data.problem, settings.train.seed, **settings.train.params)
-        return Pipeline([("features", features.build_features()), ("estimator", made)])
+        pipeline = Pipeline([("features", features.build_features()), ("estimator", made)])
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"The model of model/estimator.py and model/features.py cannot be built: {error}.") from error
+    if settings.data.problem != "regression" and not hasattr(pipeline, "predict_proba"):
+        raise UserError(
+            f"{type(made).__name__} in model/estimator.py gives no probabilities, which metrics and service need: "
+            "wrap it in sklearn.calibration.CalibratedClassifierCV."
+        )
+    return pipeline
 
 
 def _owned(name: str) -> ModuleType:

@@ -148,10 +148,8 @@ def bundle_files(version: str, problem: str, model: bytes, **meta: Any) -> dict[
 
 def write_bundle(store: Path, files: dict[str, bytes]) -> tuple[str, str]:
     """Write a bundle into a store; return its name and digest."""
-    total = hashlib.sha256()
-    for name in sorted(files):
-        total.update(f"{name}\0{hashlib.sha256(files[name]).hexdigest()}\n".encode())
-    digest = total.hexdigest()
+    lines = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
+    digest = hashlib.sha256(lines.encode()).hexdigest()
     folder = store / "bundles" / f"{json.loads(files['meta.json'])['version']}-{digest[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

@@ -11,6 +11,12 @@ from flows.contract.columns import Column, Kind
 from flows.contract.schema import required_dtype
 
 TRUE, FALSE = ("true", "1"), ("false", "0")
+# Tried in this order for each value, so that what a value means never depends on its neighbours.
+DATE_FORMATS = (
+    "ISO8601",
+    *(day + time for day in ("%Y/%m/%d", "%Y.%m.%d", "%m/%d/%Y", "%d.%m.%Y") for time in ("", " %H:%M", " %H:%M:%S")),
+    *("%Y년 %m월 %d일", "%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%Y/%m", "%b %Y", "%B %Y"),
+)
 UNREADABLE: dict[Kind, str] = {
     "number": "not a finite number",
     "integer": "not a whole number",
@@ -67,13 +73,21 @@ def _blank_to_missing(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _number(values: pa.ChunkedArray) -> "pd.Series[Any]":
     if _is_text(values.type):
-        numbers = pd.to_numeric(values.to_pandas().str.strip(), errors="coerce").astype(np.float64)
+        numbers = _parse(pc.utf8_trim_whitespace(values))
     elif pa.types.is_temporal(values.type) or pa.types.is_nested(values.type):
         return pd.Series(np.full(len(values), np.nan))
     else:
         numbers = values.cast(pa.float64(), safe=False).to_pandas()
     infinite = np.isinf(numbers.to_numpy())
     return numbers.mask(infinite) if infinite.any() else numbers
+
+
+def _parse(texts: pa.ChunkedArray) -> "pd.Series[Any]":
+    """Return texts as numbers, missing where they are none; Arrow is quick but gives up on the first that is none."""
+    try:
+        return texts.cast(pa.float64()).to_pandas()
+    except pa.ArrowInvalid:
+        return pd.to_numeric(texts.to_pandas(), errors="coerce").astype(np.float64)
 
 
 def _integer(values: pa.ChunkedArray) -> "pd.Series[Any]":
@@ -108,10 +122,12 @@ def _date(values: pa.ChunkedArray) -> "pd.Series[Any]":
     kind = values.type
     if _is_text(kind):
         texts = values.to_pandas()
-        dates = pd.to_datetime(texts, errors="coerce", format="ISO8601", utc=True)
-        left = dates.isna() & texts.notna()
-        if left.any():
-            dates = dates.mask(left, pd.to_datetime(texts[left], errors="coerce", format="mixed", utc=True))
+        dates = pd.to_datetime(texts, errors="coerce", format=DATE_FORMATS[0], utc=True)
+        for form in DATE_FORMATS[1:]:
+            left = dates.isna() & texts.notna()
+            if not left.any():
+                break
+            dates = dates.mask(left, pd.to_datetime(texts[left], errors="coerce", format=form, utc=True))
     elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         dates = pd.to_datetime(values.cast(pa.timestamp("us", tz=getattr(kind, "tz", None))).to_pandas(), utc=True)
     else:

@@ -95,11 +95,10 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
 
 
 def digest_folder(folder: Path) -> str:
-    """Return the SHA-256 over the names and bytes of a bundle's files, as the store computes it."""
-    total = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.is_file()):
-        total.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return total.hexdigest()
+    """Return the SHA-256 of a bundle: what `LC_ALL=C sha256sum * | sha256sum` prints inside it."""
+    files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: p.name.encode())
+    lines = "".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _load(folder: Path) -> Bundle:

@@ -60,8 +60,8 @@ class Serving:
         if str(error) == self._complaint:  # the same every second
             return
         self._complaint = str(error)
-        old = "no model" if self.bundle is None else f"version {self.bundle.version}"
-        log.error("Refused a bundle, %s goes on serving: %s", old, error)
+        old = "there is none yet" if self.bundle is None else f"version {self.bundle.version} goes on serving"
+        log.error("Refused a bundle, %s: %s", old, error)
 
 
 def find_bundle() -> tuple[Path, str | None]:
