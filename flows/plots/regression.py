@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flows.plots.scene import BLUE, GREY, LINES, Chart, Scene, bin_means, mark_thousands, show_number, start,
-thin
+from flows.plots.scene import BLUE, GREY, LINES, Chart, Scene, bin_means, mark_thousands, show_number, start, thin
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
