@@ -1,6 +1,5 @@
 """The `ml` command: one entry point for everything a project does."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -147,16 +146,18 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one sentence, anything else is kept in a log."""
-    from flows.commands.console import report_error, report_unexpected
+    from flows.commands.console import leave, report_error, report_unexpected
 
     try:
-        app(prog_name="ml", standalone_mode=True)
+        app(prog_name="ml")
+    except SystemExit as stop:
+        leave(int(stop.code or 0))
     except UserError as error:
-        sys.exit(report_error(error))
+        leave(report_error(error))
     except KeyboardInterrupt:
-        sys.exit(130)
+        leave(130)
     except Exception as error:  # a fault of ours: its trace goes to a file, not to the screen
-        sys.exit(report_unexpected(error))
+        leave(report_unexpected(error))
 
 
 if __name__ == "__main__":

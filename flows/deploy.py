@@ -10,7 +10,7 @@ from flows.contract import load_contract
 from flows.contract.compatibility import breaking_changes
 from flows.errors import Refused, UserError
 from flows.settings import Settings, load_settings
-from flows.smoke import SmokeService, require_same
+from flows.smoke import SmokeService, require_same, smoke_service
 from flows.store.bentoml import forget_bundle, import_bundle
 from flows.store.bundles import Bundle, open_bundle
 from flows.store.champion import Champion, move_champion, read_champion, write_champion
@@ -38,10 +38,10 @@ def deploy(version: str | None = None, breaking: bool = False, why: str = "passe
     if champion is None or champion.version != chosen:
         Verdicts(settings.store_path).require_pass(chosen, champion.bundle if champion else None)
         require_compatible(settings, champion, breaking)
-        with transaction():
+        with smoke_service(settings) as service, transaction():
             bundle = write(chosen)
             keep(bundle)
-            smoke(bundle)
+            smoke(service, bundle)
             name(bundle, why)
             label(chosen)
     repair_alias(settings)
@@ -85,15 +85,10 @@ def _drop(txn: Transaction) -> None:
 
 
 @task(name="smoke-test", cache_policy=NO_CACHE)
-def smoke(bundle: Bundle) -> None:
-    """Ask the real service, started on the bundle, for predictions whose answers are known."""
-    service = SmokeService(load_settings(), bundle.path)
-    try:
-        service.wait()
-        answer = service.predict(bundle.meta["example"])
-    finally:
-        service.stop()
-    require_same(answer, bundle.meta["expected"])
+def smoke(service: SmokeService, bundle: Bundle) -> None:
+    """Ask the real service for predictions whose answers are known."""
+    service.offer(bundle.path)
+    require_same(service.predict(bundle.meta["example"]), bundle.meta["expected"])
 
 
 @task(name="champion", cache_policy=NO_CACHE)

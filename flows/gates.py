@@ -48,7 +48,7 @@ def judge(
         y: What is true, [N]; see `flows.metrics`.
         candidate: The candidate's predictions for these rows, [N, K] or [N].
         champion: The champion's; None where nothing serves yet.
-        dummy: Those of a model that ignores the features (`flows.dummy.predict_dummy`).
+        dummy: Those of a model without the features (`flows.dummy.predict_dummy`).
         limits: `settings.gates`.
         seed: Of the bootstrap.
 

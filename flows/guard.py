@@ -44,11 +44,15 @@ class Child:
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else "no output"
 
-    def stop(self) -> None:
-        """End it and wait until it is gone."""
+    def dismiss(self) -> None:
+        """Let it end by itself."""
         stdin: IO[bytes] | None = self.process.stdin
         if stdin is not None:
             stdin.close()
+
+    def stop(self) -> None:
+        """End it and wait until it is gone."""
+        self.dismiss()
         self.process.wait(timeout=4 * GRACE_SECONDS)
 
 

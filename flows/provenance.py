@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+from functools import lru_cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def code_digest(root: Path) -> str:
     return digest_json({f.relative_to(root).as_posix(): digest_file(f) for f in files})
 
 
+@lru_cache(maxsize=1)
 def installed_packages() -> dict[str, str]:
     """Return the versions of all installed distributions by name."""
     return dict(sorted((d.name.lower(), d.version) for d in distributions() if d.name))

@@ -55,6 +55,7 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
     """
     if "PREFECT_API_URL" in os.environ:
         yield Server(None, os.environ["PREFECT_API_URL"])
+        _flush()
         return
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"

@@ -7,6 +7,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,28 @@ TOLERANCE = 1e-5  # answers against the compiled model's own, in float32
 
 
 class SmokeService:
-    """The project's service in a process of its own, on a bundle that may be written later."""
+    """The project's service in a process of its own: it starts while the bundle is still being made."""
 
-    def __init__(self, settings: Settings, bundle: Path) -> None:
-        """Start it on a free port of the loopback."""
+    def __init__(self, settings: Settings) -> None:
+        """Start it on a free port of the loopback, without a bundle."""
         self.port = free_port()
+        self.bundle = settings.home / "smoke" / str(self.port)
+        self.bundle.parent.mkdir(parents=True, exist_ok=True)
+        self.bundle.unlink(missing_ok=True)
         command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--working-dir", str(settings.root)]
-        env = os.environ | {"ML_BUNDLE": str(bundle), "PYTHONPATH": os.pathsep.join([str(settings.root), *sys.path[1:]])}
+        path = os.pathsep.join([str(settings.root), *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = os.environ | {"ML_BUNDLE": str(self.bundle), "ML_SERVICE__WORKERS": "1", "PYTHONPATH": path}
         self.child = Child(command, env, settings.root, settings.home / "logs" / "smoke-service.log")
+
+    def offer(self, bundle: Path) -> None:
+        """Let the service load `bundle`, and wait until it is ready.
+
+        Raises:
+            UserError: it ended, or was not ready in time.
+        """
+        self.bundle.symlink_to(bundle)
+        self.wait()
 
     def wait(self) -> None:
         """Wait until the service is ready.
@@ -59,8 +74,9 @@ class SmokeService:
             raise UserError(f"The service answered the smoke test with {error.code}: {said}") from error
 
     def stop(self) -> None:
-        """End the service."""
-        self.child.stop()
+        """End the service; it takes itself down while the run goes on."""
+        self.child.dismiss()
+        self.bundle.unlink(missing_ok=True)
 
     def _ready(self) -> bool:
         try:
@@ -68,6 +84,16 @@ class SmokeService:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+@contextmanager
+def smoke_service(settings: Settings) -> Iterator[SmokeService]:
+    """Yield the service, starting, and end it afterwards."""
+    service = SmokeService(settings)
+    try:
+        yield service
+    finally:
+        service.stop()
 
 
 def require_same(answer: dict[str, Any], expected: list[dict[str, Any]]) -> None:

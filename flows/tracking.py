@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from flows.errors import UserError
 from flows.settings import Settings
@@ -128,19 +129,23 @@ class Registry:
             UserError: skops meets a type outside the trust list.
         """
         import mlflow.sklearn
+        import mlflow.utils.environment
         from mlflow.exceptions import MlflowException
         from mlflow.models import infer_signature
 
+        # The requirements are the versions that run here; MLflow would take a second to check that they do.
+        unchecked = patch.object(mlflow.utils.environment, "warn_dependency_requirement_mismatches", create=True)
         try:
-            info = mlflow.sklearn.log_model(
-                model,
-                name="model",
-                signature=infer_signature(example, model.predict(example)),
-                input_example=example,
-                serialization_format="skops",
-                skops_trusted_types=list(self.trusted),
-                pip_requirements=requirements,
-            )
+            with unchecked:
+                info = mlflow.sklearn.log_model(
+                    model,
+                    name="model",
+                    signature=infer_signature(example, model.predict(example)),
+                    input_example=example,
+                    serialization_format="skops",
+                    skops_trusted_types=list(self.trusted),
+                    pip_requirements=requirements,
+                )
         except MlflowException as error:
             raise UserError(_untrusted(error)) from error
         return info.model_uri, info.model_id

@@ -3,6 +3,7 @@
 import importlib
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -49,21 +50,20 @@ def train(validation: str | None = None) -> str:
     registry = Registry(settings)
     key = train_key(settings, name)
     found = registry.find(key)
-    version = str(found.version) if found else register(registry, name, key, fit(name))
-    Latest(settings.store_path).set("train", version)
-    return version
+    made = str(found.version) if found else register(registry, name, key, fit(name))
+    Latest(settings.store_path).set("train", made)
+    return made
 
 
 def train_key(settings: Settings, validation: str) -> str:
     """Return the digest of everything that decides what is learned."""
-    packages = read_provenance(settings.root).packages
     return digest_json(
         {
             "validation": validation,
             "split": settings.split.model_dump(),
             "train": settings.train.model_dump(),
             "code": code_digest(settings.root),
-            "packages": {name: packages.get(name) for name in PINNED},
+            "packages": {name: version(name) for name in PINNED},
         }
     )
 
@@ -142,12 +142,12 @@ def register(registry: Registry, validation: str, key: str, fitted: Fitted) -> s
     settings = load_settings()
     tags = _tags(settings, validation) | {"holdout": fitted.holdout.model_dump_json()}
     with registry.run(f"train-{validation}", tags) as run_id:
-        _log_run(settings, registry, run_id, fitted)
-        uri, model_id = registry.log_model(fitted.pipeline, fitted.example, _requirements(settings))
-    version = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
-    registry.set_alias(CHALLENGER, version)
-    publish_markdown("candidate", f"**Version {version}**, fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s.")
-    return version
+        _log_run(settings, run_id, fitted)
+        uri, model_id = registry.log_model(fitted.pipeline, fitted.example, _requirements())
+    made = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
+    registry.set_alias(CHALLENGER, made)
+    publish_markdown("candidate", f"**Version {made}**, fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s.")
+    return made
 
 
 def _tags(settings: Settings, validation: str) -> dict[str, str]:
@@ -162,7 +162,7 @@ def _tags(settings: Settings, validation: str) -> dict[str, str]:
     }
 
 
-def _log_run(settings: Settings, registry: Registry, run_id: str, fitted: Fitted) -> None:
+def _log_run(settings: Settings, run_id: str, fitted: Fitted) -> None:
     import mlflow
 
     said = {
@@ -181,6 +181,5 @@ def _log_run(settings: Settings, registry: Registry, run_id: str, fitted: Fitted
     mlflow.log_dict(settings.model_dump(mode="json", exclude={"root"}), "settings.json", run_id=run_id)
 
 
-def _requirements(settings: Settings) -> list[str]:
-    packages = read_provenance(settings.root).packages
-    return [f"{name}=={packages[name]}" for name in PINNED if name in packages]
+def _requirements() -> list[str]:
+    return [f"{name}=={version(name)}" for name in PINNED]

@@ -1,8 +1,11 @@
 """What is printed, and where faults and warnings go instead of the screen."""
 
 import logging
+import os
+import sys
 import traceback
 from datetime import UTC, datetime
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,6 +33,14 @@ def open_project() -> Settings:
     warnings = logging.getLogger("py.warnings")
     warnings.handlers[:], warnings.propagate = [handler], False
     return settings
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once: taking down these libraries' modules would cost one to two seconds more."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def report_error(error: UserError) -> int:

@@ -62,12 +62,17 @@ def run_predict(source: str, destination: Path) -> None:
 
 def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
     with _only_one(settings), prefect_server(settings) as server, Progress(console) as progress:
+        from prefect.settings import temporary_settings
+
         flow = getattr(importlib.import_module(f"flows.{stage}"), stage)
         for module in WARM.get(stage, ()):
             importlib.import_module(module)
         server.wait()
         progress.follow(flow)
-        return flow(**parameters)
+        # Prefect waits up to a second for each flow's heartbeat thread, six times in a pipeline; nothing
+        # watches the heartbeats of a run that somebody watches on a terminal.
+        with temporary_settings({"flows.heartbeat_frequency": None}):
+            return flow(**parameters)
 
 
 @contextmanager

@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[Any]
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "axes.edgecolor": "#666666",
+    "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.unicode_minus": False,
+    "figure.constrained_layout.h_pad": 0.09,
+    "figure.constrained_layout.w_pad": 0.09,
     "figure.facecolor": "white",
     "font.size": 9,
     "grid.color": "#e6e6e6",

@@ -46,7 +46,7 @@ def draw_precision_recall(figure: "Figure", scene: Scene) -> None:
 
 
 def draw_calibration(figure: "Figure", scene: Scene) -> None:
-    """Draw how often the positive class came true against how probable it was said to be, in tenths of the rows."""
+    """Draw how often the positive class came true against how probable it was, in tenths of the rows."""
     axes = start(figure, f"Calibration, {_positive(scene)}", scene.note)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="perfect")
     for name, prediction in scene.models.items():
@@ -84,7 +84,7 @@ def draw_roc_by_class(figure: "Figure", scene: Scene) -> None:
 
 
 def merge_rare(counts: Array, classes: Sequence[str]) -> tuple[Array, list[str]]:
-    """Return a confusion matrix of at most `MOST_CLASSES` classes: the rarest true ones share the last row and column."""
+    """Return a confusion matrix of at most `MOST_CLASSES` classes: the rarest true ones share the last."""
     if len(counts) <= MOST_CLASSES:
         return counts, list(classes)
     frequent = np.sort(np.argsort(-counts.sum(axis=1), kind="stable")[: MOST_CLASSES - 1])
@@ -105,7 +105,9 @@ def _draw_matrix(axes: "Axes", counts: Array, classes: Sequence[str]) -> None:
         text = f"{counts[row, column]:,.0f}" + (f"\n{share:.0%}" if len(classes) <= 8 else "")
         colour = "white" if share > 0.55 else "#222222"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
-    slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, classes)) > 8 else {}
+    slanted: Any = (
+        {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, classes)) > 8 else {}
+    )
     axes.set_xticks(range(len(classes)), list(classes), **slanted)
     axes.set_yticks(range(len(classes)), list(classes))
     axes.spines[:].set_visible(False)
@@ -117,7 +119,7 @@ def _draw_roc_curve(axes: "Axes", positive: Array, score: Array, name: str, line
     true, false = (np.append(0, counts) for counts in ranking.count(weights))
     keep = thin(true)
     area = ranking.roc_auc(weights)
-    label = f"{name} (area {area:.3f})"
+    label = f"{name} (one class only)" if np.isnan(area) else f"{name} (area {area:.3f})"
     axes.plot(false[keep] / max(false[-1], 1), true[keep] / max(true[-1], 1), label=label, **line)
 
 

@@ -23,9 +23,12 @@ KOREAN = (
 )
 FIRST_SYLLABLE, LAST_SYLLABLE = 0xAC00, 0xD7A3
 # Revised Romanization of Korean (2000), letter by letter, without the sound changes between syllables.
-INITIALS = "g kk n d tt r m b pp s ss - j jj ch k t p h".replace("-", "").split(" ")
-MEDIALS = "a ae ya yae eo e yeo ye o wa wae oe yo u wo we wi yu eu ui i".split(" ")
-FINALS = "- k k k n n n t l k m l l l p l m p p t t ng t t k t p t".replace("-", "").split(" ")
+LETTERS = (
+    "g kk n d tt r m b pp s ss - j jj ch k t p h",
+    "a ae ya yae eo e yeo ye o wa wae oe yo u wo we wi yu eu ui i",
+    "- k k k n n n t l k m l l l p l m p p t t ng t t k t p t",
+)
+INITIALS, MEDIALS, FINALS = (row.replace("-", "").split(" ") for row in LETTERS)
 
 
 @cache
@@ -46,7 +49,7 @@ def letter(name: object, longest: int = 20) -> str:
 
 
 def letter_all(names: Iterable[object]) -> Sequence[str]:
-    """Return names as they can be drawn, each different: a number is put before those that would look alike."""
+    """Return names as they can be drawn, each different: those that would look alike get a number."""
     drawn = [letter(name) for name in names]
     return [f"{i}: {text}" if drawn.count(text) > 1 or not text else text for i, text in enumerate(drawn)]
 

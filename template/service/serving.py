@@ -11,6 +11,7 @@ from pathlib import Path
 from service.bundle import Bundle, BundleError, load_bundle
 
 POLL_SECONDS = 1.0
+WAITING_SECONDS = 0.1  # as long as there is no model, so that the first is taken up at once
 NO_MODEL = "There is no model yet: deploy one with `ml run`, and the service takes it up by itself."
 
 log = logging.getLogger("bentoml.service")  # BentoML's own logger: it has a handler and a format
@@ -46,7 +47,7 @@ class Serving:
     async def watch(self) -> None:
         """Refresh forever. Loading runs in a thread, so that requests go on meanwhile."""
         while True:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS if self.bundle else WAITING_SECONDS)
             try:
                 await asyncio.to_thread(self.refresh)
             except Exception:

@@ -1,0 +1,60 @@
+"""What the tests share: projects rendered from the working tree, and the `ml` command inside them."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from template_support import commit_all, copy_working_tree, run_python
+
+Render = Callable[..., Path]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working tree as a repository of its own, committed and tagged."""
+    folder = copy_working_tree(tmp_path_factory.mktemp("template"))
+    commit_all(folder, "v0.1.0")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def render(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Render:
+    """Render a project with the given answers; the same answers give the same, shared folder: do not write there."""
+    from copier import run_copy
+
+    made: dict[str, Path] = {}
+
+    def render_once(**answers: str) -> Path:
+        key = json.dumps(answers, sort_keys=True)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("rendered") / "customer-churn"
+            run_copy(str(template), folder, data=answers, defaults=True, vcs_ref="HEAD", quiet=True)
+            made[key] = folder
+        return made[key]
+
+    return render_once
+
+
+@pytest.fixture
+def project(render: Render, tmp_path: Path) -> Path:
+    """A project with the default answers, committed, for one test alone."""
+    folder = tmp_path / "customer-churn"
+    shutil.copytree(render(), folder)
+    commit_all(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ml() -> Run:
+    """Run `ml` in a project, in this environment: `ml(project, "run")`."""
+
+    def run_ml(project: Path, *arguments: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+        return run_python(project, "-m", "flows.cli", *arguments, timeout=timeout)
+
+    return run_ml
+
+

@@ -1,0 +1,58 @@
+"""Rendered projects for the tests: the working tree as a template, git, and commands inside a project."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+PRIVATE = ("PREFECT_", "MLFLOW_", "BENTOML_", "ML_", "UV_PROJECT", "VIRTUAL_ENV", "GIT_DIR", "PYTHONWARNINGS")
+GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git in a folder and return what it printed."""
+    done = subprocess.run([*GIT, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def commit_all(folder: Path, tag: str | None = None) -> None:
+    """Make `folder` a repository if it is none, commit all that is in it, and tag it."""
+    if not (folder / ".git").exists():
+        git(folder, "init", "--quiet", "--initial-branch=main")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--allow-empty", "--message", tag or "all")
+    if tag:
+        git(folder, "tag", tag)
+
+
+def copy_working_tree(destination: Path) -> Path:
+    """Copy what git tracks or would track of this repository, links as links; return the copy."""
+    listed = git(REPOSITORY, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        source, copy = REPOSITORY / name, destination / name
+        if source.exists():  # not where it was removed and the removal is not committed yet
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy, follow_symlinks=False)
+    return destination
+
+
+def clean_environment(home: Path | None = None) -> dict[str, str]:
+    """Return this process's environment without what would reach into a project."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+    return kept | ({"HOME": str(home)} if home else {})
+
+
+def run_in(project: Path, *command: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a project with a clean environment."""
+    environment = clean_environment()
+    return subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def run_python(project: Path, *arguments: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+    """Run this Python in a project, whose own packages come first."""
+    return run_in(project, sys.executable, *arguments, timeout=timeout)

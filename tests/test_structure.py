@@ -1,0 +1,125 @@
+"""The rules of the design page that hold for all code: who imports whom, how long a function may be."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+FLOWS = REPOSITORY / "flows"
+MODEL, SERVICE = (REPOSITORY / "template" / name for name in ("model", "service"))
+CODE = sorted(path for folder in (FLOWS, MODEL, SERVICE) for path in folder.rglob("*.py"))
+EVERYTHING = sorted(
+    {*CODE, *(p for name in ("tests", "benchmarks", "template/tests") for p in (REPOSITORY / name).rglob("*.py"))}
+)
+MODEL_MAY = {"numpy", "pandas", "pandera", "sklearn", "model"}
+SERVICE_MAY = {"bentoml", "numpy", "onnxruntime", "prometheus_client", "pydantic", "service", "starlette"}
+EXCEPTION_MAY = SERVICE_MAY | {"pandas", "skops", "sklearn"}
+HEAVY = {"bentoml", "evidently", "matplotlib", "mlflow", "onnx", "onnxruntime", "skl2onnx", "sklearn"}
+MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_MODULE = 40, 200
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield the top-level names of all packages that are imported anywhere in `tree`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}"
+            yield (node.module or "").partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            if node.args and isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value).partition(".")[0]
+
+
+def third_party(tree: ast.AST) -> set[str]:
+    return set(imported(tree)) - set(sys.stdlib_module_names)
+
+
+def at_import(tree: ast.AST) -> Iterator[ast.stmt]:
+    """Yield the statements that run when a module is imported, but for those that only type checkers see."""
+    for node in getattr(tree, "body", []):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+            yield from at_import(node)
+
+
+@pytest.mark.parametrize("path", sorted(MODEL.rglob("*.py")), ids=name_of)
+def test_model_imports_only_what_describes_and_fits_data(path):
+    assert third_party(parse(path)) <= MODEL_MAY
+
+
+@pytest.mark.parametrize("path", sorted(SERVICE.rglob("*.py")), ids=name_of)
+def test_service_imports_neither_flows_nor_anything_slow(path):
+    allowed = EXCEPTION_MAY if path.name == "sklearn_runtime.py" else SERVICE_MAY
+    assert third_party(parse(path)) <= allowed
+
+
+def test_service_imports_its_exception_only_where_it_is_needed():
+    for path in SERVICE.rglob("*.py"):
+        for node in at_import(parse(path)):
+            assert "sklearn_runtime" not in ast.unparse(node), path
+
+
+@pytest.mark.parametrize("path", sorted(FLOWS.rglob("*.py")), ids=name_of)
+def test_flows_never_import_the_service(path):
+    assert "service" not in third_party(parse(path))
+
+
+@pytest.mark.parametrize("path", sorted(FLOWS.rglob("*.py")), ids=name_of)
+def test_flows_import_heavy_packages_only_where_they_are_used(path):
+    heavy = {
+        package
+        for node in at_import(parse(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for package in imported(node)
+        if package in HEAVY
+    }
+    assert not heavy
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_no_function_is_over_forty_lines(path):
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= MOST_LINES_OF_A_FUNCTION, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_no_module_is_over_two_hundred_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES_OF_A_MODULE
+
+
+@pytest.mark.parametrize("path", CODE, ids=name_of)
+def test_text_files_are_opened_with_their_encoding(path):
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".read_text", ".write_text")):
+            assert any(keyword.arg == "encoding" for keyword in node.keywords), f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+def test_no_pickle_is_loaded(path):
+    if path.is_relative_to(REPOSITORY / "benchmarks"):
+        pytest.skip("what we are compared with may")
+    assert not {"pickle", "cloudpickle", "dill", "joblib"} & set(imported(parse(path)))
+
+
+@pytest.mark.parametrize("path", sorted(FLOWS.rglob("*.py")), ids=name_of)
+def test_docstrings_speak_of_what_exists(path):
+    """A docstring that names a file of the package names one that is there."""
+    for name in re.findall(r"`(flows/[\w/]+\.py)`", path.read_text(encoding="utf-8")):
+        assert (REPOSITORY / name).exists(), name

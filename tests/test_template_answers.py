@@ -1,0 +1,162 @@
+"""The questions: what is refused and what is said then; what each answer changes."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from copier import run_copy
+from template_support import REPOSITORY
+
+SLUG_RULE = "ASCII lower-case letters, digits, hyphens or underscores"
+BAD = [
+    ("project_name", "", "1 to 80 characters"),
+    ("project_name", " \n ", "1 to 80 characters"),
+    ("project_name", "x" * 81, "1 to 80 characters"),
+    ("project_name", "bell \a", "without control characters"),
+    ("project_slug", "Customer-Churn", SLUG_RULE),
+    ("project_slug", "customer churn", SLUG_RULE),
+    ("project_slug", "고객", SLUG_RULE),
+    ("project_slug", "1st", "begin with a letter"),
+    ("project_slug", "-churn", "begin with a letter"),
+    ("project_slug", "churn-", "end with a letter or digit"),
+    ("project_slug", "churn\n", "end with a letter or digit"),
+    ("project_slug", "a--b", "no two hyphens or underscores in a row"),
+    ("project_slug", "a" * 51, "1 to 50"),
+    ("project_slug", "../churn", SLUG_RULE),
+    ("project_slug", "mlflow", "give any other, such as mlflow-model"),
+    ("project_slug", "scikit_learn", "give any other"),
+    ("description", "", "1 to 400 characters"),
+    ("description", "x" * 401, "1 to 400 characters"),
+    ("description", "escape \x1b[0m", "without control characters"),
+    ("problem", "ranking", "['binary', 'multiclass', 'regression']"),
+    ("problem", "", "['binary', 'multiclass', 'regression']"),
+    ("python_version", "3.10", "['3.11', '3.12', '3.13']"),
+    ("python_version", "3.14", "['3.11', '3.12', '3.13']"),
+    ("python_version", "3", "['3.11', '3.12', '3.13']"),
+]
+NASTY = [
+    'He said "hi"',
+    "it's a \\ back\\slash \\n",
+    "two\nlines\tand a tab",
+    "이탈 예측 📈 👩‍🔬",
+    "# *bold* <b>tag</b> & `code` [x](y)",
+    "{{ not }} {% jinja %} ${{ github }}",
+    "yes: [a, b] - 'c' # d",
+    "]] = \"\"\" '''",
+    "%(percent)s %d",
+]
+
+
+def copy(template: Path, folder: Path, **answers: str) -> Path:
+    run_copy(str(template), folder, data=answers, defaults=True, vcs_ref="HEAD", quiet=True)
+    return folder
+
+
+@pytest.mark.parametrize(("question", "value", "allowed"), BAD)
+def test_bad_answer_is_refused_by_name_with_what_is_allowed(template, tmp_path, question, value, allowed):
+    with pytest.raises(ValueError) as refused:
+        copy(template, tmp_path / "churn", **{question: value})
+    assert question in str(refused.value)
+    assert allowed in " ".join(str(refused.value).split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["고객 이탈", "2024", "!?", "📈"])
+def test_name_without_ascii_letters_asks_for_a_slug(template, tmp_path, name):
+    with pytest.raises(ValueError, match="no ASCII letters to derive it from") as refused:
+        copy(template, tmp_path / "churn", project_name=name)
+    assert SLUG_RULE in " ".join(str(refused.value).split())
+    project = copy(template, tmp_path / "churn", project_name=name, project_slug="churn")
+    assert name in (project / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("Customer churn", "customer-churn"),
+        ("  Customer   Churn 2! ", "customer-churn-2"),
+        ("churn_model", "churn_model"),
+        ("a _ b", "a-b"),
+        ("2nd try", "nd-try"),
+        ("고객 Churn 예측", "churn"),
+        ("x" * 70, "x" * 50),
+        ("y" * 49 + " z", "y" * 49),
+    ],
+)
+def test_slug_is_derived_from_the_name(render, name, slug):
+    assert read_toml(render(project_name=name) / "pyproject.toml")["project"]["name"] == slug
+
+
+def test_name_is_derived_from_the_folder(template, tmp_path):
+    project = copy(template, tmp_path / "house_prices")
+    assert (project / "README.md").read_text(encoding="utf-8").startswith("# House prices\n")
+    assert read_toml(project / "config.toml")["project"]["name"] == "house_prices"
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_any_name_and_description_give_valid_files(render, text):
+    project = render(project_name=text, project_slug="churn", description=text)
+    line = " ".join(text.split())
+    assert read_toml(project / "pyproject.toml")["project"]["description"] == f"{line}: {line}"
+    assert read_toml(project / "config.toml")["project"]["name"] == "churn"
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text(encoding="utf-8"))
+    assert (answers["project_name"], answers["description"]) == (text, text)
+    heading = (project / "README.md").read_text(encoding="utf-8").splitlines()[0]
+    assert heading.removeprefix("# ").replace("&lt;", "<").replace("&amp;", "&") == line
+
+
+def read_toml(path: Path) -> dict:
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def changed(first: Path, second: Path) -> set[str]:
+    """Return the files that differ, without the record of the answers."""
+    names = {p.relative_to(first).as_posix() for p in first.rglob("*") if p.is_file()}
+    different = {n for n in names if (first / n).read_bytes() != (second / n).read_bytes()}
+    return different - {".copier-answers.yml"}
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "files"),
+    [
+        ("project_name", "Another name", {"README.md", "pyproject.toml"}),
+        ("project_slug", "another", {"config.toml", "pyproject.toml"}),
+        ("description", "Another purpose.", {"README.md", "pyproject.toml"}),
+        ("problem", "multiclass", {"config.toml"}),
+        ("problem", "regression", {"config.toml"}),
+        ("python_version", "3.12", {"pyproject.toml"}),
+        ("python_version", "3.13", {"pyproject.toml"}),
+    ],
+)
+def test_each_answer_changes_a_file_that_runs(render, question, answer, files):
+    base = {"project_name": "Customer churn", "project_slug": "customer-churn"}
+    assert changed(render(**base), render(**base | {question: answer})) == files
+
+
+@pytest.mark.parametrize(
+    ("problem", "target"), [("binary", "churned"), ("multiclass", "next_plan"), ("regression", "next_spend")]
+)
+def test_problem_names_the_target_of_the_sample(render, problem, target):
+    from flows.contract import describe, load_schema
+    from flows.settings import load_settings
+
+    settings = load_settings(render(problem=problem))
+    assert (settings.data.problem, settings.data.target) == (problem, target)
+    assert describe(load_schema(), settings.data.target, settings.data.problem).target_column.name == target
+
+
+def test_python_version_is_what_tools_are_told(render):
+    project = read_toml(render(python_version="3.12") / "pyproject.toml")
+    assert project["project"]["requires-python"] == ">=3.12,<3.14"
+    assert project["tool"]["ruff"]["target-version"] == "py312"
+    assert project["tool"]["mypy"]["python_version"] == "3.12"
+
+
+def test_every_question_has_a_help_line_and_a_default():
+    settings = yaml.safe_load((REPOSITORY / "copier.yml").read_text(encoding="utf-8"))
+    questions = {name: details for name, details in settings.items() if not name.startswith("_")}
+    assert list(questions) == ["project_name", "project_slug", "description", "problem", "python_version"]
+    for name, details in questions.items():
+        assert details["help"] and details["default"], name
+        assert "validator" in details or "choices" in details, name
