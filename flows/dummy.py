@@ -15,9 +15,9 @@ def predict_dummy(
 ) -> Array:
     """Return what the dummy predicts for `rows` rows: probabilities [rows, K], or values [rows].
 
-    In regression it is the mean, for absolute errors the last of `baseline`. In classification it is each class's
-    share, but for two metrics that this would let any guess beat: for `f1` it always says the positive class,
-    and for `f1_macro` it draws classes by their shares (no guess does better on average).
+    In regression it is the mean, for absolute errors the last of `baseline`. In classification it is each
+    class's share, but for two metrics that this would let any guess beat: for `f1` it always says the
+    positive class, and for `f1_macro` it draws classes by their shares (no guess does better on average).
 
     Args:
         problem: "binary", "multiclass" or "regression".

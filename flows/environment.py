@@ -14,6 +14,8 @@ QUIET = {
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_SHOW_UPDATE_NOTIFICATION": "false",
     "GIT_PYTHON_REFRESH": "quiet",
+    # Beside other busy processes, OpenMP's spinning threads make a fit twenty times slower.
+    "OMP_WAIT_POLICY": "PASSIVE",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 

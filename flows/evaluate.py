@@ -12,8 +12,10 @@ from flows.artifacts import publish_image, publish_link, publish_markdown, publi
 from flows.candidate import Candidate, load_candidate
 from flows.contract import encode, encode_target
 from flows.contract.compatibility import can_score
+from flows.dummy import predict_dummy
 from flows.errors import Refused, UserError
 from flows.gates import Verdict, judge, refusal_sentence
+from flows.metrics import choose_metric
 from flows.plots import draw_plots
 from flows.rows import Holdout, in_holdout, read_rows
 from flows.scoring import Scorer
@@ -114,7 +116,8 @@ def score_holdout(settings: Settings, candidate: Candidate, bundle: Bundle | Non
         frame, y = frame[~never], y[~never]
     if not len(y):
         raise UserError("No held-out rows are left to judge by: bring more rows, or raise [split] holdout.")
-    dummy = np.tile(candidate.baseline, (len(y), 1)) if contract.classes else np.full(len(y), candidate.baseline[0])
+    metric = choose_metric(contract.problem, settings.gates.metric)
+    dummy = predict_dummy(contract.problem, metric, candidate.baseline, len(y))
     champion = predict_champion(bundle, candidate, frame) if bundle else None
     return Scored(y, predict_candidate(candidate, frame), champion, dummy, notes)
 
@@ -148,7 +151,10 @@ def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) 
 def show(settings: Settings, candidate: Candidate, record: Record, scored: Scored) -> None:
     """Put figures, gates and plots where MLflow's and Prefect's UIs show them."""
     verdict = record.verdict
-    plots = draw_plots(candidate.contract.problem, scored.y, scored.candidate, scored.champion, candidate.contract.classes)
+    contract = candidate.contract
+    plots = draw_plots(
+        contract.problem, scored.y, scored.candidate, scored.champion, contract.classes or (), contract.target
+    )
     registry = Registry(settings)
     registry.log_verdict(candidate.run_id, verdict, plots)
     publish_markdown("verdict", _markdown(record))

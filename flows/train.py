@@ -101,9 +101,9 @@ def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdou
 
 
 def baseline_of(contract: Contract, target: np.ndarray) -> list[float]:
-    """Return what a dummy model predicts for every row: each class's share, or the mean."""
+    """Return what a dummy model knows: each class's share, or the mean and the median."""
     if contract.classes is None:
-        return [float(target.mean())]
+        return [float(target.mean()), float(np.median(target))]
     return [float(share) for share in np.bincount(target, minlength=len(contract.classes)) / len(target)]
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from flows.dummy import predict_dummy
 from flows.gates import Comparison, Verdict, judge, judge_floor, judge_margin, judge_minimum, refusal_sentence
 from flows.metrics import METRICS, Interval

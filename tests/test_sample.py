@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+
 from flows.errors import UserError
 from flows.sources import open_source
 from flows.sources.sample import BLOCK, generate, open_sample, write_csv
