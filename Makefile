@@ -1,37 +1,34 @@
-# Each target does its own set-up: a machine with Python 3.11 to 3.13 and git is enough.
+# Each target does its own set-up: it needs Python 3.11 to 3.13, git and PyPI. PYTHON=/path/to/python3 chooses one.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all test-newest lint bench clean
 SHELL := bash
-.SHELLFLAGS := -euo pipefail -c
-.DELETE_ON_ERROR:
-.PHONY: demo test test-all bench lint clean
-export UV_COMPILE_BYTECODE := 1
-export UV_SYSTEM_CERTS := 1
-unexport PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
-BIN := .venv/bin
+IN_VENV = . .ci/environment && PATH=$$venv/bin:$$PATH &&
 
-demo: build/tools  ## Make a project in build/demo, train, deploy and ask it for a prediction.
-	$(BIN)/python .ci/demo.py
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-test: build/environment  ## What fits in thirty minutes on two cores.
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+demo: ## scaffold a project into build/demo, train, deploy and serve its model, ask for a prediction
+	@.ci/setup scaffold
+	@.ci/demo
 
-test-all: build/environment  ## Everything.
-	$(BIN)/python -m pytest -n 2
+test: lint ## run the tests that fit in thirty minutes on two cores
+	@$(IN_VENV) pytest -n 2 -m "not slow" $(ARGS)
 
-bench: build/environment  ## Speed and memory, side by side (needs wrk for serving).
-	$(BIN)/python benchmarks/bench_pipeline.py
-	$(BIN)/python benchmarks/bench_serving.py
+test-all: lint ## run every test
+	@$(IN_VENV) pytest -n 2 $(ARGS)
 
-lint: build/environment
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/zizmor --offline --quiet .github template/.github
+test-newest: ## run the tests with the newest dependencies, without the template's upper bounds
+	@NEWEST=1 .ci/setup tests
+	@$(IN_VENV) pytest -n 2 -m "not slow" $(ARGS)
 
-build/tools: .ci/setup
-	.ci/setup tools
+lint: ## check format, lint, types and workflows
+	@.ci/setup tests
+	@$(IN_VENV) ruff format --check --quiet . && ruff check --quiet . && mypy --no-error-summary && zizmor --offline --quiet .github template/.github
 
-build/environment: build/tools pyproject.toml template/pyproject.toml.jinja
-	.ci/setup environment
+bench: ## compare speed and memory with what one would otherwise use
+	@.ci/setup tests
+	@$(IN_VENV) python benchmarks/bench_serving.py
+	@$(IN_VENV) python benchmarks/bench_pipeline.py
 
-clean:
-	rm -rf build .venv
+clean: ## remove what the targets above made
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,7 +10,6 @@ import pandas as pd
 from flows.candidate import Candidate, load_candidate
 from flows.compiling import check_parity, compile_model
 from flows.contract import Contract, encode
-from flows.rows import read_rows
 from flows.settings import Settings
 from flows.store.bundles import Bundle, write_bundle
 from flows.store.snapshots import Snapshots
@@ -26,9 +25,8 @@ def build_bundle(settings: Settings, version: str) -> Bundle:
         UserError: it cannot be compiled, or the compiled model differs from scikit-learn.
     """
     candidate = load_candidate(settings, version)
-    holdout = read_rows(settings, candidate.contract, candidate.validation, "holdout", candidate.holdout)
-    model, parity = _compile(settings, candidate, holdout)
-    example = holdout.head(EXAMPLE_ROWS)
+    model, parity = _compile(settings, candidate)
+    example = candidate.held_out.head(EXAMPLE_ROWS)
     meta = _meta(settings, candidate) | {
         "parity": parity,
         "example": {"rows": json_rows(candidate.contract, example)},
@@ -63,12 +61,12 @@ def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str
     return answers
 
 
-def _compile(settings: Settings, candidate: Candidate, holdout: pd.DataFrame) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _compile(settings: Settings, candidate: Candidate) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the model's file and the record of its parity; scikit-learn itself needs no proof."""
     if settings.deploy.runtime == "sklearn":
         return {"model.skops": candidate.skops_bytes()}, {"rows": 0}
     model = compile_model(candidate.pipeline, candidate.contract)
-    parity = check_parity(model, candidate.pipeline, candidate.contract, holdout, settings.deploy.tolerance)
+    parity = check_parity(model, candidate.pipeline, candidate.contract, candidate.held_out, settings.deploy.tolerance)
     return {"model.onnx": model}, parity.model_dump(mode="json")
 
 

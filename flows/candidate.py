@@ -1,11 +1,13 @@
 """A registered version with everything that was recorded of it, read back from MLflow."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
+import pandas as pd
+
 from flows.contract import Contract
-from flows.rows import Holdout
+from flows.rows import Holdout, read_rows
 from flows.settings import Settings
 from flows.tracking import Registry
 
@@ -20,6 +22,7 @@ class Candidate:
         trusted: The types that skops was told to trust.
     """
 
+    settings: Settings
     version: str
     run_id: str
     pipeline: Any
@@ -38,6 +41,11 @@ class Candidate:
         """How rows were held out from it."""
         return Holdout.model_validate_json(self.tags["holdout"])
 
+    @cached_property
+    def held_out(self) -> pd.DataFrame:
+        """The valid rows that it was not trained on, in the contract's dtypes; read once."""
+        return read_rows(self.settings, self.contract, self.validation, "holdout", self.holdout)
+
     def skops_bytes(self) -> bytes:
         """Return the pipeline as a skops file."""
         import skops.io
@@ -54,10 +62,12 @@ def load_candidate(settings: Settings, version: str) -> Candidate:
 def _load(settings_json: str, version: str) -> Candidate:
     import mlflow
 
-    registry = Registry(Settings.model_validate_json(settings_json))
+    settings = Settings.model_validate_json(settings_json)
+    registry = Registry(settings)
     run = registry.run_of(version)
     uri = run.info.artifact_uri
     return Candidate(
+        settings=settings,
         version=version,
         run_id=run.info.run_id,
         pipeline=registry.load(version),

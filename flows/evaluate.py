@@ -17,7 +17,7 @@ from flows.errors import Refused, UserError
 from flows.gates import Verdict, judge, refusal_sentence
 from flows.metrics import choose_metric
 from flows.plots import draw_plots
-from flows.rows import Holdout, in_holdout, read_rows
+from flows.rows import Holdout, in_holdout
 from flows.scoring import Scorer
 from flows.settings import Settings, load_settings
 from flows.store.bundles import Bundle, open_bundle
@@ -102,7 +102,7 @@ def score_holdout(settings: Settings, candidate: Candidate, bundle: Bundle | Non
     """
     notes: list[str] = []
     contract = candidate.contract
-    frame = read_rows(settings, contract, candidate.validation, "holdout", candidate.holdout)
+    frame = candidate.held_out
     why_not = can_score(bundle.contract, contract) if bundle else None
     if bundle and why_not:
         notes.append(f"Version {bundle.version} serves but cannot be compared: {why_not}.")

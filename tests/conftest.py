@@ -56,5 +56,3 @@ def ml() -> Run:
         return run_python(project, "-m", "flows.cli", *arguments, timeout=timeout)
 
     return run_ml
-
-

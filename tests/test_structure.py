@@ -13,10 +13,13 @@ FLOWS = REPOSITORY / "flows"
 MODEL, SERVICE = (REPOSITORY / "template" / name for name in ("model", "service"))
 CODE = sorted(path for folder in (FLOWS, MODEL, SERVICE) for path in folder.rglob("*.py"))
 EVERYTHING = sorted(
-    {*CODE, *(p for name in ("tests", "benchmarks", "template/tests") for p in (REPOSITORY / name).rglob("*.py"))}
+    {
+        *CODE,
+        *(p for name in ("tests", "benchmarks", "template/tests") for p in (REPOSITORY / name).rglob("*.py")),
+    }
 )
 MODEL_MAY = {"numpy", "pandas", "pandera", "sklearn", "model"}
-SERVICE_MAY = {"bentoml", "numpy", "onnxruntime", "prometheus_client", "pydantic", "service", "starlette"}
+SERVICE_MAY = {"bentoml", "numpy", "onnxruntime", "prometheus_client", "pydantic", "pydantic_core", "service", "starlette"}
 EXCEPTION_MAY = SERVICE_MAY | {"pandas", "skops", "sklearn"}
 HEAVY = {"bentoml", "evidently", "matplotlib", "mlflow", "onnx", "onnxruntime", "skl2onnx", "sklearn"}
 MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_MODULE = 40, 200

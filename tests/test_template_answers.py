@@ -146,11 +146,10 @@ def test_problem_names_the_target_of_the_sample(render, problem, target):
     assert describe(load_schema(), settings.data.target, settings.data.problem).target_column.name == target
 
 
-def test_python_version_is_what_tools_are_told(render):
-    project = read_toml(render(python_version="3.12") / "pyproject.toml")
-    assert project["project"]["requires-python"] == ">=3.12,<3.14"
-    assert project["tool"]["ruff"]["target-version"] == "py312"
-    assert project["tool"]["mypy"]["python_version"] == "3.12"
+def test_python_version_is_the_oldest_that_the_project_accepts(render):
+    for version in ("3.11", "3.12", "3.13"):
+        project = read_toml(render(python_version=version) / "pyproject.toml")
+        assert project["project"]["requires-python"] == f">={version},<3.14"
 
 
 def test_every_question_has_a_help_line_and_a_default():

@@ -49,7 +49,7 @@ def _print_rows(settings: Settings, validation: Validation) -> None:
 
 
 def _print_metrics(record: Record) -> None:
-    scores = record.verdict.scores
+    scores = {who: record.verdict.scores[who] for who in ("candidate", "champion", "dummy") if who in record.verdict.scores}
     title = f"version {record.version} on {record.verdict.rows:,} held-out rows"
     table = Table("metric", *scores, title=title, title_justify="left")
     for name in scores["candidate"]:

@@ -1,14 +1,23 @@
-"""The proof that a compiled model says what scikit-learn says, on every row of the holdout."""
+"""The proof that a compiled model says what scikit-learn says, on every row of the holdout and on rows made worse."""
 
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from flows.contract import Contract, encode
+from flows.compiling.prepare import final_estimator
+from flows.compiling.refuse import BY_SKLEARN
+from flows.contract import Column, Contract, encode
 from flows.errors import UserError
 from flows.scoring import CHUNK, Scorer
+
+PROBES = 1000  # rows that are compared once more with missing and unknown values put in
+UNKNOWN = "never seen ☃"
+LIKELIEST = ("HistGradientBoostingClassifier", "GradientBoostingClassifier", "LogisticRegression", *(
+    "RandomForestClassifier", "ExtraTreesClassifier"))  # fmt: skip
 
 
 class Parity(BaseModel):
@@ -16,14 +25,18 @@ class Parity(BaseModel):
 
     Attributes:
         rows: Rows compared.
+        probes: Rows among them that were compared with missing and unknown values put in.
         largest: The largest difference: of a probability, or of a value as a share of it.
+        row: The index of the row with the largest difference.
         labels_differ: Rows that were given another label, ties within the tolerance aside.
         tolerance: What is let through.
     """
 
-    rows: int
-    largest: float
-    labels_differ: int
+    rows: int = 0
+    probes: int = 0
+    largest: float = 0.0
+    row: str | None = None
+    labels_differ: int = 0
     tolerance: float
 
     @property
@@ -36,34 +49,98 @@ def check_parity(model: bytes, pipeline: Any, contract: Contract, frame: pd.Data
     """Compare a compiled model with the pipeline on all rows of `frame`, in the contract's dtypes.
 
     Raises:
-        UserError: they differ by more than `tolerance`.
+        UserError: they differ by more than `tolerance`, or scikit-learn refuses what the contract allows.
     """
     scorer = Scorer.from_onnx(model, contract)
-    largest, differ = 0.0, 0
-    for start in range(0, len(frame), CHUNK):
-        encoded = encode(contract, frame.iloc[start : start + CHUNK])
-        gap, labels = _compare(scorer, pipeline, contract, encoded, tolerance)
-        largest, differ = max(largest, gap), differ + labels
-    parity = Parity(rows=len(frame), largest=largest, labels_differ=differ, tolerance=tolerance)
-    if not parity.proved:
-        raise UserError(
-            f"The compiled model differs from scikit-learn by {largest:.2g} (at most {tolerance:.2g} is let through), with "
-            f"{differ:,} other labels in {len(frame):,} rows; nothing was deployed: simplify model/features.py, or set "
-            'runtime = "sklearn" under [deploy] in config.toml.'
-        )
-    return parity
+    parity = Parity(tolerance=tolerance)
+    probes = make_probes(contract, frame)
+    try:
+        for start in range(0, len(frame), CHUNK):
+            parity = _add(parity, scorer, pipeline, frame.iloc[start : start + CHUNK])
+        _require(parity, "the held-out rows")
+        parity = _add(parity, scorer, pipeline, probes)
+    except ValueError as error:
+        raise UserError(_refusing(error)) from error
+    _require(parity, f"held-out rows with missing values and texts that training never saw, such as {UNKNOWN!r}")
+    return parity.model_copy(update={"rows": len(frame), "probes": len(probes)})
 
 
-def _compare(scorer: Scorer, pipeline: Any, contract: Contract, encoded: pd.DataFrame, tolerance: float) -> tuple[float, int]:
-    """Return the largest difference and the number of rows labelled otherwise."""
+def make_probes(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return some rows of `frame`, each with a value missing or unknown, wherever the contract allows that."""
+    changes = [change for column in contract.features for change in _changes(column)]
+    if not changes or frame.empty:
+        return frame.iloc[:0]
+    count = max(min(PROBES, len(frame)), len(changes))
+    rows = frame.iloc[np.linspace(0, len(frame) - 1, count).astype(int)].reset_index(drop=True)
+    turn = np.arange(count) % len(changes)
+    for i, (name, value) in enumerate(changes):
+        rows[name] = rows[name].mask(turn == i, value)
+    return rows
+
+
+def _changes(column: Column) -> Iterator[tuple[str, Any]]:
+    if column.nullable:
+        yield column.name, None
+    if column.kind == "text" and column.categories is None:
+        yield column.name, UNKNOWN
+
+
+def _add(parity: Parity, scorer: Scorer, pipeline: Any, frame: pd.DataFrame) -> Parity:
+    """Return `parity` with the rows of `frame` compared too."""
+    if frame.empty:
+        return parity
+    encoded = encode(scorer.contract, frame)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)  # which an open set has
+        expected = _expected(pipeline, scorer.contract, encoded)
+    try:
+        outputs = scorer.run(encoded)
+    except Exception as error:  # onnxruntime's own exceptions share no base
+        said = str(error).splitlines()[0][:300]
+        raise UserError(f"The compiled model fails where scikit-learn does not ({said}): {BY_SKLEARN}.") from error
+    gaps, differ = _compare(expected, outputs, parity.tolerance)
+    worst = int(np.argmax(np.where(np.isnan(gaps), np.inf, gaps)))
+    largest = float(gaps[worst]) if np.isfinite(gaps[worst]) else float("inf")
+    found = {"labels_differ": parity.labels_differ + differ}
+    further = {"largest": largest, "row": str(frame.index[worst])} if largest >= parity.largest else {}
+    return parity.model_copy(update=found | further)
+
+
+def _expected(pipeline: Any, contract: Contract, encoded: pd.DataFrame) -> list[np.ndarray]:
+    """Return scikit-learn's [labels, probabilities] or [values], without predicting twice where that is the same."""
     if contract.classes is None:
-        expected = pipeline.predict(encoded).astype(np.float64)
-        unit = np.maximum(np.abs(expected), np.abs(expected).mean())
-        gaps = np.abs(scorer.run(encoded)[0].ravel() - expected) / np.maximum(unit, np.finfo(float).tiny)
-        return float(gaps.max()), 0
-    labels, probabilities = scorer.run(encoded)
-    expected = pipeline.predict_proba(encoded)
-    ranked = np.sort(expected, axis=1)
+        return [np.asarray(pipeline.predict(encoded), np.float64).ravel()]
+    probabilities = pipeline.predict_proba(encoded)
+    likeliest = type(final_estimator(pipeline)).__name__ in LIKELIEST
+    return [probabilities.argmax(axis=1) if likeliest else pipeline.predict(encoded), probabilities]
+
+
+def _compare(expected: list[np.ndarray], given: list[np.ndarray], tolerance: float) -> tuple[np.ndarray, int]:
+    """Return each row's difference [N], and the number of rows labelled otherwise."""
+    if len(expected) == 1:
+        values = expected[0]
+        unit = np.maximum(np.abs(values), max(float(np.abs(values).mean()), np.finfo(float).tiny))
+        return np.abs(given[0].ravel() - values) / unit, 0
+    ranked = np.sort(expected[1], axis=1)
     clear = ranked[:, -1] - ranked[:, -2] > 2 * tolerance
-    differ = (labels.ravel() != pipeline.predict(encoded)) & clear
-    return float(np.abs(probabilities - expected).max()), int(differ.sum())
+    differ = (given[0].ravel() != expected[0]) & clear
+    return np.abs(given[1] - expected[1]).max(axis=1), int(differ.sum())
+
+
+def _require(parity: Parity, where: str) -> None:
+    if parity.proved:
+        return
+    raise UserError(
+        f"The compiled model differs from scikit-learn on {where}: by up to {parity.largest:.2g} (row {parity.row}; "
+        f"{parity.tolerance:.2g} is let through), with another label for {parity.labels_differ:,}. Nothing was deployed: "
+        f"simplify model/features.py, or {BY_SKLEARN}."
+    )
+
+
+def _refusing(error: Exception) -> str:
+    said = (str(error).splitlines() or [""])[0][:300].rstrip(".")
+    return (
+        "The model fails on a missing value or on a text that training never saw, which model/schema.py allows "
+        f'({said}): give its encoder handle_unknown="use_encoded_value" (OrdinalEncoder) or "ignore" (OneHotEncoder), or '
+        "close the set by isin=[…] in model/schema.py."
+    )

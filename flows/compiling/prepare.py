@@ -1,7 +1,7 @@
-"""Brings a copy of a fitted pipeline into a form that the converter gets right, or refuses it.
+"""Brings a copy of a fitted pipeline into a form that the converter gets right.
 
-The converter is silently wrong in places: it rewrites column names, rounds thresholds to float32 upwards, and
-mistakes native categories. Each is mended here on a copy, or said.
+The converter is silently wrong in places: it rewrites column names and rounds thresholds to float32 upwards. Each
+is mended here on a copy that shares the fitted trees and arrays with the original.
 """
 
 import copy
@@ -10,27 +10,37 @@ from typing import Any
 
 import numpy as np
 
-from flows.errors import UserError
-
-BY_SKLEARN = 'set runtime = "sklearn" under [deploy] in config.toml to serve it by scikit-learn itself'
-
 
 def prepare_copy(pipeline: Any) -> Any:
-    """Return a copy of `pipeline` that converts to the same function.
-
-    Raises:
-        UserError: it holds something that would convert wrongly.
-    """
-    made = copy.deepcopy(pipeline)
-    for part in _parts(made, set()):
-        if getattr(part, "transformers_", None) is not None:
+    """Return a copy of `pipeline` that converts to the same function."""
+    made = copy.deepcopy(pipeline, _shared(pipeline))
+    for part in list(parts_of(made)):
+        if hasattr(part, "transformers_") and hasattr(part, "_transformer_to_input_indices"):
             _number_columns(part)
         if hasattr(part, "_predictors"):
-            _refuse_native_categories(part)
             _floor_thresholds(part)
-    for part in _parts(made, set()):
+        if isinstance(getattr(part, "steps", None), list):
+            part.steps = [step for step in part.steps if step[1] is not None and step[1] != "passthrough"]
+        if hasattr(part, "flatten_transform"):  # shapes only what VotingClassifier.transform gives
+            part.flatten_transform = False
         part.__dict__.pop("feature_names_in_", None)
     return made
+
+
+def parts_of(value: Any) -> Iterator[Any]:
+    """Yield every estimator in `value`, however deep, each once."""
+    yield from _walk(value, set())
+
+
+def final_estimator(pipeline: Any) -> Any:
+    """Return what makes the prediction: the last step, or the best that a search found."""
+    while True:
+        if isinstance(getattr(pipeline, "steps", None), list):
+            pipeline = pipeline.steps[-1][1]
+        elif hasattr(pipeline, "best_estimator_"):
+            pipeline = pipeline.best_estimator_
+        else:
+            return pipeline
 
 
 def floor_to_float32(values: np.ndarray) -> np.ndarray:
@@ -41,8 +51,7 @@ def floor_to_float32(values: np.ndarray) -> np.ndarray:
     return rounded
 
 
-def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
-    """Yield every estimator in `value`, however deep."""
+def _walk(value: Any, seen: set[int]) -> Iterator[Any]:
     from sklearn.base import BaseEstimator
 
     if id(value) in seen:
@@ -50,51 +59,40 @@ def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
     seen.add(id(value))
     if isinstance(value, BaseEstimator):
         yield value
-        children: Any = list(vars(value).values())
-    elif isinstance(value, dict):
-        children = list(value.values())
-    elif isinstance(value, list | tuple):
-        children = value
-    elif isinstance(value, np.ndarray) and value.dtype == object:
-        children = value.ravel().tolist()
-    else:
-        children = list(vars(value).values()) if type(value).__name__ == "_CalibratedClassifier" else []
-    for child in children:
-        yield from _parts(child, seen)
+    for child in _children(value):
+        yield from _walk(child, seen)
+
+
+def _children(value: Any) -> list[Any]:
+    from sklearn.base import BaseEstimator
+
+    if isinstance(value, BaseEstimator) or type(value).__name__ == "_CalibratedClassifier":
+        return list(vars(value).values())
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value)
+    return value.ravel().tolist() if isinstance(value, np.ndarray) and value.dtype == object else []
+
+
+def _shared(pipeline: Any) -> dict[int, Any]:
+    """Return the memo under which a deep copy shares trees and arrays, which may take gigabytes."""
+    from sklearn.tree._tree import Tree
+
+    values = [value for part in parts_of(pipeline) for value in vars(part).values()]
+    return {id(v): v for v in values if isinstance(v, Tree) or (isinstance(v, np.ndarray) and v.dtype != object)}
 
 
 def _number_columns(transformer: Any) -> None:
     """Replace column names by positions: the converter mixes up names such as `a b` and `a_b`."""
-    names = list(getattr(transformer, "feature_names_in_", []))
-    width = transformer.n_features_in_
-    transformer.transformers_ = [
-        (name, step, _positions(columns, names, width)) for name, step, columns in transformer.transformers_
-    ]
+    places = transformer._transformer_to_input_indices
+    transformer.transformers_ = [(name, step, list(places[name])) for name, step, _ in transformer.transformers_]
 
 
-def _positions(columns: Any, names: list[str], width: int) -> list[int]:
-    if isinstance(columns, slice):
-        bounds = [names.index(b) if isinstance(b, str) else b for b in (columns.start, columns.stop)]
-        inclusive = int(isinstance(columns.stop, str))
-        return list(range(width))[slice(bounds[0], None if bounds[1] is None else bounds[1] + inclusive, columns.step)]
-    chosen = [columns] if isinstance(columns, str | int) else list(columns)
-    if chosen and all(isinstance(c, bool | np.bool_) for c in chosen):
-        return [int(i) for i in np.flatnonzero(chosen)]
-    return [names.index(c) if isinstance(c, str) else int(c) for c in chosen]
-
-
-def _refuse_native_categories(estimator: Any) -> None:
-    mask = getattr(estimator, "is_categorical_", None)
-    if mask is not None and np.any(mask):
-        raise UserError(
-            f"{type(estimator).__name__} with categorical_features cannot be compiled rightly: leave that out and put an "
-            f"OrdinalEncoder in front of it in model/features.py, or {BY_SKLEARN}."
-        )
-
-
-def _floor_thresholds(estimator: Any) -> None:
-    for stage in estimator._predictors:
+def _floor_thresholds(boosting: Any) -> None:
+    for stage in boosting._predictors:
         for predictor in stage:
+            predictor.nodes = predictor.nodes.copy()
             thresholds = predictor.nodes["num_threshold"]
             finite = np.isfinite(thresholds)
             thresholds[finite] = floor_to_float32(thresholds[finite])

@@ -82,8 +82,8 @@ def _sync(path: Path) -> None:
 def _sweep(folder: Path) -> None:
     """Remove what killed processes left half-written in `folder`."""
     for path in folder.glob(f"{TEMPORARY}*"):
-        owner = int(path.name.removeprefix(TEMPORARY).split("-")[0])
-        if not _alive(owner):
+        owner = path.name.removeprefix(TEMPORARY).partition("-")[0]
+        if owner.isdecimal() and not _alive(int(owner)):  # a prediction's folder may hold others' files
             shutil.rmtree(path, ignore_errors=True)
 
 

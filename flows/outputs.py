@@ -1,0 +1,93 @@
+"""Tables written to a file, part by part: CSV, Parquet or JSON Lines, as its suffix says."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from flows.errors import UserError, nearest
+
+
+class Output(Protocol):
+    """A file that takes tables of one schema, one after the other."""
+
+    def write_table(self, table: pa.Table) -> None:
+        """Write rows behind those that are there."""
+        ...
+
+    def close(self) -> None:
+        """Finish the file."""
+        ...
+
+
+def open_output(path: Path, schema: pa.Schema) -> Output:
+    """Open a file for tables of `schema`, in the format that its suffix names; see `require_destination`."""
+    return OPENERS[path.suffix.lower()](path, schema)
+
+
+def require_destination(path: Path) -> Path:
+    """Return `path` where a file of a known format can be written, its folder made.
+
+    Raises:
+        UserError: the suffix names no format, or a folder or a file is in the way.
+    """
+    suffix = path.suffix.lower()
+    suffixes = list(OPENERS)
+    if suffix not in OPENERS:
+        hint = nearest(suffix, suffixes) if suffix else ""
+        raise UserError(
+            f'"{path}" names no format: end it in {", ".join(suffixes[:-1])} or {suffixes[-1]}.{hint}'
+        )
+    if path.is_dir():
+        raise UserError(f'"{path}" is a folder: name a file.')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f'The folder "{path.parent}" cannot be made ({error.strerror}): name another.'
+        ) from None
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f'The folder "{path.parent}" may not be written to: name another.')
+    return path
+
+
+class JsonLines:
+    """One JSON object for each row; missing values, and numbers that JSON lacks, are null."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        """Open the file; objects need no schema."""
+        self._file = path.open("w", encoding="utf-8", newline="\n")
+
+    def write_table(self, table: pa.Table) -> None:
+        """Write one line for each row."""
+        for row in table.to_pylist():
+            plain = {name: _as_json(value) for name, value in row.items()}
+            self._file.write(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def _open_csv(path: Path, schema: pa.Schema) -> Output:
+    from pyarrow import csv
+
+    return csv.CSVWriter(str(path), schema)
+
+
+def _open_parquet(path: Path, schema: pa.Schema) -> Output:
+    from pyarrow import parquet
+
+    return parquet.ParquetWriter(path, schema, compression="zstd")
+
+
+OPENERS = {".csv": _open_csv, ".parquet": _open_parquet, ".jsonl": JsonLines}

@@ -1,0 +1,195 @@
+"""Predict: the rows of any source, scored by a bundle and written to one file, as the service would answer."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.artifacts import publish_markdown
+from flows.contract import Checked, Column, Contract, check_rows, require_columns
+from flows.errors import UserError
+from flows.outputs import open_output, require_destination
+from flows.scoring import CHUNK, PREDICTION, Scorer
+from flows.settings import Settings, load_settings
+from flows.sources import Source, open_source, read_through
+from flows.store.bundles import Bundle, bundles_of, open_bundle
+from flows.store.champion import require_champion
+from flows.store.files import publish, scratch
+
+ERROR = "error"
+TOO_LARGE = "too large for the model"
+LARGEST = 3.4028234e38  # of float32, and of the service's request type
+ARROW: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+@flow(name="predict", flow_run_name="predict")
+def predict(source: str, destination: str, version: str | None = None) -> dict[str, Any]:
+    """Predict the rows of a source and write them, with all their columns, to a file.
+
+    A row that breaks the contract is written with an empty prediction; the column `error` gives every reason.
+
+    Args:
+        source: What `ml ingest` reads too: a file's path or `sample://…`.
+        destination: A `.csv`, `.parquet` or `.jsonl` file, replaced in one step when all rows are written. Like
+            the source's, its path is relative to the project.
+        version: A version that was deployed before; default: the champion.
+
+    Returns:
+        `rows` (all of them), `refused` and `version`.
+
+    Raises:
+        UserError: nothing serves, the source lacks a column, or the destination is no good.
+    """
+    done = predict_file(load_settings(), source, destination, version)
+    told = f"**{done['rows']:,} rows predicted by version {done['version']}**, {done['refused']:,} refused"
+    publish_markdown("predictions", f"{told}: `{destination}`.")
+    return done
+
+
+@task(name="score", cache_policy=NO_CACHE)
+def predict_file(
+    settings: Settings, source: str, destination: str, version: str | None = None
+) -> dict[str, Any]:
+    """Predict every row of `source` into `destination`; see the flow."""
+    path = require_destination(settings.root / destination)
+    bundle = choose_bundle(settings.store_path, version)
+    scorer = Scorer.open(bundle.path)
+    rows = open_source(source, {c.name: c.kind for c in scorer.contract.columns}, settings.root)
+    refuse_same(settings.root, source, path)
+    require_columns(rows.schema.names, scorer.contract.features)
+    with scratch(path) as made:
+        counts = read_through(rows, lambda batches: write_predictions(scorer, rows, batches, made))
+        publish(made, path)
+    return counts | {"version": bundle.version}
+
+
+def choose_bundle(store: Path, version: str | None) -> Bundle:
+    """Return the champion's bundle, or the newest of `version`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if version is None:
+        return open_bundle(store, require_champion(store).bundle)
+    found = bundles_of(store, version)
+    if not found:
+        raise UserError(f"Version {version} was never deployed: `ml deploy {version}` does it.")
+    return found[-1]
+
+
+def refuse_same(root: Path, source: str, destination: Path) -> None:
+    """Check that the source's file would not be replaced.
+
+    Raises:
+        UserError: it would.
+    """
+    given = root / Path(source).expanduser()
+    if given.exists() and destination.exists() and given.samefile(destination):
+        raise UserError(f'"{destination}" is the source itself: write the predictions to another file.')
+
+
+def write_predictions(
+    scorer: Scorer, source: Source, batches: Iterator[pa.RecordBatch], path: Path
+) -> dict[str, int]:
+    """Write every row to `path`, anew, with little of the source in memory at a time; return the counts.
+
+    Raises:
+        UserError: there are no rows.
+    """
+    rows = refused = 0
+    writer: Any = None
+    names = free_names((*scorer.columns, ERROR), source.schema.names)
+    try:
+        for table in _gather(batches):
+            scored, bad = predict_table(scorer, table)
+            made = pa.table([*table.columns, *scored.columns], [*table.schema.names, *names])
+            writer = writer or open_output(path, made.schema)
+            writer.write_table(made)
+            rows, refused = rows + made.num_rows, refused + bad
+    finally:
+        if writer is not None:
+            writer.close()
+    if not rows:
+        raise UserError(f'"{source.uri}" has no rows: there is nothing to predict.')
+    return {"rows": rows, "refused": refused}
+
+
+def predict_table(scorer: Scorer, table: pa.Table) -> tuple[pa.Table, int]:
+    """Return the scorer's columns and `error` for each row of `table`, and how many rows were refused.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    checked = check_rows(table, scorer.contract.features)
+    good = checked.valid()
+    large = _too_large(scorer.contract.features, good)
+    scored = scorer.score(good.drop(index=large.index) if len(large) else good)
+    places = np.full(table.num_rows, -1)
+    places[scored.index] = np.arange(len(scored))
+    taken = pa.array(places, mask=places < 0)
+    columns = {name: _to_arrow(scored[name], name, scorer.contract).take(taken) for name in scorer.columns}
+    errors = pd.concat([_explain(checked), large]).reindex(range(table.num_rows))
+    columns[ERROR] = pa.array(errors, pa.string(), from_pandas=True)
+    return pa.table(columns), int((places < 0).sum())
+
+
+def free_names(wanted: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Return `wanted`, each with a number behind it where the name is taken: `prediction 2`."""
+    names: list[str] = []
+    for name in wanted:
+        free, number = name, 1
+        while free in taken or free in names:
+            number += 1
+            free = f"{name} {number}"
+        names.append(free)
+    return names
+
+
+def _explain(checked: Checked) -> "pd.Series[Any]":
+    """Return for each bad row every reason, as one text."""
+    reasons = checked.reasons
+    texts = reasons["column"] + " = " + reasons["value"].fillna("missing") + ": " + reasons["check"]
+    by_row = pd.Series(texts.to_numpy(dtype=object), index=reasons["row"], dtype=object).groupby(level=0)
+    return by_row.agg("; ".join)
+
+
+def _too_large(features: Sequence[Column], good: pd.DataFrame) -> "pd.Series[Any]":
+    """Return a reason for each row with a number that float32 cannot hold, which the service refuses too."""
+    reasons: dict[Any, str] = {}
+    for column in features:
+        rule = column.encoding
+        if column.kind not in ("number", "integer") or rule is None:
+            continue
+        numbers = good[column.name].to_numpy(dtype=np.float64, na_value=np.nan)
+        for place in np.flatnonzero(np.abs(numbers - rule.offset) > LARGEST * rule.scale):
+            said = f"{column.name} = {numbers[place]:g}: {TOO_LARGE}"
+            row = good.index[int(place)]
+            reasons[row] = f"{reasons[row]}; {said}" if row in reasons else said
+    return pd.Series(list(reasons.values()), index=list(reasons), dtype=object)
+
+
+def _to_arrow(values: "pd.Series[Any]", name: str, contract: Contract) -> pa.Array:
+    """Return predictions as Arrow values, of one type whichever rows they are of."""
+    if name != PREDICTION or contract.classes is None:
+        return pa.array(values, pa.float64())
+    return pa.array(values.to_numpy(dtype=object), ARROW[type(contract.classes[0])])
+
+
+def _gather(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield tables of about `CHUNK` rows."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, CHUNK):
+            held.append(batch.slice(start, CHUNK))
+            count += held[-1].num_rows
+            if count >= CHUNK:
+                yield pa.Table.from_batches(held)
+                held, count = [], 0
+    if count:
+        yield pa.Table.from_batches(held)
