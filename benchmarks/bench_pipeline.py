@@ -131,9 +131,7 @@ def fixed_cost(work: Path, rounds: int, env: dict[str, str]) -> dict[str, float]
     finally:
         server.terminate()
         server.wait()
-    print(
-        f"1,000 rows: {alone:.1f} s with nothing running (goal 15), {beside:.1f} s with a server up (goal 8)"
-    )
+    print(f"1,000 rows: {alone:.1f} s with nothing running (goal 15), {beside:.1f} s with a server up (goal 8)")
     return {"fixed_seconds": alone, "fixed_seconds_server": beside}
 
 

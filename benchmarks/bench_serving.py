@@ -51,24 +51,16 @@ def main() -> int:
     print_table(figures, ratios)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(
-            json.dumps({"servers": figures, "ratios": ratios}, indent=1), encoding="utf-8"
-        )
+        arguments.out.write_text(json.dumps({"servers": figures, "ratios": ratios}, indent=1), encoding="utf-8")
     return 0 if ratios["met"] else 1
 
 
 def read_arguments() -> argparse.Namespace:
     """Return the command line's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="measurements of each server and number of clients"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="write the figures as JSON, usually into benchmarks/results/"
-    )
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each server and number of clients")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON, usually into benchmarks/results/")
     return parser.parse_args()
 
 
@@ -103,9 +95,7 @@ def prepare(work: Path) -> None:
     (work / "mlflow.json").write_text(json.dumps({"dataframe_records": row}), encoding="utf-8")
 
 
-def measure(
-    wrk: str, running: list[Running], work: Path, arguments: argparse.Namespace, figures: Figures
-) -> None:
+def measure(wrk: str, running: list[Running], work: Path, arguments: argparse.Namespace, figures: Figures) -> None:
     """Fill `figures`: for each server the median requests a second and latency by clients, and failures."""
     samples: dict[tuple[str, int], list[dict[str, float]]] = {}
     for one in running:  # a warm-up that does not count

@@ -4,7 +4,12 @@ import base64
 import re
 from typing import Any
 
-from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 
 TABLE_ROWS = 100  # the UI is for looking; the whole stands in the store
 

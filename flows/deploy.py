@@ -1,5 +1,7 @@
 """Deploy: a candidate that passed its gates is compiled, proved, tried and put into service, or nothing changes."""
 
+from typing import Any
+
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.transactions import Transaction, get_transaction, transaction
@@ -8,7 +10,7 @@ from flows.artifacts import publish_markdown
 from flows.bundling import build_bundle
 from flows.contract import load_contract
 from flows.contract.compatibility import breaking_changes
-from flows.errors import Refused, UserError
+from flows.errors import Refused
 from flows.settings import Settings, load_settings
 from flows.smoke import SmokeService, require_same, smoke_service
 from flows.store.bentoml import forget_bundle, import_bundle
@@ -62,7 +64,8 @@ def require_compatible(settings: Settings, champion: Champion | None, breaking: 
     changes = breaking_changes(old.contract, load_contract(settings))
     if changes:
         raise Refused(
-            f"Version {champion.version} stays in service: the new contract would break its callers ({'; '.join(changes)}). "
+            f"Version {champion.version} stays in service: the new contract would break its callers "
+            f"({'; '.join(changes)}). "
             "Tell them, then run again with --breaking."
         )
 
@@ -76,7 +79,7 @@ def write(version: str) -> Bundle:
 @task(name="bentoml-import", cache_policy=NO_CACHE)
 def keep(bundle: Bundle) -> None:
     """Import the bundle into BentoML's store."""
-    get_transaction().set("tag", import_bundle(bundle))
+    _remember("tag", import_bundle(bundle))
 
 
 @keep.on_rollback
@@ -95,7 +98,7 @@ def smoke(service: SmokeService, bundle: Bundle) -> None:
 def name(bundle: Bundle, why: str) -> None:
     """Name the bundle in `champion.json`: from here on it serves."""
     store = load_settings().store_path
-    get_transaction().set("before", read_champion(store))
+    _remember("before", read_champion(store))
     move_champion(store, bundle, "deploy", why)
     publish_markdown("champion", f"**Version {bundle.version}** serves, from bundle `{bundle.name}`.")
 
@@ -109,3 +112,10 @@ def _unname(txn: Transaction) -> None:
 def label(version: str) -> None:
     """Move MLflow's alias `champion`, a copy of what `champion.json` says."""
     Registry(load_settings()).set_alias(CHAMPION, version)
+
+
+def _remember(key: str, value: Any) -> None:
+    """Keep what the task's rollback hook needs."""
+    current = get_transaction()
+    if current is not None:
+        current.set(key, value)

@@ -10,9 +10,7 @@ Array = NDArray[Any]
 ABSOLUTE = ("mae", "median_absolute_error", "mape")
 
 
-def predict_dummy(
-    problem: str, metric: str, baseline: Sequence[float] | Array, rows: int, seed: int = 0
-) -> Array:
+def predict_dummy(problem: str, metric: str, baseline: Sequence[float] | Array, rows: int, seed: int = 0) -> Array:
     """Return what the dummy predicts for `rows` rows: probabilities [rows, K], or values [rows].
 
     In regression it is the mean, for absolute errors the last of `baseline`. In classification it is each

@@ -13,7 +13,7 @@ class UserError(Exception):
     exit_code = 2
 
 
-class Refused(UserError):  # noqa: N818 - a verdict, not a fault
+class Refused(UserError):
     """A gate said no: the work was done and its result turned down."""
 
     exit_code = 1

@@ -58,9 +58,7 @@ def judge(
     metric = choose_metric(problem, limits.metric)
     how: dict[str, Any] = {"confidence": limits.confidence, "resamples": limits.resamples, "seed": seed}
     others = {"dummy": dummy} if champion is None else {"dummy": dummy, "champion": champion}
-    gains = {
-        who: paired_difference(problem, metric, y, candidate, other, **how) for who, other in others.items()
-    }
+    gains = {who: paired_difference(problem, metric, y, candidate, other, **how) for who, other in others.items()}
     scores = {"dummy": bootstrap(problem, y, dummy, metrics=[metric], **how)}
     scores |= {
         who: bootstrap(problem, y, p, **how)
@@ -94,9 +92,7 @@ def judge_minimum(compared: Comparison, minimum: float) -> Gate:
     greater = compared.rule.greater_is_better
     passed = figure >= minimum if greater else figure <= minimum
     words = "at least" if greater else "at most"
-    sentence = (
-        f"{compared.metric} {show_figure(figure)} must be {words} {show_figure(minimum)} (gates.minimum)"
-    )
+    sentence = f"{compared.metric} {show_figure(figure)} must be {words} {show_figure(minimum)} (gates.minimum)"
     return Gate(name="floor", figure=figure, limit=minimum, passed=passed, sentence=sentence)
 
 
@@ -124,9 +120,7 @@ def refusal_sentence(verdict: Verdict, champion: str | None = None) -> str:
         verdict: What was ruled.
         champion: The version that serves; None where there is none.
     """
-    refused = [
-        f"the {gate.name} gate ({gate.sentence}{_short(gate)})" for gate in verdict.gates if not gate.passed
-    ]
+    refused = [f"the {gate.name} gate ({gate.sentence}{_short(gate)})" for gate in verdict.gates if not gate.passed]
     if not refused:
         return ""
     serves = f"champion version {champion} still serves" if champion else "nothing serves yet"

@@ -68,8 +68,13 @@ def main(command: Sequence[str]) -> int:
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: _end(child))
-    threading.Thread(target=lambda: (sys.stdin.buffer.read(), _end(child)), daemon=True).start()
+    threading.Thread(target=_end_with_input, args=(child,), daemon=True).start()
     return child.wait()
+
+
+def _end_with_input(child: "subprocess.Popen[bytes]") -> None:
+    sys.stdin.buffer.read()
+    _end(child)
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

@@ -149,7 +149,5 @@ def paired_difference(
 def _prepare(problem: str, y: Array, prediction: Array) -> dict[str, Scorer]:
     bad = np.count_nonzero(~np.isfinite(prediction))
     if bad:
-        raise UserError(
-            f"The model gave {bad:,} predictions that are no finite numbers: look at model/estimator.py."
-        )
+        raise UserError(f"The model gave {bad:,} predictions that are no finite numbers: look at model/estimator.py.")
     return prepare_scorers(problem, y, prediction) if len(y) else {}

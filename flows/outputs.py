@@ -38,17 +38,13 @@ def require_destination(path: Path) -> Path:
     suffixes = list(OPENERS)
     if suffix not in OPENERS:
         hint = nearest(suffix, suffixes) if suffix else ""
-        raise UserError(
-            f'"{path}" names no format: end it in {", ".join(suffixes[:-1])} or {suffixes[-1]}.{hint}'
-        )
+        raise UserError(f'"{path}" names no format: end it in {", ".join(suffixes[:-1])} or {suffixes[-1]}.{hint}')
     if path.is_dir():
         raise UserError(f'"{path}" is a folder: name a file.')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f'The folder "{path.parent}" cannot be made ({error.strerror}): name another.'
-        ) from None
+        raise UserError(f'The folder "{path.parent}" cannot be made ({error.strerror}): name another.') from None
     if not os.access(path.parent, os.W_OK):
         raise UserError(f'The folder "{path.parent}" may not be written to: name another.')
     return path

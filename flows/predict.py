@@ -1,4 +1,4 @@
-"""Predict: the rows of any source, scored by a bundle and written to one file, as the service would answer."""
+"""Predict: the rows of any source, scored by a bundle and written to one file."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
 
     Args:
         source: What `ml ingest` reads too: a file's path or `sample://…`.
-        destination: A `.csv`, `.parquet` or `.jsonl` file, replaced in one step when all rows are written. Like
+        destination: A `.csv`, `.parquet` or `.jsonl` file, replaced in one step when all is written. Like
             the source's, its path is relative to the project.
         version: A version that was deployed before; default: the champion.
 
@@ -52,9 +52,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
 
 
 @task(name="score", cache_policy=NO_CACHE)
-def predict_file(
-    settings: Settings, source: str, destination: str, version: str | None = None
-) -> dict[str, Any]:
+def predict_file(settings: Settings, source: str, destination: str, version: str | None = None) -> dict[str, Any]:
     """Predict every row of `source` into `destination`; see the flow."""
     path = require_destination(settings.root / destination)
     bundle = choose_bundle(settings.store_path, version)
@@ -93,9 +91,7 @@ def refuse_same(root: Path, source: str, destination: Path) -> None:
         raise UserError(f'"{destination}" is the source itself: write the predictions to another file.')
 
 
-def write_predictions(
-    scorer: Scorer, source: Source, batches: Iterator[pa.RecordBatch], path: Path
-) -> dict[str, int]:
+def write_predictions(scorer: Scorer, source: Source, batches: Iterator[pa.RecordBatch], path: Path) -> dict[str, int]:
     """Write every row to `path`, anew, with little of the source in memory at a time; return the counts.
 
     Raises:

@@ -44,9 +44,7 @@ def define_holdout(settings: Settings, contract: Contract, validation: str) -> H
     return Holdout(split=settings.split, cutoff=cutoff.to_pydatetime())
 
 
-def read_rows(
-    settings: Settings, contract: Contract, validation: str, part: Part, holdout: Holdout
-) -> pd.DataFrame:
+def read_rows(settings: Settings, contract: Contract, validation: str, part: Part, holdout: Holdout) -> pd.DataFrame:
     """Return the valid rows of one side of the split, in the contract's dtypes, indexed by row number.
 
     Args:

@@ -41,9 +41,13 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while not _answers(self.url):
             if self.child is None:
-                raise UserError(f"No Prefect server answers at PREFECT_API_URL = {self.url}: start it or unset the variable.")
+                raise UserError(
+                    f"No Prefect server answers at PREFECT_API_URL = {self.url}: start it or unset the variable."
+                )
             if not self.child.alive() or time.monotonic() > deadline:
-                raise UserError(f"The embedded Prefect server did not start ({self.child.tail()}): see {self.child.log}.")
+                raise UserError(
+                    f"The embedded Prefect server did not start ({self.child.tail()}): see {self.child.log}."
+                )
             time.sleep(0.05)
 
 

@@ -54,7 +54,9 @@ class SmokeService:
         deadline = time.monotonic() + START_SECONDS
         while not self._ready():
             if not self.child.alive() or time.monotonic() > deadline:
-                raise UserError(f"The service did not become ready on the new bundle ({self.child.tail()}): see {self.child.log}.")
+                raise UserError(
+                    f"The service did not become ready on the new bundle ({self.child.tail()}): see {self.child.log}."
+                )
             time.sleep(0.05)
 
     def predict(self, body: dict[str, Any]) -> dict[str, Any]:

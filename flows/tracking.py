@@ -60,7 +60,9 @@ class Registry:
         try:
             return self.client.get_model_version(self.name, version)
         except MlflowException:
-            raise UserError(f'MLflow has no version {version} of "{self.name}": `ml status` lists what there is.') from None
+            raise UserError(
+                f'MLflow has no version {version} of "{self.name}": `ml status` lists what there is.'
+            ) from None
 
     def register(self, model_uri: str, model_id: str | None, run_id: str, tags: dict[str, str]) -> str:
         """Register a logged model as a new version and return its number."""

@@ -87,7 +87,9 @@ def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdou
         raise UserError("No rows are left to train on: the holdout or the quarantine took them all.")
     fitted = fit_encodings(contract, frame)
     if fitted.classes is not None and len(fitted.classes) < 2:
-        raise UserError(f'The target "{contract.target}" has only the class {fitted.classes[0]!r}: nothing can be learned.')
+        raise UserError(
+            f'The target "{contract.target}" has only the class {fitted.classes[0]!r}: nothing can be learned.'
+        )
     encoded, target = encode(fitted, frame), encode_target(fitted, frame[contract.target])
     example = encoded.head(EXAMPLE_ROWS).copy()
     pipeline = build_pipeline(settings)

@@ -77,7 +77,8 @@ def require_share(settings: Settings, validation: Validation) -> None:
     where = Validations(settings.store_path).rows_path(validation.id).relative_to(settings.root)
     raise UserError(
         f"{validation.bad:,} of {validation.rows:,} rows ({validation.bad_share:.1%}) break the contract, more than "
-        f"max_bad_share = {settings.data.max_bad_share:.0%} allows: {worst}. They are in {where}: mend the data or model/schema.py."
+        f"max_bad_share = {settings.data.max_bad_share:.0%} allows: {worst}. They are in {where}: mend the data or "
+        "model/schema.py."
     )
 
 
@@ -85,7 +86,9 @@ def require_share(settings: Settings, validation: Validation) -> None:
 def report(validation: Validation) -> None:
     """Show in the Prefect UI how many rows were kept and why others were not."""
     kept = validation.rows - validation.bad
-    publish_markdown("validation", f"**{kept:,} rows kept, {validation.bad:,} quarantined** ({validation.bad_share:.2%}).")
+    publish_markdown(
+        "validation", f"**{kept:,} rows kept, {validation.bad:,} quarantined** ({validation.bad_share:.2%})."
+    )
     if validation.reasons:
         publish_table("quarantine", [{"reason": reason, "rows": n} for reason, n in validation.reasons.items()])
 

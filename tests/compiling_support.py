@@ -67,7 +67,11 @@ def add_target(frame: pd.DataFrame, problem: str, seed: int = 0) -> pd.DataFrame
     days = (frame[SIGNUP] - pd.Timestamp("2024-02-29")).dt.days.fillna(0).to_numpy()
     signal = won / 1500 + days / 600 + 2 * frame["a_b"].fillna(0.5) - frame[DAY].fillna(-1.0)
     signal = signal + 1.5 * frame[REGION].isna() - (frame[REGION] == "nan") + 300 * frame["a.b"]
-    signal = signal + (frame["epoch, s"] - 1_700_000_000) / 500 + frame["자동이체?"].astype("Float64").fillna(2.0).astype(float)
+    signal = (
+        signal
+        + (frame["epoch, s"] - 1_700_000_000) / 500
+        + frame["자동이체?"].astype("Float64").fillna(2.0).astype(float)
+    )
     noisy = signal + np.random.default_rng(seed).normal(0, 0.5, len(frame))
     if problem == "regression":
         return frame.assign(떠남=noisy * 1e6)

@@ -83,9 +83,7 @@ def fit(problem: str, seed: int = 0) -> Any:
     texts = ["class", "지역"]
     numbers = [c for c in frame if c not in texts]
     score = frame["house age"].fillna(0) / 50 + (frame["class"] == "new") + frame["a.b/c?"] / 5
-    score += (
-        frame["매출 (원)"] / 5 + frame["model_config"] + (frame["지역"] == "서울") + frame["가입일"] / 900
-    )
+    score += frame["매출 (원)"] / 5 + frame["model_config"] + (frame["지역"] == "서울") + frame["가입일"] / 900
     classes = {"binary": 2, "multiclass": 3, "regression": 0}[problem]
     target = pd.qcut(score, classes, labels=False) if classes else score
     transformer = ColumnTransformer(
@@ -94,9 +92,7 @@ def fit(problem: str, seed: int = 0) -> Any:
             ("numbers", make_pipeline(SimpleImputer(), StandardScaler()), numbers),
         ]
     )
-    return make_pipeline(transformer, LogisticRegression() if classes else LinearRegression()).fit(
-        frame, target
-    )
+    return make_pipeline(transformer, LogisticRegression() if classes else LinearRegression()).fit(frame, target)
 
 
 def compile_model(pipeline: Any, problem: str) -> bytes:

@@ -54,7 +54,9 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
     "no probabilities": (make_pipeline(onehot_features(), LinearSVC()), ["LinearSVC", "CalibratedClassifierCV"]),
     "no probabilities either": (make_pipeline(onehot_features(), RidgeClassifier()), ["CalibratedClassifierCV"]),
     "own threshold": (
-        make_pipeline(ordinal_features(), FixedThresholdClassifier(HistGradientBoostingClassifier(max_iter=5), threshold=0.3)),
+        make_pipeline(
+            ordinal_features(), FixedThresholdClassifier(HistGradientBoostingClassifier(max_iter=5), threshold=0.3)
+        ),
         ["FixedThresholdClassifier", SKLEARN],
     ),
     "missing indicator": (
@@ -62,7 +64,9 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
         ["SimpleImputer with add_indicator=True", SKLEARN],
     ),
     "rare indicators": (
-        columns(("t", OneHotEncoder(min_frequency=300, handle_unknown="infrequent_if_exist", sparse_output=False), TEXTS)),
+        columns(
+            ("t", OneHotEncoder(min_frequency=300, handle_unknown="infrequent_if_exist", sparse_output=False), TEXTS)
+        ),
         ["OneHotEncoder with min_frequency", "OrdinalEncoder"],
     ),
     "gaps in coded numbers": (columns(("n", OrdinalEncoder(**CODES), [DAY])), ["encoded_missing_value=-2"]),

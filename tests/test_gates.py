@@ -60,9 +60,7 @@ def test_floor_refuses_what_is_no_better_than_a_dummy():
 def test_floor_asks_for_more_than_the_interval():
     better_by_luck = Interval(0.02, -0.01, 0.05)
     scores = {who: {"roc_auc": Interval(0.5, None, None)} for who in ("candidate", "dummy")}
-    compared = Comparison(
-        problem="binary", metric="roc_auc", rows=100, scores=scores, gains={"dummy": better_by_luck}
-    )
+    compared = Comparison(problem="binary", metric="roc_auc", rows=100, scores=scores, gains={"dummy": better_by_luck})
     assert not judge_floor(compared).passed
     assert judge_floor(compared.model_copy(update={"gains": {"dummy": Interval(0.02, 0.001, 0.05)}})).passed
 
@@ -94,9 +92,7 @@ def test_equal_candidate_passes_even_without_a_margin():
         ("regression", "mape", 0.10, 0.11),
     ],
 )
-def test_margin_is_in_the_metrics_unit_and_relative_for_errors_in_the_targets(
-    problem, metric, champion, edge
-):
+def test_margin_is_in_the_metrics_unit_and_relative_for_errors_in_the_targets(problem, metric, champion, edge):
     worse = edge + (edge - champion) * 1e-3
     assert judge_margin(compare(problem, metric, edge, champion), 0.01).passed
     assert not judge_margin(compare(problem, metric, worse, champion), 0.01).passed

@@ -285,9 +285,7 @@ def test_guessed_problem_says_that_it_is_a_guess_and_can_be_told(project):
         ({"x": ["same"] * 200}, "y", {}, "no column is left"),
     ],
 )
-def test_target_that_cannot_be_learned_is_refused_and_nothing_is_changed(
-    project, columns, target, options, said
-):
+def test_target_that_cannot_be_learned_is_refused_and_nothing_is_changed(project, columns, target, options, said):
     with pytest.raises(UserError) as caught:
         _init(project, _frame(**columns), target, **options)
     sentence = str(caught.value)

@@ -79,7 +79,7 @@ def _ruff(arguments: list[str], path: Path) -> str:
         "--no-cache",
         "--isolated",
         "--line-length",
-        "110",
+        "120",
         str(path),
     ]
     done = subprocess.run(made, capture_output=True, text=True, encoding="utf-8", check=False)
@@ -180,11 +180,7 @@ def test_quoted_text_is_a_literal_of_itself(text):
     assert eval(quote(text)) == text
 
 
-@given(
-    st.lists(
-        st.text(min_size=1, max_size=150).filter(lambda t: t.strip()), min_size=40, max_size=60, unique=True
-    )
-)
+@given(st.lists(st.text(min_size=1, max_size=150).filter(lambda t: t.strip()), min_size=40, max_size=60, unique=True))
 @settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_schema_of_any_names_is_clean(tmp_path_factory, names):
     encodable = [name for name in names if name.isprintable() or name.isascii()]

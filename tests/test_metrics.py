@@ -13,9 +13,7 @@ from flows.weighted import prepare_scorers
 def binary(rows: int, strength: float = 1.5, seed: int = 0, decimals: int = 2):
     rng = np.random.default_rng(seed)
     y = (rng.random(rows) < 0.3).astype(np.int64)
-    score = np.round(
-        1 / (1 + np.exp(1 - strength * y - rng.normal(size=rows))), decimals
-    )  # rounded: with ties
+    score = np.round(1 / (1 + np.exp(1 - strength * y - rng.normal(size=rows))), decimals)  # rounded: with ties
     return y, np.column_stack([1 - score, score])
 
 

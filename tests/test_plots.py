@@ -36,9 +36,7 @@ def test_every_picture_is_drawn(problem, rows, champion):
     y, candidate = made(problem, rows)
     _, other = made(problem, rows, seed=1)
     before = dict(matplotlib.rcParams)
-    plots = draw_plots(
-        problem, y, candidate, other if champion else None, ["제주", "$5~$10", "c"], "해지 여부"
-    )
+    plots = draw_plots(problem, y, candidate, other if champion else None, ["제주", "$5~$10", "c"], "해지 여부")
     assert list(plots) == NAMES[problem]
     assert all(png.startswith(b"\x89PNG") for png in plots.values())
     assert dict(matplotlib.rcParams) == before
@@ -47,10 +45,7 @@ def test_every_picture_is_drawn(problem, rows, champion):
 def test_many_and_absent_classes_are_drawn():
     y, p = made("multiclass", 400, classes=40)
     y[y == 3] = 4
-    assert (
-        list(draw_plots("multiclass", y, p, p, [f"지역 {i}" for i in range(40)], "region"))
-        == NAMES["multiclass"]
-    )
+    assert list(draw_plots("multiclass", y, p, p, [f"지역 {i}" for i in range(40)], "region")) == NAMES["multiclass"]
 
 
 def test_constant_target_and_equal_scores_are_drawn():

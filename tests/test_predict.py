@@ -59,10 +59,14 @@ def test_every_format_gives_the_numbers_of_scikit_learn(tmp_path: Path, problem:
     {
         ".csv": lambda: frame.to_csv(source, index=False),
         ".parquet": lambda: frame.to_parquet(source, index=False),
-        ".jsonl": lambda: frame.to_json(source, orient="records", lines=True, force_ascii=False, date_format="iso", double_precision=15),
+        ".jsonl": lambda: frame.to_json(
+            source, orient="records", lines=True, force_ascii=False, date_format="iso", double_precision=15
+        ),
     }[suffix]()
     assert predict_file(made[0], str(source), out) == {"rows": 1000, "refused": 0, "version": "3"}
-    read = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".jsonl": lambda p: pd.read_json(p, lines=True)}[suffix](out)
+    read = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".jsonl": lambda p: pd.read_json(p, lines=True)}[suffix](
+        out
+    )
     names = ["prediction"] if problem == "regression" else [n for n in read if n.startswith("probability ")]
     found, wanted = read[names].to_numpy(), expected(made, frame).reshape(1000, -1)
     assert np.abs(found - wanted).max() <= 1e-6 * max(1.0, float(np.abs(wanted).mean()))
@@ -71,7 +75,9 @@ def test_every_format_gives_the_numbers_of_scikit_learn(tmp_path: Path, problem:
     assert read["error"].isna().all()
 
 
-def test_a_row_that_breaks_the_contract_is_written_with_every_reason_and_no_prediction(project: Project, tmp_path: Path) -> None:
+def test_a_row_that_breaks_the_contract_is_written_with_every_reason_and_no_prediction(
+    project: Project, tmp_path: Path
+) -> None:
     frame = rows_of("binary", 6).astype(object).where(rows_of("binary", 6).notna(), None)
     frame.loc[1, "a.b"] = -1.0
     frame.loc[2, PLAN] = "gold"
@@ -93,7 +99,9 @@ def test_a_row_that_breaks_the_contract_is_written_with_every_reason_and_no_pred
     assert rows[0]["prediction"] in ("예", "아니오")
 
 
-def test_rows_are_predicted_across_batches_in_order(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_predicted_across_batches_in_order(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("flows.predict.CHUNK", 100)
     frame = rows_of("binary", 950)
     frame.loc[[0, 400, 949], "a.b"] = -1.0
@@ -112,7 +120,11 @@ def test_all_rows_bad_is_still_a_file_of_the_same_columns(project: Project, tmp_
     rows_of("binary", 5).assign(**{"a.b": -1.0}).to_parquet(source)
     assert predict_file(project[0], str(source), out)["refused"] == 5
     schema = pq.read_schema(out)
-    assert [str(schema.field(n).type) for n in ("prediction", "probability 예", "error")] == ["string", "double", "string"]
+    assert [str(schema.field(n).type) for n in ("prediction", "probability 예", "error")] == [
+        "string",
+        "double",
+        "string",
+    ]
 
 
 def test_the_target_and_unknown_columns_need_not_be_there(project: Project, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ def write_bundle(folder: Path, model: Any, contract: Contract, runtime: str = "o
         trusted = skops.io.get_untrusted_types(data=content)
         (folder / "model.skops").write_bytes(content)
     (folder / "contract.json").write_text(contract.model_dump_json(), encoding="utf-8")
-    (folder / "meta.json").write_text(json.dumps({"format": 1, "runtime": runtime, "trusted": trusted}), encoding="utf-8")
+    (folder / "meta.json").write_text(
+        json.dumps({"format": 1, "runtime": runtime, "trusted": trusted}), encoding="utf-8"
+    )
     return folder
 
 
@@ -64,7 +66,9 @@ def test_score_names_each_class_and_keeps_the_index(problem: str, columns: list[
     assert scored.index.tolist() == [5, 900, 17]
     if problem != "regression":
         assert np.array_equal(scored[columns[1:]].to_numpy(), scorer.predict(rows))
-    assert isinstance(scored["prediction"].tolist()[0], {"binary": str, "multiclass": int, "regression": float}[problem])
+    assert isinstance(
+        scored["prediction"].tolist()[0], {"binary": str, "multiclass": int, "regression": float}[problem]
+    )
 
 
 def test_rows_are_scored_the_same_in_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,13 +219,12 @@ def test_nullable_fields_may_be_left_out_and_the_id_is_ignored(client: TestClien
 )
 def test_dates_are_read_in_utc(client: TestClient, moment: str) -> None:
     expected = client.post("/predict", json={"rows": [ROW]}).json()["predictions"]
-    assert (
-        client.post("/predict", json={"rows": [ROW | {"가입일": moment}]}).json()["predictions"] == expected
-    )
+    assert client.post("/predict", json={"rows": [ROW | {"가입일": moment}]}).json()["predictions"] == expected
 
 
 def test_closed_sets_of_numbers_are_closed() -> None:
     from pydantic import ValidationError
+
     from service.contract import compile_request, read_contract
 
     encoding = {"tensor": "float32", "offset": 0.0, "scale": 1.0}
@@ -270,9 +269,7 @@ def test_too_many_rows_name_the_limit(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_oversized_body_is_refused_whether_its_length_is_told_or_not(
-    client: TestClient, chunked: bool
-) -> None:
+def test_oversized_body_is_refused_whether_its_length_is_told_or_not(client: TestClient, chunked: bool) -> None:
     body = b" " * 60_000
     answer = client.post("/predict", content=iter([body[:30_000], body[30_000:]]) if chunked else body)
     assert answer.status_code == 413
@@ -336,9 +333,7 @@ def test_bundle_that_cannot_be_loaded_leaves_the_old_one_serving(
     assert client.post("/predict", json={"rows": [ROW]}).json()["model_version"] == "9"
 
 
-def test_broken_champion_file_leaves_the_old_one_serving(
-    models: dict[str, bytes], store: Path, serving: Any
-) -> None:
+def test_broken_champion_file_leaves_the_old_one_serving(models: dict[str, bytes], store: Path, serving: Any) -> None:
     from service.serving import serving as state
 
     crown(store, *write_bundle(store, bundle_files("7", "binary", models["binary"])))
@@ -365,9 +360,7 @@ def test_sklearn_bundle_gives_the_numbers_of_scikit_learn(store: Path, serving: 
     pipeline = fit("binary")
     content = skops.io.dumps(pipeline)
     trusted = skops.io.get_untrusted_types(data=content)
-    crown(
-        store, *write_bundle(store, bundle_files("7", "binary", content, runtime="sklearn", trusted=trusted))
-    )
+    crown(store, *write_bundle(store, bundle_files("7", "binary", content, runtime="sklearn", trusted=trusted)))
     frame = encoded_frame(1)
     frame.loc[0] = [12.5, "new", "서울", 3, 1, 399.1702, 1]
     client = serving(store)
@@ -414,11 +407,7 @@ print(json.dumps(sorted(heavy & {name.partition(".")[0] for name in sys.modules}
 
 
 JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
     max_leaves=4,
 )
@@ -431,9 +420,7 @@ def test_any_json_is_answered_or_refused_never_an_error(client: TestClient, data
     for name in data.draw(st.lists(st.sampled_from([*ROW, "고객 번호"]), max_size=3)):
         row[name] = data.draw(JSON)
     body = (
-        {"rows": data.draw(st.lists(st.just(row) | JSON, max_size=3))}
-        if data.draw(st.booleans())
-        else {"rows": [row]}
+        {"rows": data.draw(st.lists(st.just(row) | JSON, max_size=3))} if data.draw(st.booleans()) else {"rows": [row]}
     )
     answer = client.post("/predict", json=body)
     assert answer.status_code in (200, 400), answer.text

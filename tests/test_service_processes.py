@@ -75,9 +75,7 @@ def test_metrics_count_predictions_and_unknown_categories_of_all_workers(
     assert any(line.startswith("bentoml_service_request_total") and 'code="400"' in line for line in metrics)
 
 
-def test_oversized_chunked_body_is_refused_by_the_real_server(
-    models: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_oversized_chunked_body_is_refused_by_the_real_server(models: dict[str, bytes], tmp_path: Path) -> None:
     store = tmp_path / "store"
     crown(store, *write_bundle(store, bundle_files("1", "binary", models["binary"])))
     with serve(store, tmp_path / "home") as client:

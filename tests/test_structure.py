@@ -19,7 +19,16 @@ EVERYTHING = sorted(
     }
 )
 MODEL_MAY = {"numpy", "pandas", "pandera", "sklearn", "model"}
-SERVICE_MAY = {"bentoml", "numpy", "onnxruntime", "prometheus_client", "pydantic", "pydantic_core", "service", "starlette"}
+SERVICE_MAY = {
+    "bentoml",
+    "numpy",
+    "onnxruntime",
+    "prometheus_client",
+    "pydantic",
+    "pydantic_core",
+    "service",
+    "starlette",
+}
 EXCEPTION_MAY = SERVICE_MAY | {"pandas", "skops", "sklearn"}
 HEAVY = {"bentoml", "evidently", "matplotlib", "mlflow", "onnx", "onnxruntime", "skl2onnx", "sklearn"}
 MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_MODULE = 40, 200

@@ -25,9 +25,7 @@ PACKAGES = {"flows": REPOSITORY / "flows", **{n: REPOSITORY / "template" / n for
 
 
 def files_of(folder: Path) -> set[str]:
-    return {
-        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and ".git" not in p.parts
-    }
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and ".git" not in p.parts}
 
 
 def copied_packages() -> set[str]:

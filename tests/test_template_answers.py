@@ -91,7 +91,7 @@ def test_slug_is_derived_from_the_name(render, name, slug):
 def test_name_is_derived_from_the_folder(template, tmp_path):
     project = copy(template, tmp_path / "house_prices")
     assert (project / "README.md").read_text(encoding="utf-8").startswith("# House prices\n")
-    assert read_toml(project / "config.toml")["project"]["name"] == "house_prices"
+    assert read_toml(project / "config.toml")["project"]["name"] == "house-prices"
 
 
 @pytest.mark.parametrize("text", NASTY)

@@ -37,9 +37,7 @@ def test_update_leaves_the_owners_files_alone(versions):
     source, project = versions
     for name in ("model/features.py", "README.md", "tests/test_model.py"):
         append(project / name, "# the owner's\n")
-        there = next(
-            p for p in (source / "template" / name, source / "template" / f"{name}.jinja") if p.exists()
-        )
+        there = next(p for p in (source / "template" / name, source / "template" / f"{name}.jinja") if p.exists())
         append(there, "# the template's\n")
     release(source, "v0.2.0")
     update(project)
@@ -65,11 +63,9 @@ def test_update_and_the_owners_dependency_do_not_conflict(versions):
     source, project = versions
     pyproject, template_pyproject = project / "pyproject.toml", source / "template" / "pyproject.toml.jinja"
     text = pyproject.read_text(encoding="utf-8")
-    pyproject.write_text(
-        text.replace('    "typer",\n', '    "typer",\n    "xgboost>=3",\n'), encoding="utf-8"
-    )
+    pyproject.write_text(text.replace('    "typer",\n', '    "typer",\n    "xgboost>=3",\n'), encoding="utf-8")
     bound = template_pyproject.read_text(encoding="utf-8")
-    template_pyproject.write_text(bound.replace("prefect<3.8.9", "prefect<3.9"), encoding="utf-8")
+    template_pyproject.write_text(bound.replace("prefect<3.9", "prefect<3.10"), encoding="utf-8")
     release(source, "v0.2.0")
     update(project)
     merged = pyproject.read_text(encoding="utf-8")

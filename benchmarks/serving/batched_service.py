@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import bentoml
+
 from service.bundle import load_bundle
 from service.endpoint import Accepted, Answer, PredictRequest, PredictResponse
 from service.limits import Gate

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
+
 from service.bundle import load_bundle
 from service.endpoint import Prediction
 

@@ -2,10 +2,9 @@
 
 from flows.commands.console import console, open_project
 from flows.errors import UserError
-from flows.store.bundles import bundles_of, open_bundle
-from flows.store.champion import Action, Champion, move_champion, require_champion
-from flows.store.bundles import Bundle
 from flows.settings import Settings
+from flows.store.bundles import Bundle, bundles_of, open_bundle
+from flows.store.champion import Action, Champion, move_champion, require_champion
 
 
 def promote_version(version: str, why: str) -> None:

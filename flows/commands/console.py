@@ -60,5 +60,7 @@ def report_unexpected(error: Exception) -> int:
     except (OSError, UserError):
         where = lines
     first = str(error).strip().splitlines() or [""]
-    errors.print(f"[bold red]Unexpected {type(error).__name__}:[/] {escape(first[0][:500])} {escape(where)}", soft_wrap=True)
+    errors.print(
+        f"[bold red]Unexpected {type(error).__name__}:[/] {escape(first[0][:500])} {escape(where)}", soft_wrap=True
+    )
     return 1

@@ -92,7 +92,9 @@ def _git(settings: Settings) -> str:
     from flows.provenance import read_provenance
 
     commit = read_provenance(settings.root).commit
-    return "no clean commit: a model trained now cannot be reproduced exactly" if commit == "uncommitted" else commit[:12]
+    return (
+        "no clean commit: a model trained now cannot be reproduced exactly" if commit == "uncommitted" else commit[:12]
+    )
 
 
 def _server(variable: str, path: str) -> str:

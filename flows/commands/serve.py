@@ -34,4 +34,6 @@ def _require_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise UserError(f"Port {port} on {host} is not free ({error.strerror}): `ml serve --port {port + 1}` takes another.") from None
+            raise UserError(
+                f"Port {port} on {host} is not free ({error.strerror}): `ml serve --port {port + 1}` takes another."
+            ) from None

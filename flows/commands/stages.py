@@ -89,7 +89,9 @@ def _only_one(settings: Settings) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"Another `ml` command is at work here (process {file.read()}): wait until it ends.") from None
+            raise UserError(
+                f"Another `ml` command is at work here (process {file.read()}): wait until it ends."
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

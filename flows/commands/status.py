@@ -19,7 +19,9 @@ def print_status() -> None:
     settings = open_project()
     champion = read_champion(settings.store_path)
     if champion is None:
-        console.print(f"[bold]{escape(settings.project.name)}[/]: no model is in service yet. `ml run` trains and deploys one.")
+        console.print(
+            f"[bold]{escape(settings.project.name)}[/]: no model is in service yet. `ml run` trains and deploys one."
+        )
     else:
         _print_champion(settings, champion)
     _print_pending(settings, champion)
@@ -29,7 +31,10 @@ def print_status() -> None:
 
 def _print_champion(settings: Settings, champion: Champion) -> None:
     meta = open_bundle(settings.store_path, champion.bundle).meta
-    console.print(f"[bold]{escape(settings.project.name)}[/]: [bold green]version {champion.version}[/] serves since {champion.since}")
+    console.print(
+        f"[bold]{escape(settings.project.name)}[/]: [bold green]version {champion.version}[/] serves "
+        f"since {champion.since}"
+    )
     table = Table.grid(padding=(0, 2))
     figures = ", ".join(f"{name} {show_interval(**figure)}" for name, figure in list(meta["metrics"].items())[:3])
     for label, value in (

@@ -7,7 +7,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.console import console
-from flows.gates import show_figure
 from flows.resampling import Interval
 from flows.settings import Settings
 from flows.store.bundles import open_bundle
@@ -15,6 +14,7 @@ from flows.store.champion import Champion, read_champion
 from flows.store.files import read_json
 from flows.store.validations import Validation, Validations
 from flows.store.verdicts import Record, Verdicts
+from flows.verdict import show_figure
 
 CURL_ROWS = 1
 
@@ -33,9 +33,14 @@ def print_summary(settings: Settings, before: Champion | None) -> None:
     if champion is None:
         return
     if before is not None and before.bundle == champion.bundle and record and record.version == champion.version:
-        console.print(f"\nNothing changed: version {champion.version} was trained from this data, code and settings, and serves.")
+        console.print(
+            f"\nNothing changed: version {champion.version} was trained from this data, code and settings, and serves."
+        )
     elif before is None or before.bundle != champion.bundle:
-        console.print(f"\n[bold green]Version {champion.version} serves[/]" + (f" in place of version {before.version}." if before else "."))
+        console.print(
+            f"\n[bold green]Version {champion.version} serves[/]"
+            + (f" in place of version {before.version}." if before else ".")
+        )
     _print_prediction(settings, champion)
 
 
@@ -49,7 +54,9 @@ def _print_rows(settings: Settings, validation: Validation) -> None:
 
 
 def _print_metrics(record: Record) -> None:
-    scores = {who: record.verdict.scores[who] for who in ("candidate", "champion", "dummy") if who in record.verdict.scores}
+    scores = {
+        who: record.verdict.scores[who] for who in ("candidate", "champion", "dummy") if who in record.verdict.scores
+    }
     title = f"version {record.version} on {record.verdict.rows:,} held-out rows"
     table = Table("metric", *scores, title=title, title_justify="left")
     for name in scores["candidate"]:

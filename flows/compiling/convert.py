@@ -95,7 +95,9 @@ def _convert(pipeline: Any, contract: Contract) -> "ModelProto":
         ) from error
     except Exception as error:  # the converter raises whatever a part makes it stumble over
         said = (str(error).splitlines() or [""])[0][:300].rstrip(".")
-        raise UserError(f"The model cannot be compiled to ONNX ({type(error).__name__}: {said}): {BY_SKLEARN}.") from error
+        raise UserError(
+            f"The model cannot be compiled to ONNX ({type(error).__name__}: {said}): {BY_SKLEARN}."
+        ) from error
 
 
 def _options(pipeline: Any, contract: Contract) -> dict[Any, dict[str, Any]]:

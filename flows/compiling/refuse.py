@@ -40,7 +40,9 @@ def _refuse_unsure(pipeline: Any, contract: Contract) -> None:
         )
     known = getattr(pipeline, "classes_", None)
     if known is not None and list(known) != list(range(len(contract.classes or ()))):
-        raise UserError(f"{type(final).__name__} knows the classes {list(known)} of {contract.classes}: train it again.")
+        raise UserError(
+            f"{type(final).__name__} knows the classes {list(known)} of {contract.classes}: train it again."
+        )
 
 
 def _problems(part: Any) -> Iterator[tuple[str, str]]:
@@ -48,7 +50,10 @@ def _problems(part: Any) -> Iterator[tuple[str, str]]:
     name = type(part).__name__
     native = getattr(part, "is_categorical_", None)
     if native is not None and np.any(native):
-        yield "with categorical_features", "leave that out and put an OrdinalEncoder in front of it in model/features.py"
+        yield (
+            "with categorical_features",
+            "leave that out and put an OrdinalEncoder in front of it in model/features.py",
+        )
     if name == "HistGradientBoostingRegressor" and part.loss in ("poisson", "gamma"):
         yield f'with loss="{part.loss}"', 'use loss="squared_error"'
     if name == "SimpleImputer" and part.add_indicator:

@@ -1,6 +1,6 @@
 """Holds rows against the contract, lazily: every reason of every bad row."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,7 @@ def _checks(column: Column) -> list[Any]:
     import pandera.pandas as pa_
 
     as_value = (lambda v: pd.Timestamp(v, unit="s")) if column.kind == "date" else (lambda v: v)
-    made = [
+    made: list[tuple[float | None, Callable[[Any], Any]]] = [
         (column.minimum, pa_.Check.ge),
         (column.maximum, pa_.Check.le),
         (column.exclusive_minimum, pa_.Check.gt),

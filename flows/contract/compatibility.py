@@ -12,7 +12,9 @@ def breaking_changes(old: Contract, new: Contract) -> list[str]:
         for name, column in before.items()
         if name in after and after[name].kind != column.kind
     ]
-    required = [f'"{name}" is now required' for name, column in after.items() if _newly_required(before.get(name), column)]
+    required = [
+        f'"{name}" is now required' for name, column in after.items() if _newly_required(before.get(name), column)
+    ]
     if old.problem != new.problem or old.target != new.target:
         retyped.append(f'the answer was "{old.target}" ({old.problem}) and is "{new.target}" ({new.problem})')
     return removed + retyped + required

@@ -79,9 +79,7 @@ def _numbers(column: Column, values: "pd.Series[Any]", origin: str | None) -> np
 def _fit(column: Column, values: "pd.Series[Any]") -> Encoding:
     if column.kind == "text":
         known = sorted(str(v) for v in values.dropna().unique() if v != "")
-        return Encoding(
-            tensor="string", missing=MISSING_TEXT, known=tuple(known) if len(known) <= MOST_KNOWN else None
-        )
+        return Encoding(tensor="string", missing=MISSING_TEXT, known=tuple(known) if len(known) <= MOST_KNOWN else None)
     origin = None
     if column.kind == "date":
         first = values.min()

@@ -73,8 +73,7 @@ def describe(schema: type["pa.DataFrameModel"], target: str | None, problem: Any
         problem=problem,
         target=chosen,
         columns=tuple(
-            c.model_copy(update={"role": "ignored"}) if c.role == "target" and c.name != chosen else c
-            for c in columns
+            c.model_copy(update={"role": "ignored"}) if c.role == "target" and c.name != chosen else c for c in columns
         ),
     )
 
@@ -88,7 +87,9 @@ def _choose_target(columns: list[Column], target: str | None) -> str:
     if target not in targets:
         names = [c.name for c in columns]
         mend = 'give it metadata={"role": "target"}' if target in names else "there is no such column"
-        raise UserError(f'The target "{target}" of config.toml is no target in {SCHEMA}: {mend}.{nearest(target, targets)}')
+        raise UserError(
+            f'The target "{target}" of config.toml is no target in {SCHEMA}: {mend}.{nearest(target, targets)}'
+        )
     return target
 
 

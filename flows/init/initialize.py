@@ -53,9 +53,7 @@ class InitReport:
         return [field.name for field in self.fields if field.role == role]
 
 
-def initialize(
-    root: Path, source: str, target: str, problem: str | None = None, force: bool = False
-) -> InitReport:
+def initialize(root: Path, source: str, target: str, problem: str | None = None, force: bool = False) -> InitReport:
     """Draft the contract of the table at `source` and write it into the project at `root`.
 
     Without `force` only a project that still reads the sample is overwritten. On errors nothing is changed.
@@ -106,9 +104,7 @@ def read_table(source: Source, target: str) -> tuple[pa.Table, bool]:
     return pa.Table.from_batches(batches), False
 
 
-def draft(
-    profiles: Sequence[Profile], target: str, problem: Problem | None
-) -> tuple[Goal, list[Field], list[str]]:
+def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> tuple[Goal, list[Field], list[str]]:
     """Return the goal, a field for each column, and the doubts."""
     aim = next(p for p in profiles if p.name == target)
     goal = set_goal(aim, problem)
@@ -135,18 +131,10 @@ def _doubt(profile: Profile, guess: Guess) -> list[str]:
     doubts = [guess.doubt] if guess.doubt else []
     if profile.stored_as_text:
         said = [f"{profile.blanks:,} blank values are missing"] if profile.blanks else []
-        said += (
-            [f"{profile.broken:,} others cannot be read: their rows are quarantined"]
-            if profile.broken
-            else []
-        )
-        doubts.append(
-            f'"{profile.name}" holds numbers stored as text{": " if said else ""}{", ".join(said)}.'
-        )
+        said += [f"{profile.broken:,} others cannot be read: their rows are quarantined"] if profile.broken else []
+        doubts.append(f'"{profile.name}" holds numbers stored as text{": " if said else ""}{", ".join(said)}.')
     elif profile.broken:
-        doubts.append(
-            f'"{profile.name}" has {profile.broken:,} values that are no {profile.kind}: quarantined.'
-        )
+        doubts.append(f'"{profile.name}" has {profile.broken:,} values that are no {profile.kind}: quarantined.')
     return doubts + ([f'"{profile.name}": {profile.hint}.'] if profile.hint else [])
 
 

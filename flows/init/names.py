@@ -37,9 +37,7 @@ def _identify(name: str) -> str:
 def _is_plain(letter: str) -> bool:
     """Tell whether a letter may stand in an identifier and looks the same everywhere."""
     stable = unicodedata.normalize("NFKC", letter) == letter
-    return (letter.isascii() and letter.isalnum()) or (
-        stable and unicodedata.category(letter) in {"Lu", "Ll", "Lo"}
-    )
+    return (letter.isascii() and letter.isalnum()) or (stable and unicodedata.category(letter) in {"Lu", "Ll", "Lo"})
 
 
 def _free(stem: str, taken: set[str]) -> str:

@@ -72,9 +72,7 @@ class Profile:
     @property
     def whole(self) -> bool:
         """Whether all values are whole numbers."""
-        return self.kind == "integer" or (
-            self.kind == "number" and bool((self.values.dropna() % 1 == 0).all())
-        )
+        return self.kind == "integer" or (self.kind == "number" and bool((self.values.dropna() % 1 == 0).all()))
 
     def read_as(self, kind: Kind) -> "Profile":
         """Return the profile with another kind, for values that are of it already."""

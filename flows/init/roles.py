@@ -57,24 +57,16 @@ def _guess_use(profile: Profile) -> Guess:
             return Guess("feature", doubt=f'"{name}" has one value or none.')
         return Guess("ignored", "constant", f'"{name}" is constant, so it is ignored.')
     if _is_key(profile):
-        return Guess(
-            "ignored", "every row has its own value, as an id has", f'"{name}" is a second id: ignored.'
-        )
+        return Guess("ignored", "every row has its own value, as an id has", f'"{name}" is a second id: ignored.')
     share = profile.distinct / profile.present
     if profile.present >= ENOUGH and share > NEAR_UNIQUE:
         figure = f"{profile.distinct:,} different values in {profile.present:,} rows"
         if profile.kind == "text":
-            return Guess(
-                "ignored", f"near-unique text, {figure}", f'"{name}" is near-unique text ({figure}): ignored.'
-            )
+            return Guess("ignored", f"near-unique text, {figure}", f'"{name}" is near-unique text ({figure}): ignored.')
         if profile.kind == "integer" and _has_key_name(name):
-            return Guess(
-                "ignored", f"named as an id, {figure}", f'"{name}" is named as an id but repeats: ignored.'
-            )
+            return Guess("ignored", f"named as an id, {figure}", f'"{name}" is named as an id but repeats: ignored.')
     if profile.kind == "text" and profile.distinct > MOST_CATEGORIES and _is_prose(profile):
-        return Guess(
-            "ignored", "free text", f'"{name}" is free text, which the template does not model: ignored.'
-        )
+        return Guess("ignored", "free text", f'"{name}" is free text, which the template does not model: ignored.')
     return Guess("feature")
 
 

@@ -68,9 +68,7 @@ def set_goal(profile: Profile, problem: Problem | None) -> Goal:
 def _refuse_unlearnable(profile: Profile) -> None:
     name = profile.name
     if profile.distinct == 1:
-        raise UserError(
-            f'The target "{name}" is {profile.counts.index[0]!r} in every row: nothing is to be learned.'
-        )
+        raise UserError(f'The target "{name}" is {profile.counts.index[0]!r} in every row: nothing is to be learned.')
     if profile.kind == "date":
         raise UserError(f'The target "{name}" is a date: name a column of classes or numbers.')
     many = profile.distinct > max(PERHAPS_FEW, NEAR_UNIQUE * profile.present)
@@ -118,11 +116,7 @@ def _classes(profile: Profile) -> tuple[Label, ...] | None:
     if profile.kind == "boolean":
         return None
     values = profile.counts.index
-    return (
-        tuple(sorted(int(v) for v in values))
-        if profile.kind == "integer"
-        else tuple(sorted(str(v) for v in values))
-    )
+    return tuple(sorted(int(v) for v in values)) if profile.kind == "integer" else tuple(sorted(str(v) for v in values))
 
 
 def _doubt(profile: Profile, problem: Problem, reason: str) -> list[str]:
@@ -130,8 +124,7 @@ def _doubt(profile: Profile, problem: Problem, reason: str) -> list[str]:
     doubts = []
     if reason.startswith("a guess"):
         doubts.append(
-            f'"{name}" is taken as {problem} because it has few whole numbers; '
-            "--problem regression says otherwise."
+            f'"{name}" is taken as {problem} because it has few whole numbers; --problem regression says otherwise.'
         )
     lost = profile.missing + profile.broken
     if lost:
@@ -140,7 +133,6 @@ def _doubt(profile: Profile, problem: Problem, reason: str) -> list[str]:
     if problem != "regression" and int(profile.counts.iloc[-1]) < RARE_CLASS:
         rare, times = profile.counts.index[-1], int(profile.counts.iloc[-1])
         doubts.append(
-            f'The class {rare!r} of "{name}" has only {times} row{"s" * (times != 1)}: '
-            "few for training and a holdout."
+            f'The class {rare!r} of "{name}" has only {times} row{"s" * (times != 1)}: few for training and a holdout.'
         )
     return doubts

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flows.contract.columns import Kind, Label, Role
 from flows.init.names import literal, make_attributes, measure, quote, readable
 
-WIDTH = 110
+WIDTH = 120
 ANNOTATIONS: dict[Kind, str] = {
     "number": "float",
     "integer": "int",

@@ -38,9 +38,7 @@ def draw_precision_recall(figure: "Figure", scene: Scene) -> None:
         keep = thin(true)
         recall, precision = true[keep] / max(true[-1], 1), true[keep] / (true[keep] + false[keep])
         area = ranking.average_precision(weights)
-        axes.step(
-            recall, precision, where="pre", label=f"{name} (average precision {area:.3f})", **LINES[name]
-        )
+        axes.step(recall, precision, where="pre", label=f"{name} (average precision {area:.3f})", **LINES[name])
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="best")
 
@@ -105,9 +103,7 @@ def _draw_matrix(axes: "Axes", counts: Array, classes: Sequence[str]) -> None:
         text = f"{counts[row, column]:,.0f}" + (f"\n{share:.0%}" if len(classes) <= 8 else "")
         colour = "white" if share > 0.55 else "#222222"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
-    slanted: Any = (
-        {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, classes)) > 8 else {}
-    )
+    slanted: Any = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, classes)) > 8 else {}
     axes.set_xticks(range(len(classes)), list(classes), **slanted)
     axes.set_yticks(range(len(classes)), list(classes))
     axes.spines[:].set_visible(False)

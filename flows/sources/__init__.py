@@ -66,8 +66,7 @@ def open_source(uri: str, columns: Columns = None, root: Path | None = None) -> 
     if scheme not in OPENERS:
         known = ", ".join(f"{name}://" for name in OPENERS if name)
         raise UserError(
-            f'"{uri}" has the unknown scheme "{scheme}": use the path of a file, or {known}.'
-            f"{nearest(scheme, OPENERS)}"
+            f'"{uri}" has the unknown scheme "{scheme}": use the path of a file, or {known}.{nearest(scheme, OPENERS)}'
         )
     module, _, function = OPENERS[scheme].partition(":")
     opener: Callable[..., Source] = getattr(importlib.import_module(module), function)

@@ -88,9 +88,7 @@ def _draw_person(u: Floats, z: Floats, drift: float) -> dict[str, Any]:
     need = z[0] + 0.35 * drift  # how much of everything the customer wants; seen only through usage
     age = np.clip(46 - 6 * drift + 15 * z[1] - 2 * z[0], 14, 95).astype(np.int64)
     tenure = np.minimum(50 * np.exp(-0.45 * drift) * -np.log1p(-u[0]), 239).astype(np.int64)
-    observed = LAST_MONTH - (u[1] * 12).astype(
-        np.int64
-    )  # each customer is seen at the end of one month of a year
+    observed = LAST_MONTH - (u[1] * 12).astype(np.int64)  # each customer is seen at the end of one month of a year
     wish = need + 0.9 * z[2]
     return {
         "need": need,
@@ -126,10 +124,7 @@ def _draw_usage(person: dict[str, Any], u: Floats, z: Floats, drift: float) -> d
 
 def _draw_money(row: dict[str, Any], u: Floats, z: Floats) -> dict[str, Any]:
     """Draw what the customer pays, in won."""
-    extras = (
-        1_100.0 * np.floor(9 * u[9] * u[9])
-        + np.array([8_000.0, 4_000, 6_000, 21_000, 3_000, 0])[row["device"]]
-    )
+    extras = 1_100.0 * np.floor(9 * u[9] * u[9]) + np.array([8_000.0, 4_000, 6_000, 21_000, 3_000, 0])[row["device"]]
     fee = BASE_FEE[row["plan"]] + extras
     discount = np.where(u[10] < 0.55, 0.0, np.round(0.05 + 0.4 * (u[10] - 0.55) / 0.45, 2))
     paid = fee * (1 - discount * 0.6) * (row["tenure_months"] + 1) * np.exp(0.08 * z[6]) + 9_999 * u[11]
@@ -154,11 +149,7 @@ def _draw_targets(row: dict[str, Any], u: Floats, z: Floats, shift: float) -> di
         + 0.6 * (row["channel"] == 2) * (row["age"] < 40)
         - 1.6 * shift
     )
-    move = (
-        (0.9 - 0.3 * shift) * plan
-        + (1.0 - 0.7 * shift) * data
-        + (0.35 + 0.4 * shift) * (row["satisfaction"] - 3)
-    )
+    move = (0.9 - 0.3 * shift) * plan + (1.0 - 0.7 * shift) * data + (0.35 + 0.4 * shift) * (row["satisfaction"] - 3)
     move += (1.5 + shift) * row["discount"] - 0.02 * (row["age"] - 46) * (1 - 1.5 * shift) + 0.5 * z[7]
     over = np.maximum(row["data_gb"] - ALLOWANCE[row["plan"]], 0)
     spend = row["monthly_fee"] * (1 - row["discount"]) + (2_400 + 2_000 * shift) * np.minimum(over, 40)

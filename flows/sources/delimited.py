@@ -100,9 +100,7 @@ class DelimitedSource(FileSource):
         with explain_damage(self.uri), open_stream(self.path) as stream:
             try:
                 batch = None
-                for batch in pa_csv.open_csv(
-                    stream, pa_csv.ReadOptions(block_size=BLOCK_BYTES), parse, convert
-                ):
+                for batch in pa_csv.open_csv(stream, pa_csv.ReadOptions(block_size=BLOCK_BYTES), parse, convert):
                     yield batch
                 if batch is not None and ends_in_line_break(batch) and has_open_quote(self.path):
                     raise UserError(f'"{self.uri}" {OPEN_QUOTE}')

@@ -63,18 +63,11 @@ def simplify(kind: pa.DataType, name: str, uri: str, columns: Columns) -> pa.Dat
     types = pa.types
     if types.is_dictionary(kind):
         return simplify(kind.value_type, name, uri, columns)
-    if (
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_string_view(kind)
-        or types.is_null(kind)
-    ):
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind):
         return pa.string()
     plain = _simplify_value(kind)
     if plain is None:
-        raise UserError(
-            f'Column "{name}" of "{uri}" holds {kind}: write it as plain values, or leave it out.'
-        )
+        raise UserError(f'Column "{name}" of "{uri}" holds {kind}: write it as plain values, or leave it out.')
     return pa.string() if (columns or {}).get(name) == "text" else plain
 
 
@@ -95,7 +88,5 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_timestamp(column.type):
-        column = column.cast(
-            MOMENT if column.type.tz is None else pa.timestamp("us", column.type.tz), safe=False
-        )
+        column = column.cast(MOMENT if column.type.tz is None else pa.timestamp("us", column.type.tz), safe=False)
     return column if column.type == kind else column.cast(kind, safe=not pa.types.is_floating(kind))

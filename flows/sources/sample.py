@@ -75,9 +75,7 @@ class SampleSource:
         for name, most in MOST.items():
             least, value = int(name == "rows"), getattr(self, name)
             if not (math.isfinite(value) and least <= value <= most):
-                raise UserError(
-                    f'The sample\'s {name} is {value} in "{self.uri}": give {least:,} to {most:,}.'
-                )
+                raise UserError(f'The sample\'s {name} is {value} in "{self.uri}": give {least:,} to {most:,}.')
 
     @property
     def schema(self) -> pa.Schema:
@@ -88,10 +86,7 @@ class SampleSource:
         """Return the SHA-256 of the parameters and of the generator's version."""
         parts = [
             GENERATOR,
-            *(
-                float(getattr(self, name)) if name in ("drift", "shift") else getattr(self, name)
-                for name in MOST
-            ),
+            *(float(getattr(self, name)) if name in ("drift", "shift") else getattr(self, name) for name in MOST),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -153,9 +148,7 @@ def _read_number(uri: str, name: str, text: str) -> int | float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a sample to a CSV file, by `python -m flows.sources.sample OUT.csv --rows N`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.sources.sample", description="Write the sample as CSV."
-    )
+    parser = argparse.ArgumentParser(prog="python -m flows.sources.sample", description="Write the sample as CSV.")
     parser.add_argument("out", type=Path)
     for name, kind in {"rows": int, "seed": int, "drift": float, "shift": float, "start": int}.items():
         parser.add_argument(f"--{name}", type=kind, default=getattr(SampleSource, name))

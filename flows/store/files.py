@@ -47,7 +47,7 @@ def publish(made: Path, target: Path) -> None:
     """Flush the file or folder at `made` to disk and rename it to `target` in one step."""
     for path in [made, *made.iterdir()] if made.is_dir() else [made]:
         _sync(path)
-    os.replace(made, target)
+    made.replace(target)
     _sync(target.parent)
 
 

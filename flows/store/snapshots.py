@@ -64,7 +64,11 @@ class Snapshots:
             if not self.path(digest).exists():
                 publish(made, self.path(digest))
         snapshot = Snapshot(
-            digest=digest, rows=rows, columns=columns, source=source, created=datetime.now(UTC).isoformat("T", "seconds")
+            digest=digest,
+            rows=rows,
+            columns=columns,
+            source=source,
+            created=datetime.now(UTC).isoformat("T", "seconds"),
         )
         if not (self.folder / f"{digest}.json").exists():
             write_bytes(self.folder / f"{digest}.json", snapshot.model_dump_json(indent=1).encode())
@@ -85,7 +89,9 @@ def _write_parquet(batches: Iterable[pa.RecordBatch], path: Path, source: str) -
         for group in _regroup(batches):
             if writer is None:
                 texts = [f.name for f in group.schema if pa.types.is_string(f.type)]
-                writer = pq.ParquetWriter(path, group.schema, compression="zstd", compression_level=1, use_dictionary=texts)
+                writer = pq.ParquetWriter(
+                    path, group.schema, compression="zstd", compression_level=1, use_dictionary=texts
+                )
             writer.write_table(group, row_group_size=ROW_GROUP)
             rows += group.num_rows
             waiting = group.schema.names

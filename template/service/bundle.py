@@ -36,9 +36,7 @@ class Bundle:
     encoder: Encoder
     runtime: Runtime
     class_names: tuple[str, ...] | None
-    known: tuple[
-        tuple[int, str, frozenset[Any]], ...
-    ]  # of each text column: place, name, values seen in training
+    known: tuple[tuple[int, str, frozenset[Any]], ...]  # of each text column: place, name, values seen in training
     max_rows: int
     max_body_bytes: int
 

@@ -69,9 +69,7 @@ def read_contract(document: dict[str, Any]) -> Contract:
     if unfit:
         raise ValueError(f"features without an encoding: {', '.join(unfit)}")
     classes = document.get("classes")
-    return Contract(
-        document["problem"], document["target"], None if classes is None else tuple(classes), columns
-    )
+    return Contract(document["problem"], document["target"], None if classes is None else tuple(classes), columns)
 
 
 def compile_request(contract: Contract, max_rows: int) -> type[BaseModel]:
@@ -151,9 +149,7 @@ def _text(column: Column) -> Any:
 
 
 def _date(column: Column) -> Any:
-    return Annotated[
-        datetime, PlainValidator(_parse_date), WithJsonSchema({"type": "string", "format": "date-time"})
-    ]
+    return Annotated[datetime, PlainValidator(_parse_date), WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
 _TYPES: dict[str, Callable[[Column], Any]] = {

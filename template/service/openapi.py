@@ -39,9 +39,7 @@ def add_types(document: dict[str, Any], bundle: Bundle) -> None:
     """Put the bundle's request type, and its example, in place of the envelope."""
     schema = bundle.request_type.model_json_schema(ref_template=REFERENCE)
     definitions = schema.pop("$defs", {})
-    document["components"]["schemas"] |= definitions | {
-        "PredictRequest": schema | {"title": "PredictRequest"}
-    }
+    document["components"]["schemas"] |= definitions | {"PredictRequest": schema | {"title": "PredictRequest"}}
     content: dict[str, Any] = {"schema": {"$ref": REFERENCE.format(model="PredictRequest")}}
     if bundle.meta.get("example"):
         content["example"] = bundle.meta["example"]

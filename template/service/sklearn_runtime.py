@@ -24,9 +24,7 @@ class SklearnRuntime:
 
     slow = True
 
-    def __init__(
-        self, model: Path, features: Sequence[Column], classes: int | None, trusted: list[str]
-    ) -> None:
+    def __init__(self, model: Path, features: Sequence[Column], classes: int | None, trusted: list[str]) -> None:
         """Load `model`, trusting exactly `trusted`.
 
         Raises:

@@ -39,9 +39,7 @@ def run_ml(project: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=project, env=kept | asked, capture_output=True, text=True, timeout=300)
 
 
-def test_compiled_model_predicts_as_scikit_learn_does(
-    settings: Settings, fitted: Fitted, rows: pd.DataFrame
-) -> None:
+def test_compiled_model_predicts_as_scikit_learn_does(settings: Settings, fitted: Fitted, rows: pd.DataFrame) -> None:
     if settings.deploy.runtime != "onnx":
         pytest.skip("config.toml has the model served by scikit-learn")
     model = compile_model(fitted.pipeline, fitted.contract)

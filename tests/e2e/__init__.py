@@ -1,0 +1,1 @@
+"""End to end: rendered projects, run as their users run them."""

@@ -1,0 +1,54 @@
+"""What the end-to-end tests share: a Prefect server for all, and projects."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Render
+
+from e2e.support import Project, make_project, prefect_server
+
+Make = Callable[..., Project]
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server, so that not every command starts its own."""
+    folder = tmp_path_factory.mktemp("prefect")
+    with prefect_server(folder / "home", folder / "log") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def make(render: Render, prefect: str, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Make a project of one's own: `make(rows=1_000)`; `rows=None` leaves the template's sample."""
+
+    def make_one(rows: int | None = 1_500, **answers: str) -> Project:
+        folder = tmp_path_factory.mktemp("e2e") / "shop-churn"
+        return make_project(render(**answers), folder, rows, PREFECT_API_URL=prefect)
+
+    return make_one
+
+
+@pytest.fixture(scope="module")
+def trained_once(make: Make) -> Project:
+    """A project whose version 1 serves, saved."""
+    project = make()
+    project.run()
+    return project.save()
+
+
+@pytest.fixture
+def trained(trained_once: Project) -> Iterator[Project]:
+    """A project whose version 1 serves, whatever a test does to it."""
+    yield trained_once
+    trained_once.restore()
+
+
+@pytest.fixture(scope="module")
+def root_of_data() -> Path:
+    """The folder of real tables."""
+    folder = Path(__file__).parents[3] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    return folder
