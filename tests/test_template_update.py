@@ -70,7 +70,7 @@ def test_update_and_the_owners_dependency_do_not_conflict(versions):
     update(project)
     merged = pyproject.read_text(encoding="utf-8")
     assert '"xgboost>=3"' in merged
-    assert '"prefect<3.9"' in merged
+    assert '"prefect<3.10"' in merged
     assert "<<<<<<<" not in merged
 
 
