@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from flows.errors import UserError, nearest
@@ -96,6 +96,13 @@ class Settings(BaseSettings):
     gates: Gates = Gates()
     deploy: Deploy = Deploy()
     service: Service = Service()
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _require_folder(cls, value: Any) -> Any:
+        if "://" in str(value):
+            raise ValueError("the store is a folder; object stores are not supported yet")
+        return value
 
     @classmethod
     def settings_customise_sources(

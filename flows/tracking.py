@@ -1,6 +1,5 @@
-"""MLflow: runs, registered versions, aliases. SQLite under `.ml/mlflow` unless `MLFLOW_TRACKING_URI` names a server."""
+"""MLflow: runs, registered versions, aliases."""
 
-import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from flows.connection import connect, is_embedded, mlflow_folder
 from flows.errors import UserError
 from flows.settings import Settings
 from flows.store.champion import read_champion
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
     from flows.gates import Verdict
@@ -151,35 +150,6 @@ class Registry:
         except MlflowException as error:
             raise UserError(_untrusted(error)) from error
         return info.model_uri, info.model_id
-
-
-def mlflow_folder(settings: Settings) -> Path:
-    """Return where the embedded MLflow keeps its database and artifacts."""
-    return settings.home / "mlflow"
-
-
-def embedded_uri(settings: Settings) -> str:
-    """Return the address of the project's own database."""
-    return f"sqlite:///{mlflow_folder(settings) / 'mlflow.db'}"
-
-
-def is_embedded(settings: Settings) -> bool:
-    """Tell whether the project's own database is used rather than a server."""
-    return os.environ.get("MLFLOW_TRACKING_URI", embedded_uri(settings)) == embedded_uri(settings)
-
-
-def connect(settings: Settings) -> "MlflowClient":
-    """Point MLflow at the server that the environment names, or at the project's own database."""
-    if is_embedded(settings):
-        mlflow_folder(settings).mkdir(parents=True, exist_ok=True)
-        os.environ["MLFLOW_TRACKING_URI"] = embedded_uri(settings)
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    import mlflow
-
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # its import sets it anew
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
-    return mlflow.MlflowClient()
 
 
 def repair_alias(settings: Settings) -> None:

@@ -1,10 +1,15 @@
 """`ml promote` and `ml rollback`: move the champion by hand, with MLflow and Prefect up or down."""
 
+import os
+
 from flows.commands.console import console, open_project
 from flows.errors import UserError
 from flows.settings import Settings
 from flows.store.bundles import Bundle, bundles_of, open_bundle
 from flows.store.champion import Action, Champion, move_champion, require_champion
+
+# MLflow tries a server that is down for minutes; nobody waits for that at night.
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
 
 def promote_version(version: str, why: str) -> None:
@@ -61,6 +66,7 @@ def _copy_to_mlflow(settings: Settings) -> None:
     """Move MLflow's alias too; where MLflow is down, the next command does it."""
     from flows.tracking import repair_alias
 
+    os.environ |= IMPATIENT
     try:
         repair_alias(settings)
     except Exception as error:  # whatever a server that is down raises; champion.json has been written

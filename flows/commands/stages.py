@@ -1,8 +1,6 @@
 """Runs flows from the command line: the server beside them, progress, and a closing summary."""
 
-import fcntl
 import importlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +8,11 @@ from typing import Any
 
 from flows.commands.console import console, open_project
 from flows.commands.progress import Progress
-from flows.errors import UserError
+from flows.errors import Refused, UserError
 from flows.server import prefect_server
 from flows.settings import Settings
 from flows.store.champion import read_champion
+from flows.store.files import locked
 
 WARM = {  # what a stage will import anyway, imported while the server starts
     "train": ("sklearn.ensemble", "mlflow"),
@@ -47,8 +46,10 @@ def run_pipeline(breaking: bool) -> None:
     before = read_champion(settings.store_path)
     try:
         _run(settings, "pipeline", {"breaking": breaking})
-    finally:
+    except Refused:
         print_summary(settings, before)
+        raise
+    print_summary(settings, before)
 
 
 def run_predict(source: str, destination: Path) -> None:
@@ -77,22 +78,13 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
 
 @contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
-    """Hold the project's lock: two commands that write would race for the champion.
+    """Hold the project's lock: two commands that train or deploy would race for the champion.
 
     Raises:
         UserError: another command holds it.
     """
     path = settings.home / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"Another `ml` command is at work here (process {file.read()}): wait until it ends."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with locked(path, wait=False) as mine:
+        if not mine:
+            raise UserError(f"Another `ml` command is at work here (process {path.read_text()}): wait until it ends.")
         yield

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from flows.errors import UserError
 from flows.store.bundles import Bundle
-from flows.store.files import read_json, write_bytes
+from flows.store.files import locked, read_json, write_bytes
 
 Action = Literal["deploy", "promote", "rollback"]
 
@@ -58,17 +58,18 @@ def require_champion(store: Path) -> Champion:
 def move_champion(store: Path, bundle: Bundle, action: Action, why: str) -> Champion:
     """Name `bundle` as the one in service and add the move to the history."""
     now = datetime.now(UTC).isoformat("T", "seconds")
-    old = read_champion(store)
-    before = old.bundle if old else None
-    change = Change(at=now, who=_who(), action=action, before=before, to=bundle.name, why=why)
-    champion = Champion(
-        version=bundle.version,
-        bundle=bundle.name,
-        digest=bundle.digest,
-        since=now,
-        history=(*(old.history if old else ()), change),
-    )
-    write_champion(store, champion)
+    with locked(store / "champion.lock", wait=True):
+        old = read_champion(store)
+        before = old.bundle if old else None
+        change = Change(at=now, who=_who(), action=action, before=before, to=bundle.name, why=why)
+        champion = Champion(
+            version=bundle.version,
+            bundle=bundle.name,
+            digest=bundle.digest,
+            since=now,
+            history=(*(old.history if old else ()), change),
+        )
+        write_champion(store, champion)
     return champion
 
 

@@ -1,5 +1,6 @@
 """Files that are either whole or absent, whatever kills the process that writes them."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -49,6 +50,27 @@ def publish(made: Path, target: Path) -> None:
         _sync(path)
     made.replace(target)
     _sync(target.parent)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock file at `path`, which the system frees whatever ends the process; yield whether it was got.
+
+    Args:
+        path: The lock file; it holds the number of the process that took the lock last.
+        wait: Whether to wait for another process to let go.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield True
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,0 +1,63 @@
+"""Where MLflow is: the server that `MLFLOW_TRACKING_URI` names, or SQLite under `.ml/mlflow`."""
+
+import logging
+import os
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.errors import UserError
+from flows.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+REMOTE_SECONDS = 10.0
+
+
+def mlflow_folder(settings: Settings) -> Path:
+    """Return where the embedded MLflow keeps its database and artifacts."""
+    return settings.home / "mlflow"
+
+
+def embedded_uri(settings: Settings) -> str:
+    """Return the address of the project's own database."""
+    return f"sqlite:///{mlflow_folder(settings) / 'mlflow.db'}"
+
+
+def is_embedded(settings: Settings) -> bool:
+    """Tell whether the project's own database is used rather than a server."""
+    return os.environ.get("MLFLOW_TRACKING_URI", embedded_uri(settings)) == embedded_uri(settings)
+
+
+def connect(settings: Settings) -> "MlflowClient":
+    """Point MLflow at the server that the environment names, or at the project's own database."""
+    if is_embedded(settings):
+        mlflow_folder(settings).mkdir(parents=True, exist_ok=True)
+        os.environ["MLFLOW_TRACKING_URI"] = embedded_uri(settings)
+    else:
+        _require_answer(os.environ["MLFLOW_TRACKING_URI"])
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # its import sets it anew
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    return mlflow.MlflowClient()
+
+
+def _require_answer(uri: str) -> None:
+    """Check that a tracking server answers, before MLflow tries for minutes.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not uri.startswith("http"):
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REMOTE_SECONDS):
+            return
+    except OSError as error:
+        raise UserError(
+            f"No MLflow server answers at MLFLOW_TRACKING_URI = {uri} ({error}): start it or unset it."
+        ) from None

@@ -1,0 +1,181 @@
+"""Cleaning: every Arrow type that a source can give, as each kind of the contract; what a value means is its own."""
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from flows.contract import Column
+from flows.contract.cleaning import clean_column, to_required
+
+NAN = float("nan")
+DAY = datetime(2024, 5, 1)
+
+
+def clean(values: list[Any], kind: str, arrow: pa.DataType | None = None) -> tuple[list[Any], list[bool]]:
+    """Return cleaned values, None where missing, and which were unreadable."""
+    column = Column(name="x", kind=kind, nullable=True)  # type: ignore[arg-type]
+    series, unreadable = clean_column(pa.chunked_array([pa.array(values, arrow)]), column)
+    return [None if pd.isna(v) else v for v in series.tolist()], unreadable.tolist()
+
+
+NUMBERS = [
+    ([1, None, 3], pa.int8()),
+    ([1, None, 3], pa.uint64()),
+    ([1.0, None, 3.0], pa.float32()),
+    ([1.0, NAN, 3.0], pa.float64()),
+    (["1", None, "3"], pa.string()),
+    ([" 1 ", "", "3.0"], pa.large_string()),
+    (["1", "   ", "3e0"], pa.string()),
+    ([Decimal("1.0"), None, Decimal("3.0")], pa.decimal128(5, 1)),
+]
+
+
+@pytest.mark.parametrize("kind", ["number", "integer"])
+@pytest.mark.parametrize(("values", "arrow"), NUMBERS, ids=lambda v: str(v)[:20])
+def test_numbers_are_read_from_every_numeric_and_text_type(values, arrow, kind):
+    assert clean(values, kind, arrow) == ([1, None, 3], [False] * 3)
+
+
+def test_booleans_count_as_numbers():
+    assert clean([True, False, None], "number") == ([1.0, 0.0, None], [False] * 3)
+
+
+def test_texts_that_are_no_numbers_are_marked_and_spoil_no_neighbour():
+    assert clean(["1", "much", "2,5", "0x10", None], "number") == (
+        [1.0, None, None, None, None],
+        [False, True, True, True, False],
+    )
+
+
+def test_infinite_numbers_are_unreadable():
+    assert clean([1.0, np.inf, -np.inf], "number") == ([1.0, None, None], [False, True, True])
+    assert clean(["1", "inf", "-Infinity"], "number")[1] == [False, True, True]
+
+
+def test_fractions_are_no_integers():
+    assert clean([1.0, 1.5, -0.5, -2.0], "integer") == ([1, None, None, -2], [False, True, True, False])
+    assert clean(["1.0", "1.5"], "integer") == ([1.0, None], [False, True])
+
+
+def test_large_integers_without_gaps_are_exact():
+    assert clean([2**62 + 1, 1], "integer") == ([2**62 + 1, 1], [False, False])
+
+
+BOOLEANS = [
+    ([True, None, False], pa.bool_()),
+    ([1, None, 0], pa.int64()),
+    ([1.0, None, 0.0], pa.float64()),
+    (["true", None, "false"], pa.string()),
+    (["True", "", "FALSE"], pa.string()),
+    ([" 1", " ", "0 "], pa.string()),
+]
+
+
+@pytest.mark.parametrize(("values", "arrow"), BOOLEANS, ids=lambda v: str(v)[:20])
+def test_booleans_are_read_from_every_type_that_says_them(values, arrow):
+    assert clean(values, "boolean", arrow) == ([1.0, None, 0.0], [False] * 3)
+
+
+def test_other_values_are_no_booleans():
+    assert clean(["yes", "2", "truee"], "boolean") == ([None] * 3, [True] * 3)
+    assert clean([2, 1, -1], "boolean") == ([None, 1.0, None], [True, False, True])
+
+
+DATES = [
+    ([DAY, None], pa.timestamp("s")),
+    ([DAY, None], pa.timestamp("ns")),
+    ([date(2024, 5, 1), None], pa.date32()),
+    ([date(2024, 5, 1), None], pa.date64()),
+    (["2024-05-01", None], pa.string()),
+    (["2024-05-01T00:00:00", ""], pa.string()),
+    (["2024-05-01 09:00+09:00", " "], pa.string()),
+    (["2024/05/01", None], pa.string()),
+    (["2024.05.01", None], pa.string()),
+    (["2024년 05월 01일", None], pa.string()),
+    (["2024년 5월 1일", None], pa.string()),
+    (["05/01/2024", None], pa.string()),
+    (["May 1, 2024", None], pa.string()),
+    (["1 May 2024", None], pa.string()),
+    (["2024-05", None], pa.string()),
+    (["2024/05", None], pa.string()),
+]
+
+
+@pytest.mark.parametrize(("values", "arrow"), DATES, ids=lambda v: str(v)[:24])
+def test_dates_are_read_from_every_type_that_says_them(values, arrow):
+    assert clean(values, "date", arrow) == ([DAY, None], [False, False])
+
+
+def test_moments_in_a_zone_become_utc_without_one():
+    moment = pd.Timestamp("2024-05-01 09:00", tz="Asia/Seoul")
+    assert clean([moment], "date", pa.timestamp("us", tz="Asia/Seoul")) == ([DAY], [False])
+
+
+def test_what_a_date_means_never_depends_on_its_neighbours():
+    texts = ["05/01/2024", "2024-05-01", "2024.05.01", "13/01/2024", "soon", "May 2024"]
+    together = clean(texts, "date")
+    alone = [clean([text], "date") for text in texts]
+    assert together == ([a[0][0] for a in alone], [a[1][0] for a in alone])
+    assert together[1] == [False, False, False, True, True, False]
+
+
+def test_numbers_are_no_dates_and_dates_no_numbers():
+    assert clean([20240501, None], "date") == ([None, None], [True, False])
+    assert clean([DAY, None], "number") == ([None, None], [True, False])
+    assert clean([DAY, None], "boolean") == ([None, None], [True, False])
+
+
+TEXTS = [
+    (["a", None, " b "], pa.string(), ["a", None, " b "]),
+    (["a", "", "\t "], pa.large_string(), ["a", None, None]),
+    ([1, None, 20], pa.int64(), ["1", None, "20"]),
+    ([True, None, False], pa.bool_(), ["true", None, "false"]),
+    (["nan", "None", "NULL"], pa.string(), ["nan", "None", "NULL"]),
+    (["서울", "🙂", "é"], pa.string(), ["서울", "🙂", "é"]),
+]
+
+
+@pytest.mark.parametrize(("values", "arrow", "wanted"), TEXTS, ids=lambda v: str(v)[:20])
+def test_texts_are_kept_as_they_are_and_blank_ones_are_missing(values, arrow, wanted):
+    assert clean(values, "text", arrow) == (wanted, [False] * 3)
+
+
+def test_lists_structures_and_bytes_are_no_texts():
+    for values in ([["a"], None], [{"a": 1}, None], [b"a", None]):
+        assert clean(values, "text") == ([None, None], [True, False])
+
+
+@pytest.mark.parametrize("kind", ["number", "integer", "boolean", "text", "date"])
+def test_dictionaries_and_all_missing_columns_are_read_as_their_values(kind):
+    given = {"number": "1", "integer": "1", "boolean": "1", "text": "1", "date": "2024-05-01"}[kind]
+    encoded = pa.array([given, None, given]).dictionary_encode()
+    column = Column(name="x", kind=kind, nullable=True)  # type: ignore[arg-type]
+    series, unreadable = clean_column(pa.chunked_array([encoded]), column)
+    assert series.isna().tolist() == [False, True, False] and not unreadable.any()
+    assert clean([None, None], kind, pa.null()) == ([None, None], [False, False])
+    assert clean([], kind, pa.string()) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "nullable", "dtype"),
+    [
+        ("integer", [1, 2], False, "int64"),
+        ("integer", [1, None], True, "Int64"),
+        ("boolean", [True, False], False, "bool"),
+        ("boolean", [True, None], True, "boolean"),
+        ("number", [1, 2], False, "float64"),
+        ("text", ["a", None], True, "str"),
+        ("date", [DAY, None], True, "datetime64[us]"),
+    ],
+)
+def test_valid_values_get_the_contracts_dtype(kind, values, nullable, dtype):
+    column = Column(name="x", kind=kind, nullable=nullable)
+    series, _ = clean_column(pa.chunked_array([pa.array(values)]), column)
+    made = to_required(series, column)
+    assert str(made.dtype) == dtype
+    assert made.isna().tolist() == [v is None for v in values]
