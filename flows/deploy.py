@@ -14,7 +14,7 @@ from flows.errors import Refused
 from flows.settings import Settings, load_settings
 from flows.smoke import SmokeService, require_same, smoke_service
 from flows.store.bentoml import forget_bundle, import_bundle
-from flows.store.bundles import Bundle, open_bundle
+from flows.store.bundles import Bundle, drop_bundle, open_bundle
 from flows.store.champion import Champion, move_champion, read_champion, write_champion
 from flows.store.validations import Latest
 from flows.store.verdicts import Verdicts
@@ -73,7 +73,14 @@ def require_compatible(settings: Settings, champion: Champion | None, breaking: 
 @task(name="bundle", cache_policy=NO_CACHE)
 def write(version: str) -> Bundle:
     """Compile, prove parity on the whole holdout, and write the bundle."""
-    return build_bundle(load_settings(), version)
+    bundle = build_bundle(load_settings(), version)
+    _remember("bundle", bundle)
+    return bundle
+
+
+@write.on_rollback
+def _unwrite(txn: Transaction) -> None:
+    drop_bundle(txn.get("bundle"))
 
 
 @task(name="bentoml-import", cache_policy=NO_CACHE)

@@ -17,8 +17,8 @@ from flows.outputs import open_output, require_destination
 from flows.scoring import CHUNK, PREDICTION, Scorer
 from flows.settings import Settings, load_settings
 from flows.sources import Source, open_source, read_through
-from flows.store.bundles import Bundle, bundles_of, open_bundle
-from flows.store.champion import require_champion
+from flows.store.bundles import Bundle, open_bundle
+from flows.store.champion import require_champion, served_bundle
 from flows.store.files import publish, scratch
 
 ERROR = "error"
@@ -67,17 +67,14 @@ def predict_file(settings: Settings, source: str, destination: str, version: str
 
 
 def choose_bundle(store: Path, version: str | None) -> Bundle:
-    """Return the champion's bundle, or the newest of `version`.
+    """Return the champion's bundle, or the last of `version`.
 
     Raises:
         UserError: there is none.
     """
     if version is None:
         return open_bundle(store, require_champion(store).bundle)
-    found = bundles_of(store, version)
-    if not found:
-        raise UserError(f"Version {version} was never deployed: `ml deploy {version}` does it.")
-    return found[-1]
+    return served_bundle(store, version)
 
 
 def refuse_same(root: Path, source: str, destination: Path) -> None:

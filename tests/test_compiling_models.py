@@ -41,11 +41,15 @@ from flows.scoring import Scorer
 
 TOLERANCE = 1e-6
 TEXTS = make_column_selector(dtype_exclude="number")
-UNKNOWN_AS_MINUS_1: dict[str, Any] = {"handle_unknown": "use_encoded_value", "unknown_value": -1}
+CODES: dict[str, Any] = {"handle_unknown": "use_encoded_value", "unknown_value": -1}
 
 
 def coded(**params: Any) -> ColumnTransformer:
     return ColumnTransformer([("t", OrdinalEncoder(**params), TEXTS)], remainder="passthrough")
+
+
+def small() -> Any:
+    return HistGradientBoostingRegressor(max_iter=10)
 
 
 def boosted(features: Any) -> Any:
@@ -73,15 +77,13 @@ MODELS: dict[str, tuple[str, Any]] = {
     ),
     "voting on scaled numbers": (
         "regression",
-        make_pipeline(
-            onehot_features(), VotingRegressor([("a", Ridge()), ("b", HistGradientBoostingRegressor(max_iter=10))])
-        ),
+        make_pipeline(onehot_features(), VotingRegressor([("a", Ridge()), ("b", small())])),
     ),
     "stacking": (
         "regression",
         make_pipeline(
             onehot_features(),
-            StackingRegressor([("a", Ridge()), ("b", HistGradientBoostingRegressor(max_iter=10))], cv=3),
+            StackingRegressor([("a", Ridge()), ("b", small())], cv=3),
         ),
     ),
     "search": ("binary", GridSearchCV(boosting("binary"), {"estimator__max_iter": [5, 10]}, cv=2)),
@@ -95,7 +97,7 @@ MODELS: dict[str, tuple[str, Any]] = {
                         "t",
                         make_pipeline(
                             SimpleImputer(missing_values="<missing>", strategy="most_frequent"),
-                            OrdinalEncoder(**UNKNOWN_AS_MINUS_1),
+                            OrdinalEncoder(**CODES),
                         ),
                         TEXTS,
                     )
@@ -105,14 +107,14 @@ MODELS: dict[str, tuple[str, Any]] = {
         ),
     ),
     "unknown as NaN": ("binary", boosted(coded(handle_unknown="use_encoded_value", unknown_value=np.nan))),
-    "rare together": ("binary", boosted(coded(min_frequency=300, **UNKNOWN_AS_MINUS_1))),
+    "rare together": ("binary", boosted(coded(min_frequency=300, **CODES))),
     "numbers coded, gaps named": (
         "binary",
         boosted(
             ColumnTransformer(
                 [
-                    ("t", OrdinalEncoder(**UNKNOWN_AS_MINUS_1), TEXTS),
-                    ("n", OrdinalEncoder(encoded_missing_value=-2, **UNKNOWN_AS_MINUS_1), ["자동이체?", DAY]),
+                    ("t", OrdinalEncoder(**CODES), TEXTS),
+                    ("n", OrdinalEncoder(encoded_missing_value=-2, **CODES), ["자동이체?", DAY]),
                 ],
                 remainder="passthrough",
             )
@@ -129,14 +131,14 @@ MODELS: dict[str, tuple[str, Any]] = {
     ),
     "the rest dropped": (
         "binary",
-        boosted(ColumnTransformer([("n", "passthrough", ["a_b", "a.b"])], remainder="drop")),
+        boosted(ColumnTransformer([("n", "passthrough", ["a_b"])], remainder="drop")),
     ),
     "columns by mask and slice": (
         "binary",
         boosted(
             ColumnTransformer(
                 [
-                    ("t", OrdinalEncoder(**UNKNOWN_AS_MINUS_1), np.array([False] * 7 + [True] * 3)),
+                    ("t", OrdinalEncoder(**CODES), np.array([False] * 7 + [True] * 3)),
                     ("x", "drop", slice("a_b", "a.b")),
                 ],
                 remainder="passthrough",
@@ -145,7 +147,7 @@ MODELS: dict[str, tuple[str, Any]] = {
     ),
     "columns from the end": (
         "binary",
-        boosted(ColumnTransformer([("t", OrdinalEncoder(**UNKNOWN_AS_MINUS_1), [-1, -2])])),
+        boosted(ColumnTransformer([("t", OrdinalEncoder(**CODES), [-1, -2])])),
     ),
     "an empty step": (
         "binary",

@@ -148,7 +148,7 @@ def test_parity_is_over_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_probes_put_in_only_what_the_contract_allows() -> None:
-    fitted, contract = fit(boosting("binary"), "binary", training("binary"))
+    _, contract = fit(boosting("binary"), "binary", training("binary"))
     frame = nasty_frame(50)
     probes = make_probes(contract, frame.head(1))
     assert not probes["class"].isna().any() and set(probes["class"]) <= {"basic", "플러스"}

@@ -1,31 +1,23 @@
 """`ml promote` and `ml rollback`: move the champion by hand, with MLflow and Prefect up or down."""
 
-import os
-
 from flows.commands.console import console, open_project
 from flows.errors import UserError
 from flows.settings import Settings
-from flows.store.bundles import Bundle, bundles_of, open_bundle
-from flows.store.champion import Action, Champion, move_champion, require_champion
-
-# MLflow tries a server that is down for minutes; nobody waits for that at night.
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+from flows.store.bundles import Bundle, open_bundle
+from flows.store.champion import Action, Champion, move_champion, require_champion, served_bundle
 
 
 def promote_version(version: str, why: str) -> None:
     """Put a version that was deployed before into service.
 
     Raises:
-        UserError: it serves already, or was never deployed.
+        UserError: it serves already, or never served.
     """
     settings = open_project()
     champion = require_champion(settings.store_path)
     if champion.version == version:
         raise UserError(f"Version {version} serves already, since {champion.since}.")
-    bundles = bundles_of(settings.store_path, version)
-    if not bundles:
-        raise UserError(f"Version {version} was never deployed: `ml deploy {version}` does it.")
-    _move(settings, champion, bundles[-1], "promote", why)
+    _move(settings, champion, served_bundle(settings.store_path, version), "promote", why)
 
 
 def roll_back(why: str) -> None:
@@ -66,7 +58,6 @@ def _copy_to_mlflow(settings: Settings) -> None:
     """Move MLflow's alias too; where MLflow is down, the next command does it."""
     from flows.tracking import repair_alias
 
-    os.environ |= IMPATIENT
     try:
         repair_alias(settings)
     except Exception as error:  # whatever a server that is down raises; champion.json has been written

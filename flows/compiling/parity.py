@@ -132,8 +132,8 @@ def _require(parity: Parity, where: str) -> None:
         return
     raise UserError(
         f"The compiled model differs from scikit-learn on {where}: by up to {parity.largest:.2g} (row {parity.row}; "
-        f"{parity.tolerance:.2g} is let through), with another label for {parity.labels_differ:,}. Nothing was deployed: "
-        f"simplify model/features.py, or {BY_SKLEARN}."
+        f"{parity.tolerance:.2g} is let through), with another label for {parity.labels_differ:,}. Nothing was "
+        f"deployed: simplify model/features.py, or {BY_SKLEARN}."
     )
 
 
@@ -141,6 +141,6 @@ def _refusing(error: Exception) -> str:
     said = (str(error).splitlines() or [""])[0][:300].rstrip(".")
     return (
         "The model fails on a missing value or on a text that training never saw, which model/schema.py allows "
-        f'({said}): give its encoder handle_unknown="use_encoded_value" (OrdinalEncoder) or "ignore" (OneHotEncoder), or '
-        "close the set by isin=[…] in model/schema.py."
+        f'({said}): give its encoder handle_unknown="use_encoded_value" (OrdinalEncoder) or "ignore" (OneHotEncoder), '
+        "or close the set by isin=[…] in model/schema.py."
     )

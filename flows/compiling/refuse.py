@@ -25,8 +25,8 @@ def refuse_unfaithful(pipeline: Any, contract: Contract) -> None:
             raise UserError(f"{type(part).__name__} {problem} cannot be compiled rightly: {mend}, or {BY_SKLEARN}.")
     for column in _numbers_as_categories(pipeline, contract):
         raise UserError(
-            f'OneHotEncoder on the column "{column.name}" cannot be compiled rightly, because its numbers need not be whole: '
-            f"declare it as int in model/schema.py or use KBinsDiscretizer in model/features.py, or {BY_SKLEARN}."
+            f'OneHotEncoder on the column "{column.name}" cannot be compiled rightly, because its numbers need not be '
+            f"whole: declare it as int in model/schema.py or use KBinsDiscretizer in model/features.py, or {BY_SKLEARN}."
         )
 
 

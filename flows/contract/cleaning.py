@@ -65,6 +65,9 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _blank_to_missing(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_floating(values.type):
+        gaps = pc.is_nan(values)
+        return pc.if_else(gaps, None, values) if pc.any(gaps).as_py() else values
     if not _is_text(values.type):
         return values
     blank = pc.or_(pc.equal(values, ""), pc.utf8_is_space(values))
@@ -131,5 +134,5 @@ def _date(values: pa.ChunkedArray) -> "pd.Series[Any]":
     elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         dates = pd.to_datetime(values.cast(pa.timestamp("us", tz=getattr(kind, "tz", None))).to_pandas(), utc=True)
     else:
-        return pd.Series(np.full(len(values), np.datetime64("NaT"), dtype="datetime64[us]"))
+        return pd.Series(np.full(len(values), np.datetime64("NaT", "us")))
     return dates.dt.tz_localize(None).astype("datetime64[us]")

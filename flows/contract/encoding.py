@@ -13,6 +13,7 @@ import pandas as pd
 from flows.contract.columns import MISSING_TEXT, Column, Contract, Encoding
 
 EXACT = 2**24  # every integer up to here is a float32 of its own
+LARGEST = float(np.finfo(np.float32).max)
 MOST_KNOWN = 1000
 PROBE_ROWS = 100_000
 DAY = pd.Timedelta(days=1)
@@ -97,12 +98,13 @@ def _fit_float32(numbers: np.ndarray) -> tuple[float, float]:
     largest = max(abs(low), abs(high))
     if largest <= EXACT and _keeps_apart(finite):
         return 0.0, 1.0
-    middle = float(np.floor(low + (high - low) / 2))
-    if largest > np.finfo(np.float32).max / 4:
+    middle = float(np.floor(low / 2 + high / 2))
+    if largest > LARGEST / 4:
         return middle, max(high - middle, middle - low) or 1.0
     if largest < 2**53 and np.array_equal(finite, np.floor(finite)):
-        step = int(np.gcd.reduce((finite - middle).astype(np.int64)))
-        return middle, float(max(step, 1))
+        above = finite.astype(np.int64) - int(low)
+        step = max(int(np.gcd.reduce(above)), 1)
+        return low + float(int(above.max()) // 2 // step * step), float(step)
     return (middle, 1.0) if high - low < largest else (0.0, 1.0)
 
 

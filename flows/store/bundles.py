@@ -1,5 +1,6 @@
 """Bundles: folders with all that the service loads, named by version and content, never rewritten."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,6 @@ def open_bundle(store: Path, name: str) -> Bundle:
     return Bundle(path=path, version=version, digest=digest)
 
 
-def bundles_of(store: Path, version: str) -> list[Bundle]:
-    """Return the bundles of a model version, oldest first."""
-    paths = [p for p in (store / "bundles").glob(f"{version}-*") if p.name.rpartition("-")[0] == version]
-    return [open_bundle(store, p.name) for p in sorted(paths, key=lambda p: p.stat().st_mtime)]
+def drop_bundle(bundle: Bundle) -> None:
+    """Remove a bundle that never served."""
+    shutil.rmtree(bundle.path)

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from flows.errors import UserError
-from flows.store.bundles import Bundle
+from flows.store.bundles import Bundle, open_bundle
 from flows.store.files import locked, read_json, write_bytes
 
 Action = Literal["deploy", "promote", "rollback"]
@@ -53,6 +53,18 @@ def require_champion(store: Path) -> Champion:
     if champion is None:
         raise UserError("No model is in service yet: `ml run` trains, checks and deploys one.")
     return champion
+
+
+def served_bundle(store: Path, version: str) -> Bundle:
+    """Return the bundle under which a version served last.
+
+    Raises:
+        UserError: it never did: a bundle that was written but not put into service does not count.
+    """
+    names = [change.to for change in require_champion(store).history if change.to.rpartition("-")[0] == version]
+    if not names:
+        raise UserError(f"Version {version} never served: `ml deploy {version}` puts it into service.")
+    return open_bundle(store, names[-1])
 
 
 def move_champion(store: Path, bundle: Bundle, action: Action, why: str) -> Champion:

@@ -1,0 +1,104 @@
+"""Tables that cannot be learned from: one sentence, exit status 2, nothing changed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from e2e.conftest import Make
+from e2e.support import Project, files_of, refuse, sample
+
+Write = Callable[[Path], object]
+ROWS = 200
+
+
+def good() -> pd.DataFrame:
+    return sample(ROWS)
+
+
+def write(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Write:
+    return lambda path: change(good()).to_csv(path, index=False)
+
+
+def duplicate_header(path: Path) -> None:
+    text = good().to_csv(index=False)
+    head, _, rest = text.partition("\n")
+    path.write_text(head.replace("support_calls", "monthly_fee") + "\n" + rest, encoding="utf-8")
+
+
+TABLES: dict[str, tuple[Write, str]] = {  # how it is made, and a word of what is said
+    "missing": (lambda path: None, "rows.csv"),
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
+    "header only": (write(lambda f: f.head(0)), "no rows"),
+    "a picture": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20), "rows.csv"),
+    "a page": (lambda path: path.write_text("<!DOCTYPE html><html><body>Not found</body></html>"), "rows.csv"),
+    "a folder": (lambda path: path.mkdir(), "rows.csv"),
+    "duplicate column names": (duplicate_header, "monthly_fee"),
+    "another encoding": (lambda path: path.write_bytes(good().to_csv(index=False).encode("cp949")), "UTF-8"),
+    "one class only": (write(lambda f: f.assign(churned="no")), "churned"),
+    "every target missing": (write(lambda f: f.assign(churned="")), "churned"),
+    "no such target": (write(lambda f: f.drop(columns="churned")), "churned"),
+}
+
+
+@pytest.fixture(scope="module")
+def project(trained_once: Project) -> Project:
+    """A project with a champion; the tests see to it that nothing in it changes."""
+    return trained_once
+
+
+@pytest.fixture
+def trained(project: Project) -> Project:
+    project.restore()
+    return project
+
+
+def owned(project: Project) -> dict[str, bytes]:
+    """What must not change: the project's own files, and what was stored of them."""
+    stored = files_of(project.store, "quarantine", "snapshots")
+    return files_of(project.root, ".ml") | {k: v for k, v in stored.items() if k != "latest.json"}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_init_refuses(trained: Project, kind: str) -> None:
+    make, word = TABLES[kind]
+    make(trained.root / "rows.csv")
+    before = files_of(trained.root)
+    sentence = refuse(trained.ml("init", "rows.csv", "--target", "churned"))
+    assert word in sentence
+    assert files_of(trained.root, "logs") == {k: v for k, v in before.items() if not k.startswith(".ml/logs/")}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_run_refuses(trained: Project, kind: str) -> None:
+    make, word = TABLES[kind]
+    make(trained.root / "rows.csv")
+    trained.configure("data", source="rows.csv")
+    before = owned(trained)
+    done = trained.ml("run")
+    assert word in refuse(done)
+    assert owned(trained) == before
+    assert trained.versions() == ["1"]
+    assert "Version" not in done.stdout  # nothing of an earlier run is shown as this one's
+
+
+def test_init_ignores_a_column_without_values_and_the_run_succeeds(make: Make) -> None:
+    project = make(rows=None)
+    sample(1_000).assign(note="").to_csv(project.root / "rows.csv", index=False)
+    done = project.ml("init", "rows.csv", "--target", "churned")
+    assert done.returncode == 0, done.stderr
+    assert '"note"' in done.stdout
+    project.run()
+    assert "note" not in project.ml("predict", "rows.csv", "out.csv").stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("rows.parquet", b"PAR1"), ("rows.jsonl", b'{"churned": "no"\n'), ("rows.csv.gz", b"\x1f\x8b\x08"), ("rows.xlsx", b"PK\x03\x04")],
+)
+def test_init_refuses_a_damaged_file_of_any_format(trained: Project, name: str, content: bytes) -> None:
+    (trained.root / name).write_bytes(content)
+    before = files_of(trained.root, ".ml")
+    assert name in refuse(trained.ml("init", name, "--target", "churned"))
+    assert files_of(trained.root, ".ml") == before

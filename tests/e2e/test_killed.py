@@ -1,0 +1,211 @@
+"""`kill -9` anywhere, then `ml run` again: it completes, nothing half-written is used, the champion stays.
+
+`killer.py` numbers every change that a command makes to what lasts; the kill comes before, within or after one.
+"""
+
+import hashlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.conftest import Make
+from e2e.support import KILLER, Done, Project, digest_bundle, succeed, wait_until_alone
+
+SEED = {"ML_TRAIN__SEED": "1"}  # another model than the champion's
+FIRST_RUN = [
+    "snapshots.parquet",
+    "snapshots.json",
+    "snapshots.json",
+    "latest.json.json",
+    "quarantine.parquet",
+    "quarantine.json",
+    "latest.json.json",
+    "mlflow model",
+    "mlflow version",
+    "mlflow alias challenger",
+    "latest.json.json",
+    "mlflow verdict",
+    "verdicts.json",
+    "bundles",
+    "bentoml model",
+    "smoke test",
+    "champion.json.json",
+    "mlflow alias champion",
+]
+DEPLOY = FIRST_RUN[13:]
+FILES = [i for i, name in enumerate(FIRST_RUN, 1) if "." in name or name == "bundles"]
+
+
+def kill(project: Project, log: Path, point: int, when: str, *words: str, **environment: str) -> Done:
+    """Run a command until the kill; 0 lets it live."""
+    log.unlink(missing_ok=True)
+    path = {"PYTHONPATH": str(project.root)}
+    return project.python(str(KILLER), str(log), str(point), when, *words, **path, **environment)
+
+
+def changes(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8").splitlines()
+
+
+def require_whole(project: Project) -> None:
+    """Check every file that a reader could take up against its name."""
+    for snapshot in (project.store / "snapshots").glob("*.parquet"):
+        assert hashlib.sha256(snapshot.read_bytes()).hexdigest() == snapshot.stem
+    for bundle in (project.store / "bundles").glob("[0-9]*"):
+        assert digest_bundle(bundle).startswith(bundle.name.partition("-")[2])
+    if project.champion:
+        bundle = project.store / "bundles" / project.champion["bundle"]
+        assert digest_bundle(bundle) == project.champion["digest"]
+
+
+def require_complete(project: Project, **environment: str) -> None:
+    """Run again, and check that all is as if nothing had happened."""
+    done = project.run(**environment)
+    assert not done.stderr
+    require_whole(project)
+    assert not list(project.store.rglob(".tmp-*"))
+    champion = project.champion
+    assert champion
+    assert project.aliases() == {"champion": champion["version"], "challenger": champion["version"]}
+    assert champion["history"][-1]["to"] == champion["bundle"]
+    assert "Nothing changed" in project.run(**environment).stdout
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "changes"
+
+
+@pytest.fixture(scope="module")
+def fresh_once(make: Make) -> Project:
+    return make(rows=1_000).save()
+
+
+@pytest.fixture
+def fresh(fresh_once: Project) -> Iterator[Project]:
+    yield fresh_once
+    fresh_once.restore()
+
+
+@pytest.fixture(scope="module")
+def judged_once(make: Make) -> Project:
+    """Version 1 serves, version 2 has passed its gates and is not deployed yet."""
+    project = make(rows=1_000)
+    project.run()
+    for stage in ("ingest", "validate", "train", "evaluate"):
+        succeed(project.ml(stage, **SEED))
+    return project.save()
+
+
+@pytest.fixture
+def judged(judged_once: Project) -> Iterator[Project]:
+    yield judged_once
+    judged_once.restore()
+
+
+def test_list_of_changes_is_complete(fresh: Project, log: Path) -> None:
+    """Whoever adds a change sees this test fail, and adds its kill below."""
+    succeed(kill(fresh, log, 0, "before", "run"))
+    assert changes(log) == FIRST_RUN
+
+
+@pytest.mark.parametrize("point", range(1, len(DEPLOY) + 1), ids=lambda n: f"before-{DEPLOY[n - 1]}")
+def test_killed_between_two_writes_of_deploy(judged: Project, log: Path, point: int) -> None:
+    before = judged.champion
+    done = kill(judged, log, point, "before", "deploy", **SEED)
+    assert done.returncode == -signal.SIGKILL
+    assert changes(log) == DEPLOY[:point]
+    require_whole(judged)
+    if DEPLOY[point - 1] == "mlflow alias champion":
+        assert judged.champion and judged.champion["version"] == "2"
+        assert judged.aliases()["champion"] == "1"
+    else:
+        assert judged.champion == before
+    assert not wait_until_alone(judged.root)
+    require_complete(judged, **SEED)
+    assert judged.versions() == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", ["bundles", "champion.json.json"])
+def test_killed_while_half_is_written_in_deploy(judged: Project, log: Path, name: str) -> None:
+    before = judged.champion
+    assert kill(judged, log, DEPLOY.index(name) + 1, "within", "deploy", **SEED).returncode == -signal.SIGKILL
+    assert judged.champion == before
+    require_whole(judged)
+    require_complete(judged, **SEED)
+
+
+@pytest.mark.parametrize(
+    ("name", "when"),
+    [("snapshots.parquet", "within"), ("quarantine.parquet", "within"), ("mlflow version", "after"), ("verdicts.json", "before")],
+)
+def test_killed_in_a_stage_of_the_first_run(fresh: Project, log: Path, name: str, when: str) -> None:
+    point = FIRST_RUN.index(name) + 1
+    assert kill(fresh, log, point, when, "run").returncode == -signal.SIGKILL
+    assert changes(log)[-1] == name
+    assert fresh.champion is None
+    require_whole(fresh)
+    require_complete(fresh)
+    assert fresh.champion and fresh.champion["version"] == "1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("point", range(1, len(FIRST_RUN) + 1), ids=lambda n: FIRST_RUN[n - 1])
+def test_killed_at_every_change_of_the_first_run(fresh: Project, log: Path, point: int, when: str) -> None:
+    assert kill(fresh, log, point, when, "run").returncode == -signal.SIGKILL
+    assert len(changes(log)) == point
+    require_whole(fresh)
+    assert not wait_until_alone(fresh.root)
+    require_complete(fresh)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", FILES, ids=lambda n: FIRST_RUN[n - 1])
+def test_killed_while_half_of_any_file_is_written(fresh: Project, log: Path, point: int) -> None:
+    assert kill(fresh, log, point, "within", "run").returncode == -signal.SIGKILL
+    require_whole(fresh)
+    require_complete(fresh)
+
+
+@pytest.mark.slow
+def test_killed_at_every_change_while_a_champion_serves(judged: Project, log: Path) -> None:
+    """New rows and a new model: the champion is the old or the new one at every moment."""
+    judged.configure("data", source="sample://?rows=1200")
+    point = 0
+    while True:
+        point += 1
+        judged.restore()
+        judged.configure("data", source="sample://?rows=1200")
+        done = kill(judged, log, point, "before", "run")
+        if done.returncode == 0:
+            break
+        assert judged.champion and judged.champion["version"] in ("1", "3")
+        require_whole(judged)
+        require_complete(judged)
+    assert point == len(FIRST_RUN) + 1
+
+
+@pytest.mark.parametrize("name", ["mlflow model", "smoke test"])
+def test_servers_of_a_killed_run_end_with_it(fresh: Project, log: Path, name: str) -> None:
+    """The embedded Prefect server and the smoke test's service."""
+    home = {k: v for k, v in fresh.environment.items() if k != "PREFECT_API_URL"}
+    embedded = Project(fresh.root)
+    embedded.environment = home
+    point = FIRST_RUN.index(name) + 1
+    assert kill(embedded, log, point, "after", "run").returncode == -signal.SIGKILL
+    assert not wait_until_alone(fresh.root)
+    require_complete(embedded)
+    assert not wait_until_alone(fresh.root)
+
+
+def test_killed_rollback_is_finished_by_the_next_command(judged: Project, log: Path) -> None:
+    succeed(judged.ml("deploy", **SEED))
+    assert kill(judged, log, 2, "before", "rollback", "--why", "night").returncode == -signal.SIGKILL
+    assert changes(log) == ["champion.json.json", "mlflow alias champion"]
+    assert judged.champion and judged.champion["version"] == "1"
+    assert judged.aliases()["champion"] == "2"
+    judged.run(**SEED)
+    assert judged.champion and judged.aliases()["champion"] == judged.champion["version"]
