@@ -20,7 +20,7 @@ from flows.rows import Holdout, define_holdout, read_rows
 from flows.settings import Settings, load_settings
 from flows.store.files import digest_json
 from flows.store.validations import Latest, Validations
-from flows.tracking import CHALLENGER, KEY_TAG, Registry
+from flows.tracking import CHALLENGER, KEY_TAG, Registry, repair_alias
 
 PINNED = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow", "skl2onnx", "onnxruntime")
 EXAMPLE_ROWS = 5
@@ -48,6 +48,7 @@ def train(validation: str | None = None) -> str:
     settings = load_settings()
     name = validation or Latest(settings.store_path).get("validate")
     registry = Registry(settings)
+    repair_alias(settings)
     key = train_key(settings, name)
     found = registry.find(key)
     made = str(found.version) if found else register(registry, name, key, fit(name))

@@ -7,7 +7,7 @@ from flows.commands.console import console, open_project
 from flows.commands.summary import show_interval
 from flows.settings import Settings
 from flows.store.bundles import open_bundle
-from flows.store.champion import Champion, read_champion
+from flows.store.champion import Champion, read_champion, rolled_back, version_of
 from flows.store.files import read_json
 from flows.store.verdicts import Verdicts
 
@@ -53,7 +53,9 @@ def _print_pending(settings: Settings, champion: Champion | None) -> None:
     if candidate is None or (champion and champion.version == candidate):
         return
     record = Verdicts(settings.store_path).find(candidate)
-    if record is None:
+    if change := rolled_back(champion, candidate):
+        console.print(f"Version {candidate} was rolled back: {escape(change.why)}")
+    elif record is None:
         console.print(f"Pending: version {candidate} is trained and not judged yet: `ml evaluate`.")
     elif record.verdict.passed:
         console.print(f"Version {candidate} passed its gates but does not serve: `ml deploy {candidate}`.")
@@ -62,7 +64,13 @@ def _print_pending(settings: Settings, champion: Champion | None) -> None:
 
 
 def _print_history(champion: Champion) -> None:
-    table = Table("when", "who", "action", "from", "to", "why", title="history, newest first", title_justify="left")
+    table = Table(title="history, newest first (UTC)", title_justify="left")
+    for name in ("when", "who", "action", "from", "to"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("why")
     for change in reversed(champion.history[-HISTORY_ROWS:]):
-        table.add_row(change.at, escape(change.who), change.action, change.before or "–", change.to, escape(change.why))
+        versions = [version_of(change.before) if change.before else "–", version_of(change.to)]
+        table.add_row(
+            change.at[:16].replace("T", " "), escape(change.who), change.action, *versions, escape(change.why)
+        )
     console.print(table)

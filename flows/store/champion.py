@@ -55,13 +55,25 @@ def require_champion(store: Path) -> Champion:
     return champion
 
 
+def version_of(bundle: str) -> str:
+    """Return the version in a bundle's name."""
+    return bundle.rpartition("-")[0]
+
+
+def rolled_back(champion: Champion | None, version: str) -> Change | None:
+    """Return the rollback that took `version` out of service, unless it was put back since."""
+    moves = [c for c in (champion.history if champion else ()) if version in map(version_of, (c.before or "", c.to))]
+    last = moves[-1] if moves else None
+    return last if last and last.action == "rollback" and version_of(last.to) != version else None
+
+
 def served_bundle(store: Path, version: str) -> Bundle:
     """Return the bundle under which a version served last.
 
     Raises:
         UserError: it never did: a bundle that was written but not put into service does not count.
     """
-    names = [change.to for change in require_champion(store).history if change.to.rpartition("-")[0] == version]
+    names = [change.to for change in require_champion(store).history if version_of(change.to) == version]
     if not names:
         raise UserError(f"Version {version} never served: `ml deploy {version}` puts it into service.")
     return open_bundle(store, names[-1])
