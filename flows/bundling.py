@@ -66,7 +66,14 @@ def _compile(settings: Settings, candidate: Candidate) -> tuple[dict[str, bytes]
     if settings.deploy.runtime == "sklearn":
         return {"model.skops": candidate.skops_bytes()}, {"rows": 0}
     model = compile_model(candidate.pipeline, candidate.contract)
-    parity = check_parity(model, candidate.pipeline, candidate.contract, candidate.held_out, settings.deploy.tolerance)
+    parity = check_parity(
+        model,
+        candidate.pipeline,
+        candidate.contract,
+        candidate.held_out,
+        settings.deploy.tolerance,
+        candidate.predictions,
+    )
     return {"model.onnx": model}, parity.model_dump(mode="json")
 
 

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from flows.contract import Contract
+from flows.contract import Contract, encode
 from flows.rows import Holdout, read_rows
 from flows.settings import Settings
 from flows.tracking import Registry
+
+CHUNK = 100_000  # rows that scikit-learn predicts at once, to bound memory
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,15 @@ class Candidate:
     def held_out(self) -> pd.DataFrame:
         """The valid rows that it was not trained on, in the contract's dtypes; read once."""
         return read_rows(self.settings, self.contract, self.validation, "holdout", self.holdout)
+
+    @cached_property
+    def predictions(self) -> np.ndarray:
+        """Class probabilities [N, K] or values [N] of the held-out rows by scikit-learn; predicted once."""
+        frame, predict = self.held_out, self.pipeline.predict
+        if self.contract.classes is not None:
+            predict = self.pipeline.predict_proba
+        parts = [predict(encode(self.contract, frame.iloc[i : i + CHUNK])) for i in range(0, len(frame), CHUNK)]
+        return np.concatenate(parts) if parts else np.empty(0)
 
     def skops_bytes(self) -> bytes:
         """Return the pipeline as a skops file."""

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from flows.candidate import Candidate, load_candidate
-from flows.contract import encode, encode_target
+from flows.contract import encode_target
 from flows.contract.compatibility import can_score
 from flows.dummy import predict_dummy
 from flows.errors import Refused, UserError
@@ -26,8 +26,6 @@ from flows.store.files import digest_json
 from flows.store.validations import Latest
 from flows.store.verdicts import Record, Verdicts
 from flows.tracking import Registry
-
-CHUNK = 100_000  # rows that scikit-learn predicts at once, to bound memory
 
 
 @dataclass(frozen=True)
@@ -102,37 +100,30 @@ def score_holdout(settings: Settings, candidate: Candidate, bundle: Bundle | Non
     """
     notes: list[str] = []
     contract = candidate.contract
-    frame = candidate.held_out
+    frame, predictions = candidate.held_out, candidate.predictions
     why_not = can_score(bundle.contract, contract) if bundle else None
     if bundle and why_not:
         notes.append(f"Version {bundle.version} serves but cannot be compared: {why_not}.")
         bundle = None
     if bundle:
-        frame = frame[unseen_by(bundle, frame)]
+        unseen = unseen_by(bundle, frame)
+        frame, predictions = frame[unseen], predictions[unseen]
     y = encode_target(contract, frame[contract.target])
     never = (y < 0) if contract.classes else np.zeros(len(y), bool)
     if never.any():
         notes.append(f"{never.sum():,} held-out rows of classes that training never saw are left out.")
-        frame, y = frame[~never], y[~never]
+        frame, predictions, y = frame[~never], predictions[~never], y[~never]
     if not len(y):
         raise UserError("No held-out rows are left to judge by: bring more rows, or raise [split] holdout.")
     metric = choose_metric(contract.problem, settings.gates.metric)
     dummy = predict_dummy(contract.problem, metric, candidate.baseline, len(y))
     champion = predict_champion(bundle, candidate, frame) if bundle else None
-    return Scored(y, predict_candidate(candidate, frame), champion, dummy, notes)
+    return Scored(y, predictions, champion, dummy, notes)
 
 
 def unseen_by(bundle: Bundle, frame: pd.DataFrame) -> np.ndarray:
     """Tell which rows the champion was not trained on, by its own split."""
     return in_holdout(frame, bundle.contract, Holdout.model_validate(bundle.meta["holdout"]))
-
-
-def predict_candidate(candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:
-    """Return class probabilities [N, K], or values [N], by scikit-learn."""
-    parts = (encode(candidate.contract, frame.iloc[i : i + CHUNK]) for i in range(0, len(frame), CHUNK))
-    pipeline = candidate.pipeline
-    predict = pipeline.predict if candidate.contract.classes is None else pipeline.predict_proba
-    return np.concatenate([predict(part) for part in parts])
 
 
 def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:

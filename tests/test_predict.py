@@ -255,8 +255,8 @@ def test_without_a_champion_one_sentence_says_what_to_do(project):
 
 def test_an_unknown_version_is_said_to_be_none(project):
     project.crown()
-    assert "Version 7 was never deployed" in refusal(project, project.write(nasty_frame(3)), "o.csv", "7")
-    assert "Version * was never deployed" in refusal(project, project.write(nasty_frame(3)), "o.csv", "*")
+    assert "Version 7 never served" in refusal(project, project.write(nasty_frame(3)), "o.csv", "7")
+    assert "Version * never served" in refusal(project, project.write(nasty_frame(3)), "o.csv", "*")
 
 
 def test_a_changed_bundle_predicts_nothing(project):

@@ -14,9 +14,18 @@ import pytest
 
 from flows.commands.champion import previous_bundle
 from flows.errors import UserError
-from flows.store.bundles import bundles_of, open_bundle, write_bundle
-from flows.store.champion import Champion, move_champion, read_champion, require_champion, write_champion
-from flows.store.files import digest_file, digest_folder, digest_json, read_json, scratch, write_bytes, write_json
+from flows.store.bundles import open_bundle, write_bundle
+from flows.store.champion import Champion, move_champion, read_champion, require_champion, served_bundle, write_champion
+from flows.store.files import (
+    digest_file,
+    digest_folder,
+    digest_json,
+    locked,
+    read_json,
+    scratch,
+    write_bytes,
+    write_json,
+)
 from flows.store.snapshots import Snapshots
 from flows.store.validations import Latest, Validation, Validations
 
@@ -160,7 +169,7 @@ def test_what_a_killed_process_left_is_never_used_and_swept_by_the_next(tmp_path
 
 def test_a_killed_bundle_is_no_bundle(tmp_path):
     kill_while_writing(tmp_path / "bundles" / "1")
-    assert bundles_of(tmp_path, "1") == []
+    assert [p.name[:5] for p in (tmp_path / "bundles").iterdir()] == [".tmp-"]
     made = write_bundle(tmp_path, "1", FILES)
     assert [p.name for p in (tmp_path / "bundles").iterdir()] == [made.name]
 
@@ -179,9 +188,17 @@ def test_files_of_others_that_are_named_alike_are_left_alone(tmp_path):
     assert (tmp_path / ".tmp-mine").exists()
 
 
+def test_a_lock_is_held_by_one_at_a_time_and_freed_at_the_end(tmp_path):
+    with locked(tmp_path / "lock", wait=False) as first, locked(tmp_path / "lock", wait=False) as second:
+        assert (first, second) == (True, False)
+        assert (tmp_path / "lock").read_text(encoding="utf-8") == str(os.getpid())
+    with locked(tmp_path / "lock", wait=False) as third:
+        assert third
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     write_json(tmp_path / "a.json", 1)
-    monkeypatch.setattr("flows.store.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr("flows.store.files.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         write_json(tmp_path / "a.json", 2)
     monkeypatch.undo()
@@ -236,13 +253,6 @@ def test_a_changed_bundle_is_refused(change, tmp_path):
 def test_a_missing_bundle_is_said_to_be_missing(tmp_path):
     with pytest.raises(UserError, match="is missing: `ml run` deploys again"):
         open_bundle(tmp_path, "1-000000000000")
-
-
-def test_the_bundles_of_a_version_are_its_own(tmp_path):
-    made = [write_bundle(tmp_path, version, FILES) for version in ("1", "11", "1-a")]
-    assert bundles_of(tmp_path, "1") == made[:1]
-    assert bundles_of(tmp_path, "1-a") == made[2:]
-    assert bundles_of(tmp_path, "2") == []
 
 
 # The champion.
@@ -317,6 +327,17 @@ def test_a_promotion_can_be_rolled_back(tmp_path):
     champion = history(tmp_path, ("deploy", "1"), ("deploy", "2"), ("promote", "1"))
     assert champion.version == "1"
     assert history(tmp_path, ("rollback", "")).version == "2"
+
+
+def test_only_a_bundle_that_served_is_a_versions_bundle(tmp_path):
+    """One that was written but failed its smoke test is not."""
+    champion = history(tmp_path, ("deploy", "1"), ("deploy", "11"))
+    write_bundle(tmp_path, "1", FILES)
+    write_bundle(tmp_path, "2", FILES)
+    assert served_bundle(tmp_path, "1").name == champion.history[0].to
+    for version in ("2", "*", ""):
+        with pytest.raises(UserError, match="never served"):
+            served_bundle(tmp_path, version)
 
 
 def test_the_first_version_has_none_before_it(tmp_path):

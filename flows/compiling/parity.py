@@ -45,8 +45,23 @@ class Parity(BaseModel):
         return self.labels_differ == 0 and self.largest <= self.tolerance
 
 
-def check_parity(model: bytes, pipeline: Any, contract: Contract, frame: pd.DataFrame, tolerance: float) -> Parity:
+def check_parity(
+    model: bytes,
+    pipeline: Any,
+    contract: Contract,
+    frame: pd.DataFrame,
+    tolerance: float,
+    predicted: np.ndarray | None = None,
+) -> Parity:
     """Compare a compiled model with the pipeline on all rows of `frame`, in the contract's dtypes.
+
+    Args:
+        model: Serialized ONNX.
+        pipeline: What it was compiled from.
+        contract: With encodings.
+        frame: The rows.
+        tolerance: The largest difference that is let through.
+        predicted: The pipeline's probabilities or values for `frame`, where they are known already.
 
     Raises:
         UserError: they differ by more than `tolerance`, or scikit-learn refuses what the contract allows.
@@ -56,7 +71,8 @@ def check_parity(model: bytes, pipeline: Any, contract: Contract, frame: pd.Data
     probes = make_probes(contract, frame)
     try:
         for start in range(0, len(frame), CHUNK):
-            parity = _add(parity, scorer, pipeline, frame.iloc[start : start + CHUNK])
+            rows = slice(start, start + CHUNK)
+            parity = _add(parity, scorer, pipeline, frame.iloc[rows], None if predicted is None else predicted[rows])
         _require(parity, "the held-out rows")
         parity = _add(parity, scorer, pipeline, probes)
     except ValueError as error:
@@ -85,14 +101,16 @@ def _changes(column: Column) -> Iterator[tuple[str, Any]]:
         yield column.name, UNKNOWN
 
 
-def _add(parity: Parity, scorer: Scorer, pipeline: Any, frame: pd.DataFrame) -> Parity:
+def _add(
+    parity: Parity, scorer: Scorer, pipeline: Any, frame: pd.DataFrame, predicted: np.ndarray | None = None
+) -> Parity:
     """Return `parity` with the rows of `frame` compared too."""
     if frame.empty:
         return parity
     encoded = encode(scorer.contract, frame)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)  # which an open set has
-        expected = _expected(pipeline, scorer.contract, encoded)
+        expected = _expected(pipeline, scorer.contract, encoded, predicted)
     try:
         outputs = scorer.run(encoded)
     except Exception as error:  # onnxruntime's own exceptions share no base
@@ -106,11 +124,13 @@ def _add(parity: Parity, scorer: Scorer, pipeline: Any, frame: pd.DataFrame) -> 
     return parity.model_copy(update=found | further)
 
 
-def _expected(pipeline: Any, contract: Contract, encoded: pd.DataFrame) -> list[np.ndarray]:
+def _expected(
+    pipeline: Any, contract: Contract, encoded: pd.DataFrame, predicted: np.ndarray | None
+) -> list[np.ndarray]:
     """Return scikit-learn's [labels, probabilities] or [values], without predicting twice where that is the same."""
     if contract.classes is None:
-        return [np.asarray(pipeline.predict(encoded), np.float64).ravel()]
-    probabilities = pipeline.predict_proba(encoded)
+        return [np.asarray(pipeline.predict(encoded) if predicted is None else predicted, np.float64).ravel()]
+    probabilities = pipeline.predict_proba(encoded) if predicted is None else predicted
     likeliest = type(final_estimator(pipeline)).__name__ in LIKELIEST
     return [probabilities.argmax(axis=1) if likeliest else pipeline.predict(encoded), probabilities]
 

@@ -26,7 +26,7 @@ def refuse_unfaithful(pipeline: Any, contract: Contract) -> None:
     for column in _numbers_as_categories(pipeline, contract):
         raise UserError(
             f'OneHotEncoder on the column "{column.name}" cannot be compiled rightly, because its numbers need not be '
-            f"whole: declare it as int in model/schema.py or use KBinsDiscretizer in model/features.py, or {BY_SKLEARN}."
+            f"whole: declare it as int in model/schema.py or use KBinsDiscretizer, or {BY_SKLEARN}."
         )
 
 

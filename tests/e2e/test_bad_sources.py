@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from e2e.conftest import Make
 from e2e.support import Project, files_of, refuse, sample
 
 Write = Callable[[Path], object]
@@ -38,6 +37,7 @@ TABLES: dict[str, tuple[Write, str]] = {  # how it is made, and a word of what i
     "another encoding": (lambda path: path.write_bytes(good().to_csv(index=False).encode("cp949")), "UTF-8"),
     "one class only": (write(lambda f: f.assign(churned="no")), "churned"),
     "every target missing": (write(lambda f: f.assign(churned="")), "churned"),
+    "a column without values": (write(lambda f: f.assign(monthly_fee="")), "monthly_fee"),
     "no such target": (write(lambda f: f.drop(columns="churned")), "churned"),
 }
 
@@ -81,16 +81,6 @@ def test_run_refuses(trained: Project, kind: str) -> None:
     assert owned(trained) == before
     assert trained.versions() == ["1"]
     assert "Version" not in done.stdout  # nothing of an earlier run is shown as this one's
-
-
-def test_init_ignores_a_column_without_values_and_the_run_succeeds(make: Make) -> None:
-    project = make(rows=None)
-    sample(1_000).assign(note="").to_csv(project.root / "rows.csv", index=False)
-    done = project.ml("init", "rows.csv", "--target", "churned")
-    assert done.returncode == 0, done.stderr
-    assert '"note"' in done.stdout
-    project.run()
-    assert "note" not in project.ml("predict", "rows.csv", "out.csv").stderr
 
 
 @pytest.mark.parametrize(
