@@ -102,11 +102,12 @@ def serve(
 def predict(
     source: Annotated[str, typer.Argument(metavar="IN", help="The rows: any source that ingest reads.")],
     destination: Annotated[Path, typer.Argument(metavar="OUT", help="A .csv, .parquet or .jsonl file.")],
+    version: Annotated[str | None, typer.Option(help="A version that served; default: the one in service.")] = None,
 ) -> None:
     """Predict the rows of a file by the champion, in batch."""
     from flows.commands.stages import run_predict
 
-    run_predict(source, destination.absolute())
+    run_predict(_absolute(source), destination.absolute(), version)
 
 
 @app.command()
@@ -142,6 +143,11 @@ def doctor() -> None:
     from flows.commands.doctor import examine
 
     examine()
+
+
+def _absolute(source: str) -> str:
+    """Return a path on the command line as seen from here; another kind of source as it is."""
+    return source if "://" in source else str(Path(source).expanduser().absolute())
 
 
 def main() -> None:

@@ -52,6 +52,8 @@ def train(validation: str | None = None) -> str:
     key = train_key(settings, name)
     found = registry.find(key)
     made = str(found.version) if found else register(registry, name, key, fit(name))
+    if found and registry.alias(CHALLENGER) != made:  # a run was killed before, or older settings are back
+        registry.set_alias(CHALLENGER, made)
     Latest(settings.store_path).set("train", made)
     return made
 

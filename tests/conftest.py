@@ -1,6 +1,7 @@
 """What the tests share: projects rendered from the working tree, and the `ml` command inside them."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from template_support import commit_all, copy_working_tree, run_python
+
+# Tests run side by side on few cores: OpenMP's threads would fight each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 Render = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

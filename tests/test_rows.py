@@ -105,7 +105,9 @@ def store(root: Path, frame: pd.DataFrame, bad: list[int]) -> str:
     whole = pa.Table.from_pandas(frame, preserve_index=False)
     made = Snapshots(root / ".ml" / "store").write(whole.to_batches(max_chunksize=50), "s", "f")
     record = Validation(id="v", snapshot=made.digest, rows=len(frame), bad=len(bad), reasons={})
-    Validations(root / ".ml" / "store").write(record, whole.take(bad), np.array(bad, int), [["x"]] * len(bad))
+    Validations(root / ".ml" / "store").write(
+        record, whole.take(np.array(bad, int)), np.array(bad, int), [["x"]] * len(bad)
+    )
     return "v"
 
 

@@ -52,10 +52,10 @@ def run_pipeline(breaking: bool) -> None:
     print_summary(settings, before)
 
 
-def run_predict(source: str, destination: Path) -> None:
-    """Predict the rows of a file and print how many."""
+def run_predict(source: str, destination: Path, version: str | None) -> None:
+    """Predict the rows of a source and print how many."""
     settings = open_project()
-    done = _run(settings, "predict", {"source": source, "destination": str(destination)})
+    done = _run(settings, "predict", {"source": source, "destination": str(destination), "version": version})
     console.print(f"[green]✓[/] {done['rows']:,} rows predicted by version {done['version']}: {destination}")
     if done["refused"]:
         console.print(f"  {done['refused']:,} rows break the contract: see their column `error`.")
@@ -86,5 +86,5 @@ def _only_one(settings: Settings) -> Iterator[None]:
     path = settings.home / "lock"
     with locked(path, wait=False) as mine:
         if not mine:
-            raise UserError(f"Another `ml` command is at work here (process {path.read_text()}): wait until it ends.")
+            raise UserError(f"Another `ml` command is at work here (process {path.read_text(encoding="utf-8")}): wait until it ends.")
         yield

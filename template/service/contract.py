@@ -149,7 +149,10 @@ def _text(column: Column) -> Any:
 
 
 def _date(column: Column) -> Any:
-    return Annotated[datetime, PlainValidator(_parse_date), WithJsonSchema({"type": "string", "format": "date-time"})]
+    # The contract states a date's bounds in seconds since 1970, UTC; pydantic compares and reports datetimes.
+    bounds: dict[str, Any] = {k: datetime.fromtimestamp(v, UTC).replace(tzinfo=None) for k, v in column.bounds.items()}
+    schema = WithJsonSchema({"type": "string", "format": "date-time"})
+    return Annotated[datetime, PlainValidator(_parse_date), Field(**bounds), schema]
 
 
 _TYPES: dict[str, Callable[[Column], Any]] = {

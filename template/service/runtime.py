@@ -1,5 +1,6 @@
 """The compiled model in ONNX Runtime."""
 
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ class OnnxRuntime:
             ValueError: the model's inputs or outputs are not the contract's.
             onnxruntime's errors: the file is not a model.
         """
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it reports to Microsoft; read when it is imported
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

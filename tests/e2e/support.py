@@ -1,7 +1,6 @@
 """A rendered project as its user sees it: the `ml` command, its files, its service, its processes."""
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -9,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import httpx
 import pandas as pd
 import tomlkit
-from template_support import clean_environment, commit_all
+from template_support import clean_environment, commit_all, git
 
 SAMPLE_ROWS = 1_500
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
@@ -269,5 +268,7 @@ def digest_bundle(folder: Path) -> str:
     return done.stdout.split()[0]
 
 
-def on_path(name: str) -> bool:
-    return shutil.which(name, path=os.environ.get("PATH")) is not None
+def git_clean(folder: Path, besides: Collection[str] = ()) -> bool:
+    """Tell whether git sees no change in `folder` but in the files `besides`."""
+    changed = {line[3:] for line in git(folder, "status", "--porcelain").splitlines()}
+    return changed <= set(besides)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from e2e.conftest import Make
-from e2e.support import KILLER, Done, Project, digest_bundle, succeed, wait_until_alone
+from e2e.support import KILLER, Done, Project, digest_bundle, refuse, succeed, wait_until_alone
 
 SEED = {"ML_TRAIN__SEED": "1"}  # another model than the champion's
 FIRST_RUN = [
@@ -207,5 +207,6 @@ def test_killed_rollback_is_finished_by_the_next_command(judged: Project, log: P
     assert changes(log) == ["champion.json.json", "mlflow alias champion"]
     assert judged.champion and judged.champion["version"] == "1"
     assert judged.aliases()["champion"] == "2"
-    judged.run(**SEED)
-    assert judged.champion and judged.aliases()["champion"] == judged.champion["version"]
+    assert "was rolled back" in refuse(judged.ml("run", **SEED), status=1)
+    assert judged.champion and judged.champion["version"] == "1"
+    assert judged.aliases()["champion"] == "1"

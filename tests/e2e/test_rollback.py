@@ -62,6 +62,16 @@ def test_next_run_makes_the_alias_agree(three: Project) -> None:
     assert three.aliases()["champion"] == serving(three)
 
 
+def test_next_run_does_not_bring_back_what_was_rolled_back(three: Project) -> None:
+    """Version 3 is what the unchanged settings give, and somebody took it out of service."""
+    succeed(three.ml("rollback", "--why", "too many complaints", **DOWN))
+    sentence = refuse(three.ml("run", ML_TRAIN__SEED="2"), status=1)
+    assert "Version 3 was rolled back" in sentence
+    assert "too many complaints" in sentence
+    assert serving(three) == "2"
+    assert three.aliases()["champion"] == "2"
+
+
 def test_rollback_twice_goes_back_two_versions_and_then_no_further(three: Project) -> None:
     succeed(three.ml("rollback", "--why", "one"))
     succeed(three.ml("rollback", "--why", "two"))
@@ -86,7 +96,7 @@ def test_promote_brings_a_version_back(three: Project) -> None:
     ("words", "said"),
     [
         (("promote", "3", "--why", "x"), "Version 3 serves already"),
-        (("promote", "9", "--why", "x"), "Version 9 was never deployed"),
+        (("promote", "9", "--why", "x"), "Version 9 never served"),
     ],
 )
 def test_promote_says_why_it_does_nothing(three_once: Project, words: tuple[str, ...], said: str) -> None:
@@ -110,6 +120,8 @@ def test_there_is_nothing_to_move_without_a_champion(make: Make, command: str) -
     assert "No model is in service yet" in refuse(project.ml(command, *words, "--why", "x"))
 
 
-def test_run_says_at_once_that_prefect_is_down(three_once: Project) -> None:
-    sentence = refuse(three_once.ml("run", timeout=60, PREFECT_API_URL=f"{NOWHERE}/api"))
-    assert "PREFECT_API_URL" in sentence
+@pytest.mark.parametrize("variable", DOWN)
+def test_run_says_at_once_which_server_is_down(three_once: Project, variable: str) -> None:
+    before = three_once.champion
+    assert variable in refuse(three_once.ml("run", timeout=90, **{variable: DOWN[variable]}))
+    assert three_once.champion == before

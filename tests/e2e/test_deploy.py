@@ -1,0 +1,148 @@
+"""What may be put into service: what compiles, what skops can serve, what callers can live with."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from e2e.conftest import Make
+from e2e.support import Project, refuse, sample, succeed, wait_for
+
+ROWS = 1_000
+UNCOMPILABLE = '''"""An estimator of scikit-learn for which there is no way into ONNX."""
+
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from sklearn.semi_supervised import LabelPropagation
+
+
+def build_estimator(problem: str, seed: int, **params: Any) -> BaseEstimator:
+    """Return the estimator."""
+    return LabelPropagation(kernel="knn", n_neighbors=30, **params)
+'''
+FEATURES = '''"""Numbers alone, gaps filled."""
+
+from sklearn.compose import ColumnTransformer, make_column_selector
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+def build_features() -> ColumnTransformer:
+    """Return the transformer."""
+    numbers = make_pipeline(SimpleImputer(), StandardScaler())
+    return ColumnTransformer([("numbers", numbers, make_column_selector(dtype_include="number"))])
+'''
+
+
+def own_data(project: Project, frame: pd.DataFrame) -> None:
+    """Put a table of the owner's into the project: its callers are to be heeded, those of the sample's model not."""
+    project.use(frame, "customers.csv")
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    return sample(ROWS)
+
+
+@pytest.fixture(scope="module")
+def trained_once(make: Make, frame: pd.DataFrame) -> Project:
+    project = make(rows=None)
+    own_data(project, frame)
+    project.run()
+    return project.save()
+
+
+def write_model(project: Project) -> None:
+    (project.root / "model" / "estimator.py").write_text(UNCOMPILABLE, encoding="utf-8")
+    (project.root / "model" / "features.py").write_text(FEATURES, encoding="utf-8")
+    project.configure("gates", margin=0.9)
+
+
+def test_model_without_a_converter_is_refused_in_one_sentence_that_says_how(trained: Project) -> None:
+    write_model(trained)
+    before = trained.champion
+    sentence = refuse(trained.ml("run"))
+    assert "LabelPropagation" in sentence
+    assert 'runtime = "sklearn"' in sentence
+    assert trained.champion == before
+    assert trained.aliases()["champion"] == "1"
+
+
+def test_model_without_a_converter_is_served_by_scikit_learn_where_asked(trained: Project, frame: pd.DataFrame) -> None:
+    write_model(trained)
+    trained.configure("deploy", runtime="sklearn")
+    trained.run()
+    assert trained.champion and trained.champion["version"] == "2"
+    bundle = trained.store / "bundles" / trained.champion["bundle"]
+    assert {p.name for p in bundle.iterdir()} == {"contract.json", "meta.json", "model.skops"}
+    rows = trained.json(f"bundles/{bundle.name}/meta.json")["example"]["rows"]
+    with trained.serve() as client:
+        wait_for(client, "/readyz", 200)
+        answer = client.post("/predict", json={"rows": rows})
+    assert answer.status_code == 200, answer.text
+    expected = trained.json(f"bundles/{bundle.name}/meta.json")["expected"]
+    assert [a["label"] for a in answer.json()["predictions"]] == [e["label"] for e in expected]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("    device: str = pa.Field()\n", "", "device"),
+        ("    satisfaction: pd.Int64Dtype = pa.Field(nullable=True, ge=1, le=5)", "    satisfaction: str = pa.Field(nullable=True)", "satisfaction"),
+        ("    payment_method: str = pa.Field(nullable=True)", "    payment_method: str = pa.Field()", "payment_method"),
+    ],
+    ids=["removed", "retyped", "newly required"],
+)
+def test_contract_that_breaks_callers_needs_breaking(trained: Project, frame: pd.DataFrame, old: str, new: str, said: str) -> None:
+    filled = frame[frame["payment_method"] != ""]
+    trained.use(filled, "customers.csv")
+    schema = trained.root / "model" / "schema.py"
+    text = schema.read_text(encoding="utf-8")
+    assert old in text
+    schema.write_text(text.replace(old, new), encoding="utf-8")
+    trained.configure("gates", margin=0.9)
+    before = trained.champion
+    sentence = refuse(trained.ml("run"), status=1)
+    assert said in sentence
+    assert "--breaking" in sentence
+    assert trained.champion == before
+    succeed(trained.ml("run", "--breaking"))
+    assert trained.champion and trained.champion["version"] == "2"
+
+
+def test_contract_may_change_freely_after_the_sample(make: Make, frame: pd.DataFrame) -> None:
+    """Nobody calls a model of the sample, so the first own data needs no flag."""
+    project = make(rows=ROWS)
+    project.run()
+    own = frame[["customer_id", "monthly_fee", "tenure_months", "support_calls", "churned"]].rename(columns={"monthly_fee": "fee"})
+    own.to_csv(project.root / "own.csv", index=False)
+    succeed(project.ml("init", "own.csv", "--target", "churned"))
+    project.configure("gates", margin=0.9)
+    project.run()
+    assert project.champion and project.champion["version"] == "2"
+
+
+@pytest.mark.parametrize("file", ["estimator.py", "features.py", "schema.py"])
+def test_broken_code_of_the_owner_is_one_sentence(trained: Project, file: str) -> None:
+    path: Path = trained.root / "model" / file
+    path.write_text(path.read_text(encoding="utf-8") + "\nimport nothing_of_the_kind\n", encoding="utf-8")
+    before = trained.champion
+    sentence = refuse(trained.ml("run"))
+    assert f"model/{file}" in sentence
+    assert "nothing_of_the_kind" in sentence
+    assert trained.champion == before
+
+
+def test_service_that_cannot_start_leaves_all_as_it_was(trained: Project) -> None:
+    """The smoke test is asked through the real service: what breaks it keeps the champion where it is."""
+    path = trained.root / "service" / "service.py"
+    path.write_text("raise RuntimeError('broken on purpose')\n", encoding="utf-8")
+    before, aliases = trained.champion, trained.aliases()
+    bundles = {p.name for p in (trained.root / ".ml" / "bentoml").rglob("model.yaml")}
+    sentence = refuse(trained.ml("run", ML_TRAIN__SEED="1"))
+    assert "service did not become ready" in sentence
+    assert trained.champion == before
+    assert trained.aliases() == aliases | {"challenger": "2"}
+    assert {p.name for p in (trained.root / ".ml" / "bentoml").rglob("model.yaml")} == bundles
