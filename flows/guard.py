@@ -4,6 +4,7 @@ Run as `python -m flows.guard COMMAND …`: starts the command and ends it when 
 system does whatever happens to the parent.
 """
 
+import ctypes
 import os
 import signal
 import socket
@@ -11,10 +12,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 GRACE_SECONDS = 5.0
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 class Child:
@@ -64,12 +67,29 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def main(command: Sequence[str]) -> int:
-    """Run `command` in a process group of its own until it ends or standard input closes."""
+    """Run `command` until it ends or standard input closes, and leave nothing behind that it started."""
+    _adopt_orphans()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: _end(child))
     threading.Thread(target=_end_with_input, args=(child,), daemon=True).start()
-    return child.wait()
+    status = child.wait()
+    _end_orphans()
+    return status
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what loses its own: BentoML starts its workers in sessions of their own (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _end_orphans() -> None:
+    import psutil  # BentoML brings it
+
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _end_with_input(child: "subprocess.Popen[bytes]") -> None:

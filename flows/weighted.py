@@ -147,7 +147,7 @@ class Confusion:
 
     def count(self, weights: Floats) -> Floats:
         """Return the weighted rows by true class (rows) and predicted class (columns)."""
-        counts = np.bincount(self.cell, weights, minlength=self.classes**2)
+        counts = np.bincount(self.cell, weights, minlength=self.classes**2).astype(np.float64)
         return counts.reshape(self.classes, self.classes)
 
     def accuracy(self, weights: Floats) -> float:

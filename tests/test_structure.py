@@ -50,9 +50,14 @@ def imported(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"relative import in line {node.lineno}"
             yield (node.module or "").partition(".")[0]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            if node.args and isinstance(node.args[0], ast.Constant):
-                yield str(node.args[0].value).partition(".")[0]
+        elif isinstance(node, ast.Call) and imports_by_name(node):
+            yield str(ast.literal_eval(node.args[0])).partition(".")[0]
+
+
+def imports_by_name(call: ast.Call) -> bool:
+    """Tell whether `call` is `import_module("…")` or `__import__("…")`."""
+    named = bool(call.args) and isinstance(call.args[0], ast.Constant)
+    return named and ast.unparse(call.func).endswith(("import_module", "__import__"))
 
 
 def third_party(tree: ast.AST) -> set[str]:

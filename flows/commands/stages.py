@@ -86,5 +86,6 @@ def _only_one(settings: Settings) -> Iterator[None]:
     path = settings.home / "lock"
     with locked(path, wait=False) as mine:
         if not mine:
-            raise UserError(f"Another `ml` command is at work here (process {path.read_text(encoding="utf-8")}): wait until it ends.")
+            number = path.read_text(encoding="utf-8")
+            raise UserError(f"Another `ml` command is at work here (process {number}): wait until it ends.")
         yield

@@ -85,7 +85,12 @@ def test_run_refuses(trained: Project, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("rows.parquet", b"PAR1"), ("rows.jsonl", b'{"churned": "no"\n'), ("rows.csv.gz", b"\x1f\x8b\x08"), ("rows.xlsx", b"PK\x03\x04")],
+    [
+        ("rows.parquet", b"PAR1"),
+        ("rows.jsonl", b'{"churned": "no"\n'),
+        ("rows.csv.gz", b"\x1f\x8b\x08"),
+        ("rows.xlsx", b"PK\x03\x04"),
+    ],
 )
 def test_init_refuses_a_damaged_file_of_any_format(trained: Project, name: str, content: bytes) -> None:
     (trained.root / name).write_bytes(content)

@@ -90,12 +90,18 @@ def test_model_without_a_converter_is_served_by_scikit_learn_where_asked(trained
     ("old", "new", "said"),
     [
         ("    device: str = pa.Field()\n", "", "device"),
-        ("    satisfaction: pd.Int64Dtype = pa.Field(nullable=True, ge=1, le=5)", "    satisfaction: str = pa.Field(nullable=True)", "satisfaction"),
+        (
+            "    satisfaction: pd.Int64Dtype = pa.Field(nullable=True, ge=1, le=5)",
+            "    satisfaction: str = pa.Field(nullable=True)",
+            "satisfaction",
+        ),
         ("    payment_method: str = pa.Field(nullable=True)", "    payment_method: str = pa.Field()", "payment_method"),
     ],
     ids=["removed", "retyped", "newly required"],
 )
-def test_contract_that_breaks_callers_needs_breaking(trained: Project, frame: pd.DataFrame, old: str, new: str, said: str) -> None:
+def test_contract_that_breaks_callers_needs_breaking(
+    trained: Project, frame: pd.DataFrame, old: str, new: str, said: str
+) -> None:
     filled = frame[frame["payment_method"] != ""]
     trained.use(filled, "customers.csv")
     schema = trained.root / "model" / "schema.py"
@@ -116,7 +122,9 @@ def test_contract_may_change_freely_after_the_sample(make: Make, frame: pd.DataF
     """Nobody calls a model of the sample, so the first own data needs no flag."""
     project = make(rows=ROWS)
     project.run()
-    own = frame[["customer_id", "monthly_fee", "tenure_months", "support_calls", "churned"]].rename(columns={"monthly_fee": "fee"})
+    own = frame[["customer_id", "monthly_fee", "tenure_months", "support_calls", "churned"]].rename(
+        columns={"monthly_fee": "fee"}
+    )
     own.to_csv(project.root / "own.csv", index=False)
     succeed(project.ml("init", "own.csv", "--target", "churned"))
     project.configure("gates", margin=0.9)

@@ -139,7 +139,12 @@ def test_killed_while_half_is_written_in_deploy(judged: Project, log: Path, name
 
 @pytest.mark.parametrize(
     ("name", "when"),
-    [("snapshots.parquet", "within"), ("quarantine.parquet", "within"), ("mlflow version", "after"), ("verdicts.json", "before")],
+    [
+        ("snapshots.parquet", "within"),
+        ("quarantine.parquet", "within"),
+        ("mlflow version", "after"),
+        ("verdicts.json", "before"),
+    ],
 )
 def test_killed_in_a_stage_of_the_first_run(fresh: Project, log: Path, name: str, when: str) -> None:
     point = FIRST_RUN.index(name) + 1

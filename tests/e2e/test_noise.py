@@ -8,7 +8,7 @@ import httpx
 import pytest
 from conftest import Render
 
-from e2e.support import Project, Done, make_project, prefect_server, succeed, wait_until_alone
+from e2e.support import Done, Project, make_project, prefect_server, succeed, wait_until_alone
 
 WORDS = ("Traceback", "Warning", "WARNING", "ERROR", "Error", "deprecated", "telemetry")
 STAGES = {"pipeline", "ingest", "validate", "train", "evaluate", "deploy"}
@@ -22,7 +22,8 @@ listed = [f.path for f in client.list_artifacts(version.run_id)]
 plots = [f.path for f in client.list_artifacts(version.run_id, "plots")]
 model = client.get_logged_model(version.model_id) if getattr(version, "model_id", None) else None
 aliases = {k: str(v) for k, v in client.get_registered_model("shop-churn").aliases.items()}
-print(json.dumps({"metrics": run.data.metrics, "params": run.data.params, "tags": run.data.tags, "status": run.info.status,
+print(json.dumps({"metrics": run.data.metrics, "params": run.data.params, "tags": run.data.tags,
+                  "status": run.info.status,
                   "artifacts": listed, "plots": plots, "aliases": aliases, "model": version.source}))
 """
 
@@ -36,7 +37,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedded(render: Render, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A fresh project for somebody whose home is empty, with nothing running."""
     folder = tmp_path_factory.mktemp("noise") / "shop-churn"
-    environment = {"HOME": str(home)} | {f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CONFIG", "CACHE", "DATA", "STATE")}
+    environment = {"HOME": str(home)} | {
+        f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CONFIG", "CACHE", "DATA", "STATE")
+    }
     return make_project(render(project_name="Shop churn"), folder, 1_000, **environment)
 
 
@@ -57,7 +60,15 @@ def test_run_is_quiet(first: Done) -> None:
 
 def test_summary_shows_what_a_person_wants_to_know(first: Done) -> None:
     said = first.stdout
-    for words in ("1,000 kept, 0 quarantined", "roc_auc", "candidate", "floor", "margin", "no champion yet", "Version 1 serves"):
+    for words in (
+        "1,000 kept, 0 quarantined",
+        "roc_auc",
+        "candidate",
+        "floor",
+        "margin",
+        "no champion yet",
+        "Version 1 serves",
+    ):
         assert words in said
     assert "curl -s http://127.0.0.1:3000/predict" in said
     assert "uv run ml serve" in said
@@ -89,7 +100,10 @@ def test_other_commands_are_quiet(first: Done, embedded: Project, words: tuple[s
 
 
 def test_prefect_shows_the_runs_afterwards(first: Done, embedded: Project, tmp_path: Path) -> None:
-    with prefect_server(embedded.root / ".ml" / "prefect", tmp_path / "log") as address, httpx.Client(trust_env=False) as client:
+    with (
+        prefect_server(embedded.root / ".ml" / "prefect", tmp_path / "log") as address,
+        httpx.Client(trust_env=False) as client,
+    ):
         runs = ask(client, f"{address}/flow_runs/filter")
         flows = {flow["id"]: flow["name"] for flow in ask(client, f"{address}/flows/filter")}
         artifacts = ask(client, f"{address}/artifacts/filter")
@@ -97,7 +111,15 @@ def test_prefect_shows_the_runs_afterwards(first: Done, embedded: Project, tmp_p
     assert {flows[run["flow_id"]] for run in runs} >= STAGES
     assert {run["state_type"] for run in runs} == {"COMPLETED"}
     assert {a["type"] for a in artifacts} >= {"markdown", "table", "image"}
-    assert {a["key"] for a in artifacts} >= {"snapshot", "validation", "candidate", "verdict", "gates", "mlflow-run", "champion"}
+    assert {a["key"] for a in artifacts} >= {
+        "snapshot",
+        "validation",
+        "candidate",
+        "verdict",
+        "gates",
+        "mlflow-run",
+        "champion",
+    }
     [link] = {a["data"] for a in artifacts if a["key"] == "mlflow-run"}
     assert link.startswith("[") and "](http" in link and "/runs/" in link
     assert logs

@@ -13,6 +13,7 @@ from e2e.support import Project, git_clean, succeed
 
 SPLIT_SEEDS = range(5)
 
+
 def from_file(name: str) -> Callable[[Path], pd.DataFrame]:
     return lambda folder: pd.read_csv(folder / name, dtype=str, keep_default_na=False)
 
