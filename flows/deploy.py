@@ -15,7 +15,7 @@ from flows.settings import Settings, load_settings
 from flows.smoke import SmokeService, require_same, smoke_service
 from flows.store.bentoml import forget_bundle, import_bundle
 from flows.store.bundles import Bundle, drop_bundle, open_bundle
-from flows.store.champion import Champion, move_champion, read_champion, rolled_back, write_champion
+from flows.store.champion import Champion, move_champion, read_champion, taken_out, write_champion
 from flows.store.validations import Latest
 from flows.store.verdicts import Verdicts
 from flows.tracking import CHAMPION, Registry, repair_alias
@@ -39,7 +39,7 @@ def deploy(version: str | None = None, breaking: bool = False, why: str = "passe
     champion = read_champion(settings.store_path)
     repair_alias(settings)
     if champion is None or champion.version != chosen:
-        require_not_rolled_back(champion, chosen)
+        require_not_taken_out(champion, chosen)
         Verdicts(settings.store_path).require_pass(chosen, champion.bundle if champion else None)
         require_compatible(settings, champion, breaking)
         with smoke_service(settings) as service, transaction():
@@ -51,16 +51,16 @@ def deploy(version: str | None = None, breaking: bool = False, why: str = "passe
     return chosen
 
 
-def require_not_rolled_back(champion: Champion | None, version: str) -> None:
+def require_not_taken_out(champion: Champion | None, version: str) -> None:
     """Check that nobody took the version out of service: the next run must not bring it back.
 
     Raises:
         Refused: somebody did.
     """
-    change = rolled_back(champion, version)
+    change = taken_out(champion, version)
     if champion and change:
         raise Refused(
-            f"Version {version} was rolled back at {change.at} by {change.who} ({change.why}), so version "
+            f"Version {version} was taken out of service at {change.at} by {change.who} ({change.why}), so version "
             f'{champion.version} stays in service: `ml promote {version} --why "…"` puts it back.'
         )
 

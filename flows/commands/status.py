@@ -7,7 +7,7 @@ from flows.commands.console import console, open_project
 from flows.commands.summary import show_interval
 from flows.settings import Settings
 from flows.store.bundles import open_bundle
-from flows.store.champion import Champion, read_champion, rolled_back, version_of
+from flows.store.champion import Champion, read_champion, taken_out, version_of
 from flows.store.files import read_json
 from flows.store.verdicts import Verdicts
 
@@ -53,8 +53,8 @@ def _print_pending(settings: Settings, champion: Champion | None) -> None:
     if candidate is None or (champion and champion.version == candidate):
         return
     record = Verdicts(settings.store_path).find(candidate)
-    if change := rolled_back(champion, candidate):
-        console.print(f"Version {candidate} was rolled back: {escape(change.why)}")
+    if change := taken_out(champion, candidate):
+        console.print(f"Version {candidate} was taken out of service by hand: {escape(change.why)}")
     elif record is None:
         console.print(f"Pending: version {candidate} is trained and not judged yet: `ml evaluate`.")
     elif record.verdict.passed:

@@ -60,11 +60,11 @@ def version_of(bundle: str) -> str:
     return bundle.rpartition("-")[0]
 
 
-def rolled_back(champion: Champion | None, version: str) -> Change | None:
-    """Return the rollback that took `version` out of service, unless it was put back since."""
+def taken_out(champion: Champion | None, version: str) -> Change | None:
+    """Return the move by hand (rollback or promotion) that ended `version`'s service, unless it was put back since."""
     moves = [c for c in (champion.history if champion else ()) if version in map(version_of, (c.before or "", c.to))]
     last = moves[-1] if moves else None
-    return last if last and last.action == "rollback" and version_of(last.to) != version else None
+    return last if last and last.action != "deploy" and version_of(last.to) != version else None
 
 
 def served_bundle(store: Path, version: str) -> Bundle:

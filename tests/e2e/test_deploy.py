@@ -19,7 +19,7 @@ from sklearn.semi_supervised import LabelPropagation
 
 def build_estimator(problem: str, seed: int, **params: Any) -> BaseEstimator:
     """Return the estimator."""
-    return LabelPropagation(kernel="knn", n_neighbors=30, **params)
+    return LabelPropagation(kernel="rbf", gamma=0.1, **params)
 '''
 FEATURES = '''"""Numbers alone, gaps filled."""
 
@@ -58,6 +58,16 @@ def write_model(project: Project) -> None:
     (project.root / "model" / "estimator.py").write_text(UNCOMPILABLE, encoding="utf-8")
     (project.root / "model" / "features.py").write_text(FEATURES, encoding="utf-8")
     project.configure("gates", margin=0.9)
+    project.configure("train", trusted_types=["numpy.dtype"])  # SimpleImputer keeps one
+
+
+def test_type_outside_the_trust_list_is_refused_in_one_sentence_that_says_how(trained: Project) -> None:
+    write_model(trained)
+    trained.configure("train", trusted_types=[])
+    sentence = refuse(trained.ml("train"))
+    assert "numpy.dtype" in sentence
+    assert "trusted_types" in sentence
+    assert trained.versions() == ["1"]
 
 
 def test_model_without_a_converter_is_refused_in_one_sentence_that_says_how(trained: Project) -> None:
