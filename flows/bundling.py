@@ -10,12 +10,13 @@ import pandas as pd
 from flows.candidate import Candidate, load_candidate
 from flows.compiling import check_parity, compile_model
 from flows.contract import Contract, encode
+from flows.example import typical_row
 from flows.settings import Settings
 from flows.store.bundles import Bundle, write_bundle
 from flows.store.snapshots import Snapshots
 from flows.store.verdicts import Verdicts
 
-EXAMPLE_ROWS = 3
+SMOKE_ROWS = 3
 
 
 def build_bundle(settings: Settings, version: str) -> Bundle:
@@ -26,7 +27,7 @@ def build_bundle(settings: Settings, version: str) -> Bundle:
     """
     candidate = load_candidate(settings, version)
     model, parity = _compile(settings, candidate)
-    example = candidate.held_out.head(EXAMPLE_ROWS)
+    example = typical_row(candidate.contract, candidate.held_out)
     meta = _meta(settings, candidate) | {
         "parity": parity,
         "example": {"rows": json_rows(candidate.contract, example)},
@@ -37,6 +38,13 @@ def build_bundle(settings: Settings, version: str) -> Bundle:
         "meta.json": json.dumps(meta, ensure_ascii=False, indent=1).encode(),
     }
     return write_bundle(settings.store_path, version, files)
+
+
+def smoke_rows(settings: Settings, bundle: Bundle) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return held-out rows as a request carries them, and what the service must answer; neither is kept."""
+    candidate = load_candidate(settings, bundle.version)
+    rows = candidate.held_out.head(min(SMOKE_ROWS, settings.service.max_rows))
+    return json_rows(candidate.contract, rows), expected_answers(candidate, rows)
 
 
 def json_rows(contract: Contract, frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -93,6 +101,7 @@ def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
         "run_id": candidate.run_id,
         "holdout": candidate.holdout.model_dump(mode="json"),
         "metrics": record.verdict.model_dump()["scores"]["candidate"] if record else {},
+        "deploy": settings.deploy.model_dump(),
         "settings": settings.service.model_dump(include={"max_rows", "max_body_bytes"}),
     }
 

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +29,7 @@ def embedded_uri(settings: Settings) -> str:
 
 def is_embedded(settings: Settings) -> bool:
     """Tell whether the project's own database is used rather than a server."""
-    return os.environ.get("MLFLOW_TRACKING_URI", embedded_uri(settings)) == embedded_uri(settings)
+    return (os.environ.get("MLFLOW_TRACKING_URI") or embedded_uri(settings)) == embedded_uri(settings)
 
 
 def connect(settings: Settings) -> "MlflowClient":
@@ -46,18 +48,25 @@ def connect(settings: Settings) -> "MlflowClient":
     return mlflow.MlflowClient()
 
 
+def show_uri(uri: str) -> str:
+    """Return an address without the name and password that it may hold."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
 def _require_answer(uri: str) -> None:
     """Check that a tracking server answers, before MLflow tries for minutes.
 
     Raises:
         UserError: it does not.
     """
-    if not uri.startswith("http"):
+    if not uri.startswith("http") or "@" in uri:  # urllib takes no name and password in an address
         return
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REMOTE_SECONDS):
             return
+    except urllib.error.HTTPError:
+        return  # an answer, whatever it says
     except OSError as error:
         raise UserError(
-            f"No MLflow server answers at MLFLOW_TRACKING_URI = {uri} ({error}): start it or unset it."
+            f"No MLflow server answers at MLFLOW_TRACKING_URI = {show_uri(uri)} ({error}): start it or unset it."
         ) from None

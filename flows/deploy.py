@@ -7,15 +7,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.transactions import Transaction, get_transaction, transaction
 
 from flows.artifacts import publish_markdown
-from flows.bundling import build_bundle
-from flows.contract import load_contract
+from flows.bundling import build_bundle, smoke_rows
+from flows.candidate import load_candidate
 from flows.contract.compatibility import breaking_changes
 from flows.errors import Refused
+from flows.evaluate import verdict_key
 from flows.settings import Settings, load_settings
 from flows.smoke import SmokeService, require_same, smoke_service
 from flows.store.bentoml import forget_bundle, import_bundle
-from flows.store.bundles import Bundle, drop_bundle, open_bundle
-from flows.store.champion import Champion, move_champion, read_champion, taken_out, write_champion
+from flows.store.bundles import Bundle, drop_bundle, find_bundle
+from flows.store.champion import Champion, move_champion, read_champion, restore_champion, taken_out
 from flows.store.validations import Latest
 from flows.store.verdicts import Verdicts
 from flows.tracking import CHAMPION, Registry, repair_alias
@@ -38,17 +39,26 @@ def deploy(version: str | None = None, breaking: bool = False, why: str = "passe
     chosen = version or Latest(settings.store_path).get("train")
     champion = read_champion(settings.store_path)
     repair_alias(settings)
-    if champion is None or champion.version != chosen:
+    if not serves_already(settings, champion, chosen):
         require_not_taken_out(champion, chosen)
-        Verdicts(settings.store_path).require_pass(chosen, champion.bundle if champion else None)
-        require_compatible(settings, champion, breaking)
+        Verdicts(settings.store_path).require_pass(chosen, verdict_key(settings, chosen))
+        require_compatible(settings, chosen, champion, breaking)
         with smoke_service(settings) as service, transaction():
             bundle = write(chosen)
             keep(bundle)
             smoke(service, bundle)
-            name(bundle, why)
+            name(bundle, champion, why)
             label(chosen)
+        publish_markdown("champion", f"**Version {chosen}** serves, from bundle `{bundle.name}`.")
     return chosen
+
+
+def serves_already(settings: Settings, champion: Champion | None, version: str) -> bool:
+    """Tell whether the version serves, from a bundle that is whole and made under the present [deploy] settings."""
+    if champion is None or champion.run_id != Registry(settings).run_id(version):
+        return False
+    bundle = find_bundle(settings.store_path, champion.bundle)
+    return bundle is not None and bundle.meta.get("deploy") == settings.deploy.model_dump()
 
 
 def require_not_taken_out(champion: Champion | None, version: str) -> None:
@@ -65,7 +75,7 @@ def require_not_taken_out(champion: Champion | None, version: str) -> None:
         )
 
 
-def require_compatible(settings: Settings, champion: Champion | None, breaking: bool) -> None:
+def require_compatible(settings: Settings, version: str, champion: Champion | None, breaking: bool) -> None:
     """Check that callers of the champion can go on as they are; nobody calls a model of the sample.
 
     Raises:
@@ -73,10 +83,10 @@ def require_compatible(settings: Settings, champion: Champion | None, breaking: 
     """
     if champion is None or breaking:
         return
-    old = open_bundle(settings.store_path, champion.bundle)
-    if str(old.meta.get("source", "")).startswith("sample://"):
+    old = find_bundle(settings.store_path, champion.bundle)
+    if old is None or str(old.meta.get("source", "")).startswith("sample://"):
         return
-    changes = breaking_changes(old.contract, load_contract(settings))
+    changes = breaking_changes(old.contract, load_candidate(settings, version).contract)
     if changes:
         raise Refused(
             f"Version {champion.version} stays in service: the new contract would break its callers "
@@ -95,7 +105,10 @@ def write(version: str) -> Bundle:
 
 @write.on_rollback
 def _unwrite(txn: Transaction) -> None:
-    drop_bundle(txn.get("bundle"))
+    bundle = txn.get("bundle")
+    champion = read_champion(load_settings().store_path)
+    if champion is None or champion.bundle != bundle.name:  # what serves is never removed
+        drop_bundle(bundle)
 
 
 @task(name="bentoml-import", cache_policy=NO_CACHE)
@@ -112,22 +125,26 @@ def _drop(txn: Transaction) -> None:
 @task(name="smoke-test", cache_policy=NO_CACHE)
 def smoke(service: SmokeService, bundle: Bundle) -> None:
     """Ask the real service for predictions whose answers are known."""
+    settings = load_settings()
+    rows, expected = smoke_rows(settings, bundle)
     service.offer(bundle.path)
-    require_same(service.predict(bundle.meta["example"]), bundle.meta["expected"])
+    require_same(service.predict({"rows": rows}), expected, settings.deploy.tolerance)
 
 
 @task(name="champion", cache_policy=NO_CACHE)
-def name(bundle: Bundle, why: str) -> None:
-    """Name the bundle in `champion.json`: from here on it serves."""
-    store = load_settings().store_path
-    _remember("before", read_champion(store))
-    move_champion(store, bundle, "deploy", why)
-    publish_markdown("champion", f"**Version {bundle.version}** serves, from bundle `{bundle.name}`.")
+def name(bundle: Bundle, before: Champion | None, why: str) -> None:
+    """Name the bundle in `champion.json`: from here on it serves.
+
+    The move is the last thing done: Prefect calls a task's rollback hook only where the task itself succeeded.
+    """
+    _remember("before", before)
+    _remember("bundle", bundle)
+    move_champion(load_settings().store_path, bundle, "deploy", why, expected=before.bundle if before else None)
 
 
 @name.on_rollback
 def _unname(txn: Transaction) -> None:
-    write_champion(load_settings().store_path, txn.get("before"))
+    restore_champion(load_settings().store_path, txn.get("bundle"), txn.get("before"))
 
 
 @task(name="alias", cache_policy=NO_CACHE)

@@ -20,7 +20,7 @@ from flows.plots import draw_plots
 from flows.rows import Holdout, in_holdout
 from flows.scoring import Scorer
 from flows.settings import Settings, load_settings
-from flows.store.bundles import Bundle, open_bundle
+from flows.store.bundles import Bundle, find_bundle
 from flows.store.champion import read_champion
 from flows.store.files import digest_json
 from flows.store.validations import Latest
@@ -58,8 +58,11 @@ def known_verdict(settings: Settings, version: str) -> Record | None:
     """Return the verdict that stands: the champion's own, or one that nothing has changed for since."""
     record = Verdicts(settings.store_path).find(version)
     champion = read_champion(settings.store_path)
-    serves = champion is not None and champion.version == version
-    return record if record and (serves or record.key == verdict_key(settings, version)) else None
+    run_id = Registry(settings).run_id(version)
+    if record is None or record.run_id != run_id:
+        return None
+    serves = champion is not None and champion.run_id == run_id
+    return record if serves or record.key == verdict_key(settings, version) else None
 
 
 def verdict_key(settings: Settings, version: str) -> str:
@@ -74,17 +77,20 @@ def judge_version(version: str) -> Record:
     settings = load_settings()
     candidate = load_candidate(settings, version)
     champion = read_champion(settings.store_path)
-    bundle = open_bundle(settings.store_path, champion.bundle) if champion else None
+    bundle = find_bundle(settings.store_path, champion.bundle) if champion else None
     scored = score_holdout(settings, candidate, bundle)
+    if champion and bundle is None:
+        scored.notes.append(f"Version {champion.version} serves but cannot be compared: its bundle is not whole.")
     verdict = judge(
         candidate.contract.problem, scored.y, scored.candidate, scored.champion, scored.dummy, settings.gates
     )
     record = Record(
         key=verdict_key(settings, version),
         version=version,
-        champion=bundle.name if bundle else None,
+        run_id=candidate.run_id,
+        champion=champion.bundle if champion else None,
         verdict=verdict,
-        refusal=refusal_sentence(verdict, bundle.version if bundle else None),
+        refusal=refusal_sentence(verdict, champion.version if champion else None),
         notes=scored.notes,
     )
     show(settings, candidate, record, scored)

@@ -56,7 +56,10 @@ class Child:
     def stop(self) -> None:
         """End it and wait until it is gone."""
         self.dismiss()
-        self.process.wait(timeout=4 * GRACE_SECONDS)
+        try:
+            self.process.wait(timeout=4 * GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
 
 
 def free_port(host: str = "127.0.0.1") -> int:

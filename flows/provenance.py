@@ -1,6 +1,5 @@
 """Where a model comes from: commit, patch, packages and the code that shaped it."""
 
-import hashlib
 import subprocess
 from functools import lru_cache
 from importlib.metadata import distributions
@@ -17,7 +16,7 @@ class Provenance(BaseModel):
     Attributes:
         commit: The git commit, or "uncommitted" where there is none or the tree differs from it.
         base: The commit that an uncommitted tree is based on.
-        patch_digest: SHA-256 of the difference to `base` and of untracked code; None for a clean tree.
+        patch_digest: SHA-256 over the project's files as they are; None for a clean tree.
         packages: Versions by distribution name.
     """
 
@@ -29,14 +28,22 @@ class Provenance(BaseModel):
 
 def read_provenance(root: Path) -> Provenance:
     """Read the state of the project at `root` and of the environment."""
-    base = _git(root, "rev-parse", "--verify", "-q", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--untracked-files=all")
+    ignored = _git(root, "check-ignore", "-q", ".") is not None  # a folder that another repository leaves out
+    base = None if ignored else _git(root, "rev-parse", "--verify", "-q", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=all", "--", ".")
     packages = installed_packages()
     if base and changes == "":
         return Provenance(commit=base, base=base, patch_digest=None, packages=packages)
-    patch = (_git(root, "diff", "HEAD") or "") + (changes or "") + code_digest(root)
-    digest = hashlib.sha256(patch.encode()).hexdigest()
-    return Provenance(commit="uncommitted", base=base or None, patch_digest=digest, packages=packages)
+    return Provenance(commit="uncommitted", base=base or None, patch_digest=tree_digest(root), packages=packages)
+
+
+def tree_digest(root: Path) -> str:
+    """Return the SHA-256 over every file that git would commit, or over the code where there is no git."""
+    listed = _git(root, "-c", "core.quotePath=false", "ls-files", "-co", "--exclude-standard", "--", ".")
+    if not listed:
+        return code_digest(root)
+    files = [root / name for name in sorted(listed.splitlines())]
+    return digest_json({f.relative_to(root).as_posix(): digest_file(f) for f in files if f.is_file()})
 
 
 def code_digest(root: Path) -> str:

@@ -57,9 +57,11 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
 
     Must be entered before Prefect is imported.
     """
-    if "PREFECT_API_URL" in os.environ:
-        yield Server(None, os.environ["PREFECT_API_URL"])
-        _flush()
+    if os.environ.get("PREFECT_API_URL"):
+        try:
+            yield Server(None, os.environ["PREFECT_API_URL"])
+        finally:
+            _flush()
         return
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
@@ -79,7 +81,9 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except urllib.error.HTTPError as error:
+        return error.code < 500  # a proxy that wants a login answers too
+    except OSError:
         return False
 
 

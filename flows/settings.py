@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from flows.errors import UserError, nearest
 
@@ -25,7 +25,7 @@ class Section(BaseModel):
 class Project(Section):
     """Who the project is."""
 
-    name: str = "project"
+    name: str = Field("project", pattern=r"^[a-z0-9][a-z0-9._-]*$")
 
 
 class Data(Section):
@@ -116,6 +116,10 @@ class Settings(BaseSettings):
         """Let the environment override what `config.toml` (passed to the initialiser) says."""
         return env_settings, init_settings
 
+    def show(self, path: Path) -> str:
+        """Return a path as it is shown: relative to the project where it lies inside."""
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
     @property
     def home(self) -> Path:
         """The ignored folder that holds everything a run leaves behind."""
@@ -150,11 +154,13 @@ def load_settings(root: Path | None = None) -> Settings:
     path = folder / FILE_NAME
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Settings(root=folder, **values)
+        return Settings(**(values | {"root": folder}))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run this inside a project made with `copier copy`.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
+    except SettingsError as error:
+        raise UserError(f"A setting in the environment cannot be read: {error}.") from None
     except ValidationError as error:
         raise UserError(_explain(error)) from None
 
@@ -167,7 +173,7 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = _keys(place[:-1])
         hint = nearest(place[-1], known) or f" Known here: {', '.join(known)}."
-        return f'{FILE_NAME} has the unknown setting "{name}".{hint}'
+        return f'{FILE_NAME} or the environment has the unknown setting "{name}".{hint}'
     return f'The setting "{name}" ({FILE_NAME} or environment) is {first["input"]!r}: {first["msg"]}.'
 
 

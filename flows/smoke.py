@@ -18,7 +18,7 @@ from flows.settings import Settings
 
 START_SECONDS = 90.0
 REQUEST_SECONDS = 30.0
-TOLERANCE = 1e-5  # answers against the compiled model's own, in float32
+TOLERANCE = 1e-5  # at least: answers are float32, what scikit-learn says is float64
 
 
 class SmokeService:
@@ -98,8 +98,8 @@ def smoke_service(settings: Settings) -> Iterator[SmokeService]:
         service.stop()
 
 
-def require_same(answer: dict[str, Any], expected: list[dict[str, Any]]) -> None:
-    """Check that the service's predictions are those that the model gives.
+def require_same(answer: dict[str, Any], expected: list[dict[str, Any]], tolerance: float) -> None:
+    """Check that the service's predictions are those that scikit-learn gives, as exactly as parity was asked for.
 
     Raises:
         UserError: one differs.
@@ -111,12 +111,13 @@ def require_same(answer: dict[str, Any], expected: list[dict[str, Any]]) -> None
         len(expected), 1
     )  # float32 sums err by the scale
     for number, (got, want) in enumerate(zip(given, expected, strict=True)):
-        if not _same(got, want, unit):
+        if not _same(got, want, unit, max(tolerance, TOLERANCE)):
             raise UserError(f"The smoke test's row {number} was answered {got}, but the model says {want}.")
 
 
-def _same(got: dict[str, Any], want: dict[str, Any], unit: float) -> bool:
+def _same(got: dict[str, Any], want: dict[str, Any], unit: float, tolerance: float) -> bool:
     if "value" in want:
-        return math.isclose(got["value"], want["value"], rel_tol=TOLERANCE, abs_tol=TOLERANCE * unit)
-    near = all(abs(got["probabilities"][k] - p) <= TOLERANCE for k, p in (want.get("probabilities") or {}).items())
-    return bool(got["label"] == want["label"]) and near
+        return math.isclose(got["value"], want["value"], rel_tol=tolerance, abs_tol=tolerance * unit)
+    said, meant = got["probabilities"], want["probabilities"]
+    tie = sorted(meant.values())[-1] - sorted(meant.values())[-2] <= 2 * tolerance
+    return (got["label"] == want["label"] or tie) and all(abs(said[k] - p) <= tolerance for k, p in meant.items())

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from flows.connection import connect, is_embedded, mlflow_folder
+from flows.connection import connect, is_embedded, mlflow_folder, show_uri
 from flows.errors import UserError
 from flows.settings import Settings
-from flows.store.champion import read_champion
+from flows.store.champion import Champion, read_champion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,8 +76,20 @@ class Registry:
 
     def alias(self, name: str) -> str | None:
         """Return the version that carries the alias `name`, or None."""
-        aliases = self.client.get_registered_model(self.name).aliases
+        from mlflow.exceptions import MlflowException
+
+        try:
+            aliases = self.client.get_registered_model(self.name).aliases
+        except MlflowException:  # nothing was registered yet
+            return None
         return str(aliases[name]) if name in aliases else None
+
+    def made(self, champion: Champion) -> bool:
+        """Tell whether the champion's version is of this registry."""
+        try:
+            return self.run_id(champion.version) == champion.run_id
+        except UserError:
+            return False
 
     def set_alias(self, name: str, version: str) -> None:
         """Move the alias `name` to `version`."""
@@ -85,10 +97,23 @@ class Registry:
 
     def load(self, version: str) -> Any:
         """Return the scikit-learn pipeline of a version, read by skops with the explicit trust list."""
-        import mlflow.sklearn
+        import skops.io
+        from mlflow.artifacts import download_artifacts
+        from skops.io.exceptions import UntrustedTypesFoundException
 
         self.get(version)
-        return mlflow.sklearn.load_model(f"models:/{self.name}/{version}")
+        path = Path(download_artifacts(f"models:/{self.name}/{version}")) / "model.skops"
+        if not path.exists():
+            raise UserError(f"Version {version} was not saved by skops: no other format is loaded.")
+        # Not MLflow's own loader: that takes format and trust list from the model's files.
+        try:
+            return skops.io.load(path, trusted=list(self.trusted))
+        except (TypeError, UntrustedTypesFoundException) as error:
+            raise UserError(_untrusted(error)) from error
+
+    def run_id(self, version: str) -> str:
+        """Return the id of the run that made a version."""
+        return str(self.get(version).run_id or "")
 
     def run_of(self, version: str) -> Any:
         """Return the MLflow run that made a version."""
@@ -120,7 +145,7 @@ class Registry:
     def run_address(self, run_id: str) -> str:
         """Return where the MLflow UI shows a run; the embedded one is meant to be shown on MLflow's own port."""
         uri = os.environ["MLFLOW_TRACKING_URI"]
-        host = uri.rstrip("/") if uri.startswith("http") else EMBEDDED_UI
+        host = show_uri(uri).rstrip("/") if uri.startswith("http") else EMBEDDED_UI
         return f"{host}/#/experiments/{self.experiment_id()}/runs/{run_id}"
 
     def log_model(self, model: Any, example: "pd.DataFrame", requirements: list[str]) -> tuple[str, str | None]:
@@ -158,7 +183,7 @@ def repair_alias(settings: Settings) -> None:
     if champion is None:
         return
     registry = Registry(settings)
-    if registry.alias(CHAMPION) != champion.version:
+    if registry.alias(CHAMPION) != champion.version and registry.made(champion):
         registry.set_alias(CHAMPION, champion.version)
 
 

@@ -74,7 +74,7 @@ def require_share(settings: Settings, validation: Validation) -> None:
     if validation.bad_share <= settings.data.max_bad_share and validation.bad < validation.rows:
         return
     worst = "; ".join(f"{reason} ({count:,} rows)" for reason, count in list(validation.reasons.items())[:5])
-    where = Validations(settings.store_path).rows_path(validation.id).relative_to(settings.root)
+    where = settings.show(Validations(settings.store_path).rows_path(validation.id))
     raise UserError(
         f"{validation.bad:,} of {validation.rows:,} rows ({validation.bad_share:.1%}) break the contract, more than "
         f"max_bad_share = {settings.data.max_bad_share:.0%} allows: {worst}. They are in {where}: mend the data or "

@@ -285,7 +285,7 @@ def test_every_move_of_the_champion_is_in_its_history(tmp_path):
         ("deploy", "1", "2", "because 2"),
     ]
     said = json.loads((tmp_path / "champion.json").read_text(encoding="utf-8"))
-    assert set(said) == {"version", "bundle", "digest", "since", "history"}
+    assert set(said) == {"version", "run_id", "bundle", "digest", "since", "history"}
     assert set(said["history"][0]) == {"at", "who", "from", "to", "why", "action"}
     assert open_bundle(tmp_path, said["bundle"]).digest == said["digest"]
 

@@ -1,5 +1,7 @@
 """`ml promote` and `ml rollback`: move the champion by hand, with MLflow and Prefect up or down."""
 
+from rich.markup import escape
+
 from flows.commands.console import console, open_project
 from flows.errors import UserError
 from flows.settings import Settings
@@ -50,7 +52,7 @@ def previous_bundle(champion: Champion) -> str:
 
 def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why: str) -> None:
     move_champion(settings.store_path, bundle, action, why)
-    console.print(f"[green]✓[/] version {old.version} → [bold]version {bundle.version}[/] serves ({why})")
+    console.print(f"[green]✓[/] version {old.version} → [bold]version {bundle.version}[/] serves ({escape(why)})")
     _copy_to_mlflow(settings)
 
 

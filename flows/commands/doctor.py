@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from rich.markup import escape
 
 from flows.commands.console import console, open_project
+from flows.connection import show_uri
 from flows.contract import load_contract
 from flows.errors import UserError
 from flows.settings import Settings
@@ -99,11 +101,15 @@ def _git(settings: Settings) -> str:
 
 def _server(variable: str, path: str) -> str:
     url = os.environ.get(variable, "")
-    if not url.startswith("http"):
+    if not url:
         return f"embedded, in the project ({variable} names no server)"
+    if not url.startswith("http") or "@" in url:
+        return f"{show_uri(url)} (not tried)"
     try:
         with urllib.request.urlopen(url.rstrip("/") + path, timeout=5):
             return f"{url} answers"
+    except urllib.error.HTTPError as error:
+        return f"{url} answers ({error.code})"
     except OSError as error:
         raise UserError(f"{variable} = {url} does not answer ({error}): start it or unset the variable.") from None
 

@@ -22,7 +22,10 @@ def serve_champion(port: int | None) -> None:
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
     console.print(f"Serving [bold]{settings.project.name}[/] ({serving}) on http://{host}:{chosen}. Stop with Ctrl-C.")
     sys.stdout.flush()
-    os.environ |= {"ML_STORE": str(settings.store_path), "ML_SERVICE__WORKERS": str(settings.service.workers)}
+    limits = settings.service.model_dump(include={"workers", "max_rows", "max_body_bytes"})
+    os.environ |= {"ML_STORE": str(settings.store_path)} | {
+        f"ML_SERVICE__{k.upper()}": str(v) for k, v in limits.items()
+    }
     os.chdir(settings.root)
     command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen)])

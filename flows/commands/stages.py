@@ -2,9 +2,11 @@
 
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from rich.markup import escape
 
 from flows.commands.console import console, open_project
 from flows.commands.progress import Progress
@@ -30,7 +32,7 @@ def run_stage(stage: str, **parameters: Any) -> Any:
     """
     settings = open_project()
     result = _run(settings, stage, parameters)
-    console.print(f"[green]✓[/] {stage}: {result}")
+    console.print(f"[green]✓[/] {stage}: {escape(str(result))}")
     return result
 
 
@@ -56,13 +58,16 @@ def run_predict(source: str, destination: Path, version: str | None) -> None:
     """Predict the rows of a source and print how many."""
     settings = open_project()
     done = _run(settings, "predict", {"source": source, "destination": str(destination), "version": version})
-    console.print(f"[green]✓[/] {done['rows']:,} rows predicted by version {done['version']}: {destination}")
+    console.print(
+        f"[green]✓[/] {done['rows']:,} rows predicted by version {done['version']}: {escape(str(destination))}"
+    )
     if done["refused"]:
         console.print(f"  {done['refused']:,} rows break the contract: see their column `error`.")
 
 
 def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
-    with _only_one(settings), prefect_server(settings) as server, Progress(console) as progress:
+    alone = nullcontext() if stage == "predict" else _only_one(settings)  # scoring changes nothing that others read
+    with alone, prefect_server(settings) as server, Progress(console) as progress:
         from prefect.settings import temporary_settings
 
         flow = getattr(importlib.import_module(f"flows.{stage}"), stage)

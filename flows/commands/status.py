@@ -6,7 +6,7 @@ from rich.table import Table
 from flows.commands.console import console, open_project
 from flows.commands.summary import show_interval
 from flows.settings import Settings
-from flows.store.bundles import open_bundle
+from flows.store.bundles import find_bundle
 from flows.store.champion import Champion, read_champion, taken_out, version_of
 from flows.store.files import read_json
 from flows.store.verdicts import Verdicts
@@ -30,11 +30,15 @@ def print_status() -> None:
 
 
 def _print_champion(settings: Settings, champion: Champion) -> None:
-    meta = open_bundle(settings.store_path, champion.bundle).meta
+    bundle = find_bundle(settings.store_path, champion.bundle)
     console.print(
         f"[bold]{escape(settings.project.name)}[/]: [bold green]version {champion.version}[/] serves "
         f"since {champion.since}"
     )
+    if bundle is None:
+        console.print(f"  [red]Its bundle {champion.bundle} is missing or was changed:[/] `ml run` makes it again.")
+        return
+    meta = bundle.meta
     table = Table.grid(padding=(0, 2))
     figures = ", ".join(f"{name} {show_interval(**figure)}" for name, figure in list(meta["metrics"].items())[:3])
     for label, value in (

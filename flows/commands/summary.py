@@ -9,7 +9,7 @@ from rich.table import Table
 from flows.commands.console import console
 from flows.resampling import Interval
 from flows.settings import Settings
-from flows.store.bundles import open_bundle
+from flows.store.bundles import find_bundle
 from flows.store.champion import Champion, read_champion
 from flows.store.files import read_json
 from flows.store.validations import Validation, Validations
@@ -50,7 +50,7 @@ def _print_rows(settings: Settings, validation: Validation) -> None:
     for reason, count in list(validation.reasons.items())[:5]:
         console.print(f"      {count:>7,}  {escape(reason)}")
     if validation.bad:
-        console.print(f"      {Validations(settings.store_path).rows_path(validation.id).relative_to(settings.root)}")
+        console.print(f"      {settings.show(Validations(settings.store_path).rows_path(validation.id))}")
 
 
 def _print_metrics(record: Record) -> None:
@@ -85,12 +85,15 @@ def _interval(figure: Interval | None) -> str:
 
 
 def _print_prediction(settings: Settings, champion: Champion) -> None:
-    meta = open_bundle(settings.store_path, champion.bundle).meta
+    bundle = find_bundle(settings.store_path, champion.bundle)
+    if bundle is None:
+        return
+    meta = bundle.meta
     body: dict[str, Any] = {"rows": meta["example"]["rows"][:CURL_ROWS]}
     text = json.dumps(body, ensure_ascii=False).replace("'", "'\\''")
     answer = json.dumps(meta["expected"][:CURL_ROWS], ensure_ascii=False)
     address = f"http://{settings.service.host}:{settings.service.port}/predict"
-    console.print("\n[bold]The service answered[/] in its smoke test:", escape(answer), soft_wrap=True)
+    console.print("\n[bold]For a made-up row[/] the service answers:", escape(answer), soft_wrap=True)
     console.print("Ask it yourself: `uv run ml serve`, and in another terminal")
     console.print(f"curl -s {address} -H 'Content-Type: application/json' -d '{text}'", soft_wrap=True, markup=False)
     console.print("\nNext: `uv run ml status`, or `uv run ml init YOUR.csv --target COLUMN` for your own data.")

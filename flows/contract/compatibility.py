@@ -25,8 +25,10 @@ def can_score(old: Contract, new: Contract) -> str | None:
     if (old.problem, old.target) != (new.problem, new.target):
         return f'it predicts "{old.target}" ({old.problem})'
     present = {c.name: c.kind for c in new.used}
-    missing = [c.name for c in old.features if present.get(c.name) != c.kind]
-    return f'the data no longer has its column "{missing[0]}"' if missing else None
+    # The columns that decide which rows it was trained on are needed as they were, or it would be judged on those.
+    needed = [c for c in old.used if c.role not in ("target", "ignored")]
+    missing = [c.name for c in needed if present.get(c.name) != c.kind]
+    return f'the data no longer has its column "{missing[0]}" as it was' if missing else None
 
 
 def _newly_required(before: Column | None, after: Column) -> bool:

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any, get_args
 
 from flows.contract.columns import Column, Contract, Kind, Role
@@ -98,6 +97,16 @@ def _column(name: str, field: Any) -> Column:
     if role not in get_args(Role):
         raise UserError(f'Column "{name}" in {SCHEMA} has the role "{role}": allowed are {", ".join(get_args(Role))}.')
     kind = _kind(name, str(field.dtype))
+    try:
+        return Column(name=name, kind=kind, role=role, nullable=bool(field.nullable), **_limits(field))
+    except (TypeError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise UserError(
+            f'The checks of column "{name}" in {SCHEMA} do not fit its type {field.dtype}: {said}.'
+        ) from error
+
+
+def _limits(field: Any) -> dict[str, Any]:
     limits: dict[str, Any] = {}
     for check in field.checks:
         if check.name in BOUNDS:
@@ -107,7 +116,7 @@ def _column(name: str, field: Any) -> Column:
             limits |= _range(check)
         elif check.name == "isin":
             limits["categories"] = tuple(check.statistics["allowed_values"])
-    return Column(name=name, kind=kind, role=role, nullable=bool(field.nullable), **limits)
+    return limits
 
 
 def _range(check: Any) -> dict[str, float]:
@@ -142,9 +151,3 @@ def required_dtype(column: Column) -> str:
     if column.nullable and column.kind in NULLABLE_DTYPES:
         return NULLABLE_DTYPES[column.kind]
     return DTYPES[column.kind]
-
-
-def forget_schema() -> None:
-    """Drop `model.schema` from memory, so that the next import reads the file again."""
-    for name in ("model.schema",):
-        sys.modules.pop(name, None)

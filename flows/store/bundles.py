@@ -65,6 +65,14 @@ def open_bundle(store: Path, name: str) -> Bundle:
     return Bundle(path=path, version=version, digest=digest)
 
 
+def find_bundle(store: Path, name: str) -> Bundle | None:
+    """Return the bundle with the folder name `name`, or None where it is missing or was changed."""
+    try:
+        return open_bundle(store, name)
+    except UserError:
+        return None
+
+
 def drop_bundle(bundle: Bundle) -> None:
     """Remove a bundle that never served."""
     shutil.rmtree(bundle.path)

@@ -11,6 +11,7 @@ from flows.errors import UserError
 from flows.store.bundles import Bundle, open_bundle
 from flows.store.files import locked, read_json, write_bytes
 
+ANY = "any bundle"
 Action = Literal["deploy", "promote", "rollback"]
 
 
@@ -28,9 +29,13 @@ class Change(BaseModel):
 
 
 class Champion(BaseModel):
-    """The version in service, its bundle's folder and digest, and every move so far, oldest first."""
+    """The version in service, the MLflow run that made it, its bundle's folder and digest, and every move so far.
+
+    A version's number says little: another registry begins at 1 again. The run's id is what names a model.
+    """
 
     version: str
+    run_id: str
     bundle: str
     digest: str
     since: str
@@ -79,15 +84,29 @@ def served_bundle(store: Path, version: str) -> Bundle:
     return open_bundle(store, names[-1])
 
 
-def move_champion(store: Path, bundle: Bundle, action: Action, why: str) -> Champion:
-    """Name `bundle` as the one in service and add the move to the history."""
+def move_champion(store: Path, bundle: Bundle, action: Action, why: str, expected: str | None = ANY) -> Champion:
+    """Name `bundle` as the one in service and add the move to the history.
+
+    Args:
+        store: The store's folder.
+        bundle: What shall serve.
+        action: What moved it.
+        why: For the history.
+        expected: The bundle that must be in service now, None for none; default: whichever is.
+
+    Raises:
+        UserError: another bundle than `expected` serves.
+    """
     now = datetime.now(UTC).isoformat("T", "seconds")
     with locked(store / "champion.lock", wait=True):
         old = read_champion(store)
         before = old.bundle if old else None
+        if expected not in (ANY, before):
+            raise UserError(f"Bundle {before} was put into service meanwhile: run `ml evaluate` against it.")
         change = Change(at=now, who=_who(), action=action, before=before, to=bundle.name, why=why)
         champion = Champion(
             version=bundle.version,
+            run_id=str(bundle.meta.get("run_id", "")),
             bundle=bundle.name,
             digest=bundle.digest,
             since=now,
@@ -95,6 +114,14 @@ def move_champion(store: Path, bundle: Bundle, action: Action, why: str) -> Cham
         )
         write_champion(store, champion)
     return champion
+
+
+def restore_champion(store: Path, bundle: Bundle, before: Champion | None) -> None:
+    """Put `before` back, unless something else than `bundle` was put into service since."""
+    with locked(store / "champion.lock", wait=True):
+        now = read_champion(store)
+        if now is not None and now.bundle == bundle.name:
+            write_champion(store, before)
 
 
 def write_champion(store: Path, champion: Champion | None) -> None:

@@ -61,6 +61,9 @@ class Validations:
 
     def write(self, validation: Validation, rows: pa.Table, numbers: np.ndarray, reasons: list[list[str]]) -> None:
         """Write the quarantined rows, raw, with their row numbers and reasons, and then the record."""
+        rows = rows.rename_columns(
+            [f"{name} of the data" if name in (ROW, REASONS) else name for name in rows.schema.names]
+        )
         table = rows.append_column(ROW, pa.array(numbers, pa.int64()))
         table = table.append_column(REASONS, pa.array(reasons, pa.list_(pa.string())))
         path = self.rows_path(validation.id)

@@ -15,6 +15,7 @@ class Record(BaseModel):
     Attributes:
         key: Digest of everything that it depends on; an equal key gives the same verdict.
         version: The candidate.
+        run_id: The run that made it.
         champion: The bundle in service when it was judged, None where there was none.
         verdict: The figures of all, and every gate.
         refusal: Why it was refused, in one sentence; empty for a pass.
@@ -23,6 +24,7 @@ class Record(BaseModel):
 
     key: str
     version: str
+    run_id: str
     champion: str | None
     verdict: Verdict
     refusal: str = ""
@@ -45,16 +47,16 @@ class Verdicts:
         """Keep a verdict in place of the version's last."""
         write_bytes(self.folder / f"{record.version}.json", record.model_dump_json(indent=1).encode())
 
-    def require_pass(self, version: str, champion: str | None) -> Record:
-        """Return the passing verdict of a version against the bundle now in service.
+    def require_pass(self, version: str, key: str) -> Record:
+        """Return the passing verdict of a version, given under exactly `key`.
 
         Raises:
             UserError: it has none.
             Refused: its verdict is a refusal.
         """
         record = self.find(version)
-        if record is None or record.champion != champion:
-            lacks = "no verdict" if record is None else "no verdict against the model now in service"
+        if record is None or record.key != key:
+            lacks = "no verdict" if record is None else "no verdict under what now serves and the gates as they are set"
             raise UserError(f"Version {version} has {lacks}: run `ml evaluate {version}` first.")
         if not record.verdict.passed:
             raise Refused(record.refusal)

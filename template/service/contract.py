@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Optional
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -113,6 +114,8 @@ def _read_column(entry: dict[str, Any]) -> Column:
 def _type_of(column: Column) -> Any:
     """Return the annotation of one column; strict, so that no "3" or true becomes a number."""
     base = _TYPES[column.kind](column)
+    if column.kind == "text" and column.nullable:
+        return Annotated[Optional[base], BeforeValidator(_blank_to_none)]  # noqa: UP045 - as below
     return Optional[base] if column.nullable else base  # noqa: UP045 - `base` is a value, not a type expression
 
 
@@ -144,8 +147,12 @@ def _boolean(column: Column) -> Any:
 def _text(column: Column) -> Any:
     if column.categories is not None:
         return Literal[column.categories]
-    # An empty text is a missing one, which only a nullable column may be.
-    return StrictStr if column.nullable else Annotated[StrictStr, Field(min_length=1)]
+    # A blank text is a missing one, which only a nullable column may be.
+    return StrictStr if column.nullable else Annotated[StrictStr, Field(min_length=1, pattern=r"\S")]
+
+
+def _blank_to_none(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
 
 
 def _date(column: Column) -> Any:

@@ -16,7 +16,7 @@ from skops.io import get_untrusted_types, load
 from service.contract import Column
 from service.runtime import Tensors
 
-TRUSTWORTHY = ("sklearn.", "numpy.", "scipy.", "builtins.")
+TRUSTWORTHY = ("sklearn.", "numpy.", "scipy.")
 
 
 class SklearnRuntime:
