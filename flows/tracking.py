@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 KEY_TAG = "train_key"
 EMBEDDED_UI = "http://127.0.0.1:5000"
 CHALLENGER, CHAMPION = "challenger", "champion"
-TRUSTED = (  # scikit-learn's own classes that skops does not list
+TRUSTED = (  # scikit-learn's and numpy's own classes that skops does not list
+    "numpy.dtype",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
     "sklearn.compose._column_transformer.make_column_selector",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
 )
 
 
