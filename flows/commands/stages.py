@@ -10,18 +10,20 @@ from rich.markup import escape
 
 from flows.commands.console import console, open_project
 from flows.commands.progress import Progress
+from flows.connection import connect
 from flows.errors import Refused, UserError
+from flows.provenance import installed_packages
 from flows.server import prefect_server
 from flows.settings import Settings
 from flows.store.champion import read_champion
 from flows.store.files import locked
 
 WARM = {  # what a stage will import anyway, imported while the server starts
-    "train": ("sklearn.ensemble", "mlflow"),
-    "evaluate": ("sklearn.ensemble", "mlflow", "matplotlib.figure"),
-    "deploy": ("sklearn.ensemble", "mlflow", "skl2onnx", "onnxruntime"),
-    "pipeline": ("sklearn.ensemble", "mlflow", "matplotlib.figure", "skl2onnx", "onnxruntime"),
+    "train": ("sklearn.ensemble", "mlflow.sklearn", "skops.io"),
+    "evaluate": ("sklearn.ensemble", "mlflow.sklearn", "skops.io", "matplotlib.figure"),
+    "deploy": ("sklearn.ensemble", "mlflow.sklearn", "skops.io", "skl2onnx", "onnxruntime", "bentoml.models"),
 }
+WARM["pipeline"] = (*WARM["evaluate"], *WARM["deploy"], "pandera.pandas")
 
 
 def run_stage(stage: str, **parameters: Any) -> Any:
@@ -73,6 +75,9 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
         flow = getattr(importlib.import_module(f"flows.{stage}"), stage)
         for module in WARM.get(stage, ()):
             importlib.import_module(module)
+        if stage in WARM:
+            connect(settings)  # makes MLflow's tables the first time, while Prefect's server makes its own
+            installed_packages()
         server.wait()
         progress.follow(flow)
         # Prefect waits up to a second for each flow's heartbeat thread, six times in a pipeline; nothing
