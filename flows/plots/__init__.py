@@ -5,6 +5,7 @@ Above 50,000 rows a seeded sample is drawn, and the title says so.
 """
 
 import io
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,8 @@ def draw_plots(
     """
     import matplotlib
 
+    # A font without a bold face is drawn in the nearest it has, which is no news to whoever looks at the terminal.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     from flows.plots.classification import BINARY, MULTICLASS
     from flows.plots.regression import REGRESSION
 
