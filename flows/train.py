@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.artifacts import publish_markdown
 from flows.contract import Contract, encode, encode_target, fit_encodings, load_contract
 from flows.errors import UserError
-from flows.provenance import code_digest, read_provenance
+from flows.provenance import Provenance, code_digest, read_provenance
 from flows.rows import Holdout, define_holdout, read_rows
 from flows.settings import Settings, load_settings
 from flows.store.files import digest_json
@@ -145,9 +145,10 @@ def _owned(name: str) -> ModuleType:
 def register(registry: Registry, validation: str, key: str, fitted: Fitted) -> str:
     """Record the run with all that made it, register the version, and give it the alias challenger."""
     settings = load_settings()
-    tags = _tags(settings, validation) | {"holdout": fitted.holdout.model_dump_json()}
+    origin = read_provenance(settings.root)  # once: the tags and the artifact must say the same
+    tags = _tags(settings, validation, origin) | {"holdout": fitted.holdout.model_dump_json()}
     with registry.run(f"train-{validation}", tags) as run_id:
-        _log_run(settings, run_id, fitted)
+        _log_run(settings, run_id, fitted, origin)
         uri, model_id = registry.log_model(fitted.pipeline, fitted.example, _requirements())
     made = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
     registry.set_alias(CHALLENGER, made)
@@ -155,9 +156,8 @@ def register(registry: Registry, validation: str, key: str, fitted: Fitted) -> s
     return made
 
 
-def _tags(settings: Settings, validation: str) -> dict[str, str]:
+def _tags(settings: Settings, validation: str, origin: Provenance) -> dict[str, str]:
     record = Validations(settings.store_path).get(validation)
-    origin = read_provenance(settings.root)
     return {
         "validation": validation,
         "data_digest": record.snapshot,
@@ -167,7 +167,7 @@ def _tags(settings: Settings, validation: str) -> dict[str, str]:
     }
 
 
-def _log_run(settings: Settings, run_id: str, fitted: Fitted) -> None:
+def _log_run(settings: Settings, run_id: str, fitted: Fitted, origin: Provenance) -> None:
     import mlflow
 
     said = {
@@ -182,7 +182,7 @@ def _log_run(settings: Settings, run_id: str, fitted: Fitted) -> None:
     mlflow.log_metrics({"fit_seconds": fitted.seconds, "train_rows": fitted.rows}, run_id=run_id)
     mlflow.log_dict(fitted.contract.model_dump(mode="json"), "contract.json", run_id=run_id)
     mlflow.log_dict({"prediction": fitted.baseline}, "baseline.json", run_id=run_id)
-    mlflow.log_dict(read_provenance(settings.root).model_dump(), "provenance.json", run_id=run_id)
+    mlflow.log_dict(origin.model_dump(), "provenance.json", run_id=run_id)
     mlflow.log_dict(settings.model_dump(mode="json", exclude={"root"}), "settings.json", run_id=run_id)
 
 
