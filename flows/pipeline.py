@@ -5,6 +5,8 @@ from prefect import flow
 from flows.deploy import deploy
 from flows.evaluate import evaluate
 from flows.ingest import ingest
+from flows.settings import load_settings
+from flows.smoke import smoke_service
 from flows.train import train
 from flows.validate import validate
 
@@ -18,6 +20,7 @@ def pipeline(breaking: bool = False) -> str:
     """
     snapshot = ingest()
     validation = validate(snapshot)
-    candidate = train(validation)
-    verdict = evaluate(candidate)
-    return deploy(verdict, breaking)
+    with smoke_service(load_settings()):  # it takes seconds to start: beside the fit, they are free
+        candidate = train(validation)
+        verdict = evaluate(candidate)
+        return deploy(verdict, breaking)

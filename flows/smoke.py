@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from flows.settings import Settings
 START_SECONDS = 90.0
 REQUEST_SECONDS = 30.0
 TOLERANCE = 1e-5  # at least: answers are float32, what scikit-learn says is float64
+_running: ContextVar["SmokeService | None"] = ContextVar("smoke_service", default=None)
 
 
 class SmokeService:
@@ -90,11 +92,17 @@ class SmokeService:
 
 @contextmanager
 def smoke_service(settings: Settings) -> Iterator[SmokeService]:
-    """Yield the service, starting, and end it afterwards."""
+    """Yield the service, starting, and end it afterwards; within another such block, the service of that one."""
+    outer = _running.get()
+    if outer is not None:
+        yield outer
+        return
     service = SmokeService(settings)
+    token = _running.set(service)
     try:
         yield service
     finally:
+        _running.reset(token)
         service.stop()
 
 
