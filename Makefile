@@ -1,6 +1,6 @@
 # Each target does its own set-up: it needs Python 3.11 to 3.13, git and PyPI. PYTHON=/path/to/python3 chooses one.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-newest lint bench clean
+.PHONY: help demo test test-all test-newest newest-issue lint bench clean
 SHELL := bash
 IN_VENV = . .ci/environment && PATH=$$venv/bin:$$PATH &&
 
@@ -18,8 +18,12 @@ test-all: lint ## run every test
 	@$(IN_VENV) pytest -n 2 $(ARGS)
 
 test-newest: ## run the tests with the newest dependencies, without the template's upper bounds
+	@rm -f build/newest.xml
 	@NEWEST=1 .ci/setup tests
-	@$(IN_VENV) pytest -n 2 -m "not slow" $(ARGS)
+	@$(IN_VENV) pytest -n 2 -m "not slow" --junitxml build/newest.xml $(ARGS)
+
+newest-issue: ## file what test-newest found as an issue on GitHub
+	@$(IN_VENV) python .ci/newest.py
 
 lint: ## check format, lint, types and workflows
 	@.ci/setup tests
@@ -28,6 +32,7 @@ lint: ## check format, lint, types and workflows
 bench: ## compare speed and memory with what one would otherwise use
 	@.ci/setup tests
 	@-$(IN_VENV) python benchmarks/bench_serving.py
+	@-$(IN_VENV) python benchmarks/bench_log.py
 	@$(IN_VENV) python benchmarks/bench_pipeline.py
 
 clean: ## remove what the targets above made

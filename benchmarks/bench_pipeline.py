@@ -8,11 +8,13 @@ import argparse
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,19 +122,42 @@ def fixed_cost(work: Path, rounds: int, env: dict[str, str]) -> dict[str, float]
     """Print and return the wall time on 1,000 rows, with nothing running and with a Prefect server up."""
     source = make_csv(work, 1000, env)
     alone = statistics.median(run_pipeline(work, source, env).seconds for _ in range(rounds))
-    port, home = "42771", work / "server"
+    port, home = free_port(), work / "server"
     served = env | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     quiet = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    server = subprocess.Popen([*command, "--port", port, "--log-level", "error"], env=env | quiet)
+    server = subprocess.Popen([*command, "--port", str(port), "--log-level", "error"], env=env | quiet)
     try:
-        time.sleep(20)
+        wait_for(f"http://127.0.0.1:{port}/api/health")
         beside = statistics.median(run_pipeline(work, source, served).seconds for _ in range(rounds))
     finally:
         server.terminate()
         server.wait()
     print(f"1,000 rows: {alone:.1f} s with nothing running (goal 15), {beside:.1f} s with a server up (goal 8)")
     return {"fixed_seconds": alone, "fixed_seconds_server": beside}
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(url: str, seconds: float = 120) -> None:
+    """Wait until `url` answers.
+
+    Raises:
+        SystemExit: it does not in time.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise SystemExit(f"{url} did not answer within {seconds:.0f} s.")
 
 
 def main() -> None:
@@ -143,7 +168,8 @@ def main() -> None:
     parser.add_argument("--fixed-only", action="store_true")
     parser.add_argument("--out", type=Path)
     said = parser.parse_args()
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    ours = ("ML_", "MLFLOW_", "PREFECT_", "PYTHONDONTWRITEBYTECODE")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         figures = fixed_cost(Path(folder), said.rounds, env)
         if not said.fixed_only:

@@ -11,6 +11,7 @@ from flows.candidate import Candidate, load_candidate
 from flows.compiling import check_parity, compile_model
 from flows.contract import Contract, encode
 from flows.example import typical_row
+from flows.monitoring.reference import FILE, make_reference
 from flows.settings import Settings
 from flows.store.bundles import Bundle, write_bundle
 from flows.store.snapshots import Snapshots
@@ -28,12 +29,15 @@ def build_bundle(settings: Settings, version: str) -> Bundle:
     candidate = load_candidate(settings, version)
     model, parity = _compile(settings, candidate)
     example = typical_row(candidate.contract, candidate.held_out)
+    reference, about = make_reference(candidate)
     meta = _meta(settings, candidate) | {
         "parity": parity,
+        "reference": about,
         "example": {"rows": json_rows(candidate.contract, example)},
         "expected": expected_answers(candidate, example),
     }
     files = model | {
+        FILE: reference,
         "contract.json": candidate.contract.model_dump_json(indent=1).encode(),
         "meta.json": json.dumps(meta, ensure_ascii=False, indent=1).encode(),
     }
@@ -51,7 +55,7 @@ def json_rows(contract: Contract, frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the features of rows as the service takes them in JSON; missing values are left out."""
     rows: list[dict[str, Any]] = []
     for record in frame[[c.name for c in contract.features]].to_dict("records"):
-        rows.append({str(name): _json_value(value) for name, value in record.items() if not pd.isna(value)})
+        rows.append({str(name): json_value(value) for name, value in record.items() if not pd.isna(value)})
     return rows
 
 
@@ -102,11 +106,13 @@ def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
         "holdout": candidate.holdout.model_dump(mode="json"),
         "metrics": record.verdict.model_dump()["scores"]["candidate"] if record else {},
         "deploy": settings.deploy.model_dump(),
-        "settings": settings.service.model_dump(include={"max_rows", "max_body_bytes"}),
+        "settings": settings.service.model_dump(include={"max_rows", "max_body_bytes"})
+        | {"log": settings.log.model_dump()},
     }
 
 
-def _json_value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """Return one cell of a frame as JSON carries it."""
     if isinstance(value, pd.Timestamp):
         return value.isoformat()
     return value.item() if isinstance(value, np.generic) else value

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flows.commands import delivery, loop, operate
 from flows.errors import UserError
 
 HELP = """Train, check, deploy and serve this project's model.
@@ -13,6 +14,9 @@ A first session: `ml run` trains on the sample and deploys, `ml serve` answers r
 `ml init data.csv --target COLUMN` puts your own data in the sample's place, and `ml run` again.
 """
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(operate.app)  # up, down, worker
+app.add_typer(loop.app)  # monitor, loop
+app.add_typer(delivery.app)  # release, smoke, report, environments
 
 Why = Annotated[str, typer.Option("--why", help="The reason, kept in the history.")]
 Breaking = Annotated[bool, typer.Option("--breaking", help="Deploy even if callers must change their requests.")]
@@ -30,7 +34,8 @@ def init(
     from flows.init import initialize, print_report
     from flows.settings import find_root
 
-    report = initialize(find_root(), source, target, problem, force)
+    root = find_root()
+    report = initialize(root, _from_root(source, root), target, problem, force)
     print_report(report)
     if report.status == "differs":
         raise typer.Exit(1)
@@ -90,7 +95,7 @@ def deploy(version: Version = None, breaking: Breaking = False, why: Why = "pass
 
 @app.command()
 def serve(
-    port: Annotated[int | None, typer.Option(help="The port; default: [service] port.", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="The port; default: service.port.", show_default=False)] = None,
 ) -> None:
     """Serve the champion over HTTP until interrupted."""
     from flows.commands.serve import serve_champion
@@ -148,6 +153,15 @@ def doctor() -> None:
 def _absolute(source: str) -> str:
     """Return a path on the command line as seen from here; another kind of source as it is."""
     return source if "://" in source else str(Path(source).expanduser().absolute())
+
+
+def _from_root(source: str, root: Path) -> str:
+    """Return a path on the command line as `config.toml` holds it: relative to the project where it lies inside."""
+    if "://" in source:
+        return source
+    path = Path(_absolute(source))
+    path = path.parent.resolve() / path.name  # as `root` is; the file itself may be a link to elsewhere
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.errors import UserError
+from flows.processes import running
 from flows.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ def mlflow_folder(settings: Settings) -> Path:
 def embedded_uri(settings: Settings) -> str:
     """Return the address of the project's own database."""
     return f"sqlite:///{mlflow_folder(settings) / 'mlflow.db'}"
+
+
+def embedded_ui(settings: Settings) -> str:
+    """Return where `ml up` shows the project's own MLflow, or would."""
+    record = running(settings, "mlflow")
+    return str(record.address) if record else f"http://127.0.0.1:{settings.ports.mlflow}"
 
 
 def is_embedded(settings: Settings) -> bool:

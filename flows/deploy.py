@@ -6,12 +6,15 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.transactions import Transaction, get_transaction, transaction
 
+from flows.alerts import begin_again, tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.bundling import build_bundle, smoke_rows
 from flows.candidate import load_candidate
 from flows.contract.compatibility import breaking_changes
 from flows.errors import Refused
 from flows.evaluate import verdict_key
+from flows.exclusive import exclusive
+from flows.naming import name_run
 from flows.settings import Settings, load_settings
 from flows.smoke import SmokeService, require_same, smoke_service
 from flows.store.bentoml import forget_bundle, import_bundle
@@ -22,12 +25,19 @@ from flows.store.verdicts import Verdicts
 from flows.tracking import CHAMPION, Registry, repair_alias
 
 
-@flow(name="deploy", flow_run_name="deploy-{version}")
+@flow(
+    name="deploy",
+    flow_run_name="deploy",
+    timeout_seconds=3 * 3600,
+    on_failure=[tell_of_failure],
+    on_crashed=[begin_again],
+)
+@exclusive
 def deploy(version: str | None = None, breaking: bool = False, why: str = "passed its gates") -> str:
     """Put a version (default: the latest candidate) into service; return it.
 
     Args:
-        version: A registered version whose verdict is a pass.
+        version: A registered version whose verdict is a pass; empty for the latest candidate.
         breaking: Deploy even if the request or answer changes for those who call the service.
         why: What the history will say.
 
@@ -38,6 +48,7 @@ def deploy(version: str | None = None, breaking: bool = False, why: str = "passe
     settings = load_settings()
     chosen = version or Latest(settings.store_path).get("train")
     champion = read_champion(settings.store_path)
+    name_run("deploy", version=chosen, data=Registry(settings).get(chosen).tags.get("data_digest"))
     repair_alias(settings)
     if not serves_already(settings, champion, chosen):
         require_not_taken_out(champion, chosen)

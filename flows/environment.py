@@ -14,6 +14,7 @@ QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_SHOW_UPDATE_NOTIFICATION": "false",
+    "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # a worker's runs use what is installed here
     "GIT_PYTHON_REFRESH": "quiet",
     # Beside other busy processes, OpenMP's spinning threads make a fit twenty times slower.
     "OMP_WAIT_POLICY": "PASSIVE",

@@ -8,14 +8,17 @@ import pandas as pd
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.alerts import begin_again, tell_of_failure
 from flows.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from flows.candidate import Candidate, load_candidate
 from flows.contract import encode_target
 from flows.contract.compatibility import can_score
 from flows.dummy import predict_dummy
 from flows.errors import Refused, UserError
+from flows.exclusive import exclusive
 from flows.gates import Verdict, judge, refusal_sentence
 from flows.metrics import choose_metric
+from flows.naming import name_run
 from flows.plots import draw_plots
 from flows.rows import Holdout, in_holdout
 from flows.scoring import Scorer
@@ -39,15 +42,26 @@ class Scored:
     notes: list[str]
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{version}")
+@flow(
+    name="evaluate",
+    flow_run_name="evaluate",
+    timeout_seconds=3 * 3600,
+    on_failure=[tell_of_failure],
+    on_crashed=[begin_again],
+)
+@exclusive
 def evaluate(version: str | None = None) -> str:
     """Judge a version (default: the latest candidate) against the champion; return it if it passed.
+
+    Args:
+        version: A registered version; empty for the latest candidate.
 
     Raises:
         Refused: a gate refused it; says which and by how much.
     """
     settings = load_settings()
     chosen = version or Latest(settings.store_path).get("train")
+    name_run("evaluate", version=chosen, data=Registry(settings).get(chosen).tags.get("data_digest"))
     record = known_verdict(settings, chosen) or judge_version(chosen)
     if record.refusal:
         raise Refused(record.refusal)

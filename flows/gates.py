@@ -99,7 +99,7 @@ def judge_minimum(compared: Comparison, minimum: float) -> Gate:
 def judge_margin(compared: Comparison, margin: float) -> Gate:
     """Ask that the candidate is not worse than the champion by more than the margin."""
     if "champion" not in compared.scores:
-        return Gate(name="margin", figure=None, limit=None, passed=True, sentence="no champion yet")
+        return Gate(name="margin", figure=None, limit=None, passed=True, sentence="no champion to compare with")
     gain, champion = compared.gains.get("champion"), compared.value("champion")
     if gain is None or champion is None:
         return _unknown("margin", compared, -margin)

@@ -71,24 +71,25 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 def main(command: Sequence[str]) -> int:
     """Run `command` until it ends or standard input closes, and leave nothing behind that it started."""
-    _adopt_orphans()
+    adopt_orphans()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: _end(child))
+        signal.signal(number, lambda *_: end_group(child))
     threading.Thread(target=_end_with_input, args=(child,), daemon=True).start()
     status = child.wait()
-    _end_orphans()
+    end_orphans()
     return status
 
 
-def _adopt_orphans() -> None:
+def adopt_orphans() -> None:
     """Become the parent of what loses its own: BentoML starts its workers in sessions of their own (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _end_orphans() -> None:
-    import psutil  # BentoML brings it
+def end_orphans() -> None:
+    """Kill every process below this one."""
+    import psutil
 
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -97,10 +98,10 @@ def _end_orphans() -> None:
 
 def _end_with_input(child: "subprocess.Popen[bytes]") -> None:
     sys.stdin.buffer.read()
-    _end(child)
+    end_group(child)
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
+def end_group(child: "subprocess.Popen[bytes]") -> None:
     """Ask the whole group to end, and kill what has not ended in time."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:

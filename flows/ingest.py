@@ -3,18 +3,29 @@
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.alerts import begin_again, tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.contract import Contract, load_contract, require_columns
+from flows.exclusive import exclusive
+from flows.naming import name_run
 from flows.settings import Settings, load_settings
 from flows.sources import Source, open_source, read_through
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import Latest
 
 
-@flow(name="ingest", flow_run_name="ingest")
+@flow(
+    name="ingest",
+    flow_run_name="ingest",
+    timeout_seconds=3 * 3600,
+    on_failure=[tell_of_failure],
+    on_crashed=[begin_again],
+)
+@exclusive
 def ingest() -> str:
     """Copy the source that `config.toml` names into a snapshot; return its digest."""
     snapshot = take_snapshot()
+    name_run("ingest", data=snapshot.digest)
     publish_markdown("snapshot", _summary(snapshot))
     return snapshot.digest
 

@@ -2,25 +2,57 @@
 
 from prefect import flow
 
+from flows.alerts import alert, begin_again, tell_of_failure
 from flows.deploy import deploy
 from flows.evaluate import evaluate
+from flows.exclusive import exclusive
 from flows.ingest import ingest
-from flows.settings import load_settings
+from flows.naming import name_run
+from flows.settings import Settings, load_settings
 from flows.smoke import smoke_service
+from flows.store.champion import Champion, read_champion
 from flows.train import train
 from flows.validate import validate
 
 
-@flow(name="pipeline", flow_run_name="pipeline")
+@flow(
+    name="pipeline",
+    flow_run_name="pipeline",
+    timeout_seconds=12 * 3600,
+    on_failure=[tell_of_failure],
+    on_crashed=[begin_again],
+)
+@exclusive
 def pipeline(breaking: bool = False) -> str:
     """Ingest, validate, train, evaluate and deploy; return the version in service.
 
     Args:
         breaking: Deploy even if the request or answer changes for those who call the service.
     """
+    settings = load_settings()
+    before = read_champion(settings.store_path)
     snapshot = ingest()
     validation = validate(snapshot)
-    with smoke_service(load_settings()):  # it takes seconds to start: beside the fit, they are free
+    with smoke_service(settings):  # it takes seconds to start: beside the fit, they are free
         candidate = train(validation)
+        name_run("pipeline", version=candidate, data=snapshot)
         verdict = evaluate(candidate)
-        return deploy(verdict, breaking)
+        version = deploy(verdict, breaking)
+    tell_of_change(settings, before)
+    return version
+
+
+def tell_of_change(settings: Settings, before: Champion | None) -> None:
+    """Alert that a new version serves, if one does."""
+    now = read_champion(settings.store_path)
+    if now is None or (before and before.bundle == now.bundle):
+        return
+    instead = f" in place of version {before.version}" if before else ""
+    todo = '`ml status` shows it; `ml rollback --why "…"` brings the one before back.'
+    alert(
+        settings,
+        "retrained",
+        f"Version {now.version} was trained and serves{instead}.",
+        todo,
+        key=now.bundle + now.since,
+    )

@@ -10,9 +10,11 @@ import pyarrow as pa
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.alerts import begin_again, tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.contract import Checked, Column, Contract, check_rows, require_columns
 from flows.errors import UserError
+from flows.naming import name_run
 from flows.outputs import open_output, require_destination
 from flows.scoring import CHUNK, PREDICTION, Scorer
 from flows.settings import Settings, load_settings
@@ -27,7 +29,13 @@ LARGEST = 3.4028234e38  # of float32, and of the service's request type
 ARROW: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
-@flow(name="predict", flow_run_name="predict")
+@flow(
+    name="predict",
+    flow_run_name="predict",
+    timeout_seconds=6 * 3600,
+    on_failure=[tell_of_failure],
+    on_crashed=[begin_again],
+)
 def predict(source: str, destination: str, version: str | None = None) -> dict[str, Any]:
     """Predict the rows of a source and write them, with all their columns, to a file.
 
@@ -37,7 +45,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
         source: What `ml ingest` reads too: a file's path or `sample://…`.
         destination: A `.csv`, `.parquet` or `.jsonl` file, replaced in one step when all is written. Like
             the source's, its path is relative to the project.
-        version: A version that was deployed before; default: the champion.
+        version: A version that was deployed before; empty for the champion.
 
     Returns:
         `rows` (all of them), `refused` and `version`.
@@ -46,6 +54,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
         UserError: nothing serves, the source lacks a column, or the destination is no good.
     """
     done = predict_file(load_settings(), source, destination, version)
+    name_run("predict", version=done["version"])
     told = f"**{done['rows']:,} rows predicted by version {done['version']}**, {done['refused']:,} refused"
     publish_markdown("predictions", f"{told}: `{destination}`.")
     return done

@@ -1,13 +1,16 @@
 """Where a model comes from: commit, patch, packages and the code that shaped it."""
 
+import os
 import subprocess
 from functools import lru_cache
-from importlib.metadata import distributions
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from flows.store.files import digest_file, digest_json
+
+SHAPING = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow", "skl2onnx", "onnxruntime")
 
 
 class Provenance(BaseModel):
@@ -32,6 +35,8 @@ def read_provenance(root: Path) -> Provenance:
     base = None if ignored else _git(root, "rev-parse", "--verify", "-q", "HEAD")
     changes = _git(root, "status", "--porcelain", "--untracked-files=all", "--", ".")
     packages = installed_packages()
+    if built_from := os.environ.get("ML_COMMIT"):  # the worker's image is made of a clean checkout, without git
+        return Provenance(commit=built_from, base=built_from, patch_digest=None, packages=packages)
     if base and changes == "":
         return Provenance(commit=base, base=base, patch_digest=None, packages=packages)
     return Provenance(commit="uncommitted", base=base or None, patch_digest=tree_digest(root), packages=packages)
@@ -50,6 +55,11 @@ def code_digest(root: Path) -> str:
     """Return the SHA-256 of everything in `model/` that can change what is learned."""
     files = sorted((root / "model").rglob("*.py"))
     return digest_json({f.relative_to(root).as_posix(): digest_file(f) for f in files})
+
+
+def shaping_packages() -> dict[str, str]:
+    """Return the versions of the packages that shape a model, as it is fitted and as it is read again."""
+    return {name: version(name) for name in SHAPING}
 
 
 @lru_cache(maxsize=1)

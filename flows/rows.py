@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from flows.contract import Contract, clean, typed
 from flows.errors import UserError
-from flows.settings import Settings, Split
+from flows.sections import Split
+from flows.settings import Settings
 from flows.store.snapshots import Snapshots
 from flows.store.validations import Validations
 

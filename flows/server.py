@@ -1,15 +1,15 @@
-"""The embedded Prefect server: started for one command where `PREFECT_API_URL` names no other."""
+"""The Prefect server of a command: `PREFECT_API_URL`, else the one of `ml up`, else one started for this command."""
 
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.errors import UserError
 from flows.guard import Child, free_port
+from flows.health import answers
+from flows.processes import running
 from flows.settings import Settings
 
 START_SECONDS = 120.0
@@ -27,10 +27,11 @@ EMBEDDED = {
 class Server:
     """A Prefect server that is starting or running."""
 
-    def __init__(self, child: Child | None, url: str) -> None:
-        """Wrap the process, None where the server is somebody else's."""
+    def __init__(self, child: Child | None, url: str, patience: float = START_SECONDS) -> None:
+        """Wrap the process, None where the server is not this command's; `patience` is how long it may start."""
         self.child = child
         self.url = url
+        self.patience = patience
 
     def wait(self) -> None:
         """Wait until it answers.
@@ -38,13 +39,14 @@ class Server:
         Raises:
             UserError: it ended, or did not answer in time.
         """
-        deadline = time.monotonic() + START_SECONDS
-        while not _answers(self.url):
-            if self.child is None:
+        deadline = time.monotonic() + self.patience
+        while not answers(f"{self.url}/health"):
+            late = time.monotonic() > deadline
+            if self.child is None and late:
                 raise UserError(
                     f"No Prefect server answers at PREFECT_API_URL = {self.url}: start it or unset the variable."
                 )
-            if not self.child.alive() or time.monotonic() > deadline:
+            if self.child is not None and (late or not self.child.alive()):
                 raise UserError(
                     f"The embedded Prefect server did not start ({self.child.tail()}): see {self.child.log}."
                 )
@@ -57,34 +59,32 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
 
     Must be entered before Prefect is imported.
     """
-    if os.environ.get("PREFECT_API_URL"):
-        try:
-            yield Server(None, os.environ["PREFECT_API_URL"])
-        finally:
+    given = os.environ.get("PREFECT_API_URL")
+    ours = None if given else running(settings, "prefect")
+    if given:
+        server = Server(None, given, patience=0)
+    elif ours:
+        server = Server(None, f"{ours.address}/api")
+    else:
+        server = _embed(settings)
+    os.environ["PREFECT_API_URL"] = server.url
+    try:
+        yield server
+    finally:
+        if server.child is None or server.child.alive():
             _flush()
-        return
+        if not given:
+            del os.environ["PREFECT_API_URL"]
+        if server.child is not None:
+            server.child.stop()
+
+
+def _embed(settings: Settings) -> Server:
+    """Start a server on the project's own database."""
     port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, *UVICORN, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
     child = Child(command, os.environ | EMBEDDED, settings.root, settings.home / "logs" / "prefect-server.log")
-    os.environ["PREFECT_API_URL"] = url
-    try:
-        yield Server(child, url)
-    finally:
-        if child.alive():
-            _flush()
-        del os.environ["PREFECT_API_URL"]
-        child.stop()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except urllib.error.HTTPError as error:
-        return error.code < 500  # a proxy that wants a login answers too
-    except OSError:
-        return False
+    return Server(child, f"http://127.0.0.1:{port}/api")
 
 
 def _flush() -> None:

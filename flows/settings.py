@@ -5,79 +5,29 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from flows.errors import UserError, nearest
+from flows.sections import (
+    Alerts,
+    Data,
+    Deploy,
+    Environment,
+    Gates,
+    Log,
+    Monitor,
+    Ports,
+    Project,
+    Retrain,
+    Service,
+    Split,
+    Train,
+)
 
-Problem = Literal["binary", "multiclass", "regression"]
 FILE_NAME = "config.toml"
-
-
-class Section(BaseModel):
-    """One section of `config.toml`: frozen, and refusing unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Project(Section):
-    """Who the project is."""
-
-    name: str = Field("project", pattern=r"^[a-z0-9][a-z0-9._-]*$")
-
-
-class Data(Section):
-    """Where the rows come from and what is predicted."""
-
-    source: str = "sample://"
-    target: str | None = None
-    problem: Problem = "binary"
-    max_bad_share: float = Field(0.1, ge=0, le=1)
-
-
-class Split(Section):
-    """Which rows are held out: by a hash of the id (or of the row), or the latest by time."""
-
-    by: Literal["hash", "time"] = "hash"
-    holdout: float = Field(0.2, gt=0, lt=1)
-    seed: int = 0
-
-
-class Train(Section):
-    """How the model is fitted; `params` go to `build_estimator`, `trusted_types` to skops."""
-
-    seed: int = 0
-    params: dict[str, Any] = {}
-    trusted_types: tuple[str, ...] = ()
-
-
-class Gates(Section):
-    """What a candidate must reach to be deployed; `metric` defaults to the problem's own."""
-
-    metric: str | None = None
-    minimum: float | None = None
-    margin: float = Field(0.01, ge=0)
-    confidence: float = Field(0.95, gt=0, lt=1)
-    resamples: int = Field(200, ge=20)
-
-
-class Deploy(Section):
-    """How the model is served; `tolerance` bounds compiled against scikit-learn probabilities."""
-
-    runtime: Literal["onnx", "sklearn"] = "onnx"
-    tolerance: float = Field(1e-5, gt=0)
-
-
-class Service(Section):
-    """Limits and address of the service."""
-
-    host: str = "127.0.0.1"
-    port: int = Field(3000, ge=1, le=65535)
-    workers: int = Field(1, ge=1)
-    max_rows: int = Field(1000, ge=1)
-    max_body_bytes: int = Field(5_000_000, ge=1)
 
 
 class Settings(BaseSettings):
@@ -96,6 +46,12 @@ class Settings(BaseSettings):
     gates: Gates = Gates()
     deploy: Deploy = Deploy()
     service: Service = Service()
+    log: Log = Log()
+    monitor: Monitor = Monitor()
+    retrain: Retrain = Retrain()
+    ports: Ports = Ports()
+    alerts: Alerts = Alerts()
+    environments: dict[str, Environment] = {}
 
     @field_validator("store", mode="before")
     @classmethod
@@ -179,10 +135,8 @@ def _explain(error: ValidationError) -> str:
 
 def _keys(place: list[str]) -> list[str]:
     """List the known keys of the section at `place`."""
-    model: type[BaseModel] = Settings
+    model: Any = Settings
     for part in place:
-        field = model.model_fields.get(part)
-        if field is None or not isinstance(field.annotation, type):
-            return []
-        model = field.annotation
-    return [key for key in model.model_fields if key != "root"]
+        table = get_args(model)  # in a table of sections, such as [environments], any name is a section
+        model = table[1] if table else model.model_fields[part].annotation
+    return [key for key in getattr(model, "model_fields", ()) if key != "root"]

@@ -19,6 +19,7 @@ from flows.settings import Settings
 
 START_SECONDS = 90.0
 REQUEST_SECONDS = 30.0
+REFUSED = "Refused a bundle, there is none yet: "  # what service/serving.py logs
 TOLERANCE = 1e-5  # at least: answers are float32, what scikit-learn says is float64
 _running: ContextVar["SmokeService | None"] = ContextVar("smoke_service", default=None)
 
@@ -36,6 +37,7 @@ class SmokeService:
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--working-dir", str(settings.root)]
         path = os.pathsep.join([str(settings.root), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = os.environ | {"ML_BUNDLE": str(self.bundle), "ML_SERVICE__WORKERS": "1", "PYTHONPATH": path}
+        env |= {"ML_LOG__ENABLED": "0"}  # its questions are not traffic
         self.child = Child(command, env, settings.root, settings.home / "logs" / "smoke-service.log")
 
     def offer(self, bundle: Path) -> None:
@@ -55,6 +57,8 @@ class SmokeService:
         """
         deadline = time.monotonic() + START_SECONDS
         while not self._ready():
+            if refusal := self._refusal():
+                raise UserError(f"The service refused the new bundle: {refusal}")
             if not self.child.alive() or time.monotonic() > deadline:
                 raise UserError(
                     f"The service did not become ready on the new bundle ({self.child.tail()}): see {self.child.log}."
@@ -67,20 +71,17 @@ class SmokeService:
         Raises:
             UserError: it refused or failed.
         """
-        data = json.dumps(body).encode()
-        url = f"http://127.0.0.1:{self.port}/predict"
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
-                return dict(json.load(answer))
-        except urllib.error.HTTPError as error:
-            said = error.read().decode(errors="replace")[:500]
-            raise UserError(f"The service answered the smoke test with {error.code}: {said}") from error
+        return ask(f"http://127.0.0.1:{self.port}", body)
 
     def stop(self) -> None:
         """End the service; it takes itself down while the run goes on."""
         self.child.dismiss()
         self.bundle.unlink(missing_ok=True)
+
+    def _refusal(self) -> str | None:
+        """Return why the service refused the bundle, if it did: it would wait for another one."""
+        lines = self.child.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.partition(REFUSED)[2] for line in lines if REFUSED in line), None)
 
     def _ready(self) -> bool:
         try:
@@ -104,6 +105,21 @@ def smoke_service(settings: Settings) -> Iterator[SmokeService]:
     finally:
         _running.reset(token)
         service.stop()
+
+
+def ask(base: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer of the service at the address `base` to a request.
+
+    Raises:
+        UserError: it refused or failed.
+    """
+    request = urllib.request.Request(f"{base}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
+            return dict(json.load(answer))
+    except urllib.error.HTTPError as error:
+        said = error.read().decode(errors="replace")[:500]
+        raise UserError(f"The service answered the smoke test with {error.code}: {said}") from error
 
 
 def require_same(answer: dict[str, Any], expected: list[dict[str, Any]], tolerance: float) -> None:

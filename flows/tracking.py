@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from flows.connection import connect, is_embedded, mlflow_folder, show_uri
+from flows.connection import connect, embedded_ui, is_embedded, mlflow_folder, show_uri
 from flows.errors import UserError
 from flows.settings import Settings
 from flows.store.champion import Champion, read_champion
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from flows.gates import Verdict
 
 KEY_TAG = "train_key"
-EMBEDDED_UI = "http://127.0.0.1:5000"
 CHALLENGER, CHAMPION = "challenger", "champion"
 TRUSTED = (  # scikit-learn's and numpy's own classes that skops does not list
     "numpy.dtype",
@@ -37,6 +36,7 @@ class Registry:
 
     def __init__(self, settings: Settings) -> None:
         """Connect; on the embedded database this makes the tables the first time."""
+        self.settings = settings
         self.name = settings.project.name
         self.trusted = (*TRUSTED, *settings.train.trusted_types)
         self.client = connect(settings)
@@ -147,9 +147,9 @@ class Registry:
             self.client.log_artifacts(run_id, folder, "plots")
 
     def run_address(self, run_id: str) -> str:
-        """Return where the MLflow UI shows a run; the embedded one is meant to be shown on MLflow's own port."""
+        """Return where the MLflow UI shows a run; the embedded one is shown by `ml up`."""
         uri = os.environ["MLFLOW_TRACKING_URI"]
-        host = show_uri(uri).rstrip("/") if uri.startswith("http") else EMBEDDED_UI
+        host = show_uri(uri).rstrip("/") if uri.startswith("http") else embedded_ui(self.settings)
         return f"{host}/#/experiments/{self.experiment_id()}/runs/{run_id}"
 
     def log_model(self, model: Any, example: "pd.DataFrame", requirements: list[str]) -> tuple[str, str | None]:

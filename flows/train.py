@@ -3,7 +3,6 @@
 import importlib
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -12,17 +11,19 @@ import pandas as pd
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.alerts import begin_again, tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.contract import Contract, encode, encode_target, fit_encodings, load_contract
 from flows.errors import UserError
-from flows.provenance import Provenance, code_digest, read_provenance
+from flows.exclusive import exclusive
+from flows.naming import name_run
+from flows.provenance import Provenance, code_digest, read_provenance, shaping_packages
 from flows.rows import Holdout, define_holdout, read_rows
 from flows.settings import Settings, load_settings
 from flows.store.files import digest_json
 from flows.store.validations import Latest, Validations
 from flows.tracking import CHALLENGER, KEY_TAG, Registry, repair_alias
 
-PINNED = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow", "skl2onnx", "onnxruntime")
 EXAMPLE_ROWS = 5
 
 
@@ -39,11 +40,21 @@ class Fitted:
     baseline: list[float]
 
 
-@flow(name="train", flow_run_name="train-{validation}")
+@flow(
+    name="train",
+    flow_run_name="train",
+    timeout_seconds=6 * 3600,
+    on_failure=[tell_of_failure],
+    on_crashed=[begin_again],
+)
+@exclusive
 def train(validation: str | None = None) -> str:
     """Fit and register a candidate on validated rows (default: the latest); return its version.
 
     Unchanged data, code and settings give the version that they gave before.
+
+    Args:
+        validation: A validation's id; empty for the latest.
     """
     settings = load_settings()
     name = validation or Latest(settings.store_path).get("validate")
@@ -55,6 +66,7 @@ def train(validation: str | None = None) -> str:
     if found and registry.alias(CHALLENGER) != made:  # a run was killed before, or older settings are back
         registry.set_alias(CHALLENGER, made)
     Latest(settings.store_path).set("train", made)
+    name_run("train", version=made, data=name)
     return made
 
 
@@ -66,7 +78,7 @@ def train_key(settings: Settings, validation: str) -> str:
             "split": settings.split.model_dump(),
             "train": settings.train.model_dump(),
             "code": code_digest(settings.root),
-            "packages": {name: version(name) for name in PINNED},
+            "packages": shaping_packages(),
         }
     )
 
@@ -124,8 +136,9 @@ def build_pipeline(settings: Settings) -> Any:
     try:
         made = estimator.build_estimator(settings.data.problem, settings.train.seed, **settings.train.params)
         pipeline = Pipeline([("features", features.build_features()), ("estimator", made)])
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"The model of model/estimator.py and model/features.py cannot be built: {error}.") from error
+    except Exception as error:  # whatever the owner's code raises
+        said = f"{type(error).__name__}: {error}"
+        raise UserError(f"The model of model/estimator.py and model/features.py cannot be built: {said}.") from error
     if settings.data.problem != "regression" and not hasattr(pipeline, "predict_proba"):
         raise UserError(
             f"{type(made).__name__} in model/estimator.py gives no probabilities, which metrics and service need: "
@@ -149,7 +162,8 @@ def register(registry: Registry, validation: str, key: str, fitted: Fitted) -> s
     tags = _tags(settings, validation, origin) | {"holdout": fitted.holdout.model_dump_json()}
     with registry.run(f"train-{validation}", tags) as run_id:
         _log_run(settings, run_id, fitted, origin)
-        uri, model_id = registry.log_model(fitted.pipeline, fitted.example, _requirements())
+        requirements = [f"{name}=={version}" for name, version in shaping_packages().items()]
+        uri, model_id = registry.log_model(fitted.pipeline, fitted.example, requirements)
     made = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
     registry.set_alias(CHALLENGER, made)
     publish_markdown("candidate", f"**Version {made}**, fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s.")
@@ -184,7 +198,3 @@ def _log_run(settings: Settings, run_id: str, fitted: Fitted, origin: Provenance
     mlflow.log_dict({"prediction": fitted.baseline}, "baseline.json", run_id=run_id)
     mlflow.log_dict(origin.model_dump(), "provenance.json", run_id=run_id)
     mlflow.log_dict(settings.model_dump(mode="json", exclude={"root"}), "settings.json", run_id=run_id)
-
-
-def _requirements() -> list[str]:
-    return [f"{name}=={version(name)}" for name in PINNED]

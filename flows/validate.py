@@ -7,26 +7,38 @@ import pyarrow.parquet as pq
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.alerts import begin_again, tell_of_failure
 from flows.artifacts import publish_markdown, publish_table
 from flows.contract import Checked, check_rows, load_contract, load_schema
 from flows.errors import UserError
+from flows.exclusive import exclusive
+from flows.naming import SHORT, name_run
 from flows.settings import Settings, load_settings
 from flows.store.files import digest_file, digest_json
 from flows.store.snapshots import Snapshots
 from flows.store.validations import Latest, Validation, Validations
 
-SHORT = 12
 
-
-@flow(name="validate", flow_run_name="validate-{snapshot}")
+@flow(
+    name="validate",
+    flow_run_name="validate",
+    timeout_seconds=3 * 3600,
+    on_failure=[tell_of_failure],
+    on_crashed=[begin_again],
+)
+@exclusive
 def validate(snapshot: str | None = None) -> str:
     """Hold a snapshot (default: the latest) against `model/schema.py`; return the validation's id.
+
+    Args:
+        snapshot: A snapshot's digest; empty for the latest.
 
     Raises:
         UserError: a column is missing, or more rows are bad than `max_bad_share` allows.
     """
     settings = load_settings()
     validation = check_snapshot(snapshot or Latest(settings.store_path).get("ingest"))
+    name_run("validate", data=validation.snapshot)
     report(validation)
     require_share(settings, validation)
     Latest(settings.store_path).set("validate", validation.id)

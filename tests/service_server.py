@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 TEMPLATE = Path(__file__).parents[1] / "template"
 
@@ -39,6 +40,21 @@ def serve(store: Path, home: Path, **environment: str) -> Iterator[httpx.Client]
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(20)
+
+
+@contextmanager
+def mount_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a small file system until the block ends; skip the test where this user may not."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no small file system can be mounted here: {error}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def wait_for(client: httpx.Client, path: str, status: int, seconds: float = 40) -> None:

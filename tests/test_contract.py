@@ -167,7 +167,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "unknown column": (lambda: contract().column("ages"), 'no column "ages". Did you mean "age"'),
     "missing column": (
         lambda: require_columns(["Age", "fee"], contract().features),
-        'no column "age", which model/schema.py asks for. Did you mean "Age"',
+        'no column "age", which the contract asks for. Did you mean "Age"',
     ),
 }
 

@@ -8,7 +8,7 @@ import pytest
 from flows.dummy import predict_dummy
 from flows.gates import Comparison, Verdict, judge, judge_floor, judge_margin, judge_minimum, refusal_sentence
 from flows.metrics import METRICS, Interval
-from flows.settings import Gates
+from flows.sections import Gates
 
 ROWS = 600
 
@@ -75,7 +75,7 @@ def test_margin_refuses_what_is_worse_than_the_champion():
 
 def test_no_champion_is_recorded_and_passes():
     margin = rule(2.0).gates[1]
-    assert margin.passed and margin.figure is None and margin.sentence == "no champion yet"
+    assert margin.passed and margin.figure is None and margin.sentence == "no champion to compare with"
 
 
 def test_equal_candidate_passes_even_without_a_margin():

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from flows.init.initialize import read_table
 from flows.sources import open_source
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+SAMPLE_MODEL = Path(__file__).parents[1] / "template" / "model" / "schema.py"
 CONFIG = """# Ours.
 [project]
 name = "churn"  # the name
@@ -31,7 +33,7 @@ max_bad_share = 0.2
 @pytest.fixture
 def project(tmp_path):
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "schema.py").write_text("# the sample's\n", encoding="utf-8")
+    shutil.copy(SAMPLE_MODEL, tmp_path / "model" / "schema.py")
     (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
     return tmp_path
 
@@ -291,7 +293,7 @@ def test_target_that_cannot_be_learned_is_refused_and_nothing_is_changed(project
     sentence = str(caught.value)
     assert said in sentence and "\n" not in sentence
     assert (project / "config.toml").read_text(encoding="utf-8") == CONFIG
-    assert (project / "model" / "schema.py").read_text(encoding="utf-8") == "# the sample's\n"
+    assert (project / "model" / "schema.py").read_text(encoding="utf-8") == SAMPLE_MODEL.read_text(encoding="utf-8")
 
 
 def test_missing_targets_are_counted_and_not_allowed(project):
@@ -321,7 +323,7 @@ def test_nothing_is_changed_when_one_of_the_files_cannot_be_written(project, mon
     with pytest.raises(OSError, match="full"):
         _init(project, _frame())
     monkeypatch.undo()
-    assert (project / "model" / "schema.py").read_text(encoding="utf-8") == "# the sample's\n"
+    assert (project / "model" / "schema.py").read_text(encoding="utf-8") == SAMPLE_MODEL.read_text(encoding="utf-8")
     assert sorted(p.name for p in project.iterdir()) == ["config.toml", "model", "t.csv"]
 
 
@@ -343,9 +345,23 @@ def test_owners_edit_is_shown_as_diff_and_overwritten_only_with_force(project):
     assert schema.read_text(encoding="utf-8") != edited
 
 
+def test_edited_schema_of_the_sample_is_not_overwritten_without_force(project):
+    schema = project / "model" / "schema.py"
+    schema.write_text(schema.read_text(encoding="utf-8") + "# mine\n", encoding="utf-8")
+    assert _init(project, _frame()).status == "differs"
+    assert "# mine" in schema.read_text(encoding="utf-8")
+    assert (project / "config.toml").read_text(encoding="utf-8") == CONFIG
+
+
+def test_crash_before_config_was_written_is_made_good_by_the_same_command(project):
+    _init(project, _frame())
+    (project / "config.toml").write_text(CONFIG, encoding="utf-8")
+    assert _init(project, _frame()).status == "written"
+
+
 def test_report_is_printed_in_plain_sentences(project):
     report = _init(project, _frame(**{"[red]odd": ["a", "b"] * 100, "same": [1] * 200}))
     console = Console(file=io.StringIO(), width=200)
     print_report(report, console)
     said = console.file.getvalue()
-    assert all(part in said for part in ("[red]odd", '"same" is constant', "binary", "Next: ml run"))
+    assert all(part in said for part in ("[red]odd", '"same" is constant', "binary", "Next: uv run ml run"))

@@ -113,6 +113,26 @@ def test_answer_names_version_and_request(client: TestClient) -> None:
     assert first.json()["request_id"] == first.headers["x-request-id"] != second.json()["request_id"]
 
 
+def test_answered_requests_are_logged_with_their_model_and_refused_ones_are_not(
+    client: TestClient, store: Path
+) -> None:
+    answers = [client.post("/predict", json={"rows": [ROW | {"a.b/c?": value}]}) for value in (1, "no", 2)]
+    (file,) = (store / "log").iterdir()
+    records = [json.loads(line) for line in file.read_bytes().splitlines()]
+    assert [r["id"] for r in records] == [a.headers["x-request-id"] for a in answers if a.status_code == 200]
+    assert [r["request"]["rows"][0]["a.b/c?"] for r in records] == [1, 2]
+    assert records[0]["predictions"] == answers[0].json()["predictions"]
+    assert (records[0]["version"], records[0]["bundle"]) == ("7", next((store / "bundles").iterdir()).name)
+    assert 0 < records[0]["ms"] < 60_000
+
+
+def test_log_can_be_switched_off_by_the_bundle(models: dict[str, bytes], store: Path, serving: Any) -> None:
+    files = bundle_files("7", "binary", models["binary"], settings={"log": {"enabled": False}})
+    crown(store, *write_bundle(store, files))
+    assert serving(store).post("/predict", json={"rows": [ROW]}).status_code == 200
+    assert not (store / "log").exists()
+
+
 def test_model_page_tells_version_data_commit_metrics_and_schema(client: TestClient) -> None:
     about = client.get("/model").json()
     assert (about["version"], about["data_digest"], about["commit"]) == ("7", "d1", "uncommitted")
@@ -238,6 +258,103 @@ def test_closed_sets_of_numbers_are_closed() -> None:
     assert request.model_validate_json('{"rows": [{"n": 1}, {"n": 2.0}, {"n": null}]}')
     with pytest.raises(ValidationError, match="should be one of 1, 2"):
         request.model_validate_json('{"rows": [{"n": 3}]}')
+
+
+def test_closed_sets_of_booleans_are_closed() -> None:
+    from pydantic import ValidationError
+
+    from service.contract import compile_request, read_contract
+
+    encoding = {"tensor": "float32", "offset": 0.0, "scale": 1.0}
+    column = {"name": "ok", "kind": "boolean", "role": "feature", "nullable": True, "categories": [True]}
+    column |= {"input": "c0", "encoding": encoding}
+    request = compile_request(read_contract({"problem": "regression", "target": "y", "columns": [column]}), 5)
+    assert request.model_validate_json('{"rows": [{"ok": true}, {"ok": null}, {}]}')
+    for value in ("false", "1", '"true"'):
+        with pytest.raises(ValidationError, match=r"should be one of true|valid boolean"):
+            request.model_validate_json(f'{{"rows": [{{"ok": {value}}}]}}')
+    shown = request.model_json_schema()["$defs"]["Row"]["properties"]["ok"]["anyOf"][0]
+    assert shown == {"type": "boolean", "enum": [True]}
+
+
+def test_refused_bundle_is_tried_again_and_taken_up_once_it_loads(
+    models: dict[str, bytes], store: Path, serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cause may lie outside the bundle: it is the same folder, name and digest that loads later."""
+    import service.serving as module
+
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    crown(store, *write_bundle(store, bundle_files("7", "binary", models["binary"])))
+    client = serving(store)
+    load, tries = module.load_bundle, iter([MemoryError(), OSError("too many open files"), None])
+
+    def fail_twice(*arguments: Any) -> Any:
+        if (error := next(tries)) is not None:
+            raise module.BundleError(str(error))
+        return load(*arguments)
+
+    monkeypatch.setattr(module, "load_bundle", fail_twice)
+    crown(store, *write_bundle(store, bundle_files("8", "binary", models["binary"])))
+    versions = []
+    for _ in range(4):
+        module.serving.refresh()
+        versions.append(client.post("/predict", json={"rows": [ROW]}).json()["model_version"])
+    assert versions == ["7", "7", "8", "8"]
+
+
+def test_refused_bundle_is_not_read_again_at_once_and_the_old_one_can_be_named_meanwhile(
+    models: dict[str, bytes], store: Path, serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import service.serving as module
+
+    files = bundle_files("7", "binary", models["binary"])
+    good, bad = write_bundle(store, files), write_bundle(store, files | {"model.onnx": b"broken"})
+    crown(store, *good)
+    client, load, loads = serving(store), module.load_bundle, []
+
+    def count(folder: Path, digest: str) -> Any:
+        loads.append(folder.name)
+        return load(folder, digest)
+
+    monkeypatch.setattr(module, "load_bundle", count)
+    for name in (bad, bad, good, good, bad):
+        crown(store, *name)
+        module.serving.refresh()
+        assert client.post("/predict", json={"rows": [ROW]}).json()["model_version"] == "7"
+    assert loads == [bad[0], bad[0]]
+
+
+def test_rows_are_counted_once_when_a_batch_fails_and_each_request_is_tried_alone(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    from service.bundle import Bundle
+    from service.metrics import counters
+    from service.serving import serving as state
+    from service.together import Together
+
+    assert state.bundle is not None
+    bundle, predict = state.bundle, Bundle.predict
+    rows = bundle.parse(json.dumps({"rows": [ROW | {"class": "never seen"}]}).encode())
+
+    def fail_together(self: Bundle, rows: Any) -> Any:
+        if len(rows) > 1:
+            raise RuntimeError("too many")
+        return predict(self, rows)
+
+    async def ask() -> list[Any]:
+        together = Together()
+        return await asyncio.gather(*(together.predict(bundle, rows) for _ in range(3)))
+
+    def counts() -> tuple[float, float]:
+        predicted, unknown = counters()._predictions.labels(bundle.version), counters().unknown.labels("class")
+        return predicted._value.get(), unknown._value.get()
+
+    monkeypatch.setattr(Bundle, "predict", fail_together)
+    before = counts()
+    assert len(asyncio.run(ask())) == 3
+    assert counts() == (before[0] + 3, before[1] + 3)
 
 
 def test_refusal_of_a_bundle_is_logged_once(store: Path, serving: Any) -> None:
@@ -426,3 +543,10 @@ def test_any_json_is_answered_or_refused_never_an_error(client: TestClient, data
     assert answer.status_code in (200, 400), answer.text
     if answer.status_code == 200:
         assert len(answer.json()["predictions"]) == len(body["rows"])
+
+
+def test_documentation_page_loads_nothing_from_others(app: TestClient) -> None:
+    page = app.get("/")
+    assert page.status_code == 200
+    assert "swagger-ui-bundle.js" in page.text
+    assert "google" not in page.text

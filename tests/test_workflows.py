@@ -1,6 +1,8 @@
 """The workflows: pinned, without rights that they do not need, bounded in time, and no more than a developer types."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +35,7 @@ every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=name_of)
 
 def test_there_are_workflows_here_and_in_projects():
     assert {p.name for p in OURS} >= {"ci.yml", "weekly.yml"}
-    assert {p.name for p in THEIRS} >= {"ci.yml"}
+    assert {p.name for p in THEIRS} == {"ci.yml", "deploy.yml", "retrain.yml", "template.yml"}
 
 
 @every_workflow
@@ -50,6 +52,16 @@ def test_an_action_has_one_commit_everywhere():
         for action, commit in re.findall(r"uses: (\S+)@(.+)", path.read_text(encoding="utf-8")):
             commits.setdefault(action, set()).add(commit)
     assert {action: len(found) for action, found in commits.items() if len(found) > 1} == {}
+
+
+def test_actions_are_the_ones_that_were_read_from_their_repositories():
+    actions = REPOSITORY.parent / "shared" / "ACTIONS.md"
+    if not actions.is_file():
+        pytest.skip(f"{actions} is absent")
+    rows = re.findall(r"^\| (\S+/\S+) \| (v\S+) \| ([0-9a-f]{40}) \|$", actions.read_text(encoding="utf-8"), re.M)
+    known = {f"{action}@{commit} # {version}" for action, version, commit in rows}
+    for path in WORKFLOWS:
+        assert set(re.findall(r"uses: (.+)", path.read_text(encoding="utf-8"))) <= known, path
 
 
 @every_workflow
@@ -76,28 +88,85 @@ def test_runs_are_bounded(path):
 
 @every_workflow
 def test_one_final_job_fails_unless_all_others_succeeded(path):
+    """In deploy.yml, what no environment asks for is left out, and that is no failure; the image never is."""
     jobs = load(path)["jobs"]
     (final,) = [name for name in jobs if name.endswith("-ok")]
     assert set(jobs[final]["needs"]) == set(jobs) - {final}
     assert jobs[final]["if"] == "always()"
     (step,) = jobs[final]["steps"]
-    results = " ".join(["success"] * len(jobs[final]["needs"]))
-    for said, passes in ((results, True), (results.replace("success", "failure", 1), False), ("", False)):
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", step["run"]], env={"RESULTS": said})
-        assert (done.returncode == 0) is passes
+    others = len(jobs[final]["needs"]) - 1
+    ways = {"success": True, "failure": False, "cancelled": False, "skipped": path.name == "deploy.yml"}
+    for way, passes in ways.items():
+        assert concludes(step, ["success", *[way] * others]) is (passes or not others)
+        assert concludes(step, [way, *["success"] * others]) is (way == "success")
+    assert not concludes(step, [])
+
+
+def concludes(step: dict[str, Any], results: list[str]) -> bool:
+    environment = {"RESULTS": " ".join(results), "PATH": os.environ["PATH"]}
+    return subprocess.run(["bash", "-euo", "pipefail", "-c", step["run"]], env=environment).returncode == 0
 
 
 @every_workflow
 def test_every_step_is_one_command(path):
     for step in steps(path):
-        assert "\n" not in step.get("run", ""), step["run"]
-        assert "${{" not in step.get("run", ""), step["run"]
+        run = step.get("run", "")
+        assert "${{" not in run, run
+        bare = re.sub("'[^']*'|\"[^\"]*\"", "", run)
+        assert not re.search(r"\n|&&|[|;]", bare), run
+
+
+def commands(name: str, job: str | None = None) -> list[str]:
+    """The commands of a workflow of projects, or of one of its jobs, in order."""
+    jobs = load(REPOSITORY / "template" / ".github" / "workflows" / name)["jobs"]
+    return [
+        step["run"] for key, value in jobs.items() if job in (None, key) for step in value["steps"] if "run" in step
+    ]
 
 
 def test_projects_ci_types_what_the_readme_of_a_project_would():
-    commands = [step["run"] for path in THEIRS for step in steps(path) if "run" in step]
     for command in ("uv lock --check", "uv run ruff check .", "uv run mypy", "uv run pytest", "uv run ml run"):
-        assert command in commands
+        assert command in commands("ci.yml")
+    assert commands("ci.yml", "pipeline")[-1] == 'uv run ml report >> "$GITHUB_STEP_SUMMARY"'
+
+
+def test_every_ml_command_of_the_workflows_exists():
+    from typer.main import get_command
+
+    from flows.cli import app
+
+    known = get_command(app)
+    for name in (p.name for p in THEIRS):
+        for words in (c.split() for c in commands(name) if c.startswith("uv run ml ")):
+            command = known.commands[words[3]]
+            options = {option for parameter in command.params for option in parameter.opts}
+            assert {word for word in words if word.startswith("--")} <= options, words
+
+
+def test_what_is_retrained_is_a_deployment_of_prefect_yaml():
+    (run,) = [c for c in commands("retrain.yml") if "deployment run" in c]
+    deployments = (REPOSITORY / "template" / "prefect.yaml.jinja").read_text(encoding="utf-8")
+    flow, _, name = run.split()[-1].partition("/")
+    assert f"- name: {name}\n    entrypoint: flows/{flow}.py:{flow}\n" in deployments
+
+
+def test_deploy_releases_staging_before_production_and_proves_both():
+    for name, source in (("staging", ""), ("production", " --from staging")):
+        assert commands("deploy.yml", name)[1:] == [
+            f"uv run ml release --to {name}{source}",
+            f'uv run ml smoke "$ML_ENVIRONMENTS__{name.upper()}__URL"',
+        ]
+    jobs = load(REPOSITORY / "template" / ".github" / "workflows" / "deploy.yml")["jobs"]
+    assert jobs["production"]["environment"]["name"] == "production"
+    assert "staging" in jobs["production"]["needs"]
+
+
+def test_update_without_its_token_opens_nothing_and_says_so():
+    job = load(REPOSITORY / "template" / ".github" / "workflows" / "template.yml")["jobs"]["update"]
+    said, *others = job["steps"]
+    assert "TEMPLATE_TOKEN is not set" in said["run"]
+    assert said["if"] == "env.MAY_OPEN != 'true'"
+    assert {step["if"] for step in others} == {"env.MAY_OPEN == 'true'"}
 
 
 def test_workflows_have_no_known_weakness():
@@ -112,3 +181,15 @@ def test_workflows_keep_their_schema(schema):
         [BIN / "check-jsonschema", "--builtin-schema", schema, *WORKFLOWS], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_commands_are_clean_shell():
+    if not shutil.which("shellcheck"):
+        pytest.skip("shellcheck is absent: apt-get install shellcheck")
+    for path in WORKFLOWS:
+        for step in steps(path):
+            if "run" in step:
+                done = subprocess.run(
+                    ["shellcheck", "--shell=bash", "-"], input=step["run"], capture_output=True, text=True
+                )
+                assert done.returncode == 0, done.stdout

@@ -31,7 +31,8 @@ class BatchResponse(PredictResponse):
     @classmethod
     async def to_http_response(cls, obj: Any, serde: Any) -> Any:
         """Write the answer."""
-        return await super().to_http_response(Answer("1", obj), serde)
+        assert serving.bundle is not None
+        return await super().to_http_response(Answer(Accepted(serving.bundle, [], b"", 0, 0.0), obj), serde)
 
 
 @bentoml.service(

@@ -39,7 +39,7 @@ class Running:
 
 def list_servers(work: Path) -> list[Server]:
     """Return every server, reading its model and body from `work`."""
-    model = {"ML_BUNDLE": str(work / "bundle")}
+    model = {"ML_BUNDLE": str(work / "bundle"), "ML_LOG__ENABLED": "0"}  # none of the others keeps a log
     fast = {"BENCH_PIPELINE": str(work / "pipeline.joblib")}
     uvicorn = _python("uvicorn", "serving.fastapi_app:app", "--port", "{port}", "--no-access-log")
     mlflow = _python("mlflow", "models", "serve", "-m", str(work / "mlflow"), "--port", "{port}")
@@ -54,6 +54,14 @@ def list_servers(work: Path) -> list[Server]:
         Server("service, BentoML's batching", batched, "/readyz", model),
         Server("empty, BentoML's batching", batched, "/readyz", model | {"BENCH_EMPTY": "1"}),
     ]
+
+
+def list_logging(work: Path) -> list[Server]:
+    """Return the service without its log and with it."""
+    model = {"ML_BUNDLE": str(work / "bundle"), "ML_STORE": str(work / "store")}
+    command = _bento("service.service:Service")
+    switches = {"log off": "0", "log on": "1"}
+    return [Server(name, command, "/readyz", model | {"ML_LOG__ENABLED": on}) for name, on in switches.items()]
 
 
 def _python(module: str, *arguments: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from rich.markup import escape
 
+from flows.alerting import Kind, alert
 from flows.commands.console import console, open_project
 from flows.errors import UserError
 from flows.settings import Settings
@@ -51,8 +52,11 @@ def previous_bundle(champion: Champion) -> str:
 
 
 def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why: str) -> None:
-    move_champion(settings.store_path, bundle, action, why)
+    now = move_champion(settings.store_path, bundle, action, why)
     console.print(f"[green]✓[/] version {old.version} → [bold]version {bundle.version}[/] serves ({escape(why)})")
+    what = f"Version {bundle.version} was put into service by hand in place of version {old.version}: {why}"
+    kind: Kind = "rolled-back" if action == "rollback" else "promoted"
+    alert(settings, kind, what, "`ml status` shows the history.", key=f"{kind} {bundle.name} {now.since}")
     _copy_to_mlflow(settings)
 
 

@@ -15,6 +15,7 @@ from flows.commands.console import console, open_project
 from flows.connection import show_uri
 from flows.contract import load_contract
 from flows.errors import UserError
+from flows.metrics import choose_metric
 from flows.settings import Settings
 from flows.store.bundles import open_bundle
 from flows.store.champion import read_champion
@@ -45,6 +46,7 @@ def _checks() -> Iterator[tuple[str, Callable[[Settings], str]]]:
     yield "python", _python
     yield "packages", _packages
     yield "settings", lambda s: f"config.toml of {s.project.name}: {s.data.problem} on {s.data.source}"
+    yield "gates", lambda s: f"the metric that decides is {choose_metric(s.data.problem, s.gates.metric)}"
     yield "contract", _contract
     yield "source", _source
     yield "disk", _disk

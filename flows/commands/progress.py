@@ -14,6 +14,7 @@ STAGES = {
     "evaluate": "scoring candidate and champion",
     "deploy": "compiling, proving and trying",
     "predict": "predicting",
+    "monitor": "comparing the log with the reference",
 }
 
 

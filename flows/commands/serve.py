@@ -22,10 +22,10 @@ def serve_champion(port: int | None) -> None:
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
     console.print(f"Serving [bold]{settings.project.name}[/] ({serving}) on http://{host}:{chosen}. Stop with Ctrl-C.")
     sys.stdout.flush()
+    os.environ |= {"ML_STORE": str(settings.store_path)}
     limits = settings.service.model_dump(include={"workers", "max_rows", "max_body_bytes"})
-    os.environ |= {"ML_STORE": str(settings.store_path)} | {
-        f"ML_SERVICE__{k.upper()}": str(v) for k, v in limits.items()
-    }
+    for section, values in (("SERVICE", limits), ("LOG", settings.log.model_dump())):
+        os.environ |= {f"ML_{section}__{name.upper()}": str(value) for name, value in values.items()}
     os.chdir(settings.root)
     command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen)])

@@ -1,8 +1,7 @@
 """Runs flows from the command line: the server beside them, progress, and a closing summary."""
 
 import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,19 @@ from rich.markup import escape
 from flows.commands.console import console, open_project
 from flows.commands.progress import Progress
 from flows.connection import connect
-from flows.errors import Refused, UserError
+from flows.errors import Refused
+from flows.exclusive import only_one
 from flows.provenance import installed_packages
 from flows.server import prefect_server
 from flows.settings import Settings
 from flows.store.champion import read_champion
-from flows.store.files import locked
 
 WARM = {  # what a stage will import anyway, imported while the server starts
     "train": ("sklearn.ensemble", "mlflow.sklearn", "skops.io"),
     "evaluate": ("sklearn.ensemble", "mlflow.sklearn", "skops.io", "matplotlib.figure"),
     "deploy": ("sklearn.ensemble", "mlflow.sklearn", "skops.io", "skl2onnx", "onnxruntime", "bentoml.models"),
 }
+WARM["monitor"] = ("evidently", "evidently.presets", "mlflow", "matplotlib.figure")
 WARM["pipeline"] = (*WARM["evaluate"], *WARM["deploy"], "pandera.pandas")
 
 
@@ -51,7 +51,7 @@ def run_pipeline(breaking: bool) -> None:
     try:
         _run(settings, "pipeline", {"breaking": breaking})
     except Refused:
-        print_summary(settings, before)
+        print_summary(settings, before, refused=True)
         raise
     print_summary(settings, before)
 
@@ -68,7 +68,8 @@ def run_predict(source: str, destination: Path, version: str | None) -> None:
 
 
 def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
-    alone = nullcontext() if stage == "predict" else _only_one(settings)  # scoring changes nothing that others read
+    # Scoring changes nothing that others read, and the monitor has a lock of its own.
+    alone = nullcontext() if stage in ("predict", "monitor") else only_one(settings, wait=False)
     with alone, prefect_server(settings) as server, Progress(console) as progress:
         from prefect.settings import temporary_settings
 
@@ -84,18 +85,3 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
         # watches the heartbeats of a run that somebody watches on a terminal.
         with temporary_settings({"flows.heartbeat_frequency": None}):
             return flow(**parameters)
-
-
-@contextmanager
-def _only_one(settings: Settings) -> Iterator[None]:
-    """Hold the project's lock: two commands that train or deploy would race for the champion.
-
-    Raises:
-        UserError: another command holds it.
-    """
-    path = settings.home / "lock"
-    with locked(path, wait=False) as mine:
-        if not mine:
-            number = path.read_text(encoding="utf-8")
-            raise UserError(f"Another `ml` command is at work here (process {number}): wait until it ends.")
-        yield

@@ -1,9 +1,11 @@
-"""`ml status`: what serves, since when and from what, what is pending, and the history."""
+"""`ml status`: what serves, since when and from what, what runs, what is pending and due, and the history."""
 
 from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.console import console, open_project
+from flows.commands.loop import loop_lines
+from flows.commands.running import print_alerts, print_due, print_processes
 from flows.commands.summary import show_interval
 from flows.settings import Settings
 from flows.store.bundles import find_bundle
@@ -15,7 +17,7 @@ HISTORY_ROWS = 10
 
 
 def print_status() -> None:
-    """Print the state of the project, read from the store alone."""
+    """Print the state of the project: read from the store, and from Prefect where it answers at once."""
     settings = open_project()
     champion = read_champion(settings.store_path)
     if champion is None:
@@ -25,6 +27,11 @@ def print_status() -> None:
     else:
         _print_champion(settings, champion)
     _print_pending(settings, champion)
+    for line in loop_lines(settings):
+        console.print(line, markup=False, soft_wrap=True)
+    print_processes(settings)
+    print_due(settings)
+    print_alerts(settings)
     if champion is not None:
         _print_history(champion)
 

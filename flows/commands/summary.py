@@ -19,8 +19,8 @@ from flows.verdict import show_figure
 CURL_ROWS = 1
 
 
-def print_summary(settings: Settings, before: Champion | None) -> None:
-    """Print rows, metrics, gates and a prediction, as far as the run came."""
+def print_summary(settings: Settings, before: Champion | None, refused: bool = False) -> None:
+    """Print rows, metrics and gates, and, unless the candidate was refused, a prediction."""
     latest: dict[str, str] = read_json(settings.store_path / "latest.json") or {}
     champion = read_champion(settings.store_path)
     validation = Validations(settings.store_path).find(latest.get("validate", ""))
@@ -30,7 +30,7 @@ def print_summary(settings: Settings, before: Champion | None) -> None:
     if record:
         _print_metrics(record)
         _print_gates(record)
-    if champion is None:
+    if champion is None or refused:
         return
     if before is not None and before.bundle == champion.bundle and record and record.version == champion.version:
         console.print(

@@ -57,7 +57,7 @@ def require_columns(present: Sequence[str], columns: Sequence[Column]) -> None:
     for column in columns:
         if column.name not in present:
             hint = nearest(column.name, present) or f" It has: {', '.join(present)}."
-            raise UserError(f'The data has no column "{column.name}", which model/schema.py asks for.{hint}')
+            raise UserError(f'The data has no column "{column.name}", which the contract asks for.{hint}')
 
 
 def clean(table: pa.Table, columns: Sequence[Column]) -> tuple[pd.DataFrame, pd.DataFrame]:

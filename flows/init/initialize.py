@@ -14,7 +14,8 @@ from flows.init.profiles import Profile, profile_column
 from flows.init.roles import Guess, describe_field, guess_roles
 from flows.init.target import Goal, check_problem, set_goal
 from flows.init.writing import Field, write_schema
-from flows.settings import FILE_NAME, Problem
+from flows.sections import Problem
+from flows.settings import FILE_NAME
 from flows.sources import Source, open_source
 
 MOST_ROWS = 1_000_000
@@ -56,7 +57,7 @@ class InitReport:
 def initialize(root: Path, source: str, target: str, problem: str | None = None, force: bool = False) -> InitReport:
     """Draft the contract of the table at `source` and write it into the project at `root`.
 
-    Without `force` only a project that still reads the sample is overwritten. On errors nothing is changed.
+    Without `force` only a project that still is the sample's is overwritten. On errors nothing is changed.
 
     Args:
         root: The project's folder, with `config.toml`.
@@ -79,7 +80,7 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
         Path(FILE_NAME): edit_config(config, source, target, goal.problem),
     }
     diff = compare(root, texts)
-    status = apply(root, texts, diff, force or is_untouched(config))
+    status = apply(root, texts, diff, force or is_untouched(root, config, texts[SCHEMA_PATH]))
     found = (source, len(table), limited, target, goal.problem, goal.reason)
     return InitReport(*found, tuple(fields), tuple(doubts), status, diff)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from flows.init.profiles import Profile
-from flows.settings import Problem
+from flows.sections import Problem
 
 SUSPICIOUS = 0.99
 SAMPLE_ROWS = 20_000

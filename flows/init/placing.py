@@ -10,11 +10,13 @@ import tomlkit.items
 from tomlkit.exceptions import TOMLKitError
 
 from flows.errors import UserError
-from flows.settings import FILE_NAME, Problem
-from flows.store.files import publish, scratch
+from flows.sections import Problem
+from flows.settings import FILE_NAME
+from flows.store.files import digest_file, publish, scratch
 
 SCHEMA_PATH = Path("model/schema.py")
 SAMPLE = "sample://"
+SAMPLE_SCHEMA = "6c9f1f72f6d58350d19c9eb47e592125e4e5bfe5dd8c67da3f17761658815685"  # SHA-256 of the file copied
 Status = Literal["written", "unchanged", "differs"]
 
 
@@ -33,10 +35,22 @@ def read_config(root: Path) -> tomlkit.TOMLDocument:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
 
 
-def is_untouched(config: tomlkit.TOMLDocument) -> bool:
-    """Tell whether the owner has named no data yet: the project still reads the sample."""
+def is_untouched(root: Path, config: tomlkit.TOMLDocument, proposed: str) -> bool:
+    """Tell whether nothing of the owner's would be lost: the project still reads the sample, by its own schema.
+
+    The schema may also be the proposed one already: a crash came before `config.toml` was written.
+    """
     data: Any = config.get("data", {})
-    return str(data.get("source", SAMPLE)).startswith(SAMPLE)
+    source = str(data.get("source", SAMPLE))
+    schema = root / SCHEMA_PATH
+    there = schema.read_bytes() if schema.exists() else b""
+    return reads_sample(root, source) or (source.startswith(SAMPLE) and there in (b"", proposed.encode()))
+
+
+def reads_sample(root: Path, source: str) -> bool:
+    """Tell whether `source` is the sample and the schema the one that came with it."""
+    schema = root / SCHEMA_PATH
+    return source.startswith(SAMPLE) and schema.exists() and digest_file(schema) == SAMPLE_SCHEMA
 
 
 def edit_config(config: tomlkit.TOMLDocument, source: str, target: str, problem: Problem) -> str:

@@ -39,7 +39,7 @@ def _print_end(report: InitReport, console: Console) -> None:
         )
     else:
         _say(console, f"Wrote {SCHEMA_PATH} (read it: it is a draft, and yours) and config.toml.", "bold")
-        _say(console, "Next: ml run")
+        _say(console, "Next: uv run ml run")
 
 
 def _tabulate(fields: tuple[Field, ...]) -> Table:

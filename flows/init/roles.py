@@ -43,10 +43,15 @@ def guess_roles(profiles: Sequence[Profile], target: str) -> dict[str, Guess]:
         elif profile is key:
             guesses[profile.name] = Guess("id", "every row has its own value")
         elif profile in moments[:1]:
-            guesses[profile.name] = Guess("time", "the first date whose name says that it is the row's time")
+            guesses[profile.name] = _guess_time(profile.name)
         else:
             guesses[profile.name] = _guess_use(profile)
     return guesses
+
+
+def _guess_time(name: str) -> Guess:
+    doubt = f'"{name}" is taken for the row\'s time, which a model does not see: give it the role feature to use it.'
+    return Guess("time", "the first date whose name says that it is the row's time", doubt)
 
 
 def _guess_use(profile: Profile) -> Guess:

@@ -8,7 +8,7 @@ from flows.errors import UserError, nearest
 from flows.init.profiles import Profile
 from flows.init.roles import NEAR_UNIQUE, find_minimum, is_sequence
 from flows.init.writing import Field
-from flows.settings import Problem
+from flows.sections import Problem
 
 SURELY_FEW = 10
 PERHAPS_FEW = 20

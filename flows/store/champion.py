@@ -12,7 +12,7 @@ from flows.store.bundles import Bundle, open_bundle
 from flows.store.files import locked, read_json, write_bytes
 
 ANY = "any bundle"
-Action = Literal["deploy", "promote", "rollback"]
+Action = Literal["deploy", "promote", "rollback", "release"]
 
 
 class Change(BaseModel):
@@ -69,7 +69,7 @@ def taken_out(champion: Champion | None, version: str) -> Change | None:
     """Return the move by hand (rollback or promotion) that ended `version`'s service, unless it was put back since."""
     moves = [c for c in (champion.history if champion else ()) if version in map(version_of, (c.before or "", c.to))]
     last = moves[-1] if moves else None
-    return last if last and last.action != "deploy" and version_of(last.to) != version else None
+    return last if last and last.action in ("promote", "rollback") and version_of(last.to) != version else None
 
 
 def served_bundle(store: Path, version: str) -> Bundle:
@@ -80,7 +80,7 @@ def served_bundle(store: Path, version: str) -> Bundle:
     """
     names = [change.to for change in require_champion(store).history if version_of(change.to) == version]
     if not names:
-        raise UserError(f"Version {version} never served: `ml deploy {version}` puts it into service.")
+        raise UserError(f"Version {version} never served, so it cannot be put back: `ml status` lists those that did.")
     return open_bundle(store, names[-1])
 
 

@@ -4,14 +4,17 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 TEMPORARY = ".tmp-"
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # of this machine, short and without a hyphen
 
 
 def digest_file(path: Path) -> str:
@@ -36,12 +39,22 @@ def digest_json(value: Any) -> str:
 def scratch(target: Path) -> Iterator[Path]:
     """Yield an unused path beside `target`, removed again unless it was renamed away."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target.parent)
-    path = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{os.getpid()}-", dir=target.parent))
+    sweep(target.parent)
+    path = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{HOST}-{os.getpid()}-", dir=target.parent))
     try:
         yield path / target.name
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep(folder: Path, everywhere: bool = False) -> None:
+    """Remove what killed processes left half-written in `folder`, or in all below it."""
+    pattern = f"{TEMPORARY}*"
+    for path in list(folder.rglob(pattern) if everywhere else folder.glob(pattern)):
+        host, _, rest = path.name.removeprefix(TEMPORARY).partition("-")  # a store may be shared by machines
+        owner = rest.partition("-")[0]
+        if host == HOST and owner.isdecimal() and not _alive(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def publish(made: Path, target: Path) -> None:
@@ -99,14 +112,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in `folder`."""
-    for path in folder.glob(f"{TEMPORARY}*"):
-        owner = path.name.removeprefix(TEMPORARY).partition("-")[0]
-        if owner.isdecimal() and not _alive(int(owner)):  # a prediction's folder may hold others' files
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from service.contract import Contract, compile_request, read_contract
 from service.encoding import Encoder, Rows
+from service.record import Recorder, read_rules
 from service.runtime import OnnxRuntime, Runtime
 
 MAX_ROWS = 1000
@@ -39,16 +40,26 @@ class Bundle:
     known: tuple[tuple[int, str, frozenset[Any]], ...]  # of each text column: place, name, values seen in training
     max_rows: int
     max_body_bytes: int
+    recorder: Recorder
 
     def parse(self, body: bytes) -> list[tuple[Any, ...]]:
-        """Return the rows of a request's body, each its features' values in the contract's order.
+        """Return the rows of a request's body: the first of what `read` returns.
+
+        Raises:
+            pydantic.ValidationError: the body is not of the contract's type.
+        """
+        return self.read(body)[0]
+
+    def read(self, body: bytes) -> tuple[list[tuple[Any, ...]], int]:
+        """Return a body's rows, each its features' values in the contract's order, and how many fields it has.
 
         Raises:
             pydantic.ValidationError: the body is not of the contract's type.
         """
         width = len(self.contract.features)
         request: Any = self.request_type.model_validate_json(body)
-        return [tuple(row.__dict__.values())[:width] for row in request.rows]
+        keys = 1 + sum(len(row.__pydantic_fields_set__) for row in request.rows)
+        return [tuple(row.__dict__.values())[:width] for row in request.rows], keys
 
     def count_unknown(self, rows: Rows) -> dict[str, int]:
         """Return how many values of each text column were never seen in training, where there are any."""
@@ -107,9 +118,11 @@ def _load(folder: Path) -> Bundle:
     contract = read_contract(document)
     settings = meta.get("settings") or {}
     max_rows = _setting("max_rows", settings, MAX_ROWS)
+    version = str(meta["version"])
+    recorder = Recorder(contract, version, folder, read_rules(settings.get("log") or {}))
     return Bundle(
         folder=folder,
-        version=str(meta["version"]),
+        version=version,
         meta=meta,
         document=document,
         contract=contract,
@@ -124,6 +137,7 @@ def _load(folder: Path) -> Bundle:
         ),
         max_rows=max_rows,
         max_body_bytes=_setting("max_body_bytes", settings, MAX_BODY_BYTES),
+        recorder=recorder,
     )
 
 

@@ -1,5 +1,6 @@
 """The bundle's contract as the service sees it, and the request type compiled from it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -92,12 +93,7 @@ def compile_request(contract: Contract, max_rows: int) -> type[BaseModel]:
 
 
 def _read_column(entry: dict[str, Any]) -> Column:
-    names = {
-        "ge": "minimum",
-        "le": "maximum",
-        "gt": "exclusive_minimum",
-        "lt": "exclusive_maximum",
-    }
+    names = {"ge": "minimum", "le": "maximum", "gt": "exclusive_minimum", "lt": "exclusive_maximum"}
     categories = entry.get("categories")
     return Column(
         name=entry["name"],
@@ -141,7 +137,11 @@ def _bounds_schema(column: Column) -> dict[str, float]:
 
 
 def _boolean(column: Column) -> Any:
-    return StrictBool
+    if column.categories is None:
+        return StrictBool
+    inside = _inside(set(column.categories), tuple(json.dumps(c) for c in column.categories))
+    enum = {"type": "boolean", "enum": list(column.categories)}
+    return Annotated[StrictBool, AfterValidator(inside), WithJsonSchema(enum)]
 
 
 def _text(column: Column) -> Any:
@@ -188,8 +188,8 @@ def _check_whole(value: float) -> float:
     return value
 
 
-def _inside(allowed: set[float], names: tuple[Any, ...]) -> Callable[[float], float]:
-    def check(value: float) -> float:
+def _inside(allowed: set[Any], names: tuple[Any, ...]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
         if value not in allowed:
             raise ValueError(f"Input should be one of {', '.join(map(str, names))}")
         return value

@@ -5,6 +5,7 @@ when the request arrives, and that bundle predicts it, so that a swap never mixe
 """
 
 import json
+import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -15,6 +16,8 @@ from starlette.responses import JSONResponse, Response
 
 from service.bundle import Bundle
 from service.contract import Envelope
+from service.log import prediction_log
+from service.record import Answered
 from service.serving import serving
 
 if TYPE_CHECKING:
@@ -32,16 +35,22 @@ class Refusal:
 
 
 class Accepted(NamedTuple):
-    """A request's rows, each its features' values, and the bundle that read and will predict them."""
+    """A request's rows, each its features' values, and the bundle that read and will predict them.
+
+    The rest is for the log: the body, how many fields it has, and when it was there (`time.perf_counter`).
+    """
 
     bundle: Bundle
     rows: list[tuple[Any, ...]]
+    body: bytes
+    keys: int
+    arrived: float
 
 
 class Answer(NamedTuple):
-    """The predictions and the version of the model that made them."""
+    """The predictions, and the request that they answer."""
 
-    version: str
+    asked: Accepted
     predictions: list[dict[str, Any]]
 
 
@@ -63,8 +72,10 @@ class PredictRequest(IODescriptor, Envelope):
         """Return the request's rows, validated by the bundle in service, or its refusal."""
         bundle = serving.bundle
         assert bundle is not None, "the gate answers while there is no model"
+        body, arrived = await request.body(), time.perf_counter()
         try:
-            return Accepted(bundle, bundle.parse(await request.body()))
+            rows, keys = bundle.read(body)
+            return Accepted(bundle, rows, body, keys, arrived)
         except ValidationError as error:
             return Refusal(explain(error, bundle))
 
@@ -80,13 +91,17 @@ class PredictResponse(IODescriptor):
 
     @classmethod
     async def to_http_response(cls, obj: Answer | Refusal, serde: Any) -> Response:
-        """Write the answer, or the 400 of a refused request."""
+        """Write the answer, once it is in the log, or the 400 of a refused request."""
         if isinstance(obj, Refusal):
             return _refuse(obj)
-        request_id = uuid.uuid4().hex
-        answer = {"request_id": request_id, "model_version": obj.version, "predictions": obj.predictions}
+        asked, request_id = obj.asked, uuid.uuid4().hex
+        predictions = _write(obj.predictions).encode()
+        head = f'{{"request_id":"{request_id}","model_version":{_write(asked.bundle.version)},"predictions":'
+        if asked.bundle.recorder.rules.enabled:
+            ms = (time.perf_counter() - asked.arrived) * 1000
+            prediction_log.append(asked.bundle.recorder, Answered(request_id, ms, asked.body, asked.keys, predictions))
         headers = {"X-Request-ID": request_id}
-        return Response(_write(answer).encode(), headers=headers, media_type="application/json")
+        return Response(b"".join((head.encode(), predictions, b"}")), headers=headers, media_type="application/json")
 
 
 def explain(error: ValidationError, bundle: Bundle) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.bundle import MAX_BODY_BYTES
+from service.metrics import reserve_space
 from service.serving import NO_MODEL, serving
 
 
@@ -11,7 +12,8 @@ class Gate:
     """ASGI middleware. It counts the bytes that arrive: a chunked body has no Content-Length to trust."""
 
     def __init__(self, app: ASGIApp) -> None:
-        """Stand in front of `app`."""
+        """Stand in front of `app`. All middleware is made before any counts: the time to reserve space for it."""
+        reserve_space()
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

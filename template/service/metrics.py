@@ -1,6 +1,9 @@
 """What the service counts besides BentoML's own request metrics; both appear in `/metrics`."""
 
+import errno
+import os
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,8 +13,11 @@ if TYPE_CHECKING:
     from service.encoding import Rows
 
 
+RESERVED_BYTES = 262_144  # over a thousand counters
+
+
 class Counters:
-    """Predictions by model version, and categories that training never saw, by column (never by value)."""
+    """Predictions by model version, categories that training never saw by column (never by value), answers unlogged."""
 
     def __init__(self) -> None:
         """Register the counters; in a worker, where prometheus_client counts over processes."""
@@ -19,6 +25,7 @@ class Counters:
 
         self._predictions = Counter("ml_predictions", "Rows predicted", ["model_version"])
         self._unknown = Counter("ml_unknown_categories", "Values never seen in training", ["column"])
+        self.dropped = Counter("ml_log_dropped", "Answers that the prediction log could not take")
         self._by_version = cache(self._predictions.labels)
 
     @property
@@ -37,3 +44,28 @@ class Counters:
 def counters() -> Counters:
     """Return the process's counters; prometheus_client refuses to register a name twice."""
     return Counters()
+
+
+def reserve_space() -> None:
+    """Have the disk hold the files that this process will count in.
+
+    prometheus_client maps sparse files into memory, and a process that writes to such a page on a full disk is
+    killed (SIGBUS). Files whose blocks are there already can always be counted in. Where the disk is full by now,
+    the process counts in its own memory, which `/metrics` does not show, rather than not serve.
+    """
+    if not (folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR")):
+        return
+    from prometheus_client import values
+
+    kinds = ("counter", "histogram", "gauge_all", "gauge_livesum")
+    files = [Path(folder) / f"{kind}_{os.getpid()}.db" for kind in kinds]
+    try:
+        for path in files:
+            with path.open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVED_BYTES)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return  # a file system that cannot reserve
+        values.ValueClass = values.MutexValue
+        for path in files:
+            path.unlink(missing_ok=True)

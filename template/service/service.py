@@ -15,6 +15,7 @@ from service.endpoint import Accepted, Answer, PredictRequest, PredictResponse, 
 from service.limits import Gate
 from service.metrics import counters
 from service.openapi import TypedService
+from service.page import Page
 from service.serving import NO_MODEL, serving
 from service.together import Together
 
@@ -77,8 +78,8 @@ class Service:
         """Predict each row by the model in service."""
         if isinstance(request, Refusal):
             return request
-        bundle, rows = request
-        return Answer(bundle.version, await self._together.predict(bundle, rows))
+        return Answer(request, await self._together.predict(request.bundle, request.rows))
 
 
-cast(Any, Service).add_asgi_middleware(Gate)  # the decorator has made a BentoML service of the class
+for middleware in (Gate, Page):
+    cast(Any, Service).add_asgi_middleware(middleware)  # the decorator has made a BentoML service of the class

@@ -1,4 +1,4 @@
-"""Which bundle serves: named by `ML_BUNDLE` or by `champion.json` in `ML_STORE`, read every second."""
+"""Which bundle serves: named by `ML_BUNDLE` or by `champion.json` in `ML_STORE`, read twice a second."""
 
 import asyncio
 import json
@@ -6,12 +6,14 @@ import logging
 import os
 import re
 import threading
+import time
 from pathlib import Path
 
 from service.bundle import Bundle, BundleError, load_bundle
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5  # and a load, so that a promotion is in service within two seconds
 WAITING_SECONDS = 0.1  # as long as there is no model, so that the first is taken up at once
+RETRY_SECONDS = 5.0  # after a failed load: a file may have come late, or the machine been short of memory
 NO_MODEL = "There is no model yet: deploy one with `ml run`, and the service takes it up by itself."
 
 log = logging.getLogger("bentoml.service")  # BentoML's own logger: it has a handler and a format
@@ -23,21 +25,26 @@ class Serving:
     def __init__(self) -> None:
         """Start with nothing; `refresh` looks."""
         self.bundle: Bundle | None = None
-        self._seen: object = None
+        self._loaded: object = None
+        self._tried: object = None
+        self._retry_at = 0.0
         self._complaint = ""
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
-        """Load what is named now, if anything changed; where that fails, log it and keep the old one."""
+        """Load what is named now, unless it serves; where that fails, log it, keep the old one and try again later."""
         with self._lock:
             try:
                 folder, digest = find_bundle()
-                seen = (folder, digest, *_stamps(folder))
-                if seen == self._seen:
+                named = (folder, digest, *_stamps(folder))
+                if named == self._loaded:
+                    self._tried, self._complaint = None, ""  # a refused one may have been named meanwhile
                     return
-                self._seen = seen
+                if named == self._tried and time.monotonic() < self._retry_at:
+                    return
+                self._tried = named
                 self.bundle = load_bundle(folder, digest)
-                self._complaint = ""
+                self._loaded, self._complaint = named, ""
                 log.info("Serving model version %s from %s", self.bundle.version, folder)
             except FileNotFoundError:
                 return
@@ -55,10 +62,11 @@ class Serving:
 
     def forget(self) -> None:
         """Serve nothing, as at the start."""
-        self.bundle, self._seen, self._complaint = None, None, ""
+        self.bundle, self._loaded, self._tried, self._complaint = None, None, None, ""
 
     def _refuse(self, error: Exception) -> None:
-        if str(error) == self._complaint:  # the same every second
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+        if str(error) == self._complaint:  # the same at every try
             return
         self._complaint = str(error)
         old = "there is none yet" if self.bundle is None else f"version {self.bundle.version} goes on serving"

@@ -13,8 +13,7 @@ from typing import Any
 from service.bundle import Bundle
 from service.metrics import counters
 
-MANY_ROWS = 64  # more than this takes milliseconds: a thread, so that the event loop stays with the others
-MOST_ROWS = 1000
+MANY_ROWS = 64  # more, of one request or of many together, are predicted in a thread: the event loop stays free
 
 Predictions = list[dict[str, Any]]
 Job = tuple[Bundle, list[Any], "asyncio.Future[Predictions]"]
@@ -54,7 +53,7 @@ async def _answer(bundle: Bundle, jobs: list[Job]) -> None:
     """Predict the rows of `jobs` in one call; where it fails, each alone, so that none spoils the others."""
     rows = [row for _, rows, _ in jobs for row in rows]
     try:
-        slow = bundle.runtime.slow or len(rows) > MOST_ROWS
+        slow = bundle.runtime.slow or len(rows) > MANY_ROWS
         predictions = await asyncio.to_thread(_predict, bundle, rows) if slow else _predict(bundle, rows)
     except Exception as error:
         if len(jobs) > 1:
@@ -71,5 +70,6 @@ async def _answer(bundle: Bundle, jobs: list[Job]) -> None:
 
 
 def _predict(bundle: Bundle, rows: list[Any]) -> Predictions:
-    counters().count(bundle, rows)
-    return bundle.predict(rows)
+    predictions = bundle.predict(rows)
+    counters().count(bundle, rows)  # after: what failed is tried again
+    return predictions

@@ -53,6 +53,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ML_BUNDLE", str(tmp_path_factory.mktemp("bundles") / "first"))
+        patch.setenv("ML_LOG__ENABLED", "0")
         with TestClient(Service.to_asgi()) as client:  # type: ignore[attr-defined]
             yield client
 

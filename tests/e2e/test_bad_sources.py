@@ -56,7 +56,7 @@ def trained(project: Project) -> Project:
 
 def owned(project: Project) -> dict[str, bytes]:
     """What must not change: the project's own files, and what was stored of them."""
-    stored = files_of(project.store, "quarantine", "snapshots")
+    stored = files_of(project.store, "quarantine", "snapshots", "alerts")  # that it failed is told
     return files_of(project.root, ".ml") | {k: v for k, v in stored.items() if k != "latest.json"}
 
 

@@ -173,3 +173,14 @@ def test_service_that_cannot_start_leaves_all_as_it_was(trained: Project) -> Non
     assert trained.champion == before
     assert trained.aliases() == aliases | {"challenger": "2"}
     assert {p.name for p in (trained.root / ".ml" / "bentoml").rglob("model.yaml")} == bundles
+
+
+def test_bundle_that_the_service_refuses_is_said_at_once(trained: Project) -> None:
+    path = trained.root / "service" / "bundle.py"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('meta.get("format") != 1', 'meta.get("format") == 1'), encoding="utf-8")
+    before = trained.champion
+    sentence = refuse(trained.ml("run", ML_TRAIN__SEED="1"))
+    assert "The service refused the new bundle" in sentence
+    assert "has a format that this service does not know" in sentence
+    assert trained.champion == before

@@ -28,7 +28,7 @@ def held_out(frame: pd.DataFrame) -> np.ndarray:
     """Which rows the project holds out: by the hash of the id, whatever else is in the row."""
     from flows.contract import describe
     from flows.rows import Holdout, in_holdout
-    from flows.settings import Split
+    from flows.sections import Split
     from model.schema import Schema
 
     ids = pd.DataFrame({"customer_id": frame["customer_id"].astype("int64")})

@@ -66,7 +66,7 @@ def test_summary_shows_what_a_person_wants_to_know(first: Done) -> None:
         "candidate",
         "floor",
         "margin",
-        "no champion yet",
+        "no champion to compare with",
         "Version 1 serves",
     ):
         assert words in said

@@ -85,4 +85,4 @@ def test_second_command_at_the_same_time_is_told_to_wait(trained: Project) -> No
 
     with (trained.root / ".ml" / "lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "Another `ml` command is at work here" in refuse(trained.ml("run"))
+        assert "Another run of this project is going on" in refuse(trained.ml("run"))

@@ -1,0 +1,67 @@
+"""Files an issue on what the newest dependencies broke: what is newer than the template's bounds, and what failed.
+
+Run after `make test-newest`, by the environment's Python. It calls GitHub's `gh`; an open issue gets a comment instead.
+"""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "build" / "newest.xml"
+REPORT = ROOT / "build" / "newest.md"
+TITLE = "The newest dependencies break something"
+MOST_FAILURES = 50
+
+
+def changed() -> list[str]:
+    """Return a line for each dependency: the version that was installed, and the bound that was tested."""
+    text = (ROOT / "template" / "pyproject.toml.jinja").read_text(encoding="utf-8")
+    lines = []
+    for name, bound in re.findall(r'^\s+"([a-z0-9-]+)<([0-9.]+)",', text, re.MULTILINE):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            found = "not installed"
+        newer = found != "not installed" and numbers(found) >= numbers(bound)
+        lines.append(f"| {name} | {found} | <{bound} | {'newer' if newer else ''} |")
+    return lines
+
+
+def numbers(text: str) -> list[int]:
+    """Return the numbers of a version, enough to compare it with a bound."""
+    return [int(part) for part in re.findall(r"\d+", text)[:3]]
+
+
+def failed(results: Path) -> list[str]:
+    """Return the names of the tests that failed, each with the first line of why; the newest may not install at all."""
+    if not results.exists():
+        return ["no test ran: the newest could not be installed together (see the workflow's log)"]
+    lines = []
+    for case in ElementTree.parse(results).iter("testcase"):
+        for fault in (*case.findall("failure"), *case.findall("error")):
+            said = (fault.get("message") or "").strip().splitlines() or [""]
+            lines.append(f"`{case.get('classname')}::{case.get('name')}`: {said[0][:200]}")
+    return lines
+
+
+def main() -> int:
+    """Write the report and file it; return the exit status of `gh`."""
+    table = ["| package | newest | tested | |", "| --- | --- | --- | --- |", *changed()]
+    faults = [f"- {line}" for line in failed(RESULTS)]
+    shown = faults[:MOST_FAILURES] + ([f"- … and {len(faults) - MOST_FAILURES} more"] if faults[MOST_FAILURES:] else [])
+    text = "\n".join(["## What failed", "", *shown, "", "## What changed", "", *table, ""])
+    REPORT.parent.mkdir(exist_ok=True)
+    REPORT.write_text(text, encoding="utf-8")
+    listing = ["gh", "issue", "list", "--state", "open", "--search", f'"{TITLE}" in:title', "--json", "number"]
+    listing += ["--jq", ".[0].number"]
+    there = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.strip()
+    command = ["issue", "comment", there] if there else ["issue", "create", "--title", TITLE]
+    return subprocess.run(["gh", *command, "--body-file", str(REPORT)], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Alerts: the flow that sends what could not be sent before, and the hooks that tell of a run's end."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import FlowRun, State
+
+from flows.alerting import Kind, alert, deliver, waiting
+from flows.artifacts import publish_markdown
+from flows.background import prefect_address
+from flows.drops import tell_of_drops
+from flows.errors import Refused
+from flows.recovery import start_again
+from flows.settings import load_settings
+
+__all__ = ["Kind", "alert", "alerts", "begin_again", "deliver", "tell_of_failure", "waiting"]
+
+
+@flow(name="alerts", flow_run_name="alerts", timeout_seconds=600)
+def alerts() -> int:
+    """Look for what nobody was told yet, and send what could not be sent; return how many alerts still wait."""
+    settings = load_settings()
+    tell_of_drops(settings)
+    done = deliver(settings)
+    said = f"**{done.sent:,} sent, {done.waiting:,} wait**" + (f": {done.problem}." if done.waiting else ".")
+    publish_markdown("alerts", said)
+    return done.waiting
+
+
+def tell_of_failure(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
+    """Alert that a run failed, or that a gate refused: a flow's hook for a failure; the outermost run tells."""
+    if flow_run.parent_task_run_id is not None:
+        return
+    try:
+        settings = load_settings()
+    except Exception:  # settings that cannot be read are why it failed, and name no webhook either
+        return
+    error = _error_of(state)
+    what = str(error) if error is not None and str(error) else state.message or state.name or "no reason is known"
+    if isinstance(error, Refused):
+        alert(settings, "gate-refused", what, "`ml status` shows the gates; the old version goes on serving.")
+    else:
+        sentence = f"The run of {flow.name} failed: {what}"
+        alert(
+            settings, "run-failed", sentence, f"Look at run {flow_run.id} in Prefect; `ml doctor` checks the machine."
+        )
+
+
+def begin_again(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
+    """Start a worker's run that was killed again: a flow's hook for a crash; what cannot be started again is told."""
+    settings = load_settings()
+    prefect = prefect_address(settings)
+    if flow_run.deployment_id and prefect and start_again(prefect, str(flow_run.id), flow_run.run_count):
+        return
+    tell_of_failure(flow, flow_run, state)
+
+
+def _error_of(state: State[Any]) -> Exception | None:
+    """Return the exception that ended a run, where this process knows it."""
+    data = getattr(state.data, "result", state.data)
+    return data if isinstance(data, Exception) else None

@@ -1,0 +1,128 @@
+"""The four that `ml up` runs in the background: how each is started, and how it shows that it is well."""
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+
+from flows.connection import embedded_uri, is_embedded, mlflow_folder
+from flows.environment import prepare
+from flows.errors import UserError
+from flows.health import answers, ask
+from flows.processes import LOOPBACK, Record, running
+from flows.recovery import restart_lost_runs
+from flows.server import UVICORN, Server
+from flows.settings import Settings
+
+NAMES = ("prefect", "mlflow", "service", "worker")
+POLL_SECONDS = "2"  # how often the worker asks for runs; Prefect's own default is 10
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a process is started: its command, and what its environment says beside ours."""
+
+    command: list[str]
+    env: dict[str, str]
+
+
+def is_ours(name: str, settings: Settings) -> bool:
+    """Tell whether `ml up` runs it, rather than somebody whose server the environment names."""
+    if name == "prefect":
+        return not os.environ.get("PREFECT_API_URL")
+    return name != "mlflow" or is_embedded(settings)
+
+
+def wanted_port(name: str, settings: Settings) -> int | None:
+    """Return the port that a process has where it is free; the worker has none."""
+    ports = {"prefect": settings.ports.prefect, "mlflow": settings.ports.mlflow, "service": settings.service.port}
+    return ports.get(name)
+
+
+def plan(name: str, settings: Settings, port: int | None, prefect: str) -> Launch:
+    """Return how a process is started on `port`; `prefect` is the address of Prefect's API."""
+    if name == "prefect":
+        return _prefect(settings, str(port))
+    if name == "mlflow":
+        return _mlflow(settings, str(port))
+    if name == "service":
+        return Launch(_ml("serve", "--port", str(port)), {"ML_SERVICE__HOST": LOOPBACK})
+    return Launch(_ml("worker"), {"PREFECT_API_URL": prefect})
+
+
+def is_well(record: Record, settings: Settings, prefect: str) -> bool:
+    """Tell whether a process does what it is there for."""
+    if record.name == "worker":
+        return _worker_is_well(record, settings, prefect)
+    paths = {"prefect": "/api/health", "mlflow": "/health", "service": "/livez"}
+    return answers(f"{record.address}{paths[record.name]}")
+
+
+def prefect_address(settings: Settings) -> str | None:
+    """Return the address of Prefect's API: the environment's, else that of `ml up`, else None."""
+    record = running(settings, "prefect")
+    return os.environ.get("PREFECT_API_URL") or (f"{record.address}/api" if record else None)
+
+
+def become_worker(settings: Settings) -> None:
+    """Turn this process into the Prefect worker of the project's pool; its runs start in the project's folder.
+
+    Raises:
+        UserError: there is no server to ask, or it does not answer in time.
+    """
+    prepare(settings)
+    prefect = prefect_address(settings)
+    if prefect is None:
+        raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
+    os.environ["PREFECT_API_URL"] = prefect
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", POLL_SECONDS)
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # its output is a log, and so is that of its runs
+    os.chdir(settings.root)
+    Server(None, prefect).wait()  # it may have been killed together with the worker before this one
+    restart_lost_runs(settings, prefect, worker_name())
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
+    os.execv(sys.executable, [*command, "--pool", settings.project.name, "--name", worker_name()])
+
+
+def worker_name() -> str:
+    """Return the name of this machine's worker."""
+    return f"worker-{platform.node()}"
+
+
+def _prefect(settings: Settings, port: str) -> Launch:
+    command = [sys.executable, *UVICORN, "--host", LOOPBACK, "--port", port, "--log-level", "warning"]
+    env = {
+        "PREFECT__SERVER_FINAL": "1",
+        "PREFECT_SERVER_API_HOST": LOOPBACK,
+        "PREFECT_SERVER_API_PORT": port,
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+        "PREFECT_SERVER_UI_API_URL": f"http://{LOOPBACK}:{port}/api",
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": f"{os.environ['PREFECT_HOME']}/ui",  # else inside the installed package
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    }
+    return Launch(command, env)
+
+
+def _mlflow(settings: Settings, port: str) -> Launch:
+    folder = mlflow_folder(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", port, "--workers", "1"]
+    command += ["--backend-store-uri", embedded_uri(settings), "--default-artifact-root"]
+    command += [(folder / "artifacts").as_uri(), "--no-serve-artifacts"]
+    return Launch(command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""})
+
+
+def _ml(*words: str) -> list[str]:
+    return [sys.executable, "-m", "flows.cli", *words]
+
+
+def _worker_is_well(record: Record, settings: Settings, prefect: str) -> bool:
+    """Tell whether the worker has reported since it was started."""
+    known = ask(f"{prefect}/work_pools/{settings.project.name}/workers/filter", {}) or []
+    since = datetime.fromisoformat(record.since)
+    return any(
+        worker["name"] == worker_name() and datetime.fromisoformat(worker["last_heartbeat_time"]) >= since
+        for worker in known
+    )

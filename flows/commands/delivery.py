@@ -1,0 +1,49 @@
+"""The commands that bring a model to environments, and those that tell of it: what the workflows type."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def release(
+    to: Annotated[str, typer.Option("--to", help="The environment: environments.NAME in config.toml.")],
+    source: Annotated[
+        str | None, typer.Option("--from", help="Release what serves in that environment; default: in this project.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(envvar="ML_IMAGE", help="What the environment's container host shall run.")
+    ] = None,
+    breaking: Annotated[bool, typer.Option("--breaking", help="Release even if callers must change.")] = False,
+    why: Annotated[str, typer.Option("--why", help="The reason, kept in the history.")] = "released",
+) -> None:
+    """Bring the champion, and the image, to an environment; prove both there, or restore both."""
+    from flows.commands.release import release_to
+
+    release_to(to, source, image or None, breaking, why)
+
+
+@app.command()
+def smoke(url: Annotated[str, typer.Argument(help="The address of a service.")]) -> None:
+    """Prove that a service is ready, serves what was released to it, and answers as its model does."""
+    from flows.commands.smoke_url import smoke_url
+
+    smoke_url(url)
+
+
+@app.command()
+def report() -> None:
+    """Print the last model's metrics and gates as Markdown."""
+    from flows.commands.report import print_report
+
+    print_report()
+
+
+@app.command()
+def environments() -> None:
+    """Print what serves in each environment, and what to set where one is missing, as Markdown."""
+    from flows.commands.report import print_environments
+
+    print_environments()

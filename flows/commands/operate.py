@@ -1,0 +1,45 @@
+"""The commands that run a project by itself: up, down, worker, simulate."""
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def up() -> None:
+    """Start Prefect, MLflow, the service and a worker in the background, and deploy the flows."""
+    from flows.commands.up import bring_up
+
+    bring_up()
+
+
+@app.command()
+def down() -> None:
+    """Stop what `ml up` started, and nothing else."""
+    from flows.commands.up import bring_down
+
+    bring_down()
+
+
+@app.command()
+def worker() -> None:
+    """Be the worker that runs what is due, until interrupted; `ml up` starts one in the background."""
+    from flows.background import become_worker
+    from flows.commands.console import open_project
+
+    become_worker(open_project())
+
+
+@app.command()
+def simulate(
+    weeks: Annotated[int, typer.Option(min=2, max=52, help="How many; the customers move after the first half.")] = 8,
+    rows: Annotated[int, typer.Option(min=200, max=100_000, help="Customers in a week.")] = 1000,
+    shift: Annotated[bool, typer.Option(help="Whether the customers move at all.")] = True,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the simulation's servers up, to be looked at.")] = False,
+) -> None:
+    """Play the sample's traffic through a copy of the project: drift, training, gates, swap."""
+    from flows.commands.simulate import simulate as play
+
+    play(weeks, rows, shift, keep)

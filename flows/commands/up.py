@@ -1,0 +1,165 @@
+"""`ml up` and `ml down`: Prefect, MLflow, the service and a worker in the background."""
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.markup import escape
+
+from flows.background import NAMES, is_ours, is_well, plan, wanted_port
+from flows.commands.console import console, open_project
+from flows.connection import show_uri
+from flows.errors import UserError
+from flows.processes import Record, choose_port, log_path, read_record, run_folder, running, start, stop
+from flows.settings import Settings
+from flows.store.files import locked
+
+HEALTHY_SECONDS = 120.0
+DEPLOY_SECONDS = 300.0
+STOP_ORDER = ("worker", "service", "mlflow", "prefect")  # Prefect last: it hears what the others say at their end
+
+
+def bring_up() -> None:
+    """Start what does not run yet, wait until all is well, deploy `prefect.yaml`, and print the addresses.
+
+    Raises:
+        UserError: one of them did not become well, or a flow cannot be deployed.
+    """
+    settings = open_project()
+    with _only_up(settings):
+        begun = time.perf_counter()
+        records = {name: _ensure(settings, name) for name in NAMES[:-1] if is_ours(name, settings)}
+        prefect = os.environ.get("PREFECT_API_URL") or f"{records['prefect'].address}/api"
+        require_importable(settings)  # meanwhile they start
+        for record in records.values():
+            _await(settings, record, prefect, begun)
+        worker = _ensure(settings, "worker", prefect)
+        _await(settings, worker, prefect, begun)
+        deploy_flows(settings, prefect)
+        console.print(f"[green]✓[/] {'deployed':<8} [dim]the flows of prefect.yaml[/]")
+    _print_addresses(settings, records, prefect)
+
+
+def bring_down() -> None:
+    """Stop what `ml up` started, and nothing else."""
+    settings = open_project()
+    with _only_up(settings):
+        ended = [name for name in STOP_ORDER if (found := read_record(settings, name)) and _stop(settings, found)]
+    console.print("Nothing of this project runs." if not ended else "[green]✓[/] All is down.")
+
+
+def require_importable(settings: Settings) -> None:
+    """Check that the flows of `prefect.yaml` can be imported: Prefect deploys one that cannot, without a word.
+
+    Raises:
+        UserError: one cannot, or there is no such file.
+    """
+    import yaml
+
+    path = settings.root / "prefect.yaml"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: `copier update` brings it back, or write one for `prefect deploy --all`.")
+    sys.path.insert(0, str(settings.root))
+    for deployment in yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]:
+        file, _, function = deployment["entrypoint"].partition(":")
+        try:
+            getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), function)
+        except Exception as error:  # whatever an owner's edit can raise
+            raise UserError(f"{file} cannot be imported: {type(error).__name__}: {error}.") from error
+
+
+def deploy_flows(settings: Settings, prefect: str) -> None:
+    """Deploy `prefect.yaml` to the server at `prefect`.
+
+    Raises:
+        UserError: Prefect refuses it.
+    """
+    log = log_path(settings, "deploy")
+    with log.open("wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+            cwd=settings.root,
+            env=os.environ | {"PREFECT_API_URL": prefect},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=DEPLOY_SECONDS,
+            check=False,
+        )
+    if done.returncode:
+        raise UserError(f"`prefect deploy --all` failed: see {log}.")
+
+
+@contextmanager
+def _only_up(settings: Settings) -> Iterator[None]:
+    """Hold the records' lock.
+
+    Raises:
+        UserError: another `ml up` or `ml down` holds it.
+    """
+    with locked(run_folder(settings) / "lock", wait=False) as mine:
+        if not mine:
+            raise UserError("Another `ml up` or `ml down` is at work here: wait until it ends.")
+        yield
+
+
+def _ensure(settings: Settings, name: str, prefect: str = "") -> Record:
+    """Return the record of a process, started unless it runs."""
+    record = running(settings, name)
+    if record is not None:
+        return record
+    if stale := read_record(settings, name):
+        stop(settings, stale)  # what it left behind, if it was killed
+    wanted = wanted_port(name, settings)
+    port = choose_port(wanted) if wanted else None
+    if port != wanted:
+        console.print(f"[yellow]Port {wanted} is in use: {name} takes {port} instead.[/]")
+    launch = plan(name, settings, port, prefect)
+    return start(settings, name, launch.command, launch.env, port)
+
+
+def _await(settings: Settings, record: Record, prefect: str, begun: float) -> None:
+    """Wait until a process is well.
+
+    Raises:
+        UserError: it ended, or is not well in time.
+    """
+    end = time.monotonic() + HEALTHY_SECONDS
+    with console.status(f"{record.name}: starting"):
+        while not is_well(record, settings, prefect):
+            if time.monotonic() > end or running(settings, record.name) is None:
+                log = log_path(settings, record.name)
+                raise UserError(f"{record.name} did not start ({_tail(log)}): see {log}; `ml down` ends the others.")
+            time.sleep(0.1)
+    seconds = time.perf_counter() - begun
+    console.print(f"[green]✓[/] {record.name:<8} [dim]{record.address or 'asks for runs':<28}{seconds:6.1f} s[/]")
+
+
+def _stop(settings: Settings, record: Record) -> bool:
+    ran = stop(settings, record)
+    if ran:
+        console.print(f"[green]✓[/] {record.name} stopped")
+    return ran
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    said = [line for line in lines if " keeper: " not in line]
+    return said[-1] if said else "no output"
+
+
+def _print_addresses(settings: Settings, records: dict[str, Record], prefect: str) -> None:
+    console.print("")
+    shown = {name: record.address for name, record in records.items()}
+    shown.setdefault("prefect", prefect.removesuffix("/api"))
+    shown.setdefault("mlflow", os.environ.get("MLFLOW_TRACKING_URI"))
+    for name, what in (("prefect", "flows and runs"), ("mlflow", "models"), ("service", "predictions")):
+        console.print(f"{what:<15} {escape(show_uri(str(shown[name])))}", soft_wrap=True)
+    console.print(
+        f"[dim]Logs: {settings.show(settings.home / 'logs')}/. `ml status` shows them, `ml down` stops them.[/]"
+    )

@@ -1,0 +1,116 @@
+"""Monitor: a window of the prediction log is compared with the reference; what moved asks to train again."""
+
+from datetime import UTC, datetime
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.alerts import tell_of_failure
+from flows.artifacts import publish_image, publish_link, publish_markdown, publish_table
+from flows.errors import UserError
+from flows.monitoring.asking import settle
+from flows.monitoring.decision import Decision
+from flows.monitoring.pictures import draw_drift
+from flows.monitoring.runs import WindowRuns
+from flows.monitoring.showing import as_markdown, column_rows
+from flows.monitoring.truth import measure_windows
+from flows.monitoring.watching import Look, Watch, look, only_one, open_watch
+from flows.monitoring.windows import Window, Windows
+from flows.naming import name_run
+from flows.settings import Settings, load_settings
+
+
+@flow(
+    name="monitor",
+    flow_run_name="monitor",
+    timeout_seconds=3600,
+    on_failure=[tell_of_failure],
+    on_crashed=[tell_of_failure],
+)
+def monitor() -> str:
+    """Compare what was answered since the last window with the reference in the bundle; return the window's id.
+
+    The window's record is written last: a run that is killed before that has judged nothing, and the next one takes
+    up the same rows.
+
+    Raises:
+        UserError: nothing serves, its bundle has no reference, or another monitor is at work.
+    """
+    end = datetime.now(UTC)
+    settings = load_settings()
+    with only_one(settings):
+        watch = open_watch(settings)
+        name_run("monitor", version=watch.champion.version)
+        decide(settings)  # what a killed run has judged and could not tell
+        found = compare(settings, watch, end)
+        window = measure(settings, watch, found.window)
+        keep(settings, show(settings, found, window))
+        decision, request = decide(settings)
+        publish_markdown("monitor", as_markdown(window, decision, request, report_place(settings, window)))
+    return window.id
+
+
+@task(name="compare", cache_policy=NO_CACHE)
+def compare(settings: Settings, watch: Watch, end: datetime) -> Look:
+    """Read the log and compare it."""
+    return look(settings, watch, end)
+
+
+@task(name="labels", cache_policy=NO_CACHE)
+def measure(settings: Settings, watch: Watch, window: Window) -> Window:
+    """Measure the window, and those before it that count, against the labels that have come."""
+    windows = Windows(settings.store_path)
+    earlier = [w for w in windows.of(watch.champion) if w.judged and w.id != window.id][-settings.retrain.of :]
+    *changed, newest = measure_windows(settings, watch, [*earlier, window])
+    for old, new in zip(earlier, changed, strict=True):
+        if new != old:
+            windows.write(new)
+            _show_figures(settings, new)
+    return newest
+
+
+@task(name="show", cache_policy=NO_CACHE)
+def show(settings: Settings, found: Look, window: Window) -> Window:
+    """Put report, figures and pictures where MLflow's and Prefect's UIs show them; return the window with its run."""
+    if found.comparison is None or found.sides is None:
+        return window
+    plots = draw_drift(found.comparison, found.sides, f"{window.sampled:,} of {window.rows:,} rows")
+    publish_table("drift-by-column", column_rows(window))
+    for name, png in plots.items():
+        publish_image(f"plot-{name}", png, name.replace("-", " "))
+    try:
+        runs = WindowRuns(settings)
+        run = runs.log_window(window, found.comparison.html, plots)
+        publish_link("drift-report", runs.report_address(run), f"Drift report of window {window.id}")
+    except UserError as error:  # the MLflow server is down: all is in the store
+        return window.model_copy(update={"notes": (*window.notes, str(error))})
+    return window.model_copy(update={"run_id": run})
+
+
+@task(name="keep", cache_policy=NO_CACHE)
+def keep(settings: Settings, window: Window) -> None:
+    """Write the window's record, and let old reports go."""
+    windows = Windows(settings.store_path)
+    windows.write(window)
+    windows.prune(max(settings.monitor.keep, settings.retrain.of))
+
+
+@task(name="decide", cache_policy=NO_CACHE)
+def decide(settings: Settings) -> tuple[Decision, str]:
+    """Decide on the windows so far, and ask for training where it is wanted."""
+    return settle(settings)
+
+
+def report_place(settings: Settings, window: Window) -> str:
+    """Return where the window's report is, as it is shown."""
+    return settings.show(Windows(settings.store_path).path(window.id, "html"))
+
+
+def _show_figures(settings: Settings, window: Window) -> None:
+    """Show the new figures of an earlier window, where MLflow answers."""
+    if window.run_id is None:
+        return
+    try:
+        WindowRuns(settings).log_figures(window.run_id, window)
+    except UserError:
+        return  # they are in the store

@@ -1,0 +1,183 @@
+"""Reads a window of the prediction log: every record is counted, and only a seeded sample of rows is parsed."""
+
+import json
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SKEW_SECONDS = 300.0  # by which a file's own time may differ from the clock that its records carry
+# A record as the service writes it: whatever differs is still read, as JSON, only slower.
+HEAD = re.compile(
+    rb'\{"id": "[^"\\]*", "at": "([^"\\]*)", "version": "[^"\\]*", "bundle": "([^"\\]*)", "ms": ([-+.eE0-9]+), '
+)
+PREDICTIONS = b'"predictions":'
+_decode = json.JSONDecoder().raw_decode
+
+
+class Head(NamedTuple):
+    """What is read of every record: when (seconds since 1970), by which bundle, how long (ms), how many rows."""
+
+    at: float
+    bundle: str
+    ms: float
+    rows: int
+
+
+@dataclass
+class Tally:
+    """The requests of a window: where each stands, its rows and its latency in ms.
+
+    Attributes:
+        unreadable: Lines that are no records, in the files of the window.
+        others: Requests of the window that another bundle answered.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    file: "array[int]" = field(default_factory=lambda: array("l"))
+    offset: "array[int]" = field(default_factory=lambda: array("q"))
+    count: "array[int]" = field(default_factory=lambda: array("l"))
+    ms: "array[float]" = field(default_factory=lambda: array("d"))
+    unreadable: int = 0
+    others: int = 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests were answered."""
+        return len(self.count)
+
+    @property
+    def rows(self) -> int:
+        """How many rows they held."""
+        return sum(self.count)
+
+
+class Logged(NamedTuple):
+    """One row of the log: the request, its place in it, the features as sent, and the answer."""
+
+    request_id: str
+    row: int
+    features: dict[str, Any]
+    prediction: dict[str, Any]
+
+
+def tally_window(folder: Path, start: datetime, end: datetime, bundle: str) -> Tally:
+    """Count the records that `bundle` answered in [start, end)."""
+    found = Tally()
+    low, high = start.timestamp(), end.timestamp()
+    for path in _files_of(folder, low, high):
+        found.files.append(path)
+        for offset, line in _whole_lines(path):
+            head = read_head(line)
+            if head is None:
+                found.unreadable += 1
+            elif low <= head.at < high and head.bundle == bundle:
+                found.file.append(len(found.files) - 1)
+                found.offset.append(offset)
+                found.count.append(head.rows)
+                found.ms.append(head.ms)
+            elif low <= head.at < high:
+                found.others += 1
+    return found
+
+
+def sample_logged(tally: Tally, most: int, seed: int = 0) -> list[Logged]:
+    """Return at most `most` rows, each as likely as any other, in the log's order.
+
+    A file that rotation removed meanwhile gives none.
+    """
+    counts = np.asarray(tally.count, dtype=np.int64)
+    ends = counts.cumsum()
+    total = int(ends[-1]) if len(ends) else 0
+    chosen = np.arange(total)
+    if total > most:
+        chosen = np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
+    records = np.searchsorted(ends, chosen, side="right")
+    places = chosen - (ends - counts)[records]
+    found: list[Logged] = []
+    for file, group in groupby(zip(records.tolist(), places.tolist(), strict=True), lambda pair: tally.file[pair[0]]):
+        found.extend(_read_rows(tally.files[file], tally, list(group)))
+    return found
+
+
+def read_head(line: bytes) -> Head | None:
+    """Return what is needed of a record without parsing its request; None where the line is no record."""
+    match = HEAD.match(line)
+    if match is not None:
+        at, bundle, ms = match.groups()
+        try:
+            rows = _count_rows(line[line.rindex(PREDICTIONS) + len(PREDICTIONS) :])
+            return Head(_seconds(at.decode()), bundle.decode(), float(ms), rows)
+        except (ValueError, TypeError):  # such as a class that is called "predictions"
+            pass
+    try:
+        return _read_slowly(line)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _count_rows(tail: bytes) -> int:
+    """Return how many predictions a record ends with; where no object follows another it is one."""
+    if tail.lstrip().startswith(b"[{") and b"},{" not in tail and b"}, {" not in tail:
+        return 1
+    return len(_decode(tail.decode().lstrip())[0])
+
+
+def _read_slowly(line: bytes) -> Head:
+    record = json.loads(line)
+    return Head(_seconds(record["at"]), str(record["bundle"]), float(record["ms"]), len(record["predictions"]))
+
+
+def _seconds(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _files_of(folder: Path, low: float, high: float) -> list[Path]:
+    """Return the files that can hold records of [low, high): by the time in the name and that of the last write."""
+    found = []
+    for path in sorted(folder.glob("*.jsonl")):
+        try:
+            began = datetime.strptime(path.name.partition("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
+        except ValueError:
+            began = 0.0
+        try:
+            if began - SKEW_SECONDS < high and path.stat().st_mtime + SKEW_SECONDS >= low:
+                found.append(path)
+        except FileNotFoundError:  # rotation took it
+            continue
+    return found
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and line of each record; a last line without its end was being written, or never was."""
+    offset = 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield offset, line
+                offset += len(line)
+    except FileNotFoundError:  # rotation took it
+        return
+
+
+def _read_rows(path: Path, tally: Tally, wanted: list[tuple[int, int]]) -> Iterator[Logged]:
+    """Yield the wanted (record, place) pairs of one file."""
+    try:
+        with path.open("rb") as file:
+            for record, group in groupby(wanted, lambda pair: pair[0]):
+                file.seek(tally.offset[record])
+                parsed = json.loads(file.readline())
+                for _, place in group:
+                    yield Logged(
+                        str(parsed["id"]), place, parsed["request"]["rows"][place], parsed["predictions"][place]
+                    )
+    except FileNotFoundError:  # rotation took it
+        return

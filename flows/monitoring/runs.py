@@ -1,0 +1,71 @@
+"""The windows in MLflow: an experiment of their own, one run each."""
+
+import re
+import tempfile
+from pathlib import Path
+
+from flows.monitoring.windows import Window
+from flows.settings import Settings
+from flows.tracking import Registry
+
+
+class WindowRuns(Registry):
+    """The experiment `<project>-monitor`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect."""
+        super().__init__(settings)
+        self.name = f"{self.name}-monitor"
+
+    def open_run(self, window: str) -> str:
+        """Return the id of the run that shows a window; one that a killed monitor left is taken up again."""
+        import mlflow
+
+        experiment = self.experiment_id()
+        found = self.client.search_runs([experiment], f"tags.window = '{window}'", max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        with mlflow.start_run(experiment_id=experiment, run_name=f"monitor-{window}", tags={"window": window}) as run:
+            return str(run.info.run_id)
+
+    def log_window(self, window: Window, html: str, plots: dict[str, bytes]) -> str:
+        """Show a window's figures, its report and its pictures; return the run's id."""
+        run = self.open_run(window.id)
+        with tempfile.TemporaryDirectory() as folder:
+            if html:
+                (Path(folder) / "report.html").write_text(html, encoding="utf-8")
+            for name, png in plots.items():
+                (Path(folder) / f"{name}.png").write_bytes(png)
+            self.client.log_artifacts(run, folder)
+        self.log_figures(run, window)
+        return run
+
+    def log_figures(self, run: str, window: Window) -> None:
+        """Show a window's figures and verdict, in the place of earlier ones."""
+        import mlflow
+
+        mlflow.log_metrics(metrics_of(window), run_id=run)
+        mlflow.log_dict(window.model_dump(mode="json"), "window.json", run_id=run)
+        for name, value in {"verdict": window.verdict, "version": window.version}.items():
+            self.client.set_tag(run, name, value)
+
+    def report_address(self, run: str) -> str:
+        """Return where the MLflow UI shows the report."""
+        return f"{self.run_address(run)}/artifacts/report.html"
+
+
+def metrics_of(window: Window) -> dict[str, float]:
+    """Return a window's figures by the names that MLflow allows."""
+    figures: dict[str, float | None] = {
+        "rows": window.rows,
+        "requests": window.requests,
+        "rows_per_hour": window.rows_per_hour,
+        "drift_share": window.drift_share,
+        "prediction_drift": window.prediction.score if window.prediction else None,
+    }
+    figures |= {f"latency_ms_{name}": value for name, value in window.latency.items()}
+    figures |= {f"drift/{column.name}": column.score for column in window.columns}
+    figures |= {f"missing/{column.name}": column.missing for column in window.columns if column.missing}
+    if window.performance is not None:
+        figures |= {f"labelled/{name}": value for name, value in window.performance.metrics.items()}
+    return {re.sub(r"[^\w./ :-]", "_", name): value for name, value in figures.items() if value is not None}

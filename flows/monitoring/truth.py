@@ -1,0 +1,40 @@
+"""Labels come late: each run looks again at the last windows whose rows they may have reached."""
+
+import pandas as pd
+
+from flows.errors import UserError
+from flows.monitoring.judging import measured
+from flows.monitoring.labels import Labels, read_labels
+from flows.monitoring.performance import measure
+from flows.monitoring.watching import Watch
+from flows.monitoring.windows import Window, Windows
+from flows.settings import Settings
+
+
+def measure_windows(settings: Settings, watch: Watch, windows: list[Window]) -> list[Window]:
+    """Return the windows with their performance, as far as labels have come and the samples are kept.
+
+    Labels that cannot be read are noted: drift is looked at all the same.
+    """
+    if settings.monitor.labels is None:
+        return windows
+    kept = {window.id: Windows(settings.store_path).read_sample(window.id) for window in windows if window.judged}
+    samples = {name: sample for name, sample in kept.items() if sample is not None}
+    try:
+        labels = read_labels(settings, watch.reference.contract, list(samples.values()))
+    except UserError as error:
+        return [window.model_copy(update={"notes": (str(error),)}) for window in windows]
+    return [
+        _measure(settings, watch, window, samples[window.id], labels) if window.id in samples else window
+        for window in windows
+    ]
+
+
+def _measure(settings: Settings, watch: Watch, window: Window, sample: pd.DataFrame, labels: Labels) -> Window:
+    rows, least = labels.join(sample), settings.monitor.min_rows
+    if len(rows) < least:
+        note = f"{len(rows):,} of {len(sample):,} compared rows have a label, too few to judge: {least:,} are needed"
+        return window.model_copy(update={"notes": (note,)})
+    holdout = watch.bundle.meta.get("metrics") or {}
+    found = measure(watch.reference.contract, holdout, rows, settings.gates, settings.monitor.loss)
+    return measured(window.model_copy(update={"notes": ()}), found, settings.monitor.drift_share)

@@ -1,0 +1,180 @@
+"""What `ml up` runs in the background, as `.ml/run/*.json` records it: process id, its start, port and command.
+
+A process id alone says little: the system gives it to a stranger once its process is gone. So a record also holds the
+time at which the process started, and a token that stands in the environment of the process and of all it starts.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from flows.guard import free_port
+from flows.settings import Settings
+from flows.store.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import psutil
+
+TOKEN = "ML_PROCESS"
+STOP_SECONDS = 20.0
+LOOPBACK = "127.0.0.1"
+_started: list["subprocess.Popen[bytes]"] = []  # they outlive us: Python must not warn that nobody waits for them
+
+
+class Record(BaseModel):
+    """One background process.
+
+    Attributes:
+        name: What it is: prefect, worker, mlflow or service.
+        pid: The process that keeps it running.
+        started: When that process started, in seconds since 1970, by the system's own account.
+        token: What its environment says under `ML_PROCESS`.
+        port: The port of the loopback that it listens on, if any.
+        command: What it was started with.
+        since: When, for people (UTC).
+    """
+
+    name: str
+    pid: int
+    started: float
+    token: str
+    port: int | None
+    command: tuple[str, ...]
+    since: str
+
+    @property
+    def address(self) -> str | None:
+        """Where it answers."""
+        return None if self.port is None else f"http://{LOOPBACK}:{self.port}"
+
+
+def run_folder(settings: Settings) -> Path:
+    """Return where the records are."""
+    return settings.home / "run"
+
+
+def log_path(settings: Settings, name: str) -> Path:
+    """Return where a process writes."""
+    return settings.home / "logs" / f"{name}.log"
+
+
+def read_record(settings: Settings, name: str) -> Record | None:
+    """Return the record of a process, running or not."""
+    value = read_json(run_folder(settings) / f"{name}.json")
+    return None if value is None else Record.model_validate(value)
+
+
+def running(settings: Settings, name: str) -> Record | None:
+    """Return the record of a process if it runs."""
+    record = read_record(settings, name)
+    return record if record and keeper_of(record) else None
+
+
+def keeper_of(record: Record) -> "psutil.Process | None":
+    """Return the recorded process, or None where it ended, even if a stranger has its number now."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):  # a zombie too
+        process = psutil.Process(record.pid)
+        return process if _is_of(process, record) else None
+    return None
+
+
+def family(record: Record) -> list["psutil.Process"]:
+    """Return every living process whose environment holds the record's token, whoever its parent is now."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(TOKEN) == record.token:
+                found.append(process)
+    return found
+
+
+def _is_of(process: "psutil.Process", record: Record) -> bool:
+    """Tell whether a process is the recorded one: by its environment, else by when it started."""
+    import psutil
+
+    try:
+        return process.environ().get(TOKEN) == record.token
+    except psutil.AccessDenied:
+        return abs(process.create_time() - record.started) < 1.0
+
+
+def start(
+    settings: Settings, name: str, command: Sequence[str], env: Mapping[str, str], port: int | None = None
+) -> Record:
+    """Start `command` in the background, in a session of its own, and record it."""
+    import psutil
+
+    token = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.keeper", str(log_path(settings, name)), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **env, TOKEN: token},
+        cwd=settings.root,
+        start_new_session=True,
+    )
+    _started.append(process)
+    record = Record(
+        name=name,
+        pid=process.pid,
+        started=psutil.Process(process.pid).create_time(),
+        token=token,
+        port=port,
+        command=tuple(command),
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_json(run_folder(settings) / f"{name}.json", record.model_dump())
+    return record
+
+
+def stop(settings: Settings, record: Record) -> bool:
+    """End what a record names, and only that, with all it started; return whether anything ran."""
+    import psutil
+
+    keeper = keeper_of(record)
+    if keeper is not None:
+        with suppress(psutil.Error):
+            keeper.terminate()
+            _wait_for_end(keeper)
+    left = family(record)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=STOP_SECONDS)
+    (run_folder(settings) / f"{record.name}.json").unlink(missing_ok=True)
+    return keeper is not None or bool(left)
+
+
+def choose_port(wanted: int) -> int:
+    """Return `wanted` where nothing listens on it, or else a port that is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, wanted))
+        except OSError:
+            return free_port()
+    return wanted
+
+
+def _wait_for_end(process: "psutil.Process") -> None:
+    """Wait until a process is gone, or is a zombie that its parent (a test) has not asked after."""
+    import psutil
+
+    end = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < end and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.05)

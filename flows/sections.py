@@ -1,0 +1,160 @@
+"""The sections of the settings, each with its defaults: one for each `[section]` of `config.toml`."""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+Problem = Literal["binary", "multiclass", "regression"]
+
+
+class Section(BaseModel):
+    """One section of `config.toml`: frozen, and refusing unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Project(Section):
+    """Who the project is."""
+
+    name: str = Field("project", pattern=r"^[a-z0-9][a-z0-9._-]*$")
+
+
+class Data(Section):
+    """Where the rows come from and what is predicted."""
+
+    source: str = "sample://"
+    target: str | None = None
+    problem: Problem = "binary"
+    max_bad_share: float = Field(0.1, ge=0, le=1)
+
+
+class Split(Section):
+    """Which rows are held out: by a hash of the id (or of the row), or the latest by time."""
+
+    by: Literal["hash", "time"] = "hash"
+    holdout: float = Field(0.2, gt=0, lt=1)
+    seed: int = 0
+
+
+class Train(Section):
+    """How the model is fitted; `params` go to `build_estimator`, `trusted_types` to skops."""
+
+    seed: int = 0
+    params: dict[str, Any] = {}
+    trusted_types: tuple[str, ...] = ()
+
+
+class Gates(Section):
+    """What a candidate must reach to be deployed; `metric` defaults to the problem's own."""
+
+    metric: str | None = None
+    minimum: float | None = None
+    margin: float = Field(0.01, ge=0)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    resamples: int = Field(200, ge=20)
+
+
+class Deploy(Section):
+    """How the model is served; `tolerance` bounds compiled against scikit-learn probabilities."""
+
+    runtime: Literal["onnx", "sklearn"] = "onnx"
+    tolerance: float = Field(1e-5, gt=0)
+
+
+class Service(Section):
+    """Limits and address of the service."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(3000, ge=1, le=65535)
+    workers: int = Field(1, ge=1)
+    max_rows: int = Field(1000, ge=1)
+    max_body_bytes: int = Field(5_000_000, ge=1)
+
+
+class Log(Section):
+    """The service's record of its answers, in the store's `log`.
+
+    Attributes:
+        enabled: Whether there is one.
+        sensitive: Whether columns of that role are left out or hashed with the key in `ML_LOG_KEY`.
+        file_bytes: A file that would grow over it is followed by the next.
+        keep_bytes: The oldest files are removed while all together are over it.
+    """
+
+    enabled: bool = True
+    sensitive: Literal["drop", "hash"] = "drop"
+    file_bytes: int = Field(64_000_000, ge=1)
+    keep_bytes: int = Field(2_000_000_000, ge=1)
+
+
+class Monitor(Section):
+    """What the monitor compares and from when on a difference counts; see docs/monitoring.md.
+
+    Attributes:
+        labels: A source with what came true, in the grammar of `[data] source`: the target and `request_id`
+            (with `row`, from 0, where requests hold several), or the id column that callers sent along.
+        min_rows: Fewer rows are too few to judge, of the window and of its labels.
+        sample_rows: As many rows of a window are compared at most, drawn by a seed.
+        distance: From where on a column has drifted, unless chance alone goes further at the window's size.
+        missing: By how much a column's share of missing values may change.
+        unseen: By how much the share of values never seen in training may grow.
+        drift_share: The share of drifted columns from which on the window has drifted.
+        loss: By how much the metric may fall before performance is lost; of errors in the target's unit, a share.
+        keep: How many reports are kept.
+    """
+
+    labels: str | None = None
+    min_rows: int = Field(200, ge=20)
+    sample_rows: int = Field(10_000, ge=100, le=100_000)
+    distance: float = Field(0.1, gt=0)
+    missing: float = Field(0.1, gt=0, le=1)
+    unseen: float = Field(0.05, gt=0, le=1)
+    drift_share: float = Field(0.3, gt=0, le=1)
+    loss: float = Field(0.02, ge=0)
+    keep: int = Field(20, ge=1)
+
+
+class Retrain(Section):
+    """When the pipeline is asked to run again: `windows` of the last `of`, and the latest, drifted or got worse."""
+
+    windows: int = Field(2, ge=1)
+    of: int = Field(3, ge=1)
+    cooldown_hours: float = Field(24.0, ge=0)
+
+    @model_validator(mode="after")
+    def _require_enough(self) -> Self:
+        if self.windows > self.of:
+            raise ValueError(f"{self.windows} windows of the last {self.of} can never be: raise `of`")
+        return self
+
+
+class Ports(Section):
+    """Where `ml up` puts the servers on the loopback; the service has its own under `[service]`."""
+
+    prefect: int = Field(4200, ge=1, le=65535)
+    mlflow: int = Field(5000, ge=1, le=65535)
+
+
+class Alerts(Section):
+    """Where alerts are sent, best by `ML_ALERTS__WEBHOOK`; the same one again after `repeat_hours` at the earliest."""
+
+    webhook: SecretStr | None = None
+    format: Literal["json", "slack"] = "json"
+    repeat_hours: float = Field(24.0, ge=0)
+
+
+class Environment(Section):
+    """Where `ml release` brings a model, see docs/delivery.md.
+
+    Attributes:
+        store: The folder that the environment's service has as its `ML_STORE`.
+        url: The service's address.
+        host: The container host that runs the service, as `docker --host` takes it; None where images are not moved.
+        wait_seconds: How long the service may take to be ready, and then to swap.
+    """
+
+    store: Path
+    url: str = Field(pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
+    host: str | None = Field(None, pattern=r"^(ssh|unix|tcp)://\S+$")
+    wait_seconds: float = Field(60.0, gt=0)

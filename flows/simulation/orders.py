@@ -1,0 +1,65 @@
+"""Runs of deployments, ordered from the Prefect server and waited for, through the server's own downtime."""
+
+import time
+from datetime import datetime
+from typing import Any
+
+from flows.errors import UserError
+from flows.health import ask, look_up
+
+END_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+RUN_SECONDS = 300.0
+Run = dict[str, Any]
+
+
+def order_run(api: str, deployment: str, key: str) -> Run:
+    """Run a deployment once for `key`, and return the run when it has ended.
+
+    Raises:
+        UserError: it did not end in time.
+    """
+    url = f"{api}/deployments/name/{deployment}/{deployment}"
+    found = _until(lambda: look_up(url), f"the deployment {deployment} was not found at {api}")
+    create = f"{api}/deployments/{found['id']}/create_flow_run"
+    body = {"idempotency_key": key, "state": {"type": "SCHEDULED"}}
+    run = _until(lambda: ask(create, body), f"a run of {deployment} could not be ordered")
+    return wait_for_run(api, run["id"])
+
+
+def runs_since(api: str, flow: str, since: datetime) -> list[Run]:
+    """Return the runs of a flow that were created after `since`, oldest first; none where nobody answers."""
+    body = {
+        "flows": {"name": {"any_": [flow]}},
+        "flow_runs": {"expected_start_time": {"after_": since.isoformat()}},
+        "sort": "EXPECTED_START_TIME_ASC",
+    }
+    return list(ask(f"{api}/flow_runs/filter", body) or [])
+
+
+def wait_for_run(api: str, run_id: str) -> Run:
+    """Return a run when it has ended.
+
+    Raises:
+        UserError: it did not in time.
+    """
+
+    def ended() -> Run | None:
+        run = look_up(f"{api}/flow_runs/{run_id}")
+        return run if run and run["state_type"] in END_STATES else None
+
+    return _until(ended, f"the flow run {run_id} did not end")
+
+
+def _until(attempt: Any, complaint: str) -> Run:
+    """Return the first answer that `attempt` gives.
+
+    Raises:
+        UserError: it gives none in time.
+    """
+    end = time.monotonic() + RUN_SECONDS
+    while time.monotonic() < end:
+        answer = attempt()
+        if answer:
+            return dict(answer)
+        time.sleep(0.5)
+    raise UserError(f"Within {RUN_SECONDS:.0f} s {complaint}: `ml status` tells what runs.")

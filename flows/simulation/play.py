@@ -1,0 +1,122 @@
+"""Plays the weeks: requests, labels, the monitor, and whatever training the automation starts by itself."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from flows.errors import UserError
+from flows.monitoring.loop import Wanted, read_loop
+from flows.monitoring.windows import Window, Windows
+from flows.processes import running
+from flows.simulation.orders import order_run, runs_since, wait_for_run
+from flows.simulation.sandbox import Sandbox
+from flows.simulation.traffic import draw_week, send_rows, wait_for_version, write_table
+from flows.store.champion import Champion, require_champion
+
+HISTORY = 3  # weeks in the table that a training reads: the newest
+MOVED = 1.0  # how far customers and their behaviour move half-way
+START_SECONDS = 120.0  # until the automation has started the pipeline
+
+
+@dataclass(frozen=True)
+class Week:
+    """What one week brought.
+
+    Attributes:
+        number: From 1.
+        moved: Whether its customers had moved.
+        version: Which version answered.
+        window: What the monitor found.
+        wanted: What it asked for, if it did.
+        training: How the pipeline that the automation started ended: a Prefect state, or None where none ran.
+        after: Which version serves afterwards.
+    """
+
+    number: int
+    moved: bool
+    version: str
+    window: Window
+    wanted: Wanted | None
+    training: str | None
+    after: str
+
+
+class Play:
+    """One simulation."""
+
+    def __init__(self, sandbox: Sandbox, rows: int, say: Callable[[str], None]) -> None:
+        """Prepare to play weeks of `rows` customers."""
+        self.sandbox, self.rows, self.say = sandbox, rows, say
+        self.table: list[pd.DataFrame] = []
+
+    def begin(self) -> None:
+        """Train the first model on the weeks before the first, and bring the servers up."""
+        self.table = [draw_week(week, self.rows, HISTORY, 0.0) for week in range(1 - HISTORY, 1)]
+        write_table(self.sandbox.data, self.table)
+        self.say("training the first model")
+        self.sandbox.ml("run")
+        self.say("starting Prefect, a worker, MLflow and the service")
+        self.sandbox.ml("up")
+
+    def play_week(self, number: int, moved: bool) -> Week:
+        """Play one week and return what it brought.
+
+        Raises:
+            UserError: a server does not come back, or a run does not end.
+        """
+        before = self._champion()
+        frame = draw_week(number, self.rows, HISTORY, MOVED if moved else 0.0)
+        self.say(f"week {number}: {self.rows:,} customers ask")
+        wait_for_version(self._address("service"), before.version)
+        send_rows(self._address("service"), frame)
+        self.table = [*self.table[1 - HISTORY :], frame]
+        write_table(self.sandbox.data, self.table)
+        self.say(f"week {number}: the monitor looks")
+        began = datetime.now(UTC)
+        run = order_run(self._api(), "monitor", f"week-{number}")
+        if run["state_type"] != "COMPLETED":
+            raise UserError(f"The monitor's run of week {number} ended as {run['state_name']}: see {self._api()}.")
+        window = self._latest(before)
+        wanted = self._asked(window)
+        training = self._wait_for_training(number, began) if wanted else self._unasked(began)
+        after = self._champion()
+        return Week(number, moved, before.version, window, wanted, training, after.version)
+
+    def _latest(self, champion: Champion) -> Window:
+        found = Windows(self.sandbox.settings.store_path).of(champion)
+        if not found:
+            raise UserError("The monitor ran and left no window: see the flow run in the Prefect UI.")
+        return found[-1]
+
+    def _asked(self, window: Window) -> Wanted | None:
+        wanted = read_loop(self.sandbox.settings.store_path).wanted
+        return wanted if wanted and wanted.window == window.id else None
+
+    def _wait_for_training(self, number: int, since: datetime) -> str:
+        """Return how the training that the automation starts ends; nobody but the automation starts it."""
+        self.say(f"week {number}: drift; the automation trains")
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            if runs := runs_since(self._api(), "pipeline", since):
+                return str(wait_for_run(self._api(), runs[-1]["id"])["state_name"])
+            time.sleep(0.5)
+        return "never started"
+
+    def _unasked(self, since: datetime) -> str | None:
+        runs = runs_since(self._api(), "pipeline", since)
+        return str(runs[-1]["state_name"]) if runs else None
+
+    def _champion(self) -> Champion:
+        return require_champion(self.sandbox.settings.store_path)
+
+    def _api(self) -> str:
+        return f"{self._address('prefect')}/api"
+
+    def _address(self, name: str) -> str:
+        record = running(self.sandbox.settings, name)
+        if record is None or record.address is None:
+            raise UserError(f"{name} does not run in the simulation's project: see {self.sandbox.root / '.ml/logs'}.")
+        return record.address

@@ -1,0 +1,123 @@
+"""The copy of the project in which a simulation plays: the project's own models and records stay as they are."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomlkit
+
+from flows.errors import UserError
+from flows.init.placing import reads_sample
+from flows.settings import FILE_NAME, Settings, load_settings
+
+DATA = "data.parquet"
+COPIED = ("flows", "model", "service", "prefect.yaml", FILE_NAME)
+STRIPPED = ("ML_", "MLFLOW_", "PREFECT_", "BENTOML_", "MPLCONFIGDIR")  # the sandbox has its own servers and stores
+COMMAND_SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """The folder of a simulation."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the copied project."""
+        return load_settings(self.root)
+
+    @property
+    def data(self) -> Path:
+        """The table that its pipeline reads."""
+        return self.root / DATA
+
+    def ml(self, *words: str, check: bool = True) -> str:
+        """Run an `ml` command in it and return what it printed.
+
+        Raises:
+            UserError: it failed, and `check` was given.
+        """
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", *words],
+            cwd=self.root,
+            env=clean_environment(self.root),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        said = (done.stdout + done.stderr).decode(errors="replace")
+        if check and done.returncode:
+            raise UserError(f"`ml {' '.join(words)}` failed in the simulation's project {self.root}: {_last(said)}")
+        return said
+
+
+def make_sandbox(settings: Settings) -> Sandbox:
+    """Copy the project into `.ml/simulation`; an earlier simulation there is ended and removed.
+
+    Raises:
+        UserError: the project reads its own data: there is no generator of it to play.
+    """
+    if not reads_sample(settings.root, settings.data.source):
+        raise UserError(
+            f"`ml simulate` plays the sample, and this project reads {settings.data.source}: "
+            "simulate in a project fresh from `copier copy`."
+        )
+    sandbox = Sandbox(settings.home / "simulation")
+    clear(sandbox)
+    sandbox.root.mkdir(parents=True)
+    for name in COPIED:
+        _copy(settings.root / name, sandbox.root / name)
+    _rewrite_config(sandbox.root / FILE_NAME)
+    _still_schedules(sandbox.root / "prefect.yaml")
+    return sandbox
+
+
+def clear(sandbox: Sandbox) -> None:
+    """End what runs in a sandbox and remove it."""
+    if (sandbox.root / FILE_NAME).exists():
+        sandbox.ml("down", check=False)
+    shutil.rmtree(sandbox.root, ignore_errors=True)
+
+
+def clean_environment(root: Path) -> dict[str, str]:
+    """Return the environment without the outer project's homes and addresses; `flows` comes from `root`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(STRIPPED)}
+    return kept | {"PYTHONPATH": str(root)}
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(source, target)
+
+
+def _rewrite_config(path: Path) -> None:
+    """Let the copy read the simulated table, find labels in it, and need no rest between two trainings."""
+    config = tomlkit.parse(path.read_text(encoding="utf-8"))
+    changes = {
+        "data": {"source": DATA},
+        "monitor": {"labels": DATA},
+        "retrain": {"cooldown_hours": 0},  # a simulated week passes in seconds
+    }
+    for section, values in changes.items():
+        config.setdefault(section, tomlkit.table()).update(values)
+    config.pop("alerts", None)  # nobody is alerted to what is only played
+    path.write_text(tomlkit.dumps(config), encoding="utf-8")
+
+
+def _still_schedules(path: Path) -> None:
+    """Switch schedules off: in a simulation the weeks call the flows."""
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(r"(?m)^(\s*active:) true", r"\1 false", text), encoding="utf-8")
+
+
+def _last(said: str) -> str:
+    lines = [line for line in said.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

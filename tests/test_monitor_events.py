@@ -1,0 +1,125 @@
+"""The event that asks for training again, with a real Prefect server."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monitor_support import START
+
+from flows.guard import Child, free_port
+from flows.monitoring.asking import UNHEARD, tell
+from flows.monitoring.events import EVENT, event_id, is_heard, resource_of
+from flows.monitoring.loop import Wanted, pause, read_loop, want
+from flows.server import EMBEDDED, UVICORN, Server
+from flows.settings import Settings
+from flows.store.champion import Champion
+
+CHAMPION = Champion(version="1", run_id="r", bundle="1-b", digest="d", since=START.isoformat())
+WANTED = Wanted(
+    window="w2", windows=("w1", "w2"), version="1", bundle="1-b", reason="드리프트", requested_at=START.isoformat()
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prefect server of these tests' own, which this process talks to."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    folder = tmp_path_factory.mktemp("prefect")
+    url = f"http://127.0.0.1:{free_port()}/api"
+    command = [
+        sys.executable,
+        *UVICORN,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        url.split(":")[2][:-4],
+        "--log-level",
+        "error",
+    ]
+    child = Child(command, os.environ | EMBEDDED | {"PREFECT_HOME": str(folder)}, folder, folder / "server.log")
+    try:
+        Server(child, url).wait()
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield url
+    finally:
+        child.stop()
+
+
+@pytest.fixture
+def settings(server: str, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    """A project of each test's own beside the server."""
+    name = request.node.name.replace("_", "-")
+    return Settings(root=tmp_path, project={"name": name})  # type: ignore[arg-type]
+
+
+def listen(project: str) -> None:
+    """Make an automation that waits for the project's event, as `prefect.yaml` does."""
+    from prefect.client.orchestration import get_client
+    from prefect.events.actions import DoNothing
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+    trigger = EventTrigger(
+        expect={EVENT}, match={"prefect.resource.id": resource_of(project)}, posture=Posture.Reactive, threshold=1
+    )
+    core = AutomationCore(name=f"retrain {project}", trigger=trigger, actions=[DoNothing()])
+    with get_client(sync_client=True) as client:
+        client.create_automation(core)
+
+
+def received(project: str) -> list[dict[str, Any]]:
+    """The events of the project that the server keeps."""
+    from prefect.client.orchestration import get_client
+
+    body = {"filter": {"event": {"name": [EVENT]}}, "limit": 50}
+    about = resource_of(project)
+    for _ in range(100):
+        with get_client(sync_client=True) as client:
+            answer = client.request("POST", "/events/filter", json=body)
+        found = [e for e in answer.json()["events"] if e["resource"]["prefect.resource.id"] == about]
+        if found:
+            return found
+        time.sleep(0.2)
+    return []
+
+
+def test_a_request_stays_open_until_somebody_listens_and_arrives_once(settings):
+    store, project = settings.store_path, settings.project.name
+    want(store, WANTED)
+    assert tell(settings, CHAMPION) == UNHEARD
+    assert read_loop(store).wanted.emitted_at is None
+    listen("another")
+    assert not is_heard(project)
+    listen(project)
+    assert tell(settings, CHAMPION) == ""
+    assert read_loop(store).wanted.emitted_at
+    (event,) = received(project)
+    assert event["id"] == str(event_id(project, "w2"))
+    assert event["payload"] == {"version": "1", "window": "w2", "windows": ["w1", "w2"], "reason": "드리프트"}
+    want(store, WANTED)  # as if the monitor had been killed before it could note the arrival
+    assert tell(settings, CHAMPION) == ""
+    assert read_loop(store).wanted.emitted_at
+    assert len(received(project)) == 1  # the event keeps its id, and the server keeps it once
+
+
+def test_a_request_of_an_old_champion_or_in_a_pause_is_not_sent(settings):
+    store, project = settings.store_path, settings.project.name
+    want(store, WANTED)
+    listen(project)
+    assert tell(settings, CHAMPION.model_copy(update={"bundle": "2-c"})) == ""
+    pause(store, "a test")
+    assert tell(settings, CHAMPION) == ""
+    assert read_loop(store).wanted.emitted_at is None
+
+
+def test_a_server_that_is_gone_leaves_the_request_open(settings):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    want(settings.store_path, WANTED)
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
+        assert "could not be told" in tell(settings, CHAMPION)
+    assert read_loop(settings.store_path).wanted.emitted_at is None

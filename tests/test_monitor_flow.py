@@ -1,0 +1,171 @@
+"""`ml monitor` in a project: real log, real Evidently, MLflow and Prefect."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from monitor_support import typed_sample, write_log
+from template_support import commit_all
+
+from flows.monitoring.windows import Window, Windows
+from flows.store.bundles import Bundle, open_bundle
+from flows.store.champion import Champion, read_champion, write_champion
+from flows.store.files import digest_folder, write_json
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+ROWS = 400
+AT_ONCE = '\n[retrain]\ncooldown_hours = 0\n\n[monitor]\nlabels = "labels.csv"\nkeep = 1\n'
+
+
+class Served:
+    """A project with a champion, and the hand that writes its log."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = folder / ".ml" / "store"
+        self.sent = 0
+
+    @property
+    def champion(self) -> Champion:
+        champion = read_champion(self.store)
+        assert champion is not None
+        return champion
+
+    @property
+    def bundle(self) -> Bundle:
+        return open_bundle(self.store, self.champion.bundle)
+
+    @property
+    def windows(self) -> list[Window]:
+        return Windows(self.store).of(self.champion)
+
+    def send(self, rows: int = ROWS, **parameters: Any) -> pd.DataFrame:
+        """Log answers to rows that no model has seen, and return these with their request ids."""
+        frame = typed_sample(self.bundle.contract, rows, start=50_000 + self.sent, **parameters)
+        self.sent += rows
+        logged = write_log(self.store, self.bundle, frame, datetime.now(UTC) - timedelta(milliseconds=rows + 100))
+        return frame.assign(request_id=[record["id"] for record in logged])
+
+    def log_begins(self) -> None:
+        """Wait until what is sent now is after the champion's first second."""
+        time.sleep(2)
+
+
+@pytest.fixture(scope="module")
+def served(render: Callable[..., Path], ml: Run, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """A project whose first model serves; the tests follow each other."""
+    folder = tmp_path_factory.mktemp("monitored") / "customer-churn"
+    shutil.copytree(render(), folder)
+    config = folder / "config.toml"
+    config.write_text(config.read_text(encoding="utf-8") + AT_ONCE, encoding="utf-8")
+    commit_all(folder)
+    done = ml(folder, "run")
+    assert done.returncode == 0, done.stderr
+    made = Served(folder)
+    made.log_begins()
+    return made
+
+
+def monitor(served: Served, ml: Run) -> Window:
+    """Run the monitor and return its window."""
+    done = ml(served.folder, "monitor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return served.windows[-1]
+
+
+def loop(served: Served) -> dict[str, Any]:
+    path = served.store / "loop.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def test_a_window_too_small_to_judge_leaves_its_rows_to_the_next(served, ml):
+    served.send(150)
+    small = monitor(served, ml)
+    assert (small.verdict, small.rows) == ("too small", 150)
+    served.send(ROWS - 150)
+    whole = monitor(served, ml)
+    assert (whole.verdict, whole.rows, whole.id) == ("ok", ROWS, small.id)
+    assert whole.latency["p50"] == pytest.approx(0.45, abs=0.05)
+    assert "labels.csv" in whole.notes[0]  # there are none yet
+    assert len(served.windows) == 1
+
+
+def test_a_monitor_that_is_killed_neither_loses_nor_doubles_rows(served, ml):
+    served.send()
+    report = Windows(served.store).folder
+    before = set(report.glob("*.html"))
+    with subprocess.Popen([sys.executable, "-m", "flows.cli", "monitor"], cwd=served.folder) as process:
+        deadline = time.monotonic() + 120
+        while set(report.glob("*.html")) == before:  # compared, and the record is not written yet
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    assert len(served.windows) == 1
+    window = monitor(served, ml)
+    assert (window.verdict, window.rows) == ("ok", ROWS)
+    assert window.start == served.windows[0].end
+    assert sum(w.rows for w in served.windows) == served.sent
+
+
+def test_labels_that_come_late_judge_an_earlier_window(served, ml):
+    frame = served.send(shift=1.0)
+    moved = monitor(served, ml)
+    assert moved.verdict == "ok"  # the features are as they were
+    frame[["request_id", "churned"]].to_csv(served.folder / "labels.csv", index=False)
+    served.send()
+    later = monitor(served, ml)
+    assert later.verdict == "ok"
+    judged = served.windows[-2]
+    assert judged.id == moved.id and judged.verdict == "worse"
+    assert judged.performance is not None and judged.performance.rows == ROWS
+    assert not loop(served).get("wanted")  # the latest window is well
+
+
+def test_drift_is_kept_told_and_shown(served, ml):
+    served.send(drift=1.0)
+    drifted = monitor(served, ml)
+    assert drifted.verdict == "drift" and drifted.drift_share is not None and drifted.drift_share > 0.5
+    wanted = loop(served)["wanted"]
+    assert wanted["window"] == drifted.id and wanted["windows"][-1] == drifted.id
+    assert wanted["emitted_at"] is None  # nobody listens to the server of one command
+    alerts = [json.loads(path.read_bytes()) for path in (served.store / "alerts" / "outbox").glob("*.json")]
+    assert [drifted.reasons[0] in told["what"] for told in alerts if told["kind"] == "drift"] == [True]
+    shown = ml(served.folder, "loop", "show").stdout
+    assert "Training is wanted" in shown and "ml run" in shown
+    reports = list(Windows(served.store).folder.glob("*.html"))
+    assert [path.stem for path in reports][-1] == drifted.id and len(reports) == 3  # as many as decide
+
+
+def test_mlflow_has_one_run_for_each_window(served):
+    import sqlite3
+
+    database = sqlite3.connect(served.folder / ".ml" / "mlflow" / "mlflow.db")
+    names = [name for (name,) in database.execute("select name from runs where name like 'monitor-%'")]
+    database.close()
+    assert sorted(names) == [f"monitor-{window.id}" for window in served.windows]
+    artifacts = served.folder / ".ml" / "mlflow" / "artifacts"
+    assert len(list(artifacts.glob("*/artifacts/report.html"))) == len(names)
+    assert len(list(artifacts.glob("*/artifacts/*.png"))) == 2 * len(names)
+
+
+def test_a_bundle_without_a_reference_is_said_in_one_sentence(served, ml):
+    folder, champion = served.bundle.path, served.champion
+    about = served.bundle.meta
+    del about["reference"]
+    (folder / "reference.parquet").unlink()
+    write_json(folder / "meta.json", about)
+    digest = digest_folder(folder)
+    renamed = folder.rename(folder.with_name(f"{champion.version}-{digest[:12]}"))
+    write_champion(served.store, champion.model_copy(update={"bundle": renamed.name, "digest": digest}))
+    done = ml(served.folder, "monitor")
+    assert done.returncode == 2
+    assert "before bundles had a reference" in done.stderr

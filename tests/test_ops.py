@@ -1,0 +1,249 @@
+"""ops/: the compose file, the alert rules and the dashboard, held against the real service and a real Prometheus."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from service_server import serve, wait_for
+from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
+
+BIN = Path(sys.executable).parent
+ONE_SHOT = {"flows"}
+NAME = r"\b(?:bentoml_service_\w+|ml_\w+)\b"
+
+
+@pytest.fixture(scope="module")
+def ops(render: Any) -> Path:
+    return Path(render()) / "ops"
+
+
+@pytest.fixture(scope="module")
+def compose(ops: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load((ops / "compose.yaml").read_text(encoding="utf-8")))
+
+
+def queries(ops: Path) -> list[str]:
+    """Every query of the dashboard and of the alert rules, as Grafana and Prometheus send them."""
+    board = json.loads((ops / "grafana" / "dashboards" / "service.json").read_text(encoding="utf-8"))
+    rules = yaml.safe_load((ops / "alerts.yaml").read_text(encoding="utf-8"))
+    found = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    found += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    return [query.replace("$__rate_interval", "1m") for query in found]
+
+
+def need(command: str, package: str) -> str:
+    path = shutil.which(command)
+    if path is None:
+        pytest.skip(f"{command} is absent: apt-get install {package}")
+    return path
+
+
+def test_compose_keeps_its_schema(ops):
+    done = subprocess.run(
+        [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", ops / "compose.yaml"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_compose_brings_up_all_that_a_project_needs(compose):
+    names = {"postgres", "prefect", "mlflow", "worker", "flows", "service", "prometheus", "grafana"}
+    assert set(compose["services"]) == names
+    used = {v.partition(":")[0] for s in compose["services"].values() for v in s.get("volumes", ()) if v[0] not in "./"}
+    assert used == set(compose["volumes"])
+
+
+def test_every_container_is_bounded_watched_and_confined(compose):
+    for name, service in compose["services"].items():
+        assert service["mem_limit"], name
+        assert service["cpus"], name
+        assert service["restart"], name
+        assert name in ONE_SHOT or service["healthcheck"]["retries"], name
+        if name != "postgres":  # it changes to its user by itself
+            assert service["read_only"] is True, name
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_ports_are_open_on_the_loopback_alone(compose):
+    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
+    assert len(ports) == len({port.split(":")[1] for port in ports}) == 5
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_images_are_pinned_and_built_ones_are_targets_of_the_dockerfile(compose, ops):
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", (ops.parent / "Dockerfile").read_text(encoding="utf-8"), re.M)
+    for name, service in compose["services"].items():
+        if "build" in service:
+            assert (ops / service["build"]["context"]).resolve() == ops.parent.resolve()
+            assert service["build"]["target"] in stages
+        else:
+            assert re.search(r"^docker\.io/\S+:v?\d+[\w.-]*$", service["image"]), name
+
+
+def test_addresses_inside_compose_name_its_services_and_their_ports(compose, ops):
+    """Whatever a service is told to call is a service, on the port that its command opens."""
+    listens = {"prefect": "4200", "mlflow": "5000", "postgres": "5432", "service": "3000", "prometheus": "9090"}
+    texts = [json.dumps(compose), *(p.read_text(encoding="utf-8") for p in ops.rglob("*.yaml") if p.parent != ops)]
+    texts.append((ops / "prometheus.yaml").read_text(encoding="utf-8"))
+    called = {pair for text in texts for pair in re.findall(r"[/@\"]([a-z]+):(\d{4})\b", text)}
+    assert called == set(listens.items())
+    assert "4200" in compose["services"]["prefect"]["command"]
+    assert "--port=5000" in compose["services"]["mlflow"]["command"]
+    assert "CREATE DATABASE mlflow;" in (ops / "postgres.sql").read_text(encoding="utf-8")
+
+
+def test_what_is_mounted_is_there_and_where_it_is_looked_for(compose, ops):
+    mounts = {v.split(":")[1]: v.split(":")[0] for s in compose["services"].values() for v in s.get("volumes", ())}
+    for place in (p for p in mounts.values() if p.startswith("./")):
+        assert (ops / place).exists(), place
+    rules = yaml.safe_load((ops / "prometheus.yaml").read_text(encoding="utf-8"))["rule_files"]
+    assert {f"/etc/prometheus/{rule}" for rule in rules} <= set(mounts)
+    provider = ops / "grafana" / "provisioning" / "dashboards" / "dashboards.yaml"
+    assert yaml.safe_load(provider.read_text(encoding="utf-8"))["providers"][0]["options"]["path"] in mounts
+
+
+def test_dashboard_asks_the_source_that_is_provisioned(ops):
+    provisioned = (ops / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text(encoding="utf-8")
+    uids = {source["uid"] for source in yaml.safe_load(provisioned)["datasources"]}
+    board = json.loads((ops / "grafana" / "dashboards" / "service.json").read_text(encoding="utf-8"))
+    panels = board["panels"]
+    assert {panel["datasource"]["uid"] for panel in panels} == uids
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    for panel in panels:  # Grafana's grid is 24 wide; none may lie over another
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        for other in (p["gridPos"] for p in panels if p is not panel):
+            apart_x = place["x"] + place["w"] <= other["x"] or other["x"] + other["w"] <= place["x"]
+            apart_y = place["y"] + place["h"] <= other["y"] or other["y"] + other["h"] <= place["y"]
+            assert apart_x or apart_y, panel["title"]
+
+
+def test_prometheus_takes_its_configuration(ops):
+    promtool = need("promtool", "prometheus")
+    done = subprocess.run([promtool, "check", "config", ops / "prometheus.yaml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 rules found" in done.stdout
+
+
+SERIES = 'bentoml_service_request_total{endpoint="/predict", http_response_code="%s"}'
+SITUATIONS = [
+    ("ServiceDown", {'up{job="service"}': "0x20"}),
+    ("PredictionsFail", {SERIES % 200: "0+90x60", SERIES % 500: "0+10x60"}),
+    ("RequestsAreRefused", {SERIES % 200: "0+60x60", SERIES % 400: "0+40x60"}),
+    ("CategoriesAreUnknown", {'ml_predictions_total{model_version="1"}': "0+60x120",
+                              'ml_unknown_categories_total{column="지역"}': "0+30x120"}),
+    ("PredictionLogIsLosing", {"ml_log_dropped_total": "0+1x60"}),
+    ("PredictionsAreSlow", {
+        'bentoml_service_request_duration_seconds_bucket{endpoint="/predict", le="0.5"}': "0+10x60",
+        'bentoml_service_request_duration_seconds_bucket{endpoint="/predict", le="1.0"}': "0+60x60",
+        'bentoml_service_request_duration_seconds_bucket{endpoint="/predict", le="+Inf"}': "0+60x60"}),
+    (None, {'up{job="service"}': "1x60", SERIES % 200: "0+60x60", SERIES % 500: "0x60",
+            "ml_log_dropped_total": "0x60",
+            'ml_predictions_total{model_version="1"}': "0+60x60",
+            'ml_unknown_categories_total{column="지역"}': "0x60"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("alert", "series"), SITUATIONS, ids=[str(name) for name, _ in SITUATIONS])
+def test_alerts_fire_when_they_should_and_only_then(ops, tmp_path, alert, series):
+    """By Prometheus's own test runner: which rules fire after an hour of such figures."""
+    promtool = need("promtool", "prometheus")
+    rules = yaml.safe_load((ops / "alerts.yaml").read_text(encoding="utf-8"))["groups"][0]["rules"]
+    expected = [
+        {
+            "eval_time": "50m" if name == "CategoriesAreUnknown" else "19m",
+            "alertname": name,
+            "exp_alerts": [{"exp_labels": labels, "exp_annotations": {"summary": told}}] if name == alert else [],
+        }
+        for name, labels, told in (firing(rule) for rule in rules)
+    ]
+    given = [{"series": name, "values": values} for name, values in series.items()]
+    tests = [{"interval": "1m", "input_series": given, "alert_rule_test": expected}]
+    path = tmp_path / "test.yaml"
+    path.write_text(yaml.safe_dump({"rule_files": [str(ops / "alerts.yaml")], "tests": tests}), encoding="utf-8")
+    done = subprocess.run([promtool, "test", "rules", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def firing(rule: dict[str, Any]) -> tuple[str, dict[str, str], str]:
+    """A rule's name, and the labels and the summary of its alert in the situations above."""
+    labels = dict(rule["labels"])
+    if rule["alert"] == "ServiceDown":
+        labels["job"] = "service"
+    if rule["alert"] == "CategoriesAreUnknown":
+        labels["column"] = "지역"
+    return rule["alert"], labels, rule["annotations"]["summary"].replace("{{ $labels.column }}", "지역")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A real service that has answered, refused, and seen a category that it does not know."""
+    folder = tmp_path_factory.mktemp("service")
+    crown(
+        folder / "store",
+        *write_bundle(folder / "store", bundle_files("1", "binary", compile_model(fit("binary"), "binary"))),
+    )
+    with serve(folder / "store", folder / "home") as client:
+        wait_for(client, "/readyz", 200)
+        ask(client)
+        yield client
+
+
+def ask(client: httpx.Client) -> None:
+    client.post("/predict", json={"rows": [ROW, ROW | {"class": "never seen"}]}).raise_for_status()
+    assert client.post("/predict", json={"rows": [{}]}).status_code == 400
+
+
+def test_queries_name_what_the_service_really_exports(ops, service):
+    text = service.get("/metrics").text
+    exported = set(re.findall(rf"^({NAME})[{{ ]", text, re.M))
+    labels = set(re.findall(r"[{,](\w+)=", text)) | {"job", "le"}
+    for query in queries(ops):
+        assert set(re.findall(NAME, re.sub(r"\{[^}]*\}|by \([^)]*\)", "", query))) <= exported, query
+        assert set(re.findall(r"[{ ](\w+)=", query)) <= labels, query
+        assert set(re.findall(r"by \((\w+)\)", query)) <= labels, query
+
+
+def test_prometheus_answers_every_query_from_the_real_service(ops, service, tmp_path):
+    prometheus = need("prometheus", "prometheus")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    text = (ops / "prometheus.yaml").read_text(encoding="utf-8").replace("10s", "1s")
+    target = f"{service.base_url.host}:{service.base_url.port}"
+    (tmp_path / "prometheus.yaml").write_text(text.replace("service:3000", target), encoding="utf-8")
+    shutil.copy(ops / "alerts.yaml", tmp_path)
+    command = [prometheus, f"--config.file={tmp_path}/prometheus.yaml", f"--storage.tsdb.path={tmp_path}/data"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            wait_for(client, "/-/ready", 200)
+            end = time.monotonic() + 30
+            while empty := [q for q in queries(ops) if ">" not in q and "==" not in q and not rows(client, q)]:
+                assert time.monotonic() < end, empty
+                ask(service)
+                time.sleep(1)
+            for query in queries(ops):
+                rows(client, query)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def rows(client: httpx.Client, query: str) -> list[Any]:
+    answer = client.get("/api/v1/query", params={"query": query})
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["data"]["result"])

@@ -1,0 +1,164 @@
+"""Background processes: what a record may stop, and what it must not."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from template_support import REPOSITORY
+
+from flows.keeper import Log
+from flows.processes import (
+    TOKEN,
+    Record,
+    choose_port,
+    family,
+    keeper_of,
+    log_path,
+    read_record,
+    run_folder,
+    running,
+    start,
+    stop,
+)
+from flows.settings import Settings, load_settings
+from flows.store.files import write_json
+
+ENV = {"PYTHONPATH": str(REPOSITORY)}
+SLEEP = [sys.executable, "-u", "-c", "import time; print('here'); time.sleep(600)"]
+# A child in a session of its own, as BentoML's workers are, and a grandchild that outlives its parent.
+BROOD = [
+    sys.executable,
+    "-c",
+    "import subprocess, sys, time\n"
+    "subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+    "subprocess.run(['bash', '-c', 'setsid sleep 600 & disown'])\n"
+    "time.sleep(600)",
+]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    (tmp_path / "config.toml").write_text('[project]\nname = "kept"\n', encoding="utf-8")
+    made = load_settings(tmp_path)
+    yield made
+    for path in run_folder(made).glob("*.json"):
+        record = read_record(made, path.stem)
+        assert record
+        stop(made, record)
+
+
+@pytest.fixture
+def stranger() -> Iterator["subprocess.Popen[bytes]"]:
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def until(true: Callable[[], object], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def record_of(pid: int, started: float, token: str = "nobody's") -> Record:
+    return Record(name="service", pid=pid, started=started, token=token, port=1, command=("x",), since="2026")
+
+
+def test_process_runs_in_a_session_of_its_own_and_is_recorded(settings: Settings) -> None:
+    made = start(settings, "service", SLEEP, ENV, 3999)
+    assert read_record(settings, "service") == made == running(settings, "service")
+    assert made.address == "http://127.0.0.1:3999"
+    assert os.getsid(made.pid) == made.pid != os.getsid(0)
+    log = log_path(settings, "service")
+    until(lambda: log.exists() and "here" in log.read_text(encoding="utf-8"))
+
+
+def test_stop_takes_along_all_that_was_started(settings: Settings) -> None:
+    made = start(settings, "service", BROOD, ENV)
+    until(lambda: len(family(made)) == 4)  # keeper, command, child, grandchild
+    assert stop(settings, made)
+    assert not family(made)
+    assert read_record(settings, "service") is None
+
+
+def test_what_a_killed_keeper_leaves_behind_is_stopped(settings: Settings) -> None:
+    made = start(settings, "service", BROOD, ENV)
+    until(lambda: len(family(made)) == 4)
+    psutil.Process(made.pid).kill()
+    until(lambda: running(settings, "service") is None)
+    assert len(family(made)) == 3
+    assert stop(settings, made)
+    assert not family(made)
+
+
+def test_killed_process_is_started_again(settings: Settings) -> None:
+    made = start(settings, "service", SLEEP, ENV)
+    keeper = psutil.Process(made.pid)
+    until(lambda: keeper.children())
+    [first] = keeper.children()
+    first.kill()
+    until(lambda: [child for child in keeper.children() if child.pid != first.pid])
+    assert running(settings, "service") == made
+    assert "ended with status -9" in log_path(settings, "service").read_text(encoding="utf-8")
+
+
+def test_process_that_cannot_start_is_given_up(settings: Settings) -> None:
+    start(settings, "service", [sys.executable, "-c", "raise SystemExit('no such thing')"], ENV)
+    until(lambda: running(settings, "service") is None)
+    assert "no such thing" in log_path(settings, "service").read_text(encoding="utf-8")
+
+
+def test_stale_record_stops_no_stranger(settings: Settings, stranger: "subprocess.Popen[bytes]") -> None:
+    """The number was given to somebody else since, at the very second even."""
+    stale = record_of(stranger.pid, psutil.Process(stranger.pid).create_time())
+    write_json(run_folder(settings) / "service.json", stale.model_dump())
+    assert running(settings, "service") is None
+    assert not stop(settings, stale)
+    assert stranger.poll() is None
+    assert read_record(settings, "service") is None
+
+
+def test_another_projects_process_is_a_stranger(settings: Settings) -> None:
+    other = subprocess.Popen(["sleep", "600"], env=os.environ | {TOKEN: "of another project"})
+    try:
+        assert not stop(settings, record_of(other.pid, psutil.Process(other.pid).create_time()))
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_record_of_nobody_is_harmless(settings: Settings) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert keeper_of(record_of(ended.pid, 1.0)) is None
+    assert not stop(settings, record_of(ended.pid, 1.0))
+
+
+def test_port_in_use_gives_another_that_is_free() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        other = choose_port(port)
+        assert other != port
+    assert choose_port(port) == port
+
+
+def test_log_never_exceeds_twice_its_limit(tmp_path: Path) -> None:
+    log = Log(tmp_path / "x.log", most=1_000)
+    for number in range(500):
+        log.write(f"line {number:04}\n".encode())
+    log.file.close()
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["x.log", "x.log.1"]
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000
+    assert (tmp_path / "x.log").read_text(encoding="utf-8").endswith("line 0499\n")

@@ -1,0 +1,161 @@
+"""Every `run:` step of a project's workflows, executed in order in a rendered project."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from actions_support import Expressions, Runner
+from conftest import Render
+from e2e.support import make_project, prefect_server
+from service_server import serve
+from template_support import clean_environment, commit_all
+from test_images import find_uv
+
+pytestmark = pytest.mark.slow
+DIGEST = "sha256:" + "1" * 64
+
+
+class Registry:
+    """Stand-ins for the actions; what was built and pushed is noted."""
+
+    def __init__(self) -> None:
+        self.pushed: list[dict[str, str]] = []
+        self.attested: list[dict[str, str]] = []
+        self.opened: list[dict[str, str]] = []
+
+    def stand_ins(self) -> dict[str, Any]:
+        def nothing(_: dict[str, str]) -> dict[str, str]:
+            return {}
+
+        return {
+            "actions/checkout": nothing,
+            "astral-sh/setup-uv": nothing,
+            "docker/setup-buildx-action": nothing,
+            "docker/login-action": nothing,
+            "docker/metadata-action": self.name,
+            "docker/build-push-action": lambda given: self.pushed.append(given) or {"digest": DIGEST},
+            "actions/attest-build-provenance": lambda given: self.attested.append(given) or {},
+            "peter-evans/create-pull-request": lambda given: self.opened.append(given) or {},
+        }
+
+    def name(self, given: dict[str, str]) -> dict[str, str]:
+        """As the action does: lower case, one tag for the commit."""
+        tag = f"{given['images'].lower()}:{'0' * 40}"
+        return {"tags": tag, "labels": "", "json": json.dumps({"tags": [tag]})}
+
+
+@pytest.fixture(scope="module")
+def expressions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expressions]:
+    if not shutil.which("node") or not shutil.which("npm"):
+        pytest.skip("running workflows needs node and npm: apt-get install nodejs npm")
+    folder = tmp_path_factory.mktemp("npm")
+    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), "@actions/expressions@0.3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"@actions/expressions cannot be installed: {done.stderr[-300:]}")
+    evaluator = Expressions(folder)
+    yield evaluator
+    evaluator.close()
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry()
+
+
+@pytest.fixture(scope="module")
+def runner(
+    expressions: Expressions, registry: Registry, render: Render, tmp_path_factory: pytest.TempPathFactory
+) -> Runner:
+    """A project, locked and committed by its owner, with uv as GitHub's machines have it."""
+    uv = find_uv()
+    if uv is None:
+        pytest.skip("running workflows needs the uv binary: pip install uv")
+    folder = tmp_path_factory.mktemp("runs")
+    root = make_project(render(), folder / "shop-churn").root
+    environment = clean_environment() | {"PATH": f"{Path(uv).parent}:{os.environ['PATH']}", "UV_PYTHON": sys.executable}
+    subprocess.run([uv, "lock", "--quiet"], cwd=root, env=environment, check=True, timeout=300)
+    commit_all(root)
+    return Runner(expressions, root, environment, registry.stand_ins())
+
+
+def test_ci_passes_in_a_new_project(runner):
+    ended = runner.run("ci.yml")
+    assert set(ended.values()) == {"success"}, runner.output
+    assert runner.ran[:2] == ["uv lock --check", "uv sync --locked"]
+    said = runner.summary.read_text(encoding="utf-8")
+    assert "| metric | candidate |" in said
+    assert "| floor |" in said
+
+
+def test_deploy_without_an_environment_ends_after_the_images_and_says_what_to_set(runner, registry):
+    ended = runner.run("deploy.yml")
+    assert ended == {
+        "image": "success",
+        "flows": "skipped",
+        "staging": "skipped",
+        "production": "skipped",
+        "summary": "success",
+        "deploy-ok": "success",
+    }, runner.output
+    assert [push["target"] for push in registry.pushed] == ["service", "worker"]
+    assert registry.pushed[0]["tags"] == f"ghcr.io/acme/shop-churn:{'0' * 40}"
+    assert registry.attested == []
+    said = runner.summary.read_text(encoding="utf-8")
+    assert "`ML_ENVIRONMENTS__STAGING__STORE`" in said
+    assert "`PREFECT_API_URL`" in said
+
+
+def test_deploy_and_retrain_with_servers_and_environments(runner, registry, tmp_path):
+    def model(client: httpx.Client) -> Any:
+        return client.get("/model").json().get("version")
+
+    with (
+        prefect_server(tmp_path / "prefect", tmp_path / "prefect.log") as prefect,
+        serve(tmp_path / "staging", tmp_path / "s") as staging,
+        serve(tmp_path / "production", tmp_path / "p") as production,
+    ):
+        values = {"PREFECT_API_URL": prefect, "ATTEST": "true"}
+        for name, client in (("STAGING", staging), ("PRODUCTION", production)):
+            values[f"ML_ENVIRONMENTS__{name}__STORE"] = str(tmp_path / name.lower())
+            values[f"ML_ENVIRONMENTS__{name}__URL"] = str(client.base_url)
+        ended = runner.run("deploy.yml", vars=values)
+        assert (ended["staging"], ended["production"], ended["deploy-ok"]) == ("success", "skipped", "success"), (
+            runner.output
+        )
+        assert (model(staging), model(production)) == ("1", None)  # no reviewers: production is released by hand
+        assert [made["subject-digest"] for made in registry.attested] == [DIGEST]
+
+        ended = runner.run("deploy.yml", "workflow_dispatch", vars=values, inputs={"production": True})
+        assert set(ended.values()) == {"success"}, runner.output
+        assert (model(staging), model(production)) == ("1", "1")
+        assert "| production | 1 |" in runner.summary.read_text(encoding="utf-8")
+
+        assert set(runner.run("retrain.yml", "workflow_dispatch", vars=values).values()) == {"success"}, runner.output
+        runs = httpx.post(f"{prefect}/flow_runs/filter", json={}, trust_env=False).json()
+        assert [run for run in runs if run["state_type"] == "SCHEDULED" and not run["auto_scheduled"]]
+
+        production_is_down = values | {"ML_ENVIRONMENTS__STAGING__URL": "http://127.0.0.1:9"}
+        production_is_down |= {"ML_ENVIRONMENTS__STAGING__STORE": str(tmp_path / "nobody")}
+        runner.environment["ML_ENVIRONMENTS__STAGING__WAIT_SECONDS"] = "1"
+        ended = runner.run("deploy.yml", vars=production_is_down | {"REVIEWERS": "true"})
+        del runner.environment["ML_ENVIRONMENTS__STAGING__WAIT_SECONDS"]
+        assert (ended["staging"], ended["production"], ended["deploy-ok"]) == ("failure", "skipped", "failure")
+    assert runner.run("retrain.yml", "workflow_dispatch")["retrain-ok"] == "failure"
+
+
+def test_template_opens_a_pull_request_only_with_its_token(runner, registry):
+    assert set(runner.run("template.yml", "schedule").values()) == {"success"}, runner.output
+    assert registry.opened == []
+    assert "TEMPLATE_TOKEN is not set" in runner.summary.read_text(encoding="utf-8")
+    commit_all(runner.project)
+    ended = runner.run("template.yml", "schedule", secrets={"TEMPLATE_TOKEN": "t"})
+    assert set(ended.values()) == {"success"}, runner.output
+    assert [made["branch"] for made in registry.opened] == ["template-update"]
