@@ -7,13 +7,11 @@ from prefect.client.schemas.objects import FlowRun, State
 
 from flows.alerting import Kind, alert, deliver, waiting
 from flows.artifacts import publish_markdown
-from flows.background import prefect_address
 from flows.drops import tell_of_drops
 from flows.errors import Refused
-from flows.recovery import start_again
 from flows.settings import load_settings
 
-__all__ = ["Kind", "alert", "alerts", "begin_again", "deliver", "tell_of_failure", "waiting"]
+__all__ = ["Kind", "alert", "alerts", "deliver", "tell_of_failure", "waiting"]
 
 
 @flow(name="alerts", flow_run_name="alerts", timeout_seconds=600)
@@ -28,7 +26,7 @@ def alerts() -> int:
 
 
 def tell_of_failure(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
-    """Alert that a run failed, or that a gate refused: a flow's hook for a failure; the outermost run tells."""
+    """Alert that a run failed or crashed, or that a gate refused: a flow's hook for both; the outermost tells."""
     if flow_run.parent_task_run_id is not None:
         return
     try:
@@ -44,15 +42,6 @@ def tell_of_failure(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
         alert(
             settings, "run-failed", sentence, f"Look at run {flow_run.id} in Prefect; `ml doctor` checks the machine."
         )
-
-
-def begin_again(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
-    """Start a worker's run that was killed again: a flow's hook for a crash; what cannot be started again is told."""
-    settings = load_settings()
-    prefect = prefect_address(settings)
-    if flow_run.deployment_id and prefect and start_again(prefect, str(flow_run.id), flow_run.run_count):
-        return
-    tell_of_failure(flow, flow_run, state)
 
 
 def _error_of(state: State[Any]) -> Exception | None:

@@ -6,7 +6,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.transactions import Transaction, get_transaction, transaction
 
-from flows.alerts import begin_again, tell_of_failure
+from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.bundling import build_bundle, smoke_rows
 from flows.candidate import load_candidate
@@ -30,7 +30,7 @@ from flows.tracking import CHAMPION, Registry, repair_alias
     flow_run_name="deploy",
     timeout_seconds=3 * 3600,
     on_failure=[tell_of_failure],
-    on_crashed=[begin_again],
+    on_crashed=[tell_of_failure],
 )
 @exclusive
 def deploy(version: str | None = None, breaking: bool = False, why: str = "passed its gates") -> str:

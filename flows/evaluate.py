@@ -8,7 +8,7 @@ import pandas as pd
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.alerts import begin_again, tell_of_failure
+from flows.alerts import tell_of_failure
 from flows.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from flows.candidate import Candidate, load_candidate
 from flows.contract import encode_target
@@ -47,7 +47,7 @@ class Scored:
     flow_run_name="evaluate",
     timeout_seconds=3 * 3600,
     on_failure=[tell_of_failure],
-    on_crashed=[begin_again],
+    on_crashed=[tell_of_failure],
 )
 @exclusive
 def evaluate(version: str | None = None) -> str:

@@ -3,7 +3,7 @@
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.alerts import begin_again, tell_of_failure
+from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.contract import Contract, load_contract, require_columns
 from flows.exclusive import exclusive
@@ -19,7 +19,7 @@ from flows.store.validations import Latest
     flow_run_name="ingest",
     timeout_seconds=3 * 3600,
     on_failure=[tell_of_failure],
-    on_crashed=[begin_again],
+    on_crashed=[tell_of_failure],
 )
 @exclusive
 def ingest() -> str:

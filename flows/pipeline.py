@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.alerts import alert, begin_again, tell_of_failure
+from flows.alerts import alert, tell_of_failure
 from flows.deploy import deploy
 from flows.evaluate import evaluate
 from flows.exclusive import exclusive
@@ -20,7 +20,7 @@ from flows.validate import validate
     flow_run_name="pipeline",
     timeout_seconds=12 * 3600,
     on_failure=[tell_of_failure],
-    on_crashed=[begin_again],
+    on_crashed=[tell_of_failure],
 )
 @exclusive
 def pipeline(breaking: bool = False) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.alerts import begin_again, tell_of_failure
+from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.contract import Checked, Column, Contract, check_rows, require_columns
 from flows.errors import UserError
@@ -34,7 +34,7 @@ ARROW: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.f
     flow_run_name="predict",
     timeout_seconds=6 * 3600,
     on_failure=[tell_of_failure],
-    on_crashed=[begin_again],
+    on_crashed=[tell_of_failure],
 )
 def predict(source: str, destination: str, version: str | None = None) -> dict[str, Any]:
     """Predict the rows of a source and write them, with all their columns, to a file.

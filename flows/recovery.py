@@ -1,4 +1,4 @@
-"""Runs that were killed, alone or with their worker: they are started again, since nobody goes on with them."""
+"""Runs whose worker was killed: nobody goes on with them, so the next worker starts them again."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -29,21 +29,16 @@ def restart_lost_runs(settings: Settings, prefect: str, worker: str) -> int:
     lost = ask(f"{prefect}/flow_runs/filter", {"work_pools": {"name": {"any_": [pool]}}, "flow_runs": states}) or []
     for run in lost:
         _set_state(prefect, run["id"], {"type": "CRASHED", "message": "Its worker ended while it ran."}, force=False)
-        if not start_again(prefect, run["id"], run["run_count"]):
+        if run["run_count"] < MOST_STARTS:
+            details = {"scheduled_time": datetime.now(UTC).isoformat()}
+            again = {"type": "SCHEDULED", "name": "AwaitingRetry", "state_details": details}
+            _set_state(prefect, run["id"], again, force=True)
+        else:
             what = f"The run {run['name']} ended {MOST_STARTS} times with its worker and is not started again."
             alert(
                 settings, "run-failed", what, f"`.ml/logs/worker.log` may say why; the run is {run['id']} in Prefect."
             )
     return len(lost)
-
-
-def start_again(prefect: str, run: str, starts: int) -> bool:
-    """Schedule a run that crashed anew, unless it has crashed often; return whether it was."""
-    if starts >= MOST_STARTS:
-        return False
-    details = {"scheduled_time": datetime.now(UTC).isoformat()}
-    _set_state(prefect, run, {"type": "SCHEDULED", "name": "AwaitingRetry", "state_details": details}, force=True)
-    return True
 
 
 def _set_state(prefect: str, run: str, state: dict[str, Any], *, force: bool) -> None:

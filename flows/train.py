@@ -11,7 +11,7 @@ import pandas as pd
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.alerts import begin_again, tell_of_failure
+from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.contract import Contract, encode, encode_target, fit_encodings, load_contract
 from flows.errors import UserError
@@ -45,7 +45,7 @@ class Fitted:
     flow_run_name="train",
     timeout_seconds=6 * 3600,
     on_failure=[tell_of_failure],
-    on_crashed=[begin_again],
+    on_crashed=[tell_of_failure],
 )
 @exclusive
 def train(validation: str | None = None) -> str:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.alerts import begin_again, tell_of_failure
+from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown, publish_table
 from flows.contract import Checked, check_rows, load_contract, load_schema
 from flows.errors import UserError
@@ -24,7 +24,7 @@ from flows.store.validations import Latest, Validation, Validations
     flow_run_name="validate",
     timeout_seconds=3 * 3600,
     on_failure=[tell_of_failure],
-    on_crashed=[begin_again],
+    on_crashed=[tell_of_failure],
 )
 @exclusive
 def validate(snapshot: str | None = None) -> str:

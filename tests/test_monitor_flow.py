@@ -141,7 +141,7 @@ def test_drift_is_kept_told_and_shown(served, ml):
     assert [drifted.reasons[0] in told["what"] for told in alerts if told["kind"] == "drift"] == [True]
     shown = ml(served.folder, "loop", "show").stdout
     assert "Training is wanted" in shown and "ml run" in shown
-    reports = list(Windows(served.store).folder.glob("*.html"))
+    reports = sorted(Windows(served.store).folder.glob("*.html"))
     assert [path.stem for path in reports][-1] == drifted.id and len(reports) == 3  # as many as decide
 
 

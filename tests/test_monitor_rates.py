@@ -134,7 +134,7 @@ def test_at_most_five_of_two_hundred_windows_without_drift_raise_an_alarm():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moved", ["drift", "shift"])
-def test_what_moves_in_the_sample_is_seen_within_two_windows_in_95_of_100_runs(moved):
+def test_what_moves_in_the_sample_is_seen_within_two_windows_in_95_percent_of_runs(moved):
     runs = [(seed, run) for seed in range(5) for run in range(8)]
     seen = [count_alarms(churn(s), range(2 * r, 2 * r + 2), labels=moved == "shift", **{moved: 1}) for s, r in runs]  # type: ignore[arg-type]
     assert sum(seen) >= 0.95 * len(runs)

@@ -12,6 +12,8 @@ import psutil
 import pytest
 from template_support import REPOSITORY
 
+from flows.commands.up import require_no_embedded_server
+from flows.errors import UserError
 from flows.keeper import Log
 from flows.processes import (
     TOKEN,
@@ -27,7 +29,7 @@ from flows.processes import (
     stop,
 )
 from flows.settings import Settings, load_settings
-from flows.store.files import write_json
+from flows.store.files import locked, write_json
 
 ENV = {"PYTHONPATH": str(REPOSITORY)}
 SLEEP = [sys.executable, "-u", "-c", "import time; print('here'); time.sleep(600)"]
@@ -162,3 +164,12 @@ def test_log_never_exceeds_twice_its_limit(tmp_path: Path) -> None:
     assert files == ["x.log", "x.log.1"]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000
     assert (tmp_path / "x.log").read_text(encoding="utf-8").endswith("line 0499\n")
+
+
+def test_up_refuses_beside_a_command_with_a_server_of_its_own(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    require_no_embedded_server(settings)
+    with locked(settings.home / "lock", wait=False), pytest.raises(UserError, match="server of its own"):
+        require_no_embedded_server(settings)

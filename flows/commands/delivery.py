@@ -47,3 +47,11 @@ def environments() -> None:
     from flows.commands.report import print_environments
 
     print_environments()
+
+
+@app.command()
+def pool() -> None:
+    """Make the project's work pool on the Prefect server, unless it is there; flows are deployed to it."""
+    from flows.commands.pool import make_pool
+
+    make_pool()

@@ -28,10 +28,12 @@ def bring_up() -> None:
     """Start what does not run yet, wait until all is well, deploy `prefect.yaml`, and print the addresses.
 
     Raises:
-        UserError: one of them did not become well, or a flow cannot be deployed.
+        UserError: a command is at work with a server of its own, one of them did not become well, or a flow
+            cannot be deployed.
     """
     settings = open_project()
     with _only_up(settings):
+        require_no_embedded_server(settings)
         begun = time.perf_counter()
         records = {name: _ensure(settings, name) for name in NAMES[:-1] if is_ours(name, settings)}
         prefect = os.environ.get("PREFECT_API_URL") or f"{records['prefect'].address}/api"
@@ -106,6 +108,19 @@ def _only_up(settings: Settings) -> Iterator[None]:
         if not mine:
             raise UserError("Another `ml up` or `ml down` is at work here: wait until it ends.")
         yield
+
+
+def require_no_embedded_server(settings: Settings) -> None:
+    """Check that no command has a Prefect server of its own on the database that ours would open.
+
+    Raises:
+        UserError: one has.
+    """
+    if os.environ.get("PREFECT_API_URL") or running(settings, "prefect"):
+        return
+    with locked(settings.home / "lock", wait=False) as free:
+        if not free:
+            raise UserError("An `ml` command is at work here with a Prefect server of its own: wait until it ends.")
 
 
 def _ensure(settings: Settings, name: str, prefect: str = "") -> Record:

@@ -1,0 +1,47 @@
+"""`ml pool`: Prefect deploys flows only to a work pool that is there, and else the first worker makes it."""
+
+import subprocess
+import sys
+
+from flows.background import prefect_address
+from flows.commands.console import console, open_project
+from flows.errors import UserError
+from flows.server import prefect_server
+
+
+def make_pool() -> None:
+    """Make the project's work pool on the Prefect server, unless it is there.
+
+    Raises:
+        UserError: no server is known, or it does not answer or refuses.
+    """
+    settings = open_project()
+    if prefect_address(settings) is None:
+        raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
+    name = settings.project.name
+    with prefect_server(settings) as server:
+        server.wait()
+        made = "is there" if _is_there(name) else _make(name)
+    console.print(f"[green]✓[/] the work pool {name} {made}")
+
+
+def _is_there(name: str) -> bool:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(name)
+        except ObjectNotFound:
+            return False
+    return True
+
+
+def _make(name: str) -> str:
+    """Make it by Prefect's command, which fills in what runs of the type need."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "work-pool", "create", name, "--type", "process"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode and not _is_there(name):  # another may have been faster
+        said = (done.stdout + done.stderr).strip().splitlines() or ["it said nothing"]
+        raise UserError(f"Prefect made no work pool {name}: {said[-1].strip()}")
+    return "is made"
