@@ -23,7 +23,7 @@ def declared(render) -> dict[str, Any]:
 
 
 def deployment(declared: dict[str, Any], name: str) -> dict[str, Any]:
-    [found] = [one for one in declared["deployments"] if one["name"] == name]
+    [found] = [one for one in declared["deployments"] if one["entrypoint"].endswith(f":{name}")]
     return dict(found)
 
 
@@ -36,7 +36,11 @@ def flow_of(entrypoint: str) -> Flow[..., Any]:
 
 
 def test_every_flow_is_deployed_once(declared):
-    assert sorted(one["name"] for one in declared["deployments"]) == sorted(NAMES)
+    assert sorted(one["entrypoint"].partition(":")[2] for one in declared["deployments"]) == sorted(NAMES)
+
+
+def test_projects_that_share_a_server_stay_apart(declared):
+    assert {one["name"] for one in declared["deployments"]} == {"customer-churn"}
 
 
 @pytest.mark.parametrize("name", NAMES)

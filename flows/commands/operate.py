@@ -1,4 +1,4 @@
-"""The commands that run a project by itself: up, down, worker, simulate."""
+"""The commands that run a project by itself: up, down, worker, retrain, simulate."""
 
 from typing import Annotated
 
@@ -30,6 +30,14 @@ def worker() -> None:
     from flows.commands.console import open_project
 
     become_worker(open_project())
+
+
+@app.command()
+def retrain() -> None:
+    """Have Prefect run the pipeline now, by the worker: `prefect deployment run` on the server that is up."""
+    from flows.commands.up import order_training
+
+    order_training()
 
 
 @app.command()

@@ -41,7 +41,7 @@ def print_due(settings: Settings) -> None:
     deployments = ask(f"{prefect}/deployments/filter", pool, PATIENCE_SECONDS)
     scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_ASC"}
     runs = deployments and ask(f"{prefect}/flow_runs/filter", pool | scheduled | {"limit": DUE_RUNS}, PATIENCE_SECONDS)
-    names = {deployment["id"]: deployment["name"] for deployment in deployments or []}
+    names = {deployment["id"]: deployment["entrypoint"].rpartition(":")[2] for deployment in deployments or []}
     first: dict[str, str] = {}
     for run in runs or []:
         first.setdefault(names.get(run["deployment_id"], run["name"]), run["expected_start_time"])

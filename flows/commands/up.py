@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from rich.markup import escape
 
-from flows.background import NAMES, is_ours, is_well, plan, wanted_port
+from flows.background import NAMES, is_ours, is_well, plan, prefect_address, wanted_port
 from flows.commands.console import console, open_project
 from flows.connection import show_uri
 from flows.errors import UserError
@@ -53,6 +54,21 @@ def bring_down() -> None:
     with _only_up(settings):
         ended = [name for name in STOP_ORDER if (found := read_record(settings, name)) and _stop(settings, found)]
     console.print("Nothing of this project runs." if not ended else "[green]✓[/] All is down.")
+
+
+def order_training() -> NoReturn:
+    """Become `prefect deployment run`, for the project's pipeline.
+
+    Raises:
+        UserError: no Prefect server is known.
+    """
+    settings = open_project()
+    prefect = prefect_address(settings)
+    if prefect is None:
+        raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
+    os.environ["PREFECT_API_URL"] = prefect
+    command = [sys.executable, "-m", "prefect", "deployment", "run", f"pipeline/{settings.project.name}"]
+    os.execv(sys.executable, command)
 
 
 def require_importable(settings: Settings) -> None:

@@ -12,17 +12,17 @@ RUN_SECONDS = 300.0
 Run = dict[str, Any]
 
 
-def order_run(api: str, deployment: str, key: str) -> Run:
-    """Run a deployment once for `key`, and return the run when it has ended.
+def order_run(api: str, flow: str, project: str, key: str) -> Run:
+    """Run the deployment of a project's flow once for `key`, and return the run when it has ended.
 
     Raises:
         UserError: it did not end in time.
     """
-    url = f"{api}/deployments/name/{deployment}/{deployment}"
-    found = _until(lambda: look_up(url), f"the deployment {deployment} was not found at {api}")
+    url = f"{api}/deployments/name/{flow}/{project}"
+    found = _until(lambda: look_up(url), f"the deployment {flow}/{project} was not found at {api}")
     create = f"{api}/deployments/{found['id']}/create_flow_run"
     body = {"idempotency_key": key, "state": {"type": "SCHEDULED"}}
-    run = _until(lambda: ask(create, body), f"a run of {deployment} could not be ordered")
+    run = _until(lambda: ask(create, body), f"a run of {flow}/{project} could not be ordered")
     return wait_for_run(api, run["id"])
 
 

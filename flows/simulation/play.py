@@ -76,7 +76,7 @@ class Play:
         write_table(self.sandbox.data, self.table)
         self.say(f"week {number}: the monitor looks")
         began = datetime.now(UTC)
-        run = order_run(self._api(), "monitor", f"week-{number}")
+        run = order_run(self._api(), "monitor", self.sandbox.settings.project.name, f"week-{number}")
         if run["state_type"] != "COMPLETED":
             raise UserError(f"The monitor's run of week {number} ended as {run['state_name']}: see {self._api()}.")
         window = self._latest(before)

@@ -100,8 +100,13 @@ def test_runs_made_before_are_shown(up: Up) -> None:
     assert answer.json()["runs"]
 
 
+def flow_of(deployment: dict[str, Any]) -> str:
+    return str(deployment["entrypoint"]).rpartition(":")[2]
+
+
 def test_flows_are_deployed_with_what_people_read(up: Up) -> None:
-    found = {one["name"]: one for one in up.prefect("/deployments/filter")}
+    found = {flow_of(one): one for one in up.prefect("/deployments/filter")}
+    assert {one["name"] for one in found.values()} == {"customer-churn"}
     assert found.keys() == {*STAGES, "monitor", "predict", "alerts"}
     assert all(one["description"] for one in found.values())
     shown = found["pipeline"]["parameter_openapi_schema"]["properties"]["breaking"]["description"]
@@ -153,7 +158,7 @@ def test_command_uses_the_server_that_runs(up: Up) -> None:
 @pytest.mark.slow
 def test_killed_worker_is_replaced_and_its_run_begins_again(up: Up) -> None:
     before = up.runs()
-    [pipeline] = [one for one in up.prefect("/deployments/filter") if one["name"] == "pipeline"]
+    [pipeline] = [one for one in up.prefect("/deployments/filter") if flow_of(one) == "pipeline"]
     up.prefect(f"/deployments/{pipeline['id']}/create_flow_run", state={"type": "SCHEDULED"})
     until(lambda: [r for i, r in up.runs().items() if i not in before and r["state_type"] == "RUNNING"], "it runs")
     for name in NAMES:
@@ -167,7 +172,7 @@ def test_killed_worker_is_replaced_and_its_run_begins_again(up: Up) -> None:
 
 @pytest.mark.slow
 def test_down_leaves_no_process_and_no_port_even_while_a_run_goes_on(up: Up) -> None:
-    [pipeline] = [one for one in up.prefect("/deployments/filter") if one["name"] == "pipeline"]
+    [pipeline] = [one for one in up.prefect("/deployments/filter") if flow_of(one) == "pipeline"]
     before = up.runs()
     up.prefect(f"/deployments/{pipeline['id']}/create_flow_run", state={"type": "SCHEDULED"})
     until(lambda: [r for i, r in up.runs().items() if i not in before and r["state_type"] == "RUNNING"], "it runs")
