@@ -11,8 +11,8 @@ from flows.artifacts import publish_markdown
 from flows.bundling import build_bundle, smoke_rows
 from flows.candidate import load_candidate
 from flows.contract.compatibility import breaking_changes
-from flows.errors import Refused
-from flows.evaluate import verdict_key
+from flows.errors import Refused, UserError
+from flows.evaluate import known_verdict
 from flows.exclusive import exclusive
 from flows.naming import name_run
 from flows.settings import Settings, load_settings
@@ -21,7 +21,7 @@ from flows.store.bentoml import forget_bundle, import_bundle
 from flows.store.bundles import Bundle, drop_bundle, find_bundle
 from flows.store.champion import Champion, move_champion, read_champion, restore_champion, taken_out
 from flows.store.validations import Latest
-from flows.store.verdicts import Verdicts
+from flows.store.verdicts import Record
 from flows.tracking import CHAMPION, Registry, repair_alias
 
 
@@ -52,7 +52,7 @@ def deploy(version: str | None = None, breaking: bool = False, why: str = "passe
     repair_alias(settings)
     if not serves_already(settings, champion, chosen):
         require_not_taken_out(champion, chosen)
-        Verdicts(settings.store_path).require_pass(chosen, verdict_key(settings, chosen))
+        require_pass(known_verdict(settings, chosen), chosen)
         require_compatible(settings, chosen, champion, breaking)
         with smoke_service(settings) as service, transaction():
             bundle = write(chosen)
@@ -70,6 +70,22 @@ def serves_already(settings: Settings, champion: Champion | None, version: str) 
         return False
     bundle = find_bundle(settings.store_path, champion.bundle)
     return bundle is not None and bundle.meta.get("deploy") == settings.deploy.model_dump()
+
+
+def require_pass(record: Record | None, version: str) -> None:
+    """Check that the verdict that stands on a version is a pass.
+
+    Raises:
+        UserError: none stands.
+        Refused: it is a refusal.
+    """
+    if record is None:
+        raise UserError(
+            f"Version {version} has no verdict under what now serves and the gates as they are set: "
+            f"run `ml evaluate {version}` first."
+        )
+    if record.refusal:
+        raise Refused(record.refusal)
 
 
 def require_not_taken_out(champion: Champion | None, version: str) -> None:

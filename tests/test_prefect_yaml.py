@@ -60,7 +60,7 @@ def test_flow_takes_the_parameters_and_explains_them(declared, name):
     assert [key for key, shown in properties.items() if not shown.get("description")] == []
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "monitor"])
+@pytest.mark.parametrize("name", NAMES)
 def test_flow_ends_at_some_time(declared, name):
     assert flow_of(deployment(declared, name)["entrypoint"]).timeout_seconds
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from flows.errors import Refused, UserError
 from flows.gates import Verdict
 from flows.store.files import read_json, write_bytes
 
@@ -46,18 +45,3 @@ class Verdicts:
     def write(self, record: Record) -> None:
         """Keep a verdict in place of the version's last."""
         write_bytes(self.folder / f"{record.version}.json", record.model_dump_json(indent=1).encode())
-
-    def require_pass(self, version: str, key: str) -> Record:
-        """Return the passing verdict of a version, given under exactly `key`.
-
-        Raises:
-            UserError: it has none.
-            Refused: its verdict is a refusal.
-        """
-        record = self.find(version)
-        if record is None or record.key != key:
-            lacks = "no verdict" if record is None else "no verdict under what now serves and the gates as they are set"
-            raise UserError(f"Version {version} has {lacks}: run `ml evaluate {version}` first.")
-        if not record.verdict.passed:
-            raise Refused(record.refusal)
-        return record

@@ -95,7 +95,7 @@ def test_model_without_a_converter_is_served_by_scikit_learn_where_asked(trained
     trained.run()
     assert trained.champion and trained.champion["version"] == "2"
     bundle = trained.store / "bundles" / trained.champion["bundle"]
-    assert {p.name for p in bundle.iterdir()} == {"contract.json", "meta.json", "model.skops"}
+    assert {p.name for p in bundle.iterdir()} == {"contract.json", "meta.json", "model.skops", "reference.parquet"}
     rows = trained.json(f"bundles/{bundle.name}/meta.json")["example"]["rows"]
     with trained.serve() as client:
         wait_for(client, "/readyz", 200)
@@ -184,3 +184,11 @@ def test_bundle_that_the_service_refuses_is_said_at_once(trained: Project) -> No
     assert "The service refused the new bundle" in sentence
     assert "has a format that this service does not know" in sentence
     assert trained.champion == before
+
+
+def test_changed_deploy_settings_deploy_the_champion_anew(trained: Project) -> None:
+    before = trained.champion
+    trained.run(ML_DEPLOY__TOLERANCE="1e-4")
+    assert before and trained.champion
+    assert trained.champion["version"] == before["version"]
+    assert trained.champion["bundle"] != before["bundle"]
