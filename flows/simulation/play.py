@@ -18,6 +18,7 @@ from flows.store.champion import Champion, require_champion
 
 HISTORY = 3  # weeks in the table that a training reads: the newest
 MOVED = 1.0  # how far customers and their behaviour move half-way
+ATTEMPTS = 3
 START_SECONDS = 120.0  # until the automation has started the pipeline
 
 
@@ -76,14 +77,25 @@ class Play:
         write_table(self.sandbox.data, self.table)
         self.say(f"week {number}: the monitor looks")
         began = datetime.now(UTC)
-        run = order_run(self._api(), "monitor", self.sandbox.settings.project.name, f"week-{number}")
-        if run["state_type"] != "COMPLETED":
-            raise UserError(f"The monitor's run of week {number} ended as {run['state_name']}: see {self._api()}.")
+        self._watch(number)
         window = self._latest(before)
         wanted = self._asked(window)
         training = self._wait_for_training(number, began) if wanted else self._unasked(began)
         after = self._champion()
         return Week(number, moved, before.version, window, wanted, training, after.version)
+
+    def _watch(self, number: int) -> None:
+        """Run the monitor; one that was killed runs again, as it would the next day.
+
+        Raises:
+            UserError: it fails three times.
+        """
+        project = self.sandbox.settings.project.name
+        for attempt in range(ATTEMPTS):
+            run = order_run(self._api(), "monitor", project, f"week-{number}-{attempt}")
+            if run["state_type"] == "COMPLETED":
+                return
+        raise UserError(f"The monitor's run of week {number} ended as {run['state_name']}: see {self._api()}.")
 
     def _latest(self, champion: Champion) -> Window:
         found = Windows(self.sandbox.settings.store_path).of(champion)
