@@ -224,7 +224,7 @@ def test_the_sample_can_be_predicted_too(project, tmp_path):
     from flows.sources import open_source
 
     project.crown()
-    with pytest.raises(UserError, match=r'no column "a_b", which model/schema\.py asks for'):
+    with pytest.raises(UserError, match=r'no column "a_b", which the contract asks for'):
         predict_file.fn(project.settings, "sample://?rows=5", "out.csv")
     assert open_source("sample://?rows=5").schema.names[0] == "customer_id"
     assert not (tmp_path / "out.csv").exists()

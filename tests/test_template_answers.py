@@ -160,7 +160,11 @@ def changed(first: Path, second: Path) -> set[str]:
     ("question", "answer", "files"),
     [
         ("project_name", "Another name", {"README.md", "pyproject.toml"}),
-        ("project_slug", "another", {"config.toml", "pyproject.toml"}),
+        (
+            "project_slug",
+            "another",
+            {"README.md", "config.toml", "ops/compose.yaml", "prefect.yaml", "pyproject.toml"},
+        ),
         ("description", "Another purpose.", {"README.md", "pyproject.toml"}),
         ("problem", "multiclass", {"config.toml"}),
         ("problem", "regression", {"config.toml"}),

@@ -54,10 +54,10 @@ def previous_bundle(champion: Champion) -> str:
 def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why: str) -> None:
     now = move_champion(settings.store_path, bundle, action, why)
     console.print(f"[green]✓[/] version {old.version} → [bold]version {bundle.version}[/] serves ({escape(why)})")
+    _copy_to_mlflow(settings)
     what = f"Version {bundle.version} was put into service by hand in place of version {old.version}: {why}"
     kind: Kind = "rolled-back" if action == "rollback" else "promoted"
     alert(settings, kind, what, "`ml status` shows the history.", key=f"{kind} {bundle.name} {now.since}")
-    _copy_to_mlflow(settings)
 
 
 def _copy_to_mlflow(settings: Settings) -> None:
