@@ -66,15 +66,15 @@ def records(made: dict[str, Any], rows: int, together: int, begin: datetime) -> 
     texts = [json.dumps(row, ensure_ascii=False) for row in made["rows"]]
     answers = [json.dumps(answer, ensure_ascii=False, separators=(",", ":")) for answer in made["answers"]]
     bundle = made["bundle"]
-    about = f'"version": "{bundle.rpartition("-")[0]}", "bundle": "{bundle}"'
+    about = f'"version":"{bundle.rpartition("-")[0]}","bundle":"{bundle}"'
     for first in range(0, rows, together):
         places = [i % len(texts) for i in range(first, min(first + together, rows))]
         at = (begin + timedelta(microseconds=first)).isoformat("T", "microseconds")
         request = ", ".join(texts[i] for i in places)
         predictions = ",".join(answers[i] for i in places)
         yield (
-            f'{{"id": "{first:032x}", "at": "{at}", {about}, "ms": {0.4 + first % 100 / 100:.3f}, '
-            f'"request": {{"rows": [{request}]}}, "predictions": [{predictions}]}}\n'
+            f'{{"id":"{first:032x}","at":"{at}",{about},"ms":{0.4 + first % 100 / 100:.3f},'
+            f'"request":{{"rows": [{request}]}},"predictions":[{predictions}]}}\n'
         )
 
 

@@ -1,6 +1,8 @@
 """Answers that the prediction log could not take: the service counts them, and people are told."""
 
+import http.client
 import urllib.request
+from contextlib import suppress
 
 from flows.alerting import alert
 from flows.processes import running
@@ -15,7 +17,7 @@ def tell_of_drops(settings: Settings) -> int:
     """Alert if the service dropped records since this was last asked; return how many.
 
     A service that does not answer on this machine says nothing: Prometheus watches those elsewhere
-    (`ops/prometheus`).
+    (`ops/alerts.yaml`).
     """
     record = running(settings, "service")
     address = record.address if record else f"http://{settings.service.host}:{settings.service.port}"
@@ -30,7 +32,8 @@ def tell_of_drops(settings: Settings) -> int:
         todo = f"Make room for {settings.show(settings.store_path / 'log')}; `[log] keep_bytes` bounds what is kept."
         alert(settings, "log-dropped", what, todo, key="log-dropped")
     if count != before:
-        write_json(path, {"count": count})
+        with suppress(OSError):  # the disk is still full: they are told again
+            write_json(path, {"count": count})
     return new
 
 
@@ -39,6 +42,6 @@ def read_count(url: str) -> int | None:
     try:
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
             lines = answer.read().decode("utf-8", errors="replace").splitlines()
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return None
     return int(sum(float(line.split()[-1]) for line in lines if line.startswith((f"{COUNTER} ", f"{COUNTER}{{"))))

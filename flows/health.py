@@ -1,5 +1,6 @@
 """Whether a server answers, asked over HTTP by the standard library."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -13,7 +14,7 @@ def answers(url: str, timeout: float = 5.0) -> bool:
             return bool(answer.status == 200)
     except urllib.error.HTTPError as error:
         return error.code < 500
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
 
 
@@ -24,7 +25,7 @@ def ask(url: str, body: dict[str, Any], timeout: float = 5.0) -> Any | None:
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             return json.load(answer)
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return None
 
 
@@ -33,5 +34,5 @@ def look_up(url: str, timeout: float = 5.0) -> Any | None:
     try:
         with urllib.request.urlopen(url, timeout=timeout) as answer:
             return json.load(answer)
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return None

@@ -32,7 +32,7 @@ class Log:
 
     def write(self, data: bytes) -> None:
         """Add to the file; a full disk loses the line, not the process."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # a file that could not be put aside is closed
             if self.file.tell() + len(data) > self.most:
                 self.file.close()
                 self.path.replace(self.path.with_name(self.path.name + ".1"))
@@ -72,7 +72,7 @@ class Keeper:
     def stop(self, *_: object) -> None:
         """End the command and the loop; a thread waits, since the main one holds the lock of `Popen.wait`."""
         self.stopping.set()
-        if self.child is not None:
+        if self.child is not None and self.child.poll() is None:  # its number may be a stranger's by now
             threading.Thread(target=end_group, args=(self.child,)).start()
 
     def _once(self) -> int:

@@ -1,5 +1,6 @@
 """The smoke test: the real service, started on a bundle, asked for real predictions."""
 
+import http.client
 import json
 import math
 import os
@@ -87,7 +88,7 @@ class SmokeService:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
                 return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
+        except (OSError, http.client.HTTPException):
             return False
 
 
@@ -120,6 +121,8 @@ def ask(base: str, body: dict[str, Any]) -> dict[str, Any]:
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace")[:500]
         raise UserError(f"The service answered the smoke test with {error.code}: {said}") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise UserError(f"The service gave the smoke test no answer ({error}): see its log.") from error
 
 
 def require_same(answer: dict[str, Any], expected: list[dict[str, Any]], tolerance: float) -> None:

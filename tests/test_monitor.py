@@ -20,7 +20,7 @@ from flows.monitoring.frames import OTHERS, pair, window_frame
 from flows.monitoring.judging import judge
 from flows.monitoring.labels import read_labels
 from flows.monitoring.limits import category_limit, number_limit, share_limit
-from flows.monitoring.log import Logged, read_head, sample_logged, tally_window
+from flows.monitoring.log import HEAD, Logged, read_head, sample_logged, tally_window
 from flows.monitoring.loop import Loop, Wanted, confirm, pause, read_loop, resume, want
 from flows.monitoring.performance import Performance, is_lost, measure
 from flows.monitoring.reference import Reference
@@ -420,3 +420,14 @@ def test_labels_that_cannot_be_joined_say_what_they_need(tmp_path, columns, said
 
 def test_times_are_in_utc():
     assert window_id(datetime(2026, 1, 1, 12, tzinfo=UTC), "3") == "20260101T120000000000-v3"
+
+
+def test_what_the_service_writes_is_read_the_fast_way(tmp_path):
+    from service.contract import Contract as ServiceContract
+    from service.record import Answered, Recorder, Rules
+
+    recorder = Recorder(ServiceContract("regression", "y", None, ()), "3", tmp_path / "3-abcdef012345", Rules())
+    line = recorder.line(Answered("a" * 32, 0.41, b'{"rows": [{"x": 1}]}', 2, b'[{"value":2.0}]'))
+    found = HEAD.match(line)
+    assert found
+    assert found[2] == b"3-abcdef012345"

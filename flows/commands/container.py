@@ -27,7 +27,9 @@ class Container:
 
     def image(self) -> str | None:
         """Return the image that runs, None where there is no such container."""
-        done = self._docker("container", "ls", "--all", "--filter", f"name=^{self.name}$", "--format", "{{.Image}}")
+        done = self._docker(
+            "container", "ls", "--all", "--no-trunc", "--filter", f"name=^{self.name}$", "--format", "{{.Image}}"
+        )
         return done.strip() or None
 
     def replace(self, image: str | None) -> None:

@@ -1,10 +1,12 @@
 """`ml smoke URL`: proves that a service far away serves what was released to it."""
 
+import http.client
 import json
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 from flows.commands.console import console, open_project
 from flows.errors import UserError
@@ -63,7 +65,7 @@ def _require_version(base: str, bundle: Bundle) -> None:
     meta = bundle.meta
     wanted = {name: meta.get(name) for name in ("version", "run_id", "created")}
     for _ in range(TIMES):
-        model = json.loads(_get(f"{base}/model", "does not tell its model"))
+        model = _read(f"{base}/model")
         served = {name: model.get(name) for name in wanted}
         if served != wanted:
             raise UserError(
@@ -84,6 +86,18 @@ def _wait(check: Callable[[], None], seconds: float) -> None:
         time.sleep(PAUSE_SECONDS)
 
 
+def _read(url: str) -> dict[str, Any]:
+    """Return the JSON object at `url`.
+
+    Raises:
+        UserError: there is none: something else than the service answers.
+    """
+    try:
+        return dict(json.loads(_get(url, "does not tell its model")))
+    except ValueError:
+        raise UserError(f"{url} answers, but not as the service does: see whether the address is right.") from None
+
+
 def _get(url: str, lacks: str) -> bytes:
     """Return what `url` answers.
 
@@ -95,5 +109,5 @@ def _get(url: str, lacks: str) -> bytes:
             return bytes(answer.read())
     except urllib.error.HTTPError as error:
         raise UserError(f"{url} {lacks}: it answers {error.code}; see the service's log.") from None
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise UserError(f"{url} {lacks} ({error}): see whether the address is right and the service runs.") from None

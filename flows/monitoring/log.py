@@ -14,9 +14,7 @@ import numpy as np
 
 SKEW_SECONDS = 300.0  # by which a file's own time may differ from the clock that its records carry
 # A record as the service writes it: whatever differs is still read, as JSON, only slower.
-HEAD = re.compile(
-    rb'\{"id": "[^"\\]*", "at": "([^"\\]*)", "version": "[^"\\]*", "bundle": "([^"\\]*)", "ms": ([-+.eE0-9]+), '
-)
+HEAD = re.compile(rb'\{"id":"[^"\\]*","at":"([^"\\]*)","version":"[^"\\]*","bundle":"([^"\\]*)","ms":([-+.eE0-9]+),')
 PREDICTIONS = b'"predictions":'
 _decode = json.JSONDecoder().raw_decode
 

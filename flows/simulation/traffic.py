@@ -1,5 +1,6 @@
 """The traffic of a simulated week: the sample's customers, their requests, and later what became of them."""
 
+import http.client
 import json
 import time
 import urllib.error
@@ -86,7 +87,7 @@ def _ask(url: str, body: Request | None = None) -> dict[str, Any]:
             if error.code != 503 or time.monotonic() > end:
                 said = error.read().decode(errors="replace")[:300]
                 raise UserError(f"{url} answered {error.code}: {said}") from None
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             if time.monotonic() > end:
                 raise UserError(f"{url} does not answer: {error}.") from None
         time.sleep(0.5)
