@@ -1,6 +1,6 @@
 # Each target does its own set-up: it needs Python 3.11 to 3.13, git and PyPI. PYTHON=/path/to/python3 chooses one.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-newest newest-issue lint bench clean
+.PHONY: help demo test test-all test-newest all-issue newest-issue lint bench clean
 SHELL := bash
 IN_VENV = . .ci/environment && PATH=$$venv/bin:$$PATH &&
 
@@ -14,16 +14,21 @@ demo: ## scaffold a project into build/demo, train, deploy and serve its model, 
 test: lint ## run the tests that fit in thirty minutes on two cores
 	@$(IN_VENV) pytest -n 2 -m "not slow" $(ARGS)
 
-test-all: lint ## run every test
-	@$(IN_VENV) pytest -n 2 $(ARGS)
+test-all: ## run every test
+	@rm -f build/all.xml
+	@$(MAKE) --no-print-directory lint
+	@$(IN_VENV) pytest -n 2 --junitxml build/all.xml $(ARGS)
 
 test-newest: ## run the tests with the newest dependencies, without the template's upper bounds
 	@rm -f build/newest.xml
 	@NEWEST=1 .ci/setup tests
 	@$(IN_VENV) pytest -n 2 -m "not slow" --junitxml build/newest.xml $(ARGS)
 
+all-issue: ## file what test-all found as an issue on GitHub
+	@$(IN_VENV) python .ci/newest.py all
+
 newest-issue: ## file what test-newest found as an issue on GitHub
-	@$(IN_VENV) python .ci/newest.py
+	@$(IN_VENV) python .ci/newest.py newest
 
 lint: ## check format, lint, types and workflows
 	@.ci/setup tests
@@ -33,6 +38,8 @@ bench: ## compare speed and memory with what one would otherwise use
 	@.ci/setup tests
 	@-$(IN_VENV) python benchmarks/bench_serving.py
 	@-$(IN_VENV) python benchmarks/bench_log.py
+	@-$(IN_VENV) python benchmarks/bench_monitor.py
+	@-$(IN_VENV) python benchmarks/bench_ingest.py
 	@$(IN_VENV) python benchmarks/bench_pipeline.py
 
 clean: ## remove what the targets above made

@@ -1,6 +1,7 @@
-"""Files an issue on what the newest dependencies broke: what is newer than the template's bounds, and what failed.
+"""Files an issue on what failed in `make test-all` or `make test-newest`, with what was newer than the tested bounds.
 
-Run after `make test-newest`, by the environment's Python. It calls GitHub's `gh`; an open issue gets a comment instead.
+Run as `newest.py all` or `newest.py newest`, by the environment's Python. It calls GitHub's `gh`; an open issue of the
+same title gets a comment instead.
 """
 
 import re
@@ -11,9 +12,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "build" / "newest.xml"
-REPORT = ROOT / "build" / "newest.md"
-TITLE = "The newest dependencies break something"
+BUILD = ROOT / "build"
+TITLES = {"all": "make test-all fails", "newest": "The newest dependencies break something"}
 MOST_FAILURES = 50
 
 
@@ -39,7 +39,7 @@ def numbers(text: str) -> list[int]:
 def failed(results: Path) -> list[str]:
     """Return the names of the tests that failed, each with the first line of why; the newest may not install at all."""
     if not results.exists():
-        return ["no test ran: the newest could not be installed together (see the workflow's log)"]
+        return ["no test ran: the dependencies could not be installed together, or the code is not clean (see the log)"]
     lines = []
     for case in ElementTree.parse(results).iter("testcase"):
         for fault in (*case.findall("failure"), *case.findall("error")):
@@ -48,20 +48,22 @@ def failed(results: Path) -> list[str]:
     return lines
 
 
-def main() -> int:
-    """Write the report and file it; return the exit status of `gh`."""
-    table = ["| package | newest | tested | |", "| --- | --- | --- | --- |", *changed()]
-    faults = [f"- {line}" for line in failed(RESULTS)]
+def main(what: str) -> int:
+    """Write the report of `make test-{what}` and file it; return the exit status of `gh`."""
+    faults = [f"- {line}" for line in failed(BUILD / f"{what}.xml")]
     shown = faults[:MOST_FAILURES] + ([f"- … and {len(faults) - MOST_FAILURES} more"] if faults[MOST_FAILURES:] else [])
-    text = "\n".join(["## What failed", "", *shown, "", "## What changed", "", *table, ""])
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(text, encoding="utf-8")
-    listing = ["gh", "issue", "list", "--state", "open", "--search", f'"{TITLE}" in:title', "--json", "number"]
+    table = ["| package | installed | tested | |", "| --- | --- | --- | --- |", *changed()]
+    text = "\n".join(["## What failed", "", *shown, "", "## With what", "", *table, ""])
+    report = BUILD / f"{what}.md"
+    report.parent.mkdir(exist_ok=True)
+    report.write_text(text, encoding="utf-8")
+    title = TITLES[what]
+    listing = ["gh", "issue", "list", "--state", "open", "--search", f'"{title}" in:title', "--json", "number"]
     listing += ["--jq", ".[0].number"]
     there = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.strip()
-    command = ["issue", "comment", there] if there else ["issue", "create", "--title", TITLE]
-    return subprocess.run(["gh", *command, "--body-file", str(REPORT)], check=False).returncode
+    command = ["issue", "comment", there] if there else ["issue", "create", "--title", title]
+    return subprocess.run(["gh", *command, "--body-file", str(report)], check=False).returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

@@ -1,14 +1,12 @@
 """Alerts to a webhook: written to an outbox first and sent in order, so that a receiver that is down loses none.
 
 An alert is taken out of the outbox once it was received, so that one may arrive twice if this process is killed in
-between: its `id` is the same then.
+between: its `id` is the same then. What a full disk cannot take is sent all the same, and waits in this process.
 """
 
 import hashlib
-import json
 import logging
-import urllib.error
-import urllib.request
+import threading
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,12 +15,15 @@ from typing import Any, Literal
 
 from flows.settings import Settings
 from flows.store.files import locked, read_json, write_json
+from flows.webhook import send
 
 Kind = Literal["gate-refused", "drift", "retrained", "promoted", "rolled-back", "run-failed", "log-dropped"]
-SEND_SECONDS = 5.0
+Message = dict[str, Any]
 KEPT_UNSENT = 100  # where no webhook is named, only the last ones are kept for the day when one is
-NEVER = (400, 413, 422)  # the receiver will not take this one, ever
+REFUSED_DAYS = 7  # an address that is wrong is set right within that time, or what it refused is put aside
 log = logging.getLogger("flows.alerts")
+_unkept: dict[tuple[Path, str], Message | None] = {}  # by outbox and key; None once it was received
+_at_unkept = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Delivery:
 
     sent: int
     waiting: int
-    problem: str | None = None
+    problem: str = ""
 
 
 def alert(settings: Settings, kind: Kind, what: str, todo: str, key: str | None = None) -> None:
@@ -44,86 +45,122 @@ def alert(settings: Settings, kind: Kind, what: str, todo: str, key: str | None 
         todo: What to type or to look at.
         key: Alerts of the same key are one for `[alerts] repeat_hours`; default: the same kind and sentence.
     """
+    digest = hashlib.sha256((key or f"{kind} {what}").encode()).hexdigest()
+    made = {"kind": kind, "project": settings.project.name, "what": what, "todo": todo}
+    made |= {"at": datetime.now(UTC).isoformat(), "id": uuid.uuid4().hex}
     try:
-        if _persist(settings, kind, what, todo, key or f"{kind} {what}"):
-            deliver(settings)
-    except Exception as error:  # an alert must not end what it tells of
-        log.warning("An alert could not be kept (%s).", type(error).__name__)
+        new = _keep_new(settings, made, digest)
+    except Exception as error:  # such as a full disk; an alert must not end what it tells of
+        log.warning("An alert could not be kept (%s): it waits in this process.", type(error).__name__)
+        with _at_unkept:
+            new = _unkept.setdefault((outbox(settings), digest), made) is made
+    if new:
+        deliver(settings)
 
 
 def deliver(settings: Settings) -> Delivery:
     """Send what waits, oldest first, until the receiver fails; never raises."""
+    direct = _deliver_unkept(settings)
     try:
         with locked(_folder(settings) / "lock", wait=True):
-            return _deliver(settings)
+            done = _deliver_kept(settings)
     except Exception as error:
         log.warning("Alerts could not be sent (%s).", type(error).__name__)
-        return Delivery(0, len(waiting(settings)), type(error).__name__)
+        done = Delivery(0, len(waiting(settings)), type(error).__name__)
+    return Delivery(direct.sent + done.sent, direct.waiting + done.waiting, done.problem or direct.problem)
+
+
+def outbox(settings: Settings) -> Path:
+    """Return where alerts wait."""
+    return _folder(settings) / "outbox"
+
+
+def refused(settings: Settings) -> Path:
+    """Return where alerts are put that the receiver will not take; moved into the outbox, they are sent again."""
+    return _folder(settings) / "refused"
 
 
 def waiting(settings: Settings) -> list[Path]:
     """Return the alerts that were not sent yet, oldest first."""
-    return sorted((_folder(settings) / "outbox").glob("*.json"))
+    return sorted(outbox(settings).glob("*.json"))
 
 
 def _folder(settings: Settings) -> Path:
     return settings.store_path / "alerts"
 
 
-def _persist(settings: Settings, kind: Kind, what: str, todo: str, key: str) -> bool:
+def _keep_new(settings: Settings, message: Message, digest: str) -> bool:
     """Put an alert into the outbox unless the same was raised not long ago; return whether it is new."""
-    folder, now = _folder(settings), datetime.now(UTC)
-    since = (now - timedelta(hours=settings.alerts.repeat_hours)).isoformat()
-    digest = hashlib.sha256(key.encode()).hexdigest()
-    with locked(folder / "lock", wait=True):
-        recent = {k: at for k, at in (read_json(folder / "recent.json") or {}).items() if at > since}
+    since = (datetime.now(UTC) - timedelta(hours=settings.alerts.repeat_hours)).isoformat()
+    path = _folder(settings) / "recent.json"
+    with locked(_folder(settings) / "lock", wait=True):
+        recent = {k: at for k, at in (read_json(path) or {}).items() if at > since}
         if digest in recent:
             return False
-        made = {"kind": kind, "project": settings.project.name, "what": what, "todo": todo, "at": now.isoformat()}
-        made["id"] = uuid.uuid4().hex
-        write_json(folder / "outbox" / f"{now:%Y%m%dT%H%M%S%f}-{made['id']}.json", made)
-        write_json(folder / "recent.json", recent | {digest: now.isoformat()})
+        _keep(settings, message)
+        try:
+            write_json(path, recent | {digest: message["at"]})
+        except OSError:  # the disk is full now: the same alert may be raised again too early
+            log.warning("When an alert was raised could not be kept.")
         if settings.alerts.webhook is None:
-            for path in waiting(settings)[:-KEPT_UNSENT]:
-                path.unlink(missing_ok=True)
+            for old in waiting(settings)[:-KEPT_UNSENT]:
+                old.unlink(missing_ok=True)
     return True
 
 
-def _deliver(settings: Settings) -> Delivery:
+def _keep(settings: Settings, message: Message) -> None:
+    at = datetime.fromisoformat(message["at"])
+    write_json(outbox(settings) / f"{at:%Y%m%dT%H%M%S%f}-{message['id']}.json", message)
+
+
+def _deliver_unkept(settings: Settings) -> Delivery:
+    """Keep what a full disk could not take, or else send it from here."""
+    sent, left, problem = 0, 0, ""
+    with _at_unkept:
+        for place, message in _unkept.items():
+            if message is None or place[0] != outbox(settings):
+                continue
+            try:
+                _keep(settings, message)
+                _unkept[place] = None
+            except OSError:
+                problem = _send_directly(settings, message)
+                _unkept[place] = message if problem else None
+                sent, left = sent + (not problem), left + bool(problem)
+    return Delivery(sent, left, problem)
+
+
+def _send_directly(settings: Settings, message: Message) -> str:
+    """Send an alert that is in no outbox; return what was wrong."""
+    return send(settings, message).problem if settings.alerts.webhook is not None else "no webhook is named"
+
+
+def _deliver_kept(settings: Settings) -> Delivery:
+    """Send what is in the outbox; what is refused does not hold up what came later."""
     if settings.alerts.webhook is None:
         return Delivery(0, len(waiting(settings)), "no webhook is named")
-    sent = 0
+    sent, problem = 0, ""
     for path in waiting(settings):
-        problem, final = _send(settings, read_json(path) or {})
-        if problem and not final:
-            return Delivery(sent, len(waiting(settings)), problem)
-        if problem:
-            log.warning("The receiver refused an alert (%s): it is in %s.", problem, _folder(settings) / "refused")
-            (_folder(settings) / "refused").mkdir(exist_ok=True)
-            path.replace(_folder(settings) / "refused" / path.name)
-        else:
+        outcome = send(settings, read_json(path) or {})
+        if outcome.fate == "received":
             path.unlink()
             sent += 1
-    return Delivery(sent, 0)
+            continue
+        if outcome.fate == "unfit" or (outcome.fate == "refused" and _is_old(path)):
+            _put_aside(settings, path, outcome.problem)
+            continue
+        problem = outcome.problem
+        if outcome.fate == "down":
+            break
+    return Delivery(sent, len(waiting(settings)), problem)
 
 
-def _send(settings: Settings, message: dict[str, Any]) -> tuple[str | None, bool]:
-    """Send one alert; return what was wrong, which holds no part of the address, and whether that will last."""
-    assert settings.alerts.webhook is not None
-    body = {"text": _slack_text(message)} if settings.alerts.format == "slack" else message
-    headers = {"Content-Type": "application/json", "Idempotency-Key": message["id"], "User-Agent": "ml-alerts"}
-    try:
-        data = json.dumps(body, ensure_ascii=False).encode()
-        request = urllib.request.Request(settings.alerts.webhook.get_secret_value(), data, headers)
-        with urllib.request.urlopen(request, timeout=SEND_SECONDS):
-            return None, False
-    except urllib.error.HTTPError as error:
-        return f"it answers {error.code}", error.code in NEVER
-    except Exception as error:  # an error's text may hold the address
-        reason = getattr(error, "reason", None)
-        return type(reason if isinstance(reason, Exception) else error).__name__, False
+def _is_old(path: Path) -> bool:
+    made = datetime.strptime(path.name.partition("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
+    return datetime.now(UTC) - made > timedelta(days=REFUSED_DAYS)
 
 
-def _slack_text(message: dict[str, Any]) -> str:
-    text = f"*{message['project']}*: {message['what']}\n{message['todo']}"
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _put_aside(settings: Settings, path: Path, problem: str) -> None:
+    log.warning("The receiver refused an alert (%s): it is in %s.", problem, refused(settings))
+    refused(settings).mkdir(exist_ok=True)
+    path.replace(refused(settings) / path.name)

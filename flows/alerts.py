@@ -5,13 +5,11 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import FlowRun, State
 
-from flows.alerting import Kind, alert, deliver, waiting
+from flows.alerting import alert, deliver
 from flows.artifacts import publish_markdown
 from flows.drops import tell_of_drops
 from flows.errors import Refused
 from flows.settings import load_settings
-
-__all__ = ["Kind", "alert", "alerts", "deliver", "tell_of_failure", "waiting"]
 
 
 @flow(name="alerts", flow_run_name="alerts", timeout_seconds=600)
@@ -38,10 +36,13 @@ def tell_of_failure(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     if isinstance(error, Refused):
         alert(settings, "gate-refused", what, "`ml status` shows the gates; the old version goes on serving.")
     else:
-        sentence = f"The run of {flow.name} failed: {what}"
-        alert(
-            settings, "run-failed", sentence, f"Look at run {flow_run.id} in Prefect; `ml doctor` checks the machine."
+        again = (
+            "The worker starts it again, three times at most. "
+            if state.is_crashed() and flow_run.work_pool_name
+            else ""
         )
+        todo = f"{again}Look at run {flow_run.id} in Prefect; `ml doctor` checks the machine."
+        alert(settings, "run-failed", f"The run of {flow.name} failed: {what}", todo)
 
 
 def _error_of(state: State[Any]) -> Exception | None:

@@ -2,7 +2,12 @@
 
 import os
 import platform
+import runpy
 import sys
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,12 +15,15 @@ from flows.connection import embedded_uri, is_embedded, mlflow_folder
 from flows.environment import prepare
 from flows.errors import UserError
 from flows.health import answers, ask
-from flows.processes import LOOPBACK, Record, running
-from flows.recovery import restart_lost_runs
+from flows.processes import LOOPBACK, Record, read_record, run_folder, running, stop
+from flows.recovery import Recovery
 from flows.server import UVICORN, Server
 from flows.settings import Settings
+from flows.store.files import sole, write_bytes
 
 NAMES = ("prefect", "mlflow", "service", "worker")
+STOP_ORDER = ("worker", "service", "mlflow", "prefect")  # Prefect last: it hears what the others say at their end
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 POLL_SECONDS = "2"  # how often the worker asks for runs; Prefect's own default is 10
 
 
@@ -48,15 +56,52 @@ def plan(name: str, settings: Settings, port: int | None, prefect: str) -> Launc
         return _mlflow(settings, str(port))
     if name == "service":
         return Launch(_ml("serve", "--port", str(port)), {"ML_SERVICE__HOST": LOOPBACK})
+    worker_name(settings)  # made before the worker and we both ask for it
     return Launch(_ml("worker"), {"PREFECT_API_URL": prefect})
 
 
-def is_well(record: Record, settings: Settings, prefect: str) -> bool:
+@contextmanager
+def only_up(settings: Settings) -> Iterator[None]:
+    """Hold the records' lock.
+
+    Raises:
+        UserError: another `ml up` or `ml down` holds it.
+    """
+    complaint = f"Another `ml up` or `ml down` is at work in {settings.root}: wait until it ends."
+    with sole(run_folder(settings) / "lock", complaint):
+        yield
+
+
+def stop_all(settings: Settings, say: Callable[[str], None] = lambda name: None) -> bool:
+    """Stop what `ml up` started, and nothing else; return whether anything ran.
+
+    Args:
+        settings: Those of the project.
+        say: Gets the name of each process that was stopped.
+
+    Raises:
+        UserError: one does not stop; the others are stopped all the same.
+    """
+    ended, refusals = False, []
+    for name in STOP_ORDER:
+        record = read_record(settings, name)
+        try:
+            if record and stop(settings, record):
+                ended = True
+                say(name)
+        except UserError as error:
+            refusals.append(str(error))
+    if refusals:
+        raise UserError(" ".join(refusals))
+    return ended
+
+
+def is_well(record: Record, settings: Settings, prefect: str, timeout: float = 5.0) -> bool:
     """Tell whether a process does what it is there for."""
     if record.name == "worker":
-        return _worker_is_well(record, settings, prefect)
+        return _worker_is_well(record, settings, prefect, timeout)
     paths = {"prefect": "/api/health", "mlflow": "/health", "service": "/livez"}
-    return answers(f"{record.address}{paths[record.name]}")
+    return answers(f"{record.address}{paths[record.name]}", timeout)
 
 
 def prefect_address(settings: Settings) -> str | None:
@@ -80,20 +125,29 @@ def become_worker(settings: Settings) -> None:
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # its output is a log, and so is that of its runs
     os.chdir(settings.root)
     Server(None, prefect).wait()  # it may have been killed together with the worker before this one
-    restart_lost_runs(settings, prefect, worker_name())
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
-    os.execv(sys.executable, [*command, "--pool", settings.project.name, "--name", worker_name()])
+    name = worker_name(settings)
+    Recovery(settings, prefect, name).start()
+    sys.argv = ["prefect", "worker", "start", "--type", "process", "--pool", settings.project.name, "--name", name]
+    runpy.run_module("prefect", run_name="__main__", alter_sys=True)
 
 
-def worker_name() -> str:
-    """Return the name of this machine's worker."""
-    return f"worker-{platform.node()}"
+def worker_name(settings: Settings) -> str:
+    """Return the name of this project's worker on this machine.
+
+    A copy of the project elsewhere has another one, and so has a container on a machine of the same name.
+    """
+    path = settings.home / "worker"
+    if not path.exists():
+        write_bytes(path, uuid.uuid4().hex.encode())
+    mark = zlib.crc32(f"{settings.root} {path.read_text(encoding='utf-8')}".encode())
+    return f"worker-{platform.node()}-{mark:08x}"
 
 
 def _prefect(settings: Settings, port: str) -> Launch:
     command = [sys.executable, *UVICORN, "--host", LOOPBACK, "--port", port, "--log-level", "warning"]
     env = {
         "PREFECT__SERVER_FINAL": "1",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,  # in memory, a killed server ends the runs that hold one
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         "PREFECT_SERVER_API_PORT": port,
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
@@ -118,11 +172,13 @@ def _ml(*words: str) -> list[str]:
     return [sys.executable, "-m", "flows.cli", *words]
 
 
-def _worker_is_well(record: Record, settings: Settings, prefect: str) -> bool:
-    """Tell whether the worker has reported since it was started."""
-    known = ask(f"{prefect}/work_pools/{settings.project.name}/workers/filter", {}) or []
+def _worker_is_well(record: Record, settings: Settings, prefect: str, timeout: float) -> bool:
+    """Tell whether the worker has reported since it was started, and lately."""
+    known = ask(f"{prefect}/work_pools/{settings.project.name}/workers/filter", {}, timeout) or []
     since = datetime.fromisoformat(record.since)
     return any(
-        worker["name"] == worker_name() and datetime.fromisoformat(worker["last_heartbeat_time"]) >= since
+        worker["name"] == worker_name(settings)
+        and worker["status"] == "ONLINE"
+        and datetime.fromisoformat(worker["last_heartbeat_time"]) >= since
         for worker in known
     )

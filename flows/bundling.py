@@ -1,12 +1,12 @@
 """Makes a bundle of a registered version: compiled, proved equal to scikit-learn, with all that the service needs."""
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from flows.audit import utc_now
 from flows.candidate import Candidate, load_candidate
 from flows.compiling import check_parity, compile_model
 from flows.contract import Contract, encode
@@ -95,7 +95,7 @@ def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
         "format": 1,
         "name": settings.project.name,
         "version": candidate.version,
-        "created": datetime.now(UTC).isoformat("T", "seconds"),
+        "created": utc_now(),
         "problem": candidate.contract.problem,
         "runtime": settings.deploy.runtime,
         "trusted": list(candidate.trusted) if settings.deploy.runtime == "sklearn" else [],

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands import delivery, loop, operate
+from flows.commands import contract, data, delivery, loop, operate, quarantine
 from flows.errors import UserError
 
 HELP = """Train, check, deploy and serve this project's model.
@@ -17,6 +17,9 @@ app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_
 app.add_typer(operate.app)  # up, down, worker
 app.add_typer(loop.app)  # monitor, loop
 app.add_typer(delivery.app)  # release, smoke, report, environments
+app.add_typer(data.app, name="data")  # log, diff, gc
+app.add_typer(contract.app)  # contract
+app.add_typer(quarantine.app, name="quarantine")
 
 Why = Annotated[str, typer.Option("--why", help="The reason, kept in the history.")]
 Breaking = Annotated[bool, typer.Option("--breaking", help="Deploy even if callers must change their requests.")]
@@ -50,11 +53,13 @@ def run(breaking: Breaking = False) -> None:
 
 
 @app.command()
-def ingest() -> None:
-    """Copy the source into a snapshot."""
+def ingest(
+    full: Annotated[bool, typer.Option("--full", help="Read all of it, not only what is new.")] = False,
+) -> None:
+    """Copy the source into a snapshot, or append what is new in it."""
     from flows.commands.stages import run_stage
 
-    run_stage("ingest")
+    run_stage("ingest", full=full)
 
 
 @app.command()

@@ -40,8 +40,13 @@ def is_embedded(settings: Settings) -> bool:
 
 
 def connect(settings: Settings) -> "MlflowClient":
-    """Point MLflow at the server that the environment names, or at the project's own database."""
-    if is_embedded(settings):
+    """Point MLflow at the server that the environment names, or at the project's own database.
+
+    Raises:
+        UserError: the server does not answer, or wants other credentials.
+    """
+    embedded = is_embedded(settings)
+    if embedded:
         mlflow_folder(settings).mkdir(parents=True, exist_ok=True)
         os.environ["MLFLOW_TRACKING_URI"] = embedded_uri(settings)
     else:
@@ -52,7 +57,10 @@ def connect(settings: Settings) -> "MlflowClient":
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # its import sets it anew
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
-    return mlflow.MlflowClient()
+    client = mlflow.MlflowClient()
+    if not embedded:
+        _require_entry(client)
+    return client
 
 
 def show_uri(uri: str) -> str:
@@ -77,3 +85,22 @@ def _require_answer(uri: str) -> None:
         raise UserError(
             f"No MLflow server answers at MLFLOW_TRACKING_URI = {show_uri(uri)} ({error}): start it or unset it."
         ) from None
+
+
+def _require_entry(client: "MlflowClient") -> None:
+    """Check that the tracking server takes our credentials; MLflow itself reads them.
+
+    Raises:
+        UserError: it does not.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        if (status := error.get_http_status_code()) in (401, 403):
+            raise UserError(
+                f"The MLflow server at {show_uri(os.environ['MLFLOW_TRACKING_URI'])} refuses us ({status}): set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to what it takes."
+            ) from None
+        raise

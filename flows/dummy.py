@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.contract import Contract
+
 Array = NDArray[Any]
 ABSOLUTE = ("mae", "median_absolute_error", "mape")
 
@@ -33,3 +35,10 @@ def predict_dummy(problem: str, metric: str, baseline: Sequence[float] | Array, 
         drawn = np.random.default_rng(seed).choice(len(figures), rows, p=figures / figures.sum())
         return np.asarray(np.eye(len(figures))[drawn])
     return np.tile(figures, (rows, 1))
+
+
+def baseline_of(contract: Contract, target: np.ndarray) -> list[float]:
+    """Return what a dummy model knows: each class's share, or the mean and the median."""
+    if contract.classes is None:
+        return [float(target.mean()), float(np.median(target))]
+    return [float(share) for share in np.bincount(target, minlength=len(contract.classes)) / len(target)]

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from flows.secrets import redact
+
 
 class UserError(Exception):
     """A mistake that its user can mend: says what was wrong, where, and what to do.
@@ -11,6 +13,10 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        """Say `message`, with secrets shown by their names."""
+        super().__init__(redact(message))
 
 
 class Refused(UserError):

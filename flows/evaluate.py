@@ -1,7 +1,6 @@
 """Evaluate: candidate and champion are scored on the same held-out rows, and the gates decide."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,11 @@ from flows.contract.compatibility import can_score
 from flows.dummy import predict_dummy
 from flows.errors import Refused, UserError
 from flows.exclusive import exclusive
-from flows.gates import Verdict, judge, refusal_sentence
+from flows.gates import judge, refusal_sentence
 from flows.metrics import choose_metric
 from flows.naming import name_run
 from flows.plots import draw_plots
+from flows.report import gate_rows, verdict_markdown
 from flows.rows import Holdout, in_holdout
 from flows.scoring import Scorer
 from flows.settings import Settings, load_settings
@@ -168,26 +168,9 @@ def show(settings: Settings, candidate: Candidate, record: Record, scored: Score
     )
     registry = Registry(settings)
     registry.log_verdict(candidate.run_id, verdict, plots)
-    publish_markdown("verdict", _markdown(record))
+    registry.client.update_model_version(registry.name, record.version, verdict_markdown(record))
+    publish_markdown("verdict", verdict_markdown(record))
     publish_link("mlflow-run", registry.run_address(candidate.run_id), f"MLflow run of version {record.version}")
-    publish_table("gates", [gate.model_dump() for gate in verdict.gates])
+    publish_table("gates", gate_rows(record))
     for name, png in plots.items():
         publish_image(f"plot-{name}", png, name.replace("_", " "))
-
-
-def _markdown(record: Record) -> str:
-    word = "refused" if record.refusal else "passed"
-    rows = [f"| {name} | {_cells(record.verdict, name)} |" for name in record.verdict.scores["candidate"]]
-    who = list(record.verdict.scores)
-    head = f"| metric | {' | '.join(who)} |\n|---|{'---|' * len(who)}\n"
-    notes = "\n\n".join([record.refusal, *record.notes])
-    return (
-        f"**Version {record.version} {word}** on {record.verdict.rows:,} held-out rows.\n\n{head}"
-        + "\n".join(rows)
-        + f"\n\n{notes}"
-    )
-
-
-def _cells(verdict: Verdict, name: str) -> str:
-    figures: list[Any] = [scores.get(name) for scores in verdict.scores.values()]
-    return " | ".join("–" if f is None else f"{f.value:.4f}" for f in figures)

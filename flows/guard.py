@@ -11,10 +11,14 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 GRACE_SECONDS = 5.0
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -23,8 +27,10 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 class Child:
     """A guarded process; its output goes to a file."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> None:
-        """Start `command` in `cwd`."""
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path, held: Sequence[int] = ()
+    ) -> None:
+        """Start `command` in `cwd`; the files `held`, and their locks, stay open until it has ended."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         with log.open("wb") as output:
@@ -36,6 +42,7 @@ class Child:
                 env=dict(env),
                 cwd=cwd,
                 start_new_session=True,
+                pass_fds=held,
             )
 
     def alive(self) -> bool:
@@ -88,12 +95,47 @@ def adopt_orphans() -> None:
 
 
 def end_orphans() -> None:
-    """Kill every process below this one."""
+    """Kill every process below this one, and let none of those that it adopted stay a zombie."""
     import psutil
 
-    for process in psutil.Process().children(recursive=True):
+    kill_all(lambda: _living(psutil.Process().children(recursive=True)), GRACE_SECONDS)
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def kill_all(find: "Callable[[], list[psutil.Process]]", seconds: float) -> "list[psutil.Process]":
+    """Kill what `find` finds until it finds nothing: a child may be born meanwhile. Return what goes on even so."""
+    import psutil
+
+    end = time.monotonic() + seconds
+    while (left := find()) and time.monotonic() < end:
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=1)
+    return left
+
+
+def wait_for_end(process: "psutil.Process", seconds: float) -> None:
+    """Wait until a process is gone, or is a zombie that its parent (a test) has not asked after."""
+    import psutil
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.05)
+
+
+def _living(processes: "list[psutil.Process]") -> "list[psutil.Process]":
+    """Return those that are no zombies."""
+    import psutil
+
+    found = []
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
-            process.kill()
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def _end_with_input(child: "subprocess.Popen[bytes]") -> None:

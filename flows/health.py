@@ -1,10 +1,12 @@
-"""Whether a server answers, asked over HTTP by the standard library."""
+"""Whether a server answers: any by the standard library, Prefect by its own client."""
 
 import http.client
-import json
 import urllib.error
 import urllib.request
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import httpx
 
 
 def answers(url: str, timeout: float = 5.0) -> bool:
@@ -19,20 +21,47 @@ def answers(url: str, timeout: float = 5.0) -> bool:
 
 
 def ask(url: str, body: dict[str, Any], timeout: float = 5.0) -> Any | None:
-    """Return the JSON answer to a POST of JSON, or None where there is none."""
-    data = json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            return json.load(answer)
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
+    """Return Prefect's JSON answer to a POST of JSON, or None where there is none."""
+    return _json_of(call_prefect("POST", url, timeout, json=body))
 
 
 def look_up(url: str, timeout: float = 5.0) -> Any | None:
-    """Return the JSON answer to a GET, or None where there is none."""
+    """Return Prefect's JSON answer to a GET, or None where there is none."""
+    return _json_of(call_prefect("GET", url, timeout))
+
+
+def call_prefect(method: Literal["GET", "POST"], url: str, timeout: float, **request: Any) -> "httpx.Response | None":
+    """Return what Prefect answers, be it a refusal, or None where nobody does; nothing is tried again.
+
+    Prefect's client brings what its settings say: credentials, CSRF tokens, certificates, headers.
+
+    Args:
+        method: The HTTP method.
+        url: The whole address, with Prefect's `/api/` in it.
+        timeout: How many seconds each step may take.
+        request: What httpx takes for a request.
+    """
+    import httpx
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.settings import get_current_settings, temporary_settings
+
+    known = get_current_settings().api
+    key, auth = (secret.get_secret_value() if secret else None for secret in (known.key, known.auth_string))
+    root, api, _ = url.partition("/api/")
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:
-            return json.load(answer)
-    except (OSError, ValueError, http.client.HTTPException):
+        with (
+            temporary_settings({"client.max_retries": 0}),
+            SyncPrefectClient(root + api, auth_string=auth, api_key=key, httpx_settings={"timeout": timeout}) as client,
+        ):
+            return client.request(method, url, **request)  # type: ignore[arg-type]
+    except httpx.HTTPStatusError as error:
+        return error.response
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
+        return None
+
+
+def _json_of(answer: "httpx.Response | None") -> Any | None:
+    try:
+        return answer.json() if answer is not None and answer.is_success else None
+    except ValueError:
         return None

@@ -7,9 +7,12 @@ from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.contract import Contract, load_contract, require_columns
 from flows.exclusive import exclusive
+from flows.growing import grow
+from flows.mending import mend_snapshot
 from flows.naming import name_run
+from flows.progress import track
 from flows.settings import Settings, load_settings
-from flows.sources import Source, open_source, read_through
+from flows.sources import Reading, Source, Stream, open_source, read_through
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import Latest
 
@@ -22,42 +25,51 @@ from flows.store.validations import Latest
     on_crashed=[tell_of_failure],
 )
 @exclusive
-def ingest() -> str:
-    """Copy the source that `config.toml` names into a snapshot; return its digest."""
-    snapshot = take_snapshot()
+def ingest(full: bool = False) -> str:
+    """Copy the source that `config.toml` names into a snapshot; return its digest.
+
+    Args:
+        full: Read all of a source that is otherwise read on from where the last ingest ended.
+    """
+    snapshot = take_snapshot(full)
     name_run("ingest", data=snapshot.digest)
     publish_markdown("snapshot", _summary(snapshot))
     return snapshot.digest
 
 
 @task(name="snapshot", cache_policy=NO_CACHE)
-def take_snapshot() -> Snapshot:
+def take_snapshot(full: bool = False) -> Snapshot:
     """Write the source's rows as a snapshot, or find the one it gave before."""
     settings = load_settings()
-    snapshot = snapshot_source(settings, load_contract(settings))
+    snapshot = snapshot_source(settings, load_contract(settings), full)
+    snapshot = mend_snapshot(Snapshots(settings.store_path), snapshot)
     Latest(settings.store_path).set("ingest", snapshot.digest)
     return snapshot
 
 
-def snapshot_source(settings: Settings, contract: Contract) -> Snapshot:
+def snapshot_source(settings: Settings, contract: Contract, full: bool = False) -> Snapshot:
     """Return the snapshot of the source's rows, read only where its bytes changed since the last time.
+
+    With a watermark, and from a stream, only what is new is read and appended to what was read before.
 
     Raises:
         UserError: the source is missing, is no table, or lacks a column of the contract.
     """
     source = open_project_source(settings, contract)
     snapshots = Snapshots(settings.store_path)
+    if settings.data.watermark is not None or isinstance(source, Stream):
+        return grow(settings, contract, source, full)
     fingerprint = source.fingerprint()
-    known = snapshots.by_fingerprint(fingerprint)
+    known = None if full else snapshots.by_fingerprint(fingerprint)
     if known is not None:
         return known
     require_columns(source.schema.names, contract.used)
-    return read_through(source, lambda batches: snapshots.write(batches, source.uri, fingerprint))
+    return read_through(source, lambda batches: snapshots.write(track(batches, "rows read"), source.uri, fingerprint))
 
 
 def open_project_source(settings: Settings, contract: Contract) -> Source:
     """Open the source that `config.toml` names, its columns typed as the contract says."""
-    return open_source(settings.data.source, {c.name: c.kind for c in contract.columns}, settings.root)
+    return open_source(settings.data.source, Reading(contract.kinds, settings.root, settings.fetch))
 
 
 def _summary(snapshot: Snapshot) -> str:

@@ -1,6 +1,6 @@
 """Keeps one background process running: starts it again when it dies, bounds its log, and takes all it started along.
 
-Run as `python -m flows.keeper LOG COMMAND …` by `ml up`, in a session of its own.
+Run as `python -m flows.keeper LOG RESTARTS COMMAND …` by `ml up`, in a session of its own.
 """
 
 import signal
@@ -13,7 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from flows.audit import utc_now
 from flows.guard import adopt_orphans, end_group, end_orphans
+from flows.store.files import write_json
 
 LOG_BYTES = 5_000_000  # of the file written to and of the one before it: ten million in all
 FIRST_SECONDS = 20.0  # a process that ends this early by itself, the first time, will not do better the second time
@@ -47,15 +49,15 @@ class Log:
 class Keeper:
     """The loop around one command."""
 
-    def __init__(self, log: Log, command: Sequence[str]) -> None:
-        """Prepare to run `command`."""
-        self.log, self.command = log, command
+    def __init__(self, log: Log, restarts: Path, command: Sequence[str]) -> None:
+        """Prepare to run `command`; `restarts` gets how often it was started again, and when last."""
+        self.log, self.restarts, self.command = log, restarts, command
         self.child: subprocess.Popen[bytes] | None = None
         self.stopping = threading.Event()
 
     def run(self) -> int:
         """Run the command, again and again, until told to stop or the first try fails; return the exit status."""
-        first, pause = True, 1.0
+        first, pause, count = True, 1.0, 0
         while not self.stopping.is_set():
             started = time.monotonic()
             status = self._once()
@@ -66,7 +68,9 @@ class Keeper:
             if first and lasted < FIRST_SECONDS and status >= 0:  # below zero: somebody killed it
                 return status or 1
             first, pause = False, 1.0 if lasted > STEADY_SECONDS else min(2 * pause, MOST_SECONDS)
-            self.stopping.wait(pause)
+            if not self.stopping.wait(pause):
+                count += 1
+                self._count(count)
         return 0
 
     def stop(self, *_: object) -> None:
@@ -74,6 +78,10 @@ class Keeper:
         self.stopping.set()
         if self.child is not None and self.child.poll() is None:  # its number may be a stranger's by now
             threading.Thread(target=end_group, args=(self.child,)).start()
+
+    def _count(self, restarts: int) -> None:
+        with suppress(OSError):  # a full disk
+            write_json(self.restarts, {"count": restarts, "last": utc_now()})
 
     def _once(self) -> int:
         self.log.say(f"starts {' '.join(self.command)}")
@@ -100,10 +108,10 @@ class Keeper:
                 self.log.write(data)
 
 
-def main(log: str, *command: str) -> int:
+def main(log: str, restarts: str, *command: str) -> int:
     """Keep `command` running until SIGTERM or SIGINT."""
     adopt_orphans()
-    keeper = Keeper(Log(Path(log)), command)
+    keeper = Keeper(Log(Path(log)), Path(restarts), command)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, keeper.stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal may close

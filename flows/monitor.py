@@ -8,13 +8,13 @@ from prefect.cache_policies import NO_CACHE
 from flows.alerts import tell_of_failure
 from flows.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from flows.errors import UserError
-from flows.monitoring.asking import settle
 from flows.monitoring.decision import Decision
 from flows.monitoring.pictures import draw_drift
+from flows.monitoring.retraining import settle
 from flows.monitoring.runs import WindowRuns
 from flows.monitoring.showing import as_markdown, column_rows
 from flows.monitoring.truth import measure_windows
-from flows.monitoring.watching import Look, Watch, look, only_one, open_watch
+from flows.monitoring.watching import Look, Watch, look, only_monitor, open_watch
 from flows.monitoring.windows import Window, Windows
 from flows.naming import name_run
 from flows.settings import Settings, load_settings
@@ -38,7 +38,7 @@ def monitor() -> str:
     """
     end = datetime.now(UTC)
     settings = load_settings()
-    with only_one(settings):
+    with only_monitor(settings):
         watch = open_watch(settings)
         name_run("monitor", version=watch.champion.version)
         decide(settings)  # what a killed run has judged and could not tell

@@ -2,15 +2,19 @@
 
 from prefect import flow
 
-from flows.alerts import alert, tell_of_failure
+from flows.alerting import alert
+from flows.alerts import tell_of_failure
+from flows.artifacts import publish_markdown
 from flows.deploy import deploy
 from flows.evaluate import evaluate
 from flows.exclusive import exclusive
 from flows.ingest import ingest
 from flows.naming import name_run
+from flows.report import verdict_markdown
 from flows.settings import Settings, load_settings
 from flows.smoke import smoke_service
 from flows.store.champion import Champion, read_champion
+from flows.store.verdicts import Verdicts
 from flows.train import train
 from flows.validate import validate
 
@@ -37,9 +41,16 @@ def pipeline(breaking: bool = False) -> str:
         candidate = train(validation)
         name_run("pipeline", version=candidate, data=snapshot)
         verdict = evaluate(candidate)
+        summarize(settings, candidate)
         version = deploy(verdict, breaking)
     tell_of_change(settings, before)
     return version
+
+
+def summarize(settings: Settings, version: str) -> None:
+    """Show what was decided on the version in the pipeline's own run: the stages show the rest in theirs."""
+    if record := Verdicts(settings.store_path).find(version):
+        publish_markdown("summary", verdict_markdown(record))
 
 
 def tell_of_change(settings: Settings, before: Champion | None) -> None:

@@ -18,7 +18,7 @@ from flows.naming import name_run
 from flows.outputs import open_output, require_destination
 from flows.scoring import CHUNK, PREDICTION, Scorer
 from flows.settings import Settings, load_settings
-from flows.sources import Source, open_source, read_through
+from flows.sources import Reading, Source, open_source, read_through
 from flows.store.bundles import Bundle, open_bundle
 from flows.store.champion import require_champion, served_bundle
 from flows.store.files import publish, scratch
@@ -66,7 +66,7 @@ def predict_file(settings: Settings, source: str, destination: str, version: str
     path = require_destination(settings.root / destination)
     bundle = choose_bundle(settings.store_path, version)
     scorer = Scorer.open(bundle.path)
-    rows = open_source(source, {c.name: c.kind for c in scorer.contract.columns}, settings.root)
+    rows = open_source(source, Reading(scorer.contract.kinds, settings.root, settings.fetch))
     refuse_same(settings.root, source, path)
     require_columns(rows.schema.names, scorer.contract.features)
     with scratch(path) as made:

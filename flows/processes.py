@@ -8,17 +8,17 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from flows.guard import free_port
+from flows.audit import utc_now
+from flows.errors import UserError
+from flows.guard import free_port, kill_all, wait_for_end
 from flows.settings import Settings
 from flows.store.files import read_json, write_json
 
@@ -36,7 +36,7 @@ class Record(BaseModel):
 
     Attributes:
         name: What it is: prefect, worker, mlflow or service.
-        pid: The process that keeps it running.
+        pid: The process that keeps it running; None until that is started.
         started: When that process started, in seconds since 1970, by the system's own account.
         token: What its environment says under `ML_PROCESS`.
         port: The port of the loopback that it listens on, if any.
@@ -45,7 +45,7 @@ class Record(BaseModel):
     """
 
     name: str
-    pid: int
+    pid: int | None
     started: float
     token: str
     port: int | None
@@ -68,22 +68,29 @@ def log_path(settings: Settings, name: str) -> Path:
     return settings.home / "logs" / f"{name}.log"
 
 
+def restarts_path(settings: Settings, name: str) -> Path:
+    """Return where a process's keeper counts how often it started it again."""
+    return run_folder(settings) / f"{name}.restarts"
+
+
 def read_record(settings: Settings, name: str) -> Record | None:
     """Return the record of a process, running or not."""
-    value = read_json(run_folder(settings) / f"{name}.json")
+    value = read_json(_path(settings, name))
     return None if value is None else Record.model_validate(value)
 
 
 def running(settings: Settings, name: str) -> Record | None:
-    """Return the record of a process if it runs."""
+    """Return the record of a process if it runs; what a killed keeper left behind goes on, and is not kept any more."""
     record = read_record(settings, name)
-    return record if record and keeper_of(record) else None
+    return record if record and (keeper_of(record) or family(record)) else None
 
 
 def keeper_of(record: Record) -> "psutil.Process | None":
     """Return the recorded process, or None where it ended, even if a stranger has its number now."""
     import psutil
 
+    if record.pid is None:
+        return None
     with suppress(psutil.NoSuchProcess):  # a zombie too
         process = psutil.Process(record.pid)
         return process if _is_of(process, record) else None
@@ -115,49 +122,53 @@ def _is_of(process: "psutil.Process", record: Record) -> bool:
 def start(
     settings: Settings, name: str, command: Sequence[str], env: Mapping[str, str], port: int | None = None
 ) -> Record:
-    """Start `command` in the background, in a session of its own, and record it."""
+    """Start `command` in the background, in a session of its own, and record it.
+
+    It is recorded before it starts: whatever ends us in between, its token finds it.
+    """
     import psutil
 
-    token = uuid.uuid4().hex
+    record = Record(
+        name=name, pid=None, started=0.0, token=uuid.uuid4().hex, port=port, command=tuple(command), since=utc_now()
+    )
+    _write(settings, record)
+    restarts = restarts_path(settings, name)
+    restarts.unlink(missing_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.keeper", str(log_path(settings, name)), *command],
+        [sys.executable, "-m", "flows.keeper", str(log_path(settings, name)), str(restarts), *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, **env, TOKEN: token},
+        env={**os.environ, **env, TOKEN: record.token},
         cwd=settings.root,
         start_new_session=True,
     )
     _started.append(process)
-    record = Record(
-        name=name,
-        pid=process.pid,
-        started=psutil.Process(process.pid).create_time(),
-        token=token,
-        port=port,
-        command=tuple(command),
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    write_json(run_folder(settings) / f"{name}.json", record.model_dump())
+    started = psutil.Process(process.pid).create_time()
+    record = record.model_copy(update={"pid": process.pid, "started": started})
+    _write(settings, record)
     return record
 
 
 def stop(settings: Settings, record: Record) -> bool:
-    """End what a record names, and only that, with all it started; return whether anything ran."""
+    """End what a record names, and only that, with all it started; return whether anything ran.
+
+    Raises:
+        UserError: something of it goes on all the same; the record stays.
+    """
     import psutil
 
     keeper = keeper_of(record)
     if keeper is not None:
         with suppress(psutil.Error):
             keeper.terminate()
-            _wait_for_end(keeper)
-    left = family(record)
-    for process in left:
-        with suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(left, timeout=STOP_SECONDS)
-    (run_folder(settings) / f"{record.name}.json").unlink(missing_ok=True)
-    return keeper is not None or bool(left)
+            wait_for_end(keeper, STOP_SECONDS)
+    found = family(record)
+    if left := kill_all(lambda: family(record), STOP_SECONDS):
+        raise UserError(f"{record.name} goes on although it was killed (process {left[0].pid}): see `ps`.")
+    restarts_path(settings, record.name).unlink(missing_ok=True)
+    _path(settings, record.name).unlink(missing_ok=True)
+    return keeper is not None or bool(found)
 
 
 def choose_port(wanted: int) -> int:
@@ -171,10 +182,9 @@ def choose_port(wanted: int) -> int:
     return wanted
 
 
-def _wait_for_end(process: "psutil.Process") -> None:
-    """Wait until a process is gone, or is a zombie that its parent (a test) has not asked after."""
-    import psutil
+def _path(settings: Settings, name: str) -> Path:
+    return run_folder(settings) / f"{name}.json"
 
-    end = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < end and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.05)
+
+def _write(settings: Settings, record: Record) -> None:
+    write_json(_path(settings, record.name), record.model_dump())

@@ -1,45 +1,115 @@
-"""Runs whose worker was killed: nobody goes on with them, so the next worker starts them again."""
+"""Runs whose process ended without a word: nobody goes on with them, so the project's worker starts them again."""
 
-from datetime import UTC, datetime
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flows.alerting import alert
-from flows.health import ask
+from flows.health import ask, look_up
 from flows.settings import Settings
 
-MOST_STARTS = 3  # a run that takes its worker along each time must not do so for ever
+MOST_STARTS = 3  # a run that takes its process along each time must not do so for ever
+LOOK_SECONDS = 5.0
+SUBMIT_SECONDS = 60.0  # from a run's being taken by a worker until its process is there, at most
+CRASHED_SECONDS = 3600.0  # a run that crashed longer ago is past
+MESSAGE = "Its process ended while it ran."
+RUN_ID = "PREFECT__FLOW_RUN_ID"  # stands in the environment of a run's process and of all it starts
+Run = dict[str, Any]
 
 
-def restart_lost_runs(settings: Settings, prefect: str, worker: str) -> int:
-    """Schedule anew what a worker of the project's pool was running when it ended; return how many runs.
+class Recovery:
+    """Looks for lost runs, as long as the worker lives.
 
-    Safe, since a flow that is run again finds what it had made. Where another worker of the pool is alive, nothing
-    is done: the runs may be its own.
-
-    Args:
-        settings: Those of the project.
-        prefect: The address of Prefect's API.
-        worker: The name of the worker that is about to start.
+    A run is lost where its worker was this one and no process of this machine is of that run, or where it crashed. What
+    another worker took is left alone while any other is alive. Starting again is safe, since a flow that is run
+    again finds what it had made.
     """
-    pool = settings.project.name
-    workers = ask(f"{prefect}/work_pools/{pool}/workers/filter", {}) or []
-    if any(known["name"] != worker and known["status"] == "ONLINE" for known in workers):
-        return 0
-    states = {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}
-    lost = ask(f"{prefect}/flow_runs/filter", {"work_pools": {"name": {"any_": [pool]}}, "flow_runs": states}) or []
-    for run in lost:
-        _set_state(prefect, run["id"], {"type": "CRASHED", "message": "Its worker ended while it ran."}, force=False)
-        if run["run_count"] < MOST_STARTS:
+
+    def __init__(self, settings: Settings, prefect: str, worker: str) -> None:
+        """Look for runs of the project's pool at `prefect`, the address of Prefect's API, for the worker so named."""
+        self.settings, self.prefect, self.worker = settings, prefect, worker
+        self.missing: dict[str, str] = {}  # runs without a process at the last look, and the states they were in
+        self.given_up: set[str] = set()
+
+    def start(self) -> None:
+        """Look again and again in a thread of its own."""
+        threading.Thread(target=self._go_on, daemon=True, name="recovery").start()
+
+    def look(self) -> int:
+        """Start the runs again that were lost at the last look and still are; return how many."""
+        runs = [run for run in self._candidates() if run["id"] not in self.given_up and _is_ripe(run)]
+        alive = living_runs() if runs else set()
+        now = {run["id"]: run["state"]["id"] for run in runs if run["id"] not in alive}
+        lost = [run for run in runs if run["id"] in now and self.missing.get(run["id"]) == now[run["id"]]]
+        self.missing = now
+        return sum(self._restart(run) for run in lost)
+
+    def _go_on(self) -> None:
+        while True:
+            with suppress(Exception):  # whatever the server answers: the worker itself must not end by it
+                self.look()
+            time.sleep(LOOK_SECONDS)
+
+    def _candidates(self) -> list[Run]:
+        """Return the runs that this worker answers for and that have not ended, or crashed."""
+        pool = self.settings.project.name
+        since = datetime.now(UTC) - timedelta(seconds=CRASHED_SECONDS)
+        unfinished = {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}
+        crashed = {"state": {"type": {"any_": ["CRASHED"]}}, "end_time": {"after_": since.isoformat()}}
+        runs: list[Run] = []
+        for wanted in (unfinished, crashed):
+            body = {"work_pools": {"name": {"any_": [pool]}}, "flow_runs": wanted}
+            runs += ask(f"{self.prefect}/flow_runs/filter", body) or []
+        ours = [run for run in runs if _worker_of(run) == self.worker]
+        return runs if len(ours) < len(runs) and self._is_alone() else ours
+
+    def _is_alone(self) -> bool:
+        """Tell whether the pool has no other worker: what others left is this one's then."""
+        known = ask(f"{self.prefect}/work_pools/{self.settings.project.name}/workers/filter", {})
+        return known is not None and all(w["name"] == self.worker or w["status"] != "ONLINE" for w in known)
+
+    def _restart(self, run: Run) -> bool:
+        """Start a run again, unless that was done often enough; return whether it was."""
+        states = look_up(f"{self.prefect}/flow_run_states/?flow_run_id={run['id']}")
+        if states is None:
+            return False
+        if run["state"]["type"] != "CRASHED":
+            self._set_state(run, {"type": "CRASHED", "message": MESSAGE}, force=False)
+        if 1 + sum(s["name"] == "AwaitingRetry" and s["message"] == MESSAGE for s in states) < MOST_STARTS:
             details = {"scheduled_time": datetime.now(UTC).isoformat()}
-            again = {"type": "SCHEDULED", "name": "AwaitingRetry", "state_details": details}
-            _set_state(prefect, run["id"], again, force=True)
-        else:
-            what = f"The run {run['name']} ended {MOST_STARTS} times with its worker and is not started again."
-            alert(
-                settings, "run-failed", what, f"`.ml/logs/worker.log` may say why; the run is {run['id']} in Prefect."
-            )
-    return len(lost)
+            again = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": MESSAGE, "state_details": details}
+            self._set_state(run, again, force=True)
+            return True
+        self.given_up.add(run["id"])
+        what = f"The run {run['name']} ended {MOST_STARTS} times with its process and is not started again."
+        todo = f"`.ml/logs/worker.log` may say why; the run is {run['id']} in Prefect."
+        alert(self.settings, "run-failed", what, todo, key=f"given-up-{run['id']}")
+        return False
+
+    def _set_state(self, run: Run, state: dict[str, Any], *, force: bool) -> None:
+        ask(f"{self.prefect}/flow_runs/{run['id']}/set_state", {"state": state, "force": force})
 
 
-def _set_state(prefect: str, run: str, state: dict[str, Any], *, force: bool) -> None:
-    ask(f"{prefect}/flow_runs/{run}/set_state", {"state": state, "force": force})
+def living_runs() -> set[str]:
+    """Return the ids of the flow runs that processes of this machine are of."""
+    import psutil
+
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            found.add(process.environ().get(RUN_ID, ""))
+    return found - {""}
+
+
+def _is_ripe(run: Run) -> bool:
+    """Tell whether a run's process must be there by now."""
+    since = datetime.fromisoformat(run["state"]["timestamp"])
+    return run["state"]["type"] != "PENDING" or datetime.now(UTC) - since > timedelta(seconds=SUBMIT_SECONDS)
+
+
+def _worker_of(run: Run) -> str | None:
+    """Return the name of the worker that took a run; None where it was killed before it could say so."""
+    name = (run.get("labels") or {}).get("prefect.worker.name")
+    return None if name is None else str(name)

@@ -1,4 +1,4 @@
-"""The valid rows of a snapshot, and which of them are held out."""
+"""The valid rows of a snapshot, one side of the split or both."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -6,47 +6,22 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel
 
 from flows.contract import Contract, clean, typed
-from flows.errors import UserError
-from flows.sections import Split
+from flows.holdout import Holdout, below, find_sides, hash_keys, in_holdout, key_column, mix
 from flows.settings import Settings
 from flows.store.snapshots import Snapshots
 from flows.store.validations import Validations
 
+__all__ = ["Holdout", "Part", "in_holdout", "read_columns", "read_rows", "read_sides", "sample_share"]
 Part = Literal["train", "holdout"]
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-class Holdout(BaseModel):
-    """Which rows are held out: the split as it was set, and by time the first time that is held out."""
-
-    split: Split
-    cutoff: datetime | None = None
-
-
-def define_holdout(settings: Settings, contract: Contract, validation: str) -> Holdout:
-    """Return the rule that holds rows out as the settings say.
-
-    By time, the cutoff is set so that the share held out is `split.holdout` or a little more.
-
-    Raises:
-        UserError: by time, and the contract has no column with the role time.
-    """
-    if settings.split.by == "hash":
-        return Holdout(split=settings.split)
-    column = contract.role("time")
-    if column is None:
-        raise UserError('[split] by = "time" needs a column with metadata={"role": "time"} in model/schema.py.')
-    narrow = contract.model_copy(update={"columns": (column,)})
-    times = pd.concat(frame[column.name] for frame in _valid_frames(settings, narrow, validation))
-    cutoff = times.quantile(1 - settings.split.holdout, interpolation="lower")
-    return Holdout(split=settings.split, cutoff=cutoff.to_pydatetime())
+SAMPLING = 1 << 32  # added to a seed, so that the sample is drawn apart from the split
 
 
 def read_rows(settings: Settings, contract: Contract, validation: str, part: Part, holdout: Holdout) -> pd.DataFrame:
     """Return the valid rows of one side of the split, in the contract's dtypes, indexed by row number.
+
+    Of the side to train on, about `train.sample_rows` are drawn where it has more.
 
     Args:
         settings: Where the store is.
@@ -55,30 +30,67 @@ def read_rows(settings: Settings, contract: Contract, validation: str, part: Par
         part: Which side.
         holdout: Which rows are held out.
     """
-    parts = []
-    for frame in _valid_frames(settings, contract, validation):
-        held = in_holdout(frame, contract, holdout)
-        parts.append(frame[held if part == "holdout" else ~held])
-    return pd.concat(parts) if len(parts) > 1 else parts[0]
+    share = sample_share(settings, validation) if part == "train" else 1.0
+    return _read_parts(settings, contract, validation, holdout, {part: share})[part]
 
 
-def in_holdout(frame: pd.DataFrame, contract: Contract, holdout: Holdout) -> np.ndarray:
-    """Tell for each row whether it is held out.
-
-    By hash, a row's side depends on its group, else its id, else its features alone, so it stays the same as data
-    grows and equal rows never straddle. By time, the rows from the cutoff on are held out.
-    """
-    column = contract.role("time")
-    if holdout.cutoff is not None and column is not None:
-        return (frame[column.name] >= pd.Timestamp(holdout.cutoff)).to_numpy()
-    key = contract.role("group") or contract.role("id")
-    names = [key.name] if key else [c.name for c in contract.features]
-    hashes = pd.util.hash_pandas_object(frame[names], index=False).to_numpy(dtype=np.uint64)
-    return _mix(hashes, holdout.split.seed) < np.uint64(holdout.split.holdout * 2.0**64)
+def read_sides(
+    settings: Settings, contract: Contract, validation: str, holdout: Holdout, most_held: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows to train on, as `read_rows` does, and about `most_held` of those held out, read in one go."""
+    record = Validations(settings.store_path).get(validation)
+    expected = (record.rows - record.bad) * settings.split.holdout
+    shares: dict[Part, float] = {"train": sample_share(settings, validation)}
+    found = _read_parts(settings, contract, validation, holdout, shares | {"holdout": min(1.0, most_held / expected)})
+    return found["train"], found["holdout"]
 
 
-def _valid_frames(settings: Settings, contract: Contract, validation: str) -> Iterator[pd.DataFrame]:
-    """Yield the valid rows, a row group at a time."""
+def _read_parts(
+    settings: Settings, contract: Contract, validation: str, holdout: Holdout, shares: dict[Part, float]
+) -> dict[Part, pd.DataFrame]:
+    """Return a share of each side that is asked for, drawn by a hash of the row's key and the seed of training."""
+    early = _early_keys(settings, contract, validation, holdout)
+    parts: dict[Part, list[pd.DataFrame]] = {part: [] for part in shares}
+    for frame in _valid_frames(settings, contract, validation, holdout.since):
+        sides = dict(zip(("train", "holdout"), find_sides(frame, contract, holdout, early), strict=True))
+        for part, share in shares.items():
+            wanted = sides[part]
+            if share < 1:
+                wanted = wanted & below(mix(hash_keys(frame, contract), settings.train.seed + SAMPLING), share)
+            parts[part].append(frame[wanted])
+    return {part: pd.concat(frames) if len(frames) > 1 else frames[0] for part, frames in parts.items()}
+
+
+def _early_keys(settings: Settings, contract: Contract, validation: str, holdout: Holdout) -> np.ndarray | None:
+    """Return the hashes of the groups or ids with a row before the cutoff, in order; None where none are needed."""
+    key, time = key_column(contract), contract.role("time")
+    if holdout.cutoff is None or key is None or time is None:
+        return None
+    frames = read_columns(settings, contract, validation, {key, time.name})
+    parts = [hash_keys(frame[frame[time.name] < pd.Timestamp(holdout.cutoff)], contract) for frame in frames]
+    return np.unique(np.concatenate(parts))
+
+
+def sample_share(settings: Settings, validation: str) -> float:
+    """Return the share of the rows that are learned from: the most that `train.sample_rows` allows to be expected."""
+    most = settings.train.sample_rows
+    record = Validations(settings.store_path).get(validation)
+    expected = (record.rows - record.bad) * (1 - settings.split.holdout)
+    return 1.0 if most is None or expected <= most else most / expected
+
+
+def read_columns(
+    settings: Settings, contract: Contract, validation: str, names: set[str], since: datetime | None = None
+) -> Iterator[pd.DataFrame]:
+    """Yield the valid rows with just some columns."""
+    columns = tuple(column for column in contract.columns if column.name in names)
+    return _valid_frames(settings, contract.model_copy(update={"columns": columns}), validation, since)
+
+
+def _valid_frames(
+    settings: Settings, contract: Contract, validation: str, since: datetime | None = None
+) -> Iterator[pd.DataFrame]:
+    """Yield the valid rows, a row group at a time; those from `since` on where it is given."""
     validations = Validations(settings.store_path)
     record = validations.get(validation)
     bad = validations.bad_rows(validation)
@@ -88,14 +100,7 @@ def _valid_frames(settings: Settings, contract: Contract, validation: str) -> It
         frame, _ = clean(table, contract.used)
         frame.index = pd.RangeIndex(start, start + len(frame))
         drop = bad[(bad >= start) & (bad < start + len(frame))]
-        yield typed(frame.drop(index=drop) if drop.size else frame, contract.used)
         start += len(frame)
-
-
-def _mix(hashes: np.ndarray, seed: int) -> np.ndarray:
-    """Return well-mixed hashes that differ by seed (the finaliser of SplitMix64)."""
-    with np.errstate(over="ignore"):
-        h = hashes + GOLDEN * np.uint64(seed % 2**64 + 1)
-        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return h ^ (h >> np.uint64(31))
+        valid = typed(frame.drop(index=drop) if drop.size else frame, contract.used)
+        time = contract.role("time") if since else None
+        yield valid[valid[time.name] >= pd.Timestamp(since)] if time and since else valid

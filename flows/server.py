@@ -1,18 +1,32 @@
-"""The Prefect server of a command: `PREFECT_API_URL`, else the one of `ml up`, else one started for this command."""
+"""The Prefect server of a command: `PREFECT_API_URL`, else the one of `ml up`, else one started for this command.
 
+Two kinds of server never open the project's database together: those started for commands share a lock, and `ml up`
+holds it alone until its own server is on record. Who waited for that uses the server on record. Commands start theirs
+one after the other.
+"""
+
+import fcntl
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
+from flows.connection import show_uri
 from flows.errors import UserError
 from flows.guard import Child, free_port
-from flows.health import answers
+from flows.health import answers, call_prefect
 from flows.processes import running
 from flows.settings import Settings
+from flows.store.files import sole
+
+if TYPE_CHECKING:
+    import httpx
 
 START_SECONDS = 120.0
+ANSWER_SECONDS = 5.0
 UVICORN = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
 EMBEDDED = {
     "PREFECT_UI_ENABLED": "0",
@@ -27,30 +41,64 @@ EMBEDDED = {
 class Server:
     """A Prefect server that is starting or running."""
 
-    def __init__(self, child: Child | None, url: str, patience: float = START_SECONDS) -> None:
-        """Wrap the process, None where the server is not this command's; `patience` is how long it may start."""
+    def __init__(
+        self, child: Child | None, url: str, patience: float = START_SECONDS, turn: IO[str] | None = None
+    ) -> None:
+        """Wrap the process, None where the server is not this command's.
+
+        Args:
+            child: The process.
+            url: The address of its API.
+            patience: How many seconds it may start.
+            turn: A file whose lock is to be let go once it has started.
+        """
         self.child = child
         self.url = url
         self.patience = patience
+        self.turn = turn
 
     def wait(self) -> None:
-        """Wait until it answers.
+        """Wait until it answers, and see that it lets us in.
 
         Raises:
-            UserError: it ended, or did not answer in time.
+            UserError: it ended, did not answer in time, or wants other credentials.
         """
         deadline = time.monotonic() + self.patience
-        while not answers(f"{self.url}/health"):
+        while not self._answers():
             late = time.monotonic() > deadline
-            if self.child is None and late:
-                raise UserError(
-                    f"No Prefect server answers at PREFECT_API_URL = {self.url}: start it or unset the variable."
-                )
-            if self.child is not None and (late or not self.child.alive()):
-                raise UserError(
-                    f"The embedded Prefect server did not start ({self.child.tail()}): see {self.child.log}."
-                )
+            if late or (self.child is not None and not self.child.alive()):
+                raise UserError(self._silence())
             time.sleep(0.05)
+        self.end_turn()
+        if refusal := refusal_of(call_prefect("GET", f"{self.url}/admin/version", ANSWER_SECONDS), self.url):
+            raise UserError(refusal)
+
+    def end_turn(self) -> None:
+        """Let the next command start its server."""
+        if self.turn is not None:
+            self.turn.close()
+
+    def _silence(self) -> str:
+        """Return in a sentence that it does not answer."""
+        if self.child is not None:
+            return f"The embedded Prefect server did not start ({self.child.tail()}): see {self.child.log}."
+        return f"No Prefect server answers at PREFECT_API_URL = {show_uri(self.url)}: start it or unset the variable."
+
+    def _answers(self) -> bool:
+        if self.child is not None:
+            return answers(f"{self.url}/health")  # much cheaper, while it starts
+        answer = call_prefect("GET", f"{self.url}/health", ANSWER_SECONDS)
+        return answer is not None and answer.status_code < 500
+
+
+def refusal_of(answer: "httpx.Response | None", url: str) -> str:
+    """Return in a sentence that Prefect wants other credentials, where its answer says so, else nothing."""
+    if answer is None or answer.status_code not in (401, 403):
+        return ""
+    return (
+        f"The Prefect server at {show_uri(url)} refuses us ({answer.status_code}): set PREFECT_API_AUTH_STRING, or "
+        "PREFECT_API_KEY, to what it takes."
+    )
 
 
 @contextmanager
@@ -60,13 +108,7 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
     Must be entered before Prefect is imported.
     """
     given = os.environ.get("PREFECT_API_URL")
-    ours = None if given else running(settings, "prefect")
-    if given:
-        server = Server(None, given, patience=0)
-    elif ours:
-        server = Server(None, f"{ours.address}/api")
-    else:
-        server = _embed(settings)
+    server = Server(None, given, patience=0) if given else _find_or_embed(settings)
     os.environ["PREFECT_API_URL"] = server.url
     try:
         yield server
@@ -77,14 +119,46 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
             del os.environ["PREFECT_API_URL"]
         if server.child is not None:
             server.child.stop()
+        server.end_turn()
 
 
-def _embed(settings: Settings) -> Server:
+@contextmanager
+def no_embedded_server(settings: Settings) -> Iterator[None]:
+    """Keep commands from starting servers on the project's database, while `ml up` starts the one for all.
+
+    Raises:
+        UserError: a command has one.
+    """
+    complaint = "An `ml` command is at work here with a Prefect server of its own: wait until it ends."
+    with sole(_lock_path(settings), complaint):
+        yield
+
+
+def _lock_path(settings: Settings) -> Path:
+    return settings.home / "prefect" / "server.lock"
+
+
+def _find_or_embed(settings: Settings) -> Server:
+    """Return the server of `ml up`, or start one; it holds its share of the lock until it has ended itself."""
+    path = _lock_path(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    turn = path.with_name("start.lock").open("a")
+    fcntl.flock(turn, fcntl.LOCK_EX)  # two that make the database's tables at once fail
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # waits while `ml up` starts a server
+        if ours := running(settings, "prefect"):
+            turn.close()
+            return Server(None, f"{ours.address}/api")
+        return _embed(settings, lock, turn)
+
+
+def _embed(settings: Settings, lock: IO[str], turn: IO[str]) -> Server:
     """Start a server on the project's own database."""
     port = free_port()
     command = [sys.executable, *UVICORN, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
-    child = Child(command, os.environ | EMBEDDED, settings.root, settings.home / "logs" / "prefect-server.log")
-    return Server(child, f"http://127.0.0.1:{port}/api")
+    log = settings.home / "logs" / "prefect-server.log"
+    child = Child(command, os.environ | EMBEDDED, settings.root, log, held=[lock.fileno()])
+    return Server(child, f"http://127.0.0.1:{port}/api", turn=turn)
 
 
 def _flush() -> None:

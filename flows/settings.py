@@ -5,18 +5,21 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from flows.errors import UserError, nearest
+from flows.secrets import load_env_file
 from flows.sections import (
     Alerts,
     Data,
     Deploy,
     Environment,
+    Fetch,
     Gates,
+    Leakage,
     Log,
     Monitor,
     Ports,
@@ -33,6 +36,8 @@ FILE_NAME = "config.toml"
 class Settings(BaseSettings):
     """All settings of a project; `root` is the folder that holds `config.toml`."""
 
+    overridable: ClassVar[bool] = True
+
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix="ML_", env_nested_delimiter="__", env_ignore_empty=True
     )
@@ -41,7 +46,9 @@ class Settings(BaseSettings):
     store: Path = Path(".ml/store")
     project: Project = Project()
     data: Data = Data()
+    fetch: Fetch = Fetch()
     split: Split = Split()
+    leakage: Leakage = Leakage()
     train: Train = Train()
     gates: Gates = Gates()
     deploy: Deploy = Deploy()
@@ -70,7 +77,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment override what `config.toml` (passed to the initialiser) says."""
-        return env_settings, init_settings
+        return (env_settings, init_settings) if cls.overridable else (init_settings,)
 
     def show(self, path: Path) -> str:
         """Return a path as it is shown: relative to the project where it lies inside."""
@@ -87,6 +94,12 @@ class Settings(BaseSettings):
         return self.root / self.store
 
 
+class FileSettings(Settings):
+    """Settings that the environment does not override: those of a project whose commands run in another one."""
+
+    overridable: ClassVar[bool] = False
+
+
 def find_root(start: Path | None = None) -> Path:
     """Return the nearest folder at or above `start` (default: here) that holds `config.toml`.
 
@@ -100,17 +113,18 @@ def find_root(start: Path | None = None) -> Path:
     raise UserError(f"No {FILE_NAME} in {here} or above it: run this inside a project made with `copier copy`.")
 
 
-def load_settings(root: Path | None = None) -> Settings:
-    """Read `config.toml` of the project at `root` (default: found from here) and the environment.
+def load_settings(root: Path | None = None, kind: type[Settings] = Settings) -> Settings:
+    """Read `config.toml` of the project at `root` (default: found from here) and, as `kind` has it, the environment.
 
     Raises:
         UserError: the file is missing or is no TOML, a key is unknown, or a value is not allowed.
     """
     folder = (root or find_root()).resolve()
+    load_env_file(folder)
     path = folder / FILE_NAME
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Settings(**(values | {"root": folder}))
+        return kind(**(values | {"root": folder}))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run this inside a project made with `copier copy`.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -2,11 +2,10 @@
 
 import importlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -14,14 +13,19 @@ from prefect.cache_policies import NO_CACHE
 from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.contract import Contract, encode, encode_target, fit_encodings, load_contract
+from flows.dummy import baseline_of
 from flows.errors import UserError
 from flows.exclusive import exclusive
+from flows.leaks import SAMPLE_ROWS, Alarm
+from flows.leaks.accepting import check_leaks
 from flows.naming import name_run
-from flows.provenance import Provenance, code_digest, read_provenance, shaping_packages
-from flows.rows import Holdout, define_holdout, read_rows
+from flows.provenance import code_digest, read_provenance, shaping_packages
+from flows.recording import log_run, tags_of
+from flows.rows import Holdout, read_sides
 from flows.settings import Settings, load_settings
+from flows.splitting import define_holdout
 from flows.store.files import digest_json
-from flows.store.validations import Latest, Validations
+from flows.store.validations import Latest
 from flows.tracking import CHALLENGER, KEY_TAG, Registry, repair_alias
 
 EXAMPLE_ROWS = 5
@@ -38,6 +42,7 @@ class Fitted:
     seconds: float
     example: pd.DataFrame
     baseline: list[float]
+    alarms: tuple[Alarm, ...] = ()
 
 
 @flow(
@@ -76,7 +81,9 @@ def train_key(settings: Settings, validation: str) -> str:
         {
             "validation": validation,
             "split": settings.split.model_dump(),
-            "train": settings.train.model_dump(),
+            "train": settings.train.model_dump(exclude_none=True),
+            **({"window_days": settings.data.window_days} if settings.data.window_days else {}),
+            **({"accept": sorted(settings.leakage.accept)} if settings.leakage.accept else {}),
             "code": code_digest(settings.root),
             "packages": shaping_packages(),
         }
@@ -89,7 +96,9 @@ def fit(validation: str) -> Fitted:
     settings = load_settings()
     contract = load_contract(settings)
     holdout = define_holdout(settings, contract, validation)
-    return fit_rows(settings, contract, read_rows(settings, contract, validation, "train", holdout), holdout)
+    frame, held = read_sides(settings, contract, validation, holdout, SAMPLE_ROWS)
+    alarms = check_leaks(settings, contract, frame, held)
+    return replace(fit_rows(settings, contract, frame, holdout), alarms=alarms)
 
 
 def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdout: Holdout) -> Fitted:
@@ -115,13 +124,6 @@ def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdou
         raise UserError(f"model/estimator.py or model/features.py failed to fit: {error}") from error
     seconds = time.perf_counter() - started
     return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline_of(fitted, target))
-
-
-def baseline_of(contract: Contract, target: np.ndarray) -> list[float]:
-    """Return what a dummy model knows: each class's share, or the mean and the median."""
-    if contract.classes is None:
-        return [float(target.mean()), float(np.median(target))]
-    return [float(share) for share in np.bincount(target, minlength=len(contract.classes)) / len(target)]
 
 
 def build_pipeline(settings: Settings) -> Any:
@@ -159,42 +161,12 @@ def register(registry: Registry, validation: str, key: str, fitted: Fitted) -> s
     """Record the run with all that made it, register the version, and give it the alias challenger."""
     settings = load_settings()
     origin = read_provenance(settings.root)  # once: the tags and the artifact must say the same
-    tags = _tags(settings, validation, origin) | {"holdout": fitted.holdout.model_dump_json()}
+    tags = tags_of(settings, validation, fitted, origin)
     with registry.run(f"train-{validation}", tags) as run_id:
-        _log_run(settings, run_id, fitted, origin)
+        log_run(settings, validation, run_id, fitted, origin)
         requirements = [f"{name}=={version}" for name, version in shaping_packages().items()]
         uri, model_id = registry.log_model(fitted.pipeline, fitted.example, requirements)
     made = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
     registry.set_alias(CHALLENGER, made)
     publish_markdown("candidate", f"**Version {made}**, fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s.")
     return made
-
-
-def _tags(settings: Settings, validation: str, origin: Provenance) -> dict[str, str]:
-    record = Validations(settings.store_path).get(validation)
-    return {
-        "validation": validation,
-        "data_digest": record.snapshot,
-        "git_commit": origin.commit,
-        "git_base": origin.base or "",
-        "patch_digest": origin.patch_digest or "",
-    }
-
-
-def _log_run(settings: Settings, run_id: str, fitted: Fitted, origin: Provenance) -> None:
-    import mlflow
-
-    said = {
-        **{f"split.{k}": v for k, v in settings.split.model_dump().items()},
-        "train.seed": settings.train.seed,
-        "problem": settings.data.problem,
-        "target": settings.data.target or fitted.contract.target,
-        "estimator": type(fitted.pipeline[-1]).__name__,
-        **{f"estimator.{k}": v for k, v in fitted.pipeline[-1].get_params(deep=False).items()},
-    }
-    mlflow.log_params({k: str(v)[:500] for k, v in said.items()}, run_id=run_id)
-    mlflow.log_metrics({"fit_seconds": fitted.seconds, "train_rows": fitted.rows}, run_id=run_id)
-    mlflow.log_dict(fitted.contract.model_dump(mode="json"), "contract.json", run_id=run_id)
-    mlflow.log_dict({"prediction": fitted.baseline}, "baseline.json", run_id=run_id)
-    mlflow.log_dict(origin.model_dump(), "provenance.json", run_id=run_id)
-    mlflow.log_dict(settings.model_dump(mode="json", exclude={"root"}), "settings.json", run_id=run_id)

@@ -1,22 +1,30 @@
 """Validate: the rows of a snapshot that break the contract go to quarantine, each with its reasons."""
 
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown, publish_table
-from flows.contract import Checked, check_rows, load_contract, load_schema
+from flows.contract import Checked, Column, Contract, check_rows, clean, load_contract, load_schema, require_columns
+from flows.contract.repeats import find_repeats, hash_rows, unique_sets
 from flows.errors import UserError
 from flows.exclusive import exclusive
 from flows.naming import SHORT, name_run
+from flows.progress import track
 from flows.settings import Settings, load_settings
 from flows.store.files import digest_file, digest_json
-from flows.store.snapshots import Snapshots
+from flows.store.snapshots import Block, Snapshots
 from flows.store.validations import Latest, Validation, Validations
+
+if TYPE_CHECKING:
+    from pandera.pandas import DataFrameSchema
 
 
 @flow(
@@ -62,19 +70,52 @@ def validation_id(settings: Settings, digest: str) -> str:
 
 
 def validate_snapshot(settings: Settings, digest: str, name: str) -> Validation:
-    """Check every row of a snapshot and write the quarantine and the record."""
-    contract = load_contract(settings)
-    path = Snapshots(settings.store_path).path(digest)
-    table = pq.read_table(path, columns=[c.name for c in contract.used if c.name in pq.read_schema(path).names])
-    checked = check_rows(table, contract.used, load_schema().to_schema())
-    bad = checked.bad
-    counts = (checked.reasons["column"] + ": " + checked.reasons["check"]).value_counts()
-    validation = Validation(
-        id=name, snapshot=digest, rows=len(table), bad=len(bad), reasons={str(k): int(v) for k, v in counts.items()}
-    )
-    rows = pq.read_table(path).take(pa.array(bad)) if len(bad) else pq.read_schema(path).empty_table()
-    Validations(settings.store_path).write(validation, rows, bad, _sentences(checked, bad))
-    return validation
+    """Check every row of a snapshot, a row group at a time, and write the quarantine and the record."""
+    contract, snapshots = load_contract(settings), Snapshots(settings.store_path)
+    schema = snapshots.schema(digest)
+    require_columns(schema.names, contract.used)
+    checks = load_schema().to_schema()
+    repeats = _find_repeats(snapshots, digest, contract, checks)
+    counts: Counter[str] = Counter()
+    rows = bad = 0
+    with Validations(settings.store_path).quarantine(name, schema) as quarantine:
+        for block in track(snapshots.blocks(digest), "rows checked", snapshots.get(digest).rows):
+            checked = _check_block(block, contract, checks, repeats)
+            if len(checked.reasons):
+                numbers = checked.bad
+                counts.update(checked.reasons["column"] + ": " + checked.reasons["check"])
+                quarantine.add(block.read().take(pa.array(numbers)), block.start + numbers, _sentences(checked))
+                bad += len(numbers)
+            rows += block.rows
+        validation = Validation(id=name, snapshot=digest, rows=rows, bad=bad, reasons=dict(counts.most_common()))
+        return quarantine.finish(validation)
+
+
+def _find_repeats(
+    snapshots: Snapshots, digest: str, contract: Contract, checks: "DataFrameSchema"
+) -> dict[tuple[str, ...], np.ndarray]:
+    """Return for each set of columns that must be unique the numbers of the rows that repeat an earlier one."""
+    return {
+        names: find_repeats(hash_blocks(snapshots, digest, [contract.column(name) for name in names]))
+        for names in unique_sets(checks, [c.name for c in contract.used])
+    }
+
+
+def hash_blocks(snapshots: Snapshots, digest: str, columns: Sequence[Column]) -> Iterator[np.ndarray]:
+    """Yield hashes of what a snapshot's rows hold in `columns`, a row group at a time."""
+    for block in snapshots.blocks(digest):
+        yield hash_rows(clean(block.read([c.name for c in columns]), columns)[0])
+
+
+def _check_block(
+    block: Block, contract: Contract, checks: "DataFrameSchema", repeats: Mapping[tuple[str, ...], np.ndarray]
+) -> Checked:
+    """Check the rows of one block; rows are numbered from its start."""
+    checked = check_rows(block.read([c.name for c in contract.used]), contract.used, checks)
+    for names, rows in repeats.items():
+        first, last = np.searchsorted(rows, [block.start, block.start + block.rows])
+        checked = checked.with_repeats(names, rows[first:last] - block.start)
+    return checked
 
 
 def require_share(settings: Settings, validation: Validation) -> None:
@@ -105,9 +146,9 @@ def report(validation: Validation) -> None:
         publish_table("quarantine", [{"reason": reason, "rows": n} for reason, n in validation.reasons.items()])
 
 
-def _sentences(checked: Checked, bad: np.ndarray) -> list[list[str]]:
+def _sentences(checked: Checked) -> list[list[str]]:
     """Return for each bad row its reasons as sentences."""
     reasons = checked.reasons
     texts = reasons["column"] + " = " + reasons["value"].fillna("missing") + ": " + reasons["check"]
     grouped = pd.Series(texts.to_numpy(), index=reasons["row"]).groupby(level=0, sort=True).agg(list)
-    return grouped.reindex(bad).tolist()
+    return grouped.reindex(checked.bad).tolist()

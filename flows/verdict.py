@@ -97,3 +97,9 @@ def show_figure(figure: float | None) -> str:
     if 0 < abs(figure) < 1e-3:
         return f"{figure:.2g}"
     return f"{figure:.4f}" if abs(figure) < 100 else f"{figure:,.1f}"
+
+
+def show_interval(value: float, low: float | None, high: float | None) -> str:
+    """Return a figure with its interval in brackets, where it has one."""
+    shown = show_figure(value)
+    return shown if low is None or high is None else f"{shown} [{show_figure(low)}, {show_figure(high)}]"

@@ -45,6 +45,7 @@ class Runner:
     ):
         self.expressions, self.project, self.environment, self.uses = expressions, project, dict(environment), uses
         self.ran: list[str] = []
+        self.meanwhile: dict[str, Callable[[], object]] = {}  # of a job: what happens while it waits
         self.summary = project.with_name("summary.md")
         self.output = ""
 
@@ -59,6 +60,7 @@ class Runner:
         self.contexts = {"github": github, "vars": {}, "secrets": {}, "inputs": {}} | contexts
         results: dict[str, dict[str, Any]] = {}
         for key, job in self.workflow["jobs"].items():  # each stands below those that it needs
+            self.meanwhile.get(key, lambda: None)()
             needs = job.get("needs", [])
             needed = {n: results[n] for n in ([needs] if isinstance(needs, str) else needs)}
             results[key] = self._job(job, self.contexts | {"needs": needed})
@@ -88,16 +90,20 @@ class Runner:
             action = step["uses"].partition("@")[0]
             return True, self.uses[action](self._texts(step.get("with", {}), contexts))
         self.ran.append(step["run"])
+        output = self.project.with_name("output.txt")
+        output.write_text("", encoding="utf-8")
+        files = {"GITHUB_STEP_SUMMARY": str(self.summary), "GITHUB_OUTPUT": str(output)}
         done = subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
             cwd=self.project,
-            env=self.environment | env | {"CI": "true", "GITHUB_STEP_SUMMARY": str(self.summary)},
+            env=self.environment | env | {"CI": "true"} | files,
             capture_output=True,
             text=True,
             timeout=900,
         )
         self.output += f"$ {step['run']}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-        return done.returncode == 0, {}
+        lines = output.read_text(encoding="utf-8").splitlines()
+        return done.returncode == 0, dict(line.split("=", 1) for line in lines)
 
     def _holds(self, condition: str, contexts: dict[str, Any], failed: bool, default: bool) -> bool:
         """Tell whether a condition holds; without a status function it also asks for success, as on GitHub."""

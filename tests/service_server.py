@@ -57,7 +57,7 @@ def mount_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def wait_for(client: httpx.Client, path: str, status: int, seconds: float = 40) -> None:
+def wait_for(client: httpx.Client, path: str, status: int, seconds: float = 120) -> None:
     """Poll until `path` answers `status`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -10,6 +10,34 @@ REPOSITORY = Path(__file__).parents[1]
 PRIVATE = ("PREFECT_", "MLFLOW_", "BENTOML_", "ML_", "UV_PROJECT", "VIRTUAL_ENV", "GIT_DIR", "PYTHONWARNINGS")
 GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
 
+OURS = {
+    ".copier-answers.yml",
+    ".dockerignore",
+    ".github/workflows/ci.yml",
+    ".github/workflows/deploy.yml",
+    ".github/workflows/retrain.yml",
+    ".github/workflows/template.yml",
+    ".gitignore",
+    "Dockerfile",
+    "README.md",
+    "config.toml",
+    "ops/alerts.yaml",
+    "ops/compose.yaml",
+    "ops/grafana/dashboards/service.json",
+    "ops/grafana/provisioning/dashboards/dashboards.yaml",
+    "ops/grafana/provisioning/datasources/prometheus.yaml",
+    "ops/postgres.sql",
+    "ops/prometheus.yaml",
+    "prefect.yaml",
+    "pyproject.toml",
+    "tests/conftest.py",
+    "tests/test_contract.py",
+    "tests/test_model.py",
+    "tests/test_pipeline.py",
+    "tests/test_service.py",
+}
+PACKAGES = {"flows": REPOSITORY / "flows", **{n: REPOSITORY / "template" / n for n in ("model", "service")}}
+
 
 def git(folder: Path, *arguments: str) -> str:
     """Run git in a folder and return what it printed."""
@@ -56,3 +84,18 @@ def run_in(project: Path, *command: str, timeout: float = 300) -> "subprocess.Co
 def run_python(project: Path, *arguments: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
     """Run this Python in a project, whose own packages come first."""
     return run_in(project, sys.executable, *arguments, timeout=timeout)
+
+
+def files_of(folder: Path) -> set[str]:
+    """Return the files under a folder, without git's own."""
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and ".git" not in p.parts}
+
+
+def expected_files() -> set[str]:
+    """Return the files that every project has, whatever was answered."""
+    return OURS | {
+        f"{name}/{path.relative_to(folder).as_posix()}"
+        for name, folder in PACKAGES.items()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }

@@ -3,16 +3,17 @@
 import json
 import logging
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from service_server import mount_disk
 
-from flows.alerting import alert, deliver, waiting
+from flows.alerting import REFUSED_DAYS, alert, deliver, refused, waiting
 from flows.commands.champion import roll_back
 from flows.guard import free_port
 from flows.settings import Settings, load_settings
@@ -21,10 +22,11 @@ SECRET = "T0P-5ECRET"
 
 
 class Receiver:
-    """A real webhook; `status` is what it answers, `pause` how long it takes."""
+    """A real webhook; `status` is what it answers, `refuses` what else to single alerts; `asked` counts requests."""
 
     def __init__(self, port: int) -> None:
-        self.port, self.status, self.pause = port, 200, 0.0
+        self.port, self.status, self.asked = port, 200, 0
+        self.refuses: dict[str, int] = {}
         self.got: list[dict[str, Any]] = []
 
     @contextmanager
@@ -33,11 +35,19 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                receiver.asked += 1
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                time.sleep(receiver.pause)
-                if receiver.status == 200:
+                status = receiver.refuses.get(body.get("what"), receiver.status)
+                if 200 <= status < 300:
                     receiver.got.append(body)
-                self.send_response(receiver.status)
+                self.send_response(status)
+                if 300 <= status < 400:
+                    self.send_header("Location", f"http://127.0.0.1:{receiver.port}/login")
+                self.end_headers()
+
+            def do_GET(self) -> None:  # where a redirect leads to, with a kind word
+                receiver.asked += 1
+                self.send_response(200)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -150,6 +160,67 @@ def test_alert_that_is_refused_for_good_does_not_hold_up_the_next(settings: Sett
     assert len(list((settings.store_path / "alerts" / "refused").glob("*.json"))) == 1
 
 
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+def test_answers_of_success_mean_that_it_was_received(settings: Settings, receiver: Receiver, status: int) -> None:
+    receiver.status = status
+    with receiver.up():
+        alert(settings, "drift", "age drifted", "look")
+    assert (receiver.said, waiting(settings)) == (["age drifted"], [])
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirect_is_not_followed_and_does_not_count_as_received(
+    settings: Settings, receiver: Receiver, status: int
+) -> None:
+    receiver.status = status
+    with receiver.up():
+        alert(settings, "drift", "age drifted", "look")
+        assert (receiver.asked, receiver.said, len(waiting(settings))) == (1, [], 1)
+        assert deliver(settings).problem == f"it redirects ({status}): name the address it redirects to"
+        receiver.status = 200
+        assert deliver(settings).sent == 1
+    assert receiver.said == ["age drifted"]
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 404, 405, 410])
+def test_alert_that_is_refused_is_kept_and_does_not_hold_up_the_next(
+    settings: Settings, receiver: Receiver, status: int
+) -> None:
+    receiver.refuses["first"] = status
+    with receiver.up():
+        alert(settings, "drift", "first", "look")
+        alert(settings, "drift", "second", "look")
+        assert (receiver.said, len(waiting(settings))) == (["second"], 1)
+        del receiver.refuses["first"]
+        deliver(settings)
+    assert receiver.said == ["second", "first"]
+
+
+def test_alert_that_is_refused_for_a_week_is_put_aside(settings: Settings, receiver: Receiver) -> None:
+    receiver.status = 404
+    with receiver.up():
+        alert(settings, "drift", "first", "look")
+        [path] = waiting(settings)
+        long_ago = datetime.now(UTC) - timedelta(days=REFUSED_DAYS, minutes=1)
+        aside = path.rename(path.with_name(f"{long_ago:%Y%m%dT%H%M%S%f}-{path.name.partition('-')[2]}"))
+        deliver(settings)
+    assert not waiting(settings)
+    assert [one.name for one in refused(settings).iterdir()] == [aside.name]
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502])
+def test_receiver_that_cannot_take_any_now_is_asked_once(settings: Settings, receiver: Receiver, status: int) -> None:
+    receiver.status = status
+    with receiver.up():
+        for number in range(3):
+            alert(settings, "drift", f"number {number}", "look")
+        receiver.asked = 0
+        assert (deliver(settings).waiting, receiver.asked) == (3, 1)
+        receiver.status = 200
+        deliver(settings)
+    assert receiver.said == [f"number {number}" for number in range(3)]
+
+
 def test_without_a_webhook_alerts_wait_for_one_but_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, receiver: Receiver
 ) -> None:
@@ -184,6 +255,62 @@ def test_disk_that_refuses_does_not_make_an_alert_raise(settings: Settings, capl
     settings.store_path.write_text("a file where the folder should be", encoding="utf-8")
     alert(settings, "drift", "age drifted", "look")
     assert "could not be kept" in caplog.text
+
+
+@pytest.fixture
+def full(settings: Settings, tmp_path: Path) -> Iterator[Path]:
+    """The settings' store on a disk without room; removing the yielded file makes some."""
+    with mount_disk(tmp_path / "disk", "256k") as disk:
+        settings.home.mkdir()
+        settings.store_path.symlink_to(disk)
+        filler = disk / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "proof").write_bytes(b"x" * 4096)
+        yield filler
+    settings.store_path.unlink()
+
+
+def test_full_disk_is_told_at_once_and_once(settings: Settings, receiver: Receiver, full: Path) -> None:
+    with receiver.up():
+        for _ in range(3):
+            alert(settings, "log-dropped", "the disk is full", "make room")
+        assert receiver.said == ["the disk is full"]
+        full.unlink()
+        deliver(settings)
+    assert (receiver.said, waiting(settings)) == (["the disk is full"], [])
+
+
+def test_alert_on_a_full_disk_waits_in_the_process_for_its_receiver(
+    settings: Settings, receiver: Receiver, full: Path
+) -> None:
+    for number in range(2):
+        alert(settings, "run-failed", f"number {number}", "look")
+    assert deliver(settings).waiting == 2
+    with receiver.up():
+        assert deliver(settings).sent == 2
+    assert receiver.said == ["number 0", "number 1"]
+
+
+def test_alert_on_a_full_disk_is_kept_once_there_is_room(settings: Settings, receiver: Receiver, full: Path) -> None:
+    alert(settings, "run-failed", "it failed", "look")
+    assert not waiting(settings)
+    full.unlink()
+    assert deliver(settings).waiting == 1
+    assert len(waiting(settings)) == 1
+
+
+def test_what_was_kept_before_the_disk_was_full_is_sent_too(settings: Settings, receiver: Receiver, full: Path) -> None:
+    kept = full.read_bytes()
+    full.unlink()
+    alert(settings, "run-failed", "before", "look")
+    with suppress(OSError):
+        full.write_bytes(kept)
+    with receiver.up():
+        alert(settings, "log-dropped", "the disk is full", "make room")
+    assert sorted(receiver.said) == ["before", "the disk is full"]
 
 
 def test_rollback_does_not_need_the_receiver() -> None:

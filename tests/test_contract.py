@@ -270,10 +270,6 @@ def test_a_date_before_the_contracts_first_is_bad():
     assert [row[:2] for row in found] == [(0, "when")]
 
 
-def test_the_first_of_duplicate_ids_is_kept():
-    assert [row[:2] for row in reasons(table(4, customer=["a", "b", "a", "a"]))] == [(2, "customer"), (3, "customer")]
-
-
 class WithChecks(Schema):
     """With checks of the owner's own."""
 

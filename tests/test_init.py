@@ -16,7 +16,7 @@ from flows.contract.checking import check_rows
 from flows.errors import UserError
 from flows.init import initialize, print_report
 from flows.init.initialize import read_table
-from flows.sources import open_source
+from flows.sources import Reading, open_source
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SAMPLE_MODEL = Path(__file__).parents[1] / "template" / "model" / "schema.py"
@@ -74,7 +74,7 @@ def _check_own_source(project, report):
     """Return the reasons for which the drafted contract refuses rows of the data that it was drafted from."""
     schema = _load(project / "model" / "schema.py")
     contract = describe(schema, report.target, report.problem)
-    source = open_source(report.source, {c.name: c.kind for c in contract.columns}, project)
+    source = open_source(report.source, Reading(contract.kinds, project))
     table, _ = read_table(source, report.target)
     return check_rows(table, contract.columns, schema.to_schema()).reasons
 

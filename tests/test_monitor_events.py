@@ -11,9 +11,9 @@ import pytest
 from monitor_support import START
 
 from flows.guard import Child, free_port
-from flows.monitoring.asking import UNHEARD, tell
 from flows.monitoring.events import EVENT, event_id, is_heard, resource_of
 from flows.monitoring.loop import Wanted, pause, read_loop, want
+from flows.monitoring.retraining import UNHEARD, tell
 from flows.server import EMBEDDED, UVICORN, Server
 from flows.settings import Settings
 from flows.store.champion import Champion

@@ -1,4 +1,4 @@
-"""What the newest dependencies break is filed as one issue that says what changed and what failed."""
+"""What fails in the weekly run is filed as one issue that says what failed, and with what."""
 
 import importlib.util
 import os
@@ -30,35 +30,35 @@ def newest(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("newest", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "RESULTS", tmp_path / "newest.xml")
-    monkeypatch.setattr(module, "REPORT", tmp_path / "newest.md")
+    monkeypatch.setattr(module, "BUILD", tmp_path)
     return module
 
 
-def test_issue_names_what_failed_and_what_changed(newest, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("what", "title"), [("newest", "The newest dependencies break something"), ("all", "make test-all fails")]
+)
+def test_issue_names_what_failed_and_with_what(newest, monkeypatch, tmp_path, what, title):
     monkeypatch.setenv("OPEN", "")
-    newest.RESULTS.write_text(RESULTS, encoding="utf-8")
-    assert newest.main() == 0
-    text = newest.REPORT.read_text(encoding="utf-8")
+    (tmp_path / f"{what}.xml").write_text(RESULTS, encoding="utf-8")
+    assert newest.main(what) == 0
+    text = (tmp_path / f"{what}.md").read_text(encoding="utf-8")
     assert "- `tests.test_store::test_broken`: boom\n" in text
     assert "test_fine" not in text
     assert "| prefect | 3." in text
-    assert (
-        "issue create --title The newest dependencies break something --body-file" in (tmp_path / "calls").read_text()
-    )
+    assert f"issue create --title {title} --body-file" in (tmp_path / "calls").read_text()
 
 
 def test_open_issue_gets_a_comment(newest, monkeypatch, tmp_path):
     monkeypatch.setenv("OPEN", "17")
-    newest.RESULTS.write_text(RESULTS, encoding="utf-8")
-    assert newest.main() == 0
+    (tmp_path / "newest.xml").write_text(RESULTS, encoding="utf-8")
+    assert newest.main("newest") == 0
     assert "issue comment 17 --body-file" in (tmp_path / "calls").read_text()
 
 
-def test_newest_that_cannot_be_installed_is_said_to_be_so(newest, monkeypatch):
+def test_newest_that_cannot_be_installed_is_said_to_be_so(newest, monkeypatch, tmp_path):
     monkeypatch.setenv("OPEN", "")
-    assert newest.main() == 0
-    assert "could not be installed together" in newest.REPORT.read_text(encoding="utf-8")
+    assert newest.main("newest") == 0
+    assert "could not be installed together" in (tmp_path / "newest.md").read_text(encoding="utf-8")
 
 
 def test_newer_than_the_bound_is_marked(newest):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,29 @@ def test_every_container_is_bounded_watched_and_confined(compose):
             assert service["read_only"] is True, name
             assert service["cap_drop"] == ["ALL"], name
             assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_what_ends_by_itself_is_waited_for(compose):
+    """`docker compose up --wait` takes the end of a container for a failure, unless another waits for just that."""
+    awaited = {
+        other
+        for service in compose["services"].values()
+        for other, how in service.get("depends_on", {}).items()
+        if how["condition"] == "service_completed_successfully"
+    }
+    assert awaited == ONE_SHOT
+
+
+def test_who_is_waited_for_is_healthy_first(compose):
+    """And no two wait for each other: the order exists."""
+    services = compose["services"]
+    waits = {name: service.get("depends_on", {}) for name, service in services.items()}
+    order = list(TopologicalSorter(waits).static_order())
+    assert set(order) == set(services)
+    for others in waits.values():
+        for other, how in others.items():
+            assert how["condition"] == "service_healthy" or other in ONE_SHOT
+    assert order.index("flows") < order.index("worker")
 
 
 def test_ports_are_open_on_the_loopback_alone(compose):

@@ -12,8 +12,10 @@ import psutil
 import pytest
 from template_support import REPOSITORY
 
-from flows.commands.up import require_no_embedded_server
+from flows.background import stop_all
+from flows.commands.running import print_processes
 from flows.errors import UserError
+from flows.guard import kill_all
 from flows.keeper import Log
 from flows.processes import (
     TOKEN,
@@ -23,13 +25,14 @@ from flows.processes import (
     keeper_of,
     log_path,
     read_record,
+    restarts_path,
     run_folder,
     running,
     start,
     stop,
 )
 from flows.settings import Settings, load_settings
-from flows.store.files import locked, write_json
+from flows.store.files import read_json, write_json
 
 ENV = {"PYTHONPATH": str(REPOSITORY)}
 SLEEP = [sys.executable, "-u", "-c", "import time; print('here'); time.sleep(600)"]
@@ -95,13 +98,70 @@ def test_what_a_killed_keeper_leaves_behind_is_stopped(settings: Settings) -> No
     made = start(settings, "service", BROOD, ENV)
     until(lambda: len(family(made)) == 4)
     psutil.Process(made.pid).kill()
-    until(lambda: running(settings, "service") is None)
+    until(lambda: keeper_of(made) is None)
     assert len(family(made)) == 3
+    assert running(settings, "service") == made  # it serves on, with nobody to start it again
     assert stop(settings, made)
     assert not family(made)
+    assert running(settings, "service") is None
 
 
-def test_killed_process_is_started_again(settings: Settings) -> None:
+def test_process_whose_starter_was_killed_before_it_could_record_it_is_stopped(settings: Settings) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "import flows.processes as p\n"
+        "from flows.settings import load_settings\n"
+        "write = p._write\n"
+        "def killed(settings, record):\n"
+        "    if record.pid is not None:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    write(settings, record)\n"
+        "p._write = killed\n"
+        f"p.start(load_settings(Path(sys.argv[1])), 'service', {SLEEP!r}, {{}})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(settings.root)], env=os.environ | ENV, check=False)
+    assert done.returncode == -9
+    record = read_record(settings, "service")
+    assert record and record.pid is None
+    until(lambda: len(family(record)) == 2)  # keeper and command
+    assert running(settings, "service") == record
+    assert stop(settings, record)
+    assert not family(record)
+    assert read_record(settings, "service") is None
+
+
+def test_child_that_is_born_while_its_family_is_killed_dies_too(settings: Settings) -> None:
+    made = start(settings, "service", SLEEP, ENV)
+    born: list[subprocess.Popen[bytes]] = []
+
+    def listed_before_a_birth() -> list[psutil.Process]:
+        found = family(made)
+        if len(born) < 2:
+            child = subprocess.Popen(["sleep", "600"], env=os.environ | {TOKEN: made.token}, start_new_session=True)
+            born.append(child)
+        return found
+
+    assert kill_all(listed_before_a_birth, 30) == []
+    assert len(born) == 2
+    assert not family(made)
+    for child in born:
+        child.wait()
+
+
+def test_process_that_does_not_end_is_named_and_its_record_stays(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = start(settings, "service", SLEEP, ENV)
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.processes.kill_all", lambda find, seconds: [psutil.Process()])
+        with pytest.raises(UserError, match=rf"service goes on although it was killed \(process {os.getpid()}\)"):
+            stop_all(settings)
+    assert read_record(settings, "service") == made
+    assert stop_all(settings) is False  # it had ended after all
+
+
+def test_killed_process_is_started_again_and_counted(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     made = start(settings, "service", SLEEP, ENV)
     keeper = psutil.Process(made.pid)
     until(lambda: keeper.children())
@@ -110,6 +170,21 @@ def test_killed_process_is_started_again(settings: Settings) -> None:
     until(lambda: [child for child in keeper.children() if child.pid != first.pid])
     assert running(settings, "service") == made
     assert "ended with status -9" in log_path(settings, "service").read_text(encoding="utf-8")
+    until(lambda: restarts_path(settings, "service").exists())
+    assert read_json(restarts_path(settings, "service"))["count"] == 1
+    print_processes(settings)
+    assert "started again once" in " ".join(capsys.readouterr().out.split())
+    stop(settings, made)
+    assert not restarts_path(settings, "service").exists()
+
+
+def test_killed_brood_leaves_no_zombie_with_its_keeper(settings: Settings) -> None:
+    made = start(settings, "service", BROOD, ENV)
+    until(lambda: len(family(made)) == 4)
+    brood = [process for process in family(made) if process.pid != made.pid]
+    for process in brood:
+        process.kill()
+    assert psutil.wait_procs(brood, timeout=30)[1] == []
 
 
 def test_process_that_cannot_start_is_given_up(settings: Settings) -> None:
@@ -164,12 +239,3 @@ def test_log_never_exceeds_twice_its_limit(tmp_path: Path) -> None:
     assert files == ["x.log", "x.log.1"]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000
     assert (tmp_path / "x.log").read_text(encoding="utf-8").endswith("line 0499\n")
-
-
-def test_up_refuses_beside_a_command_with_a_server_of_its_own(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    require_no_embedded_server(settings)
-    with locked(settings.home / "lock", wait=False), pytest.raises(UserError, match="server of its own"):
-        require_no_embedded_server(settings)

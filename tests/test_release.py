@@ -1,7 +1,6 @@
 """`ml release` and `ml smoke`: two environments, each a store with a real service on the loopback."""
 
 import json
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,20 +8,17 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Render
+from docker_support import DockerHost
 from e2e.support import Project, make_project, refuse, succeed, wait_for_version
 from service_server import serve, wait_for
 
-STAND_IN = """#!/usr/bin/env bash
-# A container host: notes every command, remembers which image runs, and cannot pull an image called broken.
-echo "$*" >>"$DOCKER_LOG"
-image=${@: -1}
-case "$3" in
-    container) cat "$DOCKER_LOG.image" 2>/dev/null || true ;;
-    pull) [ "$image" != broken ] || { echo "manifest unknown" >&2; exit 1; } ;;
-    rm) rm -f "$DOCKER_LOG.image" ;;
-    run) echo "$image" >"$DOCKER_LOG.image" ;;
-esac
-"""
+from flows.store.champion import read_champion
+
+NAME = "customer-churn"
+NOBODY = {  # answers at production's address
+    "ML_ENVIRONMENTS__PRODUCTION__URL": "http://127.0.0.1:9",
+    "ML_ENVIRONMENTS__PRODUCTION__WAIT_SECONDS": "0.5",
+}
 
 
 class Environments:
@@ -55,7 +51,7 @@ def environments(render: Render, tmp_path_factory: pytest.TempPathFactory) -> It
     with serve(staging, folder / "s", ML_BUNDLE="") as first, serve(production, folder / "p", ML_BUNDLE="") as second:
         made = Environments(project, folder, {"staging": first, "production": second})
         for name, client in made.clients.items():
-            made.configure(name, store=str(folder / name), url=str(client.base_url), wait_seconds=8)
+            made.configure(name, store=str(folder / name), url=str(client.base_url), wait_seconds=60)
         yield made
 
 
@@ -132,13 +128,64 @@ def test_release_to_a_service_that_is_down_says_so_and_restores_nothing_where_no
     new = {"STORE": str(tmp_path / "store"), "URL": "http://127.0.0.1:9", "WAIT_SECONDS": "0.5"}
     said = refuse(released.release("new", **{f"ML_ENVIRONMENTS__NEW__{key}": value for key, value in new.items()}))
     assert said.startswith("http://127.0.0.1:9/readyz is not ready")
-    assert not (tmp_path / "store" / "champion.json").exists()
+    assert read_champion(tmp_path / "store") is None
+
+
+def test_first_release_that_fails_takes_the_model_out_of_service_again(released, tmp_path):
+    """The service at the address is another one; the store's own takes the model up, and must not keep it."""
+    store, home = tmp_path / "store", tmp_path / "home"
+    with serve(store, home, ML_BUNDLE="") as client:
+        address = str(released.clients["staging"].base_url)
+        new = {"STORE": str(store), "URL": address, "WAIT_SECONDS": "10"}
+        done = released.release("new", **{f"ML_ENVIRONMENTS__NEW__{key}": value for key, value in new.items()})
+        assert "but version 2 of" in refuse(done)
+        assert "nothing serves again" in done.stdout
+        wait_for(client, "/readyz", 503)
+        assert client.post("/predict", json={"rows": []}).status_code == 503
+        assert "Serving model version 2" in (home / "log").read_text(encoding="utf-8")
+        assert "Version 2 is taken back" in (home / "log").read_text(encoding="utf-8")
+        assert read_champion(store) is None
+        new |= {"URL": str(client.base_url), "WAIT_SECONDS": "60"}
+        succeed(released.release("new", **{f"ML_ENVIRONMENTS__NEW__{key}": value for key, value in new.items()}))
+        assert client.get("/model").json()["version"] == "2"
+
+
+def test_release_of_what_was_proved_is_not_of_what_serves_by_now(released, tmp_path):
+    """As a late approval does: staging has gone on to version 2 meanwhile."""
+    proved = tmp_path / "proved"
+    succeed(released.release("staging", "--bundle", released.champion("staging")["bundle"], "--output", str(proved)))
+    said = dict(line.split("=") for line in proved.read_text(encoding="utf-8").splitlines())
+    assert said == {"bundle": released.champion("staging")["bundle"], "image": ""}
+    succeed(released.release("staging", "--why", "meanwhile"))
+    assert released.champion("staging")["version"] == "2"
+
+    release = ("--from", "staging", "--bundle", said["bundle"])
+    succeed(released.release("production", *release))
+    assert released.champion("production")["bundle"] == said["bundle"]
+    assert released.served("production") == "1"
+
+    store = {"ML_STORE": str(released.folder / "staging"), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/no.db"}
+    newest = released.champion("staging")["bundle"]
+    succeed(released.project.ml("rollback", "--why", "it is bad", **store))
+    said_no = refuse(released.release("production", "--from", "staging", "--bundle", newest), 1)
+    assert "was taken out of service" in said_no
+    assert "it is bad" in said_no
+    assert released.served("production") == "1"
+
+
+def test_bundle_that_never_served_or_is_gone_is_refused(released):
+    before = released.champion("production")
+    for name in ("9-0123456789ab", "../staging"):
+        said = refuse(released.release("production", "--from", "staging", "--bundle", name))
+        assert said.startswith(f"No bundle {name} that has served is in ")
+        assert before["bundle"] in said  # which staging serves, too
+    assert released.champion("production") == before
 
 
 def test_release_mends_a_damaged_copy(released, tmp_path):
     name = released.project.champion["bundle"]
     copy = released.folder / "staging" / "bundles" / name
-    copy.mkdir(parents=True)
+    copy.mkdir(parents=True, exist_ok=True)  # a release that was taken back may have left it
     (copy / "model.onnx").write_bytes(b"half")
     succeed(released.release("staging", "--why", "second"))
     assert released.served("staging") == "2"
@@ -153,52 +200,39 @@ def test_release_mends_a_damaged_copy(released, tmp_path):
 
 
 @pytest.fixture
-def host(released: Environments, tmp_path: Path) -> dict[str, str]:
-    """The environment in which production has a container host, a stand-in."""
-    command = tmp_path / "bin" / "docker"
-    command.parent.mkdir()
-    command.write_text(STAND_IN, encoding="utf-8")
-    command.chmod(command.stat().st_mode | stat.S_IXUSR)
-    path = f"{command.parent}:{released.project.environment['PATH']}"
-    log = str(tmp_path / "log")
-    return {"PATH": path, "DOCKER_LOG": log, "ML_ENVIRONMENTS__PRODUCTION__HOST": "ssh://deploy@churn.example.org"}
+def host(tmp_path: Path) -> DockerHost:
+    """The host of production's container."""
+    made = DockerHost(tmp_path, "production")
+    made.environment["ML_ENVIRONMENTS__PRODUCTION__HOST"] = made.address
+    return made
 
 
-def test_release_moves_the_image_with_the_least_rights(released, host):
-    succeed(released.release("production", "--from", "staging", "--image", "churn:2", **host))
-    lines = Path(host["DOCKER_LOG"]).read_text(encoding="utf-8").splitlines()
-    assert all(line.startswith("--host ssh://deploy@churn.example.org ") for line in lines)
-    assert [line.split()[2] for line in lines] == ["container", "pull", "rm", "run"]
-    for option in (
-        "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges",
-        f"--volume {released.folder / 'production'}:/store --env ML_STORE=/store",
-        "--publish 3000:3000",
-        "--restart unless-stopped",
-    ):
-        assert option in lines[-1]
-    assert lines[-1].endswith(" churn:2")
+def test_release_replaces_the_container_and_leaves_nothing_of_the_old_one(released, host):
+    host.have(NAME)
+    succeed(released.release("production", "--from", "staging", "--image", "churn:2", **host.environment))
+    assert {name: c["image"] for name, c in host.containers.items()} == {NAME: "churn:2"}
 
 
-def test_release_that_fails_restores_image_and_champion(released, host):
-    Path(f"{host['DOCKER_LOG']}.image").write_text("churn:1\n", encoding="utf-8")
-    before = released.champion("production")
-    done = released.release(
-        "production", "--image", "churn:2", **host,
-        ML_ENVIRONMENTS__PRODUCTION__URL="http://127.0.0.1:9", ML_ENVIRONMENTS__PRODUCTION__WAIT_SECONDS="0.5",
-    )  # fmt: skip
-    refuse(done)
+def test_release_that_fails_restores_container_and_champion_without_a_registry(released, host):
+    """The old image is gone from the registry, as after its clean-up, and even from the host's list of images."""
+    before, containers = released.champion("production"), host.have(NAME, ML_LOG_KEY="secret")
+    host.write(registry=["churn:2"], images=[])
+    done = released.release("production", "--image", "churn:2", **host.environment, **NOBODY)
+    assert refuse(done).startswith("http://127.0.0.1:9/readyz is not ready")
     assert "churn:1 runs again" in done.stdout
-    assert Path(f"{host['DOCKER_LOG']}.image").read_text(encoding="utf-8") == "churn:1\n"
+    assert host.containers == containers
+    assert [words[-1] for words in host.state["log"] if words[0] == "pull"] == ["churn:2"]
     assert released.champion("production") == before
 
 
-def test_image_that_cannot_be_pulled_moves_nothing(released, host):
-    Path(f"{host['DOCKER_LOG']}.image").write_text("churn:1\n", encoding="utf-8")
-    before = released.champion("production")
-    said = refuse(released.release("production", "--image", "broken", **host))
-    assert "manifest unknown" in said
-    assert Path(f"{host['DOCKER_LOG']}.image").read_text(encoding="utf-8") == "churn:1\n"
-    assert released.champion("production") == before
+def test_release_from_an_environment_brings_the_image_that_runs_there(released, host, tmp_path):
+    staging = DockerHost(tmp_path, "staging")
+    staging.have(NAME, "churn:2")
+    host.have(NAME, "churn:1")
+    both = host.environment | {"ML_ENVIRONMENTS__STAGING__HOST": staging.address}
+    succeed(released.release("production", "--from", "staging", "--output", str(tmp_path / "proved"), **both))
+    assert (host.running, staging.running) == ({NAME: "churn:2"}, {NAME: "churn:2"})
+    assert "image=churn:2\n" in (tmp_path / "proved").read_text(encoding="utf-8")
 
 
 def test_mistakes_are_one_sentence(released):

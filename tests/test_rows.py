@@ -10,8 +10,10 @@ import pytest
 
 from flows.contract import Column, Contract
 from flows.errors import UserError
-from flows.rows import Holdout, define_holdout, in_holdout, read_rows
+from flows.holdout import find_sides
+from flows.rows import Holdout, in_holdout, read_rows, read_sides
 from flows.settings import Settings
+from flows.splitting import define_holdout
 from flows.store.snapshots import Snapshots
 from flows.store.validations import Validation, Validations
 
@@ -40,8 +42,8 @@ def make_frame(rows: int, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def settings(root: Path, **split: Any) -> Settings:
-    return Settings(root=root, split=split)  # type: ignore[arg-type]
+def settings(root: Path, data: Any = None, train: Any = None, **split: Any) -> Settings:
+    return Settings(root=root, split=split, data=data or {}, train=train or {})  # type: ignore[arg-type]
 
 
 def held(frame: pd.DataFrame, *keys: Column, **split: Any) -> np.ndarray:
@@ -105,15 +107,15 @@ def store(root: Path, frame: pd.DataFrame, bad: list[int]) -> str:
     whole = pa.Table.from_pandas(frame, preserve_index=False)
     made = Snapshots(root / ".ml" / "store").write(whole.to_batches(max_chunksize=50), "s", "f")
     record = Validation(id="v", snapshot=made.digest, rows=len(frame), bad=len(bad), reasons={})
-    Validations(root / ".ml" / "store").write(
-        record, whole.take(np.array(bad, int)), np.array(bad, int), [["x"]] * len(bad)
-    )
+    with Validations(root / ".ml" / "store").quarantine("v", whole.schema) as quarantine:
+        quarantine.add(whole.take(np.array(bad, int)), np.array(bad, int), [["x"]] * len(bad))
+        quarantine.finish(record)
     return "v"
 
 
 @pytest.fixture(autouse=True)
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.store.snapshots.ROW_GROUP", 100)
+    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 100)
 
 
 def both(chosen: Settings, contract: Contract, name: str, holdout: Holdout) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -171,3 +173,134 @@ def test_the_cutoff_stays_when_later_rows_come(tmp_path):
 def test_by_time_needs_a_column_with_that_role(tmp_path):
     with pytest.raises(UserError, match=r'\[split\] by = "time" needs a column'):
         define_holdout(settings(tmp_path, by="time"), make_contract(ID), "v")
+
+
+@pytest.mark.parametrize("by", ["hash", "time"])
+def test_only_the_last_days_are_used_on_both_sides(by, tmp_path):
+    frame = make_frame(480)  # 20 days
+    chosen, contract = settings(tmp_path, {"window_days": 5}, by=by), make_contract(ID, TIME)
+    name = store(tmp_path, frame, [479])
+    holdout = define_holdout(chosen, contract, name)
+    train, late = both(chosen, contract, name, Holdout.model_validate_json(holdout.model_dump_json()))
+    first = frame["when"][478] - pd.Timedelta(days=5)
+    assert sorted([*train.index, *late.index]) == list(frame.index[frame["when"] >= first][:-1])
+    assert abs(len(late) / (len(train) + len(late)) - 0.2) < 0.1
+
+
+def test_a_window_needs_a_column_with_the_role_time(tmp_path):
+    with pytest.raises(UserError, match=r"\[data\] window_days needs a column"):
+        define_holdout(settings(tmp_path, {"window_days": 5}), make_contract(ID), "v")
+
+
+def test_a_sample_is_drawn_from_the_side_to_train_on_alone_and_is_the_same_each_time(tmp_path):
+    frame, contract = make_frame(5000), make_contract(ID)
+    name = store(tmp_path, frame, [])
+    plain, sampled = settings(tmp_path), settings(tmp_path, train={"sample_rows": 400})
+    whole, held = both(plain, contract, name, define_holdout(plain, contract, name))
+    part, again = both(sampled, contract, name, define_holdout(sampled, contract, name))
+    assert again.equals(held) and 300 < len(part) < 500 and set(part.index) < set(whole.index)
+    other = settings(tmp_path, train={"sample_rows": 400, "seed": 1})
+    assert set(both(other, contract, name, define_holdout(other, contract, name))[0].index) != set(part.index)
+    assert part.equals(both(sampled, contract, name, define_holdout(sampled, contract, name))[0])
+
+
+# By group, by stratum, and by time where rows belong together.
+
+
+def test_the_former_name_of_a_random_split_is_read_in_settings_and_in_recorded_rules():
+    assert settings(Path(), by="hash").split == settings(Path(), by="random").split
+    old = Holdout.model_validate_json('{"split":{"by":"hash","holdout":0.2,"seed":0},"cutoff":null,"since":null}')
+    np.testing.assert_array_equal(in_holdout(make_frame(500), make_contract(ID), old), held(make_frame(500), ID))
+
+
+def test_by_group_needs_a_column_with_that_role_and_holds_out_whole_groups(tmp_path):
+    frame, chosen = make_frame(300), settings(tmp_path, by="group")
+    name = store(tmp_path, frame, [])
+    with pytest.raises(UserError, match=r'by = "group" needs a column with metadata=\{"role": "group"\}'):
+        define_holdout(chosen, make_contract(ID), name)
+    contract = make_contract(ID, GROUP)
+    train, late = both(chosen, contract, name, define_holdout(chosen, contract, name))
+    assert len(train) + len(late) == 300 and not set(train["household"]) & set(late["household"])
+
+
+def labelled(rows: int, seed: int = 0) -> pd.DataFrame:
+    """Rows of which a hundredth are of a rare class."""
+    frame = make_frame(rows, seed)
+    rare = np.random.default_rng(seed).permutation(rows) < max(rows // 100, 5)
+    return frame.assign(y=pd.Series(np.where(rare, "rare", "often"), dtype="str"))
+
+
+CLASSES = Contract(problem="binary", target="y", columns=(ID, *FEATURES, Column(name="y", kind="text", role="target")))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_by_stratum_each_class_is_held_out_at_its_share_and_stays_where_it_is_as_data_grows(tmp_path, seed):
+    chosen = settings(tmp_path, by="stratified", seed=seed)
+    first = labelled(1000, seed)
+    holdout = define_holdout(chosen, CLASSES, store(tmp_path, first, []))
+    sides = in_holdout(first, CLASSES, holdout)
+    assert sides[(first["y"] == "rare").to_numpy()].sum() == 2
+    assert abs(sides.sum() - 200) <= 3
+    more = labelled(4000, seed).assign(**{"고객 id": [f"n{i}" for i in range(4000)]})
+    more.loc[:9, "y"] = "rarer still"
+    grown = pd.concat([more, first], ignore_index=True)
+    again = define_holdout(chosen, CLASSES, store(tmp_path, grown, []))
+    np.testing.assert_array_equal(in_holdout(grown, CLASSES, again)[4000:], sides)
+    assert in_holdout(grown, CLASSES, again)[:10].sum() == 2
+    assert abs(in_holdout(grown, CLASSES, again)[10:].mean() - 0.2) < 0.03
+    recorded = Holdout.model_validate_json(again.model_dump_json())
+    np.testing.assert_array_equal(in_holdout(grown, CLASSES, recorded), in_holdout(grown, CLASSES, again))
+
+
+def test_by_stratum_of_a_number_every_tenth_is_held_out_at_its_share_and_the_tenths_stay(tmp_path):
+    chosen, contract, frame = settings(tmp_path, by="stratified"), make_contract(ID), make_frame(1000)
+    holdout = define_holdout(chosen, contract, store(tmp_path, frame, []))
+    sides = pd.Series(in_holdout(frame, contract, holdout))
+    assert sides.groupby(pd.qcut(frame["y"], 10, labels=False)).sum().between(18, 22).all()
+    grown = pd.concat([frame, make_frame(500, 1).assign(**{"고객 id": "n", "y": 99.0})], ignore_index=True)
+    grown.loc[1000:, "고객 id"] = [f"n{i}" for i in range(500)]
+    again = define_holdout(chosen, contract, store(tmp_path, grown, []))
+    assert again == holdout
+    np.testing.assert_array_equal(in_holdout(grown, contract, again)[:1000], sides)
+
+
+def test_by_stratum_what_would_be_on_both_sides_is_refused(tmp_path):
+    chosen = settings(tmp_path, by="stratified")
+    with pytest.raises(UserError, match='would put a "household" on both sides'):
+        define_holdout(chosen, make_contract(GROUP), "v")
+    twice = pd.concat([labelled(100), labelled(100).assign(y="rare")], ignore_index=True)
+    with pytest.raises(UserError, match='would put a "고객 id" on both sides'):
+        define_holdout(chosen, CLASSES, store(tmp_path, twice, []))
+
+
+def test_by_time_no_group_is_on_both_sides_and_nothing_late_is_learned_from(tmp_path):
+    frame = make_frame(600)
+    frame["household"] = np.random.default_rng(0).integers(0, 300, 600) + np.arange(600) // 2
+    chosen, contract = settings(tmp_path, by="time"), make_contract(GROUP, TIME)
+    name = store(tmp_path, frame, [5])
+    holdout = define_holdout(chosen, contract, name)
+    train, late = both(chosen, contract, name, holdout)
+    assert not set(train["household"]) & set(late["household"])
+    assert train["when"].max() < pd.Timestamp(holdout.cutoff) <= late["when"].min()
+    assert 0.2 <= len(late) / 599 < 0.25
+    between = frame.drop(index=[5, *train.index, *late.index])
+    assert set(between["household"]) <= set(frame["household"][frame["when"] < pd.Timestamp(holdout.cutoff)])
+    np.testing.assert_array_equal(find_sides(frame.drop(index=5), contract, holdout)[1].sum(), len(late))
+
+
+def test_by_time_groups_that_all_begin_at_once_are_refused_in_a_sentence(tmp_path):
+    frame = pd.concat([make_frame(30)] * 2, ignore_index=True)
+    frame["household"], frame["when"] = np.arange(60) % 30, frame["when"].dt.normalize().sort_values(ignore_index=True)
+    frame["when"] = pd.Series(np.repeat(pd.to_datetime(["2024-01-01", "2024-01-02"]), 30)).astype("datetime64[us]")
+    name = store(tmp_path, frame, [])
+    with pytest.raises(UserError, match='cannot be split by time without a "household" on both sides'):
+        define_holdout(settings(tmp_path, by="time"), make_contract(GROUP, TIME), name)
+
+
+def test_both_sides_are_read_at_once_as_they_are_alone_and_few_of_those_held_out(tmp_path):
+    frame, contract, chosen = make_frame(5000), make_contract(ID), settings(tmp_path)
+    name = store(tmp_path, frame, [7])
+    holdout = define_holdout(chosen, contract, name)
+    train, held = both(chosen, contract, name, holdout)
+    together, few = read_sides(chosen, contract, name, holdout, 200)
+    assert together.equals(train) and 140 < len(few) < 270 and set(few.index) < set(held.index)

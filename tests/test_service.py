@@ -348,7 +348,7 @@ def test_rows_are_counted_once_when_a_batch_fails_and_each_request_is_tried_alon
         return await asyncio.gather(*(together.predict(bundle, rows) for _ in range(3)))
 
     def counts() -> tuple[float, float]:
-        predicted, unknown = counters()._predictions.labels(bundle.version), counters().unknown.labels("class")
+        predicted, unknown = counters().predictions.labels(bundle.version), counters().unknown.labels("class")
         return predicted._value.get(), unknown._value.get()
 
     monkeypatch.setattr(Bundle, "predict", fail_together)
@@ -461,6 +461,103 @@ def test_broken_champion_file_leaves_the_old_one_serving(models: dict[str, bytes
         assert client.post("/predict", json={"rows": [ROW]}).status_code == 200
 
 
+def test_champion_file_that_is_missing_for_a_moment_leaves_the_old_one_serving(client: TestClient, store: Path) -> None:
+    from service.serving import serving as state
+
+    (store / "champion.json").rename(store / "elsewhere")
+    state.refresh()
+    assert client.get("/readyz").status_code == 200
+    assert client.post("/predict", json={"rows": [ROW]}).json()["model_version"] == "7"
+
+
+def test_champion_file_that_says_nothing_takes_the_model_out_until_one_is_named(
+    client: TestClient, store: Path
+) -> None:
+    from flows.store.champion import read_champion, write_champion
+    from service.serving import serving as state
+
+    named = (store / "champion.json").read_text(encoding="utf-8")
+    write_champion(store, None)
+    state.refresh()
+    assert read_champion(store) is None
+    assert client.get("/livez").status_code == 200
+    assert client.get("/readyz").status_code == 503
+    for answer in (client.post("/predict", json={"rows": [ROW]}), client.get("/model")):
+        assert answer.status_code == 503
+    (store / "champion.json").write_text(named, encoding="utf-8")
+    state.refresh()
+    assert client.post("/predict", json={"rows": [ROW]}).json()["model_version"] == "7"
+
+
+def test_request_that_came_before_the_model_was_taken_out_is_answered(
+    client: TestClient, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate has let it through, and the endpoint has not read it yet."""
+    from flows.store.champion import write_champion
+    from service import limits
+    from service.serving import serving as state
+
+    read = limits._read_body
+
+    async def read_and_take_out(receive: Any, limit: int) -> bytes | None:
+        body = await read(receive, limit)
+        write_champion(store, None)
+        state.refresh()
+        return body
+
+    monkeypatch.setattr(limits, "_read_body", read_and_take_out)
+    answer = client.post("/predict", json={"rows": [ROW]})
+    assert (answer.status_code, answer.json()["model_version"]) == (200, "7")
+    assert client.get("/readyz").status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        (None, "as it was"),
+        ('{"bundle": null}\n', "nothing"),
+        ("", "broken"),
+        ("{", "broken"),
+        ("null", "broken"),
+        ("[]", "broken"),
+        ("{}", "broken"),
+        ('{"bundle": null, "digest": "d"}', "broken"),
+        ('{"bundle": 7, "digest": "d"}', "broken"),
+        ('{"version": "1", "run_id": "r", "bundle": "1-d", "digest": "d", "since": "now"}', "1-d"),
+    ],
+)
+def test_service_and_flows_read_one_meaning_out_of_the_champion_file(
+    text: str | None, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where the file is absent do they differ: flows begin, a service goes on."""
+    from flows.store.champion import read_champion
+    from service.bundle import BundleError
+    from service.serving import NothingServes, find_bundle
+
+    def service() -> str:
+        try:
+            return find_bundle()[0].name
+        except FileNotFoundError:
+            return "as it was"
+        except NothingServes:
+            return "nothing"
+        except BundleError:
+            return "broken"
+
+    def flows() -> str:
+        try:
+            champion = read_champion(tmp_path)
+        except ValueError:
+            return "broken"
+        return champion.bundle if champion else "nothing"
+
+    if text is not None:
+        (tmp_path / "champion.json").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("ML_STORE", str(tmp_path))
+    assert service() == meant
+    assert flows() == ("nothing" if text is None else meant)
+
+
 def test_unknown_category_of_an_open_set_is_predicted_and_counted(client: TestClient) -> None:
     from service.metrics import counters
 
@@ -550,3 +647,6 @@ def test_documentation_page_loads_nothing_from_others(app: TestClient) -> None:
     assert page.status_code == 200
     assert "swagger-ui-bundle.js" in page.text
     assert "google" not in page.text
+    about = app.get("/docs.json").json()["info"]
+    assert about["description"].startswith("Predictions of the champion.")
+    assert "http" not in json.dumps(about)

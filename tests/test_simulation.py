@@ -2,20 +2,33 @@
 
 import os
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from flows.commands.simulate import simulate
+from flows.contract import Contract
 from flows.errors import UserError
+from flows.metrics import Interval
 from flows.monitoring.windows import Window
+from flows.processes import family, running, start
+from flows.sections import Gates
 from flows.settings import load_settings
+from flows.simulation.comeback import Answered, Comeback, compare, read_answers
 from flows.simulation.play import HISTORY, Week
 from flows.simulation.sandbox import clean_environment, make_sandbox
 from flows.simulation.timeline import conclude, draw, tabulate
 from flows.simulation.traffic import draw_week
+from flows.store.files import locked
 
 REPOSITORY = Path(__file__).parents[1]
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+BACK = Comeback("roc_auc", 0.86, 0.80, 0.85, Interval(0.05, 0.03, 0.07), 0.83, 1_000)
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 CONFIG = """[project]
 name = "dev"  # ours
@@ -56,6 +69,16 @@ def test_sandbox_reads_its_own_table_and_alerts_nobody(project):
     assert (project / "config.toml").read_text(encoding="utf-8") == CONFIG
 
 
+def test_sandbox_s_settings_are_its_file_s_whatever_the_environment_says(project, monkeypatch):
+    monkeypatch.setenv("ML_STORE", "/elsewhere")
+    monkeypatch.setenv("ML_RETRAIN__COOLDOWN_HOURS", "99")
+    monkeypatch.setenv("ML_NO_SUCH__SETTING", "1")
+    sandbox = make_sandbox(load_settings(project))
+    assert sandbox.settings.store_path == sandbox.root / ".ml" / "store"
+    assert sandbox.settings.retrain.cooldown_hours == 0
+    assert sandbox.settings is sandbox.settings  # read once
+
+
 def test_sandbox_s_schedules_are_off(project):
     sandbox = make_sandbox(load_settings(project))
     assert "active: false" in (sandbox.root / "prefect.yaml").read_text(encoding="utf-8")
@@ -75,6 +98,81 @@ def test_sandbox_s_commands_know_nothing_of_the_project_s_servers(project, monke
     environment = clean_environment(project)
     assert "theirs" not in environment.values()
     assert environment["PATH"] == os.environ["PATH"]
+
+
+@pytest.fixture
+def earlier(project):
+    """An earlier simulation with a process that `ml up` started in it."""
+    sandbox = make_sandbox(load_settings(project))
+    record = start(sandbox.settings, "service", SLEEP, clean_environment(REPOSITORY))
+    yield sandbox
+    for process in family(record):
+        process.kill()
+
+
+def test_earlier_simulation_is_stopped_before_it_is_removed(project, earlier):
+    record = running(earlier.settings, "service")
+    (earlier.root / "config.toml").write_text("of another [version", encoding="utf-8")
+    (earlier.root / "left").touch()
+    make_sandbox(load_settings(project))
+    assert not family(record)
+    assert not (earlier.root / "left").exists()
+
+
+def test_simulation_whose_servers_do_not_stop_is_not_removed_beneath_them(project, earlier, monkeypatch):
+    monkeypatch.setattr("flows.processes.kill_all", lambda find, seconds: find() or family(record))
+    monkeypatch.setattr("flows.processes.keeper_of", lambda record: None)
+    record = running(earlier.settings, "service")
+    (earlier.root / "left").touch()
+    with pytest.raises(UserError, match=r"service goes on although it was killed \(process \d+\)"):
+        make_sandbox(load_settings(project))
+    assert family(record)
+    assert (earlier.root / "left").exists()
+
+
+def test_simulation_in_which_a_command_is_still_at_work_is_not_removed(project):
+    sandbox = make_sandbox(load_settings(project))
+    (sandbox.root / "left").touch()
+    command = subprocess.Popen(SLEEP, cwd=sandbox.root, env=clean_environment(sandbox.root))
+    try:
+        with pytest.raises(UserError, match=rf"still works in \.ml/simulation \(process {command.pid}\): wait"):
+            make_sandbox(load_settings(project))
+        assert (sandbox.root / "left").exists()
+    finally:
+        command.kill()
+        command.wait()
+    make_sandbox(load_settings(project))
+    assert not (sandbox.root / "left").exists()
+
+
+def test_simulation_in_which_ml_up_is_at_work_is_not_removed(project):
+    sandbox = make_sandbox(load_settings(project))
+    busy = r"Another `ml up` or `ml down` is at work in .*simulation"
+    with (
+        locked(sandbox.root / ".ml" / "run" / "lock", wait=False),
+        pytest.raises(UserError, match=busy),
+    ):
+        make_sandbox(load_settings(project))
+    assert (sandbox.root / "config.toml").exists()
+
+
+def test_second_simulation_at_once_is_refused_and_touches_nothing(project, monkeypatch):
+    sandbox = make_sandbox(load_settings(project))
+    (sandbox.root / "left").touch()
+    monkeypatch.chdir(project)
+    with (
+        locked(project / ".ml" / "simulation.lock", wait=False),
+        pytest.raises(UserError, match=r"Another `ml simulate` is at work here"),
+    ):
+        simulate(6, 1_000, shifts=True, keep=False)
+    assert (sandbox.root / "left").exists()
+
+
+def test_simulation_too_short_for_a_week_after_the_swap_is_refused(project, monkeypatch):
+    monkeypatch.chdir(project)
+    with pytest.raises(UserError, match=r"--weeks 4 leaves no week after the swap: give at least 5"):
+        simulate(4, 1_000, shifts=True, keep=False)
+    assert not (project / ".ml" / "simulation").exists()
 
 
 def test_weeks_are_other_customers_who_move_half_way():
@@ -97,28 +195,83 @@ def test_closed_loop_is_told_with_its_weeks():
         week(3, "drift", True, "Completed", after="2"),
         week(4, "ok", True, version="2"),
     ]
-    closed, told = conclude(weeks, shifts=True)
+    closed, told = conclude(weeks, True, 1, BACK)
     assert closed
     assert "moved in week 2; the monitor saw it in week 2; the automation retrained in week 3, and version 2" in told
+    figures = "0.8600 before, 0.8000 with the old version and 0.8500 with the new one on the same 1,000 customers"
+    assert figures in told
+    assert "better by 0.0500 (0.0300 to 0.0700): 83% of what was lost." in told
 
 
 @pytest.mark.parametrize(
-    ("weeks", "shifts", "told"),
+    ("comeback", "told"),
     [
-        ([week(1), week(2, moved=True)], True, "no window saw it"),
-        ([week(1), week(2, "drift", True, "Failed")], True, "no new version came into service"),
-        ([week(1, training="Completed", after="2"), week(2, "drift", True)], True, "before anything moved: week 1"),
-        ([week(1), week(2, training="Completed")], False, "without need: week 2"),
+        (replace(BACK, gain=Interval(0.05, -0.01, 0.11)), "The metric did not recover"),  # it may be chance
+        (replace(BACK, gain=Interval(0.05, None, None)), "The metric did not recover"),
+        (replace(BACK, share=0.3), "The metric did not recover"),
+        (None, "no metric tells whether it is better"),
     ],
 )
-def test_loop_that_did_not_close_is_said_to_be_so(weeks, shifts, told):
-    closed, said = conclude(weeks, shifts)
+def test_loop_is_closed_only_once_the_metric_is_back(comeback, told):
+    weeks = [week(1), week(2, "drift", True, "Completed", after="2"), week(3, moved=True, version="2")]
+    assert conclude(weeks, True, 1, BACK)[0]
+    closed, said = conclude(weeks, True, 1, comeback)
+    assert not closed
+    assert told in said
+
+
+@pytest.mark.parametrize(("problem", "metric"), [("binary", "roc_auc"), ("regression", "rmse")])
+def test_comeback_compares_both_versions_on_the_same_rows(problem, metric):
+    """Of two models the one that is right is the better, whether the metric rises or falls with that."""
+    contract = Contract(problem=problem, target="t", columns=(), classes=("no", "yes") if problem == "binary" else None)
+    draw = np.random.default_rng(0)
+    truth = draw.normal(size=2_000)
+    y = (truth > 0).astype(np.int64) if problem == "binary" else truth
+
+    def model(error):
+        found = truth + error * draw.normal(size=len(truth))
+        return np.stack([-found, found], 1) if problem == "binary" else found
+
+    first = Answered(y, model(0.5), model(9.0))
+    found = compare(contract, first, Answered(y, model(0.6), model(2.0)), Gates(metric=metric))
+    assert found.complete
+    assert 0.8 < found.share < 1
+    worse = compare(contract, first, Answered(y, model(2.0), model(2.0)), Gates(metric=metric))
+    assert not worse.complete
+    assert worse.share < 0.2
+
+
+def test_answers_are_read_by_week_in_their_order(tmp_path):
+    lines = [
+        '{"week": 1, "request_id": "a", "predictions": [{"label": "no", "probabilities": {"no": 0.9, "yes": 0.1}}]}',
+        '{"week": 2, "request_id": "b", "predictions": [{"value": 2.5}, {"value": 3}]}',
+        '{"week": 1, "request_id": "c", "predictions": [{"label": "yes", "probabilities": {"no": 0.2, "yes": 0.8}}]}',
+    ]
+    (tmp_path / "answers.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = read_answers(tmp_path / "answers.jsonl")
+    assert found[1].tolist() == [[0.9, 0.1], [0.2, 0.8]]
+    assert found[2].tolist() == [2.5, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("weeks", "shifts", "trainings", "told"),
+    [
+        ([week(1), week(2, moved=True)], True, 0, "no window saw it"),
+        ([week(1), week(2, "drift", True, "Failed")], True, 1, "no new version came into service"),
+        ([week(1, training="Completed", after="2"), week(2, "drift", True)], True, 1, "before anything moved: week 1"),
+        ([week(1), week(2, training="Completed")], False, 1, "without need: week 2"),
+        ([week(1), week(2, after="2")], False, 0, "without need: week 2"),
+        ([week(1), week(2)], False, 1, "without need, after the last week"),
+    ],
+)
+def test_loop_that_did_not_close_is_said_to_be_so(weeks, shifts, trainings, told):
+    closed, said = conclude(weeks, shifts, trainings, BACK)
     assert not closed
     assert told in said
 
 
 def test_nothing_moved_and_nothing_trained_is_well():
-    assert conclude([week(1), week(2)], shifts=False) == (True, "Nothing moved, and nothing was retrained.")
+    assert conclude([week(1), week(2)], False, 0, None) == (True, "Nothing moved, and nothing was retrained.")
 
 
 def test_timeline_is_a_table_and_a_picture(tmp_path):

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.errors import UserError
-from flows.sources import delimited, open_source, read_through
+from flows.sections import Fetch
+from flows.sources import Reading, delimited, open_source, read_through
 
 ROWS = [{"a": "1", "b": "x, y"}, {"a": "2", "b": None}]
 
@@ -22,7 +23,7 @@ def _write(path, content):
 
 
 def _table(root, name, columns=None):
-    source = open_source(name, columns, root)
+    source = open_source(name, Reading(columns, root))
     return read_through(source, lambda batches: pa.Table.from_batches(list(batches)))
 
 
@@ -97,13 +98,15 @@ def test_late_surprises_retype_all_columns_at_once_and_keep_one_schema(tmp_path,
         calls.append(1)
         return pa.Table.from_batches(list(batches))  # refuses batches of different schemas
 
-    table = read_through(open_source("t.csv", kinds, tmp_path), consume)
+    table = read_through(open_source("t.csv", Reading(kinds, tmp_path)), consume)
     assert table.schema.types == [pa.string(), pa.float64(), pa.int64(), pa.string()]
     assert table.num_rows == 2001
     assert len(calls) == (2 if held == 0 else 1)
 
 
-def test_integers_that_a_float_would_round_stay_exact_as_text(tmp_path):
+@pytest.mark.parametrize("block", [4 << 20, 40])
+def test_integers_that_a_float_would_round_stay_exact_as_text(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", block)
     _write(tmp_path / "t.csv", "a,b\n9007199254740993,1\n0.5,2\n")
     assert _table(tmp_path, "t.csv", {"a": "integer"}).column("a").to_pylist() == ["9007199254740993", "0.5"]
 
@@ -142,11 +145,11 @@ def test_json_lines_take_the_widest_type_of_each_key(tmp_path):
 
 def test_fingerprint_follows_bytes_and_kinds(tmp_path):
     _write(tmp_path / "t.csv", "a,b\n1,2\n")
-    first = open_source("t.csv", {"a": "number"}, tmp_path).fingerprint()
-    assert open_source(str(tmp_path / "t.csv"), {"a": "number"}, tmp_path).fingerprint() == first
-    assert open_source("t.csv", {"a": "text"}, tmp_path).fingerprint() != first
+    first = open_source("t.csv", Reading({"a": "number"}, tmp_path)).fingerprint()
+    assert open_source(str(tmp_path / "t.csv"), Reading({"a": "number"}, tmp_path)).fingerprint() == first
+    assert open_source("t.csv", Reading({"a": "text"}, tmp_path)).fingerprint() != first
     _write(tmp_path / "t.csv", "a,b\n1,3\n")
-    assert open_source("t.csv", {"a": "number"}, tmp_path).fingerprint() != first
+    assert open_source("t.csv", Reading({"a": "number"}, tmp_path)).fingerprint() != first
 
 
 @pytest.mark.parametrize(
@@ -200,11 +203,151 @@ def test_nested_parquet_column_is_named(tmp_path):
     assert '"tags"' in _refusal(tmp_path, "t.parquet")
 
 
-def test_missing_file_names_the_nearest_and_folder_is_refused(tmp_path):
+def test_missing_file_names_the_nearest_and_empty_folder_is_refused(tmp_path):
+    assert "names no file" in _refusal(tmp_path, ".")
     _write(tmp_path / "customers.csv", "a,b\n1,2\n")
     assert 'Did you mean "customers.csv"?' in _refusal(tmp_path, "costumers.csv")
-    assert "is a folder" in _refusal(tmp_path, ".")
 
 
 def test_unknown_scheme_names_the_known(tmp_path):
     assert "sample://" in _refusal(tmp_path, "ftp://host/t.csv")
+
+
+def test_files_of_a_folder_are_one_table_in_the_order_of_their_names(tmp_path):
+    folder = tmp_path / "data"
+    (folder / "2024").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    _write(folder / "b.csv.gz", gzip.compress(b"a,b\n2,x\n"))
+    _write(folder / "2024" / "z.tsv", "b\ta\nw\t1\n")
+    pq.write_table(pa.table({"a": [3], "c": [0.5]}), folder / "c.parquet")
+    _write(folder / "d.jsonl", '{"a": 4, "b": "y"}\n')
+    for name in ("_SUCCESS", ".c.parquet.crc", ".hidden/t.csv"):
+        _write(folder / name, "no table")
+    expected = [(1, "w", None), (2, "x", None), (3, None, 0.5), (4, "y", None)]
+    for name in ("data", "data/", str(folder)):
+        rows = _table(tmp_path, name, {"a": "integer"}).to_pylist()
+        assert [(row["a"], row["b"], row["c"]) for row in rows] == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "values"),
+    [
+        ("data/2024-*.csv", ["1", "2"]),
+        ("data/*.csv", ["1", "2", "3"]),
+        ("data/**/*.csv", ["1", "2", "3", "4"]),
+        ("data/**", ["1", "2", "3", "4"]),
+        ("data/2024-0[2-9].csv", ["2"]),
+    ],
+)
+def test_files_that_match_a_pattern_are_one_table(tmp_path, pattern, values):
+    (tmp_path / "data/more").mkdir(parents=True)
+    for number, name in enumerate(["2024-01", "2024-02", "2025-01", "more/2024-01"], start=1):
+        _write(tmp_path / "data" / f"{name}.csv", f"a,b\n{number},x\n")
+    assert _table(tmp_path, pattern).column("a").to_pylist() == values
+
+
+def test_name_with_wildcards_that_exists_is_that_file(tmp_path):
+    (tmp_path / "in [old]").mkdir()
+    _write(tmp_path / "in [old]" / "t*.csv", "a,b\n1,x\n")
+    _write(tmp_path / "in [old]" / "t2.csv", "a,b\n2,x\n")
+    assert _table(tmp_path, "in [old]/t*.csv").column("a").to_pylist() == ["1"]
+    assert _table(tmp_path, "in [old]/t?.csv").column("a").to_pylist() == ["1", "2"]
+
+
+def test_types_of_many_files_are_unified_and_columns_without_values_take_any(tmp_path):
+    pq.write_table(pa.table({"n": [1], "m": [True], "v": pa.nulls(1)}), tmp_path / "a.parquet")
+    _write(tmp_path / "b.jsonl", '{"n": 0.5, "m": 2, "v": 7}\n{"n": null, "v": null}\n')
+    table = _table(tmp_path, "*.*")
+    assert table.to_pydict() == {"n": [1.0, 0.5, None], "m": ["true", "2", None], "v": [None, 7, None]}
+    assert table.schema.types == [pa.float64(), pa.string(), pa.int64()]
+
+
+@pytest.mark.parametrize("held", [0, 64 << 20])
+def test_late_surprise_in_one_of_many_files_retypes_the_column_in_all(tmp_path, monkeypatch, held):
+    monkeypatch.setattr(delimited, "HELD_BYTES", held)
+    for number, last in enumerate(["007,1,9007199254740993", "x,2,1", "8,2.0,0.5"]):
+        _write(tmp_path / f"{number}.csv", f"a,b,c\n01,1,1\n{last}\n")
+    table = _table(tmp_path, "*.csv", {"a": "number", "b": "integer", "c": "integer"})
+    assert table.column("a").to_pylist() == ["01", "007", "01", "x", "01", "8"]
+    assert table.column("b").to_pylist() == [1.0, 1.0, 1.0, 2.0, 1.0, 2.0]
+    assert table.column("c").to_pylist()[1] == "9007199254740993"
+
+
+def test_text_beside_a_typed_file_keeps_its_spelling(tmp_path):
+    _write(tmp_path / "a.csv", "code,b\n1.50,1\n")
+    pq.write_table(pa.table({"code": ["x"], "b": [1]}), tmp_path / "b.parquet")
+    assert _table(tmp_path, "*.*", {"code": "number"}).column("code").to_pylist() == ["1.50", "x"]
+
+
+def test_column_that_one_of_many_files_lacks_is_named_where_it_is_asked_for(tmp_path):
+    _write(tmp_path / "a.csv", "a,b\n1,2\n")
+    _write(tmp_path / "b.csv", "a,c\n1,2\n")
+    sentence = _refusal(tmp_path, "*.csv", {"a": "number", "b": "number", "later": "text"})
+    assert '"b.csv" has no column "b"' in sentence
+    assert _table(tmp_path, "*.csv", {"a": "number"}).schema.names == ["a", "b", "c"]
+
+
+def test_files_without_rows_among_many_add_none(tmp_path):
+    _write(tmp_path / "1.csv", "a,b\n1,2\n")
+    _write(tmp_path / "2.csv", "a,b\n")
+    _write(tmp_path / "3.csv", "")
+    pq.write_table(pa.table({"a": pa.array([], pa.string()), "b": pa.array([], pa.string())}), tmp_path / "4.parquet")
+    assert _table(tmp_path, "*").to_pylist() == [{"a": "1", "b": "2"}]
+    (tmp_path / "1.csv").unlink()
+    assert "None of the 3 files" in _refusal(tmp_path, "*")
+
+
+def test_bad_file_among_many_is_named(tmp_path):
+    _write(tmp_path / "1.csv", "a,b\n1,2\n")
+    _write(tmp_path / "2.csv", "a,b\n1,2,3\n")
+    assert 'Line 2 of "2.csv"' in _refusal(tmp_path, "*.csv")
+    assert "names no file" in _refusal(tmp_path, "*.tsv")
+
+
+def test_fingerprint_of_many_files_follows_names_order_and_bytes(tmp_path):
+    def sign():
+        return open_source("data", Reading({"a": "number"}, tmp_path)).fingerprint()
+
+    (tmp_path / "data").mkdir()
+    _write(tmp_path / "data/1.csv", "a,b\n1,2\n")
+    _write(tmp_path / "data/2.csv", "a,b\n3,4\n")
+    seen = [sign()]
+    assert sign() == seen[0]
+    (tmp_path / "data/1.csv").rename(tmp_path / "data/3.csv")
+    seen.append(sign())
+    _write(tmp_path / "data/3.csv", "a,b\n1,5\n")
+    seen.append(sign())
+    _write(tmp_path / "data/4.csv", "a,b\n1,5\n")
+    seen.append(sign())
+    assert len(set(seen)) == 4
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lambda text: pa.compress(text, "zstd", asbytes=True)])
+@pytest.mark.parametrize("line", [b"1,2\n", b'{"a": "%s"}\n' % (b"x" * 9999), b'{"a": "'])
+def test_file_that_expands_beyond_the_set_ratio_is_refused(tmp_path, pack, line):
+    start = b'{"a": 1}\n' if line.startswith(b"{") else b"a,b\n"
+    _write(tmp_path / "t", pack(start + line * ((40 << 20) // len(line))))
+    with pytest.raises(UserError, match="holds more than 10 times its"):
+        _small_ratio(tmp_path, "t")
+
+
+def test_small_file_may_expand_far(tmp_path):
+    _write(tmp_path / "t", gzip.compress(b"a,b\n" + b"1,2\n" * 100_000))
+    assert _small_ratio(tmp_path, "t") == 100_000
+
+
+def _small_ratio(root, name):
+    return sum(b.num_rows for b in open_source(name, Reading(root=root, fetch=Fetch(max_ratio=10))).batches())
+
+
+def test_compressed_file_in_several_parts_is_read_whole(tmp_path):
+    for name, pack in (("t.gz", gzip.compress), ("t.zst", lambda text: pa.compress(text, "zstd", asbytes=True))):
+        _write(tmp_path / name, pack(b"a,b\n1,2\n") + pack(b"3,4\n"))
+        assert _table(tmp_path, name).num_rows == 2
+
+
+def test_zst_cut_short_is_refused(tmp_path):
+    lines = "".join(f"{i},{i * 7919 % 10007}\n" for i in range(100_000))
+    packed = pa.compress(b"a,b\n" + lines.encode(), "zstd", asbytes=True)
+    _write(tmp_path / "t.csv.zst", packed[: len(packed) // 2])
+    assert "cut short" in _refusal(tmp_path, "t.csv.zst")

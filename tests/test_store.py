@@ -58,7 +58,7 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture(autouse=True)
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.store.snapshots.ROW_GROUP", 256)
+    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 256)
 
 
 # Snapshots.
@@ -81,7 +81,7 @@ def test_a_snapshot_holds_every_row_once_and_in_order(rows, tmp_path):
     groups = list(snapshots.batches(made.digest, ["x", "id"]))
     assert [len(group) for group in groups[:-1]] == [256] * (len(groups) - 1)
     assert pa.concat_tables(groups).column("id").to_pylist() == list(range(rows))
-    assert digest_file(snapshots.path(made.digest)) == made.digest
+    assert digest_file(snapshots.parts.path(made.digest)) == made.digest
 
 
 def test_the_same_content_is_written_once_whatever_it_comes_from(tmp_path):
@@ -108,7 +108,7 @@ def test_a_known_fingerprint_gives_its_snapshot_unless_that_is_gone(tmp_path):
     made = snapshots.write(cut(table(), [100]), "s", "f")
     assert snapshots.by_fingerprint("f") == snapshots.get(made.digest)
     assert snapshots.by_fingerprint("g") is None
-    snapshots.path(made.digest).unlink()
+    snapshots.parts.path(made.digest).unlink()
     assert snapshots.by_fingerprint("f") is None
 
 
@@ -352,7 +352,9 @@ def test_quarantined_rows_are_kept_raw_with_their_numbers_and_reasons(tmp_path):
     validations = Validations(tmp_path)
     record = Validation(id="v", snapshot="s", rows=10, bad=2, reasons={"x: isin": 2})
     rows = table(10).take([3, 7])
-    validations.write(record, rows, np.array([3, 7]), [["x = 1: isin"], ["a", "b"]])
+    with validations.quarantine("v", rows.schema) as quarantine:
+        quarantine.add(rows, np.array([3, 7]), [["x = 1: isin"], ["a", "b"]])
+        quarantine.finish(record)
     assert validations.get("v") == record and record.bad_share == 0.2
     assert validations.bad_rows("v").tolist() == [3, 7]
     kept = pq.read_table(validations.rows_path("v"))

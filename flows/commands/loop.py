@@ -81,17 +81,16 @@ def window_lines(settings: "Settings", most: int) -> list[str]:
 
 def loop_lines(settings: "Settings") -> list[str]:
     """Return how the loop stands, in lines; `ml status` shows them too. Neither Prefect nor MLflow is imported."""
-    from flows.monitoring.asking import decide_now, open_request
     from flows.monitoring.loop import read_loop
+    from flows.monitoring.retraining import decide_now, open_request
     from flows.store.champion import read_champion
 
-    champion = read_champion(settings.store_path)
-    if champion is None:
-        return []
-    loop = read_loop(settings.store_path)
+    loop, champion = read_loop(settings.store_path), read_champion(settings.store_path)
     lines = []
     if loop.paused is not None:
         lines.append(f"The loop is paused since {loop.paused.at} by {loop.paused.who}: {loop.paused.why}")
+    if champion is None:
+        return lines
     if (wanted := open_request(loop, champion)) is not None:
         since = f"Training is wanted since {wanted.requested_at}, and the pipeline has not heard of it"
         return [*lines, f"{since}: the next `ml monitor` beside `ml up` tells it, `ml run` trains now."]

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
+from flows.progress import listeners
+
 STAGES = {
     "ingest": "reading the source",
     "validate": "holding rows against the contract",
@@ -30,12 +32,14 @@ class Progress:
     def __enter__(self) -> "Progress":
         """Start spinning."""
         self.status.start()
+        listeners.append(self._hear)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop spinning."""
+        listeners.remove(self._hear)
         self.status.stop()
 
     def follow(self, flow: Any) -> None:
@@ -43,19 +47,25 @@ class Progress:
         module = sys.modules[flow.fn.__module__]
         inner = [getattr(module, name) for name in STAGES if hasattr(module, name)]
         for one in [flow] if flow.name in STAGES else inner:
-            one.on_running(self._begin)
-            one.on_completion(self._end)
-            one.on_failure(self._fail)
+            one.on_running(self.show_start)
+            one.on_completion(self.show_end)
+            one.on_failure(self.show_failure)
 
-    def _begin(self, flow: Any, run: Any, state: Any) -> None:
+    def show_start(self, flow: Any, run: Any, state: Any) -> None:
+        """Say what a flow that has started does."""
         self.started[flow.name] = time.perf_counter()
         self.status.update(f"{flow.name}: {STAGES[flow.name]}")
 
-    def _end(self, flow: Any, run: Any, state: Any) -> None:
+    def show_end(self, flow: Any, run: Any, state: Any) -> None:
+        """Say that a flow is done."""
         self._line("[green]✓[/]", flow.name)
 
-    def _fail(self, flow: Any, run: Any, state: Any) -> None:
+    def show_failure(self, flow: Any, run: Any, state: Any) -> None:
+        """Say that a flow failed."""
         self._line("[red]✗[/]", flow.name)
+
+    def _hear(self, words: str) -> None:
+        self.status.update(words)
 
     def _line(self, mark: str, name: str) -> None:
         seconds = time.perf_counter() - self.started.get(name, time.perf_counter())

@@ -2,8 +2,9 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TextIO
 
 from rich.markup import escape
 
@@ -15,37 +16,48 @@ from flows.errors import Refused, UserError, nearest
 from flows.sections import Environment
 from flows.settings import Settings
 from flows.store.bundles import Bundle, find_bundle, open_bundle
-from flows.store.champion import Champion, move_champion, read_champion, require_champion, restore_champion
-from flows.store.files import digest_folder, locked, publish, scratch
+from flows.store.champion import Champion, move_champion, read_champion, require_champion, restore_champion, taken_out
+from flows.store.files import digest_folder, publish, scratch, sole
 
 
-def release_to(name: str, source: str | None, image: str | None, breaking: bool, why: str) -> None:
-    """Put a champion into service in the environment `name`.
+def release_to(
+    name: str,
+    source: str | None = None,
+    chosen: str | None = None,
+    image: str | None = None,
+    breaking: bool = False,
+    why: str = "released",
+    output: TextIO | None = None,
+) -> None:
+    """Put a model into service in the environment `name`.
 
     Args:
         name: A section `[environments.NAME]` of the settings.
-        source: The environment whose champion is released; None for this project's own.
-        image: What the environment's host shall run; None leaves the one that runs.
+        source: The environment to release from; None for this project's own store.
+        chosen: The bundle, one that has served there; None for the one that serves there.
+        image: What the environment's host shall run; None for what runs in `source`, and without that for what it runs.
         breaking: Release even if callers must change their requests.
         why: For the history.
+        output: What takes `bundle=…` and `image=…` once they are proved.
 
     Raises:
         UserError: it cannot be brought there, or was not proved; champion and image are what they were.
-        Refused: it would break the callers of what serves there.
+        Refused: it would break the callers of what serves there, or was taken out of service where it comes from.
     """
     settings = open_project()
     target = settings.root / find_environment(settings, name).store
     origin = settings.root / find_environment(settings, source).store if source else settings.store_path
     if target.resolve() == origin.resolve():
         raise UserError(f"The store of {name} is the one to release from: give [environments.{name}] one of its own.")
-    bundle = open_bundle(origin, require_champion(origin).bundle)
-    with locked(target / "release.lock", wait=False) as mine:
-        if not mine:
-            raise UserError(f"Another release to {name} is at work: wait until it ends.")
-        before = read_champion(target)
-        require_compatible(target, before, bundle, breaking)
+    bundle = choose_bundle(origin, chosen)
+    with sole(target / "release.lock", f"Another release to {name} is at work: wait until it ends."):
+        require_compatible(target, read_champion(target), bundle, breaking)
+        image = image or running_image(settings, name, source)
         bring(settings, name, copy_bundle(bundle, target), image, why)
     console.print(f"[green]✓[/] [bold]version {bundle.version}[/] serves in {name} ({escape(why)})")
+    console.print(f"  bundle {bundle.name}{f', image {image}' if image else ''}", soft_wrap=True)
+    if output is not None:
+        output.write(f"bundle={bundle.name}\nimage={image or ''}\n")
 
 
 def find_environment(settings: Settings, name: str) -> Environment:
@@ -60,6 +72,36 @@ def find_environment(settings: Settings, name: str) -> Environment:
             f"set ML_ENVIRONMENTS__{name.upper()}__STORE and …__URL.{nearest(name, settings.environments)}"
         )
     return settings.environments[name]
+
+
+def choose_bundle(store: Path, name: str | None) -> Bundle:
+    """Return the bundle that serves in `store`, or the one called `name`, which has served there.
+
+    Raises:
+        UserError: nothing serves there, or that one never did or is gone.
+        Refused: it was taken out of service there by hand.
+    """
+    champion = require_champion(store)
+    if name is None or name == champion.bundle:
+        return open_bundle(store, champion.bundle)
+    bundle = find_bundle(store, name)
+    if bundle is None or name not in {change.to for change in champion.history}:
+        raise UserError(
+            f"No bundle {name} that has served is in {store}: leave --bundle out for {champion.bundle}, which serves."
+        )
+    if change := taken_out(champion, bundle.version):
+        raise Refused(
+            f"Bundle {name} was taken out of service at {change.at} by {change.who} ({change.why}): leave --bundle "
+            f"out for {champion.bundle}, which serves in {store}."
+        )
+    return bundle
+
+
+def running_image(settings: Settings, name: str, source: str | None) -> str | None:
+    """Return the image that runs in `source`, where both environments have a host to run it on."""
+    if source is None or None in (settings.environments[name].host, settings.environments[source].host):
+        return None
+    return Container(settings, source).image()
 
 
 def require_compatible(store: Path, before: Champion | None, bundle: Bundle, breaking: bool) -> None:
@@ -103,7 +145,8 @@ def bring(settings: Settings, name: str, bundle: Bundle, image: str | None, why:
         UserError: it did not pass; both are what they were.
     """
     environment = settings.environments[name]
-    with _moved_image(settings, environment, image), _moved_champion(settings.root / environment.store, bundle, why):
+    host = Container(settings, name).replaced(image) if environment.host and image else nullcontext()
+    with host, _moved_champion(settings.root / environment.store, bundle, why):
         prove(environment.url, bundle, environment.wait_seconds)
 
 
@@ -119,28 +162,6 @@ def _moved_champion(store: Path, bundle: Bundle, why: str) -> Iterator[None]:
         yield
     except BaseException:
         restore_champion(store, bundle, before)
-        console.print(f"[yellow]The release failed: {_named(before)} serves again.[/]")
+        what = f"version {before.version}" if before else "nothing"
+        console.print(f"[yellow]The release failed: {what} serves again.[/]")
         raise
-
-
-@contextmanager
-def _moved_image(settings: Settings, environment: Environment, image: str | None) -> Iterator[None]:
-    """Let the environment's host run `image`; whatever fails within, it runs the one before."""
-    if environment.host is None or image is None:
-        yield
-        return
-    container = Container(settings, environment)
-    before = container.image()
-    try:
-        if image != before:
-            container.replace(image)
-        yield
-    except BaseException:
-        if image != before:
-            container.replace(before)
-            console.print(f"[yellow]The release failed: {before or 'no image'} runs again on {environment.host}.[/]")
-        raise
-
-
-def _named(champion: Champion | None) -> str:
-    return f"version {champion.version}" if champion else "no model"

@@ -5,20 +5,23 @@ from datetime import UTC, datetime
 from rich.markup import escape
 from rich.table import Table
 
-from flows.alerting import deliver, waiting
+from flows.alerting import deliver, refused, waiting
 from flows.background import NAMES, is_well, prefect_address
 from flows.commands.console import console
-from flows.health import ask
-from flows.processes import running
+from flows.connection import show_uri
+from flows.health import ask, call_prefect
+from flows.processes import Record, keeper_of, log_path, read_record, restarts_path, running
+from flows.server import refusal_of
 from flows.settings import Settings
+from flows.store.files import read_json
 
 PATIENCE_SECONDS = 2.0
-DUE_RUNS = 100
+DUE_RUNS = 200  # as many as Prefect gives at once
 
 
 def print_processes(settings: Settings) -> None:
-    """Print which of the processes of `ml up` run, since when, where, and whether they are well."""
-    found = [record for name in NAMES if (record := running(settings, name))]
+    """Print of each process of `ml up` since when it runs, where, and whether it is well; or that it has ended."""
+    found = [record for name in NAMES if (record := read_record(settings, name))]
     if not found:
         console.print(
             "[dim]Nothing runs in the background: `ml up` starts Prefect, MLflow, the service and a worker.[/]"
@@ -26,22 +29,37 @@ def print_processes(settings: Settings) -> None:
         return
     table = Table.grid(padding=(0, 2))
     for record in found:
-        well = is_well(record, settings, prefect_address(settings) or "")
-        mark = "[green]runs[/]" if well else "[red]does not answer[/]"
-        table.add_row(f"  {record.name}", mark, record.address or "", f"[dim]since {record.since}[/]")
+        table.add_row(f"  {record.name}", *_state(settings, record))
     console.print(table)
+    if lost := [r.name for r in found if running(settings, r.name) and not keeper_of(r)]:
+        console.print(f"[yellow]Nobody starts {', '.join(lost)} again if it dies: `ml up` sees to that.[/]")
+
+
+def _state(settings: Settings, record: Record) -> tuple[str, str, str]:
+    """Return how a process is, its address, and what else there is to say."""
+    log = escape(settings.show(log_path(settings, record.name)))
+    if running(settings, record.name) is None:
+        return "[red]has ended[/]", "", f"`ml up` starts it again; [dim]{log} may say why[/]"
+    if is_well(record, settings, prefect_address(settings) or "", PATIENCE_SECONDS):
+        return "[green]runs[/]", record.address or "", f"[dim]since {record.since}{_restarts(settings, record)}[/]"
+    again = "it is started again when it ends" + _restarts(settings, record)
+    return "[red]is not well[/]", record.address or "", f"{again}; [dim]{log} may say why[/]"
 
 
 def print_due(settings: Settings) -> None:
-    """Print when each deployment runs next, if Prefect answers at once."""
+    """Print when each deployment runs next, or why that is not known."""
     prefect = prefect_address(settings)
     if prefect is None:
         return
     pool = {"work_pools": {"name": {"any_": [settings.project.name]}}}
-    deployments = ask(f"{prefect}/deployments/filter", pool, PATIENCE_SECONDS)
+    answer = call_prefect("POST", f"{prefect}/deployments/filter", PATIENCE_SECONDS, json=pool)
+    if answer is None or not answer.is_success:
+        silent = f"No Prefect server answers at {show_uri(prefect)}: what is due is not known."
+        console.print(f"[yellow]{escape(refusal_of(answer, prefect) or silent)}[/]", soft_wrap=True)
+        return
+    names = {deployment["id"]: deployment["entrypoint"].rpartition(":")[2] for deployment in answer.json()}
     scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_ASC"}
-    runs = deployments and ask(f"{prefect}/flow_runs/filter", pool | scheduled | {"limit": DUE_RUNS}, PATIENCE_SECONDS)
-    names = {deployment["id"]: deployment["entrypoint"].rpartition(":")[2] for deployment in deployments or []}
+    runs = ask(f"{prefect}/flow_runs/filter", pool | scheduled | {"limit": DUE_RUNS}, PATIENCE_SECONDS)
     first: dict[str, str] = {}
     for run in runs or []:
         first.setdefault(names.get(run["deployment_id"], run["name"]), run["expected_start_time"])
@@ -50,12 +68,30 @@ def print_due(settings: Settings) -> None:
 
 
 def print_alerts(settings: Settings) -> None:
-    """Send the alerts that wait, and print how many still do."""
-    if settings.alerts.webhook is None or not waiting(settings):
+    """Send the alerts that wait, and print how many still do, and how many the receiver will not take."""
+    if settings.alerts.webhook is None:
+        if count := len(waiting(settings)):
+            console.print(f"[dim]Alerts nobody was sent: {count:,}. `ML_ALERTS__WEBHOOK` names who gets them.[/]")
         return
     done = deliver(settings)
     if done.waiting:
-        console.print(f"[yellow]{done.waiting:,} alerts wait for their receiver ({done.problem}).[/]")
+        console.print(f"[yellow]Alerts that wait for their receiver: {done.waiting:,} ({done.problem}).[/]")
+    if count := len(list(refused(settings).glob("*.json"))):
+        folder = escape(settings.show(refused(settings)))
+        console.print(
+            f"[yellow]Alerts that the receiver will not take: {count:,}, in {folder}.[/] Move them into "
+            "`outbox` beside it to send them again, or delete them.",
+            soft_wrap=True,
+        )
+
+
+def _restarts(settings: Settings, record: Record) -> str:
+    """Return how often a process died and was started again."""
+    known = read_json(restarts_path(settings, record.name))
+    if known is None:
+        return ""
+    times = "once" if known["count"] == 1 else f"{known['count']:,} times"
+    return f", started again {times}, last at {known['last']}"
 
 
 def _when(at: str) -> str:

@@ -1,10 +1,17 @@
 """`ml simulate`: plays weeks of traffic with a shift half-way, and shows what the loop made of it."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from flows.commands.console import console, open_project
 from flows.errors import UserError
-from flows.simulation.play import Play
-from flows.simulation.sandbox import make_sandbox
+from flows.settings import Settings
+from flows.simulation.comeback import Comeback, measure_comeback
+from flows.simulation.play import Play, Week
+from flows.simulation.sandbox import Sandbox, make_sandbox
 from flows.simulation.timeline import conclude, draw, tabulate
+from flows.store.champion import served_bundle
+from flows.store.files import sole
 
 
 def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
@@ -20,22 +27,68 @@ def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
         UserError: the loop did not close, or retrained where nothing moved.
     """
     settings = open_project()
-    sandbox = make_sandbox(settings)
-    with console.status("starting") as status:
-        play = Play(sandbox, rows, lambda text: status.update(text))
-        try:
+    if shifts:
+        _require_weeks(weeks, settings.retrain.windows)
+    complaint = "Another `ml simulate` is at work here: wait until it ends."
+    with sole(settings.home / "simulation.lock", complaint):
+        sandbox = make_sandbox(settings)
+        with console.status("starting") as status, _stopped_at_end(sandbox, keep, status.update):
+            play = Play(sandbox, rows, status.update)
             play.begin()
             played = [play.play_week(number, shifts and number > weeks // 2) for number in range(1, weeks + 1)]
-        finally:
-            if not keep:
-                status.update("stopping the servers")
-                sandbox.ml("down", check=False)
+            trainings = play.trainings()
+        _show(settings, sandbox, played, conclude(played, shifts, trainings, _comeback(sandbox, played, rows)))
+    if keep:
+        console.print(f"Its servers run: `cd {settings.show(sandbox.root)}`, then `ml status` and `ml down`.")
+
+
+def _require_weeks(weeks: int, windows: int) -> None:
+    """Check that weeks are left for the new version, after those that it takes to ask for it.
+
+    Raises:
+        UserError: none is.
+    """
+    least = 2 * (windows + 1) - 1
+    if weeks < least:
+        raise UserError(
+            f"--weeks {weeks} leaves no week after the swap: give at least {least}, or --no-shift to play a rest."
+        )
+
+
+@contextmanager
+def _stopped_at_end(sandbox: Sandbox, keep: bool, say: Callable[[str], None]) -> Iterator[None]:
+    """Stop the sandbox's servers at the end; what went wrong before is not hidden by what goes wrong then.
+
+    Raises:
+        UserError: they do not stop.
+    """
+    try:
+        yield
+    except BaseException:
+        if not keep:
+            sandbox.ml("down", check=False)
+        raise
+    if not keep:
+        say("stopping the servers")
+        sandbox.ml("down")
+
+
+def _comeback(sandbox: Sandbox, played: list[Week], rows: int) -> Comeback | None:
+    """Return what became of the metric after the swap."""
+    old = served_bundle(sandbox.settings.store_path, played[0].version)
+    return measure_comeback(played, rows, sandbox.answers, old, sandbox.settings.gates)
+
+
+def _show(settings: Settings, sandbox: Sandbox, played: list[Week], verdict: tuple[bool, str]) -> None:
+    """Print the timeline, write its picture, and say whether the loop closed.
+
+    Raises:
+        UserError: it did not.
+    """
+    closed, told = verdict
     console.print(tabulate(played))
     draw(played, sandbox.root / "timeline.png")
-    closed, told = conclude(played, shifts)
     if not closed:
         raise UserError(f"{told} The simulation's project is {settings.show(sandbox.root)}.")
     console.print(told)
     console.print(f"[dim]The picture: {settings.show(sandbox.root / 'timeline.png')}.[/]")
-    if keep:
-        console.print(f"Its servers run: `cd {settings.show(sandbox.root)}`, then `ml status` and `ml down`.")

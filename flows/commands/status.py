@@ -6,12 +6,12 @@ from rich.table import Table
 from flows.commands.console import console, open_project
 from flows.commands.loop import loop_lines
 from flows.commands.running import print_alerts, print_due, print_processes
-from flows.commands.summary import show_interval
 from flows.settings import Settings
 from flows.store.bundles import find_bundle
 from flows.store.champion import Champion, read_champion, taken_out, version_of
 from flows.store.files import read_json
 from flows.store.verdicts import Verdicts
+from flows.verdict import show_interval
 
 HISTORY_ROWS = 10
 

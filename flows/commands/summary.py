@@ -14,7 +14,7 @@ from flows.store.champion import Champion, read_champion
 from flows.store.files import read_json
 from flows.store.validations import Validation, Validations
 from flows.store.verdicts import Record, Verdicts
-from flows.verdict import show_figure
+from flows.verdict import show_figure, show_interval
 
 CURL_ROWS = 1
 
@@ -72,12 +72,6 @@ def _print_gates(record: Record) -> None:
         mark = "[green]passed[/]" if gate.passed else "[bold red]refused[/]"
         table.add_row(gate.name, _figure(gate.figure), _figure(gate.limit), mark, escape(gate.sentence))
     console.print(table)
-
-
-def show_interval(value: float, low: float | None, high: float | None) -> str:
-    """Return a figure with its interval in brackets, where it has one."""
-    shown = show_figure(value)
-    return shown if low is None or high is None else f"{shown} [{show_figure(low)}, {show_figure(high)}]"
 
 
 def _interval(figure: Interval | None) -> str:

@@ -5,42 +5,40 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
 from rich.markup import escape
 
-from flows.background import NAMES, is_ours, is_well, plan, prefect_address, wanted_port
+from flows.background import NAMES, is_ours, is_well, only_up, plan, prefect_address, stop_all, wanted_port
 from flows.commands.console import console, open_project
 from flows.connection import show_uri
 from flows.errors import UserError
-from flows.processes import Record, choose_port, log_path, read_record, run_folder, running, start, stop
+from flows.processes import Record, choose_port, keeper_of, log_path, read_record, running, start, stop
+from flows.server import Server, no_embedded_server
 from flows.settings import Settings
-from flows.store.files import locked
 
 HEALTHY_SECONDS = 120.0
 DEPLOY_SECONDS = 300.0
-STOP_ORDER = ("worker", "service", "mlflow", "prefect")  # Prefect last: it hears what the others say at their end
 
 
 def bring_up() -> None:
     """Start what does not run yet, wait until all is well, deploy `prefect.yaml`, and print the addresses.
 
     Raises:
-        UserError: a command is at work with a server of its own, one of them did not become well, or a flow
-            cannot be deployed.
+        UserError: a command is at work with a server of its own, one of them did not become well, Prefect wants other
+            credentials, or a flow cannot be deployed.
     """
     settings = open_project()
-    with _only_up(settings):
-        require_no_embedded_server(settings)
+    with only_up(settings):
         begun = time.perf_counter()
         records = {name: _ensure(settings, name) for name in NAMES[:-1] if is_ours(name, settings)}
         prefect = os.environ.get("PREFECT_API_URL") or f"{records['prefect'].address}/api"
         require_importable(settings)  # meanwhile they start
         for record in records.values():
             _await(settings, record, prefect, begun)
+        Server(None, prefect, patience=0).wait()
         worker = _ensure(settings, "worker", prefect)
         _await(settings, worker, prefect, begun)
         deploy_flows(settings, prefect)
@@ -49,11 +47,15 @@ def bring_up() -> None:
 
 
 def bring_down() -> None:
-    """Stop what `ml up` started, and nothing else."""
+    """Stop what `ml up` started, and nothing else.
+
+    Raises:
+        UserError: one does not stop.
+    """
     settings = open_project()
-    with _only_up(settings):
-        ended = [name for name in STOP_ORDER if (found := read_record(settings, name)) and _stop(settings, found)]
-    console.print("Nothing of this project runs." if not ended else "[green]✓[/] All is down.")
+    with only_up(settings):
+        ended = stop_all(settings, lambda name: console.print(f"[green]✓[/] {name} stopped"))
+    console.print("[green]✓[/] All is down." if ended else "Nothing of this project runs.")
 
 
 def order_training() -> NoReturn:
@@ -95,55 +97,41 @@ def deploy_flows(settings: Settings, prefect: str) -> None:
     """Deploy `prefect.yaml` to the server at `prefect`.
 
     Raises:
-        UserError: Prefect refuses it.
+        UserError: Prefect refuses it, or does not end in time.
     """
     log = log_path(settings, "deploy")
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    env = os.environ | {"PREFECT_API_URL": prefect}
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-            cwd=settings.root,
-            env=os.environ | {"PREFECT_API_URL": prefect},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=DEPLOY_SECONDS,
-            check=False,
-        )
-    if done.returncode:
-        raise UserError(f"`prefect deploy --all` failed: see {log}.")
-
-
-@contextmanager
-def _only_up(settings: Settings) -> Iterator[None]:
-    """Hold the records' lock.
-
-    Raises:
-        UserError: another `ml up` or `ml down` holds it.
-    """
-    with locked(run_folder(settings) / "lock", wait=False) as mine:
-        if not mine:
-            raise UserError("Another `ml up` or `ml down` is at work here: wait until it ends.")
-        yield
-
-
-def require_no_embedded_server(settings: Settings) -> None:
-    """Check that no command has a Prefect server of its own on the database that ours would open.
-
-    Raises:
-        UserError: one has.
-    """
-    if os.environ.get("PREFECT_API_URL") or running(settings, "prefect"):
-        return
-    with locked(settings.home / "lock", wait=False) as free:
-        if not free:
-            raise UserError("An `ml` command is at work here with a Prefect server of its own: wait until it ends.")
+        try:
+            subprocess.run(
+                command,
+                cwd=settings.root,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=DEPLOY_SECONDS,
+                check=True,
+            )
+        except subprocess.CalledProcessError:
+            raise UserError(f"`prefect deploy --all` failed: see {log}.") from None
+        except subprocess.TimeoutExpired:
+            late = f"`prefect deploy --all` did not end within {DEPLOY_SECONDS:.0f} s"
+            raise UserError(f"{late} (see {log}): `ml up` again goes on from here.") from None
 
 
 def _ensure(settings: Settings, name: str, prefect: str = "") -> Record:
     """Return the record of a process, started unless it runs."""
-    record = running(settings, name)
-    if record is not None:
+    record = read_record(settings, name)
+    if record and keeper_of(record):
         return record
+    with no_embedded_server(settings) if name == "prefect" else nullcontext():
+        return _start(settings, name, prefect)
+
+
+def _start(settings: Settings, name: str, prefect: str) -> Record:
     if stale := read_record(settings, name):
         stop(settings, stale)  # what it left behind, if it was killed
     wanted = wanted_port(name, settings)
@@ -169,13 +157,6 @@ def _await(settings: Settings, record: Record, prefect: str, begun: float) -> No
             time.sleep(0.1)
     seconds = time.perf_counter() - begun
     console.print(f"[green]✓[/] {record.name:<8} [dim]{record.address or 'asks for runs':<28}{seconds:6.1f} s[/]")
-
-
-def _stop(settings: Settings, record: Record) -> bool:
-    ran = stop(settings, record)
-    if ran:
-        console.print(f"[green]✓[/] {record.name} stopped")
-    return ran
 
 
 def _tail(log: Path) -> str:

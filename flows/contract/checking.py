@@ -1,7 +1,7 @@
 """Holds rows against the contract, lazily: every reason of every bad row."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from flows.contract.cleaning import UNREADABLE, clean_column, to_required
 from flows.contract.columns import Column
+from flows.contract.repeats import ALONE, TOGETHER
 from flows.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ class Checked:
         """Return the rows without a reason, in the contract's dtypes, keeping their numbers."""
         good = self.frame.drop(index=self.bad) if len(self.reasons) else self.frame
         return typed(good, self.columns)
+
+    def with_repeats(self, names: Sequence[str], rows: np.ndarray) -> "Checked":
+        """Return it with the reason that `rows` repeat earlier ones in the columns `names`, which must be unique."""
+        if not len(rows):
+            return self
+        check = ALONE if len(names) == 1 else TOGETHER
+        made = _join([_reasons(rows, name, check, self.frame[name].loc[rows].to_numpy(object)) for name in names])
+        found = _show_whole(_unless_known(made, self.reasons), self.columns)
+        return replace(self, reasons=_join([self.reasons, found]))
 
 
 def typed(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
@@ -80,10 +90,10 @@ def clean(table: pa.Table, columns: Sequence[Column]) -> tuple[pd.DataFrame, pd.
 
 
 def check_rows(table: pa.Table, columns: Sequence[Column], schema: "DataFrameSchema | None" = None) -> Checked:
-    """Clean the rows of `table` and hold them against the checks of `schema`.
+    """Clean the rows of `table` and hold them against the checks of `schema`, but not against one another.
 
     Args:
-        table: Raw rows.
+        table: Raw rows, of a whole table or of a part.
         columns: The columns to check; others are ignored.
         schema: Pandera's schema, such as `load_schema().to_schema()`; by default what `columns` say.
 
@@ -92,11 +102,24 @@ def check_rows(table: pa.Table, columns: Sequence[Column], schema: "DataFrameSch
     """
     frame, unreadable = clean(table, columns)
     found = _failures(frame, _untyped(columns, schema))
-    if len(unreadable) and len(found):
-        seen = pd.MultiIndex.from_frame(unreadable[["row", "column"]])
-        found = found[~pd.MultiIndex.from_frame(found[["row", "column"]]).isin(seen)]
+    found = _show_whole(_unless_known(found, unreadable), columns)
     reasons = _join([part for part in (unreadable, found) if len(part)])
     return Checked(frame, reasons, tuple(columns))
+
+
+def _unless_known(found: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """Return the reasons in `found` for cells that cannot be read: what they hold instead is no second reason."""
+    unread = known[known["check"].isin(UNREADABLE.values())]
+    if not len(unread) or not len(found):
+        return found
+    seen = pd.MultiIndex.from_frame(unread[["row", "column"]])
+    return found[~pd.MultiIndex.from_frame(found[["row", "column"]]).isin(seen)]
+
+
+def _show_whole(reasons: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """Return the reasons with whole numbers shown as such, whether or not gaps beside them made them fractions."""
+    whole = reasons["column"].isin([c.name for c in columns if c.kind in ("integer", "boolean")])
+    return reasons.assign(value=reasons["value"].mask(whole, reasons["value"].str.removesuffix(".0")))
 
 
 def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
@@ -118,7 +141,10 @@ def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
 
 
 def _untyped(columns: Sequence[Column], schema: "DataFrameSchema | None") -> "DataFrameSchema":
-    """Return Pandera's checks of `columns` without types, which `clean` has settled already."""
+    """Return Pandera's checks of `columns` without types, which `clean` has settled already.
+
+    Nor are values wanted to be unique: that is for the whole table to say, see `flows.contract.repeats`.
+    """
     import pandera.pandas as pa_
 
     if schema is None:
@@ -129,12 +155,10 @@ def _untyped(columns: Sequence[Column], schema: "DataFrameSchema | None") -> "Da
             None,
             checks=fields[c.name].checks,
             nullable=fields[c.name].nullable,
-            unique=fields[c.name].unique,
-            report_duplicates="exclude_first",
         )
         for c in columns
     }
-    return pa_.DataFrameSchema(kept, checks=schema.checks, unique=schema.unique, report_duplicates="exclude_first")
+    return pa_.DataFrameSchema(kept, checks=schema.checks)
 
 
 def _checks(column: Column) -> list[Any]:

@@ -75,6 +75,11 @@ class Contract(Frozen):
         """Every column that a run reads: all but the ignored ones."""
         return tuple(c for c in self.columns if c.role != "ignored")
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Each column's kind by its name: what a text format's columns are read as."""
+        return {c.name: c.kind for c in self.columns}
+
     def column(self, name: str) -> Column:
         """Return the column called `name`.
 

@@ -1,6 +1,6 @@
 """Reads the owner's table and drafts its contract: `model/schema.py` and what `config.toml` says of data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from flows.init.roles import Guess, describe_field, guess_roles
 from flows.init.target import Goal, check_problem, set_goal
 from flows.init.writing import Field, write_schema
 from flows.sections import Problem
-from flows.settings import FILE_NAME
-from flows.sources import Source, open_source
+from flows.settings import FILE_NAME, load_settings
+from flows.sources import Reading, Source, open_source, read_through
 
 MOST_ROWS = 1_000_000
 
@@ -71,7 +71,7 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
     """
     check_problem(problem)
     config = read_config(root)
-    opened = open_source(source, None, root)
+    opened = open_source(source, Reading(root=root, fetch=load_settings(root).fetch))
     table, limited = read_table(opened, target)
     profiles = _profile(table, opened)
     goal, fields, doubts = draft(profiles, target, problem)  # type: ignore[arg-type]
@@ -85,16 +85,20 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
     return InitReport(*found, tuple(fields), tuple(doubts), status, diff)
 
 
-def read_table(source: Source, target: str) -> tuple[pa.Table, bool]:
+def read_table(source: Source, target: str | None = None) -> tuple[pa.Table, bool]:
     """Return the first million rows or so of `source`, and whether there are more.
 
     Raises:
-        UserError: it has no column `target`, or no rows.
+        UserError: it has no column `target`, where one is asked for, or no rows.
     """
+    return read_through(source, lambda found: _read_head(source, found, target))
+
+
+def _read_head(source: Source, found: Iterator[pa.RecordBatch], target: str | None) -> tuple[pa.Table, bool]:
     batches: list[pa.RecordBatch] = []
     rows = 0
-    for batch in source.batches():
-        if not batches and target not in batch.schema.names:
+    for batch in found:
+        if target is not None and not batches and target not in batch.schema.names:
             _refuse_target(source, target, batch.schema.names)
         if rows >= MOST_ROWS:
             return pa.Table.from_batches(batches), True
@@ -111,15 +115,10 @@ def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> 
     goal = set_goal(aim, problem)
     guesses = guess_roles(profiles, target)
     fields = [goal.field if p is aim else describe_field(p, guesses[p.name]) for p in profiles]
-    features = [p for p in profiles if guesses[p.name].role == "feature"]
-    if not features:
+    if not any(field.role == "feature" for field in fields):
         raise UserError(f'Besides the target "{target}" no column is left to predict from: add columns.')
     doubts = [*goal.doubts, *(doubt for p in profiles for doubt in _doubt(p, guesses[p.name]))]
-    for name, score in find_leaks(features, aim, goal.problem).items():
-        doubts.append(
-            f'"{name}" alone predicts the target almost perfectly ({score:.3f} of 1): if it is known only '
-            "afterwards, give it the role ignored."
-        )
+    doubts += [f"{alarm.finding}: {alarm.remedy}." for alarm in find_leaks(profiles, fields, target, goal.problem)]
     return goal, fields, doubts
 
 

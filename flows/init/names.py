@@ -3,18 +3,23 @@
 import keyword
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 LONGEST = 40
 # Names that annotations in the class refer to, and names that linters call ambiguous.
 TAKEN = {"str", "int", "float", "bool", "pd", "pa", "Schema", "Config", "l", "O", "I"}
 
 
-def make_attributes(names: Sequence[str]) -> dict[str, str]:
-    """Return an attribute for each column: an identifier close to the name, unique, shadowing nothing."""
+def make_attributes(names: Sequence[str], besides: Iterable[str] = ()) -> dict[str, str]:
+    """Return an attribute for each column: an identifier close to the name, unique, shadowing nothing.
+
+    Args:
+        names: The columns.
+        besides: What the class defines already.
+    """
     import pandera.pandas as pa
 
-    taken = TAKEN | set(dir(pa.DataFrameModel))
+    taken = TAKEN | set(dir(pa.DataFrameModel)) | set(besides)
     attributes: dict[str, str] = {}
     exact_first = sorted(names, key=lambda name: _identify(name) != name)
     for name in exact_first:

@@ -62,7 +62,7 @@ class Field:
 def write_schema(fields: Sequence[Field]) -> str:
     """Return the text of `model/schema.py`."""
     attributes = make_attributes([field.name for field in fields])
-    body = "".join(_write_field(field, attributes[field.name]) for field in fields)
+    body = "".join(write_field(field, attributes[field.name]) for field in fields)
     imports = "import pandas as pd\n" if "pd." in {_annotate(f)[:3] for f in fields} else ""
     return HEAD + imports + CLASS + body + CONFIG
 
@@ -71,7 +71,8 @@ def _annotate(field: Field) -> str:
     return NULLABLE.get(field.kind, ANNOTATIONS[field.kind]) if field.nullable else ANNOTATIONS[field.kind]
 
 
-def _write_field(field: Field, attribute: str) -> str:
+def write_field(field: Field, attribute: str) -> str:
+    """Return the lines of one field, below its comments."""
     start = f"    {attribute}: {_annotate(field)} = pa.Field("
     options = _options(field, attribute)
     line = f"{start}{', '.join(options)})"
@@ -94,12 +95,12 @@ def _options(field: Field, attribute: str) -> list[str]:
 def _break_list(option: str, field: Field) -> str:
     """Return one option on a line of its own, or its list with one value on each line if too long."""
     if measure(option) + 9 <= WIDTH or not option.startswith("isin="):
-        return _allow_long(f"        {option},")
-    values = "".join(_allow_long(f"            {literal(value)},") for value in field.categories or ())
+        return allow_long(f"        {option},")
+    values = "".join(allow_long(f"            {literal(value)},") for value in field.categories or ())
     return f"        isin=[\n{values}        ],\n"
 
 
-def _allow_long(line: str) -> str:
+def allow_long(line: str) -> str:
     """Return a line that cannot be broken, exempt from the limit where the linter would mind."""
     minded = measure(line) > WIDTH and len(line.split()) > 1
     return f"{line}  # noqa: E501\n" if minded else f"{line}\n"

@@ -12,7 +12,7 @@ from flows.contract.columns import Column
 from flows.errors import UserError
 from flows.monitoring.frames import plain_text
 from flows.settings import Settings
-from flows.sources import open_source, read_through
+from flows.sources import Reading, open_source, read_through
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,8 +45,8 @@ def read_labels(settings: Settings, contract: Contract, samples: list[pd.DataFra
     Raises:
         UserError: there is no such source, or it lacks the target or anything to join by.
     """
-    kinds = {c.name: c.kind for c in contract.columns} | {REQUEST: "text", ROW: "integer"}
-    source = open_source(settings.monitor.labels or "", kinds, settings.root)
+    kinds = contract.kinds | {REQUEST: "text", ROW: "integer"}
+    source = open_source(settings.monitor.labels or "", Reading(kinds, settings.root, settings.fetch))
     by = join_columns(source.schema.names, contract, source.uri)
     wanted = {key for sample in samples for key in keys_of(sample, by)} - {""}
 

@@ -1,12 +1,11 @@
 """`loop.json`: whether the loop is paused, what was asked of the pipeline last, and who changed what when."""
 
-import getpass
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel
 
+from flows.audit import user_name, utc_now
 from flows.store.files import locked, read_json, write_bytes
 
 KEPT = 100  # changes
@@ -90,17 +89,8 @@ def confirm(store: Path, window: str) -> Loop:
     return change_loop(store, mark)
 
 
-def utc_now() -> str:
-    """Return the time as it is kept."""
-    return datetime.now(UTC).isoformat("T", "seconds")
-
-
 def _change(what: str, why: str) -> Change:
-    try:
-        who = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        who = "unknown"
-    return Change(at=utc_now(), who=who, what=what, why=why)
+    return Change(at=utc_now(), who=user_name(), what=what, why=why)
 
 
 def _note(loop: Loop, change: Change) -> Loop:

@@ -6,6 +6,8 @@ from flows.monitoring.decision import Decision
 from flows.monitoring.drift import ColumnDrift
 from flows.monitoring.judging import by_distance
 from flows.monitoring.windows import Window
+from flows.resampling import Interval
+from flows.verdict import show_interval
 
 WORDS = {
     "ok": "as the model knows it",
@@ -54,7 +56,10 @@ def figures(window: Window) -> dict[str, str]:
     if window.prediction is not None:
         shown["prediction drift"] = f"{_number(window.prediction.score)} (limit {_number(window.prediction.limit)})"
     if window.performance is not None:
-        shown["performance"] = window.performance.sentence
+        found = window.performance
+        shown["labelled rows"] = f"{found.rows:,}"
+        shown[found.metric] = _interval(found.figure)
+        shown[f"{found.metric} on the holdout"] = _interval(found.before)
     if window.others:
         shown["requests of other versions"] = f"{window.others:,}"
     if window.unreadable:
@@ -74,11 +79,15 @@ def _row(column: ColumnDrift) -> dict[str, Any]:
         "drifted": "yes" if column.drifted else "no",
         "distance": _number(column.score),
         "limit": _number(column.limit),
-        "method": column.method,
         "missing": f"{column.missing:.1%} (was {column.missing_before:.1%})",
-        "never seen in training": "–" if column.unseen is None else f"{column.unseen:.1%}",
+        "unseen": "–" if column.unseen is None else f"{column.unseen:.1%}",
+        "method": column.method,
         "why": "; ".join(column.why),
     }
+
+
+def _interval(figure: Interval | None) -> str:
+    return "unknown" if figure is None else show_interval(figure.value, figure.low, figure.high)
 
 
 def _number(value: float | None) -> str:

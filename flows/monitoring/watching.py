@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from flows.errors import UserError
 from flows.monitoring.drift import Comparison, compare
 from flows.monitoring.frames import Sides, pair, plain_text, window_frame
 from flows.monitoring.judging import judged
@@ -18,7 +17,7 @@ from flows.monitoring.windows import Window, Windows, window_id
 from flows.settings import Settings
 from flows.store.bundles import Bundle, open_bundle
 from flows.store.champion import Champion, require_champion
-from flows.store.files import locked
+from flows.store.files import sole
 
 SETTLE_SECONDS = 1.0  # between an answer's time and its record in the file
 SEED = 0
@@ -54,15 +53,14 @@ def open_watch(settings: Settings) -> Watch:
 
 
 @contextmanager
-def only_one(settings: Settings) -> Iterator[None]:
+def only_monitor(settings: Settings) -> Iterator[None]:
     """Hold the monitor's lock: two at once would judge the same rows.
 
     Raises:
         UserError: another monitor holds it.
     """
-    with locked(settings.store_path / "monitor.lock", wait=False) as mine:
-        if not mine:
-            raise UserError("Another `ml monitor` is at work on this store: wait until it ends.")
+    complaint = "Another `ml monitor` is at work on this store: wait until it ends."
+    with sole(settings.store_path / "monitor.lock", complaint):
         yield
 
 

@@ -1,15 +1,17 @@
 """Runs of deployments, ordered from the Prefect server and waited for, through the server's own downtime."""
 
 import time
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from flows.errors import UserError
 from flows.health import ask, look_up
 
-END_STATES = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-RUN_SECONDS = 300.0
+END_STATES = ("COMPLETED", "FAILED", "CANCELLED")  # what crashed is started again by the worker
+RUN_SECONDS = 600.0
 Run = dict[str, Any]
+T = TypeVar("T")
 
 
 def order_run(api: str, flow: str, project: str, key: str) -> Run:
@@ -27,13 +29,17 @@ def order_run(api: str, flow: str, project: str, key: str) -> Run:
 
 
 def runs_since(api: str, flow: str, since: datetime) -> list[Run]:
-    """Return the runs of a flow that were created after `since`, oldest first; none where nobody answers."""
+    """Return the runs of a flow that were created after `since`, oldest first.
+
+    Raises:
+        UserError: nobody answers in time: that there are none cannot be said then.
+    """
     body = {
         "flows": {"name": {"any_": [flow]}},
         "flow_runs": {"expected_start_time": {"after_": since.isoformat()}},
         "sort": "EXPECTED_START_TIME_ASC",
     }
-    return list(ask(f"{api}/flow_runs/filter", body) or [])
+    return list(_until(lambda: ask(f"{api}/flow_runs/filter", body), f"{api} did not tell of runs of {flow}"))
 
 
 def wait_for_run(api: str, run_id: str) -> Run:
@@ -50,7 +56,7 @@ def wait_for_run(api: str, run_id: str) -> Run:
     return _until(ended, f"the flow run {run_id} did not end")
 
 
-def _until(attempt: Any, complaint: str) -> Run:
+def _until(attempt: Callable[[], T | None], complaint: str) -> T:
     """Return the first answer that `attempt` gives.
 
     Raises:
@@ -59,7 +65,7 @@ def _until(attempt: Any, complaint: str) -> Run:
     end = time.monotonic() + RUN_SECONDS
     while time.monotonic() < end:
         answer = attempt()
-        if answer:
-            return dict(answer)
+        if answer is not None:
+            return answer
         time.sleep(0.5)
     raise UserError(f"Within {RUN_SECONDS:.0f} s {complaint}: `ml status` tells what runs.")

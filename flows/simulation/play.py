@@ -19,7 +19,12 @@ from flows.store.champion import Champion, require_champion
 HISTORY = 3  # weeks in the table that a training reads: the newest
 MOVED = 1.0  # how far customers and their behaviour move half-way
 ATTEMPTS = 3
-START_SECONDS = 120.0  # until the automation has started the pipeline
+START_SECONDS = 300.0  # until the automation has started the pipeline
+
+
+def movement(moved: bool) -> float:
+    """Return how far the customers of a week have moved."""
+    return MOVED if moved else 0.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Play:
         """Prepare to play weeks of `rows` customers."""
         self.sandbox, self.rows, self.say = sandbox, rows, say
         self.table: list[pd.DataFrame] = []
+        self.began = self.looked = datetime.now(UTC)
 
     def begin(self) -> None:
         """Train the first model on the weeks before the first, and bring the servers up."""
@@ -61,6 +67,11 @@ class Play:
         self.sandbox.ml("run")
         self.say("starting Prefect, a worker, MLflow and the service")
         self.sandbox.ml("up")
+        self.began = self.looked = datetime.now(UTC)
+
+    def trainings(self) -> int:
+        """Return how many trainings somebody or something has ordered since the first week."""
+        return len(runs_since(self._api(), "pipeline", self.began))
 
     def play_week(self, number: int, moved: bool) -> Week:
         """Play one week and return what it brought.
@@ -69,23 +80,23 @@ class Play:
             UserError: a server does not come back, or a run does not end.
         """
         before = self._champion()
-        frame = draw_week(number, self.rows, HISTORY, MOVED if moved else 0.0)
+        frame = draw_week(number, self.rows, HISTORY, movement(moved))
         self.say(f"week {number}: {self.rows:,} customers ask")
         wait_for_version(self._address("service"), before.version)
-        send_rows(self._address("service"), frame)
+        send_rows(self._address("service"), frame, number, self.sandbox.answers)
         self.table = [*self.table[1 - HISTORY :], frame]
         write_table(self.sandbox.data, self.table)
         self.say(f"week {number}: the monitor looks")
-        began = datetime.now(UTC)
         self._watch(number)
         window = self._latest(before)
         wanted = self._asked(window)
-        training = self._wait_for_training(number, began) if wanted else self._unasked(began)
+        training = self._wait_for_training(number) if wanted else self._unasked()
         after = self._champion()
+        self.looked = datetime.now(UTC)
         return Week(number, moved, before.version, window, wanted, training, after.version)
 
     def _watch(self, number: int) -> None:
-        """Run the monitor; one that was killed runs again, as it would the next day.
+        """Run the monitor; one that failed, as its server went away, runs again, as it would the next day.
 
         Raises:
             UserError: it fails three times.
@@ -98,7 +109,7 @@ class Play:
         raise UserError(f"The monitor's run of week {number} ended as {run['state_name']}: see {self._api()}.")
 
     def _latest(self, champion: Champion) -> Window:
-        found = Windows(self.sandbox.settings.store_path).of(champion)
+        found = [window for window in Windows(self.sandbox.settings.store_path).of(champion) if window.judged]
         if not found:
             raise UserError("The monitor ran and left no window: see the flow run in the Prefect UI.")
         return found[-1]
@@ -107,18 +118,18 @@ class Play:
         wanted = read_loop(self.sandbox.settings.store_path).wanted
         return wanted if wanted and wanted.window == window.id else None
 
-    def _wait_for_training(self, number: int, since: datetime) -> str:
+    def _wait_for_training(self, number: int) -> str:
         """Return how the training that the automation starts ends; nobody but the automation starts it."""
         self.say(f"week {number}: drift; the automation trains")
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
-            if runs := runs_since(self._api(), "pipeline", since):
+            if runs := runs_since(self._api(), "pipeline", self.looked):
                 return str(wait_for_run(self._api(), runs[-1]["id"])["state_name"])
             time.sleep(0.5)
         return "never started"
 
-    def _unasked(self, since: datetime) -> str | None:
-        runs = runs_since(self._api(), "pipeline", since)
+    def _unasked(self) -> str | None:
+        runs = runs_since(self._api(), "pipeline", self.looked)
         return str(runs[-1]["state_name"]) if runs else None
 
     def _champion(self) -> Champion:

@@ -5,14 +5,17 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import tomlkit
 
+from flows.background import only_up, stop_all
 from flows.errors import UserError
 from flows.init.placing import reads_sample
-from flows.settings import FILE_NAME, Settings, load_settings
+from flows.settings import FILE_NAME, FileSettings, Settings, load_settings
 
 DATA = "data.parquet"
 COPIED = ("flows", "model", "service", "prefect.yaml", FILE_NAME)
@@ -26,15 +29,20 @@ class Sandbox:
 
     root: Path
 
-    @property
+    @cached_property
     def settings(self) -> Settings:
-        """The settings of the copied project."""
-        return load_settings(self.root)
+        """The settings of the copied project; its commands do not have our environment either."""
+        return load_settings(self.root, FileSettings)
 
     @property
     def data(self) -> Path:
         """The table that its pipeline reads."""
         return self.root / DATA
+
+    @property
+    def answers(self) -> Path:
+        """Every answer of the service that reached its client, in lines of JSON."""
+        return self.root / "answers.jsonl"
 
     def ml(self, *words: str, check: bool = True) -> str:
         """Run an `ml` command in it and return what it printed.
@@ -61,7 +69,8 @@ def make_sandbox(settings: Settings) -> Sandbox:
     """Copy the project into `.ml/simulation`; an earlier simulation there is ended and removed.
 
     Raises:
-        UserError: the project reads its own data: there is no generator of it to play.
+        UserError: the project reads its own data: there is no generator of it to play. Or the earlier simulation
+            does not end.
     """
     if not reads_sample(settings.root, settings.data.source):
         raise UserError(
@@ -69,7 +78,7 @@ def make_sandbox(settings: Settings) -> Sandbox:
             "simulate in a project fresh from `copier copy`."
         )
     sandbox = Sandbox(settings.home / "simulation")
-    clear(sandbox)
+    clear(sandbox, settings)
     sandbox.root.mkdir(parents=True)
     for name in COPIED:
         _copy(settings.root / name, sandbox.root / name)
@@ -78,11 +87,38 @@ def make_sandbox(settings: Settings) -> Sandbox:
     return sandbox
 
 
-def clear(sandbox: Sandbox) -> None:
-    """End what runs in a sandbox and remove it."""
-    if (sandbox.root / FILE_NAME).exists():
-        sandbox.ml("down", check=False)
-    shutil.rmtree(sandbox.root, ignore_errors=True)
+def clear(sandbox: Sandbox, settings: Settings) -> None:
+    """End what runs in a sandbox and remove it; its own code and settings may be half there, so ours do that.
+
+    Raises:
+        UserError: something goes on there, and nothing was removed.
+    """
+    if not sandbox.root.exists():
+        return
+    inside = settings.model_copy(update={"root": sandbox.root})
+    with only_up(inside):
+        stop_all(inside)
+        if left := commands_in(sandbox.root):
+            raise UserError(
+                f"An earlier simulation still works in {settings.show(sandbox.root)} (process {left[0]}): "
+                f"wait until it ends, or `kill {left[0]}`."
+            )
+    try:
+        shutil.rmtree(sandbox.root)
+    except OSError as error:
+        raise UserError(f"The earlier simulation cannot be removed: {error}.") from None
+
+
+def commands_in(root: Path) -> list[int]:
+    """Return the processes that a simulation in `root` started: their modules come from there."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if str(root) in process.environ().get("PYTHONPATH", "").split(os.pathsep):
+                found.append(process.pid)
+    return found
 
 
 def clean_environment(root: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from flows.simulation.comeback import Comeback
 from flows.simulation.play import Week
 
 
@@ -29,30 +30,36 @@ def tabulate(weeks: Sequence[Week]) -> Table:
     return table
 
 
-def conclude(weeks: Sequence[Week], shifts: bool) -> tuple[bool, str]:
-    """Return whether the loop did what it should, and what it did in words."""
+def conclude(weeks: Sequence[Week], shifts: bool, trainings: int, comeback: Comeback | None) -> tuple[bool, str]:
+    """Return whether the loop did what it should, and what it did in words.
+
+    Args:
+        weeks: What they brought.
+        shifts: Whether the customers were to move.
+        trainings: How many trainings there were, in whichever week.
+        comeback: What became of the metric after the swap, where there was one.
+    """
+    if not shifts:
+        return _conclude_rest(weeks, trainings)
     trained = [week for week in weeks if week.training is not None]
     swapped = [week for week in weeks if week.after != week.version]
-    if not shifts:
-        quiet = not trained
-        return quiet, "Nothing moved, and nothing was retrained." if quiet else _numbers(
-            "Retrained without need", trained
-        )
     moved = [week for week in weeks if week.moved]
     seen = [week for week in moved if week.window.bad]
     if not moved or not seen:
         return False, "The customers moved and no window saw it."
-    early = [week for week in trained if not week.moved]
-    if early:
+    if early := [week for week in trained if not week.moved]:
         return False, _numbers("Retrained before anything moved", early)
     if not swapped:
         return False, f"Drift was seen in week {seen[0].number}, and no new version came into service."
+    if comeback is None:
+        return False, f"Version {swapped[0].after} was swapped in, and no metric tells whether it is better."
     last = swapped[0]
     told = (
         f"The customers moved in week {moved[0].number}; the monitor saw it in week {seen[0].number}; the automation "
-        f"retrained in week {last.number}, and version {last.after} passed its gates and was swapped in."
+        f"retrained in week {last.number}, and version {last.after} passed its gates and was swapped in. "
     )
-    return True, told + _comeback(weeks, last)
+    word = "The metric recovered. " if comeback.complete else "The metric did not recover. "
+    return comeback.complete, told + word + comeback.sentence
 
 
 def draw(weeks: Sequence[Week], path: Path) -> None:
@@ -97,16 +104,12 @@ def _consequence(week: Week) -> str:
     return f"retrained ({week.training}): version {week.version} stays"
 
 
-def _comeback(weeks: Sequence[Week], swapped: Week) -> str:
-    """Say what became of the metric."""
-    later = [w for w in weeks if w.number > swapped.number and w.window.performance]
-    first = next((w for w in weeks if w.window.performance), None)
-    if not later or first is None or swapped.window.performance is None:
-        return ""
-    name = swapped.window.performance.metric
-    return f" {name}: {_figure(first)} in week {first.number}, {_figure(swapped)} in week {swapped.number}, " + (
-        f"{_figure(later[0])} in week {later[0].number}."
-    )
+def _conclude_rest(weeks: Sequence[Week], trainings: int) -> tuple[bool, str]:
+    if trained := [week for week in weeks if week.training is not None or week.after != week.version]:
+        return False, _numbers("Retrained without need", trained)
+    if trainings:
+        return False, "Retrained without need, after the last week."
+    return True, "Nothing moved, and nothing was retrained."
 
 
 def _numbers(what: str, weeks: Sequence[Week]) -> str:

@@ -42,8 +42,8 @@ def write_table(path: Path, weeks: Sequence[pd.DataFrame]) -> None:
         publish(made, path)
 
 
-def send_rows(address: str, frame: pd.DataFrame) -> list[str]:
-    """Send all rows of a week to the service; return the request ids.
+def send_rows(address: str, frame: pd.DataFrame, week: int, answers: Path) -> None:
+    """Send all rows of a week to the service, and add each answer that came to the file `answers`.
 
     Raises:
         UserError: the service refuses one, or does not answer for a minute.
@@ -54,7 +54,11 @@ def send_rows(address: str, frame: pd.DataFrame) -> list[str]:
         for record in frame[names].to_dict("records")
     ]
     starts = range(0, len(records), ROWS_IN_A_REQUEST)
-    return [_predict(address, records[start : start + ROWS_IN_A_REQUEST])["request_id"] for start in starts]
+    with answers.open("a", encoding="utf-8") as file:
+        for start in starts:
+            answer = _ask(f"{address}/predict", {"rows": records[start : start + ROWS_IN_A_REQUEST]})
+            file.write(json.dumps({"week": week, **answer}, ensure_ascii=False) + "\n")
+            file.flush()
 
 
 def wait_for_version(address: str, version: str, seconds: float = 30.0) -> None:
@@ -68,10 +72,6 @@ def wait_for_version(address: str, version: str, seconds: float = 30.0) -> None:
         if time.monotonic() > end:
             raise UserError(f"The service at {address} did not take up version {version} within {seconds:.0f} s.")
         time.sleep(0.2)
-
-
-def _predict(address: str, rows: list[Any]) -> dict[str, Any]:
-    return _ask(f"{address}/predict", {"rows": rows})
 
 
 def _ask(url: str, body: Request | None = None) -> dict[str, Any]:

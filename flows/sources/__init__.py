@@ -1,28 +1,57 @@
 """Where rows come from: one interface, told apart by the URI's scheme.
 
-A new source is a module with an opener `(uri, columns, root) -> Source` and one line in `OPENERS`.
+A new source is a module with an opener `(uri, reading) -> Source` and one line in `OPENERS`.
 """
 
 import importlib
+import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from flows.errors import UserError, nearest
+from flows.secrets import expand, find_plain
+from flows.sections import Fetch
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
 Columns = Mapping[str, str] | None
-OPENERS = {"": "flows.sources.files:open_file", "sample": "flows.sources.sample:open_sample"}
+OPENERS = {
+    "": "flows.sources.files:open_file",
+    "sample": "flows.sources.sample:open_sample",
+    "rest": "flows.sources.rest:open_rest",
+    "kafka": "flows.sources.kafka:open_kafka",
+    **dict.fromkeys(("postgresql", "postgres", "mysql", "mariadb", "sqlite", "duckdb"), "flows.sources.sql:open_sql"),
+    **dict.fromkeys(("s3", "gs", "az", "https", "http"), "flows.sources.remote:open_remote"),
+}
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is read.
+
+    Attributes:
+        columns: The contract's kind ("number", "integer", "boolean", "text", "date") by column name. A text
+            format's columns are read as these; others, and all where it is None, are read as text.
+        root: The project's folder, to which paths are relative.
+        fetch: Timeouts, retries and limits.
+    """
+
+    columns: Columns = None
+    root: Path = field(default_factory=Path.cwd)
+    fetch: Fetch = field(default_factory=Fetch)
 
 
 class Source(Protocol):
     """A table that can be read again and again, in batches of bounded size.
 
     Attributes:
-        uri: What the user wrote, fit to be shown (secrets are never part of it).
+        uri: What the user wrote, fit to be shown: a secret is `${NAME}` in it.
     """
 
     uri: str
@@ -32,8 +61,11 @@ class Source(Protocol):
         """Names and types, as far as they are known without reading all rows."""
         ...
 
-    def fingerprint(self) -> str:
-        """Return a SHA-256 that changes whenever the rows that `batches` yields may change."""
+    def fingerprint(self) -> str | None:
+        """Return a SHA-256 that changes whenever the rows that `batches` yields may change.
+
+        None where that cannot be told without reading them.
+        """
         ...
 
     def batches(self) -> "Iterator[pa.RecordBatch]":
@@ -46,31 +78,111 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Narrowing(Protocol):
+    """A source that can leave out old rows where they live, as a database can."""
+
+    def since(self, column: str, value: Any) -> Source:
+        """Return the source of the rows whose `column` is at or after `value` (a number, text or datetime), or more."""
+        ...
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """A source that is read on from a position, and never from its start again.
+
+    Attributes:
+        position: A JSON-able value: where the rows that were yielded end. Whoever has kept them keeps it too.
+    """
+
+    position: Any
+
+    def resume(self, position: Any, full: bool = False) -> None:
+        """Begin at `position`; without one where the group of readers stands, with `full` at the start."""
+        ...
+
+    def settle(self, position: Any) -> None:
+        """Tell the source that all rows before `position` are safely kept."""
+        ...
+
+
 class Retyped(Exception):
     """A column turned out to be of another type after batches were yielded: call `batches` again."""
 
 
-def open_source(uri: str, columns: Columns = None, root: Path | None = None) -> Source:
-    """Open the table at `uri`.
-
-    Args:
-        uri: `sample://…` or the path of a file, relative to `root`.
-        columns: The contract's kind ("number", "integer", "boolean", "text", "date") by column name.
-            A text file's columns are read as these; others, and all where it is None, are read as text.
-        root: The project's folder; default: the working directory.
+def open_source(uri: str, reading: Reading | None = None) -> Source:
+    """Open the table at `uri`: the path of a file, or an address whose scheme is in `OPENERS`.
 
     Raises:
         UserError: there is nothing there, or it is no table.
     """
-    scheme = uri.partition("://")[0] if "://" in uri else ""
-    if scheme not in OPENERS:
+    refuse_plain(uri)
+    module, _, function = _find_opener(uri).partition(":")
+    opener: Callable[[str, Reading], Source] = getattr(importlib.import_module(module), function)
+    return opener(uri, reading or Reading())
+
+
+def _find_opener(uri: str) -> str:
+    """Return the opener of the address's scheme, which may stand inside its secret.
+
+    Raises:
+        UserError: the scheme is unknown.
+    """
+    found = SCHEME.match(uri) or SCHEME.match(resolve(uri))
+    scheme = found[1].lower() if found else ""
+    place = OPENERS.get(scheme) or OPENERS.get(scheme.partition("+")[0])
+    if place is None and _is_dialect(scheme):
+        place = OPENERS["sqlite"]
+    if place is None:
         known = ", ".join(f"{name}://" for name in OPENERS if name)
+        named = f'the unknown scheme "{scheme}"' if SCHEME.match(uri) else "an unknown scheme"
+        near = nearest(scheme, OPENERS) if SCHEME.match(uri) else ""
+        raise UserError(f'"{uri}" has {named}: use the path of a file, or {known}.{near}')
+    return place
+
+
+def _is_dialect(scheme: str) -> bool:
+    from flows.sources.sql_address import is_dialect
+
+    return is_dialect(scheme)
+
+
+def refuse_plain(uri: str) -> None:
+    """Refuse an address that holds a secret in plain text.
+
+    Raises:
+        UserError: it does; the secret is not repeated.
+    """
+    if what := find_plain(uri):
         raise UserError(
-            f'"{uri}" has the unknown scheme "{scheme}": use the path of a file, or {known}.{nearest(scheme, OPENERS)}'
+            f"The source's {what} stands in plain text: write ${{NAME}} in its place, and NAME=… in .env "
+            "or in the environment."
         )
-    module, _, function = OPENERS[scheme].partition(":")
-    opener: Callable[..., Source] = getattr(importlib.import_module(module), function)
-    return opener(uri) if scheme == "sample" else opener(uri, columns, root or Path.cwd())
+
+
+def resolve(uri: str) -> str:
+    """Return `uri` with its secrets filled in: to connect with, never to show.
+
+    Raises:
+        UserError: one is not set.
+    """
+    try:
+        return expand(uri)
+    except KeyError as error:
+        name = error.args[0]
+        raise UserError(f'"{uri}" needs {name}: set it in the environment, or write {name}=… in .env.') from None
+
+
+def require_library(module: str, package: str, uri: str) -> ModuleType:
+    """Import the client library of an optional source.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(f'"{uri}" is read by {package}, which is not installed: run `uv add {package}`.') from None
 
 
 def read_through(source: Source, consume: "Callable[[Iterator[pa.RecordBatch]], T]") -> T:

@@ -1,69 +1,105 @@
-"""Files as sources: CSV of any delimiter, JSON Lines (both plain or compressed) and Parquet."""
+"""Files as sources: CSV of any delimiter, JSON Lines (both plain or compressed) and Parquet; see also `many`."""
 
+import codecs
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flows.errors import UserError, nearest
-from flows.sources import Columns, Source
-from flows.sources.raw import read_head, refuse_encoding, refuse_foreign
+from flows.sources import Columns, Reading, Source, resolve
+from flows.sources.raw import RawFile, refuse_encoding, refuse_foreign
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+WILD = re.compile(r"[*?[]")
 READER = 1  # raised whenever the same bytes would be read as other values
 PARQUET = b"PAR1"
 JSON_START = re.compile(rb"(\xef\xbb\xbf)?\s*(\{\s*[\"}]|\[\s*\{)")
 
 
-class FileSource:
+class NoRows(UserError):
+    """A file is fine but for having no rows: alone it is refused, among others it adds none."""
+
+
+class FileSource(ABC):
     """What all files have in common: where they are, and the digest of what they hold.
 
     Attributes:
         typed: Whether the format has types, so that text in it is text.
+        vacant: Columns without any value, which are of no type.
+        schema: Names and types.
     """
 
     typed = True
+    vacant: frozenset[str] = frozenset()
+    schema: "pa.Schema | Any"
 
-    def __init__(self, uri: str, path: Path, columns: Columns) -> None:
+    def __init__(self, file: RawFile, columns: Columns) -> None:
         """Remember what is read and as what."""
-        self.uri = uri
-        self.path = path
+        self.uri = file.uri
+        self.file = file
         self.columns = columns
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file's bytes and of how they are read."""
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        kinds = None if self.columns is None else sorted(self.columns.items())
-        digest.update(json.dumps([READER, kinds], ensure_ascii=False).encode())
-        return digest.hexdigest()
+        return sign(self.file.digest(), self.columns)
+
+    @abstractmethod
+    def batches(self) -> "Iterator[pa.RecordBatch]":
+        """Yield the rows; see `flows.sources.Source`."""
 
 
-def open_file(uri: str, columns: Columns, root: Path) -> Source:
-    """Open the file at the path `uri`, relative to `root`; its content tells its format.
+def sign(content: Any, columns: Columns) -> str:
+    """Return the SHA-256 of what files hold, given as a JSON-able value, and of how they are read."""
+    kinds = None if columns is None else sorted(columns.items())
+    return hashlib.sha256(json.dumps([READER, kinds, content], ensure_ascii=False).encode()).hexdigest()
+
+
+def open_file(uri: str, reading: Reading) -> Source:
+    """Open the file, or the files of the folder or the pattern, at the path `uri`; their content tells their formats.
 
     Raises:
-        UserError: it is missing, a folder, empty, or no table.
+        UserError: there is none, or one is no table.
     """
-    path = (root / Path(uri).expanduser()).resolve()
+    given = Path(resolve(uri)).expanduser()
+    path = (reading.root / given).resolve()
+    if path.is_dir() or (not path.exists() and WILD.search(str(given))):
+        from flows.sources.many import open_many
+
+        return open_many(uri, given, reading)
     _check_exists(path, uri)
-    head = read_head(path, uri)
+    return open_table(RawFile(uri, path, reading.fetch.max_ratio), reading.columns)
+
+
+def open_table(file: RawFile, columns: Columns) -> FileSource:
+    """Open one file, which exists.
+
+    Raises:
+        NoRows: it has none.
+        UserError: it is no table.
+    """
+    head = file.read_head()
     if head.startswith(PARQUET):
         from flows.sources.parquet import ParquetSource
 
-        return ParquetSource(uri, path, columns)
-    refuse_foreign(head, uri)
-    refuse_encoding(head, path, uri)
-    if not head.strip().removeprefix(b"\xef\xbb\xbf"):
-        raise UserError(f'"{uri}" is empty: it needs a header and rows.')
+        return ParquetSource(file, columns)
+    refuse_foreign(head, file.uri)
+    refuse_encoding(head, file)
+    if not head.strip().removeprefix(codecs.BOM_UTF8):
+        raise NoRows(f'"{file.uri}" is empty: it needs a header and rows.')
     if JSON_START.match(head):
         from flows.sources.jsonlines import JsonLinesSource
 
-        return JsonLinesSource(uri, path, columns)
+        return JsonLinesSource(file, columns)
     from flows.sources.delimited import DelimitedSource
 
-    return DelimitedSource(uri, path, columns, head)
+    return DelimitedSource(file, columns, head)
 
 
 def check_names(names: Sequence[str], uri: str) -> None:
@@ -84,12 +120,8 @@ def check_names(names: Sequence[str], uri: str) -> None:
 
 
 def _check_exists(path: Path, uri: str) -> None:
-    if path.is_dir():
-        raise UserError(f'"{uri}" is a folder: name one file in it.')
     if not path.exists():
         near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise UserError(f'"{uri}" does not exist (looked for {path}): check the path.{near}')
     if not path.is_file():
         raise UserError(f'"{uri}" is no regular file: name a CSV, Parquet or JSON Lines file.')
-    if path.stat().st_size == 0:
-        raise UserError(f'"{uri}" is empty: it needs a header and rows.')

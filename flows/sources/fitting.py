@@ -32,6 +32,11 @@ def find_fitting(values: pa.Array, kind: str, current: pa.DataType) -> pa.DataTy
     return TEXT
 
 
+def survives_float(values: pa.Array) -> bool:
+    """Tell whether integers in text are the same as float64."""
+    return _is_exact(pc.cast(pc.utf8_trim_whitespace(values), pa.int64()))
+
+
 def _fits(values: pa.Array, kind: pa.DataType, exact: bool) -> bool:
     try:
         if pa.types.is_timestamp(kind):

@@ -2,14 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.errors import UserError
 from flows.sources import Columns
-from flows.sources.files import FileSource, check_names
+from flows.sources.files import FileSource, NoRows, check_names
+from flows.sources.raw import RawFile
 
 BATCH_ROWS = 65_536
 MOMENT = pa.timestamp("us")
@@ -18,24 +18,25 @@ MOMENT = pa.timestamp("us")
 class ParquetSource(FileSource):
     """One Parquet file."""
 
-    def __init__(self, uri: str, path: Path, columns: Columns) -> None:
+    def __init__(self, file: RawFile, columns: Columns) -> None:
         """Read the footer.
 
         Raises:
             UserError: the file is damaged, has no rows, or has columns that are no plain values.
         """
-        super().__init__(uri, path, columns)
+        super().__init__(file, columns)
         with self._explain():
-            footer = pq.read_metadata(path)
+            footer = pq.read_metadata(file.path)
             stored = footer.schema.to_arrow_schema()
-        check_names(stored.names, uri)
+        check_names(stored.names, self.uri)
         if footer.num_rows == 0:
-            raise UserError(f'"{uri}" has columns but no rows: name a file with rows.')
-        self.schema = pa.schema([(f.name, simplify(f.type, f.name, uri, columns)) for f in stored])
+            raise NoRows(f'"{self.uri}" has columns but no rows: name a file with rows.')
+        self.schema = pa.schema([(f.name, simplify(f.type, f.name, self.uri, columns)) for f in stored])
+        self.vacant = frozenset(f.name for f in stored if pa.types.is_null(f.type))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `flows.sources.Source`."""
-        with self._explain(), pq.ParquetFile(self.path) as file:
+        with self._explain(), pq.ParquetFile(self.file.path) as file:
             for batch in file.iter_batches(BATCH_ROWS):
                 yield cast_batch(batch, self.schema)
 

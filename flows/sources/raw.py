@@ -2,14 +2,19 @@
 
 import codecs
 import contextlib
+import hashlib
+import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 
 from flows.errors import UserError
 
 HEAD_BYTES = 1 << 20
+HARMLESS_BYTES = 16 << 20  # as much may come out of any compressed file, however small it is
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 FOREIGN = {
@@ -24,6 +29,72 @@ FOREIGN = {
 }
 
 
+@dataclass(frozen=True)
+class RawFile:
+    """A file of bytes, compressed or not.
+
+    Attributes:
+        uri: What it is called in messages.
+        path: Where it is on disk.
+        max_ratio: How many times its size it may hold.
+    """
+
+    uri: str
+    path: Path
+    max_ratio: int = 200
+
+    def open(self) -> IO[bytes]:
+        """Open it for reading, decompressed.
+
+        Raises:
+            UserError: (while it is read) it holds more than `max_ratio` times its size.
+        """
+        compression = find_compression(self.path)
+        stream = pa.input_stream(str(self.path), compression=compression)
+        return io.BufferedReader(_Metered(stream, self), HEAD_BYTES) if compression else stream
+
+    def read_head(self) -> bytes:
+        """Return the first mebibyte."""
+        with explain_damage(self.uri), self.open() as stream:
+            return bytes(stream.read(HEAD_BYTES))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of its bytes as they are on disk."""
+        with explain_damage(self.uri), self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Metered(io.RawIOBase):
+    """A decompressed stream that stops where it has become implausibly long."""
+
+    def __init__(self, stream: pa.NativeFile, file: RawFile) -> None:
+        """Count what `stream`, the content of `file`, gives."""
+        super().__init__()
+        self._stream, self._file = stream, file
+        self._size = file.path.stat().st_size
+        self._left = max(HARMLESS_BYTES, file.max_ratio * self._size)
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some bytes; see `io.RawIOBase`."""
+        count = int(self._stream.readinto(buffer))
+        self._left -= count
+        if self._left < 0:
+            raise UserError(
+                f'"{self._file.uri}" holds more than {self._file.max_ratio} times its {self._size:,} bytes when it is '
+                "decompressed: if that is right, raise `max_ratio` under [fetch] in config.toml."
+            )
+        return count
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+        super().close()
+
+
 def find_compression(path: Path) -> str | None:
     """Return the compression that the file's first bytes show, as Arrow calls it, or None."""
     with path.open("rb") as file:
@@ -31,21 +102,10 @@ def find_compression(path: Path) -> str | None:
     return next((name for magic, name in COMPRESSIONS.items() if start.startswith(magic)), None)
 
 
-def open_stream(path: Path) -> pa.NativeFile:
-    """Open the file for reading, decompressed."""
-    return pa.input_stream(str(path), compression=find_compression(path))
-
-
-def read_head(path: Path, uri: str) -> bytes:
-    """Return the first mebibyte of the decompressed file."""
-    with explain_damage(uri), open_stream(path) as stream:
-        return bytes(stream.read(HEAD_BYTES))
-
-
-def has_open_quote(path: Path) -> bool:
+def has_open_quote(file: RawFile) -> bool:
     """Tell whether the file has an odd number of quotes, so that one is never closed."""
     count = 0
-    with open_stream(path) as stream:
+    with file.open() as stream:
         while chunk := bytes(stream.read(HEAD_BYTES)):
             count += chunk.count(b'"')
     return count % 2 == 1
@@ -81,7 +141,7 @@ def refuse_foreign(head: bytes, uri: str) -> None:
         raise UserError(f'"{uri}" is no table but {what}: name a CSV, Parquet or JSON Lines file.')
 
 
-def refuse_encoding(head: bytes, path: Path, uri: str) -> None:
+def refuse_encoding(head: bytes, file: RawFile) -> None:
     """Refuse a file whose first bytes are not UTF-8.
 
     Raises:
@@ -90,14 +150,14 @@ def refuse_encoding(head: bytes, path: Path, uri: str) -> None:
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
-        raise explain_encoding(path, uri) from None
+        raise explain_encoding(file) from None
 
 
-def explain_encoding(path: Path, uri: str) -> UserError:
+def explain_encoding(file: RawFile) -> UserError:
     """Return the error that says where the file stops being UTF-8, and how to mend it."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     lines, seen, kept = 1, 0, b""
-    with open_stream(path) as stream:
+    with file.open() as stream:
         while chunk := bytes(stream.read(HEAD_BYTES)):
             pending = kept
             try:
@@ -107,10 +167,10 @@ def explain_encoding(path: Path, uri: str) -> UserError:
                 at = seen - len(pending) + error.start
                 whole = pending + chunk
                 lines += whole[: error.start].count(b"\n")
-                return _say_encoding(uri, lines, at, whole[error.start], _guess(whole))
+                return _say_encoding(file.uri, lines, at, whole[error.start], _guess(whole))
             lines += chunk.count(b"\n")
             seen += len(chunk)
-    return UserError(f'"{uri}" is not UTF-8 at its very end: fetch it again, or save it as UTF-8.')
+    return UserError(f'"{file.uri}" is not UTF-8 at its very end: fetch it again, or save it as UTF-8.')
 
 
 def _say_encoding(uri: str, line: int, at: int, byte: int, guess: str) -> UserError:

@@ -47,6 +47,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from flows.errors import UserError, nearest
+from flows.sources import Reading
 from flows.sources.customers import draw_block
 from flows.sources.sample_table import SCHEMA, to_batch
 
@@ -95,7 +96,7 @@ class SampleSource:
         return generate(**{name: getattr(self, name) for name in MOST})
 
 
-def open_sample(uri: str) -> SampleSource:
+def open_sample(uri: str, reading: Reading | None = None) -> SampleSource:
     """Return the sample that `uri` describes.
 
     Raises:

@@ -1,17 +1,18 @@
 """`champion.json`: the one file that names what serves, replaced in one step and holding the history."""
 
-import getpass
-from datetime import UTC, datetime
+import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from flows.audit import user_name, utc_now
 from flows.errors import UserError
 from flows.store.bundles import Bundle, open_bundle
-from flows.store.files import locked, read_json, write_bytes
+from flows.store.files import locked, write_bytes
 
 ANY = "any bundle"
+NOTHING = {"bundle": None}  # in the file, because a file that is not there for a moment must stop no service
 Action = Literal["deploy", "promote", "rollback", "release"]
 
 
@@ -43,9 +44,12 @@ class Champion(BaseModel):
 
 
 def read_champion(store: Path) -> Champion | None:
-    """Return the champion of the store, or None where nothing was deployed yet."""
-    value = read_json(store / "champion.json")
-    return None if value is None else Champion.model_validate(value)
+    """Return the champion of the store, or None where nothing was deployed yet, or it was all taken back."""
+    try:
+        value = json.loads((store / "champion.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return None if value == NOTHING else Champion.model_validate(value)
 
 
 def require_champion(store: Path) -> Champion:
@@ -97,13 +101,13 @@ def move_champion(store: Path, bundle: Bundle, action: Action, why: str, expecte
     Raises:
         UserError: another bundle than `expected` serves.
     """
-    now = datetime.now(UTC).isoformat("T", "seconds")
+    now = utc_now()
     with locked(store / "champion.lock", wait=True):
         old = read_champion(store)
         before = old.bundle if old else None
         if expected not in (ANY, before):
             raise UserError(f"Bundle {before} was put into service meanwhile: run `ml evaluate` against it.")
-        change = Change(at=now, who=_who(), action=action, before=before, to=bundle.name, why=why)
+        change = Change(at=now, who=user_name(), action=action, before=before, to=bundle.name, why=why)
         champion = Champion(
             version=bundle.version,
             run_id=str(bundle.meta.get("run_id", "")),
@@ -125,16 +129,6 @@ def restore_champion(store: Path, bundle: Bundle, before: Champion | None) -> No
 
 
 def write_champion(store: Path, champion: Champion | None) -> None:
-    """Put `champion` (or nothing) in the place of what the file says."""
-    path = store / "champion.json"
-    if champion is None:
-        path.unlink(missing_ok=True)
-        return
-    write_bytes(path, (champion.model_dump_json(indent=1, by_alias=True) + "\n").encode())
-
-
-def _who() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "unknown"
+    """Put `champion`, or the word that nothing serves, in the place of what the file says."""
+    text = champion.model_dump_json(indent=1, by_alias=True) if champion else json.dumps(NOTHING)
+    write_bytes(store / "champion.json", f"{text}\n".encode())

@@ -9,9 +9,11 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from flows.errors import UserError
 
 TEMPORARY = ".tmp-"
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # of this machine, short and without a hyphen
@@ -80,10 +82,23 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield True
+
+
+@contextmanager
+def sole(path: Path, complaint: str) -> Iterator[None]:
+    """Hold the lock file at `path`, or say at once that another process does.
+
+    Raises:
+        UserError: one does: `complaint`.
+    """
+    with locked(path, wait=False) as mine:
+        if not mine:
+            raise UserError(complaint)
+        yield
 
 
 def write_bytes(path: Path, content: bytes) -> None:

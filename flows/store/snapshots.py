@@ -1,27 +1,86 @@
-"""Snapshots: Parquet files named by the SHA-256 of their content, never rewritten."""
+"""Snapshots: rows that are never rewritten, named by the SHA-256 of their content.
 
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+A snapshot is a list of parts, each a Parquet file named by the SHA-256 of its bytes. One that was read whole is one
+part, and bears its name. One that grew names its parent, whose parts it shares; rows of these that were replaced since
+are left out by their numbers.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
+from flows.audit import utc_now
 from flows.errors import UserError
-from flows.store.files import digest_file, publish, read_json, scratch, write_bytes, write_json
-
-ROW_GROUP = 131_072  # fixed, so that the same rows make the same bytes however the source was cut
+from flows.store.files import digest_json, read_json, write_bytes, write_json
+from flows.store.parquet import cast_table
+from flows.store.parts import Part, Parts
 
 
 class Snapshot(BaseModel):
-    """What is known of a snapshot without opening it."""
+    """What is known of a snapshot without opening it.
+
+    Attributes:
+        digest: Its name.
+        rows: How many rows it has.
+        columns: Their names.
+        source: Where they came from, as the user wrote it.
+        created: When, ISO 8601 in UTC.
+        parent: The snapshot that it grew from.
+        parts: Its files, the oldest first.
+        watermark: The newest value of the watermark column, where there is one.
+    """
 
     digest: str
     rows: int
     columns: tuple[str, ...]
     source: str
     created: str
+    parent: str | None = None
+    parts: tuple[Part, ...] = ()
+    watermark: Any = None
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Give a snapshot of one part, as older ones are recorded, that part."""
+        if not self.parts:
+            self.parts = (Part(digest=self.digest, rows=self.rows),)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Up to a row group of a snapshot's rows.
+
+    Attributes:
+        start: The number of its first row in the snapshot.
+        rows: How many rows it has.
+        part: Where they are.
+        numbers: Their numbers there.
+    """
+
+    start: int
+    rows: int
+    part: Part
+    numbers: np.ndarray
+    _file: pq.ParquetFile
+    _group: int
+    _offset: int
+    _schema: pa.Schema
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """Return the rows, with just `columns` where they are given."""
+        wanted = self._schema if columns is None else pa.schema([self._schema.field(name) for name in columns])
+        present = [name for name in wanted.names if name in self._file.schema_arrow.names]
+        table = self._file.read_row_group(self._group, columns=present)
+        stored = self._file.metadata.row_group(self._group).num_rows
+        table = cast_table(table, wanted, stored)
+        if self.rows == stored:
+            return table
+        return table.take(pa.array(self.numbers - self._offset))
 
 
 class Snapshots:
@@ -30,10 +89,7 @@ class Snapshots:
     def __init__(self, store: Path) -> None:
         """Look into the store at `store`; nothing is made."""
         self.folder = store / "snapshots"
-
-    def path(self, digest: str) -> Path:
-        """Return where the snapshot's Parquet file is."""
-        return self.folder / f"{digest}.parquet"
+        self.parts = Parts(self.folder)
 
     def get(self, digest: str) -> Snapshot:
         """Return the snapshot named by `digest` or by its first characters.
@@ -47,74 +103,95 @@ class Snapshots:
             raise UserError(f"{known.capitalize()} in {self.folder}: {digest}; run `ml ingest` to make one.")
         return Snapshot.model_validate_json(found[0].read_bytes())
 
-    def by_fingerprint(self, fingerprint: str) -> Snapshot | None:
+    def by_fingerprint(self, fingerprint: str | None) -> Snapshot | None:
         """Return the snapshot that a source with `fingerprint` gave, or None."""
-        digest = read_json(self.folder / "sources" / f"{fingerprint}.json")
-        return self.get(digest) if digest and self.path(digest).exists() else None
+        digest = read_json(self.folder / "sources" / f"{fingerprint}.json") if fingerprint else None
+        if not digest:
+            return None
+        snapshot = self.get(digest)
+        return snapshot if self.is_whole(snapshot) else None
 
-    def write(self, batches: Iterable[pa.RecordBatch], source: str, fingerprint: str) -> Snapshot:
+    def is_whole(self, snapshot: Snapshot) -> bool:
+        """Tell whether all files of a snapshot are there."""
+        files = [digest for part in snapshot.parts for digest in (part.digest, part.dropped) if digest]
+        return all(self.parts.path(digest).exists() for digest in files)
+
+    def write(self, batches: Iterable[pa.RecordBatch], source: str, fingerprint: str | None) -> Snapshot:
         """Write the rows of `batches` as a snapshot, or find that it is there already.
 
         Raises:
             UserError: there are no rows.
         """
-        with scratch(self.folder / "new.parquet") as made:
-            rows, columns = _write_parquet(batches, made, source)
-            digest = digest_file(made)
-            if not self.path(digest).exists():
-                publish(made, self.path(digest))
-        snapshot = Snapshot(
-            digest=digest,
-            rows=rows,
-            columns=columns,
-            source=source,
-            created=datetime.now(UTC).isoformat("T", "seconds"),
-        )
-        if not (self.folder / f"{digest}.json").exists():
-            write_bytes(self.folder / f"{digest}.json", snapshot.model_dump_json(indent=1).encode())
-        write_json(self.folder / "sources" / f"{fingerprint}.json", digest)
+        part = self.parts.write(batches)
+        if part is None:
+            raise UserError(f"{source} has no rows: there is nothing to learn from.")
+        snapshot = self.record([part], source)
+        if fingerprint:
+            write_json(self.folder / "sources" / f"{fingerprint}.json", snapshot.digest)
         return snapshot
 
+    def record(
+        self, parts: Iterable[Part], source: str, parent: Snapshot | None = None, watermark: Any = None
+    ) -> Snapshot:
+        """Record a snapshot of `parts`, which are written already, or find that it is there already."""
+        kept = tuple(parts)
+        alone = len(kept) == 1 and kept[0].dropped is None and parent is None
+        content = [[part.digest, part.dropped] for part in kept] + [parent.digest if parent else None]
+        snapshot = Snapshot(
+            digest=kept[0].digest if alone else digest_json(content),
+            rows=sum(part.rows - part.drops for part in kept),
+            columns=tuple(self.parts.schema(kept).names),
+            source=source,
+            created=utc_now(),
+            parent=parent.digest if parent else None,
+            parts=kept,
+            watermark=watermark,
+        )
+        path = self.folder / f"{snapshot.digest}.json"
+        if not path.exists():
+            write_bytes(path, snapshot.model_dump_json(indent=1).encode())
+        return snapshot
+
+    def succeed(
+        self, parent: Snapshot, gone: Mapping[str, np.ndarray], part: Part | None, watermark: Any = None
+    ) -> Snapshot:
+        """Record the snapshot that follows `parent`: without some of its rows, and with those of `part` behind.
+
+        Args:
+            parent: The snapshot that grows.
+            gone: By the digest of one of its parts the numbers of the rows that are left out.
+            part: What is new, written already.
+            watermark: The newest value of the watermark column.
+        """
+        kept = [self.parts.drop(one, gone[one.digest]) if one.digest in gone else one for one in parent.parts]
+        return self.record([*kept, *([part] if part else [])], parent.source, parent, watermark)
+
+    def blocks(self, digest: str) -> Iterator[Block]:
+        """Yield the snapshot's rows in order, a row group at a time, unread.
+
+        Raises:
+            UserError: a file is missing, or its bytes are no longer what they were.
+        """
+        snapshot = self.get(digest)
+        for part in snapshot.parts:
+            self.parts.verify(part)
+        schema = self.parts.schema(snapshot.parts)
+        start = 0
+        for part in snapshot.parts:
+            gone = self.parts.dropped(part)
+            with pq.ParquetFile(self.parts.path(part.digest)) as file:
+                offset = 0
+                for group in range(file.num_row_groups):
+                    stored = file.metadata.row_group(group).num_rows
+                    numbers = np.setdiff1d(np.arange(offset, offset + stored), gone, assume_unique=True)
+                    yield Block(start, len(numbers), part, numbers, file, group, offset, schema)
+                    start += len(numbers)
+                    offset += stored
+
     def batches(self, digest: str, columns: list[str]) -> Iterator[pa.Table]:
-        """Yield the snapshot's rows in order, `ROW_GROUP` at a time, with just `columns`."""
-        with pq.ParquetFile(self.path(digest)) as file:
-            for i in range(file.num_row_groups):
-                yield file.read_row_group(i, columns=columns)
+        """Yield the snapshot's rows in order, a row group at a time, with just `columns`."""
+        return (block.read(columns) for block in self.blocks(digest))
 
-
-def _write_parquet(batches: Iterable[pa.RecordBatch], path: Path, source: str) -> tuple[int, tuple[str, ...]]:
-    """Write rows in equal row groups; return their number and the columns' names."""
-    rows, writer, waiting = 0, None, []
-    try:
-        for group in _regroup(batches):
-            if writer is None:
-                texts = [f.name for f in group.schema if pa.types.is_string(f.type)]
-                writer = pq.ParquetWriter(
-                    path, group.schema, compression="zstd", compression_level=1, use_dictionary=texts
-                )
-            writer.write_table(group, row_group_size=ROW_GROUP)
-            rows += group.num_rows
-            waiting = group.schema.names
-    finally:
-        if writer is not None:
-            writer.close()
-    if writer is None or rows == 0:
-        raise UserError(f"{source} has no rows: there is nothing to learn from.")
-    return rows, tuple(waiting)
-
-
-def _regroup(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Yield tables of exactly `ROW_GROUP` rows, and one with the rest."""
-    held: list[pa.RecordBatch] = []
-    count = 0
-    for batch in batches:
-        held.append(batch)
-        count += batch.num_rows
-        if count >= ROW_GROUP:
-            table = pa.Table.from_batches(held)
-            whole = count - count % ROW_GROUP
-            for start in range(0, whole, ROW_GROUP):
-                yield table.slice(start, ROW_GROUP)
-            held, count = table.slice(whole).to_batches(), count - whole
-    if count:
-        yield pa.Table.from_batches(held)
+    def schema(self, digest: str) -> pa.Schema:
+        """Return the columns and types of a snapshot."""
+        return self.parts.schema(self.get(digest).parts)

@@ -1,5 +1,8 @@
 """Validations: which rows of a snapshot broke the contract, and why. Valid rows are the snapshot less these."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +12,9 @@ from pydantic import BaseModel
 
 from flows.errors import UserError
 from flows.store.files import publish, read_json, scratch, write_bytes, write_json
+from flows.store.parts import ROW
 
-ROW, REASONS = "_row", "_reasons"
+REASONS = "_reasons"
 
 
 class Validation(BaseModel):
@@ -59,18 +63,24 @@ class Validations:
             raise UserError(f"There is no validation {name} in {self.folder}: run `ml validate` first.")
         return found
 
-    def write(self, validation: Validation, rows: pa.Table, numbers: np.ndarray, reasons: list[list[str]]) -> None:
-        """Write the quarantined rows, raw, with their row numbers and reasons, and then the record."""
-        rows = rows.rename_columns(
-            [f"{name} of the data" if name in (ROW, REASONS) else name for name in rows.schema.names]
-        )
-        table = rows.append_column(ROW, pa.array(numbers, pa.int64()))
-        table = table.append_column(REASONS, pa.array(reasons, pa.list_(pa.string())))
-        path = self.rows_path(validation.id)
-        with scratch(path) as made:
-            pq.write_table(table, made)
-            publish(made, path)
-        write_bytes(self.folder / f"{validation.id}.json", validation.model_dump_json(indent=1).encode())
+    def recent(self) -> list[tuple[datetime, Validation]]:
+        """Return all validations, and when they were made, the newest first."""
+        made = sorted(((path.stat().st_mtime, path) for path in self.folder.glob("*.json")), reverse=True)
+        return [
+            (datetime.fromtimestamp(when, UTC), Validation.model_validate_json(path.read_bytes()))
+            for when, path in made
+        ]
+
+    @contextmanager
+    def quarantine(self, name: str, schema: pa.Schema) -> "Iterator[Quarantine]":
+        """Open the quarantine of a validation for rows of `schema`; it is kept if `finish` is called."""
+        with scratch(self.rows_path(name)) as made, closing(Quarantine(made, schema)) as quarantine:
+            yield quarantine
+            quarantine.close()
+            if quarantine.validation is not None:
+                publish(made, self.rows_path(name))
+                record = quarantine.validation.model_dump_json(indent=1)
+                write_bytes(self.folder / f"{name}.json", record.encode())
 
     def rows_path(self, name: str) -> Path:
         """Return where the quarantined rows of a validation are."""
@@ -79,6 +89,32 @@ class Validations:
     def bad_rows(self, name: str) -> np.ndarray:
         """Return the numbers of the quarantined rows, in order."""
         return pq.read_table(self.rows_path(name), columns=[ROW]).column(ROW).to_numpy()
+
+
+class Quarantine:
+    """Writes bad rows, raw, with their row numbers and reasons."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        """Write rows of `schema` to the file at `path`."""
+        self.validation: Validation | None = None
+        names = [f"{name} of the data" if name in (ROW, REASONS) else name for name in schema.names]
+        fields = [field.with_name(name) for field, name in zip(schema, names, strict=True)]
+        self._schema = pa.schema([*fields, (ROW, pa.int64()), (REASONS, pa.list_(pa.string()))])
+        self._writer = pq.ParquetWriter(path, self._schema)
+
+    def add(self, rows: pa.Table, numbers: np.ndarray, reasons: list[list[str]]) -> None:
+        """Write bad rows, each with its number and its reasons."""
+        more = [pa.array(numbers, pa.int64()), pa.array(reasons, pa.list_(pa.string()))]
+        self._writer.write_table(pa.table([*rows.columns, *more], schema=self._schema))
+
+    def finish(self, validation: Validation) -> Validation:
+        """Say that all rows are written, and what came of them."""
+        self.validation = validation
+        return validation
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
 
 
 class Latest:

@@ -18,7 +18,6 @@ from service.bundle import Bundle
 from service.contract import Envelope
 from service.log import prediction_log
 from service.record import Answered
-from service.serving import serving
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -69,9 +68,8 @@ class PredictRequest(IODescriptor, Envelope):
 
     @classmethod
     async def from_http_request(cls, request: "Request", serde: Any) -> Any:
-        """Return the request's rows, validated by the bundle in service, or its refusal."""
-        bundle = serving.bundle
-        assert bundle is not None, "the gate answers while there is no model"
+        """Return the request's rows, validated by the bundle that the gate saw in service, or its refusal."""
+        bundle: Bundle = request.scope["bundle"]
         body, arrived = await request.body(), time.perf_counter()
         try:
             rows, keys = bundle.read(body)

@@ -32,6 +32,7 @@ class Gate:
         async def replay() -> Message:
             return next(messages, None) or await receive()
 
+        scope["bundle"] = bundle  # for the endpoint: what serves may be taken back meanwhile
         await self.app(scope, replay, send)
 
 

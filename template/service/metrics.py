@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter
-
     from service.bundle import Bundle
     from service.encoding import Rows
 
@@ -23,21 +21,16 @@ class Counters:
         """Register the counters; in a worker, where prometheus_client counts over processes."""
         from prometheus_client import Counter
 
-        self._predictions = Counter("ml_predictions", "Rows predicted", ["model_version"])
-        self._unknown = Counter("ml_unknown_categories", "Values never seen in training", ["column"])
+        self.predictions = Counter("ml_predictions", "Rows predicted", ["model_version"])
+        self.unknown = Counter("ml_unknown_categories", "Values never seen in training", ["column"])
         self.dropped = Counter("ml_log_dropped", "Answers that the prediction log could not take")
-        self._by_version = cache(self._predictions.labels)
-
-    @property
-    def unknown(self) -> "Counter":
-        """The counter of unknown categories."""
-        return self._unknown
+        self._by_version = cache(self.predictions.labels)
 
     def count(self, bundle: "Bundle", rows: "Rows") -> None:
         """Count one call of the model."""
         self._by_version(bundle.version).inc(len(rows))
         for column, count in bundle.count_unknown(rows).items():
-            self._unknown.labels(column).inc(count)
+            self.unknown.labels(column).inc(count)
 
 
 @cache

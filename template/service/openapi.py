@@ -1,5 +1,6 @@
 """The OpenAPI document of the model in service."""
 
+import inspect
 from typing import Any
 
 import bentoml
@@ -26,9 +27,15 @@ class TypedService(bentoml.Service[Any]):
     """A BentoML service whose documentation shows the types of the bundle that it serves."""
 
     @property
+    def doc(self) -> str:
+        """What the page says at its head: not BentoML's own text, whose badges are loaded from other hosts."""
+        return inspect.getdoc(self.inner) or ""
+
+    @property
     def openapi_spec(self) -> Any:
         """BentoML's document with the request type of the bundle in service, and `/model`."""
         document = super().openapi_spec.asdict()
+        document["info"].pop("contact", None)
         document["paths"]["/model"] = {"get": _describe_model()}
         if serving.bundle is not None:
             add_types(document, serving.bundle)
@@ -45,7 +52,7 @@ def add_types(document: dict[str, Any], bundle: Bundle) -> None:
         content["example"] = bundle.meta["example"]
     operation = document["paths"]["/predict"]["post"]
     operation["requestBody"] = {"required": True, "content": {"application/json": content}}
-    document["info"]["version"] = bundle.version
+    document["info"] |= {"title": bundle.meta.get("name") or "model", "version": bundle.version}
 
 
 def _describe_model() -> dict[str, Any]:

@@ -14,9 +14,14 @@ from service.bundle import Bundle, BundleError, load_bundle
 POLL_SECONDS = 0.5  # and a load, so that a promotion is in service within two seconds
 WAITING_SECONDS = 0.1  # as long as there is no model, so that the first is taken up at once
 RETRY_SECONDS = 5.0  # after a failed load: a file may have come late, or the machine been short of memory
+NOTHING = {"bundle": None}  # what `champion.json` holds where nothing is to serve
 NO_MODEL = "There is no model yet: deploy one with `ml run`, and the service takes it up by itself."
 
 log = logging.getLogger("bentoml.service")  # BentoML's own logger: it has a handler and a format
+
+
+class NothingServes(Exception):
+    """What is in service, if anything, is to be taken out of it."""
 
 
 class Serving:
@@ -48,6 +53,8 @@ class Serving:
                 log.info("Serving model version %s from %s", self.bundle.version, folder)
             except FileNotFoundError:
                 return
+            except NothingServes:
+                self._withdraw()
             except (BundleError, OSError, ValueError) as error:
                 self._refuse(error)
 
@@ -64,6 +71,11 @@ class Serving:
         """Serve nothing, as at the start."""
         self.bundle, self._loaded, self._tried, self._complaint = None, None, None, ""
 
+    def _withdraw(self) -> None:
+        if self.bundle is not None:
+            log.warning("Version %s is taken back, and nothing serves", self.bundle.version)
+        self.forget()
+
     def _refuse(self, error: Exception) -> None:
         self._retry_at = time.monotonic() + RETRY_SECONDS
         if str(error) == self._complaint:  # the same at every try
@@ -77,7 +89,8 @@ def find_bundle() -> tuple[Path, str | None]:
     """Return the folder of the bundle that should serve, and its digest where that is recorded.
 
     Raises:
-        FileNotFoundError: there is none yet.
+        FileNotFoundError: none is named, yet or for a moment.
+        NothingServes: `champion.json` says so: a first release failed and was taken back.
         BundleError: `champion.json` cannot be understood.
     """
     if named := os.environ.get("ML_BUNDLE"):
@@ -90,6 +103,8 @@ def find_bundle() -> tuple[Path, str | None]:
     text = (store / "champion.json").read_text(encoding="utf-8")
     try:
         champion = json.loads(text)
+        if champion == NOTHING:
+            raise NothingServes
         return store / "bundles" / champion["bundle"], champion["digest"]
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{store / 'champion.json'} cannot be understood: {error!r}") from error

@@ -73,7 +73,7 @@ def rows(checked: Checked) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def fitted(settings: Settings, contract: Contract, rows: pd.DataFrame) -> "Fitted":
     """The project's model, fitted on `rows` as the pipeline would fit it: `.pipeline`, `.contract`."""
-    from flows.rows import define_holdout
+    from flows.splitting import define_holdout
     from flows.train import fit_rows
 
     holdout = define_holdout(settings.model_copy(update={"split": type(settings.split)()}), contract, "")

@@ -233,8 +233,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def prefect_server(home: Path, log: Path) -> Iterator[str]:
-    """Run a Prefect server on `home` until the block ends; yield its address."""
+def prefect_server(home: Path, log: Path, **more: str) -> Iterator[str]:
+    """Run a Prefect server on `home`, with `more` in its environment, until the block ends; yield its address."""
     port = free_port()
     home.mkdir(parents=True, exist_ok=True)
     environment: Mapping[str, str] = {
@@ -248,7 +248,7 @@ def prefect_server(home: Path, log: Path) -> Iterator[str]:
         process = subprocess.Popen(
             [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"],
             cwd=home,
-            env=clean_environment() | environment,
+            env=clean_environment() | environment | more,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -22,7 +22,7 @@ def project(make: Make) -> Project:
 BROKEN = {  # what is written where, and the reason that is given for it
     "monthly_fee": ("much", "monthly_fee = much: not a whole number"),
     "voice_minutes": ("a lot", "voice_minutes = a lot: not a finite number"),
-    "age": ("150", "age = 150.0: less_than_or_equal_to(120)"),
+    "age": ("150", "age = 150: less_than_or_equal_to(120)"),
     "support_calls": ("-1", "support_calls = -1"),
     "plan": ("gold", "plan = gold: isin("),
     "signup_month": ("some day", "signup_month = some day: not a date"),

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from flows.alerting import alert, deliver
+from flows.audit import utc_now
 from flows.monitoring.decision import Decision, decide
 from flows.monitoring.events import is_heard, send
 from flows.monitoring.loop import Loop, Wanted, confirm, read_loop, want
@@ -76,7 +77,7 @@ def _request(champion: Champion, decision: Decision) -> Wanted:
         version=champion.version,
         bundle=champion.bundle,
         reason=decision.why,
-        requested_at=datetime.now(UTC).isoformat("T", "seconds"),
+        requested_at=utc_now(),
     )
 
 

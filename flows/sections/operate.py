@@ -1,65 +1,17 @@
-"""The sections of the settings, each with its defaults: one for each `[section]` of `config.toml`."""
+"""Who the project is, how its service, monitor and servers run, and where it is released to."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
-Problem = Literal["binary", "multiclass", "regression"]
-
-
-class Section(BaseModel):
-    """One section of `config.toml`: frozen, and refusing unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from flows.sections.base import Section
 
 
 class Project(Section):
     """Who the project is."""
 
     name: str = Field("project", pattern=r"^[a-z0-9][a-z0-9._-]*$")
-
-
-class Data(Section):
-    """Where the rows come from and what is predicted."""
-
-    source: str = "sample://"
-    target: str | None = None
-    problem: Problem = "binary"
-    max_bad_share: float = Field(0.1, ge=0, le=1)
-
-
-class Split(Section):
-    """Which rows are held out: by a hash of the id (or of the row), or the latest by time."""
-
-    by: Literal["hash", "time"] = "hash"
-    holdout: float = Field(0.2, gt=0, lt=1)
-    seed: int = 0
-
-
-class Train(Section):
-    """How the model is fitted; `params` go to `build_estimator`, `trusted_types` to skops."""
-
-    seed: int = 0
-    params: dict[str, Any] = {}
-    trusted_types: tuple[str, ...] = ()
-
-
-class Gates(Section):
-    """What a candidate must reach to be deployed; `metric` defaults to the problem's own."""
-
-    metric: str | None = None
-    minimum: float | None = None
-    margin: float = Field(0.01, ge=0)
-    confidence: float = Field(0.95, gt=0, lt=1)
-    resamples: int = Field(200, ge=20)
-
-
-class Deploy(Section):
-    """How the model is served; `tolerance` bounds compiled against scikit-learn probabilities."""
-
-    runtime: Literal["onnx", "sklearn"] = "onnx"
-    tolerance: float = Field(1e-5, gt=0)
 
 
 class Service(Section):
@@ -151,10 +103,12 @@ class Environment(Section):
         store: The folder that the environment's service has as its `ML_STORE`.
         url: The service's address.
         host: The container host that runs the service, as `docker --host` takes it; None where images are not moved.
+        variables: Names of what the container on that host is given from the environment of `ml release`.
         wait_seconds: How long the service may take to be ready, and then to swap.
     """
 
     store: Path
     url: str = Field(pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
     host: str | None = Field(None, pattern=r"^(ssh|unix|tcp)://\S+$")
+    variables: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
     wait_seconds: float = Field(60.0, gt=0)

@@ -1,0 +1,188 @@
+"""Ingest of what is new: a snapshot grows by a part, and nothing is lost or doubled whatever kills the process.
+
+`snapshots/lines/<key>.json` says where a source was last read to. It is replaced in one step when all else is written,
+and only then a stream is told that its rows are safe: who is killed before reads the same rows again.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from flows.contract import Column, Contract, clean, require_columns
+from flows.errors import UserError
+from flows.newest import Choice, Keys, choose, rows_of
+from flows.progress import track
+from flows.settings import Settings
+from flows.sources import Narrowing, Source, Stream, read_through
+from flows.store.files import digest_json, read_json, write_json
+from flows.store.snapshots import Snapshot, Snapshots
+
+EPOCH = datetime(1970, 1, 1)
+
+
+class Line(BaseModel):
+    """How far a source was read.
+
+    Attributes:
+        snapshot: What all reads have given together.
+        watermark: The greatest value of the watermark column: a number, or a date in microseconds since 1970.
+        position: Where a stream is read on.
+        fingerprint: The source's when it was last read.
+    """
+
+    snapshot: str
+    watermark: int | float | None = None
+    position: Any = None
+    fingerprint: str | None = None
+
+
+def grow(settings: Settings, contract: Contract, source: Source, full: bool = False) -> Snapshot:
+    """Read what is new in `source` and append it to the source's last snapshot; return the one that this makes.
+
+    Args:
+        settings: Name the watermark, and how late rows may be.
+        contract: Says which column is the id and what the watermark is.
+        source: What to read.
+        full: Read everything, and begin anew.
+
+    Raises:
+        UserError: the source is no good, has no id, or its watermark went back.
+    """
+    keys = find_keys(settings, contract, source)
+    snapshots = Snapshots(settings.store_path)
+    path = snapshots.folder / "lines" / f"{digest_json([source.uri, settings.data.watermark])}.json"
+    known = None if full else read_json(path)
+    line = Line.model_validate(known) if known else None
+    fingerprint = source.fingerprint()
+    if line and fingerprint and fingerprint == line.fingerprint:
+        return snapshots.get(line.snapshot)
+    if isinstance(source, Stream):
+        source.resume(line.position if line else None, full)
+    snapshot, newest = _read(settings, contract, source, keys, line)
+    position = source.position if isinstance(source, Stream) else None
+    made = Line(snapshot=snapshot.digest, watermark=newest, position=position, fingerprint=fingerprint)
+    write_json(path, made.model_dump())
+    if isinstance(source, Stream):
+        source.settle(position)
+    return snapshot
+
+
+def find_keys(settings: Settings, contract: Contract, source: Source) -> Keys:
+    """Return the id and the watermark.
+
+    Raises:
+        UserError: there is no column with the role id, or the watermark is none of the contract, or a text.
+    """
+    identity = contract.role("id")
+    if identity is None:
+        raise UserError(
+            f'"{source.uri}" is read bit by bit, which needs a column with metadata={{"role": "id"}} in '
+            "model/schema.py, so that a row that comes again is known."
+        )
+    if settings.data.watermark is None:
+        return Keys(identity, None)
+    column = contract.column(settings.data.watermark)
+    if column.kind not in ("integer", "number", "date"):
+        raise UserError(
+            f'The watermark "{column.name}" is a {column.kind} in model/schema.py: name a date or a number.'
+        )
+    return Keys(identity, column)
+
+
+def _read(
+    settings: Settings, contract: Contract, source: Source, keys: Keys, line: Line | None
+) -> tuple[Snapshot, int | float | None]:
+    """Append what is new to what `line` has; return the snapshot and the greatest watermark."""
+    snapshots = Snapshots(settings.store_path)
+    head = snapshots.get(line.snapshot) if line else None
+    streams = isinstance(source, Stream)  # and is read on by its position, whatever the watermark
+    since = None if streams else _since(keys.watermark, line, settings.data.lateness)
+    if isinstance(source, Narrowing) and since is not None and keys.watermark:
+        source = source.since(keys.watermark.name, since)
+
+    def write(batches: Iterator[pa.RecordBatch]) -> tuple[Snapshot, int | float | None]:
+        rows = _not_before(_complete(track(batches, "rows read"), contract), keys.watermark, since)
+        with snapshots.parts.draft(rows) as draft:
+            choice = choose(draft, snapshots, head, keys) if draft else None
+            if not streams:
+                _require_forward(source, keys.watermark, line, choice)
+            if draft is None or choice is None or not choice.new.any():
+                return _unchanged(source, head), line.watermark if line else None
+            return _append(snapshots, source, head, draft, choice, keys), choice.newest
+
+    return read_through(source, write)
+
+
+def _append(
+    snapshots: Snapshots, source: Source, head: Snapshot | None, draft: Path, choice: Choice, keys: Keys
+) -> Snapshot:
+    """Record `head` without the rows that were replaced, and the draft's new rows behind it."""
+    parts = snapshots.parts
+    part = parts.keep(draft) if choice.new.all() else parts.write(rows_of(draft, choice.new))
+    watermark = _shown(keys.watermark, choice.newest)
+    if head is None:
+        return snapshots.record([part] if part else [], source.uri, watermark=watermark)
+    return snapshots.succeed(head, choice.replaced, part, watermark)
+
+
+def _unchanged(source: Source, head: Snapshot | None) -> Snapshot:
+    if head is None:
+        raise UserError(f"{source.uri} has no rows: there is nothing to learn from.")
+    return head
+
+
+def _require_forward(source: Source, watermark: Column | None, line: Line | None, choice: Choice | None) -> None:
+    """Check that what was read reaches as far as what was read before, whose newest row is read again each time.
+
+    Raises:
+        UserError: it does not.
+    """
+    if watermark is None or line is None or line.watermark is None:
+        return
+    newest = choice.newest if choice else None
+    if newest is None or newest < line.watermark:
+        before, now = (_shown(watermark, value) for value in (line.watermark, newest))
+        raise UserError(
+            f'The watermark of "{source.uri}" went back: "{watermark.name}" was {before} and is '
+            f"{'in no row' if now is None else now} now; if the source began anew, run `ml ingest --full`."
+        )
+
+
+def _since(watermark: Column | None, line: Line | None, lateness: float) -> int | float | datetime | None:
+    """Return the value from which on rows are read, None for all."""
+    if watermark is None or line is None or line.watermark is None:
+        return None
+    if watermark.kind == "date":
+        return EPOCH + timedelta(microseconds=int(line.watermark)) - timedelta(days=lateness)
+    return line.watermark - (int(lateness) if lateness.is_integer() else lateness)
+
+
+def _complete(batches: Iterator[pa.RecordBatch], contract: Contract) -> Iterator[pa.RecordBatch]:
+    """Yield the rows, which must have every column that the contract asks for."""
+    for batch in batches:
+        require_columns(batch.schema.names, contract.used)
+        yield batch
+
+
+def _not_before(batches: Iterator[pa.RecordBatch], watermark: Column | None, since: Any) -> Iterator[pa.RecordBatch]:
+    """Yield the rows whose watermark is at or after `since`, or missing: of these nobody knows how old they are."""
+    for batch in batches:
+        if since is None or watermark is None:
+            yield batch
+            continue
+        frame, _ = clean(pa.Table.from_batches([batch]).select([watermark.name]), [watermark])
+        values = frame[watermark.name]
+        yield batch.filter(pa.array((values.isna() | (values >= since)).to_numpy(bool)))
+
+
+def _shown(watermark: Column | None, value: int | float | None) -> Any:
+    """Return a watermark as it is told: a date in ISO 8601, UTC."""
+    if watermark is None or value is None:
+        return None
+    if watermark.kind == "date":
+        return (EPOCH + timedelta(microseconds=int(value))).isoformat()
+    return value

@@ -1,0 +1,64 @@
+"""What a leak is told as, and how columns and the target become numbers."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from flows.contract import Column
+from flows.sections import Problem
+
+SAMPLE_ROWS = 20_000  # as many rows of each side are looked at; values are looked up among all rows to train on
+FEWEST_ROWS = 50
+SUSPICIOUS: dict[Problem, float] = {"binary": 0.99, "multiclass": 0.99, "regression": 0.995}
+NUMBER = r"([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
+READABLE = 0.99
+
+Kind = Literal["alone", "sum", "group", "duplicates", "later"]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something that looks like a leak.
+
+    Attributes:
+        kind: What it is: one column that predicts the target alone, columns that add up to it, a column whose values
+            go with one target on both sides of the split, rows that are on both sides, or a date after the row's time.
+        columns: Where it was found; to accept one of them is to accept it.
+        figure: How strong it is: a score or a share, of 1.
+        finding: What was found, as a clause.
+        remedy: What to do about it, as a clause.
+    """
+
+    kind: Kind
+    columns: tuple[str, ...]
+    figure: float
+    finding: str
+    remedy: str
+
+
+def as_numbers(values: "pd.Series[Any]", column: Column) -> np.ndarray:
+    """Return a column as float64, NaN where missing: dates as microseconds, texts as their ranks."""
+    if column.kind == "text":
+        codes = pd.factorize(values, sort=True)[0].astype(np.float64)
+        return np.where(codes < 0, np.nan, codes)
+    if column.kind == "date":
+        return values.astype("datetime64[us]").astype("int64").where(values.notna()).to_numpy(np.float64)
+    return values.to_numpy(np.float64, na_value=np.nan)
+
+
+def read_numbers(values: "pd.Series[Any]") -> np.ndarray | None:
+    """Return the numbers that stand in nearly all texts of a column, such as "12.50 EUR"; None where they do not."""
+    texts = values.dropna().astype("str")
+    parts = texts.str.replace(",", "").str.extract(NUMBER, expand=False)
+    if texts.empty or parts.notna().mean() < READABLE:
+        return None
+    return pd.to_numeric(parts).reindex(values.index).to_numpy(np.float64, na_value=np.nan)
+
+
+def label(target: "pd.Series[Any]", problem: Problem) -> np.ndarray:
+    """Return the target as float64; classes as their ranks."""
+    if problem == "regression":
+        return target.to_numpy(np.float64, na_value=np.nan)
+    return pd.factorize(target, sort=True)[0].astype(np.float64)

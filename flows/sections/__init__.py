@@ -1,0 +1,26 @@
+"""The sections of the settings, each with its defaults: one for each `[section]` of `config.toml`."""
+
+from flows.sections.base import Problem, Section
+from flows.sections.data import Data, Fetch, Leakage, Split
+from flows.sections.model import Deploy, Gates, Train
+from flows.sections.operate import Alerts, Environment, Log, Monitor, Ports, Project, Retrain, Service
+
+__all__ = [
+    "Alerts",
+    "Data",
+    "Deploy",
+    "Environment",
+    "Fetch",
+    "Gates",
+    "Leakage",
+    "Log",
+    "Monitor",
+    "Ports",
+    "Problem",
+    "Project",
+    "Retrain",
+    "Section",
+    "Service",
+    "Split",
+    "Train",
+]

@@ -1,0 +1,165 @@
+"""A topic by its address, and the connection to it."""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from flows.errors import UserError, nearest
+from flows.sections import Fetch
+from flows.sources import resolve
+from flows.sources.kafka_trouble import explain, explain_lost
+
+OURS = {
+    "bootstrap.servers": "the part before the topic",
+    "group.id": "group=…",
+    "enable.auto.commit": "nothing: offsets are committed once the snapshot is safe",
+    "enable.auto.offset.store": "nothing: offsets are committed once the snapshot is safe",
+    "auto.offset.reset": "nothing: a group without offsets begins at the start",
+    "enable.partition.eof": "nothing: a read ends where the partitions ended when it began",
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a topic's address says, its secrets not filled in.
+
+    Attributes:
+        servers: The brokers to begin with.
+        topic: The topic's name.
+        group: The group of readers whose offsets are committed.
+        settings: librdkafka's, by name.
+        drop: Members of the records that are left out, dotted where nested.
+    """
+
+    servers: str
+    topic: str
+    group: str
+    settings: Mapping[str, str] = field(repr=False)
+    drop: tuple[str, ...] = ()
+
+
+def split_uri(uri: str) -> Address:
+    """Return what `uri` says.
+
+    Raises:
+        UserError: a part is missing, doubled or not to be set.
+    """
+    place, _, query = uri.removeprefix("kafka://").partition("?")
+    servers, _, topic = place.partition("/")
+    given: dict[str, list[str]] = {}
+    for part in filter(None, query.split("&")):
+        name, _, value = part.partition("=")
+        given.setdefault(name, []).append(unquote(value))
+    drop, groups = given.pop("drop", []), given.pop("group", [])
+    if not servers or not topic or "/" in topic or len(groups) != 1 or not groups[0]:
+        raise UserError(f'"{uri}" is no address of a topic: write kafka://host:9092/topic?group=name.')
+    for name, values in given.items():
+        if len(values) > 1:
+            raise UserError(f'"{uri}" gives {name} twice: keep one.')
+        if name in OURS:
+            raise UserError(f'"{uri}" sets {name}, which is not to be set: write {OURS[name]}.')
+    settings = {name: values[0] for name, values in given.items()}
+    return Address(servers, unquote(topic), groups[0], settings, tuple(drop))
+
+
+class Topic:
+    """An open connection to a topic.
+
+    Attributes:
+        consumer: confluent_kafka's.
+    """
+
+    def __init__(self, consumer: Any, address: Address, uri: str, seconds: float) -> None:
+        """Look up the topic's partitions.
+
+        Raises:
+            UserError: there is no such topic.
+            KafkaException: no broker answers.
+        """
+        self.consumer, self._name, self._uri, self._seconds = consumer, address.topic, uri, seconds
+        found = consumer.list_topics(timeout=seconds).topics
+        if address.topic not in found:
+            raise UserError(
+                f'"{uri}" names the topic "{address.topic}", which does not exist (or which this user may not see): '
+                f"check its name.{nearest(address.topic, found)}"
+            )
+        if (error := found[address.topic].error) is not None:
+            raise UserError(explain(error, uri))
+        self.partitions = sorted(found[address.topic].partitions)
+
+    def at(self, offsets: Mapping[int, int]) -> list[Any]:
+        """Return partitions at offsets, as confluent_kafka takes them."""
+        from confluent_kafka import TopicPartition
+
+        return [TopicPartition(self._name, number, at) for number, at in sorted(offsets.items())]
+
+    def range(self, partition: int) -> tuple[int, int]:
+        """Return a partition's first offset and the one after its last."""
+        low, high = self.consumer.get_watermark_offsets(*self.at({partition: 0}), timeout=self._seconds)
+        return low, high
+
+    def bounds(self, position: Mapping[str, int] | None, full: bool) -> tuple[dict[int, int], dict[int, int]]:
+        """Return the offsets to begin at (with `full`, the first that are kept) and to end before, by partition.
+
+        Raises:
+            UserError: rows that were never read are gone, or a partition is.
+        """
+        known = {int(number): offset for number, offset in (position or {}).items()}
+        if gone := sorted(set(known) - set(self.partitions)):
+            raise UserError(
+                f'Partition {gone[0]} of "{self._uri}" is gone, which was read up to offset {known[gone[0]]}: the '
+                "topic was made anew; ingest it whole with `ml ingest --full`."
+            )
+        others = self.at(dict.fromkeys(set(self.partitions) - set(known), 0)) if not full else []
+        committed = self.consumer.committed(others, self._seconds) if others else []
+        known |= {p.partition: p.offset for p in committed if p.offset >= 0}
+        begin, end = {}, {}
+        for number in self.partitions:
+            first, end[number] = self.range(number)
+            begin[number] = known.get(number, first)
+            if not first <= begin[number] <= end[number]:
+                raise UserError(explain_lost(self._uri, number, begin[number], first, end[number]))
+        return begin, end
+
+
+@contextlib.contextmanager
+def connect(address: Address, uri: str, fetch: Fetch) -> Iterator[Topic]:
+    """Open a connection to the topic, and close it.
+
+    Raises:
+        UserError: a setting is none of librdkafka's, no broker answers, or there is no such topic.
+    """
+    from confluent_kafka import Consumer, KafkaException
+
+    refused: list[Any] = []  # wrong credentials come by this way; what is asked meanwhile just times out
+    settings = {name: resolve(value) for name, value in address.settings.items()} | {
+        "bootstrap.servers": resolve(address.servers),
+        "group.id": address.group,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "enable.partition.eof": True,
+        "error_cb": refused.append,
+        "logger": _silent(),
+    }
+    try:
+        consumer = Consumer(settings)
+    except KafkaException as error:
+        raise UserError(explain(error.args[0], uri)) from None
+    try:
+        yield Topic(consumer, address, uri, fetch.timeout_seconds)
+    except KafkaException as error:
+        consumer.poll(0)  # lets `error_cb` speak
+        raise UserError(explain(error.args[0], uri, refused)) from None
+    finally:
+        consumer.close()
+
+
+def _silent() -> logging.Logger:
+    """Return a logger that says nothing: librdkafka's lines would stand between those of a run."""
+    logger = logging.getLogger("flows.sources.kafka")
+    logger.setLevel(logging.CRITICAL)
+    return logger

@@ -1,0 +1,146 @@
+"""Many files as one table: those of a folder, or those that a pattern such as `data/2024-*.csv` matches."""
+
+import glob
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+from flows.errors import UserError
+from flows.sources import Columns, Reading
+from flows.sources.delimited import DelimitedSource, retype, settle
+from flows.sources.files import WILD, FileSource, NoRows, open_table, sign
+from flows.sources.fitting import TEXT
+from flows.sources.raw import RawFile
+from flows.store.parquet import unify
+
+
+class ManySource:
+    """Files, each of its own format, that are read one after another.
+
+    Attributes:
+        uri: What the user wrote.
+        typed: Whether all formats have types.
+    """
+
+    def __init__(self, uri: str, parts: Mapping[str, FileSource], columns: Columns) -> None:
+        """Read `parts`, by their names, in this order."""
+        self.uri = uri
+        self.typed = all(part.typed for part in parts.values())
+        self._names = parts
+        self._parts = list(parts.values())
+        self._columns = columns
+
+    @property
+    def schema(self) -> pa.Schema:
+        """All columns of all files: integers beside numbers are numbers, other mixtures text.
+
+        Raises:
+            UserError: a file lacks a column that is asked for and that others have.
+        """
+        schemas = [part.schema for part in self._parts]
+        self._require_alike(schemas)
+        every = unify(reversed(schemas))
+        known = unify(
+            pa.schema([field for field in schema if field.name not in part.vacant])
+            for part, schema in zip(self._parts, schemas, strict=True)
+        )
+        types = {name: known.field(name).type if name in known.names else TEXT for name in every.names}
+        for part in self._texts:  # as text, a value is read as it is written
+            part.types |= {name: TEXT for name in part.types if types[name] == TEXT}
+        return pa.schema(list(types.items()))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the files' names, order and bytes, and of how they are read."""
+        return sign([[name, part.file.digest()] for name, part in self._names.items()], self._columns)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows; see `flows.sources.Source`."""
+        return retype(self._read, lambda name: settle(self._texts, name), self.uri)
+
+    @property
+    def _texts(self) -> list[DelimitedSource]:
+        return [part for part in self._parts if isinstance(part, DelimitedSource)]
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        schema = self.schema
+        for part in self._parts:
+            rows = part.read(part.types) if isinstance(part, DelimitedSource) else part.batches()
+            for batch in rows:
+                yield _conform(batch, schema)
+
+    def _require_alike(self, schemas: list[pa.Schema]) -> None:
+        for name in self._columns or ():
+            lacking = [part for part, schema in zip(self._parts, schemas, strict=True) if name not in schema.names]
+            if 0 < len(lacking) < len(schemas):
+                raise UserError(
+                    f'"{lacking[0].uri}" has no column "{name}", which other files of "{self.uri}" have: '
+                    "add it, or leave the file out."
+                )
+
+
+def open_many(uri: str, given: Path, reading: Reading) -> ManySource:
+    """Open the files in the folder `given`, or those that match it as a pattern.
+
+    Raises:
+        UserError: there is none, or one is no table.
+    """
+    fixed, pattern = split_pattern(reading.root, given)
+    base = reading.root / fixed
+    found = base.rglob("*") if not pattern else (base / name for name in _match(base, pattern))
+    names = choose(path.relative_to(base).as_posix() for path in found if path.is_file())
+    shown = fixed if pattern else Path(uri)
+    files = {name: RawFile((shown / name).as_posix(), base / name, reading.fetch.max_ratio) for name in names}
+    return open_parts(uri, files, reading.columns)
+
+
+def open_parts(uri: str, files: Mapping[str, RawFile], columns: Columns) -> ManySource:
+    """Open files, by their names, as one table; those without rows are left out.
+
+    Raises:
+        UserError: there is none with rows, or one is no table.
+    """
+    if not files:
+        raise UserError(f'"{uri}" names no file: check the path, or the pattern (a ** stands for any folders).')
+    parts = {}
+    for name, file in files.items():
+        try:
+            parts[name] = open_table(file, columns)
+        except NoRows:  # a job that writes each day writes an empty file on a quiet one
+            continue
+    if not parts:
+        raise UserError(f'None of the {len(files):,} files of "{uri}" has rows: name files with rows.')
+    return ManySource(uri, parts, columns)
+
+
+def choose(names: Iterable[str]) -> list[str]:
+    """Return those of some paths that hold data, without hidden ones and those such as _SUCCESS, sorted by bytes."""
+    kept = {name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))}
+    return sorted(kept, key=str.encode)
+
+
+def split_pattern(root: Path, given: Path) -> tuple[Path, str]:
+    """Return the folder above the first part with a wildcard that is no name itself, and the rest."""
+    fixed = Path()
+    for place, part in enumerate(given.parts):
+        if WILD.search(part) and not (root / fixed / part).exists():
+            return fixed, "/".join(given.parts[place:])
+        fixed /= part
+    return fixed, ""
+
+
+def _match(base: Path, pattern: str) -> Iterator[str]:
+    return glob.iglob(pattern, root_dir=base, recursive=True)  # noqa: PTH207 - pathlib refuses a** and skips files
+
+
+def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the rows in the columns and types of `schema`; a column that they lack is missing in each."""
+    if batch.schema.equals(schema):
+        return batch
+    arrays = [
+        batch.column(field.name).cast(field.type, safe=not pa.types.is_floating(field.type))
+        if field.name in batch.schema.names
+        else pa.nulls(batch.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

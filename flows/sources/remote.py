@@ -1,0 +1,149 @@
+"""Remote files as sources: `s3://`, `gs://`, `az://` (a file, a folder, a pattern), `https://` and `http://` (a file).
+
+They are copied to a scratch folder under `.ml/cache`, read there by the local readers, and removed when they are read.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from flows.errors import UserError
+from flows.sources import Reading, Retyped, Source, resolve
+from flows.sources.buckets import Bucket
+from flows.sources.faults import Cut, explain_fault, refuse
+from flows.sources.files import open_table, sign
+from flows.sources.many import open_parts
+from flows.sources.places import Place, RemoteFile
+from flows.sources.raw import RawFile
+from flows.sources.web import WebFile
+from flows.store.files import scratch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before each further one
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+class RemoteSource:
+    """The files of a place; see the module."""
+
+    def __init__(self, uri: str, place: Place, reading: Reading) -> None:
+        """List the files.
+
+        Raises:
+            UserError: the place cannot be reached, or has no such file.
+        """
+        self.uri = uri
+        self._place = place
+        self._reading = reading
+        self._files = self._patiently(place.find)
+        if not self._files:
+            raise UserError(f'"{uri}" names no file: check the address, or the pattern.')
+        self._copies = ExitStack()
+        self._table: Source | None = None
+        weakref.finalize(self, self._copies.close)
+
+    @property
+    def typed(self) -> bool:
+        """Whether the files' formats have types."""
+        return bool(getattr(self._open(), "typed", True))
+
+    @property
+    def schema(self) -> "pa.Schema":
+        """Names and types; the files are copied here to tell."""
+        return self._open().schema
+
+    def fingerprint(self) -> str | None:
+        """Return the SHA-256 of what the place tells of the files' content, or None where it tells too little."""
+        if any(file.tag is None for file in self._files):
+            return None
+        return sign([[file.name, file.size, file.tag] for file in self._files], self._reading.columns)
+
+    def batches(self) -> "Iterator[pa.RecordBatch]":
+        """Yield the rows; see `flows.sources.Source`."""
+        keep = False
+        try:
+            yield from self._open().batches()
+        except Retyped:  # what was learned of the types is kept, and the copies with it
+            keep = True
+            raise
+        finally:
+            if not keep:
+                self._table = None
+                self._copies.close()
+
+    def _open(self) -> Source:
+        """Return the local table, copied here where it is not yet."""
+        if self._table is None:
+            try:
+                self._table = self._bring()
+            except BaseException:
+                self._copies.close()
+                raise
+        return self._table
+
+    def _bring(self) -> Source:
+        folder = self._copies.enter_context(scratch(self._reading.root / ".ml/cache/sources/files"))
+        folder.mkdir()
+        raw = {}
+        for number, file in enumerate(self._files):
+            shown = self.uri if len(self._files) == 1 else f"{self.uri} ({file.name})"
+            raw[file.name] = RawFile(shown, folder / str(number), self._reading.fetch.max_ratio)
+            self._copy(file, raw[file.name].path)
+        if len(raw) == 1:
+            return open_table(next(iter(raw.values())), self._reading.columns)
+        return open_parts(self.uri, raw, self._reading.columns)
+
+    def _copy(self, file: RemoteFile, path: Path) -> None:
+        """Copy a file, going on where a connection was cut.
+
+        Raises:
+            UserError: it cannot be read, or changed meanwhile.
+        """
+        path.touch()
+        self._patiently(lambda: self._read_on(file, path))
+        now = self._patiently(lambda: self._place.look(file))
+        if (now.size, now.tag) != (file.size, file.tag):
+            raise UserError(f'"{self.uri}" changed while it was read ("{file.name}"): run the command again.')
+
+    def _read_on(self, file: RemoteFile, path: Path) -> None:
+        start, chunks = self._place.read(file, path.stat().st_size)
+        with path.open("r+b") as copy:
+            copy.truncate(start)
+            copy.seek(start)
+            for chunk in chunks:
+                copy.write(chunk)
+        if file.size is not None and path.stat().st_size < file.size:
+            raise Cut
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Return what `ask` returns, asking again after a growing pause where it failed for a passing reason."""
+        attempts = Retrying(
+            stop=stop_after_attempt(self._reading.fetch.retries + 1),
+            wait=wait_random_exponential(multiplier=PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
+            retry=retry_if_exception(lambda error: explain_fault(error).passing),
+            reraise=True,
+        )
+        try:
+            return attempts(ask)
+        except UserError:
+            raise
+        except Exception as error:  # of whichever library: they share no base
+            raise refuse(self.uri, error) from None
+
+
+def open_remote(uri: str, reading: Reading) -> RemoteSource:
+    """Open the files at `uri`; see the module.
+
+    Raises:
+        UserError: they cannot be reached, or there are none.
+    """
+    resolved = resolve(uri)
+    kind = WebFile if resolved.startswith(("http://", "https://")) else Bucket
+    return RemoteSource(uri, kind(uri, resolved, reading.fetch), reading)

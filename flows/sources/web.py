@@ -1,0 +1,96 @@
+"""Single files of web servers, through fsspec."""
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+from urllib.parse import parse_qsl, urldefrag
+
+import fsspec
+
+from flows.errors import UserError
+from flows.secrets import PLACEHOLDER
+from flows.sections import Fetch
+from flows.sources import require_library
+from flows.sources.faults import Cut
+from flows.sources.places import CHUNK, RemoteFile
+
+
+class WebFile:
+    """One file of a web server; headers to send stand after `#`, as `#header=Authorization: Bearer ${TOKEN}`."""
+
+    def __init__(self, uri: str, resolved: str, fetch: Fetch) -> None:
+        """Name the file; nothing is asked yet.
+
+        Raises:
+            UserError: what stands after `#` is no header.
+        """
+        require_library("aiohttp", "aiohttp", uri)
+        _refuse_plain_header(urldefrag(uri).fragment)
+        self._url, fragment = urldefrag(resolved)
+        self._headers = {"Accept-Encoding": "identity", **read_headers(uri, fragment)}
+        self._fetch = fetch
+
+    def find(self) -> list[RemoteFile]:
+        """Return the one file; see `Place`."""
+        name = self._url.partition("?")[0].rpartition("/")[2]
+        return [self.look(RemoteFile(name, self._url, None, None))]
+
+    def look(self, file: RemoteFile) -> RemoteFile:
+        """Ask for the file again, without reading it; see `Place`."""
+        with closing(self._open({})) as stream:
+            said = stream.r.headers
+        tag = said.get("ETag")
+        size = int(said["Content-Length"]) if said.get("Content-Length", "").isdecimal() else None
+        return RemoteFile(file.name, file.path, size, None if tag is None or tag.startswith("W/") else tag)
+
+    def read(self, file: RemoteFile, start: int) -> tuple[int, Iterator[bytes]]:
+        """Read the file, from `start` on where the server can and the file is still the same; see `Place`."""
+        ranged = {"Range": f"bytes={start}-", "If-Range": file.tag} if start and file.tag else {}
+        stream = self._open(ranged)
+        return start if stream.r.status == 206 else 0, _drain(stream)
+
+    def _open(self, more: dict[str, str]) -> Any:
+        import aiohttp
+
+        seconds = self._fetch.timeout_seconds
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
+        client = {"trust_env": True, "auto_decompress": False, "timeout": limits}
+        web = fsspec.filesystem("https", skip_instance_cache=True, client_kwargs=client, encoded=True)
+        return web.open(self._url, block_size=0, size=1, headers=self._headers | more)
+
+
+def read_headers(uri: str, fragment: str) -> dict[str, str]:
+    """Return the headers that the part of an address after `#` names.
+
+    Raises:
+        UserError: it names something else.
+    """
+    headers = {}
+    for key, text in parse_qsl(fragment, keep_blank_values=True):
+        name, colon, value = text.partition(":")
+        if key != "header" or not colon or not name.strip():
+            raise UserError(f'"{uri}" has "{key}" after #: write headers as #header=Authorization: Bearer ${{TOKEN}}.')
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def _refuse_plain_header(fragment: str) -> None:
+    for _, text in parse_qsl(fragment):
+        name, _, value = text.partition(":")
+        if re.search("(?i)authorization|cookie|token|key|secret", name) and not PLACEHOLDER.search(value):
+            raise UserError(
+                f"The source's header {name} stands in plain text: write ${{NAME}} in its place, and NAME=… in .env "
+                "or in the environment."
+            )
+
+
+def _drain(stream: Any) -> Iterator[bytes]:
+    """Yield the bytes of an answer, and close it."""
+    expected = int(stream.r.headers.get("Content-Length", -1))
+    with closing(stream):
+        while chunk := stream.read(CHUNK):
+            expected -= len(chunk) if expected >= 0 else 0
+            yield chunk
+    if expected > 0:
+        raise Cut

@@ -1,0 +1,134 @@
+"""What of the stored data nothing refers to any more, and its removal.
+
+Kept are the snapshots that are asked for, the newest of each source, and the one that each source is read on from;
+with them their files and validations. A snapshot lists all its files, so that it needs nothing of its parent's record.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from flows.errors import UserError
+from flows.store.files import read_json
+from flows.store.snapshots import Snapshot, Snapshots
+from flows.store.validations import Validation, Validations
+
+T = TypeVar("T", bound=BaseModel)
+NAME = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What may go.
+
+    Attributes:
+        snapshots: The snapshots, the newest first.
+        files: All files, those that refer to others before these, so that whatever stops their removal leaves
+            nothing that refers to what is gone.
+    """
+
+    snapshots: tuple[Snapshot, ...]
+    files: tuple[Path, ...]
+
+    @property
+    def size(self) -> int:
+        """How many bytes the files have."""
+        return sum(path.stat().st_size for path in self.files)
+
+    def remove(self) -> None:
+        """Remove the files."""
+        for path in self.files:
+            path.unlink(missing_ok=True)
+
+
+def all_snapshots(snapshots: Snapshots) -> list[Snapshot]:
+    """Return every snapshot, the newest first.
+
+    Raises:
+        UserError: a record cannot be read.
+    """
+    found = [read_record(path, Snapshot) for path in sorted(snapshots.folder.glob("*.json"))]
+    return sorted(found, key=lambda snapshot: snapshot.created, reverse=True)
+
+
+def read_record(path: Path, kind: type[T]) -> T:
+    """Return the record at `path`.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise UserError(f"{path} was changed or damaged: bring it back, or remove it.") from None
+
+
+def find_garbage(store: Path, snapshots: set[str], validations: set[str]) -> Garbage:
+    """Return what neither the given snapshots and validations, nor the next ingest, need.
+
+    Args:
+        store: The store's folder.
+        snapshots: Digests of snapshots that somebody needs.
+        validations: Ids of validations that somebody needs.
+    """
+    source = Snapshots(store)
+    known = all_snapshots(source)
+    kept = snapshots | _read_on_from(source.folder) | _newest(known)
+    gone = [snapshot for snapshot in known if snapshot.digest not in kept]
+    notes = _notes(source.folder, {s.digest for s in known if s.digest in kept})
+    records, rows = _quarantines(store, kept, validations)
+    manifests = [source.folder / f"{snapshot.digest}.json" for snapshot in gone]
+    named = kept | _mended(source.folder)
+    parts = _parts(source.folder, [snapshot for snapshot in known if snapshot.digest in kept], named)
+    return Garbage(tuple(gone), (*notes, *records, *manifests, *rows, *parts))
+
+
+def _read_on_from(folder: Path) -> set[str]:
+    lines = [read_json(path) or {} for path in sorted((folder / "lines").glob("*.json"))]
+    return {line["snapshot"] for line in lines if "snapshot" in line}
+
+
+def _newest(known: Iterable[Snapshot]) -> set[str]:
+    """Return the newest snapshot of each source, all of them where several are equally new."""
+    times: dict[str, str] = {}
+    for snapshot in known:
+        times[snapshot.source] = max(snapshot.created, times.get(snapshot.source, ""))
+    return {snapshot.digest for snapshot in known if snapshot.created == times[snapshot.source]}
+
+
+def _mended(folder: Path) -> set[str]:
+    """Return the files of the rows that a person mended, which every ingest puts in place of the raw ones again."""
+    mends = [mend for path in sorted((folder / "mended").glob("*.json")) for mend in read_json(path) or []]
+    return {mend[name] for mend in mends for name in ("raw", "mended")}
+
+
+def _notes(folder: Path, kept: set[str]) -> list[Path]:
+    """Return the notes of which snapshot came of a source's bytes, or of mends, where that is not kept.
+
+    It is made again where it is wanted again.
+    """
+    found = [path for name in ("sources", "mended/made") for path in sorted((folder / name).glob("*.json"))]
+    return [path for path in found if read_json(path) not in kept]
+
+
+def _quarantines(store: Path, kept: set[str], validations: set[str]) -> tuple[list[Path], list[Path]]:
+    """Return the records of validations that may go, and the quarantined rows."""
+    folder = Validations(store).folder
+    records, needed = [], set()
+    for path in sorted(folder.glob("*.json")):
+        if path.stem in validations or read_record(path, Validation).snapshot in kept:
+            needed.add(path.stem)
+        else:
+            records.append(path)
+    return records, [path for path in sorted(folder.glob("*.parquet")) if path.stem not in needed]
+
+
+def _parts(folder: Path, snapshots: Iterable[Snapshot], kept: set[str]) -> list[Path]:
+    """Return the files that none of `snapshots` has; a file that bears a needed name stays, recorded or not."""
+    needed = kept | {name for s in snapshots for part in s.parts for name in (part.digest, part.dropped) if name}
+    files = [path for path in sorted(folder.glob("*.parquet")) if NAME.fullmatch(path.stem)]
+    return [path for path in files if path.stem not in needed]

@@ -1,0 +1,231 @@
+"""ops/compose.yaml without an engine: each service's own command as a process, in order, its own health check run.
+
+PostgreSQL and Prometheus are Debian's. Grafana cannot be had as a program: test_ops.py reads its files.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from compose_support import PORTS, Containers, read_compose
+from conftest import Render
+
+from e2e.support import free_port, make_project, processes_in, wait_for, wait_until_alone
+
+pytestmark = pytest.mark.slow
+SECONDS = 900.0  # until a service is healthy, or a run has ended
+PASSWORDS = {"POSTGRES_PASSWORD": "s3cret", "GRAFANA_PASSWORD": "s3cret"}
+
+
+class Postgres:
+    """What the image's entry point does: make the cluster, the user and the database, run the scripts, and serve."""
+
+    def __init__(self, containers: Containers) -> None:
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        if not found:
+            pytest.skip("PostgreSQL's server is absent: apt-get install postgresql")
+        self.programs, self.containers = found[-1].parent, containers
+        self.options: dict[str, Any] = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+        self.folder = Path(tempfile.mkdtemp(prefix="ml-postgres-"))  # pytest's own folders are closed to other users
+        if self.options:
+            shutil.chown(self.folder, "postgres", "postgres")
+        self.data = str(self.folder / "data")
+
+    def make(self) -> None:
+        told = self.containers.services["postgres"]["environment"]
+        user, socket = told["POSTGRES_USER"], str(self.folder)
+        password = self.folder / "password"
+        password.write_text(told["POSTGRES_PASSWORD"], encoding="utf-8")
+        password.chmod(0o644)
+        self.run("initdb", "--username", user, f"--pwfile={password}", "--auth=scram-sha-256", "--auth-local=trust")
+        self.run("pg_ctl", "--wait", f"--options=-c listen_addresses='' -k {socket}", f"--log={socket}/log", "start")
+        connection = ["--host", socket, "--username", user]
+        self.run(
+            "psql", *connection, "--dbname=postgres", f"--command=CREATE DATABASE {told['POSTGRES_DB']}", data=False
+        )
+        script = (self.containers.project / "ops" / "postgres.sql").read_text(encoding="utf-8")
+        self.run("psql", *connection, f"--dbname={told['POSTGRES_DB']}", f"--command={script}", data=False)
+        self.run("pg_ctl", "--wait", "stop")
+
+    def run(self, program: str, *words: str, data: bool = True) -> None:
+        where = ["--pgdata", self.data] if data else []
+        command = [str(self.programs / program), *where, *words]
+        done = subprocess.run(
+            command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **self.options
+        )
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        command = [str(self.programs / "postgres"), "-D", self.data, "-k", str(self.folder), "-h", "127.0.0.1"]
+        command += ["-p", str(self.containers.ports["postgres"])]
+        self.containers.run("postgres", command, cwd=self.folder, env={"PATH": os.environ["PATH"]}, **self.options)
+
+
+class Stack:
+    """The containers as `docker compose up --wait` brings them up, and what happened in which order."""
+
+    def __init__(self, containers: Containers) -> None:
+        self.containers, self.happened = containers, list[tuple[str, str]]()
+        self.postgres = Postgres(containers)
+        self.files: dict[str, set[str]] = {}
+
+    def up(self) -> None:
+        for name, service in self.containers.services.items():
+            for other, how in service.get("depends_on", {}).items():
+                self.wait(other, how["condition"])
+            self.start(name)
+        for name in self.containers.processes:
+            if "healthcheck" in self.containers.services[name]:
+                self.wait(name, "service_healthy")
+
+    def start(self, name: str) -> None:
+        prometheus = shutil.which("prometheus")
+        if name == "grafana" or (name == "prometheus" and prometheus is None):
+            return
+        self.containers.make(name)
+        self.files[name] = self.containers.written(name)
+        if name == "postgres":
+            self.postgres.make()
+            self.postgres.start()
+        elif name == "prometheus":
+            listen = f"--web.listen-address=127.0.0.1:{self.containers.ports[name]}"
+            self.containers.start(name, str(prometheus), listen)
+        else:
+            self.containers.start(name)
+        self.happened.append((name, "started"))
+
+    def wait(self, name: str, condition: str) -> None:
+        if (name, condition) in self.happened or name not in self.containers.processes:
+            return
+        process, end = self.containers.processes[name], time.monotonic() + SECONDS
+        if condition == "service_completed_successfully":
+            assert process.wait(SECONDS) == 0, self.containers.said(name)
+        else:
+            while not self.containers.healthy(name):
+                assert process.poll() is None, self.containers.said(name)
+                assert time.monotonic() < end, self.containers.said(name)
+                time.sleep(0.5)
+        self.happened.append((name, condition))
+
+    def down(self) -> dict[str, int]:
+        """Ask each process to end, the last started first, as Docker does; return how each ended."""
+        ended = {}
+        for name, process in reversed(self.containers.processes.items()):
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)
+                ended[name] = process.wait(60)
+        return ended
+
+    def kill(self) -> None:
+        """End what a test that failed has left."""
+        for process in self.containers.processes.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(20)
+        for pid in processes_in(self.containers.root):
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.postgres.folder, ignore_errors=True)
+
+    def address(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.containers.ports[name]}"
+
+
+@pytest.fixture(scope="module")
+def stack(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("compose")
+    project = make_project(render(project_name="Shop churn"), folder / "shop-churn", 1_500)
+    services = read_compose(project.root / "ops" / "compose.yaml", PASSWORDS)
+    made = Stack(Containers(folder / "engine", project.root, services, {name: free_port() for name in PORTS}))
+    (folder / "engine").mkdir()
+    try:
+        made.up()
+        yield made
+    finally:
+        made.kill()
+
+
+def ask(address: str, **body: Any) -> Any:
+    answer = httpx.post(address, json=body, timeout=60, trust_env=False)
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+def test_all_become_healthy_each_after_what_it_waits_for(stack: Stack) -> None:
+    happened, services = stack.happened, stack.containers.services
+    assert set(stack.containers.processes) >= services.keys() - {"grafana", "prometheus"}
+    for name in stack.containers.processes:
+        done = "service_healthy" if "healthcheck" in services[name] else "service_completed_successfully"
+        assert (name, done) in happened
+        for other, how in services[name].get("depends_on", {}).items():
+            assert happened.index((other, how["condition"])) < happened.index((name, "started"))
+
+
+def test_flows_are_deployed_before_the_worker_starts(stack: Stack) -> None:
+    deployed = ask(f"{stack.address('prefect')}/api/deployments/filter")
+    assert {one["name"] for one in deployed} == {"shop-churn"}
+    assert len(deployed) == 9
+    order = stack.happened
+    assert order.index(("flows", "service_completed_successfully")) < order.index(("worker", "started"))
+
+
+def test_worker_runs_the_pipeline_and_the_service_answers_with_its_model(stack: Stack) -> None:
+    with httpx.Client(base_url=stack.address("service"), timeout=60, trust_env=False) as client:
+        assert client.get("/readyz").status_code == 503  # alive without a model
+        done = stack.containers.execute("worker", "ml", "retrain")
+        assert done.returncode == 0, done.stdout + done.stderr
+        wait_for(client, "/readyz", 200, SECONDS)
+    said = stack.containers.execute("worker", "ml", "smoke", "http://service:3000")
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "serves version 1" in said.stdout
+    assert (stack.containers.volume("store") / "champion.json").exists()
+    assert list((stack.containers.volume("store") / "log").glob("*.jsonl"))
+    assert list(stack.containers.volume("artifacts").rglob("MLmodel"))  # by MLflow's server, not by the worker
+    wait_for_runs(stack)
+
+
+def wait_for_runs(stack: Stack) -> None:
+    """Wait until every run that began has ended well."""
+    end = time.monotonic() + SECONDS
+    while True:
+        runs = ask(f"{stack.address('prefect')}/api/flow_runs/filter")
+        states = {run["name"]: run["state_type"] for run in runs if run["state_type"] != "SCHEDULED"}
+        if set(states.values()) == {"COMPLETED"}:
+            assert any(name.startswith("pipeline version 1") for name in states), states
+            return
+        assert time.monotonic() < end, states
+        time.sleep(0.5)
+
+
+def test_prometheus_sees_the_service(stack: Stack) -> None:
+    if "prometheus" not in stack.containers.processes:
+        pytest.skip("prometheus is absent: apt-get install prometheus")
+    end = time.monotonic() + SECONDS
+    while True:
+        query = {"query": 'up{job="service"}'}
+        found = httpx.get(f"{stack.address('prometheus')}/api/v1/query", params=query, trust_env=False).json()
+        if [one["value"][1] for one in found["data"]["result"]] == ["1"]:
+            return
+        assert time.monotonic() < end, found
+        time.sleep(0.5)
+
+
+def test_nothing_is_written_but_to_volumes_and_tmp(stack: Stack) -> None:
+    """The containers' file systems are read-only."""
+    assert {name: stack.containers.written(name) - before for name, before in stack.files.items()} == {
+        name: set() for name in stack.files
+    }
+
+
+def test_all_end_when_they_are_asked_to(stack: Stack) -> None:
+    running = {name for name, process in stack.containers.processes.items() if process.poll() is None}
+    assert running == set(stack.containers.processes) - {"flows"}
+    assert set(stack.down()) == running
+    assert not wait_until_alone(stack.containers.root)

@@ -1,0 +1,199 @@
+"""The container of a service: replaced with the least rights and the settings it needs, or put back as it was."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from docker_support import DockerHost
+
+from flows.commands.container import Container
+from flows.errors import UserError
+from flows.settings import load_settings
+
+NAME, KEPT = "churn", "churn-BEFORE"
+CONFIG = """[project]
+name = "churn"
+[environments.production]
+store = "store"
+url = "http://127.0.0.1:9"
+"""
+Open = Callable[..., Container]
+
+
+class Unproved(Exception):
+    """What the proof of a release raises."""
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DockerHost:
+    made = DockerHost(tmp_path, "production")
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ML_ENVIRONMENTS__PRODUCTION__HOST", made.address)
+    for name in ("ML_LOG_KEY", "ML_SERVICE__WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+    return made
+
+
+@pytest.fixture
+def container(host: DockerHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
+    """The container of an environment whose settings and variables are these."""
+    (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
+
+    def open_container(**environment: str) -> Container:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        return Container(load_settings(tmp_path), "production")
+
+    return open_container
+
+
+def replace(container: Container, image: str = "churn:2") -> None:
+    with container.replaced(image):
+        pass
+
+
+def fail(container: Container, image: str = "churn:2") -> None:
+    """Replace the container by one that is not proved."""
+    with pytest.raises(Unproved), container.replaced(image):
+        raise Unproved
+
+
+def test_container_has_the_least_rights(host, container, tmp_path):
+    replace(container())
+    assert host.running == {NAME: "churn:2"}
+    (command,) = [" ".join(words) for words in host.state["log"] if words[0] == "run"]
+    for option in (
+        "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges",
+        f"--volume {tmp_path / 'store'}:/store --env ML_STORE=/store",
+        "--publish 3000:3000",
+        "--restart unless-stopped",
+    ):
+        assert option in command
+
+
+def test_old_container_runs_until_the_new_one_is_there_and_is_kept_until_that_is_proved(host, container):
+    host.have(NAME)
+    with container().replaced("churn:2"):
+        assert host.running == {NAME: "churn:2"}
+        assert host.containers[KEPT]["image"] == "churn:1"
+        assert host.commands().index("pull") < host.commands().index("stop")
+    assert {name: made["image"] for name, made in host.containers.items()} == {NAME: "churn:2"}
+
+
+def test_image_that_runs_is_not_replaced(host, container):
+    host.have(NAME)
+    replace(container(), "churn:1")
+    assert set(host.commands()) == {"container"}
+
+
+def test_image_that_runs_is_told(host, container):
+    assert container().image() is None
+    host.have(NAME, state="exited")
+    assert container().image() is None
+    host.have(NAME, "churn:2")
+    assert container().image() == "churn:2"
+
+
+def test_failure_puts_the_old_container_back_without_a_registry(host, container, capsys):
+    """The old image is gone from the registry, as after its clean-up, and even from the host's list of images."""
+    before = host.have(NAME, ML_LOG_KEY="secret")
+    host.write(registry=["churn:2"], images=[])
+    fail(container())
+    assert host.containers == before
+    assert [words[-1] for words in host.state["log"] if words[0] == "pull"] == ["churn:2"]
+    assert "churn:1 runs again on ssh://production" in capsys.readouterr().out
+
+
+def test_failure_leaves_no_container_where_none_was(host, container):
+    fail(container())
+    assert "run" in host.commands()
+    assert host.containers == {}
+
+
+def test_failure_does_not_start_a_container_that_was_stopped(host, container):
+    before = host.have(NAME, state="exited")
+    fail(container())
+    assert "run" in host.commands()
+    assert host.containers == before
+
+
+@pytest.mark.parametrize("command", ["pull", "rename", "stop", "run"])
+def test_only_what_was_done_is_undone(host, container, command, capsys):
+    before = host.have(NAME)
+    host.write(refused=[command])
+    with pytest.raises(UserError, match=f"no {command} today"):
+        replace(container())
+    assert host.containers == before
+    said = capsys.readouterr().out
+    assert ("runs again" in said) is (command in ("stop", "run"))
+    assert ("start" in host.commands()) is (command in ("stop", "run"))
+
+
+def test_image_that_is_not_in_the_registry_moves_nothing(host, container):
+    before = host.have(NAME)
+    with pytest.raises(UserError, match="manifest unknown"):
+        replace(container(), "churn:3")
+    assert host.containers == before
+    assert not {"rename", "stop", "start", "rm"} & set(host.commands())
+
+
+def test_container_that_cannot_be_put_back_is_said_with_its_name(host, container):
+    host.have(NAME)
+    host.write(refused=["start"])
+    with pytest.raises(UserError, match=f"could not be put back: .*no start today See {KEPT} and {NAME} on ssh://"):
+        fail(container())
+
+
+@pytest.mark.parametrize("unproved", [{}, {NAME: "churn:3"}])
+def test_release_after_one_that_was_killed_begins_with_what_was_proved(host, container, unproved):
+    """Killed before or after the new container came."""
+    host.have(KEPT, "churn:1", "exited")
+    for name, image in unproved.items():
+        host.have(name, image)
+    fail(container())
+    assert host.running == {NAME: "churn:1"}
+    assert list(host.containers) == [NAME]
+
+
+def test_old_container_that_cannot_be_removed_fails_no_proved_release(host, container, capsys):
+    host.have(NAME)
+    host.write(refused=["rm"])
+    replace(container())
+    assert f"Remove {KEPT} by hand" in capsys.readouterr().out
+    assert host.running == {NAME: "churn:2"}
+
+
+def test_variables_are_given_by_name_so_that_no_command_shows_their_values(host, container):
+    replace(
+        container(
+            ML_ENVIRONMENTS__PRODUCTION__VARIABLES='["ML_LOG_KEY", "ML_LOG__KEEP_BYTES"]',
+            ML_SERVICE__WORKERS="2",
+            ML_LOG_KEY="very secret",
+            ML_LOG__KEEP_BYTES="1000",
+            ML_LOG__FILE_BYTES="2000",  # not asked for
+        )
+    )
+    wanted = {"ML_LOG_KEY": "very secret", "ML_LOG__KEEP_BYTES": "1000", "ML_SERVICE__WORKERS": "2"}
+    assert host.containers[NAME]["env"] == wanted | {"ML_STORE": "/store"}
+    assert "very secret" not in json.dumps(host.state["log"])
+
+
+def test_image_that_runs_is_replaced_where_its_settings_have_changed(host, container):
+    replace(container(ML_SERVICE__WORKERS="2"))
+    replace(container(ML_SERVICE__WORKERS="3"))
+    assert host.containers[NAME]["env"]["ML_SERVICE__WORKERS"] == "3"
+    assert host.commands().count("run") == 2
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ML_ENVIRONMENTS__PRODUCTION__VARIABLES": '["ML_LOG_KEY"]'}, {"ML_LOG__SENSITIVE": "hash"}]
+)
+@pytest.mark.parametrize("value", [{}, {"ML_LOG_KEY": ""}])
+def test_variable_that_is_not_set_is_refused_before_anything_moves(host, container, settings, value):
+    """The service would go on without its key, and nobody would notice."""
+    host.have(NAME, ML_LOG_KEY="secret")
+    with pytest.raises(UserError, match=r"^ML_LOG_KEY must be set here"):
+        replace(container(**settings, **value))
+    assert host.commands() == []

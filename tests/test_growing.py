@@ -1,0 +1,331 @@
+"""A snapshot that grows holds every row once, its newest state, whatever came late, again, or was killed."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.contract import Column, Contract
+from flows.errors import UserError
+from flows.growing import grow
+from flows.settings import Settings
+from flows.store import parts
+from flows.store.snapshots import Snapshot, Snapshots
+
+CONTRACT = Contract(
+    problem="regression",
+    target="y",
+    columns=(
+        Column(name="고객", kind="text", role="id"),
+        Column(name="changed", kind="date", role="time"),
+        Column(name="y", kind="number", role="target"),
+    ),
+)
+START = datetime(2026, 1, 1)
+Row = tuple[str, int, float]  # id, days since START, y
+
+
+class Table:
+    """A source whose rows the test changes; it counts what it was asked for."""
+
+    uri = "test://table"
+    schema = pa.schema([("고객", pa.string()), ("changed", pa.timestamp("us")), ("y", pa.float64())])
+
+    def __init__(self, rows: list[Row], size: int = 3) -> None:
+        self.rows = rows
+        self.size = size
+        self.given = 0
+
+    def fingerprint(self) -> str | None:
+        return None
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(self.rows), self.size):
+            part = self.rows[start : start + self.size]
+            self.given += len(part)
+            columns = zip(*((name, START + timedelta(days=day), y) for name, day, y in part), strict=True)
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(values, field.type) for values, field in zip(columns, self.schema, strict=True)],
+                schema=self.schema,
+            )
+
+
+class Database(Table):
+    """Leaves old rows out by itself."""
+
+    def since(self, column: str, value: Any) -> "Database":
+        assert column == "changed"
+        made = Database([row for row in self.rows if START + timedelta(days=row[1]) >= value], self.size)
+        self.narrowed = made
+        return made
+
+
+class Topic(Table):
+    """A stream whose position is a number of messages."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        super().__init__(rows)
+        self.messages = rows
+        self.position: Any = None
+        self.settled: list[int] = []
+
+    def resume(self, position: Any, full: bool = False) -> None:
+        self.rows = self.messages[position or (0 if full else self.settled[-1] if self.settled else 0) :]
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        end = len(self.messages)
+        yield from super().batches()
+        self.position = end
+
+    def settle(self, position: Any) -> None:
+        self.settled.append(position)
+
+
+def make_settings(root: Path, **data: Any) -> Settings:
+    return Settings(root=root, data=data)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 4)
+    return make_settings(tmp_path, watermark="changed")
+
+
+def rows_of(chosen: Settings, snapshot: Snapshot) -> list[Row]:
+    tables = list(Snapshots(chosen.store_path).batches(snapshot.digest, ["고객", "changed", "y"]))
+    frame = pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame()
+    assert len(frame) == snapshot.rows
+    return [(name, (when - START).days, y) for name, when, y in frame.itertuples(index=False)]
+
+
+def test_what_is_new_is_appended_and_names_its_parent(chosen):
+    table = Table([("a", 0, 1.0), ("b", 1, 2.0)])
+    first = grow(chosen, CONTRACT, table)
+    table.rows = [*table.rows, ("c", 2, 3.0), ("다", 3, 4.0)]
+    second = grow(chosen, CONTRACT, table)
+    assert rows_of(chosen, second) == table.rows
+    assert (first.parent, second.parent) == (None, first.digest)
+    assert second.watermark == "2026-01-04T00:00:00"
+    assert second.parts[0] == first.parts[0] and second.parts[1].rows == 2
+    assert rows_of(chosen, Snapshots(chosen.store_path).get(first.digest)) == table.rows[:2]
+
+
+def test_a_database_is_asked_only_for_what_is_new(chosen):
+    table = Database([(f"r{i}", i, 0.0) for i in range(100)])
+    grow(chosen, CONTRACT, table)
+    table.rows = [*table.rows, ("new", 100, 1.0)]
+    grow(chosen, CONTRACT, table)
+    assert table.narrowed.given == 2  # the newest of before, and the new one
+
+
+def test_nothing_new_is_the_same_snapshot(chosen):
+    table = Table([("a", 0, 1.0), ("b", 1, 2.0)])
+    assert grow(chosen, CONTRACT, table) == grow(chosen, CONTRACT, table)
+    assert len(list((chosen.store_path / "snapshots").glob("*.parquet"))) == 1
+
+
+def test_a_changed_row_replaces_its_old_state(chosen):
+    table = Table([(f"r{i}", i, 0.0) for i in range(9)])
+    grow(chosen, CONTRACT, table)
+    table.rows = [*table.rows, ("r2", 10, 7.0), ("r5", 11, 8.0)]
+    grown = grow(chosen, CONTRACT, table)
+    expected = [row for row in table.rows if row not in (("r2", 2, 0.0), ("r5", 5, 0.0))]
+    assert rows_of(chosen, grown) == expected
+    table.rows = [*table.rows, ("r5", 12, 9.0)]
+    again = grow(chosen, CONTRACT, table)
+    assert {row[0]: row for row in rows_of(chosen, again)} == {row[0]: row for row in table.rows}
+    assert again.rows == 9
+
+
+def test_an_older_state_that_comes_late_changes_nothing(tmp_path):
+    late = make_settings(tmp_path, watermark="changed", lateness=5)
+    table = Table([("a", 8, 1.0), ("b", 10, 2.0)])
+    first = grow(late, CONTRACT, table)
+    table.rows = [*table.rows, ("a", 6, 0.0)]
+    assert grow(late, CONTRACT, table) == first
+    table.rows = [*table.rows, ("late", 6, 3.0)]
+    assert rows_of(late, grow(late, CONTRACT, table)) == [("a", 8, 1.0), ("b", 10, 2.0), ("late", 6, 3.0)]
+
+
+def test_a_watermark_that_goes_back_is_refused_and_changes_nothing(chosen):
+    table = Table([("a", 0, 1.0), ("b", 5, 2.0)])
+    first = grow(chosen, CONTRACT, table)
+    for rows, now in (([("c", 3, 1.0)], "in no row"), ([], "in no row")):
+        with pytest.raises(UserError, match=f"went back.*2026-01-06.*{now} now.*--full"):
+            grow(chosen, CONTRACT, Table(rows))
+    late = chosen.model_copy(update={"data": chosen.data.model_copy(update={"lateness": 3})})
+    with pytest.raises(UserError, match="was 2026-01-06T00:00:00 and is 2026-01-04T00:00:00 now"):
+        grow(late, CONTRACT, Table([("c", 3, 1.0)]))
+    assert grow(chosen, CONTRACT, table) == first
+
+
+def test_full_begins_anew(chosen):
+    grow(chosen, CONTRACT, Table([("a", 0, 1.0), ("b", 5, 2.0)]))
+    made = grow(chosen, CONTRACT, Table([("c", 3, 1.0)]), full=True)
+    assert (rows_of(chosen, made), made.parent) == ([("c", 3, 1.0)], None)
+    more = grow(chosen, CONTRACT, Table([("c", 3, 1.0), ("d", 4, 1.0)]))
+    assert more.parent == made.digest
+
+
+def test_a_table_without_an_id_or_with_a_watermark_of_text_is_refused(tmp_path):
+    nameless = CONTRACT.model_copy(update={"columns": CONTRACT.columns[1:]})
+    with pytest.raises(UserError, match="needs a column with metadata"):
+        grow(make_settings(tmp_path, watermark="changed"), nameless, Table([("a", 0, 1.0)]))
+    with pytest.raises(UserError, match='watermark "고객" is a text'):
+        grow(make_settings(tmp_path, watermark="고객"), CONTRACT, Table([("a", 0, 1.0)]))
+    with pytest.raises(UserError, match=r'no column "chnged".*"changed"'):
+        grow(make_settings(tmp_path, watermark="chnged"), CONTRACT, Table([("a", 0, 1.0)]))
+
+
+STATES = st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(STATES, min_size=1, max_size=5))
+def test_the_newest_state_of_each_id_is_there_once(tmp_path_factory, loads):
+    """Whatever is loaded: what a table that keeps the newest state of each id would hold."""
+    chosen = make_settings(tmp_path_factory.mktemp("grown"), watermark="changed")
+    table, kept = Table([]), dict[str, Row]()
+    for number, load in enumerate(loads):
+        batch = [(name, 4 * number + day, float(y)) for name, day, y in load]
+        batch.append(("mark", 4 * number + 4, 0.0))
+        table.rows = [*table.rows, *batch]
+        for row in batch:
+            if row[0] not in kept or row[1] >= kept[row[0]][1]:
+                kept[row[0]] = row
+        made = grow(chosen, CONTRACT, table)
+        assert sorted(rows_of(chosen, made)) == sorted(kept.values())
+
+
+def test_a_stream_is_read_on_and_told_only_when_all_is_written(tmp_path):
+    chosen, topic = make_settings(tmp_path), Topic([("a", 0, 1.0), ("b", 0, 2.0)])
+    grow(chosen, CONTRACT, topic)
+    topic.messages = [*topic.messages, ("a", 0, 5.0), ("c", 0, 3.0), ("b", 0, 2.0)]
+    made = grow(chosen, CONTRACT, topic)
+    assert sorted(rows_of(chosen, made)) == [("a", 0, 5.0), ("b", 0, 2.0), ("c", 0, 3.0)]
+    assert topic.settled == [2, 5]
+    assert grow(chosen, CONTRACT, topic) == made  # nothing new
+
+
+def test_a_stream_that_is_read_whole_begins_at_its_start(tmp_path):
+    chosen, topic = make_settings(tmp_path), Topic([("a", 0, 1.0), ("b", 0, 2.0)])
+    first = grow(chosen, CONTRACT, topic)
+    topic.messages = [*topic.messages, ("c", 0, 3.0)]
+    made = grow(chosen, CONTRACT, topic, full=True)
+    assert made.parent is None and made.digest != first.digest and made.rows == 3
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing runs after it but what Python cannot help."""
+
+
+@pytest.mark.parametrize("kind", [Table, Topic])
+def test_killed_at_any_write_nothing_is_lost_or_doubled(kind, tmp_path, monkeypatch):
+    """Before and after each file that is published; a real kill -9 is tested end to end."""
+    history = [[("a", 0, 1.0), ("b", 1, 2.0)], [("b", 2, 5.0), ("c", 2, 3.0)], [("d", 3, 4.0), ("a", 3, 9.0)]]
+    expected = [("a", 3, 9.0), ("b", 2, 5.0), ("c", 2, 3.0), ("d", 3, 4.0)]
+    writes = count_writes(kind, history, make_settings(tmp_path / "whole", watermark="changed"), monkeypatch)
+    assert writes >= 9
+    for fatal in range(2 * writes):
+        chosen = make_settings(tmp_path / f"{kind.__name__}-{fatal}", watermark="changed")
+        source = kind([])
+        killed = False
+        for load in history:
+            extend(source, load)
+            with monkeypatch.context() as patch:
+                if not killed:
+                    kill_at(patch, fatal // 2, after=fatal % 2 == 1)
+                try:
+                    made = grow(chosen, CONTRACT, source)
+                except Killed:
+                    killed = True
+                    made = None
+            if made is None:
+                made = grow(chosen, CONTRACT, source)
+        assert sorted(rows_of(chosen, made)) == expected, fatal
+
+
+def extend(source: Table, load: list[Row]) -> None:
+    if isinstance(source, Topic):
+        source.messages = [*source.messages, *load]
+    else:
+        source.rows = [*source.rows, *load]
+
+
+def patch_publish(patch: pytest.MonkeyPatch, publish: Any) -> None:
+    from flows.store import files
+
+    patch.setattr(files, "publish", publish)
+    patch.setattr(parts, "publish", publish)
+
+
+def kill_at(patch: pytest.MonkeyPatch, place: int, after: bool) -> None:
+    from flows.store.files import publish
+
+    seen = iter(range(10**6))
+
+    def fatal(made: Path, target: Path) -> None:
+        here = next(seen) == place
+        if here and not after:
+            raise Killed
+        publish(made, target)
+        if here:
+            raise Killed
+
+    patch_publish(patch, fatal)
+
+
+def count_writes(kind: type[Table], history: list[list[Row]], chosen: Settings, patch: pytest.MonkeyPatch) -> int:
+    from flows.store.files import publish
+
+    counted = []
+
+    def count(made: Path, target: Path) -> None:
+        counted.append(target)
+        publish(made, target)
+
+    source = kind([])
+    with patch.context() as inner:
+        patch_publish(inner, count)
+        for load in history:
+            extend(source, load)
+            grow(chosen, CONTRACT, source)
+    return len(counted)
+
+
+def test_parts_of_other_columns_and_types_are_one_table(chosen):
+    table = Table([("a", 0, 1.0)])
+    grow(chosen, CONTRACT, table)
+
+    class Wider(Table):
+        schema = pa.schema([("y", pa.string()), ("extra", pa.int64()), ("고객", pa.string()), ("changed", pa.string())])
+
+        def batches(self) -> Iterator[pa.RecordBatch]:
+            columns = [["x"], [7], ["b"], ["2026-01-05"]]
+            arrays = [pa.array(c, f.type) for c, f in zip(columns, self.schema, strict=True)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    made = grow(make_settings(chosen.root, watermark="changed"), CONTRACT, Wider([]), full=False)
+    found = Snapshots(chosen.store_path).batches(made.digest, ["y", "extra", "고객"])
+    whole = pa.concat_tables(found).to_pydict()
+    assert whole == {"y": ["1", "x"], "extra": [None, 7], "고객": ["a", "b"]}
+
+
+def test_a_part_that_was_changed_is_refused(chosen, monkeypatch):
+    made = grow(chosen, CONTRACT, Table([(f"r{i}", i, 0.0) for i in range(9)]))
+    path = Snapshots(chosen.store_path).parts.path(made.parts[0].digest)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr(parts, "_whole", set())
+    with pytest.raises(UserError, match="was changed or damaged"):
+        rows_of(chosen, made)
+    path.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        rows_of(chosen, made)

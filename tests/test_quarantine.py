@@ -1,0 +1,358 @@
+"""Quarantined rows come back once they, or the contract, were mended, and no later ingest loses them."""
+
+import csv
+import importlib
+import json
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pandera.pandas as pa
+import pyarrow
+import pytest
+from typer.testing import CliRunner
+
+from flows.commands import quarantined
+from flows.commands.quarantine import app
+from flows.contract import load_contract
+from flows.errors import UserError
+from flows.ingest import snapshot_source
+from flows.mending import mend_snapshot, read_mends
+from flows.replaying import GONE, judge_again, take_mended
+from flows.settings import Settings
+from flows.store.garbage import find_garbage
+from flows.store.snapshots import Snapshot, Snapshots
+from flows.store.validations import Latest, Validation, Validations
+from flows.validate import validate_snapshot, validation_id
+
+HEADER = ["id", "when", "age", "income", "name", "y"]
+START = datetime(2026, 1, 1)
+
+
+class Schema(pa.DataFrameModel):
+    """Customers of a test."""
+
+    id: int = pa.Field(unique=True, metadata={"role": "id"})
+    when: pd.Timestamp = pa.Field(metadata={"role": "time"})
+    age: pd.Int64Dtype = pa.Field(nullable=True, le=120)
+    income: float = pa.Field(ge=0, metadata={"role": "sensitive"})
+    name: str = pa.Field(nullable=True)
+    y: str = pa.Field(isin=["no", "yes"], metadata={"role": "target"})
+
+    class Config:
+        """As the template's."""
+
+        coerce = True
+
+
+def row(number: int, age: Any = 30, income: float = 10.5, name: str = "김", y: str = "yes") -> list[Any]:
+    return [number, (START + timedelta(days=number)).isoformat(), age, income, name, y]
+
+
+GOOD = [row(i) for i in range(5)]
+BAD = [row(5, age=400), row(6, income=-7771.0), row(3, name="again"), row(8, y="maybe", age=500)]
+
+
+class Project:
+    """A project whose source is a file that the test writes."""
+
+    def __init__(self, root: Path, **data: Any) -> None:
+        self.root = root
+        (root / "model").mkdir()
+        (root / "model" / "schema.py").write_text("one", encoding="utf-8")
+        self.settings = Settings(root=root, data={"source": "data.csv", "target": "y", **data})  # type: ignore[arg-type]
+        self.snapshots = Snapshots(self.settings.store_path)
+
+    def ingest(self, rows: list[list[Any]] | None = None, full: bool = False) -> Snapshot:
+        if rows is not None:
+            write_csv(self.root / "data.csv", HEADER, rows)
+        made = snapshot_source(self.settings, load_contract(self.settings), full)
+        made = mend_snapshot(self.snapshots, made)
+        Latest(self.settings.store_path).set("ingest", made.digest)
+        return made
+
+    def validate(self, snapshot: Snapshot) -> Validation:
+        name = validation_id(self.settings, snapshot.digest)
+        store = Validations(self.settings.store_path)
+        return store.find(name) or validate_snapshot(self.settings, snapshot.digest, name)
+
+    def rows(self, snapshot: Snapshot) -> list[list[Any]]:
+        tables = list(self.snapshots.batches(snapshot.digest, HEADER))
+        return [list(one.values()) for one in pyarrow.concat_tables(tables).to_pylist()]
+
+    def mend(self, validation: Validation, changes: dict[int, dict[str, Any]], suffix: str = "csv") -> str:
+        """Write the quarantine to a file, change rows by `_row`, and leave the others out."""
+        path = self.root / f"bad.{suffix}"
+        quarantined.write_quarantine(self.settings, validation, path)
+        reader = {"csv": pd.read_csv, "parquet": pd.read_parquet, "jsonl": lambda p: pd.read_json(p, lines=True)}
+        frame = reader[suffix](path).astype(object)
+        frame = frame[frame["_row"].isin(changes)]
+        for place in frame.index:
+            for name, value in changes[frame.loc[place, "_row"]].items():
+                frame.loc[place, name] = value
+        frame = frame.infer_objects()
+        frame.to_parquet(path) if suffix == "parquet" else (
+            frame.to_csv(path, index=False) if suffix == "csv" else frame.to_json(path, orient="records", lines=True)
+        )
+        return str(path)
+
+
+def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+@pytest.fixture
+def contract(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(sys.modules.get("model.schema") or importlib.import_module("model.schema"), "Schema", Schema)
+    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 4)
+    return monkeypatch
+
+
+@pytest.fixture
+def made(tmp_path: Path, contract: pytest.MonkeyPatch) -> Project:
+    return Project(tmp_path)
+
+
+def ids(project: Project, snapshot: Snapshot) -> list[int]:
+    return [int(one[0]) for one in project.rows(snapshot)]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_mended_rows_take_the_place_of_the_raw_ones_in_a_child_of_the_snapshot(made, suffix):
+    first = made.ingest([*GOOD, *BAD])
+    bad = made.validate(first)
+    assert bad.bad == 4
+    taken = take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}, 7: {"id": 7}}, suffix))
+    assert (taken.rows, taken.refused) == (2, {})
+    child = taken.snapshot
+    assert child.parent == first.digest and child.rows == first.rows == 9
+    assert ids(made, child) == [0, 1, 2, 3, 4, 6, 8, 5, 7]
+    assert made.rows(child)[7][2:] == [40, 10.5, "김", "yes"]
+    assert Latest(made.settings.store_path).get("ingest") == child.digest
+    again = made.validate(child)
+    assert (again.bad, again.rows) == (2, 9)
+
+
+def test_the_next_ingest_of_a_file_that_is_read_whole_keeps_the_mended_rows(made):
+    bad = made.validate(made.ingest([*GOOD, *BAD]))
+    child = take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}})).snapshot
+    assert made.ingest().digest == made.ingest(full=True).digest == child.digest
+    more = made.ingest([row(20), *GOOD, *BAD, row(21)])
+    assert ids(made, more) == [20, 0, 1, 2, 3, 4, 6, 3, 8, 21, 5]
+    assert made.rows(more)[-1][2] == 40
+
+
+def test_collecting_garbage_keeps_what_the_next_ingest_mends(made):
+    bad = made.validate(made.ingest([*GOOD, *BAD]))
+    take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}}))
+    for path in made.snapshots.folder.glob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(record | {"created": "2020-01-01T00:00:00+00:00"}), encoding="utf-8")
+    latest = made.ingest([*GOOD, *BAD, row(20)])
+    garbage = find_garbage(made.settings.store_path, {latest.digest}, set())
+    assert len(garbage.snapshots) == 2
+    garbage.remove()
+    more = made.ingest([*GOOD, *BAD])
+    assert ids(made, more) == [0, 1, 2, 3, 4, 6, 3, 8, 5] and made.rows(more)[-1][2] == 40
+
+
+def test_a_row_that_the_source_has_mended_itself_is_the_source_s(made):
+    bad = made.validate(made.ingest([*GOOD, *BAD]))
+    take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}, 6: {"income": 1.0}}))
+    later = made.ingest([*GOOD, row(5, age=41), *BAD[1:]])
+    assert sorted(ids(made, later)) == [0, 1, 2, 3, 3, 4, 5, 6, 8]
+    assert {one[0]: one[2] for one in made.rows(later)}[5] == 41
+    assert {one[0]: one[3] for one in made.rows(later)}[6] == 1.0
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_source_that_grows_goes_on_with_the_mended_rows(tmp_path, contract, full):
+    made = Project(tmp_path, watermark="when")
+    rows = [*GOOD, row(5, age=400)]  # the bad row is the newest, which the next ingest reads again
+    bad = made.validate(made.ingest(rows))
+    assert bad.bad == 1
+    take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}}))
+    later = made.ingest([*rows, row(6), row(7)], full)
+    assert sorted(ids(made, later)) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert {one[0]: one[2] for one in made.rows(later)}[5] == 40
+    assert made.validate(later).bad == 0
+    newest = made.ingest([*rows, row(6), row(7), row(9)])
+    assert sorted(ids(made, newest)) == [0, 1, 2, 3, 4, 5, 6, 7, 9]
+
+
+def test_rows_mended_one_after_the_other_add_up(made):
+    bad = made.validate(made.ingest([*GOOD, *BAD]))
+    first = take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}})).snapshot
+    second = take_mended(made.settings, bad, made.mend(bad, {6: {"income": 1.0}})).snapshot
+    assert second.parent == first.digest
+    assert ids(made, second) == [0, 1, 2, 3, 4, 3, 8, 5, 6]
+    assert made.ingest().digest == second.digest
+    assert len(read_mends(made.snapshots, second.source)) == 2
+    now = made.validate(second)  # and the quarantine of the child is mended just as well
+    third = take_mended(made.settings, now, made.mend(now, {5: {"id": 30}, 6: {"age": 50, "y": "no"}}))
+    assert (third.rows, made.validate(third.snapshot).bad) == (2, 0)
+    assert made.ingest().digest == third.snapshot.digest
+
+
+def test_of_equal_rows_only_as_many_are_replaced_as_were_mended(made):
+    bad = made.validate(made.ingest([*GOOD, row(3), row(3)]))
+    assert bad.bad == 2
+    child = take_mended(made.settings, bad, made.mend(bad, {6: {"id": 33}})).snapshot
+    assert ids(made, child) == [0, 1, 2, 3, 4, 3, 33]
+
+
+def test_a_mended_row_that_is_still_bad_or_repeats_another_is_refused_with_the_reason(made):
+    first = made.ingest([*GOOD, *BAD])
+    bad = made.validate(first)
+    changes = {5: {"age": 401}, 6: {"id": 2, "income": 1.0}, 7: {"id": 70}, 8: {"id": 70, "y": "no", "age": 1}}
+    taken = take_mended(made.settings, bad, made.mend(bad, changes))
+    assert taken.rows == 1
+    assert taken.refused == {
+        5: ["age: less_than_or_equal_to(120)"],
+        6: ["id: another row has it already"],
+        8: ["id: another row has it already"],
+    }
+    assert ids(made, taken.snapshot) == [0, 1, 2, 3, 4, 5, 6, 8, 70]
+
+
+def test_the_id_of_a_row_that_is_refused_is_not_free(made):
+    bad = made.validate(made.ingest([*GOOD, *BAD]))
+    taken = take_mended(made.settings, bad, made.mend(bad, {5: {"id": 55, "age": 401}, 6: {"id": 5, "income": 1.0}}))
+    assert taken.snapshot is None and set(taken.refused) == {5, 6}
+    assert made.ingest().digest == bad.snapshot
+
+
+def test_the_same_file_twice_adds_nothing(made):
+    bad = made.validate(made.ingest([*GOOD, *BAD]))
+    mended = made.mend(bad, {5: {"age": 40}})
+    child = take_mended(made.settings, bad, mended).snapshot
+    again = take_mended(made.settings, bad, mended)
+    assert again.snapshot is None and GONE in again.refused[5]
+    assert made.ingest().digest == child.digest
+
+
+def test_who_is_killed_before_the_latest_snapshot_is_named_loses_nothing(made, monkeypatch):
+    bad = made.validate(made.ingest([*GOOD, *BAD]))
+    mended = made.mend(bad, {5: {"age": 40}})
+    with monkeypatch.context() as patch:
+        patch.setattr(Latest, "set", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            take_mended(made.settings, bad, mended)
+    child = take_mended(made.settings, bad, mended).snapshot
+    assert ids(made, made.ingest()) == ids(made, child) == [0, 1, 2, 3, 4, 6, 3, 8, 5]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "said"),
+    [
+        (HEADER, [row(5)], 'no column "_row"'),
+        ([*HEADER, "_row"], [[*row(5), 5], [*row(6), 5]], "different whole number"),
+        ([*HEADER, "_row"], [[*row(5), "x"]], "different whole number"),
+        ([*HEADER, "_row"], [[*row(5), ""], [*row(6), 5]], "different whole number"),
+        ([*HEADER, "_row"], [[*row(5), 0]], "not in the quarantine"),
+    ],
+)
+def test_a_file_that_does_not_say_which_rows_it_mends_is_refused(made, header, rows, said):
+    bad = made.validate(made.ingest([*GOOD, *BAD]))
+    write_csv(made.root / "mended.csv", header, rows)
+    with pytest.raises(UserError, match=said):
+        take_mended(made.settings, bad, str(made.root / "mended.csv"))
+
+
+def test_rows_of_another_source_are_refused(made):
+    bad = made.validate(made.ingest([*GOOD, *BAD]))
+    mended = made.mend(bad, {5: {"age": 40}})
+    other = made.snapshots.write(pyarrow.table({"id": [1]}).to_batches(), "elsewhere.csv", None)
+    Latest(made.settings.store_path).set("ingest", other.digest)
+    with pytest.raises(UserError, match=r"data\.csv.*elsewhere\.csv"):
+        take_mended(made.settings, bad, mended)
+
+
+def test_a_mended_contract_takes_the_rows_in(made, contract):
+    bad = made.validate(made.ingest([*GOOD, *BAD]))
+    with pytest.raises(UserError, match="mend it"):
+        judge_again(made.settings, bad)
+
+    class Wider(Schema):
+        """Older customers, but none called 김."""
+
+        age: pd.Int64Dtype = pa.Field(nullable=True, le=450)
+        name: str = pa.Field(nullable=True, isin=["김", "again"])
+        income: float = pa.Field(ge=0, le=10, metadata={"role": "sensitive"})
+
+    contract.setattr(sys.modules["model.schema"], "Schema", Wider)
+    (made.root / "model" / "schema.py").write_text("two", encoding="utf-8")
+    again = judge_again(made.settings, bad)
+    assert (again.good, again.still, again.new) == (0, 4, 5)
+
+    class Old(Schema):
+        """Older customers."""
+
+        age: pd.Int64Dtype = pa.Field(nullable=True, le=450)
+
+    contract.setattr(sys.modules["model.schema"], "Schema", Old)
+    (made.root / "model" / "schema.py").write_text("three", encoding="utf-8")
+    again = judge_again(made.settings, bad)
+    assert (again.good, again.still, again.new) == (1, 3, 0)
+    assert made.validate(made.ingest()) == again.validation  # what the next run finds
+
+
+@pytest.fixture
+def typed(made: Project, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Type `ml quarantine …`; the answer has the exit status and what was printed."""
+    monkeypatch.setattr(quarantined, "open_project", lambda: made.settings)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        with quarantined.console.capture() as said:
+            result = CliRunner().invoke(app, list(arguments))
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, said.get()
+
+    monkeypatch.setattr(quarantined.console, "width", 200)
+    return run
+
+
+def test_the_list_counts_reasons_over_time(made, typed):
+    assert "Nothing was validated yet" in typed("list")[1]
+    first = made.validate(made.ingest(GOOD))
+    second = made.validate(made.ingest([*GOOD, *BAD]))
+    said = typed("list")[1]
+    assert said.index(second.id) < said.index(first.id)
+    assert "44.44%" in said and "0.00%" in said
+    [line] = [line for line in said.splitlines() if line.startswith("│ age: less_than_or_equal_to(120)")]
+    assert [cell.strip() for cell in line.split("│")[2:4]] == ["0", "2"]
+
+
+def test_show_tells_reasons_and_rows_but_no_sensitive_value(made, typed):
+    made.validate(made.ingest([*GOOD, *BAD]))
+    said = typed("show")[1]
+    assert "row 5: age = 400: less_than_or_equal_to(120)" in said
+    assert "row 6: income: greater_than_or_equal_to(0)" in said
+    assert "7771" not in said
+    assert [c.strip() for c in next(x for x in said.splitlines() if "│ age" in x).split("│")[1:4]] == [
+        "age",
+        "less_than_or_equal_to(120)",
+        "2",
+    ]
+
+
+def test_rows_are_written_mended_and_replayed_by_the_commands(made, typed):
+    made.validate(made.ingest([*GOOD, *BAD]))
+    path = made.root / "bad.jsonl"
+    assert typed("show", "--out", str(path))[0] == 0
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [one["_row"] for one in rows] == [5, 6, 7, 8]
+    rows[0]["age"] = 40
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
+    status, said = typed("replay", "--from", str(path))
+    assert status == 0 and "1 rows joined snapshot" in said and "3 rows were not taken" in said
+    status, said = typed("replay", "--from", str(path))
+    assert status == 1 and "joined" not in said
+    with pytest.raises(UserError, match="mend it"):
+        typed("replay")
+    with pytest.raises(UserError, match="no validation nope"):
+        typed("show", "nope")

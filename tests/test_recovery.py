@@ -1,0 +1,169 @@
+"""What a worker starts again: runs whose process is gone, its own ones, three starts at most."""
+
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import recovery
+from flows.alerting import waiting
+from flows.background import worker_name
+from flows.recovery import MOST_STARTS, Recovery
+from flows.settings import Settings, load_settings
+from flows.store.files import read_json
+
+OURS, THEIRS = "worker-here", "worker-there"
+
+
+class Prefect:
+    """As much of a Prefect server as recovery asks."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.states: dict[str, list[dict[str, Any]]] = {}
+        self.workers = [{"name": OURS, "status": "ONLINE"}]
+        self.alive: set[str] = set()
+
+    def add(self, state: str = "RUNNING", worker: str | None = OURS, age: float = 3.0) -> str:
+        run = uuid.uuid4().hex
+        labels = {} if worker is None else {"prefect.worker.name": worker}
+        self.runs[run] = {"id": run, "name": "pipeline", "labels": labels}
+        self.states[run] = []
+        self.set(run, {"type": state, "name": state.title(), "message": ""}, age)
+        return run
+
+    def set(self, run: str, state: dict[str, Any], age: float = 0.0) -> None:
+        since = datetime.now(UTC) - timedelta(seconds=age)
+        made = {
+            "message": "",
+            "name": state["type"].title(),
+            **state,
+            "id": uuid.uuid4().hex,
+            "timestamp": since.isoformat(),
+        }
+        self.runs[run]["state"] = made
+        self.states[run].append(made)
+
+    def names(self, run: str) -> list[str]:
+        return [state["name"] for state in self.states[run]]
+
+    def ask(self, url: str, body: dict[str, Any], timeout: float = 5.0) -> Any:
+        if url.endswith("/set_state"):
+            self.set(url.split("/")[-2], body["state"])
+            return {}
+        if url.endswith("/workers/filter"):
+            return self.workers
+        assert body["work_pools"] == {"name": {"any_": ["shop"]}}
+        wanted = body["flow_runs"]["state"]["type"]["any_"]
+        after = body["flow_runs"].get("end_time", {}).get("after_", "")
+        return [r for r in self.runs.values() if r["state"]["type"] in wanted and r["state"]["timestamp"] > after]
+
+    def look_up(self, url: str, timeout: float = 5.0) -> Any:
+        return self.states[url.rpartition("=")[2]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "config.toml").write_text('[project]\nname = "shop"\n', encoding="utf-8")
+    return load_settings(tmp_path)
+
+
+@pytest.fixture
+def prefect(monkeypatch: pytest.MonkeyPatch) -> Prefect:
+    made = Prefect()
+    for name in ("ask", "look_up"):
+        monkeypatch.setattr(recovery, name, getattr(made, name))
+    monkeypatch.setattr(recovery, "living_runs", lambda: made.alive)
+    return made
+
+
+@pytest.fixture
+def look(settings: Settings, prefect: Prefect) -> Callable[[], int]:
+    return Recovery(settings, "http://nowhere/api", OURS).look
+
+
+def test_run_whose_process_is_gone_starts_again_at_the_second_look(prefect: Prefect, look: Callable[[], int]) -> None:
+    run = prefect.add()
+    assert look() == 0
+    assert look() == 1
+    assert prefect.names(run) == ["Running", "Crashed", "AwaitingRetry"]
+    assert look() == 0
+
+
+def test_run_that_ends_between_two_looks_is_left_alone(prefect: Prefect, look: Callable[[], int]) -> None:
+    run = prefect.add()
+    look()
+    prefect.set(run, {"type": "COMPLETED", "name": "Completed"})
+    assert (look(), look()) == (0, 0)
+
+
+def test_run_whose_process_is_alive_is_left_alone_even_if_its_worker_is_not(
+    prefect: Prefect, look: Callable[[], int]
+) -> None:
+    prefect.alive = {prefect.add(), prefect.add("CRASHED"), prefect.add(worker=THEIRS)}
+    assert (look(), look()) == (0, 0)
+
+
+def test_run_that_was_just_taken_has_time_to_get_a_process(prefect: Prefect, look: Callable[[], int]) -> None:
+    prefect.add("PENDING", age=10)
+    old = prefect.add("PENDING", age=100)
+    assert (look(), look()) == (0, 1)
+    assert prefect.names(old)[-1] == "AwaitingRetry"
+
+
+def test_crashed_run_starts_again_unless_that_is_long_ago(prefect: Prefect, look: Callable[[], int]) -> None:
+    run, old = prefect.add("CRASHED"), prefect.add("CRASHED", age=7200)
+    assert (look(), look()) == (0, 1)
+    assert prefect.names(run) == ["Crashed", "AwaitingRetry"]
+    assert prefect.names(old) == ["Crashed"]
+
+
+@pytest.mark.parametrize("worker", [THEIRS, None])
+def test_run_of_another_worker_starts_again_only_where_no_other_is_alive(
+    prefect: Prefect, look: Callable[[], int], worker: str | None
+) -> None:
+    prefect.add(worker=worker)
+    prefect.workers.append({"name": THEIRS, "status": "ONLINE"})
+    assert (look(), look()) == (0, 0)
+    prefect.workers[1]["status"] = "OFFLINE"
+    assert (look(), look()) == (0, 1)
+
+
+def test_run_is_given_up_after_its_starts_and_people_are_told_once(
+    prefect: Prefect, look: Callable[[], int], settings: Settings
+) -> None:
+    run, started = prefect.add(), 1
+    for _ in range(20):
+        if look():
+            started += 1
+            prefect.set(run, {"type": "RUNNING", "name": "Running"})
+    assert started == MOST_STARTS
+    assert prefect.runs[run]["state"]["type"] == "CRASHED"
+    assert Recovery(settings, "http://nowhere/api", OURS).look() == 0  # the next worker's
+    [alert] = [read_json(path) for path in waiting(settings)]
+    assert alert and "ended 3 times with its process" in alert["what"]
+
+
+def test_server_that_does_not_answer_starts_nothing(
+    prefect: Prefect, look: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefect.add()
+    look()
+    monkeypatch.setattr(recovery, "ask", lambda *_: None)
+    assert look() == 0
+    monkeypatch.setattr(recovery, "ask", prefect.ask)
+    assert (look(), look()) == (0, 1)  # seen anew
+
+
+def test_worker_s_name_is_its_home_s_own_and_stays(settings: Settings, tmp_path: Path) -> None:
+    name = worker_name(settings)
+    assert name == worker_name(settings)
+    copy = settings.model_copy(update={"root": tmp_path / "copy"})
+    (copy.home).mkdir(parents=True)
+    (copy.home / "worker").write_bytes((settings.home / "worker").read_bytes())
+    assert worker_name(copy) != name
+    (settings.home / "worker").unlink()
+    assert worker_name(settings) != name

@@ -1,0 +1,378 @@
+"""Buckets and web servers as sources: the same tables as local files, whatever the connection does."""
+
+import datetime
+import functools
+import gzip
+import http.server
+import ipaddress
+import os
+import ssl
+import threading
+
+import pyarrow as pa
+import pytest
+from moto.server import ThreadedMotoServer
+
+from flows import secrets
+from flows.errors import UserError
+from flows.sections import Fetch
+from flows.sources import Reading, open_source, read_through, remote
+
+BIG = b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * 7919 % 10007) for i in range(60_000))
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(secrets, "_names", {})
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _open(root, uri, **fetch):
+    return open_source(uri, Reading(None, root, Fetch(**({"timeout_seconds": 20, "retries": 2} | fetch))))
+
+
+def _table(root, uri, **fetch):
+    return read_through(_open(root, uri, **fetch), lambda batches: pa.Table.from_batches(list(batches)))
+
+
+def _refusal(root, uri, **fetch):
+    with pytest.raises(UserError) as caught:
+        _table(root, uri, **fetch)
+    assert not _left(root)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and sentence.endswith((".", "?"))
+    return sentence
+
+
+def _left(root):
+    return [path for path in (root / ".ml").rglob("*") if path.is_file()]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers as `site.answer` says; counts what was asked."""
+
+    def __init__(self, site, *args):
+        self.site = site
+        super().__init__(*args)
+
+    def do_GET(self):
+        self.site.asked.append(dict(self.headers))
+        self.site.answer(self)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args):
+        pass
+
+    def send(self, body, status=200, announce=None, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(announce or len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+class Site:
+    """A web server on the loopback."""
+
+    def __init__(self, context=None):
+        self.asked = []
+        self.answer = lambda request: request.send(BIG, ETag='"1"')
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, self))
+        if context:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._server.handle_error = lambda *_: None  # a client may hang up
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        scheme = "https" if context else "http"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def site():
+    made = Site()
+    yield made
+    made.stop()
+
+
+def test_web_file_is_read_and_its_copy_removed(tmp_path, site):
+    source = _open(tmp_path, f"{site.url}/t.csv")
+    assert read_through(source, lambda b: pa.Table.from_batches(list(b))).num_rows == 60_000
+    assert not _left(tmp_path)
+    site.answer = lambda request: request.send(gzip.compress(BIG), ETag='"1"')
+    assert _table(tmp_path, f"{site.url}/t.csv.gz").num_rows == 60_000
+
+
+def test_copy_is_removed_where_reading_ends_early_or_never_begins(tmp_path, site):
+    source = _open(tmp_path, f"{site.url}/t.csv")
+    batches = source.batches()
+    next(batches)
+    assert _left(tmp_path)
+    batches.close()
+    assert not _left(tmp_path)
+    assert source.schema.names == ["a", "b"] and _left(tmp_path)
+    del source, batches
+    assert not _left(tmp_path)
+
+
+def test_strong_tag_makes_the_fingerprint_and_a_weak_one_none(tmp_path, site):
+    def sign(tag):
+        site.answer = lambda request: request.send(b"a,b\n1,2\n", **({"ETag": tag} if tag else {}))
+        return _open(tmp_path, f"{site.url}/t.csv").fingerprint()
+
+    assert sign('"1"') == sign('"1"') != sign('"2"')
+    assert sign('W/"1"') is None and sign(None) is None
+    assert _table(tmp_path, f"{site.url}/t.csv").num_rows == 1
+
+
+def _serve_ranges(request, cuts):
+    """Send the rest that is asked for, half of it while there are `cuts`."""
+    wanted = request.headers.get("Range")
+    start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+    rest = BIG[start:]
+    body = rest[: len(rest) // 2] if cuts and cuts.pop() else rest
+    more = {"Content_Range": f"bytes {start}-{len(BIG) - 1}/{len(BIG)}"} if start else {}
+    request.send(body, 206 if start else 200, announce=len(rest), ETag='"1"', **more)
+
+
+def test_cut_connection_is_taken_up_where_it_was_cut(tmp_path, site):
+    cuts = [True, True]
+    site.answer = lambda request: _serve_ranges(request, cuts if len(site.asked) > 1 else [])
+    assert _table(tmp_path, f"{site.url}/t.csv").num_rows == 60_000
+    assert cuts == []
+    assert [asked["If-Range"] for asked in site.asked if "Range" in asked] == ['"1"', '"1"']
+
+
+def test_cut_connection_to_a_server_without_ranges_begins_again(tmp_path, site):
+    cuts = [True]
+
+    def answer(request):
+        cut = len(site.asked) > 1 and cuts and cuts.pop()
+        request.send(BIG[:99] if cut else BIG, announce=len(BIG), ETag='"1"')
+
+    site.answer = answer
+    assert _table(tmp_path, f"{site.url}/t.csv").num_rows == 60_000
+    assert cuts == []
+
+
+def test_connection_that_is_always_cut_is_said(tmp_path, site):
+    site.answer = lambda request: request.send(BIG[:99], announce=len(BIG))
+    assert "connection was cut" in _refusal(tmp_path, f"{site.url}/t.csv")
+
+
+def test_passing_failures_are_tried_again_and_lasting_ones_said(tmp_path, site):
+    def answer(request):
+        request.send(b"", 503) if len(site.asked) < 3 else request.send(BIG)
+
+    site.answer = answer
+    assert _table(tmp_path, f"{site.url}/t.csv").num_rows == 60_000
+    site.answer = lambda request: request.send(b"", 500)
+    assert "the server fails" in _refusal(tmp_path, f"{site.url}/t.csv")
+
+
+@pytest.mark.parametrize(("status", "said"), [(404, "does not exist"), (401, "denied"), (403, "denied"), (418, "418")])
+def test_status_is_said_at_once(tmp_path, site, status, said):
+    site.answer = lambda request: request.send(b"", status)
+    assert said in _refusal(tmp_path, f"{site.url}/t.csv")
+    assert len(site.asked) == 1
+
+
+def test_file_that_changes_while_it_is_read_is_noticed(tmp_path, site):
+    site.answer = lambda request: request.send(BIG, ETag=f'"{len(site.asked)}"')
+    assert "changed while it was read" in _refusal(tmp_path, f"{site.url}/t.csv")
+
+
+def test_server_that_never_answers_is_given_up(tmp_path, site):
+    free = threading.Event()
+    site.answer = lambda request: free.wait(60)
+    try:
+        assert "in time" in _refusal(tmp_path, f"{site.url}/t.csv", timeout_seconds=0.3, retries=1)
+    finally:
+        free.set()
+
+
+def test_unreachable_host_is_said(tmp_path):
+    assert "cannot be reached" in _refusal(tmp_path, "http://127.0.0.1:1/t.csv")
+    assert "cannot be reached" in _refusal(tmp_path, "https://no-such-host.invalid/t.csv", retries=0)
+
+
+def test_message_about_a_remote_file_shows_its_address(tmp_path, site):
+    site.answer = lambda request: request.send(b"<!doctype html><html></html>")
+    sentence = _refusal(tmp_path, f"{site.url}/t.csv")
+    assert f"{site.url}/t.csv" in sentence and "web page" in sentence and ".ml" not in sentence
+
+
+def test_header_is_sent_and_its_secret_never_shown(tmp_path, site, monkeypatch):
+    monkeypatch.setenv("PLANTED", "hunter+2/=&")
+    uri = f"{site.url}/t.csv#header=Authorization: Bearer ${{PLANTED}}&header=X-Team: churn"
+    source = _open(tmp_path, uri)
+    assert site.asked[0]["Authorization"] == "Bearer hunter+2/=&"
+    assert site.asked[0]["X-Team"] == "churn"
+    assert source.uri == uri and "hunter" not in repr(source)
+    site.answer = lambda request: request.send(b"", 401)
+    assert "hunter" not in _refusal(tmp_path, uri)
+
+
+def test_header_in_plain_text_is_refused_and_not_repeated(tmp_path, site):
+    sentence = _refusal(tmp_path, f"{site.url}/t.csv#header=Authorization: Bearer hunter2")
+    assert "plain text" in sentence and "hunter2" not in sentence and not site.asked
+    assert "#header=" in _refusal(tmp_path, f"{site.url}/t.csv#records=data")
+
+
+def test_certificate_that_does_not_verify_is_said(tmp_path):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(_make_certificate(tmp_path))
+    secure = Site(context)
+    try:
+        assert "certificate does not verify" in _refusal(tmp_path, f"{secure.url}/t.csv")
+    finally:
+        secure.stop()
+
+
+def _make_certificate(folder):
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / "server.pem"
+    path.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@pytest.fixture(scope="module")
+def moto():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(moto, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-password")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    import botocore.session
+
+    client = botocore.session.get_session().create_client("s3")
+    client.create_bucket(Bucket="lake")
+    yield functools.partial(client.put_object, Bucket="lake")
+    for found in client.list_objects_v2(Bucket="lake").get("Contents", []):
+        client.delete_object(Bucket="lake", Key=found["Key"])
+    client.delete_bucket(Bucket="lake")
+    client.close()
+
+
+def test_object_folder_and_pattern_of_a_bucket_are_tables(tmp_path, bucket):
+    bucket(Key="in/2024-02.csv.gz", Body=gzip.compress(b"a,b\n2,x\n"))
+    bucket(Key="in/2024-01.csv", Body=b"a,b\n1,x\n")
+    bucket(Key="in/more/2025-01.csv", Body=b"a,b\n3,x\n")
+    bucket(Key="in/_SUCCESS", Body=b"")
+    for uri, values in {
+        "s3://lake/in/2024-01.csv": ["1"],
+        "s3://lake/in": ["1", "2", "3"],
+        "s3://lake/in/": ["1", "2", "3"],
+        "s3://lake/in/2024-*": ["1", "2"],
+        "s3://lake/**/*.csv": ["1", "3"],
+    }.items():
+        assert _table(tmp_path, uri).column("a").to_pylist() == values, uri
+    assert not _left(tmp_path)
+
+
+def test_bucket_tells_whether_its_files_changed(tmp_path, bucket):
+    def sign():
+        return _open(tmp_path, "s3://lake/in").fingerprint()
+
+    bucket(Key="in/1.csv", Body=b"a,b\n1,2\n")
+    seen = [sign()]
+    assert sign() == seen[0] is not None
+    bucket(Key="in/1.csv", Body=b"a,b\n1,3\n")
+    seen.append(sign())
+    bucket(Key="in/2.csv", Body=b"a,b\n1,3\n")
+    seen.append(sign())
+    assert len(set(seen)) == 3 and not _left(tmp_path)
+
+
+def test_object_that_changes_while_it_is_read_is_noticed(tmp_path, bucket):
+    bucket(Key="t.csv", Body=BIG)
+    source = _open(tmp_path, "s3://lake/t.csv")
+    bucket(Key="t.csv", Body=BIG + b"1,2\n")
+    with pytest.raises(UserError, match="changed while it was read"):
+        source.schema  # noqa: B018 - asking is the act
+
+
+def test_large_object_comes_in_ranges_and_whole(tmp_path, bucket, monkeypatch):
+    from flows.sources import buckets
+
+    monkeypatch.setattr(buckets, "CHUNK", 100_000)
+    bucket(Key="t.csv", Body=BIG)
+    assert _table(tmp_path, "s3://lake/t.csv").num_rows == 60_000
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("s3://lake/no.csv", "does not exist"),
+        ("s3://no-such-lake/t.csv", "bucket does not exist"),
+        ("s3://lake/*.csv", "names no file"),
+    ],
+)
+def test_missing_bucket_and_key_are_said(tmp_path, bucket, uri, said):
+    sentence = _refusal(tmp_path, uri)
+    assert said in sentence and uri in sentence
+
+
+def test_missing_credentials_are_said(tmp_path, bucket, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    assert "no credentials" in _refusal(tmp_path, "s3://lake/t.csv")
+
+
+def test_denied_failing_and_unreachable_stores_are_said(tmp_path, bucket, site, monkeypatch):
+    error = "<Error><Code>{}</Code><Message>planted-password</Message></Error>"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", site.url)
+    site.answer = lambda request: request.send(error.format("AccessDenied").encode(), 403)
+    sentence = _refusal(tmp_path, "s3://lake/t.csv")
+    assert "denied" in sentence and "planted" not in sentence
+    site.answer = lambda request: request.send(error.format("InternalError").encode(), 500)
+    sentence = _refusal(tmp_path, "s3://lake/*.csv")
+    assert "the server fails" in sentence and "planted" not in sentence
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert "cannot be reached" in _refusal(tmp_path, "s3://lake/t.csv")
+
+
+@pytest.mark.parametrize(("uri", "package"), [("gs://lake/t.csv", "gcsfs"), ("az://lake/t.csv", "adlfs")])
+def test_missing_library_of_a_store_is_named(tmp_path, monkeypatch, uri, package):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    assert f"uv add {package}" in _refusal(tmp_path, uri)

@@ -1,0 +1,149 @@
+"""What `ml status` says in every state: what has ended, refuses, waits or is paused is named with what to do."""
+
+import base64
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+from template_support import REPOSITORY, clean_environment
+
+from flows.alerting import alert, refused, waiting
+from flows.commands import up
+from flows.commands.console import console
+from flows.commands.loop import loop_lines
+from flows.commands.running import print_alerts, print_due, print_processes
+from flows.errors import UserError
+from flows.guard import free_port
+from flows.monitoring.loop import pause
+from flows.processes import start, stop
+from flows.settings import Settings, load_settings
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+ENV = {"PYTHONPATH": str(REPOSITORY)}
+ASK = """
+import sys
+from flows.health import ask, look_up
+print(ask(f"{sys.argv[1]}/deployments/filter", {}), look_up(f"{sys.argv[1]}/flow_runs/1"))
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    (tmp_path / "config.toml").write_text('[project]\nname = "shop"\n', encoding="utf-8")
+    return load_settings(tmp_path)
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    """A stand-in for Prefect's API that lets in a key or a user, without CSRF tokens as Prefect's own default."""
+    user = base64.b64encode(b"anna:s3cret").decode()
+
+    class Api(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            known = self.headers.get("Authorization") in (f"Basic {user}", "Bearer pnu_key")
+            status = 404 if "csrf-token" in self.path else 200 if known else 401
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"[1]")
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/api"
+        server.shutdown()
+
+
+def said_by(show: Callable[[Settings], None], settings: Settings) -> str:
+    with console.capture() as capture:
+        show(settings)
+    return " ".join(capture.get().split())
+
+
+@pytest.mark.parametrize(
+    ("credentials", "answer"),
+    [
+        ({"PREFECT_API_AUTH_STRING": "anna:s3cret"}, "[1] [1]"),
+        ({"PREFECT_API_KEY": "pnu_key"}, "[1] [1]"),
+        ({"PREFECT_API_KEY": "another"}, "None None"),
+        ({}, "None None"),
+    ],
+)
+def test_prefect_is_asked_with_the_credentials_of_the_environment(
+    guarded: str, tmp_path: Path, credentials: dict[str, str], answer: str
+) -> None:
+    env = clean_environment() | ENV | {"PREFECT_HOME": str(tmp_path)} | credentials
+    done = subprocess.run([sys.executable, "-c", ASK, guarded], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == answer, done.stderr
+
+
+def test_nothing_up_is_said(settings: Settings) -> None:
+    assert "Nothing runs in the background" in said_by(print_processes, settings)
+    assert not said_by(print_due, settings)
+
+
+def test_process_that_has_ended_is_named_with_its_log(settings: Settings) -> None:
+    record = start(settings, "worker", SLEEP, ENV)
+    try:
+        keeper = psutil.Process(record.pid)
+        keeper.kill()
+        keeper.wait(30)
+        said = said_by(print_processes, settings)
+        assert "worker has ended `ml up` starts it again; .ml/logs/worker.log may say why" in said
+    finally:
+        stop(settings, record)
+
+
+def test_process_that_does_not_answer_is_named_with_its_log(settings: Settings) -> None:
+    record = start(settings, "service", SLEEP, ENV, free_port())
+    try:
+        assert f"service is not well {record.address}" in said_by(print_processes, settings)
+    finally:
+        stop(settings, record)
+
+
+def test_prefect_that_is_down_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://anna:s3cret@127.0.0.1:9/api")
+    said = said_by(print_due, settings)
+    assert said == "No Prefect server answers at http://127.0.0.1:9/api: what is due is not known."
+
+
+def test_prefect_that_refuses_is_named(settings: Settings, guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", guarded)
+    assert f"at {guarded} refuses us (401): set PREFECT_API_AUTH_STRING" in said_by(print_due, settings)
+
+
+def test_paused_loop_is_told_before_there_is_a_champion(settings: Settings) -> None:
+    pause(settings.store_path, "audit")
+    [line] = loop_lines(settings)
+    assert line.startswith("The loop is paused since ")
+    assert line.endswith(": audit")
+
+
+def test_alerts_that_nobody_gets_are_counted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not said_by(print_alerts, settings)
+    alert(settings, "drift", "age drifted", "look")
+    assert said_by(print_alerts, settings).startswith("Alerts nobody was sent: 1.")
+    monkeypatch.setenv("ML_ALERTS__WEBHOOK", f"http://127.0.0.1:{free_port()}/")
+    known = load_settings(settings.root)
+    assert "wait for their receiver: 1 (ConnectionRefusedError)" in said_by(print_alerts, known)
+    refused(known).mkdir()
+    [path] = waiting(known)
+    path.rename(refused(known) / path.name)
+    assert "will not take: 1, in .ml/store/alerts/refused." in said_by(print_alerts, known)
+
+
+def test_deploying_that_takes_too_long_is_one_sentence(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "DEPLOY_SECONDS", 0.01)
+    with pytest.raises(UserError, match=r"did not end within .* `ml up` again"):
+        up.deploy_flows(settings, "http://127.0.0.1:9/api")

@@ -1,0 +1,98 @@
+"""A snapshot checked a row group at a time: the verdict is the one of the whole table in memory."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+import pyarrow
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.contract import load_schema
+from flows.contract.repeats import find_repeats, hash_rows, unique_sets
+from flows.settings import Settings
+from flows.sources import open_source
+from flows.store.snapshots import Snapshots
+from flows.store.validations import Validation, Validations
+from flows.validate import validate_snapshot
+
+SAMPLE = pyarrow.Table.from_batches(open_source("sample://?rows=1000").batches())
+
+
+def spoil(table: pyarrow.Table, column: str, changes: dict[int, Any]) -> pyarrow.Table:
+    values = table.column(column).to_pylist()
+    for row, value in changes.items():
+        values[row] = value
+    place = table.schema.names.index(column)
+    return table.set_column(place, column, pyarrow.array(values, table.schema.field(column).type))
+
+
+def judge(root: Path, table: pyarrow.Table, group: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Validation, Any]:
+    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", group)
+    chosen = Settings(root=root, data={"target": "churned"})  # type: ignore[arg-type]
+    made = Snapshots(chosen.store_path).write(table.to_batches(), "s", None)
+    validation = validate_snapshot(chosen, made.digest, "v")
+    return validation, pq.read_table(Validations(chosen.store_path).rows_path("v"))
+
+
+def test_row_groups_change_nothing_of_the_verdict(tmp_path, monkeypatch):
+    ids = SAMPLE.column("customer_id").to_pylist()
+    table = spoil(SAMPLE, "customer_id", {130: ids[5], 640: ids[639], 990: ids[5]})
+    table = spoil(table, "age", {0: 400, 99: -1, 100: 300, 130: 500, 999: 121})
+    table = spoil(table, "plan", dict.fromkeys((1, 7, 500), "unheard of"))
+    whole, rows = judge(tmp_path / "whole", table, 100_000, monkeypatch)
+    for group in (1, 7, 100, 130, 131):
+        part, cut = judge(tmp_path / str(group), table, group, monkeypatch)
+        assert cut.equals(rows)
+        assert part.model_dump(exclude={"snapshot"}) == whole.model_dump(exclude={"snapshot"})
+    assert rows.column("_row").to_pylist() == [0, 1, 7, 99, 100, 130, 500, 640, 990, 999]
+    assert whole.reasons["customer_id: field_uniqueness"] == 3
+    assert f"customer_id = {ids[5]}: field_uniqueness" in rows.column("_reasons").to_pylist()[5]
+
+
+class Together(pa.DataFrameModel):
+    """Unique in two columns together."""
+
+    a: pd.Int64Dtype = pa.Field(nullable=True)
+    b: str = pa.Field(nullable=True)
+
+    class Config:
+        """As the template's."""
+
+        unique = ["a", "b"]  # noqa: RUF012
+        metadata = None
+
+
+def test_the_sets_that_must_be_unique_are_read_from_the_schema():
+    assert unique_sets(Together.to_schema(), ["a", "b"]) == [("a", "b")]
+    assert unique_sets(load_schema().to_schema(), ["customer_id", "age"]) == [("customer_id",)]
+
+
+NUMBERS = st.one_of(st.none(), st.integers(-3, 3), st.integers(2**60, 2**60 + 3))
+TEXTS = st.one_of(st.none(), st.sampled_from(["", "가", "a", "A"]))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(NUMBERS, TEXTS), max_size=60), st.integers(1, 20))
+def test_repeats_are_what_pandas_finds_in_the_whole_table(rows, size):
+    frame = pd.DataFrame(rows, columns=["a", "b"]).astype({"a": "Int64", "b": "str"})
+    for names in (["a"], ["b"], ["a", "b"]):
+        parts = [frame[names].iloc[start : start + size] for start in range(0, len(frame), size)]
+        expected = np.flatnonzero(frame.duplicated(names))
+        assert find_repeats(hash_rows(part) for part in parts).tolist() == expected.tolist()
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.floats(allow_nan=True, allow_infinity=False), st.integers(-5, 5)), max_size=60))
+def test_numbers_are_equal_in_whatever_type_a_part_holds_them(values):
+    numbers = pd.Series(values, dtype="float64")
+    half = len(numbers) // 2
+    parts = [numbers[:half], numbers[half:]]
+    if parts[1].notna().all() and (parts[1] % 1 == 0).all() and (parts[1].abs() < 2**53).all():
+        parts[1] = parts[1].astype("int64")
+    found = find_repeats(hash_rows(part.to_frame("a")) for part in parts)
+    assert found.tolist() == np.flatnonzero(numbers.duplicated()).tolist()
