@@ -1,10 +1,11 @@
-"""What the tests share: projects rendered from the working tree, and the `ml` command inside them."""
+"""What the tests share: projects rendered from the working tree, the `ml` command inside them, and a PostgreSQL."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,18 @@ def ml() -> Run:
         return run_python(project, "-m", "flows.cli", *arguments, timeout=timeout)
 
     return run_ml
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a PostgreSQL: the one that runs here, or an embedded one."""
+    import psycopg
+
+    with contextlib.suppress(psycopg.OperationalError):
+        psycopg.connect("postgresql://postgres@127.0.0.1:5432/test", connect_timeout=10).close()
+        yield "postgresql://postgres@127.0.0.1:5432/test"
+        return
+    pgserver = pytest.importorskip("pgserver")
+    server = pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+    yield server.get_uri()
+    server.cleanup()

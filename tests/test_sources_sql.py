@@ -36,19 +36,6 @@ def _secrets(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
-    """The address of a PostgreSQL: the one that runs here, or an embedded one."""
-    with contextlib.suppress(psycopg.OperationalError):
-        psycopg.connect("postgresql://postgres@127.0.0.1:5432/test", connect_timeout=10).close()
-        yield "postgresql://postgres@127.0.0.1:5432/test"
-        return
-    pgserver = pytest.importorskip("pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
-
-
-@pytest.fixture(scope="session")
 def maria():
     try:
         pymysql.connect(host="127.0.0.1", user="root", database="test", connect_timeout=10).close()
