@@ -46,6 +46,7 @@ class Runner:
         self.expressions, self.project, self.environment, self.uses = expressions, project, dict(environment), uses
         self.ran: list[str] = []
         self.meanwhile: dict[str, Callable[[], object]] = {}  # of a job: what happens while it waits
+        self.services: dict[str, str] = {}  # of a service container: its address for the job, and its stand-in's
         self.summary = project.with_name("summary.md")
         self.output = ""
 
@@ -73,6 +74,7 @@ class Runner:
             return {"result": "skipped", "outputs": {}}
         env = self._texts(self.workflow.get("env", {}), contexts)
         env |= self._texts(job.get("env", {}), contexts)
+        env = {name: self.services.get(value, value) for name, value in env.items()}
         steps: dict[str, Any] = {}
         broken = False
         for step in job["steps"]:

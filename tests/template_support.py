@@ -32,6 +32,7 @@ OURS = {
     "pyproject.toml",
     "tests/conftest.py",
     "tests/test_contract.py",
+    "tests/test_database.py",
     "tests/test_model.py",
     "tests/test_pipeline.py",
     "tests/test_service.py",

@@ -75,7 +75,11 @@ def registry() -> Registry:
 
 @pytest.fixture(scope="module")
 def runner(
-    expressions: Expressions, registry: Registry, render: Render, tmp_path_factory: pytest.TempPathFactory
+    expressions: Expressions,
+    registry: Registry,
+    render: Render,
+    postgres: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Runner:
     """A project, locked and committed by its owner, with uv as GitHub's machines have it."""
     uv = find_uv()
@@ -86,7 +90,9 @@ def runner(
     environment = clean_environment() | {"PATH": f"{Path(uv).parent}:{os.environ['PATH']}", "UV_PYTHON": sys.executable}
     subprocess.run([uv, "lock", "--quiet"], cwd=root, env=environment, check=True, timeout=300)
     commit_all(root)
-    return Runner(expressions, root, environment, registry.stand_ins())
+    made = Runner(expressions, root, environment, registry.stand_ins())
+    made.services["postgresql://postgres@127.0.0.1:5432/postgres"] = postgres
+    return made
 
 
 def test_ci_passes_in_a_new_project(runner):
