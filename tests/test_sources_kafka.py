@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+from sources_support import Cluster
 
 from flows import secrets
 from flows.errors import UserError
@@ -21,31 +22,6 @@ from flows.sources.kafka_trouble import explain, explain_lost
 
 PATIENT = Reading(fetch=Fetch(timeout_seconds=60))
 HURRIED = Reading(fetch=Fetch(timeout_seconds=2))
-
-
-class Cluster:
-    """librdkafka's mock cluster, which lives as long as its producer; a topic has four partitions."""
-
-    def __init__(self) -> None:
-        self.producer = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock:1"})
-        broker = next(iter(self.producer.list_topics(timeout=60).brokers.values()))
-        self.address = f"{broker.host}:{broker.port}"
-
-    def send(self, topic: str, values: list, partition: int | None = None) -> None:
-        for number, value in enumerate(values):
-            raw = value if isinstance(value, bytes | None) else json.dumps(value).encode()
-            self.producer.produce(topic, value=raw, partition=number % 3 if partition is None else partition)
-            self.producer.poll(0)
-        assert self.producer.flush(60) == 0
-
-    def uri(self, topic: str, rest: str = "") -> str:
-        return f"kafka://{self.address}/{topic}?group=churn{rest}"
-
-    def committed(self, topic: str) -> dict[int, int]:
-        consumer = Consumer({"bootstrap.servers": self.address, "group.id": "churn"})
-        found = consumer.committed([TopicPartition(topic, number) for number in range(4)], timeout=60)
-        consumer.close()
-        return {place.partition: place.offset for place in found if place.offset >= 0}
 
 
 @pytest.fixture(scope="module")

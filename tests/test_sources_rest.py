@@ -3,18 +3,16 @@
 import gzip
 import json
 import logging
-import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 import pytest
+from sources_support import Server
 
 from flows.errors import UserError
 from flows.sections import Fetch
@@ -24,52 +22,6 @@ ROWS = [{"id": n, "name": f"n{n}"} for n in range(25)]
 QUICK = Fetch(timeout_seconds=20, retries=2)
 USAGE = "keyUsage=critical,keyCertSign,digitalSignature"
 TOKEN = "planted-t0ken/+ü!"
-
-
-class Server:
-    """A local API: `answer(query, number)` gives each request's status, headers and body, or bytes to send as they are.
-
-    Attributes:
-        asked: The path with query and the headers of each request.
-    """
-
-    def __init__(self, answer: Callable, tls: tuple[str, str] | None = None) -> None:
-        server = self
-        self.asked: list[tuple[str, dict[str, str]]] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self):
-                server.asked.append((self.path, dict(self.headers)))
-                query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
-                status, headers, body = answer(query, len(server.asked))
-                content = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response(status)
-                for name, value in ({"Content-Length": str(len(content))} | headers).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(content)
-                if int(headers.get("Content-Length", 0)) > len(content):
-                    self.close_connection = True
-
-            def log_message(self, *_):
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._http.handle_error = lambda *_: None  # clients that go away
-        if tls:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(*tls)
-            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
-        self.host = f"127.0.0.1:{self._http.server_address[1]}"
-        self.uri = f"rest+http{'s' if tls else ''}://{self.host}/v1/customers"
-        Thread(target=self._http.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""The documentation page at `/`: BentoML's own, without the tracker that it would load from Google."""
+"""The documentation page at `/`: BentoML's own, with the model's name, which its style hides.
+
+Left out is the tracker that it would load from Google.
+"""
 
 import re
 from functools import cache
@@ -10,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 PAGE = Path(bentoml.__file__).parents[1] / "_bentoml_impl" / "server" / "main-openapi.html"
 TRACKER = re.compile(r"<!-- Google Tag Manager.*?<!-- End Google Tag Manager[^>]*-->", re.DOTALL)
+NAMED = "<style>.info .main .title { visibility: visible } .info .main .title span { position: static }</style></head>"
 
 
 class Page:
@@ -29,4 +33,4 @@ class Page:
 @cache
 def read_page() -> str:
     """Return the page."""
-    return TRACKER.sub("", PAGE.read_text(encoding="utf-8"))
+    return TRACKER.sub("", PAGE.read_text(encoding="utf-8")).replace("</head>", NAMED)

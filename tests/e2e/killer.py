@@ -17,6 +17,7 @@ from typing import Any
 import flows.store.bentoml
 import flows.store.files
 from flows.smoke import SmokeService
+from flows.sources.kafka import KafkaSource
 from flows.tracking import Registry
 
 LOG, POINT, WHEN = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -36,7 +37,7 @@ def watch(owner: Any, name: str, tell: Callable[..., str | None]) -> None:
         done += 1
         with LOG.open("a", encoding="utf-8") as log:
             log.write(f"{line}\n")
-        if done == POINT and WHEN == "within":
+        if done == POINT and WHEN == "within" and isinstance(arguments[0], str | Path):
             halve(Path(arguments[0]))
         if done == POINT and WHEN != "after":
             die()
@@ -72,6 +73,7 @@ watch(Registry, "set_alias", lambda _, alias, __: f"mlflow alias {alias}")
 watch(Registry, "log_verdict", lambda *_: "mlflow verdict")
 watch(flows.store.bentoml, "import_bundle", lambda *_: "bentoml model")
 watch(SmokeService, "offer", lambda *_: "smoke test")
+watch(KafkaSource, "settle", lambda *_: "kafka offsets")
 
 if __name__ == "__main__":
     from flows.cli import main

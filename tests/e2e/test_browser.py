@@ -105,7 +105,7 @@ def play(made: Shown) -> None:
     commit_all(project.root)
     succeed(project.ml("up"))
     project.run()
-    send_rows(made.address("service"), moved)
+    send_rows(made.address("service"), moved, 1, project.root.with_name("answers"))
     succeed(project.ml("monitor"))
 
 
@@ -195,7 +195,7 @@ def test_pictures_are_displayed_in_prefect(shown: Shown, page: Page, key: str) -
 
 def test_window_is_read_in_prefect(shown: Shown, page: Page) -> None:
     page.open(shown.artifact("monitor"))
-    page.await_text("Version 1, 1,200 rows from", "performance lost", "columns drifted", "labelled rows", "월 요금(원)")
+    page.await_text("Version 1, 1,200 rows from", "performance lost", "columns drifted", "labelled rows", "가입 개월")
     assert fits(page)
     page.open(shown.artifact("drift-by-column"))
     said = page.await_text("18 rows", "column drifted distance limit missing unseen", "월 요금(원) yes", "지역 yes")
