@@ -73,14 +73,14 @@ def _loses_missing(encoder: Any) -> bool:
 
 def _numbers_as_categories(pipeline: Any, contract: Contract) -> Iterator[Column]:
     """Yield number columns that go straight to a OneHotEncoder: the converter cuts off their fractions."""
-    features = contract.features
+    inputs = [None if _whole(c, made.name) else c for c in contract.features for made in c.inputs]
     for part in parts_of(pipeline):
         places = getattr(part, "_transformer_to_input_indices", None)
-        if places is None or getattr(part, "n_features_in_", None) != len(features):
+        if places is None or getattr(part, "n_features_in_", None) != len(inputs):
             continue
         for name, step, _ in part.transformers_:
             if type(_first_step(step)).__name__ == "OneHotEncoder":
-                yield from (features[i] for i in places[name] if not _whole(features[i]))
+                yield from (column for i in places[name] if (column := inputs[i]) is not None)
 
 
 def _first_step(step: Any) -> Any:
@@ -89,6 +89,8 @@ def _first_step(step: Any) -> Any:
     return step
 
 
-def _whole(column: Column) -> bool:
+def _whole(column: Column, name: str) -> bool:
+    """Tell whether an input of a column is text or whole numbers; its parts are, under other names."""
     rule = column.encoding
-    return rule is None or rule.tensor == "string" or column.kind in ("boolean", "integer")
+    named = rule is None or rule.tensor == "string" or rule.order is not None
+    return named or column.kind in ("boolean", "integer") or name != column.name
