@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 LONGEST = 1e11  # seconds: three thousand years; the service has the same limit
 PART = r"([-+]?[0-9]+(?:\.[0-9]+)?)"
-ISO = rf"^([-+]?)P(?=.)(?:{PART}W)?(?:{PART}D)?(?:T(?=.)(?:{PART}H)?(?:{PART}M)?(?:{PART}S)?)?$"
+ISO = rf"([-+]?)P(?=.)(?:{PART}W)?(?:{PART}D)?(?:T(?=.)(?:{PART}H)?(?:{PART}M)?(?:{PART}S)?)?"
 SECONDS = (604_800, 86_400, 3_600, 60, 1)
 MICROSECONDS = 1_000_000
 
@@ -48,6 +48,6 @@ def _from_texts(texts: "pd.Series[Any]") -> "pd.Series[Any]":
 
 def _read_iso(texts: "pd.Series[Any]") -> "pd.Series[Any]":
     """Return ISO 8601 durations as seconds; years and months, which have no one length, are not read."""
-    parts = texts.astype(object).str.extract(ISO)
+    parts = texts.astype(object).str.extract(f"^{ISO}$")
     seconds = sum(pd.to_numeric(parts[i]).fillna(0.0) * unit for i, unit in enumerate(SECONDS, start=1))
     return seconds.where(parts[0].notna()) * np.where(parts[0] == "-", -1.0, 1.0)

@@ -15,6 +15,7 @@ from skops.io import get_untrusted_types, load
 
 from service.runtime import Tensors
 
+Inputs = Sequence[tuple[str, str, bool]]  # see `service.contract.Contract.inputs`
 TRUSTWORTHY = ("sklearn.", "numpy.", "scipy.")
 
 
@@ -23,8 +24,8 @@ class SklearnRuntime:
 
     slow = True
 
-    def __init__(self, model: Path, inputs: Sequence[tuple[str, str, bool]], classes: int | None, trusted: list[str]) -> None:
-        """Load `model`, whose inputs are those of `Contract.inputs`, trusting exactly `trusted`.
+    def __init__(self, model: Path, inputs: Inputs, classes: int | None, trusted: list[str]) -> None:
+        """Load `model`, trusting exactly `trusted`.
 
         Raises:
             ValueError: the trust list or the file names a type that is not scikit-learn's own.
