@@ -111,7 +111,7 @@ def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdou
     """
     if frame.empty:
         raise UserError("No rows are left to train on: the holdout or the quarantine took them all.")
-    fitted = fit_encodings(contract, frame)
+    fitted = fit_encodings(contract, frame, parts=_asks_problem(_owned("features")))
     if fitted.classes is not None and len(fitted.classes) < 2:
         raise UserError(
             f'The target "{contract.target}" has only the class {fitted.classes[0]!r}: nothing can be learned.'
@@ -140,8 +140,7 @@ def build_pipeline(settings: Settings) -> Any:
     features, estimator = _owned("features"), _owned("estimator")
     try:
         made = estimator.build_estimator(settings.data.problem, settings.train.seed, **settings.train.params)
-        asked = signature(features.build_features).parameters  # until 0.1 it was not told the problem
-        built = features.build_features(*([settings.data.problem] if asked else []))
+        built = features.build_features(*([settings.data.problem] if _asks_problem(features) else []))
         pipeline = Pipeline([("features", built), ("estimator", made)])
     except Exception as error:  # whatever the owner's code raises
         said = f"{type(error).__name__}: {error}"
@@ -152,6 +151,11 @@ def build_pipeline(settings: Settings) -> Any:
             "wrap it in sklearn.calibration.CalibratedClassifierCV."
         )
     return pipeline
+
+
+def _asks_problem(features: ModuleType) -> bool:
+    """Tell whether `build_features` takes the problem; 0.1.0's did not, nor may it choose columns among dates' parts."""
+    return bool(signature(features.build_features).parameters)
 
 
 def _owned(name: str) -> ModuleType:

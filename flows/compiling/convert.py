@@ -31,7 +31,7 @@ def compile_model(pipeline: Any, contract: Contract) -> bytes:
 
     Args:
         pipeline: Fitted on `encode(contract, frame)` and class indexes, or values.
-        contract: With encodings; its inputs are `c0`, `c1`, `c1_month`, … in order, each [N, 1]. The outputs are
+        contract: With encodings; its inputs are `c0`, `c1`, …, `c1_month`, … in order, each [N, 1]. The outputs are
             `label` (int64 [N]) and `probabilities` (float32 [N, K]), or `value` (float32 [N, 1]).
 
     Raises:

@@ -73,14 +73,15 @@ def _loses_missing(encoder: Any) -> bool:
 
 def _numbers_as_categories(pipeline: Any, contract: Contract) -> Iterator[Column]:
     """Yield number columns that go straight to a OneHotEncoder: the converter cuts off their fractions."""
-    inputs = [None if _whole(c, made.name) else c for c in contract.features for made in c.inputs]
+    features = contract.features  # whose parts, behind them, are whole numbers
     for part in parts_of(pipeline):
         places = getattr(part, "_transformer_to_input_indices", None)
-        if places is None or getattr(part, "n_features_in_", None) != len(inputs):
+        if places is None or getattr(part, "n_features_in_", None) != len(contract.inputs):
             continue
         for name, step, _ in part.transformers_:
             if type(_first_step(step)).__name__ == "OneHotEncoder":
-                yield from (column for i in places[name] if (column := inputs[i]) is not None)
+                chosen = [features[i] for i in places[name] if i < len(features)]
+                yield from (column for column in chosen if not _whole(column))
 
 
 def _first_step(step: Any) -> Any:
@@ -89,8 +90,6 @@ def _first_step(step: Any) -> Any:
     return step
 
 
-def _whole(column: Column, name: str) -> bool:
-    """Tell whether an input of a column is text or whole numbers; its parts are, under other names."""
+def _whole(column: Column) -> bool:
     rule = column.encoding
-    named = rule is None or rule.tensor == "string" or rule.order is not None
-    return named or column.kind in ("boolean", "integer") or name != column.name
+    return rule is None or rule.tensor == "string" or column.kind in ("boolean", "integer", "text")

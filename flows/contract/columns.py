@@ -67,7 +67,7 @@ class Column(Frozen):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """The inputs of a model that it becomes, once it has an encoding."""
+        """The inputs of a model that it becomes, once it has an encoding: itself, then its parts."""
         if self.encoding is None or self.input is None:
             return ()
         parts = (self.encoding.parts or {}).items()
@@ -91,8 +91,9 @@ class Contract(Frozen):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """The inputs of a model, in order."""
-        return tuple(made for column in self.features for made in column.inputs)
+        """The inputs of a model, in order: the columns, whose places stay as they are, then the parts of all."""
+        made = [column.inputs for column in self.features]
+        return tuple([one for inputs in made for one in inputs[:1]] + [one for inputs in made for one in inputs[1:]])
 
     @property
     def target_column(self) -> Column:

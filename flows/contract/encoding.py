@@ -26,17 +26,18 @@ CYCLES: dict[Part, pd.Timedelta] = {
 DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
 
 
-def fit_encodings(contract: Contract, frame: pd.DataFrame) -> Contract:
+def fit_encodings(contract: Contract, frame: pd.DataFrame, parts: bool = True) -> Contract:
     """Return `contract` with encodings, input names and classes learned from the training rows.
 
     Args:
         contract: What `describe` returned.
         frame: Valid training rows in the contract's dtypes, under the columns' real names.
+        parts: Whether dates get theirs.
     """
     inputs = {column.name: f"c{i}" for i, column in enumerate(contract.features)}
     names = {column.name for column in contract.columns}
     columns = tuple(
-        c.model_copy(update={"input": inputs[c.name], "encoding": _fit(c, frame[c.name], names)})
+        c.model_copy(update={"input": inputs[c.name], "encoding": _fit(c, frame[c.name], names if parts else None)})
         if c.name in inputs
         else c
         for c in contract.columns
@@ -48,14 +49,12 @@ def fit_encodings(contract: Contract, frame: pd.DataFrame) -> Contract:
 def encode(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
     """Return the features of `frame` as the model sees them: real names, float32 columns or strings.
 
-    Texts of many values are of dtype `str`, others of dtype `object`. Behind a date stand its parts.
+    Texts of many values are of dtype `str`, others of dtype `object`. Behind all columns stand the parts of dates.
     """
-    columns: dict[str, pd.Series[Any]] = {}
+    columns = {c.name: encode_column(c, frame[c.name]) for c in contract.features}
     for column in contract.features:
-        values = frame[column.name]
-        columns[column.name] = encode_column(column, values)
         for part, name in ((column.encoding and column.encoding.parts) or {}).items():
-            columns[name] = _part(values, part).astype(np.float32)
+            columns[name] = _part(frame[column.name], part).astype(np.float32)
     return pd.DataFrame(columns, index=frame.index, copy=False)
 
 
@@ -106,7 +105,8 @@ def _part(dates: "pd.Series[Any]", part: Part) -> "pd.Series[Any]":
     return getattr(dates.dt, part)
 
 
-def _fit(column: Column, values: "pd.Series[Any]", names: Collection[str]) -> Encoding:
+def _fit(column: Column, values: "pd.Series[Any]", names: Collection[str] | None) -> Encoding:
+    """Return the encoding of a column; where `names` are taken, a date gets parts under others."""
     if column.ordered:
         return Encoding(tensor="float32", order=tuple(map(str, column.categories or ())))
     if column.kind == "text":
@@ -117,10 +117,15 @@ def _fit(column: Column, values: "pd.Series[Any]", names: Collection[str]) -> En
     if column.kind == "date":
         first = values.min()
         origin = "1970-01-01T00:00:00" if pd.isna(first) else datetime(first.year, first.month, first.day).isoformat()
-        parts = {part: _name_part(column.name, part, names) for part in get_args(Part) if _recurs(values, part)}
-        made = made.model_copy(update={"origin": origin, "parts": parts or None})
+        made = made.model_copy(update={"origin": origin, "parts": _fit_parts(column.name, values, names)})
     offset, scale = _fit_float32(_numbers(column, values, made))
     return made.model_copy(update={"offset": offset, "scale": scale})
+
+
+def _fit_parts(column: str, dates: "pd.Series[Any]", names: Collection[str] | None) -> dict[Part, str] | None:
+    if names is None:
+        return None
+    return {part: _name_part(column, part, names) for part in get_args(Part) if _recurs(dates, part)} or None
 
 
 def _recurs(dates: "pd.Series[Any]", part: Part) -> bool:

@@ -61,8 +61,9 @@ class Contract:
 
     @property
     def inputs(self) -> tuple[tuple[str, str, bool], ...]:
-        """The inputs of the model, in order; see `Column.inputs`."""
-        return tuple(made for column in self.features for made in column.inputs)
+        """The inputs of the model, in order: the columns, then the parts of all; see `Column.inputs`."""
+        made = [column.inputs for column in self.features]
+        return tuple([one for inputs in made for one in inputs[:1]] + [one for inputs in made for one in inputs[1:]])
 
 
 class Envelope(BaseModel):
