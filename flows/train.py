@@ -140,7 +140,7 @@ def build_pipeline(settings: Settings) -> Any:
     features, estimator = _owned("features"), _owned("estimator")
     try:
         made = estimator.build_estimator(settings.data.problem, settings.train.seed, **settings.train.params)
-        built = features.build_features(*([settings.data.problem] if _asks_problem(features) else []))
+        built = features.build_features(**({"problem": settings.data.problem} if _asks_problem(features) else {}))
         pipeline = Pipeline([("features", built), ("estimator", made)])
     except Exception as error:  # whatever the owner's code raises
         said = f"{type(error).__name__}: {error}"
@@ -154,8 +154,9 @@ def build_pipeline(settings: Settings) -> Any:
 
 
 def _asks_problem(features: ModuleType) -> bool:
-    """Tell whether `build_features` takes the problem; 0.1.0's did not, nor may it choose columns among dates' parts."""
-    return bool(signature(features.build_features).parameters)
+    """Tell whether `build_features` takes the problem; 0.1.0's did not, and may choose columns from the end."""
+    build = getattr(features, "build_features", None)
+    return callable(build) and "problem" in signature(build).parameters
 
 
 def _owned(name: str) -> ModuleType:
