@@ -1,5 +1,6 @@
 """Each kind of feature, from the source to the service: scikit-learn, batch and service say the same of every value."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,8 @@ def test_old_features_go_on_working(monkeypatch, tmp_path):
     old = ColumnTransformer([("texts", texts, chosen)], remainder="passthrough", verbose_feature_names_out=False)
     monkeypatch.setattr("model.features.build_features", lambda: old)
     frame = make_rows()
-    contract = fit_encodings(describe(Schema, "b", "binary"), frame)
+    contract = fit_encodings(describe(Schema, "b", "binary"), frame, parts=False)
+    assert len(contract.inputs) == len(contract.features)
     pipeline = build_pipeline(
         Settings.model_validate({"root": tmp_path, "project": {"name": "t"}, "data": {"problem": "binary"}})
     )
@@ -244,6 +246,39 @@ def test_openapi_says_what_a_duration_and_an_order_are(model):
     said = json.dumps(fields["lasted"])
     assert '"format": "duration"' in said and "number of seconds" in said and str(40_000 * 86_400) in said
     assert '["작음", "medium", "large"]' in json.dumps(fields["size"], ensure_ascii=False)
+
+
+def test_the_monitor_sees_each_kind_drift(tmp_path):
+    from flows.monitoring.frames import pair
+    from flows.monitoring.reference import Reference
+
+    frame = make_rows()
+    contract = fit_encodings(describe(Schema, "b", "binary"), frame)
+    frame.assign(prediction="no", probability=0.5).to_parquet(tmp_path / "r.parquet")
+    reference = Reference(pd.read_parquet(tmp_path / "r.parquet"), contract, "prediction", "probability")
+    longer = reference.frame.assign(lasted=reference.frame["lasted"] * 2, size="large")
+    sides = pair(reference, longer)
+    kinds = {kind: sides.kinds[name] for kind, name in KINDS.items()}
+    assert kinds == {"date": "number", "duration": "number", "ordered": "category", "text": "category"}
+    known = reference.frame["lasted"].dt.total_seconds()
+    np.testing.assert_allclose(sides.reference["lasted"], known)
+    assert sides.window["lasted"].median() > 1.5 * known.median() and set(sides.window["size"]) == {"large"}
+
+
+def test_a_new_value_of_an_ordered_text_is_told_and_its_order_kept():
+    from flows.evolution.changes import find_changes
+    from flows.evolution.editing import propose
+
+    contract = describe(Schema, "b", "binary")
+    frame = make_rows(200).assign(m=1, few="u", size=["huge"] * 100 + ["large"] * 100)
+    changes = find_changes(contract, arrow.Table.from_pandas(frame, preserve_index=False), typed=True)
+    (change,) = [c for c in changes if c.column == "size"]
+    assert change.what == "category" and "it is ordered" in str(change)
+    field = '    size: str = pa.Field(isin=["작음", "large"], nullable=True, metadata={"ordered": True})\n'
+    text = "import pandera.pandas as pa\n\n\nclass Schema(pa.DataFrameModel):\n" + field
+    assert 'isin=["작음", "large", "huge"]' in propose(text, [change]).text
+    many = propose(text, [dataclasses.replace(change, categories=None)])
+    assert many.text == text and "it is ordered" in many.left[0]
 
 
 # `ml init`.
