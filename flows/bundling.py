@@ -113,6 +113,6 @@ def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
 
 def json_value(value: Any) -> Any:
     """Return one cell of a frame as JSON carries it."""
-    if isinstance(value, pd.Timestamp):
+    if isinstance(value, pd.Timestamp | pd.Timedelta):
         return value.isoformat()
     return value.item() if isinstance(value, np.generic) else value

@@ -20,7 +20,7 @@ def _middle(column: Column, values: "pd.Series[Any]") -> Any:
     present = values.dropna()
     if present.empty:
         return None
-    if column.categories is None and column.kind in ("number", "integer", "date"):
+    if column.categories is None and column.kind in ("number", "integer", "date", "duration"):
         return present.quantile(0.5, interpolation="lower")
     counts = present.value_counts()
     if column.kind == "text" and column.categories is None and counts.iloc[0] < COMMON:

@@ -104,7 +104,7 @@ def _onnx_runtime(model: bytes, contract: Contract) -> Runtime:
     quiet = onnxruntime.RunOptions()
     quiet.log_severity_level = SILENT
     wanted = {value.name for value in session.get_inputs()}  # a column that the features drop is no input
-    inputs = {c.name: c.input for c in contract.features if c.input in wanted}
+    inputs = {made.name: made.key for made in contract.inputs if made.key in wanted}
     outputs = ["value"] if contract.classes is None else ["label", "probabilities"]
 
     def run(encoded: pd.DataFrame) -> list[np.ndarray]:

@@ -27,6 +27,7 @@ TRUSTED = (  # scikit-learn's and numpy's own classes that skops does not list
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.compose._column_transformer.make_column_selector",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.model_selection._split.KFold",
     "sklearn.tree._tree.Tree",
 )
 

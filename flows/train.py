@@ -3,6 +3,7 @@
 import importlib
 import time
 from dataclasses import dataclass, replace
+from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
+from flows.compiling.targets import round_targets
 from flows.contract import Contract, encode, encode_target, fit_encodings, load_contract
 from flows.dummy import baseline_of
 from flows.errors import UserError
@@ -109,7 +111,7 @@ def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdou
     """
     if frame.empty:
         raise UserError("No rows are left to train on: the holdout or the quarantine took them all.")
-    fitted = fit_encodings(contract, frame)
+    fitted = fit_encodings(contract, frame, parts=_asks_problem(_owned("features")))
     if fitted.classes is not None and len(fitted.classes) < 2:
         raise UserError(
             f'The target "{contract.target}" has only the class {fitted.classes[0]!r}: nothing can be learned.'
@@ -122,6 +124,7 @@ def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdou
         pipeline.fit(encoded, target)
     except (ValueError, TypeError) as error:
         raise UserError(f"model/estimator.py or model/features.py failed to fit: {error}") from error
+    round_targets(pipeline)
     seconds = time.perf_counter() - started
     return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline_of(fitted, target))
 
@@ -137,7 +140,8 @@ def build_pipeline(settings: Settings) -> Any:
     features, estimator = _owned("features"), _owned("estimator")
     try:
         made = estimator.build_estimator(settings.data.problem, settings.train.seed, **settings.train.params)
-        pipeline = Pipeline([("features", features.build_features()), ("estimator", made)])
+        built = features.build_features(**({"problem": settings.data.problem} if _asks_problem(features) else {}))
+        pipeline = Pipeline([("features", built), ("estimator", made)])
     except Exception as error:  # whatever the owner's code raises
         said = f"{type(error).__name__}: {error}"
         raise UserError(f"The model of model/estimator.py and model/features.py cannot be built: {said}.") from error
@@ -147,6 +151,12 @@ def build_pipeline(settings: Settings) -> Any:
             "wrap it in sklearn.calibration.CalibratedClassifierCV."
         )
     return pipeline
+
+
+def _asks_problem(features: ModuleType) -> bool:
+    """Tell whether `build_features` takes the problem; 0.1.0's did not, and may choose columns from the end."""
+    build = getattr(features, "build_features", None)
+    return callable(build) and "problem" in signature(build).parameters
 
 
 def _owned(name: str) -> ModuleType:

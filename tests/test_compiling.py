@@ -357,7 +357,7 @@ def test_the_model_itself_is_left_as_it_was():
     for stage, kept in zip(model[-1]._predictors, nodes, strict=True):
         np.testing.assert_array_equal(stage[0].nodes, kept)
     assert [chosen for _, _, chosen in model[0].transformers_] == columns
-    assert list(model.feature_names_in_) == [c.name for c in contract.features]
+    assert list(model.feature_names_in_) == [made.name for made in contract.inputs]
 
 
 def test_a_copy_shares_the_trees():
@@ -415,7 +415,10 @@ def test_names_that_collide_after_rewriting_are_told_apart(first):
 def test_inputs_and_outputs_carry_the_names_of_the_bundles_format():
     model, contract = fit(boosting("binary"), "binary", training("binary"))
     graph = onnx.load_from_string(compile_model(model, contract)).graph
-    assert [value.name for value in graph.input] == [f"c{i}" for i in range(len(COLUMNS) - 1)]
+    assert [value.name for value in graph.input] == [
+        *(f"c{i}" for i in range(len(COLUMNS) - 1)),
+        *("c5_month", "c5_weekday", "c5_hour"),
+    ]
     assert [value.name for value in graph.output] == ["label", "probabilities"]
     model, contract = fit(boosting("regression"), "regression", training("regression"))
     graph = onnx.load_from_string(compile_model(model, contract)).graph
@@ -437,13 +440,14 @@ def test_a_nested_transformer_by_names_is_equal():
     assert gap(model, contract, unseen()) <= 1e-6
 
 
-FEATURE_NAMES = [c.name for c in COLUMNS if c.role != "id"]
+PARTS = ["month", "weekday", "hour"]  # of the date, behind all columns
+FEATURE_NAMES = [*(c.name for c in COLUMNS if c.role != "id"), *PARTS]
 SELECTIONS: dict[str, Any] = {
     "mask": [name in ("a_b", WON) for name in FEATURE_NAMES],
     "array mask": np.array([name in ("a_b", WON) for name in FEATURE_NAMES]),
     "slice": slice(0, 3),
     "slice of names": slice("a_b", "a.b"),
-    "position": [0, -8],
+    "position": [0, -11],
     "one name": ["a_b"],
     "callable": lambda frame: [name for name in frame if name.startswith("a")],
 }

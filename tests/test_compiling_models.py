@@ -138,7 +138,7 @@ MODELS: dict[str, tuple[str, Any]] = {
         boosted(
             ColumnTransformer(
                 [
-                    ("t", OrdinalEncoder(**CODES), np.array([False] * 7 + [True] * 3)),
+                    ("t", OrdinalEncoder(**CODES), np.array([False] * 7 + [True] * 3 + [False] * 3)),
                     ("x", "drop", slice("a_b", "a.b")),
                 ],
                 remainder="passthrough",
@@ -147,7 +147,7 @@ MODELS: dict[str, tuple[str, Any]] = {
     ),
     "columns from the end": (
         "binary",
-        boosted(ColumnTransformer([("t", OrdinalEncoder(**CODES), [-1, -2])])),
+        boosted(ColumnTransformer([("t", OrdinalEncoder(**CODES), [-4, -5])])),
     ),
     "an empty step": (
         "binary",

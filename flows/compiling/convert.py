@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flows.compiling.graph import break_ties, name_values
 from flows.compiling.prepare import final_estimator, prepare_copy
 from flows.compiling.refuse import BY_SKLEARN, refuse_unfaithful
+from flows.compiling.targets import convert_targets, shape_targets
 from flows.compiling.trees import tree_converters
 from flows.contract import Contract
 from flows.errors import UserError
@@ -30,7 +31,7 @@ def compile_model(pipeline: Any, contract: Contract) -> bytes:
 
     Args:
         pipeline: Fitted on `encode(contract, frame)` and class indexes, or values.
-        contract: With encodings; its features are the inputs `c0`, `c1`, … in order, each [N, 1]. The outputs are
+        contract: With encodings; its inputs are `c0`, `c1`, …, `c1_month`, … in order, each [N, 1]. The outputs are
             `label` (int64 [N]) and `probabilities` (float32 [N, K]), or `value` (float32 [N, 1]).
 
     Raises:
@@ -63,7 +64,7 @@ def _merge_inputs(pipeline: Any, contract: Contract) -> Any:
     first = pipeline
     while isinstance(getattr(first, "steps", None), list):
         first = first.steps[0][1]
-    tensors = {c.encoding.tensor for c in contract.features if c.encoding}
+    tensors = {made.tensor for made in contract.inputs}
     if hasattr(first, "transformers_") or hasattr(first, "transformer_list") or tensors != {"float32"}:
         return pipeline
     return Pipeline([("columns", FunctionTransformer()), ("model", pipeline)])
@@ -73,9 +74,10 @@ def _convert(pipeline: Any, contract: Contract) -> "ModelProto":
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
     from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
+    from sklearn.preprocessing import TargetEncoder
 
     types = {"float32": FloatTensorType, "string": StringTensorType}
-    inputs = [(c.input, types[c.encoding.tensor]([None, 1])) for c in contract.features if c.encoding]
+    inputs = [(made.key, types[made.tensor]([None, 1])) for made in contract.inputs]
     try:
         with warnings.catch_warnings():
             for old in (DeprecationWarning, FutureWarning):  # of the converter's own calls
@@ -86,7 +88,8 @@ def _convert(pipeline: Any, contract: Contract) -> "ModelProto":
                 initial_types=inputs,
                 options=_options(pipeline, contract),
                 target_opset=OPSET,
-                custom_conversion_functions=tree_converters(),
+                custom_conversion_functions=tree_converters() | {TargetEncoder: convert_targets},
+                custom_shape_calculators={TargetEncoder: shape_targets},
             )
     except (MissingConverter, MissingShapeCalculator) as error:
         raise UserError(

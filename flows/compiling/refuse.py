@@ -73,14 +73,15 @@ def _loses_missing(encoder: Any) -> bool:
 
 def _numbers_as_categories(pipeline: Any, contract: Contract) -> Iterator[Column]:
     """Yield number columns that go straight to a OneHotEncoder: the converter cuts off their fractions."""
-    features = contract.features
+    features = contract.features  # whose parts, behind them, are whole numbers
     for part in parts_of(pipeline):
         places = getattr(part, "_transformer_to_input_indices", None)
-        if places is None or getattr(part, "n_features_in_", None) != len(features):
+        if places is None or getattr(part, "n_features_in_", None) != len(contract.inputs):
             continue
         for name, step, _ in part.transformers_:
             if type(_first_step(step)).__name__ == "OneHotEncoder":
-                yield from (features[i] for i in places[name] if not _whole(features[i]))
+                chosen = [features[i] for i in places[name] if i < len(features)]
+                yield from (column for column in chosen if not _whole(column))
 
 
 def _first_step(step: Any) -> Any:
@@ -91,4 +92,4 @@ def _first_step(step: Any) -> Any:
 
 def _whole(column: Column) -> bool:
     rule = column.encoding
-    return rule is None or rule.tensor == "string" or column.kind in ("boolean", "integer")
+    return rule is None or rule.tensor == "string" or column.kind in ("boolean", "integer", "text")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pandera.pandas import DataFrameSchema
 
 REASONS = ("row", "column", "check", "value")
+AS_VALUE = {"date": partial(pd.Timestamp, unit="s"), "duration": partial(pd.Timedelta, unit="s")}
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _untyped(columns: Sequence[Column], schema: "DataFrameSchema | None") -> "Da
 def _checks(column: Column) -> list[Any]:
     import pandera.pandas as pa_
 
-    as_value = (lambda v: pd.Timestamp(v, unit="s")) if column.kind == "date" else (lambda v: v)
+    as_value: Callable[[float], Any] = AS_VALUE.get(column.kind, lambda bound: bound)
     made: list[tuple[float | None, Callable[[Any], Any]]] = [
         (column.minimum, pa_.Check.ge),
         (column.maximum, pa_.Check.le),

@@ -1,5 +1,6 @@
 """Brings raw columns to the contract's types, value by value: what cannot be read is marked, not raised."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.contract.columns import Column, Kind
+from flows.contract.durations import read_durations
 from flows.contract.schema import required_dtype
 
 TRUE, FALSE = ("true", "1"), ("false", "0")
@@ -23,6 +25,7 @@ UNREADABLE: dict[Kind, str] = {
     "boolean": "not true or false",
     "text": "not a text",
     "date": "not a date",
+    "duration": "not a duration",
 }
 
 
@@ -35,12 +38,11 @@ def clean_column(values: pa.ChunkedArray, column: Column) -> tuple["pd.Series[An
 
     Returns:
         The values (float64 with NaN for numbers, integers and booleans that have gaps; `str`; datetime64[us] in UTC
-        without a zone) and a mask of length rows.
+        without a zone; timedelta64[us]) and a mask of length rows.
     """
     values = _blank_to_missing(_plain(values))
     missing = values.is_null().to_numpy(zero_copy_only=False) if values.null_count else np.zeros(len(values), bool)
-    read = {"number": _number, "integer": _integer, "boolean": _boolean, "text": _text, "date": _date}[column.kind]
-    series = read(values)
+    series = READERS[column.kind](values)
     unreadable = series.isna().to_numpy() & ~missing
     return series, unreadable
 
@@ -136,3 +138,13 @@ def _date(values: pa.ChunkedArray) -> "pd.Series[Any]":
     else:
         return pd.Series(np.full(len(values), np.datetime64("NaT", "us")))
     return dates.dt.tz_localize(None).astype("datetime64[us]")
+
+
+READERS: dict[Kind, Callable[[pa.ChunkedArray], "pd.Series[Any]"]] = {
+    "number": _number,
+    "integer": _integer,
+    "boolean": _boolean,
+    "text": _text,
+    "date": _date,
+    "duration": read_durations,
+}

@@ -1,12 +1,13 @@
 """The contract as plain data: what each column is, and how it becomes a tensor."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from flows.errors import UserError, nearest
 
-Kind = Literal["number", "integer", "boolean", "text", "date"]
+Kind = Literal["number", "integer", "boolean", "text", "date", "duration"]
+Part = Literal["month", "weekday", "hour"]
 Role = Literal["feature", "id", "time", "target", "group", "sensitive", "ignored"]
 Label = bool | int | float | str
 
@@ -19,12 +20,22 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Input(NamedTuple):
+    """One input of a model: what the features call it, its name in ONNX, and its type."""
+
+    name: str
+    key: str
+    tensor: Literal["float32", "string"]
+
+
 class Encoding(Frozen):
     """How a column becomes a tensor, the same in training, batch and service.
 
     A float32 tensor is `(x - offset) / scale`, computed in float64, NaN where missing; a date's `x` is its days
-    (UTC, fractions allowed) since `origin`. A string tensor is the text itself, `missing` where there is none;
-    `known` lists the values seen in training, or is None where there were too many.
+    (UTC, fractions allowed) since `origin`, a duration's its seconds, a text's its place in `order`. A string tensor
+    is the text itself, `missing` where there is none; `known` lists the values seen in training, or is None where
+    there were too many. A date has a further float32 input for each of `parts`: the month (1 to 12), the weekday
+    (0 for Monday) or the hour, under the name by which the features know it; its key is the column's and the part.
     """
 
     tensor: Literal["float32", "string"]
@@ -33,6 +44,9 @@ class Encoding(Frozen):
     origin: str | None = None
     missing: str | None = None
     known: tuple[str, ...] | None = None
+    many: bool = False  # more values than a tree can tell apart by their codes: of dtype str, not object
+    order: tuple[str, ...] | None = None
+    parts: dict[Part, str] | None = None
 
 
 class Column(Frozen):
@@ -47,8 +61,18 @@ class Column(Frozen):
     exclusive_minimum: float | None = None
     exclusive_maximum: float | None = None
     categories: tuple[Label, ...] | None = None
+    ordered: bool = False
     input: str | None = None
     encoding: Encoding | None = None
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The inputs of a model that it becomes, once it has an encoding: itself, then its parts."""
+        if self.encoding is None or self.input is None:
+            return ()
+        parts = (self.encoding.parts or {}).items()
+        own = Input(self.name, self.input, self.encoding.tensor)
+        return (own, *(Input(name, f"{self.input}_{part}", "float32") for part, name in parts))
 
 
 class Contract(Frozen):
@@ -64,6 +88,12 @@ class Contract(Frozen):
     def features(self) -> tuple[Column, ...]:
         """The columns a model sees, in the order of its inputs."""
         return tuple(c for c in self.columns if c.role in ("feature", "sensitive"))
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The inputs of a model, in order: the columns, whose places stay as they are, then the parts of all."""
+        made = [column.inputs for column in self.features]
+        return tuple([one for inputs in made for one in inputs[:1]] + [one for inputs in made for one in inputs[1:]])
 
     @property
     def target_column(self) -> Column:

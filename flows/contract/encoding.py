@@ -4,31 +4,42 @@ Everything downstream sees float32, so what float32 cannot hold must be shifted 
 2^24 (sums in won, epoch seconds) are moved by an offset and divided by their common step.
 """
 
+from collections.abc import Collection
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
-from flows.contract.columns import MISSING_TEXT, Column, Contract, Encoding
+from flows.contract.columns import MISSING_TEXT, Column, Contract, Encoding, Part
 
 EXACT = 2**24  # every integer up to here is a float32 of its own
 LARGEST = float(np.finfo(np.float32).max)
 MOST_KNOWN = 1000
 PROBE_ROWS = 100_000
-DAY = pd.Timedelta(days=1)
+MANY = 255  # values that a histogram of scikit-learn's tells apart
+CYCLES: dict[Part, pd.Timedelta] = {
+    "month": pd.Timedelta(days=366),
+    "weekday": pd.Timedelta(days=14),
+    "hour": pd.Timedelta(days=2),
+}
+DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
 
 
-def fit_encodings(contract: Contract, frame: pd.DataFrame) -> Contract:
+def fit_encodings(contract: Contract, frame: pd.DataFrame, parts: bool = True) -> Contract:
     """Return `contract` with encodings, input names and classes learned from the training rows.
 
     Args:
         contract: What `describe` returned.
         frame: Valid training rows in the contract's dtypes, under the columns' real names.
+        parts: Whether dates get theirs.
     """
     inputs = {column.name: f"c{i}" for i, column in enumerate(contract.features)}
+    names = {column.name for column in contract.columns}
     columns = tuple(
-        c.model_copy(update={"input": inputs[c.name], "encoding": _fit(c, frame[c.name])}) if c.name in inputs else c
+        c.model_copy(update={"input": inputs[c.name], "encoding": _fit(c, frame[c.name], names if parts else None)})
+        if c.name in inputs
+        else c
         for c in contract.columns
     )
     classes = None if contract.problem == "regression" else _classes(frame[contract.target])
@@ -36,8 +47,14 @@ def fit_encodings(contract: Contract, frame: pd.DataFrame) -> Contract:
 
 
 def encode(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the features of `frame` as the model sees them: real names, float32 columns or strings."""
+    """Return the features of `frame` as the model sees them: real names, float32 columns or strings.
+
+    Texts of many values are of dtype `str`, others of dtype `object`. Behind all columns stand the parts of dates.
+    """
     columns = {c.name: encode_column(c, frame[c.name]) for c in contract.features}
+    for column in contract.features:
+        for part, name in ((column.encoding and column.encoding.parts) or {}).items():
+            columns[name] = _part(frame[column.name], part).astype(np.float32)
     return pd.DataFrame(columns, index=frame.index, copy=False)
 
 
@@ -47,8 +64,9 @@ def encode_column(column: Column, values: "pd.Series[Any]") -> "pd.Series[Any]":
     if rule is None:
         raise ValueError(f"column {column.name} has no encoding: fit_encodings comes first")
     if rule.tensor == "string":
-        return _encode_text(values, rule.missing or MISSING_TEXT)
-    numbers = _numbers(column, values, rule.origin)
+        texts = _encode_text(values, rule.missing or MISSING_TEXT)
+        return texts.astype("str") if rule.many else texts
+    numbers = _numbers(column, values, rule)
     if rule.offset or rule.scale != 1.0:
         numbers = (numbers - rule.offset) / rule.scale
     return pd.Series(numbers.astype(np.float32, copy=False), index=values.index, copy=False)
@@ -68,25 +86,61 @@ def _encode_text(values: "pd.Series[Any]", missing: str) -> "pd.Series[Any]":
     return pd.Series(known[codes], index=values.index, dtype=object)  # code -1, missing, is the last
 
 
-def _numbers(column: Column, values: "pd.Series[Any]", origin: str | None) -> np.ndarray:
-    """Return values as float64, NaN where missing; dates as days since `origin`."""
+def _numbers(column: Column, values: "pd.Series[Any]", rule: Encoding) -> np.ndarray:
+    """Return values as float64, NaN where missing: dates as days, durations as seconds, ordered texts as ranks."""
+    if rule.order is not None:
+        codes = pd.Index(rule.order).get_indexer(pd.Index(values)).astype(np.float64)
+        return np.where(codes < 0, np.nan, codes)
     if column.kind == "date":
-        return ((values - pd.Timestamp(origin)) / DAY).to_numpy(dtype=np.float64)  # type: ignore[arg-type]
+        return ((values - pd.Timestamp(rule.origin)) / DAY).to_numpy(dtype=np.float64)  # type: ignore[arg-type]
+    if column.kind == "duration":
+        return (values / SECOND).to_numpy(dtype=np.float64)
     if values.dtype.kind in "f" and isinstance(values.dtype, np.dtype):
         return values.to_numpy()
     return values.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _fit(column: Column, values: "pd.Series[Any]") -> Encoding:
+def _part(dates: "pd.Series[Any]", part: Part) -> "pd.Series[Any]":
+    """Return the month (1 to 12), weekday (0 for Monday) or hour of dates, NaN where missing."""
+    return getattr(dates.dt, part)
+
+
+def _fit(column: Column, values: "pd.Series[Any]", names: Collection[str] | None) -> Encoding:
+    """Return the encoding of a column; where `names` are taken, a date gets parts under others."""
+    if column.ordered:
+        return Encoding(tensor="float32", order=tuple(map(str, column.categories or ())))
     if column.kind == "text":
         known = sorted(str(v) for v in values.dropna().unique() if v != "")
-        return Encoding(tensor="string", missing=MISSING_TEXT, known=tuple(known) if len(known) <= MOST_KNOWN else None)
-    origin = None
+        listed = tuple(known) if len(known) <= MOST_KNOWN else None
+        return Encoding(tensor="string", missing=MISSING_TEXT, known=listed, many=len(known) > MANY)
+    made = Encoding(tensor="float32")
     if column.kind == "date":
         first = values.min()
         origin = "1970-01-01T00:00:00" if pd.isna(first) else datetime(first.year, first.month, first.day).isoformat()
-    offset, scale = _fit_float32(_numbers(column, values, origin))
-    return Encoding(tensor="float32", offset=offset, scale=scale, origin=origin)
+        made = made.model_copy(update={"origin": origin, "parts": _fit_parts(column.name, values, names)})
+    offset, scale = _fit_float32(_numbers(column, values, made))
+    return made.model_copy(update={"offset": offset, "scale": scale})
+
+
+def _fit_parts(column: str, dates: "pd.Series[Any]", names: Collection[str] | None) -> dict[Part, str] | None:
+    if names is None:
+        return None
+    return {part: _name_part(column, part, names) for part in get_args(Part) if _recurs(dates, part)} or None
+
+
+def _recurs(dates: "pd.Series[Any]", part: Part) -> bool:
+    """Tell whether a part of the dates comes round in training, so that it says what the days alone do not."""
+    found, span = dates.dropna(), dates.max() - dates.min()
+    if found.empty or span < CYCLES[part] or _part(found, part).nunique() < 2:
+        return False
+    return part != "weekday" or found.dt.day.nunique() > 1  # on the first of each month, it is chance
+
+
+def _name_part(column: str, part: Part, taken: Collection[str]) -> str:
+    name = f"{column}.{part}"
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _fit_float32(numbers: np.ndarray) -> tuple[float, float]:

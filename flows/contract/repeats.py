@@ -55,7 +55,7 @@ def _hash(values: "pd.Series[Any]", key: str) -> np.ndarray:
     missing = values.isna().to_numpy()
     if values.dtype.kind in "biuf" or isinstance(values.dtype, pd.BooleanDtype | pd.Int64Dtype):
         hashes = _hash_numbers(values, missing) ^ np.uint64(int(key, 16))
-    elif values.dtype.kind == "M":
+    elif values.dtype.kind in "mM":
         hashes = pd.util.hash_array(values.to_numpy().view(np.int64)) ^ np.uint64(int(key, 16))
     else:
         hashes = pd.util.hash_array(values.astype(object).to_numpy(), hash_key=key, categorize=False)

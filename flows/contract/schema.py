@@ -18,6 +18,7 @@ DTYPES: dict[Kind, str] = {
     "boolean": "bool",
     "text": "str",
     "date": "datetime64[us]",
+    "duration": "timedelta64[us]",
 }
 NULLABLE_DTYPES: dict[Kind, str] = {"integer": "Int64", "boolean": "boolean"}
 BOUNDS = {
@@ -93,17 +94,22 @@ def _choose_target(columns: list[Column], target: str | None) -> str:
 
 
 def _column(name: str, field: Any) -> Column:
-    role = (field.metadata or {}).get("role", "feature")
+    said = field.metadata or {}
+    role, ordered = said.get("role", "feature"), bool(said.get("ordered", False))
     if role not in get_args(Role):
         raise UserError(f'Column "{name}" in {SCHEMA} has the role "{role}": allowed are {", ".join(get_args(Role))}.')
     kind = _kind(name, str(field.dtype))
     try:
-        return Column(name=name, kind=kind, role=role, nullable=bool(field.nullable), **_limits(field))
+        limits = _limits(field)
+        column = Column(name=name, kind=kind, role=role, nullable=bool(field.nullable), ordered=ordered, **limits)
     except (TypeError, ValueError) as error:
         said = str(error).splitlines()[0]
         raise UserError(
             f'The checks of column "{name}" in {SCHEMA} do not fit its type {field.dtype}: {said}.'
         ) from error
+    if ordered and (kind != "text" or not column.categories):
+        raise UserError(f'Column "{name}" in {SCHEMA} is ordered: write its values in order, as str with isin=[…].')
+    return column
 
 
 def _limits(field: Any) -> dict[str, Any]:
@@ -127,7 +133,9 @@ def _range(check: Any) -> dict[str, float]:
 
 
 def _as_number(value: Any) -> float:
-    """Return a bound as a number; a date's bound as seconds since 1970, UTC."""
+    """Return a bound as a number; a date's as seconds since 1970, UTC, a duration's as seconds."""
+    if hasattr(value, "total_seconds"):
+        return float(value.total_seconds())
     return float(value.timestamp()) if hasattr(value, "timestamp") else float(value)
 
 
@@ -135,6 +143,8 @@ def _kind(name: str, dtype: str) -> Kind:
     lowered = dtype.lower()
     if "datetime" in lowered:
         return "date"
+    if "timedelta" in lowered:
+        return "duration"
     for start, kind in (("float", "number"), ("int", "integer"), ("uint", "integer"), ("bool", "boolean")):
         if lowered.startswith(start):
             return kind  # type: ignore[return-value]
@@ -142,7 +152,7 @@ def _kind(name: str, dtype: str) -> Kind:
         return "text"
     raise UserError(
         f'Column "{name}" in {SCHEMA} has the type {dtype}: use float, int, bool, str, pd.Timestamp, '
-        "pd.Int64Dtype or pd.BooleanDtype."
+        "pd.Timedelta, pd.Int64Dtype or pd.BooleanDtype."
     )
 
 

@@ -30,17 +30,17 @@ def find_changes(contract: Contract, table: pa.Table, typed: bool) -> list[Chang
     missing = [c for c in contract.used if c.name not in there]
     known = {c.name for c in contract.columns}
     filled = [n for n in there if n not in known and _has_values(table.column(n))]
-    profiles = [profile_column(n, table.column(n), typed) for n in filled]
+    profiles = [profile_column(table.field(n), table.column(n), typed) for n in filled]
     renamed = find_renames(contract, missing, profiles, there)
     changes: list[Change] = []
     for column in contract.used:
         if column.name in there:
-            changes += _compare(column, table.column(column.name), typed, contract)
+            changes += _compare(column, table, typed, contract)
         elif column.name in renamed:
             now = column.model_copy(update={"name": renamed[column.name]})
             said = f'"{column.name}" is probably "{now.name}" now{_note(column, contract, problem=False)}'
             changes.append(Change("renamed", now.name, said, column.role, before=column.name))
-            changes += _compare(now, table.column(now.name), typed, contract)
+            changes += _compare(now, table, typed, contract)
         else:
             said = f'"{column.name}" ({column.kind}, {column.role}) is not in the source'
             changes.append(Change("missing", column.name, said, column.role))
@@ -65,10 +65,11 @@ def _yield_role(guess: Guess, contract: Contract) -> Guess:
     return Guess("feature") if guess.role == "time" and contract.role("time") else guess
 
 
-def _compare(column: Column, raw: pa.ChunkedArray, typed: bool, contract: Contract) -> list[Change]:
+def _compare(column: Column, table: pa.Table, typed: bool, contract: Contract) -> list[Change]:
     changes: list[Change] = []
+    said, raw = table.field(column.name), table.column(column.name)
     values, unreadable = clean_column(raw, column)
-    if unreadable.any() and (kind := profile_column(column.name, raw, typed).kind) != column.kind:
+    if unreadable.any() and (kind := profile_column(said, raw, typed).kind) != column.kind:
         found = int(unreadable.sum())
         values, unreadable = clean_column(raw, column.model_copy(update={"kind": kind}))
         retyped = _retype(column, kind, found, values, contract)
@@ -113,7 +114,7 @@ def _compare_values(column: Column, values: "pd.Series[Any]", contract: Contract
         new = values[~values.isin(list(column.categories))].value_counts()
         if len(new):
             changes.append(_extend(column, new, contract))
-    seen = values.map(pd.Timestamp.timestamp) if column.kind == "date" and _is_bounded(column) else values
+    seen = _seconds(values) if column.kind in ("date", "duration") and _is_bounded(column) else values
     if _is_bounded(column) and len(seen):
         changes += _widen(column, seen.to_numpy(), contract)
     return changes
@@ -126,7 +127,13 @@ def _extend(column: Column, new: "pd.Series[int]", contract: Contract) -> Change
     said = f'"{column.name}" has {len(new):,} new value{"s" * (len(new) > 1)} in {_rows(int(new.sum()))}: {shown}{more}'
     many = len(column.categories or ()) + len(new) > MOST_CATEGORIES and column.role != "target"
     said += "; so many that the set is no longer closed" if many else _note(column, contract)
+    said += "; it is ordered: put them in their place" if column.ordered and not many else ""
     return Change("category", column.name, said, column.role, categories=None if many else labels)
+
+
+def _seconds(values: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return dates and durations as the contract has their bounds."""
+    return values.map(lambda v: v.total_seconds() if isinstance(v, pd.Timedelta) else v.timestamp())
 
 
 def _is_bounded(column: Column) -> bool:
@@ -155,6 +162,8 @@ def _widen(column: Column, seen: np.ndarray, contract: Contract) -> list[Change]
 def _show(column: Column, value: Any) -> str:
     if column.kind == "date":
         return str(pd.Timestamp(value, unit="s"))
+    if column.kind == "duration":
+        return str(pd.Timedelta(value, unit="s"))
     return str(int(value) if column.kind == "integer" else value)
 
 

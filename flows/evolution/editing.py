@@ -79,6 +79,7 @@ def _rename(text: str, change: Change) -> str:
 
 def _retype(text: str, change: Change) -> str:
     name = change.column
+    _refuse_ordered(text, name)
     table = NULLABLE if change.nullable else {}
 
     def edit(now: str) -> str:
@@ -97,9 +98,16 @@ def _extend(text: str, change: Change) -> str:
     if "isin" not in arguments(find_field(text, name)):
         raise Uneditable("its set is not the isin of its field")
     if change.categories is None:
+        _refuse_ordered(text, name)
         return edit_field(text, name, lambda t: drop_argument(t, name, "isin"))
     values = [literal(value) for value in change.categories]
     return edit_field(text, name, lambda t: extend_list(t, name, "isin", values))
+
+
+def _refuse_ordered(text: str, name: str) -> None:
+    metadata = arguments(find_field(text, name)).get("metadata")
+    if metadata is not None and "ordered" in ast.unparse(metadata.value):
+        raise Uneditable("it is ordered, which only its isin can say")
 
 
 def _widen(text: str, change: Change) -> str:

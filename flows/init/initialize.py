@@ -124,7 +124,7 @@ def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> 
 
 def _profile(table: pa.Table, source: Source) -> list[Profile]:
     typed = bool(getattr(source, "typed", True))
-    return [profile_column(name, table.column(name), typed) for name in table.schema.names]
+    return [profile_column(field, table.column(field.name), typed) for field in table.schema]
 
 
 def _doubt(profile: Profile, guess: Guess) -> list[str]:

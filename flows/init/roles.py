@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from flows.contract.columns import Label, Role
-from flows.init.profiles import ENOUGH, Profile
+from flows.init.guessing import ENOUGH
+from flows.init.profiles import Profile
 from flows.init.writing import Field
 
 KEY_WORDS = {"id", "ids", "uuid", "guid", "key", "pk", "no", "nr", "index", "rowid", "identifier"}
@@ -86,6 +87,7 @@ def describe_field(profile: Profile, guess: Guess) -> Field:
         comments.append(profile.hint[0].upper() + profile.hint[1:] + ".")
     used = guess.role == "feature"
     categories = find_categories(profile) if used else None
+    ordered = categories is not None and categories == profile.order
     if used and categories is None and profile.kind == "text" and profile.distinct <= MOST_CATEGORIES:
         comments.append(f"Open to new values: {_rarest(profile)}.")
     return Field(
@@ -96,6 +98,7 @@ def describe_field(profile: Profile, guess: Guess) -> Field:
         unique=guess.role == "id",
         minimum=find_minimum(profile) if used and categories is None else None,
         categories=categories,
+        ordered=ordered,
         comments=tuple(comments),
     )
 
@@ -110,6 +113,8 @@ def find_minimum(profile: Profile) -> int | None:
 def find_categories(profile: Profile) -> tuple[Label, ...] | None:
     """Return the values of a set that seems closed: few, each seen often; None for an open one."""
     counts = profile.counts
+    if profile.order is not None and set(counts.index) <= set(profile.order) and len(profile.order) <= MOST_CATEGORIES:
+        return profile.order
     if profile.kind == "integer":
         return (0, 1) if len(counts) == 2 and set(counts.index) == {0, 1} else None
     often = max(SEEN_OFTEN, profile.present // 1000)

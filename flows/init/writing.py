@@ -14,6 +14,7 @@ ANNOTATIONS: dict[Kind, str] = {
     "boolean": "bool",
     "text": "str",
     "date": "pd.Timestamp",
+    "duration": "pd.Timedelta",
 }
 NULLABLE: dict[Kind, str] = {"integer": "pd.Int64Dtype", "boolean": "pd.BooleanDtype"}
 HEAD = '''"""The data's contract, drafted by `ml init`. Yours to edit.
@@ -56,6 +57,7 @@ class Field:
     unique: bool = False
     minimum: int | None = None
     categories: tuple[Label, ...] | None = None
+    ordered: bool = False
     comments: tuple[str, ...] = ()
 
 
@@ -89,7 +91,9 @@ def _options(field: Field, attribute: str) -> list[str]:
     said += [f"ge={field.minimum}"] if field.minimum is not None else []
     if field.categories is not None:
         said.append(f"isin=[{', '.join(literal(value) for value in field.categories)}]")
-    return said + ([f'metadata={{"role": "{field.role}"}}'] if field.role != "feature" else [])
+    about = [f'"role": "{field.role}"'] if field.role != "feature" else []
+    about += ['"ordered": True'] if field.ordered else []
+    return said + ([f"metadata={{{', '.join(about)}}}"] if about else [])
 
 
 def _break_list(option: str, field: Field) -> str:

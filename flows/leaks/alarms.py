@@ -39,12 +39,12 @@ class Alarm:
 
 
 def as_numbers(values: "pd.Series[Any]", column: Column) -> np.ndarray:
-    """Return a column as float64, NaN where missing: dates as microseconds, texts as their ranks."""
+    """Return a column as float64, NaN where missing: dates and durations as microseconds, texts as their ranks."""
     if column.kind == "text":
         codes = pd.factorize(values, sort=True)[0].astype(np.float64)
         return np.where(codes < 0, np.nan, codes)
-    if column.kind == "date":
-        return values.astype("datetime64[us]").astype("int64").where(values.notna()).to_numpy(np.float64)
+    if values.dtype.kind in "mM":
+        return values.astype(f"{values.dtype.kind}8[us]").astype("int64").where(values.notna()).to_numpy(np.float64)
     return values.to_numpy(np.float64, na_value=np.nan)
 
 

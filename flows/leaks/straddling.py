@@ -140,7 +140,7 @@ def find_duplicates(train: pd.DataFrame, held: pd.DataFrame, contract: Contract)
 
 def _find_twins(train: pd.DataFrame, held: pd.DataFrame, names: list[str]) -> np.ndarray:
     """Tell which rows of `held` are in `train`; a few numbers rule most out before all columns are compared."""
-    quick = [name for name in names if train[name].dtype.kind in "iufM"][:QUICK]
+    quick = [name for name in names if train[name].dtype.kind in "iufmM"][:QUICK]
     near = train[np.isin(_hash(train, quick), _hash(held, quick))] if quick else train
     return np.isin(_hash(held, names), _hash(near, names))
 

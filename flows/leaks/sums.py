@@ -31,9 +31,9 @@ def find_sums(frame: pd.DataFrame, columns: Sequence[Column], target: str, probl
         target: The column to predict; classes count by their ranks.
         problem: What kind of prediction it is.
     """
-    numeric = [c for c in columns if c.kind in ("number", "integer", "boolean")]
-    table = pd.DataFrame({c.name: as_numbers(frame[c.name], c) for c in numeric})
+    numeric = [c for c in columns if c.kind in ("number", "integer", "boolean", "duration")]
     y = pd.Series(label(frame[target], problem))
+    table = pd.DataFrame({c.name: as_numbers(frame[c.name], c) for c in numeric}, index=y.index)
     alarms: list[Alarm] = []
     while len(alarms) < MOST_FOUND and (found := _find_sum(table, y)):
         weights, share = found

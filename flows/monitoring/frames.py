@@ -16,7 +16,7 @@ from flows.monitoring.reference import Reference
 MOST_CATEGORIES = 30  # the rest of the reference's values share one, so that names and free texts compare too
 OTHERS = "(others)"
 LEAST_SPREAD = 0.01  # below it Evidently's norm (at least 0.001) would not be the column's standard deviation
-DAY = pd.Timedelta(days=1)
+DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
 
 As = Literal["number", "category"]
 
@@ -115,6 +115,8 @@ def plain_text(value: Any) -> str:
 def _numbers(values: "pd.Series[Any]") -> "pd.Series[Any]":
     if values.dtype.kind == "M":
         return ((values - pd.Timestamp(0)) / DAY).astype("float64")
+    if values.dtype.kind == "m":
+        return (values / SECOND).astype("float64")
     return pd.Series(values.to_numpy(dtype=np.float64, na_value=np.nan))
 
 

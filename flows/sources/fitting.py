@@ -10,6 +10,7 @@ LADDERS: dict[str, tuple[pa.DataType, ...]] = {
     "integer": (pa.int64(), pa.float64(), TEXT),
     "boolean": (pa.bool_(), TEXT),
     "date": (pa.timestamp("us"), TEXT),
+    "duration": (pa.float64(), TEXT),  # seconds
     "text": (TEXT,),
 }
 EXACT = 2**53  # integers below survive as float64

@@ -48,7 +48,8 @@ class ManySource:
         types = {name: known.field(name).type if name in known.names else TEXT for name in every.names}
         for part in self._texts:  # as text, a value is read as it is written
             part.types |= {name: TEXT for name in part.types if types[name] == TEXT}
-        return pa.schema(list(types.items()))
+        said = {field.name: field.metadata for schema in reversed(schemas) for field in schema}
+        return pa.schema([pa.field(name, kind, metadata=said[name]) for name, kind in types.items()])
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the files' names, order and bytes, and of how they are read."""

@@ -1,9 +1,12 @@
 """Parquet files, with their types brought down to the few that a contract knows."""
 
 import contextlib
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows.errors import UserError
@@ -13,6 +16,7 @@ from flows.sources.raw import RawFile
 
 BATCH_ROWS = 65_536
 MOMENT = pa.timestamp("us")
+ORDER, DURATION = b"order", b"duration"  # what a field's metadata says that its plain type does not
 
 
 class ParquetSource(FileSource):
@@ -27,11 +31,11 @@ class ParquetSource(FileSource):
         super().__init__(file, columns)
         with self._explain():
             footer = pq.read_metadata(file.path)
-            stored = footer.schema.to_arrow_schema()
+            stored = _with_orders(footer.schema.to_arrow_schema(), file.path)
         check_names(stored.names, self.uri)
         if footer.num_rows == 0:
             raise NoRows(f'"{self.uri}" has columns but no rows: name a file with rows.')
-        self.schema = pa.schema([(f.name, simplify(f.type, f.name, self.uri, columns)) for f in stored])
+        self.schema = pa.schema([_describe(f, simplify(f.type, f.name, self.uri, columns)) for f in stored])
         self.vacant = frozenset(f.name for f in stored if pa.types.is_null(f.type))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -56,7 +60,7 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def simplify(kind: pa.DataType, name: str, uri: str, columns: Columns) -> pa.DataType:
-    """Return the plain type that a column is read as: int64, float64, bool, string or timestamp.
+    """Return the plain type that a column is read as: int64, float64 (a duration's seconds), bool, string or timestamp.
 
     Raises:
         UserError: the column holds lists, structures or bytes.
@@ -76,7 +80,7 @@ def _simplify_value(kind: pa.DataType) -> pa.DataType | None:
     types = pa.types
     if types.is_boolean(kind):
         return pa.bool_()
-    if types.is_uint64(kind) or types.is_floating(kind) or types.is_decimal(kind):
+    if types.is_uint64(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_duration(kind):
         return pa.float64()
     if types.is_integer(kind):
         return pa.int64()
@@ -85,9 +89,38 @@ def _simplify_value(kind: pa.DataType) -> pa.DataType | None:
     return None
 
 
+def _with_orders(schema: pa.Schema, path: Path) -> pa.Schema:
+    """Return the file's schema, each ordered dictionary's values with its field, in order."""
+    ordered = [f.name for f in schema if pa.types.is_dictionary(f.type) and f.type.ordered and _is_text(f.type)]
+    if not ordered:
+        return schema
+    with pq.ParquetFile(path) as file:
+        first = next(file.iter_batches(1))
+    for name in ordered:
+        place = schema.get_field_index(name)
+        order = json.dumps(first.column(place).dictionary.to_pylist(), ensure_ascii=False)
+        schema = schema.set(place, schema.field(place).with_metadata({ORDER: order}))
+    return schema
+
+
+def _is_text(kind: pa.DictionaryType) -> bool:
+    return pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)
+
+
+def _describe(stored: pa.Field, kind: pa.DataType) -> pa.Field:
+    """Return a column as it is read; what its type said of it beyond that stands in its metadata, for `ml init`."""
+    said = {DURATION: "s"} if pa.types.is_duration(stored.type) else {}
+    if order := (stored.metadata or {}).get(ORDER):
+        said[ORDER] = order
+    return pa.field(stored.name, kind, metadata=said or None)
+
+
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_timestamp(column.type):
         column = column.cast(MOMENT if column.type.tz is None else pa.timestamp("us", column.type.tz), safe=False)
+    if pa.types.is_duration(column.type):
+        micros = column.cast(pa.duration("us"), safe=False).cast(pa.int64())
+        return pc.divide(micros.cast(pa.float64()), 1e6)
     return column if column.type == kind else column.cast(kind, safe=not pa.types.is_floating(kind))

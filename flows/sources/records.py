@@ -123,8 +123,8 @@ def _kind_of(value: Any) -> str:
 def _choose(kind: str | None, seen: set[str]) -> pa.DataType:
     if kind == "text":
         return pa.string()
-    if not seen:  # dates are text in JSON
-        return pa.string() if kind in (None, "date") else LADDERS[kind][0]
+    if not seen:  # dates and durations are text in JSON
+        return pa.string() if kind in (None, "date", "duration") else LADDERS[kind][0]
     if seen == {"boolean"}:
         return pa.bool_()
     if seen <= {"integer", "large"}:

@@ -143,14 +143,14 @@ def _load(folder: Path) -> Bundle:
 
 def _open_runtime(folder: Path, meta: dict[str, Any], contract: Contract) -> Runtime:
     if meta.get("runtime", "onnx") == "onnx":
-        inputs = [str(c.input) for c in contract.features]
+        inputs = [key for _, key, _ in contract.inputs]
         return OnnxRuntime(folder / "model.onnx", inputs, contract.problem == "regression")
     # Before OpenMP is loaded: its threads fight each other under concurrent requests.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from service.sklearn_runtime import SklearnRuntime
 
     classes = None if contract.classes is None else len(contract.classes)
-    return SklearnRuntime(folder / "model.skops", contract.features, classes, list(meta.get("trusted", [])))
+    return SklearnRuntime(folder / "model.skops", contract.inputs, classes, list(meta.get("trusted", [])))
 
 
 def _setting(name: str, settings: dict[str, Any], default: int) -> int:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Optional
 
 from pydantic import (
@@ -12,13 +11,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     StrictBool,
     StrictStr,
     WithJsonSchema,
     create_model,
 )
 from pydantic_core import PydanticCustomError
+
+from service.moments import date_type, duration_type
 
 FEATURES = ("feature", "sensitive")
 LARGEST = 3.4028234e38  # of float32, which every number becomes
@@ -37,6 +37,13 @@ class Column:
     input: str | None
     encoding: dict[str, Any]
 
+    @property
+    def inputs(self) -> tuple[tuple[str, str, bool], ...]:
+        """The inputs of the model that it becomes: the features' name of each, its name in ONNX, whether it is text."""
+        parts = (self.encoding.get("parts") or {}).items()
+        own = (self.name, str(self.input), self.encoding["tensor"] == "string")
+        return (own, *((name, f"{self.input}_{part}", False) for part, name in parts))
+
 
 @dataclass(frozen=True, slots=True)
 class Contract:
@@ -51,6 +58,12 @@ class Contract:
     def features(self) -> tuple[Column, ...]:
         """The columns a model sees, in the order of its inputs."""
         return tuple(c for c in self.columns if c.role in FEATURES)
+
+    @property
+    def inputs(self) -> tuple[tuple[str, str, bool], ...]:
+        """The inputs of the model, in order: the columns, then the parts of all; see `Column.inputs`."""
+        made = [column.inputs for column in self.features]
+        return tuple([one for inputs in made for one in inputs[:1]] + [one for inputs in made for one in inputs[1:]])
 
 
 class Envelope(BaseModel):
@@ -155,31 +168,14 @@ def _blank_to_none(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
 
-def _date(column: Column) -> Any:
-    # The contract states a date's bounds in seconds since 1970, UTC; pydantic compares and reports datetimes.
-    bounds: dict[str, Any] = {k: datetime.fromtimestamp(v, UTC).replace(tzinfo=None) for k, v in column.bounds.items()}
-    schema = WithJsonSchema({"type": "string", "format": "date-time"})
-    return Annotated[datetime, PlainValidator(_parse_date), Field(**bounds), schema]
-
-
 _TYPES: dict[str, Callable[[Column], Any]] = {
     "number": _number,
     "integer": _number,
     "boolean": _boolean,
     "text": _text,
-    "date": _date,
+    "date": lambda column: date_type(column.bounds),
+    "duration": lambda column: duration_type(column.bounds, _bounds_schema(column)),
 }
-
-
-def _parse_date(value: Any) -> datetime:
-    """Return an ISO 8601 text as a naive datetime in UTC."""
-    if not isinstance(value, str):
-        raise ValueError("Input should be a date or a date and time in ISO 8601, as text")
-    try:
-        moment = datetime.fromisoformat(value)
-        return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
-    except (ValueError, OverflowError):
-        raise ValueError("Input should be a date or a date and time in ISO 8601") from None
 
 
 def _check_whole(value: float) -> float:

@@ -1,6 +1,6 @@
 """From validated rows to the model's input tensors, by the encoding table of the contract."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 from service.contract import Column
 
 DAY = timedelta(days=1)
+PARTS: dict[str, Callable[[datetime], float]] = {
+    "month": lambda date: date.month,
+    "weekday": datetime.weekday,
+    "hour": lambda date: date.hour,
+}
 Rows = Sequence[Sequence[Any]]
 
 
@@ -25,7 +30,8 @@ class Encoder:
         places = range(len(features))
         self._numbers = [i for i in places if features[i].encoding["tensor"] == "float32"]
         self._texts = [i for i in places if features[i].encoding["tensor"] == "string"]
-        self._dates = {i: _origin(features[i]) for i in self._numbers if features[i].kind == "date"}
+        self._readers = {i: reader for i in self._numbers if (reader := _reader(features[i])) is not None}
+        self._parts = [(i, PARTS[p], f"{c.input}_{p}") for i, c in enumerate(features) for p in _parts(c)]
         self._inputs = [str(c.input) for c in features]
         self._missing = [c.encoding.get("missing") or "<missing>" for c in features]
         rules = [features[i].encoding for i in self._numbers]
@@ -37,6 +43,8 @@ class Encoder:
         """Return the tensor of every input. The request type has made sure that numbers fit into float32."""
         columns = list(zip(*rows, strict=False))
         tensors: dict[str, NDArray[Any]] = {}
+        for i, part, name in self._parts:
+            tensors[name] = np.array([[None if v is None else part(v)] for v in columns[i]], dtype=np.float32)
         if self._numbers:
             for i, tensor in zip(self._numbers, self._encode_numbers(columns), strict=True):
                 tensors[self._inputs[i]] = tensor[:, None]
@@ -48,13 +56,22 @@ class Encoder:
 
     def _encode_numbers(self, columns: list[tuple[Any, ...]]) -> NDArray[np.float32]:
         """Return float32 [columns, N]; None becomes NaN."""
-        for i, origin in self._dates.items():
-            columns[i] = tuple(None if v is None else (v - origin) / DAY for v in columns[i])
+        for i, read in self._readers.items():
+            columns[i] = tuple(None if v is None else read(v) for v in columns[i])
         matrix = np.array([columns[i] for i in self._numbers], dtype=np.float64)
         if self._shifted:
             matrix = (matrix - self._offsets) / self._scales
         return matrix.astype(np.float32)
 
 
-def _origin(column: Column) -> datetime:
-    return datetime.fromisoformat(column.encoding["origin"])
+def _reader(column: Column) -> Callable[[Any], float | None] | None:
+    """Return what makes a number of a value that is none: a date's days, an ordered text's rank."""
+    if column.kind == "date":
+        origin = datetime.fromisoformat(column.encoding["origin"])
+        return lambda date: (date - origin) / DAY
+    order = column.encoding.get("order")
+    return {text: float(rank) for rank, text in enumerate(order)}.get if order else None
+
+
+def _parts(column: Column) -> Sequence[str]:
+    return tuple(column.encoding.get("parts") or ())

@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from skops.io import get_untrusted_types, load
 
-from service.contract import Column
 from service.runtime import Tensors
 
+Inputs = Sequence[tuple[str, str, bool]]  # see `service.contract.Contract.inputs`
 TRUSTWORTHY = ("sklearn.", "numpy.", "scipy.")
 
 
@@ -24,7 +24,7 @@ class SklearnRuntime:
 
     slow = True
 
-    def __init__(self, model: Path, features: Sequence[Column], classes: int | None, trusted: list[str]) -> None:
+    def __init__(self, model: Path, inputs: Inputs, classes: int | None, trusted: list[str]) -> None:
         """Load `model`, trusting exactly `trusted`.
 
         Raises:
@@ -35,12 +35,12 @@ class SklearnRuntime:
         if foreign:
             raise ValueError(f"{', '.join(foreign)} not trusted: a custom class needs an ONNX converter")
         self._pipeline = load(model, trusted=trusted)
-        self._columns = [(c.name, str(c.input), c.encoding["tensor"] == "string") for c in features]
+        self._inputs = inputs
         self._classes = classes
 
     def run(self, tensors: Tensors) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Return labels [N] and probabilities [N, K], or values [N] and None."""
-        frame = pd.DataFrame({name: self._series(tensors[key], text) for name, key, text in self._columns})
+        frame = pd.DataFrame({name: self._series(tensors[key], text) for name, key, text in self._inputs})
         if self._classes is None:
             return np.asarray(self._pipeline.predict(frame), dtype=np.float64), None
         probabilities = np.zeros((len(frame), self._classes))
