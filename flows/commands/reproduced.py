@@ -37,12 +37,13 @@ def reproduce_version(version: str, anyway: bool, fresh: bool) -> None:
         if note:
             console.print(escape(note), soft_wrap=True)
     if other := [line for line in lines if not line.equal]:
-        raise Refused(_tell(version, lines, other, differences or not again.origin.exact))
+        raise Refused(_tell(version, other, len(lines), bool(differences) or not again.origin.exact))
     console.print(f"[bold green]Version {version} was made again:[/] every figure is equal to {TOLERANCE:g}.")
 
 
 def _print_lines(version: str, lines: list[Line]) -> None:
-    table = Table("figure", "recorded", "again", "apart", title=f"version {version} again", title_justify="left")
+    title = f"version {version} again, each metric with the ends of its interval"
+    table = Table("figure", "recorded", "again", "apart", title=title, title_justify="left")
     for line in lines:
         shown = [_show(line.recorded), _show(line.again)]
         if line.name == PREDICTIONS:
@@ -75,26 +76,23 @@ def _differences(again: Again) -> list[str]:
     return found
 
 
-def _tell(version: str, lines: list[Line], other: list[Line], reason: object) -> str:
+def _tell(version: str, other: list[Line], figures: int, explained: bool) -> str:
     """Say in a sentence by how much not, and where to look."""
     worst = max(other, key=lambda line: line.apart)
     why = (
         "what is said above explains it"
-        if reason
+        if explained
         else "model/ draws without the seed, reads what is not in git, or sums in an order that varies"
     )
     return (
-        f"Version {version} was not made again: {len(other)} of {len(lines)} figures differ, the most {worst.name} by "
+        f"Version {version} was not made again: {len(other)} of {figures} figures differ, the most {worst.name} by "
         f"{_show_apart(worst.apart)}; {why}."
     )
 
 
 def _show(figure: Figure | None) -> str:
-    """Return a figure with all digits that count, its interval in brackets."""
-    if figure is None or figure[0] is None:
-        return "–"
-    value, *ends = ("–" if part is None else f"{part:.12g}" for part in figure)
-    return f"{value} [{', '.join(ends)}]" if ends else value
+    """Return a figure with all digits that count."""
+    return "–" if figure is None or figure[0] is None else f"{figure[0]:.12g}"
 
 
 def _show_apart(apart: float) -> str:
