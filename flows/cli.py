@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands import contract, data, delivery, loop, operate, quarantine
+from flows.commands import contract, data, delivery, loop, operate, quarantine, reproduce
 from flows.errors import UserError
 
 HELP = """Train, check, deploy and serve this project's model.
@@ -19,6 +19,7 @@ app.add_typer(loop.app)  # monitor, loop
 app.add_typer(delivery.app)  # release, smoke, report, environments
 app.add_typer(data.app, name="data")  # log, diff, gc
 app.add_typer(contract.app)  # contract
+app.add_typer(reproduce.app)  # reproduce
 app.add_typer(quarantine.app, name="quarantine")
 
 Why = Annotated[str, typer.Option("--why", help="The reason, kept in the history.")]

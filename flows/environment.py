@@ -22,6 +22,15 @@ QUIET = {
 }
 
 
+STRIPPED = ("ML_", "MLFLOW_", "PREFECT_", "BENTOML_", "MPLCONFIGDIR")
+
+
+def clean_environment(root: Path) -> dict[str, str]:
+    """Return the environment for commands of a second project in `root`: without this one's homes and addresses."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(STRIPPED)}
+    return kept | {"PYTHONPATH": str(root)}
+
+
 def prepare(settings: Settings) -> None:
     """Set what the libraries read when they are imported; what the user has set stays."""
     homes = {

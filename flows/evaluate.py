@@ -9,18 +9,17 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.alerts import tell_of_failure
 from flows.artifacts import publish_image, publish_link, publish_markdown, publish_table
+from flows.basis import Basis, choose_rows, find_basis
 from flows.candidate import Candidate, load_candidate
-from flows.contract import encode_target
 from flows.contract.compatibility import can_score
 from flows.dummy import predict_dummy
-from flows.errors import Refused, UserError
+from flows.errors import Refused
 from flows.exclusive import exclusive
 from flows.gates import judge, refusal_sentence
 from flows.metrics import choose_metric
 from flows.naming import name_run
 from flows.plots import draw_plots
 from flows.report import gate_rows, verdict_markdown
-from flows.rows import Holdout, in_holdout
 from flows.scoring import Scorer
 from flows.settings import Settings, load_settings
 from flows.store.bundles import Bundle, find_bundle
@@ -40,6 +39,7 @@ class Scored:
     champion: np.ndarray | None
     dummy: np.ndarray
     notes: list[str]
+    basis: Basis
 
 
 @flow(
@@ -120,30 +120,18 @@ def score_holdout(settings: Settings, candidate: Candidate, bundle: Bundle | Non
     """
     notes: list[str] = []
     contract = candidate.contract
-    frame, predictions = candidate.held_out, candidate.predictions
     why_not = can_score(bundle.contract, contract) if bundle else None
     if bundle and why_not:
         notes.append(f"Version {bundle.version} serves but cannot be compared: {why_not}.")
         bundle = None
-    if bundle:
-        unseen = unseen_by(bundle, frame)
-        frame, predictions = frame[unseen], predictions[unseen]
-    y = encode_target(contract, frame[contract.target])
-    never = (y < 0) if contract.classes else np.zeros(len(y), bool)
-    if never.any():
-        notes.append(f"{never.sum():,} held-out rows of classes that training never saw are left out.")
-        frame, predictions, y = frame[~never], predictions[~never], y[~never]
-    if not len(y):
-        raise UserError("No held-out rows are left to judge by: bring more rows, or raise [split] holdout.")
-    metric = choose_metric(contract.problem, settings.gates.metric)
-    dummy = predict_dummy(contract.problem, metric, candidate.baseline, len(y))
-    champion = predict_champion(bundle, candidate, frame) if bundle else None
-    return Scored(y, predictions, champion, dummy, notes)
-
-
-def unseen_by(bundle: Bundle, frame: pd.DataFrame) -> np.ndarray:
-    """Tell which rows the champion was not trained on, by its own split."""
-    return in_holdout(frame, bundle.contract, Holdout.model_validate(bundle.meta["holdout"]))
+    basis = find_basis(settings.gates, bundle)
+    judged = choose_rows(candidate, basis)
+    if judged.unknown:
+        notes.append(f"{judged.unknown:,} held-out rows of classes that training never saw are left out.")
+    metric = choose_metric(contract.problem, basis.metric)
+    dummy = predict_dummy(contract.problem, metric, candidate.baseline, len(judged.y))
+    champion = predict_champion(bundle, candidate, judged.frame) if bundle else None
+    return Scored(judged.y, judged.predictions, champion, dummy, notes, basis)
 
 
 def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:
@@ -167,7 +155,7 @@ def show(settings: Settings, candidate: Candidate, record: Record, scored: Score
         contract.problem, scored.y, scored.candidate, scored.champion, contract.classes or (), contract.target
     )
     registry = Registry(settings)
-    registry.log_verdict(candidate.run_id, verdict, plots)
+    registry.log_verdict(candidate.run_id, verdict, scored.basis, plots)
     registry.client.update_model_version(registry.name, record.version, verdict_markdown(record))
     publish_markdown("verdict", verdict_markdown(record))
     publish_link("mlflow-run", registry.run_address(candidate.run_id), f"MLflow run of version {record.version}")

@@ -139,7 +139,8 @@ def _living(processes: "list[psutil.Process]") -> "list[psutil.Process]":
 
 
 def _end_with_input(child: "subprocess.Popen[bytes]") -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # not by `sys.stdin`, whose lock would be held when this process ends by itself
+        pass
     end_group(child)
 
 

@@ -1,10 +1,12 @@
-"""Where a model comes from: commit, patch, packages and the code that shaped it."""
+"""Where a model comes from: commit, patch, packages, machine and the code that shaped it."""
 
 import os
+import platform
 import subprocess
 from functools import lru_cache
 from importlib.metadata import distributions, version
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -21,12 +23,18 @@ class Provenance(BaseModel):
         base: The commit that an uncommitted tree is based on.
         patch_digest: SHA-256 over the project's files as they are; None for a clean tree.
         packages: Versions by distribution name.
+        python: The version of Python; None in records that are older than it.
+        machine: System and processor, as the libraries of linear algebra tell processors apart; None likewise.
+        threads: How many "blas" and "openmp" compute with: sums depend on it in their last digits.
     """
 
     commit: str
     base: str | None
     patch_digest: str | None
     packages: dict[str, str]
+    python: str | None = None
+    machine: str | None = None
+    threads: dict[str, int] = {}
 
 
 def read_provenance(root: Path) -> Provenance:
@@ -34,21 +42,42 @@ def read_provenance(root: Path) -> Provenance:
     ignored = _git(root, "check-ignore", "-q", ".") is not None  # a folder that another repository leaves out
     base = None if ignored else _git(root, "rev-parse", "--verify", "-q", "HEAD")
     changes = _git(root, "status", "--porcelain", "--untracked-files=all", "--", ".")
-    packages = installed_packages()
+    about = read_machine()
     if built_from := os.environ.get("ML_COMMIT"):  # the worker's image is made of a clean checkout, without git
-        return Provenance(commit=built_from, base=built_from, patch_digest=None, packages=packages)
+        return Provenance(commit=built_from, base=built_from, patch_digest=None, **about)
     if base and changes == "":
-        return Provenance(commit=base, base=base, patch_digest=None, packages=packages)
-    return Provenance(commit="uncommitted", base=base or None, patch_digest=tree_digest(root), packages=packages)
+        return Provenance(commit=base, base=base, patch_digest=None, **about)
+    return Provenance(commit="uncommitted", base=base or None, patch_digest=tree_digest(root), **about)
+
+
+def read_machine() -> dict[str, Any]:
+    """Return what computes here: packages, Python, machine and threads."""
+    from threadpoolctl import threadpool_info
+
+    pools = threadpool_info()  # of the libraries that are loaded
+    kinds = sorted({pool["architecture"] for pool in pools if "architecture" in pool})
+    return {
+        "packages": installed_packages(),
+        "python": platform.python_version(),
+        "machine": " ".join([platform.system(), platform.machine(), *kinds]),
+        "threads": {pool["user_api"]: pool["num_threads"] for pool in pools},
+    }
 
 
 def tree_digest(root: Path) -> str:
-    """Return the SHA-256 over every file that git would commit, or over the code where there is no git."""
+    """Return the SHA-256 over the project's files."""
+    return digest_json({path.relative_to(root).as_posix(): digest_file(path) for path in project_files(root)})
+
+
+def project_files(root: Path) -> list[Path]:
+    """Return every file that git would commit, or the code, the packages and the settings where there is no git."""
     listed = _git(root, "-c", "core.quotePath=false", "ls-files", "-co", "--exclude-standard", "--", ".")
-    if not listed:
-        return code_digest(root)
-    files = [root / name for name in sorted(listed.splitlines())]
-    return digest_json({f.relative_to(root).as_posix(): digest_file(f) for f in files if f.is_file()})
+    if listed:
+        files = [root / name for name in sorted(listed.splitlines())]
+    else:
+        code = (path for folder in ("flows", "model") for path in (root / folder).rglob("*.py"))
+        files = sorted([*code, *(root / name for name in ("config.toml", "pyproject.toml", "uv.lock"))])
+    return [path for path in files if path.is_file()]
 
 
 def code_digest(root: Path) -> str:

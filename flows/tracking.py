@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 from flows.connection import connect, embedded_ui, is_embedded, mlflow_folder, show_uri
 from flows.errors import UserError
+from flows.saved import FILE, explain_untrusted, load_pipeline, trusted_types
 from flows.settings import Settings
 from flows.store.champion import Champion, read_champion
 
@@ -17,19 +18,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
 
+    from flows.basis import Basis
     from flows.gates import Verdict
 
+SHOWN = 20  # versions that a message lists, the newest
 KEY_TAG = "train_key"
 CHALLENGER, CHAMPION = "challenger", "champion"
-TRUSTED = (  # scikit-learn's and numpy's own classes that skops does not list
-    "numpy.dtype",
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
-    "sklearn.compose._column_transformer.make_column_selector",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.model_selection._split.KFold",
-    "sklearn.tree._tree.Tree",
-)
 
 
 class Registry:
@@ -39,7 +33,7 @@ class Registry:
         """Connect; on the embedded database this makes the tables the first time."""
         self.settings = settings
         self.name = settings.project.name
-        self.trusted = (*TRUSTED, *settings.train.trusted_types)
+        self.trusted = trusted_types(settings)
         self.client = connect(settings)
         self.artifacts = (mlflow_folder(settings) / "artifacts").as_uri() if is_embedded(settings) else None
 
@@ -64,9 +58,9 @@ class Registry:
         try:
             return self.client.get_model_version(self.name, version)
         except MlflowException:
-            raise UserError(
-                f'MLflow has no version {version} of "{self.name}": `ml status` lists what there is.'
-            ) from None
+            found = self.client.search_model_versions(f"name = '{self.name}'")
+            there = ", ".join(sorted((str(v.version) for v in found), key=int)[-SHOWN:]) or "none yet"
+            raise UserError(f'MLflow has no version {version} of "{self.name}": there is {there}.') from None
 
     def register(self, model_uri: str, model_id: str | None, run_id: str, tags: dict[str, str]) -> str:
         """Register a logged model as a new version and return its number."""
@@ -102,19 +96,18 @@ class Registry:
 
     def load(self, version: str) -> Any:
         """Return the scikit-learn pipeline of a version, read by skops with the explicit trust list."""
-        import skops.io
+        return load_pipeline(self.download(version), self.trusted)
+
+    def download(self, version: str, folder: Path | None = None) -> Path:
+        """Return where the saved pipeline of a version is, brought into `folder` where one is given."""
         from mlflow.artifacts import download_artifacts
-        from skops.io.exceptions import UntrustedTypesFoundException
 
         self.get(version)
-        path = Path(download_artifacts(f"models:/{self.name}/{version}")) / "model.skops"
+        target = str(folder) if folder else None
+        path = Path(download_artifacts(f"models:/{self.name}/{version}", dst_path=target)) / FILE
         if not path.exists():
             raise UserError(f"Version {version} was not saved by skops: no other format is loaded.")
-        # Not MLflow's own loader: that takes format and trust list from the model's files.
-        try:
-            return skops.io.load(path, trusted=list(self.trusted))
-        except (TypeError, UntrustedTypesFoundException) as error:
-            raise UserError(_untrusted(error)) from error
+        return path
 
     def run_id(self, version: str) -> str:
         """Return the id of the run that made a version."""
@@ -132,8 +125,8 @@ class Registry:
         with mlflow.start_run(experiment_id=self.experiment_id(), run_name=name, tags=tags) as run:
             yield run.info.run_id
 
-    def log_verdict(self, run_id: str, verdict: "Verdict", plots: dict[str, bytes]) -> None:
-        """Add a candidate's figures, its gates and the plots to its run."""
+    def log_verdict(self, run_id: str, verdict: "Verdict", basis: "Basis", plots: dict[str, bytes]) -> None:
+        """Add a candidate's figures, what they rest on, its gates and the plots to its run."""
         import mlflow
 
         metrics: dict[str, float] = {}
@@ -141,6 +134,7 @@ class Registry:
             said = {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
             metrics |= {key: value for key, value in said.items() if value is not None}
         mlflow.log_metrics(metrics, run_id=run_id)
+        mlflow.log_dict(basis.model_dump(mode="json"), "basis.json", run_id=run_id)
         mlflow.log_dict(verdict.model_dump(mode="json"), "verdict.json", run_id=run_id)
         with tempfile.TemporaryDirectory() as folder:
             for name, png in plots.items():
@@ -178,7 +172,7 @@ class Registry:
                     pip_requirements=requirements,
                 )
         except MlflowException as error:
-            raise UserError(_untrusted(error)) from error
+            raise UserError(explain_untrusted(error)) from error
         return info.model_uri, info.model_id
 
 
@@ -190,11 +184,3 @@ def repair_alias(settings: Settings) -> None:
     registry = Registry(settings)
     if registry.alias(CHAMPION) != champion.version and registry.made(champion):
         registry.set_alias(CHAMPION, champion.version)
-
-
-def _untrusted(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return (
-        "The model holds a type that skops does not trust, so it was not registered: add its full name to [train] "
-        f"trusted_types in config.toml if it is your own or well known. skops says: {text[:400]}"
-    )

@@ -13,6 +13,7 @@ import pytest
 
 from flows.commands.simulate import simulate
 from flows.contract import Contract
+from flows.environment import clean_environment
 from flows.errors import UserError
 from flows.metrics import Interval
 from flows.monitoring.windows import Window
@@ -21,7 +22,7 @@ from flows.sections import Gates
 from flows.settings import load_settings
 from flows.simulation.comeback import Answered, Comeback, compare, read_answers
 from flows.simulation.play import HISTORY, Week
-from flows.simulation.sandbox import clean_environment, make_sandbox
+from flows.simulation.sandbox import make_sandbox
 from flows.simulation.timeline import conclude, draw, tabulate
 from flows.simulation.traffic import draw_week
 from flows.store.files import locked

@@ -1,4 +1,4 @@
-"""One line for each stage while it runs, with the seconds it took."""
+"""One line for each stage or step while it runs, with the seconds it took."""
 
 import sys
 import time
@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from flows.progress import listeners
 
@@ -70,3 +71,40 @@ class Progress:
     def _line(self, mark: str, name: str) -> None:
         seconds = time.perf_counter() - self.started.get(name, time.perf_counter())
         self.console.print(f"{mark} {name:<9}[dim]{STAGES[name]:<36}{seconds:6.1f} s[/]")
+
+
+class Steps:
+    """A spinner over steps that are no flows; each gets its line when it ends."""
+
+    def __init__(self, console: Console) -> None:
+        """Show on `console`."""
+        self.console = console
+        self.status = console.status("starting")
+        self.step: tuple[str, str, float] | None = None
+
+    def __enter__(self) -> "Steps":
+        """Start spinning."""
+        self.status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop spinning; the step that goes on is done, or failed."""
+        self._end("[green]✓[/]" if kind is None else "[red]✗[/]")
+        self.status.stop()
+
+    def begin(self, name: str, what: str) -> None:
+        """Say which step begins; the one before is done."""
+        self._end("[green]✓[/]")
+        self.step = (name, what, time.perf_counter())
+        self.say(what)
+
+    def say(self, words: str) -> None:
+        """Say how far the step has come."""
+        self.status.update(escape(f"{self.step[0] if self.step else ''}: {words}"))
+
+    def _end(self, mark: str) -> None:
+        if self.step is not None:
+            name, what, since = self.step
+            self.console.print(f"{mark} {name:<9}[dim]{escape(what):<48}{time.perf_counter() - since:6.1f} s[/]")

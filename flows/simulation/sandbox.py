@@ -13,13 +13,13 @@ from pathlib import Path
 import tomlkit
 
 from flows.background import only_up, stop_all
+from flows.environment import clean_environment
 from flows.errors import UserError
 from flows.init.placing import reads_sample
 from flows.settings import FILE_NAME, FileSettings, Settings, load_settings
 
 DATA = "data.parquet"
 COPIED = ("flows", "model", "service", "prefect.yaml", FILE_NAME)
-STRIPPED = ("ML_", "MLFLOW_", "PREFECT_", "BENTOML_", "MPLCONFIGDIR")  # the sandbox has its own servers and stores
 COMMAND_SECONDS = 900
 
 
@@ -119,12 +119,6 @@ def commands_in(root: Path) -> list[int]:
             if str(root) in process.environ().get("PYTHONPATH", "").split(os.pathsep):
                 found.append(process.pid)
     return found
-
-
-def clean_environment(root: Path) -> dict[str, str]:
-    """Return the environment without the outer project's homes and addresses; `flows` comes from `root`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(STRIPPED)}
-    return kept | {"PYTHONPATH": str(root)}
 
 
 def _copy(source: Path, target: Path) -> None:

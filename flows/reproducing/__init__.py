@@ -1,0 +1,1 @@
+"""Making a version again from its record: `ml reproduce` checks out, installs, retrains and compares."""

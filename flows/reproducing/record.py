@@ -1,0 +1,101 @@
+"""What is recorded of a version, read back from MLflow."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from flows.errors import UserError
+from flows.provenance import Provenance
+from flows.reproducing.compare import Figure, figures_of
+from flows.settings import Settings
+from flows.store.parts import Parts
+from flows.store.snapshots import Snapshot, Snapshots
+from flows.tracking import Registry
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A version's record.
+
+    Attributes:
+        version: Its number.
+        origin: Commit, packages and machine.
+        settings: All settings, those of the environment included.
+        tags: Of its run: data_digest, validation, holdout, …
+        verdict: Its figures; None where it was never judged.
+        basis: What it was judged by; None likewise, and for a verdict that is older than this record.
+        train_rows: On how many rows it was fitted.
+    """
+
+    version: str
+    origin: Provenance
+    settings: dict[str, Any]
+    tags: dict[str, str]
+    verdict: dict[str, Any] | None
+    basis: dict[str, Any] | None
+    train_rows: float
+
+    @property
+    def holdout(self) -> dict[str, Any]:
+        """Which rows were held out, as the code of that time wrote it."""
+        found: dict[str, Any] = json.loads(self.tags["holdout"])
+        return found
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """Every figure that can be made again."""
+        return figures_of(self.train_rows, self.verdict if self.basis else None)
+
+
+def read_record(registry: Registry, version: str) -> Recorded:
+    """Return what MLflow has of a version.
+
+    Raises:
+        UserError: there is no such version, or its record is not whole.
+    """
+    run = registry.run_of(version)
+    said = {name: _read(run, f"{name}.json") for name in ("provenance", "settings", "verdict", "basis")}
+    if lost := [f"{name}.json" for name in ("provenance", "settings") if said[name] is None]:
+        raise UserError(
+            f"The record of version {version} is not whole: its run {run.info.run_id} in MLflow has no "
+            f"{' and no '.join(lost)}, without which nobody knows how it was made."
+        )
+    return Recorded(
+        version=version,
+        origin=Provenance.model_validate(said["provenance"]),
+        settings=said["settings"] or {},
+        tags=dict(run.data.tags),
+        verdict=said["verdict"],
+        basis=said["basis"],
+        train_rows=run.data.metrics.get("train_rows", 0.0),
+    )
+
+
+def require_snapshot(settings: Settings, digest: str) -> Snapshot:
+    """Return a snapshot whose files are all there, each with the bytes that its name says.
+
+    Raises:
+        UserError: it is missing or was changed.
+    """
+    snapshots = Snapshots(settings.store_path)
+    if not (snapshots.folder / f"{digest}.json").exists():
+        raise UserError(
+            f"The snapshot {digest} that it was trained on is not in {snapshots.folder}: bring it back from where the "
+            "store is kept (with its .json and .parquet files), or set ML_STORE to a store that has it."
+        )
+    snapshot = snapshots.get(digest)
+    for part in snapshot.parts:
+        Parts(snapshots.folder).verify(part)
+    return snapshot
+
+
+def _read(run: Any, name: str) -> dict[str, Any] | None:
+    """Return an artifact of a run, None where it has no such."""
+    from mlflow.artifacts import load_dict
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found: dict[str, Any] = load_dict(f"{run.info.artifact_uri}/{name}")
+    except (MlflowException, OSError):
+        return None
+    return found
