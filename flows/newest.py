@@ -30,10 +30,18 @@ class Keys:
     id: Column
     watermark: Column | None
 
+    @property
+    def _columns(self) -> dict[str, Column]:
+        return {column.name: column for column in (self.id, self.watermark) if column}
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that are read: one where the id is the watermark too."""
+        return list(self._columns)
+
     def read(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids' hashes [rows, 2] and the watermarks [rows] as comparable numbers."""
-        columns = [column for column in (self.id, self.watermark) if column]
-        frame, _ = clean(table.select([c.name for c in columns]), columns)
+        frame, _ = clean(table.select(self.names), list(self._columns.values()))
         hashes = hash_rows(frame[[self.id.name]])
         if self.watermark is None:
             return hashes, np.zeros(len(frame), np.int64)
@@ -74,13 +82,12 @@ def choose(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys: Keys)
         head: The snapshot that the rows are to be appended to.
         keys: How rows are told apart.
     """
-    names = [column.name for column in (keys.id, keys.watermark) if column]
-    read = [keys.read(table) for table in _groups(draft, names)]
+    read = [keys.read(table) for table in _groups(draft, keys.names)]
     hashes, marks = (np.concatenate([one[i] for one in read]) for i in (0, 1))
     new = _newest(hashes, marks)
     replaced: dict[str, list[np.ndarray]] = {}
     for block in snapshots.blocks(head.digest) if head else ():
-        theirs, their_marks = keys.read(block.read(names))
+        theirs, their_marks = keys.read(block.read(keys.names))
         rows, matches = _match(theirs, hashes, new)
         older = their_marks[rows] < marks[matches]
         tied = their_marks[rows] == marks[matches]

@@ -116,6 +116,17 @@ def test_what_is_new_is_appended_and_names_its_parent(chosen):
     assert rows_of(chosen, Snapshots(chosen.store_path).get(first.digest)) == table.rows[:2]
 
 
+def test_the_id_may_be_the_watermark(tmp_path):
+    named = CONTRACT.columns[0].model_copy(update={"role": "feature"})
+    when = CONTRACT.columns[1].model_copy(update={"role": "id"})
+    contract = CONTRACT.model_copy(update={"columns": (named, when, CONTRACT.columns[2])})
+    chosen = make_settings(tmp_path, watermark="changed")
+    table = Table([("a", 0, 1.0), ("b", 1, 2.0)])
+    grow(chosen, contract, table)
+    table.rows = [("a", 0, 1.0), ("b", 1, 2.0), ("c", 2, 3.0)]
+    assert rows_of(chosen, grow(chosen, contract, table)) == table.rows
+
+
 def test_a_database_is_asked_only_for_what_is_new(chosen):
     table = Database([(f"r{i}", i, 0.0) for i in range(100)])
     grow(chosen, CONTRACT, table)
