@@ -1,6 +1,5 @@
 """Bundles: folders with all that the service loads, named by version and content, never rewritten."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from pydantic import BaseModel
 from flows.contract.columns import Contract
 from flows.errors import UserError
 from flows.store.files import digest_folder, publish, read_json, scratch
+from flows.store.reach import fetch_folder, is_published, remove
 
 SHORT = 12  # characters of a digest in a name
 
@@ -44,7 +44,7 @@ def write_bundle(store: Path, version: str, files: dict[str, bytes]) -> Bundle:
             (made / name).write_bytes(content)
         digest = digest_folder(made)
         path = store / "bundles" / f"{version}-{digest[:SHORT]}"
-        if not path.exists():
+        if not is_published(path / "meta.json"):
             publish(made, path)
     return Bundle(path=path, version=version, digest=digest)
 
@@ -56,10 +56,13 @@ def open_bundle(store: Path, name: str) -> Bundle:
         UserError: there is none, or it was changed since it was written.
     """
     path = store / "bundles" / name
-    if not path.is_dir():
-        raise UserError(f"The bundle {path} is missing: `ml run` deploys again.")
-    digest = digest_folder(path)
     version, _, short = name.rpartition("-")
+    digest = digest_folder(path) if path.is_dir() else None
+    if digest is None or not digest.startswith(short):
+        fetch_folder(path)
+        digest = digest_folder(path) if path.is_dir() else None
+    if digest is None:
+        raise UserError(f"The bundle {path} is missing: `ml run` deploys again.")
     if not digest.startswith(short):
         raise UserError(f"The bundle {path} was changed after it was written: its digest is {digest[:SHORT]}.")
     return Bundle(path=path, version=version, digest=digest)
@@ -75,4 +78,4 @@ def find_bundle(store: Path, name: str) -> Bundle | None:
 
 def drop_bundle(bundle: Bundle) -> None:
     """Remove a bundle that never served."""
-    shutil.rmtree(bundle.path)
+    remove(bundle.path)
