@@ -459,6 +459,16 @@ def test_what_cannot_be_written_is_said_and_is_not_here_either(two, monkeypatch)
     assert not (cut.folder / "latest.json").exists()
 
 
+def test_a_bundle_that_cannot_be_reached_is_not_taken_for_missing(two, monkeypatch):
+    """Else the gates would judge without the champion."""
+    one, other = two
+    bundle = one.deploy("1")
+    refresh(other.folder)
+    shutil.rmtree(other.folder / "bundles")
+    monkeypatch.setattr(Objects, "_ask", lambda *_, **__: (_ for _ in ()).throw(UserError("The store is away.")))
+    assert sentence(other, lambda store: find_bundle(store, bundle.name)) == "The store is away."
+
+
 @pytest.mark.parametrize(("address", "package"), [("gs://lake/x", "gcsfs"), ("az://lake/x", "adlfs")])
 def test_missing_library_is_named(tmp_path, monkeypatch, address, package):
     monkeypatch.setitem(sys.modules, package, None)

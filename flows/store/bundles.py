@@ -13,6 +13,10 @@ from flows.store.reach import fetch_folder, is_published, remove
 SHORT = 12  # characters of a digest in a name
 
 
+class Unusable(UserError):
+    """A bundle is missing, or was changed."""
+
+
 class Bundle(BaseModel):
     """A bundle on disk."""
 
@@ -53,7 +57,8 @@ def open_bundle(store: Path, name: str) -> Bundle:
     """Return the bundle with the folder name `name`, its bytes checked against it.
 
     Raises:
-        UserError: there is none, or it was changed since it was written.
+        Unusable: there is none, or it was changed since it was written.
+        UserError: the store is elsewhere and cannot be reached.
     """
     path = store / "bundles" / name
     version, _, short = name.rpartition("-")
@@ -62,17 +67,21 @@ def open_bundle(store: Path, name: str) -> Bundle:
         fetch_folder(path)
         digest = digest_folder(path) if path.is_dir() else None
     if digest is None:
-        raise UserError(f"The bundle {path} is missing: `ml run` deploys again.")
+        raise Unusable(f"The bundle {path} is missing: `ml run` deploys again.")
     if not digest.startswith(short):
-        raise UserError(f"The bundle {path} was changed after it was written: its digest is {digest[:SHORT]}.")
+        raise Unusable(f"The bundle {path} was changed after it was written: its digest is {digest[:SHORT]}.")
     return Bundle(path=path, version=version, digest=digest)
 
 
 def find_bundle(store: Path, name: str) -> Bundle | None:
-    """Return the bundle with the folder name `name`, or None where it is missing or was changed."""
+    """Return the bundle with the folder name `name`, or None where it is missing or was changed.
+
+    Raises:
+        UserError: the store is elsewhere and cannot be reached: nobody knows.
+    """
     try:
         return open_bundle(store, name)
-    except UserError:
+    except Unusable:
         return None
 
 
