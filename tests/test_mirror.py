@@ -44,7 +44,7 @@ class Host:
 
     def __init__(self, root: Path, address: str = ADDRESS) -> None:
         self.settings = Settings(
-            root=root, store=address, data={"watermark": "changed"}, fetch={"retries": 0, "timeout_seconds": 5}
+            root=root, store=address, data={"watermark": "changed"}, fetch={"retries": 0, "timeout_seconds": 30}
         )  # type: ignore[arg-type]
 
     @property
