@@ -417,8 +417,9 @@ def test_an_answer_that_was_lost_is_no_conflict(two, monkeypatch):
     monkeypatch.setattr("flows.sources.remote.PAUSE_SECONDS", 0.01)
     host = Host(one.settings.root)
     mirror = Mirror(one.folder, Objects(ADDRESS, host.settings.fetch.model_copy(update={"retries": 2})))
-    with mirror.uploading(write_file(one.folder.parent / "made", b'{"bundle": null}'), one.folder / "champion.json"):
-        pass
+    made = write_file(one.folder.parent / "made", b'{"bundle": null}')
+    with mirror.uploading(made, one.folder / "champion.json"):
+        made.replace(one.folder / "champion.json")
     assert len(tries) == 2 and read_champion(one.store) is None
 
 
