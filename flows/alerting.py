@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from flows.sections import is_address
 from flows.settings import Settings
 from flows.store.files import locked, read_json, write_json
 from flows.webhook import send
@@ -86,7 +87,8 @@ def waiting(settings: Settings) -> list[Path]:
 
 
 def _folder(settings: Settings) -> Path:
-    return settings.store_path / "alerts"
+    """Return the folder of the alerts of this host; each sends its own, whether or not a store elsewhere answers."""
+    return (settings.home if is_address(settings.store) else settings.store_path) / "alerts"
 
 
 def _keep_new(settings: Settings, message: Message, digest: str) -> bool:

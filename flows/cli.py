@@ -14,7 +14,7 @@ A first session: `ml run` trains on the sample and deploys, `ml serve` answers r
 `ml init data.csv --target COLUMN` puts your own data in the sample's place, and `ml run` again.
 """
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.add_typer(operate.app)  # up, down, worker
+app.add_typer(operate.app)  # up, down, worker, follow
 app.add_typer(loop.app)  # monitor, loop
 app.add_typer(delivery.app)  # release, smoke, report, environments
 app.add_typer(data.app, name="data")  # log, diff, gc

@@ -20,6 +20,7 @@ from flows.smoke import SmokeService, require_same, smoke_service
 from flows.store.bentoml import forget_bundle, import_bundle
 from flows.store.bundles import Bundle, drop_bundle, find_bundle
 from flows.store.champion import Champion, move_champion, read_champion, restore_champion, taken_out
+from flows.store.reach import look_again
 from flows.store.validations import Latest
 from flows.store.verdicts import Record
 from flows.tracking import CHAMPION, Registry, repair_alias
@@ -132,8 +133,9 @@ def write(version: str) -> Bundle:
 
 @write.on_rollback
 def _unwrite(txn: Transaction) -> None:
-    bundle = txn.get("bundle")
-    champion = read_champion(load_settings().store_path)
+    bundle, store = txn.get("bundle"), load_settings().store_path
+    look_again(store / "champion.json")
+    champion = read_champion(store)
     if champion is None or champion.bundle != bundle.name:  # what serves is never removed
         drop_bundle(bundle)
 

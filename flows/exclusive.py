@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 from flows.errors import UserError
 from flows.settings import Settings, load_settings
 from flows.store.files import locked, sweep
+from flows.store.reach import refresh
 
 WAIT_SECONDS = 2 * 3600.0
 POLL_SECONDS = 0.5
@@ -20,14 +21,16 @@ _held: ContextVar[bool] = ContextVar("project_lock_held", default=False)
 
 
 def exclusive(function: Callable[P, R]) -> Callable[P, R]:
-    """Let `function`, the body of a flow, hold the project's lock; within another that does, it does nothing more.
+    """Let `function`, the body of a flow, hold the project's lock and begin on the store as it is now.
 
     A run of a worker waits for its turn. A command holds the lock before its flow begins, and does not wait.
     """
 
     @wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
-        with only_one(load_settings(), wait=True):
+        settings = load_settings()
+        with only_one(settings, wait=True):
+            refresh(settings.store_path)
             return function(*args, **kwargs)
 
     return alone

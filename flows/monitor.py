@@ -1,6 +1,6 @@
 """Monitor: a window of the prediction log is compared with the reference; what moved asks to train again."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -14,10 +14,11 @@ from flows.monitoring.retraining import settle
 from flows.monitoring.runs import WindowRuns
 from flows.monitoring.showing import as_markdown, column_rows
 from flows.monitoring.truth import measure_windows
-from flows.monitoring.watching import Look, Watch, look, only_monitor, open_watch
+from flows.monitoring.watching import Look, Watch, look, only_monitor, open_watch, window_end
 from flows.monitoring.windows import Window, Windows
 from flows.naming import name_run
 from flows.settings import Settings, load_settings
+from flows.store.reach import refresh
 
 
 @flow(
@@ -36,8 +37,9 @@ def monitor() -> str:
     Raises:
         UserError: nothing serves, its bundle has no reference, or another monitor is at work.
     """
-    end = datetime.now(UTC)
     settings = load_settings()
+    end = window_end(settings)
+    refresh(settings.store_path)
     with only_monitor(settings):
         watch = open_watch(settings)
         name_run("monitor", version=watch.champion.version)

@@ -22,6 +22,7 @@ from flows.sources import Reading, Source, open_source, read_through
 from flows.store.bundles import Bundle, open_bundle
 from flows.store.champion import require_champion, served_bundle
 from flows.store.files import publish, scratch
+from flows.store.reach import refresh
 
 ERROR = "error"
 TOO_LARGE = "too large for the model"
@@ -64,6 +65,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
 def predict_file(settings: Settings, source: str, destination: str, version: str | None = None) -> dict[str, Any]:
     """Predict every row of `source` into `destination`; see the flow."""
     path = require_destination(settings.root / destination)
+    refresh(settings.store_path)
     bundle = choose_bundle(settings.store_path, version)
     scorer = Scorer.open(bundle.path)
     rows = open_source(source, Reading(scorer.contract.kinds, settings.root, settings.fetch))

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from flows.errors import UserError, nearest
@@ -27,7 +27,9 @@ from flows.sections import (
     Retrain,
     Service,
     Split,
+    StorePlace,
     Train,
+    is_address,
 )
 
 FILE_NAME = "config.toml"
@@ -43,7 +45,7 @@ class Settings(BaseSettings):
     )
 
     root: Path
-    store: Path = Path(".ml/store")
+    store: StorePlace = ".ml/store"
     project: Project = Project()
     data: Data = Data()
     fetch: Fetch = Fetch()
@@ -59,13 +61,6 @@ class Settings(BaseSettings):
     ports: Ports = Ports()
     alerts: Alerts = Alerts()
     environments: dict[str, Environment] = {}
-
-    @field_validator("store", mode="before")
-    @classmethod
-    def _require_folder(cls, value: Any) -> Any:
-        if "://" in str(value):
-            raise ValueError("the store is a folder; object stores are not supported yet")
-        return value
 
     @classmethod
     def settings_customise_sources(
@@ -90,8 +85,16 @@ class Settings(BaseSettings):
 
     @property
     def store_path(self) -> Path:
-        """The store's folder; a relative one is relative to the project."""
-        return self.root / self.store
+        """The store's folder, or the one that mirrors it."""
+        return self.folder_of(self.store)
+
+    def folder_of(self, store: str) -> Path:
+        """Return the folder of a store, relative to the project; of an address the folder that mirrors it."""
+        if not is_address(store):
+            return self.root / store
+        from flows.store.mirror import open_mirror
+
+        return open_mirror(self.home / "mirrors", store, self.fetch)
 
 
 class FileSettings(Settings):

@@ -22,6 +22,7 @@ OURS = {
     "README.md",
     "config.toml",
     "ops/alerts.yaml",
+    "ops/compose.objects.yaml",
     "ops/compose.yaml",
     "ops/grafana/dashboards/service.json",
     "ops/grafana/provisioning/dashboards/dashboards.yaml",

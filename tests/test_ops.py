@@ -49,9 +49,10 @@ def need(command: str, package: str) -> str:
     return path
 
 
-def test_compose_keeps_its_schema(ops):
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.objects.yaml"])
+def test_compose_keeps_its_schema(ops, name):
     done = subprocess.run(
-        [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", ops / "compose.yaml"],
+        [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", ops / name],
         capture_output=True,
         text=True,
     )
@@ -75,6 +76,19 @@ def test_every_container_is_bounded_watched_and_confined(compose):
             assert service["read_only"] is True, name
             assert service["cap_drop"] == ["ALL"], name
             assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_with_a_bucket_the_follower_keeps_the_services_folder(compose, ops):
+    more = yaml.safe_load((ops / "compose.objects.yaml").read_text(encoding="utf-8"))["services"]
+    assert set(more) == {"worker", "follower"}
+    assert more["worker"]["environment"] == more["follower"]["environment"]
+    follower, service = more["follower"], compose["services"]["service"]
+    assert follower["volumes"] == service["volumes"] == ["store:/store"]
+    assert follower["command"][-2:] == ["--into", "/store"]
+    assert {name: follower[name] for name in ("image", "build")} == {
+        name: compose["services"]["worker"][name] for name in ("image", "build")
+    }
+    assert follower["read_only"] is True and follower["cap_drop"] == ["ALL"] and follower["mem_limit"]
 
 
 def test_what_ends_by_itself_is_waited_for(compose):

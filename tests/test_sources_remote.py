@@ -5,13 +5,11 @@ import functools
 import gzip
 import http.server
 import ipaddress
-import os
 import ssl
 import threading
 
 import pyarrow as pa
 import pytest
-from moto.server import ThreadedMotoServer
 
 from flows import secrets
 from flows.errors import UserError
@@ -263,35 +261,6 @@ def _make_certificate(folder):
     path = folder / "server.pem"
     path.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
     return path
-
-
-@pytest.fixture(scope="module")
-def moto():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def bucket(moto, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-password")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    import botocore.session
-
-    client = botocore.session.get_session().create_client("s3")
-    client.create_bucket(Bucket="lake")
-    yield functools.partial(client.put_object, Bucket="lake")
-    for found in client.list_objects_v2(Bucket="lake").get("Contents", []):
-        client.delete_object(Bucket="lake", Key=found["Key"])
-    client.delete_bucket(Bucket="lake")
-    client.close()
 
 
 def test_object_folder_and_pattern_of_a_bucket_are_tables(tmp_path, bucket):

@@ -163,7 +163,14 @@ def changed(first: Path, second: Path) -> set[str]:
         (
             "project_slug",
             "another",
-            {"README.md", "config.toml", "ops/compose.yaml", "prefect.yaml", "pyproject.toml"},
+            {
+                "README.md",
+                "config.toml",
+                "ops/compose.objects.yaml",
+                "ops/compose.yaml",
+                "prefect.yaml",
+                "pyproject.toml",
+            },
         ),
         ("description", "Another purpose.", {"README.md", "pyproject.toml"}),
         ("problem", "multiclass", {"config.toml"}),

@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -13,16 +14,20 @@ from rich.markup import escape
 from flows.environment import prepare
 from flows.errors import UserError
 from flows.settings import Settings, find_root, load_settings
+from flows.store.reach import refresh
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 
-def open_project() -> Settings:
+def open_project(stored: bool = True) -> Settings:
     """Read the settings of the project here, set the libraries' homes, and send warnings to the log.
 
+    Args:
+        stored: Bring the records of a store that is elsewhere up to date.
+
     Raises:
-        UserError: there is no project here, or its settings are wrong.
+        UserError: there is no project here, its settings are wrong, or its store cannot be reached.
     """
     settings = load_settings()
     prepare(settings)
@@ -32,7 +37,20 @@ def open_project() -> Settings:
     logging.captureWarnings(True)
     warnings = logging.getLogger("py.warnings")
     warnings.handlers[:], warnings.propagate = [handler], False
+    if stored:
+        refresh(settings.store_path)
     return settings
+
+
+def current_store(settings: Settings, store: str) -> Path:
+    """Return the folder of a store of the settings, its records up to date.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    folder = settings.folder_of(store)
+    refresh(folder)
+    return folder
 
 
 def leave(status: int) -> NoReturn:

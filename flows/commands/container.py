@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.commands.console import console
 from flows.errors import UserError
+from flows.sections import is_address
 from flows.settings import Settings
 
 MINUTES = 15
@@ -31,7 +32,7 @@ class Container:
         self.name = settings.project.name
         self.kept = f"{self.name}-BEFORE"  # no project's name has capitals
         self.port = settings.service.port
-        self.store = settings.root / chosen.store
+        self.store = f"{self.name}-store" if is_address(chosen.store) else str(settings.root / chosen.store)
         self.host = str(chosen.host)
         self.environment = environment
         self.variables = tuple(dict.fromkeys((*chosen.variables, *_key_of_the_log(settings), WORKERS)))

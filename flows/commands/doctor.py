@@ -19,6 +19,7 @@ from flows.metrics import choose_metric
 from flows.settings import Settings
 from flows.store.bundles import open_bundle
 from flows.store.champion import read_champion
+from flows.store.reach import refresh
 
 NEEDED = ("prefect", "mlflow", "bentoml", "pandera", "scikit-learn", "skl2onnx", "onnxruntime", "pandas", "pyarrow")
 FREE_BYTES = 1_000_000_000
@@ -30,7 +31,7 @@ def examine() -> None:
     Raises:
         UserError: a check failed.
     """
-    settings = open_project()
+    settings = open_project(stored=False)
     failed = 0
     for name, check in _checks():
         try:
@@ -117,6 +118,7 @@ def _server(variable: str, path: str) -> str:
 
 
 def _champion(settings: Settings) -> str:
+    refresh(settings.store_path)
     champion = read_champion(settings.store_path)
     if champion is None:
         return "none yet: `ml run` deploys one"

@@ -1,5 +1,6 @@
-"""The commands that run a project by itself: up, down, worker, retrain, simulate."""
+"""The commands that run a project by itself: up, down, worker, follow, retrain, simulate."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,7 +30,19 @@ def worker() -> None:
     from flows.background import become_worker
     from flows.commands.console import open_project
 
-    become_worker(open_project())
+    become_worker(open_project(stored=False))
+
+
+@app.command()
+def follow(
+    into: Annotated[
+        Path | None, typer.Option(help="The service's ML_STORE; default: the project's own mirror.", show_default=False)
+    ] = None,
+) -> None:
+    """Keep a service's folder current where ML_STORE is an object store, until interrupted; `ml serve` starts one."""
+    from flows.commands.follow import follow_store
+
+    follow_store(into)
 
 
 @app.command()

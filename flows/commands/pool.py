@@ -15,7 +15,7 @@ def make_pool() -> None:
     Raises:
         UserError: no server is known, or it does not answer or refuses.
     """
-    settings = open_project()
+    settings = open_project(stored=False)
     if prefect_address(settings) is None:
         raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
     name = settings.project.name

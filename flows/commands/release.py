@@ -8,7 +8,7 @@ from typing import TextIO
 
 from rich.markup import escape
 
-from flows.commands.console import console, open_project
+from flows.commands.console import console, current_store, open_project
 from flows.commands.container import Container
 from flows.commands.smoke_url import prove
 from flows.contract.compatibility import breaking_changes
@@ -18,6 +18,7 @@ from flows.settings import Settings
 from flows.store.bundles import Bundle, find_bundle, open_bundle
 from flows.store.champion import Champion, move_champion, read_champion, require_champion, restore_champion, taken_out
 from flows.store.files import digest_folder, publish, scratch, sole
+from flows.store.reach import remove
 
 
 def release_to(
@@ -45,8 +46,8 @@ def release_to(
         Refused: it would break the callers of what serves there, or was taken out of service where it comes from.
     """
     settings = open_project()
-    target = settings.root / find_environment(settings, name).store
-    origin = settings.root / find_environment(settings, source).store if source else settings.store_path
+    target = current_store(settings, find_environment(settings, name).store)
+    origin = current_store(settings, find_environment(settings, source).store) if source else settings.store_path
     if target.resolve() == origin.resolve():
         raise UserError(f"The store of {name} is the one to release from: give [environments.{name}] one of its own.")
     bundle = choose_bundle(origin, chosen)
@@ -133,7 +134,7 @@ def copy_bundle(bundle: Bundle, store: Path) -> Bundle:
         shutil.copytree(bundle.path, made)
         if digest_folder(made) != bundle.digest:
             raise UserError(f"The copy of {bundle.path} to {target} differs from it: see the disk of {store}.")
-        shutil.rmtree(target, ignore_errors=True)  # what was found there is damaged
+        remove(target)  # what was found there is damaged
         publish(made, target)
     return open_bundle(store, bundle.name)
 
@@ -146,7 +147,7 @@ def bring(settings: Settings, name: str, bundle: Bundle, image: str | None, why:
     """
     environment = settings.environments[name]
     host = Container(settings, name).replaced(image) if environment.host and image else nullcontext()
-    with host, _moved_champion(settings.root / environment.store, bundle, why):
+    with host, _moved_champion(settings.folder_of(environment.store), bundle, why):
         prove(environment.url, bundle, environment.wait_seconds)
 
 

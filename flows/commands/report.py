@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from flows.commands.console import open_project
+from flows.commands.console import current_store, open_project
 from flows.report import report_lines, table
 from flows.sections import Environment
 from flows.settings import Settings
@@ -45,5 +45,5 @@ def _environment_rows(settings: Settings) -> Iterator[tuple[str, ...]]:
 
 
 def _serving(settings: Settings, environment: Environment) -> tuple[str, str]:
-    champion = read_champion(settings.root / environment.store)
+    champion = read_champion(current_store(settings, environment.store))
     return (champion.version, champion.since) if champion else ("none yet", "–")

@@ -4,9 +4,15 @@ import os
 import socket
 import sys
 
+from rich.markup import escape
+
 from flows.commands.console import console, open_project
+from flows.commands.follow import start_follower
 from flows.errors import UserError
+from flows.sections import is_address
+from flows.settings import Settings
 from flows.store.champion import read_champion
+from flows.store.reach import look_again
 
 
 def serve_champion(port: int | None) -> None:
@@ -15,9 +21,12 @@ def serve_champion(port: int | None) -> None:
     Raises:
         UserError: the port is taken.
     """
-    settings = open_project()
+    settings = open_project(stored=False)
     host, chosen = settings.service.host, port or settings.service.port
     _require_free(host, chosen)
+    if is_address(settings.store):
+        _bring(settings)
+        start_follower(settings)
     champion = read_champion(settings.store_path)
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
     console.print(f"Serving [bold]{settings.project.name}[/] ({serving}) on http://{host}:{chosen}. Stop with Ctrl-C.")
@@ -29,6 +38,14 @@ def serve_champion(port: int | None) -> None:
     os.chdir(settings.root)
     command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen)])
+
+
+def _bring(settings: Settings) -> None:
+    """Bring what serves; where the store does not answer, what was brought before goes on serving."""
+    try:
+        look_again(settings.store_path / "champion.json")
+    except UserError as error:
+        console.print(f"[yellow]{escape(str(error))}[/] The service begins with what is here.", soft_wrap=True)
 
 
 def _require_free(host: str, port: int) -> None:

@@ -26,7 +26,7 @@ def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
     Raises:
         UserError: the loop did not close, or retrained where nothing moved.
     """
-    settings = open_project()
+    settings = open_project(stored=False)
     if shifts:
         _require_weeks(weeks, settings.retrain.windows)
     complaint = "Another `ml simulate` is at work here: wait until it ends."

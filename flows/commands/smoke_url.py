@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from flows.commands.console import console, open_project
+from flows.commands.console import console, current_store, open_project
 from flows.errors import UserError
 from flows.smoke import REQUEST_SECONDS, ask, require_same
 from flows.store.bundles import Bundle, open_bundle
@@ -28,7 +28,7 @@ def smoke_url(url: str) -> None:
     settings = open_project()
     known = (e for e in settings.environments.values() if e.url.rstrip("/") == url.rstrip("/"))
     environment = next(known, None)
-    store = settings.root / environment.store if environment else settings.store_path
+    store = current_store(settings, environment.store) if environment else settings.store_path
     wait = environment.wait_seconds if environment else WAIT_SECONDS
     prove(url, open_bundle(store, require_champion(store).bundle), wait)
 

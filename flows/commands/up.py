@@ -30,7 +30,7 @@ def bring_up() -> None:
         UserError: a command is at work with a server of its own, one of them did not become well, Prefect wants other
             credentials, or a flow cannot be deployed.
     """
-    settings = open_project()
+    settings = open_project(stored=False)
     with only_up(settings):
         begun = time.perf_counter()
         records = {name: _ensure(settings, name) for name in NAMES[:-1] if is_ours(name, settings)}
@@ -52,7 +52,7 @@ def bring_down() -> None:
     Raises:
         UserError: one does not stop.
     """
-    settings = open_project()
+    settings = open_project(stored=False)
     with only_up(settings):
         ended = stop_all(settings, lambda name: console.print(f"[green]✓[/] {name} stopped"))
     console.print("[green]✓[/] All is down." if ended else "Nothing of this project runs.")
@@ -64,7 +64,7 @@ def order_training() -> NoReturn:
     Raises:
         UserError: no Prefect server is known.
     """
-    settings = open_project()
+    settings = open_project(stored=False)
     prefect = prefect_address(settings)
     if prefect is None:
         raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")

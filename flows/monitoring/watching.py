@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -14,10 +14,12 @@ from flows.monitoring.judging import judged
 from flows.monitoring.log import Logged, Tally, sample_logged, tally_window
 from flows.monitoring.reference import Reference, read_reference
 from flows.monitoring.windows import Window, Windows, window_id
+from flows.sections import is_address
 from flows.settings import Settings
 from flows.store.bundles import Bundle, open_bundle
 from flows.store.champion import Champion, require_champion
 from flows.store.files import sole
+from flows.store.shipping import LAG_SECONDS, fetch_log
 
 SETTLE_SECONDS = 1.0  # between an answer's time and its record in the file
 SEED = 0
@@ -64,6 +66,12 @@ def only_monitor(settings: Settings) -> Iterator[None]:
         yield
 
 
+def window_end(settings: Settings) -> datetime:
+    """Return up to when the log is complete: now, or when what was answered then is in an object store."""
+    lag = LAG_SECONDS if is_address(settings.store) else 0.0
+    return datetime.now(UTC) - timedelta(seconds=lag)
+
+
 def look(settings: Settings, watch: Watch, end: datetime) -> Look:
     """Compare the log from where the last window ended up to `end`; report and sample are kept beside the record.
 
@@ -73,6 +81,7 @@ def look(settings: Settings, watch: Watch, end: datetime) -> Look:
     windows = Windows(store)
     start = windows.next_start(watch.champion)
     wait_until(end)
+    fetch_log(store, start)
     tally = tally_window(store / "log", start, end, watch.bundle.name)
     window = describe(watch, start, end, tally)
     if tally.rows < rules.min_rows:

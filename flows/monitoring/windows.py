@@ -15,6 +15,7 @@ from flows.monitoring.log import Logged
 from flows.monitoring.performance import Performance
 from flows.store.champion import Champion
 from flows.store.files import publish, scratch, write_bytes
+from flows.store.reach import fetch, remove, sizes
 
 Verdict = Literal["ok", "drift", "worse", "too small"]
 SAMPLE = pa.schema(
@@ -125,14 +126,14 @@ class Windows:
 
     def read_sample(self, window: str) -> pd.DataFrame | None:
         """Return a window's sample, or None where it was not kept."""
-        path = self.path(window, "parquet")
+        path = fetch(self.path(window, "parquet"))
         return pd.read_parquet(path) if path.exists() else None
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest reports and samples; the records stay."""
         for kind in ("html", "parquet"):
-            for path in sorted(self.folder.glob(f"*.{kind}"))[:-keep]:
-                path.unlink(missing_ok=True)
+            for path in list(sizes(self.folder, f"*.{kind}"))[:-keep]:
+                remove(path)
 
 
 def window_id(start: datetime, version: str) -> str:

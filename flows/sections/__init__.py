@@ -1,6 +1,6 @@
 """The sections of the settings, each with its defaults: one for each `[section]` of `config.toml`."""
 
-from flows.sections.base import Problem, Section
+from flows.sections.base import Problem, Section, StorePlace, is_address
 from flows.sections.data import Data, Fetch, Leakage, Split
 from flows.sections.model import Deploy, Gates, Train
 from flows.sections.operate import Alerts, Environment, Log, Monitor, Ports, Project, Retrain, Service
@@ -22,5 +22,7 @@ __all__ = [
     "Section",
     "Service",
     "Split",
+    "StorePlace",
     "Train",
+    "is_address",
 ]

@@ -1,11 +1,10 @@
 """Who the project is, how its service, monitor and servers run, and where it is released to."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from flows.sections.base import Section
+from flows.sections.base import Section, StorePlace
 
 
 class Project(Section):
@@ -100,14 +99,14 @@ class Environment(Section):
     """Where `ml release` brings a model, see docs/delivery.md.
 
     Attributes:
-        store: The folder that the environment's service has as its `ML_STORE`.
+        store: What the environment's service has as its `ML_STORE`: a folder, or an object store's address.
         url: The service's address.
         host: The container host that runs the service, as `docker --host` takes it; None where images are not moved.
         variables: Names of what the container on that host is given from the environment of `ml release`.
         wait_seconds: How long the service may take to be ready, and then to swap.
     """
 
-    store: Path
+    store: StorePlace
     url: str = Field(pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
     host: str | None = Field(None, pattern=r"^(ssh|unix|tcp)://\S+$")
     variables: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()

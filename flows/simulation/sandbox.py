@@ -138,6 +138,7 @@ def _rewrite_config(path: Path) -> None:
     }
     for section, values in changes.items():
         config.setdefault(section, tomlkit.table()).update(values)
+    config.pop("store", None)  # its own is the default
     config.pop("alerts", None)  # nobody is alerted to what is only played
     path.write_text(tomlkit.dumps(config), encoding="utf-8")
 

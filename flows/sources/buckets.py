@@ -26,6 +26,7 @@ class Bucket:
         """
         scheme, _, path = resolved.partition("://")
         require_library(LIBRARIES[scheme], LIBRARIES[scheme], uri)
+        self._uri = uri
         self._path = path.rstrip("/")
         self._scheme = scheme
         self._fetch = fetch
@@ -59,19 +60,28 @@ class Bucket:
                 yield chunk
 
     def _open(self) -> Any:
-        """Return a file system that keeps nothing in mind, and leaves trying again to its caller."""
-        options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-        if self._scheme == "s3":
-            seconds = self._fetch.timeout_seconds
-            options["config_kwargs"] = {
-                "connect_timeout": seconds,
-                "read_timeout": seconds,
-                "retries": {"total_max_attempts": 1},
-            }
-        store = fsspec.filesystem(self._scheme, **options)
-        if self._scheme == "s3":
-            store.retries = 1
-        return store
+        return open_filesystem(self._uri, self._scheme, self._fetch)
+
+
+def open_filesystem(uri: str, scheme: str, fetch: Fetch) -> Any:
+    """Return a file system that keeps nothing in mind, and leaves trying again to its caller.
+
+    Raises:
+        UserError: its library is not installed.
+    """
+    require_library(LIBRARIES[scheme], LIBRARIES[scheme], uri)
+    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    if scheme == "s3":
+        seconds = fetch.timeout_seconds
+        options["config_kwargs"] = {
+            "connect_timeout": seconds,
+            "read_timeout": seconds,
+            "retries": {"total_max_attempts": 1},
+        }
+    store = fsspec.filesystem(scheme, **options)
+    if scheme == "s3":
+        store.retries = 1
+    return store
 
 
 def _describe(name: str, about: dict[str, Any]) -> RemoteFile:

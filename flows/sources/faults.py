@@ -57,7 +57,7 @@ def explain_fault(error: BaseException) -> Fault:
     if isinstance(status, int):
         return _by_status(status)
     names = {kind.__name__ for kind in type(error).__mro__}
-    if "FileNotFoundError" in names and "bucket" in str(error).lower():
+    if lacks_bucket(error):
         return Fault("its bucket does not exist: check the address")
     for known, said, passing in SAID:
         if names & set(known):
@@ -68,9 +68,14 @@ def explain_fault(error: BaseException) -> Fault:
     return Fault(f"{type(error).__name__} was raised: check the address and the credentials")
 
 
-def refuse(uri: str, error: BaseException) -> UserError:
+def lacks_bucket(error: BaseException) -> bool:
+    """Tell whether it is the bucket that does not exist."""
+    return isinstance(error, FileNotFoundError) and "bucket" in str(error).lower()
+
+
+def refuse(uri: str, error: BaseException, doing: str = "read") -> UserError:
     """Return what to tell the user of an error."""
-    return UserError(f'"{uri}" cannot be read: {explain_fault(error).said}.')
+    return UserError(f'"{uri}" cannot be {doing}: {explain_fault(error).said}.')
 
 
 def _by_status(status: int) -> Fault:

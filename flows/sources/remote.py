@@ -14,7 +14,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from flows.errors import UserError
 from flows.sources import Reading, Retyped, Source, resolve
 from flows.sources.buckets import Bucket
-from flows.sources.faults import Cut, explain_fault, refuse
+from flows.sources.faults import Cut, explain_fault, lacks_bucket, refuse
 from flows.sources.files import open_table, sign
 from flows.sources.many import open_parts
 from flows.sources.places import Place, RemoteFile
@@ -123,19 +123,30 @@ class RemoteSource:
             raise Cut
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        """Return what `ask` returns, asking again after a growing pause where it failed for a passing reason."""
-        attempts = Retrying(
-            stop=stop_after_attempt(self._reading.fetch.retries + 1),
-            wait=wait_random_exponential(multiplier=PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
-            retry=retry_if_exception(lambda error: explain_fault(error).passing),
-            reraise=True,
-        )
-        try:
-            return attempts(ask)
-        except UserError:
+        return patiently(self.uri, ask, self._reading.fetch.retries)
+
+
+def patiently(uri: str, ask: Callable[[], T], retries: int, doing: str = "read", missing: bool = False) -> T:
+    """Return what `ask` returns, asking again after a growing pause where it failed for a passing reason.
+
+    Raises:
+        UserError: it goes on failing; says what could not be done, `doing`.
+        FileNotFoundError: with `missing`, where a bucket is there and the file is not.
+    """
+    attempts = Retrying(
+        stop=stop_after_attempt(retries + 1),
+        wait=wait_random_exponential(multiplier=PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
+        retry=retry_if_exception(lambda error: explain_fault(error).passing),
+        reraise=True,
+    )
+    try:
+        return attempts(ask)
+    except UserError:
+        raise
+    except Exception as error:  # of whichever library: they share no base
+        if missing and isinstance(error, FileNotFoundError) and not lacks_bucket(error):
             raise
-        except Exception as error:  # of whichever library: they share no base
-            raise refuse(self.uri, error) from None
+        raise refuse(uri, error, doing) from None
 
 
 def open_remote(uri: str, reading: Reading) -> RemoteSource:

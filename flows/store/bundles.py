@@ -1,6 +1,5 @@
 """Bundles: folders with all that the service loads, named by version and content, never rewritten."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,13 @@ from pydantic import BaseModel
 from flows.contract.columns import Contract
 from flows.errors import UserError
 from flows.store.files import digest_folder, publish, read_json, scratch
+from flows.store.reach import fetch_folder, is_published, remove
 
 SHORT = 12  # characters of a digest in a name
+
+
+class Unusable(UserError):
+    """A bundle is missing, or was changed."""
 
 
 class Bundle(BaseModel):
@@ -44,7 +48,7 @@ def write_bundle(store: Path, version: str, files: dict[str, bytes]) -> Bundle:
             (made / name).write_bytes(content)
         digest = digest_folder(made)
         path = store / "bundles" / f"{version}-{digest[:SHORT]}"
-        if not path.exists():
+        if not is_published(path / "meta.json"):
             publish(made, path)
     return Bundle(path=path, version=version, digest=digest)
 
@@ -53,26 +57,34 @@ def open_bundle(store: Path, name: str) -> Bundle:
     """Return the bundle with the folder name `name`, its bytes checked against it.
 
     Raises:
-        UserError: there is none, or it was changed since it was written.
+        Unusable: there is none, or it was changed since it was written.
+        UserError: the store is elsewhere and cannot be reached.
     """
     path = store / "bundles" / name
-    if not path.is_dir():
-        raise UserError(f"The bundle {path} is missing: `ml run` deploys again.")
-    digest = digest_folder(path)
     version, _, short = name.rpartition("-")
+    digest = digest_folder(path) if path.is_dir() else None
+    if digest is None or not digest.startswith(short):
+        fetch_folder(path)
+        digest = digest_folder(path) if path.is_dir() else None
+    if digest is None:
+        raise Unusable(f"The bundle {path} is missing: `ml run` deploys again.")
     if not digest.startswith(short):
-        raise UserError(f"The bundle {path} was changed after it was written: its digest is {digest[:SHORT]}.")
+        raise Unusable(f"The bundle {path} was changed after it was written: its digest is {digest[:SHORT]}.")
     return Bundle(path=path, version=version, digest=digest)
 
 
 def find_bundle(store: Path, name: str) -> Bundle | None:
-    """Return the bundle with the folder name `name`, or None where it is missing or was changed."""
+    """Return the bundle with the folder name `name`, or None where it is missing or was changed.
+
+    Raises:
+        UserError: the store is elsewhere and cannot be reached: nobody knows.
+    """
     try:
         return open_bundle(store, name)
-    except UserError:
+    except Unusable:
         return None
 
 
 def drop_bundle(bundle: Bundle) -> None:
     """Remove a bundle that never served."""
-    shutil.rmtree(bundle.path)
+    remove(bundle.path)

@@ -10,6 +10,7 @@ from flows.audit import user_name, utc_now
 from flows.errors import UserError
 from flows.store.bundles import Bundle, open_bundle
 from flows.store.files import locked, write_bytes
+from flows.store.reach import look_again
 
 ANY = "any bundle"
 NOTHING = {"bundle": None}  # in the file, because a file that is not there for a moment must stop no service
@@ -123,6 +124,7 @@ def move_champion(store: Path, bundle: Bundle, action: Action, why: str, expecte
 def restore_champion(store: Path, bundle: Bundle, before: Champion | None) -> None:
     """Put `before` back, unless something else than `bundle` was put into service since."""
     with locked(store / "champion.lock", wait=True):
+        look_again(store / "champion.json")
         now = read_champion(store)
         if now is not None and now.bundle == bundle.name:
             write_champion(store, before)

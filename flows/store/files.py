@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.errors import UserError
+from flows.store.reach import uploading
 
 TEMPORARY = ".tmp-"
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # of this machine, short and without a hyphen
@@ -60,10 +61,11 @@ def sweep(folder: Path, everywhere: bool = False) -> None:
 
 
 def publish(made: Path, target: Path) -> None:
-    """Flush the file or folder at `made` to disk and rename it to `target` in one step."""
+    """Flush the file or folder at `made` to disk and rename it to `target` in one step; see `flows.store.reach` too."""
     for path in [made, *made.iterdir()] if made.is_dir() else [made]:
         _sync(path)
-    made.replace(target)
+    with uploading(made, target):
+        made.replace(target)
     _sync(target.parent)
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from flows.errors import UserError
 from flows.store.files import read_json
+from flows.store.reach import remove, sizes
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import Validation, Validations
 
@@ -27,22 +28,27 @@ class Garbage:
 
     Attributes:
         snapshots: The snapshots, the newest first.
-        files: All files, those that refer to others before these, so that whatever stops their removal leaves
-            nothing that refers to what is gone.
+        sizes: All files and their sizes, those that refer to others before these, so that whatever stops their
+            removal leaves nothing that refers to what is gone.
     """
 
     snapshots: tuple[Snapshot, ...]
-    files: tuple[Path, ...]
+    sizes: dict[Path, int]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, in the order in which they may go."""
+        return tuple(self.sizes)
 
     @property
     def size(self) -> int:
         """How many bytes the files have."""
-        return sum(path.stat().st_size for path in self.files)
+        return sum(self.sizes.values())
 
     def remove(self) -> None:
         """Remove the files."""
         for path in self.files:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def all_snapshots(snapshots: Snapshots) -> list[Snapshot]:
@@ -84,7 +90,8 @@ def find_garbage(store: Path, snapshots: set[str], validations: set[str]) -> Gar
     manifests = [source.folder / f"{snapshot.digest}.json" for snapshot in gone]
     named = kept | _mended(source.folder)
     parts = _parts(source.folder, [snapshot for snapshot in known if snapshot.digest in kept], named)
-    return Garbage(tuple(gone), (*notes, *records, *manifests, *rows, *parts))
+    small = {path: path.stat().st_size for path in (*notes, *records, *manifests)}
+    return Garbage(tuple(gone), small | rows | parts)
 
 
 def _read_on_from(folder: Path) -> set[str]:
@@ -115,7 +122,7 @@ def _notes(folder: Path, kept: set[str]) -> list[Path]:
     return [path for path in found if read_json(path) not in kept]
 
 
-def _quarantines(store: Path, kept: set[str], validations: set[str]) -> tuple[list[Path], list[Path]]:
+def _quarantines(store: Path, kept: set[str], validations: set[str]) -> tuple[list[Path], dict[Path, int]]:
     """Return the records of validations that may go, and the quarantined rows."""
     folder = Validations(store).folder
     records, needed = [], set()
@@ -124,11 +131,11 @@ def _quarantines(store: Path, kept: set[str], validations: set[str]) -> tuple[li
             needed.add(path.stem)
         else:
             records.append(path)
-    return records, [path for path in sorted(folder.glob("*.parquet")) if path.stem not in needed]
+    return records, {path: size for path, size in sizes(folder, "*.parquet").items() if path.stem not in needed}
 
 
-def _parts(folder: Path, snapshots: Iterable[Snapshot], kept: set[str]) -> list[Path]:
+def _parts(folder: Path, snapshots: Iterable[Snapshot], kept: set[str]) -> dict[Path, int]:
     """Return the files that none of `snapshots` has; a file that bears a needed name stays, recorded or not."""
     needed = kept | {name for s in snapshots for part in s.parts for name in (part.digest, part.dropped) if name}
-    files = [path for path in sorted(folder.glob("*.parquet")) if NAME.fullmatch(path.stem)]
-    return [path for path in files if path.stem not in needed]
+    files = {path: size for path, size in sizes(folder, "*.parquet").items() if NAME.fullmatch(path.stem)}
+    return {path: size for path, size in files.items() if path.stem not in needed}

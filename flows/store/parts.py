@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from flows.errors import UserError
 from flows.store.files import digest_file, publish, scratch
 from flows.store.parquet import unify, write_rows
+from flows.store.reach import fetch, is_published
 
 ROW = "_row"
 _whole: set[Path] = set()  # files whose bytes this process has held against their names
@@ -40,9 +41,17 @@ class Parts:
         """Look into `folder`; nothing is made."""
         self.folder = folder
 
-    def path(self, digest: str) -> Path:
-        """Return where a file is."""
+    def place(self, digest: str) -> Path:
+        """Return where a file belongs."""
         return self.folder / f"{digest}.parquet"
+
+    def path(self, digest: str) -> Path:
+        """Return where a file is, to be opened."""
+        return fetch(self.place(digest))
+
+    def has(self, digest: str) -> bool:
+        """Tell whether a file is there."""
+        return is_published(self.place(digest))
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> Part | None:
         """Write rows, all of one schema, or find that they are there already; None where there are none."""
@@ -99,6 +108,6 @@ class Parts:
     def _keep(self, made: Path) -> str:
         """Give the file at `made` its name."""
         digest = digest_file(made)
-        if not self.path(digest).exists():
-            publish(made, self.path(digest))
+        if not self.has(digest):
+            publish(made, self.place(digest))
         return digest

@@ -20,6 +20,7 @@ from flows.errors import UserError
 from flows.store.files import digest_json, read_json, write_bytes, write_json
 from flows.store.parquet import cast_table
 from flows.store.parts import Part, Parts
+from flows.store.reach import is_published
 
 
 class Snapshot(BaseModel):
@@ -114,7 +115,7 @@ class Snapshots:
     def is_whole(self, snapshot: Snapshot) -> bool:
         """Tell whether all files of a snapshot are there."""
         files = [digest for part in snapshot.parts for digest in (part.digest, part.dropped) if digest]
-        return all(self.parts.path(digest).exists() for digest in files)
+        return all(self.parts.has(digest) for digest in files)
 
     def write(self, batches: Iterable[pa.RecordBatch], source: str, fingerprint: str | None) -> Snapshot:
         """Write the rows of `batches` as a snapshot, or find that it is there already.
@@ -148,7 +149,7 @@ class Snapshots:
             watermark=watermark,
         )
         path = self.folder / f"{snapshot.digest}.json"
-        if not path.exists():
+        if not is_published(path):
             write_bytes(path, snapshot.model_dump_json(indent=1).encode())
         return snapshot
 

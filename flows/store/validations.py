@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from flows.errors import UserError
 from flows.store.files import publish, read_json, scratch, write_bytes, write_json
 from flows.store.parts import ROW
+from flows.store.reach import fetch
 
 REASONS = "_reasons"
 
@@ -74,16 +75,20 @@ class Validations:
     @contextmanager
     def quarantine(self, name: str, schema: pa.Schema) -> "Iterator[Quarantine]":
         """Open the quarantine of a validation for rows of `schema`; it is kept if `finish` is called."""
-        with scratch(self.rows_path(name)) as made, closing(Quarantine(made, schema)) as quarantine:
+        place = self._place(name)
+        with scratch(place) as made, closing(Quarantine(made, schema)) as quarantine:
             yield quarantine
             quarantine.close()
             if quarantine.validation is not None:
-                publish(made, self.rows_path(name))
+                publish(made, place)
                 record = quarantine.validation.model_dump_json(indent=1)
                 write_bytes(self.folder / f"{name}.json", record.encode())
 
     def rows_path(self, name: str) -> Path:
-        """Return where the quarantined rows of a validation are."""
+        """Return where the quarantined rows of a validation are, to be opened."""
+        return fetch(self._place(name))
+
+    def _place(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"
 
     def bad_rows(self, name: str) -> np.ndarray:

@@ -1,0 +1,127 @@
+"""What of a store is elsewhere: where a folder mirrors an object store, what is done in it is done there too.
+
+Of a folder that mirrors nothing, which is any without `attach`, nothing here costs more than a look into a dictionary.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+
+class Elsewhere(Protocol):
+    """The other side of a folder; see `flows.store.mirror.Mirror`."""
+
+    def uploading(self, made: Path, target: Path) -> AbstractContextManager[None]:
+        """Upload what is to be at `target`; the block puts it there."""
+        ...
+
+    def refresh(self) -> None:
+        """Bring all small files."""
+        ...
+
+    def look(self, path: Path) -> None:
+        """Bring one small file, where it changed."""
+        ...
+
+    def fetch(self, path: Path) -> None:
+        """Bring one file, where it is not here."""
+        ...
+
+    def fetch_folder(self, path: Path) -> None:
+        """Bring all files of a folder anew."""
+        ...
+
+    def has(self, path: Path) -> bool:
+        """Tell whether a file is there."""
+        ...
+
+    def drop(self, path: Path) -> None:
+        """Remove a file, or a folder with its files."""
+        ...
+
+    def sizes(self, folder: Path, pattern: str) -> dict[Path, int]:
+        """Return the sizes of a folder's files that match."""
+        ...
+
+
+_attached: dict[Path, Elsewhere] = {}
+
+
+def attach(folder: Path, elsewhere: Elsewhere) -> None:
+    """Let `folder` mirror what is elsewhere, in this process."""
+    _attached[folder] = elsewhere
+
+
+def elsewhere_of(path: Path) -> Elsewhere | None:
+    """Return what the folder `path`, or one above it, mirrors, or None."""
+    if not _attached:
+        return None
+    return next((_attached[folder] for folder in (path, *path.parents) if folder in _attached), None)
+
+
+@contextmanager
+def uploading(made: Path, target: Path) -> Iterator[None]:
+    """Upload what is at `made`, where `target` is mirrored; the block then renames it.
+
+    So nothing that is not there is ever taken for published: the local name comes last.
+    """
+    found = elsewhere_of(target)
+    if found is None:
+        yield
+        return
+    with found.uploading(made, target):
+        yield
+
+
+def refresh(store: Path) -> None:
+    """Bring the records of a mirrored store up to date: what other hosts wrote, and what they removed.
+
+    Raises:
+        UserError: the store cannot be reached.
+    """
+    if found := elsewhere_of(store):
+        found.refresh()
+
+
+def look_again(path: Path) -> None:
+    """Bring one record of a mirrored store up to date."""
+    if found := elsewhere_of(path):
+        found.look(path)
+
+
+def fetch(path: Path) -> Path:
+    """Return `path`, its file brought here first where it is elsewhere only."""
+    if found := elsewhere_of(path):
+        found.fetch(path)
+    return path
+
+
+def fetch_folder(path: Path) -> None:
+    """Bring all files of a folder anew, where it is mirrored."""
+    if found := elsewhere_of(path):
+        found.fetch_folder(path)
+
+
+def is_published(path: Path) -> bool:
+    """Tell whether a file is in the store: where that is elsewhere, what is here only does not count."""
+    found = elsewhere_of(path)
+    return found.has(path) if found else path.exists()
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder of a store, elsewhere first: what is left here then is never taken for published."""
+    if found := elsewhere_of(path):
+        found.drop(path)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sizes(folder: Path, pattern: str) -> dict[Path, int]:
+    """Return by path, in order, the sizes of a folder's files that match, those that are elsewhere only too."""
+    if found := elsewhere_of(folder):
+        return found.sizes(folder, pattern)
+    return {path: path.stat().st_size for path in sorted(folder.glob(pattern))}
