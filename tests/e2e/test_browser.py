@@ -241,7 +241,9 @@ def test_service_documents_its_fields_and_answers_from_its_page(shown: Shown, pa
     page.await_text("월 요금(원)", "만족도")
     page.click("Try it out")
     page.click("Execute")
-    page.await_true("document.querySelector('.live-responses-table tbody .response-col_status')?.innerText.startsWith('200')")
+    page.await_true(
+        "document.querySelector('.live-responses-table tbody .response-col_status')?.innerText.startsWith('200')"
+    )
     answered = page.run("document.querySelector('.live-responses-table').innerText")
     assert '"model_version": "1"' in answered
     assert '"해지"' in answered

@@ -13,7 +13,7 @@ from conftest import Render
 from e2e.support import Project, make_project, refuse, succeed, wait_for_version
 
 ADDRESS = "s3://lake/churn"
-pytestmark = pytest.mark.usefixtures("bucket")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bucket")]
 
 
 def mirror(project: Project) -> Path:
