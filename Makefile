@@ -40,6 +40,7 @@ bench: ## compare speed and memory with what one would otherwise use
 	@-$(IN_VENV) python benchmarks/bench_log.py
 	@-$(IN_VENV) python benchmarks/bench_monitor.py
 	@-$(IN_VENV) python benchmarks/bench_ingest.py
+	@-$(IN_VENV) python benchmarks/bench_stages.py
 	@$(IN_VENV) python benchmarks/bench_pipeline.py
 
 clean: ## remove what the targets above made

@@ -1,0 +1,95 @@
+"""What the stages that stream cost as tables grow: `python benchmarks/bench_stages.py`.
+
+Ingest of CSV, validation, validation that puts a good part of the rows into quarantine, and batch prediction, each in
+a process of its own. Goals: 1.5 GB at 10,000,000 rows of 21 columns, and 12 times the time of 1,000,000.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench_ingest import INGEST
+from bench_pipeline import Cost, make_csv, make_project, measure
+
+GOAL_MEGABYTES, GOAL_RATIO = 1536.0, 12.0
+LEARNED_ROWS = 20_000
+VALIDATE = """
+import sys
+from flows.settings import load_settings
+from flows.store.snapshots import Snapshots
+from flows.validate import validate_snapshot
+
+settings = load_settings()
+[snapshot] = [s for s in Snapshots(settings.store_path).folder.glob("*.json")]
+done = validate_snapshot(settings, snapshot.stem, sys.argv[3])
+assert done.rows == int(sys.argv[2])
+print(done.bad)
+assert bool(done.bad) == (sys.argv[3] == "quarantine")
+"""
+PREDICT = """
+import sys
+from flows.predict import predict_file
+from flows.settings import load_settings
+
+done = predict_file.fn(load_settings(), sys.argv[1], "predicted.parquet")
+assert done["rows"] == int(sys.argv[2]) and not done["refused"], done
+"""
+STAGES = {"ingest": INGEST, "validate": VALIDATE, "quarantine": VALIDATE, "predict": PREDICT}
+
+
+def run_stages(work: Path, rows: int, env: dict[str, str]) -> dict[str, Cost]:
+    """Measure each stage on a table of `rows` rows."""
+    source = make_csv(work, rows, env)
+    learned = make_csv(work, LEARNED_ROWS, env)
+    project = make_project(work / "project", learned)
+    subprocess.run([sys.executable, "-m", "flows.cli", "run"], cwd=project, env=env, check=True, capture_output=True)
+    for snapshot in (project / ".ml" / "store" / "snapshots").glob("*.*"):
+        snapshot.unlink()
+    config, schema = project / "config.toml", project / "model" / "schema.py"
+    config.write_text(config.read_text(encoding="utf-8").replace(str(learned), str(source)), encoding="utf-8")
+    whole = schema.read_text(encoding="utf-8")
+    costs = {}
+    for name, script in STAGES.items():
+        strict = whole.replace("support_calls: int = pa.Field(ge=0)", "support_calls: int = pa.Field(ge=1)")
+        schema.write_text(strict if name == "quarantine" else whole, encoding="utf-8")
+        costs[name] = measure([sys.executable, "-c", script, str(source), str(rows), name], project, env)
+        print(f"{rows:>10,} rows  {name:<11}{costs[name].seconds:8.1f} s {costs[name].megabytes:8.0f} MB", flush=True)
+    source.unlink()
+    return costs
+
+
+def main() -> None:
+    """Measure every stage at every size, and print the goals beside the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    said = parser.parse_args()
+    ours = ("ML_", "MLFLOW_", "PREFECT_", "PYTHONDONTWRITEBYTECODE")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    figures: dict[str, float] = {}
+    for rows in said.rows:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            found = [run_stages(Path(folder), rows, env) for _ in range(said.rounds)]
+        for name in STAGES:
+            figures[f"{name}_seconds_{rows}"] = statistics.median(costs[name].seconds for costs in found)
+            figures[f"{name}_megabytes_{rows}"] = max(costs[name].megabytes for costs in found)
+    for name in STAGES:
+        small, large = (figures.get(f"{name}_seconds_{rows}") for rows in (1_000_000, 10_000_000))
+        if small and large:
+            peak = figures[f"{name}_megabytes_10000000"]
+            print(
+                f"{name:<11} 10,000,000 rows take {large / small:.1f} times 1,000,000 (goal {GOAL_RATIO:.0f}), "
+                f"peak {peak:.0f} MB (goal {GOAL_MEGABYTES:.0f})"
+            )
+    if said.out:
+        said.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
