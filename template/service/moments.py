@@ -26,7 +26,8 @@ def duration_type(bounds: dict[str, float], shown: dict[str, float]) -> Any:
         "anyOf": [{"type": "string", "format": "duration"}, {"type": "number", **shown}],
         "description": "An ISO 8601 duration of weeks to seconds, such as P1DT2H30M, or a number of seconds.",
     }
-    kind: Any = Annotated[float, PlainValidator(_parse_duration), Field(**bounds)]  # type: ignore[arg-type]
+    limits: dict[str, Any] = dict(bounds)
+    kind: Any = Annotated[float, PlainValidator(_parse_duration), Field(**limits)]
     return Annotated[kind, WithJsonSchema(schema)]
 
 
