@@ -76,6 +76,11 @@ def outbox(settings: Settings) -> Path:
     return _folder(settings) / "outbox"
 
 
+def told_path(settings: Settings) -> Path:
+    """Return where it is kept of which champion people were told last."""
+    return _folder(settings) / "champion.json"
+
+
 def refused(settings: Settings) -> Path:
     """Return where alerts are put that the receiver will not take; moved into the outbox, they are sent again."""
     return _folder(settings) / "refused"

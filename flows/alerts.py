@@ -1,15 +1,18 @@
 """Alerts: the flow that sends what could not be sent before, and the hooks that tell of a run's end."""
 
+from contextlib import suppress
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import FlowRun, State
 
-from flows.alerting import alert, deliver
+from flows.alerting import alert, deliver, told_path
 from flows.artifacts import publish_markdown
 from flows.drops import tell_of_drops
 from flows.errors import Refused
-from flows.settings import load_settings
+from flows.settings import Settings, load_settings
+from flows.store.champion import read_champion, version_of
+from flows.store.files import read_json, write_json
 
 
 @flow(name="alerts", flow_run_name="alerts", timeout_seconds=600)
@@ -17,10 +20,27 @@ def alerts() -> int:
     """Look for what nobody was told yet, and send what could not be sent; return how many alerts still wait."""
     settings = load_settings()
     tell_of_drops(settings)
+    tell_of_champion(settings)
     done = deliver(settings)
     said = f"**{done.sent:,} sent, {done.waiting:,} wait**" + (f": {done.problem}." if done.waiting else ".")
     publish_markdown("alerts", said)
     return done.waiting
+
+
+def tell_of_champion(settings: Settings) -> None:
+    """Alert once that a new version was put into service: at its deploy, or later where that was killed before."""
+    champion = read_champion(settings.store_path)
+    told = told_path(settings)
+    if champion is None or read_json(told) == champion.since:
+        return
+    change = champion.history[-1]
+    if change.action == "deploy":
+        instead = f" in place of version {version_of(change.before)}" if change.before else ""
+        what = f"Version {champion.version} was trained and serves{instead}."
+        todo = '`ml status` shows it; `ml rollback --why "…"` brings the one before back.'
+        alert(settings, "retrained", what, todo, key=champion.bundle + champion.since)
+    with suppress(OSError):  # a full disk: the same alert is not sent twice within `repeat_hours`
+        write_json(told, champion.since)
 
 
 def tell_of_failure(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:

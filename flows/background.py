@@ -15,6 +15,7 @@ from flows.connection import embedded_uri, is_embedded, mlflow_folder
 from flows.environment import prepare
 from flows.errors import UserError
 from flows.health import answers, ask
+from flows.ports import listens
 from flows.processes import LOOPBACK, Record, read_record, run_folder, running, stop
 from flows.recovery import Recovery
 from flows.server import UVICORN, Server
@@ -101,7 +102,7 @@ def is_well(record: Record, settings: Settings, prefect: str, timeout: float = 5
     if record.name == "worker":
         return _worker_is_well(record, settings, prefect, timeout)
     paths = {"prefect": "/api/health", "mlflow": "/health", "service": "/livez"}
-    return answers(f"{record.address}{paths[record.name]}", timeout)
+    return answers(f"{record.address}{paths[record.name]}", timeout) and listens(record)
 
 
 def prefect_address(settings: Settings) -> str | None:

@@ -6,7 +6,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.transactions import Transaction, get_transaction, transaction
 
-from flows.alerts import tell_of_failure
+from flows.alerts import tell_of_champion, tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.bundling import build_bundle, smoke_rows
 from flows.candidate import load_candidate
@@ -62,6 +62,7 @@ def deploy(version: str | None = None, breaking: bool = False, why: str = "passe
             name(bundle, champion, why)
             label(chosen)
         publish_markdown("champion", f"**Version {chosen}** serves, from bundle `{bundle.name}`.")
+    tell_of_champion(settings)
     return chosen
 
 

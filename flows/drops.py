@@ -14,27 +14,35 @@ SECONDS = 5.0
 
 
 def tell_of_drops(settings: Settings) -> int:
-    """Alert if the service dropped records since this was last asked; return how many.
+    """Alert if a service dropped records since this was last asked; return how many.
 
-    A service that does not answer on this machine says nothing: Prometheus watches those elsewhere
-    (`ops/alerts.yaml`).
+    Asked are the service of this machine and those of `[environments]`; one that does not answer says nothing.
     """
-    record = running(settings, "service")
-    address = record.address if record else f"http://{settings.service.host}:{settings.service.port}"
-    count = read_count(f"{address}/metrics")
-    if count is None:
-        return 0
     path = settings.home / "drops.json"
-    before = int((read_json(path) or {}).get("count", 0))
-    new = count - before if count >= before else count  # a service that was started again counts from 0
-    if new:
-        what = f"The service could not log {new:,} answers (all were given): its disk is full or not writable."
-        todo = f"Make room for {settings.show(settings.store_path / 'log')}; `[log] keep_bytes` bounds what is kept."
-        alert(settings, "log-dropped", what, todo, key="log-dropped")
-    if count != before:
+    before = read_json(path) or {}
+    counts = {place: count for place in services(settings) if (count := read_count(f"{place}/metrics")) is not None}
+    new = {place: _added(before.get(place, 0), count) for place, count in counts.items()}
+    for place, added in new.items():
+        if added:
+            what = f"The service at {place} could not log {added:,} answers (all were given): its disk is full."
+            todo = "Make room where its store's `log` is; `[log] keep_bytes` bounds what is kept."
+            alert(settings, "log-dropped", what, todo, key=f"log-dropped {place}")
+    if any(before.get(place, 0) != count for place, count in counts.items()):
         with suppress(OSError):  # the disk is still full: they are told again
-            write_json(path, {"count": count})
-    return new
+            write_json(path, before | counts)
+    return sum(new.values())
+
+
+def services(settings: Settings) -> list[str]:
+    """Return the addresses of the services whose answers are logged."""
+    record = running(settings, "service")
+    here = record.address if record else f"http://{settings.service.host}:{settings.service.port}"
+    return [str(here), *(one.url.rstrip("/") for one in settings.environments.values())]
+
+
+def _added(before: int, count: int) -> int:
+    """Return how far a counter rose; that of a service that was started again counts from 0."""
+    return count - before if count >= before else count
 
 
 def read_count(url: str) -> int | None:

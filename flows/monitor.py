@@ -10,7 +10,7 @@ from flows.artifacts import publish_image, publish_link, publish_markdown, publi
 from flows.errors import UserError
 from flows.monitoring.decision import Decision
 from flows.monitoring.pictures import draw_drift
-from flows.monitoring.retraining import settle
+from flows.monitoring.retraining import settle, tell
 from flows.monitoring.runs import WindowRuns
 from flows.monitoring.showing import as_markdown, column_rows
 from flows.monitoring.truth import measure_windows
@@ -18,6 +18,7 @@ from flows.monitoring.watching import Look, Watch, look, only_monitor, open_watc
 from flows.monitoring.windows import Window, Windows
 from flows.naming import name_run
 from flows.settings import Settings, load_settings
+from flows.store.champion import read_champion
 from flows.store.reach import refresh
 
 
@@ -43,13 +44,21 @@ def monitor() -> str:
     with only_monitor(settings):
         watch = open_watch(settings)
         name_run("monitor", version=watch.champion.version)
-        decide(settings)  # what a killed run has judged and could not tell
+        remind(settings)
         found = compare(settings, watch, end)
         window = measure(settings, watch, found.window)
         keep(settings, show(settings, found, window))
         decision, request = decide(settings)
         publish_markdown("monitor", as_markdown(window, decision, request, report_place(settings, window)))
     return window.id
+
+
+@task(name="remind", cache_policy=NO_CACHE)
+def remind(settings: Settings) -> None:
+    """Tell what an earlier run has decided and could not tell; whether to train is for the newest window to say."""
+    champion = read_champion(settings.store_path)
+    if champion:
+        tell(settings, champion)
 
 
 @task(name="compare", cache_policy=NO_CACHE)

@@ -2,7 +2,6 @@
 
 from prefect import flow
 
-from flows.alerting import alert
 from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.deploy import deploy
@@ -13,7 +12,6 @@ from flows.naming import name_run
 from flows.report import verdict_markdown
 from flows.settings import Settings, load_settings
 from flows.smoke import smoke_service
-from flows.store.champion import Champion, read_champion
 from flows.store.verdicts import Verdicts
 from flows.train import train
 from flows.validate import validate
@@ -34,7 +32,6 @@ def pipeline(breaking: bool = False) -> str:
         breaking: Deploy even if the request or answer changes for those who call the service.
     """
     settings = load_settings()
-    before = read_champion(settings.store_path)
     snapshot = ingest()
     validation = validate(snapshot)
     with smoke_service(settings):  # it takes seconds to start: beside the fit, they are free
@@ -42,28 +39,10 @@ def pipeline(breaking: bool = False) -> str:
         name_run("pipeline", version=candidate, data=snapshot)
         verdict = evaluate(candidate)
         summarize(settings, candidate)
-        version = deploy(verdict, breaking)
-    tell_of_change(settings, before)
-    return version
+        return deploy(verdict, breaking)
 
 
 def summarize(settings: Settings, version: str) -> None:
     """Show what was decided on the version in the pipeline's own run: the stages show the rest in theirs."""
     if record := Verdicts(settings.store_path).find(version):
         publish_markdown("summary", verdict_markdown(record))
-
-
-def tell_of_change(settings: Settings, before: Champion | None) -> None:
-    """Alert that a new version serves, if one does."""
-    now = read_champion(settings.store_path)
-    if now is None or (before and before.bundle == now.bundle):
-        return
-    instead = f" in place of version {before.version}" if before else ""
-    todo = '`ml status` shows it; `ml rollback --why "…"` brings the one before back.'
-    alert(
-        settings,
-        "retrained",
-        f"Version {now.version} was trained and serves{instead}.",
-        todo,
-        key=now.bundle + now.since,
-    )

@@ -5,7 +5,6 @@ time at which the process started, and a token that stands in the environment of
 """
 
 import os
-import socket
 import subprocess
 import sys
 import uuid
@@ -18,7 +17,7 @@ from pydantic import BaseModel
 
 from flows.audit import utc_now
 from flows.errors import UserError
-from flows.guard import free_port, kill_all, wait_for_end
+from flows.guard import kill_all, wait_for_end
 from flows.settings import Settings
 from flows.store.files import read_json, write_json
 
@@ -169,17 +168,6 @@ def stop(settings: Settings, record: Record) -> bool:
     restarts_path(settings, record.name).unlink(missing_ok=True)
     _path(settings, record.name).unlink(missing_ok=True)
     return keeper is not None or bool(found)
-
-
-def choose_port(wanted: int) -> int:
-    """Return `wanted` where nothing listens on it, or else a port that is free."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, wanted))
-        except OSError:
-            return free_port()
-    return wanted
 
 
 def _path(settings: Settings, name: str) -> Path:

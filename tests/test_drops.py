@@ -54,10 +54,31 @@ def test_drops_are_told_once_and_later_ones_again(settings):
     assert [tell_of_drops(settings), tell_of_drops(settings)] == [7, 0]
     Metrics.text = "ml_log_dropped_total 2.0\n"  # started again
     assert tell_of_drops(settings) == 2
+    here = f"http://{settings.service.host}:{settings.service.port}"
     assert [what.partition(" answers")[0] for what in said(settings)] == [
-        "The service could not log 7",
-        "The service could not log 2",
+        f"The service at {here} could not log 7",
+        f"The service at {here} could not log 2",
     ]
+
+
+def test_services_of_the_environments_are_asked_too(settings, address):
+    place = f"http://{address[0]}:{address[1]}"
+    silent = {"ML_ENVIRONMENTS__OTHER__URL": "http://127.0.0.1:9", "ML_ENVIRONMENTS__OTHER__STORE": "other"}
+    elsewhere = load_settings_with(settings.root, silent | {"ML_SERVICE__PORT": "9"} | named("production", place))
+    Metrics.text = "ml_log_dropped_total 5.0\n"
+    assert [tell_of_drops(elsewhere), tell_of_drops(elsewhere)] == [5, 0]
+    assert said(elsewhere) == [f"The service at {place} could not log 5 answers (all were given): its disk is full."]
+
+
+def named(name, url):
+    return {f"ML_ENVIRONMENTS__{name.upper()}__URL": url, f"ML_ENVIRONMENTS__{name.upper()}__STORE": name}
+
+
+def load_settings_with(root, environment):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return load_settings(root)
 
 
 def test_service_elsewhere_says_nothing():

@@ -11,6 +11,7 @@ import pytest
 from monitor_support import START
 
 from flows.guard import Child, free_port
+from flows.monitoring import events
 from flows.monitoring.events import EVENT, event_id, is_heard, resource_of
 from flows.monitoring.loop import Wanted, pause, read_loop, want
 from flows.monitoring.retraining import UNHEARD, tell
@@ -122,4 +123,14 @@ def test_a_server_that_is_gone_leaves_the_request_open(settings):
     want(settings.store_path, WANTED)
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
         assert "could not be told" in tell(settings, CHAMPION)
+    assert read_loop(settings.store_path).wanted.emitted_at is None
+
+
+def test_a_request_that_the_server_has_heard_and_not_kept_stays_open(settings, monkeypatch):
+    """As where it is killed before it writes events down."""
+    want(settings.store_path, WANTED)
+    listen(settings.project.name)
+    monkeypatch.setattr(events, "_is_kept", lambda event: False)
+    monkeypatch.setattr(events, "KEPT_SECONDS", 0.1)
+    assert "could not be told" in tell(settings, CHAMPION)
     assert read_loop(settings.store_path).wanted.emitted_at is None

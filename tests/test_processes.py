@@ -17,10 +17,10 @@ from flows.commands.running import print_processes
 from flows.errors import UserError
 from flows.guard import kill_all
 from flows.keeper import Log
+from flows.ports import choose_port, is_taken, listens
 from flows.processes import (
     TOKEN,
     Record,
-    choose_port,
     family,
     keeper_of,
     log_path,
@@ -228,6 +228,21 @@ def test_port_in_use_gives_another_that_is_free() -> None:
         other = choose_port(port)
         assert other != port
     assert choose_port(port) == port
+
+
+def test_port_is_held_by_the_record_or_taken_by_a_stranger(settings: Settings) -> None:
+    """A server that answers there may be another project's, which took the port a moment earlier."""
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        port = stranger.getsockname()[1]
+        lost = start(settings, "mlflow", SLEEP, ENV, port)
+        assert (listens(lost), is_taken(lost)) == (False, True)
+        stop(settings, lost)
+    serve = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
+    ours = start(settings, "mlflow", serve, ENV, port)
+    until(lambda: listens(ours))
+    assert not is_taken(ours)
 
 
 def test_log_never_exceeds_twice_its_limit(tmp_path: Path) -> None:

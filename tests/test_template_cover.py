@@ -115,7 +115,10 @@ def numbers(version: str) -> list[int]:
 
 
 @every_row
-def test_project_passes_its_own_tests(render: Render, row: Row, tmp_path: Path) -> None:
+def test_project_passes_its_own_tests(
+    render: Render, row: Row, postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_POSTGRES", postgres)
     project = tmp_path / "project"
     shutil.copytree(render(**given(row)), project)
     done = run_python(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", timeout=900)

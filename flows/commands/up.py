@@ -15,7 +15,8 @@ from flows.background import NAMES, is_ours, is_well, only_up, plan, prefect_add
 from flows.commands.console import console, open_project
 from flows.connection import show_uri
 from flows.errors import UserError
-from flows.processes import Record, choose_port, keeper_of, log_path, read_record, running, start, stop
+from flows.ports import choose_port, is_taken
+from flows.processes import Record, keeper_of, log_path, read_record, running, start, stop
 from flows.server import Server, no_embedded_server
 from flows.settings import Settings
 
@@ -34,10 +35,9 @@ def bring_up() -> None:
     with only_up(settings):
         begun = time.perf_counter()
         records = {name: _ensure(settings, name) for name in NAMES[:-1] if is_ours(name, settings)}
-        prefect = os.environ.get("PREFECT_API_URL") or f"{records['prefect'].address}/api"
         require_importable(settings)  # meanwhile they start
-        for record in records.values():
-            _await(settings, record, prefect, begun)
+        records = {name: _await(settings, record, "", begun) for name, record in records.items()}
+        prefect = os.environ.get("PREFECT_API_URL") or f"{records['prefect'].address}/api"
         Server(None, prefect, patience=0).wait()
         worker = _ensure(settings, "worker", prefect)
         _await(settings, worker, prefect, begun)
@@ -123,15 +123,20 @@ def deploy_flows(settings: Settings, prefect: str) -> None:
 
 
 def _ensure(settings: Settings, name: str, prefect: str = "") -> Record:
-    """Return the record of a process, started unless it runs."""
+    """Return the record of a process, started unless it runs; a worker that asks another server is replaced."""
     record = read_record(settings, name)
-    if record and keeper_of(record):
+    keeper = keeper_of(record) if record else None
+    if record and keeper and (name != "worker" or keeper.environ().get("PREFECT_API_URL") == prefect):
         return record
-    with no_embedded_server(settings) if name == "prefect" else nullcontext():
-        return _start(settings, name, prefect)
+    return _start(settings, name, prefect)
 
 
 def _start(settings: Settings, name: str, prefect: str) -> Record:
+    with no_embedded_server(settings) if name == "prefect" else nullcontext():
+        return _replace(settings, name, prefect)
+
+
+def _replace(settings: Settings, name: str, prefect: str) -> Record:
     if stale := read_record(settings, name):
         stop(settings, stale)  # what it left behind, if it was killed
     wanted = wanted_port(name, settings)
@@ -142,8 +147,8 @@ def _start(settings: Settings, name: str, prefect: str) -> Record:
     return start(settings, name, launch.command, launch.env, port)
 
 
-def _await(settings: Settings, record: Record, prefect: str, begun: float) -> None:
-    """Wait until a process is well.
+def _await(settings: Settings, record: Record, prefect: str, begun: float) -> Record:
+    """Wait until a process is well, and return its record; it moves where a stranger took its port meanwhile.
 
     Raises:
         UserError: it ended, or is not well in time.
@@ -155,8 +160,11 @@ def _await(settings: Settings, record: Record, prefect: str, begun: float) -> No
                 log = log_path(settings, record.name)
                 raise UserError(f"{record.name} did not start ({_tail(log)}): see {log}; `ml down` ends the others.")
             time.sleep(0.1)
+            if record.port and is_taken(record):
+                record = _start(settings, record.name, prefect)
     seconds = time.perf_counter() - begun
     console.print(f"[green]✓[/] {record.name:<8} [dim]{record.address or 'asks for runs':<28}{seconds:6.1f} s[/]")
+    return record
 
 
 def _tail(log: Path) -> str:

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from flows.monitoring.loop import Wanted
 
 EVENT = "ml.retrain"
+KEPT_SECONDS = 30.0  # the server writes events down every five seconds
 
 
 def resource_of(project: str) -> str:
@@ -37,10 +39,10 @@ def hears(trigger: dict[str, Any], project: str) -> bool:
 
 
 def send(project: str, wanted: Wanted) -> None:
-    """Send the event and wait until the server has it.
+    """Send the event and wait until the server has written it down: what it has only heard dies with it.
 
     Raises:
-        OSError: it could not be sent, or whatever else the connection raises.
+        OSError: it could not be sent, or is not there in time, or whatever else the connection raises.
     """
     from prefect.events import Event
     from prefect.events.clients import get_events_client
@@ -60,3 +62,22 @@ def send(project: str, wanted: Wanted) -> None:
             await client.emit(event)
 
     asyncio.run(emit())
+    end = time.monotonic() + KEPT_SECONDS
+    while not _is_kept(event.id):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the server did not keep the event {event.id}")
+        time.sleep(0.5)
+
+
+def _is_kept(event: UUID) -> bool:
+    """Tell whether the server's database has an event."""
+    from prefect.client.orchestration import get_client
+    from prefect.events.filters import EventFilter, EventIDFilter
+
+    with get_client(sync_client=True) as client:
+        answer = client.request(
+            "POST",
+            "/events/filter",
+            json={"filter": EventFilter(id=EventIDFilter(id=[event])).model_dump(mode="json", exclude_unset=True)},
+        )
+    return bool(answer.json()["events"])

@@ -71,7 +71,7 @@ class Retrain(Section):
 
     windows: int = Field(2, ge=1)
     of: int = Field(3, ge=1)
-    cooldown_hours: float = Field(24.0, ge=0)
+    cooldown_hours: float = Field(23.0, ge=0)  # a daily monitor is some seconds early or late
 
     @model_validator(mode="after")
     def _require_enough(self) -> Self:

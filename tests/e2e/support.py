@@ -59,6 +59,7 @@ class Project:
 
     def restore(self) -> "Project":
         """Make every file what it was; in the same place, because MLflow records where its artifacts are."""
+        wait_until_alone(self.root)  # a process that ends may still write
         shutil.rmtree(self.root)
         shutil.copytree(self.saved, self.root)
         return self

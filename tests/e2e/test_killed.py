@@ -35,6 +35,7 @@ FIRST_RUN = [
     "mlflow alias champion",
     "alerts.json",
     "alerts.json",
+    "alerts.json",
 ]
 DEPLOY = FIRST_RUN[13:18]
 FILES = [i for i, name in enumerate(FIRST_RUN, 1) if "." in name or name == "bundles"]
