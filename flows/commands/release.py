@@ -11,12 +11,13 @@ from rich.markup import escape
 from flows.commands.console import console, current_store, open_project
 from flows.commands.container import Container
 from flows.commands.smoke_url import prove
+from flows.commands.unproved import not_proved, noted, read_unproved, require_proved, restore, undo
 from flows.contract.compatibility import breaking_changes
 from flows.errors import Refused, UserError, nearest
 from flows.sections import Environment
 from flows.settings import Settings
 from flows.store.bundles import Bundle, find_bundle, open_bundle
-from flows.store.champion import Champion, move_champion, read_champion, require_champion, restore_champion, taken_out
+from flows.store.champion import Champion, move_champion, read_champion, require_champion, taken_out
 from flows.store.files import digest_folder, publish, scratch, sole
 from flows.store.reach import remove
 
@@ -51,9 +52,10 @@ def release_to(
     if target.resolve() == origin.resolve():
         raise UserError(f"The store of {name} is the one to release from: give [environments.{name}] one of its own.")
     bundle = choose_bundle(origin, chosen)
+    image = image or running_image(settings, name, source)
     with sole(target / "release.lock", f"Another release to {name} is at work: wait until it ends."):
+        recover(settings, name)
         require_compatible(target, read_champion(target), bundle, breaking)
-        image = image or running_image(settings, name, source)
         bring(settings, name, copy_bundle(bundle, target), image, why)
     console.print(f"[green]✓[/] [bold]version {bundle.version}[/] serves in {name} ({escape(why)})")
     console.print(f"  bundle {bundle.name}{f', image {image}' if image else ''}", soft_wrap=True)
@@ -82,7 +84,7 @@ def choose_bundle(store: Path, name: str | None) -> Bundle:
         UserError: nothing serves there, or that one never did or is gone.
         Refused: it was taken out of service there by hand.
     """
-    champion = require_champion(store)
+    champion = proved_champion(store, name)
     if name is None or name == champion.bundle:
         return open_bundle(store, champion.bundle)
     bundle = find_bundle(store, name)
@@ -98,11 +100,35 @@ def choose_bundle(store: Path, name: str | None) -> Bundle:
     return bundle
 
 
+def proved_champion(store: Path, name: str | None) -> Champion:
+    """Return what serves in `store`; while a release to it is not proved, what served before, for a bundle by name.
+
+    Raises:
+        UserError: nothing serves there, or no bundle is named and what serves is not proved.
+    """
+    champion = require_champion(store)
+    unproved = read_unproved(store)  # after the champion: a release writes this before that
+    if unproved is None:
+        return champion
+    if name is None or unproved.before is None:
+        raise not_proved(store, unproved)
+    return unproved.before
+
+
 def running_image(settings: Settings, name: str, source: str | None) -> str | None:
     """Return the image that runs in `source`, where both environments have a host to run it on."""
     if source is None or None in (settings.environments[name].host, settings.environments[source].host):
         return None
-    return Container(settings, source).image()
+    image = Container(settings, source).image()
+    require_proved(settings.folder_of(settings.environments[source].store))  # it is written before the image is moved
+    return image
+
+
+def recover(settings: Settings, name: str) -> None:
+    """Undo what a release to the environment has left that was killed: champion and container."""
+    environment = settings.environments[name]
+    if undo(settings.folder_of(environment.store)) and environment.host:
+        Container(settings, name).put_back()
 
 
 def require_compatible(store: Path, before: Champion | None, bundle: Bundle, breaking: bool) -> None:
@@ -147,7 +173,8 @@ def bring(settings: Settings, name: str, bundle: Bundle, image: str | None, why:
     """
     environment = settings.environments[name]
     host = Container(settings, name).replaced(image) if environment.host and image else nullcontext()
-    with host, _moved_champion(settings.folder_of(environment.store), bundle, why):
+    store = settings.folder_of(environment.store)
+    with noted(store, bundle), host, _moved_champion(store, bundle, why):
         prove(environment.url, bundle, environment.wait_seconds)
 
 
@@ -155,14 +182,10 @@ def bring(settings: Settings, name: str, bundle: Bundle, image: str | None, why:
 def _moved_champion(store: Path, bundle: Bundle, why: str) -> Iterator[None]:
     """Name `bundle` the store's champion; whatever fails within, the one before serves again."""
     before = read_champion(store)
-    if before is not None and before.bundle == bundle.name:
-        yield
-        return
-    move_champion(store, bundle, "release", why, expected=before.bundle if before else None)
     try:
+        if before is None or before.bundle != bundle.name:
+            move_champion(store, bundle, "release", why, expected=before.bundle if before else None)
         yield
     except BaseException:
-        restore_champion(store, bundle, before)
-        what = f"version {before.version}" if before else "nothing"
-        console.print(f"[yellow]The release failed: {what} serves again.[/]")
+        restore(store)  # ahead of the container that is put back
         raise

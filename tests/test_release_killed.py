@@ -1,0 +1,132 @@
+"""A release that is killed leaves nothing unproved behind: neither for the next release there, nor for one from there."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from template_support import REPOSITORY
+
+from flows.commands.release import release_to
+from flows.contract import Contract
+from flows.errors import UserError
+from flows.store.bundles import Bundle, write_bundle
+from flows.store.champion import Champion, move_champion, read_champion
+
+CONFIG = """[project]
+name = "churn"
+[environments.staging]
+store = "staging"
+url = "http://127.0.0.1:9"
+wait_seconds = 0.05
+[environments.production]
+store = "production"
+url = "http://127.0.0.1:9"
+wait_seconds = 0.05
+"""
+CONTRACT = Contract(problem="binary", target="y", classes=("a", "b"), columns=()).model_dump_json().encode()
+RELEASE = "from flows.commands.release import release_to; release_to('{}')"
+
+
+class Delivery:
+    """A project without a model of its own, and its environments, at whose addresses nobody answers."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "config.toml").write_text(CONFIG, encoding="utf-8")
+
+    def bundle(self, place: str, version: str) -> Bundle:
+        meta = f'{{"version": "{version}", "run_id": "r{version}", "runtime": "onnx"}}'.encode()
+        return write_bundle(self.store(place), version, {"contract.json": CONTRACT, "meta.json": meta})
+
+    def store(self, place: str) -> Path:
+        return self.root / place
+
+    def serve(self, place: str, version: str) -> Champion:
+        """Let a version serve there, as one that was proved."""
+        return move_champion(self.store(place), self.bundle(place, version), "release", "proved")
+
+    def version(self, place: str) -> str | None:
+        champion = read_champion(self.store(place))
+        return champion.version if champion else None
+
+    def kill_amid_release(self, place: str, version: str) -> None:
+        """Begin a release that is never proved, and kill it as soon as it has moved the champion."""
+        self.serve(".ml/store", version)
+        env = os.environ | {"PYTHONPATH": str(REPOSITORY), f"ML_ENVIRONMENTS__{place.upper()}__WAIT_SECONDS": "600"}
+        command = [sys.executable, "-c", RELEASE.format(place)]
+        with subprocess.Popen(command, cwd=self.root, env=env, stdout=subprocess.DEVNULL) as process:
+            try:
+                deadline = time.monotonic() + 200
+                while self.version(place) != version:
+                    assert process.poll() is None, "it ended by itself"
+                    assert time.monotonic() < deadline, "it does not move the champion"
+                    time.sleep(0.02)
+            finally:
+                process.kill()
+
+    def fail(self, place: str, **choices: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            release_to(place, **choices)
+        return str(caught.value)
+
+
+@pytest.fixture
+def delivery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Delivery:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("ML_")]:
+        monkeypatch.delenv(name)
+    return Delivery(tmp_path)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_next_release_begins_with_what_was_proved(delivery, capsys, first):
+    """Of the very bundle that was killed, and of another one; where nothing served before, too."""
+    proved = None if first else delivery.serve("production", "1")
+    delivery.kill_amid_release("production", "2")
+    for version in ("2", "3"):
+        delivery.serve(".ml/store", version)
+        assert "/readyz is not ready" in delivery.fail("production")
+        assert read_champion(delivery.store("production")) == proved
+        assert not (delivery.store("production") / "release.json").exists()
+    assert f"{'nothing' if first else 'version 1'} serves again" in capsys.readouterr().out
+
+
+def test_what_somebody_put_into_service_since_stays(delivery):
+    delivery.serve("production", "1")
+    delivery.kill_amid_release("production", "2")
+    by_hand = delivery.serve("production", "3")
+    delivery.fail("production")
+    assert read_champion(delivery.store("production")) == by_hand
+
+
+def test_what_is_not_proved_in_one_environment_reaches_no_other(delivery):
+    old = delivery.serve("staging", "1")
+    delivery.kill_amid_release("staging", "2")
+    said = delivery.fail("production", source="staging")
+    assert said.startswith(f"Bundle {delivery.bundle('staging', '2').name} is not proved in ")
+    assert "that has served" in delivery.fail(
+        "production", source="staging", chosen=delivery.bundle("staging", "2").name
+    )
+    assert delivery.version("production") is None
+    # What was proved before goes on to be: a late approval names it.
+    assert "/readyz is not ready" in delivery.fail("production", source="staging", chosen=old.bundle)
+    assert delivery.version("staging") == "2"
+
+
+def test_a_champion_that_moves_within_the_block_is_noted_before(delivery, monkeypatch):
+    """Whoever looks while the proof goes on finds the note."""
+    seen = []
+
+    def prove(*_: object) -> None:
+        seen.append((delivery.version("staging"), (delivery.store("staging") / "release.json").exists()))
+
+    monkeypatch.setattr("flows.commands.release.prove", prove)
+    delivery.serve(".ml/store", "1")
+    release_to("staging")
+    assert seen == [("1", True)]
+    assert delivery.version("staging") == "1"
+    assert not (delivery.store("staging") / "release.json").exists()
