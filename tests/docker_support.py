@@ -32,9 +32,12 @@ class DockerHost:
         state = (self.state if self.place.exists() else {}) | changes
         self.place.write_text(json.dumps(state), encoding="utf-8")
 
-    def have(self, name: str, image: str = "churn:1", state: str = "running", **env: str) -> dict[str, Any]:
+    def have(
+        self, name: str, image: str = "churn:1", state: str = "running", store: str = "/srv/churn", **env: str
+    ) -> dict[str, Any]:
         """Let there be a container, as `docker run` would have made it; return all of them."""
-        made = {name: {"state": state, "image": image, "env": {"ML_SERVICE__WORKERS": "1", **env}}}
+        about = {"state": state, "image": image, "binds": [f"{store}:/store"], "port": "3000"}
+        made = {name: about | {"env": {"ML_SERVICE__WORKERS": "1", **env}}}
         self.write(containers=self.containers | made, images=[*self.state["images"], image])
         return self.containers
 

@@ -1,7 +1,7 @@
 """Stands in for `docker --host HOST …`: each host is a JSON file, and it refuses what a real one does.
 
 The file is called like the last part of the host's address. It holds `registry` and `images` (names), `containers`
-(state, image and environment of each), `refused` (commands that fail) and `log` (the commands that came).
+(state, image, environment, mounts and port of each), `refused` (commands that fail) and `log` (the commands that came).
 """
 
 import json
@@ -32,7 +32,9 @@ class Host:
                 print(name, container["state"])
         elif words[-1] in self.containers:
             made = self.containers[words[-1]]
-            print(json.dumps({"Image": made["image"], "Env": [f"{k}={v}" for k, v in made["env"].items()]}))
+            config = {"Image": made["image"], "Env": [f"{k}={v}" for k, v in made["env"].items()]}
+            ports = {"3000/tcp": [{"HostIp": "", "HostPort": made["port"]}]}
+            print(json.dumps({"Config": config, "HostConfig": {"Binds": made["binds"], "PortBindings": ports}}))
         else:
             fail(f"No such container: {words[-1]}")
 
@@ -61,12 +63,15 @@ class Host:
         given = [words[i + 1] for i, word in enumerate(words) if word == "--env"]
         pairs = (text.partition("=") if "=" in text else (text, "", os.environ.get(text)) for text in given)
         env = {key: value for key, _, value in pairs if value is not None}
-        self.containers[name] = {"state": "created", "image": image, "env": env}
+        binds = [words[i + 1] for i, word in enumerate(words) if word == "--volume"]
+        port = words[words.index("--publish") + 1].removesuffix(":3000")
+        self.containers[name] = {"state": "created", "image": image, "env": env, "binds": binds, "port": port}
         self.require_free_port(name)
         self.containers[name]["state"] = "running"
 
     def require_free_port(self, name: str) -> None:
-        if any(c["state"] == "running" for other, c in self.containers.items() if other != name):
+        others = [c for other, c in self.containers.items() if other != name and c["state"] == "running"]
+        if self.containers[name]["port"] in [c["port"] for c in others]:
             fail("port is already allocated")
 
 

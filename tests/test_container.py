@@ -1,6 +1,7 @@
 """The container of a service: replaced with the least rights and the settings it needs, or put back as it was."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,12 @@ from flows.commands.container import Container
 from flows.errors import UserError
 from flows.settings import load_settings
 
-NAME, KEPT = "churn", "churn-BEFORE"
+NAME, KEPT, OLD = "churn-production", "churn-production-BEFORE", "churn"
 CONFIG = """[project]
 name = "churn"
 [environments.production]
 store = "store"
-url = "http://127.0.0.1:9"
+url = "https://churn.example.org:8443"
 """
 Open = Callable[..., Container]
 
@@ -82,8 +83,8 @@ def test_old_container_runs_until_the_new_one_is_there_and_is_kept_until_that_is
     assert {name: made["image"] for name, made in host.containers.items()} == {NAME: "churn:2"}
 
 
-def test_image_that_runs_is_not_replaced(host, container):
-    host.have(NAME)
+def test_image_that_runs_is_not_replaced(host, container, tmp_path):
+    host.have(NAME, store=str(tmp_path / "store"))
     replace(container(), "churn:1")
     assert set(host.commands()) == {"container"}
 
@@ -185,6 +186,74 @@ def test_image_that_runs_is_replaced_where_its_settings_have_changed(host, conta
     replace(container(ML_SERVICE__WORKERS="3"))
     assert host.containers[NAME]["env"]["ML_SERVICE__WORKERS"] == "3"
     assert host.commands().count("run") == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "seen"),
+    [
+        ("STORE", "other", ("binds", ["{root}/other:/store"])),
+        ("STORE", "s3://bucket/churn", ("binds", ["churn-production-store:/store"])),
+        ("URL", "http://churn.example.org:8080/v1", ("port", "8080")),
+        ("PORT", "3333", ("port", "3333")),
+    ],
+)
+def test_image_that_runs_is_replaced_where_its_store_or_port_has_changed(
+    host, container, tmp_path, setting, value, seen
+):
+    replace(container())
+    changed = {f"ML_ENVIRONMENTS__PRODUCTION__{setting}": value}
+    replace(container(**changed))
+    replace(container(**changed))
+    assert host.commands().count("run") == 2
+    key, wanted = seen
+    assert str(host.containers[NAME][key]) == str(wanted).replace("{root}", str(tmp_path))
+
+
+def test_two_environments_of_a_host_have_a_container_a_store_and_a_port_each(host, container, tmp_path):
+    staging = {"HOST": host.address, "STORE": "staging", "URL": "http://churn.example.org:3001"}
+    settings = {f"ML_ENVIRONMENTS__STAGING__{name}": value for name, value in staging.items()}
+    replace(container(**settings))
+    replace(Container(load_settings(tmp_path), "staging"), "churn:1")
+    assert host.running == {NAME: "churn:2", "churn-staging": "churn:1"}
+    made = [(c["binds"], c["port"]) for c in host.containers.values()]
+    assert made == [([f"{tmp_path}/store:/store"], "3000"), ([f"{tmp_path}/staging:/store"], "3001")]
+
+
+def test_two_environments_with_one_port_of_a_host_are_refused(host, container):
+    staging = {"HOST": host.address, "STORE": "staging", "URL": "https://staging.example.org"}
+    with pytest.raises(UserError, match="^production and staging both publish the port 3000 of ssh://production: give"):
+        container(**{f"ML_ENVIRONMENTS__STAGING__{name}": value for name, value in staging.items()})
+    assert host.commands() == []
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_container_of_an_earlier_version_is_replaced_and_not_left_beside_it(host, container, tmp_path, ran):
+    """It was called like the project; a release of that version may have been killed."""
+    host.have(OLD if ran else f"{OLD}-BEFORE", "churn:1", "running" if ran else "exited", str(tmp_path / "store"))
+    assert container().image() == ("churn:1" if ran else None)
+    fail(container())
+    assert host.running == {NAME: "churn:1"}
+    replace(container())
+    assert {name: made["image"] for name, made in host.containers.items()} == {NAME: "churn:2"}
+
+
+def test_container_of_an_earlier_version_with_another_store_is_nobodys(host, container):
+    """It may be that of the host's other environment; what holds the port is said, and goes on."""
+    before = host.have(OLD, store="/srv/staging")
+    assert container().image() is None
+    with pytest.raises(UserError, match="port is already allocated"):
+        replace(container())
+    assert host.containers == before
+
+
+def test_environment_of_any_name_has_a_container(host, container, tmp_path):
+    settings = {"HOST": host.address, "STORE": "other", "URL": "http://127.0.0.1:9"}
+    text = "".join(f"{key.lower()} = {json.dumps(value)}\n" for key, value in settings.items())
+    container()
+    with (tmp_path / "config.toml").open("a", encoding="utf-8") as file:
+        file.write(f'[environments."운영"]\n{text}')
+    replace(Container(load_settings(tmp_path), "운영"))
+    assert [re.fullmatch("churn-[0-9a-f]{8}", name) is not None for name in host.running] == [True]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from service_server import serve, wait_for
 
 from flows.store.champion import read_champion
 
-NAME = "customer-churn"
+NAME, STAGING = "customer-churn-production", "customer-churn-staging"
 NOBODY = {  # answers at production's address
     "ML_ENVIRONMENTS__PRODUCTION__URL": "http://127.0.0.1:9",
     "ML_ENVIRONMENTS__PRODUCTION__WAIT_SECONDS": "0.5",
@@ -227,11 +227,11 @@ def test_release_that_fails_restores_container_and_champion_without_a_registry(r
 
 def test_release_from_an_environment_brings_the_image_that_runs_there(released, host, tmp_path):
     staging = DockerHost(tmp_path, "staging")
-    staging.have(NAME, "churn:2")
+    staging.have(STAGING, "churn:2")
     host.have(NAME, "churn:1")
     both = host.environment | {"ML_ENVIRONMENTS__STAGING__HOST": staging.address}
     succeed(released.release("production", "--from", "staging", "--output", str(tmp_path / "proved"), **both))
-    assert (host.running, staging.running) == ({NAME: "churn:2"}, {NAME: "churn:2"})
+    assert (host.running, staging.running) == ({NAME: "churn:2"}, {STAGING: "churn:2"})
     assert "image=churn:2\n" in (tmp_path / "proved").read_text(encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flows.commands.console import console
+from flows.commands.hosting import free_port, in_a_name, key_of_the_log, mounts, published
 from flows.errors import UserError
 from flows.sections import is_address
 from flows.settings import Settings
@@ -16,10 +17,11 @@ MINUTES = 15
 LEAST_RIGHTS = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
 WORKERS = "ML_SERVICE__WORKERS"  # the one setting of the service that no bundle carries
 RUNS = ("running", "restarting")
+KEPT = "-BEFORE"  # no project's name has capitals
 
 
 class Container:
-    """The one container, named like the project, that serves on a host."""
+    """The one container that serves an environment on its host, named like the project and the environment."""
 
     def __init__(self, settings: Settings, environment: str) -> None:
         """Look at nothing yet.
@@ -27,21 +29,27 @@ class Container:
         Args:
             settings: The project's.
             environment: The name of one with a host.
+
+        Raises:
+            UserError: another environment has the same host and port.
         """
         chosen = settings.environments[environment]
-        self.name = settings.project.name
-        self.kept = f"{self.name}-BEFORE"  # no project's name has capitals
-        self.port = settings.service.port
+        self.project = settings.project.name
+        self.name = f"{self.project}-{in_a_name(environment)}"
+        self.kept = f"{self.name}{KEPT}"
+        self.port = free_port(settings, environment)
         self.store = f"{self.name}-store" if is_address(chosen.store) else str(settings.root / chosen.store)
         self.host = str(chosen.host)
         self.environment = environment
-        self.variables = tuple(dict.fromkeys((*chosen.variables, *_key_of_the_log(settings), WORKERS)))
+        self.variables = tuple(dict.fromkeys((*chosen.variables, *key_of_the_log(settings), WORKERS)))
         self.values = os.environ | {WORKERS: str(settings.service.workers)}
 
     def image(self) -> str | None:
         """Return the image that runs, None where none does."""
-        runs = self._states().get(self.name) in RUNS
-        return str(self._config()["Image"]) if runs else None
+        states = self._states()
+        name = self.name if self.name in states else self.project
+        runs = states.get(name) in RUNS and (name == self.name or self._is_ours(name))
+        return str(self._inspect(name)["Config"]["Image"]) if runs else None
 
     @contextmanager
     def replaced(self, image: str) -> Iterator[None]:
@@ -53,7 +61,7 @@ class Container:
             UserError: the host, the image or a variable is missing, or the container does not start.
         """
         self._require_variables()
-        self._put_back(had=True, ran=True)  # where an earlier release was killed
+        self.put_back()
         state = self._states().get(self.name)
         if state in RUNS and self._is_as_wanted(image):
             yield
@@ -67,6 +75,19 @@ class Container:
             raise
         if state:
             self._remove_kept()
+
+    def put_back(self) -> None:
+        """Undo what a release has left that was killed; nothing where none was."""
+        self._take_over()
+        self._put_back(had=True, ran=True)
+
+    def _take_over(self) -> None:
+        """Name what a version released that did not name the environment as this one does, if it has its store."""
+        there = self._states()
+        for end in ("", KEPT):
+            old, new = f"{self.project}{end}", f"{self.name}{end}"
+            if old in there and new not in there and self._is_ours(old):
+                self._docker("rename", old, new)
 
     def _replace(self, image: str, state: str | None) -> None:
         """Put a container of `image` in the place of the one in that state; the image is there already."""
@@ -95,7 +116,7 @@ class Container:
         self._docker("rename", self.kept, self.name)
         if ran:
             self._docker("start", self.name)
-        image = self._config()["Image"]
+        image = self._inspect(self.name)["Config"]["Image"]
         console.print(f"[yellow]A release failed: {image} {'runs' if ran else 'is'} again on {self.host}.[/]")
 
     def _remove_kept(self) -> None:
@@ -107,18 +128,24 @@ class Container:
     def _states(self) -> dict[str, str]:
         """Return the states of the service's containers, by name."""
         said = self._docker(
-            *("container", "ls", "--all", "--filter", f"name={self.name}", "--format", "{{.Names}} {{.State}}")
+            *("container", "ls", "--all", "--filter", f"name={self.project}", "--format", "{{.Names}} {{.State}}")
         )
         found = dict(line.split(maxsplit=1) for line in said.splitlines())
-        return {name: state for name, state in found.items() if name in (self.name, self.kept)}
+        ours = (self.name, self.kept, self.project, f"{self.project}{KEPT}")
+        return {name: state for name, state in found.items() if name in ours}
 
-    def _config(self) -> dict[str, Any]:
-        return dict(json.loads(self._docker("container", "inspect", "--format", "{{json .Config}}", self.name)))
+    def _inspect(self, name: str) -> dict[str, Any]:
+        return dict(json.loads(self._docker("container", "inspect", "--format", "{{json .}}", name)))
+
+    def _is_ours(self, name: str) -> bool:
+        """Tell whether a container that names no environment has this one's store, under its old name or its new."""
+        return mounts(self._inspect(name), self.store, f"{self.project}-store")
 
     def _is_as_wanted(self, image: str) -> bool:
-        config = self._config()
+        made = self._inspect(self.name)
         wanted = [f"{name}={self.values[name]}" for name in self.variables]
-        return config["Image"] == image and set(wanted) <= set(config["Env"])
+        alike = made["Config"]["Image"] == image and set(wanted) <= set(made["Config"]["Env"])
+        return alike and mounts(made, self.store) and published(made) == [self.port]
 
     def _require_variables(self) -> None:
         missing = [name for name in self.variables if not self.values.get(name)]
@@ -153,7 +180,3 @@ class Container:
             said = (error.stderr.strip().splitlines() or ["no output"])[-1]
             raise UserError(f"`{' '.join(command)}` failed: {said}") from None
         return done.stdout
-
-
-def _key_of_the_log(settings: Settings) -> tuple[str, ...]:
-    return ("ML_LOG_KEY",) if settings.log.enabled and settings.log.sensitive == "hash" else ()

@@ -102,6 +102,7 @@ class Environment(Section):
         store: What the environment's service has as its `ML_STORE`: a folder, or an object store's address.
         url: The service's address.
         host: The container host that runs the service, as `docker --host` takes it; None where images are not moved.
+        port: What the container publishes there; None for the one in an http:// `url`, and else `[service] port`.
         variables: Names of what the container on that host is given from the environment of `ml release`.
         wait_seconds: How long the service may take to be ready, and then to swap.
     """
@@ -109,5 +110,6 @@ class Environment(Section):
     store: StorePlace
     url: str = Field(pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
     host: str | None = Field(None, pattern=r"^(ssh|unix|tcp)://\S+$")
+    port: int | None = Field(None, ge=1, le=65535)
     variables: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
     wait_seconds: float = Field(60.0, gt=0)
