@@ -41,6 +41,8 @@ def prepare(settings: Settings) -> None:
     }
     for name, path in homes.items():
         os.environ.setdefault(name, str(path))
+    for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
+        del os.environ[name]  # of a workflow's variable that is not set; boto makes an address of an empty region
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

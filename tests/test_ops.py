@@ -15,11 +15,13 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from compose_support import read_compose
 from service_server import serve, wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 
 BIN = Path(sys.executable).parent
 ONE_SHOT = {"flows"}
+PASSWORDS = {"POSTGRES_PASSWORD": "s3cret", "GRAFANA_PASSWORD": "s3cret"}
 NAME = r"\b(?:bentoml_service_\w+|ml_\w+)\b"
 
 
@@ -89,6 +91,27 @@ def test_with_a_bucket_the_follower_keeps_the_services_folder(compose, ops):
         name: compose["services"]["worker"][name] for name in ("image", "build")
     }
     assert follower["read_only"] is True and follower["cap_drop"] == ["ALL"] and follower["mem_limit"]
+
+
+def test_prefects_leases_outlive_its_server(compose):
+    """And the volume is at a folder that the image gives to its user: at another one it would be root's."""
+    from flows.background import LEASES
+
+    prefect = compose["services"]["prefect"]
+    assert prefect["environment"]["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == LEASES
+    assert prefect["volumes"] == ["prefect:/app/.ml"]
+    assert prefect["environment"]["PREFECT_HOME"].startswith("/app/.ml/")
+
+
+def test_service_and_images_are_told_what_is_set_here(ops):
+    for name, value in (("GROUP", "service-sklearn"), ("ML_LOG_KEY", "k"), ("ML_SERVICE__WORKERS", "2"), ("COMMIT", "c")):
+        told = [read_compose(ops / "compose.yaml", PASSWORDS | more) for more in ({}, {name: value})]
+        place = told[1]["worker" if name == "COMMIT" else "service"]
+        assert str({**place["build"]["args"], **place["environment"]}[name]) == value
+        unset = told[0]["worker" if name == "COMMIT" else "service"]
+        assert ({**unset["build"]["args"], **unset["environment"]}[name] or "") == ("service" if name == "GROUP" else "")
+        if name in ("GROUP", "COMMIT"):
+            assert f"ARG {name}=" in (ops.parent / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_what_ends_by_itself_is_waited_for(compose):

@@ -83,7 +83,52 @@ def test_runs_are_bounded(path):
     workflow = load(path)
     assert workflow["concurrency"]["group"]
     for name, job in workflow["jobs"].items():
-        assert 0 < int(job["timeout-minutes"]) <= 120, name
+        assert 0 < int(job["timeout-minutes"]) <= (300 if name == "test-all" else 120), name
+
+
+def test_a_job_that_takes_too_long_is_told_too():
+    """GitHub cancels it, which is no failure."""
+    for name, job in load(REPOSITORY / ".github" / "workflows" / "weekly.yml")["jobs"].items():
+        told = [step["if"] for step in job["steps"] if "-issue" in step.get("run", "")]
+        assert told == ([] if name == "weekly-ok" else ["failure() || cancelled()"])
+
+
+def test_branches_but_main_push_and_release_nothing():
+    for name, job in load(REPOSITORY / "template" / ".github" / "workflows" / "deploy.yml")["jobs"].items():
+        alone = re.search(r"(^|&& )github\.ref == 'refs/heads/main'( |$)", job["if"].removesuffix(" }}"))
+        assert bool(alone) is (name != "deploy-ok"), name
+
+
+def test_whoever_speaks_to_prefect_reaches_it_with_either_credential():
+    for name, key in (("deploy.yml", "flows"), ("retrain.yml", "retrain")):
+        job = load(REPOSITORY / "template" / ".github" / "workflows" / name)["jobs"][key]
+        assert "vars.RELEASE_RUNNER" in job["runs-on"]
+        asking = [step["env"] for step in job["steps"] if "ml pool" in str(step) or "env" in step]
+        assert asking
+        assert all(set(env) == {"PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"} for env in asking)
+
+
+def test_stores_in_a_bucket_are_read_with_their_credentials():
+    workflow = load(REPOSITORY / "template" / ".github" / "workflows" / "deploy.yml")
+    assert {"AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"} <= workflow["env"].keys()
+    for job in ("staging", "production", "summary"):
+        for step in workflow["jobs"][job]["steps"]:
+            if "uv run ml" in step.get("run", ""):
+                assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= step["env"].keys()
+
+
+def test_private_template_is_fetched_with_the_token_and_no_command_shows_it():
+    job = load(REPOSITORY / "template" / ".github" / "workflows" / "template.yml")["jobs"]["update"]
+    (step,) = [step for step in job["steps"] if "copier update" in step.get("run", "")]
+    env = {name: value.replace("${{ secrets.TEMPLATE_TOKEN }}", "t0ken") for name, value in step["env"].items()}
+    for address in ("https://github.com/acme/template.git", "git@github.com:acme/template.git"):
+        done = subprocess.run(
+            ["git", "ls-remote", "--get-url", address],
+            env={"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull} | env,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.strip() == "https://x-access-token:t0ken@github.com/acme/template.git"
 
 
 @every_workflow

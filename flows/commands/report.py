@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 from flows.commands.console import current_store, open_project
+from flows.commands.smoke_url import GROUP
 from flows.report import report_lines, table
 from flows.sections import Environment
 from flows.settings import Settings
@@ -34,6 +35,11 @@ def environment_lines(settings: Settings) -> Iterator[str]:
                 f"for deploy.yml set the repository variables `{prefix}__STORE`, `{prefix}__URL` and, where "
                 f"containers are to be moved, `{prefix}__HOST`."
             )
+    if settings.deploy.runtime == "sklearn":
+        yield (
+            f"- Models are served by scikit-learn itself: the service's image must be built with `GROUP={GROUP}`, in "
+            f"deploy.yml by the repository variable `SERVICE_GROUP` = `{GROUP}`."
+        )
     if not os.environ.get("PREFECT_API_URL"):
         yield "- No Prefect server is configured: the repository variable `PREFECT_API_URL` lets flows be deployed."
 

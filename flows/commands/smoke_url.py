@@ -16,6 +16,7 @@ from flows.store.champion import require_champion
 
 WAIT_SECONDS = 60.0
 PAUSE_SECONDS = 0.2
+GROUP = "service-sklearn"  # what the Dockerfile installs for a bundle without ONNX
 TIMES = 5  # in a row, each over a connection of its own: a service has several workers and swaps in each
 
 
@@ -44,7 +45,18 @@ def prove(url: str, bundle: Bundle, wait_seconds: float = WAIT_SECONDS) -> None:
     Raises:
         UserError: one of these does not hold, also after some waiting.
     """
-    base = url.rstrip("/")
+    try:
+        _prove(url.rstrip("/"), bundle, wait_seconds)
+    except UserError as error:
+        if bundle.meta.get("runtime") != "sklearn":
+            raise
+        raise UserError(
+            f"{error} Version {bundle.version} is served by scikit-learn itself: was the service's image built with "
+            f"GROUP={GROUP}?"
+        ) from None
+
+
+def _prove(base: str, bundle: Bundle, wait_seconds: float) -> None:
     _wait(lambda: _require_ready(base), wait_seconds)
     console.print(f"[green]✓[/] {base} is ready")
     _wait(lambda: _require_version(base, bundle), wait_seconds)

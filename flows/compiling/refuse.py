@@ -9,7 +9,10 @@ from flows.compiling.prepare import final_estimator, parts_of
 from flows.contract import Column, Contract
 from flows.errors import UserError
 
-BY_SKLEARN = 'set runtime = "sklearn" under [deploy] in config.toml to serve it by scikit-learn itself'
+BY_SKLEARN = (
+    'set runtime = "sklearn" under [deploy] in config.toml to serve it by scikit-learn itself, by an image that is built '
+    "with GROUP=service-sklearn"
+)
 
 
 def refuse_unfaithful(pipeline: Any, contract: Contract) -> None:

@@ -1,4 +1,4 @@
-"""A release that is killed leaves nothing unproved behind: neither for the next release there, nor for one from there."""
+"""What a release has not proved, killed or not, is left neither to the next one there nor to one from there."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 from template_support import REPOSITORY
 
 from flows.commands.release import release_to
+from flows.commands.report import print_environments
 from flows.contract import Contract
 from flows.errors import UserError
 from flows.store.bundles import Bundle, write_bundle
@@ -38,8 +39,8 @@ class Delivery:
         self.root = root
         (root / "config.toml").write_text(CONFIG, encoding="utf-8")
 
-    def bundle(self, place: str, version: str) -> Bundle:
-        meta = f'{{"version": "{version}", "run_id": "r{version}", "runtime": "onnx"}}'.encode()
+    def bundle(self, place: str, version: str, runtime: str = "onnx") -> Bundle:
+        meta = f'{{"version": "{version}", "run_id": "r{version}", "runtime": "{runtime}"}}'.encode()
         return write_bundle(self.store(place), version, {"contract.json": CONTRACT, "meta.json": meta})
 
     def store(self, place: str) -> Path:
@@ -130,3 +131,28 @@ def test_a_champion_that_moves_within_the_block_is_noted_before(delivery, monkey
     assert seen == [("1", True)]
     assert delivery.version("staging") == "1"
     assert not (delivery.store("staging") / "release.json").exists()
+
+
+@pytest.mark.parametrize(("runtime", "told"), [("sklearn", True), ("onnx", False)])
+def test_failed_release_of_a_bundle_without_onnx_names_what_its_image_needs(delivery, runtime, told):
+    move_champion(delivery.store(".ml/store"), delivery.bundle(".ml/store", "1", runtime), "deploy", "new")
+    said = delivery.fail("staging")
+    assert said.startswith("http://127.0.0.1:9/readyz is not ready")
+    assert ("GROUP=service-sklearn" in said) is told
+
+
+def test_environments_tell_what_the_image_of_a_bundle_without_onnx_needs(delivery, capsys, monkeypatch):
+    print_environments()
+    assert "SERVICE_GROUP" not in capsys.readouterr().out
+    monkeypatch.setenv("ML_DEPLOY__RUNTIME", "sklearn")
+    print_environments()
+    assert "`SERVICE_GROUP` = `service-sklearn`" in capsys.readouterr().out
+
+
+def test_what_a_workflow_gives_empty_is_as_if_it_were_not_given(delivery, monkeypatch):
+    """boto refuses an empty region, and a bucket's credentials are passed where no bucket is, too."""
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    print_environments()
+    assert "AWS_DEFAULT_REGION" not in os.environ
+    assert os.environ["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9"
