@@ -14,10 +14,13 @@ FOUNDATION = "7a2ccccf773eaaa0c87e095146699c9dfcb87095"  # 0.1.0: the one that p
 NEXT = "v99.0.0"
 TASK = '''
 
+@task(name="shout", cache_policy=NO_CACHE)
 def shout(rows: int) -> str:
     """An owner's own step."""
     return f"{rows} rows!"
 '''
+CALL = "    shout(snapshot.rows)\n"
+COLUMN = '    coupon: str = pa.Field(nullable=True, metadata={"role": "ignored"})\n'
 EDITED = {"pyproject.toml", "flows/ingest.py", "model/schema.py", "README.md"}
 
 
@@ -82,12 +85,14 @@ def updated(request: pytest.FixtureRequest, history: Path, tmp_path_factory: pyt
 
 
 def edit(root: Path) -> None:
-    """What owners do: `uv add lightgbm`, a step of their own in a flow, a stricter schema, no README."""
+    """What owners do: `uv add lightgbm`, a step of their own in a flow, another column in the schema, no README."""
     replace(root / "pyproject.toml", '    "typer",\n', '    "typer",\n    "lightgbm>=4",\n')
     with (root / "flows" / "ingest.py").open("a", encoding="utf-8") as file:
         file.write(TASK)
-    with (root / "model" / "schema.py").open("a", encoding="utf-8") as file:
-        file.write("\n# The owner's word.\n")
+    told = '    publish_markdown("snapshot", _summary(snapshot))\n'
+    replace(root / "flows" / "ingest.py", told, told + CALL)
+    device = "    device: str = pa.Field()\n"
+    replace(root / "model" / "schema.py", device, device + COLUMN)
     (root / "README.md").unlink()
 
 
@@ -116,8 +121,11 @@ def test_update_conflicts_nowhere_but_in_what_the_owner_edited(updated):
 def test_update_keeps_what_the_owner_wrote_and_brings_what_is_new(updated):
     root = updated.root
     assert '"lightgbm>=4"' in (root / "pyproject.toml").read_text(encoding="utf-8")
-    assert (root / "flows" / "ingest.py").read_text(encoding="utf-8").endswith(TASK)
-    assert (root / "model" / "schema.py").read_text(encoding="utf-8").endswith("# The owner's word.\n")
+    ingest = (root / "flows" / "ingest.py").read_text(encoding="utf-8")
+    assert ingest.endswith(TASK)
+    assert f"{CALL}    return snapshot.digest\n" in ingest
+    assert COLUMN in (root / "model" / "schema.py").read_text(encoding="utf-8")
+    assert not (root / "README.md").exists()
     assert "rows=1500" in (root / "config.toml").read_text(encoding="utf-8")
     for name in ("Dockerfile", "prefect.yaml", "ops/compose.yaml", ".github/workflows/deploy.yml"):
         assert (root / name).is_file(), name
