@@ -104,12 +104,19 @@ def test_prefects_leases_outlive_its_server(compose):
 
 
 def test_service_and_images_are_told_what_is_set_here(ops):
-    for name, value in (("GROUP", "service-sklearn"), ("ML_LOG_KEY", "k"), ("ML_SERVICE__WORKERS", "2"), ("COMMIT", "c")):
+    for name, value in (
+        ("GROUP", "service-sklearn"),
+        ("ML_LOG_KEY", "k"),
+        ("ML_SERVICE__WORKERS", "2"),
+        ("COMMIT", "c"),
+    ):
         told = [read_compose(ops / "compose.yaml", PASSWORDS | more) for more in ({}, {name: value})]
         place = told[1]["worker" if name == "COMMIT" else "service"]
         assert str({**place["build"]["args"], **place["environment"]}[name]) == value
         unset = told[0]["worker" if name == "COMMIT" else "service"]
-        assert ({**unset["build"]["args"], **unset["environment"]}[name] or "") == ("service" if name == "GROUP" else "")
+        assert ({**unset["build"]["args"], **unset["environment"]}[name] or "") == (
+            "service" if name == "GROUP" else ""
+        )
         if name in ("GROUP", "COMMIT"):
             assert f"ARG {name}=" in (ops.parent / "Dockerfile").read_text(encoding="utf-8")
 

@@ -10,8 +10,8 @@ from flows.contract import Column, Contract
 from flows.errors import UserError
 
 BY_SKLEARN = (
-    'set runtime = "sklearn" under [deploy] in config.toml to serve it by scikit-learn itself, by an image that is built '
-    "with GROUP=service-sklearn"
+    'set runtime = "sklearn" under [deploy] in config.toml to serve it by scikit-learn itself, by an image that is '
+    "built with GROUP=service-sklearn"
 )
 
 
