@@ -221,7 +221,7 @@ def test_two_environments_of_a_host_have_a_container_a_store_and_a_port_each(hos
 
 def test_two_environments_with_one_port_of_a_host_are_refused(host, container):
     staging = {"HOST": host.address, "STORE": "staging", "URL": "https://staging.example.org"}
-    with pytest.raises(UserError, match=r"^production and staging both publish the port 3000 of ssh://production: give"):
+    with pytest.raises(UserError, match=r"^production and staging both publish the port 3000 of ssh://production"):
         container(**{f"ML_ENVIRONMENTS__STAGING__{name}": value for name, value in staging.items()})
     assert host.commands() == []
 

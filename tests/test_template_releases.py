@@ -21,6 +21,7 @@ def shout(rows: int) -> str:
 '''
 CALL = "    shout(snapshot.rows)\n"
 COLUMN = '    coupon: str = pa.Field(nullable=True, metadata={"role": "ignored"})\n'
+GONE = ("README.md", "tests/test_contract.py")
 EDITED = {"pyproject.toml", "flows/ingest.py", "model/schema.py", "README.md"}
 
 
@@ -85,7 +86,7 @@ def updated(request: pytest.FixtureRequest, history: Path, tmp_path_factory: pyt
 
 
 def edit(root: Path) -> None:
-    """What owners do: `uv add lightgbm`, a step of their own in a flow, another column in the schema, no README."""
+    """What owners do: `uv add lightgbm`, a step of their own in a flow, another column in the schema, files gone."""
     replace(root / "pyproject.toml", '    "typer",\n', '    "typer",\n    "lightgbm>=4",\n')
     with (root / "flows" / "ingest.py").open("a", encoding="utf-8") as file:
         file.write(TASK)
@@ -93,7 +94,8 @@ def edit(root: Path) -> None:
     replace(root / "flows" / "ingest.py", told, told + CALL)
     device = "    device: str = pa.Field()\n"
     replace(root / "model" / "schema.py", device, device + COLUMN)
-    (root / "README.md").unlink()
+    for name in GONE:
+        (root / name).unlink()
 
 
 def replace(path: Path, old: str, new: str) -> None:
@@ -125,7 +127,8 @@ def test_update_keeps_what_the_owner_wrote_and_brings_what_is_new(updated):
     assert ingest.endswith(TASK)
     assert f"{CALL}    return snapshot.digest\n" in ingest
     assert COLUMN in (root / "model" / "schema.py").read_text(encoding="utf-8")
-    assert not (root / "README.md").exists()
+    # Copier brings back what is seeded once ("even if deleted intentionally", as its source has it), and nothing else.
+    assert [name for name in GONE if (root / name).exists()] == ["README.md"]
     assert "rows=1500" in (root / "config.toml").read_text(encoding="utf-8")
     for name in ("Dockerfile", "prefect.yaml", "ops/compose.yaml", ".github/workflows/deploy.yml"):
         assert (root / name).is_file(), name
