@@ -1,5 +1,6 @@
 """What is printed, and where faults and warnings go instead of the screen."""
 
+import errno
 import logging
 import os
 import sys
@@ -16,6 +17,10 @@ from flows.errors import UserError
 from flows.settings import Settings, find_root, load_settings
 from flows.store.reach import refresh
 
+FULL = (
+    "The disk is full, and nothing was left half-written: make room where the store is (ML_STORE, default .ml/store; "
+    "`ml data gc` removes snapshots that nobody needs) and in .ml, and run the command again"
+)
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -69,6 +74,8 @@ def report_error(error: UserError) -> int:
 
 def report_unexpected(error: Exception) -> int:
     """Keep the trace of a fault that is not the user's, print where, and return the exit status."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return report_error(UserError(f"{FULL}."))
     lines = "".join(traceback.format_exception(error))
     try:
         path = find_root() / ".ml" / "logs" / f"error-{datetime.now(UTC):%Y%m%d-%H%M%S}.log"
