@@ -303,7 +303,7 @@ def wanted(number: int, hours: float) -> Wanted:
 
 
 def test_a_new_champion_and_a_request_start_a_cooldown():
-    assert "cooling down" in ask("dd", hours=23).why
+    assert "cooling down" in ask("dd", hours=22).why
     assert ask("dd", hours=25).wanted
     assert "cooling down" in ask("ddd", Loop(wanted=wanted(1, 90)), hours=100).why
     assert ask("ddd", Loop(wanted=wanted(1, 70)), hours=100).wanted
