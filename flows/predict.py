@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
-from flows.contract import Checked, Column, Contract, check_rows, require_columns
+from flows.contract import Column, Contract, check_rows, require_columns
 from flows.errors import UserError
 from flows.naming import name_run
 from flows.outputs import open_output, require_destination
@@ -137,7 +138,8 @@ def predict_table(scorer: Scorer, table: pa.Table) -> tuple[pa.Table, int]:
     places[scored.index] = np.arange(len(scored))
     taken = pa.array(places, mask=places < 0)
     columns = {name: _to_arrow(scored[name], name, scorer.contract).take(taken) for name in scorer.columns}
-    errors = pd.concat([_explain(checked), large]).reindex(range(table.num_rows))
+    broken = pd.Series(pc.binary_join(checked.sentences(), "; ").to_numpy(zero_copy_only=False), checked.bad, object)
+    errors = pd.concat([broken, large]).reindex(range(table.num_rows))
     columns[ERROR] = pa.array(errors, pa.string(), from_pandas=True)
     return pa.table(columns), int((places < 0).sum())
 
@@ -152,14 +154,6 @@ def free_names(wanted: Sequence[str], taken: Sequence[str]) -> list[str]:
             free = f"{name} {number}"
         names.append(free)
     return names
-
-
-def _explain(checked: Checked) -> "pd.Series[Any]":
-    """Return for each bad row every reason, as one text."""
-    reasons = checked.reasons
-    texts = reasons["column"] + " = " + reasons["value"].fillna("missing") + ": " + reasons["check"]
-    by_row = pd.Series(texts.to_numpy(dtype=object), index=reasons["row"], dtype=object).groupby(level=0)
-    return by_row.agg("; ".join)
 
 
 def _too_large(features: Sequence[Column], good: pd.DataFrame) -> "pd.Series[Any]":

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -83,8 +82,9 @@ def validate_snapshot(settings: Settings, digest: str, name: str) -> Validation:
             checked = _check_block(block, contract, checks, repeats)
             if len(checked.reasons):
                 numbers = checked.bad
-                counts.update(checked.reasons["column"] + ": " + checked.reasons["check"])
-                quarantine.add(block.read().take(pa.array(numbers)), block.start + numbers, _sentences(checked))
+                failed = checked.reasons["column"] + ": " + checked.reasons["check"]
+                counts.update(failed.value_counts(sort=False).to_dict())
+                quarantine.add(block.read().take(pa.array(numbers)), block.start + numbers, checked.sentences())
                 bad += len(numbers)
             rows += block.rows
         validation = Validation(id=name, snapshot=digest, rows=rows, bad=bad, reasons=dict(counts.most_common()))
@@ -144,11 +144,3 @@ def report(validation: Validation) -> None:
     )
     if validation.reasons:
         publish_table("quarantine", [{"reason": reason, "rows": n} for reason, n in validation.reasons.items()])
-
-
-def _sentences(checked: Checked) -> list[list[str]]:
-    """Return for each bad row its reasons as sentences."""
-    reasons = checked.reasons
-    texts = reasons["column"] + " = " + reasons["value"].fillna("missing") + ": " + reasons["check"]
-    grouped = pd.Series(texts.to_numpy(), index=reasons["row"]).groupby(level=0, sort=True).agg(list)
-    return grouped.reindex(checked.bad).tolist()

@@ -123,7 +123,7 @@ def test_bundle_and_champion_reach_another_host_and_go_back_there(hosts):
 def test_quarantined_rows_come_when_they_are_read(hosts):
     one, other = hosts("a"), hosts("b")
     with Validations(one.store).quarantine("v", pa.schema([("x", pa.int64())])) as quarantine:
-        quarantine.add(pa.table({"x": [7]}), [3], [["bad"]])
+        quarantine.add(pa.table({"x": [7]}), [3], pa.array([["bad"]]))
         quarantine.finish(Validation(id="v", snapshot="s", rows=9, bad=1, reasons={"x: bad": 1}))
     found = Validations(other.store)
     assert found.get("v").bad == 1
@@ -327,7 +327,7 @@ def work(host: Host, table: Table) -> None:
     snapshot = grow(host.settings, CONTRACT, table)
     Latest(store).set("ingest", snapshot.digest)
     with Validations(store).quarantine("v", pa.schema([("x", pa.int64())])) as quarantine:
-        quarantine.add(pa.table({"x": [7]}), [3], [["bad"]])
+        quarantine.add(pa.table({"x": [7]}), [3], pa.array([["bad"]]))
         quarantine.finish(Validation(id="v", snapshot=snapshot.digest, rows=9, bad=1, reasons={}))
     bundle = write_bundle(store, "2", files("2"))
     champion = read_champion(store)

@@ -353,7 +353,7 @@ def test_quarantined_rows_are_kept_raw_with_their_numbers_and_reasons(tmp_path):
     record = Validation(id="v", snapshot="s", rows=10, bad=2, reasons={"x: isin": 2})
     rows = table(10).take([3, 7])
     with validations.quarantine("v", rows.schema) as quarantine:
-        quarantine.add(rows, np.array([3, 7]), [["x = 1: isin"], ["a", "b"]])
+        quarantine.add(rows, np.array([3, 7]), pa.array([["x = 1: isin"], ["a", "b"]]))
         quarantine.finish(record)
     assert validations.get("v") == record and record.bad_share == 0.2
     assert validations.bad_rows("v").tolist() == [3, 7]

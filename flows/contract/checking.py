@@ -27,7 +27,7 @@ class Checked:
 
     Attributes:
         frame: All rows, numbered from 0, unreadable cells missing.
-        reasons: One line for each reason: row, column, check, value (as text).
+        reasons: One line for each reason, those of a row together: row, column, check, value (as text).
         columns: The columns that were checked.
     """
 
@@ -39,6 +39,15 @@ class Checked:
     def bad(self) -> np.ndarray:
         """The numbers of the rows with a reason, in order."""
         return np.unique(self.reasons["row"].to_numpy(dtype=np.int64))
+
+    def sentences(self) -> pa.ListArray:
+        """Return for each row in `bad` its reasons, each a sentence."""
+        reasons = self.reasons
+        texts = reasons["column"] + " = " + reasons["value"].fillna("missing") + ": " + reasons["check"]
+        _, starts = np.unique(reasons["row"].to_numpy(dtype=np.int64), return_index=True)
+        return pa.ListArray.from_arrays(
+            np.append(starts, len(texts)).astype(np.int32), pa.array(texts.to_numpy(object), pa.string())
+        )
 
     def valid(self) -> pd.DataFrame:
         """Return the rows without a reason, in the contract's dtypes, keeping their numbers."""

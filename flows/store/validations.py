@@ -107,9 +107,9 @@ class Quarantine:
         self._schema = pa.schema([*fields, (ROW, pa.int64()), (REASONS, pa.list_(pa.string()))])
         self._writer = pq.ParquetWriter(path, self._schema)
 
-    def add(self, rows: pa.Table, numbers: np.ndarray, reasons: list[list[str]]) -> None:
+    def add(self, rows: pa.Table, numbers: np.ndarray, reasons: pa.ListArray) -> None:
         """Write bad rows, each with its number and its reasons."""
-        more = [pa.array(numbers, pa.int64()), pa.array(reasons, pa.list_(pa.string()))]
+        more = [pa.array(numbers, pa.int64()), reasons]
         self._writer.write_table(pa.table([*rows.columns, *more], schema=self._schema))
 
     def finish(self, validation: Validation) -> Validation:
