@@ -108,7 +108,9 @@ def store(root: Path, frame: pd.DataFrame, bad: list[int]) -> str:
     made = Snapshots(root / ".ml" / "store").write(whole.to_batches(max_chunksize=50), "s", "f")
     record = Validation(id="v", snapshot=made.digest, rows=len(frame), bad=len(bad), reasons={})
     with Validations(root / ".ml" / "store").quarantine("v", whole.schema) as quarantine:
-        quarantine.add(whole.take(np.array(bad, int)), np.array(bad, int), pa.array([["x"]] * len(bad), pa.list_(pa.string())))
+        quarantine.add(
+            whole.take(np.array(bad, int)), np.array(bad, int), pa.array([["x"]] * len(bad), pa.list_(pa.string()))
+        )
         quarantine.finish(record)
     return "v"
 
