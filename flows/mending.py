@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from flows.contract.repeats import hash_rows
+from flows.contract.repeats import hash_table
 from flows.store.files import digest_json, read_json, write_json
 from flows.store.parquet import cast_table, unify
 from flows.store.parts import Part
 from flows.store.snapshots import Snapshot, Snapshots
-
-EXACT = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}  # not rounded where some are missing
 
 
 class Mend(BaseModel):
@@ -109,7 +106,7 @@ def replace_rows(snapshots: Snapshots, snapshot: Snapshot, mended: pa.Table, pla
 
 
 def _hash(table: pa.Table, schema: pa.Schema) -> np.ndarray:
-    return hash_rows(cast_table(table, schema, len(table)).to_pandas(types_mapper=EXACT.get))
+    return hash_table(cast_table(table, schema, len(table)))
 
 
 def _read(snapshots: Snapshots, digest: str, rows: int) -> pa.Table:

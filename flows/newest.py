@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.contract import Column, clean
-from flows.contract.repeats import hash_rows
-from flows.store.parquet import cast_table, unify
+from flows.contract.repeats import hash_rows, hash_table
+from flows.store.parquet import ROW_GROUP, cast_table, unify
 from flows.store.snapshots import Block, Snapshot, Snapshots
 
 OLDEST = np.iinfo(np.int64).min  # of a row without a watermark
@@ -85,14 +85,17 @@ def choose(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys: Keys)
     read = [keys.read(table) for table in _groups(draft, keys.names)]
     hashes, marks = (np.concatenate([one[i] for one in read]) for i in (0, 1))
     new = _newest(hashes, marks)
+    ours = np.flatnonzero(new)
+    ours = ours[np.argsort(hashes[ours, 0])]
+    contents = Contents(draft, snapshots.schema(head.digest)) if head else None
     replaced: dict[str, list[np.ndarray]] = {}
     for block in snapshots.blocks(head.digest) if head else ():
         theirs, their_marks = keys.read(block.read(keys.names))
-        rows, matches = _match(theirs, hashes, new)
+        rows, matches = _match(theirs, hashes, ours)
         older = their_marks[rows] < marks[matches]
         tied = their_marks[rows] == marks[matches]
-        if tied.any():
-            older[tied] = ~_same_content(block, rows[tied], draft, matches[tied])
+        if contents and tied.any():
+            older[tied] = ~contents.equal(block, rows[tied], matches[tied])
         new[matches[~older]] = False
         if older.any():
             replaced.setdefault(block.part.digest, []).append(block.numbers[rows[older]])
@@ -121,42 +124,44 @@ def _newest(hashes: np.ndarray, marks: np.ndarray) -> np.ndarray:
     return new
 
 
-def _match(theirs: np.ndarray, hashes: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of rows with one id: numbers in `theirs`, and in `hashes` among those that are `new`."""
-    ours = np.flatnonzero(new)
-    ours = ours[np.argsort(hashes[ours, 0], kind="stable")]
-    if not len(ours):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
+def _match(theirs: np.ndarray, hashes: np.ndarray, ours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of rows with one id: numbers in `theirs`, and in `hashes` among `ours`, which are in its order."""
     places = np.searchsorted(hashes[ours, 0], theirs[:, 0]).clip(max=len(ours) - 1)
     rows = np.flatnonzero((hashes[ours[places]] == theirs).all(axis=1))
     return rows, ours[places[rows]]
 
 
-def _same_content(block: Block, rows: np.ndarray, draft: Path, matches: np.ndarray) -> np.ndarray:
-    """Tell for each pair whether the row of the block and the row of the draft hold the same."""
-    old = block.read().take(pa.array(rows))
-    schema = unify([old.schema, pq.read_schema(draft)])
-    return _digest(old, schema) == _digest(_take(draft, matches), schema)
+class Contents:
+    """What the rows of a draft hold, as hashes: a row group is read where one of its rows is asked for, and once."""
+
+    def __init__(self, draft: Path, schema: pa.Schema) -> None:
+        """Compare the rows of `draft` with those of a snapshot that has `schema`."""
+        self._draft, self._schema = draft, unify([schema, pq.read_schema(draft)])
+        self._groups: dict[int, np.ndarray] = {}
+
+    def equal(self, block: Block, theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
+        """Tell for each pair of a row of `block` and a row of the draft whether they hold the same."""
+        return (self._hash(block.read().take(pa.array(theirs))) == self._of(ours)).all(axis=1)
+
+    def _of(self, rows: np.ndarray) -> np.ndarray:
+        groups = rows // ROW_GROUP
+        made = np.empty((len(rows), 2), np.uint64)
+        for group in np.unique(groups).tolist():
+            here = groups == group
+            made[here] = self._group(group)[rows[here] % ROW_GROUP]
+        return made
+
+    def _group(self, group: int) -> np.ndarray:
+        if group not in self._groups:
+            with pq.ParquetFile(self._draft) as file:
+                self._groups[group] = self._hash(file.read_row_group(group))
+        return self._groups[group]
+
+    def _hash(self, table: pa.Table) -> np.ndarray:
+        return hash_table(cast_table(table, self._schema, len(table)))
 
 
-def _digest(table: pa.Table, schema: pa.Schema) -> np.ndarray:
-    frame = cast_table(table, schema, len(table)).to_pandas()
-    return pd.util.hash_pandas_object(frame, index=False).to_numpy()
-
-
-def _take(draft: Path, rows: np.ndarray) -> pa.Table:
-    """Return rows of a Parquet file by number, in the order of `rows`, a row group in memory at a time."""
-    order = np.argsort(rows, kind="stable")
-    wanted, parts, start = rows[order], [], 0
-    for table in _groups(draft, None):
-        first, last = np.searchsorted(wanted, [start, start + len(table)])
-        if last > first:
-            parts.append(table.take(pa.array(wanted[first:last] - start)))
-        start += len(table)
-    return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable")))
-
-
-def _groups(path: Path, columns: list[str] | None) -> Iterator[pa.Table]:
+def _groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=columns)

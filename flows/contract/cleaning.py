@@ -134,7 +134,8 @@ def _date(values: pa.ChunkedArray) -> "pd.Series[Any]":
                 break
             dates = dates.mask(left, pd.to_datetime(texts[left], errors="coerce", format=form, utc=True))
     elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        dates = pd.to_datetime(values.cast(pa.timestamp("us", tz=getattr(kind, "tz", None))).to_pandas(), utc=True)
+        dates = values.cast(pa.timestamp("us", tz=getattr(kind, "tz", None))).to_pandas()
+        dates = pd.to_datetime(dates, utc=True, cache=False)
     else:
         return pd.Series(np.full(len(values), np.datetime64("NaT", "us")))
     return dates.dt.tz_localize(None).astype("datetime64[us]")

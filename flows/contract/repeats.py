@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 if TYPE_CHECKING:
     from pandera.pandas import DataFrameSchema
 
 KEYS = ("0123456789abcdef", "fedcba9876543210")
+EXACT = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}  # not rounded where some are missing
 MISSING = np.uint64(0x9E3779B97F4A7C15)
 ALONE, TOGETHER = "field_uniqueness", "multiple_fields_uniqueness"  # as Pandera calls these checks
 
@@ -47,19 +49,26 @@ def find_repeats(hashes: Iterable[np.ndarray]) -> np.ndarray:
 
 def hash_rows(frame: pd.DataFrame) -> np.ndarray:
     """Return two hashes for each row of cleaned columns, [rows, 2], equal for equal values in whatever type."""
-    columns = [[_hash(frame[name], key) for name in frame] for key in KEYS]
-    return np.stack([_combine(hashes) for hashes in columns], axis=1)
+    columns = [_hash(frame[name]) for name in frame]
+    return np.stack([_combine(hashes) for hashes in zip(*columns, strict=True)], axis=1)
 
 
-def _hash(values: "pd.Series[Any]", key: str) -> np.ndarray:
+def hash_table(table: pa.Table) -> np.ndarray:
+    """Return two hashes for each row of raw values, [rows, 2], equal for equal rows of tables of one schema."""
+    return hash_rows(table.to_pandas(types_mapper=EXACT.get))
+
+
+def _hash(values: "pd.Series[Any]") -> list[np.ndarray]:
+    """Return a hash of each value for each of `KEYS`."""
     missing = values.isna().to_numpy()
-    if values.dtype.kind in "biuf" or isinstance(values.dtype, pd.BooleanDtype | pd.Int64Dtype):
-        hashes = _hash_numbers(values, missing) ^ np.uint64(int(key, 16))
-    elif values.dtype.kind in "mM":
-        hashes = pd.util.hash_array(values.to_numpy().view(np.int64)) ^ np.uint64(int(key, 16))
+    if values.dtype.kind in "biufmM" or isinstance(values.dtype, pd.BooleanDtype | pd.Int64Dtype):
+        moments = values.dtype.kind in "mM"
+        hashed = pd.util.hash_array(values.to_numpy().view(np.int64)) if moments else _hash_numbers(values, missing)
+        hashes = [hashed ^ np.uint64(int(key, 16)) for key in KEYS]
     else:
-        hashes = pd.util.hash_array(values.astype(object).to_numpy(), hash_key=key, categorize=False)
-    return np.where(missing, MISSING, hashes)
+        texts = values.astype(object).to_numpy()
+        hashes = [pd.util.hash_array(texts, hash_key=key, categorize=False) for key in KEYS]
+    return [np.where(missing, MISSING, one) for one in hashes]
 
 
 def _hash_numbers(values: "pd.Series[Any]", missing: np.ndarray) -> np.ndarray:
@@ -73,7 +82,7 @@ def _hash_numbers(values: "pd.Series[Any]", missing: np.ndarray) -> np.ndarray:
     return pd.util.hash_array(bits)
 
 
-def _combine(hashes: list[np.ndarray]) -> np.ndarray:
+def _combine(hashes: Sequence[np.ndarray]) -> np.ndarray:
     made = hashes[0]
     with np.errstate(over="ignore"):
         for other in hashes[1:]:
