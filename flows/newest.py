@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from flows.contract import Column, clean
 from flows.contract.repeats import hash_rows, hash_table
-from flows.store.parquet import ROW_GROUP, cast_table, unify
+from flows.store.parquet import cast_table, unify
 from flows.store.snapshots import Block, Snapshot, Snapshots
 
 OLDEST = np.iinfo(np.int64).min  # of a row without a watermark
@@ -137,25 +137,28 @@ class Contents:
     def __init__(self, draft: Path, schema: pa.Schema) -> None:
         """Compare the rows of `draft` with those of a snapshot that has `schema`."""
         self._draft, self._schema = draft, unify([schema, pq.read_schema(draft)])
-        self._groups: dict[int, np.ndarray] = {}
+        stored = pq.read_metadata(draft)
+        sizes = [stored.row_group(group).num_rows for group in range(stored.num_row_groups)]
+        self._starts = np.cumsum([0, *sizes[:-1]])
+        self._known: dict[int, np.ndarray] = {}
 
     def equal(self, block: Block, theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
         """Tell for each pair of a row of `block` and a row of the draft whether they hold the same."""
         return (self._hash(block.read().take(pa.array(theirs))) == self._of(ours)).all(axis=1)
 
     def _of(self, rows: np.ndarray) -> np.ndarray:
-        groups = rows // ROW_GROUP
+        groups = np.searchsorted(self._starts, rows, "right") - 1
         made = np.empty((len(rows), 2), np.uint64)
         for group in np.unique(groups).tolist():
             here = groups == group
-            made[here] = self._group(group)[rows[here] % ROW_GROUP]
+            made[here] = self._group(group)[rows[here] - self._starts[group]]
         return made
 
     def _group(self, group: int) -> np.ndarray:
-        if group not in self._groups:
+        if group not in self._known:
             with pq.ParquetFile(self._draft) as file:
-                self._groups[group] = self._hash(file.read_row_group(group))
-        return self._groups[group]
+                self._known[group] = self._hash(file.read_row_group(group))
+        return self._known[group]
 
     def _hash(self, table: pa.Table) -> np.ndarray:
         return hash_table(cast_table(table, self._schema, len(table)))

@@ -1,5 +1,6 @@
 """A snapshot that grows holds every row once, its newest state, whatever came late, again, or was killed."""
 
+import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -152,6 +153,18 @@ def test_a_changed_row_replaces_its_old_state(chosen):
     again = grow(chosen, CONTRACT, table)
     assert {row[0]: row for row in rows_of(chosen, again)} == {row[0]: row for row in table.rows}
     assert again.rows == 9
+
+
+def test_what_changed_at_the_same_moment_is_told_from_what_did_not_across_row_groups(chosen):
+    rows = [(f"고객 {number}", number % 2, float(number)) for number in range(30)]
+    first = grow(chosen, CONTRACT, Table(rows))
+    again = [(name, day, y + (y % 7 == 0)) for name, day, y in rows if day == 1]
+    random.Random(3).shuffle(again)
+    made = grow(chosen, CONTRACT, Table(again, size=5))
+    assert made.parent == first.digest
+    kept = {name: row for name, *row in [*rows, *again]}
+    assert sorted(rows_of(chosen, made)) == sorted((name, *row) for name, row in kept.items())
+    assert [part.rows for part in made.parts] == [30, 2] and made.parts[0].drops == 2  # 7 and 21 alone
 
 
 def test_an_older_state_that_comes_late_changes_nothing(tmp_path):
