@@ -69,7 +69,7 @@ def read_sides(snapshots: Snapshots, snapshot: Snapshot, names: list[str]) -> di
     sides = {name: Side() for name in names}
     step = -(-snapshot.rows // MOST_ROWS) or 1
     for block in snapshots.blocks(snapshot.digest):
-        table = block.read(names)
+        table = block.read_alike(names)
         chosen = pa.array(np.arange(-block.start % step, block.rows, step))
         for name, side in sides.items():
             side.add(table.column(name), chosen)

@@ -1,6 +1,6 @@
 """Of several rows with one id the newest stays: which rows of a draft are new, and which older ones they replace."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from flows.contract import Column, clean
 from flows.contract.repeats import hash_rows, hash_table
-from flows.store.parquet import cast_table, unify
+from flows.store.parquet import arrange_table, unify
 from flows.store.snapshots import Block, Snapshot, Snapshots
 
 OLDEST = np.iinfo(np.int64).min  # of a row without a watermark
@@ -39,10 +39,16 @@ class Keys:
         """The columns that are read: one where the id is the watermark too."""
         return list(self._columns)
 
-    def read(self, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids' hashes [rows, 2] and the watermarks [rows] as comparable numbers."""
-        frame, _ = clean(table.select(self.names), list(self._columns.values()))
+    def read(self, group: "Block | DraftGroup", columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids' hashes [rows, 2] and the watermarks [rows] as comparable numbers.
+
+        A row without an id that can be read is known by all that it holds in `columns`.
+        """
+        frame, _ = clean(group.read(self.names), list(self._columns.values()))
         hashes = hash_rows(frame[[self.id.name]])
+        nameless = np.flatnonzero(frame[self.id.name].isna())
+        if len(nameless):
+            hashes[nameless] = hash_table(group.read(columns).take(pa.array(nameless)))
         if self.watermark is None:
             return hashes, np.zeros(len(frame), np.int64)
         return hashes, as_number(frame[self.watermark.name])
@@ -52,8 +58,9 @@ def as_number(values: "pd.Series[Any]") -> np.ndarray:
     """Return cleaned watermarks as int64 (a date as microseconds) or float64, the least value where missing."""
     if values.dtype.kind == "M":
         return values.to_numpy().astype("datetime64[us]").view(np.int64)  # NaT is the least of all
-    numbers = values.to_numpy(np.float64) if values.isna().any() or values.dtype.kind == "f" else values.to_numpy()
-    return np.where(np.isnan(numbers), -np.inf, numbers) if numbers.dtype.kind == "f" else numbers.astype(np.int64)
+    if values.dtype.kind == "f":
+        return values.fillna(-np.inf).to_numpy()
+    return values.fillna(OLDEST).to_numpy(np.int64)
 
 
 @dataclass(frozen=True)
@@ -82,19 +89,20 @@ def choose(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys: Keys)
         head: The snapshot that the rows are to be appended to.
         keys: How rows are told apart.
     """
-    read = [keys.read(table) for table in _groups(draft, keys.names)]
+    columns = unify([*([snapshots.schema(head.digest)] if head else []), pq.read_schema(draft)]).names
+    read = [keys.read(group, columns) for group in _groups(draft)]
     hashes, marks = (np.concatenate([one[i] for one in read]) for i in (0, 1))
     new = _newest(hashes, marks)
     ours = np.flatnonzero(new)
     ours = ours[np.argsort(hashes[ours, 0])]
-    contents = Contents(draft, snapshots.schema(head.digest)) if head else None
+    contents = Contents(_groups(draft), columns)
     replaced: dict[str, list[np.ndarray]] = {}
     for block in snapshots.blocks(head.digest) if head else ():
-        theirs, their_marks = keys.read(block.read(keys.names))
+        theirs, their_marks = keys.read(block, columns)
         rows, matches = _match(theirs, hashes, ours)
         older = their_marks[rows] < marks[matches]
         tied = their_marks[rows] == marks[matches]
-        if contents and tied.any():
+        if tied.any():
             older[tied] = ~contents.equal(block, rows[tied], matches[tied])
         new[matches[~older]] = False
         if older.any():
@@ -134,37 +142,45 @@ def _match(theirs: np.ndarray, hashes: np.ndarray, ours: np.ndarray) -> tuple[np
 class Contents:
     """What the rows of a draft hold, as hashes: a row group is read where one of its rows is asked for, and once."""
 
-    def __init__(self, draft: Path, schema: pa.Schema) -> None:
-        """Compare the rows of `draft` with those of a snapshot that has `schema`."""
-        self._draft, self._schema = draft, unify([schema, pq.read_schema(draft)])
-        stored = pq.read_metadata(draft)
-        sizes = [stored.row_group(group).num_rows for group in range(stored.num_row_groups)]
-        self._starts = np.cumsum([0, *sizes[:-1]])
+    def __init__(self, groups: Sequence["DraftGroup"], columns: Sequence[str]) -> None:
+        """Compare the rows of `groups` in `columns`."""
+        self._groups, self._columns = groups, columns
+        self._starts = np.cumsum([0, *(group.rows for group in groups[:-1])])
         self._known: dict[int, np.ndarray] = {}
 
     def equal(self, block: Block, theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
         """Tell for each pair of a row of `block` and a row of the draft whether they hold the same."""
-        return (self._hash(block.read().take(pa.array(theirs))) == self._of(ours)).all(axis=1)
+        return (hash_table(block.read(self._columns).take(pa.array(theirs))) == self._of(ours)).all(axis=1)
 
     def _of(self, rows: np.ndarray) -> np.ndarray:
-        groups = np.searchsorted(self._starts, rows, "right") - 1
+        numbers = np.searchsorted(self._starts, rows, "right") - 1
         made = np.empty((len(rows), 2), np.uint64)
-        for group in np.unique(groups).tolist():
-            here = groups == group
-            made[here] = self._group(group)[rows[here] - self._starts[group]]
+        for number in np.unique(numbers).tolist():
+            here = numbers == number
+            made[here] = self._group(number)[rows[here] - self._starts[number]]
         return made
 
-    def _group(self, group: int) -> np.ndarray:
-        if group not in self._known:
-            with pq.ParquetFile(self._draft) as file:
-                self._known[group] = self._hash(file.read_row_group(group))
-        return self._known[group]
-
-    def _hash(self, table: pa.Table) -> np.ndarray:
-        return hash_table(cast_table(table, self._schema, len(table)))
+    def _group(self, number: int) -> np.ndarray:
+        if number not in self._known:
+            self._known[number] = hash_table(self._groups[number].read(self._columns))
+        return self._known[number]
 
 
-def _groups(path: Path, columns: list[str]) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=columns)
+@dataclass(frozen=True)
+class DraftGroup:
+    """A row group of a draft, unread."""
+
+    path: Path
+    number: int
+    rows: int
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """Return the rows in `columns`; one that the draft lacks is missing in each."""
+        with pq.ParquetFile(self.path) as file:
+            present = [name for name in columns if name in file.schema_arrow.names]
+            return arrange_table(file.read_row_group(self.number, columns=present), columns, self.rows)
+
+
+def _groups(draft: Path) -> list[DraftGroup]:
+    stored = pq.read_metadata(draft)
+    return [DraftGroup(draft, number, stored.row_group(number).num_rows) for number in range(stored.num_row_groups)]

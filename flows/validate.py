@@ -84,7 +84,7 @@ def validate_snapshot(settings: Settings, digest: str, name: str) -> Validation:
                 numbers = checked.bad
                 failed = checked.reasons["column"] + ": " + checked.reasons["check"]
                 counts.update(failed.value_counts(sort=False).to_dict())
-                quarantine.add(block.read().take(pa.array(numbers)), block.start + numbers, checked.sentences())
+                quarantine.add(block.read_alike().take(pa.array(numbers)), block.start + numbers, checked.sentences())
                 bad += len(numbers)
             rows += block.rows
         validation = Validation(id=name, snapshot=digest, rows=rows, bad=bad, reasons=dict(counts.most_common()))
@@ -95,10 +95,12 @@ def _find_repeats(
     snapshots: Snapshots, digest: str, contract: Contract, checks: "DataFrameSchema"
 ) -> dict[tuple[str, ...], np.ndarray]:
     """Return for each set of columns that must be unique the numbers of the rows that repeat an earlier one."""
-    return {
-        names: find_repeats(hash_blocks(snapshots, digest, [contract.column(name) for name in names]))
+    sets = {
+        names: [contract.column(name) for name in names]
         for names in unique_sets(checks, [c.name for c in contract.used])
     }
+    require_columns(snapshots.schema(digest).names, [column for columns in sets.values() for column in columns])
+    return {names: find_repeats(hash_blocks(snapshots, digest, columns)) for names, columns in sets.items()}
 
 
 def hash_blocks(snapshots: Snapshots, digest: str, columns: Sequence[Column]) -> Iterator[np.ndarray]:

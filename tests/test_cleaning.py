@@ -62,6 +62,24 @@ def test_fractions_are_no_integers():
     assert clean(["1.0", "1.5"], "integer") == ([1.0, None], [False, True])
 
 
+LARGE = 2**60 + 1
+
+
+@pytest.mark.parametrize(
+    ("values", "arrow"),
+    [
+        ([LARGE, None], pa.int64()),
+        ([str(LARGE), None, "oops"], pa.string()),
+        ([f" +{LARGE} ", f"{LARGE}.0", f"-{LARGE}", "1e3", f"{2**63}", "00012"], pa.string()),
+    ],
+)
+def test_large_integers_are_exact_beside_gaps_and_texts(values, arrow):
+    series, unreadable = clean_column(pa.chunked_array([pa.array(values, arrow)]), Column(name="x", kind="integer"))
+    known = {None: None, "oops": None, f"-{LARGE}": -LARGE, "1e3": 1000, f"{2**63}": None, "00012": 12}
+    assert [None if pd.isna(value) else value for value in series] == [known.get(value, LARGE) for value in values]
+    assert unreadable.tolist() == [value in ("oops", f"{2**63}") for value in values]
+
+
 def test_large_integers_without_gaps_are_exact():
     assert clean([2**62 + 1, 1], "integer") == ([2**62 + 1, 1], [False, False])
 

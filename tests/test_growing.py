@@ -17,6 +17,7 @@ from flows.errors import UserError
 from flows.growing import grow
 from flows.settings import Settings
 from flows.store import parts
+from flows.store.parquet import unify
 from flows.store.snapshots import Snapshot, Snapshots
 
 CONTRACT = Contract(
@@ -337,8 +338,83 @@ def test_parts_of_other_columns_and_types_are_one_table(chosen):
 
     made = grow(make_settings(chosen.root, watermark="changed"), CONTRACT, Wider([]), full=False)
     found = Snapshots(chosen.store_path).batches(made.digest, ["y", "extra", "고객"])
-    whole = pa.concat_tables(found).to_pydict()
-    assert whole == {"y": ["1", "x"], "extra": [None, 7], "고객": ["a", "b"]}
+    assert [block.to_pydict() for block in found] == [
+        {"y": [1.0], "extra": [None], "고객": ["a"]},
+        {"y": ["x"], "extra": [7], "고객": ["b"]},
+    ]
+    alike = [block.read_alike(["y", "extra", "고객"]) for block in Snapshots(chosen.store_path).blocks(made.digest)]
+    assert pa.concat_tables(alike).to_pydict() == {"y": ["1", "x"], "extra": [None, 7], "고객": ["a", "b"]}
+
+
+ORDERS = CONTRACT.model_copy(
+    update={
+        "columns": (Column(name="order", kind="integer", role="id"), Column(name="y", kind="number", role="target"))
+    }
+)
+LARGE = 2**60
+
+
+class Orders:
+    """A stream of orders, each read of whatever types it has."""
+
+    uri = "test://orders"
+
+    def __init__(self) -> None:
+        self.position: Any = None
+        self.table = pa.table({})
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.table.schema
+
+    def fingerprint(self) -> str | None:
+        return None
+
+    def resume(self, position: Any, full: bool = False) -> None:
+        pass
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        yield from self.table.to_batches()
+
+    def settle(self, position: Any) -> None:
+        pass
+
+
+def read_orders(root: Path, *loads: dict[str, list[Any]]) -> list[tuple[Any, Any]]:
+    chosen, source = make_settings(root), Orders()
+    for load in loads:
+        source.table = pa.table(load)
+        made = grow(chosen, ORDERS, source)
+    blocks = Snapshots(chosen.store_path).batches(made.digest, ["order", "y"])
+    return [(row["order"], row["y"]) for block in blocks for row in block.to_pylist()]
+
+
+def test_rows_without_an_id_are_all_kept_and_never_twice(tmp_path):
+    load = {"order": ["1", None, "", "oops", "oops", None], "y": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]}
+    rows = list(zip(*load.values(), strict=True))
+    assert read_orders(tmp_path / "once", load) == rows
+    assert read_orders(tmp_path / "again", load, load, {"order": [None], "y": [6.0]}) == rows
+    later = read_orders(tmp_path / "later", load, {"order": [None, "1"], "y": [7.0, 8.0]})
+    assert later == [*rows[1:], (None, 7.0), ("1", 8.0)]
+
+
+@pytest.mark.parametrize("beside", [None, "oops"])
+def test_ids_that_a_float_would_round_are_told_apart_whatever_is_beside_them(beside, tmp_path):
+    ids: list[Any] = [LARGE, LARGE + 1, LARGE + 2, beside]
+    if beside:
+        ids = [str(value) for value in ids]
+    assert [order for order, _ in read_orders(tmp_path, {"order": ids, "y": [0.0, 1.0, 2.0, 3.0]})] == ids
+
+
+@pytest.mark.parametrize("odd", [5.0, "oops", None])
+def test_an_odd_record_changes_no_row_that_is_there(odd, tmp_path):
+    """A later read of another type leaves the older ids as they were written, exactly."""
+    first = {"order": [LARGE, LARGE + 1, LARGE + 2], "y": [0.0, 1.0, 2.0]}
+    found = read_orders(tmp_path, first, {"order": [odd], "y": [3.0]}, {"order": [LARGE + 1], "y": [4.0]})
+    assert found == [(LARGE, 0.0), (LARGE + 2, 2.0), (odd, 3.0), (LARGE + 1, 4.0)]
+    snapshots = Snapshots(make_settings(tmp_path).store_path)
+    alike = unify(snapshots.schema(path.stem) for path in snapshots.folder.glob("*.json"))
+    assert alike.field("order").type == (pa.int64() if odd is None else pa.string())  # a float64 would round
 
 
 def test_a_part_that_was_changed_is_refused(chosen, monkeypatch):

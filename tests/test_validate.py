@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.contract import load_schema
+from flows.contract import Column, clean, load_schema
 from flows.contract.repeats import find_repeats, hash_rows, unique_sets
+from flows.errors import UserError
 from flows.settings import Settings
 from flows.sources import open_source
 from flows.store.snapshots import Snapshots
@@ -70,6 +71,42 @@ class Together(pa.DataFrameModel):
 def test_the_sets_that_must_be_unique_are_read_from_the_schema():
     assert unique_sets(Together.to_schema(), ["a", "b"]) == [("a", "b")]
     assert unique_sets(load_schema().to_schema(), ["customer_id", "age"]) == [("customer_id",)]
+
+
+class Partly(pa.DataFrameModel):
+    """Unique in two columns together, one of them ignored."""
+
+    a: int
+    b: str = pa.Field(metadata={"role": "ignored"})
+    y: float = pa.Field(metadata={"role": "target"})
+
+    class Config:
+        """As the template's."""
+
+        unique = ["a", "b"]  # noqa: RUF012
+        metadata = None
+
+
+def test_a_set_that_must_be_unique_counts_whole_though_a_column_of_it_is_ignored(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.contract.schema.load_schema", lambda: Partly)
+    monkeypatch.setattr("flows.validate.load_schema", lambda: Partly)
+    chosen = Settings(root=tmp_path, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
+    table = pyarrow.table({"a": [1, 1, 1], "b": ["x", "y", "x"], "y": [0.0, 1.0, 2.0]})
+    snapshots = Snapshots(chosen.store_path)
+    validation = validate_snapshot(chosen, snapshots.write(table.to_batches(), "s", None).digest, "v")
+    assert validation.reasons == {"a: multiple_fields_uniqueness": 1}
+    assert Validations(chosen.store_path).bad_rows("v").tolist() == [2]
+    less = snapshots.write(table.drop_columns("b").to_batches(), "s", None).digest
+    with pytest.raises(UserError, match='no column "b"'):
+        validate_snapshot(chosen, less, "w")
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_large_ids_beside_gaps_repeat_or_not_whatever_the_borders_are(size):
+    ids = pyarrow.table({"a": [2**60, 2**60 + 1, None, 2**60 + 2, 2**60 + 1]})
+    columns = [Column(name="a", kind="integer")]
+    hashes = [hash_rows(clean(ids.slice(start, size), columns)[0]) for start in range(0, len(ids), size)]
+    assert find_repeats(hashes).tolist() == [4]
 
 
 NUMBERS = st.one_of(st.none(), st.integers(-3, 3), st.integers(2**60, 2**60 + 3))

@@ -55,11 +55,14 @@ class Checked:
         return typed(good, self.columns)
 
     def with_repeats(self, names: Sequence[str], rows: np.ndarray) -> "Checked":
-        """Return it with the reason that `rows` repeat earlier ones in the columns `names`, which must be unique."""
+        """Return it with the reason that `rows` repeat earlier ones in the columns `names`, which must be unique.
+
+        The reasons show the values of those columns that were checked.
+        """
         if not len(rows):
             return self
-        check = ALONE if len(names) == 1 else TOGETHER
-        made = _join([_reasons(rows, name, check, self.frame[name].loc[rows].to_numpy(object)) for name in names])
+        check, shown = ALONE if len(names) == 1 else TOGETHER, [name for name in names if name in self.frame]
+        made = _join([_reasons(rows, name, check, self.frame[name].loc[rows].to_numpy(object)) for name in shown])
         found = _show_whole(_unless_known(made, self.reasons), self.columns)
         return replace(self, reasons=_join([self.reasons, found]))
 

@@ -12,6 +12,8 @@ from flows.contract.columns import Column, Kind
 from flows.contract.durations import read_durations
 from flows.contract.schema import required_dtype
 
+GAPPED = {pa.int64(): pd.Int64Dtype()}
+WHOLE = r"^[+-]?[0-9]+(\.0*)?$"
 TRUE, FALSE = ("true", "1"), ("false", "0")
 # Tried in this order for each value, so that what a value means never depends on its neighbours.
 DATE_FORMATS = (
@@ -37,8 +39,8 @@ def clean_column(values: pa.ChunkedArray, column: Column) -> tuple["pd.Series[An
         column: What the contract says of it.
 
     Returns:
-        The values (float64 with NaN for numbers, integers and booleans that have gaps; `str`; datetime64[us] in UTC
-        without a zone; timedelta64[us]) and a mask of length rows.
+        The values (float64 with NaN for numbers, and for booleans that have gaps; int64, or Int64 with gaps; `str`;
+        datetime64[us] in UTC without a zone; timedelta64[us]) and a mask of length rows.
     """
     values = _blank_to_missing(_plain(values))
     missing = values.is_null().to_numpy(zero_copy_only=False) if values.null_count else np.zeros(len(values), bool)
@@ -96,11 +98,35 @@ def _parse(texts: pa.ChunkedArray) -> "pd.Series[Any]":
 
 
 def _integer(values: pa.ChunkedArray) -> "pd.Series[Any]":
-    if pa.types.is_integer(values.type) and not values.null_count:
-        return values.cast(pa.int64()).to_pandas()
-    numbers = _number(values)
-    fraction = numbers.to_numpy() % 1 > 0
-    return numbers.mask(fraction) if fraction.any() else numbers
+    """Return whole numbers exactly: ids and sums go beyond what a float64 tells apart."""
+    if not pa.types.is_integer(values.type):
+        values = _whole_texts(values) if _is_text(values.type) else _whole(_number(values))
+    values = values.cast(pa.int64())
+    return values.to_pandas(types_mapper=GAPPED.get) if values.null_count else values.to_pandas()
+
+
+def _whole(numbers: "pd.Series[Any]") -> pa.ChunkedArray:
+    """Return numbers as int64, missing where they are not whole or do not fit."""
+    array = numbers.to_numpy()
+    fits = (array % 1 == 0) & (array >= -(2.0**63)) & (array < 2.0**63)
+    return pa.chunked_array([pa.array(np.where(fits, array, 0).astype(np.int64), mask=~fits)])
+
+
+def _whole_texts(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return texts as int64: digits as they stand, what is written otherwise (`1e3`) by way of float64."""
+    texts = pc.utf8_trim_whitespace(texts)
+    plain = pc.fill_null(pc.match_substring_regex(texts, WHOLE), False)
+    digits = pc.replace_substring_regex(pc.if_else(plain, texts, None), r"^\+|\.0*$", "")
+    try:
+        found = digits.cast(pa.int64())
+    except pa.ArrowInvalid:  # one has too many
+        found = pa.chunked_array([[_fitting(text) for text in digits.to_pylist()]], pa.int64())
+    others = pc.if_else(plain, None, texts)
+    return found if others.null_count == len(others) else pc.if_else(plain, found, _whole(_number(others)))
+
+
+def _fitting(text: str | None) -> int | None:
+    return int(text) if text is not None and -(2**63) <= int(text) < 2**63 else None
 
 
 def _boolean(values: pa.ChunkedArray) -> "pd.Series[Any]":

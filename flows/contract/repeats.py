@@ -21,11 +21,11 @@ ALONE, TOGETHER = "field_uniqueness", "multiple_fields_uniqueness"  # as Pandera
 
 
 def unique_sets(schema: "DataFrameSchema", names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the sets of columns, among `names`, whose values `schema` wants to be unique."""
+    """Return the sets of columns whose values `schema` wants to be unique, those that have one of `names`."""
     alone = [(name,) for name in names if schema.columns[name].unique]
     listed: Any = schema.unique or []
     together = [listed] if listed and isinstance(listed[0], str) else listed
-    return alone + [kept for one in together if (kept := tuple(name for name in one if name in names))]
+    return alone + [tuple(one) for one in together if set(one) & set(names)]
 
 
 def find_repeats(hashes: Iterable[np.ndarray]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Rows written as Parquet in row groups of one size, so that the same rows make the same bytes however they came."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,13 +27,36 @@ def write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> int:
     return rows
 
 
-def unify(schemas: Iterable[pa.Schema]) -> pa.Schema:
-    """Return all columns of `schemas`, the last one's order first: integers beside numbers are numbers, others text."""
+def unify(schemas: Iterable[pa.Schema], large: Collection[str] = ()) -> pa.Schema:
+    """Return all columns of `schemas`, the last one's order first: integers beside numbers are numbers, others text.
+
+    Args:
+        schemas: Of the tables whose rows are to be one table.
+        large: Columns with integers that a float64 would round: these are text beside numbers.
+    """
     types: dict[str, pa.DataType] = {}
     for schema in reversed(list(schemas)):
         for field in schema:
-            types[field.name] = _common(types.get(field.name, field.type), field.type)
+            types[field.name] = _common(types.get(field.name, field.type), field.type, field.name in large)
     return pa.schema(list(types.items()))
+
+
+def large_columns(file: pq.FileMetaData) -> set[str]:
+    """Return the columns of a file that hold integers beyond 2^53."""
+    found = set()
+    for group in range(file.num_row_groups):
+        for column in (file.row_group(group).column(place) for place in range(file.num_columns)):
+            said = column.statistics
+            if column.physical_type == "INT64" and said is not None and said.has_min_max:
+                ends = (said.min, said.max)
+                found |= {column.path_in_schema} if any(isinstance(e, int) and abs(e) > 2**53 for e in ends) else set()
+    return found
+
+
+def arrange_table(table: pa.Table, names: Iterable[str], rows: int) -> pa.Table:
+    """Return `rows` rows in the columns `names`, each of its own type; one that they lack is missing in each."""
+    present = set(table.schema.names)
+    return pa.table({name: table.column(name) if name in present else pa.nulls(rows) for name in names})
 
 
 def cast_table(table: pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
@@ -47,11 +70,13 @@ def cast_table(table: pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
     return pa.table(arrays, schema=schema)
 
 
-def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    if one == other:
+def _common(one: pa.DataType, other: pa.DataType, large: bool) -> pa.DataType:
+    if one == other or pa.types.is_null(other):
         return one
-    numbers = {pa.int64(), pa.float64()}
-    return pa.float64() if {one, other} <= numbers else pa.string()
+    if pa.types.is_null(one):
+        return other
+    numbers = {one, other} <= {pa.int64(), pa.float64()}
+    return pa.float64() if numbers and not large else pa.string()
 
 
 def _regroup(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

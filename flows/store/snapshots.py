@@ -5,7 +5,7 @@ part, and bears its name. One that grew names its parent, whose parts it shares;
 are left out by their numbers.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from flows.audit import utc_now
 from flows.errors import UserError
 from flows.store.files import digest_json, read_json, write_bytes, write_json
-from flows.store.parquet import cast_table
+from flows.store.parquet import arrange_table, cast_table
 from flows.store.parts import Part, Parts
 from flows.store.reach import is_published
 
@@ -72,16 +72,24 @@ class Block:
     _offset: int
     _schema: pa.Schema
 
-    def read(self, columns: list[str] | None = None) -> pa.Table:
-        """Return the rows, with just `columns` where they are given."""
-        wanted = self._schema if columns is None else pa.schema([self._schema.field(name) for name in columns])
-        present = [name for name in wanted.names if name in self._file.schema_arrow.names]
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows as they were read, with just `columns` where they are given.
+
+        A column may be of another type than in other blocks: a cast could lose what was written.
+        """
+        names = self._schema.names if columns is None else columns
+        present = [name for name in names if name in self._file.schema_arrow.names]
         table = self._file.read_row_group(self._group, columns=present)
         stored = self._file.metadata.row_group(self._group).num_rows
-        table = cast_table(table, wanted, stored)
+        table = arrange_table(table, names, stored)
         if self.rows == stored:
             return table
         return table.take(pa.array(self.numbers - self._offset))
+
+    def read_alike(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows in the types that hold those of all blocks."""
+        names = self._schema.names if columns is None else columns
+        return cast_table(self.read(names), pa.schema([self._schema.field(name) for name in names]), self.rows)
 
 
 class Snapshots:
