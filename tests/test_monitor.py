@@ -142,7 +142,7 @@ def test_window_has_the_contracts_kinds_and_gaps():
     rows = [{"도시": "서울", "n": 2.0, "when": "2025-01-02T00:00:00"}, {"n": 3}, {"도시": "", "n": "?", "when": "x"}]
     frame = window_frame(known, logged(rows))
     assert frame["도시"].isna().tolist() == [False, True, True]
-    assert frame["n"].tolist()[:2] == [2.0, 3.0] and np.isnan(frame["n"][2])
+    assert frame["n"].tolist()[:2] == [2, 3] and frame["n"].isna().tolist() == [False, False, True]
     assert frame["when"][0] == pd.Timestamp("2025-01-02") and frame["when"].isna().sum() == 2
     assert frame["probability"].tolist() == [0.1] * 3
 
