@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow as pa
 import sqlalchemy as sa
 
-from flows.sources.sql_types import FLOAT, INT, MOMENT
+from flows.sources.parquet import MOMENT
+from flows.sources.sql_types import FLOAT, INT
 
 BY_CODE_POINT = {"postgresql": "C", "mysql": "utf8mb4_bin", "mariadb": "utf8mb4_bin"}  # collations
 FIRST_DATE = dt.datetime(1000, 1, 1)  # of MySQL
