@@ -54,9 +54,8 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
     """
     keys = find_keys(settings, contract, source)
     snapshots = Snapshots(settings.store_path)
-    path = snapshots.folder / "lines" / f"{digest_json([source.uri, settings.data.watermark])}.json"
-    known = None if full else read_json(path)
-    line = Line.model_validate(known) if known else None
+    path, known = _find_line(snapshots.folder / "lines", source, settings.data.watermark)
+    line = Line.model_validate(known) if known and not full else None
     fingerprint = source.fingerprint()
     if line and fingerprint and fingerprint == line.fingerprint:
         return snapshots.get(line.snapshot)
@@ -69,6 +68,16 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
     if isinstance(source, Stream):
         source.settle(position)
     return snapshot
+
+
+def _find_line(folder: Path, source: Source, watermark: str | None) -> tuple[Path, Any]:
+    """Return where the line of `source` is kept, and the line, None where there is none.
+
+    A stream's position holds whatever else its address and the settings say, by which earlier versions kept it.
+    """
+    path = folder / f"{digest_json([source.uri, watermark])}.json"
+    lasting = folder / f"{digest_json(source.key)}.json" if isinstance(source, Stream) else path
+    return lasting, read_json(lasting) or read_json(path)
 
 
 def find_keys(settings: Settings, contract: Contract, source: Source) -> Keys:

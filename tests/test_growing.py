@@ -17,6 +17,7 @@ from flows.errors import UserError
 from flows.growing import grow
 from flows.settings import Settings
 from flows.store import parts
+from flows.store.files import digest_json
 from flows.store.parquet import unify
 from flows.store.snapshots import Snapshot, Snapshots
 
@@ -73,6 +74,7 @@ class Topic(Table):
 
     def __init__(self, rows: list[Row]) -> None:
         super().__init__(rows)
+        self.key = ["topic", "group"]
         self.messages = rows
         self.position: Any = None
         self.settled: list[int] = []
@@ -244,6 +246,30 @@ def test_a_stream_that_is_read_whole_begins_at_its_start(tmp_path):
     topic.messages = [*topic.messages, ("c", 0, 3.0)]
     made = grow(chosen, CONTRACT, topic, full=True)
     assert made.parent is None and made.digest != first.digest and made.rows == 3
+
+
+def test_a_stream_is_read_on_under_another_address_and_watermark(tmp_path):
+    topic = Topic([("a", 0, 1.0), ("b", 0, 2.0)])
+    first = grow(make_settings(tmp_path), CONTRACT, topic)
+    for number, watermark in enumerate((None, "changed", "y"), start=1):
+        topic.uri = f"test://more-brokers-{number}"
+        topic.messages = [*topic.messages, (f"new{number}", number, float(number))]
+        made = grow(make_settings(tmp_path, watermark=watermark), CONTRACT, topic)
+        assert made.rows == 2 + number and made.parent == first.digest
+        first = made
+
+
+def test_a_stream_is_read_on_from_the_line_of_an_earlier_version(tmp_path):
+    chosen, topic = make_settings(tmp_path), Topic([("a", 0, 1.0), ("b", 0, 2.0)])
+    first = grow(chosen, CONTRACT, topic)
+    [line] = (chosen.store_path / "snapshots" / "lines").iterdir()
+    line.rename(line.with_name(f"{digest_json([topic.uri, None])}.json"))
+    topic.messages = [*topic.messages, ("c", 0, 3.0)]
+    made = grow(chosen, CONTRACT, topic)
+    assert (made.rows, made.parent) == (3, first.digest)
+    topic.uri = "test://elsewhere"
+    assert grow(chosen, CONTRACT, topic) == made
+    assert grow(chosen, CONTRACT, topic, full=True).parent is None
 
 
 class Killed(BaseException):

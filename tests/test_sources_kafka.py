@@ -94,6 +94,28 @@ def test_position_goes_before_the_group(cluster):
     assert [row["id"] for row in _read(source)] == list(range(0, 30, 3))
 
 
+def test_key_is_what_a_position_holds_in(cluster):
+    source = open_source("kafka://one:1,two:2/orders?group=churn&security.protocol=SSL&drop=a")
+    assert source.key == open_source("kafka://${BROKER}/orders?group=churn").key
+    assert source.key != open_source("kafka://one:1,two:2/orders?group=other").key
+    assert source.key != open_source("kafka://one:1,two:2/other?group=churn").key
+
+
+def test_beginning_where_the_group_stands_is_said(cluster, caplog):
+    cluster.send("midway", [{"id": n} for n in range(30)])
+    source = open_source(cluster.uri("midway"), PATIENT)
+    assert len(_read(source)) == 30 and not caplog.records
+    source.settle({"0": 9, "1": 10})
+    source.resume({"0": 9, "1": 9, "2": 10, "3": 0})
+    assert len(_read(source)) == 2 and not caplog.records
+    source.resume(None)
+    assert len(_read(source)) == 11
+    [said] = [record.getMessage() for record in caplog.records]
+    assert 'group "churn" stands: 19 earlier messages' in said and "ml ingest --full" in said
+    source.resume(None, full=True)
+    assert len(_read(source)) == 30 and len(caplog.records) == 1
+
+
 def test_position_stays_until_all_is_read(cluster, monkeypatch):
     monkeypatch.setattr(spool, "BATCH_ROWS", 4)
     cluster.send("head", [{"id": n} for n in range(10)])

@@ -19,8 +19,10 @@ import pymysql
 import pytest
 
 from flows import secrets
+from flows.contract import Column, Contract
 from flows.errors import UserError
-from flows.ingest import snapshot_source
+from flows.growing import grow
+from flows.ingest import open_project_source, snapshot_source
 from flows.sections import Data, Fetch
 from flows.settings import Settings
 from flows.sources import Narrowing, Reading, Retyped, open_source, read_through
@@ -142,6 +144,61 @@ def test_since_a_moment_takes_all_of_it_and_later(db):
     )
     later = _table(db.source().since("seen", dt.datetime(2024, 3, 1, 10))).column("seen").to_pylist()
     assert later == [dt.datetime(2024, 3, 1, 10), dt.datetime(2024, 3, 2), None]
+
+
+def _older(day):
+    """Return what another program may have written for a moment, in forms of which some do not sort."""
+    at = dt.datetime(2024, 1, 1, 9) + dt.timedelta(days=day)
+    ahead, behind = (dt.timezone(dt.timedelta(hours=hours)) for hours in (9, -12))
+    moment = at.replace(tzinfo=dt.UTC)
+    forms = ("%d.%m.%Y %H:%M", "%m/%d/%Y %H:%M", "%Y/%m/%d %H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S.000001")
+    zones = [moment.astimezone(zone).isoformat() for zone in (ahead, behind)]
+    return [*(at.strftime(form) for form in forms), *zones, at.strftime("%d %b %Y")]
+
+
+@on()
+@pytest.mark.parametrize("kind", ["VARCHAR(40)", "DATETIME"])
+def test_since_a_moment_keeps_all_that_may_be_later_whatever_its_form(db, kind):
+    if kind == "DATETIME" and not db.uri.startswith("sqlite"):
+        pytest.skip("other databases hold nothing but dates in a column of dates")
+    later = [text for day in (23, 40, 300) for text in _older(day)]
+    values = ", ".join(f"('{text}')" for text in [*_older(0), *later])
+    db.run(f"CREATE TABLE TABLE_ (seen {kind})", f"INSERT INTO TABLE_ VALUES {values}, (NULL)")
+    since = db.source(columns={"seen": "date"}).since("seen", dt.datetime(2024, 1, 24, 9))
+    kept = _table(since).column("seen").to_pylist()
+    assert set(kept) >= {*later, None}
+    if db.uri.startswith("sqlite"):
+        assert set(_older(0)) - set(kept) == {text for text in _older(0) if text[4] == "-"}
+
+
+@on()
+def test_since_a_number_keeps_all_that_may_be_later_in_a_column_of_text(db):
+    db.run("CREATE TABLE TABLE_ (n VARCHAR(20))", "INSERT INTO TABLE_ VALUES ('9'), ('10'), ('100'), ('1e3'), (NULL)")
+    kept = _table(db.source(columns={"n": "number"}).since("n", 9.5)).column("n").to_pylist()
+    assert set(kept) >= {"10", "100", "1e3", None}
+
+
+@on("maria")
+def test_since_a_moment_keeps_a_zero_date_which_is_missing(db):
+    db.run(
+        "SET sql_mode = ''",
+        "CREATE TABLE TABLE_ (seen DATE, at DATETIME)",
+        "INSERT INTO TABLE_ VALUES ('0000-00-00', '0000-00-00'), ('2024-01-01', '2024-01-01'), (NULL, NULL)",
+    )
+    for name in ("seen", "at"):
+        assert _table(db.source().since(name, dt.datetime(2024, 3, 1))).column(name).to_pylist() == [None, None]
+
+
+@on("sqlite")
+def test_a_table_of_dates_that_do_not_sort_grows_by_every_new_row(db, tmp_path):
+    columns = (Column(name="id", kind="integer", role="id"), Column(name="seen", kind="date", role="time"))
+    contract = Contract(problem="binary", target="id", columns=columns)
+    data = Data(source=f"{db.uri}#{db.name}", watermark="seen")
+    chosen = Settings(root=tmp_path, data=data, fetch=SOON)
+    db.run("CREATE TABLE TABLE_ (id INTEGER, seen TEXT)", "INSERT INTO TABLE_ VALUES (1, '24.01.2024')")
+    assert grow(chosen, contract, open_project_source(chosen, contract)).rows == 1
+    db.run("INSERT INTO TABLE_ VALUES (2, '01.02.2024'), (3, '02/03/2024'), (4, '2024-02-04')")
+    assert grow(chosen, contract, open_project_source(chosen, contract)).rows == 4
 
 
 INT, FLOAT, BOOL, TEXT, MOMENT = pa.int64(), pa.float64(), pa.bool_(), pa.string(), pa.timestamp("us")

@@ -93,9 +93,11 @@ class Stream(Protocol):
 
     Attributes:
         position: A JSON-able value: where the rows that were yielded end. Whoever has kept them keeps it too.
+        key: A JSON-able value: what a position holds in, however it is reached.
     """
 
     position: Any
+    key: Any
 
     def resume(self, position: Any, full: bool = False) -> None:
         """Begin at `position`; without one where the group of readers stands, with `full` at the start."""

@@ -29,6 +29,7 @@ class KafkaSource(RecordSource):
     by `settle`.
 
     Attributes:
+        key: The topic and the group: brokers, settings and what is dropped may change under a position.
         position: The next offset of each partition, by its number as text, after the last row was yielded; until
             then where reading begins.
         tombstones: How many messages without a value were passed over.
@@ -38,6 +39,7 @@ class KafkaSource(RecordSource):
         """Remember the topic; nothing is asked of it yet."""
         super().__init__(uri, reading)
         self._address = address
+        self.key = ["kafka", address.topic, address.group]
         self.position: dict[str, int] | None = None
         self._full = False
         self._reached: dict[str, int] | None = None

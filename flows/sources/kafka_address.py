@@ -10,8 +10,9 @@ from urllib.parse import unquote
 from flows.errors import UserError, nearest
 from flows.sections import Fetch
 from flows.sources import resolve
-from flows.sources.kafka_trouble import explain, explain_lost
+from flows.sources.kafka_trouble import explain, explain_lost, say_begun
 
+log = logging.getLogger(__name__)
 OURS = {
     "bootstrap.servers": "the part before the topic",
     "group.id": "group=…",
@@ -79,7 +80,7 @@ class Topic:
             UserError: there is no such topic.
             KafkaException: no broker answers.
         """
-        self.consumer, self._name, self._uri, self._seconds = consumer, address.topic, uri, seconds
+        self.consumer, self._address, self._uri, self._seconds = consumer, address, uri, seconds
         found = consumer.list_topics(timeout=seconds).topics
         if address.topic not in found:
             raise UserError(
@@ -94,7 +95,7 @@ class Topic:
         """Return partitions at offsets, as confluent_kafka takes them."""
         from confluent_kafka import TopicPartition
 
-        return [TopicPartition(self._name, number, at) for number, at in sorted(offsets.items())]
+        return [TopicPartition(self._address.topic, number, at) for number, at in sorted(offsets.items())]
 
     def range(self, partition: int) -> tuple[int, int]:
         """Return a partition's first offset and the one after its last."""
@@ -115,13 +116,17 @@ class Topic:
             )
         others = self.at(dict.fromkeys(set(self.partitions) - set(known), 0)) if not full else []
         committed = self.consumer.committed(others, self._seconds) if others else []
-        known |= {p.partition: p.offset for p in committed if p.offset >= 0}
-        begin, end = {}, {}
+        stands = {p.partition: p.offset for p in committed if p.offset >= 0}
+        known |= stands
+        begin, end, passed = {}, {}, 0
         for number in self.partitions:
             first, end[number] = self.range(number)
             begin[number] = known.get(number, first)
             if not first <= begin[number] <= end[number]:
                 raise UserError(explain_lost(self._uri, number, begin[number], first, end[number]))
+            passed += begin[number] - first if number in stands else 0
+        if passed:  # on purpose, or what the group read before was lost: nobody but the user knows
+            log.warning(say_begun(self._uri, self._address.group, passed))
         return begin, end
 
 

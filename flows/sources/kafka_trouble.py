@@ -44,5 +44,13 @@ def explain_lost(uri: str, partition: int, begin: int, first: int, end: int) -> 
     )
 
 
+def say_begun(uri: str, group: str, passed: int) -> str:
+    """Return the sentence on a read that begins where the group stands, `passed` offsets after the first."""
+    return (
+        f'"{uri}" is read from where the group "{group}" stands: {passed:,} earlier messages are passed over; '
+        "if they were never ingested here, run `ml ingest --full`, which reads from the start."
+    )
+
+
 def _say(error: Any) -> str:
     return str(error.str()).strip().rstrip(".")

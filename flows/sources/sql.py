@@ -16,6 +16,7 @@ from flows.sources.parquet import simplify
 from flows.sources.sql_address import Address, make_engine, parse_address
 from flows.sources.sql_errors import explain, is_passing
 from flows.sources.sql_rows import FIRST_ROWS, Rows, next_size
+from flows.sources.sql_since import tells_older
 from flows.sources.sql_types import LADDER, TEXT, Binary, Unfit, fits, infer, to_array
 
 
@@ -57,7 +58,7 @@ class SqlSource:
         return None
 
     def since(self, column: str, value: Any) -> Self:
-        """Return the source of the rows whose `column` is at or after `value`, or missing.
+        """Return the source of the rows whose `column` is at or after `value`, or missing; of all in a column of text.
 
         Raises:
             UserError: there is no such column.
@@ -66,7 +67,8 @@ class SqlSource:
             near = nearest(column, self.schema.names)
             raise UserError(f'"{self._address.shown}" has no column "{column}" to read from on.{near}')
         narrowed = copy.copy(self)
-        narrowed._since = (column, value)
+        if tells_older(self.schema.field(column).type, value, self._engine.dialect.name):
+            narrowed._since = (column, value)
         return narrowed
 
     def batches(self) -> Iterator[pa.RecordBatch]:

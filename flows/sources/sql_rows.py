@@ -1,7 +1,6 @@
 """The open rows of a table or query: a read-only session, one statement, a server-side cursor."""
 
 import contextlib
-import datetime as dt
 import math
 import re
 import warnings
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 
 from flows.errors import UserError, nearest
 from flows.sources.sql_address import Address
+from flows.sources.sql_since import select
 from flows.sources.sql_types import from_cursor, from_declared
 
 FIRST_ROWS, MOST_ROWS = 4096, 65_536
@@ -30,7 +30,6 @@ OPENING: dict[str, tuple[str, ...]] = {
     "sqlite": ("PRAGMA query_only = ON",),
 }
 OPENING["mariadb"] = OPENING["mysql"]
-BY_CODE_POINT = {"postgresql": "C", "mysql": "utf8mb4_bin", "mariadb": "utf8mb4_bin"}  # collations
 MOST_NAMED = 20
 COLON = re.compile(r"(?<![:\w]):(?=\w+(?!:))")  # what SQLAlchemy would take for a parameter
 
@@ -61,7 +60,7 @@ class Rows:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", sa.exc.SAWarning)  # of types that SQLAlchemy does not know
                 target, declared = _find_target(self._connection, address)
-            self._execute(_select(target, since, engine.dialect.name))
+            self._execute(select(target, since, engine.dialect.name))
             self._describe(declared, engine.dialect)
             self.first = self._fetch(FIRST_ROWS)
         except BaseException:
@@ -175,18 +174,3 @@ def _refuse(inspector: sa.Inspector, address: Address, schema: str | None, name:
             f"(a source is only read); {has}."
         )
     return UserError(f'"{address.shown}" names a table that is not there: {has}.{nearest(name, there)}')
-
-
-def _select(target: sa.FromClause, since: tuple[str, Any] | None, dialect: str) -> Any:
-    """Return the statement that yields the target's rows, with those at or after the value of `since`."""
-    if since is None:
-        return target.element if isinstance(target, sa.Subquery) else sa.select(sa.text("*")).select_from(target)
-    name, value = since
-    column: sa.ColumnElement[Any] = sa.column(name)
-    missing = column.is_(None)
-    if dialect == "sqlite" and isinstance(value, dt.datetime):  # text there, of any precision and zone
-        value = (value - dt.timedelta(days=1)).date().isoformat()
-    elif isinstance(value, str):  # a later text is one of higher code points, as everywhere else
-        column = sa.cast(column, sa.Text())
-        column = column.collate(BY_CODE_POINT[dialect]) if dialect in BY_CODE_POINT else column
-    return sa.select(sa.text("*")).select_from(target).where(sa.or_(column >= value, missing))
