@@ -4,17 +4,16 @@
 so a row that the source itself has changed since is left as the source has it.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from flows.contract.repeats import hash_table
+from flows.folding import fold, read_tables
+from flows.matching import Places
 from flows.store.files import digest_json, read_json, write_json
 from flows.store.parquet import cast_table, unify
 from flows.store.parts import Part
@@ -37,18 +36,13 @@ class Mend(BaseModel):
     validation: str
 
 
-class Place(NamedTuple):
-    """Where a row of a snapshot is: its number there, and its file and number in this."""
-
-    position: int
-    part: str
-    number: int
-
-
-def keep_mend(snapshots: Snapshots, source: str, mend: Mend) -> None:
-    """Remember what was mended in the rows of `source`."""
-    mends = [*read_mends(snapshots, source), mend]
-    write_json(_path(snapshots, source), [one.model_dump() for one in mends])
+def keep_mend(snapshots: Snapshots, base: Snapshot, made: Snapshot, mend: Mend) -> None:
+    """Remember what was mended in the rows of `base`, which gave `made`: what the source's next ingest gives too."""
+    before = read_mends(snapshots, base.source)
+    mends = [*before, mend]
+    write_json(_path(snapshots, base.source), [one.model_dump() for one in mends])
+    if raw := _find_raw(snapshots, base, before):
+        write_json(_note(snapshots, raw, mends), made.digest)
 
 
 def read_mends(snapshots: Snapshots, source: str) -> list[Mend]:
@@ -61,57 +55,54 @@ def mend_snapshot(snapshots: Snapshots, snapshot: Snapshot) -> Snapshot:
     mends = read_mends(snapshots, snapshot.source)
     if not mends:
         return snapshot
-    name = digest_json([snapshot.digest, [[mend.raw, mend.mended] for mend in mends]])
-    memo = snapshots.folder / "mended" / "made" / f"{name}.json"
-    if (digest := read_json(memo)) and snapshots.is_whole(snapshots.get(digest)):
+    note = _note(snapshots, snapshot.digest, mends)
+    if (digest := read_json(note)) and snapshots.is_whole(snapshots.get(digest)):
         return snapshots.get(digest)
-    for mend in mends:
-        raw, mended = (_read(snapshots, one, mend.rows) for one in (mend.raw, mend.mended))
-        snapshot = replace_rows(snapshots, snapshot, mended, find_rows(snapshots, snapshot, raw))
-    write_json(memo, snapshot.digest)
-    return snapshot
+    files = [[_verify(snapshots, name, mend.rows) for name in (mend.raw, mend.mended)] for mend in mends]
+    gone, taken = fold(snapshots, snapshot, files)
+    made = replace_rows(snapshots, snapshot, gone, _read_taken([mended for _, mended in files], taken))
+    write_json(note, made.digest)
+    return made
 
 
-def find_rows(snapshots: Snapshots, snapshot: Snapshot, raw: pa.Table) -> dict[int, Place]:
-    """Return for each row of `raw` that the snapshot has where it is; of equal ones the last."""
-    names = [name for name in raw.schema.names if name in snapshot.columns]
-    schema = unify([raw.select(names).schema, pa.schema([snapshots.schema(snapshot.digest).field(n) for n in names])])
-    ours = _hash(raw.select(names), schema)
-    wanted: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for row, key in enumerate(ours.tolist()):
-        wanted[tuple(key)].append(row)
-    seen: dict[tuple[int, ...], list[Place]] = defaultdict(list)
-    for block in snapshots.blocks(snapshot.digest):
-        theirs = _hash(block.read(names), schema)
-        for row in np.flatnonzero(np.isin(theirs[:, 0], ours[:, 0])).tolist():
-            place = Place(block.start + row, block.part.digest, int(block.numbers[row]))
-            seen[tuple(theirs[row].tolist())].append(place)
-    return {
-        row: place
-        for key, rows in wanted.items()
-        for row, place in zip(rows, seen.get(key, [])[-len(rows) :], strict=False)
-    }
-
-
-def replace_rows(snapshots: Snapshots, snapshot: Snapshot, mended: pa.Table, places: Mapping[int, Place]) -> Snapshot:
-    """Record the snapshot without the rows at `places`, and behind it those of `mended` that stand in for them."""
-    if not places:
+def replace_rows(snapshots: Snapshots, snapshot: Snapshot, gone: Places, mended: Iterable[pa.RecordBatch]) -> Snapshot:
+    """Record the snapshot without the rows at `gone`, and behind it those of `mended` that stand in for them."""
+    if not len(gone.position):
         return snapshot
-    gone: dict[str, list[int]] = defaultdict(list)
-    for place in places.values():
-        gone[place.part].append(place.number)
-    part = snapshots.parts.write(mended.take(pa.array(sorted(places))).combine_chunks().to_batches())
-    rows = {digest: np.array(numbers) for digest, numbers in gone.items()}
-    return snapshots.succeed(snapshot, rows, part, snapshot.watermark)
+    return snapshots.succeed(snapshot, gone.by_part(), snapshots.parts.write(mended), snapshot.watermark)
 
 
-def _hash(table: pa.Table, schema: pa.Schema) -> np.ndarray:
-    return hash_table(cast_table(table, schema, len(table)))
+def _read_taken(files: Sequence[Path], taken: Sequence[np.ndarray]) -> Iterator[pa.RecordBatch]:
+    """Yield of each file the rows that its mask names, in the types that hold all of them."""
+    chosen = [(file, mask) for file, mask in zip(files, taken, strict=True) if mask.any()]
+    schema = unify(pq.read_schema(file) for file, _ in chosen)
+    for file, mask in chosen:
+        start = 0
+        for table in read_tables(file):
+            rows = table.filter(pa.array(mask[start : start + len(table)]))
+            yield from cast_table(rows, schema, len(rows)).combine_chunks().to_batches()
+            start += len(table)
 
 
-def _read(snapshots: Snapshots, digest: str, rows: int) -> pa.Table:
+def _find_raw(snapshots: Snapshots, made: Snapshot, mends: list[Mend]) -> str | None:
+    """Return the snapshot that `mends` made `made` of: itself or one that it grew from; None where that is unknown."""
+    digest: str | None = made.digest
+    for _ in range(len(mends) + 1):
+        if digest is None or not mends or read_json(_note(snapshots, digest, mends)) == made.digest:
+            return digest
+        digest = (read_json(snapshots.folder / f"{digest}.json") or {}).get("parent")
+    return None
+
+
+def _verify(snapshots: Snapshots, digest: str, rows: int) -> Path:
     snapshots.parts.verify(Part(digest=digest, rows=rows))
-    return pq.read_table(snapshots.parts.path(digest))
+    return snapshots.parts.path(digest)
+
+
+def _note(snapshots: Snapshots, digest: str, mends: list[Mend]) -> Path:
+    """Return where it is noted which snapshot `mends` make of another."""
+    name = digest_json([digest, [[mend.raw, mend.mended] for mend in mends]])
+    return snapshots.folder / "mended" / "made" / f"{name}.json"
 
 
 def _path(snapshots: Snapshots, source: str) -> Path:

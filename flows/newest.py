@@ -69,12 +69,12 @@ class Choice:
 
     Attributes:
         new: A mask over them: which are appended.
-        replaced: By the digest of each older part the numbers of its rows that give way.
+        replaced: By which part of `head` it is the numbers of its rows that give way.
         newest: The greatest watermark that was read, as `as_number` has it; None where no row has one.
     """
 
     new: np.ndarray
-    replaced: dict[str, np.ndarray]
+    replaced: dict[int, np.ndarray]
     newest: int | float | None
 
 
@@ -96,7 +96,7 @@ def choose(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys: Keys)
     ours = np.flatnonzero(new)
     ours = ours[np.argsort(hashes[ours, 0])]
     contents = Contents(_groups(draft), columns)
-    replaced: dict[str, list[np.ndarray]] = {}
+    replaced: dict[int, list[np.ndarray]] = {}
     for block in snapshots.blocks(head.digest) if head else ():
         theirs, their_marks = keys.read(block, columns)
         rows, matches = _match(theirs, hashes, ours)
@@ -106,8 +106,8 @@ def choose(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys: Keys)
             older[tied] = ~contents.equal(block, rows[tied], matches[tied])
         new[matches[~older]] = False
         if older.any():
-            replaced.setdefault(block.part.digest, []).append(block.numbers[rows[older]])
-    older_rows = {digest: np.concatenate(parts) for digest, parts in replaced.items()}
+            replaced.setdefault(block.place, []).append(block.numbers[rows[older]])
+    older_rows = {place: np.concatenate(parts) for place, parts in replaced.items()}
     newest = marks.max().item()
     return Choice(new, older_rows, None if keys.watermark is None or newest in (OLDEST, -np.inf) else newest)
 

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flows.contract import Contract, check_rows, clean, load_contract, load_schema
 from flows.contract.repeats import find_repeats, hash_rows, unique_sets
 from flows.errors import UserError
-from flows.mending import Mend, Place, find_rows, keep_mend, replace_rows
+from flows.matching import find_rows
+from flows.mending import Mend, keep_mend, replace_rows
+from flows.retyping import kinds_of, retype
 from flows.settings import Settings
 from flows.sources import Reading, open_source, read_through
-from flows.store.parquet import cast_table
 from flows.store.parts import ROW
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import REASONS, Latest, Validation, Validations
-from flows.validate import hash_blocks, validate_snapshot, validation_id
+from flows.validate import hash_blocks, judge, validation_id
 
 GONE = "the latest snapshot no longer has the row that this one replaces"
 
@@ -65,14 +65,13 @@ def judge_again(settings: Settings, before: Validation) -> Again:
     Raises:
         UserError: the contract is the one that put the rows into quarantine.
     """
-    name = validation_id(settings, before.snapshot)
-    if name == before.id:
+    if validation_id(settings, before.snapshot) == before.id:
         raise UserError(
             f"model/schema.py is the one that put these {before.bad:,} rows into quarantine: mend it, or write the "
             "rows to a file by `ml quarantine show --out FILE`, mend them there, and give it by --from FILE."
         )
     store = Validations(settings.store_path)
-    now = store.find(name) or validate_snapshot(settings, before.snapshot, name)
+    now = judge(settings, before.snapshot)
     still = len(np.intersect1d(store.bad_rows(before.id), store.bad_rows(now.id), assume_unique=True))
     return Again(now, before.bad - still, still, now.bad - still)
 
@@ -85,22 +84,25 @@ def take_mended(settings: Settings, validation: Validation, uri: str) -> Taken:
     """
     contract, snapshots = load_contract(settings), Snapshots(settings.store_path)
     base = _latest(settings, validation)
-    mended, numbers = _read_mended(settings, contract, uri)
+    schema = snapshots.schema(base.digest)
+    mended, numbers = _read_mended(settings, schema, uri)
     raw = _raw_rows(settings, validation, numbers, uri)
-    mended = _typed_as(mended, snapshots.schema(base.digest))
-    places = find_rows(snapshots, base, raw)
-    refused = _refuse(snapshots, base, contract, mended, places)
-    good = {row: place for row, place in places.items() if row not in refused}
+    rows, places = find_rows(snapshots, base, raw)
+    positions = np.full(len(mended), -1)
+    positions[rows] = places.position
+    refused = _refuse(snapshots, base, contract, mended, positions)
     by_number = {int(numbers[row]): reasons for row, reasons in sorted(refused.items())}
-    if not good:
+    good = ~np.isin(rows, list(refused))
+    if not good.any():
         return Taken(None, 0, by_number)
-    made = replace_rows(snapshots, base, mended, good)
-    rows = pa.array(sorted(good))
-    kept = [snapshots.parts.write(table.take(rows).combine_chunks().to_batches()) for table in (raw, mended)]
-    digests = [part.digest for part in kept if part]
-    keep_mend(snapshots, base.source, Mend(raw=digests[0], mended=digests[1], rows=len(good), validation=validation.id))
+    raw, mended = (table.take(pa.array(rows[good])) for table in (raw, mended))
+    both = [table.combine_chunks().to_batches() for table in (raw, retype(mended, schema, contract))]
+    made = replace_rows(snapshots, base, places.take(good), both[1])
+    kept = [part.digest for batches in both if (part := snapshots.parts.write(batches))]
+    mend = Mend(raw=kept[0], mended=kept[1], rows=int(good.sum()), validation=validation.id)
+    keep_mend(snapshots, base, made, mend)
     Latest(settings.store_path).set("ingest", made.digest)
-    return Taken(made, len(good), by_number)
+    return Taken(made, mend.rows, by_number)
 
 
 def _latest(settings: Settings, validation: Validation) -> Snapshot:
@@ -116,9 +118,11 @@ def _latest(settings: Settings, validation: Validation) -> Snapshot:
     return latest
 
 
-def _read_mended(settings: Settings, contract: Contract, uri: str) -> tuple[pa.Table, np.ndarray]:
-    """Return mended rows and the numbers of those they replace."""
-    source = open_source(uri, Reading({**contract.kinds, ROW: "integer"}, settings.root, settings.fetch))
+def _read_mended(settings: Settings, schema: pa.Schema, uri: str) -> tuple[pa.Table, np.ndarray]:
+    """Return mended rows, which join some of `schema`, and the numbers of those they replace."""
+    clashed = {name: f"{name} of the data" for name in (ROW, REASONS)}  # as the quarantine renames them
+    kinds = {clashed.get(name, name): kind for name, kind in kinds_of(schema).items()} | {ROW: "integer"}
+    source = open_source(uri, Reading(kinds, settings.root, settings.fetch, quoted=True))
     if ROW not in source.schema.names:
         raise UserError(
             f'"{uri}" has no column "{ROW}", which says which row each replaces: mend the file that '
@@ -128,51 +132,42 @@ def _read_mended(settings: Settings, contract: Contract, uri: str) -> tuple[pa.T
     table = pa.Table.from_batches(batches) if batches else source.schema.empty_table()
     try:
         numbers = table.column(ROW).cast(pa.int64()).to_numpy()
-    except pa.ArrowInvalid:
+    except pa.ArrowException:
         numbers = np.empty(0)
     if not len(numbers) or numbers.dtype != np.int64 or len(np.unique(numbers)) < len(numbers):
         raise UserError(f'"{uri}" needs a different whole number of a quarantined row in each "{ROW}".')
-    table = table.drop_columns([name for name in (ROW, REASONS) if name in table.schema.names])
-    clashed = {f"{name} of the data": name for name in (ROW, REASONS)}  # as the quarantine renames them
-    return table.rename_columns([clashed.get(name, name) for name in table.schema.names]), numbers
+    shown = [(name, clashed.get(name, name)) for name in schema.names]
+    return pa.table({name: table.column(told) for name, told in shown if told in table.schema.names}), numbers
 
 
 def _raw_rows(settings: Settings, validation: Validation, numbers: np.ndarray, uri: str) -> pa.Table:
     """Return quarantined rows as the source gave them, in the order of `numbers`."""
     store = Validations(settings.store_path)
-    places = {int(number): place for place, number in enumerate(store.bad_rows(validation.id))}
-    unknown = [int(number) for number in numbers if int(number) not in places]
-    if unknown:
+    held = store.bad_rows(validation.id)
+    unknown = numbers[~np.isin(numbers, held)]
+    if len(unknown):
         raise UserError(
             f'"{uri}" has the {ROW} {unknown[0]}, which is not in the quarantine of validation {validation.id}: '
             "name the validation whose rows these are."
         )
-    table = pq.read_table(store.rows_path(validation.id))
-    table = table.take(pa.array([places[int(number)] for number in numbers])).drop_columns([ROW, REASONS])
+    table = store.read_rows(validation.id, np.searchsorted(held, numbers))
     return table.rename_columns(Snapshots(settings.store_path).schema(validation.snapshot).names)
 
 
-def _typed_as(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return the columns that `schema` has too, in its types where that loses nothing."""
-    for name in table.schema.names:
-        if name not in schema.names:
-            table = table.drop_columns([name])
-            continue
-        field = schema.field(name)
-        try:
-            part = cast_table(table.select([name]), pa.schema([field]), len(table))
-        except pa.ArrowInvalid:
-            continue
-        table = table.set_column(table.schema.names.index(name), field, part.column(0))
-    return table
-
-
 def _refuse(
-    snapshots: Snapshots, base: Snapshot, contract: Contract, mended: pa.Table, places: dict[int, Place]
+    snapshots: Snapshots, base: Snapshot, contract: Contract, mended: pa.Table, positions: np.ndarray
 ) -> dict[int, list[str]]:
-    """Return the reasons why mended rows cannot join `base`, by their numbers."""
+    """Return the reasons why mended rows cannot join `base`, by their numbers.
+
+    Args:
+        snapshots: Where it is.
+        base: The latest snapshot.
+        contract: What the rows must keep.
+        mended: They.
+        positions: Where in `base` the rows are that they replace, -1 where these are gone.
+    """
     checks = load_schema().to_schema()
-    refused = {row: [GONE] for row in range(len(mended)) if row not in places}
+    refused = {int(row): [GONE] for row in np.flatnonzero(positions < 0)}
     reasons = check_rows(mended, contract.used, checks).reasons
     for row, column, check in zip(reasons["row"], reasons["column"], reasons["check"], strict=True):
         refused.setdefault(int(row), []).append(f"{column}: {check}")
@@ -182,17 +177,15 @@ def _refuse(
         theirs = np.concatenate(list(hash_blocks(snapshots, base.digest, columns)))
         unique.append((f"{', '.join(names)}: another row has it already", theirs, hash_rows(clean(mended, columns)[0])))
     while found := {  # a row that is refused leaves the raw one in its place, which others may repeat
-        row: [reason] for reason, theirs, ours in unique for row in _repeated(theirs, ours, places, refused)
+        row: [reason] for reason, theirs, ours in unique for row in _repeated(theirs, ours, positions, refused)
     }:
         refused |= found
     return refused
 
 
-def _repeated(
-    theirs: np.ndarray, ours: np.ndarray, places: dict[int, Place], refused: dict[int, list[str]]
-) -> list[int]:
+def _repeated(theirs: np.ndarray, ours: np.ndarray, positions: np.ndarray, refused: dict[int, list[str]]) -> list[int]:
     """Return which rows, of those not refused yet, repeat one of the snapshot that they would be part of."""
-    joining = np.array([row for row in range(len(ours)) if row not in refused], np.int64)
-    kept = np.delete(theirs, [places[row].position for row in joining.tolist()], axis=0)
+    joining = np.setdiff1d(np.arange(len(ours)), list(refused))
+    kept = np.delete(theirs, positions[joining], axis=0)
     found = find_repeats([kept, ours[joining]])
     return [int(row) for row in joining[found[found >= len(kept)] - len(kept)]]

@@ -25,6 +25,8 @@ from flows.store.validations import Latest, Validation, Validations
 if TYPE_CHECKING:
     from pandera.pandas import DataFrameSchema
 
+CHECKED = "check"  # under which the validation that was looked at last is noted, also where its share is refused
+
 
 @flow(
     name="validate",
@@ -56,9 +58,15 @@ def validate(snapshot: str | None = None) -> str:
 def check_snapshot(digest: str) -> Validation:
     """Return the validation of a snapshot, made unless this contract has judged it before."""
     settings = load_settings()
-    snapshot = Snapshots(settings.store_path).get(digest)
-    name = validation_id(settings, snapshot.digest)
-    return Validations(settings.store_path).find(name) or validate_snapshot(settings, snapshot.digest, name)
+    return judge(settings, Snapshots(settings.store_path).get(digest).digest)
+
+
+def judge(settings: Settings, digest: str) -> Validation:
+    """Return the validation of a snapshot, made unless it is there, and note that it is the one looked at last."""
+    name = validation_id(settings, digest)
+    found = Validations(settings.store_path).find(name) or validate_snapshot(settings, digest, name)
+    Latest(settings.store_path).set(CHECKED, found.id)
+    return found
 
 
 def validation_id(settings: Settings, digest: str) -> str:

@@ -3,14 +3,17 @@
 import csv
 import importlib
 import json
+import math
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 import pyarrow
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -20,12 +23,14 @@ from flows.contract import load_contract
 from flows.errors import UserError
 from flows.ingest import snapshot_source
 from flows.mending import mend_snapshot, read_mends
+from flows.outputs import open_output
 from flows.replaying import GONE, judge_again, take_mended
 from flows.settings import Settings
+from flows.sources import Reading, open_source, read_through
 from flows.store.garbage import find_garbage
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import Latest, Validation, Validations
-from flows.validate import validate_snapshot, validation_id
+from flows.validate import judge, validate_snapshot, validation_id
 
 HEADER = ["id", "when", "age", "income", "name", "y"]
 START = datetime(2026, 1, 1)
@@ -263,6 +268,128 @@ def test_a_file_that_does_not_say_which_rows_it_mends_is_refused(made, header, r
         take_mended(made.settings, bad, str(made.root / "mended.csv"))
 
 
+@pytest.mark.parametrize("value", [1704067200000, 1704067200000.5, True])
+def test_a_number_in_the_place_of_a_date_is_no_date(made, value):
+    bad = made.validate(made.ingest([*GOOD, *BAD]))
+    taken = take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40, "when": value}}, "jsonl"))
+    assert (taken.snapshot, taken.refused) == (None, {5: ["when: not a date"]})
+
+
+LARGE = 9007199254740993  # 2^53 + 1, which no float64 is
+
+
+def test_another_spelling_of_a_cell_leaves_the_columns_types(made):
+    first = made.ingest([*GOOD, [LARGE, *row(9, age=400)[1:]], *BAD])
+    bad = made.validate(first)
+    changes = {
+        5: {"age": " 40"},
+        6: {"id": f" {LARGE + 2} ", "age": "41.0", "when": "2024/01/05 10:00"},
+        7: {"income": " 1e3", "when": "2024-01-05T10:00:00+09:00"},
+        8: {"id": "+12", "age": ""},
+    }
+    taken = take_mended(made.settings, bad, made.mend(bad, changes))
+    assert taken.refused == {}
+    assert made.snapshots.schema(taken.snapshot.digest) == made.snapshots.schema(first.digest)
+    rows = made.rows(taken.snapshot)
+    assert [one[0] for one in rows] == [0, 1, 2, 3, 4, 8, LARGE, LARGE + 2, 6, 12]
+    assert [one[2] for one in rows[-4:]] == [40, 41, 30, None]
+    assert [str(one[1]) for one in rows[-3:-1]] == ["2024-01-05 10:00:00", "2024-01-05 01:00:00"]
+    assert rows[-2][3] == 1000
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_what_is_text_in_the_snapshot_stays_as_it_is_written(made, suffix):
+    first = made.ingest([*GOOD, row(5, age="nobody knows"), row(6, age="007", income=-1), row(7, age=" 12", income=-1)])
+    assert made.snapshots.schema(first.digest).field("age").type == pyarrow.string()
+    bad = made.validate(first)
+    path = made.root / f"bad.{suffix}"
+    quarantined.write_quarantine(made.settings, bad, path)
+    table = read_through(open_source(str(path), Reading({"age": "text"})), pyarrow.Table.from_batches)
+    mended = table.set_column(3, "income", pyarrow.array([1.0, 2.0, 3.0])).set_column(
+        2, "age", pyarrow.array(["05", *table.column("age").to_pylist()[1:]])
+    )
+    output = open_output(path, mended.schema)
+    output.write_table(mended)
+    output.close()
+    taken = take_mended(made.settings, bad, str(path))
+    assert [one[2] for one in made.rows(taken.snapshot)[-3:]] == ["05", "007", " 12"]
+
+
+def test_a_value_that_is_none_of_its_column_s_type_is_refused_where_no_contract_judges_it(made):
+    kinds = {"id": [1, 2], "when": [START, START], "age": [400, 1], "income": [1.0, 1.0], "name": ["a", "b"]}
+    table = pyarrow.table({**kinds, "y": ["no", "no"], "seen": [START, START]})
+    base = made.snapshots.write(table.to_batches(), "data.csv", None)
+    Latest(made.settings.store_path).set("ingest", base.digest)
+    bad = made.validate(base)
+    with pytest.raises(UserError, match=r'"seen" of the mended rows is not all timestamp'):
+        take_mended(made.settings, bad, made.mend(bad, {0: {"age": 40, "seen": "yesterday"}}))
+    child = take_mended(made.settings, bad, made.mend(bad, {0: {"age": 40, "seen": " 2024-01-05"}})).snapshot
+    assert made.snapshots.schema(child.digest).types == made.snapshots.schema(base.digest).types
+
+
+def test_of_a_snapshot_s_two_equal_files_one_row_is_mended(made):
+    part = made.ingest([row(0), row(5, age=400)]).parts[0]
+    twice = made.snapshots.record([part, part], "data.csv")
+    Latest(made.settings.store_path).set("ingest", twice.digest)
+    bad = made.validate(twice)
+    child = take_mended(made.settings, bad, made.mend(bad, {3: {"id": 55, "age": 40}})).snapshot
+    assert ids(made, child) == [0, 5, 0, 55]
+
+
+TEXTS = ("NA", "null", "nan", "#N/A", "", " ", "  x ", 'q"x', "a,b", "one\ntwo", "\r", "김", "007", "true", None)
+NASTY = {
+    "name": TEXTS,
+    "note": TEXTS[::-1],
+    "count": (LARGE, -(2**63), 2**63 - 1, None, *range(11)),
+    "share": (math.inf, -math.inf, math.nan, None, 5e-324, -0.0, 0.1, 1e300, 12.0, *(i / 7 for i in range(6))),
+    "seen": (datetime(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999999), None, *[START] * 12),
+    "kept": (True, False, None, *[True] * 12),
+    "_row": range(15),
+}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_rows_that_are_written_and_replayed_unchanged_are_the_raw_rows(made, suffix):
+    rows = [row(i) for i in range(15)]
+    known = {name: [one[place] for one in rows] for place, name in enumerate(HEADER)}
+    known["when"] = [datetime.fromisoformat(value) for value in known["when"]]
+    raw = pyarrow.table(known | {name: list(values) for name, values in NASTY.items()})
+    base = made.snapshots.write(raw.to_batches(), "data.csv", None)
+    Latest(made.settings.store_path).set("ingest", base.digest)
+    with Validations(made.settings.store_path).quarantine("all", raw.schema) as held:
+        reasons = pyarrow.array([["because"]] * 15)
+        held.add(raw, np.arange(15), reasons)
+        bad = held.finish(Validation(id="all", snapshot=base.digest, rows=15, bad=15, reasons={}))
+    path = made.root / f"all.{suffix}"
+    quarantined.write_quarantine(made.settings, bad, path)
+    taken = take_mended(made.settings, bad, str(path))
+    assert (taken.rows, taken.refused) == (15, {})
+    assert made.snapshots.schema(taken.snapshot.digest) == raw.schema
+    again = pyarrow.concat_tables(made.snapshots.batches(taken.snapshot.digest, raw.schema.names))
+    for name in raw.schema.names:
+        before, after = (["nan" if v != v else v for v in t.column(name).to_pylist()] for t in (raw, again))
+        missing = {None, "nan"} if name == "share" else {None}
+        assert [v for v in before if v not in missing] == [v for v in after if v not in missing], name
+        assert [v in missing for v in before] == [v in missing for v in after], name
+
+
+def test_only_the_row_groups_of_mended_rows_are_read(made):
+    rows = [row(i, age=400 + i) for i in range(12)]
+    bad = made.validate(made.ingest(rows))
+    store = Validations(made.settings.store_path)
+    path = store.rows_path(bad.id)
+    footer = pq.read_metadata(path)
+    assert footer.num_row_groups == 3
+    column = footer.row_group(1).column(HEADER.index("income"))
+    content = bytearray(path.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(content)
+    assert store.read_rows(bad.id, np.array([10, 1, 11])).column("age").to_pylist() == [410, 401, 411]
+    with pytest.raises(OSError, match=r"[Tt]hrift"):
+        store.read_rows(bad.id, np.array([5]))
+
+
 def test_rows_of_another_source_are_refused(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
     mended = made.mend(bad, {5: {"age": 40}})
@@ -326,6 +453,20 @@ def test_the_list_counts_reasons_over_time(made, typed):
     assert "44.44%" in said and "0.00%" in said
     [line] = [line for line in said.splitlines() if line.startswith("│ age: less_than_or_equal_to(120)")]
     assert [cell.strip() for cell in line.split("│")[2:4]] == ["0", "2"]
+
+
+def test_the_validation_that_was_looked_at_last_is_shown_though_another_was_made_later(made, typed):
+    snapshot = made.ingest([*GOOD, *BAD])
+    schema = made.root / "model" / "schema.py"
+    first = judge(made.settings, snapshot.digest)
+    schema.write_text("two", encoding="utf-8")
+    second = judge(made.settings, snapshot.digest)
+    assert second.id in typed("show")[1]
+    schema.write_text("one", encoding="utf-8")
+    assert judge(made.settings, snapshot.digest) == first
+    assert first.id in typed("show")[1]
+    (Validations(made.settings.store_path).folder / f"{first.id}.json").unlink()  # as `ml data gc` may
+    assert second.id in typed("show")[1]
 
 
 def test_show_tells_reasons_and_rows_but_no_sensitive_value(made, typed):

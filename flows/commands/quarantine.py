@@ -7,7 +7,7 @@ import typer
 
 app = typer.Typer(help="The rows that broke the contract: count them, see them, bring them back.", no_args_is_help=True)
 
-Name = Annotated[str | None, typer.Argument(help="A validation's id; default: the newest.", show_default=False)]
+Name = Annotated[str | None, typer.Argument(help="A validation's id; default: the last.", show_default=False)]
 
 
 @app.command("list")

@@ -19,7 +19,8 @@ from flows.replaying import judge_again, take_mended
 from flows.settings import Settings
 from flows.store.files import publish, scratch
 from flows.store.parts import ROW
-from flows.store.validations import REASONS, Validation, Validations
+from flows.store.validations import REASONS, Latest, Validation, Validations
+from flows.validate import CHECKED
 
 EXAMPLES = 5
 VALIDATIONS = 20
@@ -113,9 +114,18 @@ def write_quarantine(settings: Settings, validation: Validation, out: Path) -> N
             table = pa.Table.from_batches([batch])
             told = pc.binary_join(table.column(REASONS), "; ")
             place = table.schema.names.index(REASONS)
-            output.write_table(table.set_column(place, schema.field(REASONS), told).cast(schema))
+            table = table.set_column(place, schema.field(REASONS), told).cast(schema)
+            output.write_table(_spell_infinite(table) if out.suffix.lower() == ".jsonl" else table)
         output.close()
         publish(made, out)
+
+
+def _spell_infinite(table: pa.Table) -> pa.Table:
+    """Return the table with numbers as text where one is infinite: JSON has no such number, and would say missing."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_floating(field.type) and pc.any(pc.is_inf(table.column(place))).as_py():
+            table = table.set_column(place, field.name, table.column(place).cast(pa.string()))
+    return table
 
 
 def replay_quarantine(name: str | None, source: Path | None) -> None:
@@ -158,10 +168,13 @@ def _replay_rows(settings: Settings, validation: Validation, source: Path) -> No
 
 
 def _find(settings: Settings, name: str | None) -> Validation:
-    """Return the validation called `name`, by default the newest."""
+    """Return the validation called `name`, by default the one that was looked at last, else the newest."""
     store = Validations(settings.store_path)
     if name is not None:
         return store.get(name)
+    last = Latest(settings.store_path).find(CHECKED)
+    if last is not None and (found := store.find(last)):
+        return found
     recent = store.recent()
     if not recent:
         raise UserError("Nothing was validated yet: run `ml validate`, or `ml run` for the whole pipeline.")

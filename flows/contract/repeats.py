@@ -75,10 +75,10 @@ def _hash_numbers(values: "pd.Series[Any]", missing: np.ndarray) -> np.ndarray:
     """Hash numbers so that 1, 1.0 and true are equal, and integers beyond 2^53 are not rounded."""
     if values.dtype.kind == "f":
         numbers = values.to_numpy(np.float64) + 0.0  # makes -0.0 equal to 0.0
-        whole = (np.abs(numbers) < 2.0**63) & (numbers % 1 == 0)
+        whole = (np.abs(numbers) < 2.0**63) & (np.trunc(numbers) == numbers)
         bits = np.where(whole, np.where(whole, numbers, 0).astype(np.int64), numbers.view(np.int64) ^ np.int64(1) << 62)
     else:
-        bits = values.fillna(0).to_numpy(np.int64) if missing.any() else values.to_numpy(np.int64)
+        bits = values.to_numpy(np.int64, na_value=0) if missing.any() else values.to_numpy(np.int64)
     return pd.util.hash_array(bits)
 
 

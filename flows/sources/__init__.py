@@ -40,11 +40,13 @@ class Reading:
             format's columns are read as these; others, and all where it is None, are read as text.
         root: The project's folder, to which paths are relative.
         fetch: Timeouts, retries and limits.
+        quoted: Whether in delimited text whatever stands in quotes is a text, be it "NA" or nothing.
     """
 
     columns: Columns = None
     root: Path = field(default_factory=Path.cwd)
     fetch: Fetch = field(default_factory=Fetch)
+    quoted: bool = False
 
 
 class Source(Protocol):

@@ -39,8 +39,8 @@ class DelimitedSource(FileSource):
 
     typed = False
 
-    def __init__(self, file: RawFile, columns: Columns, head: bytes) -> None:
-        """Find the delimiter and the names.
+    def __init__(self, file: RawFile, columns: Columns, head: bytes, quoted: bool = False) -> None:
+        """Find the delimiter and the names; with `quoted`, what stands in quotes is never missing.
 
         Raises:
             UserError: there is only a header, or the names are no good.
@@ -54,6 +54,7 @@ class DelimitedSource(FileSource):
             raise NoRows(f'"{file.uri}" has a header but no rows: name a file with rows.')
         self.types = {name: LADDERS[self.kind(name)][0] for name in self._names}
         self._wrong: pa_csv.InvalidRow | None = None
+        self._quoted = quoted
 
     @property
     def schema(self) -> pa.Schema:
@@ -79,6 +80,7 @@ class DelimitedSource(FileSource):
             default_column_type=TEXT,
             null_values=NULLS if self.columns is None else NULLS + BLANKS,
             strings_can_be_null=True,
+            quoted_strings_can_be_null=not self._quoted,
             include_columns=only or None,
             timestamp_parsers=[pa_csv.ISO8601, *DATE_FORMATS],
         )

@@ -74,17 +74,17 @@ def open_file(uri: str, reading: Reading) -> Source:
 
         return open_many(uri, given, reading)
     _check_exists(path, uri)
-    return open_table(RawFile(uri, path, reading.fetch.max_ratio), reading.columns)
+    return open_table(RawFile(uri, path, reading.fetch.max_ratio), reading)
 
 
-def open_table(file: RawFile, columns: Columns) -> FileSource:
+def open_table(file: RawFile, reading: Reading) -> FileSource:
     """Open one file, which exists.
 
     Raises:
         NoRows: it has none.
         UserError: it is no table.
     """
-    head = file.read_head()
+    head, columns = file.read_head(), reading.columns
     if head.startswith(PARQUET):
         from flows.sources.parquet import ParquetSource
 
@@ -99,7 +99,7 @@ def open_table(file: RawFile, columns: Columns) -> FileSource:
         return JsonLinesSource(file, columns)
     from flows.sources.delimited import DelimitedSource
 
-    return DelimitedSource(file, columns, head)
+    return DelimitedSource(file, columns, head, reading.quoted)
 
 
 def check_names(names: Sequence[str], uri: str) -> None:

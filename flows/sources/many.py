@@ -92,10 +92,10 @@ def open_many(uri: str, given: Path, reading: Reading) -> ManySource:
     names = choose(path.relative_to(base).as_posix() for path in found if path.is_file())
     shown = fixed if pattern else Path(uri)
     files = {name: RawFile((shown / name).as_posix(), base / name, reading.fetch.max_ratio) for name in names}
-    return open_parts(uri, files, reading.columns)
+    return open_parts(uri, files, reading)
 
 
-def open_parts(uri: str, files: Mapping[str, RawFile], columns: Columns) -> ManySource:
+def open_parts(uri: str, files: Mapping[str, RawFile], reading: Reading) -> ManySource:
     """Open files, by their names, as one table; those without rows are left out.
 
     Raises:
@@ -106,12 +106,12 @@ def open_parts(uri: str, files: Mapping[str, RawFile], columns: Columns) -> Many
     parts = {}
     for name, file in files.items():
         try:
-            parts[name] = open_table(file, columns)
+            parts[name] = open_table(file, reading)
         except NoRows:  # a job that writes each day writes an empty file on a quiet one
             continue
     if not parts:
         raise UserError(f'None of the {len(files):,} files of "{uri}" has rows: name files with rows.')
-    return ManySource(uri, parts, columns)
+    return ManySource(uri, parts, reading.columns)
 
 
 def choose(names: Iterable[str]) -> list[str]:

@@ -97,8 +97,8 @@ class RemoteSource:
             raw[file.name] = RawFile(shown, folder / str(number), self._reading.fetch.max_ratio)
             self._copy(file, raw[file.name].path)
         if len(raw) == 1:
-            return open_table(next(iter(raw.values())), self._reading.columns)
-        return open_parts(self.uri, raw, self._reading.columns)
+            return open_table(next(iter(raw.values())), self._reading)
+        return open_parts(self.uri, raw, self._reading)
 
     def _copy(self, file: RemoteFile, path: Path) -> None:
         """Copy a file, going on where a connection was cut.

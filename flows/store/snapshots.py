@@ -60,12 +60,14 @@ class Block:
         start: The number of its first row in the snapshot.
         rows: How many rows it has.
         part: Where they are.
+        place: Which of the snapshot's parts this is.
         numbers: Their numbers there.
     """
 
     start: int
     rows: int
     part: Part
+    place: int
     numbers: np.ndarray
     _file: pq.ParquetFile
     _group: int
@@ -162,17 +164,17 @@ class Snapshots:
         return snapshot
 
     def succeed(
-        self, parent: Snapshot, gone: Mapping[str, np.ndarray], part: Part | None, watermark: Any = None
+        self, parent: Snapshot, gone: Mapping[int, np.ndarray], part: Part | None, watermark: Any = None
     ) -> Snapshot:
         """Record the snapshot that follows `parent`: without some of its rows, and with those of `part` behind.
 
         Args:
             parent: The snapshot that grows.
-            gone: By the digest of one of its parts the numbers of the rows that are left out.
+            gone: By which of its parts it is the numbers of the rows that are left out.
             part: What is new, written already.
             watermark: The newest value of the watermark column.
         """
-        kept = [self.parts.drop(one, gone[one.digest]) if one.digest in gone else one for one in parent.parts]
+        kept = [self.parts.drop(one, gone[i]) if i in gone else one for i, one in enumerate(parent.parts)]
         return self.record([*kept, *([part] if part else [])], parent.source, parent, watermark)
 
     def blocks(self, digest: str) -> Iterator[Block]:
@@ -186,14 +188,14 @@ class Snapshots:
             self.parts.verify(part)
         schema = self.parts.schema(snapshot.parts)
         start = 0
-        for part in snapshot.parts:
+        for place, part in enumerate(snapshot.parts):
             gone = self.parts.dropped(part)
             with pq.ParquetFile(self.parts.path(part.digest)) as file:
                 offset = 0
                 for group in range(file.num_row_groups):
                     stored = file.metadata.row_group(group).num_rows
                     numbers = np.setdiff1d(np.arange(offset, offset + stored), gone, assume_unique=True)
-                    yield Block(start, len(numbers), part, numbers, file, group, offset, schema)
+                    yield Block(start, len(numbers), part, place, numbers, file, group, offset, schema)
                     start += len(numbers)
                     offset += stored
 

@@ -95,6 +95,22 @@ class Validations:
         """Return the numbers of the quarantined rows, in order."""
         return pq.read_table(self.rows_path(name), columns=[ROW]).column(ROW).to_numpy()
 
+    def read_rows(self, name: str, places: np.ndarray) -> pa.Table:
+        """Return quarantined rows, raw, in the order of their `places` in the file; only row groups with one are read.
+
+        Columns of the data that are called as one of the quarantine's own have " of the data" behind their names.
+        """
+        with pq.ParquetFile(self.rows_path(name)) as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            ends = np.cumsum(sizes)
+            groups = np.searchsorted(ends, places, "right")
+            hit = np.unique(groups)
+            names = [column for column in file.schema_arrow.names if column not in (ROW, REASONS)]
+            table = file.read_row_groups(hit.tolist(), columns=names)
+            before = np.cumsum([0, *np.array(sizes)[hit]])[:-1]  # rows of the groups that were read before each
+            at = places - (ends - sizes)[groups] + before[np.searchsorted(hit, groups)]
+        return table.take(pa.array(at))
+
 
 class Quarantine:
     """Writes bad rows, raw, with their row numbers and reasons."""
@@ -133,13 +149,17 @@ class Latest:
         """Remember what `stage` made."""
         write_json(self.path, (read_json(self.path) or {}) | {stage: value})
 
+    def find(self, stage: str) -> str | None:
+        """Return what `stage` made last, or None."""
+        return (read_json(self.path) or {}).get(stage)
+
     def get(self, stage: str) -> str:
         """Return what `stage` made last.
 
         Raises:
             UserError: it has not run yet.
         """
-        value = (read_json(self.path) or {}).get(stage)
+        value = self.find(stage)
         if value is None:
             raise UserError(f"Nothing to go on with: run `ml {stage}` first, or `ml run` for the whole pipeline.")
         return value

@@ -1,0 +1,173 @@
+"""Rows are found by all that they hold. Of those looked for two 64-bit hashes each are kept in memory, no values.
+
+Of two rows with one first hash only one is found, which among 1,000,000 happens with a probability of 3e-8.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.contract.repeats import hash_table
+from flows.store.parquet import cast_table, unify
+from flows.store.snapshots import Block, Snapshot, Snapshots
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where rows of a snapshot are, as arrays of one length.
+
+    Attributes:
+        position: Their numbers in the snapshot.
+        part: Which of its parts they are in.
+        number: Their numbers there.
+    """
+
+    position: np.ndarray
+    part: np.ndarray
+    number: np.ndarray
+
+    def take(self, wanted: np.ndarray) -> "Places":
+        """Return some of them, by number or by mask."""
+        return Places(self.position[wanted], self.part[wanted], self.number[wanted])
+
+    def by_part(self) -> dict[int, np.ndarray]:
+        """Return by part the numbers of the rows there."""
+        return {part: self.number[self.part == part] for part in np.unique(self.part).tolist()}
+
+
+def join_places(places: Iterable[Places]) -> Places:
+    """Return places one behind the other."""
+    empty = np.empty(0, np.int64)
+    parts = [Places(empty, empty, empty), *places]
+    return Places(*(np.concatenate([getattr(one, name) for one in parts]) for name in ("position", "part", "number")))
+
+
+class Wanted:
+    """Rows that are looked for, equal ones under one key: a number from 0 on.
+
+    Attributes:
+        keys: Of each row the key.
+        size: How many keys there are.
+    """
+
+    def __init__(self, tables: Iterable[pa.Table], schema: pa.Schema, telling: str) -> None:
+        """Look for the rows of `tables` by their values in the columns and types of `schema`.
+
+        Args:
+            tables: The rows; other columns are ignored.
+            schema: The columns that count, at least one, and the types in which they are compared.
+            telling: The one of them that tells most rows apart: whatever lacks its values is not looked at further.
+        """
+        self._schema, self._telling = schema, telling
+        hashes, told = [], []
+        for table in tables:
+            hashes.append(self._hash(table))
+            told.append(_hash(table, self._narrow)[:, 0])
+        whole = np.concatenate(hashes)
+        self._told = np.unique(np.concatenate(told))
+        self._heads, first = np.unique(whole[:, 0], return_index=True)
+        self._tails = whole[first, 1]
+        self.size = len(first)
+        self.keys = self._find(whole)
+
+    @property
+    def _narrow(self) -> pa.Schema:
+        return pa.schema([self._schema.field(self._telling)])
+
+    def among(self, table: pa.Table) -> np.ndarray:
+        """Return the key of each row of `table`, -1 where it is none that is looked for; a column may be missing."""
+        return self._find(self._hash(table))
+
+    def within(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        """Return which rows of `block` are looked for, and their keys; most blocks are read in one column alone."""
+        told = _hash(block.read([self._telling]), self._narrow)[:, 0]
+        near = np.flatnonzero(self._told[np.searchsorted(self._told, told).clip(max=len(self._told) - 1)] == told)
+        if not len(near):
+            return near, near
+        keys = self.among(block.read(self._schema.names).take(pa.array(near)))
+        return near[keys >= 0], keys[keys >= 0]
+
+    def _find(self, hashes: np.ndarray) -> np.ndarray:
+        at = np.searchsorted(self._heads, hashes[:, 0]).clip(max=self.size - 1)
+        same = (self._heads[at] == hashes[:, 0]) & (self._tails[at] == hashes[:, 1])
+        return np.where(same, at, -1)
+
+    def _hash(self, table: pa.Table) -> np.ndarray:
+        return _hash(table, self._schema)
+
+
+def want(
+    snapshots: Snapshots,
+    snapshot: Snapshot,
+    tables: Iterable[pa.Table],
+    raw: pa.Schema,
+    mended: Iterable[pa.Schema] = (),
+) -> Wanted | None:
+    """Prepare to look in a snapshot for the rows of `tables`; None where they have none of its columns.
+
+    Args:
+        snapshots: Where the snapshot is.
+        snapshot: Where it is looked; of what is looked for, columns that it lacks do not count.
+        tables: Raw rows, all of the schema
+        raw: that is given here.
+        mended: Of further tables whose rows are to be compared with the raw ones.
+    """
+    names = [name for name in raw.names if name in snapshot.columns]
+    if not names:
+        return None
+    schemas = (raw, *mended, snapshots.schema(snapshot.digest))
+    known = unify(pa.schema([schema.field(name) for name in names if name in schema.names]) for schema in schemas)
+    return Wanted(tables, known, find_telling(next(snapshots.batches(snapshot.digest, names))))
+
+
+def find_rows(snapshots: Snapshots, snapshot: Snapshot, raw: pa.Table) -> tuple[np.ndarray, Places]:
+    """Return which rows of `raw` the snapshot has, in order, and where each is; of equal ones the last."""
+    wanted = want(snapshots, snapshot, [raw], raw.schema)
+    found = list(search(snapshots, snapshot, [wanted])) if wanted else []
+    keys = np.concatenate([np.empty(0, np.int64), *(keys for _, keys, _ in found)])
+    rows, others = pair(wanted.keys if wanted else keys, keys)
+    order = np.argsort(rows)
+    return rows[order], join_places(places for *_, places in found).take(others[order])
+
+
+def search(
+    snapshots: Snapshots, snapshot: Snapshot, wanted: Sequence[Wanted]
+) -> Iterator[tuple[int, np.ndarray, Places]]:
+    """Yield which rows of a snapshot are looked for, in one pass: which of `wanted` does, the keys and the places."""
+    for block in snapshots.blocks(snapshot.digest):
+        for which, one in enumerate(wanted):
+            rows, keys = one.within(block)
+            if len(rows):
+                parts = np.full(len(rows), block.place)
+                yield which, keys, Places(block.start + rows, parts, block.numbers[rows])
+
+
+def pair(wanted: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of equal keys, each number once: in `wanted` and in `offered`, of more than are wanted the last."""
+    ours, theirs = (np.argsort(keys, kind="stable") for keys in (wanted, offered))
+    keys = wanted[ours]
+    first = np.searchsorted(keys, keys)
+    rank = np.arange(len(keys)) - first
+    asked = np.searchsorted(keys, keys, "right") - first
+    begin, end = (np.searchsorted(offered[theirs], keys, side) for side in ("left", "right"))
+    served = rank < end - begin
+    chosen = begin + (end - begin - asked).clip(min=0) + rank
+    return ours[served], theirs[chosen[served]]
+
+
+def find_telling(sample: pa.Table) -> str:
+    """Return the column that tells most rows of a sample apart, of several rather one that is no text."""
+
+    def rate(name: str) -> tuple[int, bool]:
+        values = sample.column(name)
+        return pc.count_distinct(values).as_py(), not pa.types.is_string(values.type)
+
+    return max(sample.schema.names, key=rate)
+
+
+def _hash(table: pa.Table, schema: pa.Schema) -> np.ndarray:
+    present = table.select([name for name in schema.names if name in table.schema.names])
+    return hash_table(cast_table(present, schema, len(table)))

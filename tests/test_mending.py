@@ -1,0 +1,139 @@
+"""Many mends make one snapshot, the same as one after the other would; equal files do not share what is replaced."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from flows.matching import find_rows, find_telling, pair
+from flows.mending import Mend, keep_mend, mend_snapshot, read_mends, replace_rows
+from flows.store.garbage import all_snapshots
+from flows.store.snapshots import Snapshot, Snapshots
+
+SOURCE = "data.csv"
+Rows = list[tuple[Any, ...]]
+
+
+@pytest.fixture
+def snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshots:
+    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 3)
+    return Snapshots(tmp_path)
+
+
+def table(rows: Rows, names: Sequence[str] = ("a", "b")) -> pa.Table:
+    types = [pa.string() if name == "b" else pa.int64() for name in names]
+    return pa.table([pa.array([row[i] for row in rows], kind) for i, kind in enumerate(types)], list(names))
+
+
+def take(snapshots: Snapshots, rows: Rows, names: Sequence[str] = ("a", "b")) -> Snapshot:
+    return snapshots.write(table(rows, names).to_batches(), SOURCE, None)
+
+
+def mend(snapshots: Snapshots, raw: pa.Table, mended: pa.Table) -> None:
+    """Say that `mended` stands in for `raw` in whatever the source gives next."""
+    parts = [snapshots.parts.write(one.to_batches()) for one in (raw, mended)]
+    digests = [part.digest for part in parts if part]
+    base = take(snapshots, [(99, "before")])
+    keep_mend(snapshots, base, base, Mend(raw=digests[0], mended=digests[1], rows=len(raw), validation="v"))
+
+
+def rows_of(snapshots: Snapshots, snapshot: Snapshot) -> Rows:
+    columns = list(snapshots.schema(snapshot.digest).names)
+    return [tuple(row.values()) for one in snapshots.batches(snapshot.digest, columns) for row in one.to_pylist()]
+
+
+def one_after_the_other(rows: Rows, mends: Sequence[tuple[Rows, Rows]]) -> Rows:
+    """Return what the mends make of `rows`, found the slow way."""
+    for raw, mended in mends:
+        gone: dict[int, int] = {}
+        for wanted in set(raw):
+            ours = [i for i, row in enumerate(raw) if row == wanted]
+            theirs = [i for i, row in enumerate(rows) if row == wanted]
+            gone |= dict(zip(theirs[-len(ours) :], ours, strict=False))
+        rows = [row for i, row in enumerate(rows) if i not in gone] + [mended[i] for i in sorted(gone.values())]
+    return rows
+
+
+def some_rows(draw: np.random.Generator, count: int) -> Rows:
+    return [(int(draw.integers(3)), [None, "x", "y"][draw.integers(3)]) for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_mends_that_build_on_one_another_make_what_one_after_the_other_makes(snapshots, seed):
+    draw = np.random.default_rng(seed)
+    rows = some_rows(draw, 8)
+    mends = [(some_rows(draw, n), some_rows(draw, n)) for n in draw.integers(1, 5, size=4)]
+    for raw, mended in mends:
+        mend(snapshots, table(raw), table(mended))
+    made = mend_snapshot(snapshots, take(snapshots, rows))
+    assert rows_of(snapshots, made) == one_after_the_other(rows, mends)
+
+
+def test_mends_make_one_snapshot_and_none_in_between(snapshots):
+    for number in range(5):
+        mend(snapshots, table([(number, "bad")]), table([(number, "good")]))
+    source = take(snapshots, [(number, "bad") for number in range(7)])
+    before = len(all_snapshots(snapshots))
+    made = mend_snapshot(snapshots, source)
+    assert len(all_snapshots(snapshots)) == before + 1
+    assert made.parent == source.digest and len(made.parts) == 2
+    assert rows_of(snapshots, made) == [(5, "bad"), (6, "bad"), *((number, "good") for number in range(5))]
+    assert mend_snapshot(snapshots, source) == made
+
+
+def test_mends_of_a_table_that_has_other_columns_since_count_in_those_that_it_had(snapshots):
+    mend(snapshots, table([(1, "bad")]), table([(1, "good")]))
+    mend(snapshots, table([(2, "bad", 7)], "abc"), table([(2, "good", 7)], "abc"))
+    mend(snapshots, table([(1, "good", None)], "abc"), table([(10, "good", 70)], "abc"))
+    made = mend_snapshot(snapshots, take(snapshots, [(1, "bad", 5), (2, "bad", 6), (2, "bad", 7)], "abc"))
+    assert rows_of(snapshots, made) == [(2, "bad", 6), (2, "good", 7), (10, "good", 70)]
+    made = mend_snapshot(snapshots, take(snapshots, [(1,), (5,)], "c"))  # which no mend says anything of but `c`
+    assert rows_of(snapshots, made) == [(1,), (5,)]
+    other = pa.table({"d": [1, 2]})
+    assert mend_snapshot(snapshots, snapshots.write(other.to_batches(), SOURCE, None)).columns == ("d",)
+
+
+def test_mended_rows_of_several_types_are_found_again(snapshots):
+    mend(snapshots, table([(1, "bad")]), pa.table({"a": ["one"], "b": ["good"]}))
+    mend(snapshots, pa.table({"a": ["one"], "b": ["good"]}), table([(1, "best")]))
+    made = mend_snapshot(snapshots, take(snapshots, [(1, "bad"), (2, "bad")]))
+    assert rows_of(snapshots, made) == [(2, "bad"), (1, "best")]
+
+
+def test_of_two_equal_files_of_a_snapshot_one_row_gives_way_in_one(snapshots):
+    part = take(snapshots, [(1, "x"), (2, "y")]).parts[0]
+    twice = snapshots.record([part, part], SOURCE)
+    wanted = table([(2, "y")])
+    rows, places = find_rows(snapshots, twice, wanted)
+    assert (rows.tolist(), places.position.tolist(), places.part.tolist()) == ([0], [3], [1])
+    made = replace_rows(snapshots, twice, places, table([(3, "z")]).to_batches())
+    assert made.rows == 4
+    assert rows_of(snapshots, made) == [(1, "x"), (2, "y"), (1, "x"), (3, "z")]
+
+
+def test_of_equal_rows_the_last_are_found_in_the_order_in_which_they_are_looked_for():
+    rows, others = pair(np.array([4, 2, 4, 9]), np.array([4, 4, 2, 4, 3]))
+    assert dict(zip(rows.tolist(), others.tolist(), strict=True)) == {0: 1, 1: 2, 2: 3}
+    assert [len(one) for one in pair(np.array([1]), np.empty(0, np.int64))] == [0, 0]
+
+
+def test_the_column_that_is_read_first_tells_most_rows_apart():
+    names: Iterator[str] = iter(["b", "id", "text"])
+    columns = ([True, False, True], [1, 2, 3], ["x", "y", "z"])
+    assert find_telling(pa.table(dict(zip(names, columns, strict=True)))) == "id"
+
+
+def test_a_mended_snapshot_that_grew_is_mended_from_what_the_source_gave(snapshots):
+    source = take(snapshots, [(1, "bad"), (2, "bad")])
+    latest = source
+    for number in (1, 2):
+        raw, mended = table([(number, "bad")]), table([(number, "good")])
+        made = replace_rows(snapshots, latest, find_rows(snapshots, latest, raw)[1], mended.to_batches())
+        digests = [part.digest for one in (raw, mended) if (part := snapshots.parts.write(one.to_batches()))]
+        keep_mend(snapshots, latest, made, Mend(raw=digests[0], mended=digests[1], rows=1, validation="v"))
+        latest = made
+    assert len(read_mends(snapshots, SOURCE)) == 2
+    assert mend_snapshot(snapshots, source) == latest
