@@ -29,7 +29,7 @@ Version = Annotated[str | None, typer.Argument(help="A model version; default: t
 
 @app.command()
 def init(
-    source: Annotated[str, typer.Argument(help="A CSV, Parquet or JSON Lines file, plain or compressed.")],
+    source: Annotated[str, typer.Argument(help="The rows: a file, a folder or an address; see docs/data.md.")],
     target: Annotated[str, typer.Option(help="The column to predict.")],
     problem: Annotated[str | None, typer.Option(help="binary, multiclass or regression; default: inferred.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite model/schema.py.")] = False,
@@ -115,7 +115,7 @@ def predict(
     destination: Annotated[Path, typer.Argument(metavar="OUT", help="A .csv, .parquet or .jsonl file.")],
     version: Annotated[str | None, typer.Option(help="A version that served; default: the one in service.")] = None,
 ) -> None:
-    """Predict the rows of a file by the champion, in batch."""
+    """Predict the rows of a source by the champion, in batch."""
     from flows.commands.stages import run_predict
 
     run_predict(_absolute(source), destination.absolute(), version)

@@ -37,17 +37,31 @@ class Provenance(BaseModel):
     threads: dict[str, int] = {}
 
 
-def read_provenance(root: Path) -> Provenance:
-    """Read the state of the project at `root` and of the environment."""
+def read_provenance(root: Path, source: str = "") -> Provenance:
+    """Read the state of the project at `root` and of the environment.
+
+    Args:
+        root: The project.
+        source: Where its rows come from: what a snapshot was taken of is no change of the project.
+    """
     ignored = _git(root, "check-ignore", "-q", ".") is not None  # a folder that another repository leaves out
     base = None if ignored else _git(root, "rev-parse", "--verify", "-q", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--untracked-files=all", "--", ".")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=all", "--", ".", *_leave_out(root, source))
     about = read_machine()
     if built_from := os.environ.get("ML_COMMIT"):  # the worker's image is made of a clean checkout, without git
         return Provenance(commit=built_from, base=built_from, patch_digest=None, **about)
     if base and changes == "":
         return Provenance(commit=base, base=base, patch_digest=None, **about)
     return Provenance(commit="uncommitted", base=base or None, patch_digest=tree_digest(root), **about)
+
+
+def _leave_out(root: Path, source: str) -> list[str]:
+    """Return the words by which git leaves out the file, folder or pattern of a source within the project."""
+    if not source or "://" in source or "${" in source:
+        return []
+    place = Path(os.path.relpath(root / Path(source).expanduser(), root))  # not resolved: a pattern is no path
+    inside = place.parts[0] not in ("..", ".") and not place.is_absolute()
+    return [f":(exclude,glob){place.as_posix()}"] if inside else []
 
 
 def read_machine() -> dict[str, Any]:

@@ -170,7 +170,7 @@ def _owned(name: str) -> ModuleType:
 def register(registry: Registry, validation: str, key: str, fitted: Fitted) -> str:
     """Record the run with all that made it, register the version, and give it the alias challenger."""
     settings = load_settings()
-    origin = read_provenance(settings.root)  # once: the tags and the artifact must say the same
+    origin = read_provenance(settings.root, settings.data.source)  # once: the tags and the artifact must say the same
     tags = tags_of(settings, validation, fitted, origin)
     with registry.run(f"train-{validation}", tags) as run_id:
         log_run(settings, validation, run_id, fitted, origin)

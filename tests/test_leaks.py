@@ -14,7 +14,7 @@ from flows.contract import Column, Contract
 from flows.contract.columns import Kind, Role
 from flows.errors import UserError
 from flows.leaks import Alarm, find_alarms
-from flows.leaks.accepting import require_accepted, settle, warn_of_needless
+from flows.leaks.accepting import require_accepted, require_known, settle, warn_of_needless
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 KINDS: dict[str, Kind] = {"i": "integer", "u": "integer", "f": "number", "b": "boolean", "M": "date"}
@@ -286,8 +286,12 @@ def test_an_alarm_is_accepted_by_any_of_its_columns_and_shown_with_the_reason():
     assert [line["accepted"] for line in settle([TOTAL, CODE], {"fare": "known before"})] == ["known before", ""]
 
 
-def test_what_is_accepted_in_vain_is_told_with_the_nearest_name(caplog):
+def test_what_is_accepted_in_vain_is_told_and_what_is_no_column_is_refused_with_the_nearest_name(caplog):
     contract = describe(trips(0, 10), "tip", "regression")
-    warn_of_needless([TOTAL], {"total": "a", "fare": "b", "milse": "c", "zone": "d"}, contract)
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2 and 'Did you mean "miles"?' in said[0] and '"zone" raises no alarm' in said[1]
+    accept = {"fare": "b", "zone": "d"}
+    require_known(accept, contract)
+    warn_of_needless([TOTAL], accept)
+    [said] = [record.getMessage() for record in caplog.records]
+    assert '"zone" raises no alarm' in said
+    with pytest.raises(UserError, match=r'names "milse", which is no column.*Did you mean "miles"\?'):
+        require_known(accept | {"milse": "c"}, contract)

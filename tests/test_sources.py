@@ -4,6 +4,8 @@ import bz2
 import codecs
 import gzip
 import json
+from datetime import time
+from decimal import Decimal
 
 import pandas as pd
 import pyarrow as pa
@@ -132,6 +134,29 @@ def test_parquet_types_become_plain_ones(tmp_path):
     types = [pa.int64(), pa.string(), pa.float64(), pa.timestamp("us"), pa.bool_(), pa.string()]
     assert table.schema.types == types
     assert table.column("z").to_pylist()[0] == pd.Timestamp("2024-01-01")
+
+
+def test_whole_numbers_of_parquet_are_exact_whatever_their_type(tmp_path):
+    large, huge = 2**60 + 1, 2**63
+    table = pa.table(
+        {
+            "unsigned": pa.array([large, None], pa.uint64()),
+            "beyond": pa.array([large, huge], pa.uint64()),
+            "warehouse": pa.array([Decimal(large), None], pa.decimal128(38, 0)),
+            "vast": pa.array([Decimal(10**30), Decimal(1)], pa.decimal128(38, 0)),
+            "small": pa.array([Decimal(7), None], pa.decimal128(10, 0)),
+            "price": pa.array([Decimal("1.5"), None], pa.decimal128(10, 2)),
+            "clock": pa.array([time(9, 30), None], pa.time64("us")),
+        }
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    [first, second] = _table(tmp_path, "t.parquet").to_pylist()
+    assert first == {"unsigned": large, "beyond": str(large), "warehouse": large, "vast": str(10**30), "small": 7,
+                     "price": 1.5, "clock": "09:30:00.000000"}  # fmt: skip
+    assert second["beyond"] == str(huge) and [v for k, v in second.items() if k not in ("beyond", "vast")] == [None] * 5
+    bare = table.select(["warehouse"])
+    pq.write_table(bare, tmp_path / "t.parquet", write_statistics=False)
+    assert _table(tmp_path, "t.parquet").column("warehouse").to_pylist() == [str(large), None]
 
 
 def test_json_lines_take_the_widest_type_of_each_key(tmp_path):

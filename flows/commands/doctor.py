@@ -96,7 +96,7 @@ def _disk(settings: Settings) -> str:
 def _git(settings: Settings) -> str:
     from flows.provenance import read_provenance
 
-    commit = read_provenance(settings.root).commit
+    commit = read_provenance(settings.root, settings.data.source).commit
     return (
         "no clean commit: a model trained now cannot be reproduced exactly" if commit == "uncommitted" else commit[:12]
     )

@@ -146,8 +146,10 @@ def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
         rowless = cases["index"].isna()
         if rowless.any():
             case = cases[rowless].iloc[0]
-            raise UserError(f'The check {case["check"]} of "{case["column"]}" in model/schema.py failed as a whole: '
-                            f"{case['failure_case']}.") from None  # fmt: skip
+            whose = f' of "{case["column"]}"' if isinstance(case["column"], str) else ""
+            raise UserError(
+                f"The check {case['check']}{whose} in model/schema.py failed as a whole: {case['failure_case']}."
+            ) from None
         rows = cases["index"].to_numpy(dtype=np.int64)
         named = cases["column"].astype("str").to_numpy()
         return _reasons(rows, named, cases["check"].astype("str").to_numpy(), cases["failure_case"].astype("str"))

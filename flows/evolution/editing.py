@@ -80,6 +80,7 @@ def _rename(text: str, change: Change) -> str:
 def _retype(text: str, change: Change) -> str:
     name = change.column
     _refuse_ordered(text, name)
+    _refuse_mentioned(text, name)
     table = NULLABLE if change.nullable else {}
 
     def edit(now: str) -> str:

@@ -25,10 +25,12 @@ def check_leaks(settings: Settings, contract: Contract, frame: pd.DataFrame, hel
     Raises:
         UserError: one is not accepted.
     """
-    alarms, accept = find_alarms(contract, frame, held), settings.leakage.accept
+    accept = settings.leakage.accept
+    require_known(accept, contract)
+    alarms = find_alarms(contract, frame, held)
     if alarms:
         publish_table("leakage", [line | {"columns": ", ".join(line["columns"])} for line in settle(alarms, accept)])
-    warn_of_needless(alarms, accept, contract)
+    warn_of_needless(alarms, accept)
     require_accepted(alarms, accept)
     return tuple(alarms)
 
@@ -68,13 +70,25 @@ def require_accepted(alarms: Sequence[Alarm], accept: Mapping[str, str]) -> None
     )
 
 
-def warn_of_needless(alarms: Sequence[Alarm], accept: Mapping[str, str], contract: Contract) -> None:
-    """Log a line for each accepted column that raises no alarm or does not exist."""
-    alarmed = {name for alarm in alarms for name in alarm.columns}
+def require_known(accept: Mapping[str, str], contract: Contract) -> None:
+    """Check that every accepted name is a column's.
+
+    Raises:
+        UserError: one is not; names the nearest.
+    """
     known = [column.name for column in contract.columns]
+    for name in accept:
+        if name not in known:
+            raise UserError(
+                f'[leakage] accept in config.toml names "{name}", which is no column.{nearest(name, known)}'
+            )
+
+
+def warn_of_needless(alarms: Sequence[Alarm], accept: Mapping[str, str]) -> None:
+    """Log a line for each accepted column that raises no alarm."""
+    alarmed = {name for alarm in alarms for name in alarm.columns}
     for name in sorted(set(accept) - alarmed):
-        why = "raises no alarm: take it out" if name in known else f"is no column.{nearest(name, known)}"
-        log.warning('[leakage] accept in config.toml: "%s" %s', name, why)
+        log.warning('[leakage] accept in config.toml: "%s" raises no alarm: take it out', name)
 
 
 def _key(name: str) -> str:

@@ -13,7 +13,7 @@ from flows.sections import Problem
 MANY = 0.05  # a column with so many different values among its rows names things, such as households
 # Of the held-out rows, such a share and as many at least must have a value that training knows.
 COVERED, FEWEST = 0.9, 500
-COVERED_BY_NAMES, FEWEST_BY_NAMES = 0.4, 50
+COVERED_BY_NAMES, FEWEST_BY_NAMES = 0.1, 50
 SURE = 0.95  # from where on a column that names things tells the target
 SMOOTH = 0.1  # unless a tree on its values comes as near: then it measures something
 OF_EACH = 10

@@ -16,6 +16,7 @@ from flows.sources.raw import RawFile
 
 BATCH_ROWS = 65_536
 MOMENT = pa.timestamp("us")
+SAFE_DIGITS = 18  # of a decimal that an int64 holds whatever it is
 ORDER, DURATION = b"order", b"duration"  # what a field's metadata says that its plain type does not
 
 
@@ -31,7 +32,7 @@ class ParquetSource(FileSource):
         super().__init__(file, columns)
         with self._explain():
             footer = pq.read_metadata(file.path)
-            stored = _with_orders(footer.schema.to_arrow_schema(), file.path)
+            stored = _with_integers(_with_orders(footer.schema.to_arrow_schema(), file.path), footer)
         check_names(stored.names, self.uri)
         if footer.num_rows == 0:
             raise NoRows(f'"{self.uri}" has columns but no rows: name a file with rows.')
@@ -80,6 +81,8 @@ def _simplify_value(kind: pa.DataType) -> pa.DataType | None:
     types = pa.types
     if types.is_boolean(kind):
         return pa.bool_()
+    if types.is_time(kind):  # read as a duration from its text, as a database's is
+        return pa.string()
     if types.is_uint64(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_duration(kind):
         return pa.float64()
     if types.is_integer(kind):
@@ -101,6 +104,29 @@ def _with_orders(schema: pa.Schema, path: Path) -> pa.Schema:
         order = json.dumps(first.column(place).dictionary.to_pylist(), ensure_ascii=False)
         schema = schema.set(place, schema.field(place).with_metadata({ORDER: order}))
     return schema
+
+
+def _with_integers(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
+    """Return the file's schema, its unsigned and decimal columns of whole numbers as what holds them all exactly.
+
+    That is int64, or text where one is beyond it. Warehouses write their integers as decimals of 38 digits.
+    """
+    for place, field in enumerate(schema):
+        whole = pa.types.is_decimal(field.type) and field.type.scale == 0
+        if whole or pa.types.is_uint64(field.type):
+            fits = (whole and field.type.precision <= SAFE_DIGITS) or _fits_int64(footer, field.name)
+            schema = schema.set(place, field.with_type(pa.int64() if fits else pa.string()))
+    return schema
+
+
+def _fits_int64(footer: pq.FileMetaData, name: str) -> bool:
+    """Tell whether the footer says that all values of a column are within 64 bits."""
+    for group in (footer.row_group(number) for number in range(footer.num_row_groups)):
+        column = next(c for c in map(group.column, range(footer.num_columns)) if c.path_in_schema == name)
+        said = column.statistics
+        if said is None or not said.has_min_max or not all(-(2**63) <= end < 2**63 for end in (said.min, said.max)):
+            return False
+    return True
 
 
 def _is_text(kind: pa.DictionaryType) -> bool:
