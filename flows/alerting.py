@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from flows.secrets import redact
 from flows.sections import is_address
 from flows.settings import Settings
 from flows.store.files import locked, read_json, write_json
@@ -46,6 +47,7 @@ def alert(settings: Settings, kind: Kind, what: str, todo: str, key: str | None 
         todo: What to type or to look at.
         key: Alerts of the same key are one for `[alerts] repeat_hours`; default: the same kind and sentence.
     """
+    what = redact(what)  # it may be the text of any library's error
     digest = hashlib.sha256((key or f"{kind} {what}").encode()).hexdigest()
     made = {"kind": kind, "project": settings.project.name, "what": what, "todo": todo}
     made |= {"at": datetime.now(UTC).isoformat(), "id": uuid.uuid4().hex}

@@ -11,6 +11,7 @@ from flows.growing import grow
 from flows.mending import mend_snapshot
 from flows.naming import name_run
 from flows.progress import track
+from flows.secrets import unseen
 from flows.settings import Settings, load_settings
 from flows.sources import Reading, Source, Stream, open_source, read_through
 from flows.store.snapshots import Snapshot, Snapshots
@@ -38,6 +39,7 @@ def ingest(full: bool = False) -> str:
 
 
 @task(name="snapshot", cache_policy=NO_CACHE)
+@unseen()
 def take_snapshot(full: bool = False) -> Snapshot:
     """Write the source's rows as a snapshot, or find the one it gave before."""
     settings = load_settings()

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.contract.repeats import hash_table
+from flows.store.blocks import Block
 from flows.store.parquet import cast_table, unify
-from flows.store.snapshots import Block, Snapshot, Snapshots
+from flows.store.snapshots import Snapshot, Snapshots
 
 
 @dataclass(frozen=True)

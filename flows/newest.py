@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from flows.contract import Column, clean
 from flows.contract.repeats import hash_rows, hash_table
+from flows.store.blocks import Block
 from flows.store.parquet import arrange_table, unify
-from flows.store.snapshots import Block, Snapshot, Snapshots
+from flows.store.snapshots import Snapshot, Snapshots
 
 OLDEST = np.iinfo(np.int64).min  # of a row without a watermark
 

@@ -18,6 +18,7 @@ from flows.errors import UserError
 from flows.naming import name_run
 from flows.outputs import open_output, require_destination
 from flows.scoring import CHUNK, PREDICTION, Scorer
+from flows.secrets import unseen
 from flows.settings import Settings, load_settings
 from flows.sources import Reading, Source, open_source, read_through
 from flows.store.bundles import Bundle, open_bundle
@@ -63,6 +64,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
 
 
 @task(name="score", cache_policy=NO_CACHE)
+@unseen()
 def predict_file(settings: Settings, source: str, destination: str, version: str | None = None) -> dict[str, Any]:
     """Predict every row of `source` into `destination`; see the flow."""
     path = require_destination(settings.root / destination)

@@ -1,13 +1,24 @@
 """Secrets: `${NAME}` in a source is read from the environment or `.env`, and is only ever shown by its name."""
 
+import json
 import os
 import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-# A parameter's name; words of a query, `… WHERE token = 'x'`, are none.
-SECRET_NAME = re.compile(r"(?i)^\S*(token|secret|passw|pwd|api_?key|credential|signature)\S*$")
+# A parameter's name, its words parted by "_"; neither where a secret is, nor words of a query, `WHERE token = 'x'`.
+SECRET_NAME = re.compile(
+    r"(?i)(?!\S*_(file|location|path|url)$)"
+    r"(\S*(token|secret|passw|passphrase|pwd|api_?key|key_pem|credential|signature)\S*"
+    r"|(\S*_)?(sig|sas|pw|pass|jwt|auth|authorization|cookie)"
+    r"|(\S*_)?(access|account|auth|encryption|functions|master|private|signing|subscription)_?key|(x_)?key)"
+)
+WORDS = re.compile(r"[-.]|(?<=[a-z])(?=[A-Z])")  # where a name's words are parted otherwise
+WEB = re.compile(r"(?i)(rest\+)?https?")
 SHORTEST = 4  # a shorter value would blank out ordinary words
 _names: dict[str, str] = {}  # by the value that was filled in
 
@@ -29,20 +40,25 @@ def expand(text: str) -> str:
 
     def fill(found: re.Match[str]) -> str:
         value = os.environ[found[1]]
-        filled = quote(value, safe="") if "://" in text[: found.start()] else value
-        for form in (value, filled, *_passwords(value)):
-            _names[form] = found[1]
-        return filled
+        for secret in (value, *(inner for _, inner in _secrets(value))):
+            _names.update(dict.fromkeys(_forms(secret), found[1]))
+        return _quote(value) if "://" in text[: found.start()] else value
 
     return PLACEHOLDER.sub(fill, text)
 
 
-def _passwords(value: str) -> tuple[str, ...]:
-    """Return the password of a secret that is a whole address, as it stands there and as it is sent."""
-    if "://" not in value:
-        return ()
-    password = value.partition("://")[2].rpartition("@")[0].partition(":")[2]
-    return (password, unquote(password)) if password else ()
+def _forms(value: str) -> set[str]:
+    """Return a secret as it stands, and as it is sent and printed: of addresses, forms, JSON and Python."""
+    forms = {value, unquote(value), unquote_plus(value)}
+    for bare in tuple(forms):
+        for safe in ("", "/"):
+            forms |= {_quote(bare, safe), quote_plus(bare, safe, errors="surrogateescape")}
+        forms |= {json.dumps(bare)[1:-1], json.dumps(bare, ensure_ascii=False)[1:-1], repr(bare)[1:-1]}
+    return forms
+
+
+def _quote(text: str, safe: str = "") -> str:
+    return quote(text, safe=safe, errors="surrogateescape")  # what is no UTF-8 in the environment
 
 
 def redact(text: str) -> str:
@@ -53,12 +69,80 @@ def redact(text: str) -> str:
     return text
 
 
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Raise what fails, a library's fault too, without the secrets that its trace shows: Prefect would keep them.
+
+    Raises:
+        RuntimeError: the fault in words, where it itself says a secret.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_clean(error):
+            raise
+        if _is_clean(error, chain=False):  # what led to it is not
+            raise error from None
+        raise RuntimeError(redact(f"{type(error).__name__}: {error}")) from None
+
+
+def _is_clean(error: Exception, chain: bool = True) -> bool:
+    trace = "".join(traceback.format_exception(error, chain=chain))
+    return redact(trace) == trace
+
+
 def find_plain(uri: str) -> str | None:
     """Return what holds a secret in plain text in an address ("password", or a parameter's name), or None."""
-    if "://" not in uri:
-        return None
-    parts = urlsplit(PLACEHOLDER.sub("", uri))
-    if parts.password:
-        return "password"
-    given = (*parse_qsl(parts.query), *parse_qsl(parts.fragment))
-    return next((name for name, value in given if value and SECRET_NAME.search(name)), None)
+    return next((what for what, value in _secrets(uri) if PLACEHOLDER.sub("", value)), None)
+
+
+def _secrets(uri: str) -> Iterator[tuple[str, str]]:
+    """Yield what is a secret in an address, be it `${NAME}` or in plain text, and what that is called."""
+    scheme, mark, rest = uri.partition("://")
+    if not mark:
+        return
+    web = WEB.fullmatch(scheme)
+    # A database's password may hold a slash; on the web, what follows one is a path.
+    place = re.split(r"[/?#]" if web else r"[?#]", rest, maxsplit=1)[0]
+    user, _, password = place.rpartition("@")[0].partition(":")
+    if password and "/" not in user:
+        yield "password", password
+    elif web and user:
+        yield "user without a password", user
+    before, _, fragment = rest.partition("#")
+    for name, value in _pairs(before.partition("?")[2]):
+        if _names_secret(name):
+            yield name, value
+        yield from _inside(unquote_plus(value))
+    for name, value in _pairs(fragment):
+        if name == "header":
+            yield from _header(unquote(value))
+        elif _names_secret(name):
+            yield name, value
+
+
+def _pairs(query: str) -> Iterator[tuple[str, str]]:
+    """Yield the parameters of a query, the values as they stand."""
+    for part in query.split("&"):
+        name, _, value = part.partition("=")
+        yield unquote_plus(name), value
+
+
+def _inside(value: str) -> Iterator[tuple[str, str]]:
+    """Yield the secrets of a parameter that holds some of its own: `odbc_connect=DRIVER=…;PWD=…`."""
+    for part in value.split(";"):
+        name, equals, secret = part.partition("=")
+        if equals and _names_secret(name.strip()):
+            yield name.strip(), secret.strip()
+
+
+def _header(header: str) -> Iterator[tuple[str, str]]:
+    """Yield the secret of a header, `Authorization: Bearer …`, of which a `${NAME}` is all that is one."""
+    name, _, value = (part.strip() for part in header.partition(":"))
+    if _names_secret(name) or name.lower().endswith("key"):
+        found = PLACEHOLDER.search(value)
+        yield f"header {name}", found[0] if found else value.rpartition(" ")[2]
+
+
+def _names_secret(name: str) -> bool:
+    return SECRET_NAME.fullmatch(WORDS.sub("_", name)) is not None

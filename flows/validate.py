@@ -18,8 +18,9 @@ from flows.exclusive import exclusive
 from flows.naming import SHORT, name_run
 from flows.progress import track
 from flows.settings import Settings, load_settings
+from flows.store.blocks import Block
 from flows.store.files import digest_file, digest_json
-from flows.store.snapshots import Block, Snapshots
+from flows.store.snapshots import Snapshots
 from flows.store.validations import Latest, Validation, Validations
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ def check_snapshot(digest: str) -> Validation:
 
 def judge(settings: Settings, digest: str) -> Validation:
     """Return the validation of a snapshot, made unless it is there, and note that it is the one looked at last."""
-    name = validation_id(settings, digest)
-    found = Validations(settings.store_path).find(name) or validate_snapshot(settings, digest, name)
+    name, validations = validation_id(settings, digest), Validations(settings.store_path)
+    known = validations.find(name) if validations.has_rows(name) else None
+    found = known or validate_snapshot(settings, digest, name)
     Latest(settings.store_path).set(CHECKED, found.id)
     return found
 
@@ -137,7 +139,7 @@ def require_share(settings: Settings, validation: Validation) -> None:
     if validation.bad_share <= settings.data.max_bad_share and validation.bad < validation.rows:
         return
     worst = "; ".join(f"{reason} ({count:,} rows)" for reason, count in list(validation.reasons.items())[:5])
-    where = settings.show(Validations(settings.store_path).rows_path(validation.id))
+    where = settings.show(Validations(settings.store_path).find_rows(validation.id))
     raise UserError(
         f"{validation.bad:,} of {validation.rows:,} rows ({validation.bad_share:.1%}) break the contract, more than "
         f"max_bad_share = {settings.data.max_bad_share:.0%} allows: {worst}. They are in {where}: mend the data or "

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,10 +23,16 @@ from flows.distributions import Column
 from flows.errors import UserError
 from flows.references import Use, bundled, needed, registered, versions_of
 from flows.settings import Settings
+from flows.store import garbage
 from flows.store.files import locked, read_json, write_json
 from flows.store.garbage import find_garbage
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import Latest, Validation, Validations
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "YOUNG_SECONDS", 0)
 
 
 def rows(**columns: list[object] | np.ndarray) -> Iterator[pa.RecordBatch]:
@@ -104,8 +111,8 @@ def test_whatever_happened_and_wherever_it_stops_nothing_needed_goes(tmp_path_fa
     line = read_json(store / "snapshots" / "lines" / "key.json")
     kept = used | {line["snapshot"]} if line else used
     before = {digest: read(store, digest) for digest in kept}
-    garbage = find_garbage(store, used, set())
-    for path in garbage.files[:stop]:  # a crash midway
+    found = find_garbage(store, used, set())
+    for path in found.files[:stop]:  # a crash midway
         path.unlink()
     assert_nothing_dangles(store)
     find_garbage(store, used, set()).remove()
@@ -115,7 +122,7 @@ def test_whatever_happened_and_wherever_it_stops_nothing_needed_goes(tmp_path_fa
         if snapshot.digest in kept:
             assert Validations(store).bad_rows(Validations(store).get(validation).id).size == 0
     assert find_garbage(store, used, set()).files == ()
-    assert not any(one.digest in kept for one in garbage.snapshots)
+    assert not any(one.digest in kept for one in found.snapshots)
 
 
 def assert_nothing_dangles(store: Path) -> None:
@@ -136,10 +143,10 @@ def test_of_a_source_the_newest_snapshot_stays_and_the_others_go(tmp_path):
     names = [validate(tmp_path, one, "c") for one in (old, new)]
     for day, one in enumerate((old, new, other)):
         age(tmp_path, one, day)
-    garbage = find_garbage(tmp_path, set(), set())
-    assert [one.digest for one in garbage.snapshots] == [old.digest]
-    assert garbage.size > 0
-    garbage.remove()
+    found = find_garbage(tmp_path, set(), set())
+    assert [one.digest for one in found.snapshots] == [old.digest]
+    assert found.size > 0
+    found.remove()
     assert files_of(tmp_path) == {
         *(f"snapshots/{one.digest}.{end}" for one in (new, other) for end in ("json", "parquet")),
         "snapshots/sources/f2.json",
@@ -156,11 +163,59 @@ def test_parts_that_a_kept_snapshot_shares_stay_though_their_first_owner_goes(tm
     third = grow_by(tmp_path, second, 20, 1)
     for day, one in enumerate((first, second, third)):
         age(tmp_path, one, day)
-    garbage = find_garbage(tmp_path, set(), set())
-    garbage.remove()
-    assert [one.digest for one in garbage.snapshots] == [second.digest, first.digest]
+    found = find_garbage(tmp_path, set(), set())
+    found.remove()
+    assert [one.digest for one in found.snapshots] == [second.digest, first.digest]
     assert [row["a"] for row in read(tmp_path, third.digest)] == [10, 11, 20, 21]
     assert not (tmp_path / "snapshots" / f"{second.parts[0].dropped}.parquet").exists()
+
+
+def test_what_another_host_has_written_and_not_yet_named_stays_for_a_day(tmp_path, monkeypatch):
+    monkeypatch.setattr(garbage, "YOUNG_SECONDS", 3600)
+    old, new = (take(tmp_path, "data.csv", f"f{i}", a=[i, i]) for i in (1, 2))
+    for day, one in enumerate((old, new)):
+        age(tmp_path, one, day)
+    name = validate(tmp_path, new, "c")
+    (tmp_path / "quarantine" / f"{name}.json").unlink()  # as if it were about to be written
+    part = Snapshots(tmp_path).parts.write(rows(a=[3]))
+    assert part is not None
+    before = files_of(tmp_path)
+    find_garbage(tmp_path, set(), set()).remove()
+    assert files_of(tmp_path) == before | {f"snapshots/{part.digest}.parquet"}
+    for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
+        os.utime(path, (time.time() - 4000,) * 2)
+    assert Snapshots(tmp_path).parts.write(rows(a=[3])) == part  # wanted anew, it is young again
+    find_garbage(tmp_path, set(), set()).remove()
+    kept = {f"snapshots/{one}.parquet" for one in (new.digest, part.digest)}
+    assert files_of(tmp_path) == kept | {f"snapshots/{new.digest}.json", "snapshots/sources/f2.json"}
+
+
+def test_a_part_that_is_gone_is_said_and_never_recorded(tmp_path):
+    snapshots = Snapshots(tmp_path)
+    first = grow_by(tmp_path, None, 1, None)
+    second = grow_by(tmp_path, first, 10, 0)
+    part = snapshots.parts.write(rows(a=[20]))
+    assert part is not None and second.parts[0].dropped
+    for gone, kept in ((part.digest, second.parts), (second.parts[0].dropped, (*second.parts, part))):
+        path = snapshots.parts.place(gone)
+        content = path.read_bytes()
+        path.unlink()
+        before = files_of(tmp_path)
+        with pytest.raises(UserError, match=rf"file .*{gone}.parquet is missing: bring it back, or run `ml ingest"):
+            snapshots.record([*kept, part], "db", second)
+        assert files_of(tmp_path) == before
+        path.write_bytes(content)
+    snapshots.parts.place(second.parts[1].digest).unlink()
+    for use in (snapshots.schema, lambda digest: list(snapshots.blocks(digest))):
+        with pytest.raises(UserError, match="is missing"):
+            use(second.digest)
+
+
+@pytest.mark.parametrize("digest", ["*", "", "../x", "[a-f]", "zz", "ABC"])
+def test_what_is_no_digest_is_refused(project, digest):
+    take(project.store_path, "data.csv", a=[1])
+    with pytest.raises(UserError, match=r"is no digest: give the first characters"):
+        history.print_difference(digest, digest)
 
 
 def test_a_damaged_record_stops_the_removal(tmp_path):
@@ -196,7 +251,7 @@ def test_a_version_in_mlflow_keeps_its_snapshot(project, capsys):
     registry.client.create_registered_model(registry.name)
     made = registry.client.create_model_version(registry.name, "file:///none", tags={"data_digest": old.digest})
     history.collect(dry_run=False)
-    assert "Everything is needed" in capsys.readouterr().out
+    assert "Nothing to remove" in capsys.readouterr().out
     assert versions_of(registered(project)) == {old.digest: ["1"]}
     registry.client.delete_model_version(registry.name, made.version)
     history.collect(dry_run=True)

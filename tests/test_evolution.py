@@ -15,6 +15,7 @@ from flows.errors import UserError
 from flows.evolution import find_changes, propose
 from flows.init import initialize
 from flows.init.initialize import read_table
+from flows.settings import Settings
 from flows.sources import Reading, open_source
 
 NUMBERS = count()
@@ -314,6 +315,21 @@ def test_schema_edited_meanwhile_is_not_overwritten(tmp_path):
     with pytest.raises(UserError, match="was edited while"):
         replace_schema(path, b"before", "proposed")
     assert path.read_text(encoding="utf-8") == "mine"
+
+
+def test_nothing_changed_is_said_of_no_more_than_was_looked_at(project, monkeypatch, capsys):
+    from flows.commands import console, contract
+
+    data = {"source": "sample://?rows=20000", "target": "churned", "problem": "binary"}
+    settings = Settings(root=project, data=data)  # type: ignore[arg-type]
+    monkeypatch.setattr(console, "open_project", lambda: settings)
+    contract.print_changes()
+    monkeypatch.setitem(read_table.__globals__, "MOST_ROWS", 200)
+    contract.print_changes()
+    assert capsys.readouterr().out.splitlines() == [
+        "Nothing changed: the source is as model/schema.py says.",
+        "Nothing changed of its first 16,384 rows: they are as model/schema.py says.",
+    ]
 
 
 def test_commands_say_propose_and_apply(project, ml, render):

@@ -186,7 +186,14 @@ def test_a_part_that_another_host_collected_is_uploaded_again(two):
     assert len(list(Snapshots(other.store).batches(made.digest, ["x"]))) == 1
 
 
-def test_garbage_goes_from_the_store_also_where_this_host_never_had_it(hosts):
+def test_garbage_of_the_last_day_stays_in_the_store(hosts):
+    one, other = hosts("a"), hosts("b")
+    part = Snapshots(one.store).parts.write(pa.table({"x": [1]}).to_batches())
+    assert part is not None and find_garbage(other.store, set(), set()).files == ()
+
+
+def test_garbage_goes_from_the_store_also_where_this_host_never_had_it(hosts, monkeypatch):
+    monkeypatch.setattr("flows.store.garbage.YOUNG_SECONDS", 0)
     one, other = hosts("a"), hosts("b")
     old = Snapshots(one.store).write(pa.table({"x": [1]}).to_batches(), "s", "1")
     time.sleep(1.1)  # `created` is in seconds

@@ -150,7 +150,8 @@ def test_the_next_ingest_of_a_file_that_is_read_whole_keeps_the_mended_rows(made
     assert made.rows(more)[-1][2] == 40
 
 
-def test_collecting_garbage_keeps_what_the_next_ingest_mends(made):
+def test_collecting_garbage_keeps_what_the_next_ingest_mends(made, monkeypatch):
+    monkeypatch.setattr("flows.store.garbage.YOUNG_SECONDS", 0)
     bad = made.validate(made.ingest([*GOOD, *BAD]))
     take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}}))
     for path in made.snapshots.folder.glob("*.json"):

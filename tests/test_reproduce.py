@@ -4,20 +4,23 @@ import math
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pytest
+from mlflow.exceptions import MlflowException
 from template_support import commit_all, git
 
 from flows.errors import UserError
 from flows.provenance import Provenance, project_files, read_machine, read_provenance, tree_digest
 from flows.reproducing.compare import PREDICTIONS, compare_all, compare_figures, figures_of, other_packages
 from flows.reproducing.order import ENTRY, Order
-from flows.reproducing.record import require_snapshot
+from flows.reproducing.record import read_record, require_snapshot
 from flows.reproducing.tree import Origin, checked_out, find_origin
 from flows.reproducing.work import Worker, install, retrain
 from flows.settings import Settings, load_settings
 from flows.store.snapshots import Snapshots
+from flows.tracking import Registry
 
 MODEL = "model/estimator.py"
 BLANK: dict = {"base": None, "patch_digest": None, "packages": {}}
@@ -137,6 +140,43 @@ def test_record_names_python_machine_and_threads():
     assert about["threads"]["blas"] >= 1
     assert about["threads"]["openmp"] >= 1
     assert about["machine"]
+
+
+@pytest.fixture
+def registry(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """An MLflow with version 1, whose run has a record."""
+    import mlflow
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    made = Registry(settings)
+    with made.run("train", {"holdout": "{}"}) as run:
+        for name in ("provenance", "settings"):
+            mlflow.log_dict(BLANK | {"commit": "c"}, f"{name}.json")
+        made.register(f"runs:/{run}/model", None, run, {})
+    return made
+
+
+def test_record_that_is_not_whole_is_told_from_one_that_cannot_be_reached(registry, monkeypatch):
+    import mlflow.artifacts
+
+    assert read_record(registry, "1").origin.commit == "c"
+    artifacts = Path(unquote(urlsplit(registry.run_of("1").info.artifact_uri).path))
+
+    def fail(*_: object) -> None:
+        raise MlflowException("API request failed: connection refused")
+
+    with monkeypatch.context() as away:
+        away.setattr(mlflow.artifacts, "load_dict", fail)
+        with pytest.raises(UserError, match=r"MLflow cannot be reached at .*artifacts, where the record of version 1"):
+            read_record(registry, "1")
+    with monkeypatch.context() as away:
+        away.setattr(registry.client, "get_run", fail)
+        with pytest.raises(UserError, match="MLflow cannot be reached at sqlite:"):
+            read_record(registry, "1")
+    (artifacts / "settings.json").write_text("{", encoding="utf-8")
+    (artifacts / "provenance.json").unlink()
+    with pytest.raises(UserError, match=r"not whole: .* no provenance.json and no settings.json"):
+        read_record(registry, "1")
 
 
 def test_commit_is_checked_out_and_removed_again(root, folder):

@@ -1,11 +1,17 @@
 """Secrets: filled in to connect with, shown by their names."""
 
+import json
+import traceback
 from pathlib import Path
 
 import pytest
 
 from flows import secrets
+from flows.alerting import alert, waiting
+from flows.commands import stages
+from flows.commands.console import report_unexpected
 from flows.errors import UserError
+from flows.settings import Settings
 from flows.sources import Reading, open_source, refuse_plain, resolve
 
 
@@ -44,12 +50,130 @@ def test_a_name_that_is_not_set_is_said(tmp_path: Path) -> None:
         ("postgresql://ann:hunter2@host/db", "password"),
         ("sample://?api_key=hunter2", "api_key"),
         ("sample://?rows=5#access_token=hunter2", "access_token"),
+        ("az://lake/x.csv?sv=2024&sig=hunter2%3D", "sig"),
+        ("https://h/x?api-key=hunter2", "api-key"),
+        ("https://h/x?page=1&key=hunter2", "key"),
+        ("rest+https://h/x?auth=hunter2", "auth"),
+        ("https://h/x?accessToken=hunter2", "accessToken"),
+        ("https://h/x?SharedAccessKey=hunter2", "SharedAccessKey"),
+        ("https://hunter2@h/x", "user without a password"),
+        ("https://hunter2:@h/x", "user without a password"),
+        ("rest+http://hunter2@h:8080/x", "user without a password"),
+        ("postgresql://ann:hun/hunter2@host/db", "password"),
+        ("postgresql://ann:[hunter2@host/db", "password"),
+        ("mssql+pyodbc:///?odbc_connect=DRIVER%3D%7BODBC%7D%3BUID%3Dsa%3BPWD%3Dhunter2", "PWD"),
+        ("mssql+pyodbc://?odbc_connect=DRIVER={ODBC};UID=sa;Pwd = hunter2", "Pwd"),
+        ("kafka://h:1/t?group=g&ssl.key.pem=hunter2", "ssl.key.pem"),
+        ("https://h/x#header=Authorization: Bearer hunter2", "header Authorization"),
+        ("rest+https://h/x#records=a&header=X-Auth: hunter2", "header X-Auth"),
+        ("rest+https://h/x#header=Proxy-Authorization:%20hunter2", "header Proxy-Authorization"),
+        ("https://h/x#header=Cookie: hunter2", "header Cookie"),
+        ("https://h/x#header=X-Team-Key: hunter2", "header X-Team-Key"),
     ],
 )
 def test_a_secret_in_plain_text_is_refused_and_not_repeated(uri: str, what: str) -> None:
     with pytest.raises(UserError, match=what) as caught:
         refuse_plain(uri)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "rest+https://h/x?keyword=a&keys=b&sort_key=c&page=2&monkey=d&author=e&sign=f&bypass=g&primary_key=h#page=p",
+        "https://h:8080/users/@me?to=a@b",
+        "https://ann:${PW}@h/x",
+        "https://${TOKEN}@h/x?sig=${SIG}",
+        "postgresql://ann@host/db?sslkey=client.key&sslmode=require",
+        "postgresql://host:5432/db#SELECT * FROM t WHERE token = 'x' AND key = 'y;pwd=z'",
+        "mssql+pyodbc:///?odbc_connect=DRIVER%3DODBC%3BUID%3Dsa%3BPWD%3D${PW}",
+        "mysql://ann:${PW}@host/db?ssl_key=client.pem",
+        "bigquery://project?credentials_path=key.json",
+        "s3://lake/a:b@c.csv",
+        "kafka://h:1,i:2/t?group=a@b&ssl.key.location=x.pem&sasl.oauthbearer.token.endpoint.url=https://h/t",
+        "rest+https://h/x#header=Authorization: Bearer ${TOKEN}&header=Accept: text/csv&header=Cookie: a=${B}; c=d",
+        "data/token=x.csv",
+    ],
+)
+def test_what_is_no_secret_is_not_refused(uri: str) -> None:
+    refuse_plain(uri)
+
+
+@pytest.mark.parametrize("form", ["pl+anted%21/x", "pl+anted%21%2Fx", "pl%20anted%21/x"])
+def test_a_secret_is_known_as_forms_and_addresses_write_it(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setenv("API_TOKEN", "pl anted!/x")
+    resolve("https://h/x?key=${API_TOKEN}")
+    assert "anted" not in secrets.redact(f"Retrying after /x?key={form}&page=2")
+
+
+@pytest.mark.parametrize("secret", ['pl"anted\\x', "plänted\n'x"])
+def test_a_secret_is_known_as_json_and_python_write_it(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    monkeypatch.setenv("API_TOKEN", secret)
+    resolve("https://h/x?key=${API_TOKEN}")
+    written = (secret, json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret))
+    assert {secrets.redact(text).strip("'\"") for text in written} == {"${API_TOKEN}"}
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://h/x?page=2&key=pl+anted%21",
+        "https://h/x#header=Authorization: Bearer pl%20anted!",
+        "https://pl%20anted%21@h/x",
+        "mssql:///?odbc_connect=UID%3Dsa%3BPWD%3Dpl+anted%21",
+        "postgresql://ann:pl%20anted!@h/x",
+    ],
+)
+def test_of_a_secret_address_each_secret_is_known(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", address)
+    resolve("${DATABASE_URL}")
+    for form in ("pl anted!", "pl+anted%21", "pl%20anted%21"):
+        assert "anted" not in secrets.redact(f"refused: {form} of x")
+
+
+def test_a_fault_is_raised_without_the_secret_that_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "hunter 2!")
+    resolve("postgresql://ann:${DB_PASSWORD}@host/db")
+    for said, kind in (("no hunter%202%21", RuntimeError), ("refused", ValueError)):
+        with pytest.raises(kind) as caught, secrets.unseen():
+            try:
+                raise KeyError("hunter 2!")
+            except KeyError as error:
+                raise ValueError(said) from error
+        trace = "".join(traceback.format_exception(caught.value))
+        assert trace.count("hunter") == trace.count('KeyError("hunter 2!")')  # the line of this test alone
+    with pytest.raises(ZeroDivisionError) as whole, secrets.unseen():
+        raise ZeroDivisionError("nothing") from ValueError("why")
+    assert whole.value.__cause__ is not None
+
+
+def test_a_trace_is_kept_and_shown_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.toml").write_text('[project]\nname = "shop"\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DB_PASSWORD", "hunter 2!")
+    resolve("postgresql://ann:${DB_PASSWORD}@host/db")
+    assert report_unexpected(ValueError("refused: hunter%202%21")) == 1
+    [log] = (tmp_path / ".ml" / "logs").glob("error-*.log")
+    said = capsys.readouterr().err
+    assert "refused: ${DB_PASSWORD}" in said and "refused: ${DB_PASSWORD}" in log.read_text(encoding="utf-8")
+    assert "hunter" not in said + log.read_text(encoding="utf-8")
+
+
+def test_predict_refuses_a_plain_secret_before_prefect_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "open_project", lambda: pytest.fail("the flow was begun"))
+    with pytest.raises(UserError, match="password stands in plain text"):
+        stages.run_predict("postgresql://ann:hunter2@host/db#t", Path("out.csv"), None)
+
+
+def test_an_alert_says_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "hunter 2!")
+    resolve("postgresql://ann:${DB_PASSWORD}@host/db")
+    settings = Settings(root=tmp_path)
+    alert(settings, "run-failed", "The run failed: no hunter%202%21", "Look.")
+    [kept] = waiting(settings)
+    assert json.loads(kept.read_bytes())["what"] == "The run failed: no ${DB_PASSWORD}"
 
 
 def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -411,6 +411,15 @@ def test_secret_is_in_no_message_or_log(serve, pauses, monkeypatch, caplog):
         assert form not in everything and form not in caplog.text
 
 
+def test_secret_in_a_query_that_is_written_anew_is_in_no_log(serve, pauses, monkeypatch, caplog):
+    monkeypatch.setenv("API_TOKEN", "pl anted!x")
+    server = serve(lambda query, number: (500, {}, {}) if number == 2 else (200, {}, ROWS if number == 1 else []))
+    with caplog.at_level(logging.DEBUG):
+        assert _table(server.uri + "?key=${API_TOKEN}#page=p").num_rows == 25
+    assert "key=pl+anted%21x&p=2" in server.asked[1][0]
+    assert "Retry" in caplog.text and "anted" not in caplog.text
+
+
 def test_secret_that_is_not_set_is_named(serve):
     assert "needs NOT_SET_ANYWHERE" in _refusal(serve(_by_cursor).uri + "#header=X-Key: ${NOT_SET_ANYWHERE}")
 

@@ -92,7 +92,7 @@ def test_the_same_content_is_written_once_whatever_it_comes_from(tmp_path):
     assert second.digest == first.digest
     after = files_of(tmp_path)
     assert set(after) - set(before) == {"snapshots/sources/f2.json"}
-    assert {name: after[name] for name in before} == before
+    assert {name: after[name][1] for name in before} == {name: file for name, (_, file) in before.items()}
     assert snapshots.get(first.digest).source == "a.csv"
 
 
@@ -116,10 +116,11 @@ def test_a_snapshot_is_found_by_its_first_characters(tmp_path):
     snapshots = Snapshots(tmp_path)
     made = [snapshots.write(cut(table(seed=seed), [100]), "s", str(seed)).digest for seed in range(2)]
     assert snapshots.get(made[0][:12]).digest == made[0]
-    with pytest.raises(UserError, match="No such snapshot"):
-        snapshots.get("zz")
-    with pytest.raises(UserError, match="More than one such snapshot"):
-        snapshots.get("")
+    with pytest.raises(UserError, match=r"No such snapshot.*run `ml ingest`"):
+        snapshots.get("0" * 64)
+    (tmp_path / "snapshots" / f"{made[0][:12]}.json").write_bytes(b"")
+    with pytest.raises(UserError, match=r"More than one such snapshot.*give more characters"):
+        snapshots.get(made[0][:12])
 
 
 def test_a_source_without_rows_leaves_nothing(tmp_path):
@@ -360,6 +361,36 @@ def test_quarantined_rows_are_kept_raw_with_their_numbers_and_reasons(tmp_path):
     kept = pq.read_table(validations.rows_path("v"))
     assert kept.select(["id", "지역", "x"]).equals(rows.select(["id", "지역", "x"]))
     assert kept.column("_reasons").to_pylist() == [["x = 1: isin"], ["a", "b"]]
+
+
+def test_quarantined_rows_are_held_against_what_was_recorded_of_them(tmp_path, monkeypatch):
+    validations = Validations(tmp_path)
+    rows = table(10).take([3])
+
+    def write(name: str) -> None:
+        with validations.quarantine(name, rows.schema) as quarantine:
+            quarantine.add(rows, np.array([3]), pa.array([["bad"]]))
+            quarantine.finish(Validation(id=name, snapshot="s", rows=10, bad=1, reasons={}))
+
+    write("v")
+    write("other")
+    assert validations.get("v").digest == digest_file(validations.find_rows("v"))
+    path = tmp_path / "quarantine" / "v.parquet"
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"v.parquet was changed or damaged.* remove it and run `ml validate` again"):
+        validations.bad_rows("v")
+    path.unlink()
+    with pytest.raises(UserError, match=r"v.parquet is missing.* run `ml validate` again"):
+        validations.bad_rows("v")
+    path.write_bytes(good)
+    looked: list[Path] = []
+    monkeypatch.setattr("flows.store.parts.digest_file", lambda path: looked.append(path) or digest_file(path))
+    assert [validations.bad_rows("v").tolist() for _ in range(2)] == [[3], [3]]
+    assert looked == [path]
+    record = tmp_path / "quarantine" / "other.json"
+    write_json(record, {k: v for k, v in read_json(record).items() if k != "digest"})  # as older versions wrote it
+    assert validations.get("other").digest is None and validations.bad_rows("other").tolist() == [3]
 
 
 def test_an_unknown_validation_and_a_stage_that_has_not_run_are_said(tmp_path):

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from flows.environment import prepare
 from flows.errors import UserError
+from flows.secrets import redact
 from flows.settings import Settings, find_root, load_settings
 from flows.store.reach import refresh
 
@@ -76,7 +77,7 @@ def report_unexpected(error: Exception) -> int:
     """Keep the trace of a fault that is not the user's, print where, and return the exit status."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return report_error(UserError(f"{FULL}."))
-    lines = "".join(traceback.format_exception(error))
+    lines = redact("".join(traceback.format_exception(error)))
     try:
         path = find_root() / ".ml" / "logs" / f"error-{datetime.now(UTC):%Y%m%d-%H%M%S}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def report_unexpected(error: Exception) -> int:
         where = f"The trace is in {path}."
     except (OSError, UserError):
         where = lines
-    first = str(error).strip().splitlines() or [""]
+    first = redact(str(error)).strip().splitlines() or [""]
     errors.print(
         f"[bold red]Unexpected {type(error).__name__}:[/] {escape(first[0][:500])} {escape(where)}", soft_wrap=True
     )

@@ -23,12 +23,13 @@ def print_changes(source: Source = None) -> None:
     """Say how the source differs from model/schema.py; exit with 1 if it does."""
     from flows.commands.console import console, open_project
 
-    changes = _find(open_project(), source)
+    changes, first = _find(open_project(), source)
     for change in changes:
         console.print(str(change), markup=False, soft_wrap=True)
     if changes:
         raise typer.Exit(1)
-    console.print("Nothing changed: the source is as model/schema.py says.")
+    told = f" of its first {first:,} rows: they are" if first else ": the source is"
+    console.print(f"Nothing changed{told} as model/schema.py says.", soft_wrap=True)
 
 
 @contract_app.command("update")
@@ -43,7 +44,7 @@ def update(
 
     settings = open_project()
     before = (settings.root / SCHEMA_PATH).read_bytes()
-    changes = _find(settings, source)
+    changes, _ = _find(settings, source)
     proposal = propose(before.decode("utf-8"), changes)
     for line in (*map(str, changes), *proposal.left):
         errors.print(line, markup=False, soft_wrap=True)
@@ -69,8 +70,8 @@ def replace_schema(path: Path, before: bytes, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def _find(settings: "Settings", source: str | None) -> "list[Change]":
-    """Return what changed in the first million rows or so."""
+def _find(settings: "Settings", source: str | None) -> "tuple[list[Change], int | None]":
+    """Return what changed in the first million rows or so, and how many these are where there are more."""
     from flows.contract import load_contract
     from flows.evolution import find_changes
     from flows.init.initialize import read_table
@@ -81,5 +82,6 @@ def _find(settings: "Settings", source: str | None) -> "list[Change]":
         uri = source if "://" in source else str(Path(source).expanduser().absolute())
     contract = load_contract(settings)
     opened = open_source(uri, Reading(root=settings.root, fetch=settings.fetch))
-    table, _ = read_table(opened)
-    return find_changes(contract, table, bool(getattr(opened, "typed", True)))
+    table, limited = read_table(opened)
+    changes = find_changes(contract, table, bool(getattr(opened, "typed", True)))
+    return changes, len(table) if limited else None

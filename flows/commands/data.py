@@ -33,7 +33,7 @@ def diff(before: Digest, after: Digest) -> None:
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove data that no model version needs and no ingest goes on from."""
+    """Remove data that no model version needs, no ingest goes on from, and that is at least a day old."""
     from flows.commands.history import collect
 
     collect(dry_run)

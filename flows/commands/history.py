@@ -139,7 +139,7 @@ def _find(settings: Settings) -> Garbage:
 def _print_garbage(settings: Settings, garbage: Garbage, size: int, dry_run: bool) -> None:
     verb = "would go" if dry_run else "removed"
     if not garbage.files:
-        console.print("Everything is needed: nothing to remove.")
+        console.print("Nothing to remove: everything is needed, or less than a day old.")
         return
     if garbage.snapshots:
         table = _table("snapshots, newest first (UTC)", "digest", "rows", "when")

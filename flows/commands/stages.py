@@ -15,6 +15,7 @@ from flows.exclusive import only_one
 from flows.provenance import installed_packages
 from flows.server import prefect_server
 from flows.settings import Settings
+from flows.sources import refuse_plain
 from flows.store.champion import read_champion
 
 WARM = {  # what a stage will import anyway, imported while the server starts
@@ -57,7 +58,12 @@ def run_pipeline(breaking: bool) -> None:
 
 
 def run_predict(source: str, destination: Path, version: str | None) -> None:
-    """Predict the rows of a source and print how many."""
+    """Predict the rows of a source and print how many.
+
+    Raises:
+        UserError: the source holds a secret in plain text, which Prefect would keep, or cannot be read.
+    """
+    refuse_plain(source)
     settings = open_project()
     done = _run(settings, "predict", {"source": source, "destination": str(destination), "version": version})
     console.print(

@@ -93,7 +93,7 @@ def _write_order(settings: Settings, registry: Registry, recorded: Recorded, sna
     files = [name for part in snapshot.parts for name in (part.digest, part.dropped) if name]
     data = [here / "snapshots" / name for name in (f"{snapshot.digest}.json", *(f"{f}.parquet" for f in files))]
     validation = recorded.tags["validation"]
-    rows = [Validations(here).rows_path(validation), Validations(here).folder / f"{validation}.json"]
+    rows = [Validations(here).find_rows(validation), Validations(here).folder / f"{validation}.json"]
     for path in [*data, *(path for path in rows if path.exists())]:
         link = store / path.relative_to(here)
         link.parent.mkdir(parents=True, exist_ok=True)

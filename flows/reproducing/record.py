@@ -1,9 +1,13 @@
 """What is recorded of a version, read back from MLflow."""
 
 import json
+import os
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from flows.connection import show_uri
 from flows.errors import UserError
 from flows.provenance import Provenance
 from flows.reproducing.compare import Figure, figures_of
@@ -51,10 +55,13 @@ def read_record(registry: Registry, version: str) -> Recorded:
     """Return what MLflow has of a version.
 
     Raises:
-        UserError: there is no such version, or its record is not whole.
+        UserError: there is no such version, MLflow cannot be reached, or the record is not whole.
     """
-    run = registry.run_of(version)
-    said = {name: _read(run, f"{name}.json") for name in ("provenance", "settings", "verdict", "basis")}
+    with _reaching(version, os.environ.get("MLFLOW_TRACKING_URI", "")):
+        run = registry.run_of(version)
+    with _reaching(version, run.info.artifact_uri):
+        there = {file.path for file in registry.client.list_artifacts(run.info.run_id)}
+        said = {name: _read(run, f"{name}.json", there) for name in ("provenance", "settings", "verdict", "basis")}
     if lost := [f"{name}.json" for name in ("provenance", "settings") if said[name] is None]:
         raise UserError(
             f"The record of version {version} is not whole: its run {run.info.run_id} in MLflow has no "
@@ -89,13 +96,31 @@ def require_snapshot(settings: Settings, digest: str) -> Snapshot:
     return snapshot
 
 
-def _read(run: Any, name: str) -> dict[str, Any] | None:
-    """Return an artifact of a run, None where it has no such."""
+@contextmanager
+def _reaching(version: str, uri: str) -> Iterator[None]:
+    """Say where MLflow cannot be asked: its stores fail by errors of many libraries."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"MLflow cannot be reached at {show_uri(uri)}, where the record of version {version} is "
+            f"({type(error).__name__}): see that it answers, and run the command again."
+        ) from None
+
+
+def _read(run: Any, name: str, there: Container[str]) -> dict[str, Any] | None:
+    """Return an artifact of a run, None where it has no such, or one that is damaged."""
     from mlflow.artifacts import load_dict
     from mlflow.exceptions import MlflowException
 
+    if name not in there:
+        return None
     try:
         found: dict[str, Any] = load_dict(f"{run.info.artifact_uri}/{name}")
-    except (MlflowException, OSError):
-        return None
+    except MlflowException as error:
+        if error.error_code == "BAD_REQUEST":  # it came, and is no JSON
+            return None
+        raise
     return found

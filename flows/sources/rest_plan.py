@@ -6,12 +6,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from flows.errors import UserError, nearest
-from flows.secrets import PLACEHOLDER, SECRET_NAME
+from flows.secrets import PLACEHOLDER
 
 REPEATED = ("header", "drop")
 NUMBERS = ("first", "step")
 NEEDS = {"param": "next", "first": "page", "step": "page"}
-NAMES_A_SECRET = ("authorization", "proxy-authorization", "cookie")
 
 
 @dataclass(frozen=True)
@@ -78,15 +77,9 @@ def _check(uri: str, values: dict[str, list[str]]) -> None:
         if name in values and needed not in values:
             raise UserError(f'"{uri}" gives {name} without {needed}: add {needed}=…, or leave {name} out.')
     for header in values.get("header", []):
-        name, colon, value = header.partition(":")
+        name, colon, _ = header.partition(":")
         if not colon or not name.strip():
             raise UserError(f'A header in the source\'s address has no name: write "header=Name: value" ({uri[:40]}…).')
-        secret = name.strip().lower() in NAMES_A_SECRET or SECRET_NAME.search(name.replace("-", "_"))
-        if secret and not PLACEHOLDER.search(value):
-            raise UserError(
-                f"The source's header {name.strip()} stands in plain text: write ${{NAME}} in its place, and NAME=… "
-                "in .env or in the environment."
-            )
 
 
 def _convert(uri: str, name: str, given: list[str]) -> Any:

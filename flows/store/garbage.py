@@ -2,9 +2,11 @@
 
 Kept are the snapshots that are asked for, the newest of each source, and the one that each source is read on from;
 with them their files and validations. A snapshot lists all its files, so that it needs nothing of its parent's record.
+What is young stays too: another host or project may have written it just now, and not yet what names it.
 """
 
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import Validation, Validations
 
 T = TypeVar("T", bound=BaseModel)
+YOUNG_SECONDS = 24 * 3600.0
 NAME = re.compile(r"[0-9a-f]{64}")
 
 
@@ -83,13 +86,14 @@ def find_garbage(store: Path, snapshots: set[str], validations: set[str]) -> Gar
     """
     source = Snapshots(store)
     known = all_snapshots(source)
-    kept = snapshots | _read_on_from(source.folder) | _newest(known)
+    until = time.time() - YOUNG_SECONDS
+    kept = snapshots | _read_on_from(source.folder) | _newest(known) | _young(source.folder, until)
     gone = [snapshot for snapshot in known if snapshot.digest not in kept]
     notes = _notes(source.folder, {s.digest for s in known if s.digest in kept})
-    records, rows = _quarantines(store, kept, validations)
+    records, rows = _quarantines(store, kept, validations | _young(Validations(store).folder, until), until)
     manifests = [source.folder / f"{snapshot.digest}.json" for snapshot in gone]
     named = kept | _mended(source.folder)
-    parts = _parts(source.folder, [snapshot for snapshot in known if snapshot.digest in kept], named)
+    parts = _parts(source.folder, [snapshot for snapshot in known if snapshot.digest in kept], named, until)
     small = {path: path.stat().st_size for path in (*notes, *records, *manifests)}
     return Garbage(tuple(gone), small | rows | parts)
 
@@ -97,6 +101,11 @@ def find_garbage(store: Path, snapshots: set[str], validations: set[str]) -> Gar
 def _read_on_from(folder: Path) -> set[str]:
     lines = [read_json(path) or {} for path in sorted((folder / "lines").glob("*.json"))]
     return {line["snapshot"] for line in lines if "snapshot" in line}
+
+
+def _young(folder: Path, until: float) -> set[str]:
+    """Return what the records that were written after `until` are named by."""
+    return {path.stem for path in folder.glob("*.json")} - {path.stem for path in sizes(folder, "*.json", until)}
 
 
 def _newest(known: Iterable[Snapshot]) -> set[str]:
@@ -122,7 +131,9 @@ def _notes(folder: Path, kept: set[str]) -> list[Path]:
     return [path for path in found if read_json(path) not in kept]
 
 
-def _quarantines(store: Path, kept: set[str], validations: set[str]) -> tuple[list[Path], dict[Path, int]]:
+def _quarantines(
+    store: Path, kept: set[str], validations: set[str], until: float
+) -> tuple[list[Path], dict[Path, int]]:
     """Return the records of validations that may go, and the quarantined rows."""
     folder = Validations(store).folder
     records, needed = [], set()
@@ -131,11 +142,11 @@ def _quarantines(store: Path, kept: set[str], validations: set[str]) -> tuple[li
             needed.add(path.stem)
         else:
             records.append(path)
-    return records, {path: size for path, size in sizes(folder, "*.parquet").items() if path.stem not in needed}
+    return records, {path: size for path, size in sizes(folder, "*.parquet", until).items() if path.stem not in needed}
 
 
-def _parts(folder: Path, snapshots: Iterable[Snapshot], kept: set[str]) -> dict[Path, int]:
+def _parts(folder: Path, snapshots: Iterable[Snapshot], kept: set[str], until: float) -> dict[Path, int]:
     """Return the files that none of `snapshots` has; a file that bears a needed name stays, recorded or not."""
     needed = kept | {name for s in snapshots for part in s.parts for name in (part.digest, part.dropped) if name}
-    files = {path: size for path, size in sizes(folder, "*.parquet").items() if NAME.fullmatch(path.stem)}
+    files = {path: size for path, size in sizes(folder, "*.parquet", until).items() if NAME.fullmatch(path.stem)}
     return {path: size for path, size in files.items() if path.stem not in needed}

@@ -85,10 +85,11 @@ class Mirror:
         for one in sorted(names, key=lambda n: not n.endswith(f"/{LAST}")):
             self.objects.delete(one)
 
-    def sizes(self, folder: Path, pattern: str) -> dict[Path, int]:
-        """Return the sizes of the files in a folder of the store that match."""
-        found = {self.folder / name: about.size for name, about in self.objects.list(self._name(folder)).items()}
-        return {path: size for path, size in found.items() if path.parent == folder and path.match(pattern)}
+    def sizes(self, folder: Path, pattern: str, until: float) -> dict[Path, int]:
+        """Return the sizes of the files in a folder of the store that match and are not known to be younger."""
+        found = self.objects.list(self._name(folder))
+        old = {self.folder / n: about.size for n, about in found.items() if (about.modified or 0) <= until}
+        return {path: size for path, size in old.items() if path.parent == folder and path.match(pattern)}
 
     @contextmanager
     def uploading(self, made: Path, target: Path) -> Iterator[None]:

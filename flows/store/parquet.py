@@ -64,10 +64,14 @@ def cast_table(table: pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
     if table.schema.equals(schema):
         return table
     arrays = [
-        table.column(field.name).cast(field.type) if field.name in table.schema.names else pa.nulls(rows, field.type)
+        _cast(table.column(field.name), field.type) if field.name in table.schema.names else pa.nulls(rows, field.type)
         for field in schema
     ]
     return pa.table(arrays, schema=schema)
+
+
+def _cast(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    return values.cast(kind, safe=not pa.types.is_floating(kind))  # an integer is never refused
 
 
 def _common(one: pa.DataType, other: pa.DataType, large: bool) -> pa.DataType:

@@ -1,7 +1,8 @@
 """The files of snapshots: Parquet, named by the SHA-256 of their bytes."""
 
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from pydantic import BaseModel
 from flows.errors import UserError
 from flows.store.files import digest_file, publish, scratch
 from flows.store.parquet import large_columns, unify, write_rows
-from flows.store.reach import fetch, is_published
+from flows.store.reach import fetch, is_published, sizes
 
 ROW = "_row"
-_whole: set[Path] = set()  # files whose bytes this process has held against their names
+TOLD = ("The snapshot's file", "run `ml ingest --full`")  # what messages call a part, and what makes it again
+_whole: set[tuple[Path, str]] = set()  # files whose bytes this process has held against their digests
 
 
 class Part(BaseModel):
@@ -34,6 +36,35 @@ class Part(BaseModel):
     drops: int = 0
 
 
+def require_whole(path: Path, digest: str | None, what: str, again: str) -> None:
+    """Check that a file is there, and hold its bytes against their SHA-256, once in a process.
+
+    Args:
+        path: The file.
+        digest: The SHA-256; None where the bytes are not to be looked at.
+        what: What messages call it.
+        again: What makes it again.
+
+    Raises:
+        UserError: it is missing, or its bytes are no longer what they were.
+    """
+    if not path.exists():
+        raise _missing(path, what, again)
+    if digest is None or (path, digest) in _whole:
+        return
+    if digest_file(path) != digest:
+        raise UserError(f"{what} {path} was changed or damaged: bring it back, or remove it and {again}.")
+    _whole.add((path, digest))
+
+
+def _missing(path: Path, what: str, again: str) -> UserError:
+    return UserError(f"{what} {path} is missing: bring it back, or {again}.")
+
+
+def _names(part: Part) -> list[str]:
+    return [digest for digest in (part.digest, part.dropped) if digest]
+
+
 class Parts:
     """The files in one folder."""
 
@@ -46,8 +77,14 @@ class Parts:
         return self.folder / f"{digest}.parquet"
 
     def path(self, digest: str) -> Path:
-        """Return where a file is, to be opened."""
-        return fetch(self.place(digest))
+        """Return where a file is, to be opened.
+
+        Raises:
+            UserError: it is missing.
+        """
+        path = fetch(self.place(digest))
+        require_whole(path, None, *TOLD)
+        return path
 
     def has(self, digest: str) -> bool:
         """Tell whether a file is there."""
@@ -96,22 +133,26 @@ class Parts:
         Raises:
             UserError: a file is missing, or its bytes are no longer what they were.
         """
-        for digest in filter(None, (part.digest, part.dropped)):
-            path = self.path(digest)
-            if path in _whole:
-                continue
-            if not path.exists():
-                raise UserError(f"The snapshot's file {path} is missing: bring it back, or run `ml ingest --full`.")
-            if digest_file(path) != digest:
-                raise UserError(
-                    f"The snapshot's file {path} was changed or damaged: bring it back, or remove it and run "
-                    "`ml ingest --full`."
-                )
-            _whole.add(path)
+        for digest in _names(part):
+            require_whole(self.path(digest), digest, *TOLD)
+
+    def require(self, parts: Iterable[Part]) -> None:
+        """Check that all files are there; their bytes are not looked at.
+
+        Raises:
+            UserError: one is missing.
+        """
+        there = {path.stem for path in sizes(self.folder, "*.parquet")}
+        for digest in (digest for part in parts for digest in _names(part)):
+            if digest not in there:
+                raise _missing(self.place(digest), *TOLD)
 
     def _keep(self, made: Path) -> str:
         """Give the file at `made` its name."""
         digest = digest_file(made)
+        place = self.place(digest)
         if not self.has(digest):
-            publish(made, self.place(digest))
+            publish(made, place)
+        with suppress(OSError):  # wanted anew, it is as good as new for who collects what is old
+            os.utime(place)
         return digest

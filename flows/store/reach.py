@@ -3,6 +3,7 @@
 Of a folder that mirrors nothing, which is any without `attach`, nothing here costs more than a look into a dictionary.
 """
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -41,8 +42,8 @@ class Elsewhere(Protocol):
         """Remove a file, or a folder with its files."""
         ...
 
-    def sizes(self, folder: Path, pattern: str) -> dict[Path, int]:
-        """Return the sizes of a folder's files that match."""
+    def sizes(self, folder: Path, pattern: str, until: float) -> dict[Path, int]:
+        """Return the sizes of a folder's files that match and did not change after `until`."""
         ...
 
 
@@ -120,8 +121,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sizes(folder: Path, pattern: str) -> dict[Path, int]:
-    """Return by path, in order, the sizes of a folder's files that match, those that are elsewhere only too."""
+def sizes(folder: Path, pattern: str, until: float = math.inf) -> dict[Path, int]:
+    """Return by path, in order, the sizes of a folder's files that match, those that are elsewhere only too.
+
+    Args:
+        folder: The folder.
+        pattern: What the files' names match.
+        until: Only files that did not change after it, in seconds since 1970, as far as the store tells.
+    """
     if found := elsewhere_of(folder):
-        return found.sizes(folder, pattern)
-    return {path: path.stat().st_size for path in sorted(folder.glob(pattern))}
+        return found.sizes(folder, pattern, until)
+    states = {path: path.stat() for path in sorted(folder.glob(pattern))}
+    return {path: state.st_size for path, state in states.items() if state.st_mtime <= until}

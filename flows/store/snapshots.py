@@ -5,8 +5,8 @@ part, and bears its name. One that grew names its parent, whose parts it shares;
 are left out by their numbers.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from pydantic import BaseModel
 
 from flows.audit import utc_now
 from flows.errors import UserError
+from flows.store.blocks import Block
 from flows.store.files import digest_json, read_json, write_bytes, write_json
-from flows.store.parquet import arrange_table, cast_table
 from flows.store.parts import Part, Parts
 from flows.store.reach import is_published
 
@@ -52,48 +52,6 @@ class Snapshot(BaseModel):
             self.parts = (Part(digest=self.digest, rows=self.rows),)
 
 
-@dataclass(frozen=True)
-class Block:
-    """Up to a row group of a snapshot's rows.
-
-    Attributes:
-        start: The number of its first row in the snapshot.
-        rows: How many rows it has.
-        part: Where they are.
-        place: Which of the snapshot's parts this is.
-        numbers: Their numbers there.
-    """
-
-    start: int
-    rows: int
-    part: Part
-    place: int
-    numbers: np.ndarray
-    _file: pq.ParquetFile
-    _group: int
-    _offset: int
-    _schema: pa.Schema
-
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows as they were read, with just `columns` where they are given.
-
-        A column may be of another type than in other blocks: a cast could lose what was written.
-        """
-        names = self._schema.names if columns is None else columns
-        present = [name for name in names if name in self._file.schema_arrow.names]
-        table = self._file.read_row_group(self._group, columns=present)
-        stored = self._file.metadata.row_group(self._group).num_rows
-        table = arrange_table(table, names, stored)
-        if self.rows == stored:
-            return table
-        return table.take(pa.array(self.numbers - self._offset))
-
-    def read_alike(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows in the types that hold those of all blocks."""
-        names = self._schema.names if columns is None else columns
-        return cast_table(self.read(names), pa.schema([self._schema.field(name) for name in names]), self.rows)
-
-
 class Snapshots:
     """The snapshots of one store."""
 
@@ -106,12 +64,17 @@ class Snapshots:
         """Return the snapshot named by `digest` or by its first characters.
 
         Raises:
-            UserError: there is none, or more than one.
+            UserError: there is none, or more than one, or this is no digest.
         """
+        if not re.fullmatch("[0-9a-f]+", digest):
+            raise UserError(f'"{digest}" is no digest: give the first characters of one that `ml data log` shows.')
         found = sorted(self.folder.glob(f"{digest}*.json"))
-        if len(found) != 1:
-            known = "no such snapshot" if not found else "more than one such snapshot"
-            raise UserError(f"{known.capitalize()} in {self.folder}: {digest}; run `ml ingest` to make one.")
+        if len(found) > 1:
+            raise UserError(
+                f"More than one such snapshot in {self.folder}: {digest}; give more characters of its digest."
+            )
+        if not found:
+            raise UserError(f"No such snapshot in {self.folder}: {digest}; run `ml ingest` to make one.")
         return Snapshot.model_validate_json(found[0].read_bytes())
 
     def by_fingerprint(self, fingerprint: str | None) -> Snapshot | None:
@@ -144,8 +107,13 @@ class Snapshots:
     def record(
         self, parts: Iterable[Part], source: str, parent: Snapshot | None = None, watermark: Any = None
     ) -> Snapshot:
-        """Record a snapshot of `parts`, which are written already, or find that it is there already."""
+        """Record a snapshot of `parts`, which are written already, or find that it is there already.
+
+        Raises:
+            UserError: a file of them is gone: another host or project may have collected it as garbage.
+        """
         kept = tuple(parts)
+        self.parts.require(kept)
         alone = len(kept) == 1 and kept[0].dropped is None and parent is None
         content = [[part.digest, part.dropped] for part in kept] + [parent.digest if parent else None]
         snapshot = Snapshot(

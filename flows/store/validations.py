@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from flows.errors import UserError
-from flows.store.files import publish, read_json, scratch, write_bytes, write_json
-from flows.store.parts import ROW
-from flows.store.reach import fetch
+from flows.store.files import digest_file, publish, read_json, scratch, write_bytes, write_json
+from flows.store.parts import ROW, require_whole
+from flows.store.reach import fetch, is_published
 
 REASONS = "_reasons"
 
@@ -27,6 +27,7 @@ class Validation(BaseModel):
         rows: Rows checked.
         bad: Rows quarantined.
         reasons: How many cells failed, by `column: check`, most first.
+        digest: The SHA-256 of the file of the quarantined rows; None in older records.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Validation(BaseModel):
     rows: int
     bad: int
     reasons: dict[str, int]
+    digest: str | None = None
 
     @property
     def bad_share(self) -> float:
@@ -80,13 +82,29 @@ class Validations:
             yield quarantine
             quarantine.close()
             if quarantine.validation is not None:
+                quarantine.validation.digest = digest_file(made)
                 publish(made, place)
                 record = quarantine.validation.model_dump_json(indent=1)
                 write_bytes(self.folder / f"{name}.json", record.encode())
 
-    def rows_path(self, name: str) -> Path:
-        """Return where the quarantined rows of a validation are, to be opened."""
+    def has_rows(self, name: str) -> bool:
+        """Tell whether the quarantined rows of a validation are there."""
+        return is_published(self._place(name))
+
+    def find_rows(self, name: str) -> Path:
+        """Return where the quarantined rows of a validation are, or would be."""
         return fetch(self._place(name))
+
+    def rows_path(self, name: str) -> Path:
+        """Return where the quarantined rows of a validation are, to be opened.
+
+        Raises:
+            UserError: the file is missing, or its bytes are no longer what they were.
+        """
+        path = self.find_rows(name)
+        record = self.find(name)
+        require_whole(path, record.digest if record else None, "The quarantined rows' file", "run `ml validate` again")
+        return path
 
     def _place(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"
