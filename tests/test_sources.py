@@ -75,6 +75,16 @@ def test_kinds_decide_how_columns_are_read(tmp_path):
     assert table.column("t").to_pylist() == ["007", None]
 
 
+def test_what_stands_in_quotes_is_a_text_where_that_is_asked_for(tmp_path):
+    _write(tmp_path / "t.csv", 'a,b,c\n1,"NA",1\n,"",2\n3,,3\n"4",NA,4\n')
+    for read in ("t.csv", "t*.csv"):
+        source = open_source(read, Reading({"a": "integer", "b": "text"}, tmp_path, quoted=True))
+        table = read_through(source, lambda batches: pa.Table.from_batches(list(batches)))
+        assert table.column("a").to_pylist() == [1, None, 3, 4]
+        assert table.column("b").to_pylist() == ["NA", "", None, None]
+    assert _table(tmp_path, "t.csv", {"a": "integer"}).column("b").to_pylist() == [None] * 4
+
+
 @pytest.mark.parametrize("text", ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A", '""'])
 def test_null_values_are_missing_in_texts_and_numbers(tmp_path, text):
     _write(tmp_path / "t.csv", f"t,n\nx,1\n{text},{text}\n")
