@@ -1,6 +1,7 @@
 """Batch prediction: every row of any source, in order, with its prediction or with the reasons why it has none."""
 
 import json
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from compiling_support import PLAN, PROBLEMS, REGION, boosting, fit, nasty_frame
 from flows.compiling import compile_model
 from flows.contract import Contract, encode
 from flows.errors import UserError
+from flows.outputs import open_output
 from flows.predict import free_names, predict, predict_file
 from flows.scoring import Scorer
 from flows.settings import Settings
@@ -183,6 +185,44 @@ def test_json_lines_hold_null_where_json_has_no_number(project):
     predict_file.fn(project.settings, "in.parquet", "out.jsonl")
     rows = [json.loads(line) for line in (project.root / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["n"] for row in rows] == [None, None, 1.0]
+
+
+NASTY = {
+    "number": pa.array([1.5, np.nan, None, -np.inf, -0.0]),
+    "narrow": pa.array([0.1, None, 1e30, np.inf, 3], pa.float32()),
+    "large": pa.array([2**64 - 1, 0, None, 1, 2], pa.uint64()),
+    "integer": pa.array([-(2**63), 2**63 - 1, 2**53 + 1, 1, 2]),
+    "gaps": pa.array([None, 2**53 + 1, 2**63 - 1, None, 0]),
+    "truth": pa.array([True, None, False, True, True]),
+    "한글": pa.array(["서울", "\0\u2028", '"q\\/', "", None]),
+    "wide": pa.array(["a", None, "é", "\U0001f600", "x"], pa.large_string()),
+    "kinds": pa.array(["a", "b", None, "a", "a"]).dictionary_encode(),
+    "day": pa.array([date(2024, 1, 1), None, date(1, 1, 1), date(9999, 12, 31), date(2000, 2, 29)]),
+    "hour": pa.array([time(1, 2, 3, 4), None, time(0), time(23, 59), time(5)]),
+    "moment": pa.array([0, None, 1, 10**15, -(62135596800 * 10**6)], pa.timestamp("us")),
+    "nanos": pa.array([1, None, 10**18, 0, -1], pa.timestamp("ns")),
+    "zone": pa.array([0, None, 10**15, 1, -(2 * 10**15)], pa.timestamp("us", "Asia/Seoul")),  # of 1906: +08:27:52
+    "span": pa.array([1, None, 10**12, 0, 5], pa.duration("ns")),
+    "nothing": pa.nulls(5),
+}
+
+
+def test_json_lines_hold_each_value_as_python_writes_it(tmp_path):
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and not np.isfinite(value):
+            return None
+        return value.isoformat() if hasattr(value, "isoformat") else value
+
+    table = pa.table(NASTY)
+    output = open_output(tmp_path / "out.jsonl", table.schema)
+    output.write_table(table)
+    output.write_table(table.slice(3))
+    output.close()
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+    assert len(rows) == 7 and list(rows[0]) == table.column_names
+    for name, values in NASTY.items():
+        expected = [plain(value) for value in values.to_pylist()]
+        assert repr([row[name] for row in rows]) == repr(expected + expected[3:]), name
 
 
 def test_labels_are_written_as_the_type_they_had(project):

@@ -1,16 +1,18 @@
 """JSON Lines: one object per line. Every value is looked at, so a column's type never surprises late."""
 
 import io
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
 from itertools import islice
 
 import pyarrow as pa
 
 from flows.errors import UserError
 from flows.sources.files import FileSource, NoRows, check_names
+from flows.sources.json_columns import JsonReader
+from flows.sources.json_text import parse
 from flows.sources.raw import explain_damage, explain_encoding
-from flows.sources.records import BATCH_ROWS, Kinds, Row, flatten, parse, to_batch
+from flows.sources.records import BATCH_ROWS, Kinds, Row, flatten
 
 LONGEST_LINE = 16 << 20  # characters
 
@@ -22,8 +24,8 @@ class JsonLinesSource(FileSource):
     def schema(self) -> pa.Schema:
         """Names and types, from all lines."""
         kinds = Kinds()
-        for row in self._rows():
-            kinds.add(row)
+        for lines in self._parts():
+            kinds.add(self._reader.columns(list(lines.values()), partial(self._flatten, lines)))
         if not kinds.names():
             raise NoRows(f'"{self.uri}" has no rows: it needs one JSON object on each line.')
         schema = kinds.schema(self.columns)
@@ -33,24 +35,37 @@ class JsonLinesSource(FileSource):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `flows.sources.Source`."""
-        schema, rows = self.schema, self._rows()
-        while part := list(islice(rows, BATCH_ROWS)):
-            yield to_batch(part, schema, self.uri)
+        schema = self.schema
+        for lines in self._parts():
+            yield self._reader.batch(list(lines.values()), schema, self.uri, partial(self._flatten, lines))
 
-    def _rows(self) -> Iterator[Row]:
-        """Yield each line's object, flat."""
+    @cached_property
+    def _reader(self) -> JsonReader:
+        return JsonReader()
+
+    def _parts(self) -> Iterator[dict[int, str]]:
+        """Yield some lines after the other, by their numbers."""
+        lines = self._lines()
+        while part := dict(islice(lines, BATCH_ROWS)):
+            yield part
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        """Yield each line that is not blank, with its number."""
         with explain_damage(self.uri), self.file.open() as stream:
             lines = io.TextIOWrapper(stream, encoding="utf-8-sig")
             try:
-                for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), ""), start=1):
+                for number, line in enumerate(iter(partial(lines.readline, LONGEST_LINE), ""), start=1):
                     if len(line) == LONGEST_LINE:
                         raise UserError(
                             f'Line {number} of "{self.uri}" is too long: write one JSON object on each line.'
                         )
-                    if line.strip():
-                        yield self._parse(number, line)
+                    if not line.isspace():
+                        yield number, line
             except UnicodeDecodeError:
                 raise explain_encoding(self.file) from None
+
+    def _flatten(self, lines: Mapping[int, str]) -> list[Row]:
+        return [self._parse(number, line) for number, line in lines.items()]
 
     def _parse(self, number: int, line: str) -> Row:
         try:

@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from flows.errors import UserError
 from flows.sources import Reading, require_library
+from flows.sources.json_text import parse
 from flows.sources.kafka_address import Address, connect, split_uri
 from flows.sources.kafka_trouble import explain, explain_lost
-from flows.sources.records import Row, flatten, parse
+from flows.sources.records import Row, flatten
 from flows.sources.spool import Pages, RecordSource
 
 MESSAGES = 5_000  # asked of librdkafka at once

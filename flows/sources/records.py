@@ -1,10 +1,12 @@
 """Records: JSON objects, flattened, that become Arrow batches of one schema."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flows.errors import UserError
 from flows.sources import Columns
@@ -13,7 +15,15 @@ from flows.sources.fitting import EXACT, LADDERS
 
 BATCH_ROWS = 16_384
 LONGEST = 2**63
+NESTED = frozenset((dict, list))
+OF_PYTHON = {bool: "boolean", int: "integer", float: "number", str: "text"}
+OF_ARROW = {pa.bool_(): "boolean", pa.int64(): "integer", pa.float64(): "number", pa.string(): "text"}
 Row = dict[str, Any]
+Lists = Mapping[str, Sequence[Any] | pa.Array]  # the values of each column, None where missing
+
+
+class Unusual(Exception):
+    """Some values are not certainly what was written: they are to be looked at one by one."""
 
 
 class Kinds:
@@ -23,12 +33,10 @@ class Kinds:
         """Begin with no columns."""
         self._seen: dict[str, set[str]] = {}
 
-    def add(self, row: Row) -> None:
-        """Look at every value of a row."""
-        for name, value in row.items():
-            seen = self._seen.setdefault(name, set())
-            if value is not None:
-                seen.add(_kind_of(value))
+    def add(self, columns: Lists) -> None:
+        """Look at every value of some rows."""
+        for name, values in columns.items():
+            self._seen.setdefault(name, set()).update(_kinds_of(values))
 
     def names(self) -> set[str]:
         """Return the columns so far."""
@@ -60,64 +68,64 @@ def flatten(record: Row, uri: str, place: str, dropped: Sequence[str] = ()) -> R
     Raises:
         UserError: it holds a list, or two values of one name.
     """
-    row: Row = {}
-    for name, value in _members(record, "", dropped):
-        if isinstance(value, list):
-            raise UserError(f'{place} of "{uri}" has a list in "{name}": write it as plain values, or leave it out.')
-        if name in row:
-            check_names([*row, name], uri)
-        row[name] = value
+    if not dropped and NESTED.isdisjoint(map(type, record.values())):
+        return record
+    names: list[str] = []
+    values: list[Any] = []
+    try:
+        _unfold(record, "", dropped, names, values)
+    except RecursionError:
+        raise UserError(f'{place} of "{uri}" has objects in objects without end: leave them out.') from None
+    row = dict(zip(names, values, strict=True))
+    if len(row) < len(names):
+        check_names(names, uri)
+    if list in map(type, values):
+        name = next(name for name, value in row.items() if isinstance(value, list))
+        raise UserError(f'{place} of "{uri}" has a list in "{name}": write it as plain values, or leave it out.')
     return row
 
 
-def parse(text: str | bytes, uri: str) -> Any:
-    """Return the JSON value in `text`.
-
-    Raises:
-        UserError: an object has one name twice.
-        ValueError: it is no JSON.
-    """
-
-    def build(pairs: list[tuple[str, Any]]) -> Row:
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            check_names([name for name, _ in pairs], uri)
-        return made
-
-    try:
-        return json.loads(text, object_pairs_hook=build)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+def by_name(rows: Sequence[Row]) -> Lists:
+    """Return flat rows as columns, in the order in which their names come first."""
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain.from_iterable(rows))}
 
 
-def to_batch(rows: Sequence[Row], schema: pa.Schema, uri: str) -> pa.RecordBatch:
-    """Return flat rows in the types of `schema`; a name that a row lacks is missing there."""
+def to_batch(columns: Lists, rows: int, schema: pa.Schema, uri: str) -> pa.RecordBatch:
+    """Return the columns of `rows` rows in the types of `schema`; one that they lack is missing in each."""
     arrays = []
     for field in schema:
         try:
-            arrays.append(pa.array([_convert(row.get(field.name), field.type) for row in rows], field.type))
+            arrays.append(_to_array(columns.get(field.name, [None] * rows), field.type))
         except UnicodeEncodeError:
             raise UserError(f'A text in "{field.name}" of "{uri}" is no Unicode (half a \\u pair): mend it.') from None
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _members(record: Row, prefix: str, dropped: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _unfold(record: Row, prefix: str, dropped: Sequence[str], names: list[str], values: list[Any]) -> None:
     for key, value in record.items():
         name = prefix + key
         if name in dropped:
             continue
-        if isinstance(value, dict):
-            yield from _members(value, f"{name}.", dropped)
+        if type(value) is dict:
+            _unfold(value, f"{name}.", dropped, names, values)
         else:
-            yield name, value
+            names.append(name)
+            values.append(value)
 
 
-def _kind_of(value: Any) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int):
-        return "integer" if abs(value) <= EXACT else "large" if abs(value) < LONGEST else "huge"
-    return "number" if isinstance(value, float) else "text"
+def _kinds_of(values: Sequence[Any] | pa.Array) -> set[str]:
+    """Return the kinds of some values; of integers that of the largest, which rules them all."""
+    if isinstance(values, pa.Array):
+        kinds = {OF_ARROW[values.type]} if values.null_count < len(values) else set()
+        bounds = pc.min_max(values).as_py() if "integer" in kinds else {}
+    else:
+        kinds = {OF_PYTHON[kind] for kind in set(map(type, values)) - {type(None)}}
+        whole = [value for value in values if type(value) is int] if "integer" in kinds else [0]
+        bounds = {"min": min(whole), "max": max(whole)}
+    if "integer" in kinds:
+        largest = max(bounds["max"], -bounds["min"])
+        kinds.add("integer" if largest <= EXACT else "large" if largest < LONGEST else "huge")
+    return kinds
 
 
 def _choose(kind: str | None, seen: set[str]) -> pa.DataType:
@@ -132,8 +140,16 @@ def _choose(kind: str | None, seen: set[str]) -> pa.DataType:
     return pa.float64() if seen <= {"integer", "number"} else pa.string()
 
 
-def _convert(value: Any, kind: pa.DataType) -> Any:
-    """Return a value as its column's type takes it; `""` and NaN stay what validation makes of them."""
-    if value is None or not pa.types.is_string(kind):
-        return value
-    return value if isinstance(value, str) else json.dumps(value)
+def _to_array(values: Sequence[Any] | pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return values as their column's type takes them; `""` and NaN stay what validation makes of them.
+
+    Raises:
+        Unusual: an Arrow array's numbers are to be text, as they were written.
+    """
+    if isinstance(values, pa.Array):
+        if pa.types.is_string(kind) and pa.types.is_floating(values.type) and values.null_count < len(values):
+            raise Unusual
+        return values.cast(kind)
+    if pa.types.is_string(kind) and not set(map(type, values)) <= {str, type(None)}:
+        values = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+    return pa.array(values, kind)

@@ -16,7 +16,7 @@ from flows.errors import UserError
 from flows.secrets import redact
 from flows.sections import Fetch
 from flows.sources import resolve
-from flows.sources.records import parse
+from flows.sources.json_text import parse
 from flows.sources.rest_trouble import Trouble, check_status, explain
 
 PASSING = (429, 500, 502, 503, 504)

@@ -1,9 +1,9 @@
 """What is fetched only once, page by page, waits in a local file until the types of all its rows are known."""
 
-import json
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from flows.progress import Ticker
 from flows.sources import Reading, Retyped
 from flows.sources.files import check_names
 from flows.sources.fitting import LADDERS
-from flows.sources.records import BATCH_ROWS, Kinds, Row, to_batch
+from flows.sources.json_columns import JsonReader
+from flows.sources.json_text import parse, write
+from flows.sources.records import BATCH_ROWS, Kinds, Row, by_name
 
 HELD_BYTES = 64 << 20  # as much is fetched before the first batch is yielded, so that most surprises stay inside
 Pages = Iterator[list[Row]]
@@ -74,6 +76,7 @@ class Spool:
         weakref.finalize(self, self._file.close)
         self._pages, self._uri, self._columns = pages, uri, reading.columns
         self._kinds = Kinds()
+        self._reader = JsonReader()
         self._rows = self._size = 0
         self._ticker = Ticker("rows fetched")
         self.failed = False
@@ -106,9 +109,12 @@ class Spool:
                     pass
                 raise Retyped(self._uri)
             self._file.seek(start)
-            rows = [json.loads(line) for line in islice(self._file, BATCH_ROWS)]
-            start, done = self._file.tell(), done + len(rows)
-            yield to_batch(rows, schema, self._uri)
+            lines = [line.decode() for line in islice(self._file, BATCH_ROWS)]
+            start, done = self._file.tell(), done + len(lines)
+            yield self._reader.batch(lines, schema, self._uri, partial(self._parse, lines))
+
+    def _parse(self, lines: list[str]) -> list[Row]:
+        return [parse(line, self._uri) for line in lines]
 
     def _fetch(self) -> bool:
         """Add the next page; return False where there is none."""
@@ -122,11 +128,10 @@ class Spool:
         return page is not None
 
     def _add(self, page: list[Row]) -> None:
-        for row in page:
-            self._kinds.add(row)
+        self._kinds.add(by_name(page))
         try:
             self._file.seek(self._size)
-            self._file.write(b"".join(json.dumps(row).encode() + b"\n" for row in page))
+            self._file.write(b"".join(write(row) + b"\n" for row in page))
             self._file.flush()
         except OSError as error:
             raise UserError(
