@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from flows.contract import Column, Contract, clean, require_columns
-from flows.errors import UserError
+from flows.errors import UserError, nearest
 from flows.newest import Choice, Keys, choose, rows_of
 from flows.progress import track
 from flows.settings import Settings
@@ -94,6 +94,13 @@ def find_keys(settings: Settings, contract: Contract, source: Source) -> Keys:
         )
     if settings.data.watermark is None:
         return Keys(identity, None)
+    names = [column.name for column in contract.columns]
+    if settings.data.watermark not in names:
+        known = nearest(settings.data.watermark, names) or f" It has: {', '.join(names)}."
+        raise UserError(
+            f'[data] watermark in config.toml names "{settings.data.watermark}", which is no column of '
+            f"model/schema.py.{known}"
+        )
     column = contract.column(settings.data.watermark)
     if column.kind not in ("integer", "number", "date"):
         raise UserError(

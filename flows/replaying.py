@@ -63,8 +63,10 @@ def judge_again(settings: Settings, before: Validation) -> Again:
     """Hold the snapshot of a validation against the contract as it is now; the next run finds the outcome.
 
     Raises:
-        UserError: the contract is the one that put the rows into quarantine.
+        UserError: there are no such rows, or the contract is the one that put them into quarantine.
     """
+    if not before.bad:
+        raise UserError(f"No rows of validation {before.id} are in quarantine: there is nothing to judge again.")
     if validation_id(settings, before.snapshot) == before.id:
         raise UserError(
             f"model/schema.py is the one that put these {before.bad:,} rows into quarantine: mend it, or write the "

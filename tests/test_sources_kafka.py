@@ -127,6 +127,16 @@ def test_position_stays_until_all_is_read(cluster, monkeypatch):
     assert source.position == {"0": 4, "1": 3, "2": 3, "3": 0}
 
 
+def test_message_that_is_no_object_is_passed_over_where_the_address_says_so(cluster):
+    cluster.send("mixed", [{"id": 0}, "oops", {"id": 2}], partition=1)
+    assert "&skip=1:1" in _refusal(cluster.uri("mixed"))
+    source = open_source(cluster.uri("mixed") + "&skip=1:1", PATIENT)
+    source.resume(None)
+    assert [row["id"] for row in _read(source)] == [0, 2] and source.position["1"] == 3
+    with pytest.raises(UserError, match="skip=PARTITION:OFFSET"):
+        open_source(cluster.uri("mixed") + "&skip=1", PATIENT)
+
+
 def test_nothing_new_is_no_rows_and_no_error(cluster):
     cluster.send("quiet", [{"id": 1}], partition=0)
     source = open_source(cluster.uri("quiet"), PATIENT)

@@ -395,7 +395,7 @@ def test_quarantined_rows_are_held_against_what_was_recorded_of_them(tmp_path, m
 
 def test_an_unknown_validation_and_a_stage_that_has_not_run_are_said(tmp_path):
     assert Validations(tmp_path).find("v") is None
-    with pytest.raises(UserError, match="run `ml validate` first"):
+    with pytest.raises(UserError, match="`ml validate` makes one"):
         Validations(tmp_path).get("v")
     with pytest.raises(UserError, match="run `ml train` first"):
         Latest(tmp_path).get("train")

@@ -22,7 +22,8 @@ FULL = (
     "The disk is full, and nothing was left half-written: make room where the store is (ML_STORE, default .ml/store; "
     "`ml data gc` removes snapshots that nobody needs) and in .ml, and run the command again"
 )
-console = Console(highlight=False)
+PIPED = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # 80 columns would cut tables in a log
+console = Console(highlight=False, width=PIPED)
 errors = Console(stderr=True, highlight=False)
 
 

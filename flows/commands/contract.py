@@ -49,6 +49,8 @@ def update(
     for line in (*map(str, changes), *proposal.left):
         errors.print(line, markup=False, soft_wrap=True)
     diff = compare(settings.root, {SCHEMA_PATH: proposal.text})
+    if not changes:
+        console.print("Nothing changed: model/schema.py stays as it is.")
     if diff:
         console.print(diff, markup=False, soft_wrap=True)
     if diff and apply:

@@ -155,9 +155,9 @@ def _print_garbage(settings: Settings, garbage: Garbage, size: int, dry_run: boo
 def _table(title: str, *names: str) -> Table:
     table = Table(title=title, title_justify="left")
     for name in names:
-        folds = name in ("when", "watermark", "versions")  # so that a narrow terminal leaves room for the source
+        short = name in ("digest", "parent", "rows", "distance")  # the others fold where a terminal is narrow
         table.add_column(
-            name, no_wrap=not folds, overflow="fold", justify="right" if name in ("rows", "distance") else "left"
+            name, no_wrap=short, overflow="fold", justify="right" if name in ("rows", "distance") else "left"
         )
     return table
 

@@ -129,8 +129,11 @@ class KafkaSource(RecordSource):
         raise UserError(explain(error, self.uri))
 
     def _row(self, message: Any) -> list[Row]:
-        """Return a message's row; none of a message without a value, which marks a deleted key."""
+        """Return a message's row; none of one that is passed over, or has no value, which marks a deleted key."""
         value, place = message.value(), f"Offset {message.offset()} of partition {message.partition()}"
+        number = f"{message.partition()}:{message.offset()}"
+        if number in self._address.skip:
+            return []
         if value is None:
             self.tombstones += 1
             return []
@@ -139,7 +142,10 @@ class KafkaSource(RecordSource):
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise UserError(f'{place} of "{self.uri}" is no JSON object: have producers write {{"name": value, …}}.')
+            raise UserError(
+                f'{place} of "{self.uri}" is no JSON object: have producers write {{"name": value, …}}, and pass this '
+                f"message over by &skip={number} in the address."
+            )
         return [flatten(record, self.uri, place, self._address.drop)]
 
 

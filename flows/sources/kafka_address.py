@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,7 @@ class Address:
         group: The group of readers whose offsets are committed.
         settings: librdkafka's, by name.
         drop: Members of the records that are left out, dotted where nested.
+        skip: Messages that are passed over, as `partition:offset`.
     """
 
     servers: str
@@ -40,6 +42,7 @@ class Address:
     group: str
     settings: Mapping[str, str] = field(repr=False)
     drop: tuple[str, ...] = ()
+    skip: frozenset[str] = frozenset()
 
 
 def split_uri(uri: str) -> Address:
@@ -54,16 +57,18 @@ def split_uri(uri: str) -> Address:
     for part in filter(None, query.split("&")):
         name, _, value = part.partition("=")
         given.setdefault(name, []).append(unquote(value))
-    drop, groups = given.pop("drop", []), given.pop("group", [])
+    drop, skip, groups = given.pop("drop", []), given.pop("skip", []), given.pop("group", [])
     if not servers or not topic or "/" in topic or len(groups) != 1 or not groups[0]:
         raise UserError(f'"{uri}" is no address of a topic: write kafka://host:9092/topic?group=name.')
+    if wrong := [one for one in skip if not re.fullmatch(r"[0-9]+:[0-9]+", one)]:
+        raise UserError(f'"{uri}" skips "{wrong[0]}", which is no message: write skip=PARTITION:OFFSET, such as 3:67.')
     for name, values in given.items():
         if len(values) > 1:
             raise UserError(f'"{uri}" gives {name} twice: keep one.')
         if name in OURS:
             raise UserError(f'"{uri}" sets {name}, which is not to be set: write {OURS[name]}.')
     settings = {name: values[0] for name, values in given.items()}
-    return Address(servers, unquote(topic), groups[0], settings, tuple(drop))
+    return Address(servers, unquote(topic), groups[0], settings, tuple(drop), frozenset(skip))
 
 
 class Topic:

@@ -63,7 +63,10 @@ class Validations:
         """
         found = self.find(name)
         if found is None:
-            raise UserError(f"There is no validation {name} in {self.folder}: run `ml validate` first.")
+            raise UserError(
+                f"There is no validation {name} in {self.folder}: `ml quarantine list` names those there are, "
+                "and `ml validate` makes one."
+            )
         return found
 
     def recent(self) -> list[tuple[datetime, Validation]]:
