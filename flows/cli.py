@@ -7,6 +7,7 @@ import typer
 
 from flows.commands import contract, data, delivery, loop, operate, quarantine, reproduce
 from flows.errors import UserError
+from flows.secrets import may_be_address
 
 HELP = """Train, check, deploy and serve this project's model.
 
@@ -158,12 +159,12 @@ def doctor() -> None:
 
 def _absolute(source: str) -> str:
     """Return a path on the command line as seen from here; another kind of source as it is."""
-    return source if "://" in source else str(Path(source).expanduser().absolute())
+    return source if may_be_address(source) else str(Path(source).expanduser().absolute())
 
 
 def _from_root(source: str, root: Path) -> str:
     """Return a path on the command line as `config.toml` holds it: relative to the project where it lies inside."""
-    if "://" in source:
+    if may_be_address(source):
         return source
     path = Path(_absolute(source))
     path = path.parent.resolve() / path.name  # as `root` is; the file itself may be a link to elsewhere

@@ -61,6 +61,11 @@ def _quote(text: str, safe: str = "") -> str:
     return quote(text, safe=safe, errors="surrogateescape")  # what is no UTF-8 in the environment
 
 
+def may_be_address(source: str) -> bool:
+    """Tell whether a source is an address, or begins with a secret, which may hold one."""
+    return "://" in source or PLACEHOLDER.match(source) is not None
+
+
 def redact(text: str) -> str:
     """Return `text` with every secret that was filled in anywhere replaced by its `${NAME}`."""
     for value in sorted(_names, key=len, reverse=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import secrets
+from flows import cli, secrets
 from flows.alerting import alert, waiting
 from flows.commands import stages
 from flows.commands.console import report_unexpected
@@ -165,6 +165,11 @@ def test_predict_refuses_a_plain_secret_before_prefect_is_told(monkeypatch: pyte
     monkeypatch.setattr(stages, "open_project", lambda: pytest.fail("the flow was begun"))
     with pytest.raises(UserError, match="password stands in plain text"):
         stages.run_predict("postgresql://ann:hunter2@host/db#t", Path("out.csv"), None)
+
+
+@pytest.mark.parametrize("source", ["${DATABASE_URL}", "${DATABASE_URL}#t", "https://h/x", "postgresql://${A}@h/db"])
+def test_a_secret_that_is_a_whole_address_is_no_path_on_the_command_line(source: str, tmp_path: Path) -> None:
+    assert cli._absolute(source) == cli._from_root(source, tmp_path) == source
 
 
 def test_an_alert_says_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,11 +77,12 @@ def _find(settings: "Settings", source: str | None) -> "tuple[list[Change], int 
     from flows.contract import load_contract
     from flows.evolution import find_changes
     from flows.init.initialize import read_table
+    from flows.secrets import may_be_address
     from flows.sources import Reading, open_source
 
     uri = settings.data.source
     if source is not None:
-        uri = source if "://" in source else str(Path(source).expanduser().absolute())
+        uri = source if may_be_address(source) else str(Path(source).expanduser().absolute())
     contract = load_contract(settings)
     opened = open_source(uri, Reading(root=settings.root, fetch=settings.fetch))
     table, limited = read_table(opened)
