@@ -226,6 +226,16 @@ def test_dates_are_read_only_where_day_and_month_can_be_told_apart(project):
     assert _check_own_source(project, report).empty
 
 
+def test_a_group_among_the_texts_that_are_ignored_is_doubted(project):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"fare": rng.normal(size=1500), "가구": [f"가구 {i:05}" for i in range(1500)]})
+    frame["y"] = np.where(frame["fare"] + rng.normal(size=1500) > 0.7, "yes", "no")
+    twins = frame.sample(frac=0.4, random_state=1)
+    report = _init(project, pd.concat([frame, twins.assign(fare=twins["fare"] + 0.001)], ignore_index=True))
+    assert [doubt for doubt in report.doubts if "가구" in doubt and "give it the role group" in doubt]
+    assert _field(report, "가구").role == "ignored"
+
+
 def test_copy_of_a_number_is_named_as_leak(project):
     amount = np.random.default_rng(1).lognormal(3, 1, 2000)
     report = _init(project, pd.DataFrame({"copy": amount * 3, "x": amount % 1, "amount": amount}), "amount")

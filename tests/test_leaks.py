@@ -123,6 +123,21 @@ def test_a_column_that_is_missing_for_one_class_alone_is_named(seed):
     assert named(search(frame, target, problem, seed, **KEYS)) == {("alone", frozenset({"leak"}))}
 
 
+@pytest.mark.parametrize("name", ["flag", "letter", "number", "several", "Korean"])
+def test_a_code_for_the_class_is_named_though_one_row_in_fifty_is_wrong(name):
+    frame, target, problem = churn(0)
+    rng = np.random.default_rng(5)
+    said = (frame[target] == "yes") ^ (rng.random(len(frame)) < 0.02)
+    codes = {
+        "flag": said,
+        "letter": np.where(said, "A", "B"),
+        "number": said.astype(int) * 7 + 1,
+        "several": np.where(said, rng.choice(["A", "C"], len(frame)), rng.choice(["B", "D"], len(frame))),
+        "Korean": np.where(said, "탈퇴", "유지"),
+    }
+    assert named(search(frame.assign(leak=codes[name]), target, problem, **KEYS)) == {("alone", frozenset({"leak"}))}
+
+
 @pytest.mark.parametrize("form", OF_NUMBERS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_number_in_another_form_is_named(seed, form):
@@ -183,6 +198,16 @@ def test_a_group_that_nobody_declared_is_named(table, seed, text):
     frame[target] = frame[target].groupby(numbers).transform("first")  # a household shares its target
     frame["household"] = [f"h{n}" for n in numbers] if text else numbers
     assert named(search(frame, target, problem, seed, **KEYS)) == {("group", frozenset({"household"}))}
+
+
+def test_a_group_of_some_rows_only_is_named():
+    """A fifth of the customers have a second row, whose numbers are a little other."""
+    frame, target, problem = churn(0)
+    frame = frame.assign(household=[f"가구 {number}" for number in range(len(frame))])
+    twins = frame.sample(frac=0.2, random_state=1)
+    twins = twins.assign(fare=twins["fare"] + 0.01, miles=twins["miles"] + 0.02, ride=twins["ride"] + len(frame))
+    both = pd.concat([frame, twins], ignore_index=True)
+    assert named(search(both, target, problem, **KEYS)) == {("group", frozenset({"household"}))}
 
 
 def test_a_declared_group_is_no_alarm_nor_one_whose_members_differ():

@@ -230,6 +230,22 @@ def test_project_that_lay_elsewhere_is_told(root, folder):
         pass
 
 
+@pytest.mark.parametrize("source", ["data/rows.csv", "data", "data/*.csv", "data/**/*.csv", "./data/rows.csv"])
+def test_data_that_changed_is_no_change_of_the_project(root, source):
+    (root / "data").mkdir()
+    (root / "data" / "rows.csv").write_text("a\n1\n", encoding="utf-8")
+    commit_all(root.parent)
+    commit = read_provenance(root, source).commit
+    (root / "data" / "rows.csv").write_text("a\n1\n2\n", encoding="utf-8")
+    assert read_provenance(root, source).commit == commit != "uncommitted"
+    assert read_provenance(root, str(root / source)).commit == commit
+    assert {read_provenance(root, other).commit for other in ("", "s3://lake/data", "../data", "model")} == {
+        "uncommitted"
+    }
+    edit(root, "second")
+    assert read_provenance(root, source).commit == "uncommitted"
+
+
 def test_uncommitted_files_that_still_lie_here_are_copied(root, folder):
     edit(root, "second")
     recorded = read_provenance(root)

@@ -1,13 +1,22 @@
 """Single columns that give the target away: a copy, a code for it, or whatever else predicts it alone."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from flows.contract import Column
-from flows.leaks.alarms import FEWEST_ROWS, SUSPICIOUS, Alarm, as_numbers, label, read_numbers
+from flows.leaks.alarms import (
+    FEWEST_ROWS,
+    MOST_CODES,
+    SUSPICIOUS,
+    SUSPICIOUS_CODE,
+    Alarm,
+    as_numbers,
+    label,
+    read_numbers,
+)
 from flows.sections import Problem
 
 FOLDS = 3
@@ -35,8 +44,15 @@ def score_alone(frame: pd.DataFrame, columns: Sequence[Column], target: str, pro
     return {column.name: max(_score(x, y, problem) for x in _views(frame[column.name], column)) for column in columns}
 
 
-def find_alone(scores: dict[str, float], problem: Problem) -> list[Alarm]:
-    """Return an alarm for each column whose score is suspicious."""
+def find_codes(frame: pd.DataFrame, columns: Sequence[Column]) -> set[str]:
+    """Return the columns that may be codes for something: flags, and texts or whole numbers of few values."""
+    kinds = ("text", "boolean", "integer")
+    return {c.name for c in columns if c.kind in kinds and frame[c.name].nunique() <= MOST_CODES}
+
+
+def find_alone(scores: dict[str, float], codes: Set[str], problem: Problem) -> list[Alarm]:
+    """Return an alarm for each column whose score is suspicious; of `codes` a lower one is, where classes are told."""
+    coded = SUSPICIOUS[problem] if problem == "regression" else SUSPICIOUS_CODE
     return [
         Alarm(
             "alone",
@@ -46,7 +62,7 @@ def find_alone(scores: dict[str, float], problem: Problem) -> list[Alarm]:
             "if it is known only afterwards, give it the role ignored",
         )
         for name, score in scores.items()
-        if score > SUSPICIOUS[problem]
+        if score > (coded if name in codes else SUSPICIOUS[problem])
     ]
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 
 from flows.contract import Contract
 from flows.leaks.alarms import SAMPLE_ROWS, Alarm
-from flows.leaks.alone import find_alone, score_alone
+from flows.leaks.alone import find_alone, find_codes, score_alone
 from flows.leaks.later import find_later
 from flows.leaks.straddling import find_duplicates, find_groups
 from flows.leaks.sums import find_sums
@@ -23,7 +23,7 @@ def find_alarms(contract: Contract, train: pd.DataFrame, held: pd.DataFrame) -> 
     train, held = train[train[target].notna()], _draw(held[held[target].notna()])
     sample = _draw(train)
     scores = score_alone(sample, contract.features, target, problem)
-    alone = find_alone(scores, problem)
+    alone = find_alone(scores, find_codes(sample, contract.features), problem)
     named = {name for alarm in alone for name in alarm.columns}
     others = [column for column in contract.features if column.name not in named]
     return [
