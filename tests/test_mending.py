@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.matching import find_rows, find_telling, pair
 from flows.mending import Mend, keep_mend, mend_snapshot, read_mends, replace_rows
+from flows.mending.matching import find_rows, find_telling, pair
 from flows.store.garbage import all_snapshots
 from flows.store.snapshots import Snapshot, Snapshots
 

@@ -23,8 +23,8 @@ from flows.contract import load_contract
 from flows.errors import UserError
 from flows.ingest import snapshot_source
 from flows.mending import mend_snapshot, read_mends
+from flows.mending.replaying import GONE, judge_again, take_mended
 from flows.outputs import open_output
-from flows.replaying import GONE, judge_again, take_mended
 from flows.settings import Settings
 from flows.sources import Reading, open_source, read_through
 from flows.store.garbage import find_garbage

@@ -14,8 +14,8 @@ from flows.commands.console import console, open_project
 from flows.contract import load_contract
 from flows.errors import UserError
 from flows.exclusive import only_one
+from flows.mending.replaying import judge_again, take_mended
 from flows.outputs import open_output, require_destination
-from flows.replaying import judge_again, take_mended
 from flows.settings import Settings
 from flows.store.files import publish, scratch
 from flows.store.parts import ROW

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flows.matching import Places, Wanted, join_places, pair, search, want
+from flows.mending.matching import Places, Wanted, join_places, pair, search, want
 from flows.store.snapshots import Snapshot, Snapshots
 
 

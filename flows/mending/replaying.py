@@ -9,9 +9,9 @@ import pyarrow as pa
 from flows.contract import Contract, check_rows, clean, load_contract, load_schema
 from flows.contract.repeats import find_repeats, hash_rows, unique_sets
 from flows.errors import UserError
-from flows.matching import find_rows
 from flows.mending import Mend, keep_mend, replace_rows
-from flows.retyping import kinds_of, retype
+from flows.mending.matching import find_rows
+from flows.mending.retyping import kinds_of, retype
 from flows.settings import Settings
 from flows.sources import Reading, open_source, read_through
 from flows.store.parts import ROW

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from flows.folding import fold, read_tables
-from flows.matching import Places
+from flows.mending.folding import fold, read_tables
+from flows.mending.matching import Places
 from flows.store.files import digest_json, read_json, write_json
 from flows.store.parquet import cast_table, unify
 from flows.store.parts import Part
