@@ -92,21 +92,16 @@ def find_keys(settings: Settings, contract: Contract, source: Source) -> Keys:
             f'"{source.uri}" is read bit by bit, which needs a column with metadata={{"role": "id"}} in '
             "model/schema.py, so that a row that comes again is known."
         )
-    if settings.data.watermark is None:
-        return Keys(identity, None)
-    names = [column.name for column in contract.columns]
-    if settings.data.watermark not in names:
-        known = nearest(settings.data.watermark, names) or f" It has: {', '.join(names)}."
-        raise UserError(
-            f'[data] watermark in config.toml names "{settings.data.watermark}", which is no column of '
-            f"model/schema.py.{known}"
-        )
-    column = contract.column(settings.data.watermark)
-    if column.kind not in ("integer", "number", "date"):
+    columns, watermark = contract.by_name, settings.data.watermark
+    column = None if watermark is None else columns.get(watermark)
+    if watermark is not None and column is None:
+        known = nearest(watermark, columns) or f" It has: {', '.join(columns)}."
+        raise UserError(f'[data] watermark in config.toml names "{watermark}", no column of model/schema.py.{known}')
+    if column and column.kind not in ("integer", "number", "date"):
         raise UserError(
             f'The watermark "{column.name}" is a {column.kind} in model/schema.py: name a date or a number.'
         )
-    return Keys(identity, column)
+    return Keys(identity, column, columns)
 
 
 def _read(
@@ -128,18 +123,19 @@ def _read(
                 _require_forward(source, keys.watermark, line, choice)
             if draft is None or choice is None or not choice.new.any():
                 return _unchanged(source, head), line.watermark if line else None
-            return _append(snapshots, source, head, draft, choice, keys), choice.newest
+            before = line.watermark if line else None  # a stream's late rows may all be older
+            newest = max((value for value in (choice.newest, before) if value is not None), default=None)
+            return _append(snapshots, source, head, draft, choice, _shown(keys.watermark, newest)), newest
 
     return read_through(source, write)
 
 
 def _append(
-    snapshots: Snapshots, source: Source, head: Snapshot | None, draft: Path, choice: Choice, keys: Keys
+    snapshots: Snapshots, source: Source, head: Snapshot | None, draft: Path, choice: Choice, watermark: Any
 ) -> Snapshot:
     """Record `head` without the rows that were replaced, and the draft's new rows behind it."""
     parts = snapshots.parts
     part = parts.keep(draft) if choice.new.all() else parts.write(rows_of(draft, choice.new))
-    watermark = _shown(keys.watermark, choice.newest)
     if head is None:
         return snapshots.record([part] if part else [], source.uri, watermark=watermark)
     return snapshots.succeed(head, choice.replaced, part, watermark)

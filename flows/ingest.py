@@ -43,8 +43,9 @@ def ingest(full: bool = False) -> str:
 def take_snapshot(full: bool = False) -> Snapshot:
     """Write the source's rows as a snapshot, or find the one it gave before."""
     settings = load_settings()
-    snapshot = snapshot_source(settings, load_contract(settings), full)
-    snapshot = mend_snapshot(Snapshots(settings.store_path), snapshot)
+    contract = load_contract(settings)
+    snapshot = snapshot_source(settings, contract, full)
+    snapshot = mend_snapshot(Snapshots(settings.store_path), snapshot, contract.by_name)
     Latest(settings.store_path).set("ingest", snapshot.digest)
     return snapshot
 

@@ -1,6 +1,6 @@
 """Of several rows with one id the newest stays: which rows of a draft are new, and which older ones they replace."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.contract import Column, clean
-from flows.contract.repeats import hash_rows, hash_table
+from flows.contract.repeats import hash_content, hash_rows
 from flows.store.blocks import Block
 from flows.store.parquet import arrange_table, unify
 from flows.store.snapshots import Snapshot, Snapshots
@@ -26,30 +26,32 @@ class Keys:
     Attributes:
         id: The column that names a row.
         watermark: The column that grows; None where what is read later is newer.
+        columns: All columns of the contract, by name.
     """
 
     id: Column
     watermark: Column | None
+    columns: Mapping[str, Column]
 
     @property
-    def _columns(self) -> dict[str, Column]:
+    def _keys(self) -> dict[str, Column]:
         return {column.name: column for column in (self.id, self.watermark) if column}
 
     @property
     def names(self) -> list[str]:
         """The columns that are read: one where the id is the watermark too."""
-        return list(self._columns)
+        return list(self._keys)
 
     def read(self, group: "Block | DraftGroup", columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids' hashes [rows, 2] and the watermarks [rows] as comparable numbers.
 
         A row without an id that can be read is known by all that it holds in `columns`.
         """
-        frame, _ = clean(group.read(self.names), list(self._columns.values()))
+        frame, _ = clean(group.read(self.names), list(self._keys.values()))
         hashes = hash_rows(frame[[self.id.name]])
         nameless = np.flatnonzero(frame[self.id.name].isna())
         if len(nameless):
-            hashes[nameless] = hash_table(group.read(columns).take(pa.array(nameless)))
+            hashes[nameless] = hash_content(group.read(columns).take(pa.array(nameless)), columns, self.columns)
         if self.watermark is None:
             return hashes, np.zeros(len(frame), np.int64)
         return hashes, as_number(frame[self.watermark.name])
@@ -96,7 +98,7 @@ def choose(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys: Keys)
     new = _newest(hashes, marks)
     ours = np.flatnonzero(new)
     ours = ours[np.argsort(hashes[ours, 0])]
-    contents = Contents(_groups(draft), columns)
+    contents = Contents(_groups(draft), columns, keys.columns)
     replaced: dict[int, list[np.ndarray]] = {}
     for block in snapshots.blocks(head.digest) if head else ():
         theirs, their_marks = keys.read(block, columns)
@@ -143,15 +145,15 @@ def _match(theirs: np.ndarray, hashes: np.ndarray, ours: np.ndarray) -> tuple[np
 class Contents:
     """What the rows of a draft hold, as hashes: a row group is read where one of its rows is asked for, and once."""
 
-    def __init__(self, groups: Sequence["DraftGroup"], columns: Sequence[str]) -> None:
-        """Compare the rows of `groups` in `columns`."""
-        self._groups, self._columns = groups, columns
+    def __init__(self, groups: Sequence["DraftGroup"], names: Sequence[str], columns: Mapping[str, Column]) -> None:
+        """Compare the rows of `groups` in the columns `names`, as the contract's `columns` read them."""
+        self._groups, self._names, self._columns = groups, names, columns
         self._starts = np.cumsum([0, *(group.rows for group in groups[:-1])])
         self._known: dict[int, np.ndarray] = {}
 
     def equal(self, block: Block, theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
         """Tell for each pair of a row of `block` and a row of the draft whether they hold the same."""
-        return (hash_table(block.read(self._columns).take(pa.array(theirs))) == self._of(ours)).all(axis=1)
+        return (self._hash(block.read(self._names).take(pa.array(theirs))) == self._of(ours)).all(axis=1)
 
     def _of(self, rows: np.ndarray) -> np.ndarray:
         numbers = np.searchsorted(self._starts, rows, "right") - 1
@@ -163,8 +165,11 @@ class Contents:
 
     def _group(self, number: int) -> np.ndarray:
         if number not in self._known:
-            self._known[number] = hash_table(self._groups[number].read(self._columns))
+            self._known[number] = self._hash(self._groups[number].read(self._names))
         return self._known[number]
+
+    def _hash(self, table: pa.Table) -> np.ndarray:
+        return hash_content(table, self._names, self._columns)
 
 
 @dataclass(frozen=True)

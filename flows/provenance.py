@@ -60,7 +60,7 @@ def _leave_out(root: Path, source: str) -> list[str]:
     if not source or "://" in source or "${" in source:
         return []
     place = Path(os.path.relpath(root / Path(source).expanduser(), root))  # not resolved: a pattern is no path
-    inside = place.parts[0] not in ("..", ".") and not place.is_absolute()
+    inside = bool(place.parts) and place.parts[0] != ".." and not place.is_absolute()
     return [f":(exclude,glob){place.as_posix()}"] if inside else []
 
 

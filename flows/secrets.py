@@ -14,11 +14,14 @@ PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 SECRET_NAME = re.compile(
     r"(?i)(?!\S*_(file|location|path|url)$)"
     r"(\S*(token|secret|passw|passphrase|pwd|api_?key|key_pem|credential|signature)\S*"
-    r"|(\S*_)?(sig|sas|pw|pass|jwt|auth|authorization|cookie)"
+    r"|sig|sas|pw|pass|jwt|(x_)?auth|(\S*_)?(authorization|cookie)"
     r"|(\S*_)?(access|account|auth|encryption|functions|master|private|signing|subscription)_?key|(x_)?key)"
 )
 WORDS = re.compile(r"[-.]|(?<=[a-z])(?=[A-Z])")  # where a name's words are parted otherwise
+KEY_HEADER = re.compile(r"(?i)(?!(idempotency|(x-)?(partition|sort))-).*key")
+PLAIN_VALUE = re.compile(r"(?i)\d{0,3}|true|false")  # no secret has it, whatever its name is
 WEB = re.compile(r"(?i)(rest\+)?https?")
+PORT = re.compile(r"\d{1,5}/")  # behind a host: what follows is a path, an "@" in it or not
 SHORTEST = 4  # a shorter value would blank out ordinary words
 _names: dict[str, str] = {}  # by the value that was filled in
 
@@ -110,13 +113,13 @@ def _secrets(uri: str) -> Iterator[tuple[str, str]]:
     # A database's password may hold a slash; on the web, what follows one is a path.
     place = re.split(r"[/?#]" if web else r"[?#]", rest, maxsplit=1)[0]
     user, _, password = place.rpartition("@")[0].partition(":")
-    if password and "/" not in user:
+    if password and "/" not in user and not PORT.match(password):
         yield "password", password
     elif web and user:
         yield "user without a password", user
     before, _, fragment = rest.partition("#")
     for name, value in _pairs(before.partition("?")[2]):
-        if _names_secret(name):
+        if _names_secret(name) and not PLAIN_VALUE.fullmatch(value):
             yield name, value
         yield from _inside(unquote_plus(value))
     for name, value in _pairs(fragment):
@@ -144,7 +147,7 @@ def _inside(value: str) -> Iterator[tuple[str, str]]:
 def _header(header: str) -> Iterator[tuple[str, str]]:
     """Yield the secret of a header, `Authorization: Bearer …`, of which a `${NAME}` is all that is one."""
     name, _, value = (part.strip() for part in header.partition(":"))
-    if _names_secret(name) or name.lower().endswith("key"):
+    if _names_secret(name) or KEY_HEADER.fullmatch(name):
         found = PLACEHOLDER.search(value)
         yield f"header {name}", found[0] if found else value.rpartition(" ")[2]
 

@@ -65,6 +65,12 @@ def test_fractions_are_no_integers():
 LARGE = 2**60 + 1
 
 
+def test_endless_digits_and_fractions_beyond_what_is_exact_are_no_integers():
+    texts = ["9" * 5000, f"{2**53}.5", "-" + "0" * 30 + "7", "3.5"]
+    series, unreadable = clean_column(pa.chunked_array([pa.array(texts)]), Column(name="x", kind="integer"))
+    assert unreadable.tolist() == [True, True, False, True] and series[2] == -7
+
+
 @pytest.mark.parametrize(
     ("values", "arrow"),
     [

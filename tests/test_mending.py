@@ -1,6 +1,7 @@
 """Many mends make one snapshot, the same as one after the other would; equal files do not share what is replaced."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from flows.contract import Column
 from flows.mending import Mend, keep_mend, mend_snapshot, read_mends, replace_rows
 from flows.mending.matching import find_rows, find_telling, pair
 from flows.store.garbage import all_snapshots
@@ -68,7 +70,7 @@ def test_mends_that_build_on_one_another_make_what_one_after_the_other_makes(sna
     mends = [(some_rows(draw, n), some_rows(draw, n)) for n in draw.integers(1, 5, size=4)]
     for raw, mended in mends:
         mend(snapshots, table(raw), table(mended))
-    made = mend_snapshot(snapshots, take(snapshots, rows))
+    made = mend_snapshot(snapshots, take(snapshots, rows), {})
     assert rows_of(snapshots, made) == one_after_the_other(rows, mends)
 
 
@@ -77,29 +79,29 @@ def test_mends_make_one_snapshot_and_none_in_between(snapshots):
         mend(snapshots, table([(number, "bad")]), table([(number, "good")]))
     source = take(snapshots, [(number, "bad") for number in range(7)])
     before = len(all_snapshots(snapshots))
-    made = mend_snapshot(snapshots, source)
+    made = mend_snapshot(snapshots, source, {})
     assert len(all_snapshots(snapshots)) == before + 1
     assert made.parent == source.digest and len(made.parts) == 2
     assert rows_of(snapshots, made) == [(5, "bad"), (6, "bad"), *((number, "good") for number in range(5))]
-    assert mend_snapshot(snapshots, source) == made
+    assert mend_snapshot(snapshots, source, {}) == made
 
 
 def test_mends_of_a_table_that_has_other_columns_since_count_in_those_that_it_had(snapshots):
     mend(snapshots, table([(1, "bad")]), table([(1, "good")]))
     mend(snapshots, table([(2, "bad", 7)], "abc"), table([(2, "good", 7)], "abc"))
     mend(snapshots, table([(1, "good", None)], "abc"), table([(10, "good", 70)], "abc"))
-    made = mend_snapshot(snapshots, take(snapshots, [(1, "bad", 5), (2, "bad", 6), (2, "bad", 7)], "abc"))
+    made = mend_snapshot(snapshots, take(snapshots, [(1, "bad", 5), (2, "bad", 6), (2, "bad", 7)], "abc"), {})
     assert rows_of(snapshots, made) == [(2, "bad", 6), (2, "good", 7), (10, "good", 70)]
-    made = mend_snapshot(snapshots, take(snapshots, [(1,), (5,)], "c"))  # which no mend says anything of but `c`
+    made = mend_snapshot(snapshots, take(snapshots, [(1,), (5,)], "c"), {})  # which no mend says anything of but `c`
     assert rows_of(snapshots, made) == [(1,), (5,)]
     other = pa.table({"d": [1, 2]})
-    assert mend_snapshot(snapshots, snapshots.write(other.to_batches(), SOURCE, None)).columns == ("d",)
+    assert mend_snapshot(snapshots, snapshots.write(other.to_batches(), SOURCE, None), {}).columns == ("d",)
 
 
 def test_mended_rows_of_several_types_are_found_again(snapshots):
     mend(snapshots, table([(1, "bad")]), pa.table({"a": ["one"], "b": ["good"]}))
     mend(snapshots, pa.table({"a": ["one"], "b": ["good"]}), table([(1, "best")]))
-    made = mend_snapshot(snapshots, take(snapshots, [(1, "bad"), (2, "bad")]))
+    made = mend_snapshot(snapshots, take(snapshots, [(1, "bad"), (2, "bad")]), {})
     assert rows_of(snapshots, made) == [(2, "bad"), (1, "best")]
 
 
@@ -107,7 +109,7 @@ def test_of_two_equal_files_of_a_snapshot_one_row_gives_way_in_one(snapshots):
     part = take(snapshots, [(1, "x"), (2, "y")]).parts[0]
     twice = snapshots.record([part, part], SOURCE)
     wanted = table([(2, "y")])
-    rows, places = find_rows(snapshots, twice, wanted)
+    rows, places = find_rows(snapshots, twice, wanted, {})
     assert (rows.tolist(), places.position.tolist(), places.part.tolist()) == ([0], [3], [1])
     made = replace_rows(snapshots, twice, places, table([(3, "z")]).to_batches())
     assert made.rows == 4
@@ -131,9 +133,30 @@ def test_a_mended_snapshot_that_grew_is_mended_from_what_the_source_gave(snapsho
     latest = source
     for number in (1, 2):
         raw, mended = table([(number, "bad")]), table([(number, "good")])
-        made = replace_rows(snapshots, latest, find_rows(snapshots, latest, raw)[1], mended.to_batches())
+        made = replace_rows(snapshots, latest, find_rows(snapshots, latest, raw, {})[1], mended.to_batches())
         digests = [part.digest for one in (raw, mended) if (part := snapshots.parts.write(one.to_batches()))]
         keep_mend(snapshots, latest, made, Mend(raw=digests[0], mended=digests[1], rows=1, validation="v"))
         latest = made
     assert len(read_mends(snapshots, SOURCE)) == 2
-    assert mend_snapshot(snapshots, source) == latest
+    assert mend_snapshot(snapshots, source, {}) == latest
+
+
+def test_a_mended_row_is_known_though_its_columns_are_read_as_other_types(snapshots):
+    """A later file in which one cell is no date and one no number: the other cells are the same in their texts."""
+    columns = {
+        name: Column(name=name, kind=kind)
+        for name, kind in {"id": "integer", "day": "date", "price": "number", "flag": "boolean"}.items()
+    }
+    raw = pa.table({"id": [1], "day": [datetime(2024, 1, 5)], "price": [3.0], "flag": [True]})
+    mend(snapshots, raw, raw.set_column(2, "price", pa.array([4.0])))
+    later = {"id": ["1", "2"], "day": ["2024-01-05", "unknown"], "price": ["3.0", "n.a."], "flag": ["true", "?"]}
+    source = snapshots.write(pa.table(later).to_batches(), SOURCE, None)
+    [second, first] = rows_of(snapshots, mend_snapshot(snapshots, source, columns))
+    assert second == ("2", "unknown", "n.a.", "?") and first[2] == 4.0
+
+
+def test_rows_are_mended_though_the_source_gained_a_column(snapshots):
+    mend(snapshots, table([(1, "bad")]), table([(1, "good")]))
+    parts = [take(snapshots, [(1, "bad"), (2, "x")]).parts[0], take(snapshots, [(3, "y", 7)], "abc").parts[0]]
+    made = mend_snapshot(snapshots, snapshots.record(parts, SOURCE), {})
+    assert rows_of(snapshots, made) == [(2, "x", None), (3, "y", 7), (1, "good", None)]

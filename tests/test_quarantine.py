@@ -73,8 +73,8 @@ class Project:
     def ingest(self, rows: list[list[Any]] | None = None, full: bool = False) -> Snapshot:
         if rows is not None:
             write_csv(self.root / "data.csv", HEADER, rows)
-        made = snapshot_source(self.settings, load_contract(self.settings), full)
-        made = mend_snapshot(self.snapshots, made)
+        contract = load_contract(self.settings)
+        made = mend_snapshot(self.snapshots, snapshot_source(self.settings, contract, full), contract.by_name)
         Latest(self.settings.store_path).set("ingest", made.digest)
         return made
 

@@ -239,11 +239,11 @@ def test_data_that_changed_is_no_change_of_the_project(root, source):
     (root / "data" / "rows.csv").write_text("a\n1\n2\n", encoding="utf-8")
     assert read_provenance(root, source).commit == commit != "uncommitted"
     assert read_provenance(root, str(root / source)).commit == commit
-    assert {read_provenance(root, other).commit for other in ("", "s3://lake/data", "../data", "model")} == {
+    assert {read_provenance(root, other).commit for other in ("", "s3://lake/data", "../data", "model", "nowhere")} == {
         "uncommitted"
     }
     edit(root, "second")
-    assert read_provenance(root, source).commit == "uncommitted"
+    assert {read_provenance(root, one).commit for one in (source, ".", "./", str(root))} == {"uncommitted"}
 
 
 def test_uncommitted_files_that_still_lie_here_are_copied(root, folder):

@@ -80,6 +80,11 @@ def test_a_secret_in_plain_text_is_refused_and_not_repeated(uri: str, what: str)
 @pytest.mark.parametrize(
     "uri",
     [
+        "postgresql://ann@h/db?require_auth=scram-sha-256",
+        "mysql://ann@h/db?default_auth=mysql_native_password",
+        "kafka://h:1/t?group=g&enable.sasl.oauthbearer.unsecure.jwt=true",
+        "rest+https://h/x?max_tokens=100#header=Idempotency-Key: orders-7",
+        "hdfs://namenode:8020/data/me@x.csv",
         "rest+https://h/x?keyword=a&keys=b&sort_key=c&page=2&monkey=d&author=e&sign=f&bypass=g&primary_key=h#page=p",
         "https://h:8080/users/@me?to=a@b",
         "https://ann:${PW}@h/x",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.contract import Column, clean, load_schema
+from flows.contract import Column, check_rows, clean, load_schema
 from flows.contract.repeats import find_repeats, hash_rows, unique_sets
 from flows.errors import UserError
 from flows.settings import Settings
@@ -72,6 +72,25 @@ class Together(pa.DataFrameModel):
 def test_the_sets_that_must_be_unique_are_read_from_the_schema():
     assert unique_sets(Together.to_schema(), ["a", "b"]) == [("a", "b")]
     assert unique_sets(load_schema().to_schema(), ["customer_id", "age"]) == [("customer_id",)]
+
+
+class Compared(pa.DataFrameModel):
+    """Two columns that are compared."""
+
+    a: int
+    b: pd.Int64Dtype = pa.Field(nullable=True)
+
+    @pa.dataframe_check
+    def ordered(cls, frame: pd.DataFrame) -> pd.Series:
+        return (frame["a"] <= frame["b"]) | frame["b"].isna()
+
+
+@pytest.mark.parametrize("a", [[1, 5, 3, None], ["1", "5", "3", "oops"]])
+def test_a_check_of_several_columns_counts_a_gap_as_no_number(a):
+    columns = [Column(name="a", kind="integer"), Column(name="b", kind="integer", nullable=True)]
+    checked = check_rows(pyarrow.table({"a": a, "b": [2, 4, None, 9]}), columns, Compared.to_schema())
+    assert checked.bad.tolist() == [1, 3]
+    assert checked.valid()["b"].isna().tolist() == [False, True]
 
 
 class Partly(pa.DataFrameModel):

@@ -45,9 +45,8 @@ class Checked:
         reasons = self.reasons
         texts = reasons["column"] + " = " + reasons["value"].fillna("missing") + ": " + reasons["check"]
         _, starts = np.unique(reasons["row"].to_numpy(dtype=np.int64), return_index=True)
-        return pa.ListArray.from_arrays(
-            np.append(starts, len(texts)).astype(np.int32), pa.array(texts.to_numpy(object), pa.string())
-        )
+        ends = np.append(starts, len(texts)).astype(np.int32)
+        return pa.ListArray.from_arrays(ends, pa.array(texts.to_numpy(object), pa.string()))
 
     def valid(self) -> pd.DataFrame:
         """Return the rows without a reason, in the contract's dtypes, keeping their numbers."""
@@ -55,10 +54,7 @@ class Checked:
         return typed(good, self.columns)
 
     def with_repeats(self, names: Sequence[str], rows: np.ndarray) -> "Checked":
-        """Return it with the reason that `rows` repeat earlier ones in the columns `names`, which must be unique.
-
-        The reasons show the values of those columns that were checked.
-        """
+        """Return it with the reason that `rows` repeat earlier ones in the columns `names`, which must be unique."""
         if not len(rows):
             return self
         check, shown = ALONE if len(names) == 1 else TOGETHER, [name for name in names if name in self.frame]
@@ -139,8 +135,10 @@ def _show_whole(reasons: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFram
 def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
     from pandera.errors import SchemaErrors
 
+    # Checks of an owner's compare with gaps as NaN does, not as NA, which is neither true nor false.
+    gapped = [name for name in frame if isinstance(frame[name].dtype, pd.Int64Dtype)]
     try:
-        schema.validate(frame, lazy=True, inplace=True)
+        schema.validate(frame.astype(dict.fromkeys(gapped, "float64")), lazy=True, inplace=True)
     except SchemaErrors as error:
         cases = error.failure_cases
         rowless = cases["index"].isna()

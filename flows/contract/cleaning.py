@@ -13,6 +13,7 @@ from flows.contract.durations import read_durations
 from flows.contract.schema import required_dtype
 
 GAPPED = {pa.int64(): pd.Int64Dtype()}
+DIGITS = 19  # of the largest int64
 WHOLE = r"^[+-]?[0-9]+(\.0*)?$"
 TRUE, FALSE = ("true", "1"), ("false", "0")
 # Tried in this order for each value, so that what a value means never depends on its neighbours.
@@ -122,11 +123,16 @@ def _whole_texts(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     except pa.ArrowInvalid:  # one has too many
         found = pa.chunked_array([[_fitting(text) for text in digits.to_pylist()]], pa.int64())
     others = pc.if_else(plain, None, texts)
-    return found if others.null_count == len(others) else pc.if_else(plain, found, _whole(_number(others)))
+    if others.null_count == len(others):
+        return found
+    numbers = _number(others)  # beyond 2^53 a fraction may have been lost
+    return pc.if_else(plain, found, _whole(numbers.where(numbers.abs() < 2.0**53)))
 
 
 def _fitting(text: str | None) -> int | None:
-    return int(text) if text is not None and -(2**63) <= int(text) < 2**63 else None
+    if text is None or len(text.lstrip("-0")) > DIGITS:
+        return None
+    return int(text) if -(2**63) <= int(text) < 2**63 else None
 
 
 def _boolean(values: pa.ChunkedArray) -> "pd.Series[Any]":

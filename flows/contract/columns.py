@@ -110,6 +110,11 @@ class Contract(Frozen):
         """Each column's kind by its name: what a text format's columns are read as."""
         return {c.name: c.kind for c in self.columns}
 
+    @property
+    def by_name(self) -> dict[str, Column]:
+        """Every column by its name."""
+        return {c.name: c for c in self.columns}
+
     def column(self, name: str) -> Column:
         """Return the column called `name`.
 

@@ -4,18 +4,20 @@ Kept are two 64-bit hashes of each row's values (16 bytes a row): equal ones are
 10,000,000 rows goes wrong with a probability below 1e-24.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from flows.contract.cleaning import clean_column
+from flows.contract.columns import Column
+
 if TYPE_CHECKING:
     from pandera.pandas import DataFrameSchema
 
 KEYS = ("0123456789abcdef", "fedcba9876543210")
-EXACT = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}  # not rounded where some are missing
 MISSING = np.uint64(0x9E3779B97F4A7C15)
 ALONE, TOGETHER = "field_uniqueness", "multiple_fields_uniqueness"  # as Pandera calls these checks
 
@@ -53,9 +55,30 @@ def hash_rows(frame: pd.DataFrame) -> np.ndarray:
     return np.stack([_combine(hashes) for hashes in zip(*columns, strict=True)], axis=1)
 
 
-def hash_table(table: pa.Table) -> np.ndarray:
-    """Return two hashes for each row of raw values, [rows, 2], equal for equal rows of tables of one schema."""
-    return hash_rows(table.to_pandas(types_mapper=EXACT.get))
+def hash_content(table: pa.Table, names: Sequence[str], columns: Mapping[str, Column]) -> np.ndarray:
+    """Return two hashes for each raw row, [rows, 2], equal for equal rows in whatever types they were read.
+
+    Args:
+        table: Rows as a source gave them.
+        names: The columns that count; one that the table lacks is missing in each row.
+        columns: Those of the contract, by name: what it reads in a value counts, of one that it cannot read the text.
+    """
+    absent = pa.chunked_array([pa.nulls(len(table))])
+    present = set(table.schema.names)
+    hashes = [_hash_raw(table.column(name) if name in present else absent, columns.get(name)) for name in names]
+    return np.stack([_combine(one) for one in zip(*hashes, strict=True)], axis=1)
+
+
+def _hash_raw(values: pa.ChunkedArray, column: Column | None) -> list[np.ndarray]:
+    if column is None:
+        return _hash(values.cast(pa.string()).to_pandas())
+    read, unreadable = clean_column(values, column)
+    hashes = _hash(read)
+    if unreadable.any():
+        texts = _hash(values.filter(pa.array(unreadable)).cast(pa.string()).to_pandas())
+        for known, raw in zip(hashes, texts, strict=True):
+            known[unreadable] = raw
+    return hashes
 
 
 def _hash(values: "pd.Series[Any]") -> list[np.ndarray]:

@@ -76,9 +76,8 @@ def _compare(column: Column, table: pa.Table, typed: bool, contract: Contract) -
         changes.append(retyped)
         column = _as_kind(column, kind, retyped)
     gaps = int((values.isna().to_numpy() & ~unreadable).sum())
-    if (
-        gaps and not column.nullable and column.role not in ("target", "id")
-    ):  # a row without one is quarantined, as ever
+    # A row without a target or an id is quarantined, as ever.
+    if gaps and not column.nullable and column.role not in ("target", "id"):
         said = f'"{column.name}" has no value in {_rows(gaps)}{_note(column, contract)}'
         changes.append(Change("gaps", column.name, said, column.role, kind=column.kind))
     return [*changes, *_compare_values(column, values.dropna(), contract)]

@@ -24,18 +24,14 @@ def find_leaks(profiles: Sequence[Profile], fields: Sequence[Field], target: str
         target: The column to predict.
         problem: What kind of prediction it is.
     """
-    repeated = {p.name for p, field in zip(profiles, fields, strict=True) if field.role == "ignored" and _names(p)}
-    columns = tuple(
-        Column(name=field.name, kind=field.kind, role="feature" if field.name in repeated else field.role)
-        for field in fields
-    )
+    columns = tuple(Column(name=field.name, kind=field.kind, role=field.role) for field in fields)
     contract = Contract(problem=problem, target=target, columns=columns)
-    used = {column.name for column in contract.used}
+    ignored = [c for c, profile in zip(columns, profiles, strict=True) if c.role == "ignored" and _names(profile)]
+    used = {column.name for column in (*contract.used, *ignored)}
     frame = pd.DataFrame({profile.name: profile.values for profile in profiles if profile.name in used})
     chosen = np.random.default_rng(0).permutation(len(frame))[:MOST_ROWS]
     held = round(len(chosen) * HELD)
-    alarms = find_alarms(contract, frame.iloc[chosen[held:]], frame.iloc[chosen[:held]])
-    return [alarm for alarm in alarms if alarm.kind == "group" or not repeated & set(alarm.columns)]
+    return find_alarms(contract, frame.iloc[chosen[held:]], frame.iloc[chosen[:held]], ignored, doubts=True)
 
 
 def _names(profile: Profile) -> bool:

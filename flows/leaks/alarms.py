@@ -12,7 +12,7 @@ from flows.sections import Problem
 SAMPLE_ROWS = 20_000  # as many rows of each side are looked at; values are looked up among all rows to train on
 FEWEST_ROWS = 50
 SUSPICIOUS: dict[Problem, float] = {"binary": 0.99, "multiclass": 0.99, "regression": 0.995}
-SUSPICIOUS_CODE = 0.97  # of a class and a column of few values: a measurement may come as near, a code does not
+SUSPICIOUS_CODE = 0.97  # of a class and a column of few values: `ml init` doubts it, as a good test may come as near
 MOST_CODES = 30
 NUMBER = r"([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
 READABLE = 0.99

@@ -51,7 +51,7 @@ def find_codes(frame: pd.DataFrame, columns: Sequence[Column]) -> set[str]:
 
 
 def find_alone(scores: dict[str, float], codes: Set[str], problem: Problem) -> list[Alarm]:
-    """Return an alarm for each column whose score is suspicious; of `codes` a lower one is, where classes are told."""
+    """Return an alarm for each column whose score is suspicious; of `codes` a lower one is, where it is a class's."""
     coded = SUSPICIOUS[problem] if problem == "regression" else SUSPICIOUS_CODE
     return [
         Alarm(

@@ -1,9 +1,11 @@
 """Looks for leaks of every kind."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
-from flows.contract import Contract
+from flows.contract import Column, Contract
 from flows.leaks.alarms import SAMPLE_ROWS, Alarm
 from flows.leaks.alone import find_alone, find_codes, score_alone
 from flows.leaks.later import find_later
@@ -11,25 +13,29 @@ from flows.leaks.straddling import find_duplicates, find_groups
 from flows.leaks.sums import find_sums
 
 
-def find_alarms(contract: Contract, train: pd.DataFrame, held: pd.DataFrame) -> list[Alarm]:
+def find_alarms(
+    contract: Contract, train: pd.DataFrame, held: pd.DataFrame, apart: Sequence[Column] = (), doubts: bool = False
+) -> list[Alarm]:
     """Return what looks like a leak.
 
     Args:
         contract: What the columns are.
         train: The rows to train on; 20,000 of them are looked at, and values are looked up among all.
         held: The rows held out, or a sample of them; 20,000 are looked at.
+        apart: Columns that are no features, and may be groups all the same.
+        doubts: Also tell what is no alarm yet: of codes, those that some rows contradict.
     """
     target, problem = contract.target, contract.problem
     train, held = train[train[target].notna()], _draw(held[held[target].notna()])
     sample = _draw(train)
     scores = score_alone(sample, contract.features, target, problem)
-    alone = find_alone(scores, find_codes(sample, contract.features), problem)
+    alone = find_alone(scores, find_codes(sample, contract.features) if doubts else set(), problem)
     named = {name for alarm in alone for name in alarm.columns}
     others = [column for column in contract.features if column.name not in named]
     return [
         *alone,
         *find_sums(sample, others, target, problem),
-        *find_groups(train, held, others, target, problem, scores),
+        *find_groups(train, held, [*others, *apart], target, problem, scores),
         *find_duplicates(train, held, contract),
         *find_later(sample, contract),
     ]

@@ -4,7 +4,7 @@
 so a row that the source itself has changed since is left as the source has it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
+from flows.contract import Column
 from flows.mending.folding import fold, read_tables
 from flows.mending.matching import Places
 from flows.store.files import digest_json, read_json, write_json
-from flows.store.parquet import cast_table, unify
+from flows.store.parquet import cast_table, unify_files
 from flows.store.parts import Part
 from flows.store.snapshots import Snapshot, Snapshots
 
@@ -50,8 +51,11 @@ def read_mends(snapshots: Snapshots, source: str) -> list[Mend]:
     return [Mend.model_validate(one) for one in read_json(_path(snapshots, source)) or []]
 
 
-def mend_snapshot(snapshots: Snapshots, snapshot: Snapshot) -> Snapshot:
-    """Return the snapshot with mended rows in place of those raw ones that it has; itself where it has none."""
+def mend_snapshot(snapshots: Snapshots, snapshot: Snapshot, columns: Mapping[str, Column]) -> Snapshot:
+    """Return the snapshot with mended rows in place of those raw ones that it has; itself where it has none.
+
+    Rows are equal where the `columns` of the contract read the same in them.
+    """
     mends = read_mends(snapshots, snapshot.source)
     if not mends:
         return snapshot
@@ -59,7 +63,7 @@ def mend_snapshot(snapshots: Snapshots, snapshot: Snapshot) -> Snapshot:
     if (digest := read_json(note)) and snapshots.is_whole(snapshots.get(digest)):
         return snapshots.get(digest)
     files = [[_verify(snapshots, name, mend.rows) for name in (mend.raw, mend.mended)] for mend in mends]
-    gone, taken = fold(snapshots, snapshot, files)
+    gone, taken = fold(snapshots, snapshot, files, columns)
     made = replace_rows(snapshots, snapshot, gone, _read_taken([mended for _, mended in files], taken))
     write_json(note, made.digest)
     return made
@@ -75,7 +79,7 @@ def replace_rows(snapshots: Snapshots, snapshot: Snapshot, gone: Places, mended:
 def _read_taken(files: Sequence[Path], taken: Sequence[np.ndarray]) -> Iterator[pa.RecordBatch]:
     """Yield of each file the rows that its mask names, in the types that hold all of them."""
     chosen = [(file, mask) for file, mask in zip(files, taken, strict=True) if mask.any()]
-    schema = unify(pq.read_schema(file) for file, _ in chosen)
+    schema = unify_files(pq.read_metadata(file) for file, _ in chosen)
     for file, mask in chosen:
         start = 0
         for table in read_tables(file):

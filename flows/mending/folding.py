@@ -5,7 +5,7 @@ rows, the oldest first. Each mend in turn takes the last candidates that are the
 mended rows there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.contract import Column
 from flows.mending.matching import Places, Wanted, join_places, pair, search, want
 from flows.store.snapshots import Snapshot, Snapshots
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Mends whose raw rows have one schema.
+    """Mends whose raw rows have the same columns.
 
     Attributes:
         wanted: These rows.
@@ -45,15 +46,18 @@ class _Group:
         there[start + rows] = True
 
 
-def fold(snapshots: Snapshots, snapshot: Snapshot, mends: Sequence[Sequence[Path]]) -> tuple[Places, list[np.ndarray]]:
+def fold(
+    snapshots: Snapshots, snapshot: Snapshot, mends: Sequence[Sequence[Path]], columns: Mapping[str, Column]
+) -> tuple[Places, list[np.ndarray]]:
     """Return where the rows that give way are, and for each mend a mask of its rows that stand in for them.
 
     Args:
         snapshots: Where the snapshot is.
         snapshot: What is mended.
         mends: Two files each, with raw rows and with those that stand in for them; the oldest mend first.
+        columns: Those of the contract, by which values are compared.
     """
-    looks = _look(snapshots, snapshot, mends)
+    looks = _look(snapshots, snapshot, mends, columns)
     found = list(search(snapshots, snapshot, [wanted for wanted, _ in looks]))
     places = join_places(places for *_, places in found)
     places = places.take(np.unique(places.position, return_index=True)[1])
@@ -79,17 +83,16 @@ def read_tables(path: Path) -> Iterator[pa.Table]:
 
 
 def _look(
-    snapshots: Snapshots, snapshot: Snapshot, mends: Sequence[Sequence[Path]]
+    snapshots: Snapshots, snapshot: Snapshot, mends: Sequence[Sequence[Path]], columns: Mapping[str, Column]
 ) -> list[tuple[Wanted, dict[int, np.ndarray]]]:
-    """Return for each schema of raw rows these rows, and by mend the keys of its own."""
-    by_schema: dict[pa.Schema, list[int]] = {}
+    """Return for each set of columns the raw rows that have them, and by mend the keys of its own."""
+    by_names: dict[tuple[str, ...], list[int]] = {}
     for mend, (raw, _) in enumerate(mends):
-        by_schema.setdefault(pq.read_schema(raw), []).append(mend)
-    made = [pq.read_schema(mended) for _, mended in mends]
+        by_names.setdefault(tuple(pq.read_schema(raw).names), []).append(mend)
     looks = []
-    for schema, ours in by_schema.items():
+    for names, ours in by_names.items():
         files = [mends[mend][0] for mend in ours]
-        wanted = want(snapshots, snapshot, chain.from_iterable(map(read_tables, files)), schema, made[: max(ours)])
+        wanted = want(snapshots, snapshot, chain.from_iterable(map(read_tables, files)), names, columns)
         if wanted:
             ends = np.cumsum([pq.read_metadata(file).num_rows for file in files])[:-1]
             looks.append((wanted, dict(zip(ours, np.split(wanted.keys, ends), strict=True))))

@@ -3,16 +3,16 @@
 Of two rows with one first hash only one is found, which among 1,000,000 happens with a probability of 3e-8.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.contract.repeats import hash_table
+from flows.contract import Column
+from flows.contract.repeats import hash_content
 from flows.store.blocks import Block
-from flows.store.parquet import cast_table, unify
 from flows.store.snapshots import Snapshot, Snapshots
 
 
@@ -54,19 +54,22 @@ class Wanted:
         size: How many keys there are.
     """
 
-    def __init__(self, tables: Iterable[pa.Table], schema: pa.Schema, telling: str) -> None:
-        """Look for the rows of `tables` by their values in the columns and types of `schema`.
+    def __init__(
+        self, tables: Iterable[pa.Table], names: Sequence[str], telling: str, columns: Mapping[str, Column]
+    ) -> None:
+        """Look for the rows of `tables` by what they hold in the columns `names`.
 
         Args:
             tables: The rows; other columns are ignored.
-            schema: The columns that count, at least one, and the types in which they are compared.
+            names: The columns that count, at least one.
             telling: The one of them that tells most rows apart: whatever lacks its values is not looked at further.
+            columns: Those of the contract, by which values are compared.
         """
-        self._schema, self._telling = schema, telling
+        self._names, self._telling, self._columns = names, telling, columns
         hashes, told = [], []
         for table in tables:
             hashes.append(self._hash(table))
-            told.append(_hash(table, self._narrow)[:, 0])
+            told.append(self._tell(table))
         whole = np.concatenate(hashes)
         hashes.clear()
         self._told = np.sort(np.concatenate(told))  # np.unique takes ten times as long
@@ -75,21 +78,17 @@ class Wanted:
         self.size = len(first)
         self.keys = self._find(whole)
 
-    @property
-    def _narrow(self) -> pa.Schema:
-        return pa.schema([self._schema.field(self._telling)])
-
     def among(self, table: pa.Table) -> np.ndarray:
         """Return the key of each row of `table`, -1 where it is none that is looked for; a column may be missing."""
         return self._find(self._hash(table))
 
     def within(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         """Return which rows of `block` are looked for, and their keys; most blocks are read in one column alone."""
-        told = _hash(block.read([self._telling]), self._narrow)[:, 0]
+        told = self._tell(block.read([self._telling]))
         near = np.flatnonzero(self._told[_look_up(self._told, told)] == told)
         if not len(near):
             return near, near
-        keys = self.among(block.read(self._schema.names).take(pa.array(near)))
+        keys = self.among(block.read(self._names).take(pa.array(near)))
         return near[keys >= 0], keys[keys >= 0]
 
     def _find(self, hashes: np.ndarray) -> np.ndarray:
@@ -98,36 +97,34 @@ class Wanted:
         return np.where(same, at, -1)
 
     def _hash(self, table: pa.Table) -> np.ndarray:
-        return _hash(table, self._schema)
+        return hash_content(table, self._names, self._columns)
+
+    def _tell(self, table: pa.Table) -> np.ndarray:
+        return hash_content(table, [self._telling], self._columns)[:, 0]
 
 
 def want(
     snapshots: Snapshots,
     snapshot: Snapshot,
     tables: Iterable[pa.Table],
-    raw: pa.Schema,
-    mended: Iterable[pa.Schema] = (),
+    names: Sequence[str],
+    columns: Mapping[str, Column],
 ) -> Wanted | None:
-    """Prepare to look in a snapshot for the rows of `tables`; None where they have none of its columns.
+    """Prepare to look in a snapshot for the raw rows of `tables`, whose columns are `names`.
 
-    Args:
-        snapshots: Where the snapshot is.
-        snapshot: Where it is looked; of what is looked for, columns that it lacks do not count.
-        tables: Raw rows, all of the schema
-        raw: that is given here.
-        mended: Of further tables whose rows are to be compared with the raw ones.
+    Columns that the snapshot lacks do not count; None where it lacks them all. See `Wanted` for the rest.
     """
-    names = [name for name in raw.names if name in snapshot.columns]
-    if not names:
+    shared = [name for name in names if name in snapshot.columns]
+    if not shared:
         return None
-    schemas = (raw, *mended, snapshots.schema(snapshot.digest))
-    known = unify(pa.schema([schema.field(name) for name in names if name in schema.names]) for schema in schemas)
-    return Wanted(tables, known, find_telling(next(snapshots.batches(snapshot.digest, names))))
+    return Wanted(tables, shared, find_telling(next(snapshots.batches(snapshot.digest, shared))), columns)
 
 
-def find_rows(snapshots: Snapshots, snapshot: Snapshot, raw: pa.Table) -> tuple[np.ndarray, Places]:
+def find_rows(
+    snapshots: Snapshots, snapshot: Snapshot, raw: pa.Table, columns: Mapping[str, Column]
+) -> tuple[np.ndarray, Places]:
     """Return which rows of `raw` the snapshot has, in order, and where each is; of equal ones the last."""
-    wanted = want(snapshots, snapshot, [raw], raw.schema)
+    wanted = want(snapshots, snapshot, [raw], raw.schema.names, columns)
     found = list(search(snapshots, snapshot, [wanted])) if wanted else []
     keys = np.concatenate([np.empty(0, np.int64), *(keys for _, keys, _ in found)])
     rows, others = pair(wanted.keys if wanted else keys, keys)
@@ -165,6 +162,8 @@ def find_telling(sample: pa.Table) -> str:
 
     def rate(name: str) -> tuple[int, bool]:
         values = sample.column(name)
+        if pa.types.is_null(values.type):  # a column that came later
+            return 0, False
         return pc.count_distinct(values).as_py(), not pa.types.is_string(values.type)
 
     return max(sample.schema.names, key=rate)
@@ -176,8 +175,3 @@ def _look_up(known: np.ndarray, values: np.ndarray) -> np.ndarray:
     at = np.empty(len(values), np.int64)
     at[order] = np.searchsorted(known, values[order])
     return at.clip(max=len(known) - 1)
-
-
-def _hash(table: pa.Table, schema: pa.Schema) -> np.ndarray:
-    present = table.select([name for name in schema.names if name in table.schema.names])
-    return hash_table(cast_table(present, schema, len(table)))

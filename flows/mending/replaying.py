@@ -89,7 +89,7 @@ def take_mended(settings: Settings, validation: Validation, uri: str) -> Taken:
     schema = snapshots.schema(base.digest)
     mended, numbers = _read_mended(settings, schema, uri)
     raw = _raw_rows(settings, validation, numbers, uri)
-    rows, places = find_rows(snapshots, base, raw)
+    rows, places = find_rows(snapshots, base, raw, contract.by_name)
     positions = np.full(len(mended), -1)
     positions[rows] = places.position
     refused = _refuse(snapshots, base, contract, mended, positions)

@@ -24,7 +24,8 @@ def kinds_of(schema: pa.Schema) -> dict[str, str]:
 def retype(table: pa.Table, schema: pa.Schema, contract: Contract) -> pa.Table:
     """Return rows that keep the contract in those columns of `schema` that they have, and in its types.
 
-    A text that is one to the contract stays one, and so does a fraction among whole numbers: the column gives way.
+    A text that is one to the contract stays one, and so do a fraction among whole numbers and a whole number that a
+    float64 would round: the column gives way.
 
     Raises:
         UserError: a value is none of its column's type.
@@ -52,6 +53,9 @@ def _retype(values: pa.ChunkedArray, kind: pa.DataType, column: Column | None) -
     made = _cast(values, kind)
     if column is None:
         return made
+    if column.kind == "integer" and kind == pa.float64():
+        read = pa.chunked_array([pa.array(clean_column(values, column)[0], pa.int64(), from_pandas=True)])
+        return read if (pc.max(pc.abs(read)).as_py() or 0) >= EXACT else read.cast(kind)
     if column.kind == "text":  # 007 is no 7
         return values if made is None or not made.cast(TEXT).equals(values.cast(TEXT)) else made
     return _read(values, kind, column) if made is None else made

@@ -47,7 +47,7 @@ class JsonReader:
         if len(text) > LARGEST_PART or max(line.count("{") + line.count("[") for line in lines) > DEEPEST:
             raise Unusual
         table = self._parse(text, lines)
-        if table.num_rows != len(lines):  # two objects on a line
+        if table.num_rows != len(lines) or not all(line.rstrip().endswith("}") for line in lines):  # one a line
             raise Unusual
         columns = list(_flatten(table, ""))
         if len(dict(columns)) < len(columns):  # {"a.b": 1, "a": {"b": 2}}

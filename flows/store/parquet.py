@@ -41,16 +41,23 @@ def unify(schemas: Iterable[pa.Schema], large: Collection[str] = ()) -> pa.Schem
     return pa.schema(list(types.items()))
 
 
-def large_columns(file: pq.FileMetaData) -> set[str]:
-    """Return the columns of a file that hold integers beyond 2^53."""
-    found = set()
-    for group in range(file.num_row_groups):
-        for column in (file.row_group(group).column(place) for place in range(file.num_columns)):
-            said = column.statistics
-            if column.physical_type == "INT64" and said is not None and said.has_min_max:
-                ends = (said.min, said.max)
-                found |= {column.path_in_schema} if any(isinstance(e, int) and abs(e) > 2**53 for e in ends) else set()
-    return found
+def unify_files(footers: Iterable[pq.FileMetaData]) -> pa.Schema:
+    """Return the columns and types that hold the rows of all files, given by their footers."""
+    files = list(footers)
+    schemas = [file.schema.to_arrow_schema() for file in files]
+    if schemas and all(schema.equals(schemas[0]) for schema in schemas):
+        return schemas[0]
+    return unify(schemas, {name for file in files for name in _large_columns(file)})
+
+
+def _large_columns(file: pq.FileMetaData) -> Iterator[str]:
+    """Yield the columns of a file that hold integers beyond 2^53."""
+    whole = {field.name for field in file.schema.to_arrow_schema() if pa.types.is_integer(field.type)}
+    for group in (file.row_group(number) for number in range(file.num_row_groups)):
+        for column in (group.column(place) for place in range(file.num_columns)):
+            said = column.statistics if column.path_in_schema in whole else None
+            if said is not None and said.has_min_max and max(abs(said.min), abs(said.max)) > 2**53:
+                yield column.path_in_schema
 
 
 def arrange_table(table: pa.Table, names: Iterable[str], rows: int) -> pa.Table:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from flows.errors import UserError
 from flows.store.files import digest_file, publish, scratch
-from flows.store.parquet import large_columns, unify, write_rows
+from flows.store.parquet import unify_files, write_rows
 from flows.store.reach import fetch, is_published, sizes
 
 ROW = "_row"
@@ -121,11 +121,7 @@ class Parts:
 
     def schema(self, parts: Iterable[Part]) -> pa.Schema:
         """Return the columns and types that hold the rows of all `parts`."""
-        files = [pq.read_metadata(self.path(part.digest)) for part in parts]
-        schemas = [file.schema.to_arrow_schema() for file in files]
-        if all(schema.equals(schemas[0]) for schema in schemas):
-            return schemas[0]
-        return unify(schemas, set().union(*map(large_columns, files)))
+        return unify_files(pq.read_metadata(self.path(part.digest)) for part in parts)
 
     def verify(self, part: Part) -> None:
         """Hold a part's bytes against its name, once in a process.
