@@ -93,12 +93,13 @@ def choose(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys: Keys)
         keys: How rows are told apart.
     """
     columns = unify([*([snapshots.schema(head.digest)] if head else []), pq.read_schema(draft)]).names
-    read = [keys.read(group, columns) for group in _groups(draft)]
+    groups = _groups(draft)
+    read = [keys.read(group, columns) for group in groups]
     hashes, marks = (np.concatenate([one[i] for one in read]) for i in (0, 1))
     new = _newest(hashes, marks)
     ours = np.flatnonzero(new)
     ours = ours[np.argsort(hashes[ours, 0])]
-    contents = Contents(_groups(draft), columns, keys.columns)
+    contents = Contents(groups, columns, keys.columns)
     replaced: dict[int, list[np.ndarray]] = {}
     for block in snapshots.blocks(head.digest) if head else ():
         theirs, their_marks = keys.read(block, columns)
