@@ -182,7 +182,7 @@ def test_set_is_closed_only_when_each_value_was_seen_often(project):
     assert 'Open to new values: "b" was seen only 5 times.' in _field(report, "seldom").comments
 
 
-def test_constant_near_unique_and_second_id_are_ignored_and_named(project):
+def test_empty_constant_near_unique_and_second_id_are_ignored_and_named(project):
     report = _init(
         project,
         _frame(
@@ -190,10 +190,12 @@ def test_constant_near_unique_and_second_id_are_ignored_and_named(project):
             note=[f"text number {i} of many" for i in range(200)],
             id=range(200),
             ref=range(1000, 1200),
+            빈칸=[None] * 200,
         ),
     )
-    assert (report.of_role("id"), report.of_role("ignored")) == (["id"], ["same", "note", "ref"])
-    assert [doubt.split('"')[1] for doubt in report.doubts] == ["same", "note", "ref"]
+    assert (report.of_role("id"), report.of_role("ignored")) == (["id"], ["same", "note", "ref", "빈칸"])
+    assert [doubt.split('"')[1] for doubt in report.doubts] == ["same", "note", "ref", "빈칸"]
+    assert _check_own_source(project, report).empty
 
 
 @pytest.mark.parametrize(
@@ -242,6 +244,24 @@ def test_copy_of_a_number_is_named_as_leak(project):
     assert [doubt.split('"')[1] for doubt in report.doubts] == ["copy"]
 
 
+@pytest.mark.parametrize(
+    ("values", "hinted"),
+    [
+        (["1.973,63", "12,5"], True),
+        (["$1,247.50", "$ 8"], True),
+        (["47%", "3.5 %"], True),
+        (["12,000원", "₩900"], True),
+        (["1.2.3", "10.0.1"], False),
+        (["1,2,3", "2,3"], False),
+        (["47%", "none"], False),
+    ],
+)
+def test_numbers_with_marks_stay_text_and_a_hint_says_how_to_write_them(project, values, hinted):
+    report = _init(project, _frame(price=values * 100))
+    assert _field(report, "price").kind == "text"
+    assert any("write them as 1234.5" in doubt for doubt in report.doubts) == hinted
+
+
 def test_few_unreadable_numbers_keep_the_column_a_number_and_are_counted(project):
     report = _init(project, _frame(price=["1.5", "2.25"] * 99 + ["oops", "?"]))
     assert _field(report, "price").kind == "number"
@@ -279,7 +299,6 @@ def test_guessed_problem_says_that_it_is_a_guess_and_can_be_told(project):
         ({}, "yy", {}, 'Did you mean "y"?'),
         ({"y": ["a"] * 200}, "y", {}, "'a' in every row"),
         ({"y": [None] * 200}, "y", {}, '"y" has no value'),
-        ({"z": [None] * 200}, "y", {}, '"z" has no value'),
         ({"y": range(200)}, "y", {}, "as an id has"),
         ({"y": [f"u{i}" for i in range(200)]}, "y", {}, "as an id has"),
         ({"y": ["2024-01-01", "2024-01-02"] * 100}, "y", {}, "is a date"),

@@ -1,7 +1,5 @@
 """Guesses of what kind the values of a column of text are."""
 
-import re
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -18,6 +16,8 @@ YEAR_FIRST = r"\d{4}[-/.]\d{1,2}([-/.]\d{1,2}([ T]\d{1,2}:\d{2}.*)?)?"
 NAMED_MONTH = r"(\d{1,2}[ -])?[A-Za-z]{3,9}[ -]\d{1,2}(, ?| |-)\d{4}|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{4}"
 CLOCK = r"\d{1,2}:\d{2}:\d{2}(\.\d+)?"
 DURATIONS = rf"{ISO_DURATION}|-?\d+ days?|(-?\d+ days?,? [+-]?)?-?\d+:\d{{2}}:\d{{2}}(\.\d+)?"
+MONEY = "%$€£¥₩원"
+AMOUNT = rf"[+-]?[{MONEY}]? ?[+-]?(\d{{1,3}}([,.]\d{{3}})+([,.]\d+)?|\d+([,.]\d+)?) ?[{MONEY}]?"
 NUMBERED = r"(\d{1,2})/(\d{1,2})/\d{4}( \d{1,2}:\d{2}.*)?"
 
 
@@ -85,6 +85,6 @@ def _guess_date(texts: "pd.Series[str]", counts: "pd.Series[int]") -> tuple[Kind
 
 
 def _hint_number(texts: "pd.Series[str]") -> str:
-    if texts.str.fullmatch(re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?|[+-]?\d+,\d+|[+-]?\d+")).all():
-        return "numbers with commas stay text: write them as 1234.5"
+    if texts.str.fullmatch(AMOUNT).all() and texts.str.contains(rf"[,{MONEY}]").any():
+        return "numbers with commas or signs of money or percent stay text: write them as 1234.5"
     return ""

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 
 from flows.contract.cleaning import clean_column
 from flows.contract.columns import Column, Kind
-from flows.errors import UserError
 from flows.init.guessing import guess_text
 from flows.sources.parquet import DURATION, ORDER
 
@@ -83,9 +82,6 @@ def profile_column(field: pa.Field, values: pa.ChunkedArray, typed: bool) -> Pro
         field: Its real name, and what the source says of it beyond its type.
         values: As its source gave it.
         typed: Whether the source has types, so that a number in a text column is stored as text.
-
-    Raises:
-        UserError: no row has a value.
     """
     name, said = field.name, field.metadata or {}
     text, order = pa.types.is_string(values.type), said.get(ORDER)
@@ -94,8 +90,6 @@ def profile_column(field: pa.Field, values: pa.ChunkedArray, typed: bool) -> Pro
     if order is None:
         kind, hint = guess_text(values) if text else (_of_type(values.type, said), "")
     series, unreadable = clean_column(_cast(values, kind) if text else values, Column(name=name, kind=kind))
-    if not series.notna().any():
-        raise UserError(f'Column "{name}" has no value in any row: leave it out of the file.')
     broken = int(unreadable.sum())
     blanks = _count_blanks(values) if text and kind != "text" else 0
     as_text = text and kind in ("number", "integer") and bool(typed or blanks or broken)

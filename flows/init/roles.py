@@ -58,6 +58,8 @@ def _guess_time(name: str) -> Guess:
 def _guess_use(profile: Profile) -> Guess:
     """Tell a feature from what a model learns nothing from."""
     name = profile.name
+    if not profile.distinct:
+        return Guess("ignored", "no row has a value", f'"{name}" has no value in any row: ignored.')
     if profile.distinct == 1:
         if profile.missing:
             return Guess("feature", doubt=f'"{name}" has one value or none.')

@@ -48,7 +48,7 @@ def set_goal(profile: Profile, problem: Problem | None) -> Goal:
         problem: What the user said it is; None to infer it.
 
     Raises:
-        UserError: it has one value only, is an id or a date, or does not suit the problem.
+        UserError: it has no value or one only, is an id or a date, or does not suit the problem.
     """
     _refuse_unlearnable(profile)
     found, reason = (problem, "as told") if problem else _infer(profile)
@@ -67,6 +67,8 @@ def set_goal(profile: Profile, problem: Problem | None) -> Goal:
 
 def _refuse_unlearnable(profile: Profile) -> None:
     name = profile.name
+    if not profile.distinct:
+        raise UserError(f'The target "{name}" has no value in any row: name a column that has some.')
     if profile.distinct == 1:
         raise UserError(f'The target "{name}" is {profile.counts.index[0]!r} in every row: nothing is to be learned.')
     if profile.kind in ("date", "duration"):
