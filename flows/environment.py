@@ -12,6 +12,8 @@ QUIET = {
     "ORT_DISABLE_TELEMETRY": "1",  # from onnxruntime 1.29 on it reports to Microsoft and keeps a database in ~/.cache
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "flows.sources",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # a store is asked outside of runs as well
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_SHOW_UPDATE_NOTIFICATION": "false",
     "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # a worker's runs use what is installed here

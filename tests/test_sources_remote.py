@@ -167,12 +167,16 @@ def test_connection_that_is_always_cut_is_said(tmp_path, site):
     assert "connection was cut" in _refusal(tmp_path, f"{site.url}/t.csv")
 
 
-def test_passing_failures_are_tried_again_and_lasting_ones_said(tmp_path, site):
+def test_passing_failures_are_tried_again_and_lasting_ones_said(tmp_path, site, caplog):
     def answer(request):
         request.send(b"", 503) if len(site.asked) < 3 else request.send(BIG)
 
     site.answer = answer
     assert _table(tmp_path, f"{site.url}/t.csv").num_rows == 60_000
+    told = [record.getMessage() for record in caplog.records if record.name == "flows.sources"]
+    assert [words.rpartition(" in ")[0] for words in told] == [
+        f'"{site.url}/t.csv" cannot be read, the server fails: trying again'
+    ] * 2
     site.answer = lambda request: request.send(b"", 500)
     assert "the server fails" in _refusal(tmp_path, f"{site.url}/t.csv")
 

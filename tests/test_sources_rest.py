@@ -168,12 +168,15 @@ def test_nothing_new_is_no_rows_and_no_error(serve):
     assert list(news.batches()) == [] and news.schema == pa.schema([("id", pa.int64())])
 
 
-def test_rate_limit_waits_as_long_as_it_asks(serve, pauses):
+def test_rate_limit_waits_as_long_as_it_asks_and_says_so(serve, pauses, caplog):
     def answer(query, number):
         return (429, {"Retry-After": "7"}, {}) if number in (1, 3) else _by_cursor(query, number)
 
     assert _table(serve(answer).uri + CURSOR).to_pylist() == ROWS
     assert pauses == [7, 7]
+    assert [record.getMessage() for record in caplog.records if record.name == "flows.sources"] == [
+        "The API answers with 429: trying again in 7.0 s"
+    ] * 2
 
 
 def test_retry_after_may_be_a_date_or_nonsense(serve, pauses):

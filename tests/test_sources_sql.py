@@ -499,7 +499,7 @@ def test_a_connection_that_is_cut_midway_is_told(db):
 
 
 @on("postgres")
-def test_a_connection_lost_before_the_first_rows_is_made_again(db):
+def test_a_connection_lost_before_the_first_rows_is_made_again(db, caplog):
     _customers(db)
     if "127.0.0.1" not in db.uri:
         pytest.skip("the embedded server is on a socket")
@@ -527,6 +527,7 @@ def test_a_connection_lost_before_the_first_rows_is_made_again(db):
     uri = db.uri.replace(":5432", f":{server.getsockname()[1]}") + f"?sslmode=disable&gssencmode=disable#{db.name}"
     try:
         assert _table(open_source(uri, Reading(fetch=Fetch(timeout_seconds=20, retries=4)))).num_rows == 3
+        assert caplog.text.count("was cut off: trying again in") == 2
     finally:
         server.close()
     assert len(calls) == 3

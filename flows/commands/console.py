@@ -27,8 +27,19 @@ console = Console(highlight=False, width=PIPED)
 errors = Console(stderr=True, highlight=False)
 
 
+class Notices(logging.Handler):
+    """Prints what long work waits for."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line; while a spinner turns, it stands in for `sys.stderr`, and prints the line above itself."""
+        print(record.getMessage(), file=sys.stderr)
+
+
+notices = Notices()
+
+
 def open_project(stored: bool = True) -> Settings:
-    """Read the settings of the project here, set the libraries' homes, and send warnings to the log.
+    """Read the settings of the project here, set the libraries' homes, send warnings to the log; print pauses.
 
     Args:
         stored: Bring the records of a store that is elsewhere up to date.
@@ -44,6 +55,7 @@ def open_project(stored: bool = True) -> Settings:
     logging.captureWarnings(True)
     warnings = logging.getLogger("py.warnings")
     warnings.handlers[:], warnings.propagate = [handler], False
+    logging.getLogger("flows.sources").addHandler(notices)
     if stored:
         refresh(settings.store_path)
     return settings

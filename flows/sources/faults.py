@@ -1,6 +1,7 @@
 """What the errors of object stores and web servers mean: one sentence for each, and whether trying again may help."""
 
 import errno
+import re
 from dataclasses import dataclass
 
 from flows.errors import UserError
@@ -49,6 +50,11 @@ class Fault:
 
     said: str
     passing: bool = False
+
+    @property
+    def brief(self) -> str:
+        """What is wrong, without how often it was tried and what to do."""
+        return re.split("[,:]", self.said)[0]
 
 
 def explain_fault(error: BaseException) -> Fault:

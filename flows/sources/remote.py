@@ -19,6 +19,7 @@ from flows.sources.files import open_table, sign
 from flows.sources.many import open_parts
 from flows.sources.places import Place, RemoteFile
 from flows.sources.raw import RawFile
+from flows.sources.waiting import before_sleep
 from flows.sources.web import WebFile
 from flows.store.files import scratch
 
@@ -137,6 +138,7 @@ def patiently(uri: str, ask: Callable[[], T], retries: int, doing: str = "read",
         stop=stop_after_attempt(retries + 1),
         wait=wait_random_exponential(multiplier=PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
         retry=retry_if_exception(lambda error: explain_fault(error).passing),
+        before_sleep=before_sleep(lambda error: f'"{uri}" cannot be {doing}, {explain_fault(error).brief}'),
         reraise=True,
     )
     try:

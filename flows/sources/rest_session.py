@@ -18,6 +18,7 @@ from flows.sections import Fetch
 from flows.sources import resolve
 from flows.sources.json_text import parse
 from flows.sources.rest_trouble import Trouble, check_status, explain
+from flows.sources.waiting import tell_pause
 
 PASSING = (429, 500, 502, 503, 504)
 LONGEST_PAUSE = 600  # seconds
@@ -49,6 +50,14 @@ class Patience(Retry):
         if seconds is not None and seconds > LONGEST_PAUSE:
             raise Trouble(f"is held back for more than {LONGEST_PAUSE // 60} minutes (Retry-After): run this later.")
         return seconds
+
+    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
+        """Pause before the next try, and say so."""
+        asked = self.get_retry_after(response) if response is not None else None
+        if seconds := asked or self.get_backoff_time():
+            what = "does not answer" if response is None else f"answers with {response.status}"
+            tell_pause(f"The API {what}", seconds)
+        super().sleep(response)
 
     def increment(self, *args: Any, **named: Any) -> "Patience":
         """Count a failure; a certificate that does not verify will not at the next try."""

@@ -14,10 +14,11 @@ from flows.sources import Reading, Retyped, Source
 from flows.sources.files import check_names
 from flows.sources.parquet import simplify
 from flows.sources.sql_address import Address, make_engine, parse_address
-from flows.sources.sql_errors import explain, is_passing
+from flows.sources.sql_errors import explain, find_rule, is_passing
 from flows.sources.sql_rows import FIRST_ROWS, Rows, next_size
 from flows.sources.sql_since import tells_older
 from flows.sources.sql_types import LADDER, TEXT, Binary, Unfit, fits, infer, to_array
+from flows.sources.waiting import before_sleep
 
 
 def open_sql(uri: str, reading: Reading) -> Source:
@@ -127,6 +128,7 @@ class SqlSource:
             stop=stop_after_attempt(1 + fetch.retries),
             wait=wait_random_exponential(multiplier=0.5, max=20),
             retry=retry_if_exception(is_passing),
+            before_sleep=before_sleep(lambda error: f'"{self._address.shown}" {find_rule(error).what}'),
             reraise=True,
         )
         driver = self._engine.dialect.loaded_dbapi.Error

@@ -165,11 +165,11 @@ def succeed(done: Done) -> Done:
 
 
 def refuse(done: Done, status: int = 2) -> str:
-    """Check that a command ended with `status` and one sentence, and return the sentence."""
+    """Check that a command ended with `status` and one sentence, but for pauses before it; return the sentence."""
     said = done.stdout + done.stderr
     assert done.returncode == status, said
     assert "Traceback" not in said
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    lines = [line for line in done.stderr.splitlines() if line.strip() and ": trying again in " not in line]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("Error: "), done.stderr
     return lines[0].removeprefix("Error: ")

@@ -153,7 +153,8 @@ def test_no_token_or_secret_address_is_left(keyed: tuple[Project, Customers], tm
     assert api.failed and f"Bearer {TOKEN}" in {headers.get("Authorization") for _, headers in api.server.asked}
     say(project, "predict", "${API_URL}", "out.csv")
     for source in ("${DATABASE_URL}#t", f"postgresql://ann:{CORE}@127.0.0.1:9/db#t", f"{api.server.uri}?sig={CORE}"):
-        assert CORE not in refuse(project.ml("predict", source, "out.csv"))
+        refuse(done := project.ml("predict", source, "out.csv"))
+        assert CORE not in done.stdout + done.stderr
     api.refusing = True
     assert "refused (401)" in (said := refuse(project.ml("ingest"))) and CORE not in said
     cluster = Cluster()

@@ -1,5 +1,6 @@
 """The same commands on real servers: Prefect and MLflow with PostgreSQL behind both."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import Render
+from sources_support import Server
 from template_support import clean_environment
 
-from e2e.support import Project, free_port, make_project, succeed, wait_for, wait_until_alone
+from e2e.support import Project, free_port, make_project, sample, succeed, wait_for, wait_until_alone
 
 pytestmark = pytest.mark.slow
 POSTGRES = {"host": "127.0.0.1", "port": 5432, "user": "postgres"}
@@ -128,3 +130,18 @@ def test_up_starts_only_what_is_not_there(project: Project, addresses: tuple[str
         succeed(project.ml("down"))
     assert not wait_until_alone(project.root)
     assert httpx.get(f"{prefect}/health", trust_env=False).status_code == 200
+
+
+def test_pause_is_said_and_stands_in_the_log_of_the_run(project: Project, addresses: tuple[str, str]) -> None:
+    rows = json.loads(sample(300).to_json(orient="records"))
+    api = Server(lambda _, number: (429, {"Retry-After": "1"}, {}) if number == 1 else (200, {}, rows))
+    try:
+        project.configure("data", source=api.uri)
+        said = succeed(project.ml("ingest")).stderr
+    finally:
+        api.close()
+    assert said == "The API answers with 429: trying again in 1.0 s\n"
+    logs = httpx.post(f"{addresses[0]}/logs/filter", json={"limit": 200}, trust_env=False).json()
+    [log] = [log for log in logs if log["message"] == said.strip()]
+    run = httpx.get(f"{addresses[0]}/flow_runs/{log['flow_run_id']}", trust_env=False).json()
+    assert run["name"].startswith("ingest")

@@ -97,14 +97,15 @@ def bucket(folder: Path, _: pytest.FixtureRequest) -> Iterator[tuple[str, dict[s
     import botocore.session
 
     client = botocore.session.get_session().create_client("s3", endpoint_url=f"http://{host}:{port}", **keys)
-    client.create_bucket(Bucket="lake")
+    lake = f"lake-{port}"  # moto's buckets outlive its servers
+    client.create_bucket(Bucket=lake)
     environment = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_EC2_METADATA_DISABLED": "true"}
     environment |= {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret"}
     try:
         yield (
-            "s3://lake/in",
+            f"s3://{lake}/in",
             environment,
-            lambda rows: client.put_object(Bucket="lake", Key=f"in/{time.time_ns()}.csv", Body=as_csv(rows)) and None,
+            lambda rows: client.put_object(Bucket=lake, Key=f"in/{time.time_ns()}.csv", Body=as_csv(rows)) and None,
         )
     finally:
         client.close()
