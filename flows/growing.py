@@ -4,24 +4,24 @@
 and only then a stream is told that its rows are safe: who is killed before reads the same rows again.
 """
 
+import contextlib
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel
 
-from flows.contract import Column, Contract, clean, require_columns
+from flows.contract import Contract, require_columns
 from flows.errors import UserError, nearest
 from flows.newest import Choice, Keys, choose, rows_of
 from flows.progress import track
 from flows.settings import Settings
-from flows.sources import Narrowing, Source, Stream, read_through
+from flows.sources import Source, read_through
+from flows.sources.abilities import Divided, Narrowing, Stream
 from flows.store.files import digest_json, read_json, write_json
 from flows.store.snapshots import Snapshot, Snapshots
-
-EPOCH = datetime(1970, 1, 1)
+from flows.watermarks import WentBack, find_start, not_before, require_forward, show
 
 
 class Line(BaseModel):
@@ -32,12 +32,14 @@ class Line(BaseModel):
         watermark: The greatest value of the watermark column: a number, or a date in microseconds since 1970.
         position: Where a stream is read on.
         fingerprint: The source's when it was last read.
+        files: What tells each of its files from an earlier state, where it has files that do.
     """
 
     snapshot: str
     watermark: int | float | None = None
     position: Any = None
     fingerprint: str | None = None
+    files: dict[str, str] | None = None
 
 
 def grow(settings: Settings, contract: Contract, source: Source, full: bool = False) -> Snapshot:
@@ -61,9 +63,10 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
         return snapshots.get(line.snapshot)
     if isinstance(source, Stream):
         source.resume(line.position if line else None, full)
-    snapshot, newest = _read(settings, contract, source, keys, line)
+    files = source.files() if isinstance(source, Divided) else None
+    snapshot, newest = _read_rest(settings, contract, source, keys, line, files)
     position = source.position if isinstance(source, Stream) else None
-    made = Line(snapshot=snapshot.digest, watermark=newest, position=position, fingerprint=fingerprint)
+    made = Line(snapshot=snapshot.digest, watermark=newest, position=position, fingerprint=fingerprint, files=files)
     write_json(path, made.model_dump())
     if isinstance(source, Stream):
         source.settle(position)
@@ -104,28 +107,58 @@ def find_keys(settings: Settings, contract: Contract, source: Source) -> Keys:
     return Keys(identity, column, columns)
 
 
-def _read(
-    settings: Settings, contract: Contract, source: Source, keys: Keys, line: Line | None
+def _read_rest(
+    settings: Settings, contract: Contract, source: Source, keys: Keys, line: Line | None, files: dict[str, str] | None
 ) -> tuple[Snapshot, int | float | None]:
-    """Append what is new to what `line` has; return the snapshot and the greatest watermark."""
+    """Read the files that are not as they were, whole; all there are where these do not reach as far as before."""
+    if isinstance(source, Stream):  # it is read on by its position, whatever the watermark
+        return _read(settings, contract, source, keys, line, None, reaches=True)
+    if files is None or not isinstance(source, Divided):
+        since = find_start(keys.watermark, line.watermark if line else None, settings.data.lateness)
+        return _read(settings, contract, source, keys, line, since)
+    known = (line.files if line else None) or {}
+    same = {name for name, state in files.items() if known.get(name) == state}
+    if same and len(same) < len(files):
+        with contextlib.suppress(WentBack):
+            reaches = len(same) == len(known)  # the file with the newest row is there as it was
+            return _read(settings, contract, source.without(same), keys, line, None, reaches)
+    return _read(settings, contract, source, keys, line, None)
+
+
+def _read(
+    settings: Settings,
+    contract: Contract,
+    source: Source,
+    keys: Keys,
+    line: Line | None,
+    since: Any,
+    reaches: bool = False,
+) -> tuple[Snapshot, int | float | None]:
+    """Append what is new, of the rows from `since` on, to what `line` has.
+
+    Returns:
+        The snapshot, and the greatest watermark.
+
+    Raises:
+        WentBack: the newest row of before is not among them; with `reaches` it need not be.
+    """
     snapshots = Snapshots(settings.store_path)
     head = snapshots.get(line.snapshot) if line else None
-    streams = isinstance(source, Stream)  # and is read on by its position, whatever the watermark
-    since = None if streams else _since(keys.watermark, line, settings.data.lateness)
     if isinstance(source, Narrowing) and since is not None and keys.watermark:
         source = source.since(keys.watermark.name, since)
 
     def write(batches: Iterator[pa.RecordBatch]) -> tuple[Snapshot, int | float | None]:
-        rows = _not_before(_complete(track(batches, "rows read"), contract), keys.watermark, since)
+        rows = not_before(_complete(track(batches, "rows read"), contract), keys.watermark, since)
         with snapshots.parts.draft(rows) as draft:
             choice = choose(draft, snapshots, head, keys) if draft else None
-            if not streams:
-                _require_forward(source, keys.watermark, line, choice)
+            before = line.watermark if line else None
+            if not reaches:
+                require_forward(source, keys.watermark, before, choice.newest if choice else None)
             if draft is None or choice is None or not choice.new.any():
-                return _unchanged(source, head), line.watermark if line else None
-            before = line.watermark if line else None  # a stream's late rows may all be older
+                return _unchanged(source, head), before
+            # What was left out may be newer, and so may what a stream gave before.
             newest = max((value for value in (choice.newest, before) if value is not None), default=None)
-            return _append(snapshots, source, head, draft, choice, _shown(keys.watermark, newest)), newest
+            return _append(snapshots, source, head, draft, choice, show(keys.watermark, newest)), newest
 
     return read_through(source, write)
 
@@ -147,54 +180,8 @@ def _unchanged(source: Source, head: Snapshot | None) -> Snapshot:
     return head
 
 
-def _require_forward(source: Source, watermark: Column | None, line: Line | None, choice: Choice | None) -> None:
-    """Check that what was read reaches as far as what was read before, whose newest row is read again each time.
-
-    Raises:
-        UserError: it does not.
-    """
-    if watermark is None or line is None or line.watermark is None:
-        return
-    newest = choice.newest if choice else None
-    if newest is None or newest < line.watermark:
-        before, now = (_shown(watermark, value) for value in (line.watermark, newest))
-        raise UserError(
-            f'The watermark of "{source.uri}" went back: "{watermark.name}" was {before} and is '
-            f"{'in no row' if now is None else now} now; if the source began anew, run `ml ingest --full`."
-        )
-
-
-def _since(watermark: Column | None, line: Line | None, lateness: float) -> int | float | datetime | None:
-    """Return the value from which on rows are read, None for all."""
-    if watermark is None or line is None or line.watermark is None:
-        return None
-    if watermark.kind == "date":
-        return EPOCH + timedelta(microseconds=int(line.watermark)) - timedelta(days=lateness)
-    return line.watermark - (int(lateness) if lateness.is_integer() else lateness)
-
-
 def _complete(batches: Iterator[pa.RecordBatch], contract: Contract) -> Iterator[pa.RecordBatch]:
     """Yield the rows, which must have every column that the contract asks for."""
     for batch in batches:
         require_columns(batch.schema.names, contract.used)
         yield batch
-
-
-def _not_before(batches: Iterator[pa.RecordBatch], watermark: Column | None, since: Any) -> Iterator[pa.RecordBatch]:
-    """Yield the rows whose watermark is at or after `since`, or missing: of these nobody knows how old they are."""
-    for batch in batches:
-        if since is None or watermark is None:
-            yield batch
-            continue
-        frame, _ = clean(pa.Table.from_batches([batch]).select([watermark.name]), [watermark])
-        values = frame[watermark.name]
-        yield batch.filter(pa.array((values.isna() | (values >= since)).to_numpy(bool)))
-
-
-def _shown(watermark: Column | None, value: int | float | None) -> Any:
-    """Return a watermark as it is told: a date in ISO 8601, UTC."""
-    if watermark is None or value is None:
-        return None
-    if watermark.kind == "date":
-        return (EPOCH + timedelta(microseconds=int(value))).isoformat()
-    return value

@@ -13,7 +13,8 @@ from flows.naming import name_run
 from flows.progress import track
 from flows.secrets import unseen
 from flows.settings import Settings, load_settings
-from flows.sources import Reading, Source, Stream, open_source, read_through
+from flows.sources import Reading, Source, open_source, read_through
+from flows.sources.abilities import Stream
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import Latest
 

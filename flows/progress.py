@@ -14,7 +14,7 @@ T = TypeVar("T", bound="pa.RecordBatch | pa.Table | Any")
 
 
 class Ticker:
-    """Counts rows; work that ends sooner than `EVERY_SECONDS` says nothing."""
+    """Counts rows, or bytes; work that ends sooner than `EVERY_SECONDS` says nothing."""
 
     def __init__(self, what: str, total: int | None = None) -> None:
         """Count `what` ("rows read"), of `total` where that is known."""

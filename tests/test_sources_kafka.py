@@ -17,7 +17,8 @@ from sources_support import Cluster
 from flows import secrets
 from flows.errors import UserError
 from flows.sections import Fetch
-from flows.sources import Narrowing, Reading, Stream, open_source, read_through, spool
+from flows.sources import Reading, open_source, read_through, spool
+from flows.sources.abilities import Narrowing, Stream
 from flows.sources.kafka_trouble import explain, explain_lost
 
 PATIENT = Reading(fetch=Fetch(timeout_seconds=60))

@@ -16,7 +16,8 @@ from sources_support import Server
 
 from flows.errors import UserError
 from flows.sections import Fetch
-from flows.sources import Narrowing, Reading, open_source, read_through, rest_session, spool
+from flows.sources import Reading, open_source, read_through, rest_session, spool
+from flows.sources.abilities import Narrowing
 
 ROWS = [{"id": n, "name": f"n{n}"} for n in range(25)]
 QUICK = Fetch(timeout_seconds=20, retries=2)

@@ -25,7 +25,8 @@ from flows.growing import grow
 from flows.ingest import open_project_source, snapshot_source
 from flows.sections import Data, Fetch
 from flows.settings import Settings
-from flows.sources import Narrowing, Reading, Retyped, open_source, read_through
+from flows.sources import Reading, Retyped, open_source, read_through
+from flows.sources.abilities import Narrowing
 
 PASSWORD = "hunter2-geheim"
 SOON = Fetch(timeout_seconds=20, retries=0)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flows.errors import UserError, nearest
 from flows.secrets import expand, find_plain
@@ -77,36 +77,6 @@ class Source(Protocol):
             UserError: the source is no table, or is damaged.
             Retyped: a late value does not fit its column's type: what was yielded is void, start again.
         """
-        ...
-
-
-@runtime_checkable
-class Narrowing(Protocol):
-    """A source that can leave out old rows where they live, as a database can."""
-
-    def since(self, column: str, value: Any) -> Source:
-        """Return the source of the rows whose `column` is at or after `value` (a number, text or datetime), or more."""
-        ...
-
-
-@runtime_checkable
-class Stream(Protocol):
-    """A source that is read on from a position, and never from its start again.
-
-    Attributes:
-        position: A JSON-able value: where the rows that were yielded end. Whoever has kept them keeps it too.
-        key: A JSON-able value: what a position holds in, however it is reached.
-    """
-
-    position: Any
-    key: Any
-
-    def resume(self, position: Any, full: bool = False) -> None:
-        """Begin at `position`; without one where the group of readers stands, with `full` at the start."""
-        ...
-
-    def settle(self, position: Any) -> None:
-        """Tell the source that all rows before `position` are safely kept."""
         ...
 
 

@@ -1,6 +1,7 @@
 """Buckets of object stores (s3, gs, az) through fsspec; each library finds its credentials as it always does."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import fsspec
@@ -33,7 +34,7 @@ class Bucket:
 
     def find(self) -> list[RemoteFile]:
         """Return the files, sorted; see `Place`."""
-        store = self._open()
+        store = self._store
         if WILD.search(self._path) and not store.exists(self._path):
             base = self._path[: WILD.search(self._path).start()].rpartition("/")[0]  # type: ignore[union-attr]
             found = store.glob(self._path, detail=True)
@@ -47,19 +48,20 @@ class Bucket:
 
     def look(self, file: RemoteFile) -> RemoteFile:
         """Ask for a file again; see `Place`."""
-        return _describe(file.name, self._open().info(file.path))
+        return _describe(file.name, self._store.info(file.path))
 
     def read(self, file: RemoteFile, start: int) -> tuple[int, Iterator[bytes]]:
         """Read a file, a range of it at a time; see `Place`."""
         return start, self._stream(file, start)
 
     def _stream(self, file: RemoteFile, start: int) -> Iterator[bytes]:
-        with self._open().open(file.path, "rb", cache_type="none", block_size=CHUNK) as stream:
+        with self._store.open(file.path, "rb", cache_type="none", block_size=CHUNK) as stream:
             stream.seek(start)
             while chunk := stream.read(CHUNK):
                 yield chunk
 
-    def _open(self) -> Any:
+    @cached_property
+    def _store(self) -> Any:
         return open_filesystem(self._uri, self._scheme, self._fetch)
 
 

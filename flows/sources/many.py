@@ -1,7 +1,8 @@
 """Many files as one table: those of a folder, or those that a pattern such as `data/2024-*.csv` matches."""
 
 import glob
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,11 +54,23 @@ class ManySource:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the files' names, order and bytes, and of how they are read."""
-        return sign([[name, part.file.digest()] for name, part in self._names.items()], self._columns)
+        return sign([list(item) for item in self._digests.items()], self._columns)
+
+    def files(self) -> dict[str, str]:
+        """Return a SHA-256 of each file's bytes and of how it is read; see `flows.sources.abilities.Divided`."""
+        return {name: sign(digest, self._columns) for name, digest in self._digests.items()}
+
+    def without(self, names: Collection[str]) -> "ManySource":
+        """Return the source of the other files."""
+        return ManySource(self.uri, {n: part for n, part in self._names.items() if n not in names}, self._columns)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `flows.sources.Source`."""
         return retype(self._read, lambda name: settle(self._texts, name), self.uri)
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {name: part.file.digest() for name, part in self._names.items()}
 
     @property
     def _texts(self) -> list[DelimitedSource]:
@@ -99,7 +112,8 @@ def open_parts(uri: str, files: Mapping[str, RawFile], reading: Reading) -> Many
     """Open files, by their names, as one table; those without rows are left out.
 
     Raises:
-        UserError: there is none with rows, or one is no table.
+        NoRows: none has any.
+        UserError: there is none, or one is no table.
     """
     if not files:
         raise UserError(f'"{uri}" names no file: check the path, or the pattern (a ** stands for any folders).')
@@ -110,7 +124,7 @@ def open_parts(uri: str, files: Mapping[str, RawFile], reading: Reading) -> Many
         except NoRows:  # a job that writes each day writes an empty file on a quiet one
             continue
     if not parts:
-        raise UserError(f'None of the {len(files):,} files of "{uri}" has rows: name files with rows.')
+        raise NoRows(f'None of the {len(files):,} files of "{uri}" has rows: name files with rows.')
     return ManySource(uri, parts, reading.columns)
 
 

@@ -4,7 +4,7 @@ They are copied to a scratch folder under `.ml/cache`, read there by the local r
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, TypeVar
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from flows.errors import UserError
+from flows.progress import Ticker
 from flows.sources import Reading, Retyped, Source, resolve
 from flows.sources.buckets import Bucket
 from flows.sources.faults import Cut, explain_fault, lacks_bucket, refuse
-from flows.sources.files import open_table, sign
+from flows.sources.files import NoRows, open_table, sign
 from flows.sources.many import open_parts
 from flows.sources.places import Place, RemoteFile
 from flows.sources.raw import RawFile
@@ -34,8 +35,8 @@ LONGEST_PAUSE_SECONDS = 60.0
 class RemoteSource:
     """The files of a place; see the module."""
 
-    def __init__(self, uri: str, place: Place, reading: Reading) -> None:
-        """List the files.
+    def __init__(self, uri: str, place: Place, reading: Reading, some: Sequence[RemoteFile] | None = None) -> None:
+        """List the files; or take `some` of them, which may be without rows.
 
         Raises:
             UserError: the place cannot be reached, or has no such file.
@@ -43,7 +44,8 @@ class RemoteSource:
         self.uri = uri
         self._place = place
         self._reading = reading
-        self._files = self._patiently(place.find)
+        self._partial = some is not None
+        self._files = self._patiently(place.find) if some is None else some
         if not self._files:
             raise UserError(f'"{uri}" names no file: check the address, or the pattern.')
         self._copies = ExitStack()
@@ -66,11 +68,25 @@ class RemoteSource:
             return None
         return sign([[file.name, file.size, file.tag] for file in self._files], self._reading.columns)
 
+    def files(self) -> dict[str, str] | None:
+        """Return a SHA-256 of what the place tells of each file; see `flows.sources.abilities.Divided`."""
+        told = {file.name: file.tag and sign([file.size, file.tag], self._reading.columns) for file in self._files}
+        known = {name: tag for name, tag in told.items() if tag is not None}
+        return known if len(known) == len(told) else None
+
+    def without(self, names: Collection[str]) -> "RemoteSource":
+        """Return the source of the other files."""
+        rest = [file for file in self._files if file.name not in names]
+        return RemoteSource(self.uri, self._place, self._reading, rest)
+
     def batches(self) -> "Iterator[pa.RecordBatch]":
         """Yield the rows; see `flows.sources.Source`."""
         keep = False
         try:
             yield from self._open().batches()
+        except NoRows:
+            if not self._partial:
+                raise
         except Retyped:  # what was learned of the types is kept, and the copies with it
             keep = True
             raise
@@ -93,33 +109,37 @@ class RemoteSource:
         folder = self._copies.enter_context(scratch(self._reading.root / ".ml/cache/sources/files"))
         folder.mkdir()
         raw = {}
+        sizes = [file.size for file in self._files]
+        ticker = Ticker("bytes fetched", None if None in sizes else sum(size or 0 for size in sizes))
         for number, file in enumerate(self._files):
-            shown = self.uri if len(self._files) == 1 else f"{self.uri} ({file.name})"
+            shown = self.uri if len(self._files) == 1 and not self._partial else f"{self.uri} ({file.name})"
             raw[file.name] = RawFile(shown, folder / str(number), self._reading.fetch.max_ratio)
-            self._copy(file, raw[file.name].path)
+            self._copy(file, raw[file.name].path, ticker)
+        ticker.close()
         if len(raw) == 1:
             return open_table(next(iter(raw.values())), self._reading)
         return open_parts(self.uri, raw, self._reading)
 
-    def _copy(self, file: RemoteFile, path: Path) -> None:
+    def _copy(self, file: RemoteFile, path: Path, ticker: Ticker) -> None:
         """Copy a file, going on where a connection was cut.
 
         Raises:
             UserError: it cannot be read, or changed meanwhile.
         """
         path.touch()
-        self._patiently(lambda: self._read_on(file, path))
+        self._patiently(lambda: self._read_on(file, path, ticker))
         now = self._patiently(lambda: self._place.look(file))
         if (now.size, now.tag) != (file.size, file.tag):
             raise UserError(f'"{self.uri}" changed while it was read ("{file.name}"): run the command again.')
 
-    def _read_on(self, file: RemoteFile, path: Path) -> None:
+    def _read_on(self, file: RemoteFile, path: Path, ticker: Ticker) -> None:
         start, chunks = self._place.read(file, path.stat().st_size)
         with path.open("r+b") as copy:
             copy.truncate(start)
             copy.seek(start)
             for chunk in chunks:
                 copy.write(chunk)
+                ticker.add(len(chunk))
         if file.size is not None and path.stat().st_size < file.size:
             raise Cut
 
