@@ -1,7 +1,8 @@
 """What the stages that stream cost as tables grow: `python benchmarks/bench_stages.py`.
 
-Ingest of CSV, validation, validation that puts a good part of the rows into quarantine, and batch prediction, each in
-a process of its own. Goals: 1.5 GB at 10,000,000 rows of 21 columns, and 12 times the time of 1,000,000.
+Ingest of CSV, validation, validation that puts a good part of the rows into quarantine, batch prediction, and ingest
+of what is new in a folder, each in a process of its own. Goals: 1.5 GB at 10,000,000 rows of 21 columns, and 12 times
+the time of 1,000,000.
 """
 
 import argparse
@@ -40,6 +41,8 @@ done = predict_file.fn(load_settings(), sys.argv[1], "predicted.parquet")
 assert done["rows"] == int(sys.argv[2]) and not done["refused"], done
 """
 STAGES = {"ingest": INGEST, "validate": VALIDATE, "quarantine": VALIDATE, "predict": PREDICT}
+GROWTH = ("first file", "new file", "changed")
+FEW = 2_000
 
 
 def run_stages(work: Path, rows: int, env: dict[str, str]) -> dict[str, Cost]:
@@ -57,10 +60,36 @@ def run_stages(work: Path, rows: int, env: dict[str, str]) -> dict[str, Cost]:
     for name, script in STAGES.items():
         strict = whole.replace("support_calls: int = pa.Field(ge=0)", "support_calls: int = pa.Field(ge=1)")
         schema.write_text(strict if name == "quarantine" else whole, encoding="utf-8")
-        costs[name] = measure([sys.executable, "-c", script, str(source), str(rows), name], project, env)
-        print(f"{rows:>10,} rows  {name:<11}{costs[name].seconds:8.1f} s {costs[name].megabytes:8.0f} MB", flush=True)
-    source.unlink()
+        costs[name] = measure_stage(name, script, source, rows, project, env)
+    costs |= run_growth(work, source, rows, env)
     return costs
+
+
+def run_growth(work: Path, source: Path, rows: int, env: dict[str, str]) -> dict[str, Cost]:
+    """Measure ingest with a watermark: of one file, then of a small one beside it, then of more rows in the first."""
+    lake = work / "lake"
+    lake.mkdir()
+    first = source.rename(lake / "1.csv")
+    project = make_project(work / "growing", lake)
+    with (project / "config.toml").open("a", encoding="utf-8") as config:
+        config.write('watermark = "customer_id"\n')
+    few = make_csv(work, FEW, env).read_bytes().splitlines(keepends=True)
+    costs = {}
+    for name, total in zip(GROWTH, (rows, rows + FEW, rows + 2 * FEW), strict=True):
+        if name == "new file":
+            (lake / "2.csv").write_bytes(few[0] + b"".join(b"5" + row for row in few[1:]))
+        elif name == "changed":
+            with first.open("ab") as file:
+                file.writelines(b"6" + row for row in few[1:])
+        costs[name] = measure_stage(name, INGEST, lake, total, project, env)
+    return costs
+
+
+def measure_stage(name: str, script: str, source: Path, rows: int, project: Path, env: dict[str, str]) -> Cost:
+    """Measure one stage and print what it cost."""
+    cost = measure([sys.executable, "-c", script, str(source), str(rows), name], project, env)
+    print(f"{rows:>10,} rows  {name:<11}{cost.seconds:8.1f} s {cost.megabytes:8.0f} MB", flush=True)
+    return cost
 
 
 def main() -> None:
@@ -76,10 +105,10 @@ def main() -> None:
     for rows in said.rows:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             found = [run_stages(Path(folder), rows, env) for _ in range(said.rounds)]
-        for name in STAGES:
+        for name in (*STAGES, *GROWTH):
             figures[f"{name}_seconds_{rows}"] = statistics.median(costs[name].seconds for costs in found)
             figures[f"{name}_megabytes_{rows}"] = max(costs[name].megabytes for costs in found)
-    for name in STAGES:
+    for name in (*STAGES, *GROWTH):
         small, large = (figures.get(f"{name}_seconds_{rows}") for rows in (1_000_000, 10_000_000))
         if small and large:
             peak = figures[f"{name}_megabytes_10000000"]
