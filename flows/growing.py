@@ -6,6 +6,7 @@ and only then a stream is told that its rows are safe: who is killed before read
 
 import contextlib
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from flows.contract import Contract, require_columns
-from flows.errors import UserError, nearest
+from flows.errors import UserError
 from flows.newest import Choice, Keys, choose, rows_of
 from flows.progress import track
 from flows.settings import Settings
@@ -21,7 +22,7 @@ from flows.sources import Source, read_through
 from flows.sources.abilities import Divided, Narrowing, Stream
 from flows.store.files import digest_json, read_json, write_json
 from flows.store.snapshots import Snapshot, Snapshots
-from flows.watermarks import WentBack, find_start, not_before, require_forward, show
+from flows.watermarks import WentBack, find_keys, find_start, not_before, require_forward, show
 
 
 class Line(BaseModel):
@@ -33,6 +34,7 @@ class Line(BaseModel):
         position: Where a stream is read on.
         fingerprint: The source's when it was last read.
         files: What tells each of its files from an earlier state, where it has files that do.
+        identity: The name and the kind of the id by which rows were told apart; None of lines before 0.3.
     """
 
     snapshot: str
@@ -40,6 +42,7 @@ class Line(BaseModel):
     position: Any = None
     fingerprint: str | None = None
     files: dict[str, str] | None = None
+    identity: tuple[str, str] | None = None
 
 
 def grow(settings: Settings, contract: Contract, source: Source, full: bool = False) -> Snapshot:
@@ -52,12 +55,14 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
         full: Read everything, and begin anew.
 
     Raises:
-        UserError: the source is no good, has no id, or its watermark went back.
+        UserError: the source is no good, has no id or another than before, or its watermark went back.
     """
     keys = find_keys(settings, contract, source)
     snapshots = Snapshots(settings.store_path)
     path, known = _find_line(snapshots.folder / "lines", source, settings.data.watermark)
     line = Line.model_validate(known) if known and not full else None
+    identity = (keys.id.name, keys.id.kind)
+    _require_same_id(source, line, identity)
     fingerprint = source.fingerprint()
     if line and fingerprint and fingerprint == line.fingerprint:
         return snapshots.get(line.snapshot)
@@ -66,7 +71,14 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
     files = source.files() if isinstance(source, Divided) else None
     snapshot, newest = _read_rest(settings, contract, source, keys, line, files)
     position = source.position if isinstance(source, Stream) else None
-    made = Line(snapshot=snapshot.digest, watermark=newest, position=position, fingerprint=fingerprint, files=files)
+    made = Line(
+        snapshot=snapshot.digest,
+        watermark=newest,
+        position=position,
+        fingerprint=fingerprint,
+        files=files,
+        identity=identity,
+    )
     write_json(path, made.model_dump())
     if isinstance(source, Stream):
         source.settle(position)
@@ -83,44 +95,33 @@ def _find_line(folder: Path, source: Source, watermark: str | None) -> tuple[Pat
     return lasting, read_json(lasting) or read_json(path)
 
 
-def find_keys(settings: Settings, contract: Contract, source: Source) -> Keys:
-    """Return the id and the watermark.
-
-    Raises:
-        UserError: there is no column with the role id, or the watermark is none of the contract, or a text.
-    """
-    identity = contract.role("id")
-    if identity is None:
+def _require_same_id(source: Source, line: Line | None, identity: tuple[str, str]) -> None:
+    if line and line.identity not in (None, identity):
+        was, now = (f'"{name}" ({kind})' for name, kind in (line.identity or identity, identity))
         raise UserError(
-            f'"{source.uri}" is read bit by bit, which needs a column with metadata={{"role": "id"}} in '
-            "model/schema.py, so that a row that comes again is known."
+            f'The rows of "{source.uri}" were told apart by {was}, and model/schema.py says {now} now: '
+            "run `ml ingest --full`, which reads all of them anew."
         )
-    columns, watermark = contract.by_name, settings.data.watermark
-    column = None if watermark is None else columns.get(watermark)
-    if watermark is not None and column is None:
-        known = nearest(watermark, columns) or f" It has: {', '.join(columns)}."
-        raise UserError(f'[data] watermark in config.toml names "{watermark}", no column of model/schema.py.{known}')
-    if column and column.kind not in ("integer", "number", "date"):
-        raise UserError(
-            f'The watermark "{column.name}" is a {column.kind} in model/schema.py: name a date or a number.'
-        )
-    return Keys(identity, column, columns)
 
 
 def _read_rest(
     settings: Settings, contract: Contract, source: Source, keys: Keys, line: Line | None, files: dict[str, str] | None
 ) -> tuple[Snapshot, int | float | None]:
-    """Read the files that are not as they were, whole; all there are where these do not reach as far as before."""
+    """Read what may be new; of files, whole, those from the first on that is not as it was.
+
+    They are in their order, in which the last of equally new rows counts. All are read where those do not reach as far
+    as what was read before.
+    """
     if isinstance(source, Stream):  # it is read on by its position, whatever the watermark
         return _read(settings, contract, source, keys, line, None, reaches=True)
-    if files is None or not isinstance(source, Divided):
+    if not isinstance(source, Divided):
         since = find_start(keys.watermark, line.watermark if line else None, settings.data.lateness)
         return _read(settings, contract, source, keys, line, since)
-    known = (line.files if line else None) or {}
-    same = {name for name, state in files.items() if known.get(name) == state}
-    if same and len(same) < len(files):
+    now, known = files or {}, (line.files if line else None) or {}
+    same = list(takewhile(lambda name: known.get(name) == now[name], now))
+    if same and len(same) < len(now):
         with contextlib.suppress(WentBack):
-            reaches = len(same) == len(known)  # the file with the newest row is there as it was
+            reaches = all(now.get(name) == state for name, state in known.items())
             return _read(settings, contract, source.without(same), keys, line, None, reaches)
     return _read(settings, contract, source, keys, line, None)
 

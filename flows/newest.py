@@ -94,8 +94,7 @@ def choose(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys: Keys)
     """
     columns = unify([*([snapshots.schema(head.digest)] if head else []), pq.read_schema(draft)]).names
     groups = _groups(draft)
-    read = [keys.read(group, columns) for group in groups]
-    hashes, marks = (np.concatenate([one[i] for one in read]) for i in (0, 1))
+    hashes, marks = _read_keys(groups, columns, keys)
     new = _newest(hashes, marks)
     ours = np.flatnonzero(new)
     ours = ours[np.argsort(hashes[ours, 0])]
@@ -123,6 +122,11 @@ def rows_of(draft: Path, wanted: np.ndarray) -> Iterator[pa.RecordBatch]:
         for batch in file.iter_batches():
             yield batch.filter(pa.array(wanted[start : start + batch.num_rows]))
             start += batch.num_rows
+
+
+def _read_keys(groups: "Sequence[DraftGroup]", columns: Sequence[str], keys: Keys) -> tuple[np.ndarray, np.ndarray]:
+    read = [keys.read(group, columns) for group in groups]
+    return np.concatenate([hashes for hashes, _ in read]), np.concatenate([marks for _, marks in read])
 
 
 def _newest(hashes: np.ndarray, marks: np.ndarray) -> np.ndarray:

@@ -9,11 +9,37 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.contract import Column, clean
-from flows.errors import UserError
+from flows.contract import Column, Contract, clean
+from flows.errors import UserError, nearest
+from flows.newest import Keys
+from flows.settings import Settings
 from flows.sources import Source
 
 EPOCH = datetime(1970, 1, 1)
+
+
+def find_keys(settings: Settings, contract: Contract, source: Source) -> Keys:
+    """Return the id and the watermark.
+
+    Raises:
+        UserError: there is no column with the role id, or the watermark is none of the contract, or a text.
+    """
+    identity = contract.role("id")
+    if identity is None:
+        raise UserError(
+            f'"{source.uri}" is read bit by bit, which needs a column with metadata={{"role": "id"}} in '
+            "model/schema.py, so that a row that comes again is known."
+        )
+    columns, watermark = contract.by_name, settings.data.watermark
+    column = None if watermark is None else columns.get(watermark)
+    if watermark is not None and column is None:
+        known = nearest(watermark, columns) or f" It has: {', '.join(columns)}."
+        raise UserError(f'[data] watermark in config.toml names "{watermark}", no column of model/schema.py.{known}')
+    if column and column.kind not in ("integer", "number", "date"):
+        raise UserError(
+            f'The watermark "{column.name}" is a {column.kind} in model/schema.py: name a date or a number.'
+        )
+    return Keys(identity, column, columns)
 
 
 class WentBack(UserError):

@@ -198,6 +198,13 @@ def test_empty_constant_near_unique_and_second_id_are_ignored_and_named(project)
     assert _check_own_source(project, report).empty
 
 
+def test_an_empty_date_is_not_the_time_of_the_rows(project):
+    days = pd.Series(pd.date_range("2024-01-01", periods=200))
+    _frame(deleted_at=pd.Series([pd.NaT] * 200), created_at=days).to_parquet(project / "t.parquet")
+    report = initialize(project, "t.parquet", "y")
+    assert (report.of_role("time"), report.of_role("ignored")) == (["created_at"], ["deleted_at"])
+
+
 @pytest.mark.parametrize(
     "leak",
     [

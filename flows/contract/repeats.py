@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flows.contract.cleaning import clean_column
 from flows.contract.columns import Column
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 KEYS = ("0123456789abcdef", "fedcba9876543210")
 MISSING = np.uint64(0x9E3779B97F4A7C15)
+EXACT = 2.0**53
 ALONE, TOGETHER = "field_uniqueness", "multiple_fields_uniqueness"  # as Pandera calls these checks
 
 
@@ -71,7 +73,7 @@ def hash_content(table: pa.Table, names: Sequence[str], columns: Mapping[str, Co
 
 def _hash_raw(values: pa.ChunkedArray, column: Column | None) -> list[np.ndarray]:
     if column is None:
-        return _hash(values.cast(pa.string()).to_pandas())
+        return _hash(_as_text(values).to_pandas())
     read, unreadable = clean_column(values, column)
     hashes = _hash(read)
     if unreadable.any():
@@ -79,6 +81,15 @@ def _hash_raw(values: pa.ChunkedArray, column: Column | None) -> list[np.ndarray
         for known, raw in zip(hashes, texts, strict=True):
             known[unreadable] = raw
     return hashes
+
+
+def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return values as text; numbers without a fraction like integers, as which another part may hold them."""
+    if not pa.types.is_floating(values.type):
+        return values.cast(pa.string())
+    whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), EXACT))
+    integers = pc.if_else(whole, values, None).cast(pa.int64()).cast(pa.string())
+    return pc.coalesce(integers, values.cast(pa.string()))
 
 
 def _hash(values: "pd.Series[Any]") -> list[np.ndarray]:

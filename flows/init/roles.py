@@ -36,7 +36,7 @@ def guess_roles(profiles: Sequence[Profile], target: str) -> dict[str, Guess]:
     others = [p for p in profiles if p.name != target]
     key = next((p for p in others if _is_named_key(p) and p.unique), None)
     key = key or next((p for p in others if _is_key(p)), None)
-    moments = [p for p in others if p.kind == "date" and _is_named_time(p.name)]
+    moments = [p for p in others if p.kind == "date" and p.distinct and _is_named_time(p.name)]
     guesses: dict[str, Guess] = {}
     for profile in profiles:
         if profile.name == target:

@@ -5,7 +5,7 @@ A new source is a module with an opener `(uri, reading) -> Source` and one line 
 
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -40,12 +40,14 @@ class Reading:
             format's columns are read as these; others, and all where it is None, are read as text.
         root: The project's folder, to which paths are relative.
         fetch: Timeouts, retries and limits.
+        required: The columns that all of several files must have, where one has them; None for all of `columns`.
         quoted: Whether in delimited text whatever stands in quotes is a text, be it "NA" or nothing.
     """
 
     columns: Columns = None
     root: Path = field(default_factory=Path.cwd)
     fetch: Fetch = field(default_factory=Fetch)
+    required: Collection[str] | None = None
     quoted: bool = False
 
 

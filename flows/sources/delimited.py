@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -52,7 +53,7 @@ class DelimitedSource(FileSource):
         check_names(self._names, file.uri)
         if len(records) < 2:
             raise NoRows(f'"{file.uri}" has a header but no rows: name a file with rows.')
-        self.types = {name: LADDERS[self.kind(name)][0] for name in self._names}
+        self.types = self._first_types()
         self._wrong: pa_csv.InvalidRow | None = None
         self._quoted = quoted
 
@@ -60,6 +61,12 @@ class DelimitedSource(FileSource):
     def schema(self) -> pa.Schema:
         """Names and types, as far as they are known now."""
         return pa.schema(list(self.types.items()))
+
+    def anew(self) -> Self:
+        """Return the same file; see `FileSource`."""
+        made = super().anew()
+        made.types = self._first_types()
+        return made
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `flows.sources.Source`. A column where a value does not fit is text, whole."""
@@ -96,6 +103,9 @@ class DelimitedSource(FileSource):
                     raise UserError(f'"{self.uri}" {OPEN_QUOTE}')
             except pa.ArrowInvalid as error:
                 raise self._explain(str(error)) from None
+
+    def _first_types(self) -> dict[str, pa.DataType]:
+        return {name: LADDERS[self.kind(name)][0] for name in self._names}
 
     def _refuse_row(self, row: pa_csv.InvalidRow) -> str:
         self._wrong = row

@@ -1,6 +1,7 @@
 """Files as sources: CSV of any delimiter, JSON Lines (both plain or compressed) and Parquet; see also `many`."""
 
 import codecs
+import copy
 import hashlib
 import json
 import re
@@ -8,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from flows.errors import UserError, nearest
 from flows.sources import Columns, Reading, Source, resolve
@@ -49,6 +50,10 @@ class FileSource(ABC):
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file's bytes and of how they are read."""
         return sign(self.file.digest(), self.columns)
+
+    def anew(self) -> Self:
+        """Return the same file, without what was learned of its types from reading it."""
+        return copy.copy(self)
 
     @abstractmethod
     def batches(self) -> "Iterator[pa.RecordBatch]":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from flows.errors import UserError
-from flows.sources import Columns, Reading
+from flows.sources import Reading
 from flows.sources.delimited import DelimitedSource, retype, settle
 from flows.sources.files import WILD, FileSource, NoRows, open_table, sign
 from flows.sources.fitting import TEXT
@@ -24,13 +24,13 @@ class ManySource:
         typed: Whether all formats have types.
     """
 
-    def __init__(self, uri: str, parts: Mapping[str, FileSource], columns: Columns) -> None:
+    def __init__(self, uri: str, parts: Mapping[str, FileSource], reading: Reading) -> None:
         """Read `parts`, by their names, in this order."""
         self.uri = uri
         self.typed = all(part.typed for part in parts.values())
         self._names = parts
         self._parts = list(parts.values())
-        self._columns = columns
+        self._reading = reading
 
     @property
     def schema(self) -> pa.Schema:
@@ -54,15 +54,16 @@ class ManySource:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the files' names, order and bytes, and of how they are read."""
-        return sign([list(item) for item in self._digests.items()], self._columns)
+        return sign([list(item) for item in self._digests.items()], self._reading.columns)
 
     def files(self) -> dict[str, str]:
         """Return a SHA-256 of each file's bytes and of how it is read; see `flows.sources.abilities.Divided`."""
-        return {name: sign(digest, self._columns) for name, digest in self._digests.items()}
+        return {name: sign(digest, self._reading.columns) for name, digest in self._digests.items()}
 
     def without(self, names: Collection[str]) -> "ManySource":
         """Return the source of the other files."""
-        return ManySource(self.uri, {n: part for n, part in self._names.items() if n not in names}, self._columns)
+        rest = {name: part.anew() for name, part in self._names.items() if name not in names}
+        return ManySource(self.uri, rest, self._reading)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `flows.sources.Source`."""
@@ -84,7 +85,8 @@ class ManySource:
                 yield _conform(batch, schema)
 
     def _require_alike(self, schemas: list[pa.Schema]) -> None:
-        for name in self._columns or ():
+        required = self._reading.columns if self._reading.required is None else self._reading.required
+        for name in required or ():
             lacking = [part for part, schema in zip(self._parts, schemas, strict=True) if name not in schema.names]
             if 0 < len(lacking) < len(schemas):
                 raise UserError(
@@ -125,7 +127,7 @@ def open_parts(uri: str, files: Mapping[str, RawFile], reading: Reading) -> Many
             continue
     if not parts:
         raise NoRows(f'None of the {len(files):,} files of "{uri}" has rows: name files with rows.')
-    return ManySource(uri, parts, reading.columns)
+    return ManySource(uri, parts, reading)
 
 
 def choose(names: Iterable[str]) -> list[str]:
