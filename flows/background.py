@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from flows.connection import embedded_uri, is_embedded, mlflow_folder
+from flows.connection import embedded_uri, is_embedded, mlflow_artifacts, prepare_embedded
 from flows.environment import prepare
 from flows.errors import UserError
 from flows.health import answers, ask
@@ -161,11 +161,10 @@ def _prefect(settings: Settings, port: str) -> Launch:
 
 
 def _mlflow(settings: Settings, port: str) -> Launch:
-    folder = mlflow_folder(settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    prepare_embedded(settings)
     command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", port, "--workers", "1"]
     command += ["--backend-store-uri", embedded_uri(settings), "--default-artifact-root"]
-    command += [(folder / "artifacts").as_uri(), "--no-serve-artifacts"]
+    command += [mlflow_artifacts(settings).as_uri(), "--no-serve-artifacts"]
     return Launch(command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""})
 
 

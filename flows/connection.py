@@ -3,19 +3,26 @@
 import logging
 import os
 import re
+import sqlite3
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.databases import check_database, sqlite_url
 from flows.errors import UserError
 from flows.processes import running
+from flows.relocation import relocate_artifacts
 from flows.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 REMOTE_SECONDS = 10.0
+MLFLOW_REMEDY = (
+    "bring it back from a backup, or move it away and run `ml run`, which registers a version in a new database; the "
+    "model in service goes on"
+)
 
 
 def mlflow_folder(settings: Settings) -> Path:
@@ -23,9 +30,37 @@ def mlflow_folder(settings: Settings) -> Path:
     return settings.home / "mlflow"
 
 
+def mlflow_database(settings: Settings) -> Path:
+    """Return the embedded MLflow's database file."""
+    return mlflow_folder(settings) / "mlflow.db"
+
+
+def mlflow_artifacts(settings: Settings) -> Path:
+    """Return the embedded MLflow's folder of artifacts."""
+    return mlflow_folder(settings) / "artifacts"
+
+
 def embedded_uri(settings: Settings) -> str:
     """Return the address of the project's own database."""
-    return f"sqlite:///{mlflow_folder(settings) / 'mlflow.db'}"
+    return sqlite_url(mlflow_database(settings))
+
+
+def prepare_embedded(settings: Settings) -> None:
+    """Make the folder of the embedded MLflow, and let its database name the artifacts of this folder alone.
+
+    Raises:
+        UserError: the database is damaged, or cannot be written.
+    """
+    database = mlflow_database(settings)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    check_database(database, MLFLOW_REMEDY)
+    try:
+        relocate_artifacts(database, mlflow_artifacts(settings))
+    except sqlite3.Error as error:
+        check_database(database, MLFLOW_REMEDY, thorough=True)
+        raise UserError(
+            f"{database} cannot be written ({error}): see who uses it, and run the command again."
+        ) from None
 
 
 def embedded_ui(settings: Settings) -> str:
@@ -47,7 +82,7 @@ def connect(settings: Settings) -> "MlflowClient":
     """
     embedded = is_embedded(settings)
     if embedded:
-        mlflow_folder(settings).mkdir(parents=True, exist_ok=True)
+        prepare_embedded(settings)
         os.environ["MLFLOW_TRACKING_URI"] = embedded_uri(settings)
     else:
         _require_answer(os.environ["MLFLOW_TRACKING_URI"])

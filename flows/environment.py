@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from flows.databases import sqlite_url
 from flows.settings import Settings
 
 QUIET = {
@@ -24,6 +25,7 @@ QUIET = {
 }
 
 
+DATABASE = {"PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL"}
 STRIPPED = ("ML_", "MLFLOW_", "PREFECT_", "BENTOML_", "MPLCONFIGDIR")
 
 
@@ -43,6 +45,8 @@ def prepare(settings: Settings) -> None:
     }
     for name, path in homes.items():
         os.environ.setdefault(name, str(path))
+    if "?" in os.environ["PREFECT_HOME"] and not DATABASE & os.environ.keys():  # Prefect's own URL would end there
+        os.environ[min(DATABASE)] = sqlite_url(Path(os.environ["PREFECT_HOME"]) / "prefect.db", "aiosqlite")
     for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
         del os.environ[name]  # of a workflow's variable that is not set; boto makes an address of an empty region
     for name, value in QUIET.items():

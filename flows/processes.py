@@ -41,6 +41,7 @@ class Record(BaseModel):
         port: The port of the loopback that it listens on, if any.
         command: What it was started with.
         since: When, for people (UTC).
+        root: The project's folder at that time; None in older records. See `is_foreign`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Record(BaseModel):
     port: int | None
     command: tuple[str, ...]
     since: str
+    root: str | None = None
 
     @property
     def address(self) -> str | None:
@@ -81,7 +83,41 @@ def read_record(settings: Settings, name: str) -> Record | None:
 def running(settings: Settings, name: str) -> Record | None:
     """Return the record of a process if it runs; what a killed keeper left behind goes on, and is not kept any more."""
     record = read_record(settings, name)
-    return record if record and (keeper_of(record) or family(record)) else None
+    if record is None or was_elsewhere(settings, record):
+        return None
+    return record if keeper_of(record) or family(record) else None
+
+
+def was_elsewhere(settings: Settings, record: Record) -> bool:
+    """Return True if a process was started while the project was in another folder: it uses the files there."""
+    root = record.root
+    if root is None and (keeper := keeper_of(record)):  # an older record
+        root = _directory(keeper)
+    return root is not None and Path(root) != settings.root
+
+
+def is_foreign(settings: Settings, record: Record) -> bool:
+    """Return True if a record came with a copy of a project: its process belongs to the original.
+
+    Where the folder was moved instead, the original's record is gone, and the process is this project's still.
+    """
+    if not was_elsewhere(settings, record):
+        return False
+    root = record.root or _directory(keeper_of(record)) or ""
+    try:
+        original = read_json(Path(root) / run_folder(settings).relative_to(settings.root) / f"{record.name}.json")
+    except (OSError, ValueError):
+        return True  # it is there, and cannot be read
+    return original is not None and original.get("token") == record.token
+
+
+def _directory(process: "psutil.Process | None") -> str | None:
+    """Return a process's working directory, which follows a folder that is renamed."""
+    import psutil
+
+    with suppress(psutil.Error, OSError):
+        return process.cwd() if process else None
+    return None
 
 
 def keeper_of(record: Record) -> "psutil.Process | None":
@@ -128,7 +164,14 @@ def start(
     import psutil
 
     record = Record(
-        name=name, pid=None, started=0.0, token=uuid.uuid4().hex, port=port, command=tuple(command), since=utc_now()
+        name=name,
+        pid=None,
+        started=0.0,
+        token=uuid.uuid4().hex,
+        port=port,
+        command=tuple(command),
+        since=utc_now(),
+        root=str(settings.root),
     )
     _write(settings, record)
     restarts = restarts_path(settings, name)
@@ -152,11 +195,16 @@ def start(
 def stop(settings: Settings, record: Record) -> bool:
     """End what a record names, and only that, with all it started; return whether anything ran.
 
+    A record that came with a copy of a project is removed, and the process that it names is the original's: it stays.
+
     Raises:
         UserError: something of it goes on all the same; the record stays.
     """
     import psutil
 
+    if is_foreign(settings, record):
+        _forget(settings, record)
+        return False
     keeper = keeper_of(record)
     if keeper is not None:
         with suppress(psutil.Error):
@@ -165,9 +213,13 @@ def stop(settings: Settings, record: Record) -> bool:
     found = family(record)
     if left := kill_all(lambda: family(record), STOP_SECONDS):
         raise UserError(f"{record.name} goes on although it was killed (process {left[0].pid}): see `ps`.")
+    _forget(settings, record)
+    return keeper is not None or bool(found)
+
+
+def _forget(settings: Settings, record: Record) -> None:
     restarts_path(settings, record.name).unlink(missing_ok=True)
     _path(settings, record.name).unlink(missing_ok=True)
-    return keeper is not None or bool(found)
 
 
 def _path(settings: Settings, name: str) -> Path:

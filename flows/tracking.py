@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from flows.connection import connect, embedded_ui, is_embedded, mlflow_folder, show_uri
+from flows.connection import connect, embedded_ui, is_embedded, mlflow_artifacts, show_uri
 from flows.errors import UserError
 from flows.saved import FILE, explain_untrusted, load_pipeline, trusted_types
 from flows.settings import Settings
@@ -35,7 +35,7 @@ class Registry:
         self.name = settings.project.name
         self.trusted = trusted_types(settings)
         self.client = connect(settings)
-        self.artifacts = (mlflow_folder(settings) / "artifacts").as_uri() if is_embedded(settings) else None
+        self.artifacts = mlflow_artifacts(settings).as_uri() if is_embedded(settings) else None
 
     def experiment_id(self) -> str:
         """Return the id of the project's experiment, made when it is missing."""

@@ -1,6 +1,7 @@
 """Background processes: what a record may stop, and what it must not."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -254,3 +255,50 @@ def test_log_never_exceeds_twice_its_limit(tmp_path: Path) -> None:
     assert files == ["x.log", "x.log.1"]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2_000
     assert (tmp_path / "x.log").read_text(encoding="utf-8").endswith("line 0499\n")
+
+
+def move_to(settings: Settings, folder: Path, *, copied: bool) -> Settings:
+    (shutil.copytree if copied else shutil.move)(settings.root, folder)
+    return load_settings(folder)
+
+
+@pytest.fixture
+def nested(settings: Settings) -> Settings:
+    """A project in a folder that can be copied and moved; what still runs is ended by the fixture that it asks for."""
+    root = settings.root / "project"
+    root.mkdir()
+    shutil.copy2(settings.root / "config.toml", root)
+    return load_settings(root)
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["record of now", "record of 0.3.0"])
+def test_copy_neither_uses_nor_stops_what_the_original_runs(
+    nested: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], older: bool
+) -> None:
+    record = start(nested, "service", SLEEP, ENV)
+    try:
+        if older:
+            path = run_folder(nested) / "service.json"
+            write_json(path, {k: v for k, v in read_json(path).items() if k != "root"})
+        copy = move_to(nested, tmp_path / "사본 with space", copied=True)
+        assert running(copy, "service") is None
+        print_processes(copy)
+        assert "service" not in capsys.readouterr().out.replace("the service and", "")
+        assert not stop_all(copy)
+        assert read_record(copy, "service") is None
+        assert running(nested, "service") is not None
+    finally:
+        assert stop(nested, record)
+
+
+def test_moved_project_stops_what_was_started_before(
+    nested: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = start(nested, "service", SLEEP, ENV)
+    moved = move_to(nested, tmp_path / "moved", copied=False)
+    assert running(moved, "service") is None  # it uses files of the former folder
+    print_processes(moved)
+    assert "uses the folder where the project was" in capsys.readouterr().out
+    assert stop_all(moved)
+    assert not family(record)
+    assert read_record(moved, "service") is None

@@ -10,7 +10,17 @@ from flows.background import NAMES, is_well, prefect_address
 from flows.commands.console import console
 from flows.connection import show_uri
 from flows.health import ask, call_prefect
-from flows.processes import Record, keeper_of, log_path, read_record, restarts_path, running
+from flows.processes import (
+    Record,
+    family,
+    is_foreign,
+    keeper_of,
+    log_path,
+    read_record,
+    restarts_path,
+    running,
+    was_elsewhere,
+)
 from flows.server import refusal_of
 from flows.settings import Settings
 from flows.store.files import read_json
@@ -21,7 +31,8 @@ DUE_RUNS = 200  # as many as Prefect gives at once
 
 def print_processes(settings: Settings) -> None:
     """Print of each process of `ml up` since when it runs, where, and whether it is well; or that it has ended."""
-    found = [record for name in NAMES if (record := read_record(settings, name))]
+    known = [record for name in NAMES if (record := read_record(settings, name))]
+    found = [record for record in known if not is_foreign(settings, record)]
     if not found:
         console.print(
             "[dim]Nothing runs in the background: `ml up` starts Prefect, MLflow, the service and a worker.[/]"
@@ -38,6 +49,8 @@ def print_processes(settings: Settings) -> None:
 def _state(settings: Settings, record: Record) -> tuple[str, str, str]:
     """Return how a process is, its address, and what else there is to say."""
     log = escape(settings.show(log_path(settings, record.name)))
+    if was_elsewhere(settings, record) and (keeper_of(record) or family(record)):
+        return "[red]uses the folder where the project was[/]", "", "`ml up` starts it here, `ml down` stops it"
     if running(settings, record.name) is None:
         return "[red]has ended[/]", "", f"`ml up` starts it again; [dim]{log} may say why[/]"
     if is_well(record, settings, prefect_address(settings) or "", PATIENCE_SECONDS):

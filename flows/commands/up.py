@@ -16,7 +16,7 @@ from flows.commands.console import console, open_project
 from flows.connection import show_uri
 from flows.errors import UserError
 from flows.ports import choose_port, is_taken
-from flows.processes import Record, keeper_of, log_path, read_record, running, start, stop
+from flows.processes import Record, keeper_of, log_path, read_record, running, start, stop, was_elsewhere
 from flows.server import Server, no_embedded_server
 from flows.settings import Settings
 
@@ -125,7 +125,7 @@ def deploy_flows(settings: Settings, prefect: str) -> None:
 def _ensure(settings: Settings, name: str, prefect: str = "") -> Record:
     """Return the record of a process, started unless it runs; a worker that asks another server is replaced."""
     record = read_record(settings, name)
-    keeper = keeper_of(record) if record else None
+    keeper = keeper_of(record) if record and not was_elsewhere(settings, record) else None
     if record and keeper and (name != "worker" or keeper.environ().get("PREFECT_API_URL") == prefect):
         return record
     return _start(settings, name, prefect)

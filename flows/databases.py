@@ -1,0 +1,66 @@
+"""SQLite files: their URLs, and what is wrong with one that cannot be used."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from flows.errors import UserError
+
+HEADER = b"SQLite format 3\0"
+WAIT_SECONDS = 10.0
+
+
+def sqlite_url(path: Path, driver: str = "pysqlite") -> str:
+    """Return the SQLAlchemy URL of a SQLite file.
+
+    A path with a `?`, which would begin the URL's query, is written as a URI of SQLite.
+    """
+    if "?" not in str(path):
+        return f"sqlite:///{path}" if driver == "pysqlite" else f"sqlite+{driver}:///{path}"
+    return f"sqlite+{driver}:///file:{quote(str(path))}?uri=true"
+
+
+def check_database(path: Path, remedy: str, *, thorough: bool = False) -> None:
+    """Check that a SQLite file, where there is one, can be read and written.
+
+    Args:
+        path: The file.
+        remedy: What to do about one that is damaged, for the message.
+        thorough: Read all pages; else header and size alone, which takes no time.
+
+    Raises:
+        UserError: it is no database, was cut, is damaged, or cannot be written.
+    """
+    try:
+        if not os.path.lexists(path):
+            return
+        size = path.stat().st_size
+        if size:
+            with path.open("rb") as file:
+                if file.read(len(HEADER)) != HEADER:
+                    raise UserError(f"{path} is not a SQLite database any more: {remedy}.")
+            _read(path, size, remedy, thorough)
+        if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+            raise UserError(f"{path} cannot be written: make it and its folder writable for this user.")
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened ({error.strerror or error}): {remedy}.") from None
+
+
+def _read(path: Path, size: int, remedy: str, thorough: bool) -> None:
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=WAIT_SECONDS)) as connection:
+            connection.execute("begin")
+            connection.execute("select count(*) from sqlite_master").fetchone()  # nobody writes meanwhile
+            pages, length = (connection.execute(f"pragma {name}").fetchone()[0] for name in ("page_count", "page_size"))
+            cut = not path.with_name(f"{path.name}-wal").exists() and path.stat().st_size < pages * length
+            found = [("cut",)] if cut else connection.execute("pragma quick_check(1)").fetchall() if thorough else []
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise UserError(f"{path} is locked by another process: wait until that ends, or end it.") from None
+        raise UserError(f"{path} cannot be opened ({error}): {remedy}.") from None
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{path} is damaged ({error}): {remedy}.") from None
+    if found and found[0][0] != "ok":
+        raise UserError(f"{path} is damaged ({found[0][0]}): {remedy}.")

@@ -1,0 +1,110 @@
+"""Artifact locations that follow the project: MLflow stores them as absolute URIs, which a copy or a move makes wrong.
+
+A copied project has a copy of the database too. Unless its URIs are rewritten, its runs write into the original.
+"""
+
+import shutil
+import sqlite3
+import urllib.parse
+import urllib.request
+from contextlib import closing, suppress
+from pathlib import Path
+
+from flows.settings import FILE_NAME
+from flows.store.files import scratch
+
+PLACES = (
+    "/.ml/mlflow/artifacts",
+    "/mlruns",
+)  # below a project: where `connection` puts artifacts, and MLflow's default
+COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+WAIT_SECONDS = 30.0
+
+
+def relocate_artifacts(database: Path, artifacts: Path) -> int:
+    """Rewrite the artifact URIs of `database` that name another project's folder, in one transaction.
+
+    Artifacts that an earlier version of this template left in that folder are copied to `artifacts`. URIs of other
+    places, such as a bucket, stay.
+
+    Args:
+        database: MLflow's SQLite database; nothing is done where there is none.
+        artifacts: The project's folder of artifacts.
+
+    Returns:
+        How many URIs were rewritten.
+
+    Raises:
+        sqlite3.Error: the database cannot be read or written.
+    """
+    if not database.is_file():
+        return 0
+    here = artifacts.as_uri()
+    with closing(sqlite3.connect(database, timeout=WAIT_SECONDS, isolation_level=None)) as connection:
+        if not _foreign(connection, here):  # nothing is locked where nothing is to be done
+            return 0
+        connection.execute("begin immediate")
+        found = _foreign(connection, here)
+        for table, column, row, old in found:
+            _, rest = _split(old)
+            connection.execute(f'update "{table}" set "{column}" = ? where rowid = ?', (here + rest, row))
+        for table, _, _, old in found:
+            if table in ("runs", "logged_models"):
+                _bring(old, artifacts)
+        connection.execute("commit")
+    return len(found)
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """Return the project that a URI is in, as it is written there, and what follows its folder of artifacts."""
+    place = max(PLACES, key=uri.rfind)
+    root, _, rest = uri.rpartition(place)
+    return root, rest
+
+
+def _foreign(connection: sqlite3.Connection, here: str) -> list[tuple[str, str, int, str]]:
+    """Return table, column, row id and value of each URI below the artifacts of another folder."""
+    columns = {
+        (table, name)
+        for table in {table for table, _ in COLUMNS}
+        for (name,) in connection.execute("select name from pragma_table_info(?)", (table,))
+    }
+    found = []
+    for table, column in COLUMNS:
+        if (table, column) in columns:
+            query = (
+                f'select rowid, "{column}" from "{table}" where (instr("{column}", ?) or instr("{column}", ?)) '
+                f'and "{column}" <> ? and substr("{column}", 1, ?) <> ?'
+            )
+            values = (*PLACES, here, len(here) + 1, f"{here}/")
+            found += [(table, column, row, value) for row, value in connection.execute(query, values)]
+    return found
+
+
+def _bring(old: str, artifacts: Path) -> None:
+    """Copy what is at the URI `old` and missing here; the source is left as it is.
+
+    Where the other folder is still a project, it may have changed its artifacts since: only what is missing as a whole
+    comes. A folder that is no project any more holds what was written there after this project was moved away.
+    """
+    root, rest = _split(old)
+    source, project = _path(old), _path(root)
+    target = artifacts / rest.lstrip("/")
+    if not source.is_dir() or (target.is_dir() and (project / FILE_NAME).is_file()):
+        return
+    for file in [path for path in sorted(source.rglob("*")) if path.is_file()]:
+        place = target / file.relative_to(source)
+        if not place.exists():
+            with scratch(place) as made, suppress(FileNotFoundError):
+                shutil.copy2(file, made)
+                made.replace(place)
+
+
+def _path(uri: str) -> Path:
+    return Path(urllib.request.url2pathname(urllib.parse.urlparse(uri).path) if uri.startswith("file:") else uri)
