@@ -1,1 +1,8 @@
-"""The pipeline every project gets: ingest, validate, train, evaluate, deploy, predict."""
+"""The flows and commands of the project: ingest, validate, train, evaluate, deploy, predict, monitor."""
+
+import logging
+
+from flows.printable import PrintableRecord
+
+# Here, since a worker imports the flows and never the command line: their logs go to Prefect and to files.
+logging.setLogRecordFactory(PrintableRecord)

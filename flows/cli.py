@@ -14,7 +14,13 @@ HELP = """Train, check, deploy and serve this project's model.
 A first session: `ml run` trains on the sample and deploys, `ml serve` answers requests. Then
 `ml init data.csv --target COLUMN` puts your own data in the sample's place, and `ml run` again.
 """
-app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # in rich's own markup, "[data] source" in a help text is a style and not shown
+)
 app.add_typer(operate.app)  # up, down, worker, follow
 app.add_typer(loop.app)  # monitor, loop
 app.add_typer(delivery.app)  # release, smoke, report, environments

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
+from flows.printable import printable
 from flows.secrets import redact
 
 
@@ -15,8 +16,8 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        """Say `message`, with secrets shown by their names."""
-        super().__init__(redact(message))
+        """Say `message`, with secrets shown by their names and control characters of the data escaped."""
+        super().__init__(printable(redact(message)))
 
 
 class Refused(UserError):

@@ -3,6 +3,7 @@
 Run as `python -m flows.keeper LOG RESTARTS COMMAND …` by `ml up`, in a session of its own.
 """
 
+import codecs
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import IO
 
 from flows.audit import utc_now
 from flows.guard import adopt_orphans, end_group, end_orphans
+from flows.printable import printable
 from flows.store.files import write_json
 
 LOG_BYTES = 5_000_000  # of the file written to and of the one before it: ten million in all
@@ -103,9 +105,10 @@ class Keeper:
         return status
 
     def _pump(self, output: IO[bytes]) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         with output:
             while data := output.read1(65_536):  # type: ignore[attr-defined]
-                self.log.write(data)
+                self.log.write(printable(decoder.decode(data)).encode())
 
 
 def main(log: str, restarts: str, *command: str) -> int:

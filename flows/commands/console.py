@@ -5,15 +5,19 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from rich.console import Console
+import rich.console
 from rich.markup import escape
+from rich.segment import Segment
+from rich.text import Text
 
 from flows.environment import prepare
 from flows.errors import UserError
+from flows.printable import printable
 from flows.secrets import redact
 from flows.settings import Settings, find_root, load_settings
 from flows.store.reach import refresh
@@ -22,9 +26,29 @@ FULL = (
     "The disk is full, and nothing was left half-written: make room where the store is (ML_STORE, default .ml/store; "
     "`ml data gc` removes snapshots that nobody needs) and in .ml, and run the command again"
 )
+
+
+class Console(rich.console.Console):
+    """A console on which no text of the data moves the cursor, sets a style or hides another text."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text as it is laid out: escaped before widths are measured."""
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        """Yield what is written; escaped where it came as a `Text`, which no layout has passed through `render_str`."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
 PIPED = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # 80 columns would cut tables in a log
-console = Console(highlight=False, width=PIPED)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, emoji=False, width=PIPED)  # ":id:" in a name is no emoji
+errors = Console(stderr=True, highlight=False, emoji=False)
+
+
+def print_plain(text: str) -> None:
+    """Print text that is read by other programs too: neither wrapped nor styled."""
+    print(printable(text))
 
 
 class Notices(logging.Handler):
@@ -90,7 +114,7 @@ def report_unexpected(error: Exception) -> int:
     """Keep the trace of a fault that is not the user's, print where, and return the exit status."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return report_error(UserError(f"{FULL}."))
-    lines = redact("".join(traceback.format_exception(error)))
+    lines = printable(redact("".join(traceback.format_exception(error))))
     try:
         path = find_root() / ".ml" / "logs" / f"error-{datetime.now(UTC):%Y%m%d-%H%M%S}.log"
         path.parent.mkdir(parents=True, exist_ok=True)

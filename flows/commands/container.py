@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich.markup import escape
+
 from flows.commands.console import console
 from flows.commands.hosting import free_port, in_a_name, key_of_the_log, mounts, published
 from flows.errors import UserError
@@ -117,13 +119,17 @@ class Container:
         if ran:
             self._docker("start", self.name)
         image = self._inspect(self.name)["Config"]["Image"]
-        console.print(f"[yellow]A release failed: {image} {'runs' if ran else 'is'} again on {self.host}.[/]")
+        console.print(
+            f"[yellow]A release failed: {escape(image)} {'runs' if ran else 'is'} again on {escape(str(self.host))}.[/]"
+        )
 
     def _remove_kept(self) -> None:
         try:
             self._docker("rm", "--force", self.kept)
         except UserError as error:  # what was released is proved and stays
-            console.print(f"[yellow]Remove {self.kept} by hand before the next release: {error}[/]")
+            console.print(
+                f"[yellow]Remove {escape(self.kept)} by hand before the next release: {escape(str(error))}[/]"
+            )
 
     def _states(self) -> dict[str, str]:
         """Return the states of the service's containers, by name."""

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from rich.markup import escape
+
 from flows.background import prefect_address
 from flows.commands.console import console, open_project
 from flows.errors import UserError
@@ -22,7 +24,7 @@ def make_pool() -> None:
     with prefect_server(settings) as server:
         server.wait()
         made = "is there" if _is_there(name) else _make(name)
-    console.print(f"[green]✓[/] the work pool {name} {made}")
+    console.print(f"[green]✓[/] the work pool {escape(name)} {made}")
 
 
 def _is_there(name: str) -> bool:

@@ -58,7 +58,7 @@ def release_to(
         require_compatible(target, read_champion(target), bundle, breaking)
         bring(settings, name, copy_bundle(bundle, target), image, why)
     console.print(f"[green]✓[/] [bold]version {bundle.version}[/] serves in {name} ({escape(why)})")
-    console.print(f"  bundle {bundle.name}{f', image {image}' if image else ''}", soft_wrap=True)
+    console.print(f"  bundle {bundle.name}{f', image {escape(image)}' if image else ''}", soft_wrap=True)
     if output is not None:
         output.write(f"bundle={bundle.name}\nimage={image or ''}\n")
 

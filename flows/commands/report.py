@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from flows.commands.console import current_store, open_project
+from flows.commands.console import current_store, open_project, print_plain
 from flows.commands.smoke_url import GROUP
 from flows.report import report_lines, table
 from flows.sections import Environment
@@ -13,12 +13,12 @@ from flows.store.champion import read_champion
 
 def print_report() -> None:
     """Print the metrics and gates of the last model."""
-    print("\n".join(report_lines(open_project())))
+    print_plain("\n".join(report_lines(open_project())))
 
 
 def print_environments() -> None:
     """Print every environment, and what to set for those of the workflow that are missing."""
-    print("\n".join(environment_lines(open_project())))
+    print_plain("\n".join(environment_lines(open_project())))
 
 
 def environment_lines(settings: Settings) -> Iterator[str]:

@@ -29,7 +29,9 @@ def serve_champion(port: int | None) -> None:
         start_follower(settings)
     champion = read_champion(settings.store_path)
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
-    console.print(f"Serving [bold]{settings.project.name}[/] ({serving}) on http://{host}:{chosen}. Stop with Ctrl-C.")
+    console.print(
+        f"Serving [bold]{escape(settings.project.name)}[/] ({serving}) on http://{host}:{chosen}. Stop with Ctrl-C."
+    )
     sys.stdout.flush()
     os.environ |= {"ML_STORE": str(settings.store_path)}
     limits = settings.service.model_dump(include={"workers", "max_rows", "max_body_bytes"})

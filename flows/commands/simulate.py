@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.markup import escape
+
 from flows.commands.console import console, open_project
 from flows.errors import UserError
 from flows.settings import Settings
@@ -39,7 +41,7 @@ def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
             trainings = play.trainings()
         _show(settings, sandbox, played, conclude(played, shifts, trainings, _comeback(sandbox, played, rows)))
     if keep:
-        console.print(f"Its servers run: `cd {settings.show(sandbox.root)}`, then `ml status` and `ml down`.")
+        console.print(f"Its servers run: `cd {escape(settings.show(sandbox.root))}`, then `ml status` and `ml down`.")
 
 
 def _require_weeks(weeks: int, windows: int) -> None:
@@ -90,5 +92,5 @@ def _show(settings: Settings, sandbox: Sandbox, played: list[Week], verdict: tup
     draw(played, sandbox.root / "timeline.png")
     if not closed:
         raise UserError(f"{told} The simulation's project is {settings.show(sandbox.root)}.")
-    console.print(told)
-    console.print(f"[dim]The picture: {settings.show(sandbox.root / 'timeline.png')}.[/]")
+    console.print(told, markup=False)
+    console.print(f"[dim]The picture: {escape(settings.show(sandbox.root / 'timeline.png'))}.[/]")

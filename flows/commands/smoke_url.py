@@ -8,6 +8,8 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+from rich.markup import escape
+
 from flows.commands.console import console, current_store, open_project
 from flows.errors import UserError
 from flows.smoke import REQUEST_SECONDS, ask, require_same
@@ -58,7 +60,7 @@ def prove(url: str, bundle: Bundle, wait_seconds: float = WAIT_SECONDS) -> None:
 
 def _prove(base: str, bundle: Bundle, wait_seconds: float) -> None:
     _wait(lambda: _require_ready(base), wait_seconds)
-    console.print(f"[green]✓[/] {base} is ready")
+    console.print(f"[green]✓[/] {escape(base)} is ready")
     _wait(lambda: _require_version(base, bundle), wait_seconds)
     console.print(f"[green]✓[/] it serves version {bundle.version} ({bundle.name})")
     meta = bundle.meta

@@ -50,7 +50,7 @@ def _print_rows(settings: Settings, validation: Validation) -> None:
     for reason, count in list(validation.reasons.items())[:5]:
         console.print(f"      {count:>7,}  {escape(reason)}")
     if validation.bad:
-        console.print(f"      {settings.show(Validations(settings.store_path).find_rows(validation.id))}")
+        console.print(f"      {escape(settings.show(Validations(settings.store_path).find_rows(validation.id)))}")
 
 
 def _print_metrics(record: Record) -> None:

@@ -181,5 +181,5 @@ def _print_addresses(settings: Settings, records: dict[str, Record], prefect: st
     for name, what in (("prefect", "flows and runs"), ("mlflow", "models"), ("service", "predictions")):
         console.print(f"{what:<15} {escape(show_uri(str(shown[name])))}", soft_wrap=True)
     console.print(
-        f"[dim]Logs: {settings.show(settings.home / 'logs')}/. `ml status` shows them, `ml down` stops them.[/]"
+        f"[dim]Logs: {escape(settings.show(settings.home / 'logs'))}/. `ml status` shows them, `ml down` stops them.[/]"
     )

@@ -1,9 +1,10 @@
 """Prints what `ml init` decided, what it was unsure of, and what to type next."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
+from flows.commands.console import console as terminal
 from flows.init.initialize import InitReport
 from flows.init.placing import SCHEMA_PATH
 from flows.init.writing import Field
@@ -14,7 +15,7 @@ MOST_LISTED = 40
 
 def print_report(report: InitReport, console: Console | None = None) -> None:
     """Print the report in plain sentences."""
-    console = console or Console()
+    console = console or terminal
     read = f"the first {report.rows:,}" if report.limited else f"{report.rows:,}"
     _say(console, f"Read {read} rows and {len(report.fields)} columns of {report.source}.")
     _say(console, f'Target "{report.target}": {report.problem} ({report.reason}).')
@@ -48,9 +49,9 @@ def _tabulate(fields: tuple[Field, ...]) -> Table:
         table.add_column(heading, overflow="fold")
     for field in fields[:MOST_LISTED]:
         role = "" if field.role == "feature" else field.role
-        table.add_row(Text(field.name), Text(field.kind), Text(role), Text(_allowed(field)))
+        table.add_row(*map(escape, (field.name, field.kind, role, _allowed(field))))
     if len(fields) > MOST_LISTED:
-        table.add_row(Text(f"… and {len(fields) - MOST_LISTED} more"), "", "", "")
+        table.add_row(f"… and {len(fields) - MOST_LISTED} more", "", "", "")
     return table
 
 
@@ -65,4 +66,4 @@ def _allowed(field: Field) -> str:
 
 
 def _say(console: Console, sentence: str, style: str = "") -> None:
-    console.print(Text(sentence, style=style), soft_wrap=True)
+    console.print(sentence, style=style or None, markup=False, soft_wrap=True)
