@@ -8,6 +8,7 @@ from flows.artifacts import publish_markdown
 from flows.contract import Contract, load_contract, require_columns
 from flows.exclusive import exclusive
 from flows.growing import grow
+from flows.markdown import code
 from flows.mending import mend_snapshot
 from flows.naming import name_run
 from flows.progress import track
@@ -79,6 +80,6 @@ def open_project_source(settings: Settings, contract: Contract) -> Source:
 
 def _summary(snapshot: Snapshot) -> str:
     return (
-        f"**{snapshot.rows:,} rows × {len(snapshot.columns)} columns** from `{snapshot.source}`\n\n"
+        f"**{snapshot.rows:,} rows × {len(snapshot.columns)} columns** from {code(snapshot.source)}\n\n"
         f"Snapshot `{snapshot.digest}`, taken {snapshot.created}."
     )

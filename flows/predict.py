@@ -15,6 +15,7 @@ from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.contract import Column, Contract, check_rows, require_columns
 from flows.errors import UserError
+from flows.markdown import code
 from flows.naming import name_run
 from flows.outputs import open_output, require_destination
 from flows.scoring import CHUNK, PREDICTION, Scorer
@@ -59,7 +60,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
     done = predict_file(load_settings(), source, destination, version)
     name_run("predict", version=done["version"])
     told = f"**{done['rows']:,} rows predicted by version {done['version']}**, {done['refused']:,} refused"
-    publish_markdown("predictions", f"{told}: `{destination}`.")
+    publish_markdown("predictions", f"{told}: {code(destination)}.")
     return done
 
 

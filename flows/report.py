@@ -1,7 +1,8 @@
 """A model's metrics and gates as Markdown: for Prefect's and MLflow's pages, a terminal, a pull request."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
+from flows.markdown import plain, table
 from flows.settings import Settings
 from flows.store.champion import read_champion
 from flows.store.files import read_json
@@ -18,7 +19,7 @@ def report_lines(settings: Settings) -> Iterator[str]:
     latest: dict[str, str] = read_json(settings.store_path / "latest.json") or {}
     record = Verdicts(settings.store_path).find(latest.get("train", ""))
     champion = read_champion(settings.store_path)
-    yield f"## {settings.project.name}"
+    yield f"## {plain(settings.project.name)}"
     yield ""
     yield f"Version {champion.version} serves since {champion.since}." if champion else "No model is in service yet."
     if validation := Validations(settings.store_path).find(latest.get("validate", "")):
@@ -29,16 +30,16 @@ def report_lines(settings: Settings) -> Iterator[str]:
     yield from _metric_lines(record)
     yield from _gate_lines(record)
     if record.refusal:
-        yield from ("", f"**Refused**: {_cell(record.refusal)}")
+        yield from ("", f"**Refused**: {plain(record.refusal)}")
 
 
 def verdict_markdown(record: Record) -> str:
     """Return what was decided on a version, its metrics, and what every gate said."""
     word = "refused" if record.refusal else "passed"
     first = f"**Version {record.version} {word}** on {record.verdict.rows:,} held-out rows."
-    gates = [f"- **{gate.name}** {_ruling(gate)}: {gate.sentence}" for gate in record.verdict.gates]
-    notes = [f"- {note}" for note in record.notes]
-    return "\n".join([first, "", *_metrics(record), "", *gates, *notes, "", record.refusal]).strip()
+    gates = [f"- **{gate.name}** {_ruling(gate)}: {plain(gate.sentence)}" for gate in record.verdict.gates]
+    notes = [f"- {plain(note)}" for note in record.notes]
+    return "\n".join([first, "", *_metrics(record), "", *gates, *notes, "", plain(record.refusal)]).strip()
 
 
 def gate_rows(record: Record) -> list[dict[str, str]]:
@@ -53,15 +54,6 @@ def gate_rows(record: Record) -> list[dict[str, str]]:
         }
         for gate in record.verdict.gates
     ]
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Yield the lines of a table."""
-    heads = tuple(head)
-    yield f"| {' | '.join(heads)} |"
-    yield f"|{' --- |' * len(heads)}"
-    for row in rows:
-        yield f"| {' | '.join(map(_cell, row))} |"
 
 
 def _metric_lines(record: Record) -> Iterator[str]:
@@ -88,11 +80,6 @@ def _gate_lines(record: Record) -> Iterator[str]:
 
 def _ruling(gate: Gate) -> str:
     return "passed" if gate.passed else "refused"
-
-
-def _cell(text: str) -> str:
-    """Return a text that ends no cell, line or tag: it may hold names of columns and classes."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _figure(value: float | None) -> str:

@@ -1,6 +1,9 @@
 """The monitor's parts: the log's window, the comparison's frames and limits, labels, the decision, the loop's state."""
 
+import base64
+import hashlib
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from monitor_support import START, records
+from nasty_support import MARKUP, NAMES
 
 from flows.contract import Column, Contract, Encoding
 from flows.errors import UserError
 from flows.metrics import Interval
 from flows.monitoring.decision import decide
-from flows.monitoring.drift import ColumnDrift
+from flows.monitoring.drift import ColumnDrift, confine, label_all
 from flows.monitoring.events import event_id, hears
 from flows.monitoring.frames import OTHERS, pair, window_frame
 from flows.monitoring.judging import judge
@@ -24,6 +28,7 @@ from flows.monitoring.log import HEAD, Logged, read_head, sample_logged, tally_w
 from flows.monitoring.loop import Loop, Wanted, confirm, pause, read_loop, resume, want
 from flows.monitoring.performance import Performance, is_lost, measure
 from flows.monitoring.reference import Reference
+from flows.monitoring.runs import metric_names
 from flows.monitoring.showing import as_markdown, column_rows
 from flows.monitoring.windows import Window, Windows, window_id
 from flows.sections import Gates, Monitor, Retrain
@@ -324,6 +329,34 @@ def test_confirmation_is_of_the_request_that_was_sent(tmp_path):
 def test_settings_that_can_never_be_met_are_refused():
     with pytest.raises(ValueError, match="4 windows of the last 3"):
         Retrain(windows=4, of=3)
+
+
+def test_columns_have_metric_names_that_mlflow_takes_and_that_stay_apart():
+    from mlflow.utils.validation import _validate_metric_name
+
+    names = metric_names(NAMES)
+    assert names["price"] == "price" and names["나이 (만)"].startswith("나이 _만_-")
+    folded = [name.casefold() for name in names.values()]
+    assert len(set(folded)) == len(NAMES)
+    for name in names.values():
+        for prefix in ("drift", "missing"):
+            _validate_metric_name(f"{prefix}/{name}")
+    assert metric_names(["cost/"])["cost/"] == names["cost/"]  # the same in every window
+
+
+def test_the_reports_labels_stay_apart_and_hold_no_markup():
+    labels = label_all([*NAMES, *MARKUP, "a\u202eb", "", " "])
+    assert len(set(labels.values())) == len(labels)
+    assert not set("<>\n\x1b\u202e") & set("".join(labels.values()))
+    assert max(map(len, labels.values())) < 70 and labels["나이 (만)"] == "나이 (만)"
+
+
+def test_the_report_runs_its_own_scripts_alone():
+    page = confine("<html><head><script>var a = 1;</script></head><body><script src=x></script></body></html>")
+    (policy,) = re.findall('Content-Security-Policy" content="([^"]*)"', page)
+    digest = base64.b64encode(hashlib.sha256(b"var a = 1;").digest()).decode()
+    assert f"'sha256-{digest}'" in policy and "default-src 'none'" in policy and "unsafe-eval" not in policy
+    assert page.index("Content-Security-Policy") < page.index("<script>")
 
 
 def test_an_event_keeps_its_id_and_is_heard_by_its_project_alone():

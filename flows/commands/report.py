@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from flows.commands.console import current_store, open_project, print_plain
 from flows.commands.smoke_url import GROUP
-from flows.report import report_lines, table
+from flows.markdown import plain, table
+from flows.report import report_lines
 from flows.sections import Environment
 from flows.settings import Settings
 from flows.store.champion import read_champion
@@ -25,7 +26,7 @@ def environment_lines(settings: Settings) -> Iterator[str]:
     """Yield a table of the environments, and what to set for those that deploy.yml knows and the settings do not."""
     yield from ("## Environments", "")
     if settings.environments:
-        yield from table(("environment", "version", "since", "service", "host"), _environment_rows(settings))
+        yield from table(("environment", "version", "since", "service", "host"), _environment_rows(settings), show=str)
         yield ""
     for name in ("staging", "production"):
         if name not in settings.environments:
@@ -47,7 +48,7 @@ def environment_lines(settings: Settings) -> Iterator[str]:
 def _environment_rows(settings: Settings) -> Iterator[tuple[str, ...]]:
     for name, environment in settings.environments.items():
         version, since = _serving(settings, environment)
-        yield name, version, since, environment.url, environment.host or "–"
+        yield plain(name), plain(version), since, environment.url, plain(environment.host or "–")
 
 
 def _serving(settings: Settings, environment: Environment) -> tuple[str, str]:

@@ -1,7 +1,10 @@
 """Compares a window with the reference by Evidently, each column by a stated method and limit."""
 
+import base64
+import hashlib
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -9,15 +12,22 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from flows.monitoring.limits import category_limit, number_limit, share_limit
+from flows.printable import printable
 from flows.sections import Monitor
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from flows.monitoring.frames import Sides
+    from flows.monitoring.frames import As, Sides
 
 METHODS = {"number": "wasserstein", "category": "jensenshannon"}
 LEAST_VALUES = 20  # on either side; fewer say nothing of a distribution
+MOST_LETTERS = 60  # of a name or value in the report
+SCRIPT = re.compile(r"<script[^>]*>(.*?)</script>", re.DOTALL)
+POLICY = (
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
 
 
 class ColumnDrift(BaseModel):
@@ -70,7 +80,7 @@ class Comparison:
     @cached_property
     def html(self) -> str:
         """The report as one page, empty where there is none; it takes a second."""
-        return "" if self.report is None else str(self.report.get_html_str(as_iframe=False))
+        return "" if self.report is None else confine(str(self.report.get_html_str(as_iframe=False)))
 
 
 def compare(sides: "Sides", output: str, rules: Monitor) -> Comparison:
@@ -87,6 +97,37 @@ def compare(sides: "Sides", output: str, rules: Monitor) -> Comparison:
     found = [_describe(sides, name, scores.get(name), limits[name], rules) for name in sides.kinds]
     features = tuple(column for column in found if column.name != output)
     return Comparison(features, next(c for c in found if c.name == output), report)
+
+
+def confine(html: str) -> str:
+    """Return a page that runs its own scripts alone, and loads and sends nothing: by a Content Security Policy.
+
+    Names and values of the data come into the page as labels without markup (`label_all`); this is what holds if
+    Evidently should show one in another way.
+    """
+    digests = [hashlib.sha256(script.encode()).digest() for script in SCRIPT.findall(html)]
+    scripts = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(scripts=scripts)}">'
+    return html.replace("<head>", f"<head>{policy}", 1)
+
+
+def label_all(texts: Iterable[str]) -> dict[str, str]:
+    """Return for each text a label for the report: without markup, short, and no two the same.
+
+    Evidently writes names and values into a `<script>` as they are, and Plotly reads markup in the titles of charts.
+    """
+    labels: dict[str, str] = {}
+    taken: set[str] = set()
+    for text in texts:
+        shown = printable(text, one_line=True).translate({ord("<"): "‹", ord(">"): "›"}).strip() or "(empty)"
+        shown = shown if len(shown) <= MOST_LETTERS else f"{shown[: MOST_LETTERS - 1]}…"
+        number, label = 1, shown
+        while label in taken:
+            number += 1
+            label = f"{shown} ({number})"
+        taken.add(label)
+        labels[text] = label
+    return labels
 
 
 def _limit(sides: "Sides", name: str, rules: Monitor) -> float | None:
@@ -117,26 +158,43 @@ def _run_evidently(
     from evidently.metrics import ValueDrift
     from evidently.presets import DataDriftPreset
 
-    methods = {name: METHODS[sides.kinds[name]] for name in limits}
+    labels = label_all(limits)
+    methods = {labels[name]: METHODS[sides.kinds[name]] for name in limits}
+    thresholds = {labels[name]: limit for name, limit in limits.items()}
     metrics: list[Any] = []
     if output in limits:
-        metrics.append(ValueDrift(column=output, method=methods[output], threshold=limits[output]))
-    features = [name for name in limits if name != output]
+        name = labels[output]
+        metrics.append(ValueDrift(column=name, method=methods[name], threshold=thresholds[name]))
+    features = [label for name, label in labels.items() if name != output]
     if features:
-        asked: dict[str, Any] = {"per_column_method": methods, "per_column_threshold": limits}
+        asked: dict[str, Any] = {"per_column_method": methods, "per_column_threshold": thresholds}
         metrics.append(DataDriftPreset(columns=features, drift_share=drift_share, **asked))
-    sides_of = [_dataset(frame[list(limits)], sides, limits) for frame in (sides.window, sides.reference)]
-    run = Report(metrics, include_tests=True).run(*sides_of)
+    reference, window = _labelled(sides, labels)
+    run = Report(metrics, include_tests=True).run(
+        *(_dataset(frame, {labels[name]: sides.kinds[name] for name in labels}) for frame in (window, reference))
+    )
     found = run.dict()["metrics"]
     scores = {m["config"]["column"]: float(m["value"]) for m in found if m["config"]["type"].endswith(":ValueDrift")}
-    return scores, run
+    return {name: scores[label] for name, label in labels.items() if label in scores}, run
 
 
-def _dataset(frame: "pd.DataFrame", sides: "Sides", names: Sequence[str] | dict[str, float]) -> Any:
+def _labelled(sides: "Sides", labels: dict[str, str]) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """Return reference and window with labels for the names of columns and for the values of categories."""
+    both = [frame[list(labels)].rename(columns=labels) for frame in (sides.reference, sides.window)]
+    for name, label in labels.items():
+        if sides.kinds[name] == "category":
+            values = {value for frame in both for value in frame[label].dropna()}
+            shown = label_all(sorted(values))
+            for frame in both:
+                frame[label] = frame[label].map(lambda value, shown=shown: shown.get(value, value)).astype(object)
+    return both[0], both[1]
+
+
+def _dataset(frame: "pd.DataFrame", kinds: "dict[str, As]") -> Any:
     from evidently import DataDefinition, Dataset
 
-    numbers = [name for name in names if sides.kinds[name] == "number"]
-    categories = [name for name in names if sides.kinds[name] == "category"]
+    numbers = [name for name, kind in kinds.items() if kind == "number"]
+    categories = [name for name, kind in kinds.items() if kind == "category"]
     definition = DataDefinition(numerical_columns=numbers, categorical_columns=categories)
     return Dataset.from_pandas(frame, data_definition=definition)
 

@@ -1,12 +1,17 @@
 """The windows in MLflow: an experiment of their own, one run each."""
 
+import hashlib
 import re
 import tempfile
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from flows.monitoring.windows import Window
 from flows.settings import Settings
 from flows.tracking import Registry
+
+MOST_LETTERS = 100  # of a column in the name of a metric
 
 
 class WindowRuns(Registry):
@@ -55,7 +60,7 @@ class WindowRuns(Registry):
 
 
 def metrics_of(window: Window) -> dict[str, float]:
-    """Return a window's figures by the names that MLflow allows."""
+    """Return a window's figures by the names of metrics."""
     figures: dict[str, float | None] = {
         "rows": window.rows,
         "requests": window.requests,
@@ -64,8 +69,28 @@ def metrics_of(window: Window) -> dict[str, float]:
         "prediction_drift": window.prediction.score if window.prediction else None,
     }
     figures |= {f"latency_ms_{name}": value for name, value in window.latency.items()}
-    figures |= {f"drift/{column.name}": column.score for column in window.columns}
-    figures |= {f"missing/{column.name}": column.missing for column in window.columns if column.missing}
+    names = metric_names(column.name for column in window.columns)
+    figures |= {f"drift/{names[column.name]}": column.score for column in window.columns}
+    figures |= {f"missing/{names[column.name]}": column.missing for column in window.columns if column.missing}
     if window.performance is not None:
         figures |= {f"labelled/{name}": value for name, value in window.performance.metrics.items()}
-    return {re.sub(r"[^\w./ :-]", "_", name): value for name, value in figures.items() if value is not None}
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def metric_names(columns: Iterable[str]) -> dict[str, str]:
+    """Return for each column the name that stands for it in metrics.
+
+    MLflow allows letters, digits and `_-. :`, takes `/` for a folder, allows 250 characters, and on some databases
+    does not tell upper from lower case. A name that had to be changed or is not the only one of its kind ends in a
+    digest of the column's name: it stays the same in every window.
+    """
+    plain = {column: re.sub(r"[^\w. :-]", "_", column).strip(" .")[:MOST_LETTERS] for column in columns}
+    alike = Counter(name.casefold() for name in plain.values())
+    return {
+        column: name if name == column and alike[name.casefold()] == 1 else f"{name}-{_digest(column)}"
+        for column, name in plain.items()
+    }
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flows.markdown import code, plain, table
 from flows.monitoring.decision import Decision
 from flows.monitoring.drift import ColumnDrift
 from flows.monitoring.judging import by_distance
@@ -33,14 +34,15 @@ def as_markdown(window: Window, decision: Decision, open_request: str, report: s
         report: Where the report is.
     """
     first = headline(window)
-    parts = [f"**{first[0].upper()}{first[1:]}.**", *(f"- {reason}" for reason in (*window.reasons, *window.notes))]
+    parts = [
+        f"**{first[0].upper()}{first[1:]}.**",
+        *(f"- {plain(reason)}" for reason in (*window.reasons, *window.notes)),
+    ]
     if window.judged:
-        parts.append(
-            "\n| figure | value |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v in figures(window).items())
-        )
-        parts.append(f"\nThe whole report: `{report}`.")
+        parts += ["", *table(("figure", "value"), figures(window).items())]
+        parts.append(f"\nThe whole report: {code(report)}.")
     word = "Training again is wanted" if decision.wanted else "Training again is not asked for"
-    return "\n".join([*parts, f"\n{word}: {decision.why}.", open_request])
+    return "\n".join([*parts, f"\n{word}: {plain(decision.why)}.", open_request])
 
 
 def figures(window: Window) -> dict[str, str]:

@@ -1,0 +1,38 @@
+"""Text of the data within Markdown: shown as it is, on Prefect's and GitHub's pages."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from flows.printable import printable
+
+_SPECIAL = re.compile(
+    r"[\\`*\[|~]"  # code, emphasis, links, pictures, cells
+    r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it is no emphasis
+    r"|(?<=:)//|(?<=www)\."  # what looks like an address becomes a link
+    r"|^[#>+-]"
+)
+_ENTITY = re.compile(r"&(?=#?\w+;)")
+
+
+def plain(text: str) -> str:
+    """Return text as Markdown that shows it: one line, with no emphasis, link, picture, HTML or end of a cell."""
+    words = printable(" ".join(text.split()))
+    safe = _SPECIAL.sub(lambda found: "\\" + found[0], words)
+    return _ENTITY.sub("&amp;", safe).replace("<", "&lt;")
+
+
+def code(text: str) -> str:
+    """Return text as a span of code: its fence is longer than any run of backticks in it."""
+    shown = printable(text, one_line=True)
+    fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
+    space = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{space}{shown}{space}{fence}"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]], show: Callable[[str], str] = plain) -> Iterator[str]:
+    """Yield the lines of a table; `show` makes Markdown of a cell."""
+    heads = tuple(head)
+    yield f"| {' | '.join(map(show, heads))} |"
+    yield f"|{' --- |' * len(heads)}"
+    for row in rows:
+        yield f"| {' | '.join(map(show, row))} |"
