@@ -75,7 +75,10 @@ def snapshot_source(settings: Settings, contract: Contract, full: bool = False) 
 def open_project_source(settings: Settings, contract: Contract) -> Source:
     """Open the source that `config.toml` names, its columns typed as the contract says."""
     required = [column.name for column in contract.used]
-    return open_source(settings.data.source, Reading(contract.kinds, settings.root, settings.fetch, required))
+    return open_source(
+        settings.data.source,
+        Reading(contract.kinds, settings.root, settings.fetch, required, dialect=settings.data.dialect),
+    )
 
 
 def _summary(snapshot: Snapshot) -> str:

@@ -72,7 +72,9 @@ def predict_file(settings: Settings, source: str, destination: str, version: str
     refresh(settings.store_path)
     bundle = choose_bundle(settings.store_path, version)
     scorer = Scorer.open(bundle.path)
-    rows = open_source(source, Reading(scorer.contract.kinds, settings.root, settings.fetch))
+    rows = open_source(
+        source, Reading(scorer.contract.kinds, settings.root, settings.fetch, dialect=settings.data.dialect)
+    )
     refuse_same(settings.root, source, path)
     require_columns(rows.schema.names, scorer.contract.features)
     with scratch(path) as made:

@@ -147,7 +147,10 @@ def _explain(error: ValidationError) -> str:
         known = _keys(place[:-1])
         hint = nearest(place[-1], known) or f" Known here: {', '.join(known)}."
         return f'{FILE_NAME} or the environment has the unknown setting "{name}".{hint}'
-    return f'The setting "{name}" ({FILE_NAME} or environment) is {first["input"]!r}: {first["msg"]}.'
+    said = first["msg"].removeprefix("Value error, ")
+    if isinstance(first["input"], dict) and "." not in name:  # what is wrong between several settings of a section
+        return f"The section [{name}] ({FILE_NAME} or environment) cannot be used: {said}."
+    return f'The setting "{name}" ({FILE_NAME} or environment) is {first["input"]!r}: {said}.'
 
 
 def _keys(place: list[str]) -> list[str]:

@@ -84,7 +84,7 @@ def _find(settings: "Settings", source: str | None) -> "tuple[list[Change], int 
     if source is not None:
         uri = source if may_be_address(source) else str(Path(source).expanduser().absolute())
     contract = load_contract(settings)
-    opened = open_source(uri, Reading(root=settings.root, fetch=settings.fetch))
+    opened = open_source(uri, Reading(root=settings.root, fetch=settings.fetch, dialect=settings.data.dialect))
     table, limited = read_table(opened)
     changes = find_changes(contract, table, bool(getattr(opened, "typed", True)))
     return changes, len(table) if limited else None

@@ -46,7 +46,9 @@ def read_labels(settings: Settings, contract: Contract, samples: list[pd.DataFra
         UserError: there is no such source, or it lacks the target or anything to join by.
     """
     kinds = contract.kinds | {REQUEST: "text", ROW: "integer"}
-    source = open_source(settings.monitor.labels or "", Reading(kinds, settings.root, settings.fetch))
+    source = open_source(
+        settings.monitor.labels or "", Reading(kinds, settings.root, settings.fetch, dialect=settings.data.dialect)
+    )
     by = join_columns(source.schema.names, contract, source.uri)
     wanted = {key for sample in samples for key in keys_of(sample, by)} - {""}
 

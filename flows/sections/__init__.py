@@ -1,7 +1,7 @@
 """The sections of the settings, each with its defaults: one for each `[section]` of `config.toml`."""
 
 from flows.sections.base import Problem, Section, StorePlace, is_address
-from flows.sections.data import Data, Fetch, Leakage, Split
+from flows.sections.data import Data, Dialect, Fetch, Leakage, Split
 from flows.sections.model import Deploy, Gates, Train
 from flows.sections.operate import Alerts, Environment, Log, Monitor, Ports, Project, Retrain, Service
 
@@ -9,6 +9,7 @@ __all__ = [
     "Alerts",
     "Data",
     "Deploy",
+    "Dialect",
     "Environment",
     "Fetch",
     "Gates",

@@ -1,14 +1,137 @@
 """Where rows come from, which are held out, and what looks like a leak."""
 
-from typing import Any, Literal
+import codecs
+from collections import Counter
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from flows.sections.base import Problem, Section
 
+THOUSANDS = (",", ".", " ", "'", "’", "_")
+NAMED_CHARACTERS = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";", "point": ".", "none": ""}
 
-class Data(Section):
-    """Where the rows come from and what is predicted.
+
+def _read_character(value: Any) -> Any:
+    """Return the character that a name such as "tab" stands for; others stay as they are."""
+    return NAMED_CHARACTERS.get(value.lower(), value) if isinstance(value, str) and len(value) > 1 else value
+
+
+def _require_one(value: str) -> str:
+    if len(value) > 1:
+        raise ValueError("use one character")
+    return value
+
+
+def _require_sign(value: Any) -> Any:
+    if _read_character(value) not in (".", ","):
+        raise ValueError('use "." or ","')
+    return _read_character(value)
+
+
+def _require_header(value: Any) -> Any:
+    if not isinstance(value, bool) and not (isinstance(value, list | tuple) and all(isinstance(n, str) for n in value)):
+        raise ValueError("use true, false, or a list of the columns' names")
+    return value
+
+
+def _require_texts(value: Any) -> Any:
+    lists = value.values() if isinstance(value, dict) else [value]
+    if not all(isinstance(texts, list | tuple) and all(isinstance(t, str) for t in texts) for texts in lists):
+        raise ValueError('use a list of texts such as ["?", "-"], or a table of such lists by the column\'s name')
+    return value
+
+
+Character = Annotated[str, AfterValidator(_require_one), BeforeValidator(_read_character)]
+
+
+class Dialect(Section):
+    """How delimited text (CSV, TSV, …) is written; see docs/data.md. `ml init` finds it.
+
+    Attributes:
+        encoding: A codec of Python, such as "cp949" or "utf-16"; JSON Lines are read by it too.
+        delimiter: The character between two fields, or "tab"; None to find it in each file.
+        skip_lines: How many lines above the header (or above the first row) are passed over.
+        header: Whether the first line has the columns' names. False: they are called column_1, column_2, … A list
+            has the names of a table without a header.
+        trim: Whether spaces around names and values are dropped.
+        decimal: The decimal sign of numbers, "." or ",".
+        thousands: What stands between the thousands of numbers, or "" for nothing.
+        missing: Texts that mean that there is no value. A list holds in columns of numbers, dates, durations and
+            truth values. A table, by a column's name, holds in that column, of whichever kind.
+    """
+
+    encoding: str = "utf-8"
+    delimiter: Character | None = None
+    skip_lines: int = Field(0, ge=0)
+    header: Annotated[bool | tuple[str, ...], BeforeValidator(_require_header)] = True
+    trim: bool = False
+    decimal: Annotated[Literal[".", ","], BeforeValidator(_require_sign)] = "."
+    thousands: Character = ""
+    missing: Annotated[tuple[str, ...] | dict[str, tuple[str, ...]], BeforeValidator(_require_texts)] = ()
+
+    @property
+    def dialect(self) -> "Dialect":
+        """These settings alone."""
+        return Dialect(**self.model_dump(include=self.model_fields_set & set(Dialect.model_fields)))
+
+    @field_validator("encoding")
+    @classmethod
+    def _require_codec(cls, value: str) -> str:
+        try:
+            "".encode(value)
+        except (LookupError, ValueError):
+            raise ValueError(
+                'no such encoding is known: write "utf-8", "cp949", "utf-16", "cp1252" or the like'
+            ) from None
+        return codecs.lookup(value).name
+
+    @field_validator("delimiter")
+    @classmethod
+    def _require_delimiter(cls, value: str | None) -> str | None:
+        if value is not None and (value in ('"', "\n", "\r", "") or ord(value) > 127):
+            raise ValueError('use one character such as ";", ",", "|" or "tab"')
+        return value
+
+    @field_validator("header")
+    @classmethod
+    def _require_names(cls, value: bool | tuple[str, ...]) -> bool | tuple[str, ...]:
+        if isinstance(value, bool):
+            return value
+        if not value or not all(name.strip() for name in value):
+            raise ValueError("name every column, or write false")
+        name, times = Counter(value).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f'"{name}" is there {times} times: give each column a name of its own')
+        return value
+
+    @field_validator("thousands")
+    @classmethod
+    def _require_thousands(cls, value: str) -> str:
+        if value and value not in THOUSANDS:
+            raise ValueError(f'use one of {", ".join(map(repr, THOUSANDS))}, or "" for none')
+        return value
+
+    @field_validator("missing")
+    @classmethod
+    def _strip_markers(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: tuple(text.strip() for text in texts) for name, texts in value.items()}
+        return tuple(text.strip() for text in value)
+
+    @model_validator(mode="after")
+    def _require_different_signs(self) -> Self:
+        if self.decimal == self.thousands:
+            raise ValueError(f'decimal and thousands are both "{self.decimal}": one sign cannot mean two things')
+        if self.decimal == self.delimiter:
+            raise ValueError(
+                f'decimal and delimiter are both "{self.decimal}": leave delimiter out if such numbers are in quotes'
+            )
+        return self
+
+
+class Data(Dialect):
+    """Where the rows come from, how they are written, and what is predicted.
 
     Attributes:
         source: See docs/data.md.

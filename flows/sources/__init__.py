@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flows.errors import UserError, nearest
 from flows.secrets import expand, find_plain
-from flows.sections import Fetch
+from flows.sections import Dialect, Fetch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,6 +42,9 @@ class Reading:
         fetch: Timeouts, retries and limits.
         required: The columns that all of several files must have, where one has them; None for all of `columns`.
         quoted: Whether in delimited text whatever stands in quotes is a text, be it "NA" or nothing.
+        dialect: How delimited text is written: the settings under [data].
+        expected: Where not None, the dialect is found in each file, but for what `dialect` sets. These are names that
+            a header has, if there is one.
     """
 
     columns: Columns = None
@@ -49,6 +52,8 @@ class Reading:
     fetch: Fetch = field(default_factory=Fetch)
     required: Collection[str] | None = None
     quoted: bool = False
+    dialect: Dialect = field(default_factory=Dialect)
+    expected: Collection[str] | None = None
 
 
 class Source(Protocol):

@@ -1,23 +1,36 @@
-"""CSV and its kin: any delimiter, read as the contract's kinds, and as text where values do not fit."""
+"""CSV and its kin, in any dialect, read as the contract's kinds, and as text where values do not fit."""
 
+import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from flows.errors import UserError
+from flows.sections import Dialect
 from flows.sources import Columns, Retyped
+from flows.sources.cells import NULLS, NUMERIC, converts, read_cells, trim_text
 from flows.sources.files import FileSource, NoRows, check_names
 from flows.sources.fitting import DATE_FORMATS, LADDERS, TEXT, find_fitting, survives_float
 from flows.sources.raw import RawFile, explain_damage, explain_encoding, has_open_quote
-from flows.sources.sniffing import find_line, read_records, sniff_delimiter
+from flows.sources.sniffing import (
+    RECORDS,
+    find_layout,
+    find_line,
+    has_empty_tail,
+    read_lines,
+    skip_lines,
+    sniff_delimiter,
+    split_hint,
+)
 
-NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 BLANKS = tuple(" " * width for width in range(1, 9))
 BLOCK_BYTES = 4 << 20
 HELD_BYTES = 64 << 20  # as much is read before the first batch is yielded, so that most surprises stay inside
+TAIL = "\x00"  # the name of a column that is none: each line ends in a delimiter
 
 OPEN_QUOTE = "opens a quote that is never closed: close it, or double it where it belongs to the text."
 
@@ -32,30 +45,95 @@ class Unparsed(Exception):
 
 
 class DelimitedSource(FileSource):
-    """One file of delimited text, in UTF-8, with a header.
+    """One file of delimited text.
 
     Attributes:
         types: What each column is read as; `settle` changes it where a value does not fit.
+        dialect: How it is written.
     """
 
     typed = False
+    dialect: Dialect
 
-    def __init__(self, file: RawFile, columns: Columns, head: bytes, quoted: bool = False) -> None:
-        """Find the delimiter and the names; with `quoted`, what stands in quotes is never missing.
+    def __init__(
+        self,
+        file: RawFile,
+        columns: Columns,
+        head: bytes,
+        quoted: bool = False,
+        dialect: Dialect | None = None,
+        expected: Collection[str] | None = None,
+    ) -> None:
+        """Find what the dialect leaves open, and the names.
+
+        Args:
+            file: The file.
+            columns: What its columns are read as; see `Reading`.
+            head: The first of its text, in UTF-8.
+            quoted: Whether what stands in quotes is never missing.
+            dialect: How it is written.
+            expected: Names in the header, where the dialect is to be found; see `Reading`.
 
         Raises:
             UserError: there is only a header, or the names are no good.
         """
         super().__init__(file, columns)
-        self._delimiter = sniff_delimiter(head, file.uri, columns)
-        records = read_records(head, self._delimiter, 2)
-        self._names = records[0]
+        dialect = dialect or Dialect()
+        hint, text = split_hint(head)
+        if expected is not None:
+            given = (
+                dialect if hint is None else Dialect(**({"delimiter": hint} | dialect.model_dump(exclude_unset=True)))
+            )
+            dialect = find_layout(text, file.uri, given, expected)
+        self.dialect = dialect
+        self._above = dialect.skip_lines + (hint is not None)
+        text = skip_lines(text, dialect.skip_lines)
+        wanted = columns if isinstance(dialect.header, bool) else dict.fromkeys(dialect.header, "text")
+        self._delimiter = dialect.delimiter or hint or sniff_delimiter(text, file.uri, wanted)
+        lines = read_lines(text, self._delimiter, RECORDS)
+        if not lines:
+            raise NoRows(f'"{file.uri}" is empty below its first {self._above} lines: it needs a header and rows.')
+        records = [record for _, record in lines]
+        self._has_tail = dialect.header is True and has_empty_tail(records)
+        if self._has_tail:
+            records[0] = records[0][: len(records[1]) - 1]
+        self._raw_names = self._name_columns(records[0])
+        self._names = [trim_text(name) for name in self._raw_names] if dialect.trim else self._raw_names
+        self._require_known(columns)
         check_names(self._names, file.uri)
-        if len(records) < 2:
+        if dialect.header is True and len(records) < 2:
             raise NoRows(f'"{file.uri}" has a header but no rows: name a file with rows.')
+        self._header_lines = lines[1][0] if dialect.header is True and len(lines) > 1 else 0
         self.types = self._first_types()
         self._wrong: pa_csv.InvalidRow | None = None
         self._quoted = quoted
+
+    def _require_known(self, columns: Columns) -> None:
+        """Check that a table that is read by settings of its own has any of the columns that are asked for.
+
+        Raises:
+            UserError: it has none, as one that is written in another way.
+        """
+        told = self.dialect.model_dump(exclude_defaults=True, mode="json")
+        if columns and told and not set(columns) & set(self._names):
+            said = ", ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in told.items())
+            raise UserError(
+                f'"{self.uri}" has no column that is asked for when it is read as [data] in config.toml says ({said}); '
+                f"its first is {self._names[0]!r}: save it as these settings say, or as Parquet."
+            )
+
+    def _name_columns(self, first: list[str]) -> list[str]:
+        """Return the columns' names, by the first record."""
+        header = self.dialect.header
+        if header is True:
+            return first
+        names = [f"column_{place}" for place in range(1, len(first) + 1)] if header is False else list(header)
+        if len(names) != len(first):
+            raise UserError(
+                f'"{self.uri}" has {len(first)} columns, and header under [data] in config.toml names {len(names)}: '
+                "name each."
+            )
+        return names
 
     @property
     def schema(self) -> pa.Schema:
@@ -82,30 +160,72 @@ class DelimitedSource(FileSource):
         Raises:
             Unparsed: a value does not fit.
         """
+        raw = dict(zip(self._names, self._raw_names, strict=True))
+        spelled = {name for name in types if self._converts(name)}
         convert = pa_csv.ConvertOptions(
-            column_types=types,
+            column_types={raw[name]: TEXT if name in spelled else kind for name, kind in types.items()},
             default_column_type=TEXT,
             null_values=NULLS if self.columns is None else NULLS + BLANKS,
             strings_can_be_null=True,
             quoted_strings_can_be_null=not self._quoted,
-            include_columns=only or None,
+            include_columns=[raw[name] for name in only] or None,
             timestamp_parsers=[pa_csv.ISO8601, *DATE_FORMATS],
         )
         parse = pa_csv.ParseOptions(
             delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=self._refuse_row
         )
+        options = pa_csv.ReadOptions(block_size=BLOCK_BYTES, skip_rows=self._above)
+        if self._has_tail:
+            options.skip_rows, options.column_names = self._above + self._header_lines, [*self._raw_names, TAIL]
+        elif self.dialect.header is not True:
+            options.column_names = self._raw_names
         with explain_damage(self.uri), self.file.open() as stream:
             try:
                 batch = None
-                for batch in pa_csv.open_csv(stream, pa_csv.ReadOptions(block_size=BLOCK_BYTES), parse, convert):
-                    yield batch
+                for batch in pa_csv.open_csv(stream, options, parse, convert):
+                    yield self._spell(batch, types, spelled, only or self._names)
                 if batch is not None and ends_in_line_break(batch) and has_open_quote(self.file):
                     raise UserError(f'"{self.uri}" {OPEN_QUOTE}')
+            except UnicodeDecodeError:
+                raise explain_encoding(self.file) from None
             except pa.ArrowInvalid as error:
                 raise self._explain(str(error)) from None
 
+    def _converts(self, name: str) -> bool:
+        """Return True if a column's cells must be changed first, see `flows.sources.cells`; without kinds none are."""
+        return self.columns is not None and converts(self.dialect, self.kind(name), name)
+
+    def _spell(
+        self, batch: pa.RecordBatch, types: dict[str, pa.DataType], spelled: set[str], names: Sequence[str]
+    ) -> pa.RecordBatch:
+        """Return the rows under their names, those columns that are spelled in the dialect as `types`.
+
+        Raises:
+            Unparsed: a value does not fit.
+        """
+        arrays = list(batch.columns)
+        if len(arrays) > len(names) and (tail := arrays.pop()).null_count < len(tail):
+            raise UserError(
+                f'"{self.uri}" has a value behind the last column, where the first rows have none: give that column '
+                "a name."
+            )
+        for place, name in enumerate(names):
+            if name not in spelled:
+                continue
+            values = read_cells(arrays[place], self.dialect, self.kind(name), name)
+            try:
+                arrays[place] = pc.cast(pc.utf8_trim_whitespace(values), types[name]) if types[name] != TEXT else values
+            except pa.ArrowInvalid:
+                raise Unparsed(name) from None
+        return pa.RecordBatch.from_arrays(arrays, names=list(names))
+
     def _first_types(self) -> dict[str, pa.DataType]:
-        return {name: LADDERS[self.kind(name)][0] for name in self._names}
+        firsts = {name: LADDERS[self.kind(name)][0] for name in self._names}
+        # Dates and the like that must be changed first stay text: the contract reads them.
+        return {
+            name: TEXT if self.kind(name) not in NUMERIC and self._converts(name) else first
+            for name, first in firsts.items()
+        }
 
     def _refuse_row(self, row: pa_csv.InvalidRow) -> str:
         self._wrong = row
@@ -121,9 +241,10 @@ class DelimitedSource(FileSource):
             return Unparsed(self._names[int(found[1])])
         if (row := self._wrong) is not None:
             with self.file.open() as stream:
-                line = find_line(stream, self._delimiter, len(self._names))
+                line = find_line(stream, self._delimiter, len(self._names), self._above)
+            first = "header" if self.dialect.header is True else "first line"
             return UserError(
-                f'Line {line} of "{self.uri}" has {row.actual_columns} fields where the header has '
+                f'Line {line} of "{self.uri}" has {row.actual_columns} fields where the {first} has '
                 f"{row.expected_columns}: mend it, or quote fields that hold the delimiter."
             )
         return UserError(f'"{self.uri}" cannot be read as CSV: {message.splitlines()[0]}.')

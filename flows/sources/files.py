@@ -8,12 +8,15 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from flows.errors import UserError, nearest
+from flows.sections import Dialect
 from flows.sources import Columns, Reading, Source, resolve
-from flows.sources.raw import RawFile, refuse_encoding, refuse_foreign
+from flows.sources.encodings import find_file_encoding
+from flows.sources.raw import UTF_8, RawFile, refuse_encoding, refuse_foreign
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,9 +38,11 @@ class FileSource(ABC):
         typed: Whether the format has types, so that text in it is text.
         vacant: Columns without any value, which are of no type.
         schema: Names and types.
+        dialect: How delimited text is written; None for other formats.
     """
 
     typed = True
+    dialect: Dialect | None = None
     vacant: frozenset[str] = frozenset()
     schema: "pa.Schema | Any"
 
@@ -49,7 +54,7 @@ class FileSource(ABC):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file's bytes and of how they are read."""
-        return sign(self.file.digest(), self.columns)
+        return sign(self.file.digest(), self.columns, self.dialect)
 
     def anew(self) -> Self:
         """Return the same file, without what was learned of its types from reading it."""
@@ -60,10 +65,13 @@ class FileSource(ABC):
         """Yield the rows; see `flows.sources.Source`."""
 
 
-def sign(content: Any, columns: Columns) -> str:
+def sign(content: Any, columns: Columns, dialect: Dialect | None = None) -> str:
     """Return the SHA-256 of what files hold, given as a JSON-able value, and of how they are read."""
     kinds = None if columns is None else sorted(columns.items())
-    return hashlib.sha256(json.dumps([READER, kinds, content], ensure_ascii=False).encode()).hexdigest()
+    told = [READER, kinds, content]
+    if dialect is not None and dialect != Dialect():
+        told.append(dialect.model_dump(mode="json"))
+    return hashlib.sha256(json.dumps(told, ensure_ascii=False).encode()).hexdigest()
 
 
 def open_file(uri: str, reading: Reading) -> Source:
@@ -89,13 +97,19 @@ def open_table(file: RawFile, reading: Reading) -> FileSource:
         NoRows: it has none.
         UserError: it is no table.
     """
-    head, columns = file.read_head(), reading.columns
+    head, columns, dialect = file.read_head(), reading.columns, reading.dialect
     if head.startswith(PARQUET):
         from flows.sources.parquet import ParquetSource
 
         return ParquetSource(file, columns)
-    refuse_foreign(head, file.uri)
+    if reading.expected is not None and "encoding" not in dialect.model_fields_set:
+        found = find_file_encoding(file, head)
+        dialect = Dialect(**(dialect.model_dump(exclude_unset=True) | ({} if found in UTF_8 else {"encoding": found})))
+    file = replace(file, encoding=dialect.encoding)
+    refuse_foreign(head, file.uri, file.encoding)
     refuse_encoding(head, file)
+    if file.encoding not in UTF_8:
+        head = head.decode(file.encoding, errors="ignore").encode()
     if not head.strip().removeprefix(codecs.BOM_UTF8):
         raise NoRows(f'"{file.uri}" is empty: it needs a header and rows.')
     if JSON_START.match(head):
@@ -104,7 +118,7 @@ def open_table(file: RawFile, reading: Reading) -> FileSource:
         return JsonLinesSource(file, columns)
     from flows.sources.delimited import DelimitedSource
 
-    return DelimitedSource(file, columns, head, reading.quoted)
+    return DelimitedSource(file, columns, head, reading.quoted, dialect, reading.expected)
 
 
 def check_names(names: Sequence[str], uri: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from flows.errors import UserError
+from flows.sections import Dialect
 from flows.sources import Reading
 from flows.sources.delimited import DelimitedSource, retype, settle
 from flows.sources.files import WILD, FileSource, NoRows, open_table, sign
@@ -54,11 +55,12 @@ class ManySource:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the files' names, order and bytes, and of how they are read."""
-        return sign([list(item) for item in self._digests.items()], self._reading.columns)
+        return sign([list(item) for item in self._digests.items()], self._reading.columns, self._reading.dialect)
 
     def files(self) -> dict[str, str]:
         """Return a SHA-256 of each file's bytes and of how it is read; see `flows.sources.abilities.Divided`."""
-        return {name: sign(digest, self._reading.columns) for name, digest in self._digests.items()}
+        reading = self._reading
+        return {name: sign(digest, reading.columns, reading.dialect) for name, digest in self._digests.items()}
 
     def without(self, names: Collection[str]) -> "ManySource":
         """Return the source of the other files."""
@@ -68,6 +70,30 @@ class ManySource:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `flows.sources.Source`."""
         return retype(self._read, lambda name: settle(self._texts, name), self.uri)
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """How the files of delimited text are written, all alike but for the delimiter; None where there are none.
+
+        Raises:
+            UserError: two differ in more than their delimiters.
+        """
+        texts = self._texts
+        if not texts:
+            return None
+        trim = any(part.dialect.trim for part in texts)
+        ways = [part.dialect.model_copy(update={"trim": trim}) for part in texts]
+        if any(way.delimiter != ways[0].delimiter for way in ways):
+            ways = [way.model_copy(update={"delimiter": None}) for way in ways]
+        for part, way in zip(texts, ways, strict=True):
+            for name in Dialect.model_fields:
+                here, there = getattr(ways[0], name), getattr(way, name)
+                if here != there:
+                    raise UserError(
+                        f'"{texts[0].uri}" and "{part.uri}" are not written alike ({name}: {here!r} and {there!r}): '
+                        "one table needs one way; save them alike, or leave one out."
+                    )
+        return ways[0]
 
     @cached_property
     def _digests(self) -> dict[str, str]:

@@ -17,6 +17,8 @@ HEAD_BYTES = 1 << 20
 HARMLESS_BYTES = 16 << 20  # as much may come out of any compressed file, however small it is
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UTF_8 = ("utf-8", "utf-8-sig")
+WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 FOREIGN = {
     b"PK\x03\x04": "a ZIP archive (an Excel workbook is one)",
     b"\x89PNG": "a PNG picture",
@@ -37,25 +39,36 @@ class RawFile:
         uri: What it is called in messages.
         path: Where it is on disk.
         max_ratio: How many times its size it may hold.
+        encoding: Of its text, a codec of Python.
     """
 
     uri: str
     path: Path
     max_ratio: int = 200
+    encoding: str = "utf-8"
 
     def open(self) -> IO[bytes]:
-        """Open it for reading, decompressed.
+        """Open it for reading as UTF-8, decompressed.
 
         Raises:
             UserError: (while it is read) it holds more than `max_ratio` times its size.
+            UnicodeDecodeError: (while it is read) it is not in `encoding`, which is not UTF-8.
         """
+        stream = self.open_raw()
+        if self.encoding in UTF_8:
+            return stream
+        native = stream if isinstance(stream, pa.NativeFile) else pa.PythonFile(stream, mode="r")
+        return pa.transcoding_input_stream(native, self.encoding, "utf-8")
+
+    def open_raw(self) -> IO[bytes]:
+        """Open it for reading in its own encoding, decompressed; raises as `open`."""
         compression = find_compression(self.path)
         stream = pa.input_stream(str(self.path), compression=compression)
         return io.BufferedReader(_Metered(stream, self), HEAD_BYTES) if compression else stream
 
     def read_head(self) -> bytes:
-        """Return the first mebibyte."""
-        with explain_damage(self.uri), self.open() as stream:
+        """Return the first mebibyte, in its own encoding."""
+        with explain_damage(self.uri), self.open_raw() as stream:
             return bytes(stream.read(HEAD_BYTES))
 
     def digest(self) -> str:
@@ -123,14 +136,19 @@ def explain_damage(uri: str) -> Iterator[None]:
         raise UserError(f'"{uri}" is cut short or damaged ({reason}): fetch it again.') from None
 
 
-def refuse_foreign(head: bytes, uri: str) -> None:
+def refuse_foreign(head: bytes, uri: str, encoding: str = "utf-8") -> None:
     """Refuse bytes that are clearly no table in text: a picture, a web page, an archive, a binary.
 
     Raises:
         UserError: naming what it is.
     """
+    if encoding in WIDE:
+        return
     if head.startswith(WIDE_MARKS):
-        raise UserError(f'"{uri}" is encoded as UTF-16, not UTF-8: save it as UTF-8 (Excel: "CSV UTF-8").')
+        raise UserError(
+            f'"{uri}" is encoded as UTF-16, not {encoding.upper()}: write encoding = "utf-16" under [data] in '
+            'config.toml, as `ml init` does, or save it as UTF-8 (Excel: "CSV UTF-8").'
+        )
     what = next((name for magic, name in FOREIGN.items() if head.startswith(magic)), None)
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:200].lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body")):
@@ -142,51 +160,45 @@ def refuse_foreign(head: bytes, uri: str) -> None:
 
 
 def refuse_encoding(head: bytes, file: RawFile) -> None:
-    """Refuse a file whose first bytes are not UTF-8.
+    """Refuse a file whose first bytes are not in its encoding.
 
     Raises:
         UserError: naming the line and the byte.
     """
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)
+        codecs.getincrementaldecoder(file.encoding)().decode(head)
     except UnicodeDecodeError:
         raise explain_encoding(file) from None
 
 
 def explain_encoding(file: RawFile) -> UserError:
-    """Return the error that says where the file stops being UTF-8, and how to mend it."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    """Return the error that says where the file cannot be read in its encoding, and what to do."""
+    decoder = codecs.getincrementaldecoder(file.encoding)()
+    name = file.encoding.upper()
     lines, seen, kept = 1, 0, b""
-    with file.open() as stream:
+    with file.open_raw() as stream:
         while chunk := bytes(stream.read(HEAD_BYTES)):
             pending = kept
             try:
-                decoder.decode(chunk)
+                lines += decoder.decode(chunk).count("\n")
                 kept = decoder.getstate()[0]
             except UnicodeDecodeError as error:
-                at = seen - len(pending) + error.start
                 whole = pending + chunk
-                lines += whole[: error.start].count(b"\n")
-                return _say_encoding(file.uri, lines, at, whole[error.start], _guess(whole))
-            lines += chunk.count(b"\n")
+                lines += whole[: error.start].decode(file.encoding, errors="ignore").count("\n")
+                place = f"line {lines} holds the byte 0x{whole[error.start]:02X} (at offset "
+                return _say_encoding(file, f"{place}{seen - len(pending) + error.start:,})", whole)
             seen += len(chunk)
-    return UserError(f'"{file.uri}" is not UTF-8 at its very end: fetch it again, or save it as UTF-8.')
+    return UserError(f'"{file.uri}" is not {name} at its very end: fetch it again, or save it as {name}.')
 
 
-def _say_encoding(uri: str, line: int, at: int, byte: int, guess: str) -> UserError:
+def _say_encoding(file: RawFile, place: str, text: bytes) -> UserError:
+    from flows.sources.encodings import find_encoding
+
+    guess = find_encoding(text)
+    remedy = f'write encoding = "{guess}" under [data] in config.toml, as `ml init` does, or '
+    if guess == file.encoding:
+        remedy = ""
     return UserError(
-        f'"{uri}" is not UTF-8: line {line} holds the byte 0x{byte:02X} (at offset {at:,}); '
-        f"save it as UTF-8, for example with `iconv -f {guess} -t UTF-8`."
+        f'"{file.uri}" is not {file.encoding.upper()}: {place}; {remedy}save it as UTF-8, for example with '
+        f"`iconv -f {guess.upper()} -t UTF-8`."
     )
-
-
-def _guess(text: bytes) -> str:
-    """Name the likeliest of the encodings that spreadsheets write."""
-    sample = text[: text.rfind(b"\n") + 1] or text
-    try:
-        decoded = sample.decode("cp949")
-    except UnicodeDecodeError:
-        return "CP1252"
-    korean = sum("가" <= letter <= "힣" for letter in decoded)
-    foreign = sum(not letter.isascii() for letter in decoded)
-    return "CP949" if korean > foreign / 2 else "CP1252"

@@ -13,6 +13,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from flows.errors import UserError
 from flows.progress import Ticker
+from flows.sections import Dialect
 from flows.sources import Reading, Retyped, Source, resolve
 from flows.sources.buckets import Bucket
 from flows.sources.faults import Cut, explain_fault, lacks_bucket, refuse
@@ -58,6 +59,11 @@ class RemoteSource:
         return bool(getattr(self._open(), "typed", True))
 
     @property
+    def dialect(self) -> Dialect | None:
+        """How the files of delimited text are written; see `flows.sources.many`."""
+        return getattr(self._open(), "dialect", None)
+
+    @property
     def schema(self) -> "pa.Schema":
         """Names and types; the files are copied here to tell."""
         return self._open().schema
@@ -66,11 +72,17 @@ class RemoteSource:
         """Return the SHA-256 of what the place tells of the files' content, or None where it tells too little."""
         if any(file.tag is None for file in self._files):
             return None
-        return sign([[file.name, file.size, file.tag] for file in self._files], self._reading.columns)
+        reading = self._reading
+        told = [[file.name, file.size, file.tag] for file in self._files]
+        return sign(told, reading.columns, reading.dialect)
 
     def files(self) -> dict[str, str] | None:
         """Return a SHA-256 of what the place tells of each file; see `flows.sources.abilities.Divided`."""
-        told = {file.name: file.tag and sign([file.size, file.tag], self._reading.columns) for file in self._files}
+        reading = self._reading
+        told = {
+            file.name: file.tag and sign([file.size, file.tag], reading.columns, reading.dialect)
+            for file in self._files
+        }
         known = {name: tag for name, tag in told.items() if tag is not None}
         return known if len(known) == len(told) else None
 
