@@ -26,6 +26,7 @@ from flows.store.validations import Latest, Validation, Validations
 if TYPE_CHECKING:
     from pandera.pandas import DataFrameSchema
 
+GRAMMAR = 2  # raised whenever the same cells are read as other values
 CHECKED = "check"  # under which the validation that was looked at last is noted, also where its share is refused
 
 
@@ -74,7 +75,8 @@ def judge(settings: Settings, digest: str) -> Validation:
 def validation_id(settings: Settings, digest: str) -> str:
     """Name the pair of a snapshot and the contract as it stands now."""
     schema = digest_file(settings.root / "model" / "schema.py")
-    contract = digest_json([schema, settings.data.target, settings.data.problem])
+    said = [schema, settings.data.target, settings.data.problem, settings.data.date_formats, GRAMMAR]
+    contract = digest_json(said)
     return f"{digest[:SHORT]}-{contract[:SHORT]}"
 
 

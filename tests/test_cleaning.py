@@ -16,9 +16,11 @@ NAN = float("nan")
 DAY = datetime(2024, 5, 1)
 
 
-def clean(values: Any, kind: str, arrow: pa.DataType | None = None) -> tuple[list[Any], list[bool]]:
+def clean(
+    values: Any, kind: str, arrow: pa.DataType | None = None, formats: tuple[str, ...] | None = None
+) -> tuple[list[Any], list[bool]]:
     """Return cleaned values, None where missing, and which were unreadable."""
-    column = Column(name="x", kind=kind, nullable=True)  # type: ignore[arg-type]
+    column = Column(name="x", kind=kind, nullable=True, formats=formats)  # type: ignore[arg-type]
     series, unreadable = clean_column(pa.chunked_array([pa.array(values, arrow)]), column)
     return [None if pd.isna(v) else v for v in series.tolist()], unreadable.tolist()
 
@@ -41,8 +43,11 @@ def test_numbers_are_read_from_every_numeric_and_text_type(values, arrow, kind):
     assert clean(values, kind, arrow) == ([1, None, 3], [False] * 3)
 
 
-def test_booleans_count_as_numbers():
-    assert clean([True, False, None], "number") == ([1.0, 0.0, None], [False] * 3)
+@pytest.mark.parametrize("kind", ["number", "integer"])
+def test_booleans_are_no_numbers_typed_or_as_text(kind):
+    """As in the service; a column that is text because of another cell gives the same."""
+    assert clean([True, False, None], kind) == ([None] * 3, [True, True, False])
+    assert clean(["true", "false", None], kind) == ([None] * 3, [True, True, False])
 
 
 def test_texts_that_are_no_numbers_are_marked_and_spoil_no_neighbour():
@@ -152,6 +157,25 @@ def test_numbers_are_no_dates_and_dates_no_numbers():
     assert clean([20240501, None], "date") == ([None, None], [True, False])
     assert clean([DAY, None], "number") == ([None, None], [True, False])
     assert clean([DAY, None], "boolean") == ([None, None], [True, False])
+
+
+def test_listed_formats_take_the_place_of_month_day_year_and_of_no_standard_form():
+    day_first = ("%d/%m/%Y",)
+    texts = ["31/01/2024", "01/02/2024 10:30 PM", "01/31/2024", "2024-01-31", "31.01.2024"]
+    wanted = [datetime(2024, 1, 31), datetime(2024, 2, 1, 22, 30), None, datetime(2024, 1, 31), datetime(2024, 1, 31)]
+    assert clean(texts, "date", formats=day_first)[0] == wanted
+    assert clean(["12/31/1999", "01/02/2024"], "date", formats=())[1] == [True, True]
+
+
+def test_a_listed_format_that_looks_like_a_standard_form_is_read_alone():
+    assert clean(["12.31.2024", "31.12.2024"], "date", formats=("%m.%d.%Y",))[1] == [False, True]
+    assert clean(["2024-31-12", "2024-12-31"], "date", formats=("%Y-%d-%m",))[1] == [False, True]
+
+
+def test_years_of_two_digits_and_bare_digits_are_dates_only_where_their_format_is_listed():
+    for values, formats in ((["31/01/24"], ("%d/%m/%y",)), (["20240131"], ("%Y%m%d",)), ([20240131], ("%Y%m%d",))):
+        assert clean(values, "date") == ([None], [True])
+        assert clean(values, "date", formats=formats) == ([datetime(2024, 1, 31)], [False])
 
 
 TEXTS = [

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from flows.errors import UserError, nearest
+from service.grammar import date_grammar
 
 Kind = Literal["number", "integer", "boolean", "text", "date", "duration"]
 Part = Literal["month", "weekday", "hour"]
@@ -50,7 +51,10 @@ class Encoding(Frozen):
 
 
 class Column(Frozen):
-    """One column: its real name, kind, role, and what values it may take."""
+    """One column: its real name, kind, role, and what values it may take.
+
+    `formats` are a date's listed ones (`[data] date_formats`), None for the default; see `service.grammar`.
+    """
 
     name: str
     kind: Kind
@@ -62,6 +66,7 @@ class Column(Frozen):
     exclusive_maximum: float | None = None
     categories: tuple[Label, ...] | None = None
     ordered: bool = False
+    formats: tuple[str, ...] | None = None
     input: str | None = None
     encoding: Encoding | None = None
 
@@ -107,8 +112,14 @@ class Contract(Frozen):
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Each column's kind by its name: what a text format's columns are read as."""
-        return {c.name: c.kind for c in self.columns}
+        """Each column's kind by its name: what a text format's columns are read as.
+
+        Dates with a listed format that looks like ISO 8601, such as `%Y-%d-%m`, are kept as the text that they are.
+        """
+        return {
+            c.name: "text" if c.kind == "date" and not date_grammar(c.formats).reads_iso else c.kind
+            for c in self.columns
+        }
 
     @property
     def by_name(self) -> dict[str, Column]:

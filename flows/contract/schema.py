@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from flows.contract.columns import Column, Contract, Kind, Role
 from flows.errors import UserError, nearest
 from flows.settings import Settings
+from service.grammar import AMBIGUOUS_FORMATS
 
 if TYPE_CHECKING:
     import pandera.pandas as pa
@@ -52,22 +53,31 @@ def schema_digest(contract: Contract) -> str:
 
 def load_contract(settings: Settings) -> Contract:
     """Return the contract of the project on the path, for the target that `settings` names."""
-    return describe(load_schema(), settings.data.target, settings.data.problem)
+    data = settings.data
+    return describe(load_schema(), data.target, data.problem, data.date_formats)
 
 
-def describe(schema: type["pa.DataFrameModel"], target: str | None, problem: Any) -> Contract:
+def describe(
+    schema: type["pa.DataFrameModel"],
+    target: str | None,
+    problem: Any,
+    date_formats: tuple[str, ...] = AMBIGUOUS_FORMATS,
+) -> Contract:
     """Return the contract that `schema` states, without encodings.
 
     Args:
         schema: The Pandera model.
         target: The column to predict; None where just one field has the role target.
         problem: "binary", "multiclass" or "regression".
+        date_formats: The listed formats of dates; see `flows.sections.Data`.
 
     Raises:
         UserError: a type or role is unknown, or the target is not one column with that role.
     """
     fields = schema.to_schema().columns
     columns = [_column(str(name), field) for name, field in fields.items()]
+    if date_formats != AMBIGUOUS_FORMATS:
+        columns = [c.model_copy(update={"formats": date_formats}) if c.kind == "date" else c for c in columns]
     chosen = _choose_target(columns, target)
     return Contract(
         problem=problem,

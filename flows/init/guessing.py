@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from flows.contract.cleaning import clean_column
 from flows.contract.columns import Column, Kind
-from flows.contract.durations import ISO as ISO_DURATION
+from service.grammar import ISO_DURATION
 
 READABLE = 0.98  # as many values must be numbers (or dates) for the rest to be called broken
 ENOUGH = 50  # rows below which a broken value is no exception

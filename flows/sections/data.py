@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from flows.sections.base import Problem, Section
+from service.grammar import AMBIGUOUS_FORMATS, compile_format
 
 THOUSANDS = (",", ".", " ", "'", "’", "_")
 NAMED_CHARACTERS = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";", "point": ".", "none": ""}
@@ -137,6 +138,9 @@ class Data(Dialect):
         source: See docs/data.md.
         target: The column to predict.
         problem: What kind of prediction it is.
+        date_formats: How dates are written whose order of day and month cannot be told, or with two digits of a year,
+            in the directives of strptime (English names on every machine). They are read beside the standard forms
+            of docs/contract.md, in place of the default's month/day/year.
         max_bad_share: The share of rows in quarantine from which on a run fails.
         watermark: A column that grows from row to row, such as the time of the last change: each ingest reads only
             what is new by it, and appends.
@@ -147,10 +151,18 @@ class Data(Dialect):
     source: str = "sample://"
     target: str | None = None
     problem: Problem = "binary"
+    date_formats: tuple[str, ...] = AMBIGUOUS_FORMATS
     max_bad_share: float = Field(0.1, ge=0, le=1)
     watermark: str | None = None
     lateness: float = Field(0.0, ge=0)
     window_days: float | None = Field(None, gt=0)
+
+    @field_validator("date_formats")
+    @classmethod
+    def _require_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for form in value:
+            compile_format(form)
+        return value
 
 
 class Fetch(Section):

@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from service.grammar import date_grammar
 from service.moments import date_type, duration_type
 
 FEATURES = ("feature", "sensitive")
@@ -36,6 +37,7 @@ class Column:
     categories: tuple[Any, ...] | None
     input: str | None
     encoding: dict[str, Any]
+    formats: tuple[str, ...] | None = None
 
     @property
     def inputs(self) -> tuple[tuple[str, str, bool], ...]:
@@ -117,6 +119,7 @@ def _read_column(entry: dict[str, Any]) -> Column:
         categories=None if categories is None else tuple(categories),
         input=entry.get("input"),
         encoding=entry.get("encoding") or {},
+        formats=None if entry.get("formats") is None else tuple(entry["formats"]),
     )
 
 
@@ -173,7 +176,7 @@ _TYPES: dict[str, Callable[[Column], Any]] = {
     "integer": _number,
     "boolean": _boolean,
     "text": _text,
-    "date": lambda column: date_type(column.bounds),
+    "date": lambda column: date_type(column.bounds, date_grammar(column.formats)),
     "duration": lambda column: duration_type(column.bounds, _bounds_schema(column)),
 }
 

@@ -1,23 +1,32 @@
-"""Dates and durations as requests carry them: text of ISO 8601, or seconds."""
+"""Dates and durations as requests carry them: texts that `service.grammar` reads, or seconds."""
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-LONGEST = 1e11  # seconds of a duration: three thousand years
-SECONDS = (604_800, 86_400, 3_600, 60, 1)
-PART = r"([-+]?[0-9]+(?:\.[0-9]+)?)"
-ISO = re.compile(rf"([-+]?)P(?=.)(?:{PART}W)?(?:{PART}D)?(?:T(?=.)(?:{PART}H)?(?:{PART}M)?(?:{PART}S)?)?")
+from service.grammar import MICROSECONDS, DateGrammar, parse_duration, to_microseconds
+
+ISO_ONLY = "Input should be a date or a date and time in ISO 8601"
 
 
-def date_type(bounds: dict[str, float]) -> Any:
+def date_type(bounds: dict[str, float], grammar: DateGrammar) -> Any:
     """Return the annotation of a date within `bounds`, which are seconds since 1970, UTC."""
     # Pydantic compares and reports datetimes.
     moments: dict[str, Any] = {k: datetime.fromtimestamp(v, UTC).replace(tzinfo=None) for k, v in bounds.items()}
     schema = WithJsonSchema({"type": "string", "format": "date-time"})
-    return Annotated[datetime, PlainValidator(_parse_date), Field(**moments), schema]
+
+    def parse(value: Any) -> datetime:
+        if isinstance(value, int | float) and not isinstance(value, bool):  # 20240131, where its format is listed
+            value = str(int(value)) if grammar.reads_digits and value % 1 == 0 else ""
+        if not isinstance(value, str):
+            raise ValueError(f"{ISO_ONLY}, as text")
+        moment = grammar.parse(value)
+        if moment is None:
+            raise ValueError(ISO_ONLY)
+        return moment
+
+    return Annotated[datetime, PlainValidator(parse), Field(**moments), schema]
 
 
 def duration_type(bounds: dict[str, float], shown: dict[str, float]) -> Any:
@@ -31,23 +40,13 @@ def duration_type(bounds: dict[str, float], shown: dict[str, float]) -> Any:
     return Annotated[kind, WithJsonSchema(schema)]
 
 
-def _parse_date(value: Any) -> datetime:
-    """Return an ISO 8601 text as a naive datetime in UTC."""
-    if not isinstance(value, str):
-        raise ValueError("Input should be a date or a date and time in ISO 8601, as text")
-    try:
-        moment = datetime.fromisoformat(value)
-        return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
-    except (ValueError, OverflowError):
-        raise ValueError("Input should be a date or a date and time in ISO 8601") from None
-
-
 def _parse_duration(value: Any) -> float:
-    """Return an ISO 8601 text, or a number of seconds, as seconds to the microsecond."""
-    if isinstance(value, str) and (found := ISO.fullmatch(value.strip())):
-        sign, *parts = found.groups(default="0")
-        seconds = sum(float(part) * unit for part, unit in zip(parts, SECONDS, strict=True))
-        value = -seconds if sign == "-" else seconds
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LONGEST:
+    """Return a text, or a number of seconds, as seconds to the microsecond."""
+    micros = None
+    if isinstance(value, str):
+        micros = parse_duration(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        micros = to_microseconds(value)
+    if micros is None:
         raise ValueError("Input should be a duration in ISO 8601, of weeks to seconds, or a number of seconds")
-    return timedelta(seconds=value).total_seconds()
+    return micros / MICROSECONDS

@@ -1,0 +1,294 @@
+"""What a text means as a number, an integer, a boolean, a date or a duration; see docs/contract.md.
+
+This module is the only place where the grammar is written. Training, batch prediction and the service read by it, so
+that a cell means the same everywhere. What a text means depends on the text and on the listed date formats, never on
+other texts, the locale, the machine's time zone or the clock. It imports the standard library alone.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache
+from itertools import takewhile
+from math import isfinite
+
+EXACT = 2**53  # every integer below has a double of its own
+SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1
+LONGEST_SECONDS = 1e11  # of a duration: three thousand years
+MICROSECONDS = 1_000_000
+AMBIGUOUS_FORMATS = ("%m/%d/%Y",)  # read where `[data] date_formats` lists none
+
+# Forms that a vectorised reader may take for itself; Arrow's regular expressions understand them too.
+NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
+ISO_DATE = (
+    r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    r"([T ]([01][0-9]|2[0-3])(:[0-5][0-9](:[0-5][0-9](\.[0-9]{1,6})?)?)?)?"
+)
+
+_NUMBER = re.compile(NUMBER)
+_MOST_MARKS = 100  # in a row: to normalize more takes quadratic time, so that they stay as they are
+_CHUNK = 4096  # characters
+
+
+def normalize(text: str) -> str:
+    """Return `text` in Unicode's normal form C, in which names and texts are compared."""
+    if text.isascii() or unicodedata.is_normalized("NFC", text):
+        return text
+    parts, end = [], 0
+    for run in _long_runs(text):
+        parts += [unicodedata.normalize("NFC", text[end : run.start]), text[run.start : run.stop]]
+        end = run.stop
+    return "".join([*parts, unicodedata.normalize("NFC", text[end:])])
+
+
+def _long_runs(text: str) -> Iterator[slice]:
+    """Yield where more than `_MOST_MARKS` combining marks stand in a row."""
+    end = 0
+    for place in range(0, len(text), _MOST_MARKS + 1):  # a long run has a mark at one of these places
+        if place < end or not unicodedata.combining(text[place]):
+            continue
+        start, end = place, place + 1
+        while start and unicodedata.combining(text[start - 1]):
+            start -= 1
+        while chunk := text[end : end + _CHUNK]:
+            marks = len(list(takewhile(bool, map(unicodedata.combining, chunk))))
+            end += marks
+            if marks < len(chunk):
+                break
+        if end - start > _MOST_MARKS:
+            yield slice(start, end)
+
+
+def parse_number(text: str) -> float | None:
+    """Return the double nearest to a decimal number; None where the text is none, or the double is not finite."""
+    text = text.strip()
+    if not _NUMBER.fullmatch(text):
+        return None
+    number = float(text)
+    return number if isfinite(number) else None
+
+
+def parse_integer(text: str) -> int | None:
+    """Return a whole number of 64 bits, exactly; it may be written as `1e3` or `2.0` too."""
+    number = parse_number(text)
+    if number is None:
+        return None
+    if abs(number) < EXACT:
+        return int(number) if number.is_integer() else None
+    exact = Decimal(text.strip())
+    whole = int(exact) if exact.adjusted() < 19 else LARGEST_INTEGER + 1
+    return whole if whole == exact and SMALLEST_INTEGER <= whole <= LARGEST_INTEGER else None
+
+
+def parse_boolean(text: str) -> bool | None:
+    """Return what `true`, `false`, 1 and 0 say, in letters of either case."""
+    word = text.strip().lower()
+    if word in ("true", "false"):
+        return word == "true"
+    number = parse_number(word)
+    return bool(number) if number in (0.0, 1.0) else None
+
+
+# --- durations -------------------------------------------------------------------------------------------------------
+
+_DIGITS = r"[0-9]{1,15}(?:\.[0-9]{1,100})?"
+_PART = rf"([+-]?{_DIGITS})"
+ISO_DURATION = rf"([+-]?)P(?=.)(?:{_PART}W)?(?:{_PART}D)?(?:T(?=.)(?:{_PART}H)?(?:{_PART}M)?(?:{_PART}S)?)?"
+_ISO_DURATION = re.compile(ISO_DURATION)
+_UNITS = (604_800, 86_400, 3_600, 60, 1)
+_HOURS = r"([+-]?)([0-9]{1,15}):([0-5]?[0-9]):([0-5]?[0-9](?:\.[0-9]{1,100})?)"
+_CLOCK = re.compile(_HOURS)
+_DAYS = re.compile(rf"([+-]?)([0-9]{{1,15}}) ?days?(?:,? +{_HOURS})?", re.ASCII | re.IGNORECASE)
+
+
+def to_microseconds(seconds: float) -> int | None:
+    """Return a number of seconds as whole microseconds, None beyond `LONGEST_SECONDS`."""
+    return round(seconds * MICROSECONDS) if abs(seconds) <= LONGEST_SECONDS else None
+
+
+def parse_duration(text: str) -> int | None:
+    """Return the microseconds of ISO 8601's `P1DT2H30M`, of `1 days 02:03:04`, or of a number of seconds.
+
+    Years and months, which have no one length, are not read.
+    """
+    text = text.strip()
+    number = parse_number(text)
+    if number is not None:
+        return to_microseconds(number)
+    if found := _ISO_DURATION.fullmatch(text):
+        sign, *parts = found.groups("0")
+        seconds = sum(_exact(part) * unit for part, unit in zip(parts, _UNITS, strict=True))
+        return _within(-seconds if sign == "-" else seconds)
+    if found := _CLOCK.fullmatch(text):
+        return _within(_sum_clock(*found.groups()))
+    if found := _DAYS.fullmatch(text):
+        sign, days, *clock = found.groups()
+        whole = int(sign + days) * 86_400
+        return _within(whole + (_sum_clock(*clock) if clock[1] else 0))
+    return None
+
+
+def _sum_clock(sign: str, hours: str, minutes: str, seconds: str) -> Fraction | int:
+    clock = int(hours) * 3_600 + int(minutes) * 60 + _exact(seconds)
+    return -clock if sign == "-" else clock
+
+
+def _exact(digits: str) -> Fraction | int:
+    return Fraction(digits) if "." in digits else int(digits)
+
+
+def _within(seconds: Fraction | int) -> int | None:
+    return round(seconds * MICROSECONDS) if -LONGEST_SECONDS <= seconds <= LONGEST_SECONDS else None
+
+
+# --- dates -----------------------------------------------------------------------------------------------------------
+
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH_NAME = (
+    "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    "|nov(?:ember)?|dec(?:ember)?"
+)
+_DAY_NAME = "mon(?:day)?|tue(?:s(?:day)?)?|wed(?:nesday)?|thu(?:rs(?:day)?)?|fri(?:day)?|sat(?:urday)?|sun(?:day)?"
+_ZONE = "(?P<z>Z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)"
+_HALF = r"(?P<p>[ap]\.?m\.?)"
+DIRECTIVES = {  # as strptime has them, in English on every machine
+    "Y": "(?P<Y>[0-9]{4})",
+    "y": "(?P<y>[0-9]{2})",
+    "m": "(?P<m>[0-9]{1,2})",
+    "d": "(?P<d>[0-9]{1,2})",
+    **dict.fromkeys("bB", f"(?P<b>{_MONTH_NAME})"),
+    **dict.fromkeys("aA", f"(?:{_DAY_NAME})"),
+    **dict.fromkeys("HI", "(?P<H>[0-9]{1,2})"),
+    "M": "(?P<M>[0-9]{1,2})",
+    "S": "(?P<S>[0-9]{1,2})",
+    "f": "(?P<f>[0-9]+)",
+    "p": _HALF,
+    "z": _ZONE,
+    "%": "%",
+}
+_NUMERIC = set("YymdHIMSf")
+_TOKEN = re.compile(r"%(.)|(\s+)|(.)", re.DOTALL)
+_CLOCK_TIME = r"(?P<H>[0-9]{1,2}):(?P<M>[0-9]{2})(?::(?P<S>[0-9]{2})(?:[.,](?P<f>[0-9]+))?)?"
+_TIME = rf"(?:[T ] *{_CLOCK_TIME}(?: ?{_HALF})?(?: ?{_ZONE})?)?"
+_ISO = re.compile(
+    "(?P<Y>[0-9]{4})-(?P<m>[0-9]{2})-(?P<d>[0-9]{2})"
+    rf"(?:[T ](?P<H>[0-9]{{2}})(?::(?P<M>[0-9]{{2}})(?::(?P<S>[0-9]{{2}})(?:[.,](?P<f>[0-9]+))?)?)?(?: ?{_ZONE})?)?",
+    re.ASCII | re.IGNORECASE,
+)
+# No text is read by two of them in two ways. A time may follow each that ends in a day.
+STANDARD_FORMATS = (
+    *("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y"),
+    *("%Y. %m. %d", "%Y. %m. %d.", "%Y년 %m월 %d일", "%Y년%m월%d일"),
+    *("%b %d, %Y", "%b %d %Y", "%d %b %Y", "%d-%b-%Y"),
+    *("%Y-%m", "%Y/%m", "%b %Y"),
+    *("%Y-%m-%dT%H%M", "%Y-%m-%dT%H%M%S", "%Y%m%dT%H%M", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%z", "%Y%m%dT%H%M%S%z"),
+)
+_LAST_CENTURY = 69  # two digits from here on are of the last century, as in POSIX
+_ISO_SAMPLES = ("2001-02-03", "2001-02-03T04", "2001-02-03T04:05", "2001-02-03 04:05:06", "2001-02-03 04:05:06.789")
+
+
+class DateGrammar:
+    """What a column reads as dates: texts in its listed formats, and the standard forms."""
+
+    def __init__(self, formats: Sequence[str] | None = None) -> None:
+        """Read by `formats`, in this order, before the standard forms; by default month/day/year.
+
+        Raises:
+            ValueError: one is no format of a date.
+        """
+        self.formats = tuple(AMBIGUOUS_FORMATS if formats is None else formats)
+        self._listed = tuple(compile_format(form) for form in self.formats)
+        self.reads_iso = not any(shape.fullmatch(text) for shape in self._listed for text in _ISO_SAMPLES)
+        self.reads_digits = any(shape.fullmatch("1" * length) for shape in self._listed for length in range(1, 30))
+
+    def parse(self, text: str) -> datetime | None:
+        """Return the moment that a text names, in UTC without a zone, to the microsecond; None where it is no date."""
+        text = text.strip()
+        if self.reads_iso and (found := _ISO.fullmatch(text)):
+            return _to_moment(found)
+        if not text.isascii():
+            text = normalize(text)
+        if listed := [found for shape in self._listed if (found := shape.fullmatch(text))]:
+            # A standard form may have day and month the other way round: it does not read what looks like a listed one.
+            return next((moment for moment in map(_to_moment, listed) if moment is not None), None)
+        return next((_to_moment(found) for shape in _standard() if (found := shape.fullmatch(text))), None)
+
+
+@cache
+def date_grammar(formats: tuple[str, ...] | None = None) -> DateGrammar:
+    """Return the grammar of the listed `formats`, made once."""
+    return DateGrammar(formats)
+
+
+def compile_format(form: str) -> re.Pattern[str]:
+    """Return the pattern of a date format in the directives of strptime, which a time may follow where it has none.
+
+    Raises:
+        ValueError: it has an unknown directive, one twice, or does not say the year and the month.
+    """
+    tokens = [(found[1], found[2], found[3]) for found in _TOKEN.finditer(form)]
+    named = [directive for directive, _, _ in tokens if directive]
+    for directive in named:
+        if directive not in DIRECTIVES:
+            known = ", ".join(f"%{name}" for name in DIRECTIVES)
+            raise ValueError(f'the date format "{form}" has %{directive}: known are {known}')
+    groups = [re.sub(r"\W", "", "".join(re.findall(r"\?P<(\w)>", DIRECTIVES[name]))) for name in named]
+    said = {{"y": "Y", "b": "m"}.get(group, group) for group in groups if group}
+    if form.endswith("%") and not form.endswith("%%"):
+        raise ValueError(f'the date format "{form}" ends in %')
+    if len(said) < len([group for group in groups if group]):
+        raise ValueError(f'the date format "{form}" says one part of a date twice')
+    if not {"Y", "m"} <= said:
+        raise ValueError(f'the date format "{form}" does not say the year and the month, as "%d/%m/%Y" does')
+    parts = []
+    for place, (directive, blank, letter) in enumerate(tokens):
+        if directive:
+            beside = {tokens[i][0] for i in (place - 1, place + 1) if 0 <= i < len(tokens)} & _NUMERIC
+            pattern = DIRECTIVES[directive]
+            parts.append(pattern.replace("{1,2}", "{2}") if beside else pattern)
+        else:
+            parts.append(r" +" if blank else re.escape(letter))
+    time = _TIME if "d" in said and "H" not in said else ""
+    return re.compile(normalize("".join(parts)) + time, re.ASCII | re.IGNORECASE)
+
+
+@cache
+def _standard() -> tuple[re.Pattern[str], ...]:
+    return tuple(map(compile_format, STANDARD_FORMATS))
+
+
+def _to_moment(found: re.Match[str]) -> datetime | None:
+    part = {name: text for name, text in found.groupdict().items() if text}
+    year = int(part["Y"]) if "Y" in part else int(part["y"]) + (1900 if int(part["y"]) >= _LAST_CENTURY else 2000)
+    month = int(part["m"]) if "m" in part else _MONTHS.index(part["b"][:3].lower()) + 1
+    hour, half = int(part.get("H", 0)), part.get("p", "").lower()
+    if half:
+        if not 1 <= hour <= 12:
+            return None
+        hour = hour % 12 + (12 if half[0] == "p" else 0)
+    fraction = part.get("f", "")[:6].ljust(6, "0")
+    try:
+        moment = datetime(
+            year, month, int(part.get("d", 1)), hour, int(part.get("M", 0)), int(part.get("S", 0)), int(fraction)
+        )
+        return moment - _offset(part["z"]) if "z" in part else moment
+    except (ValueError, OverflowError):
+        return None
+
+
+def _offset(zone: str) -> timedelta:
+    """Return what a zone such as `+09:00` is ahead of UTC.
+
+    Raises:
+        ValueError: there is no such zone.
+    """
+    if zone[0] not in "+-":
+        return timedelta(0)
+    hours, minutes = int(zone[1:3]), int(zone[-2:]) if len(zone) > 3 else 0
+    if hours > 23 or minutes > 59:
+        raise ValueError(zone)
+    offset = timedelta(hours=hours, minutes=minutes)
+    return -offset if zone[0] == "-" else offset
