@@ -13,13 +13,24 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from flows.printable import printable
 from flows.secrets import redact
 from flows.sections import is_address
 from flows.settings import Settings
 from flows.store.files import locked, read_json, write_json
 from flows.webhook import send
 
-Kind = Literal["gate-refused", "drift", "retrained", "promoted", "rolled-back", "run-failed", "log-dropped"]
+Kind = Literal[
+    "gate-refused",
+    "drift",
+    "retrained",
+    "promoted",
+    "rolled-back",
+    "released",
+    "release-failed",
+    "run-failed",
+    "log-dropped",
+]
 Message = dict[str, Any]
 KEPT_UNSENT = 100  # where no webhook is named, only the last ones are kept for the day when one is
 REFUSED_DAYS = 7  # an address that is wrong is set right within that time, or what it refused is put aside
@@ -47,7 +58,7 @@ def alert(settings: Settings, kind: Kind, what: str, todo: str, key: str | None 
         todo: What to type or to look at.
         key: Alerts of the same key are one for `[alerts] repeat_hours`; default: the same kind and sentence.
     """
-    what = redact(what)  # it may be the text of any library's error
+    what = printable(redact(what))  # it may be the text of any library's error, with names and values of the data
     digest = hashlib.sha256((key or f"{kind} {what}").encode()).hexdigest()
     made = {"kind": kind, "project": settings.project.name, "what": what, "todo": todo}
     made |= {"at": datetime.now(UTC).isoformat(), "id": uuid.uuid4().hex}

@@ -37,7 +37,9 @@ def tell_of_champion(settings: Settings) -> None:
     if change.action == "deploy":
         instead = f" in place of version {version_of(change.before)}" if change.before else ""
         what = f"Version {champion.version} was trained and serves{instead}."
-        todo = '`ml status` shows it; `ml rollback --why "…"` brings the one before back.'
+        todo = "`ml status` shows it."
+        if change.before is not None:  # the first version has none before it to go back to
+            todo = '`ml status` shows it; `ml rollback --why "…"` brings the one before back.'
         alert(settings, "retrained", what, todo, key=champion.bundle + champion.since)
     with suppress(OSError):  # a full disk: the same alert is not sent twice within `repeat_hours`
         write_json(told, champion.since)

@@ -10,7 +10,8 @@ from flows.artifacts import publish_image, publish_link, publish_markdown, publi
 from flows.errors import UserError
 from flows.monitoring.decision import Decision
 from flows.monitoring.pictures import draw_drift
-from flows.monitoring.retraining import settle, tell
+from flows.monitoring.retraining import remind as remind_of
+from flows.monitoring.retraining import settle
 from flows.monitoring.runs import WindowRuns
 from flows.monitoring.showing import as_markdown, column_rows
 from flows.monitoring.truth import measure_windows
@@ -55,10 +56,10 @@ def monitor() -> str:
 
 @task(name="remind", cache_policy=NO_CACHE)
 def remind(settings: Settings) -> None:
-    """Tell what an earlier run has decided and could not tell; whether to train is for the newest window to say."""
+    """Alert and ask for what an earlier run found and could not say; whether to train depends on the newest window."""
     champion = read_champion(settings.store_path)
     if champion:
-        tell(settings, champion)
+        remind_of(settings, champion)
 
 
 @task(name="compare", cache_policy=NO_CACHE)

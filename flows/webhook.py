@@ -10,6 +10,7 @@ from flows.settings import Settings
 
 SEND_SECONDS = 5.0
 LATER = (408, 425, 429)  # the receiver asks for patience, as it does with 500 and above
+NO_WIDTH = "\u200b"  # parts what would mean something together
 UNFIT = (400, 413, 422)  # the receiver will not take this one, ever
 
 
@@ -64,4 +65,6 @@ def _judge(status: int) -> Outcome:
 
 def _slack_text(message: dict[str, Any]) -> str:
     text = f"*{message['project']}*: {message['what']}\n{message['todo']}"
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # Receivers that take Slack's form also mention people by "@all" and show Markdown's links and pictures.
+    return text.replace("@", f"@{NO_WIDTH}").replace("](", f"]{NO_WIDTH}(")

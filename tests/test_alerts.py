@@ -14,9 +14,12 @@ import pytest
 from service_server import mount_disk
 
 from flows.alerting import REFUSED_DAYS, alert, deliver, refused, waiting
+from flows.alerts import tell_of_champion
 from flows.commands.champion import roll_back
 from flows.guard import free_port
 from flows.settings import Settings, load_settings
+from flows.store.bundles import Bundle
+from flows.store.champion import move_champion
 
 SECRET = "T0P-5ECRET"
 
@@ -147,6 +150,29 @@ def test_slack_gets_text_and_no_markup_of_others(settings: Settings, receiver: R
     with receiver.up():
         alert(configure(settings.root, format="slack"), "drift", "a < b & <!channel>", "`ml status`")
     assert receiver.got == [{"text": "*shop*: a &lt; b &amp; &lt;!channel&gt;\n`ml status`"}]
+
+
+def test_text_of_the_data_mentions_nobody_and_shows_no_picture(settings: Settings, receiver: Receiver) -> None:
+    hostile = "@all ![x](http://planted.invalid/x) \x1b[2J\u202e"
+    with receiver.up():
+        alert(configure(settings.root, format="slack"), "drift", hostile, "look")
+    text = receiver.got[0]["text"]
+    assert "@all" not in text and "](" not in text and "\x1b" not in text and "\u202e" not in text
+    assert text.replace("\u200b", "") == "*shop*: @all ![x](http://planted.invalid/x) \\x1b[2J\\u202e\nlook"
+
+
+def test_first_version_is_told_without_a_rollback_that_cannot_be(
+    settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiver.up():
+        for version in ("1", "2"):
+            monkeypatch.setattr("flows.store.champion.utc_now", lambda day=version: f"2026-01-0{day}T00:00:00+00:00")
+            bundle = Bundle(path=settings.store_path / "bundles" / f"{version}-b", version=version, digest="d")
+            move_champion(settings.store_path, bundle, "deploy", "passed its gates")
+            tell_of_champion(settings)
+    first, second = receiver.got
+    assert "Version 1" in first["what"] and "rollback" not in first["todo"]
+    assert "in place of version 1" in second["what"] and "ml rollback" in second["todo"]
 
 
 def test_alert_that_is_refused_for_good_does_not_hold_up_the_next(settings: Settings, receiver: Receiver) -> None:

@@ -14,6 +14,8 @@ import pytest
 from monitor_support import START, records
 from nasty_support import MARKUP, NAMES
 
+from flows.alerting import waiting
+from flows.commands.loop import window_lines
 from flows.contract import Column, Contract, Encoding
 from flows.errors import UserError
 from flows.metrics import Interval
@@ -28,12 +30,14 @@ from flows.monitoring.log import HEAD, Logged, read_head, sample_logged, tally_w
 from flows.monitoring.loop import Loop, Wanted, confirm, pause, read_loop, resume, want
 from flows.monitoring.performance import Performance, is_lost, measure
 from flows.monitoring.reference import Reference
+from flows.monitoring.retraining import settle
 from flows.monitoring.runs import metric_names
 from flows.monitoring.showing import as_markdown, column_rows
 from flows.monitoring.windows import Window, Windows, window_id
 from flows.sections import Gates, Monitor, Retrain
 from flows.settings import Settings
-from flows.store.champion import Champion
+from flows.store.champion import Champion, write_champion
+from flows.store.files import read_json
 
 HOUR = timedelta(hours=1)
 ANSWER = {"label": "no", "probabilities": {"no": 0.9, "yes": 0.1}}
@@ -318,6 +322,70 @@ def test_the_same_window_never_asks_twice():
     loop = Loop(wanted=wanted(1, 1))
     assert not ask("dd", loop, cooldown_hours=0).wanted
     assert ask("ddd", loop, cooldown_hours=0).wanted
+
+
+@pytest.fixture
+def alerted(tmp_path, monkeypatch):
+    """A store, and what people are told of its windows: `alerted(verdicts, **settings)` looks as a monitor does."""
+    monkeypatch.setattr("flows.monitoring.retraining.is_heard", lambda project: False)  # no server here
+    write_champion(tmp_path / ".ml" / "store", CHAMPION)
+
+    def look(verdicts: str, **rules: Any) -> list[str]:
+        settings = Settings(root=tmp_path, retrain=Retrain(**rules), project={"name": "shop"})  # type: ignore[arg-type]
+        words = {"o": "ok", "d": "drift", "w": "worse", "s": "too small"}
+        windows = Windows(settings.store_path)
+        for number, letter in enumerate(verdicts):
+            made = window(number, words[letter])
+            path = windows.path(made.id, "json")
+            known = Window.model_validate_json(path.read_bytes()) if path.exists() else made
+            windows.write(made.model_copy(update={"alerted": known.alerted}))
+        settle(settings)
+        messages = [read_json(path) for path in waiting(settings)]
+        return [message["what"] for message in messages if message["kind"] == "drift"]  # type: ignore[index]
+
+    return look
+
+
+def test_drift_is_alerted_while_the_loop_is_paused(alerted, tmp_path):
+    pause(tmp_path / ".ml" / "store", "stocktaking")
+    (told,) = alerted("dd"[:1])
+    assert "1 of the last 3 windows" in told
+    told = alerted("dd")[-1]
+    assert "so" in told and "paused" in told and "stocktaking" in told
+    assert read_loop(tmp_path / ".ml" / "store").wanted is None
+
+
+def test_drift_is_alerted_while_the_loop_cools_down(alerted):
+    assert "cooling down" in alerted("dd", cooldown_hours=10**6)[-1]
+
+
+def test_drift_is_alerted_while_training_goes_on(alerted):
+    assert "training again is wanted" in alerted("dd", cooldown_hours=0)[-1]
+    assert "cooling down" in alerted("ddd", cooldown_hours=10**6)[-1]
+
+
+def test_a_window_is_alerted_once_for_each_verdict(alerted):
+    for verdicts, expected in (("d", 1), ("d", 1), ("do", 1), ("wo", 2), ("wo", 2), ("do", 2), ("wow", 3), ("wows", 3)):
+        assert len(alerted(verdicts)) == expected, verdicts
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_console_shows_the_live_metric_and_the_labelled_rows(tmp_path, lost):
+    write_champion(tmp_path / ".ml" / "store", CHAMPION)
+    settings = Settings(root=tmp_path)
+    figure, before = Interval(value=0.81, low=0.78, high=0.84), Interval(value=0.9, low=0.88, high=0.92)
+    live = Performance(metric="roc_auc", rows=412, figure=figure, before=before, metrics={}, lost=lost)
+    verdict, reasons = ("worse", (f"performance lost: {live.sentence}",)) if lost else ("ok", ())
+    Windows(settings.store_path).write(window(0, verdict, performance=live, reasons=reasons))
+    text = "\n".join(window_lines(settings, 5))
+    assert (
+        text.count("roc_auc 0.8100 (0.7800 to 0.8400) on 412 labelled rows, 0.9000 (0.8800 to 0.9200) on the holdout")
+        == 1
+    )
+
+
+def test_windows_that_are_well_or_too_small_alert_nobody(alerted):
+    assert alerted("osos") == []
 
 
 def test_confirmation_is_of_the_request_that_was_sent(tmp_path):

@@ -36,6 +36,12 @@ class Environments:
     def served(self, name: str) -> str:
         return str(self.clients[name].get("/model").json()["version"])
 
+    def alerts(self, kind: str) -> list[str]:
+        """What people are told of a kind, the oldest first."""
+        outbox = sorted((self.project.store / "alerts" / "outbox").glob("*.json"))
+        told = [json.loads(path.read_bytes()) for path in outbox]
+        return [message["what"] for message in told if message["kind"] == kind]
+
     def configure(self, name: str, **values: Any) -> None:
         text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
         path = self.project.root / "config.toml"
@@ -79,12 +85,14 @@ def test_release_brings_the_champion_to_a_service_that_has_none(environments):
     project = environments.project
     assert environments.champion("staging")["digest"] == project.champion["digest"]
     assert environments.clients["production"].get("/readyz").status_code == 503
+    assert environments.alerts("released") == ["Version 1 was released to staging and proved there: first."]
 
 
 def test_release_twice_changes_nothing(released):
-    before = released.champion("production")
+    before, told = released.champion("production"), released.alerts("released")
     succeed(released.release("production", "--from", "staging"))
     assert released.champion("production") == before
+    assert released.alerts("released") == told
 
 
 def test_smoke_proves_what_was_released_there(released):
@@ -121,6 +129,8 @@ def test_release_to_a_service_that_does_not_follow_restores_the_champion(release
     assert "version 1 serves again" in done.stdout
     assert "but version 2 of" in refuse(done)
     assert released.champion("production") == before
+    told = released.alerts("release-failed")[-1]
+    assert told.startswith("The release of version 2 to production was taken back, version 1 serves: ")
     wait_for_version(released.clients["production"], "1")
 
 

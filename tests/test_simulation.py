@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.commands.simulate import simulate
+from flows.commands.operate import LEAST_WEEKS
+from flows.commands.simulate import count_calm_weeks, simulate
 from flows.contract import Contract
 from flows.environment import clean_environment
 from flows.errors import UserError
 from flows.metrics import Interval
 from flows.monitoring.windows import Window
 from flows.processes import family, running, start
-from flows.sections import Gates
+from flows.sections import Gates, Retrain
 from flows.settings import load_settings
 from flows.simulation.comeback import Answered, Comeback, compare, read_answers
 from flows.simulation.play import HISTORY, Week
@@ -171,9 +172,15 @@ def test_second_simulation_at_once_is_refused_and_touches_nothing(project, monke
 
 def test_simulation_too_short_for_a_week_after_the_swap_is_refused(project, monkeypatch):
     monkeypatch.chdir(project)
-    with pytest.raises(UserError, match=r"--weeks 4 leaves no week after the swap: give at least 5"):
-        simulate(4, 1_000, shifts=True, keep=False)
+    with pytest.raises(UserError, match=r"--weeks 3 leaves no week after the swap: give at least 4"):
+        simulate(3, 1_000, shifts=True, keep=False)
     assert not (project / ".ml" / "simulation").exists()
+
+
+def test_as_few_weeks_as_the_help_allows_are_played_with_a_shift():
+    assert [count_calm_weeks(weeks, Retrain().windows) for weeks in (LEAST_WEEKS, 5, 6, 7, 8, 9)] == [1, 2, 3, 3, 4, 4]
+    with pytest.raises(UserError, match="give at least 5"):
+        count_calm_weeks(LEAST_WEEKS, windows=3)
 
 
 def test_weeks_are_other_customers_who_move_half_way():

@@ -65,7 +65,7 @@ def show_loop() -> None:
 
 
 def window_lines(settings: "Settings", most: int) -> list[str]:
-    """Return the champion's last windows in lines, the newest first."""
+    """Return the champion's last windows in lines, the newest first: verdict, live metric, reasons and notes."""
     from flows.monitoring.showing import headline
     from flows.monitoring.windows import Windows
     from flows.store.champion import read_champion
@@ -75,7 +75,10 @@ def window_lines(settings: "Settings", most: int) -> list[str]:
         return []
     lines = []
     for window in reversed(Windows(settings.store_path).of(champion)[-most:]):
-        lines += [headline(window), *(f"  {said}" for said in (*window.reasons, *window.notes))]
+        live = window.performance
+        # Where performance is lost, the reason says the metric already.
+        metric = [f"live {live.sentence}"] if live is not None and not live.lost else []
+        lines += [headline(window), *(f"  {said}" for said in (*metric, *window.reasons, *window.notes))]
     return lines
 
 

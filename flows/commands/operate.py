@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer()
+LEAST_WEEKS = 4  # one before the customers move, as many bad ones as [retrain] windows (2) asks for, one after the swap
 
 
 @app.command()
@@ -55,7 +56,14 @@ def retrain() -> None:
 
 @app.command()
 def simulate(
-    weeks: Annotated[int, typer.Option(min=2, max=52, help="How many; the customers move after the first half.")] = 8,
+    weeks: Annotated[
+        int,
+        typer.Option(
+            min=LEAST_WEEKS,
+            max=52,
+            help="How many; the customers move half-way, or earlier where [retrain] windows needs the time.",
+        ),
+    ] = 8,
     rows: Annotated[int, typer.Option(min=200, max=100_000, help="Customers in a week.")] = 1000,
     shift: Annotated[bool, typer.Option(help="Whether the customers move at all.")] = True,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the simulation's servers up, to be looked at.")] = False,

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from rich.markup import escape
 
+from flows.alerting import alert
 from flows.commands.console import console, current_store, open_project
 from flows.commands.container import Container
 from flows.commands.smoke_url import prove
@@ -20,6 +21,8 @@ from flows.store.bundles import Bundle, find_bundle, open_bundle
 from flows.store.champion import Champion, move_champion, read_champion, require_champion, taken_out
 from flows.store.files import digest_folder, publish, scratch, sole
 from flows.store.reach import remove
+
+TODO = "`ml environments` shows what serves where."
 
 
 def release_to(
@@ -55,8 +58,14 @@ def release_to(
     image = image or running_image(settings, name, source)
     with sole(target / "release.lock", f"Another release to {name} is at work: wait until it ends."):
         recover(settings, name)
-        require_compatible(target, read_champion(target), bundle, breaking)
-        bring(settings, name, copy_bundle(bundle, target), image, why)
+        before = read_champion(target)
+        require_compatible(target, before, bundle, breaking)
+        try:
+            bring(settings, name, copy_bundle(bundle, target), image, why)
+        except Exception as error:
+            alert_failure(settings, name, bundle, read_champion(target), error)
+            raise
+        alert_release(settings, name, before, require_champion(target), why)
     console.print(f"[green]✓[/] [bold]version {bundle.version}[/] serves in {name} ({escape(why)})")
     console.print(f"  bundle {bundle.name}{f', image {escape(image)}' if image else ''}", soft_wrap=True)
     if output is not None:
@@ -127,8 +136,38 @@ def running_image(settings: Settings, name: str, source: str | None) -> str | No
 def recover(settings: Settings, name: str) -> None:
     """Undo what a release to the environment has left that was killed: champion and container."""
     environment = settings.environments[name]
-    if undo(settings.folder_of(environment.store)) and environment.host:
+    store = settings.folder_of(environment.store)
+    unproved = read_unproved(store)
+    if not undo(store):
+        return
+    if environment.host:
         Container(settings, name).put_back()
+    what = f"A release of bundle {unproved.bundle if unproved else 'unknown'} to {name} ended before it was proved"
+    alert(settings, "release-failed", f"{what}: {serving(read_champion(store))}.", TODO)
+
+
+def alert_release(settings: Settings, name: str, before: Champion | None, now: Champion, why: str) -> None:
+    """Alert people that an environment serves another bundle, proved; nothing where it is the one from before."""
+    if before is not None and before.bundle == now.bundle:
+        return
+    instead = f" in place of version {before.version}" if before else ""
+    todo = TODO
+    if before is not None:
+        todo += f' `ml release --to {name} --bundle {before.bundle} --why "…"` brings the one before back.'
+    what = f"Version {now.version} was released to {name} and proved there{instead}: {why}."
+    alert(settings, "released", what, todo, key=f"released {name} {now.bundle} {now.since}")
+
+
+def alert_failure(settings: Settings, name: str, bundle: Bundle, now: Champion | None, error: Exception) -> None:
+    """Alert people that a release was taken back."""
+    reason = str(error) or type(error).__name__
+    what = f"The release of version {bundle.version} to {name} was taken back, {serving(now)}: {reason}"
+    alert(settings, "release-failed", what, TODO)
+
+
+def serving(champion: Champion | None) -> str:
+    """Return in words what serves."""
+    return f"version {champion.version} serves" if champion else "nothing serves"
 
 
 def require_compatible(store: Path, before: Champion | None, bundle: Bundle, breaking: bool) -> None:

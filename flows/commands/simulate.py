@@ -20,7 +20,7 @@ def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
     """Play the weeks in a copy of the project and print the timeline.
 
     Args:
-        weeks: How many; the customers move after the first half.
+        weeks: How many; the customers move half-way, or earlier where the loop needs more weeks to ask for training.
         rows: Customers in a week.
         shifts: Whether they move at all.
         keep: Whether the copy's servers stay up afterwards, to be looked at.
@@ -29,32 +29,37 @@ def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
         UserError: the loop did not close, or retrained where nothing moved.
     """
     settings = open_project(stored=False)
-    if shifts:
-        _require_weeks(weeks, settings.retrain.windows)
+    calm = count_calm_weeks(weeks, settings.retrain.windows) if shifts else weeks
     complaint = "Another `ml simulate` is at work here: wait until it ends."
     with sole(settings.home / "simulation.lock", complaint):
         sandbox = make_sandbox(settings)
         with console.status("starting") as status, _stopped_at_end(sandbox, keep, status.update):
             play = Play(sandbox, rows, status.update)
             play.begin()
-            played = [play.play_week(number, shifts and number > weeks // 2) for number in range(1, weeks + 1)]
+            played = [play.play_week(number, number > calm) for number in range(1, weeks + 1)]
             trainings = play.trainings()
         _show(settings, sandbox, played, conclude(played, shifts, trainings, _comeback(sandbox, played, rows)))
     if keep:
         console.print(f"Its servers run: `cd {escape(settings.show(sandbox.root))}`, then `ml status` and `ml down`.")
 
 
-def _require_weeks(weeks: int, windows: int) -> None:
-    """Check that weeks are left for the new version, after those that it takes to ask for it.
+def count_calm_weeks(weeks: int, windows: int) -> int:
+    """Return after how many weeks the customers move, so that a week is left for the new version.
+
+    Args:
+        weeks: How many are played.
+        windows: How many bad ones it takes to ask for training.
 
     Raises:
-        UserError: none is.
+        UserError: there are too few weeks.
     """
-    least = 2 * (windows + 1) - 1
-    if weeks < least:
+    calm = min(weeks // 2, weeks - windows - 1)
+    if calm < 1:
         raise UserError(
-            f"--weeks {weeks} leaves no week after the swap: give at least {least}, or --no-shift to play a rest."
+            f"--weeks {weeks} leaves no week after the swap: give at least {windows + 2}, since [retrain] windows = "
+            f"{windows}, or --no-shift to play a rest."
         )
+    return calm
 
 
 @contextmanager

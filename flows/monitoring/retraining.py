@@ -1,4 +1,8 @@
-"""Asks for training again: the decision is kept first, then people and the pipeline are told, until it is certain."""
+"""Alerts people of bad windows, and asks for training again.
+
+People are alerted by the verdict, whatever the loop does: also while it is paused, cools down, or waits for training.
+What was decided is kept first, then people and the pipeline are told, so that a killed monitor forgets nothing.
+"""
 
 from datetime import UTC, datetime
 
@@ -7,7 +11,7 @@ from flows.audit import utc_now
 from flows.monitoring.decision import Decision, decide
 from flows.monitoring.events import is_heard, send
 from flows.monitoring.loop import Loop, Wanted, confirm, read_loop, want
-from flows.monitoring.windows import Windows
+from flows.monitoring.windows import Window, Windows
 from flows.settings import Settings
 from flows.store.champion import Champion, read_champion
 
@@ -29,6 +33,7 @@ def settle(settings: Settings) -> tuple[Decision, str]:
     decision = decide_now(settings, champion)
     if decision.wanted:
         want(settings.store_path, _request(champion, decision))
+    alert_verdicts(settings, champion, decision)
     untold = tell(settings, champion)
     deliver(settings)
     return decision, untold
@@ -48,15 +53,46 @@ def open_request(loop: Loop, champion: Champion) -> Wanted | None:
     return wanted
 
 
-def tell(settings: Settings, champion: Champion) -> str:
-    """Alert people and send the event of an open request; return why it is still open, or nothing.
+def remind(settings: Settings, champion: Champion) -> str:
+    """Alert people and the pipeline of what an earlier monitor found, which was killed before it could."""
+    alert_verdicts(settings, champion, decide_now(settings, champion))
+    return tell(settings, champion)
 
-    Both may happen twice where the monitor is killed in between: alert and event carry the window's name.
+
+def alert_verdicts(settings: Settings, champion: Champion, decision: Decision) -> None:
+    """Alert people of the windows that are bad, once for each window and verdict.
+
+    Labels that come late make an earlier window bad too. An alert may be sent twice if this process is killed before
+    it is noted; it has the same key.
+    """
+    windows = Windows(settings.store_path)
+    recent = [window for window in windows.of(champion) if window.judged][-settings.retrain.of :]
+    for window in recent:
+        if window.bad and window.verdict not in window.alerted:
+            what, todo = describe_alert(window, decision)
+            alert(settings, "drift", what, todo, key=f"drift-{window.id}-{window.verdict}")
+            windows.write(window.model_copy(update={"alerted": (*window.alerted, window.verdict)}))
+
+
+def describe_alert(window: Window, decision: Decision) -> tuple[str, str]:
+    """Return what an alert says of a window, and what there is to do."""
+    state = "training again is wanted" if decision.wanted else decision.why
+    span = f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC"
+    found = "; ".join((*window.reasons, *window.notes))
+    what = f"Version {window.version}, {window.rows:,} rows from {span}: {found}. The loop: {state}."
+    if decision.wanted:
+        return what, "`ml loop show` tells more, `ml run` trains now, `ml loop pause --why …` stops the loop."
+    return what, "`ml loop show` tells more, `ml run` trains now."
+
+
+def tell(settings: Settings, champion: Champion) -> str:
+    """Send the event of an open request; return why it is still open, or nothing.
+
+    The event may be sent twice if the monitor is killed in between: it carries the window's name.
     """
     wanted = open_request(read_loop(settings.store_path), champion)
     if wanted is None:
         return ""
-    _alert(settings, wanted)
     project = settings.project.name
     try:
         if not is_heard(project):
@@ -79,9 +115,3 @@ def _request(champion: Champion, decision: Decision) -> Wanted:
         reason=decision.why,
         requested_at=utc_now(),
     )
-
-
-def _alert(settings: Settings, wanted: Wanted) -> None:
-    what = f"Version {wanted.version}: {wanted.reason}."
-    todo = "`ml loop show` tells more, `ml run` trains now, `ml loop pause --why …` stops the loop."
-    alert(settings, "drift", what, todo, key=f"drift-{wanted.window}")

@@ -81,11 +81,11 @@ def metric_names(columns: Iterable[str]) -> dict[str, str]:
     """Return for each column the name that stands for it in metrics.
 
     MLflow allows letters, digits and `_-. :`, takes `/` for a folder, allows 250 characters, and on some databases
-    does not tell upper from lower case. A name that had to be changed or is not the only one of its kind ends in a
+    does not tell upper from lower case. A name that had to be changed, or differs from another in case alone, ends in a
     digest of the column's name: it stays the same in every window.
     """
     plain = {column: re.sub(r"[^\w. :-]", "_", column).strip(" .")[:MOST_LETTERS] for column in columns}
-    alike = Counter(name.casefold() for name in plain.values())
+    alike = Counter(name.casefold() for column, name in plain.items() if name == column)
     return {
         column: name if name == column and alike[name.casefold()] == 1 else f"{name}-{_digest(column)}"
         for column, name in plain.items()

@@ -37,4 +37,7 @@ def _measure(settings: Settings, watch: Watch, window: Window, sample: pd.DataFr
         return window.model_copy(update={"notes": (note,)})
     holdout = watch.bundle.meta.get("metrics") or {}
     found = measure(watch.reference.contract, holdout, rows, settings.gates, settings.monitor.loss)
+    if found is None:
+        note = f"the metric cannot be measured on {len(rows):,} labelled rows: they may be of one class only"
+        return window.model_copy(update={"notes": (note,)})
     return measured(window.model_copy(update={"notes": ()}), found, settings.monitor.drift_share)

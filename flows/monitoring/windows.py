@@ -37,6 +37,7 @@ class Window(BaseModel):
         others: Requests that another bundle answered meanwhile; they belong to no window of this one.
         latency: Milliseconds: `p50`, `p99`.
         notes: What could not be looked at, in words.
+        alerted: The verdicts that people were alerted of.
         run_id: The MLflow run that shows it.
     """
 
@@ -59,6 +60,7 @@ class Window(BaseModel):
     prediction: ColumnDrift | None = None
     performance: Performance | None = None
     notes: tuple[str, ...] = ()
+    alerted: tuple[Verdict, ...] = ()
     run_id: str | None = None
 
     @property
