@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from test_init import CONFIG, DATA, _load
 
-from flows.contract import describe
+from flows.contract import Column, describe
 from flows.errors import UserError
 from flows.evolution import find_changes, propose
+from flows.evolution.marks import find_marks
 from flows.init import initialize
 from flows.init.initialize import read_table
 from flows.settings import Settings
@@ -355,3 +356,55 @@ def test_commands_say_propose_and_apply(project, ml, render):
     assert schema.read_bytes() != edited
     after = ml(made, "contract", "diff")
     assert (after.returncode, "Nothing changed" in after.stdout) == (0, True)
+
+
+def _days(*days: str) -> np.ndarray:
+    return np.array([pd.Timestamp(day, tz="UTC").timestamp() for day in days])
+
+
+AGES = np.arange(0, 91)
+MARKS = {
+    "nines": ("integer", AGES, [999]),
+    "-1 among counts": ("integer", AGES, [-1]),
+    "several": ("number", AGES / 7, [-1.0, -999.0, 99999.0, 999.99]),
+    "limits of types": ("number", AGES, [2147483647.0, -3.4e38]),
+    "the last date": ("date", _days("2020-01-01", "2024-05-05"), _days("9999-12-31")),
+    "the first dates": ("date", _days("2020-01-01", "2024-05-05"), _days("0001-01-01", "1900-01-01", "1970-01-01")),
+}
+VALUES = {
+    "near the others": ("integer", np.arange(0, 951), [999]),
+    "-1 among negatives": ("integer", np.arange(-40, 40), [-1, -9]),
+    "an age": ("integer", AGES, [130]),
+    "a birthday": ("date", _days("1890-01-01", "1950-01-01", "2000-01-01"), _days("1900-01-01")),
+    "a contract's end": ("date", _days("2020-01-01", "2024-05-05"), _days("2031-12-31")),
+    "nothing else": ("integer", np.array([], dtype=np.int64), [-1, 999]),
+}
+
+
+@pytest.mark.parametrize("case", MARKS)
+def test_marks_for_missing_values_are_told_from_values(case):
+    kind, others, marks = MARKS[case]
+    found = find_marks(np.concatenate([others, marks]), Column(name="x", kind=kind))
+    assert found.sum() == len(marks) and found[len(others) :].all()
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_values_are_not_taken_for_marks(case):
+    kind, others, values = VALUES[case]
+    assert not find_marks(np.concatenate([others, values]), Column(name="x", kind=kind)).any()
+
+
+@pytest.mark.parametrize("mark", [999, -1, -99])
+def test_a_mark_is_never_proposed_as_a_bound(project, mark):
+    found = _changes(project, _case(age=_with_tail(BASE["age"], mark, mark)), "y", "binary", EDITED)
+    assert [change.what for change in found] == ["mark"]
+    assert f'"age" is {mark} in 2 rows' in str(found[0])
+    proposal = propose(EDITED, found)
+    assert proposal.text == EDITED
+    assert "[data] missing" in proposal.left[0] and "by hand" in proposal.left[0]
+
+
+def test_a_bound_follows_the_values_beside_a_mark(project):
+    found = _changes(project, _case(age=_with_tail(BASE["age"], 120, 9999)), "y", "binary", EDITED)
+    assert [change.what for change in found] == ["mark", "range"]
+    assert "le=120" in propose(EDITED, found).text and "9999" not in propose(EDITED, found).text

@@ -6,7 +6,7 @@ from typing import Literal
 from flows.contract.columns import Kind, Label
 from flows.init.writing import Field
 
-What = Literal["new", "missing", "renamed", "retyped", "category", "range", "gaps"]
+What = Literal["new", "missing", "renamed", "retyped", "category", "range", "mark", "gaps"]
 
 
 @dataclass(frozen=True)

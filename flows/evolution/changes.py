@@ -9,6 +9,7 @@ import pyarrow as pa
 from flows.contract.cleaning import clean_column
 from flows.contract.columns import Column, Contract, Kind, Label
 from flows.evolution.change import Change
+from flows.evolution.marks import find_marks
 from flows.evolution.renames import find_renames
 from flows.init.names import literal
 from flows.init.profiles import Profile, profile_column
@@ -149,15 +150,27 @@ def _widen(column: Column, seen: np.ndarray, contract: Contract) -> list[Change]
         "lt": (column.exclusive_maximum, np.greater_equal),
     }
     beyond = {key: broken(seen, bound) for key, (bound, broken) in limits.items() if bound is not None}
-    failed = [key for key, mask in beyond.items() if mask.any()]
+    marks = find_marks(seen, column) & np.logical_or.reduce(list(beyond.values()))
+    changes = [_leave_marks(column, seen[marks])] if marks.any() else []
+    failed = [key for key, mask in beyond.items() if (mask & ~marks).any()]
     if not failed:
-        return []
-    rows = int(np.logical_or.reduce([beyond[key] for key in failed]).sum())
-    bounds = tuple((key, (seen.min() if key in ("ge", "gt") else seen.max()).item()) for key in failed)
+        return changes
+    rest = seen[~marks]
+    rows = int(np.logical_or.reduce([beyond[key] & ~marks for key in failed]).sum())
+    bounds = tuple((key, (rest.min() if key in ("ge", "gt") else rest.max()).item()) for key in failed)
     shown = " and ".join(f"{key}={limits[key][0]:g}" for key in failed)
-    said = f'"{column.name}" goes from {_show(column, seen.min())} to {_show(column, seen.max())}, beyond {shown} in '
+    said = f'"{column.name}" goes from {_show(column, rest.min())} to {_show(column, rest.max())}, beyond {shown} in '
     said += f"{_rows(rows)}{_note(column, contract)}"
-    return [Change("range", column.name, said, column.role, kind=column.kind, bounds=bounds)]
+    return [*changes, Change("range", column.name, said, column.role, kind=column.kind, bounds=bounds)]
+
+
+def _leave_marks(column: Column, marks: np.ndarray) -> Change:
+    """Return the change that no bound follows: it would let the marks be learned as values."""
+    shown = ", ".join(_show(column, value) for value in np.unique(marks)[:SHOWN])
+    said = (
+        f'"{column.name}" is {shown} in {_rows(len(marks))}: apart from all other values, as a mark for a missing one'
+    )
+    return Change("mark", column.name, said, column.role, kind=column.kind)
 
 
 def _show(column: Column, value: Any) -> str:

@@ -124,6 +124,13 @@ def _widen(text: str, change: Change) -> str:
     return text
 
 
+def _leave_marks(text: str, change: Change) -> str:
+    raise Uneditable(
+        "its bounds stay, since a mark within them would be learned as a value; leave these cells empty, or name the "
+        "mark in config.toml, [data] missing; if it is a value, widen the bound by hand"
+    )
+
+
 def _allow_gaps(text: str, change: Change) -> str:
     name = change.column
 
@@ -189,5 +196,6 @@ EDITS = {
     "retyped": _retype,
     "category": _extend,
     "range": _widen,
+    "mark": _leave_marks,
     "gaps": _allow_gaps,
 }
