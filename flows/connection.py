@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 REMOTE_SECONDS = 10.0
+# What a client's store takes for its root too; else the experiment "Default" gets `./mlruns`, unquoted in an SQL text.
+ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 MLFLOW_REMEDY = (
     "bring it back from a backup, or move it away and run `ml run`, which registers a version in a new database; the "
     "model in service goes on"
@@ -84,6 +86,7 @@ def connect(settings: Settings) -> "MlflowClient":
     if embedded:
         prepare_embedded(settings)
         os.environ["MLFLOW_TRACKING_URI"] = embedded_uri(settings)
+        os.environ[ARTIFACT_ROOT] = mlflow_artifacts(settings).as_uri()
     else:
         _require_answer(os.environ["MLFLOW_TRACKING_URI"])
     for noisy in ("mlflow", "alembic"):
