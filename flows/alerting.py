@@ -17,7 +17,7 @@ from flows.printable import printable
 from flows.secrets import redact
 from flows.sections import is_address
 from flows.settings import Settings
-from flows.store.files import locked, read_json, write_json
+from flows.store.files import locked, read_note, write_json
 from flows.webhook import send
 
 Kind = Literal[
@@ -114,7 +114,7 @@ def _keep_new(settings: Settings, message: Message, digest: str) -> bool:
     since = (datetime.now(UTC) - timedelta(hours=settings.alerts.repeat_hours)).isoformat()
     path = _folder(settings) / "recent.json"
     with locked(_folder(settings) / "lock", wait=True):
-        recent = {k: at for k, at in (read_json(path) or {}).items() if at > since}
+        recent = {k: at for k, at in (read_note(path) or {}).items() if at > since}
         if digest in recent:
             return False
         _keep(settings, message)
@@ -161,7 +161,11 @@ def _deliver_kept(settings: Settings) -> Delivery:
         return Delivery(0, len(waiting(settings)), "no webhook is named")
     sent, problem = 0, ""
     for path in waiting(settings):
-        outcome = send(settings, read_json(path) or {})
+        message = read_note(path)
+        if not isinstance(message, dict):
+            _put_aside(settings, path, "the file is damaged")
+            continue
+        outcome = send(settings, message)
         if outcome.fate == "received":
             path.unlink()
             sent += 1
@@ -181,6 +185,6 @@ def _is_old(path: Path) -> bool:
 
 
 def _put_aside(settings: Settings, path: Path, problem: str) -> None:
-    log.warning("The receiver refused an alert (%s): it is in %s.", problem, refused(settings))
+    log.warning("An alert was not taken (%s): it is in %s.", problem, refused(settings))
     refused(settings).mkdir(exist_ok=True)
     path.replace(refused(settings) / path.name)

@@ -12,7 +12,7 @@ from flows.drops import tell_of_drops
 from flows.errors import Refused
 from flows.settings import Settings, load_settings
 from flows.store.champion import read_champion, version_of
-from flows.store.files import read_json, write_json
+from flows.store.files import read_note, write_json
 
 
 @flow(name="alerts", flow_run_name="alerts", timeout_seconds=600)
@@ -31,7 +31,7 @@ def tell_of_champion(settings: Settings) -> None:
     """Alert once that a new version was put into service: at its deploy, or later where that was killed before."""
     champion = read_champion(settings.store_path)
     told = told_path(settings)
-    if champion is None or read_json(told) == champion.since:
+    if champion is None or read_note(told) == champion.since:
         return
     change = champion.history[-1]
     if change.action == "deploy":

@@ -140,7 +140,7 @@ def worker_name(settings: Settings) -> str:
     path = settings.home / "worker"
     if not path.exists():
         write_bytes(path, uuid.uuid4().hex.encode())
-    mark = zlib.crc32(f"{settings.root} {path.read_text(encoding='utf-8')}".encode())
+    mark = zlib.crc32(f"{settings.root} {path.read_bytes().decode(errors='replace')}".encode())
     return f"worker-{platform.node()}-{mark:08x}"
 
 

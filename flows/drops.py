@@ -7,7 +7,7 @@ from contextlib import suppress
 from flows.alerting import alert
 from flows.processes import running
 from flows.settings import Settings
-from flows.store.files import read_json, write_json
+from flows.store.files import read_note, write_json
 
 COUNTER = "ml_log_dropped_total"
 SECONDS = 5.0
@@ -19,7 +19,7 @@ def tell_of_drops(settings: Settings) -> int:
     Asked are the service of this machine and those of `[environments]`; one that does not answer says nothing.
     """
     path = settings.home / "drops.json"
-    before = read_json(path) or {}
+    before = read_note(path) or {}
     counts = {place: count for place in services(settings) if (count := read_count(f"{place}/metrics")) is not None}
     new = {place: _added(before.get(place, 0), count) for place, count in counts.items()}
     for place, added in new.items():

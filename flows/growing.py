@@ -20,7 +20,7 @@ from flows.progress import track
 from flows.settings import Settings
 from flows.sources import Source, read_through
 from flows.sources.abilities import Divided, Narrowing, Stream
-from flows.store.files import digest_json, read_json, write_json
+from flows.store.files import digest_json, read_record, write_json
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.watermarks import WentBack, find_keys, find_start, not_before, require_forward, show
 
@@ -60,7 +60,7 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
     keys = find_keys(settings, contract, source)
     snapshots = Snapshots(settings.store_path)
     path, known = _find_line(snapshots.folder / "lines", source, settings.data.watermark)
-    line = Line.model_validate(known) if known and not full else None
+    line = known if known and not full else None
     identity = (keys.id.name, keys.id.kind)
     _require_same_id(source, line, identity)
     fingerprint = source.fingerprint()
@@ -85,14 +85,14 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
     return snapshot
 
 
-def _find_line(folder: Path, source: Source, watermark: str | None) -> tuple[Path, Any]:
+def _find_line(folder: Path, source: Source, watermark: str | None) -> tuple[Path, Line | None]:
     """Return where the line of `source` is kept, and the line, None where there is none.
 
     A stream's position holds whatever else its address and the settings say, by which earlier versions kept it.
     """
     path = folder / f"{digest_json([source.uri, watermark])}.json"
     lasting = folder / f"{digest_json(source.key)}.json" if isinstance(source, Stream) else path
-    return lasting, read_json(lasting) or read_json(path)
+    return lasting, read_record(lasting, Line) or read_record(path, Line)
 
 
 def _require_same_id(source: Source, line: Line | None, identity: tuple[str, str]) -> None:

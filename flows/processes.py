@@ -20,6 +20,7 @@ from flows.errors import UserError
 from flows.guard import kill_all, wait_for_end
 from flows.settings import Settings
 from flows.store.files import read_json, write_json
+from flows.store.files import read_record as read_file
 
 if TYPE_CHECKING:
     import psutil
@@ -76,8 +77,7 @@ def restarts_path(settings: Settings, name: str) -> Path:
 
 def read_record(settings: Settings, name: str) -> Record | None:
     """Return the record of a process, running or not."""
-    value = read_json(_path(settings, name))
-    return None if value is None else Record.model_validate(value)
+    return read_file(_path(settings, name), Record)
 
 
 def running(settings: Settings, name: str) -> Record | None:

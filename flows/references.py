@@ -10,7 +10,7 @@ from flows.errors import UserError
 from flows.settings import Settings
 from flows.store.champion import read_champion, version_of
 from flows.store.files import TEMPORARY, read_json
-from flows.store.validations import Validations
+from flows.store.validations import Validations, read_latest
 
 if TYPE_CHECKING:
     from flows.tracking import Registry
@@ -90,7 +90,7 @@ def bundled(settings: Settings) -> list[Use]:
 
 def latest(settings: Settings) -> Use:
     """Return what the stages made last, from which they go on."""
-    made = read_json(settings.store_path / "latest.json") or {}
+    made = read_latest(settings.store_path)
     return Use(None, made.get("ingest"), made.get("validate"))
 
 

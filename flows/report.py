@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from flows.markdown import plain, table
 from flows.settings import Settings
 from flows.store.champion import read_champion
-from flows.store.files import read_json
-from flows.store.validations import Validations
+from flows.store.validations import Validations, read_latest
 from flows.store.verdicts import Record, Verdicts
 from flows.verdict import Gate, show_figure, show_interval
 
@@ -16,7 +15,7 @@ MARKED = {"passed": "✅ passed", "refused": "❌ refused"}  # not where a brows
 
 def report_lines(settings: Settings) -> Iterator[str]:
     """Yield the last model's report, as far as the last run came."""
-    latest: dict[str, str] = read_json(settings.store_path / "latest.json") or {}
+    latest = read_latest(settings.store_path)
     record = Verdicts(settings.store_path).find(latest.get("train", ""))
     champion = read_champion(settings.store_path)
     yield f"## {plain(settings.project.name)}"

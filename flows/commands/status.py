@@ -9,7 +9,7 @@ from flows.commands.running import print_alerts, print_due, print_processes
 from flows.settings import Settings
 from flows.store.bundles import find_bundle
 from flows.store.champion import Champion, read_champion, taken_out, version_of
-from flows.store.files import read_json
+from flows.store.validations import read_latest
 from flows.store.verdicts import Verdicts
 from flows.verdict import show_interval
 
@@ -60,7 +60,7 @@ def _print_champion(settings: Settings, champion: Champion) -> None:
 
 
 def _print_pending(settings: Settings, champion: Champion | None) -> None:
-    candidate = (read_json(settings.store_path / "latest.json") or {}).get("train")
+    candidate = read_latest(settings.store_path).get("train")
     if candidate is None or (champion and champion.version == candidate):
         return
     record = Verdicts(settings.store_path).find(candidate)

@@ -11,8 +11,7 @@ from flows.resampling import Interval
 from flows.settings import Settings
 from flows.store.bundles import find_bundle
 from flows.store.champion import Champion, read_champion
-from flows.store.files import read_json
-from flows.store.validations import Validation, Validations
+from flows.store.validations import Validation, Validations, read_latest
 from flows.store.verdicts import Record, Verdicts
 from flows.verdict import show_figure, show_interval
 
@@ -21,7 +20,7 @@ CURL_ROWS = 1
 
 def print_summary(settings: Settings, before: Champion | None, refused: bool = False) -> None:
     """Print rows, metrics and gates, and, unless the candidate was refused, a prediction."""
-    latest: dict[str, str] = read_json(settings.store_path / "latest.json") or {}
+    latest = read_latest(settings.store_path)
     champion = read_champion(settings.store_path)
     validation = Validations(settings.store_path).find(latest.get("validate", ""))
     record = Verdicts(settings.store_path).find(latest.get("train", ""))

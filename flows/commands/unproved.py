@@ -10,7 +10,7 @@ from flows.commands.console import console
 from flows.errors import UserError
 from flows.store.bundles import Bundle
 from flows.store.champion import Champion, read_champion, restore_champion, version_of
-from flows.store.files import read_json, write_bytes
+from flows.store.files import read_record, write_bytes
 from flows.store.reach import look_again, remove
 
 FILE = "release.json"
@@ -26,8 +26,7 @@ class Unproved(BaseModel):
 def read_unproved(store: Path) -> Unproved | None:
     """Return what a release to `store` has not proved, None where none is going on or was killed."""
     look_again(store / FILE)
-    value = read_json(store / FILE)
-    return None if value is None else Unproved.model_validate(value)
+    return read_record(store / FILE, Unproved)
 
 
 def require_proved(store: Path) -> None:

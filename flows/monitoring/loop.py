@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from flows.audit import user_name, utc_now
-from flows.store.files import locked, read_json, write_bytes
+from flows.store.files import locked, read_record, write_bytes
 
 KEPT = 100  # changes
 
@@ -48,8 +48,7 @@ class Loop(BaseModel):
 
 def read_loop(store: Path) -> Loop:
     """Return the loop of the store."""
-    value = read_json(store / "loop.json")
-    return Loop() if value is None else Loop.model_validate(value)
+    return read_record(store / "loop.json", Loop) or Loop()
 
 
 def change_loop(store: Path, change: Callable[[Loop], Loop]) -> Loop:

@@ -14,7 +14,7 @@ from flows.monitoring.drift import ColumnDrift
 from flows.monitoring.log import Logged
 from flows.monitoring.performance import Performance
 from flows.store.champion import Champion
-from flows.store.files import publish, scratch, write_bytes
+from flows.store.files import publish, read_record, scratch, write_bytes
 from flows.store.reach import fetch, remove, sizes
 
 Verdict = Literal["ok", "drift", "worse", "too small"]
@@ -93,7 +93,7 @@ class Windows:
         """Return the windows since the champion was put into service, oldest first."""
         since = datetime.fromisoformat(champion.since)
         paths = sorted(self.folder.glob("*.json"))
-        found = [Window.model_validate_json(path.read_bytes()) for path in paths]
+        found = [window for path in paths if (window := read_record(path, Window))]
         return sorted((w for w in found if w.bundle == champion.bundle and w.start >= since), key=lambda w: w.start)
 
     def next_start(self, champion: Champion) -> datetime:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 from flows.audit import user_name, utc_now
 from flows.errors import UserError
 from flows.store.bundles import Bundle, open_bundle
-from flows.store.files import locked, write_bytes
+from flows.store.damage import BACKUP
+from flows.store.files import locked, read_json, read_record, write_bytes
 from flows.store.reach import look_again
 
 ANY = "any bundle"
@@ -45,12 +46,13 @@ class Champion(BaseModel):
 
 
 def read_champion(store: Path) -> Champion | None:
-    """Return the champion of the store, or None where nothing was deployed yet, or it was all taken back."""
-    try:
-        value = json.loads((store / "champion.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return None if value == NOTHING else Champion.model_validate(value)
+    """Return the champion of the store, or None where nothing was deployed yet, or it was all taken back.
+
+    Raises:
+        Damaged: the file cannot be read.
+    """
+    path = store / "champion.json"
+    return None if read_json(path) == NOTHING else read_record(path, Champion)
 
 
 def require_champion(store: Path) -> Champion:
@@ -134,3 +136,4 @@ def write_champion(store: Path, champion: Champion | None) -> None:
     """Put `champion`, or the word that nothing serves, in the place of what the file says."""
     text = champion.model_dump_json(indent=1, by_alias=True) if champion else json.dumps(NOTHING)
     write_bytes(store / "champion.json", f"{text}\n".encode())
+    write_bytes(store / BACKUP, f"{text}\n".encode())

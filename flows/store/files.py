@@ -11,10 +11,15 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from flows.errors import UserError
+from flows.store.damage import Damaged, explain_damage, explain_os_error
 from flows.store.reach import uploading
+
+M = TypeVar("M", bound=BaseModel)
 
 TEMPORARY = ".tmp-"
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # of this machine, short and without a hyphen
@@ -116,11 +121,60 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """Return the JSON value in the file at `path`, or None where there is no file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    """Return the JSON value in the file at `path`, or None where there is no file.
+
+    Raises:
+        Damaged: the file cannot be read, or is no JSON.
+    """
+    content = read_bytes(path)
+    if content is None:
         return None
+    try:
+        return json.loads(content.decode("utf-8"))
+    except ValueError:  # UnicodeDecodeError is one
+        raise explain_damage(path, "it is empty" if not content.strip(b"\0 \n") else "it is no JSON") from None
+
+
+def read_note(path: Path) -> Any | None:
+    """Return the JSON value in a file that only saves a repetition: None also where the file cannot be read."""
+    with suppress(Damaged):
+        return read_json(path)
+    return None
+
+
+def read_record(path: Path, kind: type[M]) -> M | None:
+    """Return the record in the JSON file at `path`, or None where there is no file.
+
+    Raises:
+        Damaged: the file cannot be read, or holds no record of this kind.
+    """
+    value = read_json(path)
+    if value is None and read_bytes(path) is None:
+        return None
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise explain_damage(path, f"{place}: {first['msg']}" if place else first["msg"]) from None
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """Return the bytes of a small file, or None where there is none.
+
+    Raises:
+        Damaged: the file cannot be read, or is a link that leads nowhere.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        if path.is_symlink() and (said := explain_os_error(error)):
+            raise said from None
+        return None
+    except OSError as error:
+        if said := explain_os_error(error):
+            raise said from None
+        raise
 
 
 def _sync(path: Path) -> None:

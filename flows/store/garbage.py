@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from flows.errors import UserError
-from flows.store.files import read_json
+from flows.store.files import read_json, read_record
 from flows.store.reach import remove, sizes
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import Validation, Validations
@@ -61,19 +60,7 @@ def all_snapshots(snapshots: Snapshots) -> list[Snapshot]:
         UserError: a record cannot be read.
     """
     found = [read_record(path, Snapshot) for path in sorted(snapshots.folder.glob("*.json"))]
-    return sorted(found, key=lambda snapshot: snapshot.created, reverse=True)
-
-
-def read_record(path: Path, kind: type[T]) -> T:
-    """Return the record at `path`.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError:
-        raise UserError(f"{path} was changed or damaged: bring it back, or remove it.") from None
+    return sorted(filter(None, found), key=lambda snapshot: snapshot.created, reverse=True)
 
 
 def find_garbage(store: Path, snapshots: set[str], validations: set[str]) -> Garbage:
@@ -138,7 +125,8 @@ def _quarantines(
     folder = Validations(store).folder
     records, needed = [], set()
     for path in sorted(folder.glob("*.json")):
-        if path.stem in validations or read_record(path, Validation).snapshot in kept:
+        record = read_record(path, Validation)
+        if path.stem in validations or (record and record.snapshot in kept):
             needed.add(path.stem)
         else:
             records.append(path)

@@ -151,7 +151,7 @@ class Mirror:
             if about and about.modified:
                 os.utime(made, (about.modified, about.modified))
             if name == CHAMPION:
-                self._bring_bundle(json.loads(made.read_bytes()).get("bundle"))
+                self._bring_bundle(_bundle_in(made))
             made.replace(path)
 
     def _bring_bundle(self, bundle: str | None) -> None:
@@ -178,6 +178,14 @@ class Mirror:
         """Hold the records of this folder: another process of this host may refresh or write them too."""
         with locked(self.folder / ".lock", wait=True):
             yield
+
+
+def _bundle_in(champion: Path) -> str | None:
+    """Return the bundle that a champion's file names; one that is damaged, which its readers refuse, names none."""
+    try:
+        return str(json.loads(champion.read_bytes())["bundle"] or "") or None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def is_record(name: str) -> bool:

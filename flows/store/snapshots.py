@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from flows.audit import utc_now
 from flows.errors import UserError
 from flows.store.blocks import Block
-from flows.store.files import digest_json, read_json, write_bytes, write_json
+from flows.store.files import digest_json, read_json, read_record, write_bytes, write_json
 from flows.store.parts import Part, Parts
 from flows.store.reach import is_published
 
@@ -75,7 +75,10 @@ class Snapshots:
             )
         if not found:
             raise UserError(f"No such snapshot in {self.folder}: {digest}; run `ml ingest` to make one.")
-        return Snapshot.model_validate_json(found[0].read_bytes())
+        snapshot = read_record(found[0], Snapshot)
+        if snapshot is None:
+            raise UserError(f"{found[0]} is gone: another command removed it meanwhile.")
+        return snapshot
 
     def by_fingerprint(self, fingerprint: str | None) -> Snapshot | None:
         """Return the snapshot that a source with `fingerprint` gave, or None."""

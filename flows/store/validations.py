@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from flows.errors import UserError
-from flows.store.files import digest_file, publish, read_json, scratch, write_bytes, write_json
+from flows.store.damage import explain_damage
+from flows.store.files import digest_file, publish, read_json, read_record, scratch, write_bytes, write_json
 from flows.store.parts import ROW, require_whole
 from flows.store.reach import fetch, is_published
 
@@ -52,8 +53,7 @@ class Validations:
 
     def find(self, name: str) -> Validation | None:
         """Return the validation with the id `name`, or None."""
-        value = read_json(self.folder / f"{name}.json")
-        return None if value is None else Validation.model_validate(value)
+        return read_record(self.folder / f"{name}.json", Validation)
 
     def get(self, name: str) -> Validation:
         """Return the validation with the id `name`.
@@ -72,10 +72,8 @@ class Validations:
     def recent(self) -> list[tuple[datetime, Validation]]:
         """Return all validations, and when they were made, the newest first."""
         made = sorted(((path.stat().st_mtime, path) for path in self.folder.glob("*.json")), reverse=True)
-        return [
-            (datetime.fromtimestamp(when, UTC), Validation.model_validate_json(path.read_bytes()))
-            for when, path in made
-        ]
+        found = [(datetime.fromtimestamp(when, UTC), read_record(path, Validation)) for when, path in made]
+        return [(when, validation) for when, validation in found if validation]
 
     @contextmanager
     def quarantine(self, name: str, schema: pa.Schema) -> "Iterator[Quarantine]":
@@ -159,6 +157,19 @@ class Quarantine:
         self._writer.close()
 
 
+def read_latest(store: Path) -> dict[str, str]:
+    """Return by stage what was made last.
+
+    Raises:
+        Damaged: the file cannot be read.
+    """
+    path = store / "latest.json"
+    value = read_json(path)
+    if value is not None and not isinstance(value, dict):
+        raise explain_damage(path, "it is no object")
+    return value or {}
+
+
 class Latest:
     """What each stage made last, so that the next can be run alone."""
 
@@ -168,11 +179,11 @@ class Latest:
 
     def set(self, stage: str, value: str) -> None:
         """Remember what `stage` made."""
-        write_json(self.path, (read_json(self.path) or {}) | {stage: value})
+        write_json(self.path, read_latest(self.path.parent) | {stage: value})
 
     def find(self, stage: str) -> str | None:
         """Return what `stage` made last, or None."""
-        return (read_json(self.path) or {}).get(stage)
+        return read_latest(self.path.parent).get(stage)
 
     def get(self, stage: str) -> str:
         """Return what `stage` made last.

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from flows.gates import Verdict
-from flows.store.files import read_json, write_bytes
+from flows.store.files import read_record, write_bytes
 
 
 class Record(BaseModel):
@@ -39,8 +39,7 @@ class Verdicts:
 
     def find(self, version: str) -> Record | None:
         """Return the last verdict on a version, or None."""
-        value = read_json(self.folder / f"{version}.json")
-        return None if value is None else Record.model_validate(value)
+        return read_record(self.folder / f"{version}.json", Record)
 
     def write(self, record: Record) -> None:
         """Keep a verdict in place of the version's last."""
