@@ -35,6 +35,11 @@ def clean_environment(root: Path) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(root)}
 
 
+def prefect_database() -> Path:
+    """Return the file of Prefect's own database, where it uses one."""
+    return Path(os.environ["PREFECT_HOME"]) / "prefect.db"
+
+
 def prepare(settings: Settings) -> None:
     """Set what the libraries read when they are imported; what the user has set stays."""
     homes = {
@@ -46,7 +51,7 @@ def prepare(settings: Settings) -> None:
     for name, path in homes.items():
         os.environ.setdefault(name, str(path))
     if "?" in os.environ["PREFECT_HOME"] and not DATABASE & os.environ.keys():  # Prefect's own URL would end there
-        os.environ[min(DATABASE)] = sqlite_url(Path(os.environ["PREFECT_HOME"]) / "prefect.db", "aiosqlite")
+        os.environ[min(DATABASE)] = sqlite_url(prefect_database(), "aiosqlite")
     for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
         del os.environ[name]  # of a workflow's variable that is not set; boto makes an address of an empty region
     for name, value in QUIET.items():

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from flows.connection import show_uri
+from flows.databases import check_database
+from flows.environment import prefect_database
 from flows.errors import UserError
 from flows.guard import Child, free_port
 from flows.health import answers, call_prefect
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     import httpx
 
 START_SECONDS = 120.0
+PREFECT_REMEDY = (
+    "bring it back from a backup, or move it away, with `prefect.db-wal` and `prefect.db-shm` beside it, and run the "
+    "command again: the record of past runs is lost then, models and data are not"
+)
 ANSWER_SECONDS = 5.0
 UVICORN = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
 EMBEDDED = {
@@ -81,6 +87,7 @@ class Server:
     def _silence(self) -> str:
         """Return in a sentence that it does not answer."""
         if self.child is not None:
+            check_database(prefect_database(), PREFECT_REMEDY, thorough=True)
             return f"The embedded Prefect server did not start ({self.child.tail()}): see {self.child.log}."
         return f"No Prefect server answers at PREFECT_API_URL = {show_uri(self.url)}: start it or unset the variable."
 
@@ -154,6 +161,7 @@ def _find_or_embed(settings: Settings) -> Server:
 
 def _embed(settings: Settings, lock: IO[str], turn: IO[str]) -> Server:
     """Start a server on the project's own database."""
+    check_database(prefect_database(), PREFECT_REMEDY)
     port = free_port()
     command = [sys.executable, *UVICORN, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
     log = settings.home / "logs" / "prefect-server.log"

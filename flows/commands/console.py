@@ -20,6 +20,7 @@ from flows.errors import UserError
 from flows.printable import printable
 from flows.secrets import redact
 from flows.settings import Settings, find_root, load_settings
+from flows.store.damage import explain_os_error
 from flows.store.reach import refresh
 
 FULL = (
@@ -110,10 +111,28 @@ def report_error(error: UserError) -> int:
     return error.exit_code
 
 
+def _explain(error: BaseException) -> UserError | None:
+    """Return what file of the project is behind an error that a library raised, if any is."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and (said := explain_os_error(cause)):
+            return said
+        cause = cause.__cause__ or cause.__context__
+    try:
+        from flows.checkup import find_damage
+
+        found = next(find_damage(load_settings()), None)
+    except Exception:  # it is the first error that is to be told
+        return None
+    return UserError(found) if found else None
+
+
 def report_unexpected(error: Exception) -> int:
     """Keep the trace of a fault that is not the user's, print where, and return the exit status."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return report_error(UserError(f"{FULL}."))
+    if damage := _explain(error):
+        return report_error(damage)
     lines = printable(redact("".join(traceback.format_exception(error))))
     try:
         path = find_root() / ".ml" / "logs" / f"error-{datetime.now(UTC):%Y%m%d-%H%M%S}.log"

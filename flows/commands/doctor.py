@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from rich.markup import escape
 
+from flows.checkup import find_damage
 from flows.commands.console import console, open_project
 from flows.connection import show_uri
 from flows.contract import load_contract
@@ -19,6 +20,7 @@ from flows.metrics import choose_metric
 from flows.settings import Settings
 from flows.store.bundles import open_bundle
 from flows.store.champion import read_champion
+from flows.store.damage import explain_os_error
 from flows.store.reach import refresh
 
 NEEDED = ("prefect", "mlflow", "bentoml", "pandera", "scikit-learn", "skl2onnx", "onnxruntime", "pandas", "pyarrow")
@@ -32,13 +34,21 @@ def examine() -> None:
         UserError: a check failed.
     """
     settings = open_project(stored=False)
-    failed = 0
+    failed, printed = 0, set[str]()
     for name, check in _checks():
         try:
-            console.print(f"[green]✓[/] {name:<10} {escape(check(settings))}")
-        except UserError as error:
+            console.print(f"[green]✓[/] {name:<10} {escape(check(settings))}", soft_wrap=True)
+        except (UserError, OSError) as error:
             failed += 1
-            console.print(f"[red]✗[/] {name:<10} {escape(str(error))}")
+            said = explain_os_error(error) if isinstance(error, OSError) else None
+            printed.add(str(said or error))
+            console.print(f"[red]✗[/] {name:<10} {escape(str(said or error))}", soft_wrap=True)
+    damage = [sentence for sentence in find_damage(settings) if sentence not in printed]
+    for sentence in damage:
+        console.print(f"[red]✗[/] {'files':<10} {escape(sentence)}", soft_wrap=True)
+    if not damage:
+        console.print(f"[green]✓[/] {'files':<10} store, databases and records are whole")
+    failed += len(damage)
     if failed:
         raise UserError(f"{failed} of the checks above failed: mend what they say.")
 

@@ -70,8 +70,8 @@ def open_bundle(store: Path, name: str) -> Bundle:
         raise Unusable(f"The bundle {path} is missing: `ml run` deploys again.")
     if not digest.startswith(short):
         raise Unusable(
-            f"The bundle {path} was changed after it was written (its digest is {digest[:SHORT]}): bring it back from a "
-            "backup, or remove it and run `ml run`, which deploys again."
+            f"The bundle {path} was changed after it was written (its digest is {digest[:SHORT]}): bring it back from "
+            "a backup, or remove it and run `ml run`, which deploys again."
         )
     return Bundle(path=path, version=version, digest=digest)
 

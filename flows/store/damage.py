@@ -13,8 +13,11 @@ REMEDIES = (  # of a file by its path, the first that matches
     ("alerts/outbox/*.json", "remove it: it is an alert that is not sent"),
     ("store/latest.json", "remove it, and run `ml run`"),
     ("store/loop.json", "bring it back from a backup, or remove it: a pause and the history of the loop are lost then"),
+    ("champion.backup.json", "remove it: it is written again when the champion moves"),
     ("store/release.json", "remove it, and release again"),
     ("verdicts/*.json", "remove it, and run `ml run`, which judges again"),
+    ("quarantine/*.parquet", "remove it, and run `ml validate`"),
+    ("snapshots/*.parquet", "bring it back from a backup, or remove it and run `ml ingest --full`"),
     ("quarantine/*.json", "remove it, and run `ml validate`"),
     ("windows/*.json", "remove it: the monitor judges its rows again"),
     ("holdouts/*.json", "bring it back from a backup, or remove it: rows are held out anew then"),
@@ -64,7 +67,12 @@ def explain_os_error(error: OSError) -> Damaged | None:
         todo = "give this user the right to read and write it, and its folder"
     elif error.errno == errno.EROFS:
         todo = "make its file system writable, or let ML_STORE name another place for the store"
-    elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+    elif error.errno == errno.ENOTDIR:
+        blocking = next((parent for parent in Path(name).parents if parent.exists()), Path(name))
+        return Damaged(f"{blocking} is a file where a folder belongs: move it away.")
+    elif error.errno == errno.EEXIST and Path(name).is_file():
+        return Damaged(f"{name} is a file where a folder belongs: move it away.")
+    elif error.errno in (errno.EEXIST, errno.EISDIR):
         todo = "a file and a folder of one name are in each other's way: move away what does not belong there"
     elif error.errno == errno.ELOOP or (error.errno == errno.ENOENT and Path(name).is_symlink()):
         todo = "it is a link that leads nowhere: bring back what it names, or remove the link"

@@ -167,10 +167,12 @@ def read_bytes(path: Path) -> bytes | None:
     """
     try:
         return path.read_bytes()
-    except FileNotFoundError as error:
-        if path.is_symlink() and (said := explain_os_error(error)):
-            raise said from None
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise explain_damage(path, "it is a link that leads nowhere") from None
         return None
+    except IsADirectoryError:
+        raise explain_damage(path, "it is a folder") from None
     except OSError as error:
         if said := explain_os_error(error):
             raise said from None

@@ -1,0 +1,137 @@
+"""What in a project's own files is damaged, missing or in the way: what `ml doctor` prints, a sentence for each."""
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from flows.connection import MLFLOW_REMEDY, mlflow_database
+from flows.databases import check_database
+from flows.environment import prefect_database
+from flows.errors import UserError
+from flows.growing import Line
+from flows.monitoring.loop import Loop
+from flows.monitoring.windows import Window
+from flows.processes import Record as Process
+from flows.processes import run_folder
+from flows.sections import is_address
+from flows.server import PREFECT_REMEDY
+from flows.settings import Settings
+from flows.store.bundles import open_bundle
+from flows.store.champion import read_champion
+from flows.store.damage import BACKUP, explain_damage, explain_os_error
+from flows.store.files import read_json, read_record
+from flows.store.snapshots import Snapshot, Snapshots
+from flows.store.validations import Validation, Validations, read_latest
+from flows.store.verdicts import Record as Judged
+
+RECORDS: tuple[tuple[str, type[BaseModel] | None], ...] = (
+    (BACKUP, None),
+    ("loop.json", Loop),
+    ("release.json", None),
+    ("verdicts/*.json", Judged),
+    ("quarantine/*.json", Validation),
+    ("windows/*.json", Window),
+    ("holdouts/*.json", None),
+    ("snapshots/*.json", Snapshot),
+    ("snapshots/sources/*.json", None),
+    ("snapshots/lines/*.json", Line),
+    ("snapshots/mended/*.json", None),
+    ("snapshots/mended/made/*.json", None),
+    ("alerts/*.json", None),
+    ("alerts/outbox/*.json", None),
+)
+FOLDERS = ("bundles", "verdicts", "quarantine", "windows", "holdouts", "snapshots", "alerts", "log")
+
+
+def find_damage(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each thing that is wrong; what decides most comes first."""
+    for subject in (_check_folders, _check_databases, _check_champion, _check_records, _check_rows):
+        for check in subject(settings):
+            try:
+                check()
+            except UserError as error:
+                yield str(error)
+            except OSError as error:
+                yield str(explain_os_error(error) or error)
+
+
+def _check_folders(settings: Settings) -> Iterator[Callable[[], object]]:
+    store = settings.store_path
+    homes = [settings.home, *(settings.home / name for name in ("prefect", "mlflow", "logs", "run", "bentoml"))]
+    for folder in (*homes, store, *(store / name for name in FOLDERS)):
+        yield partial(_require_folder, folder)
+
+
+def _require_folder(folder: Path) -> None:
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        what = "a link that leads nowhere" if folder.is_symlink() and not folder.exists() else "a file"
+        raise UserError(f"{folder} is {what} where a folder belongs: move it away.")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written: make it and its file system writable for this user.")
+
+
+def _check_databases(settings: Settings) -> Iterator[Callable[[], object]]:
+    for path, remedy in ((mlflow_database(settings), MLFLOW_REMEDY), (prefect_database(), PREFECT_REMEDY)):
+        yield partial(check_database, path, remedy, thorough=True)
+
+
+def _check_champion(settings: Settings) -> Iterator[Callable[[], object]]:
+    def check() -> None:
+        champion = read_champion(settings.store_path)
+        if champion is not None:
+            open_bundle(settings.store_path, champion.bundle)
+
+    yield check
+    yield partial(read_latest, settings.store_path)
+
+
+def _check_records(settings: Settings) -> Iterator[Callable[[], object]]:
+    store = settings.store_path
+    found = [(path, kind) for pattern, kind in RECORDS for path in _matching(store, pattern)]
+    found += [(path, Process) for path in sorted(run_folder(settings).glob("*.json"))]
+    found += [(path, None) for path in sorted(run_folder(settings).glob("*.restarts"))]
+    found += [(settings.home / "drops.json", None)]
+    for path, kind in found:
+        yield partial(read_record, path, kind) if kind else partial(read_json, path)
+
+
+def _matching(store: Path, pattern: str) -> list[Path]:
+    return sorted(store.glob(pattern)) if "*" in pattern else [store / pattern]  # `glob` passes over dangling links
+
+
+def _check_rows(settings: Settings) -> Iterator[Callable[[], object]]:
+    """Look at the files of rows: whether each is whole Parquet, and of the rows that are used now every byte.
+
+    What of a store in a bucket is not here is not brought here for this.
+    """
+    store = settings.store_path
+    snapshots, validations = Snapshots(store), Validations(store)
+    for path in (*sorted(snapshots.folder.glob("*.parquet")), *sorted(validations.folder.glob("*.parquet"))):
+        yield partial(_require_parquet, path)
+    if is_address(settings.store):
+        return
+
+    def check() -> None:
+        name = read_latest(store).get("validate")
+        record = validations.find(name) if name else None
+        if record is not None:
+            validations.rows_path(record.id)
+            for part in snapshots.get(record.snapshot).parts:
+                snapshots.parts.verify(part)
+
+    yield check
+
+
+def _require_parquet(path: Path) -> None:
+    try:
+        pq.read_metadata(path)
+    except FileNotFoundError:
+        raise explain_damage(path, "it is a link that leads nowhere") from None
+    except (ValueError, RuntimeError):  # pyarrow.ArrowInvalid is a ValueError
+        raise explain_damage(path, "it is no whole Parquet file") from None

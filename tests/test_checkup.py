@@ -1,0 +1,207 @@
+"""Damage to a project's own files: each is found, named in one sentence with the way back, and gone after that."""
+
+import errno
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from flows.checkup import find_damage
+from flows.databases import check_database
+from flows.errors import UserError
+from flows.monitoring.loop import change_loop
+from flows.settings import Settings, load_settings
+from flows.store.bundles import write_bundle
+from flows.store.champion import move_champion, read_champion
+from flows.store.damage import explain_os_error
+from flows.store.files import write_json
+from flows.store.snapshots import Snapshots
+from flows.store.validations import Latest, Validation, Validations
+from flows.store.verdicts import Record, Verdicts
+from flows.verdict import Verdict
+
+Damage = Callable[[Path], None]
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def binary(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 20)
+
+
+def other(path: Path) -> None:
+    path.write_text('["another", "program\'s"]', encoding="utf-8")
+
+
+def dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.with_name("nowhere"))
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+PROCESS = {"name": "service", "pid": None, "started": 0.0, "token": "t", "port": 1, "command": ["x"], "since": "2026"}
+JSON = (empty, cut, binary, other, dangling, folder)
+FILES: dict[str, tuple[tuple[Damage, ...], str]] = {  # by path: how it is damaged, and the remedy that is named
+    "store/champion.json": (JSON, "champion.backup.json"),
+    "store/latest.json": (JSON, "ml run"),
+    "store/loop.json": (JSON, "remove it"),
+    "store/verdicts/1.json": (JSON, "ml run"),
+    "store/quarantine/v.json": (JSON, "ml validate"),
+    "store/quarantine/v.parquet": ((cut, binary), "ml validate"),
+    "store/snapshots/SNAPSHOT.json": (JSON, "ml ingest --full"),
+    "store/snapshots/SNAPSHOT.parquet": ((cut, binary, dangling), "ml ingest --full"),
+    "store/bundles/BUNDLE/meta.json": ((empty, cut, binary, other), "ml run"),
+    "mlflow/mlflow.db": ((cut, binary, folder), "move it away"),
+    "prefect/prefect.db": ((cut, binary, folder), "move it away"),
+    "run/service.json": (JSON, "ml up"),
+}
+CASES = [
+    pytest.param(name, damage, id=f"{name}-{damage.__name__}") for name, (ways, _) in FILES.items() for damage in ways
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a file of each kind."""
+    root = tmp_path_factory.mktemp("project") / "it's 한글"
+    root.mkdir()
+    (root / "config.toml").write_text("", encoding="utf-8")
+    store = root / ".ml" / "store"
+    rows = pa.table({"x": list(range(1000))})
+    snapshot = Snapshots(store).write(iter(rows.to_batches()), "rows.csv", "fingerprint")
+    with Validations(store).quarantine("v", rows.schema) as quarantine:
+        quarantine.add(rows.slice(0, 1), np.array([0]), pa.array([["x: bad"]]))
+        quarantine.finish(Validation(id="v", snapshot=snapshot.digest, rows=1000, bad=1, reasons={"x: bad": 1}))
+    Latest(store).set("validate", "v")
+    verdict = Verdict(problem="regression", metric="rmse", rows=1, scores={}, gains={}, gates=())
+    Verdicts(store).write(Record(key="k", version="1", run_id="r", champion=None, verdict=verdict))
+    bundle = write_bundle(store, "1", {"meta.json": b'{"run_id": "r", "version": "1"}', "contract.json": b"{}"})
+    move_champion(store, bundle, "deploy", "first")
+    change_loop(store, lambda loop: loop)
+    write_json(root / ".ml" / "run" / "service.json", PROCESS)
+    for name in ("mlflow/mlflow.db", "prefect/prefect.db"):
+        make_database(root / ".ml" / name)
+    return root
+
+
+def make_database(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("create table t (x text)")
+        connection.executemany("insert into t values (?)", [("x" * 1000,) for _ in range(100)])
+
+
+@pytest.fixture
+def settings(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The project in a folder of the test's own; nothing of it is damaged."""
+    root = tmp_path / "it's 한글"
+    shutil.copytree(made, root)
+    monkeypatch.setenv("PREFECT_HOME", str(root / ".ml" / "prefect"))
+    found = load_settings(root)
+    assert list(find_damage(found)) == []
+    return found
+
+
+def place_of(settings: Settings, name: str) -> Path:
+    """Return the file that a row of the table names."""
+    champion = read_champion(settings.store_path)
+    (manifest,) = (settings.store_path / "snapshots").glob("*.json")
+    assert champion
+    return settings.home / name.replace("SNAPSHOT", manifest.stem).replace("BUNDLE", champion.bundle)
+
+
+@pytest.mark.parametrize(("name", "damage"), CASES)
+def test_damaged_file_is_named_with_the_way_back(settings: Settings, name: str, damage: Damage) -> None:
+    path = place_of(settings, name)
+    damage(path)
+    found = list(find_damage(settings))
+    assert found
+    named = path.parent if name.startswith("store/bundles") else path
+    assert str(named) in found[0]
+    remedy = FILES[name][1]
+    assert remedy in found[0]
+    if remedy == "champion.backup.json":
+        remove(path)
+        shutil.copy2(path.with_name("champion.backup.json"), path)
+    else:
+        remove(named)
+    gone = ("is missing", "No such snapshot")
+    assert [said for said in find_damage(settings) if not any(word in said for word in gone)] == []
+
+
+@pytest.mark.parametrize("name", ["", "store", "store/verdicts", "store/bundles", "logs", "mlflow", "prefect", "run"])
+@pytest.mark.parametrize("link", [False, True], ids=["file", "dangling link"])
+def test_what_is_in_the_place_of_a_folder_is_named(settings: Settings, name: str, link: bool) -> None:
+    place = settings.home / name
+    if place.exists():
+        shutil.rmtree(place)
+    place.symlink_to("nowhere") if link else place.write_text("in the way", encoding="utf-8")
+    found = next(find_damage(settings))
+    assert str(place) in found
+    assert "move it away" in found
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO])
+def test_error_of_the_system_is_one_sentence_with_the_file(tmp_path: Path, code: int) -> None:
+    path = tmp_path / "champion.json"
+    said = explain_os_error(OSError(code, os.strerror(code), str(path)))
+    assert said
+    assert str(tmp_path) in str(said)
+    assert str(said).count("\n") == 0
+    assert ": " in str(said)
+
+
+def test_file_that_does_not_exist_is_no_damage(tmp_path: Path) -> None:
+    assert explain_os_error(FileNotFoundError(errno.ENOENT, "No such file", str(tmp_path / "x"))) is None
+
+
+def test_file_that_cannot_be_read_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in at the system's boundary: tests may run as root, which reads everything."""
+    real = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path.name == "champion.json":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(UserError, match=r"champion.json cannot be used .*give this user the right"):
+        read_champion(settings.store_path)
+
+
+def test_copy_beside_the_champion_is_what_it_last_said(settings: Settings) -> None:
+    store = settings.store_path
+    second = write_bundle(store, "2", {"meta.json": b'{"run_id": "s", "version": "2"}', "contract.json": b"{}"})
+    move_champion(store, second, "deploy", "second")
+    assert (store / "champion.json").read_bytes() == (store / "champion.backup.json").read_bytes()
+
+
+def test_locked_database_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.databases.WAIT_SECONDS", 0.1)
+    path = settings.home / "mlflow" / "mlflow.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("begin exclusive")
+        with pytest.raises(UserError, match="locked by another process"):
+            check_database(path, "…")
+    check_database(path, "…")
