@@ -270,9 +270,9 @@ def test_numbers_with_marks_stay_text_and_a_hint_says_how_to_write_them(project,
 
 
 def test_few_unreadable_numbers_keep_the_column_a_number_and_are_counted(project):
-    report = _init(project, _frame(price=["1.5", "2.25"] * 99 + ["oops", "?"]))
+    report = _init(project, _frame(price=["1.5", "2.25"] * 99 + ["oops", "12 kg"]))
     assert _field(report, "price").kind == "number"
-    assert "2 others cannot be read" in report.doubts[0]
+    assert "2 values cannot be read: their rows are quarantined" in report.doubts[0]
     assert len(_check_own_source(project, report)) == 2
 
 

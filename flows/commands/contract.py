@@ -85,6 +85,7 @@ def _find(settings: "Settings", source: str | None) -> "tuple[list[Change], int 
         uri = source if may_be_address(source) else str(Path(source).expanduser().absolute())
     contract = load_contract(settings)
     opened = open_source(uri, Reading(root=settings.root, fetch=settings.fetch, dialect=settings.data.dialect))
+    dialect = getattr(opened, "dialect", None)
     table, limited = read_table(opened)
-    changes = find_changes(contract, table, bool(getattr(opened, "typed", True)))
+    changes = find_changes(contract, table, bool(getattr(opened, "typed", True)), dialect)
     return changes, len(table) if limited else None

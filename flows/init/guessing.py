@@ -24,8 +24,13 @@ NUMBERED = r"(\d{1,2})/(\d{1,2})/\d{4}( \d{1,2}:\d{2}.*)?"
 def guess_text(values: pa.ChunkedArray) -> tuple[Kind, str]:
     """Return the kind of a column of text, and a hint where it stays text for a reason."""
     counted = pc.value_counts(values.combine_chunks())
-    texts = counted.field("values").to_pandas().astype("str").str.strip()
-    counts = pd.Series(counted.field("counts").to_numpy())
+    texts = counted.field("values").to_pandas().astype("str")
+    return guess_counted(texts, pd.Series(counted.field("counts").to_numpy()))
+
+
+def guess_counted(texts: "pd.Series[str]", counts: "pd.Series[int]") -> tuple[Kind, str]:
+    """Return the same of different texts and how often each is there."""
+    texts = texts.str.strip()
     there = (texts.notna() & (texts != "")).to_numpy(dtype=bool)
     texts, counts = texts[there], counts[there]
     if texts.empty:

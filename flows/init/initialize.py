@@ -8,13 +8,23 @@ import pyarrow as pa
 
 from flows.contract.columns import Role
 from flows.errors import UserError, nearest
+from flows.init.dialects import describe_cells
 from flows.init.leakage import find_leaks
-from flows.init.placing import SCHEMA_PATH, Status, apply, compare, edit_config, is_untouched, read_config
+from flows.init.placing import (
+    SCHEMA_PATH,
+    Status,
+    apply,
+    compare,
+    edit_config,
+    is_untouched,
+    may_keep_dialect,
+    read_config,
+)
 from flows.init.profiles import Profile, profile_column
 from flows.init.roles import Guess, describe_field, guess_roles
 from flows.init.target import Goal, check_problem, set_goal
 from flows.init.writing import Field, write_schema
-from flows.sections import Problem
+from flows.sections import Dialect, Problem
 from flows.settings import FILE_NAME, load_settings
 from flows.sources import Reading, Source, open_source, read_through
 
@@ -32,6 +42,7 @@ class InitReport:
         target: The column to predict.
         problem: What kind of prediction it is.
         reason: How the problem was found.
+        notes: How the table is written, where that is not as usual: sentences.
         fields: What the schema says of each column, in order.
         doubts: What the owner should look at: sentences.
         status: "written", "unchanged" (nothing to change) or "differs" (not written: needs --force).
@@ -44,6 +55,7 @@ class InitReport:
     target: str
     problem: Problem
     reason: str
+    notes: tuple[str, ...]
     fields: tuple[Field, ...]
     doubts: tuple[str, ...]
     status: Status
@@ -70,18 +82,23 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
         UserError: the source is no table, or the target cannot be learned.
     """
     check_problem(problem)
-    config = read_config(root)
-    opened = open_source(source, Reading(root=root, fetch=load_settings(root).fetch))
+    config, settings = read_config(root), load_settings(root)
+    given = settings.data.dialect if may_keep_dialect(config, source) else Dialect()
+    opened = open_source(source, Reading(root=root, fetch=settings.fetch, dialect=given, expected=(target,)))
+    dialect: Dialect | None = getattr(opened, "dialect", None)
     table, limited = read_table(opened, target)
-    profiles = _profile(table, opened)
+    notes: list[str] = []
+    if dialect is not None:
+        dialect, notes = describe_cells(table, dialect)
+    profiles = _profile(table, opened, dialect)
     goal, fields, doubts = draft(profiles, target, problem)  # type: ignore[arg-type]
     texts = {
         SCHEMA_PATH: write_schema(fields),
-        Path(FILE_NAME): edit_config(config, source, target, goal.problem),
+        Path(FILE_NAME): edit_config(config, source, target, goal.problem, dialect),
     }
     diff = compare(root, texts)
     status = apply(root, texts, diff, force or is_untouched(root, config, texts[SCHEMA_PATH]))
-    found = (source, len(table), limited, target, goal.problem, goal.reason)
+    found = (source, len(table), limited, target, goal.problem, goal.reason, tuple(notes))
     return InitReport(*found, tuple(fields), tuple(doubts), status, diff)
 
 
@@ -122,22 +139,31 @@ def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> 
     return goal, fields, doubts
 
 
-def _profile(table: pa.Table, source: Source) -> list[Profile]:
+def _profile(table: pa.Table, source: Source, dialect: Dialect | None) -> list[Profile]:
     typed = bool(getattr(source, "typed", True))
-    return [profile_column(field, table.column(field.name), typed) for field in table.schema]
+    return [profile_column(field, table.column(field.name), typed, dialect) for field in table.schema]
 
 
 def _doubt(profile: Profile, guess: Guess) -> list[str]:
     doubts = [guess.doubt] if guess.doubt else []
+    lost = f"{profile.broken:,} value{'s' * (profile.broken != 1)}"
+    whose = "its row is" if profile.broken == 1 else "their rows are"
     if profile.stored_as_text:
-        said = [f"{profile.blanks:,} blank values are missing"] if profile.blanks else []
-        said += [f"{profile.broken:,} others cannot be read: their rows are quarantined"] if profile.broken else []
+        said = [f"{profile.blanks:,} blank value{'s are' if profile.blanks > 1 else ' is'} missing"] * bool(
+            profile.blanks
+        )
+        said += [f"{lost} cannot be read: {whose} quarantined"] * bool(profile.broken)
         doubts.append(f'"{profile.name}" holds numbers stored as text{": " if said else ""}{", ".join(said)}.')
     elif profile.broken:
-        doubts.append(f'"{profile.name}" has {profile.broken:,} values that are no {profile.kind}: quarantined.')
+        doubts.append(f'"{profile.name}" has {lost} that cannot be read as a {profile.kind}: {whose} quarantined.')
     return doubts + ([f'"{profile.name}": {profile.hint}.'] if profile.hint else [])
 
 
 def _refuse_target(source: Source, target: str, names: list[str]) -> None:
     hint = nearest(target, names) or f" It has: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."
-    raise UserError(f'"{source.uri}" has no column "{target}".{hint}')
+    dialect = getattr(source, "dialect", None)
+    bare = dialect is not None and dialect.header is False
+    told = (
+        " Its first line looks like a row, not like names (header = true under [data] says otherwise)." if bare else ""
+    )
+    raise UserError(f'"{source.uri}" has no column "{target}".{told}{hint}')

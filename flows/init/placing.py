@@ -10,7 +10,7 @@ import tomlkit.items
 from tomlkit.exceptions import TOMLKitError
 
 from flows.errors import UserError
-from flows.sections import Problem
+from flows.sections import Dialect, Problem
 from flows.settings import FILE_NAME
 from flows.store.files import digest_file, publish, scratch
 
@@ -53,14 +53,26 @@ def reads_sample(root: Path, source: str) -> bool:
     return source.startswith(SAMPLE) and schema.exists() and digest_file(schema) == SAMPLE_SCHEMA
 
 
-def edit_config(config: tomlkit.TOMLDocument, source: str, target: str, problem: Problem) -> str:
-    """Return `config.toml` with the data named, everything else as it was."""
+def may_keep_dialect(config: tomlkit.TOMLDocument, source: str) -> bool:
+    """Return True if what `config.toml` says of how a table is written was said of `source`, not of another one."""
+    now = str(config.get("data", {}).get("source", SAMPLE))
+    return now == source or now.startswith(SAMPLE)
+
+
+def edit_config(
+    config: tomlkit.TOMLDocument, source: str, target: str, problem: Problem, dialect: Dialect | None = None
+) -> str:
+    """Return `config.toml` with the data named and how it is written, everything else as it was."""
     edited = tomlkit.parse(config.as_string())
     if "data" not in edited:
         edited["data"] = tomlkit.table()
     data: Any = edited["data"]
+    told = {} if dialect is None else dialect.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    for key in Dialect.model_fields:
+        if key in data and key not in told:
+            del data[key]
     before = ""
-    for key, value in (("source", source), ("target", target), ("problem", problem)):
+    for key, value in ({"source": source, "target": target, "problem": problem} | told).items():
         if key not in data:
             _insert(data, before, key, value)
         elif data[key] != value:
@@ -69,15 +81,19 @@ def edit_config(config: tomlkit.TOMLDocument, source: str, target: str, problem:
     return edited.as_string()
 
 
-def _insert(data: Any, before: str, key: str, value: str) -> None:
+def _insert(data: Any, before: str, key: str, value: Any) -> None:
     """Add a key below `before`, not at the table's end, where a comment may speak of the next section."""
     content: Any = data.value if isinstance(data, tomlkit.items.Table) else None
+    item: Any = tomlkit.item(value)
+    if isinstance(item, tomlkit.items.Table):
+        inline = tomlkit.inline_table()
+        inline.update(value)
+        item = inline
     if before and content is not None and content.last_item() is not content.item(before):
-        item: Any = tomlkit.item(value)
         item.trivia.trail = content.item(before).trivia.trail
         content._insert_after(before, key, item)
     else:
-        data[key] = value
+        data[key] = item
 
 
 def compare(root: Path, texts: dict[Path, str]) -> str:

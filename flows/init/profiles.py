@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from flows.contract.cleaning import clean_column
 from flows.contract.columns import Column, Kind
 from flows.init.guessing import guess_text
+from flows.sections import Dialect
+from flows.sources.cells import NUMERIC, converts, read_cells
 from flows.sources.parquet import DURATION, ORDER
 
 
@@ -75,25 +77,42 @@ class Profile:
         return replace(self, kind=kind)
 
 
-def profile_column(field: pa.Field, values: pa.ChunkedArray, typed: bool) -> Profile:
+def profile_column(field: pa.Field, values: pa.ChunkedArray, typed: bool, dialect: Dialect | None = None) -> Profile:
     """Return what the column seems to be.
 
     Args:
         field: Its real name, and what the source says of it beyond its type.
         values: As its source gave it.
         typed: Whether the source has types, so that a number in a text column is stored as text.
+        dialect: How its texts are written, where it is of delimited text.
     """
     name, said = field.name, field.metadata or {}
     text, order = pa.types.is_string(values.type), said.get(ORDER)
     kind: Kind = "text"
     hint = ""
     if order is None:
-        kind, hint = guess_text(values) if text else (_of_type(values.type, said), "")
+        kind, hint = _guess(values, name, dialect) if text else (_of_type(values.type, said), "")
+    blanks = _count_blanks(values) if text and kind != "text" else 0
+    values = spell(values, kind, name, dialect)
     series, unreadable = clean_column(_cast(values, kind) if text else values, Column(name=name, kind=kind))
     broken = int(unreadable.sum())
-    blanks = _count_blanks(values) if text and kind != "text" else 0
-    as_text = text and kind in ("number", "integer") and bool(typed or blanks or broken)
+    as_text = text and kind in NUMERIC and bool(typed or blanks or broken)
     return Profile(name, kind, series, blanks, broken, as_text, hint, order and tuple(json.loads(order)))
+
+
+def spell(values: pa.ChunkedArray, kind: str, name: str, dialect: Dialect | None) -> pa.ChunkedArray:
+    """Return a column of raw text as a source reads it that knows its kind; others as they are."""
+    if dialect is None or not pa.types.is_string(values.type) or not converts(dialect, kind, name):
+        return values
+    return pa.chunked_array([read_cells(chunk, dialect, kind, name) for chunk in values.chunks], values.type)
+
+
+def _guess(values: pa.ChunkedArray, name: str, dialect: Dialect | None) -> tuple[Kind, str]:
+    """Return the kind of a column of text, and a hint; its numbers may be written otherwise than its dates."""
+    guess = guess_text(spell(values, "number", name, dialect))
+    if guess[0] in NUMERIC or dialect is None or not converts(dialect, "number", name):
+        return guess
+    return guess_text(spell(values, "date", name, dialect))
 
 
 def _of_type(kind: pa.DataType, said: Mapping[bytes, bytes]) -> Kind:
@@ -112,7 +131,7 @@ def _count_blanks(values: pa.ChunkedArray) -> int:
 
 def _cast(values: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:
     """Return a text column of numbers as numbers, or as it is where one is none."""
-    if kind not in ("number", "integer"):
+    if kind not in NUMERIC:
         return values
     trimmed = pc.utf8_trim_whitespace(values)
     filled = pc.if_else(pc.equal(trimmed, ""), None, trimmed)

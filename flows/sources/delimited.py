@@ -78,18 +78,18 @@ class DelimitedSource(FileSource):
             UserError: there is only a header, or the names are no good.
         """
         super().__init__(file, columns)
-        dialect = dialect or Dialect()
+        dialect, delimiter = dialect or Dialect(), None
         hint, text = split_hint(head)
         if expected is not None:
             given = (
                 dialect if hint is None else Dialect(**({"delimiter": hint} | dialect.model_dump(exclude_unset=True)))
             )
-            dialect = find_layout(text, file.uri, given, expected)
+            dialect, delimiter = find_layout(text, file.uri, given, expected)
         self.dialect = dialect
         self._above = dialect.skip_lines + (hint is not None)
         text = skip_lines(text, dialect.skip_lines)
         wanted = columns if isinstance(dialect.header, bool) else dict.fromkeys(dialect.header, "text")
-        self._delimiter = dialect.delimiter or hint or sniff_delimiter(text, file.uri, wanted)
+        self._delimiter = delimiter or dialect.delimiter or hint or sniff_delimiter(text, file.uri, wanted)
         lines = read_lines(text, self._delimiter, RECORDS)
         if not lines:
             raise NoRows(f'"{file.uri}" is empty below its first {self._above} lines: it needs a header and rows.')

@@ -110,8 +110,10 @@ class _Layout:
         return self.share > 0.9, -self.above, len(self.records[0]) * (self.share + 0.01)
 
 
-def find_layout(head: bytes, uri: str, given: Dialect, expected: Collection[str]) -> Dialect:
-    """Return the dialect of a table of which nothing is known but what `given` sets.
+def find_layout(head: bytes, uri: str, given: Dialect, expected: Collection[str]) -> tuple[Dialect, str]:
+    """Return the dialect, without a comma as its delimiter, and the delimiter of a table.
+
+    Nothing is known of it but what `given` sets.
 
     Args:
         head: The first of its text, in UTF-8, without Excel's hint.
@@ -134,15 +136,14 @@ def find_layout(head: bytes, uri: str, given: Dialect, expected: Collection[str]
         if not records or records[0][0].strip() not in expected:
             raise _refuse(uri)
         best = _Layout(",", 0, records, 1.0)
-    ways: dict[str, object] = {"delimiter": best.delimiter, "skip_lines": given.skip_lines + best.above}
+    delimiter = best.delimiter if best.delimiter != "," else None
+    ways: dict[str, object] = {"delimiter": delimiter, "skip_lines": given.skip_lines + best.above}
     ways["header"] = has_header(best.records, expected)
     ways["trim"] = any(map(_is_padded, best.records[0])) or any(
         _is_padded(cell) and not TYPED.fullmatch(cell) for record in best.records for cell in record
     )
     differing = {name: value for name, value in ways.items() if value != Dialect.model_fields[name].default}
-    return Dialect.model_validate(
-        differing | {name: getattr(given, name) for name in known & set(Dialect.model_fields)}
-    )
+    return Dialect.model_validate(differing | given.model_dump(exclude_unset=True)), best.delimiter
 
 
 def _lay_out(head: bytes, delimiter: str, expected: Collection[str] | None) -> _Layout | None:

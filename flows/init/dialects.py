@@ -1,0 +1,204 @@
+"""Finds how the cells of a table are written: spaces, decimal sign, thousands, markers of missing values."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.init.guessing import ENOUGH, READABLE, guess_counted
+from flows.sections import Dialect
+from flows.sources.cells import SPACES, number_pattern, read_numbers
+
+# Most likely first: of those that suit as many columns, the first is taken.
+NOTATIONS = ((".", ""), (",", ""), (".", ","), (",", "."), (",", " "), (".", " "), (".", "'"), (",", "'"))
+MARKED = rf"^[+-]?[0-9.,'’{SPACES}]*[0-9][.,'’{SPACES}][0-9.,'’{SPACES}]*$"
+GROUPED = r"^[+-]?[1-9][0-9]{0,2}([.,][0-9]{3})+$"
+MARKERS = re.compile(
+    r"\W{1,3}|n\W?/?\W?[ad]\W?|none|nil|null|nan|unk|unknown|undefined|missing|blank|empty|\W(blank|empty|na|null|none)\W"
+    r"|not (available|applicable|known|recorded)|#(value!|ref!|div/0!|name\?|num!)|\\n"
+    r"|k\.?a\.?|keine angabe|s\.?o\.?|없음|모름|미상|무응답|결측|해당 ?없음",
+    re.IGNORECASE,
+)
+MOST_MARKERS = 5  # in one column
+LEAST_SHARE = 0.1  # of values beside the markers
+SPELLED = {
+    "\t": "tabs",
+    ";": "semicolons",
+    "|": "bars",
+    " ": "spaces",
+    ",": "commas",
+    ".": "points",
+    "'": "apostrophes",
+}
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A column's different texts and how often each is there; the empty ones left out."""
+
+    name: str
+    texts: "pd.Series[str]"
+    counts: "pd.Series[int]"
+
+    def without(self, texts: Sequence[str]) -> "Cells":
+        """Return the column without some texts."""
+        kept = ~self.texts.isin(list(texts))
+        return Cells(self.name, self.texts[kept], self.counts[kept])
+
+
+def describe_cells(table: pa.Table, dialect: Dialect) -> tuple[Dialect, list[str]]:
+    """Return the dialect with what the cells of a table show, and sentences that say how it is read.
+
+    Args:
+        table: The columns as text, as they stand in the file.
+        dialect: What is known; what is set in it stays.
+    """
+    known = dialect.model_fields_set
+    texts = [
+        name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if pa.types.is_string(kind)
+    ]
+    found: dict[str, object] = {}
+    if "trim" not in known and any(_is_padded(table.column(name)) for name in texts):
+        found["trim"] = True
+    cells = [_count(name, table.column(name)) for name in texts]
+    doubts: list[str] = []
+    if not {"decimal", "thousands"} & known:
+        decimal, thousands, doubts = _find_notation(cells, dialect.delimiter)
+        found |= {"decimal": decimal, "thousands": thousands}
+    told = Dialect.model_validate(dialect.model_dump(exclude_unset=True) | _differing(found))
+    marks = {} if "missing" in known else _find_markers(cells, told)
+    if marks:
+        every = pd.concat([pd.Series(counts) for counts in marks.values()])
+        most = every.groupby(level=0).sum().sort_values(ascending=False, kind="stable")
+        told = Dialect.model_validate(told.model_dump(exclude_unset=True) | {"missing": tuple(most.index)})
+    return told, [*_say(told, table.num_columns), *doubts, *(_say_marks(name, marks[name]) for name in marks)]
+
+
+def _differing(found: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in found.items() if value != Dialect.model_fields[name].default}
+
+
+def _is_padded(values: pa.ChunkedArray) -> bool:
+    """Return True if a text has spaces around it; around numbers they do not matter."""
+    trimmed = pc.utf8_trim_whitespace(values)
+    padded = pc.and_(pc.not_equal(trimmed, values), pc.not_equal(trimmed, ""))
+    kept = pc.unique(trimmed.filter(pc.fill_null(padded, False)))
+    return bool(pc.any(pc.match_substring_regex(kept, r"[^0-9.,+-]")).as_py())
+
+
+def _count(name: str, values: pa.ChunkedArray) -> Cells:
+    counted = pc.value_counts(pc.utf8_trim_whitespace(values).combine_chunks())
+    texts = counted.field("values").to_pandas().astype("str")
+    there = (texts.notna() & (texts != "")).to_numpy(dtype=bool)
+    return Cells(name, texts[there], pd.Series(counted.field("counts").to_numpy())[there])
+
+
+def _find_notation(cells: Sequence[Cells], delimiter: str | None) -> tuple[str, str, list[str]]:
+    """Return the decimal sign and the separator of thousands that suit most columns, and what is doubtful of them."""
+    columns = [
+        column for each in cells if (column := each.without(find_marker_texts(each))).texts.str.match(MARKED).any()
+    ]
+    fitting = {column.name: [n for n in NOTATIONS if _fits(column, *n)] for column in columns}
+    suited = [column for column in columns if fitting[column.name]]
+    if not suited:
+        return ".", "", []
+    score = {notation: sum(notation in fitting[column.name] for column in suited) for notation in NOTATIONS}
+    best = [notation for notation in NOTATIONS if score[notation] == max(score.values())]
+    for sign, plain, grouped in ((".", (".", ""), (",", ".")), (",", (",", ""), (".", ","))):
+        if best[0] == plain and grouped in best:  # every value suits both, such as 1.234
+            return _settle(sign, plain, grouped, suited, delimiter)
+    return *best[0], []
+
+
+def _fits(cells: Cells, decimal: str, thousands: str) -> bool:
+    """Return True if the values are numbers in a notation, but for so few that these are mistakes."""
+    fits = cells.texts.str.fullmatch(number_pattern(decimal, thousands).removeprefix("^").removesuffix("$"))
+    total = cells.counts.sum()
+    return bool(fits.all() or (total >= ENOUGH and cells.counts[fits].sum() >= READABLE * total))
+
+
+def _settle(
+    sign: str, plain: tuple[str, str], grouped: tuple[str, str], columns: Sequence[Cells], delimiter: str | None
+) -> tuple[str, str, list[str]]:
+    """Choose between a decimal sign and a separator of thousands, which all values suit alike."""
+    marked = pd.concat([c.texts[c.texts.str.contains(sign, regex=False)] for c in columns])
+    if not marked.str.match(GROUPED).all():  # not one of these columns has the sign: another decides
+        return *plain, []
+    whole = pd.concat([c.texts[c.texts.str.fullmatch(r"[+-]?[0-9]+")] for c in columns]).str.lstrip("+-0")
+    small, large = (whole.str.len() <= 3).any(), (whole.str.len() > 3).any()
+    example = str(marked.iloc[0])
+    many = len(marked) >= 20
+    if large:
+        chosen = plain
+    elif small:
+        chosen = grouped if sign == "," or many else plain
+    else:
+        chosen = grouped if sign == "," and delimiter != ";" else plain
+    as_number = example.replace(sign, "" if chosen == grouped else ".")
+    other = grouped if chosen == plain else plain
+    setting = f'decimal = "{other[0]}"' + (f' and thousands = "{other[1]}"' if other[1] else ' and thousands = ""')
+    doubt = f'"{example}" is read as {as_number}, which the data cannot prove: {setting} read it otherwise.'
+    certain = sign == "." and chosen == plain and delimiter != ";"
+    return *chosen, [] if certain or (large and sign == ".") else [doubt]
+
+
+def find_marker_texts(cells: Cells) -> list[str]:
+    """Return the texts of a column that look like markers of a missing value."""
+    return [text for text in cells.texts if MARKERS.fullmatch(text)]
+
+
+def _find_markers(cells: Sequence[Cells], dialect: Dialect) -> dict[str, dict[str, int]]:
+    """Return by column the markers beside which all is numbers, dates or the like, and how often each is there."""
+    found = {}
+    for column in cells:
+        markers = find_marker_texts(column)
+        rest = column.without(markers)
+        enough = len(rest.texts) >= 3 and rest.counts.sum() >= min(ENOUGH, LEAST_SHARE * column.counts.sum())
+        if 0 < len(markers) <= MOST_MARKERS and enough and _is_readable(rest, dialect):
+            told = dict(zip(column.texts, column.counts, strict=True))
+            found[column.name] = {text: int(told[text]) for text in markers}
+    return found
+
+
+def _is_readable(cells: Cells, dialect: Dialect) -> bool:
+    """Return True if a column's texts are numbers, dates, durations or truth values."""
+    numbers = read_numbers(pa.array(cells.texts, pa.string()), dialect.decimal, dialect.thousands).to_pandas()
+    kinds = (guess_counted(texts.astype("str"), cells.counts.reset_index(drop=True))[0]
+             for texts in (numbers, cells.texts.reset_index(drop=True)))  # fmt: skip
+    return any(kind != "text" for kind in kinds)
+
+
+def _say(dialect: Dialect, columns: int) -> list[str]:
+    """Return sentences that say how a table is read, as far as that is not as usual."""
+    said = []
+    if dialect.encoding != "utf-8":
+        said.append(f"Its text is encoded as {dialect.encoding.upper()}.")
+    if dialect.delimiter not in (None, ","):
+        said.append(f"Its fields are divided by {SPELLED.get(str(dialect.delimiter), repr(dialect.delimiter))}.")
+    if dialect.skip_lines:
+        lines = "line is" if dialect.skip_lines == 1 else f"{dialect.skip_lines} lines are"
+        said.append(f"Its first {lines} above the table and not read.")
+    if dialect.header is False:
+        said.append(
+            f"It has no header: its columns are called column_1 to column_{columns}, in order "
+            '(header = true says otherwise, header = ["…", …] names them).'
+        )
+    if dialect.trim:
+        said.append("Spaces around names and values are dropped.")
+    if (dialect.decimal, dialect.thousands) != (".", ""):
+        sign = "comma" if dialect.decimal == "," else "point"
+        groups = f", and {SPELLED.get(dialect.thousands, repr(dialect.thousands))} between thousands" * bool(
+            dialect.thousands
+        )
+        said.append(f"Its numbers have a decimal {sign}{groups}.")
+    return said
+
+
+def _say_marks(name: str, counts: dict[str, int]) -> str:
+    shown = [f'"{text}"' for text in counts]
+    listed = f"{', '.join(shown[:-1])} and {shown[-1]} mean" if len(shown) > 1 else f"{shown[0]} means"
+    rows = sum(counts.values())
+    return f'{listed} in {rows:,} row{"s" * (rows != 1)} of "{name}" that there is no value.'

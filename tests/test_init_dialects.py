@@ -1,0 +1,196 @@
+"""`ml init` finds how a table is written, says it, writes it into `config.toml`, and every later read goes by it."""
+
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.errors import UserError
+from flows.init import initialize
+from flows.init.initialize import InitReport, read_table
+from flows.settings import load_settings
+from flows.sources import Reading, open_source
+
+SAMPLE_MODEL = Path(__file__).parents[1] / "template" / "model" / "schema.py"
+CONFIG = """# Ours.
+[data]
+source = "sample://"  # rows
+max_bad_share = 0.2
+
+# How the model is trained.
+[train]
+seed = 1
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "model").mkdir()
+    shutil.copy(SAMPLE_MODEL, tmp_path / "model" / "schema.py")
+    (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
+    return tmp_path
+
+
+def init(project: Path, text: str, target: str = "y", encoding: str = "utf-8") -> tuple[InitReport, dict[str, object]]:
+    """Return the report, and what stands in `[data]` beyond the source, the target and the problem."""
+    (project / "t.csv").write_bytes(text.encode(encoding))
+    report = initialize(project, "t.csv", target, force=True)
+    data = tomllib.loads((project / "config.toml").read_text(encoding="utf-8"))["data"]
+    return report, {k: v for k, v in data.items() if k not in ("source", "target", "problem", "max_bad_share")}
+
+
+def kinds(report: InitReport) -> dict[str, str]:
+    return {field.name: field.kind for field in report.fields}
+
+
+def table(delimiter: str = ",", header: bool = True, **columns: list[str]) -> str:
+    """Return 200 rows of `columns`, repeated, with x, a number without signs, and y, a class."""
+    rng = np.random.default_rng(0)
+    columns |= {"x": [str(v) for v in rng.integers(100, 999, 200)], "y": list(rng.choice(["no", "yes"], 200))}
+    lines = [delimiter.join(columns)] if header else []
+    quoted = {n: [f'"{v}"' if delimiter in v else v for v in values] for n, values in columns.items()}
+    lines += [delimiter.join(values[i % len(values)] for values in quoted.values()) for i in range(200)]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "cells", "settings"),
+    [
+        (";", ["1,5", "22,25", "0,125"], {"delimiter": ";", "decimal": ","}),
+        (",", ["1,5", "22,25", "0,125"], {"decimal": ","}),
+        (";", ["1.973,63", "12,5", "8"], {"delimiter": ";", "decimal": ",", "thousands": "."}),
+        (",", ["1,973.63", "12.5", "8"], {"thousands": ","}),
+        (",", ["12 345,6", "8,5", "1 200,0"], {"decimal": ",", "thousands": " "}),
+        (",", ["12\u00a0345.6", "8.5", "1\u00a0200.0"], {"thousands": " "}),
+        (";", ["12'345.6", "8.5", "1'200.0"], {"delimiter": ";", "thousands": "'"}),
+        (",", ["1,234,567", "8", "12"], {"thousands": ","}),
+        (";", ["1.234.567", "8", "12"], {"delimiter": ";", "decimal": ",", "thousands": "."}),
+        (",", ["0.125", "1.234", "12.5"], {}),
+        ("\t", ["1.5", "2.5"], {"delimiter": "\t"}),
+    ],
+)
+def test_the_notation_of_numbers_is_found_and_read(project, delimiter, cells, settings):
+    report, written = init(project, table(delimiter, amount=cells))
+    assert written == settings
+    assert kinds(report)["amount"] in ("number", "integer") and not report.doubts
+    assert (len(report.notes) > 0) == bool(settings)
+    data = load_settings(project).data
+    source = open_source("t.csv", Reading({"amount": "number"}, project, dialect=data.dialect))
+    read, _ = read_table(source)
+    assert read.column("amount").null_count == 0 and str(read.schema.field("amount").type) == "double"
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "cells", "settings", "said"),
+    [
+        (",", ["1,234", "12,500", "8"], {"thousands": ","}, '"1,234" is read as 1234'),
+        (";", ["1,234", "12,500"], {"delimiter": ";", "decimal": ","}, '"1,234" is read as 1.234'),
+        (";", ["1.234", "12.500"], {"delimiter": ";"}, '"1.234" is read as 1.234'),
+    ],
+)
+def test_a_sign_that_may_be_either_is_said_with_the_setting_that_decides(project, delimiter, cells, settings, said):
+    report, written = init(project, table(delimiter, amount=cells))
+    assert written == settings
+    assert any(said in note and "read it otherwise" in note for note in report.notes)
+
+
+def test_another_column_decides_what_one_alone_leaves_open(project):
+    report, written = init(project, table(";", amount=["1,234", "12,500"], rate=["0,5", "0,75"]))
+    assert written == {"delimiter": ";", "decimal": ","} and kinds(report)["amount"] == "number"
+    (project / "config.toml").write_text(CONFIG, encoding="utf-8")
+    _, written = init(project, table(";", amount=["1,234", "12,500"], rate=["0.5", "0.75"]))
+    assert written == {"delimiter": ";", "thousands": ","}
+
+
+def test_lists_of_numbers_versions_and_phone_numbers_are_no_numbers(project):
+    report, written = init(project, table(a=["1,2,3", "2,3"], b=["1.2.3", "10.0.1"], c=["010 123 456", "011 222 333"]))
+    assert written == {} and {kinds(report)[name] for name in "abc"} == {"text"}
+
+
+@pytest.mark.parametrize("marker", ["?", "-", "none", "n/a", ".", "unknown", "없음", "--", "#VALUE!"])
+@pytest.mark.parametrize("share", [1, 50, 120])
+def test_a_marker_of_missing_numbers_is_found_however_often_it_stands(project, marker, share):
+    numbers = [f"{i / 4 + 0.5:g}" for i in range(200)]
+    numbers[:share] = [marker] * share
+    report, written = init(project, table(pulse=numbers))
+    field = next(field for field in report.fields if field.name == "pulse")
+    assert (field.kind, field.nullable, written) == ("number", True, {"missing": [marker]})
+    assert any(f'"{marker}" means in {share} row' in note for note in report.notes)
+    assert not report.doubts
+
+
+def test_a_marker_is_found_among_dates_too_and_stays_a_category_of_a_text(project):
+    report, written = init(
+        project, table(when=["2024-01-31", "2024-02-01", "2023-11-30", "-"], plan=["basic", "none", "-", "plus"])
+    )
+    assert written == {"missing": ["-"]} and kinds(report)["when"] == "date"
+    plan = next(field for field in report.fields if field.name == "plan")
+    assert plan.categories == ("-", "basic", "none", "plus") and not plan.nullable
+
+
+def test_other_words_among_numbers_are_no_markers(project):
+    report, written = init(project, table(size=["1", "2", "3", "large"], flag=["1", "-"], code=["1", "2", "A", "none"]))
+    assert written == {} and {kinds(report)[name] for name in ("size", "flag", "code")} == {"text"}
+
+
+def test_a_table_without_a_header_gets_numbered_columns_and_says_so(project):
+    report, written = init(project, table(header=False, job=[" State-gov", " Private"]), "column_3")
+    assert written == {"header": False, "trim": True}
+    assert list(kinds(report)) == ["column_1", "column_2", "column_3"]
+    assert "has no header" in report.notes[0] and report.fields[0].categories == ("Private", "State-gov")
+    with pytest.raises(
+        UserError, match=r'no column "y"\. Its first line looks like a row.* It has: column_1, column_2'
+    ):
+        init(project, table(header=False, job=["a", "b"]), "y")
+
+
+def test_korean_in_its_old_encoding_is_read_and_said(project):
+    report, written = init(project, table(지역=["서울", "부산"]), encoding="cp949")
+    assert written == {"encoding": "cp949"} and report.notes == ("Its text is encoded as CP949.",)
+    assert report.fields[0].categories == ("부산", "서울")
+
+
+def test_utf_16_as_excel_writes_it_is_read(project):
+    _, written = init(project, table("\t", 지역=["서울", "부산"]), encoding="utf-16")
+    assert written == {"encoding": "utf-16", "delimiter": "\t"}
+
+
+def test_settings_keep_the_owners_comments_and_go_with_the_table_that_they_were_of(project):
+    init(project, table(";", amount=["1,5", "2,25"]))
+    text = (project / "config.toml").read_text(encoding="utf-8")
+    assert "# rows\n" in text and text.endswith("# How the model is trained.\n[train]\nseed = 1\n")
+    (project / "other.csv").write_text(table(amount=["1.5", "2.25"]), encoding="utf-8")
+    initialize(project, "other.csv", "y", force=True)
+    assert load_settings(project).data.dialect.model_dump(exclude_defaults=True) == {}
+
+
+def test_what_the_owner_set_is_taken_as_it_is(project):
+    path = project / "config.toml"
+    path.write_text(CONFIG.replace("max_bad", 'decimal = "."\nthousands = "."\nmax_bad', 1))
+    with pytest.raises(UserError, match="decimal and thousands are both"):
+        init(project, table(";", amount=["1.234", "12.500"]))
+    path.write_text(
+        CONFIG.replace("max_bad", 'decimal = ","\nthousands = "."\nmissing = { plan = ["none"] }\nmax_bad', 1)
+    )
+    report, written = init(project, table(";", amount=["1.234", "12.500"], plan=["basic", "none", "plus"]))
+    assert written == {"delimiter": ";", "decimal": ",", "thousands": ".", "missing": {"plan": ["none"]}}
+    assert kinds(report)["amount"] == "integer" and report.fields[1].categories == ("basic", "plus")
+    assert report.fields[1].nullable and not any("read it otherwise" in note for note in report.notes)
+
+
+def test_a_second_init_changes_nothing(project):
+    text = table(";", amount=["1.973,63", "12,5", "-"], plan=[" a", " b"])
+    init(project, text)
+    before = (project / "config.toml").read_bytes()
+    assert initialize(project, "t.csv", "y").status == "unchanged"
+    assert (project / "config.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize("above", ["Sales of 2024\n\n", "# made by hand\n", "sep=;\n"])
+def test_lines_above_the_header_are_passed_over(project, above):
+    report, written = init(project, above + table(";", amount=["1.5", "2.25"]))
+    assert list(kinds(report)) == ["amount", "x", "y"]
+    assert written.pop("skip_lines", 0) == (0 if "sep" in above else above.count("\n"))
+    assert written == {"delimiter": ";"}
