@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
+from flows.asgi import HOSTS
 from flows.connection import embedded_uri, is_embedded, mlflow_artifacts, prepare_embedded
 from flows.environment import prepare
 from flows.errors import UserError
@@ -18,7 +19,7 @@ from flows.health import answers, ask
 from flows.ports import listens
 from flows.processes import LOOPBACK, Record, read_record, run_folder, running, stop
 from flows.recovery import Recovery
-from flows.server import UVICORN, Server
+from flows.server import PREFECT, UVICORN, Server
 from flows.settings import Settings
 from flows.store.files import sole, write_bytes
 
@@ -145,7 +146,7 @@ def worker_name(settings: Settings) -> str:
 
 
 def _prefect(settings: Settings, port: str) -> Launch:
-    command = [sys.executable, *UVICORN, "--host", LOOPBACK, "--port", port, "--log-level", "warning"]
+    command = [sys.executable, *PREFECT, "--host", LOOPBACK, "--port", port, "--log-level", "warning"]
     env = {
         "PREFECT__SERVER_FINAL": "1",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,  # in memory, a killed server ends the runs that hold one
@@ -153,19 +154,27 @@ def _prefect(settings: Settings, port: str) -> Launch:
         "PREFECT_SERVER_API_PORT": port,
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
-        "PREFECT_SERVER_UI_API_URL": f"http://{LOOPBACK}:{port}/api",
+        "PREFECT_SERVER_UI_API_URL": "/api",  # of the page's own origin, by whichever name a browser reaches it
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": f"{os.environ['PREFECT_HOME']}/ui",  # else inside the installed package
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }
-    return Launch(command, env)
+    return Launch(command, env | _hosts(settings))
 
 
 def _mlflow(settings: Settings, port: str) -> Launch:
     prepare_embedded(settings)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", port, "--workers", "1"]
-    command += ["--backend-store-uri", embedded_uri(settings), "--default-artifact-root"]
-    command += [mlflow_artifacts(settings).as_uri(), "--no-serve-artifacts"]
-    return Launch(command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""})
+    command = [sys.executable, *UVICORN, "flows.asgi:mlflow", "--host", LOOPBACK, "--port", port]
+    env = {
+        "MLFLOW_BACKEND_STORE_URI": embedded_uri(settings),
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": mlflow_artifacts(settings).as_uri(),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_TRACKING_URI": "",
+    }
+    return Launch([*command, "--log-level", "warning"], env | _hosts(settings))
+
+
+def _hosts(settings: Settings) -> dict[str, str]:
+    return {HOSTS: ",".join(settings.ports.hosts)}
 
 
 def _ml(*words: str) -> list[str]:

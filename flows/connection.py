@@ -8,9 +8,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from flows.databases import check_database, sqlite_url
 from flows.errors import UserError
+from flows.health import leads_elsewhere
 from flows.processes import running
 from flows.relocation import relocate_artifacts
 from flows.settings import Settings
@@ -107,22 +109,27 @@ def show_uri(uri: str) -> str:
 
 
 def _require_answer(uri: str) -> None:
-    """Check that a tracking server answers, before MLflow tries for minutes.
+    """Check that a tracking server answers, before MLflow tries for minutes, and that no other one answers for it.
 
     Raises:
-        UserError: it does not.
+        UserError: one of these does not hold.
     """
     if not uri.startswith("http") or "@" in uri:  # urllib takes no name and password in an address
         return
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REMOTE_SECONDS):
-            return
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REMOTE_SECONDS) as answer:
+            place = str(answer.url)
     except urllib.error.HTTPError:
         return  # an answer, whatever it says
     except OSError as error:
         raise UserError(
             f"No MLflow server answers at MLFLOW_TRACKING_URI = {show_uri(uri)} ({error}): start it or unset it."
         ) from None
+    if leads_elsewhere(uri, place):
+        raise UserError(
+            f"The MLflow server at {show_uri(uri)} redirects to another place ({urlsplit(place).netloc}): set "
+            "MLFLOW_TRACKING_URI to that address, if it is to be trusted."
+        )
 
 
 def _require_entry(client: "MlflowClient") -> None:

@@ -33,7 +33,8 @@ PREFECT_REMEDY = (
     "command again: the record of past runs is lost then, models and data are not"
 )
 ANSWER_SECONDS = 5.0
-UVICORN = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
+UVICORN = ["-m", "uvicorn", "--app-dir", str(Path(__file__).parents[1]), "--lifespan", "on", "--factory"]
+PREFECT = [*UVICORN, "flows.asgi:prefect"]
 EMBEDDED = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -163,7 +164,7 @@ def _embed(settings: Settings, lock: IO[str], turn: IO[str]) -> Server:
     """Start a server on the project's own database."""
     check_database(prefect_database(), PREFECT_REMEDY)
     port = free_port()
-    command = [sys.executable, *UVICORN, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    command = [sys.executable, *PREFECT, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
     log = settings.home / "logs" / "prefect-server.log"
     child = Child(command, os.environ | EMBEDDED, settings.root, log, held=[lock.fileno()])
     return Server(child, f"http://127.0.0.1:{port}/api", turn=turn)

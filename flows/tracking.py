@@ -144,7 +144,8 @@ class Registry:
     def run_address(self, run_id: str) -> str:
         """Return where the MLflow UI shows a run; the embedded one is shown by `ml up`."""
         uri = os.environ["MLFLOW_TRACKING_URI"]
-        host = show_uri(uri).rstrip("/") if uri.startswith("http") else embedded_ui(self.settings)
+        own = show_uri(uri) if uri.startswith("http") else embedded_ui(self.settings)
+        host = (self.settings.ports.mlflow_url or own).rstrip("/")
         return f"{host}/#/experiments/{self.experiment_id()}/runs/{run_id}"
 
     def log_model(self, model: Any, example: "pd.DataFrame", requirements: list[str]) -> tuple[str, str | None]:

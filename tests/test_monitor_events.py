@@ -15,7 +15,7 @@ from flows.monitoring import events
 from flows.monitoring.events import EVENT, event_id, is_heard, resource_of
 from flows.monitoring.loop import Wanted, pause, read_loop, want
 from flows.monitoring.retraining import UNHEARD, tell
-from flows.server import EMBEDDED, UVICORN, Server
+from flows.server import EMBEDDED, PREFECT, Server
 from flows.settings import Settings
 from flows.store.champion import Champion
 
@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = f"http://127.0.0.1:{free_port()}/api"
     command = [
         sys.executable,
-        *UVICORN,
+        *PREFECT,
         "--host",
         "127.0.0.1",
         "--port",

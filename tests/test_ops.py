@@ -167,8 +167,9 @@ def test_addresses_inside_compose_name_its_services_and_their_ports(compose, ops
     texts.append((ops / "prometheus.yaml").read_text(encoding="utf-8"))
     called = {pair for text in texts for pair in re.findall(r"[/@\"]([a-z]+):(\d{4})\b", text)}
     assert called == set(listens.items())
-    assert "4200" in compose["services"]["prefect"]["command"]
-    assert "--port=5000" in compose["services"]["mlflow"]["command"]
+    for name in ("prefect", "mlflow"):
+        assert listens[name] in compose["services"][name]["command"]
+        assert compose["services"][name]["environment"]["ML_PORTS__HOSTS"].split(",")[0] == name
     assert "CREATE DATABASE mlflow;" in (ops / "postgres.sql").read_text(encoding="utf-8")
 
 

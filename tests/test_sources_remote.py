@@ -100,6 +100,13 @@ def site():
     made.stop()
 
 
+@pytest.fixture
+def other_site():
+    made = Site()
+    yield made
+    made.stop()
+
+
 def test_web_file_is_read_and_its_copy_removed(tmp_path, site):
     source = _open(tmp_path, f"{site.url}/t.csv")
     assert read_through(source, lambda b: pa.Table.from_batches(list(b))).num_rows == 60_000
@@ -222,6 +229,78 @@ def test_header_is_sent_and_its_secret_never_shown(tmp_path, site, monkeypatch):
     assert source.uri == uri and "hunter" not in repr(source)
     site.answer = lambda request: request.send(b"", 401)
     assert "hunter" not in _refusal(tmp_path, uri)
+
+
+def _elsewhere(scheme_of, other):
+    return {
+        "port": other.url,
+        "name": other.url.replace("127.0.0.1", "localhost"),
+        "scheme": other.url.replace("http:", "https:"),
+        "login": other.url.replace("//", "//ann:pw@"),
+    }[scheme_of]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("where", ["port", "name", "scheme", "login"])
+def test_header_is_never_sent_to_where_a_redirect_leads(tmp_path, site, other_site, monkeypatch, status, where):
+    monkeypatch.setenv("PLANTED", "hunter2!")
+    address = _elsewhere(where, other_site)
+    site.answer = lambda request: request.send(b"", status, Location=f"{address}/t.csv")
+    sentence = _refusal(tmp_path, f"{site.url}/t.csv#header=X-Api-Key: ${{PLANTED}}")
+    host = address.rpartition("/")[2].rpartition("@")[2]
+    assert f"leads to another place ({host})" in sentence and "hunter2!" not in sentence
+    assert len(site.asked) == 1 and other_site.asked == []
+
+
+@pytest.mark.parametrize("uri", ["{}/t.csv?key=${{PLANTED}}", "{login}/t.csv"])
+def test_secret_of_the_address_is_never_sent_to_where_a_redirect_leads(tmp_path, site, other_site, monkeypatch, uri):
+    monkeypatch.setenv("PLANTED", "hunter2!")
+    site.answer = lambda request: request.send(b"", 302, Location=other_site.url + request.path)
+    login = site.url.replace("//", "//ann:${PLANTED}@")
+    assert "leads to another place" in _refusal(tmp_path, uri.format(site.url, login=login))
+    assert other_site.asked == []
+
+
+def test_second_redirect_is_held_against_the_address_that_was_written(tmp_path, site, other_site, monkeypatch):
+    monkeypatch.setenv("PLANTED", "hunter2!")
+
+    def answer(request):
+        away = request.path == "/again.csv"
+        request.send(b"", 302, Location=f"{other_site.url}/t.csv" if away else "/again.csv")
+
+    site.answer = answer
+    assert "leads to another place" in _refusal(tmp_path, f"{site.url}/t.csv#header=X-Api-Key: ${{PLANTED}}")
+    assert [asked["X-Api-Key"] for asked in site.asked] == ["hunter2!"] * 2 and other_site.asked == []
+
+
+def test_redirect_on_the_same_host_keeps_the_header(tmp_path, site, monkeypatch):
+    monkeypatch.setenv("PLANTED", "hunter2!")
+
+    def answer(request):
+        request.send(b"", 302, Location="/there.csv") if request.path == "/t.csv" else request.send(BIG, ETag='"1"')
+
+    site.answer = answer
+    assert _table(tmp_path, f"{site.url}/t.csv#header=X-Api-Key: ${{PLANTED}}").num_rows == 60_000
+    assert {asked["X-Api-Key"] for asked in site.asked} == {"hunter2!"}
+
+
+def test_redirect_elsewhere_is_followed_without_a_secret_and_without_the_login_for_every_host(
+    tmp_path, site, other_site, monkeypatch
+):
+    (tmp_path / "netrc").write_text("default login ann password hunter2\n", encoding="utf-8")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    site.answer = lambda request: request.send(b"", 302, Location=f"{other_site.url}/t.csv")
+    assert _table(tmp_path, f"{site.url}/t.csv#header=Accept: text/csv").num_rows == 60_000
+    assert "Authorization" in site.asked[0]
+    assert not [asked for asked in other_site.asked if "Authorization" in asked]
+
+
+def test_header_goes_before_netrc(tmp_path, site, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ann password other\n", encoding="utf-8")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("PLANTED", "hunter2!")
+    _table(tmp_path, f"{site.url}/t.csv#header=Authorization: Bearer ${{PLANTED}}")
+    assert {asked["Authorization"] for asked in site.asked} == {"Bearer hunter2!"}
 
 
 def test_header_in_plain_text_is_refused_and_not_repeated(tmp_path, site):

@@ -1,10 +1,19 @@
 """Who the project is, how its service, monitor and servers run, and where it is released to."""
 
-from typing import Annotated, Literal, Self
+import json
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import NoDecode
 
 from flows.sections.base import Section, StorePlace
+
+
+def _split(value: Any) -> Any:
+    """Return the list that the environment gives as NAME,NAME or in JSON."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.lstrip().startswith("[") else [part for part in value.split(",") if part.strip()]
 
 
 class Project(Section):
@@ -81,10 +90,19 @@ class Retrain(Section):
 
 
 class Ports(Section):
-    """Where `ml up` puts the servers on the loopback; the service has its own under `[service]`."""
+    """Where `ml up` puts the servers on the loopback; the service has its own under `[service]`.
+
+    Attributes:
+        prefect: The port of Prefect.
+        mlflow: The port of MLflow.
+        hosts: Names, or NAME:PORT, under which browsers reach both beside the loopback's, as through a reverse proxy.
+        mlflow_url: Where browsers reach MLflow, for links to it; default: where the project itself does.
+    """
 
     prefect: int = Field(4200, ge=1, le=65535)
     mlflow: int = Field(5000, ge=1, le=65535)
+    hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    mlflow_url: str | None = Field(None, pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
 
 
 class Alerts(Section):

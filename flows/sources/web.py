@@ -3,15 +3,19 @@
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
-from urllib.parse import parse_qsl, urldefrag
+from urllib.parse import parse_qsl, urldefrag, urlsplit
 
 import fsspec
 
 from flows.errors import UserError
+from flows.health import leads_elsewhere
+from flows.secrets import redact
 from flows.sections import Fetch
 from flows.sources import require_library
 from flows.sources.faults import Cut
 from flows.sources.places import CHUNK, RemoteFile
+
+PLAIN = {"accept", "accept-language", "user-agent"}  # headers that hold no secret
 
 
 class WebFile:
@@ -24,8 +28,10 @@ class WebFile:
             UserError: what stands after `#` is no header.
         """
         require_library("aiohttp", "aiohttp", uri)
+        self._uri = uri
         self._url, fragment = urldefrag(resolved)
-        self._headers = {"Accept-Encoding": "identity", **read_headers(uri, fragment)}
+        self._headers = read_headers(uri, fragment)
+        self._secret = bool({name.lower() for name in self._headers} - PLAIN) or "@" in urlsplit(self._url).netloc
         self._fetch = fetch
 
     def find(self) -> list[RemoteFile]:
@@ -52,9 +58,28 @@ class WebFile:
 
         seconds = self._fetch.timeout_seconds
         limits = aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
-        client = {"trust_env": True, "auto_decompress": False, "timeout": limits}
+        client = {"trust_env": True, "auto_decompress": False, "timeout": limits, "middlewares": (self._send,)}
         web = fsspec.filesystem("https", skip_instance_cache=True, client_kwargs=client, encoded=True)
-        return web.open(self._url, block_size=0, size=1, headers=self._headers | more)
+        return web.open(self._url, block_size=0, size=1, headers={"Accept-Encoding": "identity"} | more)
+
+    async def _send(self, request: Any, handler: Any) -> Any:
+        """Send one request, the first or one that a redirect names.
+
+        What `#header=` says is added here, so that it goes to the named place alone, and before what ~/.netrc says.
+
+        Raises:
+            UserError: the redirect leads to another place, and there are headers, a password or another secret.
+        """
+        if leads_elsewhere(self._url, str(request.url)):
+            if self._secret or redact(str(request.url)) != str(request.url):
+                place = request.url.host_port_subcomponent
+                raise UserError(
+                    f'"{self._uri}" leads to another place ({place}), to which its secrets are not sent: write that '
+                    "address, if it is to be trusted."
+                )
+            request.headers.popall("Authorization", None)  # ~/.netrc may have a login for every host
+        request.headers.update(self._headers)
+        return await handler(request)
 
 
 def read_headers(uri: str, fragment: str) -> dict[str, str]:

@@ -1,0 +1,165 @@
+"""The Prefect and MLflow servers as ASGI applications that refuse requests of foreign web pages.
+
+Both servers answer whoever reaches their port, and Prefect's worker runs what the API says. A web page that a browser
+on the same machine shows can reach that port: by a cross-origin request, by a WebSocket, or by a name that its owner
+lets point to 127.0.0.1 (DNS rebinding). So `ml up`, the commands and `ops/compose.yaml` start the applications here:
+`uvicorn --factory flows.asgi:prefect`.
+"""
+
+import ipaddress
+import os
+from collections.abc import Collection, MutableMapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+HOSTS = "ML_PORTS__HOSTS"
+READING = ("GET", "HEAD", "OPTIONS")
+# Media types, none among them, that a browser sends to another origin without asking that one first.
+UNASKED = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
+HEADERS = [(b"content-security-policy", b"frame-ancestors 'self'"), (b"x-content-type-options", b"nosniff")]
+
+
+class SameOrigin:
+    """ASGI middleware: passes on requests of programs and of the application's own pages.
+
+    Refused with 403 are a Host that is neither a loopback name nor in `hosts`, an Origin other than that Host, and what
+    a browser marks as asked for by another site, except that somebody follows a link. Other sites cannot show the
+    application in a frame either. With `json_only`, a body of a type that HTML forms send is refused with 415.
+    """
+
+    def __init__(
+        self, app: "ASGIApp", hosts: Collection[str] = (), probes: Collection[str] = (), *, json_only: bool = False
+    ) -> None:
+        """Wrap an application.
+
+        Args:
+            app: The application.
+            hosts: The names, or NAME:PORT, under which browsers and programs reach it beside the loopback's.
+            probes: Paths that answer under any Host: health checks name an address or a container.
+            json_only: Whether every body that the application takes is JSON.
+        """
+        self.app, self.probes, self.json_only = app, frozenset(probes), json_only
+        self.hosts = frozenset(host.strip().lower() for host in hosts if host.strip())
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Answer a request, or refuse it; see ASGI."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+        elif refusal := self._refusal(scope):
+            await _refuse(scope, receive, send, *refusal)
+        else:
+            await self.app(scope, receive, send if scope["type"] == "websocket" else _with_headers(send))
+
+    def _refusal(self, scope: "Scope") -> tuple[int, str] | None:
+        """Return the status and the reason of a refusal, None where there is none."""
+        method = scope.get("method", "GET")
+        found: dict[str, list[str]] = {}
+        for name, value in scope["headers"]:
+            found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").strip())
+        host = found.get("host", [""])[0].lower()
+        probed = scope["path"] in self.probes and method in ("GET", "HEAD")
+        if (len(found.get("host", [])) != 1 or not self._is_known(host)) and not probed:
+            return (
+                403,
+                f"This Host is unknown here: add the name to `hosts` under [ports] in config.toml, or to {HOSTS}.",
+            )
+        if any(not self._is_own(origin.lower(), host) for origin in found.get("origin", [])):
+            return 403, "Requests of web pages of another origin are refused."
+        said = {name: found.get(f"sec-fetch-{name}", [""])[0] for name in ("site", "mode", "dest")}
+        followed = method == "GET" and said["mode"] == "navigate" and said["dest"] == "document"
+        if said["site"] in ("cross-site", "same-site") and not followed and scope["type"] == "http":
+            return 403, "Requests of web pages of another origin are refused."
+        has_body = "transfer-encoding" in found or found.get("content-length", ["0"]) != ["0"]
+        kinds = {kind.partition(";")[0].strip().lower() for kind in found.get("content-type", [""])}
+        if self.json_only and method not in READING and has_body and kinds & set(UNASKED):
+            return 415, "Send the body as application/json."
+        return None
+
+    def _is_known(self, host: str) -> bool:
+        try:
+            parts = urlsplit(f"//{host}")
+            name, _ = parts.hostname or "", parts.port
+        except ValueError:
+            return False
+        if parts.netloc != host or "@" in host:
+            return False
+        return host in self.hosts or name in self.hosts or _is_loopback(name)
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        """Return True if a page of this origin is the application's; a reverse proxy may have replaced the Host."""
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
+        exact = origin == f"{parts.scheme}://{parts.netloc}" and parts.scheme in ("http", "https")
+        return exact and parts.netloc in ({host} | self.hosts)
+
+
+def prefect() -> SameOrigin:
+    """Return the Prefect server, configured by its own variables; other hosts are in `ML_PORTS__HOSTS`."""
+    from prefect.server.api.server import create_app
+
+    return SameOrigin(create_app(), _hosts(), ("/api/health", "/api/ready"), json_only=True)
+
+
+def mlflow() -> SameOrigin:
+    """Return the MLflow server, configured by the variables of `mlflow server`; other hosts are in `ML_PORTS__HOSTS`.
+
+    MLflow's own checks stay, but they let in pages of any port of this machine and names such as 10.example.com.
+    """
+    from mlflow.server import constants
+
+    environment = os.environ
+    hosts = _hosts()
+    environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = "*"  # ours are stricter, and know the ones of the settings
+    environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(
+        f"{s}://{host}" for host in hosts for s in ("http", "https")
+    )
+    backend = environment["MLFLOW_BACKEND_STORE_URI"]
+    artifacts = environment.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or "mlflow-artifacts:/"
+    environment[constants.BACKEND_STORE_URI_ENV_VAR] = environment[constants.REGISTRY_STORE_URI_ENV_VAR] = backend
+    environment[constants.ARTIFACT_ROOT_ENV_VAR] = artifacts
+    if destination := environment.get("MLFLOW_ARTIFACTS_DESTINATION"):
+        environment[constants.ARTIFACTS_DESTINATION_ENV_VAR] = destination
+        environment[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
+
+    from mlflow.server.fastapi_app import app
+    from mlflow.server.handlers import initialize_backend_stores
+
+    initialize_backend_stores(backend, backend, artifacts)
+    return SameOrigin(app, hosts, ("/health", "/version"))
+
+
+def _hosts() -> list[str]:
+    return [host.strip() for host in os.environ.get(HOSTS, "").split(",") if host.strip()]
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+async def _refuse(scope: "Scope", receive: "Receive", send: "Send", status: int, reason: str) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1008, "reason": reason})  # before it is accepted: a 403
+        return
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *HEADERS]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": f"{reason}\n".encode()})
+
+
+def _with_headers(send: "Send") -> "Send":
+    async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message.get("headers", [])}
+            more = [header for header in HEADERS if header[0] not in names]
+            message = {**message, "headers": [*message.get("headers", []), *more]}
+        await send(message)
+
+    return send_with_headers

@@ -1,0 +1,154 @@
+"""What Prefect and MLflow answer, and to whom: their applications behind `flows.asgi`."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from flows.asgi import SameOrigin
+
+FORMS = [
+    "text/plain",
+    "text/plain;charset=UTF-8",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=x",
+]
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    """An application that welcomes everybody."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+def ask(
+    method: str = "GET", path: str = "/api/flows", kind: str = "http", hosts: tuple[str, ...] = (), **headers: str
+) -> dict[str, Any]:
+    """Return the first message of the answer to a request; header names are written with `_`."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": f"{kind}.connect" if kind == "websocket" else "http.request"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    given = {"host": "127.0.0.1:4200"} | headers
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items() if value]
+    scope = {"type": kind, "path": path, "headers": raw} | ({"method": method} if kind == "http" else {})
+    asyncio.run(SameOrigin(hello, hosts, ("/api/health",), json_only=True)(scope, receive, send))
+    return sent[0]
+
+
+def status(**request: Any) -> int:
+    return int(ask(**request)["status"])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:4200", "localhost:4200", "[::1]:4200", "LOCALHOST", "127.0.0.5:80"])
+def test_loopback_names_are_answered(host: str) -> None:
+    assert status(host=host) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example:4200", "127.0.0.1.evil.example", "10.evil.example:4200", "localhost.evil.example", ""),
+        *("evil.example@127.0.0.1:4200", "0.0.0.0:4200", "192.168.0.7:4200", "127.0.0.1:x", "127.0.0.1:4200/x", "["),
+    ],
+)
+def test_other_hosts_are_refused(host: str) -> None:
+    assert status(host=host) == 403
+
+
+def test_hosts_of_the_settings_are_answered_with_and_without_a_port() -> None:
+    hosts = ("ml.example.com", "prefect:4200")
+    assert [status(host=host, hosts=hosts) for host in ("ml.example.com", "ML.example.com:8443", "prefect:4200")] == [
+        200
+    ] * 3
+    assert [status(host=host, hosts=hosts) for host in ("prefect:80", "x.ml.example.com")] == [403] * 2
+
+
+def test_two_hosts_are_refused() -> None:
+    assert status(host="127.0.0.1:4200", Host="evil.example") == 403
+
+
+def test_probe_is_answered_under_any_host_and_nothing_else_is() -> None:
+    assert status(host="10.1.2.3:4200", path="/api/health") == 200
+    assert status(host="10.1.2.3:4200", path="/api/health", method="POST") == 403
+    assert status(host="10.1.2.3:4200", path="/api/health/x") == 403
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("http://evil.example", "null", "http://127.0.0.1:3000", "http://localhost:4200", "https://evil.example:4200"),
+        *(
+            "http://127.0.0.1:4200.evil.example",
+            "http://evil.example@127.0.0.1:4200",
+            "file://",
+            "chrome-extension://abc",
+        ),
+        *("http://127.0.0.1:4200/", "http://[", "127.0.0.1:4200"),
+    ],
+)
+def test_pages_of_another_origin_are_refused(method: str, origin: str) -> None:
+    assert status(method=method, origin=origin) == 403
+
+
+def test_own_pages_are_answered_under_each_name() -> None:
+    for host in ("127.0.0.1:4200", "localhost:14200", "[::1]:4200"):
+        assert status(method="POST", host=host, origin=f"http://{host}") == 200
+
+
+def test_own_page_behind_a_proxy_that_replaces_the_host_is_answered() -> None:
+    assert status(host="127.0.0.1:4200", origin="https://ml.example.com", hosts=("ml.example.com",)) == 200
+    assert status(host="127.0.0.1:4200", origin="https://ml.example.com:8443", hosts=("ml.example.com",)) == 403
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_what_another_site_asks_for_without_an_origin_is_refused_but_a_link_is_followed(site: str) -> None:
+    image = {"sec_fetch_site": site, "sec_fetch_mode": "no-cors", "sec_fetch_dest": "image"}
+    frame = {"sec_fetch_site": site, "sec_fetch_mode": "navigate", "sec_fetch_dest": "iframe"}
+    link = {"sec_fetch_site": site, "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
+    assert [status(**said) for said in (image, frame, link)] == [403, 403, 200]
+    assert status(method="POST", **link) == 403
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_bodies_that_a_form_can_send_are_refused(kind: str) -> None:
+    assert status(method="POST", content_type=kind, content_length="2") == 415
+    assert status(method="PUT", content_type=kind, transfer_encoding="chunked") == 415
+
+
+def test_untyped_body_is_refused_and_an_empty_one_is_not() -> None:
+    assert status(method="POST", content_length="2") == 415
+    assert status(method="POST", content_length="0") == 200
+    assert status(method="POST") == 200
+
+
+def test_programs_send_json() -> None:
+    assert status(method="POST", content_type="application/json", content_length="2") == 200
+
+
+@pytest.mark.parametrize(
+    "headers, answer",
+    [
+        ({"origin": "http://127.0.0.1:4200"}, "websocket.accept"),
+        ({}, "websocket.accept"),
+        ({"origin": "http://evil.example"}, "websocket.close"),
+        ({"origin": "null"}, "websocket.close"),
+        ({"host": "evil.example:4200", "origin": "http://evil.example:4200"}, "websocket.close"),
+    ],
+)
+def test_websockets_follow_the_same_rules(headers: dict[str, str], answer: str) -> None:
+    assert ask(kind="websocket", path="/api/events/in", **headers)["type"] == answer
+
+
+def test_answers_cannot_be_framed_by_other_sites() -> None:
+    assert (b"content-security-policy", b"frame-ancestors 'self'") in ask()["headers"]
+    assert (b"content-security-policy", b"frame-ancestors 'self'") in ask(host="evil.example")["headers"]
