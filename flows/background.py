@@ -116,8 +116,10 @@ def become_worker(settings: Settings) -> None:
     """Turn this process into the Prefect worker of the project's pool; its runs start in the project's folder.
 
     Raises:
-        UserError: there is no server to ask, or it does not answer in time.
+        UserError: there is no server to ask, or it does not answer in time; or `[monitor] metrics` is taken.
     """
+    from flows.monitoring.exporter import serve_metrics
+
     prepare(settings)
     prefect = prefect_address(settings)
     if prefect is None:
@@ -127,6 +129,7 @@ def become_worker(settings: Settings) -> None:
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # its output is a log, and so is that of its runs
     os.chdir(settings.root)
     Server(None, prefect).wait()  # it may have been killed together with the worker before this one
+    serve_metrics(settings)
     name = worker_name(settings)
     Recovery(settings, prefect, name).start()
     sys.argv = ["prefect", "worker", "start", "--type", "process", "--pool", settings.project.name, "--name", name]

@@ -1,9 +1,7 @@
 """Tables whose names, labels and values are what other programs stumble over or would run."""
 
-import csv
-from pathlib import Path
-
 import numpy as np
+import pandas as pd
 
 SCRIPT = "document.documentElement.dataset.planted='1'"
 MARKUP = [  # each would run `SCRIPT`, or fetch from another host, where it is taken for markup
@@ -28,15 +26,20 @@ NAMES = [  # that files, addresses, metric names, markup and Python have a meani
 ]  # fmt: skip
 
 
-def write_nasty(path: Path, names: list[str], values: list[str], labels: tuple[str, str], rows: int = 600) -> None:
-    """Write a table that can be learned: each name a column of numbers, `text` of the values, and the target `y`."""
-    random = np.random.default_rng(7)
+def make_nasty(rows: int, start: int = 0, moved: float = 0.0) -> pd.DataFrame:
+    """Rows that can be learned: ids, labels and texts of markup, and a column of numbers for each name.
+
+    Args:
+        rows: How many.
+        start: The number of the first row, which names it.
+        moved: How far all numbers are moved.
+    """
+    random = np.random.default_rng(start)
     signal = random.normal(size=rows)
-    target = np.where(signal + 0.3 * random.normal(size=rows) > 0, *labels)
-    with path.open("w", encoding="utf-8", newline="", errors="surrogatepass") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", *names, "text", "y"])
-        others = random.normal(size=(rows, len(names)))
-        for row in range(rows):
-            numbers = [round(float(signal[row] if i == 0 else others[row, i]), 4) for i in range(len(names))]
-            writer.writerow([row + 1, *numbers, values[row % len(values)], target[row]])
+    columns: dict[str, object] = {"id": [f"{MARKUP[i % len(MARKUP)]} {start + i}" for i in range(rows)]}
+    columns[MARKUP[0]] = (signal + moved).round(4)
+    for name in [*MARKUP[1:], *NAMES]:
+        columns[name] = (random.normal(size=rows) + moved).round(4)
+    columns["text"] = [MARKUP[i] for i in random.integers(0, len(MARKUP), rows)]
+    columns["y"] = np.where(signal + 0.3 * random.normal(size=rows) > 0, MARKUP[0], MARKUP[1])
+    return pd.DataFrame(columns)

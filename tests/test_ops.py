@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,17 @@ import yaml
 from compose_support import read_compose
 from service_server import serve, wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
+
+from flows.errors import UserError
+from flows.guard import free_port
+from flows.metrics import Interval
+from flows.monitoring.exporter import LoopCollector, serve_metrics
+from flows.monitoring.loop import pause
+from flows.monitoring.performance import Performance
+from flows.monitoring.windows import Window, Windows, window_id
+from flows.sections import Monitor
+from flows.settings import Settings
+from flows.store.champion import Champion, write_champion
 
 BIN = Path(sys.executable).parent
 ONE_SHOT = {"flows"}
@@ -37,11 +49,17 @@ def compose(ops: Path) -> dict[str, Any]:
 
 def queries(ops: Path) -> list[str]:
     """Every query of the dashboard and of the alert rules, as Grafana and Prometheus send them."""
-    board = json.loads((ops / "grafana" / "dashboards" / "service.json").read_text(encoding="utf-8"))
+    board = read_board(ops, "service")
     rules = yaml.safe_load((ops / "alerts.yaml").read_text(encoding="utf-8"))
     found = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     found += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
     return [query.replace("$__rate_interval", "1m") for query in found]
+
+
+def read_board(ops: Path, name: str) -> dict[str, Any]:
+    """A dashboard."""
+    path = ops / "grafana" / "dashboards" / f"{name}.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def need(command: str, package: str) -> str:
@@ -162,7 +180,14 @@ def test_images_are_pinned_and_built_ones_are_targets_of_the_dockerfile(compose,
 
 def test_addresses_inside_compose_name_its_services_and_their_ports(compose, ops):
     """Whatever a service is told to call is a service, on the port that its command opens."""
-    listens = {"prefect": "4200", "mlflow": "5000", "postgres": "5432", "service": "3000", "prometheus": "9090"}
+    listens = {
+        "prefect": "4200",
+        "mlflow": "5000",
+        "postgres": "5432",
+        "service": "3000",
+        "prometheus": "9090",
+        "worker": "9464",
+    }
     texts = [json.dumps(compose), *(p.read_text(encoding="utf-8") for p in ops.rglob("*.yaml") if p.parent != ops)]
     texts.append((ops / "prometheus.yaml").read_text(encoding="utf-8"))
     called = {pair for text in texts for pair in re.findall(r"[/@\"]([a-z]+):(\d{4})\b", text)}
@@ -183,11 +208,11 @@ def test_what_is_mounted_is_there_and_where_it_is_looked_for(compose, ops):
     assert yaml.safe_load(provider.read_text(encoding="utf-8"))["providers"][0]["options"]["path"] in mounts
 
 
-def test_dashboard_asks_the_source_that_is_provisioned(ops):
+@pytest.mark.parametrize("name", ["service", "loop"])
+def test_dashboard_asks_the_source_that_is_provisioned(ops, name):
     provisioned = (ops / "grafana" / "provisioning" / "datasources" / "prometheus.yaml").read_text(encoding="utf-8")
     uids = {source["uid"] for source in yaml.safe_load(provisioned)["datasources"]}
-    board = json.loads((ops / "grafana" / "dashboards" / "service.json").read_text(encoding="utf-8"))
-    panels = board["panels"]
+    panels = read_board(ops, name)["panels"]
     assert {panel["datasource"]["uid"] for panel in panels} == uids
     assert len({panel["id"] for panel in panels}) == len(panels)
     for panel in panels:  # Grafana's grid is 24 wide; none may lie over another
@@ -316,3 +341,87 @@ def rows(client: httpx.Client, query: str) -> list[Any]:
     answer = client.get("/api/v1/query", params={"query": query})
     assert answer.status_code == 200, answer.text
     return list(answer.json()["data"]["result"])
+
+
+@pytest.fixture(scope="module")
+def loop_store(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A store with a champion, windows of every verdict and labels."""
+    settings = Settings(root=tmp_path_factory.mktemp("loop"))
+    start = datetime.now(UTC) - timedelta(days=4)
+    champion = Champion(version="3", run_id="r", bundle="3-b", digest="d", since=start.isoformat())
+    write_champion(settings.store_path, champion)
+    column = {"method": "wasserstein", "score": 0.3, "limit": 0.1, "missing": 0.2, "missing_before": 0.1}
+    live = Performance(
+        metric="roc_auc", rows=412, figure=Interval(0.81, 0.78, 0.84), before=Interval(0.9, 0.88, 0.92), metrics={},
+        lost=True,
+    )  # fmt: skip
+    for number, verdict in enumerate(("ok", "drift", "worse")):
+        begin = start + timedelta(days=number)
+        window = Window.model_validate(
+            {
+                "id": window_id(begin, "3"), "start": begin, "end": begin + timedelta(days=1), "version": "3",
+                "bundle": "3-b", "verdict": verdict, "rows": 1000, "drift_share": 0.5, "performance": live,
+                "columns": [column | {"name": name} for name in ("나이", 'quote"d\\ \n\x1b', "price")],
+                "prediction": column | {"name": "probability"},
+            }
+        )  # fmt: skip
+        Windows(settings.store_path).write(window)
+    return settings
+
+
+def board_queries(ops: Path, name: str) -> list[str]:
+    return [target["expr"] for panel in read_board(ops, name)["panels"] for target in panel["targets"]]
+
+
+def test_prometheus_answers_every_query_of_the_loops_dashboard(ops, loop_store, tmp_path):
+    prometheus = need("prometheus", "prometheus")
+    exporter, port = free_port(), free_port()
+    settings = loop_store.model_copy(update={"monitor": Monitor(metrics=f"127.0.0.1:{exporter}")})
+    serve_metrics(settings)
+    text = (ops / "prometheus.yaml").read_text(encoding="utf-8").replace("10s", "1s")
+    text = text.replace("worker:9464", f"127.0.0.1:{exporter}").replace("service:3000", f"127.0.0.1:{port}")
+    (tmp_path / "prometheus.yaml").write_text(text, encoding="utf-8")
+    shutil.copy(ops / "alerts.yaml", tmp_path)
+    command = [prometheus, f"--config.file={tmp_path}/prometheus.yaml", f"--storage.tsdb.path={tmp_path}/data"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
+            wait_for(client, "/-/ready", 200)
+            asked = board_queries(ops, "loop")
+            end = time.monotonic() + 30
+            while empty := [query for query in asked if not rows(client, query)]:
+                assert time.monotonic() < end, empty
+                time.sleep(1)
+            [verdict] = rows(client, "ml_window_verdict == 1")
+            assert verdict["metric"]["verdict"] == "worse"
+            columns = {row["metric"]["column"] for row in rows(client, "ml_column_drift")}
+            assert columns == {"나이", 'quote"d\\ \\n\\x1b', "price"}
+            [live] = rows(client, 'ml_live_metric{what="value"}')
+            assert (live["metric"]["metric"], live["value"][1]) == ("roc_auc", "0.81")
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_what_the_loop_exports_follows_the_store_and_says_where_it_cannot_be_read(tmp_path):
+    settings = Settings(root=tmp_path)
+    assert exported(settings) == {"ml_store_readable": 1.0, "ml_loop_paused": 0.0, "ml_alerts_waiting": 0.0}
+    pause(settings.store_path, "a test")
+    assert exported(settings)["ml_loop_paused"] == 1.0
+    (settings.store_path / "loop.json").write_text("{", encoding="utf-8")
+    assert exported(settings) == {"ml_store_readable": 0.0}
+
+
+def exported(settings: Settings) -> dict[str, float]:
+    return {sample.name: sample.value for family in LoopCollector(settings).collect() for sample in family.samples}
+
+
+def test_an_address_for_metrics_that_is_taken_is_said_in_one_sentence(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = Settings(root=tmp_path, monitor=Monitor(metrics=address))
+        with pytest.raises(UserError, match="cannot be opened"):
+            serve_metrics(settings)

@@ -62,6 +62,7 @@ class Monitor(Section):
         drift_share: The share of drifted columns from which on the window has drifted.
         loss: By how much the metric may fall before performance is lost; of errors in the target's unit, a share.
         keep: How many reports are kept.
+        metrics: Where the worker serves how the loop stands to Prometheus, such as 127.0.0.1:9464; None for nowhere.
     """
 
     labels: str | None = None
@@ -73,6 +74,7 @@ class Monitor(Section):
     drift_share: float = Field(0.3, gt=0, le=1)
     loss: float = Field(0.02, ge=0)
     keep: int = Field(20, ge=1)
+    metrics: str | None = Field(None, pattern=r"^(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}$")
 
 
 class Retrain(Section):

@@ -1,0 +1,225 @@
+"""Names, labels, ids and values that are markup, paths, escapes or worse: every stage works, and no page runs them."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pandas as pd
+import pytest
+from conftest import Render
+from nasty_support import MARKUP, NAMES, make_nasty
+from template_support import commit_all
+
+from e2e.browser import CHROMIUM, Browser, Page, open_browser
+from e2e.support import Done, Project, free_port, make_project, succeed, wait_until_alone
+from flows.monitoring.windows import Window
+
+pytestmark = pytest.mark.slow
+
+TARGET = "y"
+ROWS, SENT = 900, 400
+PLANTED = "document.documentElement.dataset.planted || ''"
+HARMFUL = re.compile("[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\x1b(?!\\[[0-9;]*m)")
+
+
+class Planted:
+    """A project that was played through once, with all that its commands said."""
+
+    def __init__(self, project: Project, browser: Browser) -> None:
+        self.project, self.browser = project, browser
+        self.said: list[str] = []
+
+    def ml(self, *words: str) -> Done:
+        done = succeed(self.project.ml(*words))
+        self.said.append(done.stdout + done.stderr)
+        return done
+
+    def address(self, name: str) -> str:
+        record = json.loads((self.project.root / ".ml" / "run" / f"{name}.json").read_text(encoding="utf-8"))
+        return f"http://127.0.0.1:{record['port']}"
+
+    def prefect(self, path: str, **body: Any) -> list[dict[str, Any]]:
+        answer = httpx.post(f"{self.address('prefect')}/api{path}", json=body, timeout=60, trust_env=False)
+        return list(answer.raise_for_status().json())
+
+    @property
+    def windows(self) -> list[Window]:
+        paths = sorted((self.project.store / "windows").glob("*.json"))
+        return [Window.model_validate_json(path.read_bytes()) for path in paths]
+
+    def send(self, frame: pd.DataFrame) -> None:
+        """Let the service answer the rows, and write down what came true."""
+        path = self.project.root / "labels.csv"
+        rows = frame.drop(columns=["id", TARGET]).to_dict("records")
+        for begin in range(0, len(rows), 100):
+            part = rows[begin : begin + 100]
+            answer = httpx.post(
+                f"{self.address('service')}/predict", json={"rows": part}, timeout=60, trust_env=False
+            ).raise_for_status()
+            assert len(answer.json()["predictions"]) == len(part)
+            labels = pd.DataFrame({"request_id": answer.headers["x-request-id"], "row": range(len(part))})
+            labels[TARGET] = frame[TARGET].iloc[begin : begin + 100].to_numpy()
+            labels.to_csv(path, mode="a", header=not path.exists(), index=False)
+
+
+@pytest.fixture(scope="module")
+def planted(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is absent: `apt-get install chromium`")
+    folder = tmp_path_factory.mktemp("planted")
+    rendered = render(project_name=MARKUP[4], project_slug="planted", description=f"{MARKUP[0]} {MARKUP[5]}")
+    project = make_project(rendered, folder / "planted", None)
+    project.configure("ports", prefect=free_port(), mlflow=free_port())
+    project.configure("service", port=free_port())
+    with open_browser(folder / "chromium") as browser:
+        made = Planted(project, browser)
+        try:
+            play(made)
+            yield made
+        finally:
+            project.ml("down")
+            assert not wait_until_alone(project.root)
+
+
+def play(made: Planted) -> None:
+    """Bring all up, train, answer rows as in training and rows that moved, and monitor both with labels."""
+    project = made.project
+    make_nasty(ROWS).to_csv(project.root / "rows.csv", index=False)
+    made.ml("init", "rows.csv", "--target", TARGET)
+    project.configure("monitor", labels="labels.csv")
+    project.configure("retrain", windows=1, of=1, cooldown_hours=0)
+    commit_all(project.root)
+    made.ml("run")
+    made.ml("up")
+    for number, moved in enumerate((0.0, 1.5)):
+        made.send(make_nasty(SENT, start=10_000 * (number + 1), moved=moved))
+        made.ml("monitor")
+    for words in (
+        ("status",),
+        ("loop", "show"),
+        ("report",),
+        ("data", "log"),
+        ("quarantine", "list"),
+        ("environments",),
+    ):
+        made.ml(*words)
+    made.ml("predict", "rows.csv", "predicted.csv")
+
+
+def test_every_stage_takes_any_column_name(planted: Planted) -> None:
+    predicted = pd.read_csv(planted.project.root / "predicted.csv", nrows=5)
+    assert len(NAMES) + len(MARKUP) <= len(predicted.columns)
+    first, second = planted.windows
+    assert (first.verdict, second.verdict) == ("ok", "worse")
+    assert {column.name for column in second.columns} == {*NAMES, *MARKUP, "text"}
+    assert second.performance is not None and second.performance.rows == SENT
+    assert first.run_id and second.run_id and not second.notes
+
+
+def test_drift_is_alerted_with_names_escaped(planted: Planted) -> None:
+    outbox = (planted.project.store / "alerts" / "outbox").glob("*.json")
+    told = [json.loads(path.read_bytes()) for path in outbox]
+    (drift,) = [message["what"] for message in told if message["kind"] == "drift"]
+    assert "performance lost" in drift and not HARMFUL.search(drift)
+
+
+def test_nothing_of_the_data_controls_the_terminal_or_a_log(planted: Planted) -> None:
+    assert any("\\x1b[2Jclear" in said for said in planted.said)  # it was shown
+    logs = [path.read_text(encoding="utf-8") for path in (planted.project.root / ".ml" / "logs").glob("*.log*")]
+    for said in [*planted.said, *logs]:
+        assert not HARMFUL.search(said), HARMFUL.search(said)
+    runs = planted.prefect("/logs/filter", limit=200)
+    assert runs and not [one["message"] for one in runs if HARMFUL.search(one["message"])]
+
+
+def test_names_are_printed_as_they_are(planted: Planted) -> None:
+    """What looks like the console's own markup or an emoji's code is not interpreted."""
+    said = "\n".join(planted.said)
+    assert "[red]" in said and "[link=x]y[/link]" in said
+
+
+def look_at(planted: Planted, address: str, *steps: str) -> str:
+    """Open a page, click what is named, and check that nothing of the data ran or fetched anything."""
+    with planted.browser.page() as page:
+        page.open(address, 2000)
+        page.settle()
+        for step in steps:
+            page.run(step)
+            page.settle()
+        require_harmless(page, address)
+        return page.text
+
+
+def require_harmless(page: Page, address: str) -> None:
+    assert not any(page.run_everywhere(PLANTED)), address
+    assert not page.strangers, (address, page.strangers)
+    links = page.run_everywhere(
+        "[...document.querySelectorAll('a')].map(a => a.getAttribute('href') || a.href.baseVal || '')"
+    )
+    assert not [link for group in links for link in group if "planted" in link and ".invalid" in link], address
+    assert not [link for group in links for link in group if link.startswith("javascript:")], address
+
+
+def test_the_drift_report_runs_nothing(planted: Planted) -> None:
+    for window in planted.windows:
+        path = planted.project.store / "windows" / f"{window.id}.html"
+        text = path.read_text(encoding="utf-8")
+        assert "<img src=x" not in text and "</script><script>" not in text.replace("\n", "").replace(" ", "")[:0]
+        opened = (
+            "[...document.querySelectorAll('button[aria-label*=xpand], table button')].slice(0, 12).map(b => b.click())"
+        )
+        said = look_at(planted, path.as_uri(), opened)
+        assert "Drifted Columns" in said
+
+
+def test_mlflows_pages_run_nothing(planted: Planted) -> None:
+    base = planted.address("mlflow")
+    window = planted.windows[-1]
+    api = httpx.get(f"{base}/ajax-api/2.0/mlflow/runs/get", params={"run_id": window.run_id}, trust_env=False).json()
+    experiment = api["run"]["info"]["experiment_id"]
+    run = f"{base}/#/experiments/{experiment}/runs/{window.run_id}"
+    assert "Drifted Columns" in look_at(planted, f"{run}/artifacts/report.html")
+    for address in (run, f"{run}/model-metrics", f"{run}/artifacts/window.json", f"{base}/#/models/planted/versions/1"):
+        assert look_at(planted, address)
+    version = httpx.get(
+        f"{base}/ajax-api/2.0/mlflow/model-versions/get", params={"name": "planted", "version": "1"}, trust_env=False
+    ).json()["model_version"]
+    found = httpx.get(
+        f"{base}/ajax-api/2.0/mlflow/runs/get", params={"run_id": version["run_id"]}, trust_env=False
+    ).json()["run"]["info"]["experiment_id"]
+    assert look_at(planted, f"{base}/#/experiments/{found}/runs/{version['run_id']}")
+
+
+def test_prefects_artifacts_and_runs_run_nothing(planted: Planted) -> None:
+    base = planted.address("prefect")
+    artifacts = planted.prefect("/artifacts/filter", limit=200)
+    newest = {artifact["key"]: artifact["id"] for artifact in sorted(artifacts, key=lambda one: one["created"])}
+    assert {"monitor", "drift-by-column", "plot-drift-by-column", "drift-report", "summary", "gates"} <= set(newest)
+    for key, artifact in newest.items():
+        said = look_at(planted, f"{base}/artifacts/artifact/{artifact}")
+        assert said, key
+        if key == "monitor":
+            assert "columns drifted" in said
+    for run in planted.prefect("/flow_runs/filter", limit=20):
+        assert look_at(planted, f"{base}/runs/flow-run/{run['id']}")
+
+
+def test_the_services_pages_run_nothing(planted: Planted) -> None:
+    base = planted.address("service")
+    opened = "[...document.querySelectorAll('.opblock-summary-control, .model-box-control')].map(b => b.click())"
+    said = look_at(planted, base, opened, opened)
+    assert "/predict" in said
+    assert look_at(planted, f"{base}/docs.json")
+    for path in ("/model", "/predict"):
+        answer = httpx.get(f"{base}{path}", trust_env=False)
+        assert "html" not in answer.headers.get("content-type", "")
+
+
+def test_markup_in_an_answer_is_data_in_a_csv(planted: Planted) -> None:
+    """A spreadsheet may take a cell that begins with = for a formula: the file holds what was predicted, unchanged."""
+    text = (planted.project.root / "predicted.csv").read_text(encoding="utf-8")
+    assert '"=1+1"' in text.splitlines()[0] or '"=1+1"' in text[:20_000]
+    assert set(pd.read_csv(Path(planted.project.root / "predicted.csv"))["prediction 2"].dropna()) <= {*MARKUP}
