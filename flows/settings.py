@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from flows.errors import UserError, nearest
+from flows.proxies import keep_loopback_direct
 from flows.secrets import load_env_file
 from flows.sections import (
     Alerts,
@@ -124,6 +125,7 @@ def load_settings(root: Path | None = None, kind: type[Settings] = Settings) -> 
     """
     folder = (root or find_root()).resolve()
     load_env_file(folder)
+    keep_loopback_direct()
     path = folder / FILE_NAME
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -75,6 +75,11 @@ def clean_environment(home: Path | None = None) -> dict[str, str]:
     return kept | ({"HOME": str(home)} if home else {})
 
 
+def repository_environment() -> dict[str, str]:
+    """Return the environment of a process that imports `flows` and `service` from here, as the tests do."""
+    return clean_environment() | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "template")])}
+
+
 def run_in(project: Path, *command: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
     """Run a command in a project with a clean environment."""
     environment = clean_environment()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from template_support import REPOSITORY, clean_environment
+from template_support import REPOSITORY, repository_environment
 
 from flows.background import plan
 from flows.errors import UserError
@@ -46,7 +46,7 @@ def command(settings: Settings) -> Iterator["subprocess.Popen[str]"]:
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND, str(settings.root)],
         cwd=REPOSITORY,
-        env=clean_environment(),
+        env=repository_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
