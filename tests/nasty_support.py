@@ -15,13 +15,14 @@ MARKUP = [  # each would run `SCRIPT`, or fetch from another host, where it is t
     f"`{SCRIPT}` **bold** {{{{7*7}}}} ${{7*7}} [[7*7]]",
 ]
 NAMES = [  # that files, addresses, metric names, markup and Python have a meaning for
-    "cost/", "/", "a/b", "../../up", "..", ".", "a.b", "a\\b", "per%cent", "%s %(name)s {0} {x}", "#hash", "a:b",
+    "\u001b[2Jclear", "pay\u202epal", "cost/", "/", "a/b", "../../up", "..", ".", "a.b", "a\\b", "per%cent",
+    "%s %(name)s {0} {x}", "#hash", "a:b",
     "a?b=c&d", "quote'single", "quote\"double", "back`tick", "new\nline", "tab\there", " leading", "trailing ",
     "[red]", "[link=x]y[/link]", "$math$", "$", "index", "level_0", "prediction", "probability", "model_version",
     "error", "label", "request_id", "class", "lambda", "None", "self", "rows", "model_config", "Case", "case", "CASE",
     "a b", "a_b", "a-b", "price", "price ", "=1+1", "-x", "@x", "+x", "나이 (만)", "지역/시",
     "\U0001f469\u200d\U0001f4bb",
-    "\U0001f600", "é", "x" * 300, "x" * 299 + "y", "긴" * 120, "\u001b[2Jclear", "pay\u202epal", "drift/x", "nan",
+    "\U0001f600", "é", "x" * 300, "x" * 299 + "y", "긴" * 120, "drift/x", "nan",
     "NaN", "1", "0", "<b>", "&amp;", "name=value", "a,b", "a;b", "~", "*", "_", "__dict__",
 ]  # fmt: skip
 

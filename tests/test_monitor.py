@@ -506,6 +506,18 @@ def test_labels_join_by_the_id_that_callers_sent(tmp_path):
     assert labelled(tmp_path, frame, SAMPLE) == {"a/0": "yes", "c/0": "yes"}
 
 
+@pytest.mark.parametrize("target", ["row", "request_id"])
+def test_a_target_with_the_name_of_a_key_is_a_target(tmp_path, target):
+    column = Column(name=target, kind="text", role="target")
+    identity = Column(name="id no", kind="integer", role="id")
+    known = Contract(problem="binary", target=target, classes=("no", "yes"), columns=(identity, column))
+    keys = {"request_id": ["a", "b"]} if target == "row" else {"id no": [7, 8]}
+    pd.DataFrame(keys | {target: ["yes", "no"]}).to_csv(tmp_path / "labels.csv", index=False)
+    settings = Settings(root=tmp_path, monitor=Monitor(labels="labels.csv"))
+    found = read_labels(settings, known, [SAMPLE]).join(SAMPLE)
+    assert found["label"].tolist() == (["yes", "no"] if target == "row" else ["yes", "no", "yes"])
+
+
 def test_missing_labels_are_no_labels(tmp_path):
     frame = pd.DataFrame({"request_id": ["a", "b"], "y": ["yes", None]})
     assert labelled(tmp_path, frame, SAMPLE) == {"a/0": "yes"}

@@ -8,7 +8,7 @@ import pandas as pd
 
 from flows.contract import Contract
 from flows.contract.checking import clean, require_columns, typed
-from flows.contract.columns import Column
+from flows.contract.columns import Column, Kind
 from flows.errors import UserError
 from flows.monitoring.frames import plain_text
 from flows.settings import Settings
@@ -45,7 +45,8 @@ def read_labels(settings: Settings, contract: Contract, samples: list[pd.DataFra
     Raises:
         UserError: there is no such source, or it lacks the target or anything to join by.
     """
-    kinds = contract.kinds | {REQUEST: "text", ROW: "integer"}
+    keys: dict[str, Kind] = {REQUEST: "text", ROW: "integer"}
+    kinds = contract.kinds | {name: kind for name, kind in keys.items() if name != contract.target}
     source = open_source(
         settings.monitor.labels or "", Reading(kinds, settings.root, settings.fetch, dialect=settings.data.dialect)
     )
@@ -68,6 +69,7 @@ def join_columns(present: list[str], contract: Contract, uri: str) -> tuple[str,
     """
     if contract.target not in present:
         raise UserError(f'The labels "{uri}" have no column "{contract.target}", which is predicted.')
+    present = [name for name in present if name != contract.target]  # which may have the name of a key
     if REQUEST in present:
         return (REQUEST, ROW) if ROW in present else (REQUEST,)
     identity = contract.role("id")
