@@ -61,7 +61,7 @@ def test_compression_byte_order_mark_and_line_ends_make_no_difference(tmp_path, 
 
 
 def test_kinds_decide_how_columns_are_read(tmp_path):
-    _write(tmp_path / "t.csv", "n,i,t,b,d,new\n1.5,2,007,true,2024-01-31,3\n,,,,2024-02,\n")
+    _write(tmp_path / "t.csv", "n,i,t,b,d,new\n1.5,2,007,true,2024-01-31,3\n,,,,2024-02-01,\n")
     kinds = {"n": "number", "i": "integer", "t": "text", "b": "boolean", "d": "date"}
     table = _table(tmp_path, "t.csv", kinds)
     assert table.schema.types == [

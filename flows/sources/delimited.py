@@ -1,12 +1,12 @@
 """CSV and its kin, in any dialect, read as the contract's kinds, and as text where values do not fit."""
 
+import io
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Self
+from typing import IO, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from flows.errors import UserError
@@ -14,7 +14,7 @@ from flows.sections import Dialect
 from flows.sources import Columns, Retyped
 from flows.sources.cells import NULLS, NUMERIC, converts, read_cells, trim_text
 from flows.sources.files import FileSource, NoRows, check_names
-from flows.sources.fitting import DATE_FORMATS, LADDERS, TEXT, find_fitting, survives_float
+from flows.sources.fitting import LADDERS, TEXT, cast_texts, find_fitting, is_finite, survives_float
 from flows.sources.raw import RawFile, explain_damage, explain_encoding, has_open_quote
 from flows.sources.sniffing import (
     RECORDS,
@@ -107,6 +107,7 @@ class DelimitedSource(FileSource):
         self.types = self._first_types()
         self._wrong: pa_csv.InvalidRow | None = None
         self._quoted = quoted
+        self._has_hex = False  # where there is any, integers are read as text first
 
     def _require_known(self, columns: Columns) -> None:
         """Check that a table that is read by settings of its own has any of the columns that are asked for.
@@ -161,7 +162,8 @@ class DelimitedSource(FileSource):
             Unparsed: a value does not fit.
         """
         raw = dict(zip(self._names, self._raw_names, strict=True))
-        spelled = {name for name in types if self._converts(name)}
+        whole = [name for name, kind in types.items() if kind == pa.int64()]
+        spelled = {name for name in types if self._converts(name) or (self._has_hex and name in whole)}
         convert = pa_csv.ConvertOptions(
             column_types={raw[name]: TEXT if name in spelled else kind for name, kind in types.items()},
             default_column_type=TEXT,
@@ -169,7 +171,7 @@ class DelimitedSource(FileSource):
             strings_can_be_null=True,
             quoted_strings_can_be_null=not self._quoted,
             include_columns=[raw[name] for name in only] or None,
-            timestamp_parsers=[pa_csv.ISO8601, *DATE_FORMATS],
+            timestamp_parsers=[pa_csv.ISO8601],  # its strptime reads 05/01/20 as a day of the year 5
         )
         parse = pa_csv.ParseOptions(
             delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=self._refuse_row
@@ -180,9 +182,13 @@ class DelimitedSource(FileSource):
         elif self.dialect.header is not True:
             options.column_names = self._raw_names
         with explain_damage(self.uri), self.file.open() as stream:
+            watched = _HexWatch(stream) if whole and not self._has_hex else stream
             try:
                 batch = None
-                for batch in pa_csv.open_csv(stream, options, parse, convert):
+                for batch in pa_csv.open_csv(watched, options, parse, convert):
+                    if isinstance(watched, _HexWatch) and watched.found:
+                        self._has_hex = True
+                        raise Unparsed(whole[0])
                     yield self._spell(batch, types, spelled, only or self._names)
                 if batch is not None and ends_in_line_break(batch) and has_open_quote(self.file):
                     raise UserError(f'"{self.uri}" {OPEN_QUOTE}')
@@ -211,10 +217,12 @@ class DelimitedSource(FileSource):
             )
         for place, name in enumerate(names):
             if name not in spelled:
+                if not is_finite(arrays[place]):
+                    raise Unparsed(name)
                 continue
             values = read_cells(arrays[place], self.dialect, self.kind(name), name)
             try:
-                arrays[place] = pc.cast(pc.utf8_trim_whitespace(values), types[name]) if types[name] != TEXT else values
+                arrays[place] = cast_texts(values, types[name]) if types[name] != TEXT else values
             except pa.ArrowInvalid:
                 raise Unparsed(name) from None
         return pa.RecordBatch.from_arrays(arrays, names=list(names))
@@ -248,6 +256,29 @@ class DelimitedSource(FileSource):
                 f"{row.expected_columns}: mend it, or quote fields that hold the delimiter."
             )
         return UserError(f'"{self.uri}" cannot be read as CSV: {message.splitlines()[0]}.')
+
+
+class _HexWatch(io.RawIOBase):
+    """A stream that notes where it has `0x`, behind which Arrow's reader takes digits for a hexadecimal integer."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        """Watch what is read from `stream`."""
+        super().__init__()
+        self._stream, self._last = stream, b""
+        self.found = False
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        block = self._stream.read(size)
+        if not self.found and (b"x" in block or b"X" in block):  # which is quicker to say than where
+            near = self._last + block
+            self.found = b"0x" in near or b"0X" in near
+        self._last = block[-1:]
+        return block
 
 
 def settle(sources: Sequence[DelimitedSource], name: str) -> None:

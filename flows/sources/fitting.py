@@ -1,9 +1,8 @@
-"""Which type a column of text fits."""
+"""Which type a column of text fits, so that each value means what its text means to `service.grammar`."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-DATE_FORMATS = ("%Y-%m", "%Y/%m/%d", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%Y/%m", "%Y.%m.%d")
 TEXT = pa.string()
 LADDERS: dict[str, tuple[pa.DataType, ...]] = {
     "number": (pa.float64(), TEXT),
@@ -25,24 +24,40 @@ def find_fitting(values: pa.Array, kind: str, current: pa.DataType) -> pa.DataTy
         current: A rung of that kind's ladder: stricter ones have failed before.
     """
     ladder = LADDERS[kind]
-    trimmed = pc.utf8_trim_whitespace(values)
     for rung in ladder[ladder.index(current) : -1]:
         # In an integer's place, a float64 of 12.0 is fine; 2^60 beside 0.5 would be rounded.
-        if _fits(trimmed, rung, exact=kind == "integer" and rung == pa.float64()):
+        if _fits(values, rung, exact=kind == "integer" and rung == pa.float64()):
             return rung
     return TEXT
 
 
+def cast_texts(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return texts as `kind`, as the grammar reads them.
+
+    Raises:
+        ArrowInvalid: one is not of that kind, or Arrow may read it in another way.
+    """
+    made = pc.cast(pc.utf8_trim_whitespace(values), kind)
+    if not is_finite(made):
+        raise pa.ArrowInvalid("not finite")
+    if pa.types.is_integer(kind) and pc.any(pc.match_substring(values, "x", ignore_case=True)).as_py():
+        raise pa.ArrowInvalid("hexadecimal")  # Arrow reads 0x10 as 16
+    return made
+
+
+def is_finite(values: pa.Array) -> bool:
+    """Return True unless a float is infinite or NaN, which Arrow reads in texts such as `1e400`, `inf` and `NAN`."""
+    return not pa.types.is_floating(values.type) or pc.all(pc.is_finite(values)).as_py() is not False
+
+
 def survives_float(values: pa.Array) -> bool:
-    """Tell whether integers in text are the same as float64."""
-    return _is_exact(pc.cast(pc.utf8_trim_whitespace(values), pa.int64()))
+    """Return True if integers in text are the same as float64."""
+    return _is_exact(cast_texts(values, pa.int64()))
 
 
 def _fits(values: pa.Array, kind: pa.DataType, exact: bool) -> bool:
     try:
-        if pa.types.is_timestamp(kind):
-            return _fits_dates(values)
-        numbers = pc.cast(values, kind)
+        numbers = cast_texts(values, kind)
     except pa.ArrowInvalid:
         return False
     return not exact or _is_exact(numbers)
@@ -51,11 +66,3 @@ def _fits(values: pa.Array, kind: pa.DataType, exact: bool) -> bool:
 def _is_exact(numbers: pa.Array) -> bool:
     largest = pc.max(pc.abs(numbers)).as_py()
     return largest is None or largest < EXACT
-
-
-def _fits_dates(values: pa.Array) -> bool:
-    for form in DATE_FORMATS:
-        parsed = pc.strptime(values, format=form, unit="us", error_is_null=True)
-        values = values.filter(pc.is_null(parsed)).drop_null()
-    pc.cast(values, pa.timestamp("us"))
-    return True

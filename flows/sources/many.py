@@ -14,7 +14,7 @@ from flows.sources.delimited import DelimitedSource, retype, settle
 from flows.sources.files import WILD, FileSource, NoRows, open_table, sign
 from flows.sources.fitting import TEXT
 from flows.sources.raw import RawFile
-from flows.store.parquet import unify
+from flows.store.parquet import cast_values, unify
 
 
 class ManySource:
@@ -48,6 +48,12 @@ class ManySource:
             for part, schema in zip(self._parts, schemas, strict=True)
         )
         types = {name: known.field(name).type if name in known.names else TEXT for name in every.names}
+        kinds = self._reading.columns or {}
+        for name, kind in types.items():
+            # As a float64, an integer of one file would be rounded because another file has fractions.
+            whole = kinds.get(name) == "integer" and kind == pa.float64()
+            if whole and any(name in schema.names and schema.field(name).type == pa.int64() for schema in schemas):
+                types[name] = TEXT
         for part in self._texts:  # as text, a value is read as it is written
             part.types |= {name: TEXT for name in part.types if types[name] == TEXT}
         said = {field.name: field.metadata for schema in reversed(schemas) for field in schema}
@@ -181,7 +187,7 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     if batch.schema.equals(schema):
         return batch
     arrays = [
-        batch.column(field.name).cast(field.type, safe=not pa.types.is_floating(field.type))
+        cast_values(batch.column(field.name), field.type)
         if field.name in batch.schema.names
         else pa.nulls(batch.num_rows, field.type)
         for field in schema

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flows.contract.cleaning import PER_SECOND
 from flows.errors import UserError
 from flows.sources import Columns
 from flows.sources.files import FileSource, NoRows, check_names
@@ -33,6 +34,7 @@ class ParquetSource(FileSource):
         with self._explain():
             footer = pq.read_metadata(file.path)
             stored = _with_integers(_with_orders(footer.schema.to_arrow_schema(), file.path), footer)
+            stored = _with_moments(stored, footer)
         check_names(stored.names, self.uri)
         if footer.num_rows == 0:
             raise NoRows(f'"{self.uri}" has columns but no rows: name a file with rows.')
@@ -41,7 +43,8 @@ class ParquetSource(FileSource):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `flows.sources.Source`."""
-        with self._explain(), pq.ParquetFile(self.file.path) as file:
+        # Spark's moments of 96 bits go beyond nanoseconds of 64.
+        with self._explain(), pq.ParquetFile(self.file.path, coerce_int96_timestamp_unit="us") as file:
             for batch in file.iter_batches(BATCH_ROWS):
                 yield cast_batch(batch, self.schema)
 
@@ -121,12 +124,39 @@ def _with_integers(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
 
 def _fits_int64(footer: pq.FileMetaData, name: str) -> bool:
     """Tell whether the footer says that all values of a column are within 64 bits."""
+    return all(
+        said is not None and said.has_min_max and all(-(2**63) <= end < 2**63 for end in (said.min, said.max))
+        for said in _statistics(footer, name)
+    )
+
+
+def _with_moments(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
+    """Return the file's schema, as text its columns of moments that may lie outside the years 1 to 9999.
+
+    Text tells which they are; microseconds of 64 bits would make other moments of them.
+    """
+    for place, field in enumerate(schema):
+        coarse = pa.types.is_timestamp(field.type) and field.type.unit in ("s", "ms")
+        if (coarse or pa.types.is_date(field.type)) and not _fits_moment(footer, field.name):
+            schema = schema.set(place, field.with_type(pa.string()))
+    return schema
+
+
+def _fits_moment(footer: pq.FileMetaData, name: str) -> bool:
+    """Return True if the footer says that all values of a column are dates that Python knows too."""
+    try:
+        return all(said is not None and said.has_min_max and said.min <= said.max for said in _statistics(footer, name))
+    except (ValueError, OverflowError):
+        return False
+
+
+def _statistics(footer: pq.FileMetaData, name: str) -> Iterator[pq.Statistics | None]:
+    """Yield what the footer says of a column of each row group that has values in it."""
     for group in (footer.row_group(number) for number in range(footer.num_row_groups)):
         column = next(c for c in map(group.column, range(footer.num_columns)) if c.path_in_schema == name)
         said = column.statistics
-        if said is None or not said.has_min_max or not all(-(2**63) <= end < 2**63 for end in (said.min, said.max)):
-            return False
-    return True
+        if said is None or not said.has_null_count or said.null_count < column.num_values:
+            yield said
 
 
 def _is_text(kind: pa.DictionaryType) -> bool:
@@ -144,9 +174,11 @@ def _describe(stored: pa.Field, kind: pa.DataType) -> pa.Field:
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(MOMENT if column.type.tz is None else pa.timestamp("us", column.type.tz), safe=False)
+    if pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind):
+        return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(kind)
     if pa.types.is_duration(column.type):
-        micros = column.cast(pa.duration("us"), safe=False).cast(pa.int64())
-        return pc.divide(micros.cast(pa.float64()), 1e6)
+        ticks = column.cast(pa.int64()).cast(pa.float64(), safe=False)
+        return pc.divide(ticks, float(PER_SECOND[column.type.unit]))
+    if pa.types.is_decimal(column.type) and pa.types.is_floating(kind):
+        column = column.cast(pa.string())  # Arrow's cast of a decimal to a float rounds twice
     return column if column.type == kind else column.cast(kind, safe=not pa.types.is_floating(kind))

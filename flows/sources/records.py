@@ -141,7 +141,7 @@ def _choose(kind: str | None, seen: set[str]) -> pa.DataType:
 
 
 def _to_array(values: Sequence[Any] | pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return values as their column's type takes them; `""` and NaN stay what validation makes of them.
+    """Return values as their column's type takes them; `""` and NaN are what validation makes of them: missing.
 
     Raises:
         Unusual: an Arrow array's numbers are to be text, as they were written.
@@ -151,5 +151,5 @@ def _to_array(values: Sequence[Any] | pa.Array, kind: pa.DataType) -> pa.Array:
             raise Unusual
         return values.cast(kind)
     if pa.types.is_string(kind) and not set(map(type, values)) <= {str, type(None)}:
-        values = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+        values = [v if v is None or isinstance(v, str) else None if v != v else json.dumps(v) for v in values]
     return pa.array(values, kind)

@@ -2,10 +2,13 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+T = TypeVar("T", pa.Array, pa.ChunkedArray)
 ROW_GROUP = 131_072
 
 
@@ -71,13 +74,18 @@ def cast_table(table: pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
     if table.schema.equals(schema):
         return table
     arrays = [
-        _cast(table.column(field.name), field.type) if field.name in table.schema.names else pa.nulls(rows, field.type)
+        cast_values(table.column(field.name), field.type)
+        if field.name in table.schema.names
+        else pa.nulls(rows, field.type)
         for field in schema
     ]
     return pa.table(arrays, schema=schema)
 
 
-def _cast(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+def cast_values(values: T, kind: pa.DataType) -> T:
+    """Return a column as `kind`, which holds all its values; NaN, which is a missing number, as a missing text."""
+    if pa.types.is_floating(values.type) and pa.types.is_string(kind):
+        values = pc.if_else(pc.is_nan(values), None, values)
     return values.cast(kind, safe=not pa.types.is_floating(kind))  # an integer is never refused
 
 
