@@ -22,7 +22,8 @@ def report_lines(settings: Settings) -> Iterator[str]:
     yield ""
     yield f"Version {champion.version} serves since {champion.since}." if champion else "No model is in service yet."
     if validation := Validations(settings.store_path).find(latest.get("validate", "")):
-        yield f"{validation.rows - validation.bad:,} rows were kept, {validation.bad:,} quarantined."
+        bare = f", {validation.unlabelled:,} without a label left out" if validation.unlabelled else ""
+        yield f"{validation.kept:,} rows were kept, {validation.bad:,} quarantined{bare}."
     if record is None:
         yield "No candidate was judged yet: `ml run` trains and judges one."
         return

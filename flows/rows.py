@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from flows.contract import Contract, clean, typed
+from flows.contract import Column, Contract, clean, typed
 from flows.holdout import Holdout, below, find_sides, hash_keys, in_holdout, key_column, mix
 from flows.settings import Settings
 from flows.store.snapshots import Snapshots
@@ -39,7 +39,7 @@ def read_sides(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows to train on, as `read_rows` does, and about `most_held` of those held out, read in one go."""
     record = Validations(settings.store_path).get(validation)
-    expected = (record.rows - record.bad) * settings.split.holdout
+    expected = record.kept * settings.split.holdout
     shares: dict[Part, float] = {"train": sample_share(settings, validation)}
     found = _read_parts(settings, contract, validation, holdout, shares | {"holdout": min(1.0, most_held / expected)})
     return found["train"], found["holdout"]
@@ -75,7 +75,7 @@ def sample_share(settings: Settings, validation: str) -> float:
     """Return the share of the rows that are learned from: the most that `train.sample_rows` allows to be expected."""
     most = settings.train.sample_rows
     record = Validations(settings.store_path).get(validation)
-    expected = (record.rows - record.bad) * (1 - settings.split.holdout)
+    expected = record.kept * (1 - settings.split.holdout)
     return 1.0 if most is None or expected <= most else most / expected
 
 
@@ -84,23 +84,33 @@ def read_columns(
 ) -> Iterator[pd.DataFrame]:
     """Yield the valid rows with just some columns."""
     columns = tuple(column for column in contract.columns if column.name in names)
-    return _valid_frames(settings, contract.model_copy(update={"columns": columns}), validation, since)
+    return _valid_frames(settings, contract, validation, since, columns)
 
 
 def _valid_frames(
-    settings: Settings, contract: Contract, validation: str, since: datetime | None = None
+    settings: Settings,
+    contract: Contract,
+    validation: str,
+    since: datetime | None = None,
+    columns: tuple[Column, ...] | None = None,
 ) -> Iterator[pd.DataFrame]:
-    """Yield the valid rows, a row group at a time; those from `since` on where it is given."""
+    """Yield the valid rows that have a label, a row group at a time, with the columns of the contract, or some.
+
+    Where `since` is given, those from then on, by the column with the role time, if it is one of the columns.
+    """
     validations = Validations(settings.store_path)
     record = validations.get(validation)
     bad = validations.bad_rows(validation)
-    names = [c.name for c in contract.used]
+    columns = tuple(c for c in contract.used if columns is None or c in columns)
+    target = contract.target_column
+    read = columns if target in columns or not record.unlabelled else (*columns, target)
+    time = next((c for c in columns if c.role == "time"), None) if since else None
     start = 0
-    for table in Snapshots(settings.store_path).batches(record.snapshot, names):
-        frame, _ = clean(table, contract.used)
+    for table in Snapshots(settings.store_path).batches(record.snapshot, [c.name for c in read]):
+        frame, _ = clean(table, read)
         frame.index = pd.RangeIndex(start, start + len(frame))
         drop = bad[(bad >= start) & (bad < start + len(frame))]
         start += len(frame)
-        valid = typed(frame.drop(index=drop) if drop.size else frame, contract.used)
-        time = contract.role("time") if since else None
+        kept = frame.drop(index=drop) if drop.size else frame
+        valid = typed(kept[kept[target.name].notna()] if record.unlabelled else kept, columns)
         yield valid[valid[time.name] >= pd.Timestamp(since)] if time and since else valid

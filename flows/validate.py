@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown, publish_table
 from flows.contract import Checked, Column, Contract, check_rows, clean, load_contract, load_schema, require_columns
+from flows.contract.cleaning import clean_column
 from flows.contract.repeats import find_repeats, hash_rows, unique_sets
 from flows.errors import UserError
 from flows.exclusive import exclusive
@@ -88,10 +89,11 @@ def validate_snapshot(settings: Settings, digest: str, name: str) -> Validation:
     checks = load_schema().to_schema()
     repeats = _find_repeats(snapshots, digest, contract, checks)
     counts: Counter[str] = Counter()
-    rows = bad = 0
+    rows = bad = unlabelled = 0
     with Validations(settings.store_path).quarantine(name, schema) as quarantine:
         for block in track(snapshots.blocks(digest), "rows checked", snapshots.get(digest).rows):
-            checked = _check_block(block, contract, checks, repeats)
+            checked, bare = _check_block(block, contract, checks, repeats).without_unlabelled(contract.target)
+            unlabelled += len(bare)
             if len(checked.reasons):
                 numbers = checked.bad
                 failed = checked.reasons["column"] + ": " + checked.reasons["check"]
@@ -99,26 +101,44 @@ def validate_snapshot(settings: Settings, digest: str, name: str) -> Validation:
                 quarantine.add(block.read_alike().take(pa.array(numbers)), block.start + numbers, checked.sentences())
                 bad += len(numbers)
             rows += block.rows
-        validation = Validation(id=name, snapshot=digest, rows=rows, bad=bad, reasons=dict(counts.most_common()))
-        return quarantine.finish(validation)
+        counted = {"rows": rows, "bad": bad, "unlabelled": unlabelled, "reasons": dict(counts.most_common())}
+        return quarantine.finish(Validation(id=name, snapshot=digest, **counted))
 
 
 def _find_repeats(
     snapshots: Snapshots, digest: str, contract: Contract, checks: "DataFrameSchema"
 ) -> dict[tuple[str, ...], np.ndarray]:
-    """Return for each set of columns that must be unique the numbers of the rows that repeat an earlier one."""
+    """Return for each set of columns that must be unique the numbers of the rows that repeat an earlier one.
+
+    Rows without a label repeat nothing and are not repeated.
+    """
     sets = {
         names: [contract.column(name) for name in names]
         for names in unique_sets(checks, [c.name for c in contract.used])
     }
     require_columns(snapshots.schema(digest).names, [column for columns in sets.values() for column in columns])
-    return {names: find_repeats(hash_blocks(snapshots, digest, columns)) for names, columns in sets.items()}
+    if not sets:
+        return {}
+    labelled = list(_find_labels(snapshots, digest, contract))
+    numbers = np.flatnonzero(np.concatenate(labelled))
+    found = {}
+    for names, columns in sets.items():
+        blocks = zip(hash_blocks(snapshots, digest, columns), labelled, strict=True)
+        found[names] = numbers[find_repeats(hashes if mask.all() else hashes[mask] for hashes, mask in blocks)]
+    return found
 
 
 def hash_blocks(snapshots: Snapshots, digest: str, columns: Sequence[Column]) -> Iterator[np.ndarray]:
     """Yield hashes of what a snapshot's rows hold in `columns`, a row group at a time."""
     for block in snapshots.blocks(digest):
         yield hash_rows(clean(block.read([c.name for c in columns]), columns)[0])
+
+
+def _find_labels(snapshots: Snapshots, digest: str, contract: Contract) -> Iterator[np.ndarray]:
+    """Yield which of a snapshot's rows have a label, be it one that cannot be read, a row group at a time."""
+    for block in snapshots.blocks(digest):
+        values, unreadable = clean_column(block.read([contract.target]).column(contract.target), contract.target_column)
+        yield values.notna().to_numpy() | unreadable
 
 
 def _check_block(
@@ -138,12 +158,17 @@ def require_share(settings: Settings, validation: Validation) -> None:
     Raises:
         UserError: more are; says which columns and checks.
     """
-    if validation.bad_share <= settings.data.max_bad_share and validation.bad < validation.rows:
+    if not validation.judged:
+        raise UserError(
+            f'None of the {validation.rows:,} rows has a value of the target "{load_contract(settings).target}": there '
+            "is nothing to learn from; wait for labels, or name another target."
+        )
+    if validation.bad_share <= settings.data.max_bad_share and validation.bad < validation.judged:
         return
     worst = "; ".join(f"{reason} ({count:,} rows)" for reason, count in list(validation.reasons.items())[:5])
     where = settings.show(Validations(settings.store_path).find_rows(validation.id))
     raise UserError(
-        f"{validation.bad:,} of {validation.rows:,} rows ({validation.bad_share:.1%}) break the contract, more than "
+        f"{validation.bad:,} of {validation.judged:,} rows ({validation.bad_share:.1%}) break the contract, more than "
         f"max_bad_share = {settings.data.max_bad_share:.0%} allows: {worst}. They are in {where}: mend the data or "
         "model/schema.py."
     )
@@ -152,9 +177,6 @@ def require_share(settings: Settings, validation: Validation) -> None:
 @task(name="report", cache_policy=NO_CACHE)
 def report(validation: Validation) -> None:
     """Show in the Prefect UI how many rows were kept and why others were not."""
-    kept = validation.rows - validation.bad
-    publish_markdown(
-        "validation", f"**{kept:,} rows kept, {validation.bad:,} quarantined** ({validation.bad_share:.2%})."
-    )
+    publish_markdown("validation", f"**{validation.describe()}**.")
     if validation.reasons:
         publish_table("quarantine", [{"reason": reason, "rows": n} for reason, n in validation.reasons.items()])

@@ -332,10 +332,18 @@ def test_target_that_cannot_be_learned_is_refused_and_nothing_is_changed(project
     assert (project / "model" / "schema.py").read_text(encoding="utf-8") == SAMPLE_MODEL.read_text(encoding="utf-8")
 
 
-def test_missing_targets_are_counted_and_not_allowed(project):
+def test_missing_targets_are_counted_as_rows_that_are_left_out(project):
     report = _init(project, _frame(y=["a", "b", None, "a"] * 50))
     assert not _field(report, "y").nullable
-    assert "missing in 50 rows (25.0%)" in report.doubts[0]
+    assert report.doubts[0] == '"y" is missing in 50 rows (25.0%): they are left out of training.'
+
+
+def test_unreadable_targets_are_counted_apart_from_missing_ones(project):
+    report = _init(project, _frame(y=["1.5", "2.5", "", "3.25"] * 49 + ["4.5", "oops", "", ""]))
+    assert [doubt for doubt in report.doubts if '"y"' in doubt] == [
+        '"y" is missing in 51 rows (25.5%): they are left out of training.',
+        '"y" holds numbers stored as text: 1 value cannot be read: its row is quarantined.',
+    ]
 
 
 def test_config_keeps_its_comments_and_other_keys(project):

@@ -11,7 +11,7 @@ import pytest
 from flows.contract import Column, Contract
 from flows.errors import UserError
 from flows.holdout import find_sides
-from flows.rows import Holdout, in_holdout, read_rows, read_sides
+from flows.rows import Holdout, in_holdout, read_columns, read_rows, read_sides, sample_share
 from flows.settings import Settings
 from flows.splitting import define_holdout
 from flows.store.snapshots import Snapshots
@@ -102,11 +102,12 @@ def test_a_larger_share_holds_out_what_the_smaller_did_and_more():
 # Read from the store.
 
 
-def store(root: Path, frame: pd.DataFrame, bad: list[int]) -> str:
+def store(root: Path, frame: pd.DataFrame, bad: list[int], unlabelled: int = 0) -> str:
     """Write `frame` as a snapshot of several row groups, with some rows quarantined; return the validation."""
     whole = pa.Table.from_pandas(frame, preserve_index=False)
     made = Snapshots(root / ".ml" / "store").write(whole.to_batches(max_chunksize=50), "s", "f")
-    record = Validation(id="v", snapshot=made.digest, rows=len(frame), bad=len(bad), reasons={})
+    counts = {"rows": len(frame), "bad": len(bad), "unlabelled": unlabelled}
+    record = Validation(id="v", snapshot=made.digest, reasons={}, **counts)
     with Validations(root / ".ml" / "store").quarantine("v", whole.schema) as quarantine:
         quarantine.add(
             whole.take(np.array(bad, int)), np.array(bad, int), pa.array([["x"]] * len(bad), pa.list_(pa.string()))
@@ -118,6 +119,20 @@ def store(root: Path, frame: pd.DataFrame, bad: list[int]) -> str:
 @pytest.fixture(autouse=True)
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 100)
+
+
+@pytest.mark.parametrize("bare", [[0], [99, 100, 349], list(range(0, 350, 3))])
+def test_rows_without_a_label_are_on_neither_side_whatever_is_read(bare, tmp_path):
+    frame = make_frame(350)
+    frame.loc[bare, "y"] = np.nan
+    chosen, contract = settings(tmp_path, by="time"), make_contract(ID, TIME)
+    name = store(tmp_path, frame, [5, 101], unlabelled=len(bare))
+    kept = [i for i in range(350) if i not in {*bare, 5, 101}]
+    train, holdout = both(chosen, contract, name, define_holdout(chosen, contract, name))
+    assert sorted([*train.index, *holdout.index]) == kept and not train["y"].isna().any()
+    parts = list(read_columns(chosen, contract, name, {"when", "x"}))
+    assert [*pd.concat(parts).index] == kept and list(parts[0].columns) == ["when", "x"]
+    assert abs(sample_share(settings(tmp_path, train={"sample_rows": 100}), name) * len(kept) * 0.8 - 100) < 1e-9
 
 
 def both(chosen: Settings, contract: Contract, name: str, holdout: Holdout) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -19,7 +19,7 @@ from flows.settings import Settings
 from flows.sources import open_source
 from flows.store.snapshots import Snapshots
 from flows.store.validations import Validation, Validations
-from flows.validate import validate_snapshot
+from flows.validate import require_share, validate_snapshot
 
 SAMPLE = pyarrow.Table.from_batches(open_source("sample://?rows=1000").batches())
 
@@ -119,6 +119,52 @@ def test_a_set_that_must_be_unique_counts_whole_though_a_column_of_it_is_ignored
     less = snapshots.write(table.drop_columns("b").to_batches(), "s", None).digest
     with pytest.raises(UserError, match='no column "b"'):
         validate_snapshot(chosen, less, "w")
+
+
+class Labelled(pa.DataFrameModel):
+    """A target of numbers, an id that is unique, and a bound."""
+
+    id: str = pa.Field(unique=True, metadata={"role": "id"})
+    x: float = pa.Field(ge=0)
+    y: float = pa.Field(ge=0, metadata={"role": "target"})
+
+    class Config:
+        """As the template's."""
+
+        metadata = None
+
+
+def judge_labels(root: Path, monkeypatch: pytest.MonkeyPatch, group: int = 100, **columns: list[Any]) -> Validation:
+    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", group)
+    monkeypatch.setattr("flows.contract.schema.load_schema", lambda: Labelled)
+    monkeypatch.setattr("flows.validate.load_schema", lambda: Labelled)
+    chosen = Settings(root=root, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
+    made = Snapshots(chosen.store_path).write(pyarrow.table(columns).to_batches(), "s", None)
+    validation = validate_snapshot(chosen, made.digest, "v")
+    require_share(chosen, validation)
+    return validation
+
+
+@pytest.mark.parametrize("group", [1, 3, 100])
+def test_a_row_without_a_label_is_left_out_and_is_neither_bad_nor_a_repeat(tmp_path, monkeypatch, group):
+    labels = ["", None, " ", "1", "2", "oops", "3", "4", *map(str, range(20))]
+    ids = ["a", "b", "c", "a", "a", "d", "e", "f", *(f"i{i}" for i in range(20))]
+    x = ["-1", "x", "0", "1", "1", "1", "1", "1", *["1"] * 20]
+    validation = judge_labels(tmp_path, monkeypatch, group, id=ids, x=x, y=labels)
+    assert (validation.rows, validation.bad, validation.unlabelled, validation.kept) == (28, 2, 3, 23)
+    assert validation.reasons == {"id: field_uniqueness": 1, "y: not a finite number": 1}
+    assert validation.bad_share == 2 / 25
+    rows = pq.read_table(Validations(tmp_path / ".ml" / "store").rows_path("v"))
+    assert rows.column("_row").to_pylist() == [4, 5]
+
+
+def test_no_share_of_missing_labels_fails_a_run_but_all(tmp_path, monkeypatch):
+    n = 100
+    labels: list[Any] = [None] * (n - 1) + [1.0]
+    validation = judge_labels(tmp_path, monkeypatch, id=[str(i) for i in range(n)], x=[1.0] * n, y=labels)
+    assert validation.describe() == "1 rows kept, 0 quarantined (0.00%), 99 without a label left out"
+    with pytest.raises(UserError, match='None of the 100 rows has a value of the target "y"'):
+        judge_labels(tmp_path, monkeypatch, id=[str(i) for i in range(n)], x=[1.0] * n, y=pyarrow.nulls(n, "double"))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

@@ -67,9 +67,11 @@ def print_quarantine(name: str | None, out: Path | None) -> None:
     settings = open_project()
     validation = _find(settings, name)
     console.print(
-        f"[bold]{validation.id}[/]: {validation.bad:,} of {validation.rows:,} rows ({validation.bad_share:.2%}) "
+        f"[bold]{validation.id}[/]: {validation.bad:,} of {validation.judged:,} rows ({validation.bad_share:.2%}) "
         f"of snapshot {validation.snapshot[:8]} break the contract."
     )
+    if validation.unlabelled:
+        console.print(f"{validation.unlabelled:,} others have no label: they are left out, and are not bad.")
     if validation.bad:
         _print_reasons(validation.reasons)
         _print_examples(settings, validation)

@@ -44,8 +44,8 @@ def print_summary(settings: Settings, before: Champion | None, refused: bool = F
 
 
 def _print_rows(settings: Settings, validation: Validation) -> None:
-    kept = validation.rows - validation.bad
-    console.print(f"\n[bold]Rows[/]  {kept:,} kept, {validation.bad:,} quarantined ({validation.bad_share:.2%})")
+    told = validation.describe().replace(" rows kept", " kept", 1)
+    console.print(f"\n[bold]Rows[/]  {told}")
     for reason, count in list(validation.reasons.items())[:5]:
         console.print(f"      {count:>7,}  {escape(reason)}")
     if validation.bad:

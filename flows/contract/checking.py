@@ -53,6 +53,16 @@ class Checked:
         good = self.frame.drop(index=self.bad) if len(self.reasons) else self.frame
         return typed(good, self.columns)
 
+    def without_unlabelled(self, target: str) -> tuple["Checked", np.ndarray]:
+        """Return it without the reasons of the rows that have no label, and the numbers of these rows, in order.
+
+        Such a row is no bad one: nothing can be learned from it. A label that cannot be read is a reason.
+        """
+        reasons = self.reasons
+        unread = reasons["row"][(reasons["column"] == target) & reasons["check"].isin(UNREADABLE.values())]
+        bare = np.setdiff1d(np.flatnonzero(self.frame[target].isna()), unread)
+        return replace(self, reasons=reasons[~reasons["row"].isin(bare)].reset_index(drop=True)), bare
+
     def with_repeats(self, names: Sequence[str], rows: np.ndarray) -> "Checked":
         """Return it with the reason that `rows` repeat earlier ones in the columns `names`, which must be unique."""
         if not len(rows):

@@ -81,7 +81,7 @@ def _compare(column: Column, table: pa.Table, typed: bool, contract: Contract, d
         changes.append(retyped)
         column = _as_kind(column, kind, retyped)
     gaps = int((values.isna().to_numpy() & ~unreadable).sum())
-    # A row without a target or an id is quarantined, as ever.
+    # A row without a target is left out, and one without an id quarantined, as ever.
     if gaps and not column.nullable and column.role not in ("target", "id"):
         said = f'"{column.name}" has no value in {_rows(gaps)}{_note(column, contract)}'
         changes.append(Change("gaps", column.name, said, column.role, kind=column.kind))

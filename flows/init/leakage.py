@@ -29,6 +29,7 @@ def find_leaks(profiles: Sequence[Profile], fields: Sequence[Field], target: str
     ignored = [c for c, profile in zip(columns, profiles, strict=True) if c.role == "ignored" and _names(profile)]
     used = {column.name for column in (*contract.used, *ignored)}
     frame = pd.DataFrame({profile.name: profile.values for profile in profiles if profile.name in used})
+    frame = frame[frame[target].notna()]
     chosen = np.random.default_rng(0).permutation(len(frame))[:MOST_ROWS]
     held = round(len(chosen) * HELD)
     return find_alarms(contract, frame.iloc[chosen[held:]], frame.iloc[chosen[:held]], ignored, doubts=True)

@@ -128,10 +128,11 @@ def _doubt(profile: Profile, problem: Problem, reason: str) -> list[str]:
         doubts.append(
             f'"{name}" is taken as {problem} because it has few whole numbers; --problem regression says otherwise.'
         )
-    lost = profile.missing + profile.broken
-    if lost:
-        share = lost / len(profile.values)
-        doubts.append(f'"{name}" is missing in {lost:,} rows ({share:.1%}): each run quarantines them.')
+    rows = len(profile.values)
+    if profile.missing:
+        counted = "1 row" if profile.missing == 1 else f"{profile.missing:,} rows"
+        left = "it is" if profile.missing == 1 else "they are"
+        doubts.append(f'"{name}" is missing in {counted} ({profile.missing / rows:.1%}): {left} left out of training.')
     if problem != "regression" and int(profile.counts.iloc[-1]) < RARE_CLASS:
         rare, times = profile.counts.index[-1], int(profile.counts.iloc[-1])
         doubts.append(

@@ -170,7 +170,7 @@ def _refuse(
     """
     checks = load_schema().to_schema()
     refused = {int(row): [GONE] for row in np.flatnonzero(positions < 0)}
-    reasons = check_rows(mended, contract.used, checks).reasons
+    reasons = check_rows(mended, contract.used, checks).without_unlabelled(contract.target)[0].reasons
     for row, column, check in zip(reasons["row"], reasons["column"], reasons["check"], strict=True):
         refused.setdefault(int(row), []).append(f"{column}: {check}")
     unique = []

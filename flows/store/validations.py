@@ -27,6 +27,7 @@ class Validation(BaseModel):
         snapshot: The snapshot's digest.
         rows: Rows checked.
         bad: Rows quarantined.
+        unlabelled: Rows left out because they have no value of the target, which are not bad.
         reasons: How many cells failed, by `column: check`, most first.
         digest: The SHA-256 of the file of the quarantined rows; None in older records.
     """
@@ -35,13 +36,29 @@ class Validation(BaseModel):
     snapshot: str
     rows: int
     bad: int
+    unlabelled: int = 0
     reasons: dict[str, int]
     digest: str | None = None
 
     @property
     def bad_share(self) -> float:
-        """The share of rows that were quarantined."""
-        return self.bad / self.rows
+        """The share of the rows with a label that were quarantined."""
+        return self.bad / self.judged if self.judged else 0.0
+
+    @property
+    def judged(self) -> int:
+        """How many rows have a label."""
+        return self.rows - self.unlabelled
+
+    @property
+    def kept(self) -> int:
+        """How many rows there are to learn from."""
+        return self.judged - self.bad
+
+    def describe(self) -> str:
+        """Say how many rows were kept, how many were not, and why."""
+        told = f"{self.kept:,} rows kept, {self.bad:,} quarantined ({self.bad_share:.2%})"
+        return f"{told}, {self.unlabelled:,} without a label left out" if self.unlabelled else told
 
 
 class Validations:

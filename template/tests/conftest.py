@@ -37,7 +37,8 @@ def contract(settings: Settings) -> Contract:
 
 @pytest.fixture(scope="session")
 def table(settings: Settings, contract: Contract) -> pa.Table:
-    """Rows drawn from the beginning of the source, as they are."""
+    """Rows with a label, drawn from the beginning of the source, as they are."""
+    from flows.contract.cleaning import clean_column
     from flows.ingest import open_project_source
     from flows.sources import read_through
 
@@ -54,6 +55,8 @@ def table(settings: Settings, contract: Contract) -> pa.Table:
         return pa.Table.from_batches(taken)
 
     found = read_through(open_project_source(settings, contract), take)
+    labels, unreadable = clean_column(found.column(contract.target), contract.target_column)
+    found = found.filter(pa.array(labels.notna().to_numpy() | unreadable))
     chosen = np.random.default_rng(0).permutation(found.num_rows)[:USED]
     return found.take(pa.array(np.sort(chosen)))
 
