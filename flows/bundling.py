@@ -106,7 +106,7 @@ def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
         "holdout": candidate.holdout.model_dump(mode="json"),
         "metrics": record.verdict.model_dump()["scores"]["candidate"] if record else {},
         "deploy": settings.deploy.model_dump(),
-        "settings": settings.service.model_dump(include={"max_rows", "max_body_bytes"})
+        "settings": settings.service.model_dump(exclude={"host", "port", "workers"}, mode="json")
         | {"log": settings.log.model_dump()},
     }
 

@@ -1,5 +1,6 @@
 """Ports of the loopback: which is free, and who holds one."""
 
+import ipaddress
 import socket
 from contextlib import suppress
 
@@ -16,6 +17,14 @@ def choose_port(wanted: int) -> int:
         except OSError:
             return free_port()
     return wanted
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if `host` is a name or an address that no other machine can reach."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def listens(record: Record) -> bool:

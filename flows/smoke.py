@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from flows.bento_home import new_bento_home
 from flows.errors import UserError
 from flows.guard import Child, free_port
 from flows.settings import Settings
@@ -39,7 +40,10 @@ class SmokeService:
         path = os.pathsep.join([str(settings.root), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = os.environ | {"ML_BUNDLE": str(self.bundle), "ML_SERVICE__WORKERS": "1", "PYTHONPATH": path}
         env |= {"ML_LOG__ENABLED": "0"}  # its questions are not traffic
-        self.child = Child(command, env, settings.root, settings.home / "logs" / "smoke-service.log")
+        home, held = new_bento_home(settings)
+        self.child = Child(command, env | home, settings.root, settings.home / "logs" / "smoke-service.log", held)
+        for file in held:
+            os.close(file)  # the child holds it
 
     def offer(self, bundle: Path) -> None:
         """Let the service load `bundle`, and wait until it is ready.

@@ -36,7 +36,7 @@ class DockerHost:
         self, name: str, image: str = "churn:1", state: str = "running", store: str = "/srv/churn", **env: str
     ) -> dict[str, Any]:
         """Let there be a container, as `docker run` would have made it; return all of them."""
-        about = {"state": state, "image": image, "binds": [f"{store}:/store"], "port": "3000"}
+        about = {"state": state, "image": image, "binds": [f"{store}:/store"], "port": "127.0.0.1:3000"}
         made = {name: about | {"env": {"ML_SERVICE__WORKERS": "1", **env}}}
         self.write(containers=self.containers | made, images=[*self.state["images"], image])
         return self.containers

@@ -33,7 +33,8 @@ class Host:
         elif words[-1] in self.containers:
             made = self.containers[words[-1]]
             config = {"Image": made["image"], "Env": [f"{k}={v}" for k, v in made["env"].items()]}
-            ports = {"3000/tcp": [{"HostIp": "", "HostPort": made["port"]}]}
+            address, _, port = made["port"].rpartition(":")
+            ports = {"3000/tcp": [{"HostIp": address.strip("[]"), "HostPort": port}]}
             print(json.dumps({"Config": config, "HostConfig": {"Binds": made["binds"], "PortBindings": ports}}))
         else:
             fail(f"No such container: {words[-1]}")

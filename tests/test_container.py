@@ -32,7 +32,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DockerHost:
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ML_ENVIRONMENTS__PRODUCTION__HOST", made.address)
-    for name in ("ML_LOG_KEY", "ML_SERVICE__WORKERS"):
+    for name in ("ML_LOG_KEY", "ML_SERVICE__WORKERS", "ML_SERVICE__HOSTS"):
         monkeypatch.delenv(name, raising=False)
     return made
 
@@ -68,7 +68,7 @@ def test_container_has_the_least_rights(host, container, tmp_path):
     for option in (
         "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges",
         f"--volume {tmp_path / 'store'}:/store --env ML_STORE=/store",
-        "--publish 3000:3000",
+        "--publish 127.0.0.1:3000:3000",
         "--restart unless-stopped",
     ):
         assert option in command
@@ -84,7 +84,8 @@ def test_old_container_runs_until_the_new_one_is_there_and_is_kept_until_that_is
 
 
 def test_image_that_runs_is_not_replaced(host, container, tmp_path):
-    host.have(NAME, store=str(tmp_path / "store"))
+    names = "churn.example.org,churn.example.org:8443"
+    host.have(NAME, store=str(tmp_path / "store"), ML_SERVICE__HOSTS=names)
     replace(container(), "churn:1")
     assert set(host.commands()) == {"container"}
 
@@ -177,6 +178,7 @@ def test_variables_are_given_by_name_so_that_no_command_shows_their_values(host,
         )
     )
     wanted = {"ML_LOG_KEY": "very secret", "ML_LOG__KEEP_BYTES": "1000", "ML_SERVICE__WORKERS": "2"}
+    wanted["ML_SERVICE__HOSTS"] = "churn.example.org,churn.example.org:8443"
     assert host.containers[NAME]["env"] == wanted | {"ML_STORE": "/store"}
     assert "very secret" not in json.dumps(host.state["log"])
 
@@ -193,8 +195,10 @@ def test_image_that_runs_is_replaced_where_its_settings_have_changed(host, conta
     [
         ("STORE", "other", ("binds", ["{root}/other:/store"])),
         ("STORE", "s3://bucket/churn", ("binds", ["churn-production-store:/store"])),
-        ("URL", "http://churn.example.org:8080/v1", ("port", "8080")),
-        ("PORT", "3333", ("port", "3333")),
+        ("URL", "http://churn.example.org:8080/v1", ("port", "127.0.0.1:8080")),
+        ("PORT", "3333", ("port", "127.0.0.1:3333")),
+        ("ADDRESS", "0.0.0.0", ("port", "0.0.0.0:3000")),
+        ("ADDRESS", "::", ("port", "[::]:3000")),
     ],
 )
 def test_image_that_runs_is_replaced_where_its_store_or_port_has_changed(
@@ -216,7 +220,10 @@ def test_two_environments_of_a_host_have_a_container_a_store_and_a_port_each(hos
     replace(Container(load_settings(tmp_path), "staging"), "churn:1")
     assert host.running == {NAME: "churn:2", "churn-staging": "churn:1"}
     made = [(c["binds"], c["port"]) for c in host.containers.values()]
-    assert made == [([f"{tmp_path}/store:/store"], "3000"), ([f"{tmp_path}/staging:/store"], "3001")]
+    assert made == [
+        ([f"{tmp_path}/store:/store"], "127.0.0.1:3000"),
+        ([f"{tmp_path}/staging:/store"], "127.0.0.1:3001"),
+    ]
 
 
 def test_two_environments_with_one_port_of_a_host_are_refused(host, container):
@@ -266,3 +273,24 @@ def test_variable_that_is_not_set_is_refused_before_anything_moves(host, contain
     with pytest.raises(UserError, match=r"^ML_LOG_KEY must be set here"):
         replace(container(**settings, **value))
     assert host.commands() == []
+
+
+@pytest.mark.parametrize(
+    ("address", "said"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("10.1.2.3", True)]
+)
+def test_container_is_published_on_the_loopback_unless_told_otherwise_which_is_said(
+    host, container, capsys, address, said
+):
+    replace(container(ML_ENVIRONMENTS__PRODUCTION__ADDRESS=address))
+    place = f"[{address}]" if ":" in address else address
+    assert host.containers[NAME]["port"] == f"{place}:3000"
+    assert ("Other machines can reach" in capsys.readouterr().out) is said
+
+
+def test_container_that_an_earlier_version_published_on_every_address_is_replaced(host, container, tmp_path):
+    host.have(NAME, store=str(tmp_path / "store"))
+    made = host.state["containers"]
+    made[NAME]["port"] = ":3000"  # as `docker` shows a port without an address
+    host.write(containers=made)
+    replace(container(), "churn:1")
+    assert host.containers[NAME]["port"] == "127.0.0.1:3000"

@@ -21,6 +21,7 @@ EVERYTHING = sorted(
 MODEL_MAY = {"numpy", "pandas", "pandera", "sklearn", "model"}
 SERVICE_MAY = {
     "bentoml",
+    "h11",
     "numpy",
     "onnxruntime",
     "prometheus_client",
@@ -28,6 +29,7 @@ SERVICE_MAY = {
     "pydantic_core",
     "service",
     "starlette",
+    "uvicorn",
 }
 EXCEPTION_MAY = SERVICE_MAY | {"pandas", "skops", "sklearn"}
 HEAVY = {"bentoml", "evidently", "matplotlib", "mlflow", "onnx", "onnxruntime", "skl2onnx", "sklearn"}

@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from flows.commands.console import console
-from flows.commands.hosting import free_port, in_a_name, key_of_the_log, mounts, published
+from flows.commands.hosting import free_port, in_a_name, key_of_the_log, mounts, names_of, place, published
 from flows.errors import UserError
 from flows.sections import is_address
 from flows.settings import Settings
@@ -18,6 +18,7 @@ from flows.settings import Settings
 MINUTES = 15
 LEAST_RIGHTS = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
 WORKERS = "ML_SERVICE__WORKERS"  # the one setting of the service that no bundle carries
+HOSTS = "ML_SERVICE__HOSTS"  # those of the environment beside those of the bundle
 RUNS = ("running", "restarting")
 KEPT = "-BEFORE"  # no project's name has capitals
 
@@ -39,12 +40,13 @@ class Container:
         self.project = settings.project.name
         self.name = f"{self.project}-{in_a_name(environment)}"
         self.kept = f"{self.name}{KEPT}"
-        self.port = free_port(settings, environment)
+        self.place = place(str(chosen.address), free_port(settings, environment))
+        self.is_reachable = not chosen.address.is_loopback
         self.store = f"{self.name}-store" if is_address(chosen.store) else str(settings.root / chosen.store)
         self.host = str(chosen.host)
         self.environment = environment
-        self.variables = tuple(dict.fromkeys((*chosen.variables, *key_of_the_log(settings), WORKERS)))
-        self.values = os.environ | {WORKERS: str(settings.service.workers)}
+        self.variables = tuple(dict.fromkeys((*chosen.variables, *key_of_the_log(settings), WORKERS, HOSTS)))
+        self.values = os.environ | {WORKERS: str(settings.service.workers), HOSTS: names_of(settings, environment)}
 
     def image(self) -> str | None:
         """Return the image that runs, None where none does."""
@@ -98,6 +100,12 @@ class Container:
         if state in RUNS:
             self._docker("stop", self.kept)
         self._docker(*self._run(image))
+        if self.is_reachable:
+            console.print(
+                f"[yellow]Other machines can reach {escape(self.place)} of {escape(str(self.host))}, and the service "
+                f"does not ask who they are (\\[environments.{escape(self.environment)}] address).[/]",
+                soft_wrap=True,
+            )
 
     def _undo(self, error: BaseException, state: str | None) -> None:
         try:
@@ -151,7 +159,7 @@ class Container:
         made = self._inspect(self.name)
         wanted = [f"{name}={self.values[name]}" for name in self.variables]
         alike = made["Config"]["Image"] == image and set(wanted) <= set(made["Config"]["Env"])
-        return alike and mounts(made, self.store) and published(made) == [self.port]
+        return alike and mounts(made, self.store) and published(made) == [self.place]
 
     def _require_variables(self) -> None:
         missing = [name for name in self.variables if not self.values.get(name)]
@@ -166,7 +174,7 @@ class Container:
         return [
             *("run", "--detach", "--pull", "never", "--name", self.name, "--restart", "unless-stopped"),
             *LEAST_RIGHTS,
-            *("--publish", f"{self.port}:3000"),
+            *("--publish", f"{self.place}:3000"),
             *(word for name in self.variables for word in ("--env", name)),
             *("--volume", f"{self.store}:/store", "--env", "ML_STORE=/store"),
             image,

@@ -3,6 +3,7 @@
 import re
 import zlib
 from typing import Any
+from urllib.parse import urlsplit
 
 from flows.errors import UserError
 from flows.settings import Settings
@@ -34,9 +35,23 @@ def port_of(settings: Settings, name: str) -> int:
     return environment.port or (int(said[1]) if said else settings.service.port)
 
 
-def published(made: dict[str, Any]) -> list[int]:
-    """Return the ports of the host at which an inspected container answers."""
-    return [int(at["HostPort"]) for at in (made["HostConfig"].get("PortBindings") or {}).get(INSIDE) or []]
+def published(made: dict[str, Any]) -> list[str]:
+    """Return the addresses, `ADDRESS:PORT`, of the host at which an inspected container answers."""
+    places = (made["HostConfig"].get("PortBindings") or {}).get(INSIDE) or []
+    return [place(at.get("HostIp") or "0.0.0.0", int(at["HostPort"])) for at in places]
+
+
+def place(address: str, port: int) -> str:
+    """Return an address and a port as `docker --publish` takes them."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def names_of(settings: Settings, name: str) -> str:
+    """Return the hosts by which an environment's service is asked: the settings', and that of its address."""
+    url = urlsplit(settings.environments[name].url)
+    return ",".join(
+        dict.fromkeys((*settings.service.hosts, *filter(None, [url.hostname, url.netloc.rpartition("@")[2]])))
+    )
 
 
 def mounts(made: dict[str, Any], *stores: str) -> bool:

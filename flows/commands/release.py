@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import urlsplit
 
 from rich.markup import escape
 
@@ -15,6 +16,7 @@ from flows.commands.smoke_url import prove
 from flows.commands.unproved import not_proved, noted, read_unproved, require_proved, restore, undo
 from flows.contract.compatibility import breaking_changes
 from flows.errors import Refused, UserError, nearest
+from flows.ports import is_loopback
 from flows.sections import Environment
 from flows.settings import Settings
 from flows.store.bundles import Bundle, find_bundle, open_bundle
@@ -214,7 +216,23 @@ def bring(settings: Settings, name: str, bundle: Bundle, image: str | None, why:
     host = Container(settings, name).replaced(image) if environment.host and image else nullcontext()
     store = settings.folder_of(environment.store)
     with noted(store, bundle), host, _moved_champion(store, bundle, why):
-        prove(environment.url, bundle, environment.wait_seconds)
+        try:
+            prove(environment.url, bundle, environment.wait_seconds)
+        except UserError as error:
+            raise UserError(f"{error}{_hint_of_address(name, environment)}") from error
+
+
+def _hint_of_address(name: str, environment: Environment) -> str:
+    """Return what may be wrong where the container is published on the loopback and asked from elsewhere."""
+    url = urlsplit(environment.url)
+    if not environment.host or url.scheme != "http" or not environment.address.is_loopback:
+        return ""
+    if is_loopback(url.hostname or ""):
+        return ""
+    return (
+        f" Its container is published on {environment.address} of {environment.host} alone: where no proxy there "
+        f'passes {environment.url} on to it, set address = "0.0.0.0" in [environments.{name}].'
+    )
 
 
 @contextmanager

@@ -1,14 +1,17 @@
 """`ml serve`: the BentoML service on whatever `champion.json` names."""
 
+import ipaddress
 import os
 import socket
 import sys
 
 from rich.markup import escape
 
+from flows.bento_home import new_bento_home
 from flows.commands.console import console, open_project
 from flows.commands.follow import start_follower
 from flows.errors import UserError
+from flows.ports import is_loopback
 from flows.sections import is_address
 from flows.settings import Settings
 from flows.store.champion import read_champion
@@ -19,24 +22,37 @@ def serve_champion(port: int | None) -> None:
     """Become the service process; ready as soon as there is a champion.
 
     Raises:
-        UserError: the port is taken.
+        UserError: the port is taken, or the host is no address.
     """
     settings = open_project(stored=False)
     host, chosen = settings.service.host, port or settings.service.port
     _require_free(host, chosen)
+    place = f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
     if is_address(settings.store):
         _bring(settings)
         start_follower(settings)
     champion = read_champion(settings.store_path)
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
     console.print(
-        f"Serving [bold]{escape(settings.project.name)}[/] ({serving}) on http://{host}:{chosen}. Stop with Ctrl-C."
+        f"Serving [bold]{escape(settings.project.name)}[/] ({serving}) on http://{escape(place)}. Stop with Ctrl-C."
     )
+    if not is_loopback(host):
+        console.print(
+            f"[yellow]Other machines can reach {escape(place)}, and the service does not ask who they are: put a proxy "
+            "that does so in front of it, or set \\[service] host to 127.0.0.1.[/]",
+            soft_wrap=True,
+        )
     sys.stdout.flush()
     os.environ |= {"ML_STORE": str(settings.store_path)}
-    limits = settings.service.model_dump(include={"workers", "max_rows", "max_body_bytes"})
+    limits = settings.service.model_dump(exclude={"host", "port"}) | {
+        "hosts": ",".join((*settings.service.hosts, host))
+    }
     for section, values in (("SERVICE", limits), ("LOG", settings.log.model_dump())):
         os.environ |= {f"ML_{section}__{name.upper()}": str(value) for name, value in values.items()}
+    environment, held = new_bento_home(settings)
+    os.environ |= environment
+    for file in held:
+        os.set_inheritable(file, True)
     os.chdir(settings.root)
     command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen)])
@@ -51,7 +67,11 @@ def _bring(settings: Settings) -> None:
 
 
 def _require_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
+    try:
+        family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
+    except ValueError:
+        raise UserError(f"[service] host is {host}: give the address to listen on, such as 127.0.0.1.") from None
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

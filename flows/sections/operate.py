@@ -1,9 +1,10 @@
 """Who the project is, how its service, monitor and servers run, and where it is released to."""
 
 import json
+from ipaddress import IPv4Address
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, IPvAnyAddress, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 from flows.sections.base import Section, StorePlace
@@ -13,7 +14,14 @@ def _split(value: Any) -> Any:
     """Return the list that the environment gives as NAME,NAME or in JSON."""
     if not isinstance(value, str):
         return value
-    return json.loads(value) if value.lstrip().startswith("[") else [part for part in value.split(",") if part.strip()]
+    return (
+        json.loads(value)
+        if value.lstrip().startswith("[")
+        else [part.strip() for part in value.split(",") if part.strip()]
+    )
+
+
+HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[^*/\s]+)$")]
 
 
 class Project(Section):
@@ -23,13 +31,31 @@ class Project(Section):
 
 
 class Service(Section):
-    """Limits and address of the service."""
+    """Limits and address of the service; each process of it keeps the limits by itself.
+
+    Attributes:
+        host: The address that it listens on; any but a loopback address lets other machines ask.
+        port: The port.
+        hosts: By which names it may be asked, beside the loopback's and the address it listens on: `churn.example.com`,
+            `*.example.com`, or `*` for any. Web pages of an origin that is named here, with its port where a browser
+            shows one, may ask too.
+        workers: How many processes answer.
+        max_rows: Of a request.
+        max_body_bytes: Of a request.
+        max_bytes_in_flight: Of all requests that are being received or answered.
+        body_seconds: How long the body of a request may take to arrive.
+        max_wait_seconds: A request that would wait longer for its turn is answered 503 at once.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(3000, ge=1, le=65535)
+    hosts: Annotated[tuple[HostName, ...], NoDecode, BeforeValidator(_split)] = ()
     workers: int = Field(1, ge=1)
     max_rows: int = Field(1000, ge=1)
     max_body_bytes: int = Field(5_000_000, ge=1)
+    max_bytes_in_flight: int = Field(50_000_000, ge=1)
+    body_seconds: float = Field(10.0, gt=0)
+    max_wait_seconds: float = Field(2.0, gt=0)
 
 
 class Log(Section):
@@ -122,6 +148,8 @@ class Environment(Section):
         store: What the environment's service has as its `ML_STORE`: a folder, or an object store's address.
         url: The service's address.
         host: The container host that runs the service, as `docker --host` takes it; None where images are not moved.
+        address: At which of that host's addresses the container is published; any but a loopback address lets other
+            machines ask, and 0.0.0.0 is all of them.
         port: What the container publishes there; None for the one in an http:// `url`, and else `[service] port`.
         variables: Names of what the container on that host is given from the environment of `ml release`.
         wait_seconds: How long the service may take to be ready, and then to swap.
@@ -130,6 +158,7 @@ class Environment(Section):
     store: StorePlace
     url: str = Field(pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
     host: str | None = Field(None, pattern=r"^(ssh|unix|tcp)://\S+$")
+    address: IPvAnyAddress = Field(IPv4Address("127.0.0.1"))
     port: int | None = Field(None, ge=1, le=65535)
     variables: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
     wait_seconds: float = Field(60.0, gt=0)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,10 @@ from pydantic import BaseModel
 
 from service.contract import Contract, compile_request, read_contract
 from service.encoding import Encoder, Rows
+from service.limits import Limits, read_limits
+from service.reading import Read, Reader
 from service.record import Recorder, read_rules
 from service.runtime import OnnxRuntime, Runtime
-
-MAX_ROWS = 1000
-MAX_BODY_BYTES = 5_000_000
 
 
 class BundleError(Exception):
@@ -38,28 +38,17 @@ class Bundle:
     runtime: Runtime
     class_names: tuple[str, ...] | None
     known: tuple[tuple[int, str, frozenset[Any]], ...]  # of each text column: place, name, values seen in training
-    max_rows: int
-    max_body_bytes: int
     recorder: Recorder
+    read: Callable[[bytes], Read]  # a body's rows, or a pydantic.ValidationError
+    limits: Limits
 
     def parse(self, body: bytes) -> list[tuple[Any, ...]]:
-        """Return the rows of a request's body: the first of what `read` returns.
+        """Return the rows of a request's body, each its features' values in the contract's order.
 
         Raises:
             pydantic.ValidationError: the body is not of the contract's type.
         """
-        return self.read(body)[0]
-
-    def read(self, body: bytes) -> tuple[list[tuple[Any, ...]], int]:
-        """Return a body's rows, each its features' values in the contract's order, and how many fields it has.
-
-        Raises:
-            pydantic.ValidationError: the body is not of the contract's type.
-        """
-        width = len(self.contract.features)
-        request: Any = self.request_type.model_validate_json(body)
-        keys = 1 + sum(len(row.__pydantic_fields_set__) for row in request.rows)
-        return [tuple(row.__dict__.values())[:width] for row in request.rows], keys
+        return self.read(body).rows
 
     def count_unknown(self, rows: Rows) -> dict[str, int]:
         """Return how many values of each text column were never seen in training, where there are any."""
@@ -94,7 +83,7 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
         bundle = _load(folder)
         example = (bundle.meta.get("example") or {}).get("rows")
         if example:
-            bundle.predict(bundle.parse(json.dumps({"rows": example[: bundle.max_rows]}).encode()))
+            bundle.predict(bundle.parse(json.dumps({"rows": example[: bundle.limits.max_rows]}).encode()))
     except BundleError:
         raise
     except Exception as error:  # whatever a broken file makes a library raise, the old bundle must go on
@@ -117,7 +106,8 @@ def _load(folder: Path) -> Bundle:
         raise BundleError(f"{folder} has a format that this service does not know: update the project")
     contract = read_contract(document)
     settings = meta.get("settings") or {}
-    max_rows = _setting("max_rows", settings, MAX_ROWS)
+    limits = read_limits(settings)
+    request_type = compile_request(contract, limits.max_rows)
     version = str(meta["version"])
     recorder = Recorder(contract, version, folder, read_rules(settings.get("log") or {}))
     return Bundle(
@@ -126,7 +116,7 @@ def _load(folder: Path) -> Bundle:
         meta=meta,
         document=document,
         contract=contract,
-        request_type=compile_request(contract, max_rows),
+        request_type=request_type,
         encoder=Encoder(contract.features),
         runtime=_open_runtime(folder, meta, contract),
         class_names=None if contract.classes is None else tuple(_json_key(c) for c in contract.classes),
@@ -135,9 +125,9 @@ def _load(folder: Path) -> Bundle:
             for i, c in enumerate(contract.features)
             if c.encoding.get("known") is not None
         ),
-        max_rows=max_rows,
-        max_body_bytes=_setting("max_body_bytes", settings, MAX_BODY_BYTES),
         recorder=recorder,
+        read=Reader(contract, request_type, limits.max_rows).read,
+        limits=limits,
     )
 
 
@@ -151,11 +141,6 @@ def _open_runtime(folder: Path, meta: dict[str, Any], contract: Contract) -> Run
 
     classes = None if contract.classes is None else len(contract.classes)
     return SklearnRuntime(folder / "model.skops", contract.inputs, classes, list(meta.get("trusted", [])))
-
-
-def _setting(name: str, settings: dict[str, Any], default: int) -> int:
-    """Return a limit: the environment's, else the bundle's, else the default."""
-    return int(os.environ.get(f"ML_SERVICE__{name.upper()}") or settings.get(name) or default)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

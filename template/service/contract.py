@@ -22,6 +22,7 @@ from service.grammar import date_grammar
 from service.moments import date_type, duration_type
 
 FEATURES = ("feature", "sensitive")
+LONGEST_MOMENT = 100  # characters of a date or a duration
 LARGEST = 3.4028234e38  # of float32, which every number becomes
 
 
@@ -62,6 +63,16 @@ class Contract:
         return tuple(c for c in self.columns if c.role in FEATURES)
 
     @property
+    def ids(self) -> tuple[Column, ...]:
+        """The columns that name a row: a request may hold them, and they are logged."""
+        return tuple(c for c in self.columns if c.role == "id")
+
+    @property
+    def unread(self) -> tuple[Column, ...]:
+        """The columns that a request may hold as its row has them, and that are neither read nor logged."""
+        return tuple(c for c in self.columns if c.role not in (*FEATURES, "id"))
+
+    @property
     def inputs(self) -> tuple[tuple[str, str, bool], ...]:
         """The inputs of the model, in order: the columns, then the parts of all; see `Column.inputs`."""
         made = [column.inputs for column in self.features]
@@ -93,15 +104,16 @@ def compile_request(contract: Contract, max_rows: int) -> type[BaseModel]:
     """Return the pydantic type of a request: `rows`, at least one and at most `max_rows` of them.
 
     The fields of a row are `f0`, `f1`, … in the order of the contract's features, with the real names as
-    aliases, so that any name works. An id column comes last: it may be given, and is ignored.
+    aliases, so that any name works. The columns that the model does not see come last: they may be given, and are
+    ignored.
     """
     fields: dict[str, Any] = {}
     for i, column in enumerate(contract.features):
         default = None if column.nullable else ...
         fields[f"f{i}"] = (_type_of(column), Field(default, alias=column.name))
-    ids = [c for c in contract.columns if c.role == "id"]
-    for i, column in enumerate(ids):
-        fields[f"id{i}"] = (Any, Field(None, alias=column.name, description="Ignored."))
+    for i, column in enumerate((*contract.ids, *contract.unread)):
+        text = "Logged, but not read." if column.role == "id" else f"Not read ({column.role})."
+        fields[f"x{i}"] = (Any, Field(None, alias=column.name, description=text))
     row = create_model("Row", __config__=ConfigDict(extra="forbid"), **fields)
     rows: Any = (Annotated[list[row], Field(min_length=1, max_length=max_rows)], ...)  # type: ignore[valid-type]
     return create_model("Request", __config__=ConfigDict(extra="forbid"), rows=rows)
@@ -126,6 +138,8 @@ def _read_column(entry: dict[str, Any]) -> Column:
 def _type_of(column: Column) -> Any:
     """Return the annotation of one column; strict, so that no "3" or true becomes a number."""
     base = _TYPES[column.kind](column)
+    if column.kind in ("date", "duration"):
+        base = Annotated[base, BeforeValidator(_check_short)]
     if column.kind == "text" and column.nullable:
         return Annotated[Optional[base], BeforeValidator(_blank_to_none)]  # noqa: UP045 - as below
     return Optional[base] if column.nullable else base  # noqa: UP045 - `base` is a value, not a type expression
@@ -139,7 +153,7 @@ def _number(column: Column) -> Any:
     kind: Any = Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
     if column.kind == "integer":
         kind = Annotated[kind, AfterValidator(_check_whole)]  # `multiple_of` would let 1000000000.5 pass
-    schema = {"type": column.kind, **_bounds_schema(column)}
+    schema = {"type": column.kind, **_bounds_schema(bounds)}
     if column.categories is None:
         return Annotated[kind, WithJsonSchema(schema)]
     inside = _inside({float(c) for c in column.categories}, column.categories)
@@ -147,9 +161,9 @@ def _number(column: Column) -> Any:
     return Annotated[kind, AfterValidator(inside), WithJsonSchema(enum)]
 
 
-def _bounds_schema(column: Column) -> dict[str, float]:
+def _bounds_schema(bounds: dict[str, float]) -> dict[str, float]:
     names = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
-    return {names[short]: bound for short, bound in column.bounds.items()}
+    return {names[short]: bound for short, bound in bounds.items()}
 
 
 def _boolean(column: Column) -> Any:
@@ -167,6 +181,13 @@ def _text(column: Column) -> Any:
     return StrictStr if column.nullable else Annotated[StrictStr, Field(min_length=1, pattern=r"\S")]
 
 
+def _check_short(value: Any) -> Any:
+    """Refuse a text that is longer than any date: a regular expression takes seconds for some of a few megabytes."""
+    if isinstance(value, str) and len(value) > LONGEST_MOMENT:
+        raise ValueError(f"Input should be at most {LONGEST_MOMENT} characters long")
+    return value
+
+
 def _blank_to_none(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
@@ -177,7 +198,7 @@ _TYPES: dict[str, Callable[[Column], Any]] = {
     "boolean": _boolean,
     "text": _text,
     "date": lambda column: date_type(column.bounds, date_grammar(column.formats)),
-    "duration": lambda column: duration_type(column.bounds, _bounds_schema(column)),
+    "duration": lambda column: duration_type(column.bounds, _bounds_schema(column.bounds)),
 }
 
 

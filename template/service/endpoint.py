@@ -4,6 +4,7 @@ BentoML takes both as its `input_spec` and `output_spec`. The request type is th
 when the request arrives, and that bundle predicts it, so that a swap never mixes two models in one answer.
 """
 
+import asyncio
 import json
 import time
 import uuid
@@ -16,13 +17,16 @@ from starlette.responses import JSONResponse, Response
 
 from service.bundle import Bundle
 from service.contract import Envelope
+from service.load import HEAVY_BYTES
 from service.log import prediction_log
+from service.reading import shorten
 from service.record import Answered
+from service.together import MANY_ROWS
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-MOST_ERRORS = 100
+LONGEST_PLACE = 200
 _write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -36,7 +40,8 @@ class Refusal:
 class Accepted(NamedTuple):
     """A request's rows, each its features' values, and the bundle that read and will predict them.
 
-    The rest is for the log: the body, how many fields it has, and when it was there (`time.perf_counter`).
+    The rest is for the log: the body, how many fields it has, when it was there (`time.perf_counter`), and whether it
+    holds columns that are neither read nor logged.
     """
 
     bundle: Bundle
@@ -44,6 +49,12 @@ class Accepted(NamedTuple):
     body: bytes
     keys: int
     arrived: float
+    unread: bool = False
+
+    @property
+    def heavy(self) -> bool:
+        """Whether the event loop would be held up by it."""
+        return len(self.body) > HEAVY_BYTES or len(self.rows) > MANY_ROWS
 
 
 class Answer(NamedTuple):
@@ -57,7 +68,7 @@ class Prediction(BaseModel):
     """The answer for one row: a label and its probabilities, or a value."""
 
     label: Any = None
-    probabilities: dict[str, float] | None = None
+    probabilities: dict[str, float | None] | None = None
     value: float | None = None
 
 
@@ -70,12 +81,13 @@ class PredictRequest(IODescriptor, Envelope):
     async def from_http_request(cls, request: "Request", serde: Any) -> Any:
         """Return the request's rows, validated by the bundle that the gate saw in service, or its refusal."""
         bundle: Bundle = request.scope["bundle"]
-        body, arrived = await request.body(), time.perf_counter()
+        body, arrived = request.scope["body"], time.perf_counter()
         try:
-            rows, keys = bundle.read(body)
-            return Accepted(bundle, rows, body, keys, arrived)
+            many = len(body) > HEAVY_BYTES
+            read = await asyncio.to_thread(bundle.read, body) if many else bundle.read(body)
+            return Accepted(bundle, read.rows, body, read.keys, arrived, read.unread)
         except ValidationError as error:
-            return Refusal(explain(error, bundle))
+            return Refusal(explain(error))
 
 
 class PredictResponse(IODescriptor):
@@ -93,35 +105,31 @@ class PredictResponse(IODescriptor):
         if isinstance(obj, Refusal):
             return _refuse(obj)
         asked, request_id = obj.asked, uuid.uuid4().hex
-        predictions = _write(obj.predictions).encode()
+        write = asyncio.to_thread(_write_and_log, obj, request_id) if asked.heavy else None
+        predictions = await write if write else _write_and_log(obj, request_id)
         head = f'{{"request_id":"{request_id}","model_version":{_write(asked.bundle.version)},"predictions":'
-        if asked.bundle.recorder.rules.enabled:
-            ms = (time.perf_counter() - asked.arrived) * 1000
-            prediction_log.append(asked.bundle.recorder, Answered(request_id, ms, asked.body, asked.keys, predictions))
         headers = {"X-Request-ID": request_id}
         return Response(b"".join((head.encode(), predictions, b"}")), headers=headers, media_type="application/json")
 
 
-def explain(error: ValidationError, bundle: Bundle) -> list[dict[str, Any]]:
-    """Return pydantic's errors with real column names, without the values that were sent."""
-    integers = {c.name for c in bundle.contract.features if c.kind == "integer"}
+def _write_and_log(answer: Answer, request_id: str) -> bytes:
+    """Return the predictions as JSON, once they are in the log."""
+    asked, predictions = answer.asked, _write(answer.predictions).encode()
+    if asked.bundle.recorder.rules.enabled:
+        ms = (time.perf_counter() - asked.arrived) * 1000
+        answered = Answered(request_id, ms, asked.body, asked.keys, predictions, asked.unread)
+        prediction_log.append(asked.bundle.recorder, answered)
+    return predictions
+
+
+def explain(error: ValidationError) -> list[dict[str, Any]]:
+    """Return the errors of a request that was read, without the values that were sent."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [_explain_one(dict(e), integers, bundle.max_rows) for e in found[:MOST_ERRORS]]
-
-
-def _explain_one(error: dict[str, Any], integers: set[str], max_rows: int) -> dict[str, Any]:
-    place = error["loc"]
-    if place == ("rows",) and error["type"] == "too_long":
-        error["msg"] = f"A request may hold at most {max_rows} rows (max_rows)"
-    elif place and place[-1] in integers and error["type"] == "float_type":
-        error |= {"type": "int_type", "msg": "Input should be a valid integer"}
-    elif error["type"] == "extra_forbidden":
-        error["msg"] = "The model has no such field"
-    return error | {"msg": error["msg"].removeprefix("Value error, "), "loc": list(place)}
+    return [dict(one) | {"loc": list(one["loc"])} for one in found]
 
 
 def _refuse(refusal: Refusal) -> JSONResponse:
     first = refusal.errors[0]
-    place = ".".join(map(str, first["loc"])) or "body"
+    place = shorten(".".join(map(str, first["loc"])) or "body", LONGEST_PLACE)
     more = f" (and {len(refusal.errors) - 1} more)" if len(refusal.errors) > 1 else ""
     return JSONResponse({"error": f"{place}: {first['msg']}{more}", "detail": refusal.errors}, 400)

@@ -1,56 +1,46 @@
-"""The gate in front of the endpoints: no model yet, and bodies that are too large."""
+"""The limits of the service: each the environment's (`ML_SERVICE__…`), else the bundle's, else the default."""
 
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import json
+import os
+from typing import Any
 
-from service.bundle import MAX_BODY_BYTES
-from service.metrics import reserve_space
-from service.serving import NO_MODEL, serving
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-
-class Gate:
-    """ASGI middleware. It counts the bytes that arrive: a chunked body has no Content-Length to trust."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        """Stand in front of `app`. All middleware is made before any counts: the time to reserve space for it."""
-        reserve_space()
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer 503 or 413 with one sentence."""
-        if scope["type"] != "http" or scope["method"] != "POST":
-            return await self.app(scope, receive, send)
-        bundle = serving.bundle
-        if bundle is None and scope["path"] == "/predict":
-            return await JSONResponse({"error": NO_MODEL}, 503)(scope, receive, send)
-        limit = MAX_BODY_BYTES if bundle is None else bundle.max_body_bytes
-        body = await _read_body(receive, limit)
-        if body is None:
-            return await _refuse(limit)(scope, receive, send)
-        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-        async def replay() -> Message:
-            return next(messages, None) or await receive()
-
-        scope["bundle"] = bundle  # for the endpoint: what serves may be taken back meanwhile
-        await self.app(scope, replay, send)
+PREFIX = "ML_SERVICE__"
 
 
-async def _read_body(receive: Receive, limit: int) -> bytes | None:
-    """Return the whole body, or None as soon as it is over `limit` bytes."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body"):
-        chunks, size = [body], len(body)
-        while message.get("more_body") and size <= limit:
-            message = await receive()
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-        body = b"".join(chunks)
-    return body if len(body) <= limit else None
+class Limits(BaseModel):
+    """What a request may cost, and who may ask; the meaning of each entry is `flows.settings.Service`'s."""
+
+    model_config = ConfigDict(frozen=True)
+
+    max_rows: int = Field(1000, ge=1)
+    max_body_bytes: int = Field(5_000_000, ge=1)
+    max_bytes_in_flight: int = Field(50_000_000, ge=1)
+    body_seconds: float = Field(10.0, gt=0)
+    max_wait_seconds: float = Field(2.0, gt=0)
+    hosts: tuple[str, ...] = ()
 
 
-def _refuse(limit: int) -> JSONResponse:
-    message = f"The body is larger than the limit of {limit} bytes (max_body_bytes)"
-    detail = [{"type": "body_too_large", "loc": [], "msg": message}]
-    return JSONResponse({"error": message, "detail": detail}, 413, {"Connection": "close"})
+def read_limits(settings: dict[str, Any]) -> Limits:
+    """Return the limits, those of the bundle being `settings`.
+
+    Raises:
+        ValueError: one is not allowed.
+    """
+    given = {name: os.environ.get(f"{PREFIX}{name.upper()}") or settings.get(name) for name in Limits.model_fields}
+    if isinstance(given["hosts"], str):
+        given["hosts"] = split_names(given["hosts"])
+    try:
+        return Limits.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = f"{PREFIX}{str(first['loc'][0]).upper()}"
+        raise ValueError(f"the service's setting {name} is {first['input']!r}: {first['msg']}") from None
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names of a list, which is JSON (as `ml` reads the variable) or has commas between them."""
+    if text.lstrip().startswith("["):
+        return [str(name) for name in json.loads(text)]
+    return [name for part in text.split(",") if (name := part.strip())]

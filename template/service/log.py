@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import socket
+import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ class PredictionLog:
 
     def __init__(self) -> None:
         """Start without a file: the first record makes it."""
+        self._lock = threading.Lock()  # large answers are logged in threads
         self._file: int | None = None
         self._folder = ""
         self._opened = 0  # files so far
@@ -41,12 +43,12 @@ class PredictionLog:
         """Write the record of an answer."""
         try:
             line = recorder.line(answered)
-            file, size = self._ready(recorder, len(line))
-            self._write(file, line, size)
+            with self._lock:
+                file, size = self._ready(recorder, len(line))
+                self._write(file, line, size)
+                self._recover()
         except Exception as error:  # whatever it is, the answer goes out
             self._drop(error)
-        else:
-            self._recover()
 
     def close(self) -> None:
         """Close the file, if one is open."""

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from service.encoding import Rows
 
 
-RESERVED_BYTES = 262_144  # over a thousand counters
+# Of each file that a process counts in; a histogram takes 4 KB for each pair of an endpoint and a status code.
+RESERVED_BYTES = {"histogram": 1_048_576, "counter": 262_144, "gauge_all": 65_536, "gauge_livesum": 65_536}
 
 
 class Counters:
@@ -24,6 +25,7 @@ class Counters:
         self.predictions = Counter("ml_predictions", "Rows predicted", ["model_version"])
         self.unknown = Counter("ml_unknown_categories", "Values never seen in training", ["column"])
         self.dropped = Counter("ml_log_dropped", "Answers that the prediction log could not take")
+        self.unknown_paths = Counter("ml_unknown_paths", "Requests for paths that the service does not have")
         self._by_version = cache(self.predictions.labels)
 
     def count(self, bundle: "Bundle", rows: "Rows") -> None:
@@ -50,12 +52,11 @@ def reserve_space() -> None:
         return
     from prometheus_client import values
 
-    kinds = ("counter", "histogram", "gauge_all", "gauge_livesum")
-    files = [Path(folder) / f"{kind}_{os.getpid()}.db" for kind in kinds]
+    files = {Path(folder) / f"{kind}_{os.getpid()}.db": size for kind, size in RESERVED_BYTES.items()}
     try:
-        for path in files:
+        for path, size in files.items():
             with path.open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, RESERVED_BYTES)
+                os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return  # a file system that cannot reserve

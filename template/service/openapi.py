@@ -4,11 +4,52 @@ import inspect
 from typing import Any
 
 import bentoml
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from starlette.types import ASGIApp
 
 from service.bundle import Bundle
+from service.front import Front
 from service.serving import serving
 
 REFERENCE = "#/components/schemas/{model}"
+ERROR = {
+    "title": "Error",
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {"type": "string", "description": "What is wrong, in one sentence."},
+        "detail": {
+            "type": "array",
+            "description": "Each thing that is wrong, of at most a hundred.",
+            "items": {
+                "type": "object",
+                "required": ["type", "loc", "msg"],
+                "properties": {
+                    "type": {"type": "string"},
+                    "loc": {
+                        "type": "array",
+                        "description": 'Where: ["rows", 0, "a column"]; empty for the request itself.',
+                        "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+                    },
+                    "msg": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+CALLERS = {
+    403: "The request is of another origin's web page",
+    421: "The request is for a host that is not one of the service's",
+}
+REFUSALS = {
+    400: "The body is not of the type that the model wants: each field that is wrong",
+    **CALLERS,
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    415: "The body is not declared as application/json, or is encoded",
+    500: "The service failed",
+    503: "There is no model yet, or more is asked than can be served; then `Retry-After` says when to try again",
+}
 
 
 class Document:
@@ -24,7 +65,14 @@ class Document:
 
 
 class TypedService(bentoml.Service[Any]):
-    """A BentoML service whose documentation shows the types of the bundle that it serves."""
+    """A BentoML service whose documentation shows the types of the bundle that it serves, behind a `Front`."""
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """Return the application that the server runs."""
+        app: Any = super().to_asgi(is_main)
+        # It makes a task and a timer of every request, and keeps the timer for a minute. Bodies have a time limit here.
+        app.user_middleware = [one for one in app.user_middleware if one.cls is not TimeoutMiddleware]
+        return Front(app, app.routes)
 
     @property
     def doc(self) -> str:
@@ -36,7 +84,11 @@ class TypedService(bentoml.Service[Any]):
         """BentoML's document with the request type of the bundle in service, and `/model`."""
         document = super().openapi_spec.asdict()
         document["info"].pop("contact", None)
+        document["components"]["schemas"]["Error"] = ERROR
         document["paths"]["/model"] = {"get": _describe_model()}
+        operation = document["paths"]["/predict"]["post"]
+        # BentoML's keys are numbers: beside them, texts would be in the document twice.
+        operation["responses"] = {"200": operation["responses"][200]} | _describe(REFUSALS)
         if serving.bundle is not None:
             add_types(document, serving.bundle)
         return Document(document)
@@ -56,14 +108,15 @@ def add_types(document: dict[str, Any], bundle: Bundle) -> None:
 
 
 def _describe_model() -> dict[str, Any]:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    found = {"200": {"description": "The model", "content": content}}
     return {
         "tags": ["Service APIs"],
         "description": "The model in service: version, data digest, commit, metrics, schema.",
-        "responses": {
-            "200": {
-                "description": "The model",
-                "content": {"application/json": {"schema": {"type": "object"}}},
-            },
-            "503": {"description": "There is no model yet"},
-        },
+        "responses": found | _describe(CALLERS | {503: "There is no model yet"}),
     }
+
+
+def _describe(refusals: dict[int, str]) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": REFERENCE.format(model="Error")}}}
+    return {str(status): {"description": text, "content": content} for status, text in refusals.items()}

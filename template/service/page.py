@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 PAGE = Path(bentoml.__file__).parents[1] / "_bentoml_impl" / "server" / "main-openapi.html"
 TRACKER = re.compile(r"<!-- Google Tag Manager.*?<!-- End Google Tag Manager[^>]*-->", re.DOTALL)
+UNFRAMED = {"X-Frame-Options": "DENY", "Content-Security-Policy": "frame-ancestors 'none'"}
 NAMED = "<style>.info .main .title { visibility: visible } .info .main .title span { position: static }</style></head>"
 
 
@@ -26,7 +27,7 @@ class Page:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `GET /` with the page, and let every other request through."""
         if scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET" and PAGE.exists():
-            return await HTMLResponse(read_page())(scope, receive, send)
+            return await HTMLResponse(read_page(), headers=UNFRAMED)(scope, receive, send)
         await self.app(scope, receive, send)
 
 

@@ -54,6 +54,7 @@ class Answered(NamedTuple):
     body: bytes  # the request's
     keys: int  # of the validated request, `rows` among them
     predictions: bytes  # the answer's, as JSON
+    unread: bool = False  # whether a row holds a column that is neither read nor logged
 
 
 class Recorder:
@@ -68,7 +69,8 @@ class Recorder:
         self.rules = rules
         self.folder = str(Path(os.environ.get("ML_STORE") or ".ml/store") / "log")
         self._sensitive = frozenset(c.name for c in contract.columns if c.role == "sensitive")
-        self._has_ids = any(c.role == "id" for c in contract.columns)
+        self._unread = frozenset(c.name for c in contract.unread)
+        self._has_ids = bool(contract.ids)
         self._key = (os.environ.get("ML_LOG_KEY") or "").encode() if rules.sensitive == "hash" else b""
         if rules.enabled and self._sensitive and rules.sensitive == "hash" and not self._key:
             _warn_of_missing_key()
@@ -78,16 +80,23 @@ class Recorder:
     def line(self, answered: Answered) -> bytes:
         """Return the record of an answer, stamped with the time that it is now."""
         at = datetime.now(UTC).isoformat("T", "microseconds")
-        request_id, milliseconds, body, keys, predictions = answered
+        request_id, milliseconds, body, keys, predictions, unread = answered
         head = f'{{"id":"{request_id}","at":"{at}",{self._about},"ms":{milliseconds:.3f},"request":'
-        request = self._request(body, keys)
+        request = self._request(body, keys, unread)
         return b"".join((head.encode(), request, b',"predictions":', predictions, b"}\n"))
 
-    def _request(self, body: bytes, keys: int) -> bytes:
-        """Return the request in one line, each key once, without what is sensitive."""
-        if not self._sensitive and _is_plain(body, keys) and not (self._has_ids and _has_constants(body)):
+    def _request(self, body: bytes, keys: int, unread: bool) -> bytes:
+        """Return the request in one line, each key once, without what is sensitive or not read."""
+        if (
+            not unread
+            and not self._sensitive
+            and _is_plain(body, keys)
+            and not (self._has_ids and _has_constants(body))
+        ):
             return body.replace(b"\n", b" ").replace(b"\r", b" ")  # JSON has both between its tokens only
         request = from_json(body)
+        if unread:
+            request["rows"] = [{n: v for n, v in row.items() if n not in self._unread} for row in request["rows"]]
         if self._sensitive:
             for row in request["rows"]:
                 for name in self._sensitive & row.keys():

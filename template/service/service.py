@@ -3,7 +3,7 @@
 import asyncio
 import os
 from contextlib import suppress
-from typing import Any, cast
+from typing import cast
 
 import bentoml
 from starlette.applications import Starlette
@@ -12,10 +12,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from service.endpoint import Accepted, Answer, PredictRequest, PredictResponse, Refusal
-from service.limits import Gate
+from service.front import refuse
+from service.gate import Gate
 from service.metrics import counters
 from service.openapi import TypedService
 from service.page import Page
+from service.protocol import use_protocol
 from service.serving import NO_MODEL, serving
 from service.together import Together
 
@@ -26,7 +28,7 @@ async def show_model(_: Request) -> JSONResponse:
     """Answer `GET /model`."""
     bundle = serving.bundle
     if bundle is None:
-        return JSONResponse({"error": NO_MODEL}, 503)
+        return refuse(503, "no_model", NO_MODEL)
     names = ("name", "version", "created", "problem", "runtime", "data_digest", "commit", "run_id", "metrics")
     return JSONResponse(
         {name: bundle.meta.get(name) for name in names}
@@ -81,5 +83,7 @@ class Service:
         return Answer(request, await self._together.predict(request.bundle, request.rows))
 
 
-for middleware in (Gate, Page):
-    cast(Any, Service).add_asgi_middleware(middleware)  # the decorator has made a BentoML service of the class
+made = cast(TypedService, Service)  # the decorator has made a BentoML service of the class
+made.add_asgi_middleware(Gate, types={api.route: api.input_spec.mime_type() for api in made.apis.values()})
+made.add_asgi_middleware(Page)
+use_protocol()

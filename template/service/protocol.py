@@ -1,0 +1,143 @@
+"""HTTP/1.1 as uvicorn speaks it, with an end to what a client may leave unfinished.
+
+uvicorn waits without end for the rest of a head, for the rest of a body whose answer has been given, and for a client
+that does not read; with httptools it also gathers a head of any size. None of these reaches an ASGI application.
+"""
+
+import asyncio
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import h11
+import uvicorn.config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+if TYPE_CHECKING or find_spec("httptools"):
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+else:
+    HttpToolsProtocol = None
+
+HEAD_SECONDS = 10.0  # for a whole head, and for the rest of a body that was answered
+HEAD_BYTES = 65_536  # beside what came in the same piece as its beginning
+READ_SECONDS = 60.0  # for a client to go on reading
+ANSWER = b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class Patience:
+    """What is added to a protocol of uvicorn: one connection."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
+
+    def connection_made(self: Any, transport: Any) -> None:
+        """Wait for a first request."""
+        super().connection_made(transport)  # type: ignore[misc]
+        self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def connection_lost(self: Any, exc: Exception | None) -> None:
+        """Wait for nothing any more."""
+        super().connection_lost(exc)  # type: ignore[misc]
+        for timer in (self._timer, self._reading):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._reading = None
+
+    def data_received(self: Any, data: bytes) -> None:
+        """Take what came; a timer runs while a part of a head, or of an answered body, is missing."""
+        super().data_received(data)  # type: ignore[misc]
+        if self.in_head() or self.in_answered_body():
+            if self._timer is None:
+                self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def on_response_complete(self: Any) -> None:
+        """Wait for the rest of the body, if there is one."""
+        super().on_response_complete()  # type: ignore[misc]
+        if self._timer is None and self.in_answered_body() and not self.transport.is_closing():
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def pause_writing(self: Any) -> None:
+        """Wait for the client to read."""
+        super().pause_writing()  # type: ignore[misc]
+        self._reading = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self: Any) -> None:
+        """Go on writing."""
+        super().resume_writing()  # type: ignore[misc]
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _give_up(self: Any) -> None:
+        self._timer = None
+        if self.in_head():
+            self.close_with(b"408 Request Timeout")
+        else:
+            self.transport.close()
+
+    def close_with(self: Any, status: bytes) -> None:
+        """Answer and end the connection."""
+        if not self.transport.is_closing():
+            self.transport.write(ANSWER % status)
+            self.transport.close()
+
+
+class PatientH11(Patience, H11Protocol):
+    """With h11, which limits the size of a head itself."""
+
+    def in_head(self) -> bool:
+        """Return True while a part of a head is missing."""
+        return self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+
+    def in_answered_body(self) -> bool:
+        """Return True while a part of a body is missing whose answer has been given."""
+        return self.conn.their_state is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete
+
+
+if HttpToolsProtocol is not None:
+
+    class PatientHttpTools(Patience, HttpToolsProtocol):
+        """With httptools."""
+
+        _head = _message = False  # whether one has begun and not ended
+        _head_bytes = 0
+
+        def in_head(self) -> bool:
+            """Return True while a part of a head is missing."""
+            return self._head
+
+        def in_answered_body(self) -> bool:
+            """Return True while a part of a body is missing whose answer has been given."""
+            return self._message and self.cycle is not None and self.cycle.response_complete
+
+        def data_received(self, data: bytes) -> None:
+            """Take what came, unless a head becomes too long by it."""
+            if self._head:
+                self._head_bytes += len(data)
+                if self._head_bytes > HEAD_BYTES:
+                    return self.close_with(b"431 Request Header Fields Too Large")
+            super().data_received(data)
+
+        def on_message_begin(self) -> None:
+            """Begin a head."""
+            super().on_message_begin()
+            self._head = self._message = True
+            self._head_bytes = 0
+
+        def on_headers_complete(self) -> None:
+            """End a head."""
+            self._head = False
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            """End a body."""
+            self._message = False
+            super().on_message_complete()
+
+
+def use_protocol() -> None:
+    """Let the servers of this process speak it."""
+    name = "PatientH11" if HttpToolsProtocol is None else "PatientHttpTools"
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{name}"
