@@ -236,7 +236,9 @@ def _read_dates(texts: pa.ChunkedArray, grammar: DateGrammar) -> pa.ChunkedArray
     if not grammar.reads_iso:
         return read_distinct(texts, grammar.parse, MOMENT)
     found = _casts(texts, MOMENT)
-    return _read_texts(texts, ISO_DATE, MOMENT, grammar.parse) if found is None else found
+    if found is None or (pc.min(found.cast(pa.int64())).as_py() or 0) < FIRST * MICROSECONDS:  # Arrow has a year 0
+        return _read_texts(texts, ISO_DATE, MOMENT, grammar.parse)
+    return found
 
 
 def _convert_dates(values: pa.ChunkedArray) -> "pd.Series[Any]":
