@@ -17,7 +17,8 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         """Say `message`, with secrets shown by their names and control characters of the data escaped."""
-        super().__init__(printable(redact(message)))
+        # On one line: a name with a line feed in it cannot look like a message of its own.
+        super().__init__(printable(" ".join(redact(message).split("\n"))))
 
 
 class Refused(UserError):

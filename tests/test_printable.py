@@ -77,7 +77,7 @@ def test_a_console_escapes_strings_tables_titles_and_spinners_and_keeps_its_own_
 
 
 def test_a_users_mistake_and_plain_output_are_escaped(capsys):
-    assert str(UserError('No column "\x1b[2J"')) == 'No column "\\x1b[2J"'
+    assert str(UserError('No column "\x1b[2J\nError: x"')) == 'No column "\\x1b[2J Error: x"'
     print_plain("| \x1b[2J | 나이 |")
     assert capsys.readouterr().out == "| \\x1b[2J | 나이 |\n"
 

@@ -111,9 +111,7 @@ def test_every_library_asks_this_machine_directly_and_others_through_the_proxy(
     assert asked == ["GET /"] * 9  # four libraries by two names, and a WebSocket
 
 
-@pytest.mark.parametrize(
-    "proxy", ["socks5://127.0.0.1:9", "socks://127.0.0.1:9", "http://["]
-)
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks://127.0.0.1:9", "http://["])
 def test_proxy_that_no_library_can_use_does_not_keep_it_from_this_machine(
     two: list[tuple[str, list[str]]], tmp_path: Path, proxy: str
 ) -> None:

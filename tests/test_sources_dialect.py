@@ -203,6 +203,7 @@ ROWS = "".join(f"{i},{i * 1.7:.2f},{'ab'[i % 2]}\n" for i in range(100))
             ["id", "preis", "art"],
         ),
         (" age, job\n1, a\n2, b\n3, a\n", (), {"trim": True}, ["age", "job"]),
+        (" age,age, job\n1,2, a\n2,3, b\n3,4, a\n", (), {}, [" age", "age", " job"]),  # trimmed, two would be one
     ],
 )
 def test_what_is_found_of_a_table(tmp_path, text, expected, told, names):

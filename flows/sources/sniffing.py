@@ -142,6 +142,8 @@ def find_layout(head: bytes, uri: str, given: Dialect, expected: Collection[str]
     ways["trim"] = any(map(_is_padded, best.records[0])) or any(
         _is_padded(cell) and not TYPED.fullmatch(cell) for record in best.records for cell in record
     )
+    if len({name.strip() for name in best.records[0]}) < len(set(best.records[0])):
+        ways["trim"] = False  # two names that differ in spaces alone would be one
     differing = {name: value for name, value in ways.items() if value != Dialect.model_fields[name].default}
     return Dialect.model_validate(differing | given.model_dump(exclude_unset=True)), best.delimiter
 
