@@ -17,7 +17,7 @@ MOST_CODES = 30
 NUMBER = r"([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
 READABLE = 0.99
 
-Kind = Literal["alone", "sum", "group", "duplicates", "later"]
+Kind = Literal["alone", "sum", "product", "threshold", "group", "duplicates", "later"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class Alarm:
     """Something that looks like a leak.
 
     Attributes:
-        kind: What it is: one column that predicts the target alone, columns that add up to it, a column whose values
-            go with one target on both sides of the split, rows that are on both sides, or a date after the row's time.
+        kind: What it is: one column that predicts the target alone, columns that add up to it or give it as a
+            product or quotient, two columns of which it is a cut, a column whose values go with one target on both
+            sides of the split, rows that are on both sides, or a date after the row's time.
         columns: Where it was found; to accept one of them is to accept it.
         figure: How strong it is: a score or a share, of 1.
         finding: What was found, as a clause.

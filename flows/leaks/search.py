@@ -8,9 +8,10 @@ import pandas as pd
 from flows.contract import Column, Contract
 from flows.leaks.alarms import SAMPLE_ROWS, Alarm
 from flows.leaks.alone import find_alone, find_codes, score_alone
+from flows.leaks.identities import find_identities
 from flows.leaks.later import find_later
 from flows.leaks.straddling import find_duplicates, find_groups
-from flows.leaks.sums import find_sums
+from flows.leaks.thresholds import find_thresholds
 
 
 def find_alarms(
@@ -34,7 +35,8 @@ def find_alarms(
     others = [column for column in contract.features if column.name not in named]
     return [
         *alone,
-        *find_sums(sample, others, target, problem),
+        *(sums := find_identities(sample, others, target, problem)),
+        *([] if sums else find_thresholds(sample, others, target, problem)),
         *find_groups(train, held, [*others, *apart], target, problem, scores),
         *find_duplicates(train, held, contract),
         *find_later(sample, contract),
