@@ -20,7 +20,7 @@ LADDER = (INT, FLOAT, BOOL, MOMENT, TEXT)
 DECLARED: tuple[tuple[tuple[type, ...], pa.DataType], ...] = (
     ((sa.Boolean,), BOOL),
     ((sa.Integer, mysql.YEAR, mysql.BIT), INT),
-    ((sa.Numeric,), FLOAT),
+    ((sa.Numeric, sa.Float), FLOAT),  # in SQLAlchemy 2.1 a float is no Numeric any more
     ((sa.DateTime, sa.Date), MOMENT),
     ((sa.String, sa.Enum, sa.Uuid, sa.JSON, sa.ARRAY, sa.Time, sa.Interval), TEXT),
 )
