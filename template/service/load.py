@@ -7,8 +7,8 @@ from time import perf_counter
 HEAVY_BYTES = 32_768  # larger bodies are read, predicted and answered in threads: the event loop stays free
 HEAVY_AT_ONCE = 2  # of these; each may need ten times its body's memory
 REQUEST_COST = 2_500  # what a request costs beside its body, in bytes of body
-FIRST_GUESS = (2_500_000.0, 0.25)  # cost and seconds: what is assumed until some seconds of work have been measured
-REMEMBERED_SECONDS = 5.0  # of work
+FIRST_GUESS = (1_000_000.0, 0.1)  # cost and seconds: what is assumed until some seconds of work have been measured
+REMEMBERED_SECONDS = 2.0  # of work
 
 
 class Busy(Exception):

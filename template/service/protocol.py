@@ -53,9 +53,10 @@ class Patience:
             self._timer = None
 
     def on_response_complete(self: Any) -> None:
-        """Wait for the rest of the body, if there is one."""
+        """Wait for the rest of the body, or of a head that came with it, if there is one."""
         super().on_response_complete()  # type: ignore[misc]
-        if self._timer is None and self.in_answered_body() and not self.transport.is_closing():
+        unfinished = self.in_head() or self.in_answered_body()
+        if self._timer is None and unfinished and not self.transport.is_closing():
             self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def pause_writing(self: Any) -> None:
