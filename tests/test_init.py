@@ -220,18 +220,15 @@ def test_column_that_gives_the_target_away_is_named_and_kept(project, leak):
     assert _field(report, "leak").role == "feature"
 
 
-def test_dates_are_read_only_where_day_and_month_can_be_told_apart(project):
+def test_dates_are_read_where_the_values_tell_day_and_month_apart(project):
     days = pd.Series(pd.date_range("2020-01-01", periods=200))
     forms = {
-        "day_first": "%d/%m/%Y",
         "month_first": "%m/%d/%Y",
         "named": "%b %d, %Y",
         "zoned": "%Y-%m-%dT%H:%M:%SZ",
     }
     report = _init(project, _frame(**{name: days.dt.strftime(form) for name, form in forms.items()}))
-    assert [_field(report, name).kind for name in forms] == ["text", "date", "date", "date"]
-    assert _field(report, "day_first").role == "ignored"
-    assert any("write them as 2024-01-31" in doubt for doubt in report.doubts)
+    assert [_field(report, name).kind for name in forms] == ["date", "date", "date"]
     assert _check_own_source(project, report).empty
 
 

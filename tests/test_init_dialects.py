@@ -5,8 +5,11 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from flows.contract import Column
+from flows.contract.cleaning import clean_column
 from flows.errors import UserError
 from flows.init import initialize
 from flows.init.initialize import InitReport, read_table
@@ -93,7 +96,7 @@ def test_the_notation_of_numbers_is_found_and_read(project, delimiter, cells, se
 def test_a_sign_that_may_be_either_is_said_with_the_setting_that_decides(project, delimiter, cells, settings, said):
     report, written = init(project, table(delimiter, amount=cells))
     assert written == settings
-    assert any(said in note and "read it otherwise" in note for note in report.notes)
+    assert any(said in doubt and "read it otherwise" in doubt for doubt in report.doubts)
 
 
 def test_another_column_decides_what_one_alone_leaves_open(project):
@@ -177,7 +180,7 @@ def test_what_the_owner_set_is_taken_as_it_is(project):
     report, written = init(project, table(";", amount=["1.234", "12.500"], plan=["basic", "none", "plus"]))
     assert written == {"delimiter": ";", "decimal": ",", "thousands": ".", "missing": {"plan": ["none"]}}
     assert kinds(report)["amount"] == "integer" and report.fields[1].categories == ("basic", "plus")
-    assert report.fields[1].nullable and not any("read it otherwise" in note for note in report.notes)
+    assert report.fields[1].nullable and not any("read it otherwise" in doubt for doubt in report.doubts)
 
 
 def test_a_second_init_changes_nothing(project):
@@ -186,6 +189,91 @@ def test_a_second_init_changes_nothing(project):
     before = (project / "config.toml").read_bytes()
     assert initialize(project, "t.csv", "y").status == "unchanged"
     assert (project / "config.toml").read_bytes() == before
+
+
+DAYS = pd.Series(pd.date_range("2020-01-01 09:05", periods=200, freq="26h"))
+
+
+@pytest.mark.parametrize(
+    ("form", "listed", "said"),
+    [
+        ("%d/%m/%Y", ["%d/%m/%Y"], "day/month/year"),
+        ("%m/%d/%Y", None, "month/day/year"),
+        ("%m/%d/%Y %I:%M:%S %p", None, "month/day/year"),
+        ("%d/%m/%Y %H:%M", ["%d/%m/%Y"], "day/month/year"),
+        ("%m/%d/%y", ["%m/%d/%y"], "month/day/year (two digits of the year)"),
+        ("%d-%m-%Y", ["%d-%m-%Y"], "day-month-year"),
+        ("%d.%m.%y", ["%d.%m.%y"], "day.month.year (two digits of the year)"),
+        ("%y.%m.%d", ["%y.%m.%d"], "year.month.day (two digits of the year)"),
+        ("%d-%b-%y", ["%d-%b-%y"], "%d-%b-%y"),
+        ("%Y%m%d", ["%Y%m%d"], "%Y%m%d"),
+        ("%Y%m%d%H%M%S", ["%Y%m%d%H%M%S"], "%Y%m%d%H%M%S"),
+        ("%y년 %m월 %d일", ["%y년 %m월 %d일"], "%y년 %m월 %d일"),
+        ("%A, %B %d, %Y", ["%A, %B %d, %Y"], "%A, %B %d, %Y"),
+        ("%d/%b/%Y:%H:%M:%S +0000", ["%d/%b/%Y:%H:%M:%S %z"], "%d/%b/%Y:%H:%M:%S %z"),
+        ("%Y.%m.%d.", ["%Y.%m.%d."], "year.month.day."),
+        ("%d.%m.%Y", None, "day.month.year"),
+        ("%Y년 %m월 %d일", None, "%Y년 %m월 %d일"),
+        ("%b %d %Y", None, "%b %d %Y"),
+        ("%Y-%m-%d", None, None),
+    ],
+)
+def test_how_dates_are_written_is_found_said_and_read_to_the_day(project, form, listed, said):
+    report, written = init(project, table(sold=list(DAYS.dt.strftime(form))))
+    assert kinds(report)["sold"] == "date"
+    assert written.get("date_formats") == listed and set(written) <= {"date_formats"}
+    assert [note for note in report.notes if f'"sold" are written {said}, as' in note] == list(report.notes)
+    assert len(report.notes) == (said is not None)
+    settings = load_settings(project)
+    source = open_source("t.csv", Reading({"sold": "date"}, project, dialect=settings.data.dialect))
+    column = Column(name="sold", kind="date", formats=settings.data.date_formats)
+    days, unreadable = clean_column(read_table(source)[0].column("sold"), column)
+    assert not unreadable.any() and (days.dt.normalize() == DAYS.dt.normalize()).all()
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m/%d/%y"])
+def test_dates_that_may_be_either_stay_text_and_the_setting_that_decides_is_named_and_obeyed(project, form):
+    text = table(sold=list(pd.date_range("2020-01-01", periods=12, freq="MS").strftime(form)))
+    report, written = init(project, text)
+    assert kinds(report)["sold"] == "text" and "date_formats" not in written
+    assert any(f'date_formats = ["{form}"]' in doubt and "does not tell" in doubt for doubt in report.doubts)
+    path = project / "config.toml"
+    path.write_text(CONFIG.replace("max_bad", f'date_formats = ["{form}"]\nmax_bad', 1), encoding="utf-8")
+    report, written = init(project, text)
+    assert kinds(report)["sold"] == "date" and written == {"date_formats": [form]}
+
+
+def test_a_column_that_tells_day_from_month_decides_for_one_that_does_not(project):
+    open_, told = (
+        pd.date_range("2020-01-01", periods=n, freq=f).strftime("%d/%m/%Y") for n, f in ((12, "MS"), (99, "D"))
+    )
+    report, written = init(project, table(a=list(open_), b=list(told)))
+    assert kinds(report)["a"] == kinds(report)["b"] == "date" and written == {"date_formats": ["%d/%m/%Y"]}
+    assert any('"a" are written day/month/year, as those of "b" are' in note for note in report.notes)
+
+
+def test_two_columns_of_the_same_shape_in_two_orders_are_not_both_read(project):
+    days = pd.date_range("2020-01-01", periods=200)
+    report, written = init(project, table(a=list(days.strftime("%d/%m/%Y")), b=list(days.strftime("%m/%d/%Y"))))
+    assert (kinds(report)["a"], kinds(report)["b"]) == ("date", "text") and written == {"date_formats": ["%d/%m/%Y"]}
+    assert any('"b" stays text' in doubt and "a table has one order" in doubt for doubt in report.doubts)
+
+
+def test_formats_of_several_shapes_are_listed_together(project):
+    days = pd.date_range("2020-01-01", periods=200)
+    _, written = init(project, table(a=list(days.strftime("%m/%d/%Y")), b=list(days.strftime("%d-%m-%Y"))))
+    assert written == {"date_formats": ["%m/%d/%Y", "%d-%m-%Y"]}
+
+
+def test_clock_times_without_seconds_say_how_to_write_them(project):
+    report, _ = init(project, table(at=[f"{i % 24:02}:{i % 60:02}" for i in range(200)]))
+    assert kinds(report)["at"] == "text" and any("write them as 10:30:00" in doubt for doubt in report.doubts)
+
+
+@pytest.mark.parametrize("values", [["now", "today"], ["1.2.3", "10.0.1"], ["20240131", "99999999"], ["A-01", "B-12"]])
+def test_words_versions_and_numbers_are_no_dates(project, values):
+    report, written = init(project, table(a=values))
+    assert kinds(report)["a"] in ("text", "integer") and written == {} and not report.notes
 
 
 @pytest.mark.parametrize("above", ["Sales of 2024\n\n", "# made by hand\n", "sep=;\n"])

@@ -77,6 +77,7 @@ def _find(settings: "Settings", source: str | None) -> "tuple[list[Change], int 
     from flows.contract import load_contract
     from flows.evolution import find_changes
     from flows.init.initialize import read_table
+    from flows.init.profiles import TableFormat
     from flows.secrets import may_be_address
     from flows.sources import Reading, open_source
 
@@ -85,7 +86,7 @@ def _find(settings: "Settings", source: str | None) -> "tuple[list[Change], int 
         uri = source if may_be_address(source) else str(Path(source).expanduser().absolute())
     contract = load_contract(settings)
     opened = open_source(uri, Reading(root=settings.root, fetch=settings.fetch, dialect=settings.data.dialect))
-    dialect = getattr(opened, "dialect", None)
+    written = TableFormat(getattr(opened, "dialect", None), settings.data.date_formats)
     table, limited = read_table(opened)
-    changes = find_changes(contract, table, bool(getattr(opened, "typed", True)), dialect)
+    changes = find_changes(contract, table, bool(getattr(opened, "typed", True)), written)
     return changes, len(table) if limited else None

@@ -12,38 +12,38 @@ from flows.evolution.change import Change
 from flows.evolution.marks import find_marks
 from flows.evolution.renames import find_renames
 from flows.init.names import literal
-from flows.init.profiles import Profile, profile_column, spell
+from flows.init.profiles import Profile, TableFormat, profile_column
 from flows.init.roles import MOST_CATEGORIES, Guess, describe_field, guess_roles
-from flows.sections import Dialect
 
 NUMERIC = ("number", "integer")
 SHOWN = 5
 
 
-def find_changes(contract: Contract, table: pa.Table, typed: bool, dialect: Dialect | None = None) -> list[Change]:
+def find_changes(contract: Contract, table: pa.Table, typed: bool, written: TableFormat | None = None) -> list[Change]:
     """Return how the table differs from the contract; ignored columns may do as they like.
 
     Args:
         contract: What `model/schema.py` says.
         table: Rows as their source gave them.
         typed: Whether the source has types of its own.
-        dialect: How its texts are written, where it is of delimited text.
+        written: How it is read.
     """
+    written = written or TableFormat()
     there = table.schema.names
     missing = [c for c in contract.used if c.name not in there]
     known = {c.name for c in contract.columns}
     filled = [n for n in there if n not in known and _has_values(table.column(n))]
-    profiles = [profile_column(table.field(n), table.column(n), typed, dialect) for n in filled]
+    profiles = [profile_column(table.field(n), table.column(n), typed, written) for n in filled]
     renamed = find_renames(contract, missing, profiles, there)
     changes: list[Change] = []
     for column in contract.used:
         if column.name in there:
-            changes += _compare(column, table, typed, contract, dialect)
+            changes += _compare(column, table, typed, contract, written)
         elif column.name in renamed:
             now = column.model_copy(update={"name": renamed[column.name]})
             said = f'"{column.name}" is probably "{now.name}" now{_note(column, contract, problem=False)}'
             changes.append(Change("renamed", now.name, said, column.role, before=column.name))
-            changes += _compare(now, table, typed, contract, dialect)
+            changes += _compare(now, table, typed, contract, written)
         else:
             said = f'"{column.name}" ({column.kind}, {column.role}) is not in the source'
             changes.append(Change("missing", column.name, said, column.role))
@@ -68,15 +68,14 @@ def _yield_role(guess: Guess, contract: Contract) -> Guess:
     return Guess("feature") if guess.role == "time" and contract.role("time") else guess
 
 
-def _compare(column: Column, table: pa.Table, typed: bool, contract: Contract, dialect: Dialect | None) -> list[Change]:
+def _compare(column: Column, table: pa.Table, typed: bool, contract: Contract, written: TableFormat) -> list[Change]:
     changes: list[Change] = []
     said, raw = table.field(column.name), table.column(column.name)
-    values, unreadable = clean_column(spell(raw, column.kind, column.name, dialect), column)
-    if unreadable.any() and (kind := profile_column(said, raw, typed, dialect).kind) != column.kind:
+    values, unreadable = clean_column(written.spell(raw, column.kind, column.name), column)
+    if unreadable.any() and (kind := profile_column(said, raw, typed, written).kind) != column.kind:
         found = int(unreadable.sum())
-        values, unreadable = clean_column(
-            spell(raw, kind, column.name, dialect), column.model_copy(update={"kind": kind})
-        )
+        as_kind = column.model_copy(update={"kind": kind, "formats": written.column(column.name, kind).formats})
+        values, unreadable = clean_column(written.spell(raw, kind, column.name), as_kind)
         retyped = _retype(column, kind, found, values, contract)
         changes.append(retyped)
         column = _as_kind(column, kind, retyped)

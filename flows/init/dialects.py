@@ -1,4 +1,4 @@
-"""Finds how the cells of a table are written: spaces, decimal sign, thousands, markers of missing values."""
+"""Finds how the cells of a table are written: spaces, numbers, markers of missing values, dates."""
 
 import re
 from collections.abc import Sequence
@@ -8,9 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.init.guessing import ENOUGH, READABLE, guess_counted
+from flows.init.dates import ENOUGH, READABLE, describe_standard, find_written, settle_formats
+from flows.init.guessing import guess_counted
+from flows.init.profiles import TableFormat
 from flows.sections import Dialect
-from flows.sources.cells import SPACES, number_pattern, read_numbers
+from flows.sources.cells import SPACES, name_markers, number_pattern, read_numbers
 
 # Most likely first: of those that suit as many columns, the first is taken.
 NOTATIONS = ((".", ""), (",", ""), (".", ","), (",", "."), (",", " "), (".", " "), (".", "'"), (",", "'"))
@@ -49,36 +51,58 @@ class Cells:
         return Cells(self.name, self.texts[kept], self.counts[kept])
 
 
-def describe_cells(table: pa.Table, dialect: Dialect) -> tuple[Dialect, list[str]]:
-    """Return the dialect with what the cells of a table show, and sentences that say how it is read.
+def find_format(table: pa.Table, dialect: Dialect | None, formats: tuple[str, ...] | None) -> TableFormat:
+    """Return how a table is read, as its cells show.
 
     Args:
-        table: The columns as text, as they stand in the file.
-        dialect: What is known; what is set in it stays.
+        table: Its columns as their source gave them, those of delimited text as text, as it stands in the file.
+        dialect: How it is written, as far as that is known; what is set in it stays. None where it is not of
+            delimited text.
+        formats: Of its dates, where they are known.
     """
-    known = dialect.model_fields_set
-    texts = [
-        name for name, kind in zip(table.schema.names, table.schema.types, strict=True) if pa.types.is_string(kind)
-    ]
-    found: dict[str, object] = {}
-    if "trim" not in known and any(_is_padded(table.column(name)) for name in texts):
-        found["trim"] = True
-    cells = [_count(name, table.column(name)) for name in texts]
+    types = zip(table.schema.names, table.schema.types, strict=True)
+    cells = [_count(name, table.column(name)) for name, kind in types if pa.types.is_string(kind)]
+    notes: list[str] = []
     doubts: list[str] = []
+    told, marks = dialect, {}
+    if dialect is not None:
+        told, doubts = _find_dialect(table, cells, dialect)
+        marks = {} if "missing" in dialect.model_fields_set else _find_markers(cells, told, formats)
+        if marks:
+            every = pd.concat([pd.Series(counts) for counts in marks.values()])
+            most = every.groupby(level=0).sum().sort_values(ascending=False, kind="stable")
+            told = _add(told, {"missing": tuple(most.index)})
+        notes = [*_say(told, table.num_columns), *(_say_marks(name, marks[name]) for name in marks)]
+    if formats is None:
+        columns = [column.without(_markers_of(column, told)) for column in cells]
+        written = [found for c in columns if (found := find_written(c.name, c.texts, c.counts))]
+        formats, said, unsettled = settle_formats(written)
+        notes += [*said, *filter(None, (describe_standard(c.name, c.texts, c.counts) for c in columns))]
+        doubts += unsettled
+    return TableFormat(told, formats, tuple(notes), tuple(doubts))
+
+
+def _find_dialect(table: pa.Table, cells: Sequence[Cells], dialect: Dialect) -> tuple[Dialect, list[str]]:
+    """Return the dialect with what the cells show but for markers, and what is doubtful of it."""
+    known = dialect.model_fields_set
+    found: dict[str, object] = {}
+    doubts: list[str] = []
+    if "trim" not in known and any(_is_padded(table.column(column.name)) for column in cells):
+        found["trim"] = True
     if not {"decimal", "thousands"} & known:
         decimal, thousands, doubts = _find_notation(cells, dialect.delimiter)
         found |= {"decimal": decimal, "thousands": thousands}
-    told = Dialect.model_validate(dialect.model_dump(exclude_unset=True) | _differing(found))
-    marks = {} if "missing" in known else _find_markers(cells, told)
-    if marks:
-        every = pd.concat([pd.Series(counts) for counts in marks.values()])
-        most = every.groupby(level=0).sum().sort_values(ascending=False, kind="stable")
-        told = Dialect.model_validate(told.model_dump(exclude_unset=True) | {"missing": tuple(most.index)})
-    return told, [*_say(told, table.num_columns), *doubts, *(_say_marks(name, marks[name]) for name in marks)]
+    return _add(dialect, found), doubts
 
 
-def _differing(found: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in found.items() if value != Dialect.model_fields[name].default}
+def _add(dialect: Dialect, found: dict[str, object]) -> Dialect:
+    """Return the dialect with what is found and differs from the default."""
+    differing = {name: value for name, value in found.items() if value != Dialect.model_fields[name].default}
+    return Dialect.model_validate(dialect.model_dump(exclude_unset=True) | differing)
+
+
+def _markers_of(cells: Cells, dialect: Dialect | None) -> tuple[str, ...]:
+    return name_markers(dialect, "date", cells.name) if dialect is not None else ()
 
 
 def _is_padded(values: pa.ChunkedArray) -> bool:
@@ -150,25 +174,28 @@ def find_marker_texts(cells: Cells) -> list[str]:
     return [text for text in cells.texts if MARKERS.fullmatch(text)]
 
 
-def _find_markers(cells: Sequence[Cells], dialect: Dialect) -> dict[str, dict[str, int]]:
+def _find_markers(
+    cells: Sequence[Cells], dialect: Dialect, formats: tuple[str, ...] | None
+) -> dict[str, dict[str, int]]:
     """Return by column the markers beside which all is numbers, dates or the like, and how often each is there."""
     found = {}
     for column in cells:
         markers = find_marker_texts(column)
         rest = column.without(markers)
         enough = len(rest.texts) >= 3 and rest.counts.sum() >= min(ENOUGH, LEAST_SHARE * column.counts.sum())
-        if 0 < len(markers) <= MOST_MARKERS and enough and _is_readable(rest, dialect):
+        if 0 < len(markers) <= MOST_MARKERS and enough and _is_readable(rest, dialect, formats):
             told = dict(zip(column.texts, column.counts, strict=True))
             found[column.name] = {text: int(told[text]) for text in markers}
     return found
 
 
-def _is_readable(cells: Cells, dialect: Dialect) -> bool:
+def _is_readable(cells: Cells, dialect: Dialect, formats: tuple[str, ...] | None) -> bool:
     """Return True if a column's texts are numbers, dates, durations or truth values."""
-    numbers = read_numbers(pa.array(cells.texts, pa.string()), dialect.decimal, dialect.thousands).to_pandas()
-    kinds = (guess_counted(texts.astype("str"), cells.counts.reset_index(drop=True))[0]
-             for texts in (numbers, cells.texts.reset_index(drop=True)))  # fmt: skip
-    return any(kind != "text" for kind in kinds)
+    texts, counts = cells.texts.reset_index(drop=True), cells.counts.reset_index(drop=True)
+    numbers = read_numbers(pa.array(texts, pa.string()), dialect.decimal, dialect.thousands).to_pandas().astype("str")
+    if any(guess_counted(read, counts, formats or ())[0] != "text" for read in (numbers, texts)):
+        return True
+    return formats is None and find_written(cells.name, texts, counts) is not None
 
 
 def _say(dialect: Dialect, columns: int) -> list[str]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from flows.contract.columns import Role
 from flows.errors import UserError, nearest
-from flows.init.dialects import describe_cells
+from flows.init.dialects import find_format
 from flows.init.leakage import find_leaks
 from flows.init.placing import (
     SCHEMA_PATH,
@@ -17,10 +17,10 @@ from flows.init.placing import (
     compare,
     edit_config,
     is_untouched,
-    may_keep_dialect,
+    may_keep_format,
     read_config,
 )
-from flows.init.profiles import Profile, profile_column
+from flows.init.profiles import Profile, TableFormat, profile_column
 from flows.init.roles import Guess, describe_field, guess_roles
 from flows.init.target import Goal, check_problem, set_goal
 from flows.init.writing import Field, write_schema
@@ -83,23 +83,23 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
     """
     check_problem(problem)
     config, settings = read_config(root), load_settings(root)
-    given = settings.data.dialect if may_keep_dialect(config, source) else Dialect()
+    kept = may_keep_format(config, source)
+    given = settings.data.dialect if kept else Dialect()
+    formats = settings.data.date_formats if kept and "date_formats" in settings.data.model_fields_set else None
     opened = open_source(source, Reading(root=root, fetch=settings.fetch, dialect=given, expected=(target,)))
     dialect: Dialect | None = getattr(opened, "dialect", None)
     table, limited = read_table(opened, target)
-    notes: list[str] = []
-    if dialect is not None:
-        dialect, notes = describe_cells(table, dialect)
-    profiles = _profile(table, opened, dialect)
+    written = find_format(table, dialect, formats)
+    profiles = _profile(table, opened, written)
     goal, fields, doubts = draft(profiles, target, problem)  # type: ignore[arg-type]
     texts = {
         SCHEMA_PATH: write_schema(fields),
-        Path(FILE_NAME): edit_config(config, source, target, goal.problem, dialect),
+        Path(FILE_NAME): edit_config(config, source, target, goal.problem, written),
     }
     diff = compare(root, texts)
     status = apply(root, texts, diff, force or is_untouched(root, config, texts[SCHEMA_PATH]))
-    found = (source, len(table), limited, target, goal.problem, goal.reason, tuple(notes))
-    return InitReport(*found, tuple(fields), tuple(doubts), status, diff)
+    found = (source, len(table), limited, target, goal.problem, goal.reason, written.notes)
+    return InitReport(*found, tuple(fields), (*written.doubts, *doubts), status, diff)
 
 
 def read_table(source: Source, target: str | None = None) -> tuple[pa.Table, bool]:
@@ -139,9 +139,9 @@ def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> 
     return goal, fields, doubts
 
 
-def _profile(table: pa.Table, source: Source, dialect: Dialect | None) -> list[Profile]:
+def _profile(table: pa.Table, source: Source, written: TableFormat) -> list[Profile]:
     typed = bool(getattr(source, "typed", True))
-    return [profile_column(field, table.column(field.name), typed, dialect) for field in table.schema]
+    return [profile_column(field, table.column(field.name), typed, written) for field in table.schema]
 
 
 def _doubt(profile: Profile, guess: Guess) -> list[str]:

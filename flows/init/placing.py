@@ -3,7 +3,7 @@
 import contextlib
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tomlkit
 import tomlkit.items
@@ -13,6 +13,10 @@ from flows.errors import UserError
 from flows.sections import Dialect, Problem
 from flows.settings import FILE_NAME
 from flows.store.files import digest_file, publish, scratch
+from service.grammar import AMBIGUOUS_FORMATS
+
+if TYPE_CHECKING:
+    from flows.init.profiles import TableFormat
 
 SCHEMA_PATH = Path("model/schema.py")
 SAMPLE = "sample://"
@@ -53,22 +57,27 @@ def reads_sample(root: Path, source: str) -> bool:
     return source.startswith(SAMPLE) and schema.exists() and digest_file(schema) == SAMPLE_SCHEMA
 
 
-def may_keep_dialect(config: tomlkit.TOMLDocument, source: str) -> bool:
+def may_keep_format(config: tomlkit.TOMLDocument, source: str) -> bool:
     """Return True if what `config.toml` says of how a table is written was said of `source`, not of another one."""
     now = str(config.get("data", {}).get("source", SAMPLE))
     return now == source or now.startswith(SAMPLE)
 
 
 def edit_config(
-    config: tomlkit.TOMLDocument, source: str, target: str, problem: Problem, dialect: Dialect | None = None
+    config: tomlkit.TOMLDocument, source: str, target: str, problem: Problem, written: "TableFormat | None" = None
 ) -> str:
     """Return `config.toml` with the data named and how it is written, everything else as it was."""
     edited = tomlkit.parse(config.as_string())
     if "data" not in edited:
         edited["data"] = tomlkit.table()
     data: Any = edited["data"]
-    told = {} if dialect is None else dialect.model_dump(mode="json", exclude_unset=True, exclude_none=True)
-    for key in Dialect.model_fields:
+    told: dict[str, Any] = {}
+    if written is not None and written.dialect is not None:
+        told = written.dialect.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    listed = written.formats if written is not None else ()
+    if listed and ("date_formats" in data or listed != AMBIGUOUS_FORMATS):
+        told["date_formats"] = list(listed)
+    for key in (*Dialect.model_fields, "date_formats"):
         if key in data and key not in told:
             del data[key]
     before = ""

@@ -16,6 +16,7 @@ from flows.init.guessing import guess_text
 from flows.sections import Dialect
 from flows.sources.cells import NUMERIC, converts, read_cells
 from flows.sources.parquet import DURATION, ORDER
+from service.grammar import AMBIGUOUS_FORMATS
 
 
 @dataclass(frozen=True)
@@ -77,42 +78,64 @@ class Profile:
         return replace(self, kind=kind)
 
 
-def profile_column(field: pa.Field, values: pa.ChunkedArray, typed: bool, dialect: Dialect | None = None) -> Profile:
+@dataclass(frozen=True)
+class TableFormat:
+    """How a table is read beyond what its file says.
+
+    Attributes:
+        dialect: How its text is written; None where it is not of delimited text.
+        formats: The listed formats of its dates; see `service.grammar`.
+        notes: Sentences that say so, where that is not as usual.
+        doubts: Sentences that say what the table does not tell.
+    """
+
+    dialect: Dialect | None = None
+    formats: tuple[str, ...] = AMBIGUOUS_FORMATS
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+    def column(self, name: str, kind: Kind) -> Column:
+        """Return a column of a kind as the contract reads it."""
+        return Column(name=name, kind=kind, formats=self.formats if kind == "date" else None)
+
+    def spell(self, values: pa.ChunkedArray, kind: str, name: str) -> pa.ChunkedArray:
+        """Return a column of raw text as a source reads it that knows its kind; others as they are."""
+        if self.dialect is None or not pa.types.is_string(values.type) or not converts(self.dialect, kind, name):
+            return values
+        return pa.chunked_array([read_cells(chunk, self.dialect, kind, name) for chunk in values.chunks], values.type)
+
+
+def profile_column(
+    field: pa.Field, values: pa.ChunkedArray, typed: bool, written: TableFormat | None = None
+) -> Profile:
     """Return what the column seems to be.
 
     Args:
         field: Its real name, and what the source says of it beyond its type.
         values: As its source gave it.
         typed: Whether the source has types, so that a number in a text column is stored as text.
-        dialect: How its texts are written, where it is of delimited text.
+        written: How its table is read.
     """
-    name, said = field.name, field.metadata or {}
+    name, said, written = field.name, field.metadata or {}, written or TableFormat()
     text, order = pa.types.is_string(values.type), said.get(ORDER)
     kind: Kind = "text"
     hint = ""
     if order is None:
-        kind, hint = _guess(values, name, dialect) if text else (_of_type(values.type, said), "")
+        kind, hint = _guess(values, name, written) if text else (_of_type(values.type, said), "")
     blanks = _count_blanks(values) if text and kind != "text" else 0
-    values = spell(values, kind, name, dialect)
-    series, unreadable = clean_column(_cast(values, kind) if text else values, Column(name=name, kind=kind))
+    values = written.spell(values, kind, name)
+    series, unreadable = clean_column(_cast(values, kind) if text else values, written.column(name, kind))
     broken = int(unreadable.sum())
     as_text = text and kind in NUMERIC and bool(typed or blanks or broken)
     return Profile(name, kind, series, blanks, broken, as_text, hint, order and tuple(json.loads(order)))
 
 
-def spell(values: pa.ChunkedArray, kind: str, name: str, dialect: Dialect | None) -> pa.ChunkedArray:
-    """Return a column of raw text as a source reads it that knows its kind; others as they are."""
-    if dialect is None or not pa.types.is_string(values.type) or not converts(dialect, kind, name):
-        return values
-    return pa.chunked_array([read_cells(chunk, dialect, kind, name) for chunk in values.chunks], values.type)
-
-
-def _guess(values: pa.ChunkedArray, name: str, dialect: Dialect | None) -> tuple[Kind, str]:
+def _guess(values: pa.ChunkedArray, name: str, written: TableFormat) -> tuple[Kind, str]:
     """Return the kind of a column of text, and a hint; its numbers may be written otherwise than its dates."""
-    guess = guess_text(spell(values, "number", name, dialect))
-    if guess[0] in NUMERIC or dialect is None or not converts(dialect, "number", name):
+    guess = guess_text(written.spell(values, "number", name), written.formats)
+    if guess[0] in NUMERIC or written.dialect is None or not converts(written.dialect, "number", name):
         return guess
-    return guess_text(spell(values, "date", name, dialect))
+    return guess_text(written.spell(values, "date", name), written.formats)
 
 
 def _of_type(kind: pa.DataType, said: Mapping[bytes, bytes]) -> Kind:

@@ -19,7 +19,7 @@ def print_report(report: InitReport, console: Console | None = None) -> None:
     read = f"the first {report.rows:,}" if report.limited else f"{report.rows:,}"
     _say(console, f"Read {read} rows and {len(report.fields)} columns of {report.source}.")
     if report.notes:
-        _say(console, "How it is written, as [data] in config.toml says from now on:")
+        _say(console, "How it is read:")
     for note in report.notes:
         _say(console, f"  • {note}")
     _say(console, f'Target "{report.target}": {report.problem} ({report.reason}).')

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from flows.contract.columns import Label, Role
-from flows.init.guessing import ENOUGH
+from flows.init.dates import ENOUGH
 from flows.init.profiles import Profile
 from flows.init.writing import Field
 
@@ -59,6 +59,9 @@ def _guess_use(profile: Profile) -> Guess:
     """Tell a feature from what a model learns nothing from."""
     name = profile.name
     if not profile.distinct:
+        if profile.broken:
+            lost = f"no value can be read as a {profile.kind}"
+            return Guess("ignored", lost, f'"{name}" has no value that can be read as a {profile.kind}: ignored.')
         return Guess("ignored", "no row has a value", f'"{name}" has no value in any row: ignored.')
     if profile.distinct == 1:
         if profile.missing:
