@@ -22,7 +22,6 @@ from service.grammar import date_grammar
 from service.moments import date_type, duration_type
 
 FEATURES = ("feature", "sensitive")
-LONGEST_MOMENT = 100  # characters of a date or a duration
 LARGEST = 3.4028234e38  # of float32, which every number becomes
 
 
@@ -138,8 +137,6 @@ def _read_column(entry: dict[str, Any]) -> Column:
 def _type_of(column: Column) -> Any:
     """Return the annotation of one column; strict, so that no "3" or true becomes a number."""
     base = _TYPES[column.kind](column)
-    if column.kind in ("date", "duration"):
-        base = Annotated[base, BeforeValidator(_check_short)]
     if column.kind == "text" and column.nullable:
         return Annotated[Optional[base], BeforeValidator(_blank_to_none)]  # noqa: UP045 - as below
     return Optional[base] if column.nullable else base  # noqa: UP045 - `base` is a value, not a type expression
@@ -178,14 +175,14 @@ def _text(column: Column) -> Any:
     if column.categories is not None:
         return Literal[column.categories]
     # A blank text is a missing one, which only a nullable column may be.
-    return StrictStr if column.nullable else Annotated[StrictStr, Field(min_length=1, pattern=r"\S")]
+    filled: Any = Field(min_length=1, json_schema_extra={"pattern": r"\S"})
+    return StrictStr if column.nullable else Annotated[StrictStr, filled, AfterValidator(_refuse_blank)]
 
 
-def _check_short(value: Any) -> Any:
-    """Refuse a text that is longer than any date: a regular expression takes seconds for some of a few megabytes."""
-    if isinstance(value, str) and len(value) > LONGEST_MOMENT:
-        raise ValueError(f"Input should be at most {LONGEST_MOMENT} characters long")
-    return value
+def _refuse_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("Input should be a text that is not blank")
+    return text
 
 
 def _blank_to_none(value: Any) -> Any:

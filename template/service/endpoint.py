@@ -85,7 +85,7 @@ class PredictRequest(IODescriptor, Envelope):
         try:
             many = len(body) > HEAVY_BYTES
             read = await asyncio.to_thread(bundle.read, body) if many else bundle.read(body)
-            return Accepted(bundle, read.rows, body, read.keys, arrived, read.unread)
+            return Accepted(bundle, read.rows, read.body, read.keys, arrived, read.unread)
         except ValidationError as error:
             return Refusal(explain(error))
 

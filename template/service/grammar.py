@@ -18,6 +18,7 @@ from math import isfinite
 EXACT = 2**53  # every integer below has a double of its own
 SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1
 LONGEST_SECONDS = 1e11  # of a duration: three thousand years
+LONGEST_TEXT = 100  # characters of a date or a duration; some longer ones would take the patterns seconds
 MICROSECONDS = 1_000_000
 AMBIGUOUS_FORMATS = ("%m/%d/%Y",)  # read where `[data] date_formats` lists none
 
@@ -118,6 +119,8 @@ def parse_duration(text: str) -> int | None:
     number = parse_number(text)
     if number is not None:
         return to_microseconds(number)
+    if len(text) > LONGEST_TEXT:
+        return None
     if found := _ISO_DURATION.fullmatch(text):
         sign, *parts = found.groups("0")
         seconds = sum(_exact(part) * unit for part, unit in zip(parts, _UNITS, strict=True))
@@ -207,6 +210,8 @@ class DateGrammar:
     def parse(self, text: str) -> datetime | None:
         """Return the moment that a text names, in UTC without a zone, to the microsecond; None where it is no date."""
         text = text.strip()
+        if len(text) > LONGEST_TEXT:
+            return None
         if self.reads_iso and (found := _ISO.fullmatch(text)):
             return _to_moment(found)
         if not text.isascii():

@@ -5,21 +5,31 @@ one: 5 MB of invalid JSON then cost seconds and gigabytes. So the values are cou
 validated one after another, and an invalid request ends at its first hundred errors.
 """
 
+import re
+import unicodedata
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple, NoReturn, get_args
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
+from pydantic_core import InitErrorDetails, PydanticCustomError, from_json, to_json
 
 from service.contract import Contract
+from service.grammar import normalize
 
 MOST_ERRORS = 100
 NESTED_VALUES = 32  # that the columns of a row may hold which are not read, on average
 LONGEST_NAME = 200  # of an unknown field, in an error
 LONGEST_MESSAGE = 500
 BLOCK = 65_536
+# An escape of a character that may be changed by normalization, or change another: not of Latin, Greek, Cyrillic, kana,
+# CJK, Hangul syllables, punctuation and emoji.
+UNUSUAL_ESCAPE = re.compile(
+    rb"\\u(?!0[0-2]|039[1-9a-f]|03[ab]|03c[0-9]|04[1-4]|201|202[0-7]|30[4-8]|309[0-6]|30[a-e]|30f[0-9a]|3[4-9a-f]"
+    rb"|[4-9]|a[c-f]|[bc]|d[0-6]|d7[0-9]|d7a[0-3]|d83[c-e]|d[c-f])",
+    re.IGNORECASE,
+)
 QUOTE = ord('"')
 STARTS_VALUE = np.isin(np.arange(256), list(b",[{"))  # each value of a JSON text follows one of these
 
@@ -33,11 +43,13 @@ class Read(NamedTuple):
         rows: The features of each row, in the order of the contract.
         keys: How many fields the request has, `rows` among them.
         unread: Whether a row holds a column that is neither a feature nor an id.
+        body: The body, its names and texts in Unicode's normal form C.
     """
 
     rows: list[tuple[Any, ...]]
     keys: int
     unread: bool
+    body: bytes
 
 
 class Reader:
@@ -49,6 +61,7 @@ class Reader:
         self._width = len(contract.features)
         self._logged = frozenset(c.name for c in (*contract.features, *contract.ids))
         self._known = self._logged | {c.name for c in contract.unread}
+        self._normalizes = all(normalize(text) == text for text in _texts(contract))
         self._integers = frozenset(c.name for c in contract.features if c.kind == "integer")
         row_type: type[BaseModel] = get_args(request_type.model_fields["rows"].annotation)[0]
         self._validate = row_type.__pydantic_validator__.validate_python
@@ -61,7 +74,7 @@ class Reader:
         Raises:
             pydantic.ValidationError: the body is not of the contract's type.
         """
-        rows = self._parse(body)
+        rows, normal = self._parse(body)
         made: list[tuple[Any, ...]] = []
         keys, unread = 1, False
         try:
@@ -74,10 +87,10 @@ class Reader:
                 keys += len(row)
         except (ValidationError, AttributeError):  # of a row that is no object
             self._refuse(rows, len(made))
-        return Read(made, keys, unread)
+        return Read(made, keys, unread, normal)
 
-    def _parse(self, body: bytes) -> list[Any]:
-        """Return the unvalidated rows: at least one, at most `max_rows`."""
+    def _parse(self, body: bytes) -> tuple[list[Any], bytes]:
+        """Return the unvalidated rows, at least one and at most `max_rows`, and the body in normal form."""
         if len(body) > self.max_values and count_values(body, self.max_values) > self.max_values:
             message = f"{self._at_most()}, and no more than {self.max_values} values in all"
             raise _error([_describe("too_long", ("rows",), message)])
@@ -85,6 +98,9 @@ class Reader:
             request = from_json(body)
         except ValueError as error:
             raise _error([_describe("json_invalid", (), f"Invalid JSON: {error}")]) from None
+        if self._normalizes and not _is_normal(body):
+            request = _normalize(request)
+            body = to_json(request, inf_nan_mode="constants")
         if type(request) is not dict:
             raise _error([_describe("model_type", (), 'Input should be an object, {"rows": [{…}, …]}')])
         found = list(_unknown(request, frozenset({"rows"}), ()))
@@ -99,7 +115,7 @@ class Reader:
             raise _error([_describe("too_short", ("rows",), "A request holds at least one row")])
         if len(rows) > self.max_rows:
             raise _error([_describe("too_long", ("rows",), self._at_most())])
-        return rows
+        return rows, body
 
     def _at_most(self) -> str:
         return f"A request may hold at most {self.max_rows} rows (max_rows)"
@@ -127,6 +143,29 @@ class Reader:
                     kind, message = "int_type", "Input should be a valid integer"
                 yield _describe(kind, ("rows", number, *place), message)
         yield from _unknown(row, self._known, ("rows", number))
+
+
+def _texts(contract: Contract) -> Iterator[str]:
+    """Yield the names and texts of a contract; bundles of earlier versions hold them as the data had them."""
+    for column in contract.columns:
+        said = (*(column.categories or ()), *(column.encoding.get("known") or ()))
+        yield from (text for text in (column.name, *said) if isinstance(text, str))
+
+
+def _is_normal(body: bytes) -> bool:
+    """Return True if all texts of a body certainly are in normal form C, as those of nearly all bodies."""
+    if body.isascii():
+        return not UNUSUAL_ESCAPE.search(body)
+    # A mark behind an escaped letter belongs to another letter than it seems to.
+    return b"\\" not in body and unicodedata.is_normalized("NFC", body.decode())
+
+
+def _normalize(value: Any) -> Any:
+    if isinstance(value, str):
+        return normalize(value)
+    if isinstance(value, list):
+        return [_normalize(one) for one in value]
+    return {normalize(name): _normalize(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def count_values(body: bytes, limit: int) -> int:
