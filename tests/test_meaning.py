@@ -448,9 +448,12 @@ def to_json(text: str, kind: Kind) -> Any:
     """Return what a request holds for the cell of a CSV.
 
     JSON has types. What a text says as a number is a JSON number in a request, and what it says as a boolean is true or
-    false; dates, durations and texts are JSON texts. What says nothing of the kind is sent as the text that it is.
+    false; dates, durations and texts are JSON texts. What says nothing of the kind is sent as the text that it is, and
+    so is a fraction beyond 2^53 in an integer's place, which the doubles of JSON do not have.
     """
-    if kind == "number" or kind == "integer":
+    if kind == "integer" and abs(parse_number(text) or 0) >= 2**53:
+        return parse_integer(text)
+    if kind in ("number", "integer"):
         exact = parse_integer(text)
         return parse_number(text) if exact is None else exact
     return parse_boolean(text) if kind == "boolean" else text

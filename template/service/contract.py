@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from service.grammar import date_grammar
+from service.grammar import LARGEST_INTEGER, SMALLEST_INTEGER, date_grammar
 from service.moments import date_type, duration_type
 
 FEATURES = ("feature", "sensitive")
@@ -149,7 +149,7 @@ def _number(column: Column) -> Any:
     bounds: dict[str, Any] = {"ge": offset - reach, "le": offset + reach} | column.bounds
     kind: Any = Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
     if column.kind == "integer":
-        kind = Annotated[kind, AfterValidator(_check_whole)]  # `multiple_of` would let 1000000000.5 pass
+        kind = Annotated[kind, BeforeValidator(_check_whole)]  # `multiple_of` would let 1000000000.5 pass
     schema = {"type": column.kind, **_bounds_schema(bounds)}
     if column.categories is None:
         return Annotated[kind, WithJsonSchema(schema)]
@@ -199,9 +199,12 @@ _TYPES: dict[str, Callable[[Column], Any]] = {
 }
 
 
-def _check_whole(value: float) -> float:
-    if not value.is_integer():
+def _check_whole(value: Any) -> Any:
+    """Refuse fractions and what is beyond 64 bits; what is no number is refused as such afterwards."""
+    if isinstance(value, float) and not value.is_integer():
         raise PydanticCustomError("int_type", "Input should be a valid integer")
+    if isinstance(value, int | float) and not SMALLEST_INTEGER <= value <= LARGEST_INTEGER:
+        raise PydanticCustomError("int_type", "Input should be an integer of 64 bits")
     return value
 
 
