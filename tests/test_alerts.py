@@ -344,8 +344,8 @@ def test_rollback_does_not_need_the_receiver() -> None:
     import subprocess
     import sys
 
-    from template_support import REPOSITORY
+    from template_support import REPOSITORY, repository_environment
 
     code = "import sys, flows.alerting; assert not {'prefect', 'mlflow'} & set(sys.modules)"
     assert roll_back.__module__ == "flows.commands.champion"
-    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=repository_environment(), check=True)

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from template_support import REPOSITORY
+from template_support import REPOSITORY, repository_environment
 
 from flows import exclusive
 from flows.errors import UserError
@@ -31,7 +31,14 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def hold(root: Path) -> "subprocess.Popen[str]":
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(root)], cwd=REPOSITORY, stdin=-1, stdout=-1, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(root)],
+        cwd=REPOSITORY,
+        env=repository_environment(),
+        stdin=-1,
+        stdout=-1,
+        text=True,
+    )
     assert process.stdout
     assert process.stdout.readline() == "held\n"
     return process
@@ -87,7 +94,11 @@ def test_stages_within_a_pipeline_hold_the_lock_already(settings: Settings) -> N
         with only_one(settings, wait=True):
             pass
         other = subprocess.run(
-            [sys.executable, "-c", HOLD, str(settings.root)], cwd=REPOSITORY, capture_output=True, text=True
+            [sys.executable, "-c", HOLD, str(settings.root)],
+            cwd=REPOSITORY,
+            env=repository_environment(),
+            capture_output=True,
+            text=True,
         )
         assert "wait until it ends" in other.stderr
     release(hold(settings.root))
