@@ -1,5 +1,6 @@
 """The `ml` command: one entry point for everything a project does."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from flows.commands import contract, data, delivery, loop, operate, quarantine, reproduce
 from flows.errors import UserError
+from flows.privacy import keep_private
 from flows.secrets import may_be_address
 
 HELP = """Train, check, deploy and serve this project's model.
@@ -181,6 +183,10 @@ def main() -> None:
     """Run the command line; a user's mistake is one sentence, anything else is kept in a log."""
     from flows.commands.console import leave, report_error, report_unexpected
 
+    keep_private()
+    # A shell without job control, such as a script's, starts `ml … &` with SIGINT ignored, and Python leaves it so. Who
+    # sends one all the same means this command, as `kill -INT` does: it ends with 130 then, however it was started.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app(prog_name="ml")
     except SystemExit as stop:

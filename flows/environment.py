@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 from flows.databases import sqlite_url
+from flows.privacy import make_private
+from flows.sections import is_address
 from flows.settings import Settings
 
 QUIET = {
@@ -41,7 +43,11 @@ def prefect_database() -> Path:
 
 
 def prepare(settings: Settings) -> None:
-    """Set what the libraries read when they are imported; what the user has set stays."""
+    """Set what the libraries read when they are imported; what the user has set stays. `.ml` is made private."""
+    stores = [one.store for one in settings.environments.values() if one.host and not is_address(one.store)]
+    make_private(
+        settings.home, {settings.root / store for store in stores}
+    )  # others a container reads: see `ml release`
     homes = {
         "PREFECT_HOME": settings.home / "prefect",
         "PREFECT_PROFILES_PATH": settings.home / "prefect" / "profiles.toml",

@@ -8,6 +8,7 @@ import orjson
 import pyarrow as pa
 
 from flows.errors import UserError, nearest
+from flows.privacy import make_folder
 
 
 class Output(Protocol):
@@ -41,7 +42,7 @@ def require_destination(path: Path) -> Path:
     if path.is_dir():
         raise UserError(f'"{path}" is a folder: name a file.')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     except OSError as error:
         raise UserError(f'The folder "{path.parent}" cannot be made ({error.strerror}): name another.') from None
     if not os.access(path.parent, os.W_OK):

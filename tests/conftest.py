@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,6 +16,8 @@ from template_support import commit_all, copy_working_tree, run_python
 
 # Tests run side by side on few cores: OpenMP's threads would fight each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+# `make test &` in a script ignores SIGINT, and so would what is started from here; a handler becomes the default there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Render = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -61,6 +61,7 @@ def _checks() -> Iterator[tuple[str, Callable[[Settings], str]]]:
     yield "contract", _contract
     yield "source", _source
     yield "disk", _disk
+    yield "secrets", _secrets
     yield "git", _git
     yield "prefect", lambda _: _server("PREFECT_API_URL", "/health")
     yield "mlflow", lambda _: _server("MLFLOW_TRACKING_URI", "/health")
@@ -101,6 +102,15 @@ def _disk(settings: Settings) -> str:
     if free < FREE_BYTES:
         raise UserError(f"{free / 1e9:.1f} GB are free under {settings.root}: make room for snapshots and models.")
     return f"{free / 1e9:.0f} GB free"
+
+
+def _secrets(settings: Settings) -> str:
+    path = settings.root / ".env"
+    if not path.is_file():
+        return "there is no .env"
+    if path.stat().st_mode & 0o077:
+        return f"others on this machine may read {path}: `chmod 600 .env` keeps its secrets to you"
+    return ".env is yours alone"
 
 
 def _git(settings: Settings) -> str:

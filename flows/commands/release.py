@@ -17,6 +17,7 @@ from flows.commands.unproved import not_proved, noted, read_unproved, require_pr
 from flows.contract.compatibility import breaking_changes
 from flows.errors import Refused, UserError, nearest
 from flows.ports import is_loopback
+from flows.privacy import open_for_others
 from flows.sections import Environment
 from flows.settings import Settings
 from flows.store.bundles import Bundle, find_bundle, open_bundle
@@ -60,6 +61,8 @@ def release_to(
     image = image or running_image(settings, name, source)
     with sole(target / "release.lock", f"Another release to {name} is at work: wait until it ends."):
         recover(settings, name)
+        if settings.environments[name].host:
+            open_for_others(target)  # its container reads it as a user of its own
         before = read_champion(target)
         require_compatible(target, before, bundle, breaking)
         try:

@@ -16,6 +16,7 @@ from flows.commands.console import console, open_project
 from flows.connection import show_uri
 from flows.errors import UserError
 from flows.ports import choose_port, is_taken
+from flows.privacy import withdraw
 from flows.processes import Record, keeper_of, log_path, read_record, running, start, stop, was_elsewhere
 from flows.server import Server, no_embedded_server
 from flows.settings import Settings
@@ -43,6 +44,7 @@ def bring_up() -> None:
         _await(settings, worker, prefect, begun)
         deploy_flows(settings, prefect)
         console.print(f"[green]✓[/] {'deployed':<8} [dim]the flows of prefect.yaml[/]")
+        withdraw(settings.home / "prefect")  # Prefect copies its pages together with their modes
     _print_addresses(settings, records, prefect)
 
 

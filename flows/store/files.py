@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from flows.errors import UserError
+from flows.privacy import make_folder, mode_of
 from flows.store.damage import Damaged, explain_damage, explain_os_error
 from flows.store.reach import uploading
 
@@ -46,7 +47,7 @@ def digest_json(value: Any) -> str:
 @contextmanager
 def scratch(target: Path) -> Iterator[Path]:
     """Yield an unused path beside `target`, removed again unless it was renamed away."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     sweep(target.parent)
     path = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{HOST}-{os.getpid()}-", dir=target.parent))
     try:
@@ -66,8 +67,13 @@ def sweep(folder: Path, everywhere: bool = False) -> None:
 
 
 def publish(made: Path, target: Path) -> None:
-    """Flush the file or folder at `made` to disk and rename it to `target` in one step; see `flows.store.reach` too."""
+    """Flush the file or folder at `made` to disk and rename it to `target` in one step; see `flows.store.reach` too.
+
+    It gets the mode that `flows.privacy.mode_of` says.
+    """
+    mode = mode_of(target)
     for path in [made, *made.iterdir()] if made.is_dir() else [made]:
+        path.chmod(mode_of(target, folder=True) if path.is_dir() else mode)
         _sync(path)
     with uploading(made, target):
         made.replace(target)
@@ -82,7 +88,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
         path: The lock file; it holds the number of the process that took the lock last.
         wait: Whether to wait for another process to let go.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

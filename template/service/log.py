@@ -105,12 +105,15 @@ def open_file(folder: Path, number: int) -> int:
     Raises:
         OSError: it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    # Who may read the folder, or the one that it is made in, may read the log: below a private `.ml` nobody else.
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    shared = above.stat().st_mode & 0o077
+    folder.mkdir(0o700 | shared, parents=True, exist_ok=True)
     host = re.sub(r"[^A-Za-z0-9._]+", "_", socket.gethostname())
     while True:
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{host}-{os.getpid()}-{number}.jsonl"
         try:
-            file = os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o644)
+            file = os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600 | (shared & 0o066))
             break
         except FileExistsError:  # of a process that ended within this second and had our number
             number += 1
