@@ -1,6 +1,8 @@
 """Tables written to a file, part by part: CSV, Parquet or JSON Lines, as its suffix says."""
 
+import codecs
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 
 from flows.errors import UserError, nearest
 from flows.privacy import make_folder
+from flows.sections import Dialect
 
 
 class Output(Protocol):
@@ -23,9 +26,12 @@ class Output(Protocol):
         ...
 
 
-def open_output(path: Path, schema: pa.Schema) -> Output:
-    """Open a file for tables of `schema`, in the format that its suffix names; see `require_destination`."""
-    return OPENERS[path.suffix.lower()](path, schema)
+def open_output(path: Path, schema: pa.Schema, dialect: Dialect | None = None) -> Output:
+    """Open a file for tables of `schema`, in the format that its suffix names; see `require_destination`.
+
+    A CSV file has the delimiter of `dialect`, and a byte order mark where the dialect has another encoding than UTF-8.
+    """
+    return OPENERS[path.suffix.lower()](path, schema, dialect or Dialect())
 
 
 def require_destination(path: Path) -> Path:
@@ -53,8 +59,8 @@ def require_destination(path: Path) -> Path:
 class JsonLines:
     """One JSON object for each row; missing values, and numbers that JSON lacks, are null."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        """Open the file; objects need no schema."""
+    def __init__(self, path: Path, schema: pa.Schema, dialect: Dialect) -> None:
+        """Open the file; objects need no schema and no dialect."""
         self._file = path.open("wb")
 
     def write_table(self, table: pa.Table) -> None:
@@ -81,16 +87,37 @@ def _to_list(values: pa.ChunkedArray) -> list[Any]:
     return found
 
 
-def _open_csv(path: Path, schema: pa.Schema) -> Output:
-    from pyarrow import csv
+class Csv:
+    """Delimited text in UTF-8."""
 
-    return csv.CSVWriter(str(path), schema)
+    def __init__(self, path: Path, schema: pa.Schema, dialect: Dialect) -> None:
+        """Open the file and write the header."""
+        from pyarrow import csv
+
+        self._file = path.open("wb")
+        if dialect.encoding != "utf-8":
+            self._file.write(codecs.BOM_UTF8)
+        options = csv.WriteOptions(delimiter=dialect.delimiter or ",")
+        self._writer = csv.CSVWriter(self._file, schema, write_options=options)
+
+    def write_table(self, table: pa.Table) -> None:
+        """Write one line for each row."""
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+        self._file.close()
 
 
-def _open_parquet(path: Path, schema: pa.Schema) -> Output:
+def _open_parquet(path: Path, schema: pa.Schema, dialect: Dialect) -> Output:
     from pyarrow import parquet
 
     return parquet.ParquetWriter(path, schema, compression="zstd")
 
 
-OPENERS = {".csv": _open_csv, ".parquet": _open_parquet, ".jsonl": JsonLines}
+OPENERS: dict[str, Callable[[Path, pa.Schema, Dialect], Output]] = {
+    ".csv": Csv,
+    ".parquet": _open_parquet,
+    ".jsonl": JsonLines,
+}

@@ -499,3 +499,25 @@ def test_rows_are_written_mended_and_replayed_by_the_commands(made, typed):
         typed("replay")
     with pytest.raises(UserError, match="no validation nope"):
         typed("show", "nope")
+
+
+def test_rows_in_the_owner_s_notation_are_written_mended_and_replayed_in_it(tmp_path, contract):
+    project = Project(tmp_path, delimiter=";", decimal=",", thousands=".", encoding="cp949")
+    lines = [";".join(HEADER), *(";".join(str(v).replace(".", ",") for v in row(i, income=1234.5)) for i in range(8))]
+    lines[4] = lines[4].replace("1234,5", "12.5")  # a point where thousands would be
+    lines[5] = lines[5].replace(";30;", ";400;")
+    (tmp_path / "data.csv").write_text("\n".join(lines) + "\n", encoding="cp949")
+    snapshot = project.ingest()
+    bad = project.validate(snapshot)
+    assert (bad.bad, bad.rows) == (2, 8)
+    path = tmp_path / "bad.csv"
+    quarantined.write_quarantine(project.settings, bad, path)
+    text = path.read_text(encoding="utf-8-sig")
+    assert '"12.5"' in text and '"1234,5"' in text and "김" in text and ";" in text
+    mended = text.replace('"12.5"', '"1.312,25"').replace(";400;", ";40;").replace('"400"', '"40"')
+    path.write_text(mended, encoding="cp949")  # as a spreadsheet saves it
+    taken = take_mended(project.settings, bad, str(path))
+    assert (taken.rows, taken.refused) == (2, {})
+    assert project.validate(taken.snapshot).bad == 0
+    incomes = [float(one[HEADER.index("income")]) for one in project.rows(taken.snapshot)]
+    assert sorted(incomes) == [1234.5] * 7 + [1312.25]

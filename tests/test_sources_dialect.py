@@ -11,6 +11,7 @@ from flows.errors import UserError
 from flows.sections import Data, Dialect
 from flows.settings import load_settings
 from flows.sources import Reading, open_source, read_through
+from flows.sources.cells import read_cells, write_cells
 
 KINDS = {"id": "integer", "preis": "number", "art": "text"}
 
@@ -112,9 +113,24 @@ def test_another_encoding_than_the_settings_say_is_one_sentence_with_the_setting
         read(tmp_path)
 
 
-def test_json_lines_are_read_by_the_encoding(tmp_path):
-    write(tmp_path, '{"이름": "김철수"}\n', "utf-16", "t.jsonl")
-    assert read(tmp_path, uri="t.jsonl", encoding="utf-16").to_pydict() == {"이름": ["김철수"]}
+def test_the_settings_are_of_delimited_text_alone(tmp_path):
+    write(tmp_path, '{"이름": " 김철수", "x": "1,5"}\n', name="t.jsonl")
+    settings = {"encoding": "cp949", "decimal": ",", "trim": True, "header": False}
+    assert read(tmp_path, {"x": "number"}, "t.jsonl", **settings).to_pydict() == {"이름": [" 김철수"], "x": ["1,5"]}
+
+
+def test_the_mark_of_utf_8_goes_before_the_setting(tmp_path):
+    write(tmp_path, "이름,x\n김철수,1\n", "utf-8-sig")
+    assert read(tmp_path, encoding="cp949").to_pydict() == {"이름": ["김철수"], "x": ["1"]}
+
+
+@pytest.mark.parametrize("decimal", [",", "."])
+def test_what_is_written_for_the_owner_is_read_as_the_same(decimal):
+    dialect = Dialect(decimal=decimal, thousands="" if decimal == "." else ".")
+    values = pa.array(["1234.5", "-7", "1e+20", "oops", "'1.5" if decimal == "," else "1.5", None, "0.1"])
+    told = write_cells(pa.chunked_array([values]), dialect, "number")
+    assert read_cells(told.combine_chunks(), dialect, "number", "x").to_pylist() == values.to_pylist()
+    assert told.to_pylist()[0] == ("1234,5" if decimal == "," else "1234.5")
 
 
 def test_a_table_without_a_header_has_numbered_or_given_names(tmp_path):

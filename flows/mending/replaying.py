@@ -14,6 +14,7 @@ from flows.mending.matching import find_rows
 from flows.mending.retyping import kinds_of, retype
 from flows.settings import Settings
 from flows.sources import Reading, open_source, read_through
+from flows.sources.cells import NUMERIC, read_cells
 from flows.store.parts import ROW
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import REASONS, Latest, Validation, Validations
@@ -87,7 +88,7 @@ def take_mended(settings: Settings, validation: Validation, uri: str) -> Taken:
     contract, snapshots = load_contract(settings), Snapshots(settings.store_path)
     base = _latest(settings, validation)
     schema = snapshots.schema(base.digest)
-    mended, numbers = _read_mended(settings, schema, uri)
+    mended, numbers = _read_mended(settings, contract, schema, uri)
     raw = _raw_rows(settings, validation, numbers, uri)
     rows, places = find_rows(snapshots, base, raw, contract.by_name)
     positions = np.full(len(mended), -1)
@@ -120,11 +121,12 @@ def _latest(settings: Settings, validation: Validation) -> Snapshot:
     return latest
 
 
-def _read_mended(settings: Settings, schema: pa.Schema, uri: str) -> tuple[pa.Table, np.ndarray]:
+def _read_mended(settings: Settings, contract: Contract, schema: pa.Schema, uri: str) -> tuple[pa.Table, np.ndarray]:
     """Return mended rows, which join some of `schema`, and the numbers of those they replace."""
+    dialect = settings.data.dialect.model_copy(update={"header": True, "skip_lines": 0})
     clashed = {name: f"{name} of the data" for name in (ROW, REASONS)}  # as the quarantine renames them
     kinds = {clashed.get(name, name): kind for name, kind in kinds_of(schema).items()} | {ROW: "integer"}
-    source = open_source(uri, Reading(kinds, settings.root, settings.fetch, quoted=True))
+    source = open_source(uri, Reading(kinds, settings.root, settings.fetch, quoted=True, dialect=dialect))
     if ROW not in source.schema.names:
         raise UserError(
             f'"{uri}" has no column "{ROW}", which says which row each replaces: mend the file that '
@@ -138,6 +140,11 @@ def _read_mended(settings: Settings, schema: pa.Schema, uri: str) -> tuple[pa.Ta
         numbers = np.empty(0)
     if not len(numbers) or numbers.dtype != np.int64 or len(np.unique(numbers)) < len(numbers):
         raise UserError(f'"{uri}" needs a different whole number of a quarantined row in each "{ROW}".')
+    for place, name in enumerate(table.schema.names):  # what the snapshot has as text, and the contract as numbers
+        kind = contract.kinds.get(name, "text")
+        if kinds.get(name) == "text" and kind in NUMERIC and getattr(source, "dialect", None) is not None:
+            chunks = [read_cells(chunk, dialect, kind, name) for chunk in table.column(name).chunks]
+            table = table.set_column(place, name, pa.chunked_array(chunks, pa.string()))
     shown = [(name, clashed.get(name, name)) for name in schema.names]
     return pa.table({name: table.column(told) for name, told in shown if told in table.schema.names}), numbers
 

@@ -50,7 +50,7 @@ class Dialect(Section):
     """How delimited text (CSV, TSV, …) is written; see docs/data.md. `ml init` finds it.
 
     Attributes:
-        encoding: A codec of Python, such as "cp949" or "utf-16"; JSON Lines are read by it too.
+        encoding: A codec of Python, such as "cp949" or "utf-16", of files without the mark of UTF-8.
         delimiter: The character between two fields, or "tab"; None to find it in each file.
         skip_lines: How many lines above the header (or above the first row) are passed over.
         header: Whether the first line has the columns' names. False: they are called column_1, column_2, … A list

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.sections import Dialect
+from service.grammar import normalize
 
 NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 NUMERIC = ("number", "integer")
@@ -48,7 +49,8 @@ def read_cells(values: pa.Array, dialect: Dialect, kind: str, name: str) -> pa.A
     if dialect.trim:
         values = _trim(values)
     if markers := name_markers(dialect, kind, name):
-        found = pc.is_in(pc.utf8_trim_whitespace(values), value_set=pa.array(markers, values.type))
+        texts = pc.utf8_normalize(pc.utf8_trim_whitespace(values), form="NFC")
+        found = pc.is_in(texts, value_set=pa.array(map(normalize, markers), values.type))
         values = pc.if_else(found, None, values) if pc.any(found).as_py() else values
     if kind in NUMERIC and (dialect.decimal, dialect.thousands) != (".", ""):
         values = read_numbers(values, dialect.decimal, dialect.thousands)
@@ -63,11 +65,11 @@ def trim_text(text: str) -> str:
 
 def _trim(values: pa.Array) -> pa.Array:
     """Drop the spaces around texts, and the quotes that a space before them kept from being read as such."""
-    values = pc.utf8_trim_whitespace(values)
+    raw, values = values, pc.utf8_trim_whitespace(values)
     quoted = pc.match_substring_regex(values, '^"[^"]*"$')
     if pc.any(quoted).as_py():
         values = pc.if_else(quoted, pc.utf8_slice_codeunits(values, 1, -1), values)
-    empty = pc.is_in(values, value_set=pa.array(NULLS, values.type))
+    empty = pc.and_(pc.is_in(values, value_set=pa.array(NULLS, values.type)), pc.not_equal(values, raw))
     return pc.if_else(empty, None, values) if pc.any(empty).as_py() else values
 
 
@@ -84,6 +86,17 @@ def read_numbers(values: pa.Array, decimal: str, thousands: str) -> pa.Array:
     feigned = pc.match_substring_regex(values, PLAIN)
     others = pc.if_else(feigned, pc.binary_join_element_wise(NO_NUMBER, values, ""), values)
     return pc.if_else(fits, plain, others)
+
+
+def write_cells(values: pa.ChunkedArray, dialect: Dialect, kind: str) -> pa.ChunkedArray:
+    """Return a column as text that `read_cells` reads as the same values."""
+    texts = values.cast(pa.string())
+    if kind not in NUMERIC or dialect.decimal == ".":
+        return texts
+    own = pc.replace_substring(texts, ".", dialect.decimal)
+    texts = pc.if_else(pc.match_substring_regex(texts, PLAIN), own, texts)
+    feigned = pc.match_substring_regex(texts, PLAIN.replace("^", f"^{NO_NUMBER}", 1))
+    return pc.if_else(feigned, pc.utf8_slice_codeunits(texts, len(NO_NUMBER)), texts)
 
 
 @lru_cache

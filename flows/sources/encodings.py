@@ -20,10 +20,12 @@ WESTERN = ("cp1252", "cp1250", "cp1254")
 
 def find_file_encoding(file: RawFile, head: bytes) -> str:
     """Return the encoding of a file, by its byte order mark or by its first 64 MiB."""
+    if head.startswith(codecs.BOM_UTF32_LE):
+        return "utf-32"
     if head.startswith(WIDE_MARKS):
-        return "utf-32" if head.startswith(codecs.BOM_UTF32_LE) else "utf-16"
-    if wide := _find_unmarked(head):
-        return wide
+        return "utf-16"
+    if found := _find_unmarked(head):
+        return found
     decoder, seen = codecs.getincrementaldecoder("utf-8")(), 0
     with explain_damage(file.uri), file.open_raw() as stream:
         while seen < SCANNED_BYTES and (chunk := bytes(stream.read(HEAD_BYTES))):

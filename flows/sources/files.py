@@ -102,17 +102,18 @@ def open_table(file: RawFile, reading: Reading) -> FileSource:
         from flows.sources.parquet import ParquetSource
 
         return ParquetSource(file, columns)
-    if reading.expected is not None and "encoding" not in dialect.model_fields_set:
+    is_json = bool(JSON_START.match(head))
+    if reading.expected is not None and "encoding" not in dialect.model_fields_set and not is_json:
         found = find_file_encoding(file, head)
         dialect = Dialect(**(dialect.model_dump(exclude_unset=True) | ({} if found in UTF_8 else {"encoding": found})))
-    file = replace(file, encoding=dialect.encoding)
+    file = replace(file, encoding="utf-8" if is_json or head.startswith(codecs.BOM_UTF8) else dialect.encoding)
     refuse_foreign(head, file.uri, file.encoding)
     refuse_encoding(head, file)
     if file.encoding not in UTF_8:
         head = head.decode(file.encoding, errors="ignore").encode()
     if not head.strip().removeprefix(codecs.BOM_UTF8):
         raise NoRows(f'"{file.uri}" is empty: it needs a header and rows.')
-    if JSON_START.match(head):
+    if is_json:
         from flows.sources.jsonlines import JsonLinesSource
 
         return JsonLinesSource(file, columns)
