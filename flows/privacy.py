@@ -36,7 +36,7 @@ def mode_of(target: Path, folder: bool = False) -> int:
 
 def make_folder(path: Path) -> None:
     """Make a folder and those above it that are missing."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         folder.chmod(mode_of(folder, folder=True))
