@@ -13,6 +13,7 @@ from flows.contract.cleaning import UNREADABLE, clean_column, to_required
 from flows.contract.columns import Column
 from flows.contract.repeats import ALONE, TOGETHER
 from flows.errors import UserError, nearest
+from service.grammar import normalize
 
 if TYPE_CHECKING:
     from pandera.pandas import DataFrameSchema
@@ -145,6 +146,9 @@ def _show_whole(reasons: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFram
 def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
     from pandera.errors import SchemaErrors
 
+    # A check of several columns asks for them by the names that the schema has.
+    written = {normalize(str(name)): name for name in schema.columns}
+    frame = frame.rename(columns=written)
     # Checks of an owner's compare with gaps as NaN does, not as NA, which is neither true nor false.
     gapped = [name for name in frame if isinstance(frame[name].dtype, pd.Int64Dtype)]
     try:
@@ -159,7 +163,7 @@ def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
                 f"The check {case['check']}{whose} in model/schema.py failed as a whole: {case['failure_case']}."
             ) from None
         rows = cases["index"].to_numpy(dtype=np.int64)
-        named = cases["column"].astype("str").to_numpy()
+        named = cases["column"].astype("str").map(normalize).to_numpy()
         return _reasons(rows, named, cases["check"].astype("str").to_numpy(), cases["failure_case"].astype("str"))
     return _join([])
 
@@ -173,16 +177,25 @@ def _untyped(columns: Sequence[Column], schema: "DataFrameSchema | None") -> "Da
 
     if schema is None:
         return pa_.DataFrameSchema({c.name: pa_.Column(None, _checks(c), nullable=c.nullable) for c in columns})
-    fields = schema.columns
+    known = {column.name: column for column in columns}
     kept = {
-        c.name: pa_.Column(
-            None,
-            checks=fields[c.name].checks,
-            nullable=fields[c.name].nullable,
-        )
-        for c in columns
+        name: pa_.Column(None, checks=_normal_checks(field.checks), nullable=field.nullable)
+        for name, field in schema.columns.items()
+        if normalize(str(name)) in known
     }
     return pa_.DataFrameSchema(kept, checks=schema.checks)
+
+
+def _normal_checks(checks: list[Any]) -> list[Any]:
+    """Return checks whose closed sets are in normal form C, as the values are."""
+    import pandera.pandas as pa_
+
+    made = []
+    for check in checks:
+        allowed = list(check.statistics["allowed_values"]) if check.name == "isin" else []
+        normal = [normalize(value) if isinstance(value, str) else value for value in allowed]
+        made.append(check if normal == allowed else pa_.Check.isin(normal))
+    return made
 
 
 def _checks(column: Column) -> list[Any]:

@@ -12,8 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.contract.cleaning import clean_column
+from flows.contract.cleaning import clean_column, normalize_texts
 from flows.contract.columns import Column
+from service.grammar import normalize
 
 if TYPE_CHECKING:
     from pandera.pandas import DataFrameSchema
@@ -26,10 +27,10 @@ ALONE, TOGETHER = "field_uniqueness", "multiple_fields_uniqueness"  # as Pandera
 
 def unique_sets(schema: "DataFrameSchema", names: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the sets of columns whose values `schema` wants to be unique, those that have one of `names`."""
-    alone = [(name,) for name in names if schema.columns[name].unique]
+    alone = {normalize(str(name)) for name, column in schema.columns.items() if column.unique}
     listed: Any = schema.unique or []
-    together = [listed] if listed and isinstance(listed[0], str) else listed
-    return alone + [tuple(one) for one in together if set(one) & set(names)]
+    together = [tuple(map(normalize, one)) for one in ([listed] if listed and isinstance(listed[0], str) else listed)]
+    return [(name,) for name in names if name in alone] + [one for one in together if set(one) & set(names)]
 
 
 def find_repeats(hashes: Iterable[np.ndarray]) -> np.ndarray:
@@ -85,6 +86,8 @@ def _hash_raw(values: pa.ChunkedArray, column: Column | None) -> list[np.ndarray
 
 def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return values as text; numbers without a fraction like integers, as which another part may hold them."""
+    if pa.types.is_string(values.type):
+        return normalize_texts(values)
     if not pa.types.is_floating(values.type):
         return values.cast(pa.string())
     whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), EXACT))

@@ -2,12 +2,13 @@
 
 import hashlib
 import importlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any, get_args
 
 from flows.contract.columns import Column, Contract, Kind, Role
 from flows.errors import UserError, nearest
 from flows.settings import Settings
-from service.grammar import AMBIGUOUS_FORMATS
+from service.grammar import AMBIGUOUS_FORMATS, normalize
 
 if TYPE_CHECKING:
     import pandera.pandas as pa
@@ -75,7 +76,9 @@ def describe(
         UserError: a type or role is unknown, or the target is not one column with that role.
     """
     fields = schema.to_schema().columns
-    columns = [_column(str(name), field) for name, field in fields.items()]
+    columns = [_column(normalize(str(name)), field) for name, field in fields.items()]
+    _require_distinct(columns)
+    target = target and normalize(target)
     if date_formats != AMBIGUOUS_FORMATS:
         columns = [c.model_copy(update={"formats": date_formats}) if c.kind == "date" else c for c in columns]
     chosen = _choose_target(columns, target)
@@ -86,6 +89,15 @@ def describe(
             c.model_copy(update={"role": "ignored"}) if c.role == "target" and c.name != chosen else c for c in columns
         ),
     )
+
+
+def _require_distinct(columns: list[Column]) -> None:
+    for name, times in Counter(column.name for column in columns).items():
+        if times > 1:
+            raise UserError(
+                f'{SCHEMA} has {times} columns named "{name}", which differ only in how Unicode writes their letters '
+                "(NFC or NFD): take one out."
+            )
 
 
 def _choose_target(columns: list[Column], target: str | None) -> str:
@@ -131,8 +143,12 @@ def _limits(field: Any) -> dict[str, Any]:
         elif check.name == "in_range":
             limits |= _range(check)
         elif check.name == "isin":
-            limits["categories"] = tuple(check.statistics["allowed_values"])
+            limits["categories"] = tuple(dict.fromkeys(map(_normalize, check.statistics["allowed_values"])))
     return limits
+
+
+def _normalize(value: Any) -> Any:
+    return normalize(value) if isinstance(value, str) else value
 
 
 def _range(check: Any) -> dict[str, float]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from flows.evolution.spans import Uneditable, has_comment, insert_lines, replace, segment, span
 from flows.init.names import measure
 from flows.init.writing import WIDTH, allow_long
+from service.grammar import normalize
 
 ORDER = ("alias", "nullable", "unique", "ge", "gt", "le", "lt", "isin", "metadata")
 
@@ -115,7 +116,7 @@ def append_field(text: str, lines: str) -> str:
 def _real_name(node: ast.AnnAssign) -> str:
     for keyword in node.value.keywords if isinstance(node.value, ast.Call) else []:
         if keyword.arg == "alias":
-            return str(keyword.value.value) if isinstance(keyword.value, ast.Constant) else ""
+            return normalize(str(keyword.value.value)) if isinstance(keyword.value, ast.Constant) else ""
     return attribute(node)
 
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from flows.contract.cleaning import normalize_texts
 from flows.contract.columns import Role
 from flows.errors import UserError, nearest
 from flows.init.dialects import find_format
@@ -27,6 +29,7 @@ from flows.init.writing import Field, write_schema
 from flows.sections import Dialect, Problem
 from flows.settings import FILE_NAME, load_settings
 from flows.sources import Reading, Source, open_source, read_through
+from service.grammar import normalize
 
 MOST_ROWS = 1_000_000
 
@@ -82,6 +85,7 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
         UserError: the source is no table, or the target cannot be learned.
     """
     check_problem(problem)
+    target = normalize(target)
     config, settings = read_config(root), load_settings(root)
     kept = may_keep_format(config, source)
     given = settings.data.dialect if kept else Dialect()
@@ -98,7 +102,15 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
     }
     diff = compare(root, texts)
     status = apply(root, texts, diff, force or is_untouched(root, config, texts[SCHEMA_PATH]))
-    found = (source, len(table), limited, target, goal.problem, goal.reason, written.notes)
+    found = (
+        source,
+        len(table),
+        limited,
+        target,
+        goal.problem,
+        goal.reason,
+        (*written.notes, *note_forms(table, opened)),
+    )
     return InitReport(*found, tuple(fields), (*written.doubts, *doubts), status, diff)
 
 
@@ -137,6 +149,21 @@ def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> 
     doubts = [*goal.doubts, *(doubt for p in profiles for doubt in _doubt(p, guesses[p.name]))]
     doubts += [f"{alarm.finding}: {alarm.remedy}." for alarm in find_leaks(profiles, fields, target, goal.problem)]
     return goal, fields, doubts
+
+
+def note_forms(table: pa.Table, source: Source) -> list[str]:
+    """Say which names and texts are not in Unicode's normal form C, in which they are compared."""
+    listed = ", ".join(f'"{name}"' for name in sorted(getattr(source, "renamed", ())))
+    said = [f"Written in decomposed letters (Unicode's NFD), and read in composed ones (NFC): {listed}."] * bool(listed)
+    for field in table.schema:
+        values = table.column(field.name)
+        normal = normalize_texts(values) if pa.types.is_string(field.type) else values
+        if normal is not values and (count := pc.sum(pc.not_equal(normal, values)).as_py()):
+            said.append(
+                f'"{field.name}" has {count:,} value{"s" * (count > 1)} in decomposed letters (Unicode\'s NFD): the '
+                "same text in composed ones (NFC) is the same value."
+            )
+    return said
 
 
 def _profile(table: pa.Table, source: Source, written: TableFormat) -> list[Profile]:

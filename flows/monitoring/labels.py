@@ -13,6 +13,7 @@ from flows.errors import UserError
 from flows.monitoring.frames import plain_text
 from flows.settings import Settings
 from flows.sources import Reading, open_source, read_through
+from service.grammar import normalize
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,7 +86,7 @@ def keys_of(sample: pd.DataFrame, by: tuple[str, ...]) -> list[str]:
     """Return each sampled row's key: request and row (0 where labels have no rows), or the id that was sent."""
     if by[0] == REQUEST:
         return [f"{request} {row}" for request, row in zip(sample[REQUEST], sample[ROW], strict=True)]
-    return [value if isinstance(value, str) else "" for value in sample["id"]]
+    return [normalize(value) if isinstance(value, str) else "" for value in sample["id"]]
 
 
 def _labels_of(batch: "pa.RecordBatch", contract: Contract, by: tuple[str, ...], wanted: set[str]) -> "pd.Series[Any]":

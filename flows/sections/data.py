@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from flows.sections.base import Problem, Section
-from service.grammar import AMBIGUOUS_FORMATS, compile_format
+from service.grammar import AMBIGUOUS_FORMATS, compile_format, normalize
 
 THOUSANDS = (",", ".", " ", "'", "’", "_")
 NAMED_CHARACTERS = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";", "point": ".", "none": ""}
@@ -44,6 +44,10 @@ def _require_texts(value: Any) -> Any:
 
 
 Character = Annotated[str, AfterValidator(_require_one), BeforeValidator(_read_character)]
+
+
+def _bare(text: str) -> str:
+    return normalize(text.strip())
 
 
 class Dialect(Section):
@@ -117,8 +121,8 @@ class Dialect(Section):
     @classmethod
     def _strip_markers(cls, value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: tuple(text.strip() for text in texts) for name, texts in value.items()}
-        return tuple(text.strip() for text in value)
+            return {normalize(name): tuple(map(_bare, texts)) for name, texts in value.items()}
+        return tuple(map(_bare, value))
 
     @model_validator(mode="after")
     def _require_different_signs(self) -> Self:
@@ -156,6 +160,11 @@ class Data(Dialect):
     watermark: str | None = None
     lateness: float = Field(0.0, ge=0)
     window_days: float | None = Field(None, gt=0)
+
+    @field_validator("target", "watermark")
+    @classmethod
+    def _normalize_name(cls, value: str | None) -> str | None:
+        return value and normalize(value)
 
     @field_validator("date_formats")
     @classmethod
@@ -211,4 +220,4 @@ class Leakage(Section):
         for name, reason in value.items():
             if not reason.strip():
                 raise ValueError(f'say why "{name}" is no leak')
-        return value
+        return {normalize(name): reason for name, reason in value.items()}

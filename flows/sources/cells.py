@@ -9,8 +9,8 @@ from functools import lru_cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.contract.cleaning import normalize_texts
 from flows.sections import Dialect
-from service.grammar import normalize
 
 NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 NUMERIC = ("number", "integer")
@@ -49,8 +49,8 @@ def read_cells(values: pa.Array, dialect: Dialect, kind: str, name: str) -> pa.A
     if dialect.trim:
         values = _trim(values)
     if markers := name_markers(dialect, kind, name):
-        texts = pc.utf8_normalize(pc.utf8_trim_whitespace(values), form="NFC")
-        found = pc.is_in(texts, value_set=pa.array(map(normalize, markers), values.type))
+        texts = normalize_texts(pa.chunked_array([pc.utf8_trim_whitespace(values)])).combine_chunks()
+        found = pc.is_in(texts, value_set=pa.array(markers, values.type))
         values = pc.if_else(found, None, values) if pc.any(found).as_py() else values
     if kind in NUMERIC and (dialect.decimal, dialect.thousands) != (".", ""):
         values = read_numbers(values, dialect.decimal, dialect.thousands)

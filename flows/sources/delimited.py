@@ -26,6 +26,7 @@ from flows.sources.sniffing import (
     sniff_delimiter,
     split_hint,
 )
+from service.grammar import normalize
 
 BLANKS = tuple(" " * width for width in range(1, 9))
 BLOCK_BYTES = 4 << 20
@@ -84,12 +85,14 @@ class DelimitedSource(FileSource):
             given = (
                 dialect if hint is None else Dialect(**({"delimiter": hint} | dialect.model_dump(exclude_unset=True)))
             )
-            dialect, delimiter = find_layout(text, file.uri, given, expected)
+            dialect, delimiter = find_layout(_normalize_head(text), file.uri, given, expected)
         self.dialect = dialect
         self._above = dialect.skip_lines + (hint is not None)
         text = skip_lines(text, dialect.skip_lines)
         wanted = columns if isinstance(dialect.header, bool) else dict.fromkeys(dialect.header, "text")
-        self._delimiter = delimiter or dialect.delimiter or hint or sniff_delimiter(text, file.uri, wanted)
+        self._delimiter = (
+            delimiter or dialect.delimiter or hint or sniff_delimiter(_normalize_head(text), file.uri, wanted)
+        )
         lines = read_lines(text, self._delimiter, RECORDS)
         if not lines:
             raise NoRows(f'"{file.uri}" is empty below its first {self._above} lines: it needs a header and rows.')
@@ -99,8 +102,10 @@ class DelimitedSource(FileSource):
             records[0] = records[0][: len(records[1]) - 1]
         self._raw_names = self._name_columns(records[0])
         self._names = [trim_text(name) for name in self._raw_names] if dialect.trim else self._raw_names
-        self._require_known(columns)
         check_names(self._names, file.uri)
+        written, self._names = self._names, [normalize(name) for name in self._names]
+        self.renamed = frozenset(self._names).difference(written)
+        self._require_known(columns)
         if dialect.header is True and len(records) < 2:
             raise NoRows(f'"{file.uri}" has a header but no rows: name a file with rows.')
         self._header_lines = lines[1][0] if dialect.header is True and len(lines) > 1 else 0
@@ -256,6 +261,11 @@ class DelimitedSource(FileSource):
                 f"{row.expected_columns}: mend it, or quote fields that hold the delimiter."
             )
         return UserError(f'"{self.uri}" cannot be read as CSV: {message.splitlines()[0]}.')
+
+
+def _normalize_head(head: bytes) -> bytes:
+    """Return the beginning of a file with the names in it as they are asked for."""
+    return head if head.isascii() else normalize(head.decode("utf-8", "ignore")).encode()
 
 
 class _HexWatch(io.RawIOBase):

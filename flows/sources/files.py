@@ -17,12 +17,13 @@ from flows.sections import Dialect
 from flows.sources import Columns, Reading, Source, resolve
 from flows.sources.encodings import find_file_encoding
 from flows.sources.raw import UTF_8, RawFile, refuse_encoding, refuse_foreign
+from service.grammar import normalize
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 WILD = re.compile(r"[*?[]")
-READER = 1  # raised whenever the same bytes would be read as other values
+READER = 2  # raised whenever the same bytes would be read as other values
 PARQUET = b"PAR1"
 JSON_START = re.compile(rb"(\xef\xbb\xbf)?\s*(\{\s*[\"}]|\[\s*\{)")
 
@@ -37,13 +38,15 @@ class FileSource(ABC):
     Attributes:
         typed: Whether the format has types, so that text in it is text.
         vacant: Columns without any value, which are of no type.
-        schema: Names and types.
+        schema: Names and types; the names are in Unicode's normal form C.
+        renamed: Those that are written in another form.
         dialect: How delimited text is written; None for other formats.
     """
 
     typed = True
     dialect: Dialect | None = None
     vacant: frozenset[str] = frozenset()
+    renamed: frozenset[str] = frozenset()
     schema: "pa.Schema | Any"
 
     def __init__(self, file: RawFile, columns: Columns) -> None:
@@ -135,6 +138,12 @@ def check_names(names: Sequence[str], uri: str) -> None:
                 "(pandas writes such a column unless told index=False)."
             )
     name, times = Counter(names).most_common(1)[0]
+    normal, alike = Counter(map(normalize, names)).most_common(1)[0]
+    if alike > times:
+        raise UserError(
+            f'"{uri}" has {alike} columns named "{normal}", which differ only in how Unicode writes their letters '
+            "(NFC or NFD): rename one."
+        )
     if times > 1:
         raise UserError(f'"{uri}" has {times} columns named "{name}": give each a name of its own.')
 

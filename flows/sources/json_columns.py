@@ -10,6 +10,7 @@ from pyarrow import json
 
 from flows.sources.fitting import EXACT
 from flows.sources.records import Lists, Row, Unusual, by_name, to_batch
+from service.grammar import normalize
 
 LARGEST_PART = 1 << 30  # bytes: Arrow reads a part as one block, whose size it counts in 31 bits
 LEARNED = 500  # lines, which mostly have all types that the others have
@@ -26,6 +27,7 @@ class JsonReader:
 
     def __init__(self) -> None:
         """Begin without any type."""
+        self.renamed: set[str] = set()  # names that are not in normal form C in the source
         self._schema = pa.schema([])
 
     def columns(self, lines: Sequence[str], flatten: Flatten) -> Lists:
@@ -49,10 +51,12 @@ class JsonReader:
         table = self._parse(text, lines)
         if table.num_rows != len(lines) or not all(line.rstrip().endswith("}") for line in lines):  # one a line
             raise Unusual
-        columns = list(_flatten(table, ""))
-        if len(dict(columns)) < len(columns):  # {"a.b": 1, "a": {"b": 2}}
+        found = list(_flatten(table, ""))
+        columns = {normalize(name): column for name, column in found}
+        self.renamed |= columns.keys() - {name for name, _ in found}
+        if len(columns) < len(found):  # {"a.b": 1, "a": {"b": 2}}, or one name in two forms
             raise Unusual
-        return dict(columns)
+        return columns
 
     def _parse(self, text: bytes, lines: Sequence[str]) -> pa.Table:
         for known in (lines[:0], lines[:LEARNED]):

@@ -31,6 +31,7 @@ class JsonLinesSource(FileSource):
         schema = kinds.schema(self.columns)
         check_names(schema.names, self.uri)
         self.vacant = kinds.vacant()
+        self.renamed = frozenset(self._reader.renamed)
         return schema
 
     def batches(self) -> Iterator[pa.RecordBatch]:

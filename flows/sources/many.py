@@ -29,6 +29,7 @@ class ManySource:
         """Read `parts`, by their names, in this order."""
         self.uri = uri
         self.typed = all(part.typed for part in parts.values())
+        self.renamed = frozenset[str]().union(*(part.renamed for part in parts.values()))
         self._names = parts
         self._parts = list(parts.values())
         self._reading = reading

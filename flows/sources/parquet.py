@@ -14,6 +14,7 @@ from flows.errors import UserError
 from flows.sources import Columns
 from flows.sources.files import FileSource, NoRows, check_names
 from flows.sources.raw import RawFile
+from service.grammar import normalize
 
 BATCH_ROWS = 65_536
 MOMENT = pa.timestamp("us")
@@ -38,6 +39,8 @@ class ParquetSource(FileSource):
         check_names(stored.names, self.uri)
         if footer.num_rows == 0:
             raise NoRows(f'"{self.uri}" has columns but no rows: name a file with rows.')
+        self.renamed = frozenset(map(normalize, stored.names)).difference(stored.names)
+        stored = pa.schema([field.with_name(normalize(field.name)) for field in stored])
         self.schema = pa.schema([_describe(f, simplify(f.type, f.name, self.uri, columns)) for f in stored])
         self.vacant = frozenset(f.name for f in stored if pa.types.is_null(f.type))
 

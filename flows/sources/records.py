@@ -12,6 +12,7 @@ from flows.errors import UserError
 from flows.sources import Columns
 from flows.sources.files import check_names
 from flows.sources.fitting import EXACT, LADDERS
+from service.grammar import normalize
 
 BATCH_ROWS = 16_384
 LONGEST = 2**63
@@ -57,7 +58,7 @@ class Kinds:
 
 
 def flatten(record: Row, uri: str, place: str, dropped: Sequence[str] = ()) -> Row:
-    """Return `record` with the members of nested objects as columns named `object.member`.
+    """Return `record` with the members of nested objects as columns named `object.member`, in normal form C.
 
     Args:
         record: A JSON object.
@@ -68,7 +69,7 @@ def flatten(record: Row, uri: str, place: str, dropped: Sequence[str] = ()) -> R
     Raises:
         UserError: it holds a list, or two values of one name.
     """
-    if not dropped and NESTED.isdisjoint(map(type, record.values())):
+    if not dropped and NESTED.isdisjoint(map(type, record.values())) and all(map(str.isascii, record)):
         return record
     names: list[str] = []
     values: list[Any] = []
@@ -76,7 +77,7 @@ def flatten(record: Row, uri: str, place: str, dropped: Sequence[str] = ()) -> R
         _unfold(record, "", dropped, names, values)
     except RecursionError:
         raise UserError(f'{place} of "{uri}" has objects in objects without end: leave them out.') from None
-    row = dict(zip(names, values, strict=True))
+    row = dict(zip(map(normalize, names), values, strict=True))
     if len(row) < len(names):
         check_names(names, uri)
     if list in map(type, values):

@@ -19,6 +19,7 @@ from flows.sources.sql_rows import FIRST_ROWS, Rows, next_size
 from flows.sources.sql_since import tells_older
 from flows.sources.sql_types import LADDER, TEXT, Binary, Unfit, fits, infer, to_array
 from flows.sources.waiting import before_sleep
+from service.grammar import normalize
 
 
 def open_sql(uri: str, reading: Reading) -> Source:
@@ -44,6 +45,7 @@ class SqlSource:
         self._reading = reading
         self._engine = make_engine(address, reading)
         self._types: dict[str, pa.DataType] | None = None
+        self._raw: dict[str, str] = {}  # by the names in normal form, what the database calls them
         self._since: tuple[str, Any] | None = None
 
     @property
@@ -69,7 +71,7 @@ class SqlSource:
             raise UserError(f'"{self._address.shown}" has no column "{column}" to read from on.{near}')
         narrowed = copy.copy(self)
         if tells_older(self.schema.field(column).type, value, self._engine.dialect.name):
-            narrowed._since = (column, value)
+            narrowed._since = (self._raw[column], value)
         return narrowed
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -144,8 +146,9 @@ class SqlSource:
         """Return what each column is read as."""
         shown, kinds = self._address.shown, self._reading.columns or {}
         check_names(rows.names, shown)
+        self._raw = {normalize(name): name for name in rows.names}
         values = rows.first or [()] * len(rows.names)
-        found = zip(rows.names, rows.declared, values, strict=True)
+        found = zip(self._raw, rows.declared, values, strict=True)
         return {
             name: TEXT if kinds.get(name) == "text" else self._settle(name, declared, some)
             for name, declared, some in found
