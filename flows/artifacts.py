@@ -6,6 +6,8 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from flows.markdown import plain
+
 TABLE_ROWS = 100  # the UI is for looking; the whole stands in the store
 
 
@@ -16,8 +18,12 @@ def publish_markdown(key: str, text: str) -> None:
 
 
 def publish_table(key: str, rows: list[dict[str, Any]]) -> None:
-    """Show the first rows of a table under `key`."""
-    create_table_artifact(rows[:TABLE_ROWS], key=_key(key), description=f"{len(rows):,} rows")
+    """Show the first rows of a table under `key`; Prefect's UI reads Markdown in the cells, so texts are escaped."""
+    shown = [
+        {name: plain(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in rows[:TABLE_ROWS]
+    ]
+    create_table_artifact(shown, key=_key(key), description=f"{len(rows):,} rows")
 
 
 def publish_image(key: str, png: bytes, description: str) -> None:

@@ -420,10 +420,16 @@ def test_the_reports_labels_stay_apart_and_hold_no_markup():
 
 
 def test_the_report_runs_its_own_scripts_alone():
-    page = confine("<html><head><script>var a = 1;</script></head><body><script src=x></script></body></html>")
+    data = 'var a = {"name": "</script><script>planted()</script>"};'
+    page = confine(
+        f"<html><head><style></style><script>{data}</script>\n    </head><body><script>b()</script></body></html>"
+    )
     (policy,) = re.findall('Content-Security-Policy" content="([^"]*)"', page)
-    digest = base64.b64encode(hashlib.sha256(b"var a = 1;").digest()).decode()
-    assert f"'sha256-{digest}'" in policy and "default-src 'none'" in policy and "unsafe-eval" not in policy
+    escaped = data.replace("<", "\\u003c")
+    for script in (escaped, "b()"):
+        assert f"<script>{script}</script>" in page
+        assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
+    assert policy.count("sha256-") == 2 and "default-src 'none'" in policy and "unsafe-eval" not in policy
     assert page.index("Content-Security-Policy") < page.index("<script>")
 
 

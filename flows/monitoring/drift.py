@@ -24,6 +24,7 @@ METHODS = {"number": "wasserstein", "category": "jensenshannon"}
 LEAST_VALUES = 20  # on either side; fewer say nothing of a distribution
 MOST_LETTERS = 60  # of a name or value in the report
 SCRIPT = re.compile(r"<script[^>]*>(.*?)</script>", re.DOTALL)
+DATA_END = "</script>\n    </head>"
 POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
     "base-uri 'none'; form-action 'none'"
@@ -102,9 +103,14 @@ def compare(sides: "Sides", output: str, rules: Monitor) -> Comparison:
 def confine(html: str) -> str:
     """Return a page that runs its own scripts alone, and loads and sends nothing: by a Content Security Policy.
 
-    Names and values of the data come into the page as labels without markup (`label_all`); this is what holds if
-    Evidently should show one in another way.
+    Evidently writes its data as JSON into the first script, where `</script>` within a text would end it: JSON has no
+    line breaks, so the template's own end is told by the one that follows. Names and values come into the page as
+    labels without markup anyway (`label_all`); this holds too if Evidently should show one in another way.
     """
+    start, end = html.find("<script>"), html.find(DATA_END)
+    if 0 <= start < end:
+        start += len("<script>")
+        html = html[:start] + html[start:end].replace("<", "\\u003c") + html[end:]
     digests = [hashlib.sha256(script.encode()).digest() for script in SCRIPT.findall(html)]
     scripts = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(scripts=scripts)}">'
