@@ -20,7 +20,7 @@ ERROR = {
         "error": {"type": "string", "description": "What is wrong, in one sentence."},
         "detail": {
             "type": "array",
-            "description": "Each thing that is wrong, of at most a hundred.",
+            "description": "Each thing that is wrong, of at most fifty.",
             "items": {
                 "type": "object",
                 "required": ["type", "loc", "msg"],

@@ -2,7 +2,7 @@
 
 Pydantic's own reading of JSON makes an error of every unknown key and copies the row into the error of every missing
 one: 5 MB of invalid JSON then cost seconds and gigabytes. So the values are counted before any is read, rows are
-validated one after another, and an invalid request ends at its first hundred errors.
+validated one after another, and an invalid request ends at its first fifty errors.
 """
 
 import re
@@ -18,7 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, from_json, to_j
 from service.contract import Contract
 from service.grammar import normalize
 
-MOST_ERRORS = 100
+MOST_ERRORS = 50
 NESTED_VALUES = 32  # that the columns of a row may hold which are not read, on average
 LONGEST_NAME = 200  # of an unknown field, in an error
 LONGEST_MESSAGE = 500
@@ -103,7 +103,7 @@ class Reader:
             body = to_json(request, inf_nan_mode="constants")
         if type(request) is not dict:
             raise _error([_describe("model_type", (), 'Input should be an object, {"rows": [{…}, …]}')])
-        found = list(_unknown(request, frozenset({"rows"}), ()))
+        found = list(islice(_unknown(request, frozenset({"rows"}), ()), MOST_ERRORS))
         if "rows" not in request:
             raise _error([_describe("missing", ("rows",), "Field required"), *found])
         if found:
@@ -121,7 +121,7 @@ class Reader:
         return f"A request may hold at most {self.max_rows} rows (max_rows)"
 
     def _refuse(self, rows: list[Any], first: int) -> NoReturn:
-        """Raise the first hundred errors of the rows from `first` on."""
+        """Raise the first fifty errors of the rows from `first` on."""
         found: list[Error] = []
         for number in range(first, len(rows)):
             found += islice(self._errors(number, rows[number]), MOST_ERRORS - len(found))
