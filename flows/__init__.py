@@ -2,7 +2,7 @@
 
 import logging
 
-from flows.printable import PrintableRecord
+from service.printable import PrintableRecord
 
 # Here, since a worker imports the flows and never the command line: their logs go to Prefect and to files.
 logging.setLogRecordFactory(PrintableRecord)

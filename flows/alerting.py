@@ -13,12 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.printable import printable
 from flows.secrets import redact
 from flows.sections import is_address
 from flows.settings import Settings
 from flows.store.files import locked, read_note, write_json
 from flows.webhook import send
+from service.printable import printable
 
 Kind = Literal[
     "gate-refused",

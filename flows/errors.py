@@ -3,8 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
-from flows.printable import printable
 from flows.secrets import redact
+from service.printable import printable
 
 
 class UserError(Exception):

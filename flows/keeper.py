@@ -16,8 +16,8 @@ from typing import IO
 
 from flows.audit import utc_now
 from flows.guard import adopt_orphans, end_group, end_orphans
-from flows.printable import printable
 from flows.store.files import write_json
+from service.printable import printable
 
 LOG_BYTES = 5_000_000  # of the file written to and of the one before it: ten million in all
 FIRST_SECONDS = 20.0  # a process that ends this early by itself, the first time, will not do better the second time

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from flows.printable import printable
+from service.printable import printable
 
 _SPECIAL = re.compile(
     r"[\\`*\[|~]"  # code, emphasis, links, pictures, cells

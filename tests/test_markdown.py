@@ -5,7 +5,7 @@ from markdown_it import MarkdownIt
 from nasty_support import MARKUP, NAMES
 
 from flows.markdown import code, plain, table
-from flows.printable import printable
+from service.printable import printable
 
 NASTY = [
     *MARKUP,

@@ -2,8 +2,11 @@
 
 import io
 import logging
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,7 +17,7 @@ from typer.testing import CliRunner
 from flows.commands.console import Console, print_plain
 from flows.errors import UserError
 from flows.keeper import Keeper, Log
-from flows.printable import printable
+from service.printable import printable
 
 RAW = [
     "\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "a\rb", "\x08", "pay\u202epal", "\u2066x\u2069", "한\u200b국", "\ud800",
@@ -113,3 +116,14 @@ def test_help_texts_show_the_names_of_settings(command, monkeypatch):
 
     monkeypatch.setenv("COLUMNS", "120")
     assert "[data] source" in CliRunner().invoke(app, [*command, "--help"]).output
+
+
+def test_the_service_logs_printable_records_without_flows(tmp_path):
+    code = (
+        "import logging, sys, service.service; assert 'flows' not in sys.modules; "
+        "print(logging.getLogRecordFactory()('n', 40, 'p', 1, '%s', ('\\x1b[2J나이',), None).getMessage())"
+    )
+    template = Path(__file__).parents[1] / "template"
+    env = os.environ | {"PYTHONPATH": str(template), "BENTOML_HOME": str(tmp_path), "PYTHONUTF8": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.strip().endswith("\\x1b[2J나이"), done.stderr

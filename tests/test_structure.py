@@ -113,8 +113,11 @@ def test_flows_import_of_the_service_only_modules_of_the_standard_library(path):
         assert not third_party(parse(SERVICE / f"{module.partition('.')[2]}.py")), module
 
 
-def test_what_flows_share_with_the_service_is_the_grammar():
-    assert {module for path in FLOWS.rglob("*.py") for module in service_modules(parse(path))} == {"service.grammar"}
+def test_what_flows_share_with_the_service_are_the_grammar_and_what_is_printable():
+    assert {module for path in FLOWS.rglob("*.py") for module in service_modules(parse(path))} == {
+        "service.grammar",
+        "service.printable",
+    }
 
 
 @pytest.mark.parametrize("path", sorted(FLOWS.rglob("*.py")), ids=name_of)

@@ -17,11 +17,11 @@ from rich.text import Text
 
 from flows.environment import prepare
 from flows.errors import UserError
-from flows.printable import printable
 from flows.secrets import redact
 from flows.settings import Settings, find_root, load_settings
 from flows.store.damage import explain_os_error
 from flows.store.reach import refresh
+from service.printable import printable
 
 FULL = (
     "The disk is full, and nothing was left half-written: make room where the store is (ML_STORE, default .ml/store; "

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from flows.monitoring.limits import category_limit, number_limit, share_limit
-from flows.printable import printable
 from flows.sections import Monitor
+from service.printable import printable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,9 +18,9 @@ from flows.monitoring.judging import by_distance
 from flows.monitoring.loop import read_loop
 from flows.monitoring.retraining import open_request
 from flows.monitoring.windows import Window, Windows
-from flows.printable import printable
 from flows.settings import Settings
 from flows.store.champion import read_champion
+from service.printable import printable
 
 MOST_COLUMNS = 50  # the farthest beyond their limits; each is a series of its own
 READ_SECONDS = 10.0  # how long what was read is given again: a store may hold thousands of windows

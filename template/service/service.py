@@ -1,6 +1,7 @@
 """The service: `bentoml serve service.service:Service`, or `ml serve`."""
 
 import asyncio
+import logging
 import os
 from contextlib import suppress
 from typing import cast
@@ -17,9 +18,12 @@ from service.gate import Gate
 from service.metrics import counters
 from service.openapi import TypedService
 from service.page import Page
+from service.printable import PrintableRecord
 from service.protocol import use_protocol
 from service.serving import NO_MODEL, serving
 from service.together import Together
+
+logging.setLogRecordFactory(PrintableRecord)  # an error's text may hold names and values of the data
 
 WORKERS = int(os.environ.get("ML_SERVICE__WORKERS") or 1)
 
