@@ -11,12 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 
 from rich.markup import escape
 
+from flows.background import is_ours, is_well, prefect_address
 from flows.checkup import find_damage
 from flows.commands.console import console, open_project
+from flows.commands.running import PATIENCE_SECONDS
 from flows.connection import show_uri
 from flows.contract import load_contract
 from flows.errors import UserError
 from flows.metrics import choose_metric
+from flows.processes import log_path, read_record, running
 from flows.settings import Settings
 from flows.store.bundles import open_bundle
 from flows.store.champion import read_champion
@@ -25,6 +28,10 @@ from flows.store.reach import refresh
 
 NEEDED = ("prefect", "mlflow", "bentoml", "pandera", "scikit-learn", "skl2onnx", "onnxruntime", "pandas", "pyarrow")
 FREE_BYTES = 1_000_000_000
+
+
+class Advice(str):
+    """What a check found that stops nothing and should be changed."""
 
 
 def examine() -> None:
@@ -37,12 +44,14 @@ def examine() -> None:
     failed, printed = 0, set[str]()
     for name, check in _checks():
         try:
-            console.print(f"[green]✓[/] {name:<10} {escape(check(settings))}", soft_wrap=True)
+            said = check(settings)
+            mark = "[yellow]![/]" if isinstance(said, Advice) else "[green]✓[/]"
+            console.print(f"{mark} {name:<10} {escape(said)}", soft_wrap=True)
         except (UserError, OSError) as error:
             failed += 1
-            said = explain_os_error(error) if isinstance(error, OSError) else None
-            printed.add(str(said or error))
-            console.print(f"[red]✗[/] {name:<10} {escape(str(said or error))}", soft_wrap=True)
+            reason = str((explain_os_error(error) if isinstance(error, OSError) else None) or error)
+            printed.add(reason)
+            console.print(f"[red]✗[/] {name:<10} {escape(reason)}", soft_wrap=True)
     damage = [sentence for sentence in find_damage(settings) if sentence not in printed]
     for sentence in damage:
         console.print(f"[red]✗[/] {'files':<10} {escape(sentence)}", soft_wrap=True)
@@ -63,10 +72,11 @@ def _checks() -> Iterator[tuple[str, Callable[[Settings], str]]]:
     yield "disk", _disk
     yield "secrets", _secrets
     yield "git", _git
-    yield "prefect", lambda _: _server("PREFECT_API_URL", "/health")
-    yield "mlflow", lambda _: _server("MLFLOW_TRACKING_URI", "/health")
+    yield "prefect", lambda s: _server(s, "prefect", "PREFECT_API_URL")
+    yield "mlflow", lambda s: _server(s, "mlflow", "MLFLOW_TRACKING_URI")
     yield "champion", _champion
-    yield "port", _port
+    yield "service", _port
+    yield "worker", lambda s: _own(s, "worker", "none runs here; `ml up` starts one")
 
 
 def _python(_: Settings) -> str:
@@ -109,7 +119,7 @@ def _secrets(settings: Settings) -> str:
     if not path.is_file():
         return "there is no .env"
     if path.stat().st_mode & 0o077:
-        return f"others on this machine may read {path}: `chmod 600 .env` keeps its secrets to you"
+        return Advice(f"others on this machine may read {path}: `chmod 600 .env` keeps its secrets to you")
     return ".env is yours alone"
 
 
@@ -122,19 +132,40 @@ def _git(settings: Settings) -> str:
     )
 
 
-def _server(variable: str, path: str) -> str:
+def _server(settings: Settings, name: str, variable: str) -> str:
     url = os.environ.get(variable, "")
-    if not url:
-        return f"embedded, in the project ({variable} names no server)"
+    if is_ours(name, settings):
+        return _own(
+            settings, name, f"{settings.show(settings.home / name)}; `ml up` starts a server with pages to look at"
+        )
     if not url.startswith("http") or "@" in url:
         return f"{show_uri(url)} (not tried)"
     try:
-        with urllib.request.urlopen(url.rstrip("/") + path, timeout=5):
+        with urllib.request.urlopen(url.rstrip("/") + "/health", timeout=5):
             return f"{url} answers"
     except urllib.error.HTTPError as error:
         return f"{url} answers ({error.code})"
     except OSError as error:
         raise UserError(f"{variable} = {url} does not answer ({error}): start it or unset the variable.") from None
+
+
+def _own(settings: Settings, name: str, otherwise: str) -> str:
+    """Return how a process of `ml up` is, or `otherwise` where it was not started.
+
+    Raises:
+        UserError: it has ended, or does not do what it is there for.
+    """
+    record = read_record(settings, name)
+    if record is None:
+        return otherwise
+    log = settings.show(log_path(settings, name))
+    if running(settings, name) is None:
+        raise UserError(f"The {name} of `ml up` has ended: `ml up` starts it again; {log} may say why.")
+    if not is_well(record, settings, prefect_address(settings) or "", PATIENCE_SECONDS):
+        raise UserError(
+            f"The {name} of `ml up` does not answer{f' at {record.address}' if record.port else ''}: see {log}."
+        )
+    return f"{record.address or 'runs'}, started by `ml up`; its log is {log}"
 
 
 def _champion(settings: Settings) -> str:
@@ -147,6 +178,7 @@ def _champion(settings: Settings) -> str:
 
 
 def _port(settings: Settings) -> str:
+    host, port = settings.service.host, settings.service.port
     with socket.socket() as probe:
-        taken = probe.connect_ex((settings.service.host, settings.service.port)) == 0
-    return f"{settings.service.port} is {'in use (by the service, or by something else)' if taken else 'free'}"
+        taken = probe.connect_ex((host, port)) == 0
+    return _own(settings, "service", f"port {port} of {host} is {'in use by something else' if taken else 'free'}")

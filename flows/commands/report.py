@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from flows.commands.console import current_store, open_project, print_plain
 from flows.commands.smoke_url import GROUP
 from flows.markdown import plain, table
+from flows.processes import running
 from flows.report import report_lines
 from flows.sections import Environment
 from flows.settings import Settings
@@ -25,8 +26,8 @@ def print_environments() -> None:
 def environment_lines(settings: Settings) -> Iterator[str]:
     """Yield a table of the environments, and what to set for those that deploy.yml knows and the settings do not."""
     yield from ("## Environments", "")
-    if settings.environments:
-        yield from table(("environment", "version", "since", "service", "host"), _environment_rows(settings), show=str)
+    if rows := [*_running_rows(settings), *_environment_rows(settings)]:
+        yield from table(("environment", "version", "since", "service", "host"), rows, show=str)
         yield ""
     for name in ("staging", "production"):
         if name not in settings.environments:
@@ -43,6 +44,14 @@ def environment_lines(settings: Settings) -> Iterator[str]:
         )
     if not os.environ.get("PREFECT_API_URL"):
         yield "- No Prefect server is configured: the repository variable `PREFECT_API_URL` lets flows be deployed."
+
+
+def _running_rows(settings: Settings) -> Iterator[tuple[str, ...]]:
+    """Yield the line of the service that `ml up` runs here, if it does."""
+    if record := running(settings, "service"):
+        champion = read_champion(settings.store_path)
+        version, since = (champion.version, champion.since) if champion else ("none yet", "–")
+        yield "here, by `ml up`", plain(version), since, str(record.address), "–"
 
 
 def _environment_rows(settings: Settings) -> Iterator[tuple[str, ...]]:
