@@ -160,6 +160,8 @@ def _prefect(settings: Settings, port: str) -> Launch:
         "PREFECT_SERVER_UI_API_URL": "/api",  # of the page's own origin, by whichever name a browser reaches it
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": f"{os.environ['PREFECT_HOME']}/ui",  # else inside the installed package
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": f"{settings.retention.run_days * 86_400:.0f}",
     }
     return Launch(command, env | _hosts(settings))
 

@@ -41,7 +41,9 @@ def look_up(url: str, timeout: float = 5.0) -> Any | None:
     return _json_of(call_prefect("GET", url, timeout))
 
 
-def call_prefect(method: Literal["GET", "POST"], url: str, timeout: float, **request: Any) -> "httpx.Response | None":
+def call_prefect(
+    method: Literal["GET", "POST", "PATCH", "DELETE"], url: str, timeout: float, **request: Any
+) -> "httpx.Response | None":
     """Return what Prefect answers, be it a refusal, or None where nobody does; nothing is tried again.
 
     Prefect's client brings what its settings say: credentials, CSRF tokens, certificates, headers.

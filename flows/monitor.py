@@ -1,5 +1,6 @@
 """Monitor: a window of the prediction log is compared with the reference; what moved asks to train again."""
 
+import logging
 from datetime import datetime
 
 from prefect import flow, task
@@ -21,6 +22,8 @@ from flows.naming import name_run
 from flows.settings import Settings, load_settings
 from flows.store.champion import read_champion
 from flows.store.reach import refresh
+
+log = logging.getLogger("flows.monitor")
 
 
 @flow(
@@ -102,9 +105,13 @@ def show(settings: Settings, found: Look, window: Window) -> Window:
 @task(name="keep", cache_policy=NO_CACHE)
 def keep(settings: Settings, window: Window) -> None:
     """Write the window's record, and let old reports go."""
-    windows = Windows(settings.store_path)
+    windows, kept = Windows(settings.store_path), max(settings.monitor.keep, settings.retrain.of)
     windows.write(window)
-    windows.prune(max(settings.monitor.keep, settings.retrain.of))
+    windows.prune(kept)
+    try:
+        WindowRuns(settings).prune(kept)
+    except Exception as error:  # the MLflow server is down or lets nothing be removed: the next window tries again
+        log.warning("Old reports stay in MLflow for now (%s).", type(error).__name__)
 
 
 @task(name="decide", cache_policy=NO_CACHE)

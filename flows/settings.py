@@ -25,6 +25,7 @@ from flows.sections import (
     Monitor,
     Ports,
     Project,
+    Retention,
     Retrain,
     Service,
     Split,
@@ -61,6 +62,7 @@ class Settings(BaseSettings):
     retrain: Retrain = Retrain()
     ports: Ports = Ports()
     alerts: Alerts = Alerts()
+    retention: Retention = Retention()
     environments: dict[str, Environment] = {}
 
     @classmethod

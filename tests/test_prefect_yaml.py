@@ -40,7 +40,7 @@ def test_every_flow_is_deployed_once(declared):
 
 
 def test_projects_that_share_a_server_stay_apart(declared):
-    assert {one["name"] for one in declared["deployments"]} == {"customer-churn"}
+    assert {one["name"] for one in declared["deployments"]} == {f"customer-churn-{name}" for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -199,7 +199,7 @@ def test_every_ml_command_of_the_workflows_exists():
 def test_what_is_retrained_is_a_deployment_of_prefect_yaml():
     assert "uv run ml retrain" in commands("retrain.yml")
     deployments = (REPOSITORY / "template" / "prefect.yaml.jinja").read_text(encoding="utf-8")
-    assert "- name: {{ project_slug }}\n    entrypoint: flows/pipeline.py:pipeline\n" in deployments
+    assert "- name: {{ project_slug }}-pipeline\n    entrypoint: flows/pipeline.py:pipeline\n" in deployments
 
 
 def test_deploy_releases_staging_before_production_and_proves_both():

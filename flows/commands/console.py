@@ -43,6 +43,7 @@ class Console(rich.console.Console):
 
 
 PIPED = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # 80 columns would cut tables in a log
+KEPT_TRACES = 50
 console = Console(highlight=False, emoji=False, width=PIPED)  # ":id:" in a name is no emoji
 errors = Console(stderr=True, highlight=False, emoji=False)
 
@@ -138,6 +139,8 @@ def report_unexpected(error: Exception) -> int:
         path = find_root() / ".ml" / "logs" / f"error-{datetime.now(UTC):%Y%m%d-%H%M%S}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(lines, encoding="utf-8")
+        for old in sorted(path.parent.glob("error-*.log"))[:-KEPT_TRACES]:
+            old.unlink(missing_ok=True)
         where = f"The trace is in {path}."
     except (OSError, UserError):
         where = lines

@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from flows.background import prefect_address
 from flows.commands.console import console, open_project
+from flows.deployments import remove_renamed
 from flows.errors import UserError
 from flows.server import prefect_server
 
@@ -24,6 +25,7 @@ def make_pool() -> None:
     with prefect_server(settings) as server:
         server.wait()
         made = "is there" if _is_there(name) else _make(name)
+        remove_renamed(settings, server.url)
     console.print(f"[green]✓[/] the work pool {escape(name)} {made}")
 
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 from flows.background import NAMES, is_ours, is_well, only_up, plan, prefect_address, stop_all, wanted_port
 from flows.commands.console import console, open_project
 from flows.connection import show_uri
+from flows.deployments import deployment_name, read_deployments, remove_renamed
 from flows.errors import UserError
 from flows.ports import choose_port, is_taken
 from flows.privacy import withdraw
@@ -43,6 +44,7 @@ def bring_up() -> None:
         worker = _ensure(settings, "worker", prefect)
         _await(settings, worker, prefect, begun)
         deploy_flows(settings, prefect)
+        remove_renamed(settings, prefect)
         console.print(f"[green]✓[/] {'deployed':<8} [dim]the flows of prefect.yaml[/]")
         withdraw(settings.home / "prefect")  # Prefect copies its pages together with their modes
     _print_addresses(settings, records, prefect)
@@ -71,7 +73,7 @@ def order_training() -> NoReturn:
     if prefect is None:
         raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
     os.environ["PREFECT_API_URL"] = prefect
-    command = [sys.executable, "-m", "prefect", "deployment", "run", f"pipeline/{settings.project.name}"]
+    command = [sys.executable, "-m", "prefect", "deployment", "run", deployment_name(settings, "pipeline")]
     os.execv(sys.executable, command)
 
 
@@ -81,13 +83,9 @@ def require_importable(settings: Settings) -> None:
     Raises:
         UserError: one cannot, or there is no such file.
     """
-    import yaml
-
-    path = settings.root / "prefect.yaml"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: `copier update` brings it back, or write one for `prefect deploy --all`.")
+    deployments = read_deployments(settings)
     sys.path.insert(0, str(settings.root))
-    for deployment in yaml.safe_load(path.read_text(encoding="utf-8"))["deployments"]:
+    for deployment in deployments:
         file, _, function = deployment["entrypoint"].partition(":")
         try:
             getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), function)

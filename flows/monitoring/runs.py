@@ -14,6 +14,10 @@ from flows.tracking import Registry
 MOST_LETTERS = 100  # of a column in the name of a metric
 
 
+MOST_RUNS = 10_000
+REPORT = "report"  # the tag of a run whose report was removed
+
+
 class WindowRuns(Registry):
     """The experiment `<project>-monitor`."""
 
@@ -53,6 +57,19 @@ class WindowRuns(Registry):
         mlflow.log_dict(window.model_dump(mode="json"), "window.json", run_id=run)
         for name, value in {"verdict": window.verdict, "version": window.version}.items():
             self.client.set_tag(run, name, value)
+
+    def prune(self, keep: int) -> int:
+        """Remove reports and pictures of all but the newest `keep` windows; figures stay. Return how many."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        runs = self.client.search_runs([self.experiment_id()], order_by=["start_time DESC"], max_results=MOST_RUNS)
+        old = [run for run in runs[keep:] if run.data.tags.get(REPORT) != "removed"]
+        for run in old:
+            artifacts = get_artifact_repository(run.info.artifact_uri)
+            for file in artifacts.list_artifacts():
+                artifacts.delete_artifacts(file.path)
+            self.client.set_tag(run.info.run_id, REPORT, "removed")
+        return len(old)
 
     def report_address(self, run: str) -> str:
         """Return where the MLflow UI shows the report."""

@@ -3,7 +3,7 @@
 from flows.sections.base import Problem, Section, StorePlace, is_address
 from flows.sections.data import Data, Dialect, Fetch, Leakage, Split
 from flows.sections.model import Deploy, Gates, Train
-from flows.sections.operate import Alerts, Environment, Log, Monitor, Ports, Project, Retrain, Service
+from flows.sections.operate import Alerts, Environment, Log, Monitor, Ports, Project, Retention, Retrain, Service
 
 __all__ = [
     "Alerts",
@@ -19,6 +19,7 @@ __all__ = [
     "Ports",
     "Problem",
     "Project",
+    "Retention",
     "Retrain",
     "Section",
     "Service",

@@ -133,6 +133,16 @@ class Ports(Section):
     mlflow_url: str | None = Field(None, pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
 
 
+class Retention(Section):
+    """How long what only people read is kept; models, snapshots and records have rules of their own.
+
+    Attributes:
+        run_days: Prefect's flow runs, with their logs and artifacts, after their end.
+    """
+
+    run_days: float = Field(30.0, ge=0.05)
+
+
 class Alerts(Section):
     """Where alerts are sent, best by `ML_ALERTS__WEBHOOK`; the same one again after `repeat_hours` at the earliest."""
 

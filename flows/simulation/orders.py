@@ -20,9 +20,10 @@ def order_run(api: str, flow: str, project: str, key: str) -> Run:
     Raises:
         UserError: it did not end in time.
     """
-    url = f"{api}/deployments/name/{flow}/{project}"
-    found = _until(lambda: look_up(url), f"the deployment {flow}/{project} was not found at {api}")
-    create = f"{api}/deployments/{found['id']}/create_flow_run"
+    wanted = {"flows": {"name": {"any_": [flow]}}, "work_pools": {"name": {"any_": [project]}}}
+    search = f"{api}/deployments/filter"
+    found = _until(lambda: ask(search, wanted) or None, f"no deployment of {flow} of {project} was found at {api}")
+    create = f"{api}/deployments/{found[0]['id']}/create_flow_run"
     body = {"idempotency_key": key, "state": {"type": "SCHEDULED"}}
     run = _until(lambda: ask(create, body), f"a run of {flow}/{project} could not be ordered")
     return wait_for_run(api, run["id"])

@@ -106,7 +106,7 @@ def flow_of(deployment: dict[str, Any]) -> str:
 
 def test_flows_are_deployed_with_what_people_read(up: Up) -> None:
     found = {flow_of(one): one for one in up.prefect("/deployments/filter")}
-    assert {one["name"] for one in found.values()} == {"customer-churn"}
+    assert {flow: one["name"] for flow, one in found.items()} == {flow: f"customer-churn-{flow}" for flow in found}
     assert found.keys() == {*STAGES, "monitor", "predict", "alerts"}
     assert all(one["description"] for one in found.values())
     shown = found["pipeline"]["parameter_openapi_schema"]["properties"]["breaking"]["description"]
