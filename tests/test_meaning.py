@@ -24,6 +24,7 @@ from flows.contract.columns import Kind
 from flows.contract.encoding import encode_column
 from flows.sources import Reading, open_source, read_through
 from flows.sources.cells import NULLS
+from flows.sources.sql_types import fits, to_array
 from service.contract import compile_request, read_contract
 from service.encoding import Encoder
 from service.grammar import (
@@ -356,6 +357,22 @@ def test_decimals_of_parquet_are_the_nearest_doubles(tmp_path):
     values = [Decimal(drawn.randrange(10**15)).scaleb(-4) for _ in range(1000)]
     pq.write_table(pa.table({"x": pa.array(values, pa.decimal128(38, 4))}), tmp_path / "d.parquet")
     assert read(tmp_path / "d.parquet", {"x": "number"}).column("x").to_pylist() == [float(value) for value in values]
+
+
+def test_decimals_of_a_database_beyond_doubles_are_read_as_they_are_written():
+    """A float64 would be another whole number, and one that is exact does not depend on it."""
+    large, small = Decimal(2**53 + 1), Decimal("0.1")
+    assert not fits([small, large], pa.float64()) and fits([small, Decimal(2) ** 60, None], pa.float64())
+    for values in ([large, small], [small, large]):
+        texts = to_array(values, pa.string()).to_pylist()
+        assert dict(zip(values, clean(texts, "integer"), strict=True)) == {large: 2**53 + 1, small: "bad"}
+        assert dict(zip(values, clean(texts, "number"), strict=True)) == {large: 2.0**53, small: 0.1}
+
+
+def test_decimals_of_parquet_in_an_integers_place_are_exact(tmp_path):
+    values = [Decimal("12345678901234567.00"), Decimal("1.50")]
+    pq.write_table(pa.table({"x": pa.array(values, pa.decimal128(38, 2))}), tmp_path / "d.parquet")
+    assert meanings(read(tmp_path / "d.parquet", {"x": "integer"}), "integer") == [[12345678901234567, "bad"]]
 
 
 def test_moments_of_spark_beyond_nanoseconds_are_read_as_they_are(tmp_path):

@@ -50,6 +50,8 @@ def _retype(values: pa.ChunkedArray, kind: pa.DataType, column: Column | None) -
     """Return the same values as `kind`; None where there are none."""
     if values.type == kind:
         return values
+    if column is not None and column.kind == "date" and values.type == TEXT and kind != TEXT:
+        return _read(values, kind, column)  # by its listed formats
     made = _cast(values, kind)
     if column is None:
         return made
@@ -68,6 +70,8 @@ def _cast(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
     if values.type == TEXT:
         values = pc.utf8_trim_whitespace(values)
         values = pc.if_else(pc.equal(values, ""), None, values)
+        if pa.types.is_integer(kind) and pc.any(pc.match_substring(values, "x", ignore_case=True)).as_py():
+            return None  # Arrow reads 0x10 as 16
     elif kind != TEXT and not (values.type in NUMBERS and kind in NUMBERS):
         return None
     try:

@@ -77,6 +77,8 @@ def simplify(kind: pa.DataType, name: str, uri: str, columns: Columns) -> pa.Dat
         return simplify(kind.value_type, name, uri, columns)
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind):
         return pa.string()
+    if types.is_decimal(kind) and (columns or {}).get(name) == "integer":
+        return pa.string()  # 12345678901234567.00 is exact as text
     plain = _simplify_value(kind)
     if plain is None:
         raise UserError(f'Column "{name}" of "{uri}" holds {kind}: write it as plain values, or leave it out.')

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import math
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -98,6 +99,8 @@ def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         Binary: one is bytes.
     """
     if isinstance(values, pa.Array):  # DuckDB's, whose types are strict
+        if pa.types.is_decimal(values.type) and kind == FLOAT and _rounds(values):
+            raise Unfit
         batch = pa.RecordBatch.from_arrays([values], ["values"])
         return cast_batch(batch, pa.schema([("values", kind)])).column(0)
     seen = _types(values)
@@ -116,10 +119,19 @@ def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         except OverflowError:
             raise Unfit from None
     if kind == FLOAT and seen <= {int, float, Decimal}:
-        if int in seen and any(isinstance(v, int) and abs(v) > EXACT and int(float(v)) != v for v in values):
+        if seen & {int, Decimal} and any(_is_rounded(v) for v in values if isinstance(v, int | Decimal)):
             raise Unfit
         return pa.array([None if v is None else float(v) for v in values], FLOAT)
     raise Unfit
+
+
+def _is_rounded(value: Any) -> bool:
+    """Return True if an integer or a decimal is so large that a float64 is another number."""
+    return math.isfinite(value) and abs(value) > EXACT and Decimal(float(value)) != value
+
+
+def _rounds(values: pa.Array) -> bool:
+    return any(_is_rounded(value) for value in values.to_pylist() if value is not None)
 
 
 def _types(values: Sequence[Any]) -> set[type]:
@@ -156,6 +168,8 @@ def _parse(texts: pa.Array) -> pa.Array:
 def _to_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, float | Decimal) and math.isnan(value):
+        return None  # as in a column of floats
     if isinstance(value, bytes | bytearray | memoryview):
         raise Binary
     if isinstance(value, bool | dict | list):
