@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from flows.contract import Column
@@ -274,6 +275,46 @@ def test_clock_times_without_seconds_say_how_to_write_them(project):
 def test_words_versions_and_numbers_are_no_dates(project, values):
     report, written = init(project, table(a=values))
     assert kinds(report)["a"] in ("text", "integer") and written == {} and not report.notes
+
+
+def test_rows_that_repeat_the_header_are_said_and_are_no_class(project):
+    lines = table(amount=["1.5", "2.5"]).splitlines()
+    report, _ = init(project, "\n".join([*lines[:50], lines[0], *lines[50:], lines[0]]) + "\n")
+    assert report.doubts == ("2 rows repeat the header: they are quarantined; remove such lines.",)
+    assert report.rows == 200 and report.problem == "binary" and kinds(report)["amount"] == "number"
+
+
+def test_question_marks_among_classes_mean_that_there_is_no_label(project):
+    labels = ["no", "yes", "?", "yes"]
+    report, written = init(project, table(pulse=["1", "2", "3", "?"], z=labels), "z")
+    assert written == {"missing": {"pulse": ["?"], "z": ["?"]}} and report.problem == "binary"
+    assert '"z" is missing in 50 rows (25.0%): they are left out of training.' in report.doubts
+
+
+def test_other_markers_among_classes_are_doubted_with_the_setting_and_signs_alone_are_classes(project):
+    report, written = init(project, table(z=["no", "yes", "unknown", "yes"]), "z")
+    assert written == {} and report.problem == "multiclass"
+    assert any('missing = { "z" = ["unknown"] } under [data]' in doubt for doubt in report.doubts)
+    report, written = init(project, table(z=["+", "-"]), "z")
+    assert written == {} and report.problem == "binary" and report.doubts == ()
+
+
+@pytest.mark.parametrize(
+    "cells", [["−12.5", "3.5"], ["(12.50)", "3.5"], ["$12.50", "3"], ["12,000원", "900원"], ["47%", "3.5 %"]]
+)
+def test_numbers_with_other_signs_stay_text_with_a_hint_and_are_no_target(project, cells):
+    report, _ = init(project, table(amount=cells))
+    assert kinds(report)["amount"] == "text" and any("write them as 1234.5" in doubt for doubt in report.doubts)
+    with pytest.raises(UserError, match=r'The target "amount" cannot be learned as it is: .* write them as 1234\.5'):
+        init(project, table(amount=cells), "amount")
+
+
+@pytest.mark.parametrize("clock", ["오후 3:04", "오후 03:04:05", "3:04 PM"])
+def test_korean_halves_of_the_day_are_read(project, clock):
+    report, _ = init(project, table(at=[f"2024-01-{day:02} {clock}" for day in range(1, 29)]))
+    assert kinds(report)["at"] == "date"
+    days, _ = clean_column(pa.chunked_array([[f"2024-01-31 {clock}"]]), Column(name="at", kind="date"))
+    assert (days[0].hour, days[0].minute) == (15, 4)
 
 
 @pytest.mark.parametrize("above", ["Sales of 2024\n\n", "# made by hand\n", "sep=;\n"])

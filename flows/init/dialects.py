@@ -1,8 +1,10 @@
 """Finds how the cells of a table are written: spaces, numbers, markers of missing values, dates."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import pandas as pd
 import pyarrow as pa
@@ -25,6 +27,7 @@ MARKERS = re.compile(
     re.IGNORECASE,
 )
 MOST_MARKERS = 5  # in one column
+MOST_CLASSES = 100
 LEAST_SHARE = 0.1  # of values beside the markers
 SPELLED = {
     "\t": "tabs",
@@ -51,7 +54,22 @@ class Cells:
         return Cells(self.name, self.texts[kept], self.counts[kept])
 
 
-def find_format(table: pa.Table, dialect: Dialect | None, formats: tuple[str, ...] | None) -> TableFormat:
+def drop_repeated_headers(table: pa.Table) -> tuple[pa.Table, list[str]]:
+    """Return the rows of delimited text without those that hold the columns' names, and a sentence on these, if any."""
+    if not all(pa.types.is_string(kind) for kind in table.schema.types):
+        return table, []
+    same = [pc.equal(pc.utf8_trim_whitespace(table.column(name)), name) for name in table.schema.names]
+    header = pc.fill_null(reduce(pc.and_, same), False)
+    count = pc.sum(header).as_py() or 0
+    if not count:
+        return table, []
+    rows = "1 row repeats the header: it is" if count == 1 else f"{count:,} rows repeat the header: they are"
+    return table.filter(pc.invert(header)), [f"{rows} quarantined; remove such lines."]
+
+
+def find_format(
+    table: pa.Table, dialect: Dialect | None, formats: tuple[str, ...] | None, target: str = ""
+) -> TableFormat:
     """Return how a table is read, as its cells show.
 
     Args:
@@ -59,6 +77,7 @@ def find_format(table: pa.Table, dialect: Dialect | None, formats: tuple[str, ..
         dialect: How it is written, as far as that is known; what is set in it stays. None where it is not of
             delimited text.
         formats: Of its dates, where they are known.
+        target: The column to predict, whose question marks are no class.
     """
     types = zip(table.schema.names, table.schema.types, strict=True)
     cells = [_count(name, table.column(name)) for name, kind in types if pa.types.is_string(kind)]
@@ -68,10 +87,18 @@ def find_format(table: pa.Table, dialect: Dialect | None, formats: tuple[str, ..
     if dialect is not None:
         told, doubts = _find_dialect(table, cells, dialect)
         marks = {} if "missing" in dialect.model_fields_set else _find_markers(cells, told, formats)
-        if marks:
+        labels = next((c for c in cells if c.name == target), None)
+        asked = (
+            _find_asked(labels) if labels and target not in marks and "missing" not in dialect.model_fields_set else {}
+        )
+        if asked:
+            marks[target] = asked
+            told = _add(told, {"missing": {name: tuple(counts) for name, counts in marks.items()}})
+        elif marks:
             every = pd.concat([pd.Series(counts) for counts in marks.values()])
             most = every.groupby(level=0).sum().sort_values(ascending=False, kind="stable")
             told = _add(told, {"missing": tuple(most.index)})
+        doubts += _doubt_labels(labels, told) if labels else []
         notes = [*_say(told, table.num_columns), *(_say_marks(name, marks[name]) for name in marks)]
     if formats is None:
         columns = [column.without(_markers_of(column, told)) for column in cells]
@@ -187,6 +214,31 @@ def _find_markers(
             told = dict(zip(column.texts, column.counts, strict=True))
             found[column.name] = {text: int(told[text]) for text in markers}
     return found
+
+
+def _find_asked(labels: Cells) -> dict[str, int]:
+    """Return the question marks among classes, and how often each is there."""
+    asked = labels.texts[labels.texts.str.fullmatch(r"\?+")]
+    if len(labels.texts) - len(asked) < 2:
+        return {}
+    return {str(text): int(labels.counts[place]) for place, text in asked.items()}
+
+
+def _doubt_labels(labels: Cells, dialect: Dialect) -> list[str]:
+    """Return a sentence on classes that look like markers of missing labels, where there are others enough."""
+    markers = [text for text in find_marker_texts(labels) if text not in name_markers(dialect, "text", labels.name)]
+    if not markers or len(labels.texts) - len(markers) < 2 or len(labels.texts) > MOST_CLASSES:
+        return []
+    if not isinstance(dialect.missing, dict) and set(markers) <= set(dialect.missing):
+        return []  # of a column of numbers
+    named = json.dumps(labels.name, ensure_ascii=False)
+    listed = json.dumps(markers, ensure_ascii=False)
+    rows = int(labels.counts[labels.texts.isin(markers)].sum())
+    values = f"value{'s' * (len(markers) > 1)} {listed.strip('[]')}"
+    return [
+        f'"{labels.name}" has the {values} in {rows:,} rows, which may stand for no label: '
+        f"missing = {{ {named} = {listed} }} under [data] in config.toml leaves them out."
+    ]
 
 
 def _is_readable(cells: Cells, dialect: Dialect, formats: tuple[str, ...] | None) -> bool:

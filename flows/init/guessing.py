@@ -68,6 +68,11 @@ def _guess_number(texts: "pd.Series[str]", numbers: "pd.Series[float]") -> tuple
 def _hint(texts: "pd.Series[str]") -> str:
     if texts.str.fullmatch(SHORT_CLOCK).all():
         return "clock times without seconds stay text: write them as 10:30:00 for them to be read as durations"
-    if texts.str.fullmatch(AMOUNT).all() and texts.str.contains(rf"[,{MONEY}]").any():
-        return "numbers with commas or signs of money or percent stay text: write them as 1234.5"
+    plain = texts.str.translate(str.maketrans("−﹣－（）", "---()"))
+    bare = plain.str.replace(r"^\((.*)\)$", r"-\1", regex=True).str.replace(r"^--", "-", regex=True)
+    if bare.str.fullmatch(AMOUNT).all() and not texts.str.fullmatch(NUMBER).all():
+        return (
+            "numbers with commas, parentheses, another minus sign, or signs of money or percent stay text: write them "
+            "as 1234.5"
+        )
     return ""

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from flows.contract.cleaning import normalize_texts
 from flows.contract.columns import Role
 from flows.errors import UserError, nearest
-from flows.init.dialects import find_format
+from flows.init.dialects import drop_repeated_headers, find_format
 from flows.init.leakage import find_leaks
 from flows.init.placing import (
     SCHEMA_PATH,
@@ -93,7 +93,8 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
     opened = open_source(source, Reading(root=root, fetch=settings.fetch, dialect=given, expected=(target,)))
     dialect: Dialect | None = getattr(opened, "dialect", None)
     table, limited = read_table(opened, target)
-    written = find_format(table, dialect, formats)
+    table, repeated = drop_repeated_headers(table) if dialect is not None else (table, [])
+    written = find_format(table, dialect, formats, target)
     profiles = _profile(table, opened, written)
     goal, fields, doubts = draft(profiles, target, problem)  # type: ignore[arg-type]
     texts = {
@@ -111,7 +112,7 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
         goal.reason,
         (*written.notes, *note_forms(table, opened)),
     )
-    return InitReport(*found, tuple(fields), (*written.doubts, *doubts), status, diff)
+    return InitReport(*found, tuple(fields), (*repeated, *written.doubts, *doubts), status, diff)
 
 
 def read_table(source: Source, target: str | None = None) -> tuple[pa.Table, bool]:
@@ -146,7 +147,11 @@ def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> 
     fields = [goal.field if p is aim else describe_field(p, guesses[p.name]) for p in profiles]
     if not any(field.role == "feature" for field in fields):
         raise UserError(f'Besides the target "{target}" no column is left to predict from: add columns.')
-    doubts = [*goal.doubts, *(doubt for p in profiles for doubt in _doubt(p, guesses[p.name]))]
+    fates = {p.name: "quarantined where there is a label" for p in profiles if aim.missing and p is not aim}
+    doubts = [
+        *goal.doubts,
+        *(doubt for p in profiles for doubt in _doubt(p, guesses[p.name], fates.get(p.name, "quarantined"))),
+    ]
     doubts += [f"{alarm.finding}: {alarm.remedy}." for alarm in find_leaks(profiles, fields, target, goal.problem)]
     return goal, fields, doubts
 
@@ -171,18 +176,18 @@ def _profile(table: pa.Table, source: Source, written: TableFormat) -> list[Prof
     return [profile_column(field, table.column(field.name), typed, written) for field in table.schema]
 
 
-def _doubt(profile: Profile, guess: Guess) -> list[str]:
+def _doubt(profile: Profile, guess: Guess, fate: str) -> list[str]:
     doubts = [guess.doubt] if guess.doubt else []
     lost = f"{profile.broken:,} value{'s' * (profile.broken != 1)}"
-    whose = "its row is" if profile.broken == 1 else "their rows are"
+    whose = f"{'its row is' if profile.broken == 1 else 'their rows are'} {fate}"
     if profile.stored_as_text:
         said = [f"{profile.blanks:,} blank value{'s are' if profile.blanks > 1 else ' is'} missing"] * bool(
             profile.blanks
         )
-        said += [f"{lost} cannot be read: {whose} quarantined"] * bool(profile.broken)
+        said += [f"{lost} cannot be read: {whose}"] * bool(profile.broken)
         doubts.append(f'"{profile.name}" holds numbers stored as text{": " if said else ""}{", ".join(said)}.')
     elif profile.broken:
-        doubts.append(f'"{profile.name}" has {lost} that cannot be read as a {profile.kind}: {whose} quarantined.')
+        doubts.append(f'"{profile.name}" has {lost} that cannot be read as a {profile.kind}: {whose}.')
     return doubts + ([f'"{profile.name}": {profile.hint}.'] if profile.hint else [])
 
 

@@ -73,6 +73,8 @@ def _refuse_unlearnable(profile: Profile) -> None:
         raise UserError(f'The target "{name}" is {profile.counts.index[0]!r} in every row: nothing is to be learned.')
     if profile.kind in ("date", "duration"):
         raise UserError(f'The target "{name}" is a {profile.kind}: name a column of classes or numbers.')
+    if profile.kind == "text" and profile.hint:
+        raise UserError(f'The target "{name}" cannot be learned as it is: {profile.hint}.')
     many = profile.distinct > max(PERHAPS_FEW, NEAR_UNIQUE * profile.present)
     if is_sequence(profile) or (profile.kind == "text" and many):
         raise UserError(

@@ -157,6 +157,7 @@ _MONTH_NAME = (
 _DAY_NAME = "mon(?:day)?|tue(?:s(?:day)?)?|wed(?:nesday)?|thu(?:rs(?:day)?)?|fri(?:day)?|sat(?:urday)?|sun(?:day)?"
 _ZONE = "(?P<z>Z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)"
 _HALF = r"(?P<p>[ap]\.?m\.?)"
+_HALF_BEFORE = "(?:(?P<h>오전|오후) ?)?"  # as Korean has it, before the clock
 DIRECTIVES = {  # as strptime has them, in English on every machine
     "Y": "(?P<Y>[0-9]{4})",
     "y": "(?P<y>[0-9]{2})",
@@ -175,7 +176,7 @@ DIRECTIVES = {  # as strptime has them, in English on every machine
 _NUMERIC = set("YymdHIMSf")
 _TOKEN = re.compile(r"%(.)|(\s+)|(.)", re.DOTALL)
 _CLOCK_TIME = r"(?P<H>[0-9]{1,2}):(?P<M>[0-9]{2})(?::(?P<S>[0-9]{2})(?:[.,](?P<f>[0-9]+))?)?"
-_TIME = rf"(?:[T ] *{_CLOCK_TIME}(?: ?{_HALF})?(?: ?{_ZONE})?)?"
+_TIME = rf"(?:[T ] *{_HALF_BEFORE}{_CLOCK_TIME}(?: ?{_HALF})?(?: ?{_ZONE})?)?"
 _ISO = re.compile(
     "(?P<Y>[0-9]{4})-(?P<m>[0-9]{2})-(?P<d>[0-9]{2})"
     rf"(?:[T ](?P<H>[0-9]{{2}})(?::(?P<M>[0-9]{{2}})(?::(?P<S>[0-9]{{2}})(?:[.,](?P<f>[0-9]+))?)?)?(?: ?{_ZONE})?)?",
@@ -270,6 +271,10 @@ def _to_moment(found: re.Match[str]) -> datetime | None:
     year = int(part["Y"]) if "Y" in part else int(part["y"]) + (1900 if int(part["y"]) >= _LAST_CENTURY else 2000)
     month = int(part["m"]) if "m" in part else _MONTHS.index(part["b"][:3].lower()) + 1
     hour, half = int(part.get("H", 0)), part.get("p", "").lower()
+    if "h" in part:
+        if half:
+            return None
+        half = "a" if part["h"] == "오전" else "p"
     if half:
         if not 1 <= hour <= 12:
             return None

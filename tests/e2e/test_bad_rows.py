@@ -28,7 +28,7 @@ BROKEN = {  # what is written where, and the reason that is given for it
     "signup_month": ("some day", "signup_month = some day: not a date"),
     "autopay": ("perhaps", "autopay = perhaps: not true or false"),
     "region": ("", "region = missing: not_nullable"),
-    "churned": ("", "churned = missing: not_nullable"),
+    "churned": ("perhaps", "churned = perhaps: isin("),
 }
 
 
