@@ -8,6 +8,7 @@ other texts, the locale, the machine's time zone or the clock. It imports the st
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -213,14 +214,26 @@ class DateGrammar:
         text = text.strip()
         if len(text) > LONGEST_TEXT:
             return None
-        if self.reads_iso and (found := _ISO.fullmatch(text)):
-            return _to_moment(found)
+        if self.reads_iso:
+            if _is_plain_iso(text):  # as nearly all are: ten times as fast
+                with suppress(ValueError):
+                    return datetime.fromisoformat(text)
+            if found := _ISO.fullmatch(text):
+                return _to_moment(found)
         if not text.isascii():
             text = normalize(text)
         if listed := [found for shape in self._listed if (found := shape.fullmatch(text))]:
             # A standard form may have day and month the other way round: it does not read what looks like a listed one.
             return next((moment for moment in map(_to_moment, listed) if moment is not None), None)
         return next((_to_moment(found) for shape in _standard() if (found := shape.fullmatch(text))), None)
+
+
+def _is_plain_iso(text: str) -> bool:
+    """Return True if a text can only be `2024-01-31` or `2024-01-31T10:30:00` to `datetime.fromisoformat`."""
+    size = len(text)
+    if size == 19 and text[10] in "T " and text[13] == text[16] == ":":
+        size = 10
+    return size == 10 and text[4] == text[7] == "-"
 
 
 @cache

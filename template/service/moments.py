@@ -5,9 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from service.grammar import MICROSECONDS, DateGrammar, parse_duration, to_microseconds
-
-ISO_ONLY = "Input should be a date or a date and time in ISO 8601"
+from service.grammar import AMBIGUOUS_FORMATS, MICROSECONDS, DateGrammar, parse_duration, to_microseconds
 
 
 def date_type(bounds: dict[str, float], grammar: DateGrammar) -> Any:
@@ -16,14 +14,18 @@ def date_type(bounds: dict[str, float], grammar: DateGrammar) -> Any:
     moments: dict[str, Any] = {k: datetime.fromtimestamp(v, UTC).replace(tzinfo=None) for k, v in bounds.items()}
     schema = WithJsonSchema({"type": "string", "format": "date-time"})
 
+    forms = " or ".join(("in ISO 8601", *grammar.formats)) if grammar.formats != AMBIGUOUS_FORMATS else "in ISO 8601"
+    expected = f"Input should be a date or a date and time {forms}"
+
     def parse(value: Any) -> datetime:
-        if isinstance(value, int | float) and not isinstance(value, bool):  # 20240131, where its format is listed
-            value = str(int(value)) if grammar.reads_digits and value % 1 == 0 else ""
         if not isinstance(value, str):
-            raise ValueError(f"{ISO_ONLY}, as text")
+            number = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+            if not (number and grammar.reads_digits):  # 20240131, where its format is listed
+                raise ValueError(f"{expected}, as text")
+            value = str(int(value))
         moment = grammar.parse(value)
         if moment is None:
-            raise ValueError(ISO_ONLY)
+            raise ValueError(expected)
         return moment
 
     return Annotated[datetime, PlainValidator(parse), Field(**moments), schema]
