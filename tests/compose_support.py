@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-PORTS = {"postgres": 5432, "prefect": 4200, "mlflow": 5000, "service": 3000, "prometheus": 9090}
+PORTS = {"postgres": 5432, "prefect": 4200, "mlflow": 5000, "service": 3000, "prometheus": 9090, "worker": 9464}
 PATHS = ("app", "artifacts", "etc/prometheus", "prometheus", "store", "tmp")
 VENV = "/opt/venv/bin"  # where the image has its packages; here it is this environment
 Service = dict[str, Any]

@@ -204,12 +204,13 @@ def wait_for_runs(stack: Stack) -> None:
         time.sleep(0.5)
 
 
-def test_prometheus_sees_the_service(stack: Stack) -> None:
+@pytest.mark.parametrize("job", ["service", "loop"])
+def test_prometheus_sees_the_service_and_the_worker(stack: Stack, job: str) -> None:
     if "prometheus" not in stack.containers.processes:
         pytest.skip("prometheus is absent: apt-get install prometheus")
     end = time.monotonic() + SECONDS
     while True:
-        query = {"query": 'up{job="service"}'}
+        query = {"query": f'up{{job="{job}"}}'}
         found = httpx.get(f"{stack.address('prometheus')}/api/v1/query", params=query, trust_env=False).json()
         if [one["value"][1] for one in found["data"]["result"]] == ["1"]:
             return
