@@ -10,6 +10,7 @@ from flows.alerting import alert, deliver, told_path
 from flows.artifacts import publish_markdown
 from flows.drops import tell_of_drops
 from flows.errors import Refused
+from flows.progress import say
 from flows.settings import Settings, load_settings
 from flows.store.champion import read_champion, version_of
 from flows.store.files import read_note, write_json
@@ -23,6 +24,7 @@ def alerts() -> int:
     tell_of_champion(settings)
     done = deliver(settings)
     said = f"**{done.sent:,} sent, {done.waiting:,} wait**" + (f": {done.problem}." if done.waiting else ".")
+    say(said.replace("**", ""))
     publish_markdown("alerts", said)
     return done.waiting
 

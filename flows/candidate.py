@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from flows.contract import Contract, encode
+from flows.errors import UserError
 from flows.rows import Holdout, read_rows
 from flows.settings import Settings
 from flows.tracking import Registry
@@ -72,8 +73,6 @@ def load_candidate(settings: Settings, version: str) -> Candidate:
 
 @lru_cache(maxsize=1)
 def _load(settings_json: str, version: str) -> Candidate:
-    import mlflow
-
     settings = Settings.model_validate_json(settings_json)
     registry = Registry(settings)
     run = registry.run_of(version)
@@ -83,8 +82,30 @@ def _load(settings_json: str, version: str) -> Candidate:
         version=version,
         run_id=run.info.run_id,
         pipeline=registry.load(version),
-        contract=Contract.model_validate(mlflow.artifacts.load_dict(f"{uri}/contract.json")),
+        contract=Contract.model_validate(_load_dict(registry, version, f"{uri}/contract.json")),
         tags=dict(run.data.tags),
-        baseline=mlflow.artifacts.load_dict(f"{uri}/baseline.json")["prediction"],
+        baseline=_load_dict(registry, version, f"{uri}/baseline.json")["prediction"],
         trusted=registry.trusted,
     )
+
+
+def _load_dict(registry: Registry, version: str, uri: str) -> dict[str, Any]:
+    """Return an artifact of JSON.
+
+    Raises:
+        UserError: it is gone, or damaged.
+    """
+    from mlflow.artifacts import load_dict
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found: dict[str, Any] = load_dict(uri)
+    except (MlflowException, OSError) as error:
+        lost = registry.find_lost(version)
+        if not lost and getattr(error, "error_code", "") != "BAD_REQUEST":  # it came, and is no JSON
+            raise
+        raise UserError(
+            f"Version {version} is not whole in MLflow any more ({lost or f'{uri} is damaged'}): bring its artifacts "
+            "back from a backup, or run `ml train`, which makes it again under a new number."
+        ) from error
+    return found

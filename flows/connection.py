@@ -6,6 +6,7 @@ import re
 import sqlite3
 import urllib.error
 import urllib.request
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 REMOTE_SECONDS = 10.0
+VIEW = "metrics"  # names the view of the runs in which their metrics are columns
 # What a client's store takes for its root too; else the experiment "Default" gets `./mlruns`, unquoted in an SQL text.
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 MLFLOW_REMEDY = (
@@ -71,6 +73,28 @@ def embedded_ui(settings: Settings) -> str:
     """Return where `ml up` shows the project's own MLflow, or would."""
     record = running(settings, "mlflow")
     return str(record.address) if record else f"http://127.0.0.1:{settings.ports.mlflow}"
+
+
+def runs_path(experiment: str) -> str:
+    """Return the page of MLflow's UI with an experiment's runs and their metrics."""
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
+def models_path(settings: Settings) -> str:
+    """Return the page of MLflow's UI with the project's versions."""
+    return f"/#/models/{settings.project.name}"
+
+
+def find_experiment(settings: Settings) -> str | None:
+    """Return the id of the project's experiment in the embedded database, None where there is none yet."""
+    database = mlflow_database(settings)
+    if not database.is_file():
+        return None
+    with suppress(sqlite3.Error), closing(sqlite3.connect(database, timeout=1)) as connection:
+        query = "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'"
+        row = connection.execute(query, (settings.project.name,)).fetchone()
+        return str(row[0]) if row else None
+    return None
 
 
 def is_embedded(settings: Settings) -> bool:

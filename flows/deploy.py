@@ -15,6 +15,7 @@ from flows.errors import Refused, UserError
 from flows.evaluate import known_verdict
 from flows.exclusive import exclusive
 from flows.naming import name_run
+from flows.progress import say
 from flows.settings import Settings, load_settings
 from flows.smoke import SmokeService, require_same, smoke_service
 from flows.store.bentoml import forget_bundle, import_bundle
@@ -61,7 +62,11 @@ def deploy(version: str | None = None, breaking: bool = False, why: str = "passe
             smoke(service, bundle)
             name(bundle, champion, why)
             label(chosen)
+        instead = f" in place of version {champion.version}" if champion else ""
+        say(f"Version {chosen} is in service{instead}, from bundle {bundle.name}.")
         publish_markdown("champion", f"**Version {chosen}** serves, from bundle `{bundle.name}`.")
+    else:
+        say(f"Version {chosen} is in service already: nothing is to be done.")
     tell_of_champion(settings)
     return chosen
 
@@ -129,6 +134,9 @@ def write(version: str) -> Bundle:
     """Compile, prove parity on the whole holdout, and write the bundle."""
     bundle = build_bundle(load_settings(), version)
     _remember("bundle", bundle)
+    rows = bundle.meta["parity"]["rows"]
+    equal = f", equal to scikit-learn on {rows:,} held-out rows" if rows else ""
+    say(f"Version {version} is compiled{equal}: bundle {bundle.name}.")
     return bundle
 
 
@@ -159,6 +167,7 @@ def smoke(service: SmokeService, bundle: Bundle) -> None:
     rows, expected = smoke_rows(settings, bundle)
     service.offer(bundle.path)
     require_same(service.predict({"rows": rows}), expected, settings.deploy.tolerance)
+    say(f"The service answered {len(rows)} held-out rows as scikit-learn does.")
 
 
 @task(name="champion", cache_policy=NO_CACHE)

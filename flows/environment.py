@@ -15,7 +15,6 @@ QUIET = {
     "ORT_DISABLE_TELEMETRY": "1",  # from onnxruntime 1.29 on it reports to Microsoft and keeps a database in ~/.cache
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "flows.sources",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # a store is asked outside of runs as well
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_SHOW_UPDATE_NOTIFICATION": "false",
@@ -27,6 +26,7 @@ QUIET = {
 }
 
 
+LOGGERS = ("flows.sources", "flows.progress")  # what they say stands in the log of the run that is going on
 DATABASE = {"PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL"}
 STRIPPED = ("ML_", "MLFLOW_", "PREFECT_", "BENTOML_", "MPLCONFIGDIR")
 
@@ -62,4 +62,6 @@ def prepare(settings: Settings) -> None:
         del os.environ[name]  # of a workflow's variable that is not set; boto makes an address of an empty region
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    known = os.environ.get("PREFECT_LOGGING_EXTRA_LOGGERS", "")
+    os.environ["PREFECT_LOGGING_EXTRA_LOGGERS"] = ",".join(dict.fromkeys([*filter(None, known.split(",")), *LOGGERS]))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,8 @@ from flows.gates import judge, refusal_sentence
 from flows.metrics import choose_metric
 from flows.naming import name_run
 from flows.plots import draw_plots
+from flows.progress import say
+from flows.recording import log_dataset
 from flows.report import gate_rows, verdict_markdown
 from flows.scoring import Scorer
 from flows.settings import Settings, load_settings
@@ -62,7 +64,15 @@ def evaluate(version: str | None = None) -> str:
     settings = load_settings()
     chosen = version or Latest(settings.store_path).get("train")
     name_run("evaluate", version=chosen, data=Registry(settings).get(chosen).tags.get("data_digest"))
-    record = known_verdict(settings, chosen) or judge_version(chosen)
+    known = known_verdict(settings, chosen)
+    record = known or judge_version(chosen)
+    if known:
+        say(f"Version {chosen} was judged before against what is in service now: that verdict counts.")
+    for gate in record.verdict.gates:
+        say(f"Gate {gate.name} {'passed' if gate.passed else 'refused'}: {gate.sentence}.")
+    for note in record.notes:
+        say(note)
+    say(record.refusal or f"Version {chosen} passed its gates on {record.verdict.rows:,} held-out rows.")
     if record.refusal:
         raise Refused(record.refusal)
     return chosen
@@ -155,6 +165,10 @@ def show(settings: Settings, candidate: Candidate, record: Record, scored: Score
         contract.problem, scored.y, scored.candidate, scored.champion, contract.classes or (), contract.target
     )
     registry = Registry(settings)
+    registry.restore_run(candidate.run_id)
+    log_dataset(
+        settings, candidate.validation, candidate.run_id, contract, candidate.holdout, "evaluation", len(scored.y)
+    )
     registry.log_verdict(candidate.run_id, verdict, scored.basis, plots)
     registry.client.update_model_version(registry.name, record.version, verdict_markdown(record))
     publish_markdown("verdict", verdict_markdown(record))

@@ -5,13 +5,14 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
+from flows.connection import show_uri
 from flows.contract import Contract, load_contract, require_columns
 from flows.exclusive import exclusive
 from flows.growing import grow
 from flows.markdown import code
 from flows.mending import mend_snapshot
-from flows.naming import name_run
-from flows.progress import track
+from flows.naming import SHORT, name_run
+from flows.progress import say, track
 from flows.secrets import unseen
 from flows.settings import Settings, load_settings
 from flows.sources import Reading, Source, open_source, read_through
@@ -36,6 +37,8 @@ def ingest(full: bool = False) -> str:
     """
     snapshot = take_snapshot(full)
     name_run("ingest", data=snapshot.digest)
+    said = f"{snapshot.rows:,} rows × {len(snapshot.columns)} columns from {show_uri(snapshot.source)}"
+    say(f"{said}: snapshot {snapshot.digest[:SHORT]}, taken {snapshot.created}.")
     publish_markdown("snapshot", _summary(snapshot))
     return snapshot.digest
 

@@ -14,11 +14,12 @@ from flows.monitoring.pictures import draw_drift
 from flows.monitoring.retraining import remind as remind_of
 from flows.monitoring.retraining import settle
 from flows.monitoring.runs import WindowRuns
-from flows.monitoring.showing import as_markdown, column_rows
+from flows.monitoring.showing import as_markdown, column_rows, headline
 from flows.monitoring.truth import measure_windows
 from flows.monitoring.watching import Look, Watch, look, only_monitor, open_watch, window_end
 from flows.monitoring.windows import Window, Windows
 from flows.naming import name_run
+from flows.progress import say
 from flows.settings import Settings, load_settings
 from flows.store.champion import read_champion
 from flows.store.reach import refresh
@@ -53,6 +54,9 @@ def monitor() -> str:
         window = measure(settings, watch, found.window)
         keep(settings, show(settings, found, window))
         decision, request = decide(settings)
+        for sentence in (headline(window), *window.reasons, *window.notes):
+            say(f"{sentence[0].upper()}{sentence[1:]}." if sentence else "")
+        say(f"Training again is {'' if decision.wanted else 'not '}asked for: {decision.why}.")
         publish_markdown("monitor", as_markdown(window, decision, request, report_place(settings, window)))
     return window.id
 

@@ -18,6 +18,7 @@ from flows.errors import UserError
 from flows.markdown import code
 from flows.naming import name_run
 from flows.outputs import open_output, require_destination
+from flows.progress import say
 from flows.scoring import CHUNK, PREDICTION, Scorer
 from flows.secrets import unseen
 from flows.settings import Settings, load_settings
@@ -60,6 +61,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
     done = predict_file(load_settings(), source, destination, version)
     name_run("predict", version=done["version"])
     told = f"**{done['rows']:,} rows predicted by version {done['version']}**, {done['refused']:,} refused"
+    say(f"Version {done['version']} predicted {done['rows']:,} rows; {done['refused']:,} broke the contract.")
     publish_markdown("predictions", f"{told}: {code(destination)}.")
     return done
 

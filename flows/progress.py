@@ -1,16 +1,31 @@
 """Tells how far long work has come: on the terminal's spinner and as a progress artifact in the Prefect UI."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+from flows.secrets import redact
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 EVERY_SECONDS = 2.0
+log = logging.getLogger("flows.progress")  # one of those that `flows.environment` lets Prefect send to its server
+log.setLevel(logging.INFO)
 listeners: list[Callable[[str], None]] = []  # a terminal that shows the words
 T = TypeVar("T", bound="pa.RecordBatch | pa.Table | Any")
+
+
+def say(sentence: str, *, notice: bool = False) -> None:
+    """Write a sentence to the log of the run that is going on, where Prefect's page shows it.
+
+    Args:
+        sentence: Secrets are shown by their names.
+        notice: Print it on the terminal of a command too.
+    """
+    log.log(logging.WARNING if notice else logging.INFO, "%s", redact(sentence))
 
 
 class Ticker:

@@ -1,5 +1,6 @@
 """MLflow: runs, registered versions, aliases."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from flows.connection import connect, embedded_ui, is_embedded, mlflow_artifacts, show_uri
+from flows.connection import VIEW, connect, embedded_ui, is_embedded, mlflow_artifacts, show_uri
 from flows.errors import UserError
+from flows.progress import say
 from flows.saved import FILE, explain_untrusted, load_pipeline, trusted_types
 from flows.settings import Settings
 from flows.store.champion import Champion, read_champion
@@ -23,7 +25,14 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # versions that a message lists, the newest
 KEY_TAG = "train_key"
+COLUMNS = 4  # metrics that MLflow's table of runs shows
+DELETED = "deleted"
+RECORD = ("contract.json", "baseline.json")  # of a run, without which its version cannot be judged
 CHALLENGER, CHAMPION = "challenger", "champion"
+
+
+class Gone(UserError):
+    """What a version needs was deleted in MLflow for good."""
 
 
 class Registry:
@@ -38,14 +47,60 @@ class Registry:
         self.artifacts = mlflow_artifacts(settings).as_uri() if is_embedded(settings) else None
 
     def experiment_id(self) -> str:
-        """Return the id of the project's experiment, made when it is missing."""
+        """Return the id of the project's experiment, made when it is missing and restored when it was deleted."""
         found = self.client.get_experiment_by_name(self.name)
-        return found.experiment_id if found else self.client.create_experiment(self.name, self.artifacts)
+        if found is None:
+            return self.client.create_experiment(self.name, self.artifacts)
+        if found.lifecycle_stage == DELETED:
+            self.client.restore_experiment(found.experiment_id)
+            say(f'The experiment "{self.name}" was deleted in MLflow: it is restored.', notice=True)
+        return found.experiment_id
+
+    def restore_run(self, run_id: str) -> None:
+        """Restore a run, and its experiment, that somebody deleted in MLflow: only then can it be logged to.
+
+        Raises:
+            UserError: it is gone for good.
+        """
+        run = self._get_run(run_id)
+        experiment = self.client.get_experiment(run.info.experiment_id)
+        if experiment.lifecycle_stage == DELETED:
+            self.client.restore_experiment(experiment.experiment_id)
+            say(f'The experiment "{experiment.name}" was deleted in MLflow: it is restored.', notice=True)
+            run = self._get_run(run_id)
+        if run.info.lifecycle_stage == DELETED:
+            self.client.restore_run(run_id)
+            say(f'The run "{run.info.run_name}" was deleted in MLflow: it is restored.', notice=True)
 
     def find(self, train_key: str) -> "ModelVersion | None":
-        """Return the newest version that was trained from exactly `train_key`, or None."""
+        """Return the newest version that was trained from exactly `train_key` and is whole, or None."""
         found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{train_key}'")
-        return max(found, key=lambda v: int(v.version), default=None)
+        for version in sorted(found, key=lambda v: int(v.version), reverse=True):
+            lost = self.find_lost(str(version.version))
+            if not lost:
+                return version
+            say(f"Version {version.version} is not whole in MLflow ({lost}): it is trained again.", notice=True)
+        return None
+
+    def find_lost(self, version: str) -> str:
+        """Return in words what of a version's files and record is gone from MLflow; nothing where it is whole.
+
+        Raises:
+            UserError: there is no such version.
+        """
+        from mlflow.artifacts import list_artifacts
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.run_of(version)
+            there = {file.path for file in self.client.list_artifacts(run.info.run_id)}
+            files = {Path(file.path).name for file in list_artifacts(artifact_uri=f"models:/{self.name}/{version}")}
+        except (MlflowException, UserError, OSError) as error:
+            if not _is_gone(error):
+                raise
+            return "its run or its model was deleted for good"
+        lost = [name for name in RECORD if name not in there] + ([] if FILE in files else [FILE])
+        return f"no {', no '.join(lost)}" if lost else ""
 
     def get(self, version: str) -> "ModelVersion":
         """Return a registered version.
@@ -60,7 +115,9 @@ class Registry:
         except MlflowException:
             found = self.client.search_model_versions(f"name = '{self.name}'")
             there = ", ".join(sorted((str(v.version) for v in found), key=int)[-SHOWN:]) or "none yet"
-            raise UserError(f'MLflow has no version {version} of "{self.name}": there is {there}.') from None
+            raise UserError(
+                f'MLflow has no version {version} of "{self.name}": there is {there}; `ml train` makes one.'
+            ) from None
 
     def register(self, model_uri: str, model_id: str | None, run_id: str, tags: dict[str, str]) -> str:
         """Register a logged model as a new version and return its number."""
@@ -101,10 +158,19 @@ class Registry:
     def download(self, version: str, folder: Path | None = None) -> Path:
         """Return where the saved pipeline of a version is, brought into `folder` where one is given."""
         from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
 
         self.get(version)
         target = str(folder) if folder else None
-        path = Path(download_artifacts(f"models:/{self.name}/{version}", dst_path=target)) / FILE
+        try:
+            path = Path(download_artifacts(f"models:/{self.name}/{version}", dst_path=target)) / FILE
+        except (MlflowException, OSError) as error:
+            if lost := self.find_lost(version):
+                raise UserError(
+                    f"Version {version} is not whole in MLflow any more ({lost}): bring its artifacts back from a "
+                    "backup, or run `ml train`, which makes it again under a new number."
+                ) from error
+            raise
         if not path.exists():
             raise UserError(f"Version {version} was not saved by skops: no other format is loaded.")
         return path
@@ -115,7 +181,20 @@ class Registry:
 
     def run_of(self, version: str) -> Any:
         """Return the MLflow run that made a version."""
-        return self.client.get_run(self.get(version).run_id or "")
+        return self._get_run(self.get(version).run_id or "", version)
+
+    def _get_run(self, run_id: str, version: str = "") -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            if not _is_gone(error):
+                raise
+            of = f" that made version {version}" if version else ""
+            raise Gone(
+                f"The run {run_id}{of} is gone from MLflow: `ml train` makes the version again under a new number."
+            ) from None
 
     @contextmanager
     def run(self, name: str, tags: dict[str, str]) -> Iterator[str]:
@@ -129,11 +208,13 @@ class Registry:
         """Add a candidate's figures, what they rest on, its gates and the plots to its run."""
         import mlflow
 
+        self.restore_run(run_id)
         metrics: dict[str, float] = {}
         for name, figure in verdict.scores["candidate"].items():
             said = {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
             metrics |= {key: value for key, value in said.items() if value is not None}
         mlflow.log_metrics(metrics, run_id=run_id)
+        self._choose_columns(run_id, verdict)
         mlflow.log_dict(basis.model_dump(mode="json"), "basis.json", run_id=run_id)
         mlflow.log_dict(verdict.model_dump(mode="json"), "verdict.json", run_id=run_id)
         with tempfile.TemporaryDirectory() as folder:
@@ -141,12 +222,25 @@ class Registry:
                 (Path(folder) / f"{name}.png").write_bytes(png)
             self.client.log_artifacts(run_id, folder, "plots")
 
+    def _choose_columns(self, run_id: str, verdict: "Verdict") -> None:
+        """Let MLflow's table of runs show the metric that decides, and others as far as a window is wide.
+
+        The table shows none of its own accord; a view that is kept under this tag, which the address of `runs_path`
+        names, is how its "Share" button does it.
+        """
+        names = sorted(verdict.scores["candidate"], key=lambda name: name != verdict.metric)
+        columns = ["attributes.`Dataset`", *(f"metrics.`{name}`" for name in names[:COLUMNS])]
+        experiment = self._get_run(run_id).info.experiment_id
+        self.client.set_experiment_tag(
+            experiment, f"mlflow.sharedViewState.{VIEW}", json.dumps({"selectedColumns": columns})
+        )
+
     def run_address(self, run_id: str) -> str:
         """Return where the MLflow UI shows a run; the embedded one is shown by `ml up`."""
         uri = os.environ["MLFLOW_TRACKING_URI"]
         own = show_uri(uri) if uri.startswith("http") else embedded_ui(self.settings)
         host = (self.settings.ports.mlflow_url or own).rstrip("/")
-        return f"{host}/#/experiments/{self.experiment_id()}/runs/{run_id}"
+        return f"{host}/#/experiments/{self._get_run(run_id).info.experiment_id}/runs/{run_id}"
 
     def log_model(self, model: Any, example: "pd.DataFrame", requirements: list[str]) -> tuple[str, str | None]:
         """Log a fitted pipeline to the open run; return its URI and id.
@@ -175,6 +269,16 @@ class Registry:
         except MlflowException as error:
             raise UserError(explain_untrusted(error)) from error
         return info.model_uri, info.model_id
+
+
+def _is_gone(error: Exception) -> bool:
+    """Return True if MLflow says that something does not exist, rather than that it cannot be asked."""
+    from mlflow.exceptions import MlflowException
+
+    gone = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+    if isinstance(error, MlflowException):
+        return error.error_code in gone
+    return isinstance(error, Gone | FileNotFoundError)
 
 
 def repair_alias(settings: Settings) -> None:

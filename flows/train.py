@@ -21,6 +21,7 @@ from flows.exclusive import exclusive
 from flows.leaks import SAMPLE_ROWS, Alarm
 from flows.leaks.accepting import check_leaks
 from flows.naming import name_run
+from flows.progress import say
 from flows.provenance import code_digest, read_provenance, shaping_packages
 from flows.recording import log_run, tags_of
 from flows.rows import Holdout, read_sides
@@ -72,6 +73,8 @@ def train(validation: str | None = None) -> str:
     made = str(found.version) if found else register(registry, name, key, fit(name))
     if found and registry.alias(CHALLENGER) != made:  # a run was killed before, or older settings are back
         registry.set_alias(CHALLENGER, made)
+    if found:
+        say(f"Version {made} was trained from this data, code and settings before: nothing is to be done.")
     Latest(settings.store_path).set("train", made)
     name_run("train", version=made, data=name)
     return made
@@ -178,5 +181,6 @@ def register(registry: Registry, validation: str, key: str, fitted: Fitted) -> s
         uri, model_id = registry.log_model(fitted.pipeline, fitted.example, requirements)
     made = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
     registry.set_alias(CHALLENGER, made)
+    say(f"Version {made} was fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s and registered.")
     publish_markdown("candidate", f"**Version {made}**, fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s.")
     return made

@@ -17,7 +17,7 @@ from flows.contract.repeats import find_repeats, hash_rows, unique_sets
 from flows.errors import UserError
 from flows.exclusive import exclusive
 from flows.naming import SHORT, name_run
-from flows.progress import track
+from flows.progress import say, track
 from flows.settings import Settings, load_settings
 from flows.store.blocks import Block
 from flows.store.files import digest_file, digest_json
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pandera.pandas import DataFrameSchema
 
 GRAMMAR = 2  # raised whenever the same cells are read as other values
+SAID = 5  # reasons that the run's log names
 CHECKED = "check"  # under which the validation that was looked at last is noted, also where its share is refused
 
 
@@ -51,6 +52,9 @@ def validate(snapshot: str | None = None) -> str:
     settings = load_settings()
     validation = check_snapshot(snapshot or Latest(settings.store_path).get("ingest"))
     name_run("validate", data=validation.snapshot)
+    say(f"{validation.rows - validation.bad:,} rows keep the contract, {validation.bad:,} are quarantined.")
+    for reason, rows in list(validation.reasons.items())[:SAID]:
+        say(f"{rows:,} rows are quarantined by {reason}.")
     report(validation)
     require_share(settings, validation)
     Latest(settings.store_path).set("validate", validation.id)

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.segment import Segment
 from rich.text import Text
 
-from flows.environment import prepare
+from flows.environment import LOGGERS, prepare
 from flows.errors import UserError
 from flows.secrets import redact
 from flows.settings import Settings, find_root, load_settings
@@ -61,7 +61,7 @@ class Notices(logging.Handler):
         print(record.getMessage(), file=sys.stderr)
 
 
-notices = Notices()
+notices = Notices(logging.WARNING)
 
 
 def open_project(stored: bool = True) -> Settings:
@@ -81,7 +81,8 @@ def open_project(stored: bool = True) -> Settings:
     logging.captureWarnings(True)
     warnings = logging.getLogger("py.warnings")
     warnings.handlers[:], warnings.propagate = [handler], False
-    logging.getLogger("flows.sources").addHandler(notices)
+    for name in LOGGERS:
+        logging.getLogger(name).addHandler(notices)
     if stored:
         refresh(settings.store_path)
     return settings

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from flows.background import NAMES, is_ours, is_well, only_up, plan, prefect_address, stop_all, wanted_port
 from flows.commands.console import console, open_project
-from flows.connection import show_uri
+from flows.connection import find_experiment, is_embedded, models_path, runs_path, show_uri
 from flows.deployments import deployment_name, read_deployments, remove_renamed
 from flows.errors import UserError
 from flows.ports import choose_port, is_taken
@@ -178,8 +178,13 @@ def _print_addresses(settings: Settings, records: dict[str, Record], prefect: st
     shown = {name: record.address for name, record in records.items()}
     shown.setdefault("prefect", prefect.removesuffix("/api"))
     shown.setdefault("mlflow", os.environ.get("MLFLOW_TRACKING_URI"))
-    for name, what in (("prefect", "flows and runs"), ("mlflow", "models"), ("service", "predictions")):
-        console.print(f"{what:<15} {escape(show_uri(str(shown[name])))}", soft_wrap=True)
+    mlflow = show_uri(str(shown["mlflow"])).rstrip("/")
+    lines = {"flows and runs": show_uri(str(shown["prefect"])), "models": mlflow + models_path(settings)}
+    if is_embedded(settings) and (experiment := find_experiment(settings)):
+        lines["training runs"] = mlflow + runs_path(experiment)
+    lines["predictions"] = show_uri(str(shown["service"]))
+    for what, address in lines.items():
+        console.print(f"{what:<15} {escape(address)}", soft_wrap=True)
     console.print(
         f"[dim]Logs: {escape(settings.show(settings.home / 'logs'))}/. `ml status` shows them, `ml down` stops them.[/]"
     )

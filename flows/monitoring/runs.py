@@ -53,6 +53,7 @@ class WindowRuns(Registry):
         """Show a window's figures and verdict, in the place of earlier ones."""
         import mlflow
 
+        self.restore_run(run)
         mlflow.log_metrics(metrics_of(window), run_id=run)
         mlflow.log_dict(window.model_dump(mode="json"), "window.json", run_id=run)
         for name, value in {"verdict": window.verdict, "version": window.version}.items():

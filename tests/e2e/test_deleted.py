@@ -1,0 +1,125 @@
+"""What somebody deleted or renamed in MLflow's UI: it is restored or made again, or one sentence says what is gone.
+
+What is in production goes on throughout.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from mlflow import MlflowClient
+
+from e2e.support import Done, Project, succeed
+
+pytestmark = pytest.mark.slow
+NAME = "shop-churn"
+
+
+@contextmanager
+def mlflow_of(project: Project) -> Iterator[MlflowClient]:
+    """Yield a client of the project's own database, as its UI has it."""
+    uri = f"sqlite:///{project.root / '.ml' / 'mlflow' / 'mlflow.db'}"
+    yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def name_of(client: MlflowClient) -> str:
+    (model,) = client.search_registered_models()
+    return str(model.name)
+
+
+def train_anew(project: Project, seed: int) -> Done:
+    """Run the pipeline on settings that no version was trained under; a gate may refuse the version."""
+    project.configure("train", seed=seed)
+    done = project.ml("run")
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Unexpected" not in done.stderr
+    return done
+
+
+def say_no(done: Done, *words: str) -> None:
+    """Check that a command ended with one sentence in which all `words` are."""
+    said = done.stdout + done.stderr
+    assert done.returncode in (1, 2), said
+    assert "Traceback" not in said
+    assert "Unexpected" not in said
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert all(word in sentence for word in words), sentence
+
+
+def judge_anew(project: Project) -> Done:
+    """Evaluate version 1 under gates that it was not judged by."""
+    project.configure("gates", resamples=300)
+    shutil.rmtree(project.store / "verdicts")
+    return project.ml("evaluate", "1")
+
+
+def test_deleted_experiment_is_restored(trained: Project) -> None:
+    with mlflow_of(trained) as client:
+        experiment = client.get_experiment_by_name(name_of(client))
+        assert experiment
+        client.delete_experiment(experiment.experiment_id)
+        done = train_anew(trained, 11)
+        assert "was deleted in MLflow: it is restored" in done.stderr
+        assert client.get_experiment(experiment.experiment_id).lifecycle_stage == "active"
+    assert trained.versions() == ["1", "2"]
+
+
+def test_deleted_run_is_restored_where_it_is_logged_to(trained: Project) -> None:
+    with mlflow_of(trained) as client:
+        version = client.get_model_version(name_of(client), "1")
+        client.delete_run(version.run_id or "")
+        assert "it is restored" in succeed(judge_anew(trained)).stderr
+        assert client.get_run(version.run_id or "").info.lifecycle_stage == "active"
+
+
+def test_renamed_experiment_stays_and_a_new_one_takes_the_next_run(trained: Project) -> None:
+    with mlflow_of(trained) as client:
+        name = name_of(client)
+        experiment = client.get_experiment_by_name(name)
+        assert experiment
+        client.rename_experiment(experiment.experiment_id, "renamed")
+        succeed(judge_anew(trained))
+        train_anew(trained, 12)
+        assert client.get_experiment_by_name(name)
+    assert trained.versions() == ["1", "2"]
+
+
+@pytest.mark.parametrize("what", ["version", "model"])
+def test_deleted_version_is_trained_again(trained: Project, what: str) -> None:
+    before = trained.champion
+    with mlflow_of(trained) as client:
+        name = name_of(client)
+        client.delete_model_version(name, "1") if what == "version" else client.delete_registered_model(name)
+    for command in ("evaluate", "deploy", "reproduce 1"):
+        say_no(trained.ml(*command.split()), "MLflow has no version 1", "ml train")
+    succeed(trained.ml("status"))
+    assert "Version 1 serves" in succeed(trained.ml("report")).stdout
+    assert trained.champion == before
+    done = trained.ml("run")
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert trained.versions() == ["1"]
+    assert trained.champion
+
+
+def test_deleted_alias_comes_back(trained: Project) -> None:
+    with mlflow_of(trained) as client:
+        name = name_of(client)
+        for alias in ("champion", "challenger"):
+            client.delete_registered_model_alias(name, alias)
+    trained.run()
+    assert trained.aliases() == {"champion": "1", "challenger": "1"}
+
+
+def test_deleted_artifacts_are_named_and_the_version_is_trained_again(trained: Project) -> None:
+    before = trained.champion
+    shutil.rmtree(trained.root / ".ml" / "mlflow" / "artifacts")
+    say_no(judge_anew(trained), "is not whole in MLflow any more", "ml train")
+    say_no(trained.ml("reproduce", "1"), "not whole")
+    assert trained.champion == before
+    done = trained.ml("run")
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert "it is trained again" in done.stderr
+    assert trained.versions() == ["1", "2"]
+    succeed(trained.ml("report"))
