@@ -26,8 +26,8 @@ VIEW = "metrics"  # names the view of the runs in which their metrics are column
 # What a client's store takes for its root too; else the experiment "Default" gets `./mlruns`, unquoted in an SQL text.
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 MLFLOW_REMEDY = (
-    "bring it back from a backup, or move it away and run `ml run`, which registers a version in a new database; the "
-    "model in service goes on"
+    "after `ml down`, bring it back from a backup, or move it away and run `ml run`, which registers a version in a "
+    "new database; the model in service goes on"
 )
 
 

@@ -14,6 +14,7 @@ from flows.errors import UserError
 from flows.ports import is_loopback
 from flows.sections import is_address
 from flows.settings import Settings
+from flows.store.bundles import open_bundle
 from flows.store.champion import read_champion
 from flows.store.reach import look_again
 
@@ -22,7 +23,7 @@ def serve_champion(port: int | None) -> None:
     """Become the service process; ready as soon as there is a champion.
 
     Raises:
-        UserError: the port is taken, or the host is no address.
+        UserError: the port is taken, the host is no address, or what is to be served is damaged.
     """
     settings = open_project(stored=False)
     host, chosen = settings.service.host, port or settings.service.port
@@ -32,6 +33,8 @@ def serve_champion(port: int | None) -> None:
         _bring(settings)
         start_follower(settings)
     champion = read_champion(settings.store_path)
+    if champion and not is_address(settings.store):  # of a bucket, what is here serves though the bucket is away
+        open_bundle(settings.store_path, champion.bundle)
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
     console.print(
         f"Serving [bold]{escape(settings.project.name)}[/] ({serving}) on http://{escape(place)}. Stop with Ctrl-C."

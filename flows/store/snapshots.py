@@ -83,7 +83,7 @@ class Snapshots:
     def by_fingerprint(self, fingerprint: str | None) -> Snapshot | None:
         """Return the snapshot that a source with `fingerprint` gave, or None."""
         digest = read_json(self.folder / "sources" / f"{fingerprint}.json") if fingerprint else None
-        if not digest:
+        if not digest or not (self.folder / f"{digest}.json").exists():  # its record was removed: it is made again
             return None
         snapshot = self.get(digest)
         return snapshot if self.is_whole(snapshot) else None

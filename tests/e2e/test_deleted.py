@@ -4,28 +4,27 @@ What is in production goes on throughout.
 """
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
-from mlflow import MlflowClient
 
 from e2e.support import Done, Project, succeed
 
 pytestmark = pytest.mark.slow
-NAME = "shop-churn"
 
 
-@contextmanager
-def mlflow_of(project: Project) -> Iterator[MlflowClient]:
-    """Yield a client of the project's own database, as its UI has it."""
+PRELUDE = """
+import mlflow
+client = mlflow.MlflowClient()
+(model,) = client.search_registered_models() or [None]
+experiment = client.get_experiment("1")
+version = client.get_model_version(model.name, "1")
+"""
+
+
+def do(project: Project, code: str) -> None:
+    """Do in MLflow what its UI does; in a process of its own, which keeps no file of the database open."""
     uri = f"sqlite:///{project.root / '.ml' / 'mlflow' / 'mlflow.db'}"
-    yield MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def name_of(client: MlflowClient) -> str:
-    (model,) = client.search_registered_models()
-    return str(model.name)
+    succeed(project.python("-c", PRELUDE + code, MLFLOW_TRACKING_URI=uri))
 
 
 def train_anew(project: Project, seed: int) -> Done:
@@ -56,42 +55,30 @@ def judge_anew(project: Project) -> Done:
 
 
 def test_deleted_experiment_is_restored(trained: Project) -> None:
-    with mlflow_of(trained) as client:
-        experiment = client.get_experiment_by_name(name_of(client))
-        assert experiment
-        client.delete_experiment(experiment.experiment_id)
-        done = train_anew(trained, 11)
-        assert "was deleted in MLflow: it is restored" in done.stderr
-        assert client.get_experiment(experiment.experiment_id).lifecycle_stage == "active"
+    do(trained, "client.delete_experiment('1')")
+    assert "was deleted in MLflow: it is restored" in train_anew(trained, 11).stderr
+    do(trained, "assert experiment.lifecycle_stage == 'active'")
     assert trained.versions() == ["1", "2"]
 
 
 def test_deleted_run_is_restored_where_it_is_logged_to(trained: Project) -> None:
-    with mlflow_of(trained) as client:
-        version = client.get_model_version(name_of(client), "1")
-        client.delete_run(version.run_id or "")
-        assert "it is restored" in succeed(judge_anew(trained)).stderr
-        assert client.get_run(version.run_id or "").info.lifecycle_stage == "active"
+    do(trained, "client.delete_run(version.run_id)")
+    assert "it is restored" in succeed(judge_anew(trained)).stderr
+    do(trained, "assert client.get_run(version.run_id).info.lifecycle_stage == 'active'")
 
 
 def test_renamed_experiment_stays_and_a_new_one_takes_the_next_run(trained: Project) -> None:
-    with mlflow_of(trained) as client:
-        name = name_of(client)
-        experiment = client.get_experiment_by_name(name)
-        assert experiment
-        client.rename_experiment(experiment.experiment_id, "renamed")
-        succeed(judge_anew(trained))
-        train_anew(trained, 12)
-        assert client.get_experiment_by_name(name)
+    do(trained, "client.rename_experiment('1', 'renamed')")
+    succeed(judge_anew(trained))
+    train_anew(trained, 12)
+    do(trained, "assert client.get_experiment_by_name(model.name).experiment_id != '1'")
     assert trained.versions() == ["1", "2"]
 
 
-@pytest.mark.parametrize("what", ["version", "model"])
+@pytest.mark.parametrize("what", ["model_version(model.name, '1')", "registered_model(model.name)"])
 def test_deleted_version_is_trained_again(trained: Project, what: str) -> None:
     before = trained.champion
-    with mlflow_of(trained) as client:
-        name = name_of(client)
-        client.delete_model_version(name, "1") if what == "version" else client.delete_registered_model(name)
+    do(trained, f"client.delete_{what}")
     for command in ("evaluate", "deploy", "reproduce 1"):
         say_no(trained.ml(*command.split()), "MLflow has no version 1", "ml train")
     succeed(trained.ml("status"))
@@ -104,10 +91,7 @@ def test_deleted_version_is_trained_again(trained: Project, what: str) -> None:
 
 
 def test_deleted_alias_comes_back(trained: Project) -> None:
-    with mlflow_of(trained) as client:
-        name = name_of(client)
-        for alias in ("champion", "challenger"):
-            client.delete_registered_model_alias(name, alias)
+    do(trained, "[client.delete_registered_model_alias(model.name, a) for a in ('champion', 'challenger')]")
     trained.run()
     assert trained.aliases() == {"champion": "1", "challenger": "1"}
 
