@@ -78,11 +78,34 @@ def predict_file(settings: Settings, source: str, destination: str, version: str
         source, Reading(scorer.contract.kinds, settings.root, settings.fetch, dialect=settings.data.dialect)
     )
     refuse_same(settings.root, source, path)
+    require_places(rows, scorer.contract)
     require_columns(rows.schema.names, scorer.contract.features)
     with scratch(path) as made:
         counts = read_through(rows, lambda batches: write_predictions(scorer, rows, batches, made))
         publish(made, path)
     return counts | {"version": bundle.version}
+
+
+def require_places(rows: Source, contract: Contract) -> None:
+    """Check that columns without names, which are told by their places, are all there, but for a target behind them.
+
+    Raises:
+        UserError: one is not, so that others may stand in its place.
+    """
+    dialect = getattr(rows, "dialect", None)
+    names, known = rows.schema.names, [column.name for column in contract.columns]
+    missing = set(known) - set(names)
+    last = f"column_{len(known)}"
+    if (
+        dialect is not None
+        and dialect.header is False
+        and missing
+        and (missing != {contract.target} or contract.target != last)
+    ):
+        raise UserError(
+            f'"{rows.uri}" has {len(names)} columns, and the table without a header that was learned from has '
+            f"{len(known)}: such columns are told by their places, so write each, if need be without values."
+        )
 
 
 def choose_bundle(store: Path, version: str | None) -> Bundle:

@@ -13,12 +13,14 @@ import pytest
 from compiling_support import PLAN, PROBLEMS, REGION, boosting, fit, nasty_frame, training
 
 from flows.compiling import compile_model
-from flows.contract import Contract, encode
+from flows.contract import Column, Contract, encode
 from flows.errors import UserError
 from flows.outputs import open_output
-from flows.predict import free_names, predict, predict_file
+from flows.predict import free_names, predict, predict_file, require_places
 from flows.scoring import Scorer
+from flows.sections import Dialect
 from flows.settings import Settings
+from flows.sources import Reading, open_source
 from flows.store.bundles import write_bundle
 from flows.store.champion import move_champion
 
@@ -61,6 +63,28 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("target", "cells", "refused"),
+    [
+        ("column_4", 3, False),
+        ("column_4", 4, False),
+        ("column_1", 4, False),
+        ("column_1", 3, True),
+        ("column_4", 2, True),
+    ],
+)
+def test_columns_without_names_are_told_by_their_places_so_none_may_be_left_out(tmp_path, target, cells, refused):
+    columns = tuple(Column(name=f"column_{i}", kind="text", role="ignored") for i in range(1, 5))
+    contract = Contract(problem="binary", target=target, columns=columns)
+    (tmp_path / "t.csv").write_text(",".join("abcd"[:cells]) + "\n", encoding="utf-8")
+    rows = open_source("t.csv", Reading(contract.kinds, tmp_path, dialect=Dialect(header=False)))
+    if refused:
+        with pytest.raises(UserError, match="told by their places"):
+            require_places(rows, contract)
+    else:
+        require_places(rows, contract)
 
 
 def by_scikit_learn(model: Any, contract: Contract, frame: pd.DataFrame) -> tuple[list[Any], np.ndarray]:

@@ -7,6 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from flows.contract import Column
+from flows.contract.cleaning import clean_column
 from flows.errors import UserError
 from flows.sections import Data, Dialect
 from flows.settings import load_settings
@@ -65,6 +67,42 @@ def test_a_number_in_another_notation_is_kept_and_read_as_none_in_any_company(tm
                 cell
             ]
             assert found == wanted or float(found) == wanted, (cell, company, found)
+
+
+NASTY = [
+    "1.5",
+    "1,5",
+    "1.234",
+    "1.234,5",
+    "1,234.5",
+    "12",
+    "0.638",
+    "?",
+    " ",
+    "x",
+    "1e3",
+    "-7,25",
+    "12/2",
+    "inf",
+    "0x1F",
+]
+
+OTHERS = ["7,1", "x", "1.5", "?"]
+
+
+@pytest.mark.parametrize("kind", ["number", "integer", "date", "duration", "boolean"])
+def test_what_a_cell_means_never_depends_on_its_neighbour(tmp_path, kind):
+    column = Column(name="x", kind=kind)
+
+    def read_first(*cells: str) -> tuple[str, bool]:
+        write(tmp_path, "id;x\n" + "".join(f"{i};{cell}\n" for i, cell in enumerate(cells)))
+        table = read(tmp_path, {"x": kind}, decimal=",", thousands=".", missing=["?"])
+        values, unreadable = clean_column(table.column("x"), column)
+        return str(values[0]).removesuffix(".0"), bool(unreadable[0])
+
+    for cell in NASTY:
+        alone = read_first(cell)
+        assert {other: read_first(cell, other) for other in OTHERS} == dict.fromkeys(OTHERS, alone), cell
 
 
 def test_a_marker_is_missing_in_columns_that_are_no_text(tmp_path):

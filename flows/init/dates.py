@@ -3,14 +3,15 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import pandas as pd
 
-from service.grammar import STANDARD_FORMATS, compile_format, date_grammar, parse_number
+from service.grammar import STANDARD_FORMATS, compile_format, date_grammar, normalize, parse_number
 
 READABLE = 0.98  # as many values must be of a kind for the rest to be called broken
 ENOUGH = 50  # rows below which a broken value is no exception
-TRIED = 200  # values that are tried first
+GLANCED, TRIED = 10, 200  # values that are tried first
 DAY_FIRST, MONTH_FIRST, YEAR_FIRST = ("%d", "%m"), ("%m", "%d"), ("%y", "%m")
 WORDS = {"%d": "day", "%m": "month", "%Y": "year", "%y": "year"}
 DIGITS = re.compile(r"(19|20)[0-9]{6}([0-9]{6})?")
@@ -73,6 +74,17 @@ def reads(parse: Callable[[str], object], texts: "pd.Series[str]", counts: "pd.S
     return prevails(texts.map(lambda text: parse(text) is not None).astype(bool), counts)
 
 
+def _reads_form(form: str, texts: "pd.Series[str]", counts: "pd.Series[int]") -> bool:
+    """Return True if a listed format reads a column's different texts, but for few."""
+    shape, first = _compile(form), texts.iloc[:GLANCED]
+    if sum(shape.fullmatch(normalize(text)) is not None for text in first) < len(first) / 2:  # most formats end here
+        return False
+    return reads(date_grammar((form,)).parse, texts, counts)
+
+
+_compile = cache(compile_format)
+
+
 def find_written(name: str, texts: "pd.Series[str]", counts: "pd.Series[int]") -> Written | None:
     """Return how a column's dates are written where no standard form reads them; None where none are there.
 
@@ -96,7 +108,7 @@ def find_written(name: str, texts: "pd.Series[str]", counts: "pd.Series[int]") -
         for year, tail in (("%Y", ()), ("%y", (f"%y{sign}%m{sign}%d",)))
     ]
     for forms in (*orders, *((form,) for form in SINGLE)):
-        if fitting := [form for form in forms if reads(date_grammar((form,)).parse, texts, counts)]:
+        if fitting := [form for form in forms if _reads_form(form, texts, counts)]:
             others = [date_grammar((form,)) for form in forms if form not in fitting]
             telling = (t for t in texts if all(other.parse(t) is None for other in others))
             if len(fitting) == 1:
@@ -169,7 +181,7 @@ def describe_standard(name: str, texts: "pd.Series[str]", counts: "pd.Series[int
     if not reads(date_grammar(()).parse, texts, counts):
         return ""
     for form in STANDARD_FORMATS[1:]:
-        shape = compile_format(form)
+        shape = _compile(form)
         if texts.map(lambda text, shape=shape: shape.fullmatch(text) is not None).all():
             return f'Dates of "{name}" are written {describe_format(form)}, as in "{texts.iloc[0]}".'
     return ""
