@@ -5,7 +5,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from compiling_support import DAY, REGION, boosting, fit, nasty_frame, onehot_features, ordinal_features, training
+from compiling_support import (
+    COLUMNS,
+    DAY,
+    REGION,
+    boosting,
+    contract_for,
+    fit,
+    nasty_frame,
+    onehot_features,
+    ordinal_features,
+    training,
+)
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, make_column_selector
@@ -13,13 +24,16 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
 from sklearn.svm import LinearSVC
 
 from flows.compiling import check_parity, compile_model
+from flows.compiling.extremes import make_extremes
 from flows.compiling.parity import UNKNOWN, make_probes
-from flows.contract import Column
+from flows.contract import Column, encode, fit_encodings
 from flows.errors import UserError
 
 TEXTS = make_column_selector(dtype_exclude="number")
@@ -126,14 +140,14 @@ def test_another_model_fails_parity(problem: str) -> None:
 
 
 class OffOnOutliers(BaseEstimator):
-    """A model that differs from another on rows with a large `a.b` alone."""
+    """A model that differs from another on rows with an `a.b` around 2500 alone."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
     def predict(self, X: pd.DataFrame) -> np.ndarray:
         values = np.asarray(self.model.predict(X))
-        return np.where(X["a.b"] > 1000, values * 1.001, values)
+        return np.where(X["a.b"].between(2000, 3000), values * 1.001, values)
 
 
 def test_parity_is_over_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +156,7 @@ def test_parity_is_over_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted, contract = fit(boosting("regression"), "regression", training("regression"))
     model = compile_model(fitted, contract)
     assert check_parity(model, OffOnOutliers(fitted), contract, frame, 1e-5).proved
-    frame.loc[449, "a.b"] = 1e6
+    frame.loc[449, "a.b"] = 2500
     with pytest.raises(UserError, match="row 449"):
         check_parity(model, OffOnOutliers(fitted), contract, frame, 1e-5)
 
@@ -162,3 +176,76 @@ def test_a_table_without_open_or_nullable_columns_needs_no_probes() -> None:
     fitted, contract = fit(HistGradientBoostingClassifier(max_iter=5), "binary", training("binary"), columns_)
     parity = check_parity(compile_model(fitted, contract), fitted, contract, training("binary"), 1e-6)
     assert (parity.proved, parity.probes) == (True, 0)
+
+
+FAR: dict[str, Any] = {
+    "neighbours": KNeighborsClassifier(),
+    "neighbours of numbers": KNeighborsRegressor(),
+    "naive Bayes": GaussianNB(),
+}
+
+
+def dense_features() -> Any:
+    return onehot_features().set_params(sparse_threshold=0)
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_a_model_that_differs_far_from_training_is_refused_with_the_ways_out(name: str) -> None:
+    problem = "regression" if name == "neighbours of numbers" else "binary"
+    fitted, contract = fit(make_pipeline(dense_features(), FAR[name]), problem, training(problem))
+    with pytest.raises(UserError, match=r"rows with extreme values that model/schema\.py allows, such as \"") as error:
+        check_parity(compile_model(fitted, contract), fitted, contract, training(problem), 1e-5)
+    assert all(words in str(error.value) for words in ("ge=…, le=…", SKLEARN, "Nothing was deployed"))
+    assert "\n" not in str(error.value)
+
+
+class OffFarAway(OffOnOutliers):
+    """A model that differs from another where `a.b` is very large."""
+
+    def predict(self, X: pd.DataFrame) -> np.ndarray:
+        values = np.asarray(self.model.predict(X))
+        return np.where(X["a.b"] > 1e9, values * 1.001, values)
+
+
+@pytest.mark.parametrize("maximum", [None, 1e6])
+def test_bounds_let_a_model_pass_that_differs_only_beyond_them(maximum: float | None) -> None:
+    bounded = tuple(c.model_copy(update={"maximum": maximum}) if c.name == "a.b" else c for c in COLUMNS)
+    fitted, contract = fit(boosting("regression"), "regression", training("regression"), bounded)
+    model, frame = compile_model(fitted, contract), training("regression").head(100)
+    if maximum is None:
+        with pytest.raises(UserError, match=r'such as "a\.b" = 1e\+'):
+            check_parity(model, OffFarAway(fitted), contract, frame, 1e-5)
+    else:
+        assert check_parity(model, OffFarAway(fitted), contract, frame, 1e-5).extremes > 100
+
+
+def test_extreme_rows_hold_what_the_contract_allows_and_no_more() -> None:
+    columns_ = (
+        Column(name="n", kind="integer", minimum=0, exclusive_maximum=10),
+        Column(name="x", kind="number", nullable=True),
+        Column(name="d", kind="date", minimum=0.0, nullable=True),
+        Column(name="t", kind="duration", maximum=0.0),
+        Column(name="c", kind="text", categories=("a", "b")),
+        Column(name="o", kind="text"),
+        Column(name="f", kind="boolean"),
+    )
+    frame = pd.DataFrame(
+        {
+            "n": [1, 5, 9],
+            "x": [0.5, np.nan, 7.0],
+            "d": pd.Series(pd.to_datetime(["2024-01-01", None, "2024-03-01"])).astype("datetime64[us]"),
+            "t": pd.Series(pd.to_timedelta([-1, -2, -3], "h")).astype("timedelta64[us]"),
+            "c": pd.Series(["a", "b", "a"], dtype="str"),
+            "o": pd.Series(["가", "나", "다"], dtype="str"),
+            "f": [True, False, True],
+            "떠남": [1.0, 2.0, 3.0],
+        }
+    )
+    contract = fit_encodings(contract_for("regression", columns_), frame)
+    rows, together, _ = make_extremes(contract, frame)
+    assert together.sum() >= 100 and set(rows["n"]) >= {0, 9} and rows["n"].between(0, 9).all()
+    assert (rows["x"].max(), rows["x"].min()) == (3.4028234e38, -3.4028234e38) and rows["x"].isna().any()
+    assert rows["d"].isna().any() and rows["d"].min() == pd.Timestamp(0) and rows["d"].max().year == 9999
+    assert rows["t"].to_numpy().astype("int64").max() == 0 and rows["t"].to_numpy().astype("int64").min() == -(10**17)
+    assert set(rows["c"]) == {"a", "b"} and len(set(rows["o"])) >= 5 and set(rows["f"]) == {True, False}
+    encode(contract, rows)

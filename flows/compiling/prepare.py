@@ -23,6 +23,8 @@ def prepare_copy(pipeline: Any) -> Any:
             part.steps = [step for step in part.steps if step[1] is not None and step[1] != "passthrough"]
         if hasattr(part, "flatten_transform"):  # shapes only what VotingClassifier.transform gives
             part.flatten_transform = False
+        if hasattr(part, "_weights_not_none") and part.weights is not None:  # a list, which the converter cannot sum
+            part.weights = np.asarray(part.weights, np.float64)
         part.__dict__.pop("feature_names_in_", None)
     return made
 

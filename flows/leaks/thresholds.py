@@ -14,6 +14,7 @@ from flows.sections import Problem
 SEPARATED = 0.995  # balanced accuracy of the cuts, on rows that they were not chosen on
 ALMOST = 0.97  # on fewer rows, from where on an expression is looked at
 FEWEST_OF_CLASS, MOST_CLASSES = 20, 20
+FEWEST_VALUES = 10  # of a column: an expression of flags and codes is a code itself
 FEW_ROWS, MOST_TRIED = 1500, 50
 
 
@@ -34,7 +35,8 @@ def find_thresholds(frame: pd.DataFrame, columns: Sequence[Column], target: str,
     counts = np.bincount(y)
     if not 2 <= len(counts) <= MOST_CLASSES or np.sort(counts)[-2] < FEWEST_OF_CLASS:
         return []
-    operands = choose_paired(read_operands(frame, columns), Target(y.astype(np.float64), 0.0, 1.0))
+    varied = [o for o in read_operands(frame, columns) if len(np.unique(o.values)) >= FEWEST_VALUES]
+    operands = choose_paired(varied, Target(y.astype(np.float64), 0.0, 1.0))
     rows = slice(0, FEW_ROWS)
     few = [Operand(o.name, o.values[rows], o.step, o.date) for o in operands]
     scores = {place: _separate(one.values, y[rows]) for place, one in enumerate(pair_expressions(few))}

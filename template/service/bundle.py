@@ -56,13 +56,13 @@ class Bundle:
         return {name: count for name, count in counts.items() if count}
 
     def predict(self, rows: Rows) -> list[dict[str, Any]]:
-        """Return a prediction for each row."""
+        """Return a prediction for each row; label or value is None where a number overflowed, so that there is none."""
         labels, probabilities = self.runtime.run(self.encoder.encode(rows))
         if probabilities is None:
             return [{"value": value} for value in _listed(labels)]
         classes, names = self.contract.classes or (), self.class_names or ()
         return [
-            {"label": classes[label], "probabilities": dict(zip(names, row, strict=True))}
+            {"label": None if None in row else classes[label], "probabilities": dict(zip(names, row, strict=True))}
             for label, row in zip(labels.tolist(), _listed(probabilities), strict=True)
         ]
 
