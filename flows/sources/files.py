@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WILD = re.compile(r"[*?[]")
 READER = 2  # raised whenever the same bytes would be read as other values
 PARQUET = b"PAR1"
-JSON_START = re.compile(rb"(\xef\xbb\xbf)?\s*(\{\s*[\"}]|\[\s*\{)")
+JSON_START = re.compile(rb"(\xef\xbb\xbf)?\s*(\{\s*[\"}]|\[\s*[\{\]])")
 
 
 class NoRows(UserError):

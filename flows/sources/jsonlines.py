@@ -1,4 +1,4 @@
-"""JSON Lines: one object per line. Every value is looked at, so a column's type never surprises late."""
+"""JSON Lines, one object per line, and arrays of objects. Every value is looked at: no type surprises late."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from flows.errors import UserError
 from flows.sources.files import FileSource, NoRows, check_names
+from flows.sources.json_array import START, read_elements
 from flows.sources.json_columns import JsonReader
 from flows.sources.json_text import parse
 from flows.sources.raw import explain_damage, explain_encoding
@@ -18,7 +19,9 @@ LONGEST_LINE = 16 << 20  # characters
 
 
 class JsonLinesSource(FileSource):
-    """One file of JSON objects, one on each line; a key that a line lacks is missing there."""
+    """One file of JSON objects, one on each line or in one array; a key that an object lacks is missing there."""
+
+    _unit = "Line"
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -51,10 +54,15 @@ class JsonLinesSource(FileSource):
             yield part
 
     def _lines(self) -> Iterator[tuple[int, str]]:
-        """Yield each line that is not blank, with its number."""
+        """Yield each line that is not blank, or each element of the array, with its number."""
+        is_array = START.match(self.file.read_head().decode("utf-8-sig", errors="replace"))
         with explain_damage(self.uri), self.file.open() as stream:
             lines = io.TextIOWrapper(stream, encoding="utf-8-sig")
             try:
+                if is_array:
+                    self._unit = "Element"
+                    yield from enumerate(read_elements(lines, self.uri), start=1)
+                    return
                 for number, line in enumerate(iter(partial(lines.readline, LONGEST_LINE), ""), start=1):
                     if len(line) == LONGEST_LINE:
                         raise UserError(
@@ -75,7 +83,7 @@ class JsonLinesSource(FileSource):
             record = None
         if not isinstance(record, dict):
             raise UserError(
-                f'Line {number} of "{self.uri}" is no JSON object: JSON Lines has one object, '
+                f'{self._unit} {number} of "{self.uri}" is no JSON object: JSON Lines has one object, '
                 'as in {"a": 1}, on each line.'
             )
-        return flatten(record, self.uri, f"Line {number}")
+        return flatten(record, self.uri, f"{self._unit} {number}")
