@@ -49,8 +49,11 @@ def check_database(path: Path, remedy: str, *, thorough: bool = False) -> None:
 
 
 def _read(path: Path, size: int, remedy: str, thorough: bool) -> None:
+    # What a killed process has left half-written is undone by who opens the file next, if it may write.
+    mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=WAIT_SECONDS)) as connection:
+        url = f"file:{quote(str(path))}?mode={mode}"
+        with closing(sqlite3.connect(url, uri=True, timeout=WAIT_SECONDS)) as connection:
             connection.execute("begin")
             connection.execute("select count(*) from sqlite_master").fetchone()  # nobody writes meanwhile
             pages, length = (connection.execute(f"pragma {name}").fetchone()[0] for name in ("page_count", "page_size"))

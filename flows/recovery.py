@@ -1,5 +1,6 @@
 """Runs whose process ended without a word: nobody goes on with them, so the project's worker starts them again."""
 
+import os
 import threading
 import time
 from contextlib import suppress
@@ -7,14 +8,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flows.alerting import alert
-from flows.health import ask, look_up
+from flows.health import ask, call_prefect, look_up
+from flows.processes import running
 from flows.settings import Settings
+from flows.store.files import HOST
 
 MOST_STARTS = 3  # a run that takes its process along each time must not do so for ever
 LOOK_SECONDS = 5.0
 SUBMIT_SECONDS = 60.0  # from a run's being taken by a worker until its process is there, at most
 CRASHED_SECONDS = 3600.0  # a run that crashed longer ago is past
 MESSAGE = "Its process ended while it ran."
+COMMAND = "ml:"  # how the note begins of which process a run is of, where a command runs it and no worker
+NOTE_SECONDS = 5.0
 RUN_ID = "PREFECT__FLOW_RUN_ID"  # stands in the environment of a run's process and of all it starts
 Run = dict[str, Any]
 
@@ -92,6 +97,73 @@ class Recovery:
         ask(f"{self.prefect}/flow_runs/{run['id']}/set_state", {"state": state, "force": force})
 
 
+def note_process(flow: Any, run: Any, state: Any) -> None:
+    """Note in a run which process it is of: the hook of a flow that a command runs, and no worker."""
+    import psutil
+
+    mark = f"{HOST}:{os.getpid()}:{psutil.Process().create_time():.1f}"
+    url = f"{os.environ['PREFECT_API_URL']}/flow_runs/{run.id}"
+    call_prefect("PATCH", url, NOTE_SECONDS, json={"infrastructure_pid": COMMAND + mark})
+
+
+def end_lost(settings: Settings, prefect: str, *, embedded: bool) -> int:
+    """Mark as crashed the runs whose process was killed; what a worker takes up again is left to it.
+
+    Args:
+        settings: Those of the project.
+        prefect: The address of the API of a server that only this project uses.
+        embedded: Whether a command has just started that server: then nobody else can be at a run that says nothing
+            of its process.
+
+    Returns:
+        How many runs, without the ones inside others.
+    """
+    unfinished = {"type": {"any_": ["RUNNING", "PENDING"]}}
+    runs: list[Run] = ask(f"{prefect}/flow_runs/filter", {"flow_runs": {"state": unfinished}}) or []
+    outer = [run for run in runs if run.get("parent_task_run_id") is None]
+    has_worker = running(settings, "worker") is not None
+    alive = living_runs() if any(run.get("work_pool_name") for run in outer) and not has_worker else set()
+    found = []
+    for run in outer:
+        mark = str(run.get("infrastructure_pid") or "")
+        if mark.startswith(COMMAND):
+            lost = not _is_at_work(mark.removeprefix(COMMAND))
+        elif run.get("work_pool_name"):
+            lost = run["work_pool_name"] == settings.project.name and not has_worker and run["id"] not in alive
+        else:
+            lost = embedded
+        if lost and _age(run) > SUBMIT_SECONDS * (not mark.startswith(COMMAND)):
+            found.append(run)
+    _crash(prefect, [run["id"] for run in found], unfinished)
+    return len(found)
+
+
+def _crash(prefect: str, ids: list[str], unfinished: dict[str, Any]) -> None:
+    """Mark runs as crashed, together with the runs and tasks inside them that have not ended."""
+    body = {"state": {"type": "CRASHED", "message": MESSAGE}, "force": True}
+    while ids:
+        inside = {"flow_runs": {"id": {"any_": ids}}, "task_runs": {"state": unfinished}}
+        for task in ask(f"{prefect}/task_runs/filter", inside) or []:
+            ask(f"{prefect}/task_runs/{task['id']}/set_state", body)
+        for run in ids:
+            ask(f"{prefect}/flow_runs/{run}/set_state", body)
+        within = {"flow_runs": {"parent_flow_run_id": {"any_": ids}, "state": unfinished}}
+        ids = [run["id"] for run in ask(f"{prefect}/flow_runs/filter", within) or []]
+
+
+def _is_at_work(mark: str) -> bool:
+    """Return True if the process lives that `note_process` noted, or is of another machine."""
+    import psutil
+
+    host, pid, started = mark.split(":")
+    if host != HOST:
+        return True
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1.0
+    except psutil.NoSuchProcess:
+        return False
+
+
 def living_runs() -> set[str]:
     """Return the ids of the flow runs that processes of this machine are of."""
     import psutil
@@ -105,8 +177,12 @@ def living_runs() -> set[str]:
 
 def _is_ripe(run: Run) -> bool:
     """Tell whether a run's process must be there by now."""
-    since = datetime.fromisoformat(run["state"]["timestamp"])
-    return run["state"]["type"] != "PENDING" or datetime.now(UTC) - since > timedelta(seconds=SUBMIT_SECONDS)
+    return run["state"]["type"] != "PENDING" or _age(run) > SUBMIT_SECONDS
+
+
+def _age(run: Run) -> float:
+    """Return for how many seconds a run has been in its state."""
+    return (datetime.now(UTC) - datetime.fromisoformat(run["state"]["timestamp"])).total_seconds()
 
 
 def _worker_of(run: Run) -> str | None:

@@ -63,6 +63,7 @@ class Server:
         self.url = url
         self.patience = patience
         self.turn = turn
+        self.ours = True
 
     def wait(self) -> None:
         """Wait until it answers, and see that it lets us in.
@@ -117,6 +118,7 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
     """
     given = os.environ.get("PREFECT_API_URL")
     server = Server(None, given, patience=0) if given else _find_or_embed(settings)
+    server.ours = not given  # only this project uses it
     os.environ["PREFECT_API_URL"] = server.url
     try:
         yield server

@@ -4,6 +4,8 @@ import errno
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -205,3 +207,23 @@ def test_locked_database_is_named(settings: Settings, monkeypatch: pytest.Monkey
         with pytest.raises(UserError, match="locked by another process"):
             check_database(path, "…")
     check_database(path, "…")
+
+
+KILLED = """
+import os, sqlite3, sys
+made = sqlite3.connect(sys.argv[1], isolation_level=None)
+made.execute("pragma cache_size = 1")
+made.execute("create table t (x)")
+made.execute("begin immediate")
+made.executemany("insert into t values (?)", [("x" * 1000,)] * 500)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_database_that_a_killed_process_was_writing_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert path.with_name("a.db-journal").stat().st_size > 0
+    check_database(path, "restore it", thorough=True)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("select count(*) from t").fetchone() == (0,)

@@ -13,6 +13,7 @@ from flows.connection import connect
 from flows.errors import Refused
 from flows.exclusive import only_one
 from flows.provenance import installed_packages
+from flows.recovery import end_lost, note_process
 from flows.server import prefect_server
 from flows.settings import Settings
 from flows.sources import refuse_plain
@@ -86,6 +87,9 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
             connect(settings)  # makes MLflow's tables the first time, while Prefect's server makes its own
             installed_packages()
         server.wait()
+        if server.ours:
+            end_lost(settings, server.url, embedded=server.child is not None)
+            flow.on_running(note_process)
         progress.follow(flow)
         # Prefect waits up to a second for each flow's heartbeat thread, six times in a pipeline; nothing
         # watches the heartbeats of a run that somebody watches on a terminal.

@@ -19,6 +19,7 @@ from flows.errors import UserError
 from flows.ports import choose_port, is_taken
 from flows.privacy import withdraw
 from flows.processes import Record, keeper_of, log_path, read_record, running, start, stop, was_elsewhere
+from flows.recovery import end_lost
 from flows.server import Server, no_embedded_server
 from flows.settings import Settings
 
@@ -41,6 +42,8 @@ def bring_up() -> None:
         records = {name: _await(settings, record, "", begun) for name, record in records.items()}
         prefect = os.environ.get("PREFECT_API_URL") or f"{records['prefect'].address}/api"
         Server(None, prefect, patience=0).wait()
+        if is_ours("prefect", settings):
+            end_lost(settings, prefect, embedded=False)
         worker = _ensure(settings, "worker", prefect)
         _await(settings, worker, prefect, begun)
         deploy_flows(settings, prefect)
