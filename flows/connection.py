@@ -17,6 +17,7 @@ from flows.health import leads_elsewhere
 from flows.processes import running
 from flows.relocation import relocate_artifacts
 from flows.settings import Settings
+from flows.store.files import locked, publish, scratch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,7 +53,7 @@ def embedded_uri(settings: Settings) -> str:
 
 
 def prepare_embedded(settings: Settings) -> None:
-    """Make the folder of the embedded MLflow, and let its database name the artifacts of this folder alone.
+    """Make the embedded MLflow's database where it is missing, and let it name the artifacts of this folder alone.
 
     Raises:
         UserError: the database is damaged, or cannot be written.
@@ -60,6 +61,7 @@ def prepare_embedded(settings: Settings) -> None:
     database = mlflow_database(settings)
     database.parent.mkdir(parents=True, exist_ok=True)
     check_database(database, MLFLOW_REMEDY)
+    _make_database(database, mlflow_artifacts(settings).as_uri())
     try:
         relocate_artifacts(database, mlflow_artifacts(settings))
     except sqlite3.Error as error:
@@ -67,6 +69,29 @@ def prepare_embedded(settings: Settings) -> None:
         raise UserError(
             f"{database} cannot be written ({error}): see who uses it, and run the command again."
         ) from None
+
+
+def _make_database(database: Path, artifacts: str) -> None:
+    """Make MLflow's tables, so that a database is there whole or not at all: MLflow refuses one that was begun."""
+    if _has_content(database):
+        return
+    with locked(database.with_name("making.lock"), wait=True), scratch(database) as made:
+        if _has_content(database):  # by another process meanwhile
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        _quieten()
+        SqlAlchemyStore(sqlite_url(made), artifacts).engine.dispose()
+        publish(made, database)
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _quieten() -> None:
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
 def embedded_ui(settings: Settings) -> str:
@@ -115,11 +140,10 @@ def connect(settings: Settings) -> "MlflowClient":
         os.environ[ARTIFACT_ROOT] = mlflow_artifacts(settings).as_uri()
     else:
         _require_answer(os.environ["MLFLOW_TRACKING_URI"])
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    _quieten()
     import mlflow
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # its import sets it anew
+    _quieten()  # its import sets the level again
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     client = mlflow.MlflowClient()
     if not embedded:

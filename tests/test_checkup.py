@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from template_support import repository_environment
 
 from flows.checkup import find_damage
 from flows.databases import check_database
@@ -227,3 +229,26 @@ def test_database_that_a_killed_process_was_writing_is_no_damage(tmp_path: Path)
     check_database(path, "restore it", thorough=True)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("select count(*) from t").fetchone() == (0,)
+
+
+CONNECT = """
+import sys
+from pathlib import Path
+from flows.connection import connect
+from flows.settings import load_settings
+connect(load_settings(Path(sys.argv[1]))).search_experiments()
+"""
+
+
+def test_database_of_mlflow_whose_making_was_killed_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    folder = tmp_path / ".ml" / "mlflow"
+    command = [sys.executable, "-c", CONNECT, str(tmp_path)]
+    with subprocess.Popen(command, env=repository_environment()) as process:
+        while not any(path.stat().st_size for path in folder.glob(".tmp-*/mlflow.db")):
+            assert process.poll() is None, "it was made too fast to be killed"
+            time.sleep(0.005)
+        process.kill()
+    assert not (folder / "mlflow.db").exists()
+    subprocess.run(command, env=repository_environment(), check=True)
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".tmp-")] == []

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from flows import recovery
@@ -167,3 +168,67 @@ def test_worker_s_name_is_its_home_s_own_and_stays(settings: Settings, tmp_path:
     assert worker_name(copy) != name
     (settings.home / "worker").unlink()
     assert worker_name(settings) != name
+
+
+class Finished:
+    """As much of a Prefect server as `end_lost` asks: runs, runs inside them, and their tasks."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.tasks: dict[str, str] = {}
+
+    def add(self, name: str, parent: str | None = None, age: float = 3600.0, **more: Any) -> None:
+        since = (datetime.now(UTC) - timedelta(seconds=age)).isoformat()
+        state = {"type": "RUNNING", "timestamp": since}
+        self.runs[name] = {"id": name, "state": state, "parent_task_run_id": parent, **more}
+        self.tasks[name] = "RUNNING"
+
+    @property
+    def crashed(self) -> set[str]:
+        runs = {name for name, run in self.runs.items() if run["state"]["type"] == "CRASHED"}
+        assert runs == {name for name, state in self.tasks.items() if state == "CRASHED"}
+        return runs
+
+    def ask(self, url: str, body: dict[str, Any], timeout: float = 5.0) -> Any:
+        kind, name = url.split("/")[-3:-1]
+        if url.endswith("/set_state"):
+            if kind == "task_runs":
+                self.tasks[name] = body["state"]["type"]
+            else:
+                self.runs[name]["state"] = body["state"]
+            return {}
+        wanted = body["flow_runs"]
+        if url.endswith("/task_runs/filter"):
+            return [{"id": one} for one in wanted["id"]["any_"] if self.tasks[one] == "RUNNING"]
+        parents = wanted.get("parent_flow_run_id", {}).get("any_")
+        unfinished = [run for run in self.runs.values() if run["state"]["type"] == "RUNNING"]
+        return [run for run in unfinished if parents is None or run["parent_task_run_id"] in parents]
+
+
+def marked(pid: int, started: float, host: str = recovery.HOST) -> dict[str, str]:
+    return {"infrastructure_pid": f"ml:{host}:{pid}:{started:.1f}"}
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_runs_of_killed_commands_are_marked_as_crashed_with_what_is_inside(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, embedded: bool
+) -> None:
+    me = psutil.Process()
+    made = Finished()
+    made.add("dead", **marked(me.pid, me.create_time() - 100))  # its number is another process's now
+    made.add("of dead", "dead")
+    made.add("inside that", "of dead")
+    made.add("alive", **marked(me.pid, me.create_time()))
+    made.add("of alive", "alive")
+    made.add("of another machine", **marked(1, 1.0, "0000"))
+    made.add("of a worker", work_pool_name="shop")
+    made.add("of a worker that lives", work_pool_name="shop")
+    made.add("of another pool", work_pool_name="other")
+    made.add("silent")
+    made.add("just begun", age=1.0)
+    monkeypatch.setattr(recovery, "ask", made.ask)
+    monkeypatch.setattr(recovery, "living_runs", lambda: {"of a worker that lives"})
+    more = {"silent"} if embedded else set()
+    assert recovery.end_lost(settings, "http://nowhere/api", embedded=embedded) == 2 + len(more)
+    assert made.crashed == {"dead", "of dead", "inside that", "of a worker"} | more
+    assert recovery.end_lost(settings, "http://nowhere/api", embedded=embedded) == 0
