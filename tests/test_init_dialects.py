@@ -1,5 +1,6 @@
 """`ml init` finds how a table is written, says it, writes it into `config.toml`, and every later read goes by it."""
 
+import json
 import shutil
 import tomllib
 from pathlib import Path
@@ -72,6 +73,7 @@ def table(delimiter: str = ",", header: bool = True, **columns: list[str]) -> st
         (",", ["1,234,567", "8", "12"], {"thousands": ","}),
         (";", ["1.234.567", "8", "12"], {"delimiter": ";", "decimal": ",", "thousands": "."}),
         (",", ["0.125", "1.234", "12.5"], {}),
+        (";", ["1,5E+03", "2,25E-01", "7,5"], {"delimiter": ";", "decimal": ","}),
         ("\t", ["1.5", "2.5"], {"delimiter": "\t"}),
     ],
 )
@@ -315,6 +317,38 @@ def test_korean_halves_of_the_day_are_read(project, clock):
     assert kinds(report)["at"] == "date"
     days, _ = clean_column(pa.chunked_array([[f"2024-01-31 {clock}"]]), Column(name="at", kind="date"))
     assert (days[0].hour, days[0].minute) == (15, 4)
+
+
+@pytest.mark.parametrize(
+    ("cells", "hinted"),
+    [
+        ([f"{day}. Juni 2023" for day in range(1, 29)], True),
+        ([f"le {day} mai 2023" for day in range(1, 29)], True),
+        ([f"2023 {day:02} 05 x" for day in range(1, 29)], True),
+        ([f"10.0.{i}" for i in range(40)], False),
+        ([f"A-{i}-2000" for i in range(1000, 1040)], False),
+        ([f"Road {i}" for i in range(1980, 2020)], False),
+    ],
+)
+def test_dates_in_a_form_that_is_not_read_are_hinted_at(project, cells, hinted):
+    report, _ = init(project, table(at=cells))
+    assert any("may be dates in a form that is not read" in doubt for doubt in report.doubts) == hinted
+
+
+def test_markers_in_a_table_of_types_are_said_with_the_way_out(project):
+    rows = [{"pulse": "?" if i % 5 == 0 else str(i / 4), "x": i % 7, "y": "ab"[i % 2]} for i in range(200)]
+    (project / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    report = initialize(project, "t.jsonl", "y")
+    assert any('"pulse" stays text because of "?" in 40 rows' in doubt for doubt in report.doubts)
+
+
+def test_what_keeps_the_only_feature_from_being_read_is_said_with_the_refusal(project):
+    days = [f"{day:02}/{month:02}/2020" for day in range(1, 13) for month in range(1, 13)]
+    (project / "t.csv").write_text(
+        "day,y\n" + "".join(f"{d},{i * 1.5}\n" for i, d in enumerate(days)), encoding="utf-8"
+    )
+    with pytest.raises(UserError, match=r'no column is left .*date_formats = \["%d/%m/%Y"\]'):
+        initialize(project, "t.csv", "y")
 
 
 @pytest.mark.parametrize("above", ["Sales of 2024\n\n", "# made by hand\n", "sep=;\n"])

@@ -18,7 +18,7 @@ from flows.sources.cells import SPACES, name_markers, number_pattern, read_numbe
 
 # Most likely first: of those that suit as many columns, the first is taken.
 NOTATIONS = ((".", ""), (",", ""), (".", ","), (",", "."), (",", " "), (".", " "), (".", "'"), (",", "'"))
-MARKED = rf"^[+-]?[0-9.,'’{SPACES}]*[0-9][.,'’{SPACES}][0-9.,'’{SPACES}]*$"
+MARKED = rf"^[+-]?[0-9.,'’{SPACES}]*[0-9][.,'’{SPACES}][0-9.,'’{SPACES}]*([eE][+-]?[0-9]+)?$"
 GROUPED = r"^[+-]?[1-9][0-9]{0,2}([.,][0-9]{3})+$"
 MARKERS = re.compile(
     r"\W{1,3}|n\W?/?\W?[ad]\W?|none|nil|null|nan|unk|unknown|undefined|missing|blank|empty|\W(blank|empty|na|null|none)\W"
@@ -100,6 +100,13 @@ def find_format(
             told = _add(told, {"missing": tuple(most.index)})
         doubts += _doubt_labels(labels, told) if labels else []
         notes = [*_say(told, table.num_columns), *(_say_marks(name, marks[name]) for name in marks)]
+    else:
+        for name, counts in _find_markers(cells, Dialect(), formats).items():
+            shown = ", ".join(f'"{text}"' for text in counts)
+            doubts.append(
+                f'"{name}" stays text because of {shown} in {sum(counts.values()):,} rows: without them it is a column '
+                "of numbers or dates; write null there."
+            )
     if formats is None:
         columns = [column.without(_markers_of(column, told)) for column in cells]
         written = [found for c in columns if (found := find_written(c.name, c.texts, c.counts))]

@@ -12,6 +12,11 @@ from service.grammar import AMBIGUOUS_FORMATS, NUMBER, date_grammar, parse_durat
 EXACT = 2**53
 CLOCK = r"\d{1,2}:\d{2}:\d{2}(\.\d+)?"
 SHORT_CLOCK = r"\d{1,2}:\d{2}"
+# A year and a day of the month, with anything short around them.
+DATE_LIKE = (
+    r"\D{0,12}((19|20)\d\d\D{1,12}[0-3]?\d(\D.{0,20})?|[0-3]?\d\D{1,12}([01]?\d\D{1,4})?(19|20)\d\d(\D.{0,20})?)"
+)
+FEW = 5
 MONEY = "%$€£¥₩원"
 AMOUNT = rf"[+-]?[{MONEY}]? ?[+-]?(\d{{1,3}}([,.]\d{{3}})+([,.]\d+)?|\d+([,.]\d+)?) ?[{MONEY}]?"
 
@@ -68,6 +73,8 @@ def _guess_number(texts: "pd.Series[str]", numbers: "pd.Series[float]") -> tuple
 def _hint(texts: "pd.Series[str]") -> str:
     if texts.str.fullmatch(SHORT_CLOCK).all():
         return "clock times without seconds stay text: write them as 10:30:00 for them to be read as durations"
+    if len(texts) >= FEW and texts.str.fullmatch(DATE_LIKE).all():
+        return f'"{texts.iloc[0]}" and the like may be dates in a form that is not read: write them as 2024-01-31'
     plain = texts.str.translate(str.maketrans("−﹣－（）", "---()"))
     bare = plain.str.replace(r"^\((.*)\)$", r"-\1", regex=True).str.replace(r"^--", "-", regex=True)
     if bare.str.fullmatch(AMOUNT).all() and not texts.str.fullmatch(NUMBER).all():

@@ -96,7 +96,10 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
     table, repeated = drop_repeated_headers(table) if dialect is not None else (table, [])
     written = find_format(table, dialect, formats, target)
     profiles = _profile(table, opened, written)
-    goal, fields, doubts = draft(profiles, target, problem)  # type: ignore[arg-type]
+    try:
+        goal, fields, doubts = draft(profiles, target, problem)  # type: ignore[arg-type]
+    except UserError as error:
+        raise UserError(" ".join([str(error), *written.doubts])) from None
     texts = {
         SCHEMA_PATH: write_schema(fields),
         Path(FILE_NAME): edit_config(config, source, target, goal.problem, written),
