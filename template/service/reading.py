@@ -103,7 +103,7 @@ class Reader:
             body = to_json(request, inf_nan_mode="constants")
         if type(request) is not dict:
             raise _error([_describe("model_type", (), 'Input should be an object, {"rows": [{…}, …]}')])
-        found = list(islice(_unknown(request, frozenset({"rows"}), ()), MOST_ERRORS))
+        found = list(islice(_unknown(request, frozenset({"rows"}), ()), MOST_ERRORS - 1))
         if "rows" not in request:
             raise _error([_describe("missing", ("rows",), "Field required"), *found])
         if found:
