@@ -83,6 +83,17 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.cleanup()
 
 
+@pytest.fixture(scope="session")
+def app() -> Iterator[Any]:
+    """The client of the one service application of this process: BentoML registers its metrics once."""
+    from service_support import TestClient
+
+    from service.service import Service
+
+    with TestClient(Service.to_asgi(), base_url="http://127.0.0.1:3000") as client:
+        yield client
+
+
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
     """The address of an S3 server on the loopback."""

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,15 +38,6 @@ def models() -> dict[str, bytes]:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
-
-
-@pytest.fixture(scope="module")
-def app() -> Iterator[TestClient]:
-    """The one application of the process: BentoML registers its metrics once."""
-    from service.service import Service
-
-    with TestClient(Service.to_asgi()) as client:
-        yield client
 
 
 @pytest.fixture

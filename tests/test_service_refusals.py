@@ -36,14 +36,6 @@ def model() -> bytes:
     return compile_model(fit("binary"), "binary")
 
 
-@pytest.fixture(scope="module")
-def app() -> Iterator[TestClient]:
-    from service.service import Service
-
-    with TestClient(Service.to_asgi(), base_url="http://127.0.0.1:3000") as client:
-        yield client
-
-
 @pytest.fixture
 def serving(
     app: TestClient, model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -378,17 +370,17 @@ def test_more_than_can_be_served_in_time_is_refused_at_once_with_when_to_try_aga
     async def ask() -> tuple[int, int]:
         clock, load = Clock(monkeypatch), Load()
         for _ in range(40):  # half a second each, one after another
-            work = await load.enter(500, 2.0)
+            work = load.begin(500, 2.0)
             clock.now += 0.5
             work.end()
         at_work = []
         with pytest.raises(Busy) as caught:
             for _ in range(100):
-                at_work.append(await load.enter(500, 2.0))
+                at_work.append(load.begin(500, 2.0))
         for work in at_work:
             clock.now += 0.5
             work.end()
-        assert (await load.enter(500, 2.0)) is not None
+        load.begin(500, 2.0).end()
         return len(at_work), caught.value.retry_after
 
     admitted, retry_after = asyncio.run(ask())
@@ -402,7 +394,7 @@ def test_a_lone_request_is_never_refused_however_slow_the_model(monkeypatch: pyt
     async def ask() -> None:
         clock, load = Clock(monkeypatch), Load()
         for _ in range(5):
-            work = await load.enter(500, 0.1)
+            work = load.begin(500, 0.1)
             clock.now += 60
             work.end()
 
@@ -414,11 +406,18 @@ def test_large_requests_wait_for_a_turn_and_not_for_longer_than_is_set() -> None
 
     async def ask() -> None:
         load = Load()
-        at_work = [await load.enter(HEAVY_BYTES + 1, 9.0) for _ in range(HEAVY_AT_ONCE)]
+
+        async def take_turn(max_wait: float) -> Any:
+            work = load.begin(HEAVY_BYTES + 1, max_wait)
+            await work.wait()
+            return work
+
+        at_work = [await take_turn(9.0) for _ in range(HEAVY_AT_ONCE)]
         with pytest.raises(Busy):
-            await load.enter(HEAVY_BYTES + 1, 0.01)
-        small = await load.enter(10, 9.0)
-        waiting = asyncio.create_task(load.enter(HEAVY_BYTES + 1, 9.0))
+            await take_turn(0.05)
+        small = load.begin(10, 9.0)
+        assert not small.waits
+        waiting = asyncio.create_task(take_turn(9.0))
         await asyncio.sleep(0)
         assert not waiting.done()
         at_work[0].end()
@@ -426,7 +425,7 @@ def test_large_requests_wait_for_a_turn_and_not_for_longer_than_is_set() -> None
         for work in (await waiting, small, *at_work[1:]):
             work.end()
         assert load.wait_seconds() == 0
-        assert not load._heavy.locked()
+        assert not load.turns.locked()
 
     asyncio.run(ask())
 

@@ -7,7 +7,7 @@ import bentoml
 
 from service.bundle import load_bundle
 from service.endpoint import Accepted, Answer, PredictRequest, PredictResponse
-from service.limits import Gate
+from service.gate import Gate
 from service.serving import serving
 
 EMPTY = bool(os.environ.get("BENCH_EMPTY"))

@@ -6,7 +6,6 @@ machine (DNS rebinding) is seen by `Host`, since the browser takes such a page f
 """
 
 from functools import lru_cache
-from typing import Any
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PROBES = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})  # asked under any name, and they tell no data
@@ -52,12 +51,6 @@ def split_host(host: bytes) -> str | None:
     else:
         name, _, port = text.partition(":")
     return name.removesuffix(".") or None if port == "" or port.isdecimal() else None
-
-
-def one_header(scope: Any, name: bytes) -> bytes | None:
-    """Return a header's value; None where it is absent or there are several."""
-    found = [value for key, value in scope["headers"] if key == name]
-    return found[0] if len(found) == 1 else None
 
 
 def _matches(name: str, pattern: str) -> bool:

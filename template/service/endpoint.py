@@ -6,8 +6,8 @@ when the request arrives, and that bundle predicts it, so that a swap never mixe
 
 import asyncio
 import json
+import secrets
 import time
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -104,7 +104,7 @@ class PredictResponse(IODescriptor):
         """Write the answer, once it is in the log, or the 400 of a refused request."""
         if isinstance(obj, Refusal):
             return _refuse(obj)
-        asked, request_id = obj.asked, uuid.uuid4().hex
+        asked, request_id = obj.asked, secrets.token_hex(16)
         write = asyncio.to_thread(_write_and_log, obj, request_id) if asked.heavy else None
         predictions = await write if write else _write_and_log(obj, request_id)
         head = f'{{"request_id":"{request_id}","model_version":{_write(asked.bundle.version)},"predictions":'

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.bundle import Bundle
-from service.callers import PROBES, is_our_host, is_our_origin, one_header
+from service.callers import PROBES, is_our_host, is_our_origin
 from service.front import REAL_PATH, refuse
 from service.limits import Limits, read_limits
 from service.load import HEAVY_BYTES, Busy, Load
@@ -15,7 +15,8 @@ from service.metrics import reserve_space
 from service.serving import NO_MODEL, serving
 
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
-PLAIN = frozenset({b"", b"identity"})
+ONCE = (b"host", b"origin", b"content-type", b"content-encoding", b"content-length")
+Headers = Mapping[bytes, bytes]
 JSON = "application/json"
 LONGEST_HOST = 300  # bytes of Host and Origin; a name has at most 253
 OTHER_SITES = frozenset({b"cross-site", b"same-site"})
@@ -61,29 +62,32 @@ class Gate:
         bundle = serving.bundle
         limits = self._without_model if bundle is None else bundle.limits
         try:
-            require_our_caller(scope, limits.hosts)
+            headers = read_headers(scope)
+            require_our_caller(scope, headers, limits.hosts)
             if scope["method"] in WITHOUT_BODY:
                 return await self.app(scope, receive, send)
-            self._require_model_and_type(scope, bundle)
+            if bundle is None and scope["path"] == "/predict":
+                raise Refused(503, "no_model", NO_MODEL)
+            if (wanted := self._types.get(scope["path"])) is not None:
+                require_type(headers, wanted)
+            declared = headers.get(b"content-length")
+            if declared and declared.isdigit() and int(declared) > limits.max_body_bytes:
+                raise _too_large(limits)
             await self._answer(scope, receive, send, bundle, limits)
         except Refused as refused:
             await refused.answer(scope, receive, send)
         except Gone:
             return
 
-    def _require_model_and_type(self, scope: Scope, bundle: Bundle | None) -> None:
-        if bundle is None and scope["path"] == "/predict":
-            raise Refused(503, "no_model", NO_MODEL)
-        if (wanted := self._types.get(scope["path"])) is not None:
-            require_type(scope, wanted)
-
     async def _answer(self, scope: Scope, receive: Receive, send: Send, bundle: Bundle | None, limits: Limits) -> None:
         """Read the body and let the request through when its turn comes."""
         load = self._load = self._load or Load()
         body, held = b"", 0
         try:
-            body, held = await read_body(scope, receive, limits, load)
-            work = await load.enter(len(body), limits.max_wait_seconds)
+            body, held = await read_body(receive, limits, load)
+            work = load.begin(len(body), limits.max_wait_seconds)
+            if work.waits:
+                await work.wait()
         except Busy as busy:
             load.bytes -= held
             after = str(busy.retry_after)
@@ -110,13 +114,19 @@ class Gate:
             load.bytes -= held
 
 
-def require_our_caller(scope: Scope, hosts: tuple[str, ...]) -> None:
+def read_headers(scope: Scope) -> dict[bytes, bytes]:
+    """Return the headers by name; those that must be there once are empty where they are there twice."""
+    pairs = scope["headers"]
+    headers = dict(pairs)
+    if len(headers) < len(pairs):
+        names = [name for name, _ in pairs]
+        headers |= {name: b"" for name in ONCE if names.count(name) > 1}
+    return headers
+
+
+def require_our_caller(scope: Scope, headers: Headers, hosts: tuple[str, ...]) -> None:
     """Refuse a request for another host or of another origin's page."""
-    headers = dict(scope["headers"])
-    host = headers.get(b"host", b"")
-    if len(headers) < len(scope["headers"]):  # some header is there twice
-        host = one_header(scope, b"host") or b""
-    server = scope.get("server")
+    host, server = headers.get(b"host", b""), scope.get("server")
     if len(host) > LONGEST_HOST or not is_our_host(host, None if server is None else tuple(server), hosts):
         named = host.decode("latin-1")[:100]
         raise Refused(
@@ -132,18 +142,19 @@ def require_our_caller(scope: Scope, hosts: tuple[str, ...]) -> None:
         raise Refused(403, "foreign_origin", "This service does not answer the pages of another origin")
 
 
-def require_type(scope: Scope, wanted: str) -> None:
+def require_type(headers: Headers, wanted: str) -> None:
     """Refuse a body of a media type or an encoding that the route does not declare; none is taken for the right one."""
-    given = one_header(scope, b"content-type")
-    media_type = "" if given is None else given.partition(b";")[0].strip().lower().decode("latin-1")
-    several = given is None and any(name == b"content-type" for name, _ in scope["headers"])
-    if several or (media_type and not fnmatchcase(media_type, wanted)):
-        raise Refused(415, "unsupported_media_type", f"Send the body as Content-Type: {wanted}", {"Accept": wanted})
-    if any(name == b"content-encoding" and value.strip().lower() not in PLAIN for name, value in scope["headers"]):
+    given = headers.get(b"content-type")
+    if given is not None and given != wanted.encode():
+        media_type = given.partition(b";")[0].strip().lower().decode("latin-1")
+        if not fnmatchcase(media_type, wanted):
+            raise Refused(415, "unsupported_media_type", f"Send the body as Content-Type: {wanted}", {"Accept": wanted})
+    encoding = headers.get(b"content-encoding")
+    if encoding is not None and encoding.strip().lower() != b"identity":
         raise Refused(415, "unsupported_encoding", "Send the body as it is, without a Content-Encoding")
 
 
-async def read_body(scope: Scope, receive: Receive, limits: Limits, load: Load) -> tuple[bytes, int]:
+async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes, int]:
     """Return the whole body, and how many bytes of it are counted in `load`, which the caller gives back.
 
     Raises:
@@ -151,9 +162,6 @@ async def read_body(scope: Scope, receive: Receive, limits: Limits, load: Load) 
         Busy: too many bytes are in flight.
         Gone: the client left.
     """
-    declared = one_header(scope, b"content-length")
-    if declared is not None and int(declared) > limits.max_body_bytes:
-        raise _too_large(limits)
     held = 0
     try:
         async with asyncio.timeout(limits.body_seconds):

@@ -34,7 +34,7 @@ class Load:
     def __init__(self) -> None:
         """Start with nothing at work."""
         self.bytes = 0  # of bodies that are not answered yet, but for small ones that came in one piece
-        self._heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
+        self.turns = asyncio.Semaphore(HEAVY_AT_ONCE)
         self._cost = 0  # of all that is at work
         self._done, self._seconds = FIRST_GUESS
         self._since = 0.0
@@ -43,41 +43,28 @@ class Load:
         """Return for how long a request that comes now will wait, as far as can be foreseen."""
         return self._cost * self._seconds / self._done
 
-    async def enter(self, size: int, max_wait: float) -> "Work":
+    def begin(self, size: int, max_wait: float) -> "Work":
         """Begin a request whose body of `size` bytes has been read; it is to be ended.
 
         Raises:
-            Busy: its turn would not come within `max_wait` seconds, or did not.
+            Busy: its turn would not come within `max_wait` seconds.
         """
         cost = size + REQUEST_COST
         if self._cost and (wait := self.wait_seconds()) > max_wait:
             raise Busy(wait)
-        self._begin(cost)
-        if size <= HEAVY_BYTES:
-            return Work(self, cost, None)
-        try:
-            async with asyncio.timeout(max_wait):
-                await self._heavy.acquire()
-        except TimeoutError:
-            self._drop(cost)
-            raise Busy(max_wait) from None
-        except BaseException:
-            self._drop(cost)
-            raise
-        return Work(self, cost, self._heavy)
+        self._pass()
+        self._cost += cost
+        return Work(self, cost, max_wait if size > HEAVY_BYTES else None)
 
     def end(self, cost: int) -> None:
         """Count work that was done."""
-        self._drop(cost)
+        self.drop(cost)
         self._done += cost
         if self._seconds > REMEMBERED_SECONDS:
             self._done, self._seconds = self._done / 2, self._seconds / 2
 
-    def _begin(self, cost: int) -> None:
-        self._pass()
-        self._cost += cost
-
-    def _drop(self, cost: int) -> None:
+    def drop(self, cost: int) -> None:
+        """Forget work that was not done."""
         self._pass()
         self._cost -= cost
 
@@ -92,17 +79,40 @@ class Load:
 class Work:
     """A request at work."""
 
-    __slots__ = ("_cost", "_load", "_slot")
+    __slots__ = ("_cost", "_load", "_max_wait", "_turn")
 
-    def __init__(self, load: Load, cost: int, slot: asyncio.Semaphore | None) -> None:
-        """Hold what `end` gives back."""
+    def __init__(self, load: Load, cost: int, max_wait: float | None) -> None:
+        """Hold what `end` gives back; a request with `max_wait` has a turn to wait for."""
         self._load: Load | None = load
-        self._cost, self._slot = cost, slot
+        self._cost, self._max_wait, self._turn = cost, max_wait, False
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has to wait for its turn."""
+        return self._max_wait is not None and not self._turn
+
+    async def wait(self) -> None:
+        """Wait for its turn.
+
+        Raises:
+            Busy: it did not come in time; the request is ended.
+        """
+        assert self._load is not None and self._max_wait is not None
+        try:
+            async with asyncio.timeout(self._max_wait):
+                await self._load.turns.acquire()
+        except BaseException as error:
+            self._load.drop(self._cost)
+            self._load = None
+            if isinstance(error, TimeoutError):
+                raise Busy(self._max_wait) from None
+            raise
+        self._turn = True
 
     def end(self) -> None:
         """End it, once: when its answer begins, since how fast a client reads is the client's affair."""
         if self._load is not None:
             self._load.end(self._cost)
+            if self._turn:
+                self._load.turns.release()
             self._load = None
-            if self._slot is not None:
-                self._slot.release()

@@ -72,6 +72,9 @@ class TypedService(bentoml.Service[Any]):
         app: Any = super().to_asgi(is_main)
         # It makes a task and a timer of every request, and keeps the timer for a minute. Bodies have a time limit here.
         app.user_middleware = [one for one in app.user_middleware if one.cls is not TimeoutMiddleware]
+        # Starlette tries one route after another, and BentoML has its probes first.
+        ours = {api.route for api in self.apis.values()}
+        app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in ours)
         return Front(app, app.routes)
 
     @property
