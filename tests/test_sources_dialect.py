@@ -281,6 +281,12 @@ def test_encodings_are_found(tmp_path, text, encoding, found):
     assert find(tmp_path, text, encoding=encoding)[0] == {"encoding": found}
 
 
+def test_utf_8_with_a_damaged_byte_is_not_taken_for_another_encoding(tmp_path):
+    write(tmp_path, "이름,값\n".encode() + "김철수,1\n".encode() * 20 + b"\xff,2\n")
+    with pytest.raises(UserError, match="is not UTF-8: line 22 holds the byte 0xFF"):
+        open_source("t.csv", Reading(root=tmp_path, expected=()))
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [

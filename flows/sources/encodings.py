@@ -33,8 +33,15 @@ def find_file_encoding(file: RawFile, head: bytes) -> str:
             try:
                 decoder.decode(chunk)
             except UnicodeDecodeError:
-                return find_encoding(chunk)
+                return "utf-8" if _is_damaged(chunk) else find_encoding(chunk)
     return "utf-8"
+
+
+def _is_damaged(text: bytes) -> bool:
+    """Return True if text that is not UTF-8 throughout has more letters of it than bytes that are none."""
+    decoded = text.decode("utf-8", errors="replace")
+    broken = decoded.count("\ufffd")
+    return sum(not letter.isascii() for letter in decoded) - broken > broken
 
 
 def _find_unmarked(head: bytes) -> str | None:
