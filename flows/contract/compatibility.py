@@ -1,11 +1,13 @@
 """Tells what a new contract would break for those who call the service under the old one."""
 
 from flows.contract.columns import Column, Contract
+from service.grammar import normalize
 
 
 def breaking_changes(old: Contract, new: Contract) -> list[str]:
     """List in words the fields of `old` that a request can no longer carry, and those it now must."""
-    before, after = {c.name: c for c in old.features}, {c.name: c for c in new.features}
+    # A bundle of before 0.3.1 may have names in another form than Unicode's NFC, in which callers may still write them.
+    before, after = ({normalize(c.name): c for c in contract.features} for contract in (old, new))
     removed = [f'the field "{name}" is gone' for name in before if name not in after]
     retyped = [
         f'"{name}" was {column.kind} and is {after[name].kind}'
