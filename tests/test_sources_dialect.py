@@ -151,6 +151,12 @@ def test_another_encoding_than_the_settings_say_is_one_sentence_with_the_setting
         read(tmp_path)
 
 
+def test_utf_8_where_the_settings_say_another_encoding_is_said(tmp_path):
+    write(tmp_path, "지역,값\n서울,1\n대구,2\n부산,3\n제주,4\n")
+    with pytest.raises(UserError, match=r"is not CP949, as encoding under \[data\] in config.toml says, but UTF-8"):
+        read(tmp_path, encoding="cp949")
+
+
 def test_the_settings_are_of_delimited_text_alone(tmp_path):
     write(tmp_path, '{"이름": " 김철수", "x": "1,5"}\n', name="t.jsonl")
     settings = {"encoding": "cp949", "decimal": ",", "trim": True, "header": False}

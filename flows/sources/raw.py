@@ -194,6 +194,12 @@ def explain_encoding(file: RawFile) -> UserError:
 def _say_encoding(file: RawFile, place: str, text: bytes) -> UserError:
     from flows.sources.encodings import find_encoding
 
+    if file.encoding not in UTF_8 and _is_utf_8(text):
+        name = file.encoding.upper()
+        return UserError(
+            f'"{file.uri}" is not {name}, as encoding under [data] in config.toml says, but UTF-8: save it as {name}, or '
+            'with the mark of UTF-8 (Excel: "CSV UTF-8").'
+        )
     guess = find_encoding(text)
     remedy = f'write encoding = "{guess}" under [data] in config.toml, as `ml init` does, or '
     if guess == file.encoding:
@@ -202,3 +208,12 @@ def _say_encoding(file: RawFile, place: str, text: bytes) -> UserError:
         f'"{file.uri}" is not {file.encoding.upper()}: {place}; {remedy}save it as UTF-8, for example with '
         f"`iconv -f {guess.upper()} -t UTF-8`."
     )
+
+
+def _is_utf_8(text: bytes) -> bool:
+    """Return True if text, which may end within a letter, is UTF-8."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(text)
+    except UnicodeDecodeError:
+        return False
+    return True
