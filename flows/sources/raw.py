@@ -197,8 +197,8 @@ def _say_encoding(file: RawFile, place: str, text: bytes) -> UserError:
     if file.encoding not in UTF_8 and _is_utf_8(text):
         name = file.encoding.upper()
         return UserError(
-            f'"{file.uri}" is not {name}, as encoding under [data] in config.toml says, but UTF-8: save it as {name}, or '
-            'with the mark of UTF-8 (Excel: "CSV UTF-8").'
+            f'"{file.uri}" is not {name}, as encoding under [data] in config.toml says, but UTF-8: save it as {name}, '
+            'or with the mark of UTF-8 (Excel: "CSV UTF-8").'
         )
     guess = find_encoding(text)
     remedy = f'write encoding = "{guess}" under [data] in config.toml, as `ml init` does, or '
