@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -11,6 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+import pandera.pandas as pa_
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flows.contract import Column, Contract, fit_encodings
+from flows.contract import Column, Contract, describe, fit_encodings
 from flows.contract.cleaning import clean_column
 from flows.contract.columns import Kind
 from flows.contract.encoding import encode_column
@@ -379,6 +381,26 @@ def test_moments_of_spark_beyond_nanoseconds_are_read_as_they_are(tmp_path):
     moments = pa.array([datetime(9999, 12, 31), datetime(2024, 1, 31), datetime(1, 1, 1)], pa.timestamp("us"))
     pq.write_table(pa.table({"x": moments}), tmp_path / "d.parquet", use_deprecated_int96_timestamps=True)
     assert read(tmp_path / "d.parquet", {"x": "date"}).column("x").to_pylist() == moments.to_pylist()
+
+
+def test_bounds_of_dates_do_not_depend_on_the_time_zone_of_the_machine(monkeypatch):
+    class Schema(pa_.DataFrameModel):
+        when: pd.Timestamp = pa_.Field(ge=datetime(2024, 1, 1))
+        until: pd.Timestamp = pa_.Field(ge=pd.Timestamp("2024-01-01"))
+        y: float = pa_.Field(metadata={"role": "target"})
+
+    monkeypatch.setenv("TZ", "Asia/Seoul")
+    time.tzset()
+    try:
+        bounds = [column.minimum for column in describe(Schema, "y", "regression").features]
+        assert bounds == [datetime(2024, 1, 1, tzinfo=UTC).timestamp()] * 2
+        assert clean(["2024-01-01", "2024-01-01T00:00+09:00"], "date") == [
+            datetime(2024, 1, 1),
+            datetime(2023, 12, 31, 15),
+        ]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 # --- training, batch prediction and service ---------------------------------------------------------------------------

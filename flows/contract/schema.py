@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, get_args
 
 from flows.contract.columns import Column, Contract, Kind, Role
@@ -162,7 +163,9 @@ def _as_number(value: Any) -> float:
     """Return a bound as a number; a date's as seconds since 1970, UTC, a duration's as seconds."""
     if hasattr(value, "total_seconds"):
         return float(value.total_seconds())
-    return float(value.timestamp()) if hasattr(value, "timestamp") else float(value)
+    if isinstance(value, datetime):  # without a zone it would be in the machine's
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    return float(value)
 
 
 def _kind(name: str, dtype: str) -> Kind:
