@@ -11,6 +11,7 @@ from flows.contract.cleaning import normalize_texts
 from flows.contract.columns import Role
 from flows.errors import UserError, nearest
 from flows.init.dialects import drop_repeated_headers, find_format
+from flows.init.hints import find_hints
 from flows.init.leakage import find_leaks
 from flows.init.placing import (
     SCHEMA_PATH,
@@ -23,7 +24,7 @@ from flows.init.placing import (
     read_config,
 )
 from flows.init.profiles import Profile, TableFormat, profile_column
-from flows.init.roles import Guess, describe_field, guess_roles
+from flows.init.roles import Guess, describe_field, guess_roles, use_date_alone
 from flows.init.target import Goal, check_problem, set_goal
 from flows.init.writing import Field, write_schema
 from flows.sections import Dialect, Problem
@@ -100,6 +101,7 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
         goal, fields, doubts = draft(profiles, target, problem)  # type: ignore[arg-type]
     except UserError as error:
         raise UserError(" ".join([str(error), *written.doubts])) from None
+    doubts += find_hints(profiles, fields, goal, settings.split.by)
     texts = {
         SCHEMA_PATH: write_schema(fields),
         Path(FILE_NAME): edit_config(config, source, target, goal.problem, written),
@@ -146,7 +148,7 @@ def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> 
     """Return the goal, a field for each column, and the doubts."""
     aim = next(p for p in profiles if p.name == target)
     goal = set_goal(aim, problem)
-    guesses = guess_roles(profiles, target)
+    guesses = use_date_alone(profiles, guess_roles(profiles, target))
     fields = [goal.field if p is aim else describe_field(p, guesses[p.name]) for p in profiles]
     if not any(field.role == "feature" for field in fields):
         raise UserError(f'Besides the target "{target}" no column is left to predict from: add columns.')

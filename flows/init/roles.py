@@ -50,6 +50,21 @@ def guess_roles(profiles: Sequence[Profile], target: str) -> dict[str, Guess]:
     return guesses
 
 
+def use_date_alone(profiles: Sequence[Profile], guesses: dict[str, Guess]) -> dict[str, Guess]:
+    """Return the guesses with the row's time as a feature where no other column is one, as in a series."""
+    if any(guess.role == "feature" for guess in guesses.values()):
+        return guesses
+    time = next((name for name, guess in guesses.items() if guess.role == "time"), None)
+    if time is None or next(p for p in profiles if p.name == time).distinct < 2:
+        return guesses
+    doubt = (
+        f'"{time}" is the only column to predict from, so it is a feature: the model sees its days, and the month, '
+        "weekday and hour where these come round. Rows are held out at random between those learned from: how "
+        "well a time to come is predicted, the figures do not say."
+    )
+    return guesses | {time: Guess("feature", "no other column is left to predict from", doubt)}
+
+
 def _guess_time(name: str) -> Guess:
     doubt = f'"{name}" is taken for the row\'s time, which a model does not see: give it the role feature to use it.'
     return Guess("time", "the first date whose name says that it is the row's time", doubt)

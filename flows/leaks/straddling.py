@@ -121,7 +121,7 @@ def find_duplicates(train: pd.DataFrame, held: pd.DataFrame, contract: Contract)
     if key is None or held.empty:
         return []
     twins = _find_twins(train, held, names)
-    rare = _expected(train, held[twins], names) < BY_CHANCE
+    rare = expect_by_chance(train, held[twins], names) < BY_CHANCE
     count, share = int(rare.sum()), float(rare.sum()) / len(held)
     if count < FEWEST_TWINS or share < TWINS:
         return []
@@ -149,7 +149,7 @@ def _hash(frame: pd.DataFrame, names: list[str]) -> np.ndarray:
     return pd.util.hash_pandas_object(frame[names], index=False).to_numpy(dtype=np.uint64)
 
 
-def _expected(train: pd.DataFrame, rows: pd.DataFrame, names: list[str]) -> np.ndarray:
+def expect_by_chance(train: pd.DataFrame, rows: pd.DataFrame, names: list[str]) -> np.ndarray:
     """Return for each of `rows` how many like it are expected in `train` if the columns were independent."""
     part = train.iloc[:: max(1, len(train) // SAMPLE_ROWS)]
     logs = np.full(len(rows), np.log(len(train)))

@@ -1,0 +1,97 @@
+"""What a table's rows say beyond its columns, with the setting that helps: repeats, classes alike or rare, times."""
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pandas as pd
+
+from flows.init.profiles import Profile
+from flows.init.target import RARE_CLASS, Goal
+from flows.init.writing import Field
+from flows.leaks.straddling import expect_by_chance
+
+MOST_ROWS = 200_000
+BY_CHANCE = 0.01  # rows like it that independent columns would give
+NOTABLE = 0.02  # share of repeats from which they are told
+RARE = 0.02  # of the rows
+MOST_SHOWN = 5
+
+
+def find_hints(profiles: Sequence[Profile], fields: Sequence[Field], goal: Goal, split: str) -> list[str]:
+    """Return sentences on what the owner should know, each with its remedy.
+
+    Args:
+        profiles: The columns as they were read.
+        fields: What the contract will say of each, in the same order.
+        goal: What is predicted.
+        split: How rows are held out now: `[split] by`.
+    """
+    aim = next(p for p in profiles if p.name == goal.field.name)
+    classes = goal.problem != "regression"
+    said = [*(_hint_variants(aim) if classes else []), *(_hint_rare(aim, fields, split) if classes else [])]
+    return [*said, *_hint_repeats(profiles, fields), *_hint_time(fields, split)]
+
+
+def _hint_variants(aim: Profile) -> list[str]:
+    """Name the classes that differ only in case or spaces."""
+    if aim.kind != "text":
+        return []
+    groups: dict[str, list[str]] = defaultdict(list)
+    for label in aim.counts.index.astype("str"):
+        groups[" ".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
+    alike = [", ".join(f'"{label}"' for label in sorted(group)) for group in groups.values() if len(group) > 1]
+    if not alike:
+        return []
+    listed = "; ".join(alike[:MOST_SHOWN]) + ("; …" if len(alike) > MOST_SHOWN else "")
+    return [
+        f'"{aim.name}" has {aim.distinct} classes, of which some differ only in case, width or spaces ({listed}): '
+        f"written alike they would be {len(groups)}. Each stays a class of its own until the source writes them alike."
+    ]
+
+
+def _hint_rare(aim: Profile, fields: Sequence[Field], split: str) -> list[str]:
+    """Say which class has few rows, where that has not been said with the target."""
+    times, label = int(aim.counts.iloc[-1]), aim.counts.index[-1]
+    share = times / max(aim.present, 1)
+    if split == "stratified" or (times >= RARE_CLASS and share >= RARE):
+        return []
+    if any(field.role == "group" for field in fields):
+        return []
+    shown = f'"{label}"' if isinstance(label, str) else str(label)
+    return [
+        f'Only {times:,} row{"s" * (times != 1)} ({share:.1%}) have the class {shown} of "{aim.name}": '
+        '[split] by = "stratified" in config.toml holds out the same share of each class.'
+    ]
+
+
+def _hint_repeats(profiles: Sequence[Profile], fields: Sequence[Field]) -> list[str]:
+    """Say how many rows repeat others in all columns, where chance does not explain it."""
+    frame = pd.DataFrame({p.name: p.values for p in profiles}).head(MOST_ROWS)
+    names = [field.name for field in fields if field.role != "ignored"]
+    if any(field.role == "id" for field in fields) or len(frame) < 2:
+        return []
+    hashes = pd.util.hash_pandas_object(frame[names], index=False)
+    again = hashes.duplicated().to_numpy()
+    if again.mean() < NOTABLE:
+        return []
+    count = int((expect_by_chance(frame, frame[again], names) < BY_CHANCE).sum())
+    share = count / len(frame)
+    if share < NOTABLE:
+        return []
+    return [
+        f"{count:,} rows ({share:.1%}) repeat an earlier row in every column. They stay on one side of the split, but "
+        "count as often as they stand there: take them out of the source, or give the column that names a row the "
+        "role id with unique=True in model/schema.py, so that repeats of it are quarantined."
+    ]
+
+
+def _hint_time(fields: Sequence[Field], split: str) -> list[str]:
+    """Say that the rows have times, and are not split by them."""
+    time = next((field.name for field in fields if field.role == "time"), None)
+    if time is None or split == "time":
+        return []
+    return [
+        f'The rows have a time, "{time}", but are not held out by it: [split] by = "time" in config.toml '
+        f'(now "{split}") holds out the latest instead, as the model will meet them.'
+    ]

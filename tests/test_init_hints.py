@@ -1,0 +1,76 @@
+"""`ml init` says what the rows tell beyond the columns, each time with the setting that helps, and nothing in vain."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_init import _frame, _init, project
+
+__all__ = ["project"]
+
+
+def said(report, words):
+    return [doubt for doubt in report.doubts if words in doubt]
+
+
+def test_classes_that_differ_in_case_or_spaces_are_named_with_how_many_there_would_be(project):
+    rng = np.random.default_rng(1)
+    labels = rng.choice(["No", "yes", "no", "YES", "네", "네"], 300)
+    frame = pd.DataFrame({"x": rng.normal(size=300).round(3), "y": labels})
+    [doubt] = said(_init(project, frame), "differ only in case")
+    assert all(f'"{label}"' in doubt for label in ("No", "no", "yes", "YES")) and "they would be 3" in doubt
+    assert '"네"' not in doubt and "source" in doubt
+
+
+def test_classes_that_differ_otherwise_are_not_doubted(project):
+    assert not said(_init(project, _frame()), "differ only in case")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_exact_repeats_are_counted_with_what_to_do(project, share):
+    rng = np.random.default_rng(2)
+    frame = pd.DataFrame({"a": rng.normal(size=500).round(4), "b": rng.normal(size=500).round(4)})
+    frame["y"] = rng.choice(["no", "yes"], 500)
+    frame = pd.concat([frame, frame.sample(round(500 * share), random_state=0)], ignore_index=True)
+    doubts = said(_init(project, frame), "repeat an earlier row")
+    assert len(doubts) == bool(share)
+    assert all("150 rows (23.1%)" in doubt and "unique=True" in doubt for doubt in doubts)
+
+
+def test_rows_of_few_flags_that_are_equal_by_chance_are_no_repeats(project):
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({f"f{i}": rng.integers(0, 2, 600) for i in range(4)} | {"y": rng.choice(["a", "b"], 600)})
+    assert not said(_init(project, frame), "repeat an earlier row")
+
+
+@pytest.mark.parametrize("by", ["random", "stratified"])
+def test_a_rare_class_is_named_with_the_split_that_keeps_its_share(project, by):
+    with (project / "config.toml").open("a") as config:
+        config.write(f'\n[split]\nby = "{by}"\n')
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({"x": rng.normal(size=2000).round(3), "y": np.where(np.arange(2000) < 20, "yes", "no")})
+    doubts = said(_init(project, frame), 'by = "stratified"')
+    assert len(doubts) == (by == "random")
+    assert all('20 rows (1.0%) have the class "yes" of "y"' in doubt for doubt in doubts)
+
+
+@pytest.mark.parametrize("by", ["random", "time"])
+def test_a_time_is_named_with_the_split_that_goes_by_it(project, by):
+    with (project / "config.toml").open("a") as config:
+        config.write(f'\n[split]\nby = "{by}"\n')
+    frame = _frame(created_at=pd.date_range("2024-01-01", periods=200, freq="h").astype(str))
+    doubts = said(_init(project, frame), '[split] by = "time" in config.toml')
+    assert len(doubts) == (by == "random")
+
+
+@pytest.mark.parametrize("beside", [{}, {"id": range(300)}])
+def test_a_date_alone_is_a_feature(project, beside):
+    dates = pd.date_range("2021-01-01", periods=300)
+    level = (10 + np.arange(300) / 30 + np.random.default_rng(5).normal(0, 0.3, 300)).round(3)
+    report = _init(project, pd.DataFrame({**beside, "date": dates.astype(str), "y": level}))
+    assert report.of_role("feature") == ["date"] and report.of_role("time") == []
+    assert said(report, '"date" is the only column to predict from')
+
+
+def test_a_date_beside_a_feature_stays_the_rows_time(project):
+    report = _init(project, _frame(date=pd.date_range("2021-01-01", periods=200).astype(str)))
+    assert report.of_role("time") == ["date"]
