@@ -521,3 +521,19 @@ def test_rows_in_the_owner_s_notation_are_written_mended_and_replayed_in_it(tmp_
     assert project.validate(taken.snapshot).bad == 0
     incomes = [float(one[HEADER.index("income")]) for one in project.rows(taken.snapshot)]
     assert sorted(incomes) == [1234.5] * 7 + [1312.25]
+
+
+def test_a_row_that_gets_its_label_later_joins_the_rows_of_a_growing_source(tmp_path, contract):
+    project = Project(
+        tmp_path, watermark="when", delimiter=";", decimal=",", thousands=".", missing=["?"], date_formats=["%d/%m/%Y"]
+    )
+    lines = [";".join(HEADER), "1;31/01/2026;30;1.234,5;김;no", "2;01/02/2026;?;7;김;"]
+    counts = []
+    for more in ([], ["3;02/03/2026;31;?;김;yes"], ["2;05/03/2026;32;8,5;김;yes", "4;06/03/2026;33;12.5;김;no"]):
+        lines += more
+        (tmp_path / "data.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        made = project.validate(project.ingest())
+        counts.append((made.rows, made.kept, made.bad, made.unlabelled, [*made.reasons]))
+    wrong = "income: not a finite number"
+    missing = "income: not_nullable"
+    assert counts == [(2, 1, 0, 1, []), (3, 1, 1, 1, [missing]), (4, 2, 2, 0, [missing, wrong])]

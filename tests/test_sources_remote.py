@@ -13,7 +13,7 @@ import pytest
 
 from flows import secrets
 from flows.errors import UserError
-from flows.sections import Fetch
+from flows.sections import Dialect, Fetch
 from flows.sources import Reading, open_source, read_through, remote
 
 BIG = b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * 7919 % 10007) for i in range(60_000))
@@ -113,6 +113,19 @@ def test_web_file_is_read_and_its_copy_removed(tmp_path, site):
     assert not _left(tmp_path)
     site.answer = lambda request: request.send(gzip.compress(BIG), ETag='"1"')
     assert _table(tmp_path, f"{site.url}/t.csv.gz").num_rows == 60_000
+
+
+def test_how_a_remote_table_is_written_is_found_and_obeyed(tmp_path, site):
+    body = "이름;값\n김철수;1,5\n박영희;2,5\n".encode("cp949")
+    site.answer = lambda request: request.send(body, ETag='"1"')
+    found = open_source(f"{site.url}/t.csv", Reading(root=tmp_path, expected=("값",)))
+    assert found.dialect.model_dump(exclude_defaults=True) == {"encoding": "cp949", "delimiter": ";"}
+    told = Dialect(encoding="cp949", delimiter=";", decimal=",")
+    kinds = {"이름": "text", "값": "number"}
+    source = open_source(f"{site.url}/t.csv", Reading(kinds, tmp_path, dialect=told))
+    table = read_through(source, lambda batches: pa.Table.from_batches(list(batches)))
+    assert table.to_pydict() == {"이름": ["김철수", "박영희"], "값": [1.5, 2.5]}
+    assert source.fingerprint() != open_source(f"{site.url}/t.csv", Reading(kinds, tmp_path)).fingerprint()
 
 
 def test_copy_is_removed_where_reading_ends_early_or_never_begins(tmp_path, site):
