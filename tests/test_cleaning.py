@@ -1,16 +1,24 @@
 """Cleaning: every Arrow type that a source can give, as each kind of the contract; what a value means is its own."""
 
+import json
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pandera.pandas as pa_
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
-from flows.contract import Column
+from flows.contract import Column, describe, fit_encodings
 from flows.contract.cleaning import clean_column, to_required
+from flows.errors import UserError
+from flows.settings import load_settings
+from flows.validate import validation_id
+from service.contract import compile_request, read_contract
+from service.reading import Reader
 
 NAN = float("nan")
 DAY = datetime(2024, 5, 1)
@@ -165,6 +173,53 @@ def test_listed_formats_take_the_place_of_month_day_year_and_of_no_standard_form
     wanted = [datetime(2024, 1, 31), datetime(2024, 2, 1, 22, 30), None, datetime(2024, 1, 31), datetime(2024, 1, 31)]
     assert clean(texts, "date", formats=day_first)[0] == wanted
     assert clean(["12/31/1999", "01/02/2024"], "date", formats=())[1] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [("%d/%m", "does not say the year"), ("%d/%m/%Q", "%Q: known are %Y"), ("%y %Y %m", "twice"), ("%Y-%m %", "ends")],
+)
+def test_a_format_that_says_no_date_is_refused_in_a_sentence(form, said, tmp_path):
+    (tmp_path / "config.toml").write_text(f'[data]\ndate_formats = ["{form}"]\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"data\.date_formats") as refusal:
+        load_settings(tmp_path)
+    assert said in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_the_contract_carries_the_listed_formats_to_the_service():
+    schema = type(
+        "Schema",
+        (pa_.DataFrameModel,),
+        {
+            "__annotations__": {"d": pd.Timestamp, "y": float},
+            "d": pa_.Field(),
+            "y": pa_.Field(metadata={"role": "target"}),
+        },
+    )
+    contract = describe(schema, "y", "regression", ("%d/%m/%Y",))
+    frame = pd.DataFrame({"d": pd.to_datetime(["2024-02-01", "2024-02-03"]), "y": [0.0, 1.0]})
+    fitted = fit_encodings(contract, frame, parts=False)
+    served = read_contract(json.loads(fitted.model_dump_json()))
+    reader = Reader(served, compile_request(served, 1), 1)
+    assert reader.read(b'{"rows": [{"d": "01/02/2024"}]}').rows == [(datetime(2024, 2, 1),)]
+    with pytest.raises(ValidationError, match="ISO 8601 or %d/%m/%Y"):
+        reader.read(b'{"rows": [{"d": "02/13/2024"}]}')
+    document = json.loads(fitted.model_dump_json())
+    del document["columns"][0]["formats"]  # as in a bundle of an earlier version
+    older = read_contract(document)
+    assert Reader(older, compile_request(older, 1), 1).read(b'{"rows": [{"d": "01/02/2024"}]}').rows == [
+        (datetime(2024, 1, 2),)
+    ]
+
+
+def test_a_validation_of_other_date_formats_is_another_one(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "schema.py").write_text("", encoding="utf-8")
+    names = set()
+    for formats in ("", 'date_formats = ["%d/%m/%Y"]'):
+        (tmp_path / "config.toml").write_text(f"[data]\n{formats}\n", encoding="utf-8")
+        names.add(validation_id(load_settings(tmp_path), "0" * 64))
+    assert len(names) == 2
 
 
 def test_a_listed_format_that_looks_like_a_standard_form_is_read_alone():
