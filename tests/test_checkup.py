@@ -173,6 +173,8 @@ def test_error_of_the_system_is_one_sentence_with_the_file(tmp_path: Path, code:
     assert said
     assert str(tmp_path) in str(said)
     assert str(said).count("\n") == 0
+    draft = OSError(code, os.strerror(code), str(tmp_path / ".tmp-1-2-x" / "a.json"))
+    assert ".tmp-" not in str(explain_os_error(draft))
     assert ": " in str(said)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flows.errors import UserError
 
+DRAFT = ".tmp-"  # of the folders in which `flows.store.files` writes first
 BACKUP = "champion.backup.json"  # what champion.json said at its last move
 REMEDIES = (  # of a file by its path, the first that matches
     ("store/alerts/champion.json", "remove it"),
@@ -62,16 +63,19 @@ def explain_os_error(error: OSError) -> Damaged | None:
     path = error.filename2 or error.filename
     if path is None or isinstance(path, int):
         return None
-    name, reason = os.fsdecode(path), error.strerror or type(error).__name__
+    whole = Path(os.fsdecode(path))
+    draft = next((folder for folder in (whole, *whole.parents) if folder.name.startswith(DRAFT)), None)
+    name = str(draft.parent if draft else whole)
+    reason = error.strerror or type(error).__name__
     if error.errno in (errno.EACCES, errno.EPERM):
         todo = "give this user the right to read and write it, and its folder"
     elif error.errno == errno.EROFS:
         todo = "make its file system writable, or let ML_STORE name another place for the store"
     elif error.errno == errno.ENOTDIR:
         blocking = next((parent for parent in Path(name).parents if parent.exists()), Path(name))
-        return Damaged(f"{blocking} is a file where a folder belongs: move it away.")
+        return Damaged(f"{blocking} is a file where a folder belongs: move it away, or name another place.")
     elif error.errno == errno.EEXIST and Path(name).is_file():
-        return Damaged(f"{name} is a file where a folder belongs: move it away.")
+        return Damaged(f"{name} is a file where a folder belongs: move it away, or name another place.")
     elif error.errno in (errno.EEXIST, errno.EISDIR):
         todo = "a file and a folder of one name are in each other's way: move away what does not belong there"
     elif error.errno == errno.ELOOP or (error.errno == errno.ENOENT and Path(name).is_symlink()):
