@@ -15,6 +15,7 @@ from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.compiling.targets import round_targets
 from flows.contract import Contract, encode, encode_target, fit_encodings, load_contract
+from flows.contract.encoding import require_answerable
 from flows.dummy import baseline_of
 from flows.errors import UserError
 from flows.exclusive import exclusive
@@ -102,6 +103,8 @@ def fit(validation: str) -> Fitted:
     contract = load_contract(settings)
     holdout = define_holdout(settings, contract, validation)
     frame, held = read_sides(settings, contract, validation, holdout, SAMPLE_ROWS)
+    if contract.problem == "regression":
+        require_answerable(contract.target, frame[contract.target])
     alarms = check_leaks(settings, contract, frame, held)
     return replace(fit_rows(settings, contract, frame, holdout), alarms=alarms)
 

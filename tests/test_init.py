@@ -406,3 +406,18 @@ def test_report_is_printed_in_plain_sentences(project):
     print_report(report, console)
     said = console.file.getvalue()
     assert all(part in said for part in ("[red]odd", '"same" is constant', "binary", "Next: uv run ml run"))
+
+
+@pytest.mark.parametrize(
+    ("times", "said"), [(1e300, "divide it by 1e30"), (1e39, "divide it by 1e3"), (1e-310, "too small")]
+)
+def test_a_target_near_the_limits_of_float_is_refused_with_what_to_divide_it_by(project, times, said):
+    values = np.random.default_rng(0).normal(size=200) * times
+    with pytest.raises(UserError, match=said) as refused:
+        _init(project, _frame(y=[repr(float(value)) for value in values]))
+    assert "\n" not in str(refused.value) and '"y"' in str(refused.value)
+
+
+def test_a_large_target_within_float32_is_taken(project):
+    values = np.random.default_rng(0).normal(size=200) * 1e30
+    assert _init(project, _frame(y=[repr(float(value)) for value in values])).problem == "regression"

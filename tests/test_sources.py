@@ -386,3 +386,21 @@ def test_zst_cut_short_is_refused(tmp_path):
     packed = pa.compress(b"a,b\n" + lines.encode(), "zstd", asbytes=True)
     _write(tmp_path / "t.csv.zst", packed[: len(packed) // 2])
     assert "cut short" in _refusal(tmp_path, "t.csv.zst")
+
+
+def test_a_value_of_a_whole_parquet_file_that_cannot_be_read_is_told_with_its_column(tmp_path):
+    beyond = pa.array([2**63, 1], pa.uint64())
+    pq.write_table(pa.table({"a": [1, 2], "값": beyond}), tmp_path / "t.parquet")
+    source = open_source("t.parquet", Reading(root=tmp_path))
+    source.schema = pa.schema([("a", pa.int64()), ("값", pa.int64())])  # as a file whose footer is wrong would have it
+    with pytest.raises(
+        UserError, match=r'Column "값" of .* holds uint64 with a value that cannot be read as int64'
+    ) as told:
+        list(source.batches())
+    assert "whole" not in str(told.value)
+
+
+def test_an_encrypted_parquet_file_is_called_that(tmp_path):
+    (tmp_path / "t.parquet").write_bytes(b"PARE" + bytes(100) + b"PARE")
+    with pytest.raises(UserError, match="an encrypted Parquet file"):
+        open_source("t.parquet", Reading(root=tmp_path))

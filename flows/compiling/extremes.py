@@ -123,7 +123,7 @@ def _numbers(column: Column, known: np.ndarray) -> set[float]:
         with np.errstate(over="ignore"):
             far = {end + sign * times * (high - low) for times in FAR for end, sign in ((low, -1), (high, 1))}
         made |= {low, high} | far
-    inside = {number for number in made if offset - reach <= number <= offset + reach}
+    inside = {number for number in made if np.isfinite(number) and offset - reach <= number <= offset + reach}
     return {float(np.floor(number)) for number in inside} if step else inside
 
 

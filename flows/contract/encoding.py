@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from flows.contract.columns import MISSING_TEXT, Column, Contract, Encoding, Part
+from flows.errors import UserError
 
+LARGEST_TARGET, SMALLEST_TARGET = 1e37, 1e-30
 EXACT = 2**24  # every integer up to here is a float32 of its own
 LARGEST = float(np.finfo(np.float32).max)
 MOST_KNOWN = 1000
@@ -77,6 +79,28 @@ def encode_target(contract: Contract, values: "pd.Series[Any]") -> np.ndarray:
     if contract.classes is None:
         return values.to_numpy(dtype=np.float64)
     return pd.Index(contract.classes).get_indexer(pd.Index(values)).astype(np.int64)
+
+
+def require_answerable(name: str, values: "pd.Series[Any]") -> None:
+    """Check that a number target is within what a model computes and answers in, which is float32.
+
+    Raises:
+        UserError: it is not; says by what to divide it.
+    """
+    numbers = np.abs(values.to_numpy(np.float64, na_value=np.nan))
+    known = numbers[np.isfinite(numbers)]
+    largest = float(known.max()) if known.size else 0.0
+    if largest > LARGEST_TARGET:
+        size, what = "as large as", "a model answers in float32 and needs room for its sums"
+    elif 0 < largest < SMALLEST_TARGET:
+        size, what = "all below", "a model answers in float32, whose parts they are too small for"
+    else:
+        return
+    raise UserError(
+        f'The target "{name}" has values {size} {largest:.2g}, and {what} (from {SMALLEST_TARGET:.0e} to '
+        f"{LARGEST_TARGET:.0e}): divide it by 1e{int(np.floor(np.log10(largest)))} in the source, and multiply the "
+        "answers by that."
+    )
 
 
 def _encode_text(values: "pd.Series[Any]", missing: str) -> "pd.Series[Any]":

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from flows.contract.columns import Label
+from flows.contract.encoding import require_answerable
 from flows.errors import UserError, nearest
 from flows.init.profiles import Profile
 from flows.init.roles import NEAR_UNIQUE, find_minimum, is_sequence
@@ -53,6 +54,8 @@ def set_goal(profile: Profile, problem: Problem | None) -> Goal:
     _refuse_unlearnable(profile)
     found, reason = (problem, "as told") if problem else _infer(profile)
     _refuse_mismatch(profile, found)
+    if found == "regression":
+        require_answerable(profile.name, profile.values)
     classes = None if found == "regression" else profile.whole and profile.kind == "number"
     settled = profile.read_as("integer") if classes else profile
     field = Field(

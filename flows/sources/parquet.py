@@ -49,15 +49,38 @@ class ParquetSource(FileSource):
         # Spark's moments of 96 bits go beyond nanoseconds of 64.
         with self._explain(), pq.ParquetFile(self.file.path, coerce_int96_timestamp_unit="us") as file:
             for batch in file.iter_batches(BATCH_ROWS):
-                yield cast_batch(batch, self.schema)
+                try:
+                    made = cast_batch(batch, self.schema)
+                except pa.ArrowInvalid as error:
+                    raise UserError(self._explain_value(batch, error)) from None
+                yield made
 
     @contextlib.contextmanager
     def _explain(self) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        except pa.ArrowNotImplementedError as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(
+                f'"{self.uri}" is a Parquet file with something in it that cannot be read here ({reason}): write it '
+                "with plain columns, as pandas and pyarrow do."
+            ) from None
+        except (pa.ArrowInvalid, OSError) as error:
             reason = str(error).splitlines()[0].split(":")[0].rstrip(".")
             raise UserError(f'"{self.uri}" is no whole Parquet file ({reason}): fetch it again.') from None
+
+    def _explain_value(self, batch: pa.RecordBatch, error: Exception) -> str:
+        """Return what value cannot be read, where the file itself is whole."""
+        reason = str(error).splitlines()[0].rstrip(".")
+        for column, field in zip(batch.columns, self.schema, strict=True):
+            try:
+                _cast(column, field.type)
+            except pa.ArrowInvalid:
+                return (
+                    f'Column "{field.name}" of "{self.uri}" holds {column.type} with a value that cannot be read as '
+                    f"{field.type} ({reason}): write it within those bounds, or as text."
+                )
+        return f'"{self.uri}" holds a value that cannot be read ({reason}): write it as text.'
 
 
 def cast_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

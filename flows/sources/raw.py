@@ -28,6 +28,7 @@ FOREIGN = {
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"SQLite format 3": "an SQLite database",
     b"ARROW1": "an Arrow file",
+    b"PARE": "an encrypted Parquet file",
 }
 
 
