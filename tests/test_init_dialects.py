@@ -136,6 +136,14 @@ def test_a_marker_is_found_among_dates_too_and_stays_a_category_of_a_text(projec
     assert plan.categories == ("-", "basic", "none", "plus") and not plan.nullable
 
 
+def test_a_marker_of_one_column_is_said_of_every_column_that_it_makes_one_of_numbers(project):
+    report, written = init(
+        project, table(pulse=["1.5", "2.5", "3.5", "none"], code=["1", "2", "none"], job=["a", "none"])
+    )
+    assert written == {"missing": ["none"]} and kinds(report)["code"] == "integer" and kinds(report)["job"] == "text"
+    assert [note.split('"')[3] for note in report.notes] == ["pulse", "code"]
+
+
 def test_other_words_among_numbers_are_no_markers(project):
     report, written = init(project, table(size=["1", "2", "3", "large"], flag=["1", "-"], code=["1", "2", "A", "none"]))
     assert written == {} and {kinds(report)[name] for name in ("size", "flag", "code")} == {"text"}

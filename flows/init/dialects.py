@@ -98,6 +98,11 @@ def find_format(
             every = pd.concat([pd.Series(counts) for counts in marks.values()])
             most = every.groupby(level=0).sum().sort_values(ascending=False, kind="stable")
             told = _add(told, {"missing": tuple(most.index)})
+        listed = told.missing if isinstance(told.missing, tuple) else ()
+        for column in cells if listed else ():
+            held = column.texts.isin(listed)
+            if column.name not in marks and held.any() and _is_readable(column.without(listed), told, formats):
+                marks[column.name] = dict(zip(column.texts[held], map(int, column.counts[held]), strict=True))
         doubts += _doubt_labels(labels, told) if labels else []
         notes = [*_say(told, table.num_columns), *(_say_marks(name, marks[name]) for name in marks)]
     else:
@@ -270,7 +275,7 @@ def _say(dialect: Dialect, columns: int) -> list[str]:
     if dialect.header is False:
         said.append(
             f"It has no header: its columns are called column_1 to column_{columns}, in order "
-            '(header = true says otherwise, header = ["…", …] names them).'
+            '(header = true under [data] says otherwise, header = ["…", …] names them).'
         )
     if dialect.trim:
         said.append("Spaces around names and values are dropped.")
