@@ -113,16 +113,28 @@ def smoke_service(settings: Settings) -> Iterator[SmokeService]:
 
 
 def ask(base: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer of the service at the address `base` to a request.
+    """Return the answer of the service at the address `base` to a request; a busy one is asked again.
 
     Raises:
         UserError: it refused or failed.
     """
+    end = time.monotonic() + REQUEST_SECONDS
+    while (answer := _ask(base, body)) is None:
+        if time.monotonic() > end:
+            raise UserError(f"The service at {base} was too busy for the smoke test for {REQUEST_SECONDS:.0f} s.")
+        time.sleep(1.0)
+    return answer
+
+
+def _ask(base: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the answer of the service, None where it says that it is busy."""
     request = urllib.request.Request(f"{base}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
             return dict(json.load(answer))
     except urllib.error.HTTPError as error:
+        if error.code == 503 and "Retry-After" in error.headers:
+            return None
         said = error.read().decode(errors="replace")[:500]
         raise UserError(f"The service answered the smoke test with {error.code}: {said}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:

@@ -67,6 +67,8 @@ class Document:
 class TypedService(bentoml.Service[Any]):
     """A BentoML service whose documentation shows the types of the bundle that it serves, behind a `Front`."""
 
+    _made: tuple[Bundle | None, Document] | None = None
+
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Return the application that the server runs."""
         app: Any = super().to_asgi(is_main)
@@ -84,17 +86,23 @@ class TypedService(bentoml.Service[Any]):
 
     @property
     def openapi_spec(self) -> Any:
-        """BentoML's document with the request type of the bundle in service, and `/model`."""
-        document = super().openapi_spec.asdict()
+        """BentoML's document with the request type of the bundle in service, and `/model`; made once for a bundle."""
+        bundle = serving.bundle
+        if self._made is None or self._made[0] is not bundle:
+            self._made = bundle, Document(self._describe(bundle))
+        return self._made[1]
+
+    def _describe(self, bundle: Bundle | None) -> dict[str, Any]:
+        document: dict[str, Any] = super().openapi_spec.asdict()
         document["info"].pop("contact", None)
         document["components"]["schemas"]["Error"] = ERROR
         document["paths"]["/model"] = {"get": _describe_model()}
         operation = document["paths"]["/predict"]["post"]
         # BentoML's keys are numbers: beside them, texts would be in the document twice.
         operation["responses"] = {"200": operation["responses"][200]} | _describe(REFUSALS)
-        if serving.bundle is not None:
-            add_types(document, serving.bundle)
-        return Document(document)
+        if bundle is not None:
+            add_types(document, bundle)
+        return document
 
 
 def add_types(document: dict[str, Any], bundle: Bundle) -> None:

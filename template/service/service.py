@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from contextlib import suppress
+from functools import lru_cache
 from typing import cast
 
 import bentoml
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from service.bundle import Bundle
 from service.endpoint import Accepted, Answer, PredictRequest, PredictResponse, Refusal
 from service.front import refuse
 from service.gate import Gate
@@ -31,8 +33,12 @@ WORKERS = int(os.environ.get("ML_SERVICE__WORKERS") or 1)
 async def show_model(_: Request) -> JSONResponse:
     """Answer `GET /model`."""
     bundle = serving.bundle
-    if bundle is None:
-        return refuse(503, "no_model", NO_MODEL)
+    return refuse(503, "no_model", NO_MODEL) if bundle is None else describe(bundle)
+
+
+@lru_cache(maxsize=1)
+def describe(bundle: Bundle) -> JSONResponse:
+    """Return what `GET /model` answers; the schema of a wide model takes long to make."""
     names = ("name", "version", "created", "problem", "runtime", "data_digest", "commit", "run_id", "metrics")
     return JSONResponse(
         {name: bundle.meta.get(name) for name in names}
