@@ -1,15 +1,17 @@
 """What in a project's own files is damaged, missing or in the way: what `ml doctor` prints, a sentence for each."""
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from flows.connection import MLFLOW_REMEDY, mlflow_database
-from flows.databases import check_database
+from flows.connection import MLFLOW_REMEDY, is_embedded, mlflow_database
+from flows.databases import WAIT_SECONDS, check_database
 from flows.environment import prefect_database
 from flows.errors import UserError
 from flows.growing import Line
@@ -17,6 +19,8 @@ from flows.monitoring.loop import Loop
 from flows.monitoring.windows import Window
 from flows.processes import Record as Process
 from flows.processes import run_folder
+from flows.relocation import local_path
+from flows.saved import FILE
 from flows.sections import is_address
 from flows.server import PREFECT_REMEDY
 from flows.settings import Settings
@@ -49,7 +53,7 @@ FOLDERS = ("bundles", "verdicts", "quarantine", "windows", "holdouts", "snapshot
 
 def find_damage(settings: Settings) -> Iterator[str]:
     """Yield a sentence for each thing that is wrong; what decides most comes first."""
-    for subject in (_check_folders, _check_databases, _check_champion, _check_records, _check_rows):
+    for subject in (_check_folders, _check_databases, _check_champion, _check_registry, _check_records, _check_rows):
         for check in subject(settings):
             try:
                 check()
@@ -89,6 +93,48 @@ def _check_champion(settings: Settings) -> Iterator[Callable[[], object]]:
 
     yield check
     yield partial(read_latest, settings.store_path)
+
+
+REGISTERED = """
+    select v.version, r.run_uuid, r.lifecycle_stage, v.storage_location
+    from registered_model_aliases a
+    join model_versions v on v.name = a.name and v.version = a.version
+    left join runs r on r.run_uuid = v.run_id
+    where a.name = ? group by v.version
+"""
+
+
+def _check_registry(settings: Settings) -> Iterator[Callable[[], object]]:
+    """Look at what of the embedded MLflow was deleted: the experiment, and the versions that have an alias."""
+    database = mlflow_database(settings)
+    if is_embedded(settings) and database.is_file():
+        yield partial(_require_registered, settings.project.name, database)
+
+
+def _require_registered(name: str, database: Path) -> None:
+    """Check that the project's experiment is active, and that versions with an alias have their run and their model.
+
+    Raises:
+        UserError: something of it was deleted.
+    """
+    try:
+        with closing(sqlite3.connect(database, timeout=WAIT_SECONDS)) as connection:
+            stages = connection.execute("select lifecycle_stage from experiments where name = ?", (name,)).fetchall()
+            versions = connection.execute(REGISTERED, (name,)).fetchall()
+    except sqlite3.Error:  # no table yet, or what the check of the database has said
+        return
+    if ("deleted",) in stages:
+        raise UserError(f'The experiment "{name}" was deleted in MLflow: the next training restores it.')
+    for version, run, stage, place in versions:
+        if stage == "deleted":
+            raise UserError(f"The run of version {version} was deleted in MLflow: the next evaluation restores it.")
+        path = local_path(place) if place and place.startswith("file:") else None
+        if run is None or (path and not (path / FILE).is_file()):
+            lost = "its run is gone" if run is None else f"{path} has no {FILE}"
+            raise UserError(
+                f"Version {version} is not whole in MLflow ({lost}): bring it back from a backup, or run `ml train`, "
+                "which makes the version again."
+            )
 
 
 def _check_records(settings: Settings) -> Iterator[Callable[[], object]]:

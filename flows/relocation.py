@@ -94,7 +94,7 @@ def _bring(old: str, artifacts: Path) -> None:
     comes. A folder that is no project any more holds what was written there after this project was moved away.
     """
     root, rest = _split(old)
-    source, project = _path(old), _path(root)
+    source, project = local_path(old), local_path(root)
     target = artifacts / rest.lstrip("/")
     if not source.is_dir() or (target.is_dir() and (project / FILE_NAME).is_file()):
         return
@@ -106,5 +106,6 @@ def _bring(old: str, artifacts: Path) -> None:
                 made.replace(place)
 
 
-def _path(uri: str) -> Path:
+def local_path(uri: str) -> Path:
+    """Return the path of a `file:` URI, or of what is a path already."""
     return Path(urllib.request.url2pathname(urllib.parse.urlparse(uri).path) if uri.startswith("file:") else uri)

@@ -3,13 +3,17 @@
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from flows.checkup import _check_registry
 from flows.connection import mlflow_database
-from flows.relocation import relocate_artifacts
+from flows.errors import UserError
+from flows.relocation import local_path, relocate_artifacts
 from flows.settings import Settings, load_settings
 from flows.tracking import Registry
 
@@ -134,3 +138,38 @@ def test_killed_repair_changes_nothing(original: Path, tmp_path: Path, monkeypat
     assert uris_of(database) == before
     assert relocate_artifacts(database, artifacts) > 0
     assert relocate_artifacts(database, artifacts) == 0
+
+
+def test_doctor_finds_what_was_deleted_in_mlflow(original: Path) -> None:
+    settings = load_settings(original)
+    registry = open_registry(settings)
+    run = only_run(settings)
+    place = registry.client.get_run(run).info.artifact_uri
+    (local_path(place) / "model.skops").touch()
+    registry.client.create_registered_model(registry.name)
+    registry.client.create_model_version(registry.name, place, run)
+    registry.set_alias("champion", "1")
+    found = partial(_said, settings)
+    assert found() == ""
+    registry.client.delete_run(run)
+    assert "was deleted in MLflow: the next evaluation restores it" in found()
+    registry.restore_run(run)
+    assert found() == ""
+    registry.client.delete_experiment(registry.experiment_id())
+    assert 'The experiment "moved" was deleted in MLflow: the next training restores it.' in found()
+    registry.experiment_id()
+    assert found() == ""
+    shutil.rmtree(original / ".ml" / "mlflow" / "artifacts")
+    assert "Version 1 is not whole in MLflow" in found()
+
+
+def _said(settings: Settings) -> str:
+    return " ".join(said for check in _check_registry(settings) for said in [_sentence(check)] if said)
+
+
+def _sentence(check: Callable[[], object]) -> str:
+    try:
+        check()
+    except UserError as error:
+        return str(error)
+    return ""
