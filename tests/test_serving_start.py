@@ -3,13 +3,17 @@
 import os
 import re
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import httpx
 import pytest
 from service_server import wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 
+from flows import smoke
 from flows.bento_home import new_bento_home
 from flows.commands import serve
 from flows.errors import UserError
@@ -151,3 +155,25 @@ def test_counts_of_a_service_outlive_the_smoke_test_beside_it(
             assert 'ml_predictions_total{model_version="1"} 4.0' in client.get("/metrics").text
     finally:
         child.stop()
+
+
+def test_smoke_test_asks_a_busy_service_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([(503, {"Retry-After": "1"}, b"{}"), (200, {}, b'{"predictions": []}')])
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            status, headers, body = next(answers)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    monkeypatch.setattr(smoke.time, "sleep", lambda _: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        assert smoke.ask(f"http://127.0.0.1:{server.server_address[1]}", {"rows": []}) == {"predictions": []}
+        server.shutdown()
