@@ -512,6 +512,16 @@ def test_labels_join_by_the_id_that_callers_sent(tmp_path):
     assert labelled(tmp_path, frame, SAMPLE) == {"a/0": "yes", "c/0": "yes"}
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_labels_are_read_in_the_notation_of_the_data_with_or_without_its_header(tmp_path, header):
+    (tmp_path / "labels.csv").write_text("request_id;row;y\na;1; yes\na;0;no\n", encoding="cp949")
+    data = {"delimiter": ";", "encoding": "cp949", "trim": True, "header": header}
+    settings = Settings(root=tmp_path, data=data, monitor=Monitor(labels="labels.csv"))
+    known = contract(Column(name="id no", kind="integer", role="id"))
+    found = read_labels(settings, known, [SAMPLE]).join(SAMPLE)
+    assert found["label"].tolist() == ["no", "yes"]
+
+
 @pytest.mark.parametrize("target", ["row", "request_id"])
 def test_a_target_with_the_name_of_a_key_is_a_target(tmp_path, target):
     column = Column(name=target, kind="text", role="target")

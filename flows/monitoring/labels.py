@@ -1,6 +1,7 @@
 """What came true, joined to the rows of windows: by request id and row, or by the id that callers sent along."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,9 @@ from flows.contract.checking import clean, require_columns, typed
 from flows.contract.columns import Column, Kind
 from flows.errors import UserError
 from flows.monitoring.frames import plain_text
+from flows.sections import Dialect
 from flows.settings import Settings
-from flows.sources import Reading, open_source, read_through
+from flows.sources import Reading, Source, open_source, read_through
 from service.grammar import normalize
 
 if TYPE_CHECKING:
@@ -48,9 +50,7 @@ def read_labels(settings: Settings, contract: Contract, samples: list[pd.DataFra
     """
     keys: dict[str, Kind] = {REQUEST: "text", ROW: "integer"}
     kinds = contract.kinds | {name: kind for name, kind in keys.items() if name != contract.target}
-    source = open_source(
-        settings.monitor.labels or "", Reading(kinds, settings.root, settings.fetch, dialect=settings.data.dialect)
-    )
+    source = _open_labels(settings, kinds, contract.target)
     by = join_columns(source.schema.names, contract, source.uri)
     wanted = {key for sample in samples for key in keys_of(sample, by)} - {""}
 
@@ -60,6 +60,18 @@ def read_labels(settings: Settings, contract: Contract, samples: list[pd.DataFra
 
     found = read_through(source, gather)
     return Labels(by, found[~found.index.duplicated(keep="last")])
+
+
+def _open_labels(settings: Settings, kinds: dict[str, str], target: str) -> Source:
+    """Open the labels, which may have a header where the table that was learned from has none."""
+    dialect, uri = settings.data.dialect, settings.monitor.labels or ""
+    if dialect.header is not True or dialect.skip_lines:
+        headed = Dialect(**(dialect.model_dump(exclude_unset=True) | {"header": True, "skip_lines": 0}))
+        with suppress(UserError):
+            source = open_source(uri, Reading(kinds, settings.root, settings.fetch, dialect=headed))
+            if target in source.schema.names:
+                return source
+    return open_source(uri, Reading(kinds, settings.root, settings.fetch, dialect=dialect))
 
 
 def join_columns(present: list[str], contract: Contract, uri: str) -> tuple[str, ...]:
