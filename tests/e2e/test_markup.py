@@ -236,6 +236,7 @@ def test_prefects_artifacts_and_runs_run_nothing(planted: Planted) -> None:
         look_at(planted, f"{base}/artifacts/artifact/{artifact}", words=(key, words.get(key, key)))
     for run in planted.prefect("/flow_runs/filter", limit=20):
         look_at(planted, f"{base}/runs/flow-run/{run['id']}", words=(run["name"], "Logs"))
+    look_at(planted, f"{base}/events", words=("Event Feed",))
 
 
 def test_the_services_pages_run_nothing(planted: Planted) -> None:
