@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from flows.errors import UserError
 from flows.store.files import digest_file, digest_json
 
 SHAPING = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow", "skl2onnx", "onnxruntime")
@@ -109,6 +110,21 @@ def shaping_packages() -> dict[str, str]:
 def installed_packages() -> dict[str, str]:
     """Return the versions of all installed distributions by name."""
     return dict(sorted((d.name.lower(), d.version) for d in distributions() if d.name))
+
+
+def is_behind(root: Path, commit: str, other: str | None) -> bool:
+    """Return True if `commit` is an ancestor of `other`; False where `other` is none or not of this history.
+
+    Raises:
+        UserError: the clone is too shallow to know.
+    """
+    if other is None or commit == other:
+        return False
+    if _git(root, "rev-parse", "--verify", "-q", f"{other}^{{commit}}") is None:
+        if _git(root, "rev-parse", "--is-shallow-repository") == "true":
+            raise UserError(f"Commit {other[:12]} is not in this shallow clone: fetch the history (fetch-depth: 0).")
+        return False
+    return _git(root, "merge-base", "--is-ancestor", commit, other) is not None
 
 
 def _git(root: Path, *words: str) -> str | None:

@@ -47,31 +47,53 @@ class Runner:
         self.ran: list[str] = []
         self.meanwhile: dict[str, Callable[[], object]] = {}  # of a job: what happens while it waits
         self.services: dict[str, str] = {}  # of a service container: its address for the job, and its stand-in's
+        self.called: dict[str, str] = {}  # of a called workflow: how it ends, without running it
         self.summary = project.with_name("summary.md")
         self.output = ""
 
-    def run(self, name: str, event: str = "push", **contexts: dict[str, Any]) -> dict[str, str]:
+    def run(self, name: str, event: str = "push", sha: str | None = None, **contexts: dict[str, Any]) -> dict[str, str]:
         """Run a workflow and return how each job ended."""
-        path = self.project / ".github" / "workflows" / name
-        self.workflow = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        self.workflow = self._read(name)
         self.ran.clear()
         self.summary.write_text("", encoding="utf-8")
-        github = {"event_name": event, "repository": "Acme/Shop-Churn", "sha": "0" * 40, "ref": "refs/heads/main"}
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=self.project, capture_output=True, text=True)
+        sha = sha or head.stdout.strip()
+        github = {"event_name": event, "repository": "Acme/Shop-Churn", "sha": sha, "ref": "refs/heads/main"}
         github |= {"workflow": self.workflow["name"], "actor": "somebody", "token": "t"}
         self.contexts = {"github": github, "vars": {}, "secrets": {}, "inputs": {}} | contexts
+        return {key: value["result"] for key, value in self._jobs().items()}
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.project / ".github" / "workflows" / name
+        return dict(yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader))
+
+    def _jobs(self) -> dict[str, dict[str, Any]]:
         results: dict[str, dict[str, Any]] = {}
         for key, job in self.workflow["jobs"].items():  # each stands below those that it needs
             self.meanwhile.get(key, lambda: None)()
             needs = job.get("needs", [])
             needed = {n: results[n] for n in ([needs] if isinstance(needs, str) else needs)}
             results[key] = self._job(job, self.contexts | {"needs": needed})
-        return {key: value["result"] for key, value in results.items()}
+        return results
+
+    def _call(self, name: str) -> dict[str, Any]:
+        """Run the jobs of a workflow that a job calls: with its own `env`, and the caller's event."""
+        if name in self.called:
+            return {"result": self.called[name], "outputs": {}}
+        caller, self.workflow = self.workflow, self._read(name)
+        try:
+            ended = {job["result"] for job in self._jobs().values()}
+        finally:
+            self.workflow = caller
+        return {"result": "failure" if "failure" in ended else "success", "outputs": {}}
 
     def _job(self, job: dict[str, Any], contexts: dict[str, Any]) -> dict[str, Any]:
         ended = [need["result"] for need in contexts["needs"].values()]
         failed = "failure" in ended
         if not self._holds(job.get("if", ""), contexts, failed, all(result == "success" for result in ended)):
             return {"result": "skipped", "outputs": {}}
+        if "uses" in job:
+            return self._call(Path(job["uses"].split()[0]).name)
         env = self._texts(self.workflow.get("env", {}), contexts)
         env |= self._texts(job.get("env", {}), contexts)
         env = {name: self.services.get(value, value) for name, value in env.items()}
@@ -98,7 +120,7 @@ class Runner:
         done = subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
             cwd=self.project,
-            env=self.environment | env | {"CI": "true"} | files,
+            env=self.environment | env | {"CI": "true", "GITHUB_SHA": contexts["github"]["sha"]} | files,
             capture_output=True,
             text=True,
             timeout=900,

@@ -17,7 +17,7 @@ from conftest import Render
 from docker_support import DockerHost
 from e2e.support import make_project, prefect_server
 from service_server import serve
-from template_support import clean_environment, commit_all
+from template_support import clean_environment, commit_all, git
 from test_images import find_uv
 
 pytestmark = pytest.mark.slow
@@ -90,7 +90,9 @@ def runner(
     environment = clean_environment() | {"PATH": f"{Path(uv).parent}:{os.environ['PATH']}", "UV_PYTHON": sys.executable}
     subprocess.run([uv, "lock", "--quiet"], cwd=root, env=environment, check=True, timeout=300)
     commit_all(root)
+    commit_all(root)  # an older and a newer commit
     made = Runner(expressions, root, environment, registry.stand_ins())
+    made.called["ci.yml"] = "success"  # the test below runs it
     made.services["postgresql://postgres@127.0.0.1:5432/postgres"] = postgres
     return made
 
@@ -104,9 +106,19 @@ def test_ci_passes_in_a_new_project(runner):
     assert "| floor |" in said
 
 
+def test_nothing_is_built_or_released_where_the_checks_fail(runner, registry, monkeypatch):
+    monkeypatch.setitem(runner.called, "ci.yml", "failure")
+    servers = {"PREFECT_API_URL": "http://127.0.0.1:9", "ML_ENVIRONMENTS__STAGING__STORE": "nowhere"}
+    ended = runner.run("deploy.yml", vars=servers)
+    assert (ended["ci"], ended["deploy-ok"]) == ("failure", "failure")
+    assert {ended[name] for name in ("image", "flows", "staging", "production")} == {"skipped"}
+    assert registry.pushed == []
+
+
 def test_deploy_without_an_environment_ends_after_the_images_and_says_what_to_set(runner, registry):
     ended = runner.run("deploy.yml")
     assert ended == {
+        "ci": "success",
         "image": "success",
         "flows": "skipped",
         "staging": "skipped",
@@ -150,7 +162,7 @@ def environments(folder: Path, *hosts: DockerHost) -> Iterator[tuple[dict[str, s
         yield values, staging, production
 
 
-ALONE = {"image": "skipped", "flows": "skipped", "staging": "skipped"}
+ALONE = {"ci": "skipped", "image": "skipped", "flows": "skipped", "staging": "skipped"}
 
 
 def test_deploy_and_retrain_with_servers_and_environments(runner, registry, tmp_path, monkeypatch):
@@ -220,6 +232,14 @@ def test_late_approval_releases_what_this_run_has_proved_and_a_dispatch_its_envi
 
         ended = dispatch("staging")
         assert (ended["staging"], ended["production"], ended["deploy-ok"]) == ("success", "skipped", "success")
+        assert [list(host.running.values()) for host in hosts] == [[IMAGE], ["churn:2"]]
+
+        newest = git(runner.project, "rev-parse", "HEAD").strip()
+        older = git(runner.project, "rev-list", "--max-parents=0", "HEAD").strip()
+        assert newest != older
+        ended = runner.run("deploy.yml", sha=older, vars=values)  # its checks took longer than those of the newest
+        assert (ended["staging"], ended["production"], ended["deploy-ok"]) == ("success", "skipped", "success")
+        assert f"is behind {newest}" in runner.output
         assert [list(host.running.values()) for host in hosts] == [[IMAGE], ["churn:2"]]
 
         ended = dispatch("production", bundle="9-0123456789ab")

@@ -26,11 +26,14 @@ def release(
         typer.FileTextWrite | None,
         typer.Option(mode="a", encoding="utf-8", help="Append the bundle and the image that were proved to this file."),
     ] = None,
+    commit: Annotated[
+        str | None, typer.Option(help="The commit that releases: nothing is done where a later one has.")
+    ] = None,
 ) -> None:
     """Bring the champion, and the image, to an environment; prove both there, or restore both."""
     from flows.commands.release import release_to
 
-    release_to(to, source, bundle or None, image or None, breaking, why, output)
+    release_to(to, source, bundle or None, image or None, breaking, why, output, commit or None)
 
 
 @app.command()
@@ -58,8 +61,16 @@ def environments() -> None:
 
 
 @app.command()
-def pool() -> None:
+def pool(
+    commit: Annotated[
+        str | None, typer.Option(help="The commit whose flows are deployed next: it is noted, unless a later one is.")
+    ] = None,
+    output: Annotated[
+        typer.FileTextWrite | None,
+        typer.Option(mode="a", encoding="utf-8", help="Append the commit to this file, unless a later one is noted."),
+    ] = None,
+) -> None:
     """Make the project's work pool on the Prefect server, unless it is there; flows are deployed to it."""
     from flows.commands.pool import make_pool
 
-    make_pool()
+    make_pool(commit or None, output)

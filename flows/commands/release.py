@@ -18,13 +18,15 @@ from flows.contract.compatibility import breaking_changes
 from flows.errors import Refused, UserError, nearest
 from flows.ports import is_loopback
 from flows.privacy import open_for_others
+from flows.provenance import is_behind
 from flows.sections import Environment
 from flows.settings import Settings
 from flows.store.bundles import Bundle, find_bundle, open_bundle
 from flows.store.champion import Champion, move_champion, read_champion, require_champion, taken_out
-from flows.store.files import digest_folder, publish, scratch, sole
-from flows.store.reach import remove
+from flows.store.files import digest_folder, publish, read_json, scratch, sole, write_json
+from flows.store.reach import look_again, remove
 
+RELEASED = "released.json"
 TODO = "`ml environments` shows what serves where."
 
 
@@ -36,6 +38,7 @@ def release_to(
     breaking: bool = False,
     why: str = "released",
     output: TextIO | None = None,
+    commit: str | None = None,
 ) -> None:
     """Put a model into service in the environment `name`.
 
@@ -47,6 +50,7 @@ def release_to(
         breaking: Release even if callers must change their requests.
         why: For the history.
         output: What takes `bundle=…` and `image=…` once they are proved.
+        commit: The commit that releases; where a later one has released there, nothing is done.
 
     Raises:
         UserError: it cannot be brought there, or was not proved; champion and image are what they were.
@@ -61,6 +65,10 @@ def release_to(
     image = image or running_image(settings, name, source)
     with sole(target / "release.lock", f"Another release to {name} is at work: wait until it ends."):
         recover(settings, name)
+        last = released_commit(target)
+        if commit and is_behind(settings.root, commit, last):
+            console.print(f"Nothing is released to {name}: commit {commit[:12]} is behind {last}, which was.")
+            return
         if settings.environments[name].host:
             open_for_others(target)  # its container reads it as a user of its own
         before = read_champion(target)
@@ -70,11 +78,20 @@ def release_to(
         except Exception as error:
             alert_failure(settings, name, bundle, read_champion(target), error)
             raise
+        if commit:
+            write_json(target / RELEASED, {"commit": commit})
         alert_release(settings, name, before, require_champion(target), why)
     console.print(f"[green]✓[/] [bold]version {bundle.version}[/] serves in {name} ({escape(why)})")
     console.print(f"  bundle {bundle.name}{f', image {escape(image)}' if image else ''}", soft_wrap=True)
     if output is not None:
         output.write(f"bundle={bundle.name}\nimage={image or ''}\n")
+
+
+def released_commit(store: Path) -> str | None:
+    """Return the commit that has released to `store` last, None where none was named."""
+    look_again(store / RELEASED)
+    found = read_json(store / RELEASED)
+    return str(found["commit"]) if found else None
 
 
 def find_environment(settings: Settings, name: str) -> Environment:
