@@ -24,7 +24,15 @@ from typing import Any
 
 import yaml
 
-PORTS = {"postgres": 5432, "prefect": 4200, "mlflow": 5000, "service": 3000, "prometheus": 9090, "worker": 9464}
+PORTS = {
+    "postgres": 5432,
+    "prefect": 4200,
+    "mlflow": 5000,
+    "service": 3000,
+    "prometheus": 9090,
+    "worker": 9464,
+    "alertmanager": 9093,
+}
 PATHS = ("app", "artifacts", "etc/prometheus", "prometheus", "store", "tmp")
 VENV = "/opt/venv/bin"  # where the image has its packages; here it is this environment
 Service = dict[str, Any]
@@ -43,8 +51,17 @@ def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Service]
             raise ValueError(f"{name}: {text}")
         return variables.get(name) or (text if operator == "-" else "")
 
-    text = re.sub(r"\$\{(\w+)(?::([?-])([^}]*))?\}", value, path.read_text(encoding="utf-8"))
-    services: dict[str, Service] = yaml.safe_load(text)["services"]
+    def filled(part: Any) -> Any:
+        """Each text is filled in once it is read: a value may hold what YAML takes for its own."""
+        if isinstance(part, dict):
+            return {key: filled(each) for key, each in part.items()}
+        if isinstance(part, list):
+            return [filled(each) for each in part]
+        if not isinstance(part, str):
+            return part
+        return re.sub(r"(?<!\$)\$\{(\w+)(?::([?-])([^}]*))?\}", value, part).replace("$$", "$")
+
+    services: dict[str, Service] = filled(yaml.safe_load(path.read_text(encoding="utf-8"))["services"])
     waits = {name: service.get("depends_on", {}) for name, service in services.items()}
     return {name: services[name] for name in TopologicalSorter(waits).static_order()}
 

@@ -21,6 +21,7 @@ OURS = {
     "Dockerfile",
     "README.md",
     "config.toml",
+    "ops/alertmanager.yaml",
     "ops/alerts.yaml",
     "ops/compose.objects.yaml",
     "ops/compose.yaml",

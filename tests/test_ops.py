@@ -1,15 +1,19 @@
 """ops/: the compose file, the alert rules and the dashboard, held against the real service and a real Prometheus."""
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from graphlib import TopologicalSorter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +85,7 @@ def test_compose_keeps_its_schema(ops, name):
 
 def test_compose_brings_up_all_that_a_project_needs(compose):
     names = {"postgres", "prefect", "mlflow", "worker", "flows", "service", "prometheus", "grafana"}
+    names |= {"alertmanager"}
     assert set(compose["services"]) == names
     used = {v.partition(":")[0] for s in compose["services"].values() for v in s.get("volumes", ()) if v[0] not in "./"}
     assert used == set(compose["volumes"])
@@ -90,6 +95,7 @@ def test_every_container_is_bounded_watched_and_confined(compose):
     for name, service in compose["services"].items():
         assert service["mem_limit"], name
         assert service["cpus"], name
+        assert {"max-size", "max-file"} <= service["logging"]["options"].keys(), name
         assert service["restart"], name
         assert name in ONE_SHOT or service["healthcheck"]["retries"], name
         if name != "postgres":  # it changes to its user by itself
@@ -164,7 +170,7 @@ def test_who_is_waited_for_is_healthy_first(compose):
 
 def test_ports_are_open_on_the_loopback_alone(compose):
     ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
-    assert len(ports) == len({port.split(":")[1] for port in ports}) == 5
+    assert len(ports) == len({port.split(":")[1] for port in ports}) == 6
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -188,6 +194,7 @@ def test_addresses_inside_compose_name_its_services_and_their_ports(compose, ops
         "prometheus": "9090",
         "worker": "9464",
     }
+    listens["alertmanager"] = "9093"
     texts = [json.dumps(compose), *(p.read_text(encoding="utf-8") for p in ops.rglob("*.yaml") if p.parent != ops)]
     texts.append((ops / "prometheus.yaml").read_text(encoding="utf-8"))
     called = {pair for text in texts for pair in re.findall(r"[/@\"]([a-z]+):(\d{4})\b", text)}
@@ -222,6 +229,100 @@ def test_dashboard_asks_the_source_that_is_provisioned(ops, name):
             apart_x = place["x"] + place["w"] <= other["x"] or other["x"] + other["w"] <= place["x"]
             apart_y = place["y"] + place["h"] <= other["y"] or other["y"] + other["h"] <= place["y"]
             assert apart_x or apart_y, panel["title"]
+
+
+def test_no_address_holds_a_password(ops):
+    """In an address @ : / % # of a password would mean something else; and addresses are logged."""
+    nasty = "p@ss:w/rd%41#?&=+ '\""
+    services = read_compose(ops / "compose.yaml", {"POSTGRES_PASSWORD": nasty, "GRAFANA_PASSWORD": nasty})
+    for name in ("prefect", "mlflow"):
+        environment = services[name]["environment"]
+        assert environment["PGPASSWORD"] == nasty
+        assert [key for key, value in environment.items() if nasty in str(value)] == ["PGPASSWORD"]
+    assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == nasty
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [True, False])
+def test_an_alert_arrives_at_the_webhook_that_is_set(ops, tmp_path, told):
+    """Prometheus sees no service, tells Alertmanager, and that tells the webhook; without one, nobody."""
+    prometheus = need("prometheus", "prometheus")
+    alertmanager = need("prometheus-alertmanager", "prometheus-alertmanager")
+    arrived: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            arrived.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    ports = free_ports(2)
+    url = f"http://127.0.0.1:{server.server_port}/hook?token=a%40b&c=|d" if told else ""
+    service = read_compose(ops / "compose.yaml", PASSWORDS | {"ALERTMANAGER_WEBHOOK": url})["alertmanager"]
+    (script,) = service["command"]
+    places = {"/tmp/": f"{tmp_path}/", "/etc/alertmanager/": f"{tmp_path}/etc/", "=/alertmanager": f"={tmp_path}/am"}
+    for there, here in places.items():
+        script = script.replace(there, here)
+    script = script.replace("exec alertmanager", f"exec {alertmanager} --web.listen-address=127.0.0.1:{ports[0]}")
+    (tmp_path / "etc").mkdir()
+    text = (ops / "alertmanager.yaml").read_text(encoding="utf-8")
+    text = text.replace("group_wait: 10s", "group_wait: 1s")
+    (tmp_path / "etc" / "alertmanager.yaml").write_text(text, encoding="utf-8")
+    text = (ops / "prometheus.yaml").read_text(encoding="utf-8").replace("10s", "1s")
+    text = text.replace("alertmanager:9093", f"127.0.0.1:{ports[0]}").replace("service:3000", "127.0.0.1:9")
+    (tmp_path / "prometheus.yaml").write_text(text, encoding="utf-8")
+    rules = (ops / "alerts.yaml").read_text(encoding="utf-8").replace("for: 1m", "for: 1s")
+    (tmp_path / "alerts.yaml").write_text(rules, encoding="utf-8")
+    commands = [
+        [*service["entrypoint"], script],
+        [prometheus, f"--config.file={tmp_path}/prometheus.yaml", f"--storage.tsdb.path={tmp_path}/data",
+         f"--web.listen-address=127.0.0.1:{ports[1]}"],
+    ]  # fmt: skip
+    environment = {"PATH": os.environ["PATH"], "ALERTMANAGER_WEBHOOK": service["environment"]["ALERTMANAGER_WEBHOOK"]}
+    with (tmp_path / "log").open("w") as log:
+        running = [subprocess.Popen(command, env=environment, stdout=log, stderr=log) for command in commands]
+    try:
+        end = time.monotonic() + 60
+        with httpx.Client(trust_env=False, timeout=5) as client:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    alerts = client.get(f"http://127.0.0.1:{ports[0]}/api/v2/alerts").json()
+                    if isinstance(alerts, list) and alerts and (arrived or not told):
+                        break
+                assert time.monotonic() < end, (tmp_path / "log").read_text()[-3000:]
+                time.sleep(0.2)
+        assert [alert["labels"]["alertname"] for alert in alerts] == ["ServiceDown"]
+        assert [receiver["name"] for receiver in alerts[0]["receivers"]] == ["webhook" if told else "nobody"]
+        assert [message["alerts"][0]["labels"]["alertname"] for message in arrived[:1]] == ["ServiceDown"] * told
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait(20)
+        server.shutdown()
+        server.server_close()
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+def test_alertmanager_takes_its_configuration(ops):
+    done = subprocess.run(
+        [need("amtool", "prometheus-alertmanager"), "check-config", ops / "alertmanager.yaml"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 receivers" in done.stdout
 
 
 def test_prometheus_takes_its_configuration(ops):

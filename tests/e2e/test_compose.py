@@ -1,6 +1,6 @@
 """ops/compose.yaml without an engine: each service's own command as a process, in order, its own health check run.
 
-PostgreSQL and Prometheus are Debian's. Grafana cannot be had as a program: test_ops.py reads its files.
+PostgreSQL and Prometheus are Debian's. Grafana cannot be had as a program, and Alertmanager is run by test_ops.py.
 """
 
 import os
@@ -22,7 +22,7 @@ from e2e.support import free_port, make_project, processes_in, wait_for, wait_un
 
 pytestmark = pytest.mark.slow
 SECONDS = 900.0  # until a service is healthy, or a run has ended
-PASSWORDS = {"POSTGRES_PASSWORD": "s3cret", "GRAFANA_PASSWORD": "s3cret"}
+PASSWORDS = {"POSTGRES_PASSWORD": "p@ss:w/rd%41#?&=+ 비밀'\"", "GRAFANA_PASSWORD": "s3cret"}
 
 
 class Postgres:
@@ -88,7 +88,7 @@ class Stack:
 
     def start(self, name: str) -> None:
         prometheus = shutil.which("prometheus")
-        if name == "grafana" or (name == "prometheus" and prometheus is None):
+        if name in ("grafana", "alertmanager") or (name == "prometheus" and prometheus is None):
             return
         self.containers.make(name)
         self.files[name] = self.containers.written(name)
