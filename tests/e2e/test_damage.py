@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.support import Done, Project, succeed
+from e2e.support import Done, Project, free_port, succeed
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +92,7 @@ def tell(done: Done, path: Path) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.path.rpartition('/')[2]}-{case.damage.__name__}")
 def test_damage_is_one_sentence_and_the_remedy_works(trained: Project, case: Case) -> None:
+    trained.configure("service", port=free_port())
     if case.path == "store/loop.json":
         succeed(trained.ml("loop", "pause", "--why", "a test"))
     (path,) = (trained.root / ".ml").glob(case.path)
