@@ -25,6 +25,7 @@ OURS = {
     "ops/alerts.yaml",
     "ops/compose.objects.yaml",
     "ops/compose.yaml",
+    "ops/grafana/dashboards/loop.json",
     "ops/grafana/dashboards/service.json",
     "ops/grafana/provisioning/dashboards/dashboards.yaml",
     "ops/grafana/provisioning/datasources/prometheus.yaml",
