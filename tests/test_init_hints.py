@@ -36,6 +36,14 @@ def test_exact_repeats_are_counted_with_what_to_do(project, share):
     assert all("150 rows (23.1%)" in doubt and "unique=True" in doubt for doubt in doubts)
 
 
+def test_repeats_of_one_measurement_beside_flags_are_not_explained_by_chance(project):
+    rng = np.random.default_rng(2)
+    frame = pd.DataFrame({"x": rng.random(150).round(3), "flag": rng.choice(["a", "b"], 150)})
+    frame["y"] = rng.choice(["no", "yes"], 150)
+    frame = pd.concat([frame, frame.sample(60, random_state=0)], ignore_index=True)
+    assert len(said(_init(project, frame), "repeat an earlier row")) == 1
+
+
 def test_rows_of_few_flags_that_are_equal_by_chance_are_no_repeats(project):
     rng = np.random.default_rng(3)
     frame = pd.DataFrame({f"f{i}": rng.integers(0, 2, 600) for i in range(4)} | {"y": rng.choice(["a", "b"], 600)})

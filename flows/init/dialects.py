@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.init.dates import ENOUGH, READABLE, describe_standard, find_written, settle_formats
+from flows.init.dates import ENOUGH, READABLE, Written, describe_standard, find_written, settle_formats
 from flows.init.guessing import guess_counted
 from flows.init.profiles import TableFormat
 from flows.sections import Dialect
@@ -112,13 +112,14 @@ def find_format(
                 f'"{name}" stays text because of {shown} in {sum(counts.values()):,} rows: without them it is a column '
                 "of numbers or dates; write null there."
             )
+    dated: list[Written] = []
     if formats is None:
         columns = [column.without(_markers_of(column, told)) for column in cells]
-        written = [found for c in columns if (found := find_written(c.name, c.texts, c.counts))]
-        formats, said, unsettled = settle_formats(written)
+        dated = [found for c in columns if (found := find_written(c.name, c.texts, c.counts))]
+        formats, said, unsettled = settle_formats(dated)
         notes += [*said, *filter(None, (describe_standard(c.name, c.texts, c.counts) for c in columns))]
         doubts += unsettled
-    return TableFormat(told, formats, tuple(notes), tuple(doubts))
+    return TableFormat(told, formats, tuple(notes), tuple(doubts), frozenset(found.name for found in dated))
 
 
 def _find_dialect(table: pa.Table, cells: Sequence[Cells], dialect: Dialect) -> tuple[Dialect, list[str]]:

@@ -9,10 +9,9 @@ import pandas as pd
 from flows.init.profiles import Profile
 from flows.init.target import RARE_CLASS, Goal
 from flows.init.writing import Field
-from flows.leaks.straddling import expect_by_chance
 
 MOST_ROWS = 200_000
-BY_CHANCE = 0.01  # rows like it that independent columns would give
+BEYOND_CHANCE = 5.0  # times as many repeats as independent columns would give
 NOTABLE = 0.02  # share of repeats from which they are told
 RARE = 0.02  # of the rows
 MOST_SHOWN = 5
@@ -71,19 +70,28 @@ def _hint_repeats(profiles: Sequence[Profile], fields: Sequence[Field]) -> list[
     names = [field.name for field in fields if field.role != "ignored"]
     if any(field.role == "id" for field in fields) or len(frame) < 2:
         return []
-    hashes = pd.util.hash_pandas_object(frame[names], index=False)
-    again = hashes.duplicated().to_numpy()
-    if again.mean() < NOTABLE:
-        return []
-    count = int((expect_by_chance(frame, frame[again], names) < BY_CHANCE).sum())
-    share = count / len(frame)
-    if share < NOTABLE:
+    again = pd.util.hash_pandas_object(frame[names], index=False).duplicated().to_numpy()
+    count, share = int(again.sum()), float(again.mean())
+    if share < NOTABLE or count < BEYOND_CHANCE * _expect_equal(frame[~again], names, len(frame)):
         return []
     return [
         f"{count:,} rows ({share:.1%}) repeat an earlier row in every column. They stay on one side of the split, but "
         "count as often as they stand there: take them out of the source, or give the column that names a row the "
         "role id with unique=True in model/schema.py, so that repeats of it are quarantined."
     ]
+
+
+def _expect_equal(distinct: pd.DataFrame, names: Sequence[str], rows: int) -> float:
+    """Return how many pairs among `rows` rows would be equal if the columns were independent.
+
+    The chance that two rows have the same value in a column is taken from the distinct rows, without bias: repeats of
+    a measurement do not count as a value that is common.
+    """
+    pairs, total = rows * (rows - 1) / 2, max(len(distinct) * (len(distinct) - 1), 1)
+    for name in names:
+        times = distinct[name].value_counts(dropna=False).to_numpy()
+        pairs *= float((times * (times - 1)).sum()) / total
+    return pairs
 
 
 def _hint_time(fields: Sequence[Field], split: str) -> list[str]:

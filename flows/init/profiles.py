@@ -87,12 +87,14 @@ class TableFormat:
         formats: The listed formats of its dates; see `service.grammar`.
         notes: Sentences that say so, where that is not as usual.
         doubts: Sentences that say what the table does not tell.
+        dated: The columns whose date format `notes` or `doubts` explain.
     """
 
     dialect: Dialect | None = None
     formats: tuple[str, ...] = AMBIGUOUS_FORMATS
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    dated: frozenset[str] = frozenset()
 
     def column(self, name: str, kind: Kind) -> Column:
         """Return a column of a kind as the contract reads it."""
@@ -122,6 +124,7 @@ def profile_column(
     hint = ""
     if order is None:
         kind, hint = _guess(values, name, written) if text else (_of_type(values.type, said), "")
+        hint = "" if name in written.dated else hint
     blanks = _count_blanks(values) if text and kind != "text" else 0
     values = written.spell(values, kind, name)
     series, unreadable = clean_column(_cast(values, kind) if text else values, written.column(name, kind))
