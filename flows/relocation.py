@@ -3,6 +3,7 @@
 A copied project has a copy of the database too. Unless its URIs are rewritten, its runs write into the original.
 """
 
+import re
 import shutil
 import sqlite3
 import urllib.parse
@@ -13,10 +14,10 @@ from pathlib import Path
 from flows.settings import FILE_NAME
 from flows.store.files import scratch
 
-PLACES = (
-    "/.ml/mlflow/artifacts",
-    "/mlruns",
-)  # below a project: where `connection` puts artifacts, and MLflow's default
+PLACES = ("/.ml/mlflow/artifacts", "/mlruns")  # below a project: where `connection` puts artifacts, MLflow's default
+LOCAL = re.compile(
+    rf"(?P<root>(?:file:|/).*)(?P<place>{'|'.join(map(re.escape, PLACES))})(?P<rest>(?:/.*)?)", re.DOTALL
+)
 COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -63,13 +64,16 @@ def relocate_artifacts(database: Path, artifacts: Path) -> int:
 
 def _split(uri: str) -> tuple[str, str]:
     """Return the project that a URI is in, as it is written there, and what follows its folder of artifacts."""
-    place = max(PLACES, key=uri.rfind)
-    root, _, rest = uri.rpartition(place)
-    return root, rest
+    found = LOCAL.fullmatch(uri)
+    assert found is not None
+    return found["root"], found["rest"]
 
 
 def _foreign(connection: sqlite3.Connection, here: str) -> list[tuple[str, str, int, str]]:
-    """Return table, column, row id and value of each URI below the artifacts of another folder."""
+    """Return table, column, row id and value of each URI below the artifacts of another folder.
+
+    Any folder may be called `mlruns`: it counts only in a project whose folder of artifacts the database names too.
+    """
     columns = {
         (table, name)
         for table in {table for table, _ in COLUMNS}
@@ -83,8 +87,15 @@ def _foreign(connection: sqlite3.Connection, here: str) -> list[tuple[str, str, 
                 f'and "{column}" <> ? and substr("{column}", 1, ?) <> ?'
             )
             values = (*PLACES, here, len(here) + 1, f"{here}/")
-            found += [(table, column, row, value) for row, value in connection.execute(query, values)]
-    return found
+            rows = connection.execute(query, values)
+            found += [(table, column, row, value, at) for row, value in rows if (at := LOCAL.fullmatch(value))]
+    projects = {local_path(at["root"]) for *_, at in found if at["place"] == PLACES[0]}
+    projects.add(local_path(here.removesuffix(PLACES[0])))
+    return [
+        (table, column, row, value)
+        for table, column, row, value, at in found
+        if at["place"] == PLACES[0] or local_path(at["root"]) in projects
+    ]
 
 
 def _bring(old: str, artifacts: Path) -> None:

@@ -115,12 +115,35 @@ def test_artifacts_that_an_earlier_version_wrote_to_the_old_folder_come_along(or
     assert read_note(moved, only_run(moved)) == "first"
 
 
-def test_other_places_stay(original: Path) -> None:
+@pytest.mark.parametrize(
+    "place",
+    [
+        "s3://bucket/runs",
+        "s3://bucket/mlruns/1",
+        "s3://bucket/project/.ml/mlflow/artifacts/1",
+        "mlflow-artifacts:/mlruns/1",
+        "file:///nas/mlruns/1",
+        "file:///nas/mlruns-old/1",
+        "file:///other/.ml/mlflow/artifacts-old/1",
+    ],
+)
+def test_other_places_stay(original: Path, place: str) -> None:
     database = original / ".ml" / "mlflow" / "mlflow.db"
     with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("update experiments set artifact_location = 's3://bucket/runs' where name = 'moved'")
+        connection.execute("update experiments set artifact_location = ? where name = 'moved'", (place,))
     assert relocate_artifacts(database, original / ".ml" / "mlflow" / "artifacts") == 0
-    assert "s3://bucket/runs" in uris_of(database)
+    assert place in uris_of(database)
+
+
+def test_default_folder_of_mlflow_follows_the_project(original: Path, tmp_path: Path) -> None:
+    """0.3.0 left the experiment "Default" in `mlruns` beside the configuration."""
+    database = original / ".ml" / "mlflow" / "mlflow.db"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        old = f"{original.as_uri()}/mlruns/0"
+        connection.execute("update experiments set artifact_location = ? where name = 'Default'", (old,))
+    moved = load_settings(original.rename(tmp_path / "moved"))
+    open_registry(moved)
+    assert f"{moved.root.as_uri()}/.ml/mlflow/artifacts/0" in uris_of(mlflow_database(moved))
 
 
 def test_killed_repair_changes_nothing(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
