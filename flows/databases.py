@@ -3,6 +3,7 @@
 import os
 import sqlite3
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,11 +16,22 @@ WAIT_SECONDS = 10.0
 def sqlite_url(path: Path, driver: str = "pysqlite") -> str:
     """Return the SQLAlchemy URL of a SQLite file.
 
-    A path with a `?`, which would begin the URL's query, is written as a URI of SQLite.
+    SQLAlchemy decodes the path from 2.1 on. Before, it took a path as it was, and one with a `?`, which begins the
+    URL's query, only as a URI of SQLite.
     """
-    if "?" not in str(path):
-        return f"sqlite:///{path}" if driver == "pysqlite" else f"sqlite+{driver}:///{path}"
-    return f"sqlite+{driver}:///file:{quote(str(path))}?uri=true"
+    name = str(path)
+    # MLflow makes the folder of what follows "sqlite:///" without decoding it; with a driver in the URL it makes none.
+    if is_plain(name):
+        return f"sqlite:///{name}" if driver == "pysqlite" else f"sqlite+{driver}:///{name}"
+    major, minor = map(int, version("sqlalchemy").split(".")[:2])
+    if (major, minor) >= (2, 1):
+        return f"sqlite+{driver}:///{name.replace('%', '%25').replace('?', '%3F')}"
+    return f"sqlite+{driver}:///file:{quote(name)}?uri=true"
+
+
+def is_plain(path: str) -> bool:
+    """Return True if SQLAlchemy takes a path in a URL as it is."""
+    return not {"%", "?"} & set(path)
 
 
 def check_database(path: Path, remedy: str, *, thorough: bool = False) -> None:

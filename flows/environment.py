@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from flows.databases import sqlite_url
+from flows.databases import is_plain, sqlite_url
 from flows.privacy import make_private
 from flows.sections import is_address
 from flows.settings import Settings
@@ -56,7 +56,7 @@ def prepare(settings: Settings) -> None:
     }
     for name, path in homes.items():
         os.environ.setdefault(name, str(path))
-    if "?" in os.environ["PREFECT_HOME"] and not DATABASE & os.environ.keys():  # Prefect's own URL would end there
+    if not is_plain(os.environ["PREFECT_HOME"]) and not DATABASE & os.environ.keys():  # Prefect does not quote its own
         os.environ[min(DATABASE)] = sqlite_url(prefect_database(), "aiosqlite")
     for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value]:
         del os.environ[name]  # of a workflow's variable that is not set; boto makes an address of an empty region

@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, make_url, text
 
 from flows.checkup import _check_registry
 from flows.connection import mlflow_database
+from flows.databases import sqlite_url
 from flows.errors import UserError
 from flows.relocation import local_path, relocate_artifacts
 from flows.settings import Settings, load_settings
@@ -89,6 +91,20 @@ def test_copy_reads_and_writes_in_its_own_folder_alone(original: Path, tmp_path:
     assert read_note(copy, log_run(copy, "second")) == "second"
     assert files_of(original) == before
     assert all(uri.startswith(f"{copy.root.as_uri()}/.ml/mlflow/artifacts") for uri in uris_of(mlflow_database(copy)))
+
+
+@pytest.mark.parametrize("driver", ["pysqlite", "aiosqlite"])
+@pytest.mark.parametrize("name", [*NAMES, "100%25 done", "50%", "x?y", "a b+c"])
+def test_url_of_a_database_names_its_file(tmp_path: Path, name: str, driver: str) -> None:
+    """SQLAlchemy 2.1 decodes the path in a URL: a folder called `a%20b` was taken for `a b`."""
+    file = tmp_path / name / "x.db"
+    file.parent.mkdir()
+    url = make_url(sqlite_url(file, driver)).set(drivername="sqlite+pysqlite")
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("create table t (a)"))
+    engine.dispose()
+    assert file.stat().st_size > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
