@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 HOSTS = "ML_PORTS__HOSTS"
+UNKNOWN_HOST = "This Host is unknown here"
+ADD_HOST = f"add the name to `hosts` under [ports] in config.toml, or to {HOSTS}"
 READING = ("GET", "HEAD", "OPTIONS")
 # Media types, none among them, that a browser sends to another origin without asking that one first.
 UNASKED = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
@@ -62,10 +64,7 @@ class SameOrigin:
         host = found.get("host", [""])[0].lower()
         probed = scope["path"] in self.probes and method in ("GET", "HEAD")
         if (len(found.get("host", [])) != 1 or not self._is_known(host)) and not probed:
-            return (
-                403,
-                f"This Host is unknown here: add the name to `hosts` under [ports] in config.toml, or to {HOSTS}.",
-            )
+            return 403, f"{UNKNOWN_HOST}: {ADD_HOST}."
         if any(not self._is_own(origin.lower(), host) for origin in found.get("origin", [])):
             return 403, "Requests of web pages of another origin are refused."
         said = {name: found.get(f"sec-fetch-{name}", [""])[0] for name in ("site", "mode", "dest")}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from flows.asgi import ADD_HOST, UNKNOWN_HOST
 from flows.databases import check_database, sqlite_url
 from flows.errors import UserError
 from flows.health import leads_elsewhere
@@ -181,7 +182,7 @@ def _require_answer(uri: str) -> None:
 
 
 def _require_entry(client: "MlflowClient") -> None:
-    """Check that the tracking server takes our credentials; MLflow itself reads them.
+    """Check that the tracking server takes our credentials, which MLflow itself reads, and the name we ask it by.
 
     Raises:
         UserError: it does not.
@@ -191,6 +192,11 @@ def _require_entry(client: "MlflowClient") -> None:
     try:
         client.search_experiments(max_results=1)
     except MlflowException as error:
+        if UNKNOWN_HOST in str(error):
+            name = show_uri(os.environ["MLFLOW_TRACKING_URI"])
+            raise UserError(
+                f"The MLflow server at {name} does not answer under this name: where it runs, {ADD_HOST}."
+            ) from None
         if (status := error.get_http_status_code()) in (401, 403):
             raise UserError(
                 f"The MLflow server at {show_uri(os.environ['MLFLOW_TRACKING_URI'])} refuses us ({status}): set "

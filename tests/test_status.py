@@ -4,19 +4,24 @@ import base64
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import uvicorn
 from template_support import REPOSITORY, clean_environment
 
 from flows.alerting import alert, refused, waiting
+from flows.asgi import SameOrigin
 from flows.commands import up
 from flows.commands.console import console
 from flows.commands.loop import loop_lines
 from flows.commands.running import print_alerts, print_due, print_processes
+from flows.connection import connect
 from flows.errors import UserError
 from flows.guard import free_port
 from flows.monitoring.loop import pause
@@ -121,6 +126,36 @@ def test_prefect_that_is_down_is_named(settings: Settings, monkeypatch: pytest.M
 def test_prefect_that_refuses_is_named(settings: Settings, guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", guarded)
     assert f"at {guarded} refuses us (401): set PREFECT_API_AUTH_STRING" in said_by(print_due, settings)
+
+
+@pytest.fixture
+def guarded_by_host() -> Iterator[str]:
+    """A server that does not know the name it is asked by: 0.0.0.0 leads to this machine and is no loopback name."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError
+
+    server = uvicorn.Server(uvicorn.Config(SameOrigin(app), port=free_port(), lifespan="off", log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://0.0.0.0:{server.config.port}"
+    server.should_exit = True
+    thread.join()
+
+
+def test_server_that_does_not_know_its_name_is_told_it_rather_than_credentials(
+    settings: Settings, guarded_by_host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remedy = "does not answer under this name: where it runs, add the name to `hosts` under [ports] in config.toml"
+    monkeypatch.setenv("PREFECT_API_URL", f"{guarded_by_host}/api")
+    assert said_by(print_due, settings).startswith(f"The Prefect server at {guarded_by_host}/api {remedy}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", guarded_by_host)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError) as refused:
+        connect(settings)
+    assert str(refused.value).startswith(f"The MLflow server at {guarded_by_host} {remedy}")
 
 
 def test_paused_loop_is_told_before_there_is_a_champion(settings: Settings) -> None:
