@@ -81,9 +81,10 @@ def serve_metrics(settings: Settings) -> None:
     registry.register(LoopCollector(settings))
     try:
         start_http_server(int(port), host.strip("[]"), registry)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the latter for a port beyond 65535
+        why = getattr(error, "strerror", None) or error
         raise UserError(
-            f"[monitor] metrics = {settings.monitor.metrics} cannot be opened ({error.strerror}): choose another port."
+            f"[monitor] metrics = {settings.monitor.metrics} cannot be opened ({why}): choose another port."
         ) from None
 
 
