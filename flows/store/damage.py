@@ -21,7 +21,7 @@ REMEDIES = (  # of a file by its path, the first that matches
     ("snapshots/*.parquet", "bring it back from a backup, or remove it and run `ml ingest --full`"),
     ("quarantine/*.json", "remove it, and run `ml validate`"),
     ("windows/*.json", "remove it: the monitor judges its rows again"),
-    ("holdouts/*.json", "bring it back from a backup, or remove it: rows are held out anew then"),
+    ("holdouts/*.json", "bring it back from a backup, or remove it: rows are drawn again for it then"),
     ("snapshots/sources/*.json", "remove it, and run `ml ingest`"),
     ("snapshots/lines/*.json", "remove it, and run `ml ingest`, which reads the source from its beginning"),
     ("mended/made/*.json", "remove it, and run `ml ingest`"),
