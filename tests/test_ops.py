@@ -530,5 +530,5 @@ def test_an_address_for_metrics_that_is_taken_is_said_in_one_sentence(tmp_path):
 
 def test_a_port_for_metrics_that_cannot_be_is_said_in_one_sentence(tmp_path):
     settings = Settings(root=tmp_path, monitor=Monitor(metrics="127.0.0.1:99999"))
-    with pytest.raises(UserError, match="cannot be opened .*0-65535"):
+    with pytest.raises(UserError, match=r"cannot be opened .*0-65535"):
         serve_metrics(settings)
