@@ -65,12 +65,12 @@ def test_update_and_the_owners_dependency_do_not_conflict(versions):
     text = pyproject.read_text(encoding="utf-8")
     pyproject.write_text(text.replace('    "typer",\n', '    "typer",\n    "xgboost>=3",\n'), encoding="utf-8")
     bound = template_pyproject.read_text(encoding="utf-8")
-    template_pyproject.write_text(bound.replace("prefect<3.9", "prefect<3.10"), encoding="utf-8")
+    template_pyproject.write_text(bound.replace("prefect<3.10", "prefect<3.11"), encoding="utf-8")
     release(source, "v0.2.0")
     update(project)
     merged = pyproject.read_text(encoding="utf-8")
     assert '"xgboost>=3"' in merged
-    assert '"prefect<3.10"' in merged
+    assert '"prefect<3.11"' in merged
     assert "<<<<<<<" not in merged
 
 

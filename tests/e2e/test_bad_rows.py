@@ -74,11 +74,11 @@ def test_sixty_percent_fail_the_run_which_names_columns_and_checks(project: Proj
     assert len(project.quarantine()) == 900
 
 
-def test_rows_without_a_target_are_quarantined(project: Project, good: pd.DataFrame) -> None:
+def test_rows_without_a_target_are_left_out_and_counted(project: Project, good: pd.DataFrame) -> None:
     lacking = good.copy()
     lacking.loc[::25, "churned"] = ""
     project.use(lacking)
-    assert "60 quarantined (4.00%)" in project.run().stdout
+    assert "1,440 kept, 0 quarantined (0.00%), 60 without a label left out" in project.run().stdout
     assert project.champion
 
 

@@ -34,7 +34,6 @@ TABLES: dict[str, tuple[Write, str]] = {  # how it is made, and a word of what i
     "a page": (lambda path: path.write_text("<!DOCTYPE html><html><body>Not found</body></html>"), "rows.csv"),
     "a folder": (lambda path: path.mkdir(), "rows.csv"),
     "duplicate column names": (duplicate_header, "monthly_fee"),
-    "another encoding": (lambda path: path.write_bytes(good().to_csv(index=False).encode("cp949")), "UTF-8"),
     "one class only": (write(lambda f: f.assign(churned="no")), "churned"),
     "every target missing": (write(lambda f: f.assign(churned="")), "churned"),
     "a column without values": (write(lambda f: f.assign(monthly_fee="")), "monthly_fee"),
