@@ -133,7 +133,10 @@ def restore_champion(store: Path, bundle: Bundle, before: Champion | None) -> No
 
 
 def write_champion(store: Path, champion: Champion | None) -> None:
-    """Put `champion`, or the word that nothing serves, in the place of what the file says."""
+    """Put `champion`, or the word that nothing serves, in the place of what the file says.
+
+    The backup is written first: where it cannot be written, the champion has not moved.
+    """
     text = champion.model_dump_json(indent=1, by_alias=True) if champion else json.dumps(NOTHING)
-    write_bytes(store / "champion.json", f"{text}\n".encode())
-    write_bytes(store / BACKUP, f"{text}\n".encode())
+    for name in (BACKUP, "champion.json"):
+        write_bytes(store / name, f"{text}\n".encode())
