@@ -400,8 +400,15 @@ def test_a_killed_process_between_upload_and_rename_leaves_what_the_next_takes_u
     one, other = two
     one.deploy("1")
     bundle = write_bundle(one.folder, "2", files("2"))
+    rename = Path.replace
+
+    def die_at_the_champion(path: Path, target: Path) -> Path:
+        if Path(target).name == "champion.json":
+            raise Killed
+        return rename(path, target)
+
     with monkeypatch.context() as context:
-        context.setattr("flows.store.files.Path.replace", lambda *_: (_ for _ in ()).throw(Killed()))
+        context.setattr("flows.store.files.Path.replace", die_at_the_champion)
         with pytest.raises(Killed):
             move_champion(one.folder, bundle, "promote", "killed")
     assert read_champion(one.folder).version == "1"
