@@ -310,6 +310,38 @@ def test_other_markers_among_classes_are_doubted_with_the_setting_and_signs_alon
     assert written == {} and report.problem == "binary" and report.doubts == ()
 
 
+@pytest.mark.parametrize("marker", ["-", "?"])
+def test_the_setting_that_is_named_for_labels_keeps_the_markers_of_other_columns(project, marker):
+    text = table(pulse=["1", "2", "3", marker], z=["no", "yes", "unknown", "yes"])
+    report, _ = init(project, text, "z")
+    [setting] = [doubt.partition(": ")[2] for doubt in report.doubts if "may stand for no label" in doubt]
+    config = project / "config.toml"
+    lines = [line for line in config.read_text().splitlines() if not line.startswith("missing")]
+    place = next(number for number, line in enumerate(lines) if line.startswith("target"))
+    lines.insert(place, setting.partition(" under")[0])
+    config.write_text("\n".join(lines) + "\n")
+    report, written = init(project, text, "z")
+    assert written == {"missing": {"pulse": [marker], "z": ["unknown"]}}
+    assert report.problem == "binary" and kinds(report)["pulse"] == "integer"
+
+
+@pytest.mark.parametrize(("pair", "kind"), [(["0", "1"], "integer"), (["true", "false"], "boolean")])
+def test_a_sign_beside_two_numbers_or_truth_values_means_that_there_is_none(project, pair, kind):
+    report, written = init(project, table(flag=[*pair, "?"]))
+    assert written == {"missing": ["?"]} and kinds(report)["flag"] == kind
+
+
+@pytest.mark.parametrize("pair", [["0", "1"], ["true", "false"]])
+def test_a_word_beside_two_numbers_or_truth_values_is_a_third_text(project, pair):
+    report, written = init(project, table(flag=[*pair, "unknown"]))
+    assert written == {} and kinds(report)["flag"] == "text"
+
+
+def test_digits_of_other_scripts_are_text(project):
+    report, _ = init(project, table(floor=["１", "２", "３"], room=["٣", "٤", "٥"]))
+    assert kinds(report)["floor"] == kinds(report)["room"] == "text"
+
+
 @pytest.mark.parametrize(
     "cells", [["−12.5", "3.5"], ["(12.50)", "3.5"], ["$12.50", "3"], ["12,000원", "900원"], ["47%", "3.5 %"]]
 )

@@ -332,6 +332,14 @@ def test_a_json_value_means_beside_another_what_it_means_alone(kind, tmp_path, s
     assert found == [[single[one], single[other]] for one, other in pairs]
 
 
+@pytest.mark.parametrize("other", [20240131, 20240131.5, True, "now", None])
+def test_a_day_of_digits_means_the_same_as_a_float_beside_other_json_values(other, tmp_path, small_blocks):
+    column = Column(name="c0", kind="date", nullable=True, formats=("%Y%m%d",))
+    table = read(write_lines(tmp_path / "days", [[20240131.0], [other]]), {"c0": "date"})
+    days, bad = clean_column(table.column("c0"), column)
+    assert days[0] == pd.Timestamp("2024-01-31") and not bad[0]
+
+
 def test_a_table_of_many_files_of_all_types_means_what_each_file_means(tmp_path):
     columns: dict[str, list[pa.Array]] = {
         "number": [pa.array([1, 2**53 + 1]), pa.array([0.5, float("nan")]), pa.array(["1e3", "x"]), pa.array([True])],

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -103,7 +103,7 @@ def find_format(
             held = column.texts.isin(listed)
             if column.name not in marks and held.any() and _is_readable(column.without(listed), told, formats):
                 marks[column.name] = dict(zip(column.texts[held], map(int, column.counts[held]), strict=True))
-        doubts += _doubt_labels(labels, told) if labels else []
+        doubts += _doubt_labels(labels, told, marks) if labels else []
         notes = [*_say(told, table.num_columns), *(_say_marks(name, marks[name]) for name in marks)]
     else:
         for name, counts in _find_markers(cells, Dialect(), formats).items():
@@ -222,7 +222,10 @@ def _find_markers(
     for column in cells:
         markers = find_marker_texts(column)
         rest = column.without(markers)
-        enough = len(rest.texts) >= 3 and rest.counts.sum() >= min(ENOUGH, LEAST_SHARE * column.counts.sum())
+        signs = all(re.fullmatch(r"\W+", marker) for marker in markers)  # words may be a third class beside two numbers
+        enough = len(rest.texts) >= (2 if signs else 3) and rest.counts.sum() >= min(
+            ENOUGH, LEAST_SHARE * column.counts.sum()
+        )
         if 0 < len(markers) <= MOST_MARKERS and enough and _is_readable(rest, dialect, formats):
             told = dict(zip(column.texts, column.counts, strict=True))
             found[column.name] = {text: int(told[text]) for text in markers}
@@ -237,21 +240,33 @@ def _find_asked(labels: Cells) -> dict[str, int]:
     return {str(text): int(labels.counts[place]) for place, text in asked.items()}
 
 
-def _doubt_labels(labels: Cells, dialect: Dialect) -> list[str]:
-    """Return a sentence on classes that look like markers of missing labels, where there are others enough."""
+def _doubt_labels(labels: Cells, dialect: Dialect, marks: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return a sentence on classes that look like markers of missing labels, where there are others enough.
+
+    Args:
+        labels: The column to predict.
+        dialect: How the table is written.
+        marks: By column the markers that have been found, which the setting that is named keeps.
+    """
     markers = [text for text in find_marker_texts(labels) if text not in name_markers(dialect, "text", labels.name)]
     if not markers or len(labels.texts) - len(markers) < 2 or len(labels.texts) > MOST_CLASSES:
         return []
     if not isinstance(dialect.missing, dict) and set(markers) <= set(dialect.missing):
         return []  # of a column of numbers
-    named = json.dumps(labels.name, ensure_ascii=False)
-    listed = json.dumps(markers, ensure_ascii=False)
+    told = dialect.missing if isinstance(dialect.missing, dict) else {name: tuple(marks[name]) for name in marks}
+    kept = told | {labels.name: (*told.get(labels.name, ()), *markers)}
+    setting = ", ".join(f"{_quote(name)} = {_quote(list(texts))}" for name, texts in kept.items())
     rows = int(labels.counts[labels.texts.isin(markers)].sum())
-    values = f"value{'s' * (len(markers) > 1)} {listed.strip('[]')}"
+    values = f"value{'s' * (len(markers) > 1)} {_quote(markers).strip('[]')}"
     return [
         f'"{labels.name}" has the {values} in {rows:,} rows, which may stand for no label: '
-        f"missing = {{ {named} = {listed} }} under [data] in config.toml leaves them out."
+        f"missing = {{ {setting} }} under [data] in config.toml leaves them out."
     ]
+
+
+def _quote(value: object) -> str:
+    """Return a text, or a list of texts, as TOML has it."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _is_readable(cells: Cells, dialect: Dialect, formats: tuple[str, ...] | None) -> bool:

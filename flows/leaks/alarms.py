@@ -14,7 +14,7 @@ FEWEST_ROWS = 50
 SUSPICIOUS: dict[Problem, float] = {"binary": 0.99, "multiclass": 0.99, "regression": 0.995}
 SUSPICIOUS_CODE = 0.97  # of a class and a column of few values: `ml init` doubts it, as a good test may come as near
 MOST_CODES = 30
-NUMBER = r"([-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
+NUMBER = r"([-+]?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)"
 READABLE = 0.99
 
 Kind = Literal["alone", "sum", "product", "threshold", "group", "duplicates", "later"]

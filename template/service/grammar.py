@@ -222,6 +222,8 @@ class DateGrammar:
                 return _to_moment(found)
         if not text.isascii():
             text = normalize(text)
+        if self.reads_digits and text.endswith(".0") and text[:-2].isdecimal():
+            text = text[:-2]  # 20240131.0, as which a number stands where other cells have no integer
         if listed := [found for shape in self._listed if (found := shape.fullmatch(text))]:
             # A standard form may have day and month the other way round: it does not read what looks like a listed one.
             return next((moment for moment in map(_to_moment, listed) if moment is not None), None)
