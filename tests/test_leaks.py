@@ -269,6 +269,21 @@ def test_what_gives_the_target_is_written_as_a_person_would():
     assert search(frame.assign(y=bmi), "y", "regression")[0].finding.endswith('"y" = "weight" / "height"^2')
 
 
+def test_a_product_of_three_is_written_as_such_rather_than_as_a_sum_of_products_that_comes_near():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"qty": rng.integers(1, 101, 2000), "price": rng.integers(1, 101, 2000)})
+    frame["discount"] = rng.uniform(0, 0.5, 2000).round(2)
+    frame["y"] = (frame["qty"] * frame["price"] * (1 - frame["discount"])).round(2)
+    [alarm] = search(frame, "y", "regression")
+    assert alarm.finding.endswith('100.0% of the rows, "y" = "qty" × "price" × (1 - "discount")')
+
+
+def test_numbers_whose_squares_are_zero_are_searched_without_an_error():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"p": rng.random(2000) * 1e-200, "x": rng.normal(size=2000), "y": rng.normal(size=2000)})
+    assert search(frame, "y", "regression") == []
+
+
 CUT: dict[str, tuple[Any, set[str]]] = {
     "late": (lambda f: span(f) > pd.Timedelta(days=14), {"start", "end"}),
     "over": (lambda f: f["가격"] > f["fee"] * 4, {"가격", "fee"}),

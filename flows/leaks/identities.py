@@ -189,8 +189,8 @@ def step_of(values: Floats) -> float:
 def _find_one(operands: Sequence[Operand], goal: Target, numbers: bool) -> Found | None:
     """Return the simplest expression that gives the target, or None.
 
-    The time between two dates comes first, then a plain sum, then pairs, then sums with several constants, or with
-    products among their terms, and last products of several powers.
+    The time between two dates comes first, then a plain sum, then pairs, then sums with several constants, then sums
+    with products among their terms, products of several powers, and last sums with products and several constants.
     """
     if not operands:
         return None
@@ -205,10 +205,8 @@ def _find_one(operands: Sequence[Operand], goal: Target, numbers: bool) -> Found
         return found
     if found := _find_sum(operands, goal, most=MOST_CONSTANTS):
         return found
-    if products := _likeliest_products(paired, goal):
-        found = _find_sum([*operands, *products], goal, most=1)
-        found = found or _find_sum([*operands, *products], goal, most=MOST_CONSTANTS)
-    return found or _find_powers(operands, goal)
+    both = [*operands, *products] if (products := _likeliest_products(paired, goal)) else []
+    return _find_sum(both, goal, most=1) or _find_powers(operands, goal) or _find_sum(both, goal, most=MOST_CONSTANTS)
 
 
 def _fill(operands: Sequence[Operand]) -> list[Operand]:
@@ -422,7 +420,7 @@ def _complete(operands: Sequence[Operand], y: Floats) -> tuple[list[Operand], Fl
             break
         table = table.drop(columns=place)
     table = table[table.notna().all(axis=1)]
-    table = table.loc[:, table.nunique() > 1]
+    table = table.loc[:, (table.nunique() > 1) & (table.to_numpy().std(axis=0) > 0)]  # squares of tiny numbers are 0
     return [operands[int(place)] for place in table.columns], table.index.to_numpy()
 
 
