@@ -385,6 +385,16 @@ def test_decimals_of_parquet_in_an_integers_place_are_exact(tmp_path):
     assert meanings(read(tmp_path / "d.parquet", {"x": "integer"}), "integer") == [[12345678901234567, "bad"]]
 
 
+@pytest.mark.parametrize("zone", [None, "UTC", "+05:30"])
+def test_nanoseconds_of_parquet_are_cut_as_those_of_texts_are_before_1970_too(zone, tmp_path):
+    moments = pa.array([-1, -1_000, -1_001, 0, 999, None], pa.int64()).cast(pa.timestamp("ns", zone))
+    pq.write_table(pa.table({"c0": moments}), tmp_path / "t.parquet")
+    [found] = meanings(read(tmp_path / "t.parquet", {"c0": "date"}), "date")
+    texts = [f"1969-12-31T23:59:59.{digits}" for digits in ("999999999", "999999000", "999998999")]
+    texts += ["1970-01-01T00:00:00.000000000", "1970-01-01T00:00:00.000000999"]
+    assert found[:-1] == alone(texts, "date")
+
+
 def test_moments_of_spark_beyond_nanoseconds_are_read_as_they_are(tmp_path):
     moments = pa.array([datetime(9999, 12, 31), datetime(2024, 1, 31), datetime(1, 1, 1)], pa.timestamp("us"))
     pq.write_table(pa.table({"x": moments}), tmp_path / "d.parquet", use_deprecated_int96_timestamps=True)

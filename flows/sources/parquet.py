@@ -203,6 +203,8 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind):
+        if column.type.unit == "ns":  # the cast alone rounds moments before 1970 up
+            column = pc.floor_temporal(column.cast(pa.timestamp("ns")), unit="microsecond")
         return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(kind)
     if pa.types.is_duration(column.type):
         ticks = column.cast(pa.int64()).cast(pa.float64(), safe=False)
