@@ -151,6 +151,24 @@ def test_another_encoding_than_the_settings_say_is_one_sentence_with_the_setting
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "word"), [("cp1252", "Köln"), ("latin-1", "서울"), ("cp1251", "Тула"), ("cp949", "광주")]
+)
+def test_a_file_of_utf_8_is_not_read_as_other_letters_by_a_code_page(encoding, word, tmp_path):
+    write(tmp_path, f"id,art\n1,{word}\n")
+    with pytest.raises(UserError, match=r"as encoding under \[data\] in config.toml says, but UTF-8: save it as"):
+        read(tmp_path, {"id": "integer", "art": "text"}, encoding=encoding)
+    write(tmp_path, f"id,art\n1,{word}\n", "utf-8-sig")
+    assert read(tmp_path, {"id": "integer", "art": "text"}, encoding=encoding)["art"].to_pylist() == [word]
+
+
+def test_korean_of_its_old_encoding_that_is_utf_8_by_chance_is_read(tmp_path):
+    text = "id,art\n1,첫째\n"
+    assert text.encode("cp949").decode("utf-8") != text
+    write(tmp_path, text, "cp949")
+    assert read(tmp_path, {"id": "integer", "art": "text"}, encoding="cp949")["art"].to_pylist() == ["첫째"]
+
+
 def test_utf_8_where_the_settings_say_another_encoding_is_said(tmp_path):
     write(tmp_path, "지역,값\n서울,1\n대구,2\n부산,3\n제주,4\n")
     with pytest.raises(UserError, match=r"is not CP949, as encoding under \[data\] in config.toml says, but UTF-8"):

@@ -161,15 +161,21 @@ def refuse_foreign(head: bytes, uri: str, encoding: str = "utf-8") -> None:
 
 
 def refuse_encoding(head: bytes, file: RawFile) -> None:
-    """Refuse a file whose first bytes are not in its encoding.
+    """Refuse a file whose first bytes are not in its encoding, or are UTF-8 though that is another one.
 
     Raises:
-        UserError: naming the line and the byte.
+        UserError: naming the line and the byte, or that it is UTF-8.
     """
     try:
-        codecs.getincrementaldecoder(file.encoding)().decode(head)
+        letters = codecs.getincrementaldecoder(file.encoding)().decode(head)
     except UnicodeDecodeError:
         raise explain_encoding(file) from None
+    if file.encoding in (*UTF_8, *WIDE) or head.isascii() or not _is_utf_8(head):
+        return
+    # A code page reads nearly any bytes, but makes more letters of those of UTF-8. Some Korean is UTF-8 by chance, of
+    # as many letters.
+    if len(letters) > len(head.decode("utf-8", errors="ignore")):
+        raise _say_utf_8(file)
 
 
 def explain_encoding(file: RawFile) -> UserError:
@@ -196,11 +202,7 @@ def _say_encoding(file: RawFile, place: str, text: bytes) -> UserError:
     from flows.sources.encodings import find_encoding
 
     if file.encoding not in UTF_8 and _is_utf_8(text):
-        name = file.encoding.upper()
-        return UserError(
-            f'"{file.uri}" is not {name}, as encoding under [data] in config.toml says, but UTF-8: save it as {name}, '
-            'or with the mark of UTF-8 (Excel: "CSV UTF-8").'
-        )
+        return _say_utf_8(file)
     guess = find_encoding(text)
     remedy = f'write encoding = "{guess}" under [data] in config.toml, as `ml init` does, or '
     if guess == file.encoding:
@@ -208,6 +210,14 @@ def _say_encoding(file: RawFile, place: str, text: bytes) -> UserError:
     return UserError(
         f'"{file.uri}" is not {file.encoding.upper()}: {place}; {remedy}save it as UTF-8, for example with '
         f"`iconv -f {guess.upper()} -t UTF-8`."
+    )
+
+
+def _say_utf_8(file: RawFile) -> UserError:
+    name = file.encoding.upper()
+    return UserError(
+        f'"{file.uri}" is not {name}, as encoding under [data] in config.toml says, but UTF-8: save it as {name}, or '
+        'with the mark of UTF-8 (Excel: "CSV UTF-8").'
     )
 
 
