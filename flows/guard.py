@@ -6,6 +6,7 @@ system does whatever happens to the parent.
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 5.0
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+SERVER_PORTS = range(20_000, 30_000)  # below what Linux, macOS and Windows give to outgoing connections by default
 
 
 class Child:
@@ -70,7 +72,15 @@ class Child:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that nothing listens on."""
+    """Return a TCP port that nothing listens on, at random from `SERVER_PORTS`.
+
+    A server binds the port some seconds later. A port that the system chooses (port 0) is one that it also gives to
+    outgoing connections, and one of those could take it meanwhile.
+    """
+    for port in random.SystemRandom().sample(SERVER_PORTS, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

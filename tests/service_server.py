@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,15 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flows.guard import free_port
+
 TEMPLATE = Path(__file__).parents[1] / "template"
 
 
 @contextmanager
 def serve(store: Path, home: Path, **environment: str) -> Iterator[httpx.Client]:
     """Run a real `bentoml serve` on the store until the block ends; its output is in `home`/log."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     home.mkdir(parents=True, exist_ok=True)
     settings = {"ML_STORE": str(store), "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
     command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]

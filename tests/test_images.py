@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Render
-from e2e.support import Project, free_port, make_project, succeed, wait_for
+from e2e.support import Project, make_project, succeed, wait_for
+
+from flows.guard import free_port
 
 pytestmark = pytest.mark.slow
 TOOLS = ("buildah", "podman", "runc", "mmdebstrap")

@@ -308,11 +308,10 @@ def test_an_alert_arrives_at_the_webhook_that_is_set(ops, tmp_path, told):
 
 
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)
 
 
 def test_alertmanager_takes_its_configuration(ops):
@@ -413,9 +412,7 @@ def test_queries_name_what_the_service_really_exports(ops, service):
 
 def test_prometheus_answers_every_query_from_the_real_service(ops, service, tmp_path):
     prometheus = need("prometheus", "prometheus")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     text = (ops / "prometheus.yaml").read_text(encoding="utf-8").replace("10s", "1s")
     target = f"{service.base_url.host}:{service.base_url.port}"
     (tmp_path / "prometheus.yaml").write_text(text.replace("service:3000", target), encoding="utf-8")

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import httpx
 import pandas as pd
 import tomlkit
 from template_support import clean_environment, commit_all, git
+
+from flows.guard import free_port
 
 SAMPLE_ROWS = 1_500
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
@@ -225,12 +226,6 @@ def wait_for_version(client: httpx.Client, version: str, seconds: float = 30) ->
             return
         time.sleep(0.1)
     raise TimeoutError(f"version {version} did not serve in {seconds} s")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

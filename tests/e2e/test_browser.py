@@ -18,7 +18,8 @@ from monitor_support import sample
 from template_support import commit_all, git
 
 from e2e.browser import CHROMIUM, Browser, Page, open_browser
-from e2e.support import Project, free_port, make_project, succeed, wait_until_alone
+from e2e.support import Project, make_project, succeed, wait_until_alone
+from flows.guard import free_port
 from flows.simulation.traffic import send_rows
 
 pytestmark = pytest.mark.slow

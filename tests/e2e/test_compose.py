@@ -18,7 +18,8 @@ import pytest
 from compose_support import PORTS, Containers, read_compose
 from conftest import Render
 
-from e2e.support import free_port, make_project, processes_in, wait_for, wait_until_alone
+from e2e.support import make_project, processes_in, wait_for, wait_until_alone
+from flows.guard import free_port
 
 pytestmark = pytest.mark.slow
 SECONDS = 900.0  # until a service is healthy, or a run has ended

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.support import Done, Project, free_port, succeed
+from e2e.support import Done, Project, succeed
+from flows.guard import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,8 @@ import pytest
 from conftest import Render
 
 from e2e.browser import CHROMIUM, Browser, Page, open_browser
-from e2e.support import Project, free_port, make_project, succeed, wait_until_alone
+from e2e.support import Project, make_project, succeed, wait_until_alone
+from flows.guard import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -120,7 +120,7 @@ def test_killed_between_two_writes_of_deploy(judged: Project, log: Path, point: 
     before = judged.champion
     done = kill(judged, log, point, "before", "deploy", **SEED)
     assert done.returncode == -signal.SIGKILL
-    assert changes(log) == DEPLOY[:point]
+    assert changes(log) == DEPLOY[:point], done.stderr
     require_whole(judged)
     if DEPLOY[point - 1] == "mlflow alias champion":
         assert judged.champion and judged.champion["version"] == "2"

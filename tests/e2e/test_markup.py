@@ -15,7 +15,8 @@ from nasty_support import MARKUP, NAMES, make_nasty
 from template_support import commit_all
 
 from e2e.browser import CHROMIUM, Browser, Page, open_browser
-from e2e.support import Done, Project, free_port, make_project, succeed, wait_until_alone
+from e2e.support import Done, Project, make_project, succeed, wait_until_alone
+from flows.guard import free_port
 from flows.monitoring import drift
 from flows.monitoring.frames import Sides
 from flows.monitoring.windows import Window

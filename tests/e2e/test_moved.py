@@ -9,7 +9,8 @@ import pytest
 from conftest import Render
 from template_support import commit_all
 
-from e2e.support import Project, files_of, free_port, make_project, succeed, wait_until_alone
+from e2e.support import Project, files_of, make_project, succeed, wait_until_alone
+from flows.guard import free_port
 
 pytestmark = pytest.mark.slow
 NASTY = """a b#c%20d?e'f"g 한글 😀 {x} $HOME"""

@@ -9,7 +9,8 @@ import pytest
 from conftest import Render
 from test_proxies import Recorder
 
-from e2e.support import free_port, make_project, refuse, succeed, wait_until_alone
+from e2e.support import make_project, refuse, succeed, wait_until_alone
+from flows.guard import free_port
 
 pytestmark = pytest.mark.slow
 

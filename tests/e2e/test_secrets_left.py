@@ -22,7 +22,6 @@ from template_support import commit_all
 from e2e.support import (
     NOWHERE,
     Project,
-    free_port,
     make_project,
     prefect_server,
     refuse,
@@ -30,6 +29,7 @@ from e2e.support import (
     succeed,
     wait_until_alone,
 )
+from flows.guard import free_port
 
 CORE = "pLaNted7f3a"  # no encoding of text changes these letters
 PASSWORD, TOKEN = f"{CORE}@/비밀", f"{CORE}-hook"

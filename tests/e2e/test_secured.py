@@ -11,9 +11,10 @@ import httpx
 import pytest
 from conftest import Render
 
-from e2e.support import Project, free_port, make_project, prefect_server, refuse, succeed, wait_until_alone
+from e2e.support import Project, make_project, prefect_server, refuse, succeed, wait_until_alone
 from e2e.test_servers import server
 from e2e.test_up import until
+from flows.guard import free_port
 
 PASSWORD = "anna:s3cret"
 KEPT = ("content-type", "accept")

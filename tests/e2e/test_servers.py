@@ -16,7 +16,8 @@ from conftest import Render
 from sources_support import Server
 from template_support import clean_environment
 
-from e2e.support import Project, free_port, make_project, sample, succeed, wait_for, wait_until_alone
+from e2e.support import Project, make_project, sample, succeed, wait_for, wait_until_alone
+from flows.guard import free_port
 
 pytestmark = pytest.mark.slow
 POSTGRES = {"host": "127.0.0.1", "port": 5432, "user": "postgres"}
