@@ -74,9 +74,18 @@ REFUSED = {
     "cut short": (b'[{"a": 1}, {"a": 2', "ends within its array, in element 2"),
     "cut short in a text": (b'[{"a": "1', "ends within its array, in element 1"),
     "cut short behind": (b'[{"a": 1}', "ends within its array, in element 2"),
-    "two arrays": (b'[{"a": 1}][{"a": 2}]', "more than one array"),
+    "two arrays": (b'[{"a": 1}][{"a": 2}]', "goes on behind its array"),
+    "text behind": (b'[{"a": 1}] x', "goes on behind its array"),
     "more in the object": (b'{"data": [{"a": 1}], "next": 3}', 'more than the list "data"'),
-    "a list in each line": (b'{"a": [{"b": 1}]}\n{"a": [{"b": 2}]}', "more than one array"),
+    "more in the object, pretty": (b'{"data": [{"a": 1}],\n "next": 3}\n', 'more than the list "data"'),
+    "a list in each line": (b'{"a": [{"b": 1}]}\n{"a": [{"b": 2}]}', 'Line 1 of "t.json" has a list in "a"'),
+    "a list first": (b'{"a": [{"b": 1}], "c": 2}\r\n{"a": [], "c": 3}', 'Line 1 of "t.json" has a list in "a"'),
+    "an empty list first": (b'\n{"a": [], "c": 2}\n{"a": [], "c": 3}', 'Line 2 of "t.json" has a list in "a"'),
+    "rows as arrays": (b"[[1, 2], [3, 4]]", "Element 1 of the array"),
+    "rows as arrays, pretty": (b"[\n  [1, 2],\n  [3, 4]\n]", "Element 1 of the array"),
+    "an array in each line": (b'["a", "b"]\n[1, 2]\n', "Element 1 of the array"),
+    "values": (b"[1, 2]", "Element 1 of the array"),
+    "no values": (b"\xef\xbb\xbf[null]", "Element 1 of the array"),
     "no JSON": (b'[{"a": 1}, {b: 2}]', "Element 2 of"),
 }
 
@@ -87,6 +96,17 @@ def test_what_is_no_array_of_objects_is_refused_in_one_sentence_with_its_place(t
     with pytest.raises(UserError, match=said) as refused:
         read(tmp_path, content)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("header", ["[x],[y]", "[x];y", "[0, 1);[1, 2)", "[1],[2]", '["a"],b'])
+def test_a_header_that_begins_as_an_array_does_is_that_of_a_table(tmp_path, header):
+    (row,) = read(tmp_path, f"{header}\n1{';' if ';' in header else ','}2\n".encode())
+    assert [*row.values()] == ["1", "2"]
+
+
+def test_rows_as_arrays_on_one_line_longer_than_the_head_are_refused(tmp_path):
+    with pytest.raises(UserError, match="Element 1 of the array"):
+        read(tmp_path, json.dumps([["가", 1]] * 100_000, ensure_ascii=False).encode())
 
 
 def test_an_element_that_never_ends_is_refused_before_it_is_held(tmp_path, monkeypatch):

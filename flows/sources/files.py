@@ -16,6 +16,7 @@ from flows.errors import UserError, nearest
 from flows.sections import Dialect
 from flows.sources import Columns, Reading, Source, resolve
 from flows.sources.encodings import find_file_encoding
+from flows.sources.json_array import is_json
 from flows.sources.raw import UTF_8, RawFile, refuse_encoding, refuse_foreign
 from service.grammar import normalize
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 WILD = re.compile(r"[*?[]")
 READER = 2  # raised whenever the same bytes would be read as other values
 PARQUET = b"PAR1"
-JSON_START = re.compile(rb"(\xef\xbb\xbf)?\s*(\{\s*[\"}]|\[\s*[\{\]])")
 
 
 class NoRows(UserError):
@@ -105,18 +105,18 @@ def open_table(file: RawFile, reading: Reading) -> FileSource:
         from flows.sources.parquet import ParquetSource
 
         return ParquetSource(file, columns)
-    is_json = bool(JSON_START.match(head))
-    if reading.expected is not None and "encoding" not in dialect.model_fields_set and not is_json:
+    of_json = is_json(head)
+    if reading.expected is not None and "encoding" not in dialect.model_fields_set and not of_json:
         found = find_file_encoding(file, head)
         dialect = Dialect(**(dialect.model_dump(exclude_unset=True) | ({} if found in UTF_8 else {"encoding": found})))
-    file = replace(file, encoding="utf-8" if is_json or head.startswith(codecs.BOM_UTF8) else dialect.encoding)
+    file = replace(file, encoding="utf-8" if of_json or head.startswith(codecs.BOM_UTF8) else dialect.encoding)
     refuse_foreign(head, file.uri, file.encoding)
     refuse_encoding(head, file)
     if file.encoding not in UTF_8:
         head = head.decode(file.encoding, errors="ignore").encode()
     if not head.strip().removeprefix(codecs.BOM_UTF8):
         raise NoRows(f'"{file.uri}" is empty: it needs a header and rows.')
-    if is_json:
+    if of_json:
         from flows.sources.jsonlines import JsonLinesSource
 
         return JsonLinesSource(file, columns)

@@ -1,5 +1,6 @@
 """JSON documents that are an array of objects, or an object around one, split into elements as they are read."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import TextIO
@@ -10,6 +11,46 @@ CHUNK = 1 << 20  # characters
 LONGEST_ELEMENT = 16 << 20
 START = re.compile(r'\s*(?:\[|\{\s*("(?:[^"\\]++|\\.)*+")\s*:\s*\[(?=\s*[{\]]))', re.DOTALL)
 TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+("?)|[\[\]{}]', re.DOTALL)
+OBJECTS = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')
+
+
+def is_json(head: bytes) -> bool:
+    """Return True if a file that begins with `head` is JSON of whatever kind, not delimited text."""
+    text = _decode(head)
+    if OBJECTS.match(text):
+        return True
+    first, rest = _first_line(text)
+    if not first.startswith("["):  # a header may begin with "[" too
+        return False
+    is_cut = not rest and len(head) >= CHUNK
+    return is_cut or not first.strip("[ \t") or isinstance(_parse(first), list)
+
+
+def is_array(head: bytes) -> bool:
+    """Return True if JSON that begins with `head` is one array, or one object around it, rather than JSON Lines."""
+    text = _decode(head)
+    start = START.match(text)
+    if start is None or start[1] is None:
+        return start is not None
+    first, rest = _first_line(text)
+    return not rest or not isinstance(_parse(first), dict)
+
+
+def _decode(head: bytes) -> str:
+    return head.decode("utf-8-sig", errors="replace")
+
+
+def _first_line(text: str) -> tuple[str, str]:
+    """Return the first line that is not blank, and what is below it, without the blanks before them."""
+    first, _, rest = text.lstrip().replace("\r", "\n").partition("\n")
+    return first, rest.lstrip()
+
+
+def _parse(line: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def read_elements(stream: TextIO, uri: str) -> Iterator[str]:
@@ -99,11 +140,11 @@ class ArrayReader:
             if not rest.startswith("}"):
                 raise UserError(
                     f'"{self._uri}" has more than the list {self.key} in one object: keep that list alone, or write '
-                    "one JSON object on each line."
+                    "one JSON object, without lists, on each line."
                 )
             rest = rest[1:]
         if rest.strip():
-            raise UserError(f'"{self._uri}" has more than one array: write one JSON object on each line.')
+            raise UserError(f'"{self._uri}" goes on behind its array: write one JSON object on each line.')
 
     def _refuse(self, number: int) -> None:
         raise UserError(

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from flows.errors import UserError
 from flows.sources.files import FileSource, NoRows, check_names
-from flows.sources.json_array import START, read_elements
+from flows.sources.json_array import is_array, read_elements
 from flows.sources.json_columns import JsonReader
 from flows.sources.json_text import parse
 from flows.sources.raw import explain_damage, explain_encoding
@@ -55,11 +55,11 @@ class JsonLinesSource(FileSource):
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Yield each line that is not blank, or each element of the array, with its number."""
-        is_array = START.match(self.file.read_head().decode("utf-8-sig", errors="replace"))
+        one_array = is_array(self.file.read_head())
         with explain_damage(self.uri), self.file.open() as stream:
             lines = io.TextIOWrapper(stream, encoding="utf-8-sig")
             try:
-                if is_array:
+                if one_array:
                     self._unit = "Element"
                     yield from enumerate(read_elements(lines, self.uri), start=1)
                     return
