@@ -6,7 +6,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.connection import show_uri
-from flows.contract import Contract, load_contract, require_columns
+from flows.contract import Contract, load_contract, require_columns, require_known_markers
 from flows.exclusive import exclusive
 from flows.growing import grow
 from flows.markdown import code
@@ -76,7 +76,12 @@ def snapshot_source(settings: Settings, contract: Contract, full: bool = False) 
 
 
 def open_project_source(settings: Settings, contract: Contract) -> Source:
-    """Open the source that `config.toml` names, its columns typed as the contract says."""
+    """Open the source that `config.toml` names, its columns typed as the contract says.
+
+    Raises:
+        UserError: there is none, or `[data] missing` names a column that the contract lacks.
+    """
+    require_known_markers(settings.data, contract.by_name)
     required = [column.name for column in contract.used]
     return open_source(
         settings.data.source,

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
-from flows.contract import Column, Contract, check_rows, require_columns
+from flows.contract import Column, Contract, check_rows, require_columns, require_known_markers
 from flows.errors import UserError
 from flows.markdown import code
 from flows.naming import name_run
@@ -78,6 +78,7 @@ def predict_file(settings: Settings, source: str, destination: str, version: str
         source, Reading(scorer.contract.kinds, settings.root, settings.fetch, dialect=settings.data.dialect)
     )
     refuse_same(settings.root, source, path)
+    require_known_markers(settings.data, {*scorer.contract.by_name, *rows.schema.names})
     require_places(rows, scorer.contract)
     require_columns(rows.schema.names, scorer.contract.features)
     with scratch(path) as made:

@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from flows.contract import Column
+from flows.contract import Column, Contract
 from flows.contract.cleaning import clean_column
 from flows.errors import UserError
+from flows.ingest import open_project_source
 from flows.init import initialize
 from flows.init.initialize import InitReport, read_table
 from flows.settings import load_settings
@@ -192,6 +193,18 @@ def test_what_the_owner_set_is_taken_as_it_is(project):
     assert written == {"delimiter": ";", "decimal": ",", "thousands": ".", "missing": {"plan": ["none"]}}
     assert kinds(report)["amount"] == "integer" and report.fields[1].categories == ("basic", "plus")
     assert report.fields[1].nullable and not any("read it otherwise" in doubt for doubt in report.doubts)
+
+
+def test_a_marker_of_a_column_that_is_not_there_is_refused_with_the_nearest_name(project):
+    path = project / "config.toml"
+    said = r'\[data\] missing in config.toml names "플렌", which is no column: .* Did you mean "플랜"\?$'
+    path.write_text(CONFIG.replace("max_bad", 'missing = { "플렌" = ["none"] }\nmax_bad', 1), encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        init(project, table(플랜=["basic", "none", "plus"]))
+    column = Column(name="플랜", kind="text")
+    contract = Contract(problem="binary", target="y", columns=(column, Column(name="y", kind="text", role="target")))
+    with pytest.raises(UserError, match=said):
+        open_project_source(load_settings(project), contract)
 
 
 def test_a_second_init_changes_nothing(project):

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.contract import Column, Contract
+from flows.contract import Column, Contract, require_known
 from flows.contract.columns import Kind, Role
 from flows.errors import UserError
 from flows.leaks import Alarm, find_alarms
-from flows.leaks.accepting import require_accepted, require_known, settle, warn_of_needless
+from flows.leaks.accepting import require_accepted, settle, warn_of_needless
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 KINDS: dict[str, Kind] = {"i": "integer", "u": "integer", "f": "number", "b": "boolean", "M": "date"}
@@ -439,9 +439,9 @@ def test_an_alarm_is_accepted_by_any_of_its_columns_and_shown_with_the_reason():
 def test_what_is_accepted_in_vain_is_told_and_what_is_no_column_is_refused_with_the_nearest_name(caplog):
     contract = describe(trips(0, 10), "tip", "regression")
     accept = {"fare": "b", "zone": "d"}
-    require_known(accept, contract)
+    require_known("[leakage] accept", accept, contract.by_name)
     warn_of_needless([TOTAL], accept)
     [said] = [record.getMessage() for record in caplog.records]
     assert '"zone" raises no alarm' in said
     with pytest.raises(UserError, match=r'names "milse", which is no column.*Did you mean "miles"\?'):
-        require_known(accept | {"milse": "c"}, contract)
+        require_known("[leakage] accept", accept | {"milse": "c"}, contract.by_name)

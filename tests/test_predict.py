@@ -18,7 +18,7 @@ from flows.errors import UserError
 from flows.outputs import open_output
 from flows.predict import free_names, predict, predict_file, require_places
 from flows.scoring import Scorer
-from flows.sections import Dialect
+from flows.sections import Data, Dialect
 from flows.settings import Settings
 from flows.sources import Reading, open_source
 from flows.store.bundles import write_bundle
@@ -334,6 +334,13 @@ def test_a_missing_column_is_named_with_the_nearest(project):
     source = project.write(nasty_frame(3).rename(columns={REGION: "지역명"}))
     assert f'no column "{REGION}"' in refusal(project, source, "out.csv")
     assert 'Did you mean "지역명"?' in refusal(project, source, "out.csv")
+
+
+def test_a_marker_of_a_column_that_is_not_there_is_refused_with_the_nearest_name(project):
+    project.crown()
+    source = project.write(nasty_frame(3), "in.csv")
+    project.settings = Settings(root=project.root, data=Data(missing={PLAN: ["none"], "other": ["-"]}))
+    assert '[data] missing in config.toml names "other", which is no column' in refusal(project, source, "out.csv")
 
 
 def test_an_unknown_suffix_is_refused_before_anything_is_read(project):

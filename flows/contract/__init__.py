@@ -1,6 +1,14 @@
 """The data's contract: derived from `model/schema.py`, carried to the service as `contract.json`."""
 
-from flows.contract.checking import Checked, check_rows, clean, require_columns, typed
+from flows.contract.checking import (
+    Checked,
+    check_rows,
+    clean,
+    require_columns,
+    require_known,
+    require_known_markers,
+    typed,
+)
 from flows.contract.columns import Column, Contract, Encoding
 from flows.contract.encoding import encode, encode_target, fit_encodings
 from flows.contract.schema import describe, load_contract, load_schema, required_dtype, schema_digest
@@ -19,6 +27,8 @@ __all__ = [
     "load_contract",
     "load_schema",
     "require_columns",
+    "require_known",
+    "require_known_markers",
     "required_dtype",
     "schema_digest",
     "typed",

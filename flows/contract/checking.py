@@ -1,6 +1,6 @@
 """Holds rows against the contract, lazily: every reason of every bad row."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from flows.contract.cleaning import UNREADABLE, clean_column, to_required
 from flows.contract.columns import Column
 from flows.contract.repeats import ALONE, TOGETHER
 from flows.errors import UserError, nearest
+from flows.sections import Dialect
 from service.grammar import normalize
 
 if TYPE_CHECKING:
@@ -89,6 +90,30 @@ def require_columns(present: Sequence[str], columns: Sequence[Column]) -> None:
         if column.name not in present:
             hint = nearest(column.name, present) or f" It has: {', '.join(present)}."
             raise UserError(f'The data has no column "{column.name}", which the contract asks for.{hint}')
+
+
+def require_known(setting: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Check that every column that a setting of `config.toml` names is one.
+
+    Raises:
+        UserError: one is not; the nearest one is named.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f'{setting} in config.toml names "{name}", which is no column: correct it, or take it out.'
+                f"{nearest(name, known)}"
+            )
+
+
+def require_known_markers(dialect: Dialect, known: Iterable[str]) -> None:
+    """Check that every column for which a dialect lists markers of missing values is one of `known`.
+
+    Raises:
+        UserError: one is not.
+    """
+    require_known("[data] missing", dialect.missing if isinstance(dialect.missing, dict) else (), known)
 
 
 def clean(table: pa.Table, columns: Sequence[Column]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.contract.checking import require_known_markers
 from flows.contract.cleaning import normalize_texts
 from flows.contract.columns import Role
 from flows.errors import UserError, nearest
@@ -94,6 +95,7 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
     opened = open_source(source, Reading(root=root, fetch=settings.fetch, dialect=given, expected=(target,)))
     dialect: Dialect | None = getattr(opened, "dialect", None)
     table, limited = read_table(opened, target)
+    require_known_markers(given, table.schema.names)
     table, repeated = drop_repeated_headers(table) if dialect is not None else (table, [])
     written = find_format(table, dialect, formats, target)
     profiles = _profile(table, opened, written)

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from flows.artifacts import publish_table
-from flows.contract import Contract
-from flows.errors import UserError, nearest
+from flows.contract import Contract, require_known
+from flows.errors import UserError
 from flows.leaks.alarms import Alarm
 from flows.leaks.search import find_alarms
 from flows.settings import Settings
@@ -26,7 +26,7 @@ def check_leaks(settings: Settings, contract: Contract, frame: pd.DataFrame, hel
         UserError: one is not accepted.
     """
     accept = settings.leakage.accept
-    require_known(accept, contract)
+    require_known("[leakage] accept", accept, contract.by_name)
     alarms = find_alarms(contract, frame, held)
     if alarms:
         publish_table("leakage", [line | {"columns": ", ".join(line["columns"])} for line in settle(alarms, accept)])
@@ -68,20 +68,6 @@ def require_accepted(alarms: Sequence[Alarm], accept: Mapping[str, str]) -> None
         f"This looks like a leak: {found}; {remedies}, in model/schema.py, or say in config.toml why it is none: "
         f"[leakage] accept = {{ {line} }}."
     )
-
-
-def require_known(accept: Mapping[str, str], contract: Contract) -> None:
-    """Check that every accepted name is a column's.
-
-    Raises:
-        UserError: one is not; names the nearest.
-    """
-    known = [column.name for column in contract.columns]
-    for name in accept:
-        if name not in known:
-            raise UserError(
-                f'[leakage] accept in config.toml names "{name}", which is no column.{nearest(name, known)}'
-            )
 
 
 def warn_of_needless(alarms: Sequence[Alarm], accept: Mapping[str, str]) -> None:
