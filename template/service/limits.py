@@ -1,12 +1,11 @@
 """The limits of the service: each the environment's (`ML_SERVICE__…`), else the bundle's, else the default."""
 
 import json
-import os
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-PREFIX = "ML_SERVICE__"
+from service.environment import read_settings
 
 
 class Limits(BaseModel):
@@ -21,6 +20,16 @@ class Limits(BaseModel):
     max_wait_seconds: float = Field(2.0, gt=0)
     hosts: tuple[str, ...] = ()
 
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _split(cls, hosts: Any) -> Any:
+        """Return the names of a text, which is JSON (as `ml` reads the variable) or has commas between them."""
+        if not isinstance(hosts, str):
+            return hosts
+        if hosts.lstrip().startswith("["):
+            return [str(name) for name in json.loads(hosts)]
+        return [name for part in hosts.split(",") if (name := part.strip())]
+
 
 def read_limits(settings: dict[str, Any]) -> Limits:
     """Return the limits, those of the bundle being `settings`.
@@ -28,19 +37,4 @@ def read_limits(settings: dict[str, Any]) -> Limits:
     Raises:
         ValueError: one is not allowed.
     """
-    given = {name: os.environ.get(f"{PREFIX}{name.upper()}") or settings.get(name) for name in Limits.model_fields}
-    if isinstance(given["hosts"], str):
-        given["hosts"] = split_names(given["hosts"])
-    try:
-        return Limits.model_validate({name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = f"{PREFIX}{str(first['loc'][0]).upper()}"
-        raise ValueError(f"the service's setting {name} is {first['input']!r}: {first['msg']}") from None
-
-
-def split_names(text: str) -> list[str]:
-    """Return the names of a list, which is JSON (as `ml` reads the variable) or has commas between them."""
-    if text.lstrip().startswith("["):
-        return [str(name) for name in json.loads(text)]
-    return [name for part in text.split(",") if (name := part.strip())]
+    return read_settings(Limits, settings, "ML_SERVICE__", "the service")

@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json, to_json
 
 from service.contract import Contract
+from service.environment import read_settings
 
-PREFIX = "ML_LOG__"
 SPACED_COLONS = (b" :", b"\t:", b"\n:", b"\r:")
 
 log = logging.getLogger("bentoml.service")
@@ -37,13 +37,7 @@ def read_rules(settings: dict[str, Any]) -> Rules:
     Raises:
         ValueError: an entry is not allowed.
     """
-    given = {name: os.environ.get(f"{PREFIX}{name.upper()}") or settings.get(name) for name in Rules.model_fields}
-    try:
-        return Rules.model_validate({name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = f"{PREFIX}{str(first['loc'][0]).upper()}"
-        raise ValueError(f"the log's setting {name} is {first['input']!r}: {first['msg']}") from None
+    return read_settings(Rules, settings, "ML_LOG__", "the log")
 
 
 class Answered(NamedTuple):
