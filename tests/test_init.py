@@ -2,13 +2,13 @@
 
 import importlib.util
 import io
-import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from init_support import CONFIG, SAMPLE_MODEL, make_project, of_role
 from rich.console import Console
 
 from flows.contract import describe
@@ -19,23 +19,11 @@ from flows.init.initialize import read_table
 from flows.sources import Reading, open_source
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
-SAMPLE_MODEL = Path(__file__).parents[1] / "template" / "model" / "schema.py"
-CONFIG = """# Ours.
-[project]
-name = "churn"  # the name
-
-[data]
-source = "sample://"  # rows
-max_bad_share = 0.2
-"""
 
 
 @pytest.fixture
 def project(tmp_path):
-    (tmp_path / "model").mkdir()
-    shutil.copy(SAMPLE_MODEL, tmp_path / "model" / "schema.py")
-    (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
-    return tmp_path
+    return make_project(tmp_path)
 
 
 def _frame(**columns):
@@ -93,7 +81,7 @@ def test_draft_of_real_table_is_kept_by_all_its_rows(project, name, target, prob
     if not path.exists():
         pytest.skip(f"{path} is not here")
     report = initialize(project, str(path), target)
-    assert (report.problem, report.of_role("ignored")) == (problem, ignored)
+    assert (report.problem, of_role(report, "ignored")) == (problem, ignored)
     assert [doubt.split('"')[1] for doubt in report.doubts] == doubted
     assert _check_own_source(project, report).empty
 
@@ -193,7 +181,7 @@ def test_empty_constant_near_unique_and_second_id_are_ignored_and_named(project)
             빈칸=[None] * 200,
         ),
     )
-    assert (report.of_role("id"), report.of_role("ignored")) == (["id"], ["same", "note", "ref", "빈칸"])
+    assert (of_role(report, "id"), of_role(report, "ignored")) == (["id"], ["same", "note", "ref", "빈칸"])
     assert [doubt.split('"')[1] for doubt in report.doubts] == ["same", "note", "ref", "빈칸"]
     assert _check_own_source(project, report).empty
 
@@ -202,7 +190,7 @@ def test_an_empty_date_is_not_the_time_of_the_rows(project):
     days = pd.Series(pd.date_range("2024-01-01", periods=200))
     _frame(deleted_at=pd.Series([pd.NaT] * 200), created_at=days).to_parquet(project / "t.parquet")
     report = initialize(project, "t.parquet", "y")
-    assert (report.of_role("time"), report.of_role("ignored")) == (["created_at"], ["deleted_at"])
+    assert (of_role(report, "time"), of_role(report, "ignored")) == (["created_at"], ["deleted_at"])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """`ml init` finds how a table is written, says it, writes it into `config.toml`, and every later read goes by it."""
 
 import json
-import shutil
 import tomllib
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from init_support import CONFIG, make_project
 
 from flows.contract import Column, Contract
 from flows.contract.cleaning import clean_column
@@ -19,24 +19,10 @@ from flows.init.initialize import InitReport, read_table
 from flows.settings import load_settings
 from flows.sources import Reading, open_source
 
-SAMPLE_MODEL = Path(__file__).parents[1] / "template" / "model" / "schema.py"
-CONFIG = """# Ours.
-[data]
-source = "sample://"  # rows
-max_bad_share = 0.2
-
-# How the model is trained.
-[train]
-seed = 1
-"""
-
 
 @pytest.fixture
 def project(tmp_path):
-    (tmp_path / "model").mkdir()
-    shutil.copy(SAMPLE_MODEL, tmp_path / "model" / "schema.py")
-    (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
-    return tmp_path
+    return make_project(tmp_path)
 
 
 def init(project: Path, text: str, target: str = "y", encoding: str = "utf-8") -> tuple[InitReport, dict[str, object]]:

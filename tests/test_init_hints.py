@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from init_support import of_role
 from test_init import _frame, _init, project
 
 __all__ = ["project"]
@@ -75,10 +76,10 @@ def test_a_date_alone_is_a_feature(project, beside):
     dates = pd.date_range("2021-01-01", periods=300)
     level = (10 + np.arange(300) / 30 + np.random.default_rng(5).normal(0, 0.3, 300)).round(3)
     report = _init(project, pd.DataFrame({**beside, "date": dates.astype(str), "y": level}))
-    assert report.of_role("feature") == ["date"] and report.of_role("time") == []
+    assert of_role(report, "feature") == ["date"] and of_role(report, "time") == []
     assert said(report, '"date" is the only column to predict from')
 
 
 def test_a_date_beside_a_feature_stays_the_rows_time(project):
     report = _init(project, _frame(date=pd.date_range("2021-01-01", periods=200).astype(str)))
-    assert report.of_role("time") == ["date"]
+    assert of_role(report, "time") == ["date"]

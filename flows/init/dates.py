@@ -12,7 +12,7 @@ from service.grammar import STANDARD_FORMATS, compile_format, date_grammar, norm
 READABLE = 0.98  # as many values must be of a kind for the rest to be called broken
 ENOUGH = 50  # rows below which a broken value is no exception
 GLANCED, TRIED = 10, 200  # values that are tried first
-DAY_FIRST, MONTH_FIRST, YEAR_FIRST = ("%d", "%m"), ("%m", "%d"), ("%y", "%m")
+DAY_FIRST, MONTH_FIRST = ("%d", "%m"), ("%m", "%d")
 WORDS = {"%d": "day", "%m": "month", "%Y": "year", "%y": "year"}
 DIGITS = re.compile(r"(19|20)[0-9]{6}([0-9]{6})?")
 # Formats of which at most one can suit all values; those of day and month as numbers are tried by both orders.

@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 
 from flows.contract.checking import require_known_markers
 from flows.contract.cleaning import normalize_texts
-from flows.contract.columns import Role
 from flows.errors import UserError, nearest
 from flows.init.dialects import drop_repeated_headers, find_format
 from flows.init.hints import find_hints
@@ -65,10 +64,6 @@ class InitReport:
     doubts: tuple[str, ...]
     status: Status
     diff: str
-
-    def of_role(self, role: Role) -> list[str]:
-        """Return the names of the columns with `role`."""
-        return [field.name for field in self.fields if field.role == role]
 
 
 def initialize(root: Path, source: str, target: str, problem: str | None = None, force: bool = False) -> InitReport:
