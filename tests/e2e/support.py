@@ -72,6 +72,21 @@ class Project:
         config.setdefault(section, tomlkit.table()).update(values)
         path.write_text(tomlkit.dumps(config), encoding="utf-8")
 
+    def choose_ports(self) -> "Project":
+        """Give the servers ports that are free."""
+        self.configure("ports", prefect=free_port(), mlflow=free_port())
+        self.configure("service", port=free_port())
+        return self
+
+    @contextmanager
+    def brought_down(self) -> Iterator["Project"]:
+        """Stop at the block's end whatever `ml up` started; no process may be left."""
+        try:
+            yield self
+        finally:
+            self.ml("down")
+            assert not wait_until_alone(self.root)
+
     def use(self, frame: pd.DataFrame, name: str = "rows.csv") -> None:
         """Put a table into the project as its source."""
         frame.to_csv(self.root / name, index=False)

@@ -17,9 +17,8 @@ from conftest import Render
 from monitor_support import sample
 from template_support import commit_all, git
 
-from e2e.browser import CHROMIUM, Browser, Page, open_browser
-from e2e.support import Project, make_project, succeed, wait_until_alone
-from flows.guard import free_port
+from e2e.browser import Browser, Page, open_browser
+from e2e.support import Project, make_project, succeed
 from flows.simulation.traffic import send_rows
 
 pytestmark = pytest.mark.slow
@@ -78,21 +77,13 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def shown(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is absent: `apt-get install chromium fonts-nanum`")
     folder = tmp_path_factory.mktemp("browser")
     rendered = render(project_name="고객 이탈 예측", project_slug="customer-churn")
-    project = make_project(rendered, folder / "customer-churn", None)
-    project.configure("ports", prefect=free_port(), mlflow=free_port())
-    project.configure("service", port=free_port())
-    with open_browser(folder / "chromium") as browser:
+    project = make_project(rendered, folder / "customer-churn", None).choose_ports()
+    with open_browser(folder / "chromium") as browser, project.brought_down():
         made = Shown(project, browser)
-        try:
-            play(made)
-            yield made
-        finally:
-            project.ml("down")
-            assert not wait_until_alone(project.root)
+        play(made)
+        yield made
 
 
 def play(made: Shown) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -12,9 +13,8 @@ import httpx
 import pytest
 from conftest import Render
 
-from e2e.browser import CHROMIUM, Browser, Page, open_browser
-from e2e.support import Project, make_project, succeed, wait_until_alone
-from flows.guard import free_port
+from e2e.browser import Browser, Page, open_browser
+from e2e.support import Project, make_project, succeed
 
 pytestmark = pytest.mark.slow
 
@@ -100,27 +100,29 @@ class Blank(BaseHTTPRequestHandler):
         return
 
 
+@contextmanager
+def serve_blank() -> Iterator[int]:
+    """Serve empty pages from a port of their own until the block ends; yield the port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Blank)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.fixture(scope="module")
 def servers(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is absent: `apt-get install chromium`")
     folder = tmp_path_factory.mktemp("foreign")
-    project = make_project(render(), folder / "shop-churn", 300)
-    project.configure("ports", prefect=free_port(), mlflow=free_port())
-    project.configure("service", port=free_port())
-    elsewhere = ThreadingHTTPServer(("127.0.0.1", 0), Blank)
-    Thread(target=elsewhere.serve_forever, daemon=True).start()
-    try:
+    project = make_project(render(), folder / "shop-churn", 300).choose_ports()
+    with (
+        open_browser(folder / "chromium", FOREIGN, "localhost") as browser,
+        serve_blank() as elsewhere,
+        project.brought_down(),
+    ):
         succeed(project.ml("up"))
-        with open_browser(folder / "chromium", FOREIGN, "localhost") as browser:
-            made = Servers(project, browser, elsewhere.server_address[1])
-            yield made
-            made.client.close()
-    finally:
-        elsewhere.shutdown()
-        elsewhere.server_close()
-        project.ml("down")
-        assert not wait_until_alone(project.root)
+        made = Servers(project, browser, elsewhere)
+        yield made
+        made.client.close()
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", FOREIGN])

@@ -2,17 +2,15 @@
 
 import json
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 from service_server import serve, wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 
-from e2e.browser import CHROMIUM, Browser, Page, open_browser
-from e2e.test_foreign_pages import FOREIGN, WAYS, Blank
+from e2e.browser import Browser, Page, open_browser
+from e2e.test_foreign_pages import FOREIGN, WAYS, serve_blank
 
 pytestmark = pytest.mark.slow
 
@@ -36,23 +34,16 @@ class Attacked:
 
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is absent: `apt-get install chromium`")
     folder = tmp_path_factory.mktemp("foreign")
     store = folder / "store"
     crown(store, *write_bundle(store, bundle_files("1", "binary", compile_model(fit("binary"), "binary"))))
-    elsewhere = ThreadingHTTPServer(("127.0.0.1", 0), Blank)
-    Thread(target=elsewhere.serve_forever, daemon=True).start()
-    try:
-        with (
-            serve(store, folder / "home") as client,
-            open_browser(folder / "chromium", FOREIGN, "localhost") as browser,
-        ):
-            wait_for(client, "/readyz", 200)
-            yield Attacked(client.base_url.port or 0, store, browser, elsewhere.server_address[1])
-    finally:
-        elsewhere.shutdown()
-        elsewhere.server_close()
+    with (
+        open_browser(folder / "chromium", FOREIGN, "localhost") as browser,
+        serve_blank() as elsewhere,
+        serve(store, folder / "home") as client,
+    ):
+        wait_for(client, "/readyz", 200)
+        yield Attacked(client.base_url.port or 0, store, browser, elsewhere)
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", FOREIGN])

@@ -14,9 +14,8 @@ from conftest import Render
 from nasty_support import MARKUP, NAMES, make_nasty
 from template_support import commit_all
 
-from e2e.browser import CHROMIUM, Browser, Page, open_browser
-from e2e.support import Done, Project, make_project, succeed, wait_until_alone
-from flows.guard import free_port
+from e2e.browser import Browser, Page, open_browser
+from e2e.support import Done, Project, make_project, succeed
 from flows.monitoring import drift
 from flows.monitoring.frames import Sides
 from flows.monitoring.windows import Window
@@ -72,21 +71,13 @@ class Planted:
 
 @pytest.fixture(scope="module")
 def planted(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
-    if CHROMIUM is None:
-        pytest.skip("Chromium is absent: `apt-get install chromium`")
     folder = tmp_path_factory.mktemp("planted")
     rendered = render(project_name=MARKUP[4], project_slug="planted", description=f"{MARKUP[0]} {MARKUP[5]}")
-    project = make_project(rendered, folder / "planted", None)
-    project.configure("ports", prefect=free_port(), mlflow=free_port())
-    project.configure("service", port=free_port())
-    with open_browser(folder / "chromium") as browser:
+    project = make_project(rendered, folder / "planted", None).choose_ports()
+    with open_browser(folder / "chromium") as browser, project.brought_down():
         made = Planted(project, browser)
-        try:
-            play(made)
-            yield made
-        finally:
-            project.ml("down")
-            assert not wait_until_alone(project.root)
+        play(made)
+        yield made
 
 
 def play(made: Planted) -> None:
@@ -183,8 +174,6 @@ def test_the_drift_report_runs_nothing(planted: Planted) -> None:
 @pytest.mark.parametrize("kept", ["nothing", "labels", "policy"])
 def test_labels_and_policy_of_the_report_hold_each_alone(kept: str, tmp_path: Path, monkeypatch: Any) -> None:
     """Without both, the planted script runs: so this test would see it."""
-    if CHROMIUM is None:
-        pytest.skip("Chromium is absent: `apt-get install chromium`")
     if kept != "labels":
         monkeypatch.setattr(drift, "label_all", lambda texts: {text: text for text in texts})
     if kept != "policy":

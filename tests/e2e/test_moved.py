@@ -10,7 +10,6 @@ from conftest import Render
 from template_support import commit_all
 
 from e2e.support import Project, files_of, make_project, succeed, wait_until_alone
-from flows.guard import free_port
 
 pytestmark = pytest.mark.slow
 NASTY = """a b#c%20d?e'f"g 한글 😀 {x} $HOME"""
@@ -22,9 +21,7 @@ def address(project: Project, name: str) -> str:
 
 
 def ports(project: Project) -> None:
-    project.configure("ports", prefect=free_port(), mlflow=free_port())
-    project.configure("service", port=free_port())
-    commit_all(project.root)
+    commit_all(project.choose_ports().root)
 
 
 def test_copy_of_a_project_whose_servers_run_reaches_none_of_them(render: Render, tmp_path: Path) -> None:

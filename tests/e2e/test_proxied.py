@@ -9,8 +9,7 @@ import pytest
 from conftest import Render
 from test_proxies import Recorder
 
-from e2e.support import make_project, refuse, succeed, wait_until_alone
-from flows.guard import free_port
+from e2e.support import make_project, refuse, succeed
 
 pytestmark = pytest.mark.slow
 
@@ -32,17 +31,12 @@ def test_commands_and_servers_work_and_the_proxy_sees_nothing_of_them(
 ) -> None:
     address, asked = proxy
     named = dict.fromkeys([*NAMES, *map(str.lower, NAMES)], address)
-    project = make_project(render(), tmp_path / "shop", 500, **named)
-    project.configure("ports", prefect=free_port(), mlflow=free_port())
-    project.configure("service", port=free_port())
+    project = make_project(render(), tmp_path / "shop", 500, **named).choose_ports()
     project.run()
-    try:
+    with project.brought_down():
         succeed(project.ml("up"))
         succeed(project.ml("predict", "sample://?rows=20", "out.csv"))
         assert "has ended" not in succeed(project.ml("status")).stdout
-    finally:
-        project.ml("down")
-        assert not wait_until_alone(project.root)
     assert asked == []
     refuse(project.ml("predict", "http://rows.example/t.csv", "out.csv"))  # an empty answer
     assert set(asked) == {"GET http://rows.example/t.csv"}

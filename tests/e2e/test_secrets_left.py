@@ -29,7 +29,6 @@ from e2e.support import (
     succeed,
     wait_until_alone,
 )
-from flows.guard import free_port
 
 CORE = "pLaNted7f3a"  # no encoding of text changes these letters
 PASSWORD, TOKEN = f"{CORE}@/비밀", f"{CORE}-hook"
@@ -171,8 +170,7 @@ def test_no_token_or_secret_address_is_left(keyed: tuple[Project, Customers], tm
 
 @pytest.mark.slow
 def test_no_server_leaves_a_secret(planted: Project, tmp_path: Path) -> None:
-    planted.configure("ports", prefect=free_port(), mlflow=free_port())
-    planted.configure("service", port=free_port())
+    planted.choose_ports()
     say(planted, "run")
     try:
         say(planted, "up")

@@ -52,15 +52,11 @@ def up(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]
         stranger.bind(("127.0.0.1", 0))
         stranger.listen()
         taken = stranger.getsockname()[1]
-        project.configure("ports", prefect=free_port(), mlflow=free_port())
-        project.configure("service", port=taken)
+        project.choose_ports().configure("service", port=taken)
         made = Up(project, succeed(project.ml("up")).stdout, taken)
-        try:
+        with project.brought_down():
             yield made
-        finally:
-            project.ml("down")
             made.client.close()
-            assert not wait_until_alone(project.root)
 
 
 def test_taken_port_is_named_with_the_one_instead(up: Up) -> None:
