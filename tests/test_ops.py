@@ -21,6 +21,7 @@ import httpx
 import pytest
 import yaml
 from compose_support import read_compose
+from prometheus_client import CollectorRegistry, generate_latest
 from service_server import serve, wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 
@@ -54,10 +55,14 @@ def compose(ops: Path) -> dict[str, Any]:
 def queries(ops: Path) -> list[str]:
     """Every query of the dashboard and of the alert rules, as Grafana and Prometheus send them."""
     board = read_board(ops, "service")
-    rules = yaml.safe_load((ops / "alerts.yaml").read_text(encoding="utf-8"))
     found = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    found += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    found += [rule["expr"] for group in read_rules(ops) for rule in group["rules"]]
     return [query.replace("$__rate_interval", "1m") for query in found]
+
+
+def read_rules(ops: Path) -> list[dict[str, Any]]:
+    """The groups of the alert rules."""
+    return list(yaml.safe_load((ops / "alerts.yaml").read_text(encoding="utf-8"))["groups"])
 
 
 def read_board(ops: Path, name: str) -> dict[str, Any]:
@@ -328,57 +333,102 @@ def test_prometheus_takes_its_configuration(ops):
     promtool = need("promtool", "prometheus")
     done = subprocess.run([promtool, "check", "config", ops / "prometheus.yaml"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 rules found" in done.stdout
+    assert "14 rules found" in done.stdout
+
+
+DAYS = 12_000  # eight days in minutes
+FRESH = {  # what the worker of a new project exports
+    'up{job="loop"}': f"1x{DAYS}", 'up{job="service"}': f"1x{DAYS}", "ml_store_readable": f"1x{DAYS}",
+    "ml_loop_paused": f"0x{DAYS}", "ml_alerts_waiting": f"0x{DAYS}", "ml_alerts_webhook": f"0x{DAYS}",
+}  # fmt: skip
+WORKS = FRESH | {  # and of one with a version in service, without traffic
+    'ml_champion_since_seconds{version="3"}': f"0x{DAYS}", "ml_loop_request_open": f"0x{DAYS}",
+    "ml_window_min_rows": f"200x{DAYS}",
+}  # fmt: skip
+TRAFFIC = {'ml_predictions_total{model_version="3"}': f"0+1x{DAYS}"}
+
+
+def verdict(found: str) -> dict[str, str]:
+    """The series of a window with this verdict."""
+    return {f'ml_window_verdict{{verdict="{v}"}}': f"{int(v == found)}x{DAYS}" for v in ("ok", "drift", "worse")}
 
 
 SERIES = 'bentoml_service_request_total{endpoint="/predict", http_response_code="%s"}'
 SITUATIONS = [
-    ("ServiceDown", {'up{job="service"}': "0x20"}),
-    ("PredictionsFail", {SERIES % 200: "0+90x60", SERIES % 500: "0+10x60"}),
-    ("RequestsAreRefused", {SERIES % 200: "0+60x60", SERIES % 400: "0+40x60"}),
-    ("CategoriesAreUnknown", {'ml_predictions_total{model_version="1"}': "0+60x120",
+    ("19m", "ServiceDown", {'up{job="service"}': "0x20"}),
+    ("19m", "PredictionsFail", {SERIES % 200: "0+90x60", SERIES % 500: "0+10x60"}),
+    ("19m", "RequestsAreRefused", {SERIES % 200: "0+60x60", SERIES % 400: "0+40x60"}),
+    ("50m", "CategoriesAreUnknown", {'ml_predictions_total{model_version="1"}': "0+60x120",
                               'ml_unknown_categories_total{column="지역"}': "0+30x120"}),
-    ("PredictionLogIsLosing", {"ml_log_dropped_total": "0+1x60"}),
-    ("PredictionsAreSlow", {
+    ("19m", "PredictionLogIsLosing", {"ml_log_dropped_total": "0+1x60"}),
+    ("19m", "PredictionsAreSlow", {
         'bentoml_service_request_duration_seconds_bucket{endpoint="/predict", le="0.5"}': "0+10x60",
         'bentoml_service_request_duration_seconds_bucket{endpoint="/predict", le="1.0"}': "0+60x60",
         'bentoml_service_request_duration_seconds_bucket{endpoint="/predict", le="+Inf"}': "0+60x60"}),
-    (None, {'up{job="service"}': "1x60", SERIES % 200: "0+60x60", SERIES % 500: "0x60",
+    ("3d", "WorkerDown", {'up{job="loop"}': f"1x60 0x{DAYS}"}),
+    ("3d", "StoreIsUnreadable", {'up{job="loop"}': f"1x{DAYS}", "ml_store_readable": f"1x60 0x{DAYS}"}),
+    ("3d", "WindowDrifted", WORKS | verdict("drift")),
+    ("3d", "PerformanceDegraded", WORKS | verdict("worse")),
+    ("3d", "WindowIsOverdue", WORKS | TRAFFIC | {"ml_window_end_seconds": f"3600x{DAYS}"}),
+    ("3d", "WindowIsOverdue", WORKS | TRAFFIC),  # none was judged since the version was put into service
+    ("3d", "RetrainingDoesNotStart", WORKS | {"ml_loop_request_open": f"1x{DAYS}"}),
+    ("3d", "AlertsAreWaiting", WORKS | {"ml_alerts_waiting": f"0x60 2x{DAYS}", "ml_alerts_webhook": f"1x{DAYS}"}),
+    ("8d", "LoopIsPaused", WORKS | TRAFFIC | {"ml_loop_paused": f"1x{DAYS}"}),
+    ("3d", None, FRESH),
+    ("3d", None, WORKS | verdict("ok") | {"ml_window_end_seconds": "0x1440 86400x1440 172800x1440"} | TRAFFIC),
+    ("3d", None, WORKS | {"ml_predictions_total": "0+0.03x20000"}),  # 80 rows in two days: too few to judge
+    ("3d", None, WORKS | TRAFFIC | {"ml_window_min_rows": "_"}),  # [log] enabled = false
+    ("3d", None, WORKS | {"ml_alerts_waiting": f"7x{DAYS}"}),  # for a webhook that may be named one day
+    ("50m", None, {'up{job="service"}': "1x60", SERIES % 200: "0+60x60", SERIES % 500: "0x60",
             "ml_log_dropped_total": "0x60",
             'ml_predictions_total{model_version="1"}': "0+60x60",
             'ml_unknown_categories_total{column="지역"}': "0x60"}),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("alert", "series"), SITUATIONS, ids=[str(name) for name, _ in SITUATIONS])
-def test_alerts_fire_when_they_should_and_only_then(ops, tmp_path, alert, series):
-    """By Prometheus's own test runner: which rules fire after an hour of such figures."""
+@pytest.mark.parametrize(("when", "alert", "series"), SITUATIONS)
+def test_alerts_fire_when_they_should_and_only_then(ops, tmp_path, when, alert, series):
+    """By Prometheus's own test runner: which rules fire after such figures, one a minute."""
     promtool = need("promtool", "prometheus")
-    rules = yaml.safe_load((ops / "alerts.yaml").read_text(encoding="utf-8"))["groups"][0]["rules"]
     expected = [
         {
-            "eval_time": "50m" if name == "CategoriesAreUnknown" else "19m",
-            "alertname": name,
-            "exp_alerts": [{"exp_labels": labels, "exp_annotations": {"summary": told}}] if name == alert else [],
+            "eval_time": when,
+            "alertname": rule["alert"],
+            "exp_alerts": [firing(rule)] if rule["alert"] == alert else [],
         }
-        for name, labels, told in (firing(rule) for rule in rules)
+        for group in read_rules(ops)
+        for rule in group["rules"]
     ]
     given = [{"series": name, "values": values} for name, values in series.items()]
     tests = [{"interval": "1m", "input_series": given, "alert_rule_test": expected}]
     path = tmp_path / "test.yaml"
-    path.write_text(yaml.safe_dump({"rule_files": [str(ops / "alerts.yaml")], "tests": tests}), encoding="utf-8")
+    steps = "1h" if when.endswith("d") else "1m"
+    made = {"rule_files": [str(ops / "alerts.yaml")], "evaluation_interval": steps, "tests": tests}
+    path.write_text(yaml.safe_dump(made), encoding="utf-8")
     done = subprocess.run([promtool, "test", "rules", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def firing(rule: dict[str, Any]) -> tuple[str, dict[str, str], str]:
-    """A rule's name, and the labels and the summary of its alert in the situations above."""
-    labels = dict(rule["labels"])
-    if rule["alert"] == "ServiceDown":
-        labels["job"] = "service"
+def firing(rule: dict[str, Any]) -> dict[str, Any]:
+    """The alert of a rule in the situations above, with the labels that its series have."""
+    labels = dict(rule["labels"]) | dict(re.findall(r'(?:up|verdict)\{(\w+)="(\w+)"\}', rule["expr"]))
     if rule["alert"] == "CategoriesAreUnknown":
         labels["column"] = "지역"
-    return rule["alert"], labels, rule["annotations"]["summary"].replace("{{ $labels.column }}", "지역")
+    summary = rule["annotations"]["summary"].replace("{{ $labels.column }}", "지역")
+    return {"exp_labels": labels, "exp_annotations": {"summary": summary}}
+
+
+def test_every_rule_has_a_severity_that_alertmanager_routes(ops):
+    rules = [rule for group in read_rules(ops) for rule in group["rules"]]
+    route = yaml.safe_load((ops / "alertmanager.yaml").read_text(encoding="utf-8"))["route"]
+    routed = {match for more in route["routes"] for match in more["matchers"]}
+    assert {rule["labels"]["severity"] for rule in rules} == {"page", "warn"}  # `warn` is the first route's
+    assert routed == {'severity="page"'}
+    amtool = need("amtool", "prometheus-alertmanager")
+    for rule in rules:
+        labels = [f"{name}={value}" for name, value in rule["labels"].items()]
+        command = [amtool, "config", "routes", "test", f"--config.file={ops}/alertmanager.yaml", *labels]
+        assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "webhook"
 
 
 @pytest.fixture(scope="module")
@@ -400,8 +450,8 @@ def ask(client: httpx.Client) -> None:
     assert client.post("/predict", json={"rows": [{}]}).status_code == 400
 
 
-def test_queries_name_what_the_service_really_exports(ops, service):
-    text = service.get("/metrics").text
+def test_queries_name_what_the_service_and_the_worker_really_export(ops, service, loop_store):
+    text = service.get("/metrics").text + worker_metrics(loop_store)
     exported = set(re.findall(rf"^({NAME})[{{ ]", text, re.M))
     labels = set(re.findall(r"[{,](\w+)=", text)) | {"job", "le"}
     for query in queries(ops):
@@ -467,6 +517,13 @@ def loop_store(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return settings
 
 
+def worker_metrics(settings: Settings) -> str:
+    """What the worker answers to Prometheus."""
+    registry = CollectorRegistry()
+    registry.register(LoopCollector(settings))
+    return generate_latest(registry).decode()
+
+
 def board_queries(ops: Path, name: str) -> list[str]:
     return [target["expr"] for panel in read_board(ops, name)["panels"] for target in panel["targets"]]
 
@@ -504,7 +561,9 @@ def test_prometheus_answers_every_query_of_the_loops_dashboard(ops, loop_store, 
 
 def test_what_the_loop_exports_follows_the_store_and_says_where_it_cannot_be_read(tmp_path):
     settings = Settings(root=tmp_path)
-    assert exported(settings) == {"ml_store_readable": 1.0, "ml_loop_paused": 0.0, "ml_alerts_waiting": 0.0}
+    assert exported(settings) == {
+        "ml_store_readable": 1.0, "ml_loop_paused": 0.0, "ml_alerts_waiting": 0.0, "ml_alerts_webhook": 0.0
+    }  # fmt: skip
     pause(settings.store_path, "a test")
     assert exported(settings)["ml_loop_paused"] == 1.0
     (settings.store_path / "loop.json").write_text("{", encoding="utf-8")

@@ -51,6 +51,9 @@ class LoopCollector(Collector):
         loop, champion = read_loop(store), read_champion(store)
         yield _gauge("ml_loop_paused", "Whether the loop is paused", float(loop.paused is not None))
         yield _gauge("ml_alerts_waiting", "Alerts that were not sent yet", float(len(waiting(self.settings))))
+        yield _gauge(
+            "ml_alerts_webhook", "Whether alerts have a receiver", float(self.settings.alerts.webhook is not None)
+        )
         if champion is None:
             return
         since = datetime.fromisoformat(champion.since).timestamp()
@@ -59,6 +62,9 @@ class LoopCollector(Collector):
         )
         wanted = open_request(loop, champion) is not None
         yield _gauge("ml_loop_request_open", "Whether training is wanted and nobody has heard of it", float(wanted))
+        if self.settings.log.enabled:  # without a log no window is ever judged
+            needed = float(self.settings.monitor.min_rows)
+            yield _gauge("ml_window_min_rows", "Rows that a window needs to be judged", needed)
         windows = [window for window in Windows(store).of(champion) if window.judged]
         counts = {verdict: float(sum(w.verdict == verdict for w in windows)) for verdict in VERDICTS}
         yield _labelled("ml_windows", "Judged windows of the version in service", verdict=counts)
