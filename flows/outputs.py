@@ -2,7 +2,7 @@
 
 import codecs
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,9 @@ import pyarrow as pa
 from flows.errors import UserError, nearest
 from flows.privacy import make_folder
 from flows.sections import Dialect
+from flows.sources.cells import NUMERIC, write_numbers
+
+Kinds = Mapping[str, str]  # the contract's kind of each column by its name
 
 
 class Output(Protocol):
@@ -26,12 +29,17 @@ class Output(Protocol):
         ...
 
 
-def open_output(path: Path, schema: pa.Schema, dialect: Dialect | None = None) -> Output:
+def open_output(path: Path, schema: pa.Schema, dialect: Dialect | None = None, kinds: Kinds | None = None) -> Output:
     """Open a file for tables of `schema`, in the format that its suffix names; see `require_destination`.
 
-    A CSV file has the delimiter of `dialect`, and a byte order mark where the dialect has another encoding than UTF-8.
+    Args:
+        path: The file.
+        schema: Names and types; a name is there once.
+        dialect: How a CSV file is written: its delimiter, its decimal sign, and a byte order mark where it names
+            another encoding than UTF-8.
+        kinds: The contract's kinds of the columns that it has.
     """
-    return OPENERS[path.suffix.lower()](path, schema, dialect or Dialect())
+    return OPENERS[path.suffix.lower()](path, schema, dialect or Dialect(), kinds or {})
 
 
 def require_destination(path: Path) -> Path:
@@ -59,7 +67,7 @@ def require_destination(path: Path) -> Path:
 class JsonLines:
     """One JSON object for each row; missing values, and numbers that JSON lacks, are null."""
 
-    def __init__(self, path: Path, schema: pa.Schema, dialect: Dialect) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, dialect: Dialect, kinds: Kinds) -> None:
         """Open the file; objects need no schema and no dialect."""
         self._file = path.open("wb")
 
@@ -90,18 +98,24 @@ def _to_list(values: pa.ChunkedArray) -> list[Any]:
 class Csv:
     """Delimited text in UTF-8."""
 
-    def __init__(self, path: Path, schema: pa.Schema, dialect: Dialect) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, dialect: Dialect, kinds: Kinds) -> None:
         """Open the file and write the header."""
         from pyarrow import csv
 
+        self._decimal = dialect.decimal
+        self._spelled = [field.name for field in schema if self._decimal != "." and _has_fractions(field, kinds)]
+        self._schema = pa.schema([f.with_type(pa.string()) if f.name in self._spelled else f for f in schema])
         self._file = path.open("wb")
         if dialect.encoding != "utf-8":
             self._file.write(codecs.BOM_UTF8)
         options = csv.WriteOptions(delimiter=dialect.delimiter or ",")
-        self._writer = csv.CSVWriter(self._file, schema, write_options=options)
+        self._writer = csv.CSVWriter(self._file, self._schema, write_options=options)
 
     def write_table(self, table: pa.Table) -> None:
         """Write one line for each row."""
+        for name in self._spelled:
+            place, texts = self._schema.get_field_index(name), write_numbers(table.column(name), self._decimal)
+            table = table.set_column(place, self._schema.field(place), texts)
         self._writer.write_table(table)
 
     def close(self) -> None:
@@ -110,13 +124,21 @@ class Csv:
         self._file.close()
 
 
-def _open_parquet(path: Path, schema: pa.Schema, dialect: Dialect) -> Output:
+def _has_fractions(field: pa.Field, kinds: Kinds) -> bool:
+    """Return True if a column's cells may have a decimal sign; seconds of a duration always have a point."""
+    kind = field.type
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return kinds.get(field.name, "number") in NUMERIC
+    return pa.types.is_string(kind) and kinds.get(field.name) in NUMERIC
+
+
+def _open_parquet(path: Path, schema: pa.Schema, dialect: Dialect, kinds: Kinds) -> Output:
     from pyarrow import parquet
 
     return parquet.ParquetWriter(path, schema, compression="zstd")
 
 
-OPENERS: dict[str, Callable[[Path, pa.Schema, Dialect], Output]] = {
+OPENERS: dict[str, Callable[[Path, pa.Schema, Dialect, Kinds], Output]] = {
     ".csv": Csv,
     ".parquet": _open_parquet,
     ".jsonl": JsonLines,

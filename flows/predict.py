@@ -21,6 +21,7 @@ from flows.outputs import open_output, require_destination
 from flows.progress import say
 from flows.scoring import CHUNK, PREDICTION, Scorer
 from flows.secrets import unseen
+from flows.sections import Dialect
 from flows.settings import Settings, load_settings
 from flows.sources import Reading, Source, open_source, read_through
 from flows.store.bundles import Bundle, open_bundle
@@ -82,7 +83,9 @@ def predict_file(settings: Settings, source: str, destination: str, version: str
     require_places(rows, scorer.contract)
     require_columns(rows.schema.names, scorer.contract.features)
     with scratch(path) as made:
-        counts = read_through(rows, lambda batches: write_predictions(scorer, rows, batches, made))
+        counts = read_through(
+            rows, lambda batches: write_predictions(scorer, rows, batches, made, settings.data.dialect)
+        )
         publish(made, path)
     return counts | {"version": bundle.version}
 
@@ -131,8 +134,17 @@ def refuse_same(root: Path, source: str, destination: Path) -> None:
         raise UserError(f'"{destination}" is the source itself: write the predictions to another file.')
 
 
-def write_predictions(scorer: Scorer, source: Source, batches: Iterator[pa.RecordBatch], path: Path) -> dict[str, int]:
+def write_predictions(
+    scorer: Scorer, source: Source, batches: Iterator[pa.RecordBatch], path: Path, dialect: Dialect | None = None
+) -> dict[str, int]:
     """Write every row to `path`, anew, with little of the source in memory at a time; return the counts.
+
+    Args:
+        scorer: The bundle.
+        source: What the batches are of.
+        batches: The rows.
+        path: The file, in CSV written as `dialect` says.
+        dialect: See `open_output`.
 
     Raises:
         UserError: there are no rows.
@@ -144,7 +156,7 @@ def write_predictions(scorer: Scorer, source: Source, batches: Iterator[pa.Recor
         for table in _gather(batches):
             scored, bad = predict_table(scorer, table)
             made = pa.table([*table.columns, *scored.columns], [*table.schema.names, *names])
-            writer = writer or open_output(path, made.schema)
+            writer = writer or open_output(path, made.schema, dialect, scorer.contract.kinds)
             writer.write_table(made)
             rows, refused = rows + made.num_rows, refused + bad
     finally:

@@ -249,6 +249,36 @@ def test_json_lines_hold_each_value_as_python_writes_it(tmp_path):
         assert repr([row[name] for row in rows]) == repr(expected + expected[3:]), name
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_csv_is_written_in_the_notation_of_the_settings_and_read_back_as_the_same(project, suffix):
+    project.crown("regression")
+    project.settings = Settings(
+        root=project.root, data=Data(delimiter=";", decimal=",", thousands=".", encoding="cp949")
+    )
+    frame = nasty_frame(60).assign(extra=np.linspace(0, 1, 60), note="1.5")
+    numbers = [*frame.columns[frame.dtypes == "float64"]]
+    if suffix == "csv":
+        spelled = {name: frame[name].map(str).str.replace(".", ",").mask(frame[name].isna()) for name in numbers}
+        frame.assign(**spelled).to_csv(
+            project.root / "in.csv", sep=";", index=False, encoding="cp949", errors="replace"
+        )
+    else:
+        frame.to_parquet(project.root / "in.parquet")
+    tables = []
+    for name in ("out.parquet", "out.csv"):
+        done = predict_file.fn(project.settings, f"in.{suffix}", name)
+        kinds = project.contract.kinds | {"prediction": "number"} | ({"extra": "number"} if suffix == "parquet" else {})
+        reading = Reading(kinds, project.root, dialect=project.settings.data.dialect)
+        tables.append(pa.Table.from_batches(open_source(name, reading).batches()).to_pandas())
+    assert done["rows"] == 60
+    for name in (*numbers, "prediction"):
+        before, after = (table[name] for table in tables)
+        pd.testing.assert_series_equal(before, after, check_exact=True, check_dtype=False)
+    assert set(tables[1]["note"]) == {"1.5"}
+    lines = (project.root / "out.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert lines[0].count('";"') > 5 and "." not in "".join(line.rsplit(";", 2)[1] for line in lines[1:])
+
+
 def test_labels_are_written_as_the_type_they_had(project):
     project.crown("multiclass")
     frame = nasty_frame(30)

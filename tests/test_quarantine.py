@@ -523,6 +523,25 @@ def test_rows_in_the_owner_s_notation_are_written_mended_and_replayed_in_it(tmp_
     assert sorted(incomes) == [1234.5] * 7 + [1312.25]
 
 
+def test_seconds_of_a_duration_are_written_and_replayed_with_a_point_whatever_the_notation(tmp_path, contract):
+    class Timed(Schema):
+        wait: pd.Timedelta = pa.Field()
+
+    contract.setattr("model.schema.Schema", Timed)
+    project = Project(tmp_path, decimal=",", delimiter=";")
+    lines = [";".join([*HEADER, "wait"]), *(";".join(map(str, [*row(i, income=1), 12.5 + i])) for i in range(4))]
+    lines[2] = lines[2].replace(";30;", ";400;")
+    (tmp_path / "data.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    bad = project.validate(project.ingest())
+    path = tmp_path / "bad.csv"
+    quarantined.write_quarantine(project.settings, bad, path)
+    path.write_text(path.read_text(encoding="utf-8").replace(";400;", ";40;"), encoding="utf-8")
+    taken = take_mended(project.settings, bad, str(path))
+    assert (bad.bad, taken.rows, taken.refused) == (1, 1, {})
+    table = pyarrow.concat_tables(list(project.snapshots.batches(taken.snapshot.digest, ["wait"])))
+    assert sorted(table.column("wait").to_pylist()) == [12.5, 13.5, 14.5, 15.5]
+
+
 def test_a_row_that_gets_its_label_later_joins_the_rows_of_a_growing_source(tmp_path, contract):
     project = Project(
         tmp_path, watermark="when", delimiter=";", decimal=",", thousands=".", missing=["?"], date_formats=["%d/%m/%Y"]

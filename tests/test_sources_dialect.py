@@ -13,7 +13,7 @@ from flows.errors import UserError
 from flows.sections import Data, Dialect
 from flows.settings import load_settings
 from flows.sources import Reading, open_source, read_through
-from flows.sources.cells import read_cells, write_cells
+from flows.sources.cells import read_cells, write_numbers
 
 KINDS = {"id": "integer", "preis": "number", "art": "text"}
 
@@ -190,7 +190,7 @@ def test_the_mark_of_utf_8_goes_before_the_setting(tmp_path):
 def test_what_is_written_for_the_owner_is_read_as_the_same(decimal):
     dialect = Dialect(decimal=decimal, thousands="" if decimal == "." else ".")
     values = pa.array(["1234.5", "-7", "1e+20", "oops", "'1.5" if decimal == "," else "1.5", None, "0.1"])
-    told = write_cells(pa.chunked_array([values]), dialect, "number")
+    told = write_numbers(pa.chunked_array([values]), decimal)
     assert read_cells(told.combine_chunks(), dialect, "number", "x").to_pylist() == values.to_pylist()
     assert told.to_pylist()[0] == ("1234,5" if decimal == "," else "1234.5")
 

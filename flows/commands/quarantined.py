@@ -16,9 +16,7 @@ from flows.errors import UserError
 from flows.exclusive import only_one
 from flows.mending.replaying import judge_again, take_mended
 from flows.outputs import open_output, require_destination
-from flows.sections import Dialect
 from flows.settings import Settings
-from flows.sources.cells import NUMERIC, write_cells
 from flows.store.files import publish, scratch
 from flows.store.parts import ROW
 from flows.store.validations import REASONS, Latest, Validation, Validations
@@ -110,23 +108,14 @@ def _hide(reason: str, hidden: Set[str]) -> str:
 def write_quarantine(settings: Settings, validation: Validation, out: Path) -> None:
     """Write the quarantined rows, their numbers and reasons to a file; to CSV as the owner's own is written."""
     require_destination(out)
-    dialect = settings.data.dialect if out.suffix.lower() == ".csv" else Dialect()
-    kinds = load_contract(settings).kinds
     with pq.ParquetFile(Validations(settings.store_path).rows_path(validation.id)) as file, scratch(out) as made:
-        spelled = [name for name, kind in kinds.items() if kind in NUMERIC and dialect.decimal != "."]
-        texts = [REASONS, *spelled]
-        schema = pa.schema([field.with_type(pa.string()) if field.name in texts else field
-                            for field in file.schema_arrow])  # fmt: skip
-        output = open_output(made, schema, dialect)
+        place = file.schema_arrow.get_field_index(REASONS)
+        schema = file.schema_arrow.set(place, pa.field(REASONS, pa.string()))
+        output = open_output(made, schema, settings.data.dialect, load_contract(settings).kinds)
         for batch in file.iter_batches():
             table = pa.Table.from_batches([batch])
             told = pc.binary_join(table.column(REASONS), "; ")
-            place = table.schema.names.index(REASONS)
-            table = table.set_column(place, schema.field(REASONS), told)
-            for name in {*spelled} & {*table.schema.names}:
-                place = table.schema.names.index(name)
-                table = table.set_column(place, name, write_cells(table.column(name), dialect, kinds[name]))
-            table = table.cast(schema)
+            table = table.set_column(place, schema.field(REASONS), told).cast(schema)
             output.write_table(_spell_infinite(table) if out.suffix.lower() == ".jsonl" else table)
         output.close()
         publish(made, out)

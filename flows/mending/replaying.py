@@ -126,6 +126,8 @@ def _read_mended(settings: Settings, contract: Contract, schema: pa.Schema, uri:
     dialect = settings.data.dialect.model_copy(update={"header": True, "skip_lines": 0})
     clashed = {name: f"{name} of the data" for name in (ROW, REASONS)}  # as the quarantine renames them
     kinds = {clashed.get(name, name): kind for name, kind in kinds_of(schema).items()} | {ROW: "integer"}
+    seconds = [name for name, kind in contract.kinds.items() if (kind, kinds.get(name)) == ("duration", "number")]
+    kinds |= dict.fromkeys(seconds, "duration")  # whose decimal sign is always a point
     source = open_source(uri, Reading(kinds, settings.root, settings.fetch, quoted=True, dialect=dialect))
     if ROW not in source.schema.names:
         raise UserError(

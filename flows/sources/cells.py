@@ -88,12 +88,12 @@ def read_numbers(values: pa.Array, decimal: str, thousands: str) -> pa.Array:
     return pc.if_else(fits, plain, others)
 
 
-def write_cells(values: pa.ChunkedArray, dialect: Dialect, kind: str) -> pa.ChunkedArray:
-    """Return a column as text that `read_cells` reads as the same values."""
+def write_numbers(values: pa.ChunkedArray, decimal: str) -> pa.ChunkedArray:
+    """Return a column as text that `read_cells` reads as the same numbers, and as the same texts."""
     texts = values.cast(pa.string())
-    if kind not in NUMERIC or dialect.decimal == ".":
+    if decimal == ".":
         return texts
-    own = pc.replace_substring(texts, ".", dialect.decimal)
+    own = pc.replace_substring(texts, ".", decimal)
     texts = pc.if_else(pc.match_substring_regex(texts, PLAIN), own, texts)
     feigned = pc.match_substring_regex(texts, PLAIN.replace("^", f"^{NO_NUMBER}", 1))
     return pc.if_else(feigned, pc.utf8_slice_codeunits(texts, len(NO_NUMBER)), texts)
