@@ -1,7 +1,7 @@
-"""What `ml up` runs in the background, as `.ml/run/*.json` records it: process id, its start, port and command.
+"""What `ml up` runs in the background, as `.ml/run/*.json` records it: process id, port, command and token.
 
-A process id alone says little: the system gives it to a stranger once its process is gone. So a record also holds the
-time at which the process started, and a token that stands in the environment of the process and of all it starts.
+A process id alone says little: the system gives it to a stranger once its process is gone. So a record also holds a
+token that stands in the environment of the process and of all it starts.
 """
 
 import os
@@ -37,7 +37,6 @@ class Record(BaseModel):
     Attributes:
         name: What it is: prefect, worker, mlflow or service.
         pid: The process that keeps it running; None until that is started.
-        started: When that process started, in seconds since 1970, by the system's own account.
         token: What its environment says under `ML_PROCESS`.
         port: The port of the loopback that it listens on, if any.
         command: What it was started with.
@@ -47,7 +46,6 @@ class Record(BaseModel):
 
     name: str
     pid: int | None
-    started: float
     token: str
     port: int | None
     command: tuple[str, ...]
@@ -126,7 +124,7 @@ def keeper_of(record: Record) -> "psutil.Process | None":
 
     if record.pid is None:
         return None
-    with suppress(psutil.NoSuchProcess):  # a zombie too
+    with suppress(psutil.Error):  # it ended, is a zombie, or is another user's that shows nothing
         process = psutil.Process(record.pid)
         return process if _is_of(process, record) else None
     return None
@@ -145,13 +143,13 @@ def family(record: Record) -> list["psutil.Process"]:
 
 
 def _is_of(process: "psutil.Process", record: Record) -> bool:
-    """Tell whether a process is the recorded one: by its environment, else by when it started."""
+    """Return True if a process is the recorded one: by its environment or, of another user's, by its command."""
     import psutil
 
     try:
         return process.environ().get(TOKEN) == record.token
     except psutil.AccessDenied:
-        return abs(process.create_time() - record.started) < 1.0
+        return process.cmdline()[-len(record.command) :] == list(record.command)
 
 
 def start(
@@ -161,12 +159,9 @@ def start(
 
     It is recorded before it starts: whatever ends us in between, its token finds it.
     """
-    import psutil
-
     record = Record(
         name=name,
         pid=None,
-        started=0.0,
         token=uuid.uuid4().hex,
         port=port,
         command=tuple(command),
@@ -186,8 +181,7 @@ def start(
         start_new_session=True,
     )
     _started.append(process)
-    started = psutil.Process(process.pid).create_time()
-    record = record.model_copy(update={"pid": process.pid, "started": started})
+    record = record.model_copy(update={"pid": process.pid})
     _write(settings, record)
     return record
 

@@ -3,22 +3,25 @@
 import os
 import threading
 import time
-from contextlib import suppress
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from flows.alerting import alert
 from flows.health import ask, call_prefect, look_up
 from flows.processes import running
 from flows.settings import Settings
-from flows.store.files import HOST
+from flows.store.files import HOST, locked
 
 MOST_STARTS = 3  # a run that takes its process along each time must not do so for ever
 LOOK_SECONDS = 5.0
 SUBMIT_SECONDS = 60.0  # from a run's being taken by a worker until its process is there, at most
 CRASHED_SECONDS = 3600.0  # a run that crashed longer ago is past
 MESSAGE = "Its process ended while it ran."
-COMMAND = "ml:"  # how the note begins of which process a run is of, where a command runs it and no worker
+COMMAND = "ml:"  # begins the note of which command runs a flow, where no worker does
 NOTE_SECONDS = 5.0
 RUN_ID = "PREFECT__FLOW_RUN_ID"  # stands in the environment of a run's process and of all it starts
 Run = dict[str, Any]
@@ -97,13 +100,44 @@ class Recovery:
         ask(f"{self.prefect}/flow_runs/{run['id']}/set_state", {"state": state, "force": force})
 
 
-def note_process(flow: Any, run: Any, state: Any) -> None:
-    """Note in a run which process it is of: the hook of a flow that a command runs, and no worker."""
-    import psutil
+@contextmanager
+def registered(settings: Settings) -> Iterator[str]:
+    """Register this process as a command that runs flows; yield the id to note in its runs.
 
-    mark = f"{HOST}:{os.getpid()}:{psutil.Process().create_time():.1f}"
-    url = f"{os.environ['PREFECT_API_URL']}/flow_runs/{run.id}"
-    call_prefect("PATCH", url, NOTE_SECONDS, json={"infrastructure_pid": COMMAND + mark})
+    A command lives as long as its file is locked. The system releases the lock when the process ends, however it ends;
+    process ids are used again, and start times move when the clock is set.
+    """
+    command = uuid.uuid4().hex
+    path = _commands(settings) / f"{command}.lock"
+    unlocked = path.with_suffix(".new")
+    with locked(unlocked, wait=False):
+        unlocked.rename(path)  # another command sees it only now, and locked
+        try:
+            yield command
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def living_commands(settings: Settings) -> set[str]:
+    """Return the ids of the commands that run flows, this process's own among them."""
+    found = set()
+    for path in _commands(settings).glob("*.lock"):
+        with locked(path, wait=False) as free:
+            if free:
+                path.unlink(missing_ok=True)
+            else:
+                found.add(path.stem)
+    return found
+
+
+def noting(command: str) -> Callable[[Any, Any, Any], None]:
+    """Return the hook of a flow that notes in each run which command it is of."""
+
+    def note_command(flow: Any, run: Any, state: Any) -> None:
+        url = f"{os.environ['PREFECT_API_URL']}/flow_runs/{run.id}"
+        call_prefect("PATCH", url, NOTE_SECONDS, json={"infrastructure_pid": f"{COMMAND}{HOST}:{command}"})
+
+    return note_command
 
 
 def end_lost(settings: Settings, prefect: str, *, embedded: bool) -> int:
@@ -112,8 +146,8 @@ def end_lost(settings: Settings, prefect: str, *, embedded: bool) -> int:
     Args:
         settings: Those of the project.
         prefect: The address of the API of a server that only this project uses.
-        embedded: Whether a command has just started that server: then nobody else can be at a run that says nothing
-            of its process.
+        embedded: Whether a registered command has just started that server: then a run without a note is lost,
+            unless another command lives, whose note may have failed.
 
     Returns:
         How many runs, without the ones inside others.
@@ -121,17 +155,19 @@ def end_lost(settings: Settings, prefect: str, *, embedded: bool) -> int:
     unfinished = {"type": {"any_": ["RUNNING", "PENDING"]}}
     runs: list[Run] = ask(f"{prefect}/flow_runs/filter", {"flow_runs": {"state": unfinished}}) or []
     outer = [run for run in runs if run.get("parent_task_run_id") is None]
+    commands = living_commands(settings)
     has_worker = running(settings, "worker") is not None
     alive = living_runs() if any(run.get("work_pool_name") for run in outer) and not has_worker else set()
     found = []
     for run in outer:
         mark = str(run.get("infrastructure_pid") or "")
         if mark.startswith(COMMAND):
-            lost = not _is_at_work(mark.removeprefix(COMMAND))
+            host, _, command = mark.removeprefix(COMMAND).partition(":")
+            lost = host == HOST and command not in commands
         elif run.get("work_pool_name"):
             lost = run["work_pool_name"] == settings.project.name and not has_worker and run["id"] not in alive
         else:
-            lost = embedded
+            lost = embedded and len(commands) == 1
         if lost and _age(run) > SUBMIT_SECONDS * (not mark.startswith(COMMAND)):
             found.append(run)
     _crash(prefect, [run["id"] for run in found], unfinished)
@@ -151,17 +187,8 @@ def _crash(prefect: str, ids: list[str], unfinished: dict[str, Any]) -> None:
         ids = [run["id"] for run in ask(f"{prefect}/flow_runs/filter", within) or []]
 
 
-def _is_at_work(mark: str) -> bool:
-    """Return True if the process lives that `note_process` noted, or is of another machine."""
-    import psutil
-
-    host, pid, started = mark.split(":")
-    if host != HOST:
-        return True
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1.0
-    except psutil.NoSuchProcess:
-        return False
+def _commands(settings: Settings) -> Path:
+    return settings.home / "run" / "commands"
 
 
 def living_runs() -> set[str]:

@@ -74,8 +74,8 @@ def until(true: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def record_of(pid: int, started: float, token: str = "nobody's") -> Record:
-    return Record(name="service", pid=pid, started=started, token=token, port=1, command=("x",), since="2026")
+def record_of(pid: int, token: str = "nobody's") -> Record:
+    return Record(name="service", pid=pid, token=token, port=1, command=("x",), since="2026")
 
 
 def test_process_runs_in_a_session_of_its_own_and_is_recorded(settings: Settings) -> None:
@@ -195,8 +195,8 @@ def test_process_that_cannot_start_is_given_up(settings: Settings) -> None:
 
 
 def test_stale_record_stops_no_stranger(settings: Settings, stranger: "subprocess.Popen[bytes]") -> None:
-    """The number was given to somebody else since, at the very second even."""
-    stale = record_of(stranger.pid, psutil.Process(stranger.pid).create_time())
+    """The number was given to somebody else since."""
+    stale = record_of(stranger.pid)
     write_json(run_folder(settings) / "service.json", stale.model_dump())
     assert running(settings, "service") is None
     assert not stop(settings, stale)
@@ -204,10 +204,25 @@ def test_stale_record_stops_no_stranger(settings: Settings, stranger: "subproces
     assert read_record(settings, "service") is None
 
 
+def test_process_of_another_user_is_known_by_its_command_whatever_the_clock_says(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, stranger: "subprocess.Popen[bytes]"
+) -> None:
+    """Its environment cannot be read, and its start time moves when the clock is set."""
+
+    def refuse(self: psutil.Process) -> dict[str, str]:
+        raise psutil.AccessDenied(self.pid)
+
+    made = start(settings, "service", SLEEP, ENV, 3999)
+    monkeypatch.setattr(psutil.Process, "environ", refuse)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: 1.0)
+    assert keeper_of(made) is not None
+    assert keeper_of(made.model_copy(update={"pid": stranger.pid})) is None
+
+
 def test_another_projects_process_is_a_stranger(settings: Settings) -> None:
     other = subprocess.Popen(["sleep", "600"], env=os.environ | {TOKEN: "of another project"})
     try:
-        assert not stop(settings, record_of(other.pid, psutil.Process(other.pid).create_time()))
+        assert not stop(settings, record_of(other.pid))
         assert other.poll() is None
     finally:
         other.kill()
@@ -217,8 +232,8 @@ def test_another_projects_process_is_a_stranger(settings: Settings) -> None:
 def test_record_of_nobody_is_harmless(settings: Settings) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
-    assert keeper_of(record_of(ended.pid, 1.0)) is None
-    assert not stop(settings, record_of(ended.pid, 1.0))
+    assert keeper_of(record_of(ended.pid)) is None
+    assert not stop(settings, record_of(ended.pid))
 
 
 def test_port_in_use_gives_another_that_is_free() -> None:

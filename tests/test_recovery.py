@@ -1,7 +1,9 @@
 """What a worker starts again: runs whose process is gone, its own ones, three starts at most."""
 
+import subprocess
+import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -205,22 +207,91 @@ class Finished:
         return [run for run in unfinished if parents is None or run["parent_task_run_id"] in parents]
 
 
-def marked(pid: int, started: float, host: str = recovery.HOST) -> dict[str, str]:
-    return {"infrastructure_pid": f"ml:{host}:{pid}:{started:.1f}"}
+def noted(command: str, host: str = recovery.HOST) -> dict[str, str]:
+    return {"infrastructure_pid": f"ml:{host}:{command}"}
+
+
+class Command:
+    """A process that is registered as a command of the project."""
+
+    def __init__(self, settings: Settings) -> None:
+        code = (
+            "import sys, time; from pathlib import Path; from flows.recovery import registered; "
+            "from flows.settings import load_settings\n"
+            "with registered(load_settings(Path(sys.argv[1]))) as command: print(command, flush=True); time.sleep(600)"
+        )
+        self.process = subprocess.Popen([sys.executable, "-c", code, settings.root], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.id = self.process.stdout.readline().strip()
+
+    def kill(self) -> None:
+        with self.process:
+            self.process.kill()
+
+
+@pytest.fixture
+def start_command(settings: Settings) -> Iterator[Callable[[], Command]]:
+    started: list[Command] = []
+
+    def start() -> Command:
+        started.append(Command(settings))
+        return started[-1]
+
+    yield start
+    for command in started:
+        command.kill()
+
+
+def test_command_lives_until_its_process_ends_however_that_ends(
+    settings: Settings, start_command: Callable[[], Command]
+) -> None:
+    other = start_command()
+    with recovery.registered(settings) as mine:
+        assert recovery.living_commands(settings) == {mine, other.id}
+        other.kill()
+        assert recovery.living_commands(settings) == {mine}
+    assert recovery.living_commands(settings) == set()
+    assert not list((settings.home / "run" / "commands").iterdir())
+
+
+def test_run_without_a_note_is_left_alone_while_another_command_lives(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, start_command: Callable[[], Command]
+) -> None:
+    """The note may have failed: the server was slow, or its database was locked."""
+    made = Finished()
+    made.add("silent")
+    monkeypatch.setattr(recovery, "ask", made.ask)
+    other = start_command()
+    with recovery.registered(settings):
+        assert recovery.end_lost(settings, "http://nowhere/api", embedded=True) == 0
+        other.kill()
+        assert recovery.end_lost(settings, "http://nowhere/api", embedded=True) == 1
+
+
+def test_clock_that_is_set_ends_no_run(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, start_command: Callable[[], Command]
+) -> None:
+    """The start time of a process, as the system gives it, moves with the clock."""
+    made = Finished()
+    made.add("alive", **noted(start_command().id))
+    monkeypatch.setattr(recovery, "ask", made.ask)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: 1.0)
+    with recovery.registered(settings):
+        assert recovery.end_lost(settings, "http://nowhere/api", embedded=True) == 0
 
 
 @pytest.mark.parametrize("embedded", [True, False])
 def test_runs_of_killed_commands_are_marked_as_crashed_with_what_is_inside(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, embedded: bool
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, start_command: Callable[[], Command], embedded: bool
 ) -> None:
-    me = psutil.Process()
+    killed = start_command()
+    killed.kill()
     made = Finished()
-    made.add("dead", **marked(me.pid, me.create_time() - 100))  # its number is another process's now
+    made.add("dead", **noted(killed.id))
     made.add("of dead", "dead")
     made.add("inside that", "of dead")
-    made.add("alive", **marked(me.pid, me.create_time()))
     made.add("of alive", "alive")
-    made.add("of another machine", **marked(1, 1.0, "0000"))
+    made.add("of another machine", **noted("x", "0000"))
     made.add("of a worker", work_pool_name="shop")
     made.add("of a worker that lives", work_pool_name="shop")
     made.add("of another pool", work_pool_name="other")
@@ -229,6 +300,8 @@ def test_runs_of_killed_commands_are_marked_as_crashed_with_what_is_inside(
     monkeypatch.setattr(recovery, "ask", made.ask)
     monkeypatch.setattr(recovery, "living_runs", lambda: {"of a worker that lives"})
     more = {"silent"} if embedded else set()
-    assert recovery.end_lost(settings, "http://nowhere/api", embedded=embedded) == 2 + len(more)
-    assert made.crashed == {"dead", "of dead", "inside that", "of a worker"} | more
-    assert recovery.end_lost(settings, "http://nowhere/api", embedded=embedded) == 0
+    with recovery.registered(settings) as mine:
+        made.add("alive", **noted(mine))
+        assert recovery.end_lost(settings, "http://nowhere/api", embedded=embedded) == 2 + len(more)
+        assert made.crashed == {"dead", "of dead", "inside that", "of a worker"} | more
+        assert recovery.end_lost(settings, "http://nowhere/api", embedded=embedded) == 0

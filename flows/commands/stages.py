@@ -13,7 +13,7 @@ from flows.connection import connect
 from flows.errors import Refused
 from flows.exclusive import only_one
 from flows.provenance import installed_packages
-from flows.recovery import end_lost, note_process
+from flows.recovery import end_lost, noting, registered
 from flows.server import prefect_server
 from flows.settings import Settings
 from flows.sources import refuse_plain
@@ -77,7 +77,7 @@ def run_predict(source: str, destination: Path, version: str | None) -> None:
 def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
     # Scoring changes nothing that others read, and the monitor has a lock of its own.
     alone = nullcontext() if stage in ("predict", "monitor") else only_one(settings, wait=False)
-    with alone, prefect_server(settings) as server, Progress(console) as progress:
+    with alone, registered(settings) as command, prefect_server(settings) as server, Progress(console) as progress:
         from prefect.settings import temporary_settings
 
         flow = getattr(importlib.import_module(f"flows.{stage}"), stage)
@@ -89,7 +89,7 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
         server.wait()
         if server.ours:
             end_lost(settings, server.url, embedded=server.child is not None)
-            flow.on_running(note_process)
+            flow.on_running(noting(command))
         progress.follow(flow)
         # Prefect waits up to a second for each flow's heartbeat thread, six times in a pipeline; nothing
         # watches the heartbeats of a run that somebody watches on a terminal.
