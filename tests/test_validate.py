@@ -167,6 +167,22 @@ def test_no_share_of_missing_labels_fails_a_run_but_all(tmp_path, monkeypatch):
         judge_labels(tmp_path, monkeypatch, id=[str(i) for i in range(n)], x=[1.0] * n, y=pyarrow.nulls(n, "double"))
 
 
+def test_column_of_the_wrong_type_is_named_with_its_rows(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"x: not a finite number \(3 rows\)"):
+        judge_labels(tmp_path, monkeypatch, id=["a", "b", "c"], x=["많이"] * 3, y=[1.0] * 3)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.01, False), (0.02, True)])
+def test_the_share_of_bad_rows_that_fails_a_run_is_the_owner_s_choice(tmp_path, monkeypatch, share, kept):
+    monkeypatch.setenv("ML_DATA__MAX_BAD_SHARE", str(share))
+    columns = {"id": [str(i) for i in range(100)], "x": ["much", "-1", *["1"] * 98], "y": [1.0] * 100}
+    if kept:
+        assert judge_labels(tmp_path, monkeypatch, **columns).bad == 2
+        return
+    with pytest.raises(UserError, match=r"2 of 100 rows \(2.0%\) break the contract.*max_bad_share = 1%.*quarantine/"):
+        judge_labels(tmp_path, monkeypatch, **columns)
+
+
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_large_ids_beside_gaps_repeat_or_not_whatever_the_borders_are(size):
     ids = pyarrow.table({"a": [2**60, 2**60 + 1, None, 2**60 + 2, 2**60 + 1]})

@@ -74,6 +74,7 @@ def test_sixty_percent_fail_the_run_which_names_columns_and_checks(project: Proj
     assert len(project.quarantine()) == 900
 
 
+@pytest.mark.slow
 def test_rows_without_a_target_are_left_out_and_counted(project: Project, good: pd.DataFrame) -> None:
     lacking = good.copy()
     lacking.loc[::25, "churned"] = ""
@@ -82,6 +83,7 @@ def test_rows_without_a_target_are_left_out_and_counted(project: Project, good: 
     assert project.champion
 
 
+@pytest.mark.slow
 def test_share_is_the_owner_s_choice(project: Project, good: pd.DataFrame) -> None:
     project.use(spoil(good, 0.02))
     project.configure("data", max_bad_share=0.01)
@@ -97,6 +99,7 @@ def test_missing_column_is_named_with_the_nearest(project: Project, good: pd.Dat
     assert '"montly_fee"' in sentence
 
 
+@pytest.mark.slow
 def test_column_of_the_wrong_type_is_named(project: Project, good: pd.DataFrame) -> None:
     project.use(good.assign(monthly_fee="많이"))
     sentence = refuse(project.ml("run"))

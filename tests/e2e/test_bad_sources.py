@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from marks import slow_but
 
 from e2e.support import Project, files_of, refuse, sample
 
@@ -59,7 +60,10 @@ def owned(project: Project) -> dict[str, bytes]:
     return files_of(project.root, ".ml") | {k: v for k, v in stored.items() if k != "latest.json"}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TABLES if kind != "a column without values"])  # which it ignores
+# A column without values is left out.
+@pytest.mark.parametrize(
+    "kind", slow_but(["missing", "one class only"], [kind for kind in TABLES if kind != "a column without values"])
+)  # ignored
 def test_init_refuses(trained: Project, kind: str) -> None:
     make, word = TABLES[kind]
     make(trained.root / "rows.csv")
@@ -69,7 +73,7 @@ def test_init_refuses(trained: Project, kind: str) -> None:
     assert files_of(trained.root, "logs") == {k: v for k, v in before.items() if not k.startswith(".ml/logs/")}
 
 
-@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("kind", slow_but(["a page", "one class only"], TABLES))
 def test_run_refuses(trained: Project, kind: str) -> None:
     make, word = TABLES[kind]
     make(trained.root / "rows.csv")
@@ -86,9 +90,9 @@ def test_run_refuses(trained: Project, kind: str) -> None:
     ("name", "content"),
     [
         ("rows.parquet", b"PAR1"),
-        ("rows.jsonl", b'{"churned": "no"\n'),
-        ("rows.csv.gz", b"\x1f\x8b\x08"),
-        ("rows.xlsx", b"PK\x03\x04"),
+        pytest.param("rows.jsonl", b'{"churned": "no"\n', marks=pytest.mark.slow),
+        pytest.param("rows.csv.gz", b"\x1f\x8b\x08", marks=pytest.mark.slow),
+        pytest.param("rows.xlsx", b"PK\x03\x04", marks=pytest.mark.slow),
     ],
 )
 def test_init_refuses_a_damaged_file_of_any_format(trained: Project, name: str, content: bytes) -> None:

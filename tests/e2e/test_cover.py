@@ -3,12 +3,13 @@
 import json
 
 import pytest
+from marks import slow_but
 
 from e2e.conftest import Make
 from e2e.support import succeed, wait_for
 
 
-@pytest.mark.parametrize("problem", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize("problem", slow_but(["multiclass", "regression"], ["binary", "multiclass", "regression"]))
 def test_service_answers_as_the_batch_does(make: Make, problem: str) -> None:
     project = make(problem=problem)
     project.run()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from marks import slow_but
 
 from e2e.conftest import Make
 from e2e.support import Project, refuse, sample, succeed, wait_for
@@ -109,12 +110,18 @@ def test_model_without_a_converter_is_served_by_scikit_learn_where_asked(trained
     ("old", "new", "said"),
     [
         ("    device: str = pa.Field()\n", "", "device"),
-        (
+        pytest.param(
             "    satisfaction: pd.Int64Dtype = pa.Field(nullable=True, ge=1, le=5)",
             "    satisfaction: str = pa.Field(nullable=True)",
             "satisfaction",
+            marks=pytest.mark.slow,
         ),
-        ("    payment_method: str = pa.Field(nullable=True)", "    payment_method: str = pa.Field()", "payment_method"),
+        pytest.param(
+            "    payment_method: str = pa.Field(nullable=True)",
+            "    payment_method: str = pa.Field()",
+            "payment_method",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["removed", "retyped", "newly required"],
 )
@@ -151,7 +158,7 @@ def test_contract_may_change_freely_after_the_sample(make: Make, frame: pd.DataF
     assert project.champion and project.champion["version"] == "2"
 
 
-@pytest.mark.parametrize("file", ["estimator.py", "features.py", "schema.py"])
+@pytest.mark.parametrize("file", slow_but(["schema.py"], ["estimator.py", "features.py", "schema.py"]))
 def test_broken_code_of_the_owner_is_one_sentence(trained: Project, file: str) -> None:
     path: Path = trained.root / "model" / file
     path.write_text(path.read_text(encoding="utf-8") + "\nimport nothing_of_the_kind\n", encoding="utf-8")

@@ -65,6 +65,7 @@ def test_margin_refuses_a_model_of_labels_shuffled_in_the_training_rows(trained:
     assert "the margin gate" in sentence
 
 
+@pytest.mark.slow
 def test_margin_alone_refuses_where_the_floor_would_not(trained: Project, good: pd.DataFrame) -> None:
     """Half the labels are shuffled: better than a dummy, worse than the champion."""
     held = held_out(good)
@@ -75,6 +76,7 @@ def test_margin_alone_refuses_where_the_floor_would_not(trained: Project, good: 
     assert "the floor gate" not in sentence
 
 
+@pytest.mark.slow
 def test_floor_refuses_a_model_of_labels_shuffled_everywhere(trained: Project, good: pd.DataFrame) -> None:
     trained.use(shuffle(good, np.ones(len(good), bool)))
     assert "the floor gate" in refused(trained)
@@ -97,6 +99,7 @@ def test_refused_candidate_is_not_deployed_by_hand(trained: Project, good: pd.Da
     assert trained.champion and trained.champion["version"] == "1"
 
 
+@pytest.mark.slow
 def test_owner_s_minimum_refuses(trained: Project) -> None:
     trained.configure("gates", minimum=0.999)
     trained.configure("train", seed=1)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from marks import slow_but
 
 from e2e.conftest import Make
 from e2e.support import KILLER, Done, Project, digest_bundle, refuse, succeed, wait_until_alone
@@ -115,14 +116,14 @@ def test_list_of_changes_is_complete(fresh: Project, log: Path) -> None:
     assert changes(log) == FIRST_RUN
 
 
-@pytest.mark.parametrize("point", range(1, len(DEPLOY) + 1), ids=lambda n: f"before-{DEPLOY[n - 1]}")
-def test_killed_between_two_writes_of_deploy(judged: Project, log: Path, point: int) -> None:
-    before = judged.champion
+@pytest.mark.parametrize("name", slow_but(["champion.json.json", "mlflow alias champion"], DEPLOY))
+def test_killed_between_two_writes_of_deploy(judged: Project, log: Path, name: str) -> None:
+    before, point = judged.champion, DEPLOY.index(name) + 1
     done = kill(judged, log, point, "before", "deploy", **SEED)
     assert done.returncode == -signal.SIGKILL
     assert changes(log) == DEPLOY[:point], done.stderr
     require_whole(judged)
-    if DEPLOY[point - 1] == "mlflow alias champion":
+    if name == "mlflow alias champion":
         assert judged.champion and judged.champion["version"] == "2"
         assert judged.aliases()["champion"] == "1"
     else:
@@ -132,7 +133,7 @@ def test_killed_between_two_writes_of_deploy(judged: Project, log: Path, point: 
     assert judged.versions() == ["1", "2"]
 
 
-@pytest.mark.parametrize("name", ["bundles", pytest.param("champion.json.json", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", slow_but(["bundles"], ["bundles", "champion.json.json"]))
 def test_killed_while_half_is_written_in_deploy(judged: Project, log: Path, name: str) -> None:
     before = judged.champion
     assert kill(judged, log, DEPLOY.index(name) + 1, "within", "deploy", **SEED).returncode == -signal.SIGKILL
@@ -141,7 +142,10 @@ def test_killed_while_half_is_written_in_deploy(judged: Project, log: Path, name
     require_complete(judged, **SEED)
 
 
-@pytest.mark.parametrize(("name", "when"), [("snapshots.parquet", "within"), ("mlflow version", "after")])
+@pytest.mark.parametrize(
+    ("name", "when"),
+    [("snapshots.parquet", "within"), pytest.param("mlflow version", "after", marks=pytest.mark.slow)],
+)
 def test_killed_in_a_stage_of_the_first_run(fresh: Project, log: Path, name: str, when: str) -> None:
     point = FIRST_RUN.index(name) + 1
     assert kill(fresh, log, point, when, "run").returncode == -signal.SIGKILL
@@ -190,7 +194,7 @@ def test_killed_at_every_change_while_a_champion_serves(judged: Project, log: Pa
     assert point == len(FIRST_RUN) + 1
 
 
-@pytest.mark.parametrize("name", [pytest.param("mlflow model", marks=pytest.mark.slow), "smoke test"])
+@pytest.mark.parametrize("name", slow_but(["smoke test"], ["mlflow model", "smoke test"]))
 def test_servers_of_a_killed_run_end_with_it(fresh: Project, log: Path, name: str) -> None:
     """The embedded Prefect server and the smoke test's service."""
     home = {k: v for k, v in fresh.environment.items() if k != "PREFECT_API_URL"}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from marks import slow_but
 
 from e2e.conftest import Make
 from e2e.support import Project, git_clean, succeed
@@ -35,7 +36,6 @@ TABLES: dict[str, tuple[Callable[[Path], pd.DataFrame], str, str]] = {
     "wine": (from_sklearn("wine"), "target", "multiclass"),
     "diabetes": (from_sklearn("diabetes"), "target", "regression"),
 }
-SOME = [name if name in ("telco", "mpg", "wine") else pytest.param(name, marks=pytest.mark.slow) for name in TABLES]
 GOALS = {"telco": ("roc_auc", 0.83), "diamonds": ("r2", 0.97), "mpg": ("f1_macro", 0.70)}
 
 
@@ -50,7 +50,7 @@ def start(make: Make, root_of_data: Path, name: str) -> Project:
     return project
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", slow_but(["telco"], TABLES))
 def test_init_and_run_without_an_edit(make: Make, root_of_data: Path, name: str) -> None:
     project = start(make, root_of_data, name)
     done = project.run()

@@ -12,6 +12,7 @@ from importlib.metadata import distributions
 import pandas as pd
 import pytest
 import tomlkit
+from marks import slow_but
 from template_support import commit_all, git
 
 from e2e.conftest import Make
@@ -129,6 +130,7 @@ def test_model_that_draws_without_the_seed_is_not_equal(trained: Project) -> Non
     require_untouched(trained)
 
 
+@pytest.mark.slow
 def test_uncommitted_files_are_exact_only_while_they_are_here(trained: Project) -> None:
     replace(trained, '"max_leaf_nodes": 15', '"max_leaf_nodes": 14')
     succeed(trained.ml("train"))
@@ -161,7 +163,7 @@ def test_what_is_missing_is_named(trained: Project) -> None:
     require_untouched(trained)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", slow_but([signal.SIGINT], [signal.SIGINT, signal.SIGKILL]))
 def test_interruption_leaves_nothing_for_long(trained: Project, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "flows.cli", "reproduce", "1", HERE]
     running = subprocess.Popen(command, cwd=trained.root, env=trained.environment, stdout=subprocess.DEVNULL)

@@ -21,6 +21,7 @@ def test_changed_seed_gives_a_new_version(trained: Project) -> None:
     assert trained.aliases() == {"challenger": "2", "champion": "2"}
 
 
+@pytest.mark.slow
 def test_changed_parameter_in_config_gives_a_new_version(trained: Project) -> None:
     trained.configure("train", params={"max_iter": 90})
     succeed(trained.ml("train"))
@@ -45,6 +46,7 @@ def test_more_rows_give_a_new_snapshot_and_a_new_version(trained: Project) -> No
     assert len(list((trained.store / "snapshots").glob("*.parquet"))) == 2
 
 
+@pytest.mark.slow
 def test_same_content_under_another_name_is_the_same_snapshot(trained: Project) -> None:
     """Version 1 of a CSV; a copy of the file is neither stored nor learned from again."""
     frame = sample()
@@ -65,6 +67,7 @@ def test_changed_gate_judges_again_without_refit(trained: Project) -> None:
     assert trained.training_runs() == runs
 
 
+@pytest.mark.slow
 def test_stages_run_alone_one_after_the_other(trained: Project) -> None:
     trained.configure("train", seed=5)
     for stage in ("ingest", "validate", "train", "evaluate", "deploy"):

@@ -1,0 +1,12 @@
+"""Marks for parameters."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def slow_but(kept: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
+    """Return `cases` as parameters: those in `kept` run in `make test` too, the others in `make test-all` alone."""
+    always = list(kept)
+    return [case if case in always else pytest.param(case, marks=pytest.mark.slow) for case in cases]
