@@ -193,15 +193,25 @@ def test_a_marker_of_a_column_that_is_not_there_is_refused_with_the_nearest_name
         open_project_source(load_settings(project), contract)
 
 
-def test_a_second_init_changes_nothing(project):
-    text = table(";", amount=["1.973,63", "12,5", "-"], plan=[" a", " b"])
-    init(project, text)
-    before = (project / "config.toml").read_bytes()
-    assert initialize(project, "t.csv", "y").status == "unchanged"
-    assert (project / "config.toml").read_bytes() == before
-
-
 DAYS = pd.Series(pd.date_range("2020-01-01 09:05", periods=200, freq="26h"))
+ANEW = {
+    "notation": (table(";", amount=["1.973,63", "12,5", "-"], plan=[" a", " b"]), "y", 4),
+    "no header": ("\n".join(f"{i % 7};{i / 8};n{i % 3}" for i in range(200)), "column_3", 2),
+    "markers of columns": (table(pulse=["1", "2", "3", "?"], z=["no", "yes", "?", "yes"]), "z", 2),
+    "dates": (table(a=list(DAYS.dt.strftime("%d/%m/%Y")), b=list(DAYS.dt.strftime("%m/%d/%y"))), "y", 2),
+    "two orders": (table(a=list(DAYS.dt.strftime("%d/%m/%Y")), b=list(DAYS.dt.strftime("%m/%d/%Y"))), "y", 1),
+    "one order of two": (table(a=["01/02/2024", "03/04/2024"] * 9, b=list(DAYS.dt.strftime("%d/%m/%Y"))), "y", 2),
+}
+
+
+@pytest.mark.parametrize("case", ANEW)
+def test_a_second_init_changes_nothing_and_says_the_same(project, case):
+    text, target, notes = ANEW[case]
+    first, _ = init(project, text, target)
+    before = (project / "config.toml").read_bytes()
+    second = initialize(project, "t.csv", target)
+    assert second.status == "unchanged" and (project / "config.toml").read_bytes() == before
+    assert (second.notes, second.doubts) == (first.notes, first.doubts) and len(first.notes) == notes
 
 
 @pytest.mark.parametrize(
@@ -252,6 +262,7 @@ def test_dates_that_may_be_either_stay_text_and_the_setting_that_decides_is_name
     path.write_text(CONFIG.replace("max_bad", f'date_formats = ["{form}"]\nmax_bad', 1), encoding="utf-8")
     report, written = init(project, text)
     assert kinds(report)["sold"] == "date" and written == {"date_formats": [form]}
+    assert any(note.startswith('Dates of "sold"') and "as date_formats says" in note for note in report.notes)
 
 
 def test_a_column_that_tells_day_from_month_decides_for_one_that_does_not(project):

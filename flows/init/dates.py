@@ -136,27 +136,35 @@ def _are_digits(texts: "pd.Series[str]") -> bool:
     return len(texts) >= 3 and all(DIGITS.fullmatch(t) and grammar.parse(t) is not None for t in texts)
 
 
-def settle_formats(found: Sequence[Written]) -> tuple[tuple[str, ...], list[str], list[str]]:
+def settle_formats(
+    found: Sequence[Written], given: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[str], list[str]]:
     """Return the formats for `[data] date_formats`, sentences on how columns are read, and others on why some are not.
 
     A column that leaves day and month open is read as another one of the same shape that does not.
+
+    Args:
+        found: How the columns are written.
+        given: The formats where `[data] date_formats` lists them, one for the shape of each column: they stay.
     """
-    chosen: dict[str, tuple[str, str]] = {}  # by shape: the format, and the column that decides
+    chosen: dict[str, tuple[str, str]] = {}  # by shape: the format, and what decides
     notes: list[str] = []
     doubts: list[str] = []
     for column in found:
-        if len(column.fits) == 1:
-            chosen.setdefault(_shape(column.fits[0]), (column.fits[0], column.name))
+        if len(column.fits) == 1 and (given is None or column.fits[0] in given):
+            chosen.setdefault(shape(column.fits[0]), (column.fits[0], f'those of "{column.name}" are'))
+    for form in given or ():
+        chosen.setdefault(shape(form), (form, "date_formats says"))
     for column in found:
-        form, by = chosen.get(_shape(column.fits[0]), ("", ""))
+        form, by = chosen.get(shape(column.fits[0]), ("", ""))
         if form in column.fits:
-            proof = f'as "{column.example}" shows' if len(column.fits) == 1 else f'as those of "{by}" are'
+            proof = f'as "{column.example}" shows' if len(column.fits) == 1 else f"as {by}"
             proof = column.proof or proof
             notes.append(f'Dates of "{column.name}" are written {describe_format(form)}, {proof}.')
         elif form:
             doubts.append(
                 f'"{column.name}" stays text: its dates are written {describe_format(column.fits[0])} '
-                f'("{column.example}"), those of "{by}" {describe_format(form)}, and a table has one order; write them '
+                f'("{column.example}"), {by} {describe_format(form)}, and a table has one order; write them '
                 "as 2024-01-31."
             )
         else:
@@ -166,10 +174,10 @@ def settle_formats(found: Sequence[Written]) -> tuple[tuple[str, ...], list[str]
                 f"{' or '.join(map(describe_format, column.fits))}, which the data does not tell; write {settings} "
                 "under [data] in config.toml, and run this again."
             )
-    return tuple(dict.fromkeys(form for form, _ in chosen.values())), notes, doubts
+    return tuple(dict.fromkeys(form for form, _ in chosen.values())) if given is None else given, notes, doubts
 
 
-def _shape(form: str) -> str:
+def shape(form: str) -> str:
     """Return a format with its parts in any order as one: of those a table has one."""
     return re.sub("%[a-zA-Z]", "%", form) + ("4" if "%Y" in form else "2") if "b" not in form.lower() else form
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -10,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.init.dates import ENOUGH, READABLE, Written, describe_standard, find_written, settle_formats
+from flows.init.dates import ENOUGH, READABLE, describe_standard, find_written, settle_formats, shape
 from flows.init.guessing import guess_counted
 from flows.init.profiles import TableFormat
 from flows.sections import Dialect
@@ -81,45 +82,24 @@ def find_format(
     """
     types = zip(table.schema.names, table.schema.types, strict=True)
     cells = [_count(name, table.column(name)) for name, kind in types if pa.types.is_string(kind)]
-    notes: list[str] = []
-    doubts: list[str] = []
-    told, marks = dialect, {}
-    if dialect is not None:
+    told, notes, doubts = dialect, [], []
+    if dialect is None:
+        doubts = _doubt_markers(cells, formats)
+    else:
+        labels = next((column for column in cells if column.name == target), None)
         told, doubts = _find_dialect(table, cells, dialect)
-        marks = {} if "missing" in dialect.model_fields_set else _find_markers(cells, told, formats)
-        labels = next((c for c in cells if c.name == target), None)
-        asked = (
-            _find_asked(labels) if labels and target not in marks and "missing" not in dialect.model_fields_set else {}
-        )
-        if asked:
-            marks[target] = asked
-            told = _add(told, {"missing": {name: tuple(counts) for name, counts in marks.items()}})
-        elif marks:
-            every = pd.concat([pd.Series(counts) for counts in marks.values()])
-            most = every.groupby(level=0).sum().sort_values(ascending=False, kind="stable")
-            told = _add(told, {"missing": tuple(most.index)})
-        listed = told.missing if isinstance(told.missing, tuple) else ()
-        for column in cells if listed else ():
-            held = column.texts.isin(listed)
-            if column.name not in marks and held.any() and _is_readable(column.without(listed), told, formats):
-                marks[column.name] = dict(zip(column.texts[held], map(int, column.counts[held]), strict=True))
+        if "missing" not in dialect.model_fields_set:
+            told = _add(told, {"missing": _find_missing(cells, labels, told, formats)})
+        marks = _count_marks(cells, told, formats)
         doubts += _doubt_labels(labels, told, marks) if labels else []
         notes = [*_say(told, table.num_columns), *(_say_marks(name, marks[name]) for name in marks)]
-    else:
-        for name, counts in _find_markers(cells, Dialect(), formats).items():
-            shown = ", ".join(f'"{text}"' for text in counts)
-            doubts.append(
-                f'"{name}" stays text because of {shown} in {sum(counts.values()):,} rows: without them it is a column '
-                "of numbers or dates; write null there."
-            )
-    dated: list[Written] = []
-    if formats is None:
-        columns = [column.without(_markers_of(column, told)) for column in cells]
-        dated = [found for c in columns if (found := find_written(c.name, c.texts, c.counts))]
-        formats, said, unsettled = settle_formats(dated)
-        notes += [*said, *filter(None, (describe_standard(c.name, c.texts, c.counts) for c in columns))]
-        doubts += unsettled
-    return TableFormat(told, formats, tuple(notes), tuple(doubts), frozenset(found.name for found in dated))
+    columns = [column.without(_markers_of(column, told)) for column in cells]
+    listed = None if formats is None else set(map(shape, formats))
+    dated = [found for c in columns if (found := find_written(c.name, c.texts, c.counts))]
+    dated = [found for found in dated if listed is None or shape(found.fits[0]) in listed]
+    formats, said, unsettled = settle_formats(dated, formats)
+    notes += [*said, *filter(None, (describe_standard(c.name, c.texts, c.counts) for c in columns))]
+    return TableFormat(told, formats, tuple(notes), (*doubts, *unsettled), frozenset(found.name for found in dated))
 
 
 def _find_dialect(table: pa.Table, cells: Sequence[Cells], dialect: Dialect) -> tuple[Dialect, list[str]]:
@@ -212,6 +192,44 @@ def _settle(
 def find_marker_texts(cells: Cells) -> list[str]:
     """Return the texts of a column that look like markers of a missing value."""
     return [text for text in cells.texts if MARKERS.fullmatch(text)]
+
+
+def _find_missing(
+    cells: Sequence[Cells], labels: Cells | None, dialect: Dialect, formats: tuple[str, ...] | None
+) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """Return the setting `missing`: a list, or a table where question marks among the classes `labels` are markers."""
+    found = _find_markers(cells, dialect, formats)
+    asked = _find_asked(labels) if labels and labels.name not in found else {}
+    if labels and asked:
+        return {name: tuple(counts) for name, counts in found.items()} | {labels.name: tuple(asked)}
+    total = sum(map(Counter, found.values()), Counter())
+    return tuple(text for text, _ in total.most_common())
+
+
+def _count_marks(
+    cells: Sequence[Cells], dialect: Dialect, formats: tuple[str, ...] | None
+) -> dict[str, dict[str, int]]:
+    """Return by column how often each marker is there, where it means that there is no value."""
+    found = {}
+    for column in cells:
+        markers = _markers_of(column, dialect)
+        held = column.texts.isin(markers)
+        named = isinstance(dialect.missing, dict)
+        if held.any() and (named or _is_readable(column.without(markers), dialect, formats)):
+            found[column.name] = dict(zip(column.texts[held], map(int, column.counts[held]), strict=True))
+    return found
+
+
+def _doubt_markers(cells: Sequence[Cells], formats: tuple[str, ...] | None) -> list[str]:
+    """Return sentences on the columns of a source with types that are texts because of markers alone."""
+    doubts = []
+    for name, counts in _find_markers(cells, Dialect(), formats).items():
+        shown = ", ".join(f'"{text}"' for text in counts)
+        doubts.append(
+            f'"{name}" stays text because of {shown} in {sum(counts.values()):,} rows: without them it is a column '
+            "of numbers or dates; write null there."
+        )
+    return doubts
 
 
 def _find_markers(
