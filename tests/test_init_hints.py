@@ -59,7 +59,21 @@ def test_a_rare_class_is_named_with_the_split_that_keeps_its_share(project, by):
     frame = pd.DataFrame({"x": rng.normal(size=2000).round(3), "y": np.where(np.arange(2000) < 20, "yes", "no")})
     doubts = said(_init(project, frame), 'by = "stratified"')
     assert len(doubts) == (by == "random")
-    assert all('20 rows (1.0%) have the class "yes" of "y"' in doubt for doubt in doubts)
+    assert all('20 rows have the class "yes" of "y" (1.0%)' in doubt for doubt in doubts)
+
+
+@pytest.mark.parametrize("by", ["random", "stratified"])
+@pytest.mark.parametrize("few", [1, 9])
+def test_a_class_of_few_rows_is_named_in_one_sentence(project, by, few):
+    with (project / "config.toml").open("a") as config:
+        config.write(f'\n[split]\nby = "{by}"\n')
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({"x": rng.normal(size=200).round(3), "y": np.where(np.arange(200) < few, "드묾", "no")})
+    [doubt] = said(_init(project, frame), "드묾")
+    assert (
+        doubt.startswith(f"Only {few} row{'s have' if few > 1 else ' has'} the class") and "few for training" in doubt
+    )
+    assert ('by = "stratified"' in doubt) == (by == "random")
 
 
 @pytest.mark.parametrize("by", ["random", "time"])

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from flows.init.profiles import Profile
-from flows.init.target import RARE_CLASS, Goal
+from flows.init.target import Goal
 from flows.init.writing import Field
 
 MOST_ROWS = 200_000
 BEYOND_CHANCE = 5.0  # times as many repeats as independent columns would give
 NOTABLE = 0.02  # share of repeats from which they are told
-RARE = 0.02  # of the rows
+FEW_ROWS, RARE = 10, 0.02  # of a class; its share of the rows
 MOST_SHOWN = 5
 
 
@@ -50,18 +50,16 @@ def _hint_variants(aim: Profile) -> list[str]:
 
 
 def _hint_rare(aim: Profile, fields: Sequence[Field], split: str) -> list[str]:
-    """Say which class has few rows, where that has not been said with the target."""
+    """Say which class has few rows, with the split that helps where there is one."""
     times, label = int(aim.counts.iloc[-1]), aim.counts.index[-1]
     share = times / max(aim.present, 1)
-    if split == "stratified" or (times >= RARE_CLASS and share >= RARE):
-        return []
-    if any(field.role == "group" for field in fields):
-        return []
+    said = ["few for training and a holdout"] * (times < FEW_ROWS)
+    if share < RARE or said:
+        stratifies = split != "stratified" and not any(field.role == "group" for field in fields)
+        said += ['[split] by = "stratified" in config.toml holds out the same share of each class'] * stratifies
     shown = f'"{label}"' if isinstance(label, str) else str(label)
-    return [
-        f'Only {times:,} row{"s" * (times != 1)} ({share:.1%}) have the class {shown} of "{aim.name}": '
-        '[split] by = "stratified" in config.toml holds out the same share of each class.'
-    ]
+    rows = "1 row has" if times == 1 else f"{times:,} rows have"
+    return [f'Only {rows} the class {shown} of "{aim.name}" ({share:.1%}): {"; ".join(said)}.'] * bool(said)
 
 
 def _hint_repeats(profiles: Sequence[Profile], fields: Sequence[Field]) -> list[str]:

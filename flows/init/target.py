@@ -15,7 +15,6 @@ SURELY_FEW = 10
 PERHAPS_FEW = 20
 ROWS_PER_CLASS = 5
 MOST_CLASSES = 100
-RARE_CLASS = 10
 
 
 @dataclass(frozen=True)
@@ -138,9 +137,4 @@ def _doubt(profile: Profile, problem: Problem, reason: str) -> list[str]:
         counted = "1 row" if profile.missing == 1 else f"{profile.missing:,} rows"
         left = "it is" if profile.missing == 1 else "they are"
         doubts.append(f'"{name}" is missing in {counted} ({profile.missing / rows:.1%}): {left} left out of training.')
-    if problem != "regression" and int(profile.counts.iloc[-1]) < RARE_CLASS:
-        rare, times = profile.counts.index[-1], int(profile.counts.iloc[-1])
-        doubts.append(
-            f'The class {rare!r} of "{name}" has only {times} row{"s" * (times != 1)}: few for training and a holdout.'
-        )
     return doubts
