@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from marks import slow_but
 from test_init import CONFIG, DATA, _load
 
 from flows.contract import Column, describe
@@ -151,7 +152,7 @@ def _gaps(frame, column):
 MUTATIONS = [("new", _new), ("missing", _missing), ("renamed", _renamed), ("retyped", _retyped), ("gaps", _gaps)]
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", slow_but(["korean", "odd names"], TABLES))
 def test_every_kind_of_change_of_every_column_is_told_and_gone_after_the_edit(project, name):
     make, target = TABLES[name]
     frame = make()

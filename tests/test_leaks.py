@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from marks import slow_but
 
 from flows.contract import Column, Contract, require_known
 from flows.contract.columns import Kind, Role
@@ -80,7 +81,11 @@ def tips(seed: int) -> Table:
     return trips(seed), "tip", "regression"
 
 
-TABLES = [pytest.param(table, seed, id=f"{table.__name__}-{seed}") for table in (churn, plans, tips) for seed in (0, 1)]
+TABLES = [
+    pytest.param(table, seed, id=f"{table.__name__}-{seed}", marks=[pytest.mark.slow] if seed else [])
+    for table in (churn, plans, tips)
+    for seed in (0, 1)
+]
 KEYS: dict[str, Role] = {"ride": "id", "at": "time"}
 
 
@@ -116,7 +121,7 @@ def test_a_class_in_another_form_is_named(table, seed, form):
     assert named(search(frame, target, problem, seed, **KEYS)) == {("alone", frozenset({"leak"}))}
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", slow_but([0], [0, 1]))
 def test_a_column_that_is_missing_for_one_class_alone_is_named(seed):
     frame, target, problem = churn(seed)
     frame = frame.assign(leak=ENCODED["missing otherwise"](frame[target]))
@@ -143,14 +148,14 @@ def test_a_code_for_the_class_is_doubted_though_one_row_in_fifty_is_wrong(name):
 
 
 @pytest.mark.parametrize("form", OF_NUMBERS)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", slow_but([0], [0, 1]))
 def test_a_number_in_another_form_is_named(seed, form):
     frame = trips(seed)
     frame = frame.assign(leak=OF_NUMBERS[form](frame["tip"]))
     assert ("alone", frozenset({"leak"})) in named(search(frame, "tip", "regression", seed, **KEYS))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", slow_but([0], [0, 1]))
 def test_a_number_behind_shuffled_codes_is_named(seed):
     frame = trips(seed)
     steps = frame["tip"].round(1)  # some hundred different values, too many for a tree to sort out by their codes
@@ -158,7 +163,7 @@ def test_a_number_behind_shuffled_codes_is_named(seed):
     assert {name for alarm in search(frame, "tip", "regression", seed, **KEYS) for name in alarm.columns} == {"leak"}
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", slow_but([0], [0, 1, 2]))
 @pytest.mark.parametrize(
     ("leak", "target", "parts"),
     [
@@ -240,7 +245,7 @@ GIVEN: dict[str, tuple[Any, set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("spoilt", [False, True])
+@pytest.mark.parametrize("spoilt", slow_but([True], [False, True]))
 @pytest.mark.parametrize("name", GIVEN)
 def test_an_expression_that_gives_the_target_is_named_with_its_columns(name, spoilt):
     """Also with gaps in every column, all-zero rows, and a few percent of exceptions."""
@@ -293,7 +298,7 @@ CUT: dict[str, tuple[Any, set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("gaps", slow_but([True], [False, True]))
 @pytest.mark.parametrize("name", CUT)
 def test_classes_that_are_cut_from_an_expression_are_named(name, gaps):
     make, columns = CUT[name]
@@ -306,7 +311,7 @@ def test_classes_that_are_cut_from_an_expression_are_named(name, gaps):
     assert (alarm.kind, set(alarm.columns)) == ("threshold", columns), alarm.finding
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", slow_but([0], [0, 1]))
 def test_flags_that_spell_the_class_together_are_named(seed):
     frame, target, problem = plans(seed)
     flags = {f"is {value}": frame[target] == value for value in ("a", "b", "c", "d")}
@@ -396,7 +401,7 @@ REAL: list[tuple[str, str, Any, dict[str, Role]]] = [
 ]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", slow_but([0], [0, 1]))
 @pytest.mark.parametrize(("name", "target", "problem", "roles"), REAL)
 def test_nothing_is_claimed_of_a_real_table(name, target, problem, roles, seed):
     assert not search(load(name), target, problem, seed, **roles)

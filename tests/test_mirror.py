@@ -361,8 +361,15 @@ def require_whole(host: Host) -> None:
         snapshots.get(ingested)
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("error", [Killed(), UserError("The store is away.")], ids=["killed", "failed"])
+@pytest.mark.parametrize(
+    ("late", "error"),
+    [
+        pytest.param(False, UserError("The store is away."), id="failed before"),
+        pytest.param(True, Killed(), id="killed after"),
+        pytest.param(True, UserError("The store is away."), id="failed after", marks=pytest.mark.slow),
+        pytest.param(False, Killed(), id="killed before", marks=pytest.mark.slow),
+    ],
+)
 def test_whichever_call_of_the_store_fails_nothing_is_lost(hosts, tmp_path, monkeypatch, late, error):
     faults = Faults(monkeypatch)
     at, step = 0, 1 if "file://" in hosts("x").settings.store else 6  # over HTTP each takes a second or more

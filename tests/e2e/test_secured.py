@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Render
+from marks import slow_but
 
-from e2e.support import Project, make_project, prefect_server, refuse, succeed, wait_until_alone
+from e2e.support import Project, make_project, prefect_server, refuse, succeed
 from e2e.test_servers import server
 from e2e.test_up import until
 from flows.guard import free_port
@@ -71,19 +72,22 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, s
 
 @pytest.fixture(scope="module")
 def project(render: Render, addresses: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A project whose environment names both servers and holds the credentials; `ml up` was typed."""
+    """A project whose environment names both servers and holds the credentials."""
     name, _, word = PASSWORD.partition(":")
     servers = {"PREFECT_API_URL": addresses[0], "MLFLOW_TRACKING_URI": addresses[1]}
     credentials = {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": word}
     folder = tmp_path_factory.mktemp("far") / "customer-churn"
     made = make_project(render(), folder, 1_500, PREFECT_API_AUTH_STRING=PASSWORD, **servers, **credentials)
     made.configure("service", port=free_port())
-    try:
-        succeed(made.ml("up"))
+    with made.brought_down():
         yield made
-    finally:
-        made.ml("down")
-        assert not wait_until_alone(made.root)
+
+
+@pytest.fixture(scope="module")
+def up(project: Project) -> Project:
+    """The same project, after `ml up`."""
+    succeed(project.ml("up"))
+    return project
 
 
 def ask(address: str, path: str, **body: Any) -> Any:
@@ -97,9 +101,10 @@ def ask(address: str, path: str, **body: Any) -> Any:
         return answer.json()
 
 
-def test_status_shows_the_worker_and_what_is_due(project: Project) -> None:
-    until(lambda: "Due: " in succeed(project.ml("status")).stdout, "something is due")
-    said = succeed(project.ml("status")).stdout
+@pytest.mark.slow
+def test_status_shows_the_worker_and_what_is_due(up: Project) -> None:
+    until(lambda: "Due: " in succeed(up.ml("status")).stdout, "something is due")
+    said = succeed(up.ml("status")).stdout
     assert "is not well" not in said
     assert "worker   runs" in said
 
@@ -112,13 +117,14 @@ def test_pipeline_and_loop_run(project: Project) -> None:
     succeed(project.ml("loop", "resume"))
 
 
-def test_run_that_a_worker_left_begins_again(project: Project, addresses: tuple[str, str]) -> None:
-    succeed(project.ml("down"))
+@pytest.mark.slow
+def test_run_that_a_worker_left_begins_again(up: Project, addresses: tuple[str, str]) -> None:
+    succeed(up.ml("down"))
     [alerts] = [d for d in ask(addresses[0], "/deployments/filter") if d["entrypoint"].endswith(":alerts")]
     run = ask(addresses[0], f"/deployments/{alerts['id']}/create_flow_run", state={"type": "SCHEDULED"})
     for state in ("PENDING", "RUNNING"):
         ask(addresses[0], f"/flow_runs/{run['id']}/set_state", state={"type": state}, force=True)
-    succeed(project.ml("up"))
+    succeed(up.ml("up"))
 
     def ended() -> bool:
         [now] = ask(addresses[0], "/flow_runs/filter", flow_runs={"id": {"any_": [run["id"]]}})
@@ -127,7 +133,7 @@ def test_run_that_a_worker_left_begins_again(project: Project, addresses: tuple[
     until(ended, "the run that was left ends", 180)
 
 
-@pytest.mark.parametrize("command", ["run", "up", "ingest"])
+@pytest.mark.parametrize("command", slow_but(["run"], ["run", "up", "ingest"]))
 def test_prefects_refusal_is_one_sentence(project: Project, command: str) -> None:
     said = refuse(project.ml(command, PREFECT_API_AUTH_STRING="anna:wrong"))
     assert "refuses us (401): set PREFECT_API_AUTH_STRING" in said
