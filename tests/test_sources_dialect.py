@@ -175,6 +175,15 @@ def test_utf_8_where_the_settings_say_another_encoding_is_said(tmp_path):
         read(tmp_path, encoding="cp949")
 
 
+@pytest.mark.parametrize("row", ['1,"김", "b, c"', '1, "a ""b"", c",2', ' "a,b",1,2', '1, "b","c",2', '1,2,"a", 3'])
+def test_a_quoted_field_behind_a_space_is_refused_with_what_to_do(tmp_path, row):
+    write(tmp_path, f"x,y,z\n1,2,3\n{row}\n")
+    with pytest.raises(UserError, match=r'Line 3 of "t\.csv" has 4 fields where the header has 3: ') as refused:
+        read(tmp_path, {"x": "text"})
+    is_spaced = "a quote opens a field only where no space is before it" in str(refused.value)
+    assert is_spaced == (row not in ('1, "b","c",2', '1,2,"a", 3'))
+
+
 def test_the_settings_are_of_delimited_text_alone(tmp_path):
     write(tmp_path, '{"이름": " 김철수", "x": "1,5"}\n', name="t.jsonl")
     settings = {"encoding": "cp949", "decimal": ",", "trim": True, "header": False}

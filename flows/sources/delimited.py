@@ -256,9 +256,14 @@ class DelimitedSource(FileSource):
             with self.file.open() as stream:
                 line = find_line(stream, self._delimiter, len(self._names), self._above)
             first = "header" if self.dialect.header is True else "first line"
+            sign = re.escape(self._delimiter)
+            spaced = re.compile(rf'(^|{sign}) +"(?:[^"]|"")*{sign}')
+            remedy = "mend it, or quote fields that hold the delimiter"
+            if any(map(spaced.search, (row.text, self._delimiter.join(self._raw_names)))):
+                remedy = "a quote opens a field only where no space is before it, so take that space out"
             return UserError(
                 f'Line {line} of "{self.uri}" has {row.actual_columns} fields where the {first} has '
-                f"{row.expected_columns}: mend it, or quote fields that hold the delimiter."
+                f"{row.expected_columns}: {remedy}."
             )
         return UserError(f'"{self.uri}" cannot be read as CSV: {message.splitlines()[0]}.')
 
