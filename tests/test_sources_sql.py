@@ -357,6 +357,20 @@ def test_paths_are_relative_to_the_project_and_files_are_not_made(tmp_path, kind
     assert "text.db" in _refusal(lambda: _table(open_source(f"{kind}:///data/text.db#t", reading)))
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+@pytest.mark.parametrize("there", [["a%20b.db"], ["a b.db"], ["a%20b.db", "a b.db"]])
+def test_a_file_is_the_one_that_the_address_has_literally_else_the_one_that_it_encodes(tmp_path, kind, there):
+    connect = sqlite3.connect if kind == "sqlite" else duckdb.connect
+    for name in there:
+        with contextlib.closing(connect(str(tmp_path / name))) as connection:
+            connection.execute(f"CREATE TABLE t AS SELECT '{name}' AS a")
+            connection.commit()
+    reading = Reading(root=tmp_path, fetch=SOON)
+    read = {name: _table(open_source(f"{kind}:///{name}#t", reading)).to_pylist() for name in there}
+    assert read == {name: [{"a": name}] for name in there}
+    assert _table(open_source(f"{kind}:///a%20b.db#t", reading)).to_pylist() == [{"a": there[0]}]
+
+
 @on()
 def test_a_missing_table_names_those_there_are(db):
     _customers(db)

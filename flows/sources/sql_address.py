@@ -76,6 +76,8 @@ def parse_address(uri: str) -> Address:
             "The source's address is no SQLAlchemy URL: write scheme://user:${PASSWORD}@host:port/database#table."
         ) from None
     url = url.set(drivername=DRIVERS.get(url.drivername, url.drivername))
+    if url.get_backend_name() in FILES and url.database:  # as it is written: SQLAlchemy 2.1 decodes it, 2.0 did not
+        url = url.set(database=filled.partition("://")[2].partition("/")[2].partition("?")[0])
     text = resolve(rest).strip().rstrip(";").rstrip()
     if not QUERY.match(text):
         return Address(shown, url, table=text or None)
@@ -141,7 +143,7 @@ def _place_file(address: Address, root: Path) -> URL:
         return url
     path = root / Path(name).expanduser()
     if not path.exists():
-        path = root / Path(unquote(name)).expanduser()  # a secret was filled in
+        path = root / Path(unquote(name)).expanduser()  # also where a secret was filled in
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise UserError(f'"{address.shown}" names no database file that exists: check the path.{near}')
