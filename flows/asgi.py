@@ -6,30 +6,28 @@ lets point to 127.0.0.1 (DNS rebinding). So `ml up`, the commands and `ops/compo
 `uvicorn --factory flows.asgi:prefect`.
 """
 
-import ipaddress
 import os
 from collections.abc import Collection, MutableMapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+
+from service.callers import read_headers, refuse_caller, require_host, split_hosts
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 HOSTS = "ML_PORTS__HOSTS"
-UNKNOWN_HOST = "This Host is unknown here"
-ADD_HOST = f"add the name to `hosts` under [ports] in config.toml, or to {HOSTS}"
+SETTING = f"[ports] hosts ({HOSTS})"
 READING = ("GET", "HEAD", "OPTIONS")
 # Media types, none among them, that a browser sends to another origin without asking that one first.
-UNASKED = ("", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
+UNASKED = (b"", b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data")
 HEADERS = [(b"content-security-policy", b"frame-ancestors 'self'"), (b"x-content-type-options", b"nosniff")]
 
 
 class SameOrigin:
     """ASGI middleware: passes on requests of programs and of the application's own pages.
 
-    Refused with 403 are a Host that is neither a loopback name nor in `hosts`, an Origin other than that Host, and what
-    a browser marks as asked for by another site, except that somebody follows a link. Other sites cannot show the
-    application in a frame either. With `json_only`, a body of a type that HTML forms send is refused with 415.
+    Who may ask is decided as for the service, see `service.callers`. Other sites cannot show the application in a
+    frame either. With `json_only`, a body of a type that HTML forms send is refused with 415.
     """
 
     def __init__(
@@ -39,12 +37,12 @@ class SameOrigin:
 
         Args:
             app: The application.
-            hosts: The names, or NAME:PORT, under which browsers and programs reach it beside the loopback's.
+            hosts: The names under which browsers and programs reach it beside the loopback's.
             probes: Paths that answer under any Host: health checks name an address or a container.
             json_only: Whether every body that the application takes is JSON.
         """
         self.app, self.probes, self.json_only = app, frozenset(probes), json_only
-        self.hosts = frozenset(host.strip().lower() for host in hosts if host.strip())
+        self.hosts = tuple(hosts)
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Answer a request, or refuse it; see ASGI."""
@@ -58,50 +56,24 @@ class SameOrigin:
     def _refusal(self, scope: "Scope") -> tuple[int, str] | None:
         """Return the status and the reason of a refusal, None where there is none."""
         method = scope.get("method", "GET")
-        found: dict[str, list[str]] = {}
-        for name, value in scope["headers"]:
-            found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1").strip())
-        host = found.get("host", [""])[0].lower()
+        headers, server = read_headers(scope["headers"]), scope.get("server")
         probed = scope["path"] in self.probes and method in ("GET", "HEAD")
-        if (len(found.get("host", [])) != 1 or not self._is_known(host)) and not probed:
-            return 403, f"{UNKNOWN_HOST}: {ADD_HOST}."
-        if any(not self._is_own(origin.lower(), host) for origin in found.get("origin", [])):
-            return 403, "Requests of web pages of another origin are refused."
-        said = {name: found.get(f"sec-fetch-{name}", [""])[0] for name in ("site", "mode", "dest")}
-        followed = method == "GET" and said["mode"] == "navigate" and said["dest"] == "document"
-        if said["site"] in ("cross-site", "same-site") and not followed and scope["type"] == "http":
-            return 403, "Requests of web pages of another origin are refused."
-        has_body = "transfer-encoding" in found or found.get("content-length", ["0"]) != ["0"]
-        kinds = {kind.partition(";")[0].strip().lower() for kind in found.get("content-type", [""])}
-        if self.json_only and method not in READING and has_body and kinds & set(UNASKED):
-            return 415, "Send the body as application/json."
+        server = None if server is None else tuple(server)
+        if foreign := refuse_caller(method, headers, server, self.hosts, SETTING, any_host=probed):
+            return foreign.status, foreign.message
+        has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if self.json_only and method not in READING and has_body and kind in UNASKED:
+            return 415, "Send the body as Content-Type: application/json"
         return None
-
-    def _is_known(self, host: str) -> bool:
-        try:
-            parts = urlsplit(f"//{host}")
-            name, _ = parts.hostname or "", parts.port
-        except ValueError:
-            return False
-        if parts.netloc != host or "@" in host:
-            return False
-        return host in self.hosts or name in self.hosts or _is_loopback(name)
-
-    def _is_own(self, origin: str, host: str) -> bool:
-        """Return True if a page of this origin is the application's; a reverse proxy may have replaced the Host."""
-        try:
-            parts = urlsplit(origin)
-        except ValueError:
-            return False
-        exact = origin == f"{parts.scheme}://{parts.netloc}" and parts.scheme in ("http", "https")
-        return exact and parts.netloc in ({host} | self.hosts)
 
 
 def prefect() -> SameOrigin:
     """Return the Prefect server, configured by its own variables; other hosts are in `ML_PORTS__HOSTS`."""
+    hosts = _hosts()
     from prefect.server.api.server import create_app
 
-    return SameOrigin(create_app(), _hosts(), ("/api/health", "/api/ready"), json_only=True)
+    return SameOrigin(create_app(), hosts, ("/api/health", "/api/ready"), json_only=True)
 
 
 def mlflow() -> SameOrigin:
@@ -109,10 +81,10 @@ def mlflow() -> SameOrigin:
 
     MLflow's own checks stay, but they let in pages of any port of this machine and names such as 10.example.com.
     """
+    hosts = _hosts()
     from mlflow.server import constants
 
     environment = os.environ
-    hosts = _hosts()
     environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = "*"  # ours are stricter, and know the ones of the settings
     environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(
         f"{s}://{host}" for host in hosts for s in ("http", "https")
@@ -133,24 +105,21 @@ def mlflow() -> SameOrigin:
 
 
 def _hosts() -> list[str]:
-    return [host.strip() for host in os.environ.get(HOSTS, "").split(",") if host.strip()]
-
-
-def _is_loopback(name: str) -> bool:
+    """Return the hosts of the environment, since no settings are read here; the process ends where one is none."""
     try:
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+        return [require_host(host) for host in split_hosts(os.environ.get(HOSTS, ""))]
+    except ValueError as error:
+        raise SystemExit(f"{HOSTS} is {os.environ[HOSTS]!r}: {error}.") from None
 
 
 async def _refuse(scope: "Scope", receive: "Receive", send: "Send", status: int, reason: str) -> None:
     if scope["type"] == "websocket":
         await receive()
-        await send({"type": "websocket.close", "code": 1008, "reason": reason})  # before it is accepted: a 403
+        await send({"type": "websocket.close", "code": 1008})  # before it is accepted: a 403
         return
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": f"{reason}\n".encode()})
+    await send({"type": "http.response.body", "body": f"{reason}.\n".encode()})
 
 
 def _with_headers(send: "Send") -> "Send":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from flows.asgi import ADD_HOST, UNKNOWN_HOST
+from flows.asgi import SETTING
 from flows.databases import check_database, sqlite_url
 from flows.errors import UserError
 from flows.health import leads_elsewhere
@@ -19,6 +19,7 @@ from flows.processes import running
 from flows.relocation import relocate_artifacts
 from flows.settings import Settings
 from flows.store.files import locked, publish, scratch
+from service.callers import NOT_ANSWERED
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -192,10 +193,10 @@ def _require_entry(client: "MlflowClient") -> None:
     try:
         client.search_experiments(max_results=1)
     except MlflowException as error:
-        if UNKNOWN_HOST in str(error):
+        if NOT_ANSWERED in str(error):
             name = show_uri(os.environ["MLFLOW_TRACKING_URI"])
             raise UserError(
-                f"The MLflow server at {name} does not answer under this name: where it runs, {ADD_HOST}."
+                f"The MLflow server at {name} does not answer under this name: where it runs, add it to {SETTING}."
             ) from None
         if (status := error.get_http_status_code()) in (401, 403):
             raise UserError(

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from flows.asgi import ADD_HOST, UNKNOWN_HOST
+from flows.asgi import SETTING
 from flows.connection import show_uri
 from flows.databases import check_database
 from flows.environment import prefect_database
@@ -103,10 +103,11 @@ class Server:
 
 def refusal_of(answer: "httpx.Response | None", url: str) -> str:
     """Return in a sentence why Prefect refuses us, by credentials or Host, where its answer says so, else nothing."""
-    if answer is None or answer.status_code not in (401, 403):
+    if answer is None or answer.status_code not in (401, 403, 421):
         return ""
-    if UNKNOWN_HOST in answer.text:
-        return f"The Prefect server at {show_uri(url)} does not answer under this name: where it runs, {ADD_HOST}."
+    if answer.status_code == 421:
+        name = show_uri(url)
+        return f"The Prefect server at {name} does not answer under this name: where it runs, add it to {SETTING}."
     return (
         f"The Prefect server at {show_uri(url)} refuses us ({answer.status_code}): set PREFECT_API_AUTH_STRING, or "
         "PREFECT_API_KEY, to what it takes."

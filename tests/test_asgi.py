@@ -1,11 +1,18 @@
 """What Prefect and MLflow answer, and to whom: their applications behind `flows.asgi`."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows import asgi
 from flows.asgi import SameOrigin
+from flows.errors import UserError
+from flows.settings import load_settings
+from service.callers import refuse_caller
+from service.gate import HOSTS
+from service.limits import read_limits
 
 FORMS = [
     "text/plain",
@@ -26,7 +33,12 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 
 
 def ask(
-    method: str = "GET", path: str = "/api/flows", kind: str = "http", hosts: tuple[str, ...] = (), **headers: str
+    method: str = "GET",
+    path: str = "/api/flows",
+    kind: str = "http",
+    hosts: tuple[str, ...] = (),
+    server: tuple[str, int] | None = None,
+    **headers: str,
 ) -> dict[str, Any]:
     """Return the first message of the answer to a request; header names are written with `_`."""
     sent: list[dict[str, Any]] = []
@@ -38,8 +50,10 @@ def ask(
         sent.append(message)
 
     given = {"host": "127.0.0.1:4200"} | headers
-    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items() if value]
-    scope = {"type": kind, "path": path, "headers": raw} | ({"method": method} if kind == "http" else {})
+    raw = [(name.replace("_", "-").lower().encode(), value.encode()) for name, value in given.items() if value]
+    scope = {"type": kind, "path": path, "headers": raw, "server": server} | (
+        {"method": method} if kind == "http" else {}
+    )
     asyncio.run(SameOrigin(hello, hosts, ("/api/health",), json_only=True)(scope, receive, send))
     return sent[0]
 
@@ -61,7 +75,7 @@ def test_loopback_names_are_answered(host: str) -> None:
     ],
 )
 def test_other_hosts_are_refused(host: str) -> None:
-    assert status(host=host) == 403
+    assert status(host=host) == 421
 
 
 def test_hosts_of_the_settings_are_answered_with_and_without_a_port() -> None:
@@ -69,17 +83,57 @@ def test_hosts_of_the_settings_are_answered_with_and_without_a_port() -> None:
     assert [status(host=host, hosts=hosts) for host in ("ml.example.com", "ML.example.com:8443", "prefect:4200")] == [
         200
     ] * 3
-    assert [status(host=host, hosts=hosts) for host in ("prefect:80", "x.ml.example.com")] == [403] * 2
+    assert [status(host=host, hosts=hosts) for host in ("prefect:80", "x.ml.example.com")] == [421] * 2
+
+
+def test_names_of_a_domain_are_answered_and_any_host_does_not_mean_any_page() -> None:
+    assert [status(host=host, hosts=("*.example.com",)) for host in ("a.example.com", "example.com")] == [200, 421]
+    assert [status(host="a.example", origin=o, hosts=("*",)) for o in ("", "http://evil.example")] == [200, 403]
+
+
+@pytest.mark.parametrize("wrong", ["https://ml.example.com", "ml.example.com/mlflow", "me@ml.example.com", "a b", "**"])
+def test_host_that_is_none_is_refused_in_the_same_sentence_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    (tmp_path / "config.toml").touch()
+    said = set()
+    for section in ("ports", "service"):
+        variable = f"ML_{section.upper()}__HOSTS"
+        monkeypatch.setenv(variable, f"good.example,{wrong}")
+        with pytest.raises(UserError) as refused:
+            load_settings(tmp_path)
+        monkeypatch.delenv(variable)
+        said.add(str(refused.value).replace(section, "…"))
+    assert len(said) == 1 and "NAME:PORT" in said.pop()
+    monkeypatch.setenv("ML_PORTS__HOSTS", wrong)
+    with pytest.raises(SystemExit, match=r"ML_PORTS__HOSTS is .*: a host is written as NAME"):
+        asgi.prefect()
+    monkeypatch.setenv("ML_SERVICE__HOSTS", wrong)
+    with pytest.raises(ValueError, match=r"ML_SERVICE__HOSTS is .*: a host is written as NAME"):
+        read_limits({})
+
+
+def test_servers_and_service_refuse_a_host_alike() -> None:
+    given = ("GET", {b"host": b"evil.example"}, None, ())
+    servers, service = (refuse_caller(*given, setting) for setting in (asgi.SETTING, HOSTS))
+    assert servers and service and servers.message.replace(asgi.SETTING, HOSTS) == service.message
+    assert servers[:2] == service[:2] == (421, "foreign_host")
+    assert status(host="evil.example") == 421
+
+
+def test_address_at_which_the_request_arrived_is_answered() -> None:
+    assert status(host="10.1.2.3:4200", server=("10.1.2.3", 4200)) == 200
+    assert status(host="10.1.2.4:4200", server=("10.1.2.3", 4200)) == 421
 
 
 def test_two_hosts_are_refused() -> None:
-    assert status(host="127.0.0.1:4200", Host="evil.example") == 403
+    assert status(host="127.0.0.1:4200", Host="evil.example") == 421
 
 
 def test_probe_is_answered_under_any_host_and_nothing_else_is() -> None:
     assert status(host="10.1.2.3:4200", path="/api/health") == 200
-    assert status(host="10.1.2.3:4200", path="/api/health", method="POST") == 403
-    assert status(host="10.1.2.3:4200", path="/api/health/x") == 403
+    assert status(host="10.1.2.3:4200", path="/api/health", method="POST") == 421
+    assert status(host="10.1.2.3:4200", path="/api/health/x") == 421
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])

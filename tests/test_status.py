@@ -148,7 +148,7 @@ def guarded_by_host() -> Iterator[str]:
 def test_server_that_does_not_know_its_name_is_told_it_rather_than_credentials(
     settings: Settings, guarded_by_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remedy = "does not answer under this name: where it runs, add the name to `hosts` under [ports] in config.toml"
+    remedy = "does not answer under this name: where it runs, add it to [ports] hosts (ML_PORTS__HOSTS)."
     monkeypatch.setenv("PREFECT_API_URL", f"{guarded_by_host}/api")
     assert said_by(print_due, settings).startswith(f"The Prefect server at {guarded_by_host}/api {remedy}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", guarded_by_host)

@@ -113,8 +113,9 @@ def test_flows_import_of_the_service_only_modules_of_the_standard_library(path):
         assert not third_party(parse(SERVICE / f"{module.partition('.')[2]}.py")), module
 
 
-def test_what_flows_share_with_the_service_are_the_grammar_and_what_is_printable():
+def test_what_flows_share_with_the_service_are_callers_the_grammar_and_what_is_printable():
     assert {module for path in FLOWS.rglob("*.py") for module in service_modules(parse(path))} == {
+        "service.callers",
         "service.grammar",
         "service.printable",
     }

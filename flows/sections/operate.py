@@ -1,27 +1,15 @@
 """Who the project is, how its service, monitor and servers run, and where it is released to."""
 
-import json
 from ipaddress import IPv4Address
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, IPvAnyAddress, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 from flows.sections.base import Section, StorePlace
+from service.callers import require_host, split_hosts
 
-
-def _split(value: Any) -> Any:
-    """Return the list that the environment gives as NAME,NAME or in JSON."""
-    if not isinstance(value, str):
-        return value
-    return (
-        json.loads(value)
-        if value.lstrip().startswith("[")
-        else [part.strip() for part in value.split(",") if part.strip()]
-    )
-
-
-HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[^*/\s]+)$")]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(require_host)], ...], NoDecode, BeforeValidator(split_hosts)]
 
 
 class Project(Section):
@@ -49,7 +37,7 @@ class Service(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(3000, ge=1, le=65535)
-    hosts: Annotated[tuple[HostName, ...], NoDecode, BeforeValidator(_split)] = ()
+    hosts: Hosts = ()
     workers: int = Field(1, ge=1)
     max_rows: int = Field(1000, ge=1)
     max_body_bytes: int = Field(5_000_000, ge=1)
@@ -123,13 +111,14 @@ class Ports(Section):
     Attributes:
         prefect: The port of Prefect.
         mlflow: The port of MLflow.
-        hosts: Names, or NAME:PORT, under which browsers reach both beside the loopback's, as through a reverse proxy.
+        hosts: By which names browsers reach both beside the loopback's, as through a reverse proxy; written as those of
+            the service.
         mlflow_url: Where browsers reach MLflow, for links to it; default: where the project itself does.
     """
 
     prefect: int = Field(4200, ge=1, le=65535)
     mlflow: int = Field(5000, ge=1, le=65535)
-    hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    hosts: Hosts = ()
     mlflow_url: str | None = Field(None, pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
 
 

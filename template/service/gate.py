@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.bundle import Bundle
-from service.callers import PROBES, is_our_host, is_our_origin
+from service.callers import PROBES, Headers, read_headers, refuse_caller
 from service.front import REAL_PATH, refuse
 from service.limits import Limits, read_limits
 from service.load import HEAVY_BYTES, Busy, Load
@@ -15,11 +15,8 @@ from service.metrics import reserve_space
 from service.serving import NO_MODEL, serving
 
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
-ONCE = (b"host", b"origin", b"content-type", b"content-encoding", b"content-length")
-Headers = Mapping[bytes, bytes]
 JSON = "application/json"
-LONGEST_HOST = 300  # bytes of Host and Origin; a name has at most 253
-OTHER_SITES = frozenset({b"cross-site", b"same-site"})
+HOSTS = "[service] hosts (ML_SERVICE__HOSTS)"
 
 
 class Gone(Exception):
@@ -62,7 +59,7 @@ class Gate:
         bundle = serving.bundle
         limits = self._without_model if bundle is None else bundle.limits
         try:
-            headers = read_headers(scope)
+            headers = read_headers(scope["headers"])
             require_our_caller(scope, headers, limits.hosts)
             if scope["method"] in WITHOUT_BODY:
                 return await self.app(scope, receive, send)
@@ -114,32 +111,11 @@ class Gate:
             load.bytes -= held
 
 
-def read_headers(scope: Scope) -> dict[bytes, bytes]:
-    """Return the headers by name; those that must be there once are empty where they are there twice."""
-    pairs = scope["headers"]
-    headers = dict(pairs)
-    if len(headers) < len(pairs):
-        names = [name for name, _ in pairs]
-        headers |= {name: b"" for name in ONCE if names.count(name) > 1}
-    return headers
-
-
 def require_our_caller(scope: Scope, headers: Headers, hosts: tuple[str, ...]) -> None:
     """Refuse a request for another host or of another origin's page."""
-    host, server = headers.get(b"host", b""), scope.get("server")
-    if len(host) > LONGEST_HOST or not is_our_host(host, None if server is None else tuple(server), hosts):
-        named = host.decode("latin-1")[:100]
-        raise Refused(
-            421,
-            "foreign_host",
-            f'This service does not answer for the host "{named}": add it to [service] hosts (ML_SERVICE__HOSTS)',
-        )
-    origin = headers.get(b"origin")
-    foreign = origin is not None and (len(origin) > LONGEST_HOST or not is_our_origin(origin, host, hosts))
-    # A page's request without Origin, as for an image; a link to the service's own page may be followed.
-    marked = origin is None and headers.get(b"sec-fetch-site") in OTHER_SITES
-    if foreign or (marked and headers.get(b"sec-fetch-mode") != b"navigate"):
-        raise Refused(403, "foreign_origin", "This service does not answer the pages of another origin")
+    server = scope.get("server")
+    if refusal := refuse_caller(scope["method"], headers, None if server is None else tuple(server), hosts, HOSTS):
+        raise Refused(*refusal)
 
 
 def require_type(headers: Headers, wanted: str) -> None:

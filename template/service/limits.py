@@ -1,10 +1,10 @@
 """The limits of the service: each the environment's (`ML_SERVICE__…`), else the bundle's, else the default."""
 
-import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from service.callers import require_host, split_hosts
 from service.environment import read_settings
 
 
@@ -18,17 +18,7 @@ class Limits(BaseModel):
     max_bytes_in_flight: int = Field(50_000_000, ge=1)
     body_seconds: float = Field(10.0, gt=0)
     max_wait_seconds: float = Field(2.0, gt=0)
-    hosts: tuple[str, ...] = ()
-
-    @field_validator("hosts", mode="before")
-    @classmethod
-    def _split(cls, hosts: Any) -> Any:
-        """Return the names of a text, which is JSON (as `ml` reads the variable) or has commas between them."""
-        if not isinstance(hosts, str):
-            return hosts
-        if hosts.lstrip().startswith("["):
-            return [str(name) for name in json.loads(hosts)]
-        return [name for part in hosts.split(",") if (name := part.strip())]
+    hosts: Annotated[tuple[Annotated[str, AfterValidator(require_host)], ...], BeforeValidator(split_hosts)] = ()
 
 
 def read_limits(settings: dict[str, Any]) -> Limits:

@@ -149,7 +149,7 @@ def test_page_of_another_origin_starts_and_reads_nothing(servers: Servers, tmp_p
 def test_name_that_is_rebound_to_this_machine_gets_no_page(servers: Servers, server: str) -> None:
     with servers.browser.page() as page:
         page.open(f"http://{FOREIGN}:{servers.ports[server]}/")
-        page.await_text("This Host is unknown here")
+        page.await_text("This server does not answer for the host")
 
 
 @pytest.mark.parametrize("server", ["prefect", "mlflow"])
