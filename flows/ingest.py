@@ -81,7 +81,7 @@ def open_project_source(settings: Settings, contract: Contract) -> Source:
     Raises:
         UserError: there is none, or `[data] missing` names a column that the contract lacks.
     """
-    require_known_markers(settings.data, contract.by_name)
+    require_known_markers(settings.data, contract.kinds)
     required = [column.name for column in contract.used]
     return open_source(
         settings.data.source,
