@@ -11,14 +11,18 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from flows.errors import Refused
 from flows.secrets import redact
 from flows.sections import is_address
-from flows.settings import Settings
+from flows.settings import Settings, load_settings
 from flows.store.files import locked, read_note, write_json
 from flows.webhook import send
 from service.printable import printable
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun, State
 
 Kind = Literal[
     "gate-refused",
@@ -188,3 +192,31 @@ def _put_aside(settings: Settings, path: Path, problem: str) -> None:
     log.warning("An alert was not taken (%s): it is in %s.", problem, refused(settings))
     refused(settings).mkdir(exist_ok=True)
     path.replace(refused(settings) / path.name)
+
+
+def alert_failure(flow: Any, flow_run: "FlowRun", state: "State[Any]") -> None:
+    """Alert that a run failed or crashed, or that a gate refused: the hook of a flow; only the outermost one alerts."""
+    if flow_run.parent_task_run_id is not None:
+        return
+    try:
+        settings = load_settings()
+    except Exception:  # settings that cannot be read are why it failed, and name no webhook either
+        return
+    error = _error_of(state)
+    what = str(error) if error is not None and str(error) else state.message or state.name or "no reason is known"
+    if isinstance(error, Refused):
+        alert(settings, "gate-refused", what, "`ml status` shows the gates; the old version goes on serving.")
+    else:
+        again = (
+            "The worker starts it again, three times at most. "
+            if state.is_crashed() and flow_run.work_pool_name
+            else ""
+        )
+        todo = f"{again}Look at run {flow_run.id} in Prefect; `ml doctor` checks the machine."
+        alert(settings, "run-failed", f"The run of {flow.name} failed: {what}", todo)
+
+
+def _error_of(state: "State[Any]") -> Exception | None:
+    """Return the exception that ended a run, where this process knows it."""
+    data = getattr(state.data, "result", state.data)
+    return data if isinstance(data, Exception) else None

@@ -44,7 +44,8 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite model/schema.py.")] = False,
 ) -> None:
     """Name your data: write model/schema.py and the data section of config.toml from it."""
-    from flows.init import initialize, print_report
+    from flows.init import initialize
+    from flows.init.report import print_report
     from flows.settings import find_root
 
     root = find_root()

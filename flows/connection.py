@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import sqlite3
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from flows.errors import UserError
 from flows.health import leads_elsewhere
 from flows.processes import running
 from flows.relocation import relocate_artifacts
+from flows.secrets import show_uri
 from flows.settings import Settings
 from flows.store.files import locked, publish, scratch
 from service.callers import NOT_ANSWERED
@@ -151,11 +151,6 @@ def connect(settings: Settings) -> "MlflowClient":
     if not embedded:
         _require_entry(client)
     return client
-
-
-def show_uri(uri: str) -> str:
-    """Return an address without the name and password that it may hold."""
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def _require_answer(uri: str) -> None:

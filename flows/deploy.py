@@ -2,39 +2,31 @@
 
 from typing import Any
 
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.transactions import Transaction, get_transaction, transaction
 
-from flows.alerts import tell_of_champion, tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.bundling import build_bundle, smoke_rows
 from flows.candidate import load_candidate
 from flows.contract.compatibility import breaking_changes
 from flows.errors import Refused, UserError
 from flows.evaluate import known_verdict
-from flows.exclusive import exclusive
 from flows.naming import name_run
 from flows.progress import say
 from flows.settings import Settings, load_settings
 from flows.smoke import SmokeService, require_same, smoke_service
+from flows.stage import stage
 from flows.store.bentoml import forget_bundle, import_bundle
 from flows.store.bundles import Bundle, drop_bundle, find_bundle
-from flows.store.champion import Champion, move_champion, read_champion, restore_champion, taken_out
+from flows.store.champion import Champion, alert_new_champion, move_champion, read_champion, restore_champion, taken_out
 from flows.store.reach import look_again
 from flows.store.validations import Latest
 from flows.store.verdicts import Record
 from flows.tracking import CHAMPION, Registry, repair_alias
 
 
-@flow(
-    name="deploy",
-    flow_run_name="deploy",
-    timeout_seconds=3 * 3600,
-    on_failure=[tell_of_failure],
-    on_crashed=[tell_of_failure],
-)
-@exclusive
+@stage(timeout_hours=3)
 def deploy(version: str | None = None, breaking: bool = False, why: str = "passed its gates") -> str:
     """Put a version (default: the latest candidate) into service; return it.
 
@@ -67,7 +59,7 @@ def deploy(version: str | None = None, breaking: bool = False, why: str = "passe
         publish_markdown("champion", f"**Version {chosen}** serves, from bundle `{bundle.name}`.")
     else:
         say(f"Version {chosen} is in service already: nothing is to be done.")
-    tell_of_champion(settings)
+    alert_new_champion(settings)
     return chosen
 
 

@@ -4,17 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.alerts import tell_of_failure
 from flows.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from flows.basis import Basis, choose_rows, find_basis
 from flows.candidate import Candidate, load_candidate
 from flows.contract.compatibility import can_score
 from flows.dummy import predict_dummy
 from flows.errors import Refused
-from flows.exclusive import exclusive
 from flows.gates import judge, refusal_sentence
 from flows.metrics import choose_metric
 from flows.naming import name_run
@@ -24,6 +22,7 @@ from flows.recording import log_dataset
 from flows.report import gate_rows, verdict_markdown
 from flows.scoring import Scorer
 from flows.settings import Settings, load_settings
+from flows.stage import stage
 from flows.store.bundles import Bundle, find_bundle
 from flows.store.champion import read_champion
 from flows.store.files import digest_json
@@ -44,14 +43,7 @@ class Scored:
     basis: Basis
 
 
-@flow(
-    name="evaluate",
-    flow_run_name="evaluate",
-    timeout_seconds=3 * 3600,
-    on_failure=[tell_of_failure],
-    on_crashed=[tell_of_failure],
-)
-@exclusive
+@stage(timeout_hours=3)
 def evaluate(version: str | None = None) -> str:
     """Judge a version (default: the latest candidate) against the champion; return it if it passed.
 
@@ -169,7 +161,15 @@ def show(settings: Settings, candidate: Candidate, record: Record, scored: Score
     log_dataset(
         settings, candidate.validation, candidate.run_id, contract, candidate.holdout, "evaluation", len(scored.y)
     )
-    registry.log_verdict(candidate.run_id, verdict, scored.basis, plots)
+    metrics: dict[str, float] = {}
+    for name, figure in verdict.scores["candidate"].items():
+        values = {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+        metrics |= {key: value for key, value in values.items() if value is not None}
+    documents = {"basis.json": scored.basis.model_dump(mode="json"), "verdict.json": verdict.model_dump(mode="json")}
+    registry.log_results(candidate.run_id, metrics, documents, plots)
+    registry.show_metrics(
+        candidate.run_id, sorted(verdict.scores["candidate"], key=lambda name: name != verdict.metric)
+    )
     registry.client.update_model_version(registry.name, record.version, verdict_markdown(record))
     publish_markdown("verdict", verdict_markdown(record))
     publish_link("mlflow-run", registry.run_address(candidate.run_id), f"MLflow run of version {record.version}")

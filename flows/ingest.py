@@ -1,34 +1,25 @@
 """Ingest: the source becomes a snapshot."""
 
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
-from flows.connection import show_uri
 from flows.contract import Contract, load_contract, require_columns, require_known_markers
-from flows.exclusive import exclusive
 from flows.growing import grow
 from flows.markdown import code
 from flows.mending import mend_snapshot
 from flows.naming import SHORT, name_run
 from flows.progress import say, track
-from flows.secrets import unseen
+from flows.secrets import show_uri, unseen
 from flows.settings import Settings, load_settings
 from flows.sources import Reading, Source, open_source, read_through
 from flows.sources.abilities import Stream
+from flows.stage import stage
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import Latest
 
 
-@flow(
-    name="ingest",
-    flow_run_name="ingest",
-    timeout_seconds=3 * 3600,
-    on_failure=[tell_of_failure],
-    on_crashed=[tell_of_failure],
-)
-@exclusive
+@stage(timeout_hours=3)
 def ingest(full: bool = False) -> str:
     """Copy the source that `config.toml` names into a snapshot; return its digest.
 

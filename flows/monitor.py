@@ -3,10 +3,9 @@
 import logging
 from datetime import datetime
 
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.alerts import tell_of_failure
 from flows.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from flows.errors import UserError
 from flows.monitoring.decision import Decision
@@ -21,19 +20,14 @@ from flows.monitoring.windows import Window, Windows
 from flows.naming import name_run
 from flows.progress import say
 from flows.settings import Settings, load_settings
+from flows.stage import stage
 from flows.store.champion import read_champion
 from flows.store.reach import refresh
 
 log = logging.getLogger("flows.monitor")
 
 
-@flow(
-    name="monitor",
-    flow_run_name="monitor",
-    timeout_seconds=3600,
-    on_failure=[tell_of_failure],
-    on_crashed=[tell_of_failure],
-)
+@stage(timeout_hours=1, alone=False)
 def monitor() -> str:
     """Compare what was answered since the last window with the reference in the bundle; return the window's id.
 

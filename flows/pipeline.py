@@ -1,30 +1,20 @@
 """The pipeline: the five stages in order."""
 
-from prefect import flow
-
-from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.deploy import deploy
 from flows.evaluate import evaluate
-from flows.exclusive import exclusive
 from flows.ingest import ingest
 from flows.naming import name_run
 from flows.report import verdict_markdown
 from flows.settings import Settings, load_settings
 from flows.smoke import smoke_service
+from flows.stage import stage
 from flows.store.verdicts import Verdicts
 from flows.train import train
 from flows.validate import validate
 
 
-@flow(
-    name="pipeline",
-    flow_run_name="pipeline",
-    timeout_seconds=12 * 3600,
-    on_failure=[tell_of_failure],
-    on_crashed=[tell_of_failure],
-)
-@exclusive
+@stage(timeout_hours=12)
 def pipeline(breaking: bool = False) -> str:
     """Ingest, validate, train, evaluate and deploy; return the version in service.
 

@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
 from flows.contract import Column, Contract, check_rows, require_columns, require_known_markers
 from flows.errors import UserError
@@ -24,6 +23,7 @@ from flows.secrets import unseen
 from flows.sections import Dialect
 from flows.settings import Settings, load_settings
 from flows.sources import Reading, Source, open_source, read_through
+from flows.stage import stage
 from flows.store.bundles import Bundle, open_bundle
 from flows.store.champion import require_champion, served_bundle
 from flows.store.files import publish, scratch
@@ -35,13 +35,7 @@ LARGEST = 3.4028234e38  # of float32, and of the service's request type
 ARROW: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
-@flow(
-    name="predict",
-    flow_run_name="predict",
-    timeout_seconds=6 * 3600,
-    on_failure=[tell_of_failure],
-    on_crashed=[tell_of_failure],
-)
+@stage(timeout_hours=6, alone=False)
 def predict(source: str, destination: str, version: str | None = None) -> dict[str, Any]:
     """Predict the rows of a source and write them, with all their columns, to a file.
 

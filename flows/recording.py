@@ -3,13 +3,12 @@
 import json
 from typing import TYPE_CHECKING, Literal
 
-from flows.connection import show_uri
 from flows.contract import Contract
 from flows.holdout import Holdout
 from flows.leaks.accepting import settle
 from flows.provenance import Provenance
 from flows.rows import sample_share
-from flows.secrets import redact
+from flows.secrets import redact, show_uri
 from flows.settings import Settings
 from flows.store.files import digest_json
 from flows.store.snapshots import Snapshots

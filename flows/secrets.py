@@ -154,3 +154,8 @@ def _header(header: str) -> Iterator[tuple[str, str]]:
 
 def _names_secret(name: str) -> bool:
     return SECRET_NAME.fullmatch(WORDS.sub("_", name)) is not None
+
+
+def show_uri(uri: str) -> str:
+    """Return an address without the name and password that it may hold."""
+    return re.sub(r"//[^/@]*@", "//", uri)

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from flows.asgi import SETTING
-from flows.connection import show_uri
 from flows.databases import check_database
 from flows.environment import prefect_database
 from flows.errors import UserError
 from flows.guard import Child, free_port
 from flows.health import answers, call_prefect
 from flows.processes import running
+from flows.secrets import show_uri
 from flows.settings import Settings
 from flows.store.files import sole
 

@@ -3,25 +3,23 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from flows.connection import VIEW, connect, embedded_ui, is_embedded, mlflow_artifacts, show_uri
+from flows.connection import VIEW, connect, embedded_ui, is_embedded, mlflow_artifacts
 from flows.errors import UserError
 from flows.progress import say
 from flows.saved import FILE, explain_untrusted, load_pipeline, trusted_types
+from flows.secrets import show_uri
 from flows.settings import Settings
 from flows.store.champion import Champion, read_champion
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
-
-    from flows.basis import Basis
-    from flows.gates import Verdict
 
 SHOWN = 20  # versions that a message lists, the newest
 KEY_TAG = "train_key"
@@ -204,31 +202,38 @@ class Registry:
         with mlflow.start_run(experiment_id=self.experiment_id(), run_name=name, tags=tags) as run:
             yield run.info.run_id
 
-    def log_verdict(self, run_id: str, verdict: "Verdict", basis: "Basis", plots: dict[str, bytes]) -> None:
-        """Add a candidate's figures, what they rest on, its gates and the plots to its run."""
+    def log_results(
+        self,
+        run_id: str,
+        metrics: dict[str, float],
+        documents: dict[str, dict[str, Any]],
+        plots: dict[str, bytes],
+    ) -> None:
+        """Add results to a version's run.
+
+        Args:
+            run_id: The run.
+            metrics: By name.
+            documents: What is logged as JSON, by file name.
+            plots: PNG images, by name without the suffix.
+        """
         import mlflow
 
         self.restore_run(run_id)
-        metrics: dict[str, float] = {}
-        for name, figure in verdict.scores["candidate"].items():
-            said = {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
-            metrics |= {key: value for key, value in said.items() if value is not None}
         mlflow.log_metrics(metrics, run_id=run_id)
-        self._choose_columns(run_id, verdict)
-        mlflow.log_dict(basis.model_dump(mode="json"), "basis.json", run_id=run_id)
-        mlflow.log_dict(verdict.model_dump(mode="json"), "verdict.json", run_id=run_id)
+        for name, document in documents.items():
+            mlflow.log_dict(document, name, run_id=run_id)
         with tempfile.TemporaryDirectory() as folder:
             for name, png in plots.items():
                 (Path(folder) / f"{name}.png").write_bytes(png)
             self.client.log_artifacts(run_id, folder, "plots")
 
-    def _choose_columns(self, run_id: str, verdict: "Verdict") -> None:
-        """Let MLflow's table of runs show the metric that decides, and others as far as a window is wide.
+    def show_metrics(self, run_id: str, names: Sequence[str]) -> None:
+        """Let MLflow's table of runs show these metrics, as far as a window is wide.
 
         The table shows none of its own accord; a view that is kept under this tag, which the address of `runs_path`
         names, is how its "Share" button does it.
         """
-        names = sorted(verdict.scores["candidate"], key=lambda name: name != verdict.metric)
         columns = ["attributes.`Dataset`", *(f"metrics.`{name}`" for name in names[:COLUMNS])]
         experiment = self._get_run(run_id).info.experiment_id
         self.client.set_experiment_tag(

@@ -8,26 +8,25 @@ from types import ModuleType
 from typing import Any
 
 import pandas as pd
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown
-from flows.compiling.targets import round_targets
 from flows.contract import Contract, encode, encode_target, fit_encodings, load_contract
 from flows.contract.encoding import require_answerable
 from flows.dummy import baseline_of
 from flows.errors import UserError
-from flows.exclusive import exclusive
 from flows.leaks import SAMPLE_ROWS, Alarm
 from flows.leaks.accepting import check_leaks
 from flows.naming import name_run
+from flows.pipelines import round_targets
 from flows.progress import say
 from flows.provenance import code_digest, read_provenance, shaping_packages
 from flows.recording import log_run, tags_of
 from flows.rows import Holdout, read_sides
 from flows.settings import Settings, load_settings
 from flows.splitting import define_holdout
+from flows.stage import stage
 from flows.store.files import digest_json
 from flows.store.validations import Latest
 from flows.tracking import CHALLENGER, KEY_TAG, Registry, repair_alias
@@ -49,14 +48,7 @@ class Fitted:
     alarms: tuple[Alarm, ...] = ()
 
 
-@flow(
-    name="train",
-    flow_run_name="train",
-    timeout_seconds=6 * 3600,
-    on_failure=[tell_of_failure],
-    on_crashed=[tell_of_failure],
-)
-@exclusive
+@stage(timeout_hours=6)
 def train(validation: str | None = None) -> str:
     """Fit and register a candidate on validated rows (default: the latest); return its version.
 

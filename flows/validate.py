@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.alerts import tell_of_failure
 from flows.artifacts import publish_markdown, publish_table
 from flows.contract import Checked, Column, Contract, check_rows, clean, load_contract, load_schema, require_columns
 from flows.contract.cleaning import clean_column
 from flows.contract.repeats import find_repeats, hash_rows, unique_sets
 from flows.errors import UserError
-from flows.exclusive import exclusive
 from flows.naming import SHORT, name_run
 from flows.progress import say, track
 from flows.settings import Settings, load_settings
+from flows.stage import stage
 from flows.store.blocks import Block
 from flows.store.files import digest_file, digest_json
 from flows.store.snapshots import Snapshots
@@ -32,14 +31,7 @@ SAID = 5  # reasons that the run's log names
 CHECKED = "check"  # under which the validation that was looked at last is noted, also where its share is refused
 
 
-@flow(
-    name="validate",
-    flow_run_name="validate",
-    timeout_seconds=3 * 3600,
-    on_failure=[tell_of_failure],
-    on_crashed=[tell_of_failure],
-)
-@exclusive
+@stage(timeout_hours=3)
 def validate(snapshot: str | None = None) -> str:
     """Hold a snapshot (default: the latest) against `model/schema.py`; return the validation's id.
 

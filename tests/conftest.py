@@ -6,10 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from template_support import commit_all, copy_working_tree, run_python
@@ -97,12 +99,21 @@ def app() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
     """The address of an S3 server on the loopback."""
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
+
+    # S3 compares `If-None-Match` and writes in one step; moto does so in two, between which another thread may write.
+    put_object, one_at_a_time = S3Response.put_object, threading.Lock()
+
+    def put_alone(self: Any) -> Any:
+        with one_at_a_time:
+            return put_object(self)
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    with patch.object(S3Response, "put_object", put_alone):
+        yield f"http://{host}:{port}"
     server.stop()
 
 

@@ -14,12 +14,11 @@ import pytest
 from service_server import mount_disk
 
 from flows.alerting import REFUSED_DAYS, alert, deliver, refused, waiting
-from flows.alerts import tell_of_champion
 from flows.commands.champion import roll_back
 from flows.guard import free_port
 from flows.settings import Settings, load_settings
 from flows.store.bundles import Bundle
-from flows.store.champion import move_champion
+from flows.store.champion import alert_new_champion, move_champion
 
 SECRET = "T0P-5ECRET"
 
@@ -169,7 +168,7 @@ def test_first_version_is_told_without_a_rollback_that_cannot_be(
             monkeypatch.setattr("flows.store.champion.utc_now", lambda day=version: f"2026-01-0{day}T00:00:00+00:00")
             bundle = Bundle(path=settings.store_path / "bundles" / f"{version}-b", version=version, digest="d")
             move_champion(settings.store_path, bundle, "deploy", "passed its gates")
-            tell_of_champion(settings)
+            alert_new_champion(settings)
     first, second = receiver.got
     assert "Version 1" in first["what"] and "rollback" not in first["todo"]
     assert "in place of version 1" in second["what"] and "ml rollback" in second["todo"]

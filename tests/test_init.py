@@ -14,8 +14,9 @@ from rich.console import Console
 from flows.contract import describe
 from flows.contract.checking import check_rows
 from flows.errors import UserError
-from flows.init import initialize, print_report
+from flows.init import initialize
 from flows.init.initialize import read_table
+from flows.init.report import print_report
 from flows.sources import Reading, open_source
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -20,11 +20,11 @@ from test_init import _check_own_source, _field, _load, project  # noqa: F401 - 
 
 from flows.bundling import json_rows
 from flows.compiling import check_parity, compile_model
-from flows.compiling.targets import round_targets
 from flows.contract import Contract, check_rows, describe, encode, encode_target, fit_encodings
 from flows.contract.encoding import MANY, encode_column
 from flows.errors import UserError
 from flows.init import initialize
+from flows.pipelines import round_targets
 from flows.scoring import Scorer
 from model.features import build_features
 

@@ -435,7 +435,7 @@ def test_an_answer_that_was_lost_is_no_conflict(two, monkeypatch):
         return tag
 
     monkeypatch.setattr(objects, "_put_s3", lost)
-    monkeypatch.setattr("flows.sources.remote.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("flows.sources.waiting.PAUSE_SECONDS", 0.01)
     host = Host(one.settings.root)
     mirror = Mirror(one.folder, Objects(ADDRESS, host.settings.fetch.model_copy(update={"retries": 2})))
     made = write_file(one.folder.parent / "made", b'{"bundle": null}')

@@ -12,7 +12,8 @@ from flows.commands import stages
 from flows.commands.console import report_unexpected
 from flows.errors import UserError
 from flows.settings import Settings
-from flows.sources import Reading, open_source, refuse_plain, resolve
+from flows.sources import Reading, open_source
+from flows.sources.addresses import refuse_plain, resolve
 
 
 @pytest.fixture(autouse=True)

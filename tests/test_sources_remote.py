@@ -14,14 +14,14 @@ import pytest
 from flows import secrets
 from flows.errors import UserError
 from flows.sections import Dialect, Fetch
-from flows.sources import Reading, open_source, read_through, remote
+from flows.sources import Reading, open_source, read_through, waiting
 
 BIG = b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * 7919 % 10007) for i in range(60_000))
 
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(waiting, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(secrets, "_names", {})
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)

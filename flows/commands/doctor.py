@@ -15,11 +15,11 @@ from flows.background import is_ours, is_well, prefect_address
 from flows.checkup import find_damage
 from flows.commands.console import console, open_project
 from flows.commands.running import PATIENCE_SECONDS
-from flows.connection import show_uri
 from flows.contract import load_contract
 from flows.errors import UserError
 from flows.metrics import choose_metric
 from flows.processes import log_path, read_record, running
+from flows.secrets import show_uri
 from flows.settings import Settings
 from flows.store.bundles import open_bundle
 from flows.store.champion import read_champion

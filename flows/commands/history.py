@@ -7,13 +7,12 @@ from rich.table import Table
 
 from flows.commands.console import console, errors, open_project
 from flows.comparing import MOST_ROWS, Difference, compare_columns, compare_schemas
-from flows.connection import show_uri
 from flows.distributions import MOVED, Column
 from flows.errors import UserError
 from flows.exclusive import only_one
 from flows.naming import SHORT
 from flows.references import Use, bundled, latest, needed, registered, versions_of
-from flows.secrets import redact
+from flows.secrets import redact, show_uri
 from flows.settings import Settings
 from flows.store.garbage import Garbage, all_snapshots, find_garbage
 from flows.store.snapshots import Snapshot, Snapshots

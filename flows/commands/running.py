@@ -8,7 +8,6 @@ from rich.table import Table
 from flows.alerting import deliver, refused, waiting
 from flows.background import NAMES, is_well, prefect_address
 from flows.commands.console import console
-from flows.connection import show_uri
 from flows.health import ask, call_prefect
 from flows.processes import (
     Record,
@@ -21,6 +20,7 @@ from flows.processes import (
     running,
     was_elsewhere,
 )
+from flows.secrets import show_uri
 from flows.server import refusal_of
 from flows.settings import Settings
 from flows.store.files import read_json

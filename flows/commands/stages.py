@@ -16,7 +16,7 @@ from flows.provenance import installed_packages
 from flows.recovery import end_lost, noting, registered
 from flows.server import prefect_server
 from flows.settings import Settings
-from flows.sources import refuse_plain
+from flows.sources.addresses import refuse_plain
 from flows.store.champion import read_champion
 
 WARM = {  # what a stage will import anyway, imported while the server starts

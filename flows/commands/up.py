@@ -13,13 +13,14 @@ from rich.markup import escape
 
 from flows.background import NAMES, is_ours, is_well, only_up, plan, prefect_address, stop_all, wanted_port
 from flows.commands.console import console, open_project
-from flows.connection import find_experiment, is_embedded, models_path, runs_path, show_uri
+from flows.connection import find_experiment, is_embedded, models_path, runs_path
 from flows.deployments import deployment_name, read_deployments, remove_renamed
 from flows.errors import UserError
 from flows.ports import choose_port, is_taken
 from flows.privacy import withdraw
 from flows.processes import Record, keeper_of, log_path, read_record, running, start, stop, was_elsewhere
 from flows.recovery import end_lost
+from flows.secrets import show_uri
 from flows.server import Server, no_embedded_server
 from flows.settings import Settings
 

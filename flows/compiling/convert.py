@@ -7,12 +7,13 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from flows.compiling.graph import break_ties, name_values
-from flows.compiling.prepare import final_estimator, prepare_copy
+from flows.compiling.prepare import prepare_copy
 from flows.compiling.refuse import BY_SKLEARN, refuse_unfaithful
 from flows.compiling.targets import convert_targets, shape_targets
 from flows.compiling.trees import tree_converters
 from flows.contract import Contract
 from flows.errors import UserError
+from flows.pipelines import final_estimator
 from flows.scoring import open_session
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import pandas as pd
 from pydantic import BaseModel
 
 from flows.compiling.extremes import BEYOND, FLOAT32, make_extremes, name_extreme
-from flows.compiling.prepare import final_estimator
 from flows.compiling.refuse import BY_SKLEARN
 from flows.contract import Column, Contract, encode
 from flows.errors import UserError
+from flows.pipelines import final_estimator
 from flows.scoring import CHUNK, Scorer
 
 PROBES = 1000  # rows that are compared once more with missing and unknown values put in

@@ -5,10 +5,11 @@ is mended here on a copy that shares the fitted trees and arrays with the origin
 """
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from flows.pipelines import parts_of
 
 
 def prepare_copy(pipeline: Any) -> Any:
@@ -29,52 +30,12 @@ def prepare_copy(pipeline: Any) -> Any:
     return made
 
 
-def parts_of(value: Any) -> Iterator[Any]:
-    """Yield every estimator in `value`, however deep, each once."""
-    yield from _walk(value, set())
-
-
-def final_estimator(pipeline: Any) -> Any:
-    """Return what makes the prediction: the last step, or the best that a search found."""
-    while True:
-        if isinstance(getattr(pipeline, "steps", None), list):
-            pipeline = pipeline.steps[-1][1]
-        elif hasattr(pipeline, "best_estimator_"):
-            pipeline = pipeline.best_estimator_
-        else:
-            return pipeline
-
-
 def floor_to_float32(values: np.ndarray) -> np.ndarray:
     """Return the largest float32 at or below each value: `x <= t` then says the same for every float32 `x`."""
     rounded = values.astype(np.float32)
     above = rounded.astype(np.float64) > values
     rounded[above] = np.nextafter(rounded[above], np.float32(-np.inf))
     return rounded
-
-
-def _walk(value: Any, seen: set[int]) -> Iterator[Any]:
-    from sklearn.base import BaseEstimator
-
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, BaseEstimator):
-        yield value
-    for child in _children(value):
-        yield from _walk(child, seen)
-
-
-def _children(value: Any) -> list[Any]:
-    from sklearn.base import BaseEstimator
-
-    if isinstance(value, BaseEstimator) or type(value).__name__ == "_CalibratedClassifier":
-        return list(vars(value).values())
-    if isinstance(value, dict):
-        return list(value.values())
-    if isinstance(value, list | tuple):
-        return list(value)
-    return value.ravel().tolist() if isinstance(value, np.ndarray) and value.dtype == object else []
 
 
 def _shared(pipeline: Any) -> dict[int, Any]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from flows.compiling.prepare import final_estimator, parts_of
 from flows.contract import Column, Contract
 from flows.errors import UserError
+from flows.pipelines import final_estimator, parts_of
 
 BY_SKLEARN = (
     'set runtime = "sklearn" under [deploy] in config.toml to serve it by scikit-learn itself, by an image that is '

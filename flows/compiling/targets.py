@@ -7,16 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from flows.compiling.prepare import parts_of
-
-
-def round_targets(pipeline: Any) -> None:
-    """Round what a fitted pipeline's target encoders give to float32, which is what a compiled model computes in."""
-    for part in parts_of(pipeline):
-        if type(part).__name__ == "TargetEncoder" and hasattr(part, "encodings_"):
-            part.encodings_ = [_round(values) for values in part.encodings_]
-            part.target_mean_ = _round(part.target_mean_)
-
 
 def convert_targets(scope: Any, operator: Any, container: Any) -> None:
     """Look up each text's place once, and take the row of that place: the numbers it stands for, one for each class."""
@@ -79,7 +69,3 @@ def _table(encoder: Any, place: int) -> np.ndarray:
 
 def _name(scope: Any) -> str:
     return scope.get_unique_operator_name("TargetEncoder")
-
-
-def _round(values: Any) -> Any:
-    return np.asarray(values).astype(np.float32).astype(np.float64)[()]  # a scalar stays one

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from flows.connection import show_uri
 from flows.errors import UserError
 from flows.provenance import Provenance
 from flows.reproducing.compare import Figure, figures_of
+from flows.secrets import show_uri
 from flows.settings import Settings
 from flows.store.parts import Parts
 from flows.store.snapshots import Snapshot, Snapshots

@@ -8,12 +8,11 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from flows.errors import UserError, nearest
-from flows.secrets import expand, find_plain
 from flows.sections import Dialect, Fetch
+from flows.sources.addresses import refuse_plain, resolve
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -126,44 +125,6 @@ def _is_dialect(scheme: str) -> bool:
     from flows.sources.sql_address import is_dialect
 
     return is_dialect(scheme)
-
-
-def refuse_plain(uri: str) -> None:
-    """Refuse an address that holds a secret in plain text.
-
-    Raises:
-        UserError: it does; the secret is not repeated.
-    """
-    if what := find_plain(uri):
-        raise UserError(
-            f"The source's {what} stands in plain text: write ${{NAME}} in its place, and NAME=… in .env "
-            "or in the environment."
-        )
-
-
-def resolve(uri: str) -> str:
-    """Return `uri` with its secrets filled in: to connect with, never to show.
-
-    Raises:
-        UserError: one is not set.
-    """
-    try:
-        return expand(uri)
-    except KeyError as error:
-        name = error.args[0]
-        raise UserError(f'"{uri}" needs {name}: set it in the environment, or write {name}=… in .env.') from None
-
-
-def require_library(module: str, package: str, uri: str) -> ModuleType:
-    """Import the client library of an optional source.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise UserError(f'"{uri}" is read by {package}, which is not installed: run `uv add {package}`.') from None
 
 
 def read_through(source: Source, consume: "Callable[[Iterator[pa.RecordBatch]], T]") -> T:

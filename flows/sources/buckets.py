@@ -7,10 +7,8 @@ from typing import Any
 import fsspec
 
 from flows.sections import Fetch
-from flows.sources import require_library
-from flows.sources.files import WILD
-from flows.sources.many import choose
-from flows.sources.places import CHUNK, RemoteFile
+from flows.sources.addresses import require_library
+from flows.sources.places import CHUNK, WILD, RemoteFile, choose
 
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 CHECKSUMS = ("ETag", "etag", "md5Hash", "content_md5")

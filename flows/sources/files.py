@@ -4,7 +4,6 @@ import codecs
 import copy
 import hashlib
 import json
-import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,16 +13,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 from flows.errors import UserError, nearest
 from flows.sections import Dialect
-from flows.sources import Columns, Reading, Source, resolve
+from flows.sources import Columns, Reading, Source
+from flows.sources.addresses import resolve
 from flows.sources.encodings import find_file_encoding
 from flows.sources.json_array import is_json
+from flows.sources.places import WILD
 from flows.sources.raw import UTF_8, RawFile, refuse_encoding, refuse_foreign
 from service.grammar import normalize
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-WILD = re.compile(r"[*?[]")
 READER = 2  # raised whenever the same bytes would be read as other values
 PARQUET = b"PAR1"
 

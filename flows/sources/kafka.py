@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from flows.errors import UserError
-from flows.sources import Reading, require_library
+from flows.sources import Reading
+from flows.sources.addresses import require_library
 from flows.sources.json_text import parse
 from flows.sources.kafka_address import Address, connect, split_uri
 from flows.sources.kafka_trouble import explain, explain_lost

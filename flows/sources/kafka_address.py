@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from flows.errors import UserError, nearest
 from flows.sections import Fetch
-from flows.sources import resolve
+from flows.sources.addresses import resolve
 from flows.sources.kafka_trouble import explain, explain_lost, say_begun
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Many files as one table: those of a folder, or those that a pattern such as `data/2024-*.csv` matches."""
 
 import glob
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from flows.errors import UserError
 from flows.sections import Dialect
 from flows.sources import Reading
 from flows.sources.delimited import DelimitedSource, retype, settle
-from flows.sources.files import WILD, FileSource, NoRows, open_table, sign
+from flows.sources.files import FileSource, NoRows, open_table, sign
 from flows.sources.fitting import TEXT
+from flows.sources.places import WILD, choose
 from flows.sources.raw import RawFile
 from flows.store.parquet import cast_values, unify
 
@@ -161,12 +162,6 @@ def open_parts(uri: str, files: Mapping[str, RawFile], reading: Reading) -> Many
     if not parts:
         raise NoRows(f'None of the {len(files):,} files of "{uri}" has rows: name files with rows.')
     return ManySource(uri, parts, reading)
-
-
-def choose(names: Iterable[str]) -> list[str]:
-    """Return those of some paths that hold data, without hidden ones and those such as _SUCCESS, sorted by bytes."""
-    kept = {name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))}
-    return sorted(kept, key=str.encode)
 
 
 def split_pattern(root: Path, given: Path) -> tuple[Path, str]:

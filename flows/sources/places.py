@@ -1,10 +1,12 @@
 """Where remote files are: what buckets and web servers have in common."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 CHUNK = 8 << 20
+WILD = re.compile(r"[*?[]")
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,9 @@ class Place(Protocol):
     def read(self, file: RemoteFile, start: int) -> tuple[int, Iterator[bytes]]:
         """Return from where on the bytes come, `start` or 0, and the bytes."""
         ...
+
+
+def choose(names: Iterable[str]) -> list[str]:
+    """Return those of some paths that hold data, without hidden ones and those such as _SUCCESS, sorted by bytes."""
+    kept = {name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))}
+    return sorted(kept, key=str.encode)

@@ -9,19 +9,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
-
 from flows.errors import UserError
 from flows.progress import Ticker
 from flows.sections import Dialect
-from flows.sources import Reading, Retyped, Source, resolve
+from flows.sources import Reading, Retyped, Source
+from flows.sources.addresses import resolve
 from flows.sources.buckets import Bucket
-from flows.sources.faults import Cut, explain_fault, lacks_bucket, refuse
+from flows.sources.faults import Cut
 from flows.sources.files import NoRows, open_table, sign
 from flows.sources.many import open_parts
 from flows.sources.places import Place, RemoteFile
 from flows.sources.raw import RawFile
-from flows.sources.waiting import before_sleep
+from flows.sources.waiting import with_retries
 from flows.sources.web import WebFile
 from flows.store.files import scratch
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
-PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before each further one
-LONGEST_PAUSE_SECONDS = 60.0
 
 
 class RemoteSource:
@@ -46,7 +43,7 @@ class RemoteSource:
         self._place = place
         self._reading = reading
         self._partial = some is not None
-        self._files = self._patiently(place.find) if some is None else some
+        self._files = self._ask(place.find) if some is None else some
         if not self._files:
             raise UserError(f'"{uri}" names no file: check the address, or the pattern.')
         self._copies = ExitStack()
@@ -139,8 +136,8 @@ class RemoteSource:
             UserError: it cannot be read, or changed meanwhile.
         """
         path.touch()
-        self._patiently(lambda: self._read_on(file, path, ticker))
-        now = self._patiently(lambda: self._place.look(file))
+        self._ask(lambda: self._read_on(file, path, ticker))
+        now = self._ask(lambda: self._place.look(file))
         if (now.size, now.tag) != (file.size, file.tag):
             raise UserError(f'"{self.uri}" changed while it was read ("{file.name}"): run the command again.')
 
@@ -155,32 +152,8 @@ class RemoteSource:
         if file.size is not None and path.stat().st_size < file.size:
             raise Cut
 
-    def _patiently(self, ask: Callable[[], T]) -> T:
-        return patiently(self.uri, ask, self._reading.fetch.retries)
-
-
-def patiently(uri: str, ask: Callable[[], T], retries: int, doing: str = "read", missing: bool = False) -> T:
-    """Return what `ask` returns, asking again after a growing pause where it failed for a passing reason.
-
-    Raises:
-        UserError: it goes on failing; says what could not be done, `doing`.
-        FileNotFoundError: with `missing`, where a bucket is there and the file is not.
-    """
-    attempts = Retrying(
-        stop=stop_after_attempt(retries + 1),
-        wait=wait_random_exponential(multiplier=PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
-        retry=retry_if_exception(lambda error: explain_fault(error).passing),
-        before_sleep=before_sleep(lambda error: f'"{uri}" cannot be {doing}, {explain_fault(error).brief}'),
-        reraise=True,
-    )
-    try:
-        return attempts(ask)
-    except UserError:
-        raise
-    except Exception as error:  # of whichever library: they share no base
-        if missing and isinstance(error, FileNotFoundError) and not lacks_bucket(error):
-            raise
-        raise refuse(uri, error, doing) from None
+    def _ask(self, ask: Callable[[], T]) -> T:
+        return with_retries(self.uri, ask, self._reading.fetch.retries)
 
 
 def open_remote(uri: str, reading: Reading) -> RemoteSource:

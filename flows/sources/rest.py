@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flows.errors import UserError
-from flows.sources import Reading, Source, resolve
+from flows.sources import Reading, Source
+from flows.sources.addresses import resolve
 from flows.sources.records import Row, flatten
 from flows.sources.rest_pages import Pager, set_parameter
 from flows.sources.rest_plan import Plan, split_uri

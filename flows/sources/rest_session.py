@@ -15,7 +15,7 @@ from urllib3.util import Retry
 from flows.errors import UserError
 from flows.secrets import redact
 from flows.sections import Fetch
-from flows.sources import resolve
+from flows.sources.addresses import resolve
 from flows.sources.json_text import parse
 from flows.sources.rest_trouble import Trouble, check_status, explain
 from flows.sources.waiting import tell_pause

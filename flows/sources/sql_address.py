@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from flows.errors import UserError, nearest
-from flows.sources import Reading, resolve
+from flows.sources import Reading
+from flows.sources.addresses import resolve
 
 DRIVERS = {
     "postgres": "postgresql+psycopg",

@@ -1,12 +1,20 @@
-"""Says that a source is tried again after a pause: in the run's log, as the Prefect UI shows it, and on the console."""
+"""Retries of reads from remote places; each pause is logged, which the Prefect UI and the console show."""
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from flows.errors import UserError
+from flows.sources.faults import explain_fault, lacks_bucket, refuse
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
+T = TypeVar("T")
+PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before each further one
+LONGEST_PAUSE_SECONDS = 60.0
 log = logging.getLogger("flows.sources")  # `flows.environment` tells Prefect of it
 
 
@@ -24,3 +32,27 @@ def before_sleep(describe: Callable[[BaseException], str]) -> "Callable[[RetryCa
             tell_pause(describe(error), state.next_action.sleep)
 
     return tell
+
+
+def with_retries(uri: str, ask: Callable[[], T], retries: int, doing: str = "read", missing: bool = False) -> T:
+    """Return what `ask` returns, asking again after a growing pause where it failed for a passing reason.
+
+    Raises:
+        UserError: it goes on failing; says what could not be done, `doing`.
+        FileNotFoundError: with `missing`, where a bucket is there and the file is not.
+    """
+    attempts = Retrying(
+        stop=stop_after_attempt(retries + 1),
+        wait=wait_random_exponential(multiplier=PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
+        retry=retry_if_exception(lambda error: explain_fault(error).passing),
+        before_sleep=before_sleep(lambda error: f'"{uri}" cannot be {doing}, {explain_fault(error).brief}'),
+        reraise=True,
+    )
+    try:
+        return attempts(ask)
+    except UserError:
+        raise
+    except Exception as error:  # of whichever library: they share no base
+        if missing and isinstance(error, FileNotFoundError) and not lacks_bucket(error):
+            raise
+        raise refuse(uri, error, doing) from None

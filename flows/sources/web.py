@@ -11,7 +11,7 @@ from flows.errors import UserError
 from flows.health import leads_elsewhere
 from flows.secrets import redact
 from flows.sections import Fetch
-from flows.sources import require_library
+from flows.sources.addresses import require_library
 from flows.sources.faults import Cut
 from flows.sources.places import CHUNK, RemoteFile
 

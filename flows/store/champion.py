@@ -1,16 +1,19 @@
 """`champion.json`: the one file that names what serves, replaced in one step and holding the history."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from flows.alerting import alert, told_path
 from flows.audit import user_name, utc_now
 from flows.errors import UserError
+from flows.settings import Settings
 from flows.store.bundles import Bundle, open_bundle
 from flows.store.damage import BACKUP
-from flows.store.files import locked, read_json, read_record, write_bytes
+from flows.store.files import locked, read_json, read_note, read_record, write_bytes, write_json
 from flows.store.reach import look_again
 
 ANY = "any bundle"
@@ -140,3 +143,21 @@ def write_champion(store: Path, champion: Champion | None) -> None:
     text = champion.model_dump_json(indent=1, by_alias=True) if champion else json.dumps(NOTHING)
     for name in (BACKUP, "champion.json"):
         write_bytes(store / name, f"{text}\n".encode())
+
+
+def alert_new_champion(settings: Settings) -> None:
+    """Alert once that a new version was put into service: at its deploy, or later where that was killed before."""
+    champion = read_champion(settings.store_path)
+    told = told_path(settings)
+    if champion is None or read_note(told) == champion.since:
+        return
+    change = champion.history[-1]
+    if change.action == "deploy":
+        instead = f" in place of version {version_of(change.before)}" if change.before else ""
+        what = f"Version {champion.version} was trained and serves{instead}."
+        todo = "`ml status` shows it."
+        if change.before is not None:  # the first version has none before it to go back to
+            todo = '`ml status` shows it; `ml rollback --why "…"` brings the one before back.'
+        alert(settings, "retrained", what, todo, key=champion.bundle + champion.since)
+    with suppress(OSError):  # a full disk: the same alert is not sent twice within `repeat_hours`
+        write_json(told, champion.since)

@@ -94,7 +94,7 @@ class Objects:
 
     @cached_property
     def _resolved(self) -> str:
-        from flows.sources import refuse_plain, resolve
+        from flows.sources.addresses import refuse_plain, resolve
 
         refuse_plain(self.address)
         return resolve(self.address)
@@ -123,10 +123,10 @@ class Objects:
         Raises:
             UserError: it goes on failing; with `missing`, FileNotFoundError of an object comes through.
         """
-        from flows.sources.remote import patiently
+        from flows.sources.waiting import with_retries
 
         store = self._store
-        return patiently(self.address, lambda: ask(store), self._fetch.retries, doing, missing)
+        return with_retries(self.address, lambda: ask(store), self._fetch.retries, doing, missing)
 
 
 def _open_other(objects: Objects) -> Any:
