@@ -41,16 +41,17 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return settings
 
 
-def test_only_the_newest_windows_keep_their_reports_in_mlflow_and_all_their_figures(settings: Settings) -> None:
+def test_only_the_newest_windows_keep_their_artifacts_in_mlflow_and_all_their_figures(settings: Settings) -> None:
     runs = WindowRuns(settings)
     for number in range(4):
         run = runs.open_run(f"w{number}")
         runs.client.log_metric(run, "rows", number)
         mlflow.log_text("<html></html>", "report.html", run_id=run)
         mlflow.log_text("", "pictures/a.png", run_id=run)
+        mlflow.log_dict({}, "window.json", run_id=run)
     assert (runs.prune(2), runs.prune(2)) == (2, 0)
     found = runs.client.search_runs([runs.experiment_id()], order_by=["start_time ASC"])
-    assert [bool(runs.client.list_artifacts(run.info.run_id)) for run in found] == [False, False, True, True]
+    assert [len(runs.client.list_artifacts(run.info.run_id)) for run in found] == [0, 0, 3, 3]
     assert [run.data.metrics["rows"] for run in found] == [0, 1, 2, 3]
 
 

@@ -12,10 +12,9 @@ from flows.settings import Settings
 from flows.tracking import Registry
 
 MOST_LETTERS = 100  # of a column in the name of a metric
-
-
-MOST_RUNS = 10_000
-REPORT = "report"  # the tag of a run whose report was removed
+MOST_RUNS = 10_000  # that `prune` looks at
+REPORT, RECORD = "report.html", "window.json"  # artifacts of a run, beside the pictures
+ARTIFACTS_TAG, REMOVED = "report", "removed"  # the tag of a run whose artifacts `prune` removed, and its value
 
 
 class WindowRuns(Registry):
@@ -42,7 +41,7 @@ class WindowRuns(Registry):
         run = self.open_run(window.id)
         with tempfile.TemporaryDirectory() as folder:
             if html:
-                (Path(folder) / "report.html").write_text(html, encoding="utf-8")
+                (Path(folder) / REPORT).write_text(html, encoding="utf-8")
             for name, png in plots.items():
                 (Path(folder) / f"{name}.png").write_bytes(png)
             self.client.log_artifacts(run, folder)
@@ -55,26 +54,29 @@ class WindowRuns(Registry):
 
         self.restore_run(run)
         mlflow.log_metrics(metrics_of(window), run_id=run)
-        mlflow.log_dict(window.model_dump(mode="json"), "window.json", run_id=run)
+        mlflow.log_dict(window.model_dump(mode="json"), RECORD, run_id=run)
         for name, value in {"verdict": window.verdict, "version": window.version}.items():
             self.client.set_tag(run, name, value)
 
     def prune(self, keep: int) -> int:
-        """Remove reports and pictures of all but the newest `keep` windows; figures stay. Return how many."""
+        """Remove all artifacts (report, pictures, record) of all but the newest `keep` windows; return how many.
+
+        Metrics and tags stay in MLflow, and the record in the store.
+        """
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         runs = self.client.search_runs([self.experiment_id()], order_by=["start_time DESC"], max_results=MOST_RUNS)
-        old = [run for run in runs[keep:] if run.data.tags.get(REPORT) != "removed"]
+        old = [run for run in runs[keep:] if run.data.tags.get(ARTIFACTS_TAG) != REMOVED]
         for run in old:
             artifacts = get_artifact_repository(run.info.artifact_uri)
             for file in artifacts.list_artifacts():
                 artifacts.delete_artifacts(file.path)
-            self.client.set_tag(run.info.run_id, REPORT, "removed")
+            self.client.set_tag(run.info.run_id, ARTIFACTS_TAG, REMOVED)
         return len(old)
 
     def report_address(self, run: str) -> str:
         """Return where the MLflow UI shows the report."""
-        return f"{self.run_address(run)}/artifacts/report.html"
+        return f"{self.run_address(run)}/artifacts/{REPORT}"
 
 
 def metrics_of(window: Window) -> dict[str, float]:
