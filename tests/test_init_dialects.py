@@ -153,6 +153,14 @@ def test_korean_in_its_old_encoding_is_read_and_said(project):
     assert report.fields[0].categories == ("부산", "서울")
 
 
+def test_an_encoding_that_is_a_guess_is_to_be_checked(project):
+    report, written = init(project, table(город=["Москва", "Сидорова"]), encoding="cp1251")
+    assert written == {"encoding": "cp1251"}
+    assert report.notes == (
+        "Its text is encoded as CP1251, as far as its letters tell: see whether the names and values below are right.",
+    )
+
+
 def test_utf_16_as_excel_writes_it_is_read(project):
     _, written = init(project, table("\t", 지역=["서울", "부산"]), encoding="utf-16")
     assert written == {"encoding": "utf-16", "delimiter": "\t"}

@@ -305,6 +305,7 @@ def test_what_is_found_of_a_table(tmp_path, text, expected, told, names):
         ("name,town\nMüller,Köln\n", "latin-1", "cp1252"),
         ("price €,x\n5 €,1\n", "cp1252", "cp1252"),
         ("имя,город\nИван,Москва\nПётр,Казань\n", "cp1251", "cp1251"),
+        ("имя,город\n" + "Иван,Москва\nПётр,Казань\nСидорова Анна,Псков\n" * 30, "koi8-r", "koi8-r"),
         ("名前,町\n東京,大阪\n北海道,京都\n", "cp932", "cp932"),
         ("imię,miasto\nŁukasz,Łódź\nŻaneta,Kraków\n", "cp1250", "cp1250"),
         ("a,b\n1,2\n3,4\n5,6\n", "utf-16-be", "utf-16-be"),
@@ -312,6 +313,14 @@ def test_what_is_found_of_a_table(tmp_path, text, expected, told, names):
 )
 def test_encodings_are_found(tmp_path, text, encoding, found):
     assert find(tmp_path, text, encoding=encoding)[0] == {"encoding": found}
+
+
+def test_an_encoding_that_cannot_be_told_is_to_be_named(tmp_path):
+    write(tmp_path, "지역\n" + "서울\n부산\n" * 20, "johab")
+    with pytest.raises(UserError, match=r"is not CP1252.*set encoding under \[data\]") as caught:
+        source = open_source("t.csv", Reading(root=tmp_path, expected=()))
+        read_through(source, list)
+    assert "iconv" not in str(caught.value)
 
 
 def test_utf_8_with_a_damaged_byte_is_not_taken_for_another_encoding(tmp_path):

@@ -300,7 +300,10 @@ def _say(dialect: Dialect, columns: int) -> list[str]:
     """Return sentences that say how a table is read, as far as that is not as usual."""
     said = []
     if dialect.encoding != "utf-8":
-        said.append(f"Its text is encoded as {dialect.encoding.upper()}.")
+        # Any bytes are text of most code pages; Korean and UTF-16 are recognized by their structure.
+        guessed = not dialect.encoding.startswith(("utf", "cp949"))
+        check = ", as far as its letters tell: see whether the names and values below are right" * guessed
+        said.append(f"Its text is encoded as {dialect.encoding.upper()}{check}.")
     if dialect.delimiter not in (None, ","):
         said.append(f"Its fields are divided by {SPELLED.get(str(dialect.delimiter), repr(dialect.delimiter))}.")
     if dialect.skip_lines:

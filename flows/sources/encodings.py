@@ -8,13 +8,20 @@ from flows.sources.raw import HEAD_BYTES, WIDE_MARKS, RawFile, explain_damage
 
 SCANNED_BYTES = 64 << 20
 SAMPLE_BYTES = 64 << 10
-# Windows' code pages, by script: what spreadsheets and databases write that do not write Unicode.
+# Windows' code pages, by script: what spreadsheets and databases write that do not write Unicode. KOI8-R is of Unix.
 PAGES = (
     *("cp949", "cp932", "gb18030", "big5", "cp1250", "cp1251", "cp1252"),
-    *("cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874"),
+    *("cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874", "koi8_r"),
 )
 ASIAN = ("cp932", "gb18030", "big5")
-SCRIPTS = {"cp1251": "CYRILLIC", "cp1253": "GREEK", "cp1255": "HEBREW", "cp1256": "ARABIC", "cp874": "THAI"}
+SCRIPTS = {
+    "cp1251": "CYRILLIC",
+    "koi8_r": "CYRILLIC",
+    "cp1253": "GREEK",
+    "cp1255": "HEBREW",
+    "cp1256": "ARABIC",
+    "cp874": "THAI",
+}
 WESTERN = ("cp1252", "cp1250", "cp1254")
 
 

@@ -204,13 +204,14 @@ def _say_encoding(file: RawFile, place: str, text: bytes) -> UserError:
     if file.encoding not in UTF_8 and _is_utf_8(text):
         return _say_utf_8(file)
     guess = find_encoding(text)
-    remedy = f'write encoding = "{guess}" under [data] in config.toml, as `ml init` does, or '
     if guess == file.encoding:
-        remedy = ""
-    return UserError(
-        f'"{file.uri}" is not {file.encoding.upper()}: {place}; {remedy}save it as UTF-8, for example with '
-        f"`iconv -f {guess.upper()} -t UTF-8`."
-    )
+        remedy = "set encoding under [data] in config.toml to the one that it was written in, or save it as UTF-8"
+    else:
+        remedy = (
+            f'write encoding = "{guess}" under [data] in config.toml, as `ml init` does, or save it as UTF-8, for '
+            f"example with `iconv -f {guess.upper()} -t UTF-8`"
+        )
+    return UserError(f'"{file.uri}" is not {file.encoding.upper()}: {place}; {remedy}.')
 
 
 def _say_utf_8(file: RawFile) -> UserError:
