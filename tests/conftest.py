@@ -1,4 +1,4 @@
-"""What the tests share: projects rendered from the working tree, the `ml` command inside them, and a PostgreSQL."""
+"""What the tests share: projects of the working tree, the `ml` command in them, a Prefect server and a PostgreSQL."""
 
 import contextlib
 import json
@@ -68,6 +68,16 @@ def ml() -> Run:
         return run_python(project, "-m", "flows.cli", *arguments, timeout=timeout)
 
     return run_ml
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server, so that not every command starts its own."""
+    from e2e.support import prefect_server
+
+    folder = tmp_path_factory.mktemp("prefect")
+    with prefect_server(folder / "home", folder / "log") as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

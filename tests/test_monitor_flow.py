@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from e2e.support import Project
 from monitor_support import typed_sample, write_log
 from template_support import commit_all
 
@@ -58,6 +59,12 @@ class Served:
     def log_begins(self) -> None:
         """Wait until what is sent now is after the champion's first second."""
         time.sleep(2)
+
+
+@pytest.fixture(scope="module")
+def ml(prefect: str) -> Run:
+    """Run `ml` beside a Prefect server: else each command would start its own."""
+    return lambda folder, *words: Project(folder, PREFECT_API_URL=prefect).ml(*words)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """What is generated, for a pairwise cover of all answers: the exact files, rendered, formatted, clean, and it works.
 
-`make test` takes the defaults and the first row of each other problem, `make test-all` the whole cover.
+`make test` takes the defaults and, where that is quick, the first row of each other problem; `make test-all` all rows.
 """
 
 import re
@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import Render
 from cover_support import DEFAULT, Row, cover, given, questions
+from marks import slow_but
 from template_support import REPOSITORY, expected_files, files_of, run_python
 
 ROWS = cover(questions())
@@ -24,9 +25,8 @@ def title(row: Row) -> str:
     return f"{ROWS.index(row):02}-{row['problem']}-{row['python_version']}"
 
 
-every_row = pytest.mark.parametrize(
-    "row", [row if row in FIRST else pytest.param(row, marks=pytest.mark.slow) for row in ROWS], ids=title
-)
+every_row = pytest.mark.parametrize("row", slow_but(FIRST, ROWS), ids=title)
+every_row_slowly = pytest.mark.parametrize("row", slow_but(FIRST[:1], ROWS), ids=title)  # where each takes long
 
 
 def test_any_two_answers_stand_together_in_a_row():
@@ -94,7 +94,7 @@ def checked_types(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mypy")
 
 
-@every_row
+@every_row_slowly
 def test_project_is_type_clean(render: Render, row: Row, checked_types: Path) -> None:
     """For the oldest Python that the project accepts, or the oldest that the packages installed here are typed for."""
     version = max(row["python_version"], oldest_python("numpy"), key=numbers)
@@ -114,7 +114,7 @@ def numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".")]
 
 
-@every_row
+@every_row_slowly
 def test_project_passes_its_own_tests(
     render: Render, row: Row, postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a Prefect server for all, and projects."""
+"""What the end-to-end tests share: projects, beside one Prefect server."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,17 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import Render
 
-from e2e.support import Project, make_project, prefect_server
+from e2e.support import Project, make_project
 
 Make = Callable[..., Project]
-
-
-@pytest.fixture(scope="session")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prefect server, so that not every command starts its own."""
-    folder = tmp_path_factory.mktemp("prefect")
-    with prefect_server(folder / "home", folder / "log") as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

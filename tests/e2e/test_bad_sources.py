@@ -27,6 +27,12 @@ def duplicate_header(path: Path) -> None:
     path.write_text(head.replace("support_calls", "monthly_fee") + "\n" + rest, encoding="utf-8")
 
 
+DAMAGED = [
+    ("rows.parquet", b"PAR1"),
+    ("rows.jsonl", b'{"churned": "no"\n'),
+    ("rows.csv.gz", b"\x1f\x8b\x08"),
+    ("rows.xlsx", b"PK\x03\x04"),
+]
 TABLES: dict[str, tuple[Write, str]] = {  # how it is made, and a word of what is said
     "missing": (lambda path: None, "rows.csv"),
     "empty": (lambda path: path.write_bytes(b""), "empty"),
@@ -88,12 +94,7 @@ def test_run_refuses(trained: Project, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [
-        ("rows.parquet", b"PAR1"),
-        pytest.param("rows.jsonl", b'{"churned": "no"\n', marks=pytest.mark.slow),
-        pytest.param("rows.csv.gz", b"\x1f\x8b\x08", marks=pytest.mark.slow),
-        pytest.param("rows.xlsx", b"PK\x03\x04", marks=pytest.mark.slow),
-    ],
+    slow_but([DAMAGED[0]], DAMAGED),
 )
 def test_init_refuses_a_damaged_file_of_any_format(trained: Project, name: str, content: bytes) -> None:
     (trained.root / name).write_bytes(content)

@@ -65,6 +65,17 @@ def build_estimator(problem, seed, **params):
 '''
 
 
+BREAKING = [
+    ("    device: str = pa.Field()\n", "", "device"),
+    (
+        "    satisfaction: pd.Int64Dtype = pa.Field(nullable=True, ge=1, le=5)",
+        "    satisfaction: str = pa.Field(nullable=True)",
+        "satisfaction",
+    ),
+    ("    payment_method: str = pa.Field(nullable=True)", "    payment_method: str = pa.Field()", "payment_method"),
+]
+
+
 def write_model(project: Project) -> None:
     (project.root / "model" / "estimator.py").write_text(UNCOMPILABLE, encoding="utf-8")
     (project.root / "model" / "features.py").write_text(FEATURES, encoding="utf-8")
@@ -108,21 +119,7 @@ def test_model_without_a_converter_is_served_by_scikit_learn_where_asked(trained
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
-    [
-        ("    device: str = pa.Field()\n", "", "device"),
-        pytest.param(
-            "    satisfaction: pd.Int64Dtype = pa.Field(nullable=True, ge=1, le=5)",
-            "    satisfaction: str = pa.Field(nullable=True)",
-            "satisfaction",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "    payment_method: str = pa.Field(nullable=True)",
-            "    payment_method: str = pa.Field()",
-            "payment_method",
-            marks=pytest.mark.slow,
-        ),
-    ],
+    slow_but([BREAKING[0]], BREAKING),
     ids=["removed", "retyped", "newly required"],
 )
 def test_contract_that_breaks_callers_needs_breaking(

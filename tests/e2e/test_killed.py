@@ -41,6 +41,7 @@ FIRST_RUN = [
     "alerts.json",
 ]
 DEPLOY = FIRST_RUN[14:20]
+EARLY = [("snapshots.parquet", "within"), ("mlflow version", "after")]
 FILES = [i for i, name in enumerate(FIRST_RUN, 1) if "." in name or name == "bundles"]
 
 
@@ -142,10 +143,7 @@ def test_killed_while_half_is_written_in_deploy(judged: Project, log: Path, name
     require_complete(judged, **SEED)
 
 
-@pytest.mark.parametrize(
-    ("name", "when"),
-    [("snapshots.parquet", "within"), pytest.param("mlflow version", "after", marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize(("name", "when"), slow_but(EARLY[:1], EARLY))
 def test_killed_in_a_stage_of_the_first_run(fresh: Project, log: Path, name: str, when: str) -> None:
     point = FIRST_RUN.index(name) + 1
     assert kill(fresh, log, point, when, "run").returncode == -signal.SIGKILL
