@@ -26,7 +26,6 @@ def title(row: Row) -> str:
 
 
 every_row = pytest.mark.parametrize("row", slow_but(FIRST, ROWS), ids=title)
-every_row_slowly = pytest.mark.parametrize("row", slow_but(FIRST[:1], ROWS), ids=title)  # where each takes long
 
 
 def test_any_two_answers_stand_together_in_a_row():
@@ -94,7 +93,8 @@ def checked_types(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mypy")
 
 
-@every_row_slowly
+@pytest.mark.slow  # `make lint` checks the types of the same code
+@pytest.mark.parametrize("row", ROWS, ids=title)
 def test_project_is_type_clean(render: Render, row: Row, checked_types: Path) -> None:
     """For the oldest Python that the project accepts, or the oldest that the packages installed here are typed for."""
     version = max(row["python_version"], oldest_python("numpy"), key=numbers)
@@ -114,7 +114,7 @@ def numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".")]
 
 
-@every_row_slowly
+@pytest.mark.parametrize("row", slow_but(FIRST[:1], ROWS), ids=title)
 def test_project_passes_its_own_tests(
     render: Render, row: Row, postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
