@@ -174,6 +174,20 @@ def test_first_version_is_told_without_a_rollback_that_cannot_be(
     assert "in place of version 1" in second["what"] and "ml rollback" in second["todo"]
 
 
+def test_each_version_is_alerted_once_however_soon_one_follows_the_other(
+    settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Times in the history are to the second, and a bundle may be put into service again."""
+    monkeypatch.setattr("flows.store.champion.utc_now", lambda: "2026-01-01T00:00:00+00:00")
+    with receiver.up():
+        for version in ("1", "2", "1"):
+            bundle = Bundle(path=settings.store_path / "bundles" / f"{version}-b", version=version, digest="d")
+            move_champion(settings.store_path, bundle, "deploy", "passed its gates")
+            alert_new_champion(settings)
+            alert_new_champion(settings)
+    assert [said.split()[1] for said in receiver.said] == ["1", "2", "1"]
+
+
 def test_alert_that_is_refused_for_good_does_not_hold_up_the_next(settings: Settings, receiver: Receiver) -> None:
     alert(settings, "drift", "first", "look")
     receiver.status = 400

@@ -57,7 +57,7 @@ def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why
     _copy_to_mlflow(settings)
     what = f"Version {bundle.version} was put into service by hand in place of version {old.version}: {why}"
     kind: Kind = "rolled-back" if action == "rollback" else "promoted"
-    alert(settings, kind, what, "`ml status` shows the history.", key=f"{kind} {bundle.name} {now.since}")
+    alert(settings, kind, what, "`ml status` shows the history.", key=f"{kind} {now.move}")
 
 
 def _copy_to_mlflow(settings: Settings) -> None:

@@ -177,7 +177,7 @@ def alert_release(settings: Settings, name: str, before: Champion | None, now: C
     if before is not None:
         todo += f' `ml release --to {name} --bundle {before.bundle} --why "…"` brings the one before back.'
     what = f"Version {now.version} was released to {name} and proved there{instead}: {why}."
-    alert(settings, "released", what, todo, key=f"released {name} {now.bundle} {now.since}")
+    alert(settings, "released", what, todo, key=f"released {name} {now.move}")
 
 
 def alert_failure(settings: Settings, name: str, bundle: Bundle, now: Champion | None, error: Exception) -> None:

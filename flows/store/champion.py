@@ -47,6 +47,11 @@ class Champion(BaseModel):
     since: str
     history: tuple[Change, ...] = ()
 
+    @property
+    def move(self) -> str:
+        """The last move's name, which no other has: times are to the second, and a bundle may be put back."""
+        return f"{len(self.history)} {self.bundle} {self.since}"
+
 
 def read_champion(store: Path) -> Champion | None:
     """Return the champion of the store, or None where nothing was deployed yet, or it was all taken back.
@@ -149,7 +154,7 @@ def alert_new_champion(settings: Settings) -> None:
     """Alert once that a new version was put into service: at its deploy, or later where that was killed before."""
     champion = read_champion(settings.store_path)
     told = told_path(settings)
-    if champion is None or read_note(told) == champion.since:
+    if champion is None or read_note(told) in (champion.move, champion.since):  # the time alone: before 0.3.1
         return
     change = champion.history[-1]
     if change.action == "deploy":
@@ -158,6 +163,6 @@ def alert_new_champion(settings: Settings) -> None:
         todo = "`ml status` shows it."
         if change.before is not None:  # the first version has none before it to go back to
             todo = '`ml status` shows it; `ml rollback --why "…"` brings the one before back.'
-        alert(settings, "retrained", what, todo, key=champion.bundle + champion.since)
+        alert(settings, "retrained", what, todo, key=f"retrained {champion.move}")
     with suppress(OSError):  # a full disk: the same alert is not sent twice within `repeat_hours`
-        write_json(told, champion.since)
+        write_json(told, champion.move)
