@@ -31,7 +31,7 @@ def load_env_file(root: Path) -> None:
     from dotenv import load_dotenv
 
     if (root / ".env").is_file():
-        load_dotenv(root / ".env", override=False, encoding="utf-8")
+        load_dotenv(root / ".env", override=False, encoding="utf-8-sig")  # Windows writes a byte order mark
 
 
 def expand(text: str) -> str:

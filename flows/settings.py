@@ -123,10 +123,18 @@ def load_settings(root: Path | None = None, kind: type[Settings] = Settings) -> 
     """Read `config.toml` of the project at `root` (default: found from here) and, as `kind` has it, the environment.
 
     Raises:
-        UserError: the file is missing or is no TOML, a key is unknown, or a value is not allowed.
+        UserError: the file is missing or is no TOML, a key is unknown, or a value is not allowed; or `.env` cannot be
+            read.
     """
     folder = (root or find_root()).resolve()
-    load_env_file(folder)
+    try:
+        load_env_file(folder)
+    except UnicodeDecodeError:
+        raise UserError(f"{folder / '.env'} is not UTF-8: save it as UTF-8.") from None
+    except OSError as error:
+        raise UserError(
+            f"{folder / '.env'} cannot be read ({error.strerror}): make it readable for this user."
+        ) from None
     keep_loopback_direct()
     path = folder / FILE_NAME
     try:

@@ -11,7 +11,7 @@ from flows.alerting import alert, waiting
 from flows.commands import stages
 from flows.commands.console import report_unexpected
 from flows.errors import UserError
-from flows.settings import Settings
+from flows.settings import Settings, load_settings
 from flows.sources import Reading, open_source
 from flows.sources.addresses import refuse_plain, resolve
 
@@ -194,3 +194,21 @@ def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytes
     (tmp_path / ".env").write_text("ML_TEST_FIRST=file\nML_TEST_SECOND=파일\n", encoding="utf-8")
     secrets.load_env_file(tmp_path)
     assert resolve("${ML_TEST_FIRST} ${ML_TEST_SECOND}") == "environment 파일"
+
+
+def test_a_byte_order_mark_of_the_env_file_is_no_part_of_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ML_TEST_FIRST", "")
+    monkeypatch.delenv("ML_TEST_FIRST")
+    (tmp_path / ".env").write_text("ML_TEST_FIRST=파일\n", encoding="utf-8-sig")
+    secrets.load_env_file(tmp_path)
+    assert resolve("${ML_TEST_FIRST}") == "파일"
+
+
+@pytest.mark.parametrize("encoding", ["cp949", "utf-16"])
+def test_an_env_file_in_another_encoding_is_one_sentence(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "config.toml").touch()
+    (tmp_path / ".env").write_text("# 비밀번호\nML_TEST_FIRST=1\n", encoding=encoding)
+    with pytest.raises(UserError, match=r"\.env is not UTF-8: save it as UTF-8\.$"):
+        load_settings(tmp_path)

@@ -177,7 +177,8 @@ def test_probes_and_metrics_answer_any_host(serving: Any) -> None:
 
 def test_two_hosts_are_refused(serving: Any) -> None:
     headers = [("Host", "127.0.0.1:3000"), ("Host", "127.0.0.1:3000"), ("Content-Type", "application/json")]
-    assert serving().post("/predict", content=BODY, headers=headers).status_code == 421
+    answer = serving().post("/predict", content=BODY, headers=headers)
+    assert refusal(answer) == (421, "foreign_host") and "one Host header" in answer.text
 
 
 # --- what may be sent ------------------------------------------------------------------------------------------------

@@ -90,12 +90,13 @@ def test_address_that_other_machines_can_reach_is_said(
 ) -> None:
     monkeypatch.setenv("ML_SERVICE__HOST", host)
     monkeypatch.setenv("ML_SERVICE__HOSTS", "churn.example.com")
-    serve.serve_champion(free_port())
+    serve.serve_champion(port := free_port())
     printed = capsys.readouterr().out
     assert ("Other machines can reach" in printed) is said
     assert re.search(r"http://(\[::1?\]|[0-9.]+):\d+", printed)
     assert started[0][started[0].index("--host") + 1] == host
-    assert os.environ["ML_SERVICE__HOSTS"] == f"churn.example.com,{host}"
+    # With its port: a page of another port of this machine is of another origin.
+    assert os.environ["ML_SERVICE__HOSTS"] == f"churn.example.com,{f'[{host}]' if ':' in host else host}:{port}"
     assert Path(os.environ["BENTOML_HOME"]).parent.name == "processes"
 
 

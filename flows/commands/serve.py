@@ -48,7 +48,7 @@ def serve_champion(port: int | None) -> None:
     sys.stdout.flush()
     os.environ |= {"ML_STORE": str(settings.store_path)}
     limits = settings.service.model_dump(exclude={"host", "port"}) | {
-        "hosts": ",".join((*settings.service.hosts, host))
+        "hosts": ",".join((*settings.service.hosts, place))
     }
     for section, values in (("SERVICE", limits), ("LOG", settings.log.model_dump())):
         os.environ |= {f"ML_{section}__{name.upper()}": str(value) for name, value in values.items()}
