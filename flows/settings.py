@@ -3,6 +3,7 @@
 `ML_TRAIN__SEED=7` overrides `seed` in the section `[train]`; `ML_STORE` moves the store.
 """
 
+import codecs
 import tomllib
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -142,7 +143,11 @@ def load_settings(root: Path | None = None, kind: type[Settings] = Settings) -> 
         return kind(**(values | {"root": folder}))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run this inside a project made with `copier copy`.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8: save it as UTF-8.") from None
+    except tomllib.TOMLDecodeError as error:
+        if path.read_bytes().startswith(codecs.BOM_UTF8):
+            raise UserError(f"{path} begins with a byte order mark: save it as UTF-8 without one.") from None
         raise UserError(f"{path} is not valid TOML: {error}.") from None
     except SettingsError as error:
         raise UserError(f"A setting in the environment cannot be read: {error}.") from None

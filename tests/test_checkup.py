@@ -46,6 +46,10 @@ def binary(path: Path) -> None:
     path.write_bytes(bytes(range(256)) * 20)
 
 
+def deep(path: Path) -> None:
+    path.write_text("[" * 200_000, encoding="utf-8")
+
+
 def other(path: Path) -> None:
     path.write_text('["another", "program\'s"]', encoding="utf-8")
 
@@ -65,7 +69,7 @@ def remove(path: Path) -> None:
 
 
 PROCESS = {"name": "service", "pid": None, "started": 0.0, "token": "t", "port": 1, "command": ["x"], "since": "2026"}
-JSON = (empty, cut, binary, other, dangling, folder)
+JSON = (empty, cut, binary, deep, other, dangling, folder)
 FILES: dict[str, tuple[tuple[Damage, ...], str]] = {  # by path: how it is damaged, and the remedy that is named
     "store/champion.json": (JSON, "champion.backup.json"),
     "store/latest.json": (JSON, "ml run"),

@@ -1,5 +1,7 @@
 """`ml init` says what the rows tell beyond the columns, each time with the setting that helps, and nothing in vain."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,3 +99,57 @@ def test_a_date_alone_is_a_feature(project, beside):
 def test_a_date_beside_a_feature_stays_the_rows_time(project):
     report = _init(project, _frame(date=pd.date_range("2021-01-01", periods=200).astype(str)))
     assert of_role(report, "time") == ["date"]
+
+
+def test_numbers_and_dates_that_stand_for_a_missing_value_are_named(project):
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"age": rng.integers(18, 90, 400), "나이": rng.normal(50, 9, 400).round(1)})
+    frame["since"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 300, 400), "D")
+    frame["step"] = rng.integers(-1, 2, 400)  # a sign is no mark
+    frame["y"] = rng.choice(["no", "yes"], 400)
+    frame.loc[::10, "age"], frame.loc[::8, "나이"] = -1, 9999.0
+    frame.loc[::10, "since"] = pd.Timestamp("1900-01-01")
+    doubts = said(_init(project, frame), "far from all other values")
+    assert [doubt.partition(" has ")[0] for doubt in doubts] == ['"age"', '"나이"', '"since"']
+    assert 'missing = { "나이" = ["9999"] } under [data]' in doubts[1] and "in 50 rows" in doubts[1]
+    assert 'missing = { "since" = ["1900-01-01"] }' in doubts[2]
+
+
+def test_the_setting_that_is_named_for_such_numbers_takes_them_out(project):
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"v": rng.integers(1, 90, 400), "y": rng.choice(["no", "yes"], 400)})
+    frame.loc[::10, "v"] = 999
+    assert said(_init(project, frame), "far from all other values")
+    config = project / "config.toml"
+    written = config.read_text(encoding="utf-8")
+    config.write_text(written.replace("[data]\n", '[data]\nmissing = { "v" = ["999"] }\n'), encoding="utf-8")
+    report = _init(project, frame, force=True)
+    assert not said(report, "far from all other values")
+    assert report.fields[0].nullable
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        (["No Data"], 'most values are numbers, but 40 are not: .* write missing = \\["No Data"\\] under'),
+        (["12.34-", "1.5-", "7-", "0.2-"], 'most values are numbers, but 4 others are not, such as "12.34-", '),
+    ],
+)
+def test_a_column_of_numbers_but_for_some_texts_is_named_as_such(project, others, words):
+    rng = np.random.default_rng(6)
+    frame = pd.DataFrame(
+        {"v": rng.normal(size=400).round(3).astype(str), "x": rng.random(400), "y": rng.choice(["no", "yes"], 400)}
+    )
+    frame.loc[::10, "v"] = [others[i % len(others)] for i in range(40)]
+    [doubt] = said(_init(project, frame), "most values are")
+    assert re.search(words, doubt)
+
+
+@pytest.mark.parametrize(("other", "rest"), [("0000-00-00", 'missing = ["0000-00-00"]'), ("2021-02-30", "2021-02-30")])
+def test_a_column_of_dates_but_for_some_texts_is_named_as_such(project, other, rest):
+    rng = np.random.default_rng(7)
+    days = pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 900, 400), "D")
+    frame = pd.DataFrame({"d": days.strftime("%Y-%m-%d"), "x": rng.random(400), "y": rng.choice(["no", "yes"], 400)})
+    frame.loc[::5, "d"] = other
+    [doubt] = said(_init(project, frame), "most values are dates, but 80 are not")
+    assert rest in doubt

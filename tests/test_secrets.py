@@ -212,3 +212,18 @@ def test_an_env_file_in_another_encoding_is_one_sentence(tmp_path: Path, encodin
     (tmp_path / ".env").write_text("# 비밀번호\nML_TEST_FIRST=1\n", encoding=encoding)
     with pytest.raises(UserError, match=r"\.env is not UTF-8: save it as UTF-8\.$"):
         load_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('\ufeff[project]\nname = "a"\n'.encode(), "begins with a byte order mark: save it as UTF-8 without one."),
+        ('[project]\nname = "가"\n'.encode("cp949"), "is not UTF-8: save it as UTF-8."),
+        (b"[project\n", "is not valid TOML: "),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_one_sentence(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "config.toml").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_settings(tmp_path)
+    assert said in str(caught.value)

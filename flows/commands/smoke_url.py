@@ -108,7 +108,7 @@ def _read(url: str) -> dict[str, Any]:
     """
     try:
         return dict(json.loads(_get(url, "does not tell its model")))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{url} answers, but not as the service does: see whether the address is right.") from None
 
 

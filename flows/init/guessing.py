@@ -1,5 +1,7 @@
 """Guesses of what kind the values of a column of text are."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -7,7 +9,7 @@ import pyarrow.compute as pc
 
 from flows.contract.columns import Kind
 from flows.init.dates import prevails, reads
-from service.grammar import AMBIGUOUS_FORMATS, NUMBER, date_grammar, parse_duration
+from service.grammar import AMBIGUOUS_FORMATS, NUMBER, DateGrammar, date_grammar, parse_duration
 
 EXACT = 2**53
 CLOCK = r"\d{1,2}:\d{2}:\d{2}(\.\d+)?"
@@ -17,6 +19,9 @@ DATE_LIKE = (
     r"\D{0,12}((19|20)\d\d\D{1,12}[0-3]?\d(\D.{0,20})?|[0-3]?\d\D{1,12}([01]?\d\D{1,4})?(19|20)\d\d(\D.{0,20})?)"
 )
 FEW = 5
+MOSTLY = 2 / 3  # share of the values
+GLANCED = 200
+MOST_SHOWN = 3
 MONEY = "%$€£¥₩원"
 AMOUNT = rf"[+-]?[{MONEY}]? ?[+-]?(\d{{1,3}}([,.]\d{{3}})+([,.]\d+)?|\d+([,.]\d+)?) ?[{MONEY}]?"
 
@@ -56,7 +61,7 @@ def guess_counted(
         return "duration", "clock times are read as durations, hours:minutes:seconds" if clock else ""
     if reads(grammar.parse, texts, counts):
         return "date", ""
-    return "text", _hint(texts)
+    return "text", _hint_mixed(texts, counts, grammar) or _hint(texts)
 
 
 def _guess_number(texts: "pd.Series[str]", numbers: "pd.Series[float]") -> tuple[Kind, str]:
@@ -68,6 +73,29 @@ def _guess_number(texts: "pd.Series[str]", numbers: "pd.Series[float]") -> tuple
     if numbers.abs().max() >= EXACT:
         return "text", "numbers too long for arithmetic stay text"
     return "integer", ""
+
+
+def _hint_mixed(texts: "pd.Series[str]", counts: "pd.Series[int]", grammar: DateGrammar) -> str:
+    """Return a hint on a column that is of numbers or dates but for some texts."""
+    texts, counts = texts.reset_index(drop=True), counts.reset_index(drop=True)
+    dates = texts.iloc[:GLANCED].map(lambda text: grammar.parse(text) is not None).astype(bool)
+    if dates.mean() > MOSTLY:
+        dates = texts.map(lambda text: grammar.parse(text) is not None).astype(bool)
+    for what, fits in (
+        ("numbers", texts.str.fullmatch(NUMBER)),
+        ("dates", dates.reindex(texts.index, fill_value=False)),
+    ):
+        if fits.sum() < FEW or fits.all() or counts[fits].sum() <= MOSTLY * counts.sum():
+            continue
+        others = texts[~fits].loc[counts[~fits].sort_values(ascending=False, kind="stable").index]
+        listed = json.dumps(others.head(MOST_SHOWN).tolist(), ensure_ascii=False)
+        if len(others) <= MOST_SHOWN:
+            return (
+                f"most values are {what}, but {int(counts[~fits].sum()):,} are not: if they mean that there is no "
+                f"value, write missing = {listed} under [data] in config.toml and run this again"
+            )
+        return f"most values are {what}, but {len(others):,} others are not, such as {listed[1:-1]}: it stays text"
+    return ""
 
 
 def _hint(texts: "pd.Series[str]") -> str:

@@ -1,11 +1,18 @@
-"""What a table's rows say beyond its columns, with the setting that helps: repeats, classes alike or rare, times."""
+"""What a table's rows say beyond its columns, each with the setting that helps.
 
+Repeats, classes that are alike or rare, numbers that stand for a missing value, times.
+"""
+
+import json
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
+from flows.contract import Column
+from flows.evolution.marks import find_marks
 from flows.init.profiles import Profile
 from flows.init.target import Goal
 from flows.init.writing import Field
@@ -17,7 +24,9 @@ FEW_ROWS, RARE = 10, 0.02  # of a class; its share of the rows
 MOST_SHOWN = 5
 
 
-def find_hints(profiles: Sequence[Profile], fields: Sequence[Field], goal: Goal, split: str) -> list[str]:
+def find_hints(
+    profiles: Sequence[Profile], fields: Sequence[Field], goal: Goal, split: str, *, delimited: bool
+) -> list[str]:
     """Return sentences on what the owner should know, each with its remedy.
 
     Args:
@@ -25,10 +34,12 @@ def find_hints(profiles: Sequence[Profile], fields: Sequence[Field], goal: Goal,
         fields: What the contract will say of each, in the same order.
         goal: What is predicted.
         split: How rows are held out now: `[split] by`.
+        delimited: Whether the source is delimited text, which `[data] missing` is about.
     """
     aim = next(p for p in profiles if p.name == goal.field.name)
     classes = goal.problem != "regression"
     said = [*(_hint_variants(aim) if classes else []), *(_hint_rare(aim, fields, split) if classes else [])]
+    said += [hint for pair in zip(profiles, fields, strict=True) for hint in _hint_marks(*pair, delimited)]
     return [*said, *_hint_repeats(profiles, fields), *_hint_time(fields, split)]
 
 
@@ -60,6 +71,28 @@ def _hint_rare(aim: Profile, fields: Sequence[Field], split: str) -> list[str]:
     shown = f'"{label}"' if isinstance(label, str) else str(label)
     rows = "1 row has" if times == 1 else f"{times:,} rows have"
     return [f'Only {rows} the class {shown} of "{aim.name}" ({share:.1%}): {"; ".join(said)}.'] * bool(said)
+
+
+def _hint_marks(profile: Profile, field: Field, delimited: bool) -> list[str]:
+    """Say which numbers or dates of a column probably stand for a missing value, as 9999 among ages."""
+    if field.role == "ignored" or field.kind not in ("number", "integer", "date"):
+        return []
+    counts = profile.counts
+    values = pd.Series(counts.index)
+    dated = field.kind == "date"
+    moments = (values - pd.Timestamp(0, tz=values.dt.tz)).dt.total_seconds() if dated else values
+    marks = find_marks(moments.to_numpy(np.float64), Column(name=field.name, kind=field.kind))
+    rows = int(counts.to_numpy()[marks].sum())
+    if rows < FEW_ROWS or len(counts) - int(marks.sum()) < FEW_ROWS:  # a sign such as -1, 0, 1 is no mark
+        return []
+    texts = [f"{value:%Y-%m-%d}" if dated else f"{value:.15g}" for value in values[marks].sort_values()]
+    listed = json.dumps(texts, ensure_ascii=False)
+    remedy = f"missing = {{ {json.dumps(field.name, ensure_ascii=False)} = {listed} }} under [data] in config.toml"
+    remedy = f"add {remedy}, as the file writes it" if delimited else "leave it empty in the source"
+    return [
+        f'"{field.name}" has {", ".join(texts)} in {rows:,} rows, far from all other values. If that means that there '
+        f"is no value, {remedy}, and run this again."
+    ]
 
 
 def _hint_repeats(profiles: Sequence[Profile], fields: Sequence[Field]) -> list[str]:

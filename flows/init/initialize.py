@@ -98,7 +98,7 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
         goal, fields, doubts = draft(profiles, target, problem)  # type: ignore[arg-type]
     except UserError as error:
         raise UserError(" ".join([str(error), *written.doubts])) from None
-    doubts += find_hints(profiles, fields, goal, settings.split.by)
+    doubts += find_hints(profiles, fields, goal, settings.split.by, delimited=dialect is not None)
     texts = {
         SCHEMA_PATH: write_schema(fields),
         Path(FILE_NAME): edit_config(config, source, target, goal.problem, written),

@@ -116,7 +116,7 @@ def read_head(line: bytes) -> Head | None:
             pass
     try:
         return _read_slowly(line)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

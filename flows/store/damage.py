@@ -50,7 +50,8 @@ def find_remedy(path: Path) -> str:
     if path.name == "champion.json" and path.parent.name != "alerts":
         backup = path.with_name(BACKUP)
         if backup.is_file():
-            return f"copy {backup} over it, which is what it last said; the service goes on meanwhile"
+            away = "move that folder away and " * path.is_dir()
+            return f"{away}copy {backup} to {path.name}, which is what it last said; the service goes on meanwhile"
         return "bring it back from a backup, or remove it and run `ml run`, which deploys again; the service goes on"
     for pattern, remedy in REMEDIES:
         if path.match(pattern):

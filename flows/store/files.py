@@ -137,7 +137,7 @@ def read_json(path: Path) -> Any | None:
         return None
     try:
         return json.loads(content.decode("utf-8"))
-    except ValueError:  # UnicodeDecodeError is one
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError; deep nesting is a RecursionError
         raise explain_damage(path, "it is empty" if not content.strip(b"\0 \n") else "it is no JSON") from None
 
 

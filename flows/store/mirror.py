@@ -184,7 +184,7 @@ def _bundle_in(champion: Path) -> str | None:
     """Return the bundle that a champion's file names; one that is damaged, which its readers refuse, names none."""
     try:
         return str(json.loads(champion.read_bytes())["bundle"] or "") or None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -106,7 +106,7 @@ def find_bundle() -> tuple[Path, str | None]:
         if champion == NOTHING:
             raise NothingServes
         return store / "bundles" / champion["bundle"], champion["digest"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{store / 'champion.json'} cannot be understood: {error!r}") from error
 
 
