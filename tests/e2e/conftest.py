@@ -1,6 +1,6 @@
 """What the end-to-end tests share: projects, beside one Prefect server."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from e2e.support import Project, make_project
 Make = Callable[..., Project]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def make(render: Render, prefect: str, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Make a project of one's own: `make(rows=1_000)`; `rows=None` leaves the template's sample."""
 
@@ -22,19 +22,24 @@ def make(render: Render, prefect: str, tmp_path_factory: pytest.TempPathFactory)
     return make_one
 
 
-@pytest.fixture(scope="module")
-def trained_once(make: Make) -> Project:
-    """A project whose version 1 serves, saved."""
+@pytest.fixture(scope="session")
+def trained_on_sample(make: Make) -> Project:
+    """A project whose version 1 serves, saved: to be restored by who uses it."""
     project = make()
     project.run()
     return project.save()
 
 
+@pytest.fixture(scope="module")
+def trained_once(trained_on_sample: Project) -> Project:
+    """What `trained` begins with; a module may have another."""
+    return trained_on_sample
+
+
 @pytest.fixture
-def trained(trained_once: Project) -> Iterator[Project]:
-    """A project whose version 1 serves, whatever a test does to it."""
-    yield trained_once
-    trained_once.restore()
+def trained(trained_once: Project) -> Project:
+    """A project whose version 1 serves, whatever was done to it before."""
+    return trained_once.restore()
 
 
 @pytest.fixture(scope="module")

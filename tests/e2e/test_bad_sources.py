@@ -48,18 +48,6 @@ TABLES: dict[str, tuple[Write, str]] = {  # how it is made, and a word of what i
 }
 
 
-@pytest.fixture(scope="module")
-def project(trained_once: Project) -> Project:
-    """A project with a champion; the tests see to it that nothing in it changes."""
-    return trained_once
-
-
-@pytest.fixture
-def trained(project: Project) -> Project:
-    project.restore()
-    return project
-
-
 def owned(project: Project) -> dict[str, bytes]:
     """What must not change: the project's own files, and what was stored of them."""
     stored = files_of(project.store, "quarantine", "snapshots", "alerts")  # that it failed is told

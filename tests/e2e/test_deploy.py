@@ -49,6 +49,7 @@ def frame() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def trained_once(make: Make, frame: pd.DataFrame) -> Project:
+    """A project whose version 1 learned from a table of the owner's."""
     project = make(rows=None)
     own_data(project, frame)
     project.run()
@@ -141,10 +142,9 @@ def test_contract_that_breaks_callers_needs_breaking(
     assert trained.champion and trained.champion["version"] == "2"
 
 
-def test_contract_may_change_freely_after_the_sample(make: Make, frame: pd.DataFrame) -> None:
+def test_contract_may_change_freely_after_the_sample(trained_on_sample: Project, frame: pd.DataFrame) -> None:
     """Nobody calls a model of the sample, so the first own data needs no flag."""
-    project = make(rows=ROWS)
-    project.run()
+    project = trained_on_sample.restore()
     own = frame[["customer_id", "monthly_fee", "tenure_months", "support_calls", "churned"]].rename(
         columns={"monthly_fee": "fee"}
     )
@@ -179,6 +179,7 @@ def test_service_that_cannot_start_leaves_all_as_it_was(trained: Project) -> Non
     assert {p.name for p in (trained.root / ".ml" / "bentoml").rglob("model.yaml")} == bundles
 
 
+@pytest.mark.slow
 def test_bundle_that_the_service_refuses_is_said_at_once(trained: Project) -> None:
     path = trained.root / "service" / "bundle.py"
     text = path.read_text(encoding="utf-8")

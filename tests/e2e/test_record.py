@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from e2e.conftest import Make
 from e2e.support import Project
 
 
@@ -19,6 +20,14 @@ def logs_of(prefect: str, flow: str) -> list[str]:
         wanted = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_ASC"}
         found: list[dict[str, Any]] = client.post("logs/filter", json=wanted).json()
     return [entry["message"] for entry in found if entry["name"] == "flows.progress"]
+
+
+@pytest.fixture(scope="module")
+def trained_once(make: Make) -> Project:
+    """A project of these tests' own: of its runs are the last logs that the server has."""
+    project = make()
+    project.run()
+    return project.save()
 
 
 def query(project: Project, text: str) -> list[tuple[Any, ...]]:

@@ -14,6 +14,7 @@ def test_second_run_on_unchanged_data_does_no_work_twice_and_says_so(trained: Pr
     assert files_of(trained.store) == before
 
 
+@pytest.mark.slow
 def test_changed_seed_gives_a_new_version(trained: Project) -> None:
     done = trained.run(ML_TRAIN__SEED="1")
     assert "Version 2 serves in place of version 1" in done.stdout
