@@ -166,7 +166,8 @@ def same(given: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
     )
 
 
-@pytest.mark.parametrize("swaps", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow  # with fewer swaps: test_service_processes.py
+@pytest.mark.parametrize("swaps", [10, 100])
 def test_promotions_and_rollbacks_under_load_fail_no_request_and_mix_no_models(
     swaps: int, models: list[tuple[str, bytes]], tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_share_is_the_owner_s_choice(project: Project, good: pd.DataFrame) -> No
     project.run()
 
 
+@pytest.mark.slow
 def test_missing_column_is_named_with_the_nearest(project: Project, good: pd.DataFrame) -> None:
     project.use(good.rename(columns={"monthly_fee": "montly_fee"}))
     sentence = refuse(project.ml("run"))

@@ -57,6 +57,7 @@ def refused(project: Project) -> str:
     return sentence
 
 
+@pytest.mark.slow
 def test_margin_refuses_a_model_of_labels_shuffled_in_the_training_rows(trained: Project, good: pd.DataFrame) -> None:
     held = held_out(good)
     assert 0.15 < held.mean() < 0.25

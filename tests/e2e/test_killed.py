@@ -117,7 +117,7 @@ def test_list_of_changes_is_complete(fresh: Project, log: Path) -> None:
     assert changes(log) == FIRST_RUN
 
 
-@pytest.mark.parametrize("name", slow_but(["champion.json.json", "mlflow alias champion"], DEPLOY))
+@pytest.mark.parametrize("name", slow_but(["champion.json.json"], DEPLOY))
 def test_killed_between_two_writes_of_deploy(judged: Project, log: Path, name: str) -> None:
     before, point = judged.champion, DEPLOY.index(name) + 1
     done = kill(judged, log, point, "before", "deploy", **SEED)
@@ -134,7 +134,8 @@ def test_killed_between_two_writes_of_deploy(judged: Project, log: Path, name: s
     assert judged.versions() == ["1", "2"]
 
 
-@pytest.mark.parametrize("name", slow_but(["bundles"], ["bundles", "champion.json.json"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bundles", "champion.json.json"])
 def test_killed_while_half_is_written_in_deploy(judged: Project, log: Path, name: str) -> None:
     before = judged.champion
     assert kill(judged, log, DEPLOY.index(name) + 1, "within", "deploy", **SEED).returncode == -signal.SIGKILL

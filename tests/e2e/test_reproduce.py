@@ -93,6 +93,7 @@ def test_versions_are_equal_months_later(trained: Project) -> None:
     require_untouched(project)
 
 
+@pytest.mark.slow
 def test_snapshot_that_grew_and_lost_rows_is_read_again(make: Make) -> None:
     project = make()
     frame = sample(1_500).assign(total_paid=range(1_500))

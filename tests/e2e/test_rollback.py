@@ -56,6 +56,7 @@ def test_rollback_needs_neither_mlflow_nor_prefect(three: Project) -> None:
     assert "version 2 serves" in succeed(three.ml("status", **DOWN)).stdout
 
 
+@pytest.mark.slow
 def test_next_run_makes_the_alias_agree(three: Project) -> None:
     succeed(three.ml("rollback", "--why", "night", **DOWN))
     three.run(ML_TRAIN__SEED="1")

@@ -146,6 +146,7 @@ def keyed(render: Render, tmp_path: Path) -> Iterator[tuple[Project, Customers]]
         api.server.close()
 
 
+@pytest.mark.slow
 def test_no_token_or_secret_address_is_left(keyed: tuple[Project, Customers], tmp_path: Path) -> None:
     project, api = keyed
     say(project, "run")
