@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from e2e.support import Project
+from e2e.support import Project, succeed
 from monitor_support import typed_sample, write_log
 from template_support import commit_all
 
@@ -21,17 +21,17 @@ from flows.store.bundles import Bundle, open_bundle
 from flows.store.champion import Champion, read_champion, write_champion
 from flows.store.files import digest_folder, write_json
 
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 ROWS = 400
 KEPT = 3  # reports: as many as decide, where `keep` says fewer
 AT_ONCE = '\n[retrain]\ncooldown_hours = 0\n\n[monitor]\nlabels = "labels.csv"\nkeep = 1\n'
 
 
 class Served:
-    """A project with a champion, and the hand that writes its log."""
+    """A project with a champion, beside a Prefect server, and the hand that writes its log."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prefect: str) -> None:
         self.folder = folder
+        self.project = Project(folder, PREFECT_API_URL=prefect)
         self.store = folder / ".ml" / "store"
         self.sent = 0
 
@@ -62,30 +62,22 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def ml(prefect: str) -> Run:
-    """Run `ml` beside a Prefect server: else each command would start its own."""
-    return lambda folder, *words: Project(folder, PREFECT_API_URL=prefect).ml(*words)
-
-
-@pytest.fixture(scope="module")
-def served(render: Callable[..., Path], ml: Run, tmp_path_factory: pytest.TempPathFactory) -> Served:
+def served(render: Callable[..., Path], prefect: str, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """A project whose first model serves; the tests follow each other."""
     folder = tmp_path_factory.mktemp("monitored") / "customer-churn"
     shutil.copytree(render(), folder)
     config = folder / "config.toml"
     config.write_text(config.read_text(encoding="utf-8") + AT_ONCE, encoding="utf-8")
     commit_all(folder)
-    done = ml(folder, "run")
-    assert done.returncode == 0, done.stderr
-    made = Served(folder)
+    made = Served(folder, prefect)
+    made.project.run()
     made.log_begins()
     return made
 
 
-def monitor(served: Served, ml: Run) -> Window:
+def monitor(served: Served) -> Window:
     """Run the monitor and return its window."""
-    done = ml(served.folder, "monitor")
-    assert done.returncode == 0, done.stdout + done.stderr
+    succeed(served.project.ml("monitor"))
     return served.windows[-1]
 
 
@@ -95,42 +87,44 @@ def loop(served: Served) -> dict[str, Any]:
     return found
 
 
-def test_a_window_too_small_to_judge_leaves_its_rows_to_the_next(served, ml):
+def test_a_window_too_small_to_judge_leaves_its_rows_to_the_next(served):
     served.send(150)
-    small = monitor(served, ml)
+    small = monitor(served)
     assert (small.verdict, small.rows) == ("too small", 150)
     served.send(ROWS - 150)
-    whole = monitor(served, ml)
+    whole = monitor(served)
     assert (whole.verdict, whole.rows, whole.id) == ("ok", ROWS, small.id)
     assert whole.latency["p50"] == pytest.approx(0.45, abs=0.05)
     assert "labels.csv" in whole.notes[0]  # there are none yet
     assert len(served.windows) == 1
 
 
-def test_a_monitor_that_is_killed_neither_loses_nor_doubles_rows(served, ml):
+def test_a_monitor_that_is_killed_neither_loses_nor_doubles_rows(served):
     served.send()
     report = Windows(served.store).folder
     before = set(report.glob("*.html"))
-    with subprocess.Popen([sys.executable, "-m", "flows.cli", "monitor"], cwd=served.folder) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "monitor"], cwd=served.folder, env=served.project.environment
+    ) as process:
         deadline = time.monotonic() + 120
         while set(report.glob("*.html")) == before:  # compared, and the record is not written yet
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         process.kill()
     assert len(served.windows) == 1
-    window = monitor(served, ml)
+    window = monitor(served)
     assert (window.verdict, window.rows) == ("ok", ROWS)
     assert window.start == served.windows[0].end
     assert sum(w.rows for w in served.windows) == served.sent
 
 
-def test_labels_that_come_late_judge_an_earlier_window(served, ml):
+def test_labels_that_come_late_judge_an_earlier_window(served):
     frame = served.send(shift=1.0)
-    moved = monitor(served, ml)
+    moved = monitor(served)
     assert moved.verdict == "ok"  # the features are as they were
     frame[["request_id", "churned"]].to_csv(served.folder / "labels.csv", index=False)
     served.send()
-    later = monitor(served, ml)
+    later = monitor(served)
     assert later.verdict == "ok"
     judged = served.windows[-2]
     assert judged.id == moved.id and judged.verdict == "worse"
@@ -138,9 +132,9 @@ def test_labels_that_come_late_judge_an_earlier_window(served, ml):
     assert not loop(served).get("wanted")  # the latest window is well
 
 
-def test_drift_is_kept_told_and_shown(served, ml):
+def test_drift_is_kept_told_and_shown(served):
     served.send(drift=1.0)
-    drifted = monitor(served, ml)
+    drifted = monitor(served)
     assert drifted.verdict == "drift" and drifted.drift_share is not None and drifted.drift_share > 0.5
     wanted = loop(served)["wanted"]
     assert wanted["window"] == drifted.id and wanted["windows"][-1] == drifted.id
@@ -148,7 +142,7 @@ def test_drift_is_kept_told_and_shown(served, ml):
     alerts = [json.loads(path.read_bytes()) for path in (served.store / "alerts" / "outbox").glob("*.json")]
     told = sorted((a for a in alerts if a["kind"] == "drift"), key=lambda a: a["at"])
     assert "performance lost" in told[0]["what"] and drifted.reasons[0] in told[1]["what"] and len(told) == 2
-    shown = ml(served.folder, "loop", "show").stdout
+    shown = served.project.ml("loop", "show").stdout
     assert "Training is wanted" in shown and "ml run" in shown
     reports = sorted(Windows(served.store).folder.glob("*.html"))
     assert [path.stem for path in reports][-1] == drifted.id and len(reports) == KEPT
@@ -167,7 +161,7 @@ def test_mlflow_has_one_run_for_each_window_and_reports_of_the_newest(served):
     assert len(list(artifacts.glob("*/artifacts/*.png"))) == 2 * KEPT
 
 
-def test_a_bundle_without_a_reference_is_said_in_one_sentence(served, ml):
+def test_a_bundle_without_a_reference_is_said_in_one_sentence(served):
     folder, champion = served.bundle.path, served.champion
     about = served.bundle.meta
     del about["reference"]
@@ -176,6 +170,6 @@ def test_a_bundle_without_a_reference_is_said_in_one_sentence(served, ml):
     digest = digest_folder(folder)
     renamed = folder.rename(folder.with_name(f"{champion.version}-{digest[:12]}"))
     write_champion(served.store, champion.model_copy(update={"bundle": renamed.name, "digest": digest}))
-    done = ml(served.folder, "monitor")
+    done = served.project.ml("monitor")
     assert done.returncode == 2
     assert "before bundles had a reference" in done.stderr
