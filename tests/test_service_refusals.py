@@ -166,7 +166,7 @@ def test_page_cannot_be_framed(serving: Any) -> None:
 def test_preflight_of_another_origin_allows_nothing(serving: Any) -> None:
     headers = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
     answer = serving().options("/predict", headers=headers)
-    assert answer.status_code == 403
+    assert answer.status_code == 405
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
@@ -542,6 +542,15 @@ def test_no_websocket_is_answered(server: Server, origin: tuple[str, ...], path:
 )
 def test_head_that_is_too_long_or_names_no_host_is_refused(server: Server, head: bytes, status: bytes) -> None:
     assert server.say(head).startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/predict", "POST"), ("DELETE", "/predict", "POST"), ("POST", "/livez", "GET, HEAD")],
+)
+def test_another_method_than_the_route_has_is_refused(serving: Any, method: str, path: str, allowed: str) -> None:
+    answer = serving().request(method, path)
+    assert refusal(answer) == (405, "method_not_allowed") and answer.headers["Allow"] == allowed
 
 
 def unknown_paths(count: int) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from service.metrics import counters
 LONGEST_TARGET = 8_192  # bytes of path and query
 LONGEST_HEAD = 65_536  # bytes of all headers
 MOST_HEADERS = 100
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")  # of a route that is for any
 REAL_PATH = "service.path"  # in a scope whose path is the route's
 
 
@@ -27,7 +28,9 @@ class Front:
         """Stand in front of `app`, which has these routes."""
         self.app = app
         self._routes = list(routes)
-        self._exact = frozenset(find_exact(self._routes, ""))
+        self._exact: dict[str, frozenset[str]] = {}  # methods by path
+        for path, methods in find_exact(self._routes, ""):
+            self._exact[path] = self._exact.get(path, frozenset()) | methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
@@ -38,7 +41,11 @@ class Front:
             if refusal := refuse_head(scope):
                 return await refusal(scope, receive, send)
             path = scope["path"]
-            if path not in self._exact:
+            if path in self._exact:
+                methods = self._exact[path]
+                if scope["method"] not in methods:
+                    return await refuse_method(methods)(scope, receive, send)
+            else:
                 if (label := find_label(self._routes, scope)) is None:
                     counters().unknown_paths.inc()
                     return await NOT_FOUND(scope, receive, send)
@@ -46,11 +53,11 @@ class Front:
         await self.app(scope, receive, send)
 
 
-def find_exact(routes: Iterable[BaseRoute], prefix: str) -> Iterable[str]:
-    """Yield the paths of routes without parameters, those of mounted applications too."""
+def find_exact(routes: Iterable[BaseRoute], prefix: str) -> Iterable[tuple[str, frozenset[str]]]:
+    """Yield path and methods of routes without parameters, those of mounted applications too."""
     for route in routes:
         if isinstance(route, Route) and not route.param_convertors:
-            yield prefix + route.path
+            yield prefix + route.path, frozenset(route.methods or METHODS)
         elif isinstance(route, Mount) and route.routes and not route.path.count("{"):
             yield from find_exact(route.routes, prefix + route.path)
 
@@ -83,6 +90,12 @@ def refuse(status: int, kind: str, message: str, headers: Mapping[str, str] | No
     """Return an answer that says in one sentence why there is no other."""
     detail: list[dict[str, Any]] = [{"type": kind, "loc": [], "msg": message}]
     return JSONResponse({"error": message, "detail": detail}, status, headers)
+
+
+def refuse_method(methods: Iterable[str]) -> JSONResponse:
+    """Return the answer to a request by another method than the route has."""
+    allowed = ", ".join(sorted(methods))
+    return refuse(405, "method_not_allowed", f"This path is asked by {allowed} alone", {"Allow": allowed})
 
 
 NOT_FOUND = refuse(404, "not_found", "There is nothing at this path: the page at / shows what there is")
