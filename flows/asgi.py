@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from flows.databases import explain_schema
 from service.callers import read_headers, refuse_caller, require_host, split_hosts
 
 if TYPE_CHECKING:
@@ -97,10 +98,14 @@ def mlflow() -> SameOrigin:
         environment[constants.ARTIFACTS_DESTINATION_ENV_VAR] = destination
         environment[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
 
+    from mlflow.exceptions import MlflowException
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 
-    initialize_backend_stores(backend, backend, artifacts)
+    try:
+        initialize_backend_stores(backend, backend, artifacts)
+    except MlflowException as error:
+        raise SystemExit(explain_schema(str(error), backend, "MLFLOW_BACKEND_STORE_URI") or str(error)) from None
     return SameOrigin(app, hosts, ("/health", "/version"))
 
 

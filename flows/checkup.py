@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from flows.connection import MLFLOW_REMEDY, is_embedded, mlflow_database
+from flows.connection import MLFLOW_REMEDY, check_schema, is_embedded, mlflow_database
 from flows.databases import WAIT_SECONDS, check_database
 from flows.environment import prefect_database
 from flows.errors import UserError
@@ -105,9 +105,10 @@ REGISTERED = """
 
 
 def _check_registry(settings: Settings) -> Iterator[Callable[[], object]]:
-    """Look at what of the embedded MLflow was deleted: the experiment, and the versions that have an alias."""
+    """Look at the embedded MLflow: its version, and what was deleted of experiment and versions with an alias."""
     database = mlflow_database(settings)
     if is_embedded(settings) and database.is_file():
+        yield partial(check_schema, settings)
         yield partial(_require_registered, settings.project.name, database)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flows.asgi import SETTING
-from flows.databases import check_database, sqlite_url
+from flows.databases import check_database, explain_schema, sqlite_url
 from flows.errors import UserError
 from flows.health import leads_elsewhere
 from flows.processes import running
@@ -133,7 +133,7 @@ def connect(settings: Settings) -> "MlflowClient":
     """Point MLflow at the server that the environment names, or at the project's own database.
 
     Raises:
-        UserError: the server does not answer, or wants other credentials.
+        UserError: the server does not answer, or wants other credentials, or the database is of another MLflow version.
     """
     embedded = is_embedded(settings)
     if embedded:
@@ -147,10 +147,39 @@ def connect(settings: Settings) -> "MlflowClient":
 
     _quieten()  # its import sets the level again
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
-    client = mlflow.MlflowClient()
+    try:
+        client = mlflow.MlflowClient()
+    except mlflow.MlflowException as error:
+        if said := explain_schema(str(error), os.environ["MLFLOW_TRACKING_URI"], "MLFLOW_TRACKING_URI"):
+            raise UserError(said) from None
+        raise
     if not embedded:
         _require_entry(client)
     return client
+
+
+def check_schema(settings: Settings) -> None:
+    """Check that the embedded MLflow's database is of the installed version of MLflow.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.db.utils import _all_tables_exist, _verify_schema
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import DatabaseError
+
+    engine = create_engine(embedded_uri(settings))
+    try:
+        if _all_tables_exist(engine):  # else MLflow upgrades it by itself
+            _verify_schema(engine)
+    except MlflowException as error:
+        if said := explain_schema(str(error), embedded_uri(settings), "MLFLOW_TRACKING_URI"):
+            raise UserError(said) from None
+    except DatabaseError:
+        return  # what the check of the file has said
+    finally:
+        engine.dispose()
 
 
 def _require_answer(uri: str) -> None:

@@ -1,15 +1,21 @@
-"""SQLite files: their URLs, and what is wrong with one that cannot be used."""
+"""Databases: the URLs of SQLite files, and what is wrong with one that cannot be used."""
 
 import os
+import re
+import shlex
 import sqlite3
 from contextlib import closing
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
 from flows.errors import UserError
 
 HEADER = b"SQLite format 3\0"
+OTHER_SCHEMA = re.compile(
+    r"out-of-date database schema \(found version (?!None)(\w+)"
+)  # what MLflow says, also of a later one
 WAIT_SECONDS = 10.0
 
 
@@ -32,6 +38,33 @@ def sqlite_url(path: Path, driver: str = "pysqlite") -> str:
 def is_plain(path: str) -> bool:
     """Return True if SQLAlchemy takes a path in a URL as it is."""
     return not {"%", "?"} & set(path)
+
+
+def explain_schema(said: str, uri: str, variable: str) -> str:
+    """Return in a sentence what to do about a database of another MLflow version; empty where it is another error.
+
+    Args:
+        said: The error of MLflow.
+        uri: The database.
+        variable: Which variable of the environment holds an address that may hold a password.
+    """
+    found = OTHER_SCHEMA.search(said)
+    if found is None:
+        return ""
+    local = uri.startswith("sqlite")
+    place = shlex.quote(uri) if local else f"at {variable}"
+    spec = find_spec("mlflow")
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    if not any(list(Path(folder).glob(f"store/db_migrations/versions/{found[1]}_*.py")) for folder in folders):
+        return (
+            f"The MLflow database {place} was made by a later version than MLflow {version('mlflow')}: install that version "
+            "again, or bring the database back from a backup."
+        )
+    command = f"mlflow db upgrade {shlex.quote(uri)}" if local else f'mlflow db upgrade "${variable}"'
+    return (
+        f"The MLflow database {place} was made by an earlier version than MLflow {version('mlflow')}: stop what uses it"
+        f"{' (`ml down`)' if local else ''}, make a backup, and run `uv run {command}`."
+    )
 
 
 def check_database(path: Path, remedy: str, *, thorough: bool = False) -> None:

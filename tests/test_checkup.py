@@ -17,7 +17,8 @@ import pytest
 from template_support import repository_environment
 
 from flows.checkup import find_damage
-from flows.databases import check_database
+from flows.connection import ARTIFACT_ROOT, connect, embedded_uri, mlflow_database, prepare_embedded
+from flows.databases import check_database, explain_schema
 from flows.errors import UserError
 from flows.monitoring.loop import change_loop
 from flows.settings import Settings, load_settings
@@ -235,6 +236,43 @@ def test_database_that_a_killed_process_was_writing_is_no_damage(tmp_path: Path)
     check_database(path, "restore it", thorough=True)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("select count(*) from t").fetchone() == (0,)
+
+
+SCHEMAS = [
+    ("cc1f77228345", r"by an earlier version .*, make a backup, and run `uv run mlflow db upgrade '?sqlite"),
+    ("0123456789ab", r"by a later version than MLflow [\d.]+: install that version again, or bring"),
+]
+
+
+@pytest.mark.parametrize(("revision", "told"), SCHEMAS)
+def test_database_of_another_mlflow_is_said_in_one_sentence_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str, told: str
+) -> None:
+    for variable in ("MLFLOW_TRACKING_URI", ARTIFACT_ROOT):
+        monkeypatch.setenv(variable, "")  # so that it is removed again at the end
+        monkeypatch.delenv(variable)
+    settings = Settings(root=tmp_path / "it's 100% 한글")
+    monkeypatch.setenv("PREFECT_HOME", str(settings.home / "prefect"))
+    prepare_embedded(settings)
+    assert list(find_damage(settings)) == []
+    with closing(sqlite3.connect(mlflow_database(settings))) as database, database:
+        database.execute("update alembic_version set version_num = ?", (revision,))
+    [found] = find_damage(settings)
+    with pytest.raises(UserError, match=told) as refused:
+        connect(settings)
+    server = subprocess.run(
+        [sys.executable, "-c", "from flows.asgi import mlflow; mlflow()"],
+        env=repository_environment() | {"MLFLOW_BACKEND_STORE_URI": embedded_uri(settings)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found == str(refused.value) == server.stderr.splitlines()[-1]
+
+
+def test_address_with_a_password_is_not_shown() -> None:
+    said = "Detected out-of-date database schema (found version cc1f77228345, but expected dc11669786a5)."
+    told = explain_schema(said, "postgresql://ml:s3cret@host/mlflow", "MLFLOW_BACKEND_STORE_URI")
+    assert 'run `uv run mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"`' in told and "s3cret" not in told
+    assert explain_schema("the disk is full", "sqlite:///x", "X") == ""
 
 
 CONNECT = """
