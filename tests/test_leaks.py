@@ -230,6 +230,12 @@ GIVEN: dict[str, tuple[Any, set[str]]] = {
     "quotient": (lambda f: (f["가격"] / f["qty"]).round(2), {"가격", "qty"}),
     "percentage": (lambda f: (100 * f["fee"] / f["가격"]).round(1), {"fee", "가격"}),
     "three factors": (lambda f: (f["가격"] * f["qty"] * (1 - f["discount"])).round(2), {"가격", "qty", "discount"}),
+    "three factors and fees": (
+        lambda f: (
+            f["가격"] * f["qty"] * (1 - f["discount"]) + np.random.default_rng(3).choice([0, 2.5, 5, 9.9], len(f))
+        ).round(2),
+        {"가격", "qty", "discount"},
+    ),
     "powers": (lambda f: (f["weight"] / f["height"] ** 2).round(1), {"weight", "height"}),
     "whole days": (lambda f: span(f).dt.days, {"start", "end"}),
     "calendar days": (lambda f: (f["end"].dt.normalize() - f["start"].dt.normalize()).dt.days, {"start", "end"}),

@@ -2,7 +2,7 @@
 
 The target `y` is given away where `y = k × e + c` in nearly every row, up to rounding, and `c` is one of a few
 constants. `e` is a linear combination of any number of columns, a sum, difference, product or quotient of two, the
-time between two dates, or a product of powers of several.
+time between two dates, a product of powers of several, or a product of two columns and of what a rate leaves or adds.
 
 Cost: with n rows (20,000 at most, of which 4,000 are searched) and p columns, the combinations take O(n p²) for up to
 200 columns, and the pairs O(p²) sorts of 500 numbers for up to 60 columns: those that weigh most in the combination of
@@ -30,7 +30,7 @@ EXACT = 1e-6  # of an expression's terms, up to which arithmetic is exact
 MOST_CONSTANTS, RAREST = 6, 0.01
 SPARSE = 3  # the constants fill at most one of so many of the places between the smallest and the largest
 SEARCHED_ROWS, PAIR_ROWS = 4000, 800
-MOST_COLUMNS, MOST_PAIRED, MOST_PRODUCTS = 200, 60, 10
+MOST_COLUMNS, MOST_PAIRED, MOST_PRODUCTS, MOST_RATED = 200, 60, 10, 3
 ROWS_PER_COLUMN, ENOUGH_ROWS = 10, 200
 COMPLETE = 0.5
 MOST_FOUND = 5
@@ -190,7 +190,8 @@ def _find_one(operands: Sequence[Operand], goal: Target, numbers: bool) -> Found
     """Return the simplest expression that gives the target, or None.
 
     The time between two dates comes first, then a plain sum, then pairs, then sums with several constants, then sums
-    with products among their terms, products of several powers, and last sums with products and several constants.
+    with products among their terms, products of several powers, sums with products and several constants, and last
+    two columns times a rate, or times what it leaves or adds, and several constants.
     """
     if not operands:
         return None
@@ -206,7 +207,10 @@ def _find_one(operands: Sequence[Operand], goal: Target, numbers: bool) -> Found
     if found := _find_sum(operands, goal, most=MOST_CONSTANTS):
         return found
     both = [*operands, *products] if (products := _likeliest_products(paired, goal)) else []
-    return _find_sum(both, goal, most=1) or _find_powers(operands, goal) or _find_sum(both, goal, most=MOST_CONSTANTS)
+    found = _find_sum(both, goal, most=1) or _find_powers(operands, goal) or _find_sum(both, goal, most=MOST_CONSTANTS)
+    if found or not (rated := _rate(products[:MOST_RATED], operands)):
+        return found
+    return _find_sum([*products[:MOST_RATED], *rated], goal, most=MOST_CONSTANTS)
 
 
 def _fill(operands: Sequence[Operand]) -> list[Operand]:
@@ -604,7 +608,7 @@ def _whole(factor: float) -> float:
 
 
 def _likeliest_products(operands: Sequence[Operand], goal: Target) -> list[Operand]:
-    """Return the ten products and quotients of two columns that rank the target best, as operands."""
+    """Return the ten products of two columns that rank the target best, as operands, the best first."""
     rows = np.arange(min(len(goal.values), PAIR_ROWS))
     ranks = pd.Series(goal.values[rows]).rank().to_numpy()
     few = [Operand(o.name, o.values[rows], o.step, o.date) for o in operands if not o.date]
@@ -614,12 +618,23 @@ def _likeliest_products(operands: Sequence[Operand], goal: Target) -> list[Opera
         varies = known.sum() >= max(FEWEST_ROWS, COMPLETE * len(known)) and np.ptp(one.values[known]) > 0
         if one.times and varies:
             scores[place] = abs(np.corrcoef(one.values[known].argsort().argsort(), ranks[known])[0, 1])
-    best = set(sorted(scores, key=lambda place: -scores[place])[:MOST_PRODUCTS])
+    best = sorted(scores, key=lambda place: -scores[place])[:MOST_PRODUCTS]
     whole = [operand for operand in operands if not operand.date]
-    return [
-        Operand("\0".join(one.columns), one.values, float(np.nanmedian(one.error)))
+    made = {
+        place: Operand("\0".join(one.columns), one.values, float(np.nanmedian(one.error)))
         for place, one in enumerate(pair_expressions(whole) if best else ())
         if place in best
+    }
+    return [made[place] for place in best]
+
+
+def _rate(products: Sequence[Operand], operands: Sequence[Operand]) -> list[Operand]:
+    """Return each product times each share or percentage, so that one less a discount is a sum with these."""
+    return [
+        Operand(f"{product.name}\0{rate.name}", product.values * rate.values, product.step + rate.step)
+        for product in products
+        for rate in operands
+        if not rate.date and rate.name not in product.name.split("\0") and _whole_of(rate)
     ]
 
 
