@@ -57,8 +57,8 @@ def explain_schema(said: str, uri: str, variable: str) -> str:
     folders = (spec.submodule_search_locations if spec else None) or ()
     if not any(list(Path(folder).glob(f"store/db_migrations/versions/{found[1]}_*.py")) for folder in folders):
         return (
-            f"The MLflow database {place} was made by a later version than MLflow {version('mlflow')}: install that version "
-            "again, or bring the database back from a backup."
+            f"The MLflow database {place} was made by a later version than MLflow {version('mlflow')}: install that "
+            "version again, or bring the database back from a backup."
         )
     command = f"mlflow db upgrade {shlex.quote(uri)}" if local else f'mlflow db upgrade "${variable}"'
     return (

@@ -152,7 +152,7 @@ def _finite(numbers: "pd.Series[Any]") -> "pd.Series[Any]":
 
 
 def _parse(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return texts as numbers; what is not finite is not a number to the grammar, whatever Arrow makes of it."""
+    """Return texts as numbers; the grammar takes finite numbers only, although Arrow also parses `inf` and `nan`."""
     found = _casts(texts, pa.float64())
     return _read_texts(texts, NUMBER, pa.float64(), parse_number) if found is None else found
 

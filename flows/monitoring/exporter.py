@@ -61,7 +61,9 @@ class LoopCollector(Collector):
             "ml_champion_since_seconds", "When the version was put into service", version={champion.version: since}
         )
         wanted = open_request(loop, champion) is not None
-        yield _gauge("ml_loop_request_open", "Whether training is wanted and nobody has heard of it", float(wanted))
+        yield _gauge(
+            "ml_loop_request_open", "Whether training is wanted and Prefect has not received the event", float(wanted)
+        )
         if self.settings.log.enabled:  # without a log no window is ever judged
             needed = float(self.settings.monitor.min_rows)
             yield _gauge("ml_window_min_rows", "Rows that a window needs to be judged", needed)

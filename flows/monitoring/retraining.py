@@ -1,7 +1,7 @@
 """Alerts people of bad windows, and asks for training again.
 
-People are alerted by the verdict, whatever the loop does: also while it is paused, cools down, or waits for training.
-What was decided is kept first, then people and the pipeline are told, so that a killed monitor forgets nothing.
+An alert depends on the verdict alone: it is also sent while the loop is paused, cools down, or waits for training.
+The decision is written first, then the alert and the event are sent, so that a killed monitor forgets nothing.
 """
 
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ UNHEARD = (
 
 
 def settle(settings: Settings) -> tuple[Decision, str]:
-    """Decide on the windows as they stand, keep the decision, and tell of what nobody was told yet.
+    """Decide on the windows as they stand, write the decision, and send what was not sent yet.
 
     Returns:
         The decision, and a sentence on the request that is open: empty where there is none or it has arrived.
@@ -98,7 +98,7 @@ def tell(settings: Settings, champion: Champion) -> str:
         if not is_heard(project):
             return UNHEARD
         send(project, wanted)
-    except Exception as error:  # whatever a server that goes away raises: the next run sends it
+    except Exception as error:  # any error of a server that stops: the next run sends it
         return (
             f"Training is wanted, and Prefect could not be told ({type(error).__name__}): the next `ml monitor` does."
         )
