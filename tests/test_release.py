@@ -49,9 +49,9 @@ class Environments:
 
 
 @pytest.fixture(scope="module")
-def environments(render: Render, prefect: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environments]:
+def environments(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environments]:
     folder = tmp_path_factory.mktemp("environments")
-    project = make_project(render(), folder / "shop-churn", PREFECT_API_URL=prefect)
+    project = make_project(render(), folder / "shop-churn")
     project.run()
     staging, production = folder / "staging", folder / "production"
     with serve(staging, folder / "s", ML_BUNDLE="") as first, serve(production, folder / "p", ML_BUNDLE="") as second:
