@@ -7,6 +7,7 @@ import socket
 import statistics
 import threading
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from service_support import ROW, bundle_files, compile_model, crown, fit, write_
 from test_service_refusals import Server, ask_unknown_paths, metric_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+DECOMPOSED = unicodedata.normalize("NFD", "한국어")
+MARKS = "\u0301\u0323" * 15 + "a"  # the longest run that is normalized, in the order that takes longest
 COUNT = 5_000
 LARGE = 4_800_000
 JSON_TYPE = {"Content-Type": "application/json"}
@@ -178,6 +181,8 @@ def invalid_bodies(size: int) -> dict[str, bytes]:
         "pairs of surrogates": row_of(b'"class":"' + b"\\ud83d\\ude00" * (size // 12) + b'"'),
         "a lone surrogate": row_of(b'"class":"' + b"a" * size + b'\\ud800"'),
         "combining marks": row_of(b'"class":"' + "\u0301\u0323".encode() * (size // 4) + b'","x":1'),
+        "runs of combining marks": row_of(b'"class":"' + MARKS.encode() * (size // len(MARKS.encode())) + b'","x":1'),
+        "decomposed letters": row_of(b'"class":"' + "e\u0301".encode() * (size // 3) + b'","x":1'),
         "commas in a text": row_of(b'"class":"' + b"," * size + b'"'),
         "quotes in a text": row_of(b'"class":"' + b'\\"' * (size // 2) + b'"'),
         "no UTF-8": row_of(b'"class":"' + b"\xff" * size + b'"'),
@@ -199,9 +204,13 @@ def valid_bodies(size: int) -> dict[str, bytes]:
     """Return the largest valid bodies of that many bytes."""
     rows = max(1, min(1000, size // ROW_BYTES))
     text = "x" * max(0, size - 1000 * ROW_BYTES)
+    # Any text is valid in an open column, also one that takes long to normalize.
+    long = {part: ROW | {"class": part * ((size - ROW_BYTES) // len(part.encode()))} for part in (DECOMPOSED, MARKS)}
     return {
         "rows": pad(size, json.dumps({"rows": [ROW] * rows}).encode()),
         "a text": pad(size, json.dumps({"rows": [ROW] * (rows - 1) + [ROW | {"class": text}]}).encode()),
+        "a decomposed text": pad(size, json.dumps({"rows": [long[DECOMPOSED]]}, ensure_ascii=False).encode()),
+        "a text of marks": pad(size, json.dumps({"rows": [long[MARKS]]}, ensure_ascii=False).encode()),
     }
 
 
