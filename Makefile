@@ -11,7 +11,7 @@ demo: ## scaffold a project into build/demo, train, deploy and serve its model, 
 	@.ci/setup scaffold
 	@.ci/demo
 
-test: lint ## run the tests of every change (about fifteen minutes on two cores)
+test: lint ## run the tests of every change (under twenty minutes on two cores)
 	@$(IN_VENV) pytest -n 2 -m "not slow" $(ARGS)
 
 test-all: ## run every test
