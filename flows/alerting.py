@@ -194,7 +194,7 @@ def _put_aside(settings: Settings, path: Path, problem: str) -> None:
     path.replace(refused(settings) / path.name)
 
 
-def alert_failure(flow: Any, flow_run: "FlowRun", state: "State[Any]") -> None:
+def alert_failed_run(flow: Any, flow_run: "FlowRun", state: "State[Any]") -> None:
     """Alert that a run failed or crashed, or that a gate refused: the hook of a flow; only the outermost one alerts."""
     if flow_run.parent_task_run_id is not None:
         return

@@ -5,7 +5,7 @@ from typing import ParamSpec, TypeVar
 
 from prefect import Flow, flow
 
-from flows.alerting import alert_failure
+from flows.alerting import alert_failed_run
 from flows.exclusive import exclusive
 
 P = ParamSpec("P")
@@ -25,8 +25,8 @@ def stage(*, timeout_hours: float, alone: bool = True) -> Callable[[Callable[P, 
             name=function.__name__,
             flow_run_name=function.__name__,
             timeout_seconds=timeout_hours * 3600,
-            on_failure=[alert_failure],
-            on_crashed=[alert_failure],
+            on_failure=[alert_failed_run],
+            on_crashed=[alert_failed_run],
         )(exclusive(function) if alone else function)
 
     return decorate

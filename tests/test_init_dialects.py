@@ -202,7 +202,7 @@ def test_a_marker_of_a_column_that_is_not_there_is_refused_with_the_nearest_name
 
 
 DAYS = pd.Series(pd.date_range("2020-01-01 09:05", periods=200, freq="26h"))
-ANEW = {
+REPEATED = {
     "notation": (table(";", amount=["1.973,63", "12,5", "-"], plan=[" a", " b"]), "y", 4),
     "no header": ("\n".join(f"{i % 7};{i / 8};n{i % 3}" for i in range(200)), "column_3", 2),
     "markers of columns": (table(pulse=["1", "2", "3", "?"], z=["no", "yes", "?", "yes"]), "z", 2),
@@ -212,9 +212,9 @@ ANEW = {
 }
 
 
-@pytest.mark.parametrize("case", ANEW)
+@pytest.mark.parametrize("case", REPEATED)
 def test_a_second_init_changes_nothing_and_says_the_same(project, case):
-    text, target, notes = ANEW[case]
+    text, target, notes = REPEATED[case]
     first, _ = init(project, text, target)
     before = (project / "config.toml").read_bytes()
     second = initialize(project, "t.csv", target)

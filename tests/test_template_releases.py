@@ -63,7 +63,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
         git(clone, "tag", f"v{version}", commit)
     for path in clone.iterdir():
         if path.name != ".git":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     copy_working_tree(clone)
     commit_all(clone, NEXT)
     return clone

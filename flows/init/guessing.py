@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.contract.columns import Kind
-from flows.init.dates import prevails, reads
+from flows.init.dates import TRIED, prevails, reads
 from service.grammar import AMBIGUOUS_FORMATS, NUMBER, DateGrammar, date_grammar, parse_duration
 
 EXACT = 2**53
@@ -20,7 +20,6 @@ DATE_LIKE = (
 )
 FEW = 5
 MOSTLY = 2 / 3  # share of the values
-GLANCED = 200
 MOST_SHOWN = 3
 MONEY = "%$€£¥₩원"
 AMOUNT = rf"[+-]?[{MONEY}]? ?[+-]?(\d{{1,3}}([,.]\d{{3}})+([,.]\d+)?|\d+([,.]\d+)?) ?[{MONEY}]?"
@@ -35,16 +34,18 @@ def guess_text(values: pa.ChunkedArray, formats: tuple[str, ...] = AMBIGUOUS_FOR
     """
     counted = pc.value_counts(values.combine_chunks())
     texts = counted.field("values").to_pandas().astype("str")
-    return guess_counted(texts, pd.Series(counted.field("counts").to_numpy()), formats)
+    texts, counts = _present(texts, pd.Series(counted.field("counts").to_numpy()))
+    kind, hint = guess_counted(texts, counts, formats)
+    if kind == "text" and not hint and not texts.empty:
+        hint = _hint_mixed(texts, counts, date_grammar(formats)) or _hint(texts)
+    return kind, hint
 
 
 def guess_counted(
     texts: "pd.Series[str]", counts: "pd.Series[int]", formats: tuple[str, ...] = AMBIGUOUS_FORMATS
 ) -> tuple[Kind, str]:
-    """Return the same of different texts and how often each is there."""
-    texts = texts.str.strip()
-    there = (texts.notna() & (texts != "")).to_numpy(dtype=bool)
-    texts, counts = texts[there], counts[there]
+    """Return the kind of different texts and how often each is there, and a hint on how they are read."""
+    texts, counts = _present(texts, counts)
     if texts.empty:
         return "text", ""
     if set(texts.str.lower()) <= {"true", "false"}:
@@ -61,7 +62,14 @@ def guess_counted(
         return "duration", "clock times are read as durations, hours:minutes:seconds" if clock else ""
     if reads(grammar.parse, texts, counts):
         return "date", ""
-    return "text", _hint_mixed(texts, counts, grammar) or _hint(texts)
+    return "text", ""
+
+
+def _present(texts: "pd.Series[str]", counts: "pd.Series[int]") -> "tuple[pd.Series[str], pd.Series[int]]":
+    """Return the texts that are not blank, without spaces around them, and their counts."""
+    texts = texts.str.strip()
+    there = (texts.notna() & (texts != "")).to_numpy(dtype=bool)
+    return texts[there], counts[there]
 
 
 def _guess_number(texts: "pd.Series[str]", numbers: "pd.Series[float]") -> tuple[Kind, str]:
@@ -78,7 +86,7 @@ def _guess_number(texts: "pd.Series[str]", numbers: "pd.Series[float]") -> tuple
 def _hint_mixed(texts: "pd.Series[str]", counts: "pd.Series[int]", grammar: DateGrammar) -> str:
     """Return a hint on a column that is of numbers or dates but for some texts."""
     texts, counts = texts.reset_index(drop=True), counts.reset_index(drop=True)
-    dates = texts.iloc[:GLANCED].map(lambda text: grammar.parse(text) is not None).astype(bool)
+    dates = texts.iloc[:TRIED].map(lambda text: grammar.parse(text) is not None).astype(bool)
     if dates.mean() > MOSTLY:
         dates = texts.map(lambda text: grammar.parse(text) is not None).astype(bool)
     for what, fits in (
