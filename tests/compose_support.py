@@ -33,7 +33,7 @@ PORTS = {
     "worker": 9464,
     "alertmanager": 9093,
 }
-PATHS = ("app", "artifacts", "etc/prometheus", "prometheus", "store", "tmp")
+PATHS = ("alertmanager", "app", "artifacts", "etc/alertmanager", "etc/prometheus", "prometheus", "store", "tmp")
 VENV = "/opt/venv/bin"  # where the image has its packages; here it is this environment
 Service = dict[str, Any]
 
@@ -133,8 +133,13 @@ class Containers:
         """Return the folder of a named volume, or what a relative path names."""
         return (self.project / "ops" / source).resolve() if source.startswith(".") else self.root / "volumes" / source
 
-    def make(self, name: str) -> None:
-        """Lay out a container's folder: the image's files, a /tmp, and a link for each mount."""
+    def make(self, name: str, program: str | None = None) -> None:
+        """Lay out a container's folder: the image's files, a /tmp, and a link for each mount.
+
+        Args:
+            name: The service.
+            program: What the image of another project calls `name`; it listens on the port that is chosen here.
+        """
         folder = self.folder(name)
         for path in ("app", "store", "artifacts", "tmp", "bin"):
             (folder / path).mkdir(parents=True)
@@ -142,6 +147,9 @@ class Containers:
             for source, place in self.dockerfile.copied(target):
                 self._copy(source, folder / "app" / place)
             self._install_scripts(folder)
+        if program is not None:
+            listen = f"--web.listen-address=127.0.0.1:{self.ports[name]}"
+            self._write_script(folder / "bin" / name, f'exec {program} {listen} "$@"')
         for mount in self.services[name].get("volumes", ()):
             source, place = mount.split(":")[:2]
             link, there = folder / place.lstrip("/"), self.volume(source)
@@ -168,9 +176,13 @@ class Containers:
         project = tomllib.loads((folder / "app" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         for name, entry in project["scripts"].items():
             module, _, function = entry.partition(":")
-            script = f'#!/bin/sh\nexec python3 -c "from {module} import {function}; {function}()" "$@"\n'
-            (folder / "bin" / name).write_text(script, encoding="utf-8")
-            (folder / "bin" / name).chmod(0o755)
+            self._write_script(
+                folder / "bin" / name, f'exec python3 -c "from {module} import {function}; {function}()" "$@"'
+            )
+
+    def _write_script(self, path: Path, line: str) -> None:
+        path.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+        path.chmod(0o755)
 
     def localise(self, name: str, text: str) -> str:
         """Return a text of a container with the addresses and the paths of this machine: the two rules above."""
@@ -178,7 +190,7 @@ class Containers:
             text = re.sub(rf"\b{other}:{port}\b", f"127.0.0.1:{port}", text)
             text = re.sub(rf"(?<!\d){port}(?!\d)", str(self.ports[other]), text)
         text = re.sub(rf"(?<![\w/.])/({'|'.join(PATHS)})(?![\w-])", rf"{self.folder(name)}/\1", text)
-        text = text.replace(VENV, f"{self.folder(name)}/bin:{Path(sys.executable).parent}")
+        text = text.replace(VENV, str(Path(sys.executable).parent))
         return text.replace("0.0.0.0", "127.0.0.1")
 
     def environment(self, name: str) -> dict[str, str]:
@@ -188,16 +200,20 @@ class Containers:
         asked = {"PATH": os.environ["PATH"]} | image | given
         folder = self.folder(name)
         here = {"TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(folder / "app")}
-        return {key: self.localise(name, value) for key, value in asked.items()} | here
+        made = {key: self.localise(name, value) for key, value in asked.items()} | here
+        return made | {"PATH": f"{folder / 'bin'}:{made['PATH']}"}
 
     def command(self, name: str) -> list[str]:
         service = self.services[name]
         words = service.get("command") or self.dockerfile.command(service["build"]["target"])
         return [self.localise(name, word) for word in words]
 
-    def start(self, name: str, *program: str) -> None:
-        """Start a service's command, behind `program` where the image of others has one as its entry point."""
-        self.run(name, [*program, *self.command(name)], cwd=self.folder(name) / "app", env=self.environment(name))
+    def start(self, name: str) -> None:
+        service = self.services[name]
+        # The image of another project has its program as entry point, unless the compose file names one.
+        entrypoint = service.get("entrypoint", [] if "build" in service else [name])
+        command = [*entrypoint, *self.command(name)]
+        self.run(name, command, cwd=self.folder(name) / "app", env=self.environment(name))
 
     def run(self, name: str, command: list[str], **options: Any) -> None:
         with self.log(name).open("ab") as log:

@@ -302,7 +302,7 @@ def test_an_alert_arrives_at_the_webhook_that_is_set(ops, tmp_path, told):
                 assert time.monotonic() < end, (tmp_path / "log").read_text()[-3000:]
                 time.sleep(0.2)
         assert [alert["labels"]["alertname"] for alert in alerts] == ["ServiceDown"]
-        assert [receiver["name"] for receiver in alerts[0]["receivers"]] == ["webhook" if told else "nobody"]
+        assert [receiver["name"] for receiver in alerts[0]["receivers"]] == ["webhook" if told else "none"]
         assert [message["alerts"][0]["labels"]["alertname"] for message in arrived[:1]] == ["ServiceDown"] * told
     finally:
         for process in running:

@@ -402,7 +402,7 @@ def test_rows_of_another_source_are_refused(made):
 
 def test_a_mended_contract_takes_the_rows_in(made, contract):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    with pytest.raises(UserError, match="mend it"):
+    with pytest.raises(UserError, match="correct it"):
         judge_again(made.settings, bad)
 
     class Wider(Schema):
@@ -495,7 +495,7 @@ def test_rows_are_written_mended_and_replayed_by_the_commands(made, typed):
     assert status == 0 and "1 rows joined snapshot" in said and "3 rows were not taken" in said
     status, said = typed("replay", "--from", str(path))
     assert status == 1 and "joined" not in said
-    with pytest.raises(UserError, match="mend it"):
+    with pytest.raises(UserError, match="correct it"):
         typed("replay")
     with pytest.raises(UserError, match="no validation nope"):
         typed("show", "nope")

@@ -70,7 +70,7 @@ def judge_again(settings: Settings, before: Validation) -> Again:
         raise UserError(f"No rows of validation {before.id} are in quarantine: there is nothing to judge again.")
     if validation_id(settings, before.snapshot) == before.id:
         raise UserError(
-            f"model/schema.py is the one that put these {before.bad:,} rows into quarantine: mend it, or write the "
+            f"model/schema.py is the one that put these {before.bad:,} rows into quarantine: correct it, or write the "
             "rows to a file by `ml quarantine show --out FILE`, mend them there, and give it by --from FILE."
         )
     store = Validations(settings.store_path)

@@ -258,7 +258,7 @@ class DelimitedSource(FileSource):
             first = "header" if self.dialect.header is True else "first line"
             sign = re.escape(self._delimiter)
             spaced = re.compile(rf'(^|{sign}) +"(?:[^"]|"")*{sign}')
-            remedy = "mend it, or quote fields that hold the delimiter"
+            remedy = "correct it, or quote fields that hold the delimiter"
             if any(map(spaced.search, (row.text, self._delimiter.join(self._raw_names)))):
                 remedy = "a quote opens a field only where no space is before it, so take that space out"
             return UserError(

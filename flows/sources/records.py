@@ -98,7 +98,9 @@ def to_batch(columns: Lists, rows: int, schema: pa.Schema, uri: str) -> pa.Recor
         try:
             arrays.append(_to_array(columns.get(field.name, [None] * rows), field.type))
         except UnicodeEncodeError:
-            raise UserError(f'A text in "{field.name}" of "{uri}" is no Unicode (half a \\u pair): mend it.') from None
+            raise UserError(
+                f'A text in "{field.name}" of "{uri}" is no Unicode (half a \\u pair): correct it.'
+            ) from None
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

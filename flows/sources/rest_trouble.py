@@ -39,7 +39,7 @@ def explain(error: Exception, fetch: Fetch) -> str:
     reason = inner if isinstance(inner, Exception) else error
     if isinstance(error, requests.exceptions.SSLError) or isinstance(reason, urllib3.exceptions.SSLError):
         return (
-            f"has a certificate that does not verify ({_name_certificate(reason)}): mend it, or name the file of its "
+            f"has a certificate that does not verify ({_name_certificate(reason)}): correct it, or name the file of its "
             "authority in REQUESTS_CA_BUNDLE."
         )
     if isinstance(error, requests.exceptions.ProxyError):

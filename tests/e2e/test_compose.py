@@ -1,6 +1,6 @@
 """ops/compose.yaml without an engine: each service's own command as a process, in order, its own health check run.
 
-PostgreSQL and Prometheus are Debian's. Grafana cannot be had as a program, and Alertmanager is run by test_ops.py.
+PostgreSQL, Prometheus and Alertmanager are Debian's. Grafana is not run: Debian does not have it.
 """
 
 import os
@@ -23,7 +23,13 @@ from flows.guard import free_port
 
 pytestmark = pytest.mark.slow
 SECONDS = 900.0  # until a service is healthy, or a run has ended
-PASSWORDS = {"POSTGRES_PASSWORD": "p@ss:w/rd%41#?&=+ 비밀'\"", "GRAFANA_PASSWORD": "s3cret"}
+WEBHOOK = "http://alerts.invalid/hook?a=1&b=%7C"
+VARIABLES = {
+    "POSTGRES_PASSWORD": "p@ss:w/rd%41#?&=+ 비밀'\"",
+    "GRAFANA_PASSWORD": "s3cret",
+    "ALERTMANAGER_WEBHOOK": WEBHOOK,
+}
+OTHERS = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}  # a service, and Debian's name for it
 
 
 class Postgres:
@@ -88,17 +94,14 @@ class Stack:
                 self.wait(name, "service_healthy")
 
     def start(self, name: str) -> None:
-        prometheus = shutil.which("prometheus")
-        if name in ("grafana", "alertmanager") or (name == "prometheus" and prometheus is None):
+        program = shutil.which(OTHERS.get(name, ""))
+        if name == "grafana" or (name in OTHERS and program is None):
             return
-        self.containers.make(name)
+        self.containers.make(name, program)
         self.files[name] = self.containers.written(name)
         if name == "postgres":
             self.postgres.make()
             self.postgres.start()
-        elif name == "prometheus":
-            listen = f"--web.listen-address=127.0.0.1:{self.containers.ports[name]}"
-            self.containers.start(name, str(prometheus), listen)
         else:
             self.containers.start(name)
         self.happened.append((name, "started"))
@@ -143,7 +146,7 @@ class Stack:
 def stack(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("compose")
     project = make_project(render(project_name="Shop churn"), folder / "shop-churn", 1_500)
-    services = read_compose(project.root / "ops" / "compose.yaml", PASSWORDS)
+    services = read_compose(project.root / "ops" / "compose.yaml", VARIABLES)
     made = Stack(Containers(folder / "engine", project.root, services, {name: free_port() for name in PORTS}))
     (folder / "engine").mkdir()
     try:
@@ -161,7 +164,8 @@ def ask(address: str, **body: Any) -> Any:
 
 def test_all_become_healthy_each_after_what_it_waits_for(stack: Stack) -> None:
     happened, services = stack.happened, stack.containers.services
-    assert set(stack.containers.processes) >= services.keys() - {"grafana", "prometheus"}
+    absent = {name for name, program in OTHERS.items() if shutil.which(program) is None}
+    assert set(stack.containers.processes) == services.keys() - {"grafana"} - absent
     for name in stack.containers.processes:
         done = "service_healthy" if "healthcheck" in services[name] else "service_completed_successfully"
         assert (name, done) in happened
@@ -217,6 +221,17 @@ def test_prometheus_sees_the_service_and_the_worker(stack: Stack, job: str) -> N
             return
         assert time.monotonic() < end, found
         time.sleep(0.5)
+
+
+def test_prometheus_sends_its_alerts_to_alertmanager(stack: Stack) -> None:
+    if not OTHERS.keys() <= stack.containers.processes.keys():
+        pytest.skip("apt-get install prometheus prometheus-alertmanager")
+    query = f"{stack.address('prometheus')}/api/v1/alertmanagers"
+    found = httpx.get(query, trust_env=False).json()["data"]["activeAlertmanagers"]
+    assert [one["url"] for one in found] == [f"{stack.address('alertmanager')}/api/v2/alerts"]
+    status = httpx.get(f"{stack.address('alertmanager')}/api/v2/status", trust_env=False).json()
+    assert "receiver: webhook" in status["config"]["original"]
+    assert WEBHOOK in stack.containers.folder("alertmanager").joinpath("tmp/alertmanager.yaml").read_text("utf-8")
 
 
 def test_nothing_is_written_but_to_volumes_and_tmp(stack: Stack) -> None:
