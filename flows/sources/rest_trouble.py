@@ -39,8 +39,8 @@ def explain(error: Exception, fetch: Fetch) -> str:
     reason = inner if isinstance(inner, Exception) else error
     if isinstance(error, requests.exceptions.SSLError) or isinstance(reason, urllib3.exceptions.SSLError):
         return (
-            f"has a certificate that does not verify ({_name_certificate(reason)}): correct it, or name the file of its "
-            "authority in REQUESTS_CA_BUNDLE."
+            f"has a certificate that does not verify ({_name_certificate(reason)}): correct it, or name the "
+            "file of its authority in REQUESTS_CA_BUNDLE."
         )
     if isinstance(error, requests.exceptions.ProxyError):
         return "cannot be reached through the proxy: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
