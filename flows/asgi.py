@@ -1,16 +1,15 @@
-"""The Prefect and MLflow servers as ASGI applications that refuse requests of foreign web pages.
+"""The Prefect server as an ASGI application that refuses requests of foreign web pages.
 
-Both servers answer whoever reaches their port, and Prefect's worker runs what the API says. A web page that a browser
-on the same machine shows can reach that port: by a cross-origin request, by a WebSocket, or by a name that its owner
-lets point to 127.0.0.1 (DNS rebinding). So `ml up`, the commands and `ops/compose.yaml` start the applications here:
-`uvicorn --factory flows.asgi:prefect`.
+Prefect's and MLflow's servers answer whoever reaches their port, and Prefect's worker runs what the API says. A web
+page that a browser on the same machine shows can reach that port: by a cross-origin request, by a WebSocket, or by a
+name that its owner lets point to 127.0.0.1 (DNS rebinding). So `ml up`, the commands and `ops/compose.yaml` start the
+application here, `uvicorn --factory flows.asgi:prefect`, and the one of `flows.mlflow_server`.
 """
 
 import os
 from collections.abc import Collection, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from flows.databases import explain_schema
 from service.callers import read_headers, refuse_caller, require_host, split_hosts
 
 if TYPE_CHECKING:
@@ -71,45 +70,13 @@ class SameOrigin:
 
 def prefect() -> SameOrigin:
     """Return the Prefect server, configured by its own variables; other hosts are in `ML_PORTS__HOSTS`."""
-    hosts = _hosts()
+    hosts = read_hosts()
     from prefect.server.api.server import create_app
 
     return SameOrigin(create_app(), hosts, ("/api/health", "/api/ready"), json_only=True)
 
 
-def mlflow() -> SameOrigin:
-    """Return the MLflow server, configured by the variables of `mlflow server`; other hosts are in `ML_PORTS__HOSTS`.
-
-    MLflow's own checks stay, but they let in pages of any port of this machine and names such as 10.example.com.
-    """
-    hosts = _hosts()
-    from mlflow.server import constants
-
-    environment = os.environ
-    environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = "*"  # ours are stricter, and know the ones of the settings
-    environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(
-        f"{s}://{host}" for host in hosts for s in ("http", "https")
-    )
-    backend = environment["MLFLOW_BACKEND_STORE_URI"]
-    artifacts = environment.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or "mlflow-artifacts:/"
-    environment[constants.BACKEND_STORE_URI_ENV_VAR] = environment[constants.REGISTRY_STORE_URI_ENV_VAR] = backend
-    environment[constants.ARTIFACT_ROOT_ENV_VAR] = artifacts
-    if destination := environment.get("MLFLOW_ARTIFACTS_DESTINATION"):
-        environment[constants.ARTIFACTS_DESTINATION_ENV_VAR] = destination
-        environment[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
-
-    from mlflow.exceptions import MlflowException
-    from mlflow.server.fastapi_app import app
-    from mlflow.server.handlers import initialize_backend_stores
-
-    try:
-        initialize_backend_stores(backend, backend, artifacts)
-    except MlflowException as error:
-        raise SystemExit(explain_schema(str(error), backend, "MLFLOW_BACKEND_STORE_URI") or str(error)) from None
-    return SameOrigin(app, hosts, ("/health", "/version"))
-
-
-def _hosts() -> list[str]:
+def read_hosts() -> list[str]:
     """Return the hosts of the environment, since no settings are read here; the process ends where one is none."""
     try:
         return [require_host(host) for host in split_hosts(os.environ.get(HOSTS, ""))]

@@ -168,7 +168,7 @@ def _prefect(settings: Settings, port: str) -> Launch:
 
 def _mlflow(settings: Settings, port: str) -> Launch:
     prepare_embedded(settings)
-    command = [sys.executable, *UVICORN, "flows.asgi:mlflow", "--host", LOOPBACK, "--port", port]
+    command = [sys.executable, *UVICORN, "flows.mlflow_server:mlflow", "--host", LOOPBACK, "--port", port]
     env = {
         "MLFLOW_BACKEND_STORE_URI": embedded_uri(settings),
         "MLFLOW_DEFAULT_ARTIFACT_ROOT": mlflow_artifacts(settings).as_uri(),

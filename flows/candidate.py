@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from flows.contract import Contract, encode
-from flows.errors import UserError
 from flows.rows import Holdout, read_rows
 from flows.settings import Settings
 from flows.tracking import Registry
@@ -75,37 +74,14 @@ def load_candidate(settings: Settings, version: str) -> Candidate:
 def _load(settings_json: str, version: str) -> Candidate:
     settings = Settings.model_validate_json(settings_json)
     registry = Registry(settings)
-    run = registry.run_of(version)
-    uri = run.info.artifact_uri
+    run, record = registry.run_of(version), registry.read_record(version)
     return Candidate(
         settings=settings,
         version=version,
         run_id=run.info.run_id,
         pipeline=registry.load(version),
-        contract=Contract.model_validate(_load_dict(registry, version, f"{uri}/contract.json")),
+        contract=Contract.model_validate(record["contract.json"]),
         tags=dict(run.data.tags),
-        baseline=_load_dict(registry, version, f"{uri}/baseline.json")["prediction"],
+        baseline=record["baseline.json"]["prediction"],
         trusted=registry.trusted,
     )
-
-
-def _load_dict(registry: Registry, version: str, uri: str) -> dict[str, Any]:
-    """Return an artifact of JSON.
-
-    Raises:
-        UserError: it is gone, or damaged.
-    """
-    from mlflow.artifacts import load_dict
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found: dict[str, Any] = load_dict(uri)
-    except (MlflowException, OSError) as error:
-        lost = registry.find_lost(version)
-        if not lost and getattr(error, "error_code", "") != "BAD_REQUEST":  # it came, and is no JSON
-            raise
-        raise UserError(
-            f"Version {version} is not whole in MLflow any more ({lost or f'{uri} is damaged'}): bring its artifacts "
-            "back from a backup, or run `ml train`, which makes it again under a new number."
-        ) from error
-    return found

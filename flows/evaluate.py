@@ -157,9 +157,8 @@ def show(settings: Settings, candidate: Candidate, record: Record, scored: Score
         contract.problem, scored.y, scored.candidate, scored.champion, contract.classes or (), contract.target
     )
     registry = Registry(settings)
-    registry.restore_run(candidate.run_id)
     log_dataset(
-        settings, candidate.validation, candidate.run_id, contract, candidate.holdout, "evaluation", len(scored.y)
+        registry, candidate.validation, candidate.run_id, contract, candidate.holdout, "evaluation", len(scored.y)
     )
     metrics: dict[str, float] = {}
     for name, figure in verdict.scores["candidate"].items():

@@ -13,6 +13,7 @@ from flows.settings import Settings
 from flows.store.files import digest_json
 from flows.store.snapshots import Snapshots
 from flows.store.validations import Validations
+from flows.tracking import Registry
 
 if TYPE_CHECKING:
     from flows.train import Fitted
@@ -44,11 +45,10 @@ def tags_of(settings: Settings, validation: str, fitted: "Fitted", origin: Prove
     }
 
 
-def log_run(settings: Settings, validation: str, run_id: str, fitted: "Fitted", origin: Provenance) -> None:
+def log_run(registry: Registry, validation: str, run_id: str, fitted: "Fitted", origin: Provenance) -> None:
     """Write down what decided the model, and what became of it."""
-    import mlflow
-
-    log_dataset(settings, validation, run_id, fitted.contract, fitted.holdout, "training", fitted.rows)
+    settings = registry.settings
+    log_dataset(registry, validation, run_id, fitted.contract, fitted.holdout, "training", fitted.rows)
     said = {
         **{f"split.{k}": v for k, v in settings.split.model_dump().items()},
         "train.seed": settings.train.seed,
@@ -59,17 +59,23 @@ def log_run(settings: Settings, validation: str, run_id: str, fitted: "Fitted", 
         "estimator": type(fitted.pipeline[-1]).__name__,
         **{f"estimator.{k}": v for k, v in fitted.pipeline[-1].get_params(deep=False).items()},
     }
-    mlflow.log_params({k: str(v)[:500] for k, v in said.items()}, run_id=run_id)
-    mlflow.log_metrics({"fit_seconds": fitted.seconds, "train_rows": fitted.rows}, run_id=run_id)
-    mlflow.log_dict(fitted.contract.model_dump(mode="json"), "contract.json", run_id=run_id)
-    mlflow.log_dict({"prediction": fitted.baseline}, "baseline.json", run_id=run_id)
-    mlflow.log_dict({"alarms": settle(fitted.alarms, settings.leakage.accept)}, "leakage.json", run_id=run_id)
-    mlflow.log_dict(origin.model_dump(), "provenance.json", run_id=run_id)
-    mlflow.log_dict(settings.model_dump(mode="json", exclude={"root"}), "settings.json", run_id=run_id)
+    documents = {
+        "contract.json": fitted.contract.model_dump(mode="json"),
+        "baseline.json": {"prediction": fitted.baseline},
+        "leakage.json": {"alarms": settle(fitted.alarms, settings.leakage.accept)},
+        "provenance.json": origin.model_dump(),
+        "settings.json": settings.model_dump(mode="json", exclude={"root"}),
+    }
+    registry.log_results(
+        run_id,
+        {"fit_seconds": fitted.seconds, "train_rows": fitted.rows},
+        documents,
+        params={k: str(v)[:500] for k, v in said.items()},
+    )
 
 
 def log_dataset(
-    settings: Settings,
+    registry: Registry,
     validation: str,
     run_id: str,
     contract: Contract,
@@ -81,21 +87,18 @@ def log_dataset(
 
     Its digest begins with the snapshot's, and differs by the rows that were used of it.
     """
-    import mlflow
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
+    settings = registry.settings
     record = Validations(settings.store_path).get(validation)
     uri = redact(show_uri(Snapshots(settings.store_path).get(record.snapshot).source))
     part = digest_json([validation, holdout.model_dump(mode="json"), context, rows])
     columns = [{"name": c.name, "type": TYPES[c.kind], "required": not c.nullable} for c in contract.used]
     web = uri.startswith(("http://", "https://"))
-    dataset = Dataset(
-        name=f"{settings.project.name} {'training rows' if context == 'training' else 'held-out rows'}",
-        digest=f"{record.snapshot[:SHORT]}-{part[:8]}",
-        source_type="http" if web else uri.partition("://")[0] if "://" in uri else "local",
-        source=json.dumps({"url" if web else "uri": uri, "snapshot": record.snapshot, "validation": validation}),
-        schema=json.dumps({"mlflow_colspec": columns}, ensure_ascii=False),
-        profile=json.dumps({"num_rows": rows, "num_elements": rows * len(columns)}),
-    )
-    tags = [InputTag("mlflow.data.context", context)]
-    mlflow.MlflowClient().log_inputs(run_id, [DatasetInput(dataset, tags)])
+    dataset = {
+        "name": f"{settings.project.name} {'training rows' if context == 'training' else 'held-out rows'}",
+        "digest": f"{record.snapshot[:SHORT]}-{part[:8]}",
+        "source_type": "http" if web else uri.partition("://")[0] if "://" in uri else "local",
+        "source": json.dumps({"url" if web else "uri": uri, "snapshot": record.snapshot, "validation": validation}),
+        "schema": json.dumps({"mlflow_colspec": columns}, ensure_ascii=False),
+        "profile": json.dumps({"num_rows": rows, "num_elements": rows * len(columns)}),
+    }
+    registry.log_input(run_id, context, dataset)

@@ -4,18 +4,12 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flows.errors import UserError
 from flows.settings import Settings
-from flows.store.champion import read_champion, version_of
+from flows.store.champion import version_of
 from flows.store.files import TEMPORARY, read_json
 from flows.store.validations import Validations, read_latest
-
-if TYPE_CHECKING:
-    from flows.tracking import Registry
-
-PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -39,35 +33,10 @@ def registered(settings: Settings) -> list[Use]:
     Raises:
         UserError: MLflow cannot be asked, or it is another than the one that the champion came from.
     """
-    from mlflow.exceptions import MlflowException
+    from flows.tracking import read_version_tags
 
-    from flows.tracking import Registry
-
-    try:
-        registry = Registry(settings)
-        champion = read_champion(settings.store_path)
-        if champion is not None and not registry.made(champion):
-            raise UserError(
-                f"MLflow does not know version {champion.version}, which serves: set MLFLOW_TRACKING_URI to the "
-                "server that it was registered with, or deploy a version of this one."
-            )
-        return _ask(registry)
-    except (MlflowException, OSError) as error:
-        raise UserError(f"MLflow cannot be asked for its versions ({' '.join(str(error).split())[:200]}).") from None
-
-
-def _ask(registry: "Registry") -> list[Use]:
-    found, token = [], None
-    while True:
-        page = registry.client.search_model_versions(f"name = '{registry.name}'", PAGE, page_token=token)
-        for version in page:
-            tags = version.tags
-            if "data_digest" not in tags and version.run_id:
-                tags = registry.client.get_run(version.run_id).data.tags
-            found.append(Use(str(version.version), tags.get("data_digest"), tags.get("validation")))
-        token = page.token
-        if not token:
-            return found
+    found = read_version_tags(settings)
+    return [Use(version, tags.get("data_digest"), tags.get("validation")) for version, tags in found.items()]
 
 
 def bundled(settings: Settings) -> list[Use]:

@@ -3,9 +3,10 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 SHOWN = 20  # versions that a message lists, the newest
+PAGE = 1000  # versions that MLflow is asked for at once
 KEY_TAG = "train_key"
 COLUMNS = 4  # metrics that MLflow's table of runs shows
 DELETED = "deleted"
@@ -164,14 +166,46 @@ class Registry:
             path = Path(download_artifacts(f"models:/{self.name}/{version}", dst_path=target)) / FILE
         except (MlflowException, OSError) as error:
             if lost := self.find_lost(version):
-                raise UserError(
-                    f"Version {version} is not whole in MLflow any more ({lost}): bring its artifacts back from a "
-                    "backup, or run `ml train`, which makes it again under a new number."
-                ) from error
+                raise _incomplete(version, lost) from error
             raise
         if not path.exists():
             raise UserError(f"Version {version} was not saved by skops: no other format is loaded.")
         return path
+
+    def read_record(self, version: str) -> dict[str, dict[str, Any]]:
+        """Return by file name what a version's run recorded of its model: see `RECORD`.
+
+        Raises:
+            UserError: a file is gone, or damaged.
+        """
+        from mlflow.exceptions import MlflowException
+
+        run = self.run_of(version)
+        try:
+            found = self.read_documents(run, RECORD)
+        except (MlflowException, OSError) as error:
+            if lost := self.find_lost(version):
+                raise _incomplete(version, lost) from error
+            raise
+        if missing := [name for name in RECORD if name not in found]:
+            damaged = f"{run.info.artifact_uri}/{missing[0]} is damaged"
+            raise _incomplete(version, self.find_lost(version) or damaged)
+        return found
+
+    def read_documents(self, run: Any, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return by file name the JSON documents of a run, without those that it does not have or that are damaged."""
+        from mlflow.artifacts import load_dict
+        from mlflow.exceptions import MlflowException
+
+        there = {file.path for file in self.client.list_artifacts(run.info.run_id)}
+        found = {}
+        for name in there.intersection(names):
+            try:
+                found[name] = load_dict(f"{run.info.artifact_uri}/{name}")
+            except MlflowException as error:
+                if error.error_code != "BAD_REQUEST":  # the code of a file that is not JSON
+                    raise
+        return found
 
     def run_id(self, version: str) -> str:
         """Return the id of the run that made a version."""
@@ -205,28 +239,61 @@ class Registry:
     def log_results(
         self,
         run_id: str,
-        metrics: dict[str, float],
-        documents: dict[str, dict[str, Any]],
-        plots: dict[str, bytes],
+        metrics: Mapping[str, float],
+        documents: Mapping[str, dict[str, Any]],
+        plots: Mapping[str, bytes] = MappingProxyType({}),
+        params: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Add results to a version's run.
+        """Add results to a run, in the place of earlier ones.
 
         Args:
             run_id: The run.
             metrics: By name.
             documents: What is logged as JSON, by file name.
             plots: PNG images, by name without the suffix.
+            params: Parameters, by name.
         """
         import mlflow
 
         self.restore_run(run_id)
-        mlflow.log_metrics(metrics, run_id=run_id)
+        if params:
+            mlflow.log_params(dict(params), run_id=run_id)
+        mlflow.log_metrics(dict(metrics), run_id=run_id)
         for name, document in documents.items():
             mlflow.log_dict(document, name, run_id=run_id)
+        if plots:
+            self.log_files(run_id, {f"plots/{name}.png": png for name, png in plots.items()})
+
+    def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Add files to a run, by their paths among its artifacts."""
         with tempfile.TemporaryDirectory() as folder:
-            for name, png in plots.items():
-                (Path(folder) / f"{name}.png").write_bytes(png)
-            self.client.log_artifacts(run_id, folder, "plots")
+            for name, content in files.items():
+                path = Path(folder) / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+            self.client.log_artifacts(run_id, folder)
+
+    def remove_files(self, run: Any) -> None:
+        """Remove all artifacts of a run; its metrics, parameters and tags stay."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        artifacts = get_artifact_repository(run.info.artifact_uri)
+        for file in artifacts.list_artifacts():
+            artifacts.delete_artifacts(file.path)
+
+    def log_input(self, run_id: str, context: str, dataset: Mapping[str, str]) -> None:
+        """Add a dataset to a run's inputs, without reading it.
+
+        Args:
+            run_id: The run.
+            context: What the run used it for.
+            dataset: The fields of `mlflow.entities.Dataset`.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        self.restore_run(run_id)
+        tags = [InputTag("mlflow.data.context", context)]
+        self.client.log_inputs(run_id, [DatasetInput(Dataset(**dataset), tags)])
 
     def show_metrics(self, run_id: str, names: Sequence[str]) -> None:
         """Let MLflow's table of runs show these metrics, as far as a window is wide.
@@ -276,6 +343,13 @@ class Registry:
         return info.model_uri, info.model_id
 
 
+def _incomplete(version: str, lost: str) -> UserError:
+    return UserError(
+        f"Version {version} is not whole in MLflow any more ({lost}): bring its artifacts back from a "
+        "backup, or run `ml train`, which makes it again under a new number."
+    )
+
+
 def _is_gone(error: Exception) -> bool:
     """Return True if MLflow says that something does not exist, rather than that it cannot be asked."""
     from mlflow.exceptions import MlflowException
@@ -294,3 +368,41 @@ def repair_alias(settings: Settings) -> None:
     registry = Registry(settings)
     if registry.alias(CHAMPION) != champion.version and registry.made(champion):
         registry.set_alias(CHAMPION, champion.version)
+
+
+def read_version_tags(settings: Settings) -> dict[str, dict[str, str]]:
+    """Return by version the tags of everything that is registered, which say what data it was trained on.
+
+    Raises:
+        UserError: MLflow cannot be asked, or it is another than the one that the champion came from.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        registry = Registry(settings)
+        champion = read_champion(settings.store_path)
+        if champion is not None and not registry.made(champion):
+            raise UserError(
+                f"MLflow does not know version {champion.version}, which serves: set MLFLOW_TRACKING_URI to the "
+                "server that it was registered with, or deploy a version of this one."
+            )
+        return {str(version.version): _tags_of(registry, version) for version in _list_versions(registry)}
+    except (MlflowException, OSError) as error:
+        raise UserError(f"MLflow cannot be asked for its versions ({' '.join(str(error).split())[:200]}).") from None
+
+
+def _list_versions(registry: Registry) -> "Iterator[ModelVersion]":
+    token = None
+    while True:
+        page = registry.client.search_model_versions(f"name = '{registry.name}'", PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _tags_of(registry: Registry, version: "ModelVersion") -> dict[str, str]:
+    """Return a version's tags, or its run's where it does not name its data."""
+    if "data_digest" in version.tags or not version.run_id:
+        return dict(version.tags)
+    return dict(registry.client.get_run(version.run_id).data.tags)

@@ -171,7 +171,7 @@ def register(registry: Registry, validation: str, key: str, fitted: Fitted) -> s
     origin = read_provenance(settings.root, settings.data.source)  # once: the tags and the artifact must say the same
     tags = tags_of(settings, validation, fitted, origin)
     with registry.run(f"train-{validation}", tags) as run_id:
-        log_run(settings, validation, run_id, fitted, origin)
+        log_run(registry, validation, run_id, fitted, origin)
         requirements = [f"{name}=={version}" for name, version in shaping_packages().items()]
         uri, model_id = registry.log_model(fitted.pipeline, fitted.example, requirements)
     made = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})

@@ -261,7 +261,7 @@ def test_database_of_another_mlflow_is_said_in_one_sentence_everywhere(
     with pytest.raises(UserError, match=told) as refused:
         connect(settings)
     server = subprocess.run(
-        [sys.executable, "-c", "from flows.asgi import mlflow; mlflow()"],
+        [sys.executable, "-c", "from flows.mlflow_server import mlflow; mlflow()"],
         env=repository_environment() | {"MLFLOW_BACKEND_STORE_URI": embedded_uri(settings)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip

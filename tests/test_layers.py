@@ -43,7 +43,6 @@ OUTSIDE = {
         "train",
         "validate",
     },
-    "mlflow": {"asgi", "candidate", "monitoring.runs", "recording", "references", "reproducing.record"},
     "pandera": {"init.names", "validate"},
     "bentoml": {"store.bentoml"},
 }

@@ -2,10 +2,8 @@
 
 import hashlib
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from flows.monitoring.windows import Window
 from flows.settings import Settings
@@ -27,34 +25,23 @@ class WindowRuns(Registry):
 
     def open_run(self, window: str) -> str:
         """Return the id of the run that shows a window; one that a killed monitor left is taken up again."""
-        import mlflow
-
-        experiment = self.experiment_id()
-        found = self.client.search_runs([experiment], f"tags.window = '{window}'", max_results=1)
+        found = self.client.search_runs([self.experiment_id()], f"tags.window = '{window}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
-        with mlflow.start_run(experiment_id=experiment, run_name=f"monitor-{window}", tags={"window": window}) as run:
-            return str(run.info.run_id)
+        with self.run(f"monitor-{window}", {"window": window}) as run:
+            return run
 
     def log_window(self, window: Window, html: str, plots: dict[str, bytes]) -> str:
         """Show a window's figures, its report and its pictures; return the run's id."""
         run = self.open_run(window.id)
-        with tempfile.TemporaryDirectory() as folder:
-            if html:
-                (Path(folder) / REPORT).write_text(html, encoding="utf-8")
-            for name, png in plots.items():
-                (Path(folder) / f"{name}.png").write_bytes(png)
-            self.client.log_artifacts(run, folder)
+        report = {REPORT: html.encode()} if html else {}
+        self.log_files(run, report | {f"{name}.png": png for name, png in plots.items()})
         self.log_figures(run, window)
         return run
 
     def log_figures(self, run: str, window: Window) -> None:
         """Show a window's figures and verdict, in the place of earlier ones."""
-        import mlflow
-
-        self.restore_run(run)
-        mlflow.log_metrics(metrics_of(window), run_id=run)
-        mlflow.log_dict(window.model_dump(mode="json"), RECORD, run_id=run)
+        self.log_results(run, metrics_of(window), {RECORD: window.model_dump(mode="json")})
         for name, value in {"verdict": window.verdict, "version": window.version}.items():
             self.client.set_tag(run, name, value)
 
@@ -63,14 +50,10 @@ class WindowRuns(Registry):
 
         Metrics and tags stay in MLflow, and the record in the store.
         """
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
         runs = self.client.search_runs([self.experiment_id()], order_by=["start_time DESC"], max_results=MOST_RUNS)
         old = [run for run in runs[keep:] if run.data.tags.get(ARTIFACTS_TAG) != REMOVED]
         for run in old:
-            artifacts = get_artifact_repository(run.info.artifact_uri)
-            for file in artifacts.list_artifacts():
-                artifacts.delete_artifacts(file.path)
+            self.remove_files(run)
             self.client.set_tag(run.info.run_id, ARTIFACTS_TAG, REMOVED)
         return len(old)
 

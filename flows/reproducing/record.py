@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,8 @@ from flows.settings import Settings
 from flows.store.parts import Parts
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.tracking import Registry
+
+REQUIRED = ("provenance.json", "settings.json")
 
 
 @dataclass(frozen=True)
@@ -60,20 +62,19 @@ def read_record(registry: Registry, version: str) -> Recorded:
     with _reaching(version, os.environ.get("MLFLOW_TRACKING_URI", "")):
         run = registry.run_of(version)
     with _reaching(version, run.info.artifact_uri):
-        there = {file.path for file in registry.client.list_artifacts(run.info.run_id)}
-        said = {name: _read(run, f"{name}.json", there) for name in ("provenance", "settings", "verdict", "basis")}
-    if lost := [f"{name}.json" for name in ("provenance", "settings") if said[name] is None]:
+        found = registry.read_documents(run, (*REQUIRED, "verdict.json", "basis.json"))
+    if lost := [name for name in REQUIRED if name not in found]:
         raise UserError(
             f"The record of version {version} is not whole: its run {run.info.run_id} in MLflow has no "
             f"{' and no '.join(lost)}, without which nobody knows how it was made."
         )
     return Recorded(
         version=version,
-        origin=Provenance.model_validate(said["provenance"]),
-        settings=said["settings"] or {},
+        origin=Provenance.model_validate(found["provenance.json"]),
+        settings=found["settings.json"],
         tags=dict(run.data.tags),
-        verdict=said["verdict"],
-        basis=said["basis"],
+        verdict=found.get("verdict.json"),
+        basis=found.get("basis.json"),
         train_rows=run.data.metrics.get("train_rows", 0.0),
     )
 
@@ -108,19 +109,3 @@ def _reaching(version: str, uri: str) -> Iterator[None]:
             f"MLflow cannot be reached at {show_uri(uri)}, where the record of version {version} is "
             f"({type(error).__name__}): see that it answers, and run the command again."
         ) from None
-
-
-def _read(run: Any, name: str, there: Container[str]) -> dict[str, Any] | None:
-    """Return an artifact of a run, None where it has no such, or one that is damaged."""
-    from mlflow.artifacts import load_dict
-    from mlflow.exceptions import MlflowException
-
-    if name not in there:
-        return None
-    try:
-        found: dict[str, Any] = load_dict(f"{run.info.artifact_uri}/{name}")
-    except MlflowException as error:
-        if error.error_code == "BAD_REQUEST":  # it came, and is no JSON
-            return None
-        raise
-    return found
