@@ -1,5 +1,8 @@
-"""The deployments that `prefect.yaml` declares."""
+"""The deployments that `prefect.yaml` declares, and what they need on the Prefect server."""
 
+import re
+import subprocess
+import sys
 from typing import Any
 
 from flows.errors import UserError
@@ -54,3 +57,53 @@ def remove_renamed(settings: Settings, prefect: str) -> int:
 def flow_of(deployment: dict[str, Any]) -> str:
     """Return the name of a deployment's flow, by its entrypoint."""
     return str(deployment.get("entrypoint") or "").rpartition(":")[2]
+
+
+def make_work_pool(name: str) -> bool:
+    """Make a work pool on the Prefect server, by Prefect's command, which fills in what runs of its type need.
+
+    Returns:
+        False if the pool was there.
+
+    Raises:
+        UserError: Prefect did not make it.
+    """
+    if _has_work_pool(name):
+        return False
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "work-pool", "create", name, "--type", "process"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode and not _has_work_pool(name):  # another may have been faster
+        said = (done.stdout + done.stderr).strip().splitlines() or ["it said nothing"]
+        raise UserError(f"Prefect made no work pool {name}: {said[-1].strip()}")
+    return True
+
+
+def _has_work_pool(name: str) -> bool:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(name)
+        except ObjectNotFound:
+            return False
+    return True
+
+
+def deployed_commit(settings: Settings) -> str | None:
+    """Return the commit that the Prefect server has as the one whose flows were deployed last, if any."""
+    from prefect.variables import Variable
+
+    noted = Variable.get(_variable(settings))
+    return None if noted is None else str(noted)
+
+
+def note_deployed(settings: Settings, commit: str) -> None:
+    """Save on the Prefect server the commit whose flows are deployed."""
+    from prefect.variables import Variable
+
+    Variable.set(_variable(settings), commit, overwrite=True)
+
+
+def _variable(settings: Settings) -> str:
+    return "ml_deployed_" + re.sub("[^a-z0-9]+", "_", settings.project.name)

@@ -1,9 +1,10 @@
-"""The decorator of this project's flows."""
+"""How this project's flows are made and run."""
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow, flow
+from prefect.settings import temporary_settings
 
 from flows.alerting import alert_failed_run
 from flows.exclusive import exclusive
@@ -30,3 +31,11 @@ def stage(*, timeout_hours: float, alone: bool = True) -> Callable[[Callable[P, 
         )(exclusive(function) if alone else function)
 
     return decorate
+
+
+def run_watched(stage: Flow[..., R], parameters: Mapping[str, Any]) -> R:
+    """Run a flow in this process, on a terminal that somebody watches."""
+    # Prefect waits up to a second for each flow's heartbeat thread, six times in a pipeline; nothing
+    # watches the heartbeats of such a run.
+    with temporary_settings({"flows.heartbeat_frequency": None}):
+        return stage(**parameters)

@@ -32,13 +32,10 @@ ROOMS = {
 UPWARD = {("ingest", "mending"), ("ingest", "store.validations"), ("settings", "store.mirror")}
 OUTSIDE = {
     "prefect": {
-        "commands.pool",
-        "commands.stages",
         "deploy",
         "evaluate",
         "ingest",
         "monitor",
-        "monitoring.events",
         "predict",
         "train",
         "validate",

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from monitor_support import START
 
+from flows import events
 from flows.guard import Child, free_port
-from flows.monitoring import events
 from flows.monitoring.events import EVENT, event_id, is_heard, resource_of
 from flows.monitoring.loop import Wanted, pause, read_loop, want
 from flows.monitoring.retraining import UNHEARD, tell

@@ -78,7 +78,7 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
     # Scoring changes nothing that others read, and the monitor has a lock of its own.
     alone = nullcontext() if stage in ("predict", "monitor") else only_one(settings, wait=False)
     with alone, registered(settings) as command, prefect_server(settings) as server, Progress(console) as progress:
-        from prefect.settings import temporary_settings
+        from flows.stage import run_watched
 
         flow = getattr(importlib.import_module(f"flows.{stage}"), stage)
         for module in WARM.get(stage, ()):
@@ -91,7 +91,4 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
             end_lost(settings, server.url, embedded=server.child is not None)
             flow.on_running(noting(command))
         progress.follow(flow)
-        # Prefect waits up to a second for each flow's heartbeat thread, six times in a pipeline; nothing
-        # watches the heartbeats of a run that somebody watches on a terminal.
-        with temporary_settings({"flows.heartbeat_frequency": None}):
-            return flow(**parameters)
+        return run_watched(flow, parameters)
