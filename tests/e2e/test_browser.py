@@ -20,6 +20,7 @@ from template_support import commit_all, git
 from e2e.browser import Browser, Page, open_browser
 from e2e.support import Project, make_project, succeed
 from flows.simulation.traffic import send_rows
+from flows.store.bundles import open_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -204,8 +205,9 @@ def test_version_is_read_in_mlflow(shown: Shown, page: Page) -> None:
     page.await_text("data_digest", shown.project.latest["ingest"], git(shown.project.root, "rev-parse", "HEAD").strip())
     close_assistant(page)
     keep(page, "mlflow-version", 1000)
-    page.click("Inputs (17)", "td, span, div, p")
-    page.await_text("월 요금(원)", "가입 개월")
+    inputs = open_bundle(shown.project.store, (shown.project.champion or {})["bundle"]).contract.inputs
+    page.click(f"Inputs ({len(inputs)})", "td, span, div, p")
+    page.await_text(*(name for name, *_ in inputs))
 
 
 def test_training_run_is_read_in_mlflow(shown: Shown, page: Page) -> None:
