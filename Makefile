@@ -1,11 +1,15 @@
 # Each target does its own set-up: it needs Python 3.11 to 3.13, git and PyPI. PYTHON=/path/to/python3 chooses one.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-newest all-issue newest-issue lint bench clean
+.PHONY: help setup demo test test-all test-newest all-issue newest-issue lint bench clean
 SHELL := bash
 IN_VENV = . .ci/environment && PATH=$$venv/bin:$$PATH &&
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## prepare a checkout to contribute: .venv and the checks before each commit
+	@.ci/setup tests
+	@[ ! -e .git ] || { $(IN_VENV) pre-commit install; }
 
 demo: ## scaffold a project into build/demo, train, deploy and serve its model, ask for a prediction
 	@.ci/setup scaffold
@@ -32,7 +36,7 @@ newest-issue: ## file what test-newest found as an issue on GitHub
 
 lint: ## check format, lint, types and workflows
 	@.ci/setup tests
-	@$(IN_VENV) ruff format --check --quiet . && ruff check --quiet . && mypy --no-error-summary && zizmor --offline --quiet .github template/.github
+	@$(IN_VENV) ruff format --check --quiet . && ruff check --quiet . && mypy --no-error-summary && zizmor --offline --quiet --strict-collection .github template/.github
 
 bench: ## compare speed and memory with what one would otherwise use
 	@.ci/setup tests

@@ -6,7 +6,7 @@ wrk.headers["Content-Type"] = "application/json"
 file:close()
 
 done = function(summary, latency, requests)
-   local e = summary.errors
-   io.write(string.format("RESULT %d %d %f %f %d\n", summary.requests, summary.duration,
-      latency:percentile(50), latency:percentile(99), e.connect + e.read + e.write + e.status + e.timeout))
+    local e = summary.errors
+    io.write(string.format("RESULT %d %d %f %f %d\n", summary.requests, summary.duration,
+        latency:percentile(50), latency:percentile(99), e.connect + e.read + e.write + e.status + e.timeout))
 end
