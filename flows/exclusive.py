@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 from flows.errors import UserError
 from flows.settings import Settings, load_settings
 from flows.store.files import locked, sweep
-from flows.store.reach import refresh
+from flows.store.reach import open_store, refresh
 
 WAIT_SECONDS = 2 * 3600.0
 POLL_SECONDS = 0.5
@@ -30,7 +30,7 @@ def exclusive(function: Callable[P, R]) -> Callable[P, R]:
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
         settings = load_settings()
         with only_one(settings, wait=True):
-            refresh(settings.store_path)
+            refresh(open_store(settings))
             return function(*args, **kwargs)
 
     return alone

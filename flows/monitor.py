@@ -22,7 +22,7 @@ from flows.progress import say
 from flows.settings import Settings, load_settings
 from flows.stage import stage
 from flows.store.champion import read_champion
-from flows.store.reach import refresh
+from flows.store.reach import open_store, refresh
 
 log = logging.getLogger("flows.monitor")
 
@@ -39,7 +39,7 @@ def monitor() -> str:
     """
     settings = load_settings()
     end = window_end(settings)
-    refresh(settings.store_path)
+    refresh(open_store(settings))
     with only_monitor(settings):
         watch = open_watch(settings)
         name_run("monitor", version=watch.champion.version)

@@ -27,7 +27,7 @@ from flows.stage import stage
 from flows.store.bundles import Bundle, open_bundle
 from flows.store.champion import require_champion, served_bundle
 from flows.store.files import publish, scratch
-from flows.store.reach import refresh
+from flows.store.reach import open_store, refresh
 
 ERROR = "error"
 TOO_LARGE = "too large for the model"
@@ -66,7 +66,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
 def predict_file(settings: Settings, source: str, destination: str, version: str | None = None) -> dict[str, Any]:
     """Predict every row of `source` into `destination`; see the flow."""
     path = require_destination(settings.root / destination)
-    refresh(settings.store_path)
+    refresh(open_store(settings))
     bundle = choose_bundle(settings.store_path, version)
     scorer = Scorer.open(bundle.path)
     rows = open_source(

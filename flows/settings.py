@@ -4,6 +4,7 @@
 """
 
 import codecs
+import hashlib
 import tomllib
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -36,6 +37,7 @@ from flows.sections import (
 )
 
 FILE_NAME = "config.toml"
+HOME, MIRRORS = ".ml", "mirrors"  # folders of a project; `flows.store.reach` opens what is in the second one
 
 
 class Settings(BaseSettings):
@@ -85,20 +87,18 @@ class Settings(BaseSettings):
     @property
     def home(self) -> Path:
         """The ignored folder that holds everything a run leaves behind."""
-        return self.root / ".ml"
+        return self.root / HOME
 
     @property
     def store_path(self) -> Path:
-        """The store's folder, or the one that mirrors it."""
+        """The store's folder, or the one that mirrors it once `flows.store.reach.open_store` has opened it."""
         return self.folder_of(self.store)
 
     def folder_of(self, store: str) -> Path:
         """Return the folder of a store, relative to the project; of an address the folder that mirrors it."""
         if not is_address(store):
             return self.root / store
-        from flows.store.mirror import open_mirror
-
-        return open_mirror(self.home / "mirrors", store, self.fetch)
+        return self.home / MIRRORS / hashlib.sha256(store.rstrip("/").encode()).hexdigest()[:12]
 
 
 class FileSettings(Settings):

@@ -29,7 +29,7 @@ ROOMS = {
     "pandera": {"contract"},
     "bentoml": set[str](),
 }
-UPWARD = {("ingest", "mending"), ("ingest", "store.validations"), ("settings", "store.mirror")}
+UPWARD = {("ingest", "mending"), ("ingest", "store.validations")}
 OUTSIDE = {
     "prefect": {
         "deploy",

@@ -30,7 +30,7 @@ from flows.store.files import read_json, write_json
 from flows.store.garbage import find_garbage
 from flows.store.mirror import Mirror, is_deciding, is_record
 from flows.store.objects import Objects
-from flows.store.reach import elsewhere_of, is_published, refresh, remove, sizes
+from flows.store.reach import elsewhere_of, is_published, open_store, refresh, remove, sizes
 from flows.store.shipping import Shipper, fetch_log
 from flows.store.snapshots import Snapshots
 from flows.store.validations import Latest, Validation, Validations
@@ -50,7 +50,7 @@ class Host:
     @property
     def folder(self) -> Path:
         """The mirror as it is."""
-        return self.settings.store_path
+        return open_store(self.settings)
 
     @property
     def store(self) -> Path:
@@ -399,7 +399,7 @@ def test_whichever_call_of_the_store_fails_nothing_is_lost(hosts, tmp_path, monk
 
 def host_bundle(host: Host, version: str) -> str:
     """Name the bundle of a version that is not there any more."""
-    bundle = write_bundle(host.folder.parent / "aside", version, files(version))
+    bundle = write_bundle(host.settings.root / "aside", version, files(version))
     return bundle.name
 
 
@@ -513,11 +513,19 @@ def test_a_store_in_a_folder_imports_nothing_of_it(tmp_path):
     code = (
         "import sys; from pathlib import Path; from flows.settings import Settings; from flows.store.files import *;"
         f"s = Settings(root=Path({str(tmp_path)!r})); write_json(s.store_path / 'x.json', 1);"
-        "from flows.store.reach import refresh; refresh(s.store_path);"
+        "from flows.store.reach import open_store, refresh; refresh(open_store(s));"
         "assert not {'fsspec', 's3fs', 'flows.store.mirror'} & set(sys.modules)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "ML_STORE"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_settings_open_no_store_and_nothing_is_written_to_a_store_that_is_not_open(tmp_path):
+    settings = Settings(root=tmp_path, store=ADDRESS)
+    for use in (lambda: write_json(settings.store_path / "x.json", 1), lambda: pause(settings.store_path, "a test")):
+        with pytest.raises(RuntimeError, match="was not opened"):
+            use()
+    assert not list(settings.store_path.glob("*.json"))
 
 
 def test_alerts_wait_on_the_host_that_raised_them(two):

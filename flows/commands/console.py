@@ -20,7 +20,7 @@ from flows.errors import UserError
 from flows.secrets import redact
 from flows.settings import Settings, find_root, load_settings
 from flows.store.damage import explain_os_error
-from flows.store.reach import refresh
+from flows.store.reach import open_store, refresh
 from service.printable import printable
 
 FULL = (
@@ -83,8 +83,9 @@ def open_project(stored: bool = True) -> Settings:
     warnings.handlers[:], warnings.propagate = [handler], False
     for name in LOGGERS:
         logging.getLogger(name).addHandler(notices)
+    store = open_store(settings)
     if stored:
-        refresh(settings.store_path)
+        refresh(store)
     return settings
 
 
@@ -94,7 +95,7 @@ def current_store(settings: Settings, store: str) -> Path:
     Raises:
         UserError: it cannot be reached.
     """
-    folder = settings.folder_of(store)
+    folder = open_store(settings, store)
     refresh(folder)
     return folder
 

@@ -24,7 +24,7 @@ from flows.settings import Settings
 from flows.store.bundles import Bundle, find_bundle, open_bundle
 from flows.store.champion import Champion, move_champion, read_champion, require_champion, taken_out
 from flows.store.files import digest_folder, publish, read_json, scratch, sole, write_json
-from flows.store.reach import look_again, remove
+from flows.store.reach import look_again, open_store, remove
 
 RELEASED = "released.json"
 TODO = "`ml environments` shows what serves where."
@@ -151,14 +151,14 @@ def running_image(settings: Settings, name: str, source: str | None) -> str | No
     if source is None or None in (settings.environments[name].host, settings.environments[source].host):
         return None
     image = Container(settings, source).image()
-    require_proved(settings.folder_of(settings.environments[source].store))  # it is written before the image is moved
+    require_proved(open_store(settings, settings.environments[source].store))  # it is written before the image is moved
     return image
 
 
 def recover(settings: Settings, name: str) -> None:
     """Undo what a release to the environment has left that was killed: champion and container."""
     environment = settings.environments[name]
-    store = settings.folder_of(environment.store)
+    store = open_store(settings, environment.store)
     unproved = read_unproved(store)
     if not undo(store):
         return
@@ -234,7 +234,7 @@ def bring(settings: Settings, name: str, bundle: Bundle, image: str | None, why:
     """
     environment = settings.environments[name]
     host = Container(settings, name).replaced(image) if environment.host and image else nullcontext()
-    store = settings.folder_of(environment.store)
+    store = open_store(settings, environment.store)
     with noted(store, bundle), host, _moved_champion(store, bundle, why):
         try:
             prove(environment.url, bundle, environment.wait_seconds)

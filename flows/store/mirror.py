@@ -5,7 +5,6 @@ Records (JSON) are brought up to date by `refresh`; what is large and never chan
 in that state alone, so that of two hosts that change one at once, one is refused.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,10 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from flows.errors import UserError
-from flows.sections import Fetch
 from flows.store.files import locked, read_json, scratch
 from flows.store.objects import ANY, Changed, Object, Objects
-from flows.store.reach import attach, elsewhere_of
 
 CHAMPION = "champion.json"
 DECIDING = (CHAMPION, "loop.json", "snapshots/lines/*.json", "snapshots/mended/*.json", "holdouts/*.json")
@@ -26,14 +23,6 @@ LAST = "meta.json"  # of a bundle's files: with it the bundle is there
 LOG = "log"
 PASSES = 5
 AT_ONCE = 8
-
-
-def open_mirror(home: Path, address: str, fetch: Fetch) -> Path:
-    """Return the folder below `home` that mirrors the store at `address`; nothing is asked or made yet."""
-    folder = home / hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:12]
-    if elsewhere_of(folder) is None:
-        attach(folder, Mirror(folder, Objects(address, fetch)))
-    return folder
 
 
 class Mirror:

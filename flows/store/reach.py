@@ -1,6 +1,6 @@
 """What of a store is elsewhere: where a folder mirrors an object store, what is done in it is done there too.
 
-Of a folder that mirrors nothing, which is any without `attach`, nothing here costs more than a look into a dictionary.
+What reads or writes a project's store calls `open_store` first: a command in `open_project`, a flow as it begins.
 """
 
 import math
@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
+
+from flows.sections import is_address
+from flows.settings import HOME, MIRRORS, Settings
 
 
 class Elsewhere(Protocol):
@@ -50,16 +53,38 @@ class Elsewhere(Protocol):
 _attached: dict[Path, Elsewhere] = {}
 
 
-def attach(folder: Path, elsewhere: Elsewhere) -> None:
-    """Let `folder` mirror what is elsewhere, in this process."""
-    _attached[folder] = elsewhere
+def open_store(settings: Settings, store: str | None = None) -> Path:
+    """Open a store for this process; nothing is asked or made yet.
+
+    Args:
+        settings: Those of the project.
+        store: Another store than the project's own, as in `[environments]`.
+
+    Returns:
+        The store's folder, or the one that mirrors it.
+    """
+    place = store or settings.store
+    folder = settings.folder_of(place)
+    if is_address(place) and folder not in _attached:
+        from flows.store.mirror import Mirror
+        from flows.store.objects import Objects
+
+        _attached[folder] = Mirror(folder, Objects(place, settings.fetch))
+    return folder
 
 
 def elsewhere_of(path: Path) -> Elsewhere | None:
-    """Return what the folder `path`, or one above it, mirrors, or None."""
-    if not _attached:
-        return None
-    return next((_attached[folder] for folder in (path, *path.parents) if folder in _attached), None)
+    """Return what the folder `path`, or one above it, mirrors, or None.
+
+    Raises:
+        RuntimeError: it mirrors a store that was not opened: what is written there would reach no other host.
+    """
+    for folder in (path, *path.parents):
+        if folder in _attached:
+            return _attached[folder]
+        if folder.parts[-3:-1] == (HOME, MIRRORS):
+            raise RuntimeError(f"{folder} mirrors a store that was not opened: call open_store first.")
+    return None
 
 
 @contextmanager
