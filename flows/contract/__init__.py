@@ -11,7 +11,7 @@ from flows.contract.checking import (
 )
 from flows.contract.columns import Column, Contract, Encoding
 from flows.contract.encoding import encode, encode_target, fit_encodings
-from flows.contract.schema import describe, load_contract, load_schema, required_dtype, schema_digest
+from flows.contract.schema import describe, load_contract, load_schema, required_dtype, reserved_names, schema_digest
 
 __all__ = [
     "Checked",
@@ -30,6 +30,7 @@ __all__ = [
     "require_known",
     "require_known_markers",
     "required_dtype",
+    "reserved_names",
     "schema_digest",
     "typed",
 ]

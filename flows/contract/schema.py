@@ -48,6 +48,13 @@ def load_schema() -> type["pa.DataFrameModel"]:
     return schema
 
 
+def reserved_names() -> set[str]:
+    """Return the names that a class of `model/schema.py` inherits: no column can have one as its attribute."""
+    import pandera.pandas as pa
+
+    return set(dir(pa.DataFrameModel))
+
+
 def schema_digest(contract: Contract) -> str:
     """Return the SHA-256 of what the contract says."""
     return hashlib.sha256(contract.model_dump_json().encode()).hexdigest()

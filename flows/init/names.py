@@ -5,6 +5,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from flows.contract import reserved_names
+
 LONGEST = 40
 # Names that annotations in the class refer to, and names that linters call ambiguous.
 TAKEN = {"str", "int", "float", "bool", "pd", "pa", "Schema", "Config", "l", "O", "I"}
@@ -17,9 +19,7 @@ def make_attributes(names: Sequence[str], besides: Iterable[str] = ()) -> dict[s
         names: The columns.
         besides: What the class defines already.
     """
-    import pandera.pandas as pa
-
-    taken = TAKEN | set(dir(pa.DataFrameModel)) | set(besides)
+    taken = TAKEN | reserved_names() | set(besides)
     attributes: dict[str, str] = {}
     exact_first = sorted(names, key=lambda name: _identify(name) != name)
     for name in exact_first:
