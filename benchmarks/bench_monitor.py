@@ -27,7 +27,7 @@ import json, sys
 from pathlib import Path
 from flows.bundling import json_rows
 from flows.contract import typed
-from flows.predict import choose_bundle
+from flows.steps.predict import choose_bundle
 from flows.scoring import Scorer
 from flows.sources.sample import SampleSource
 import pyarrow as pa

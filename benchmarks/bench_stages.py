@@ -23,7 +23,7 @@ VALIDATE = """
 import sys
 from flows.settings import load_settings
 from flows.store.snapshots import Snapshots
-from flows.validate import validate_snapshot
+from flows.steps.validate import validate_snapshot
 
 settings = load_settings()
 [snapshot] = [s for s in Snapshots(settings.store_path).folder.glob("*.json")]
@@ -34,10 +34,12 @@ assert bool(done.bad) == (sys.argv[3] == "quarantine")
 """
 PREDICT = """
 import sys
-from flows.predict import predict_file
-from flows.settings import load_settings
+from pathlib import Path
+from flows.project import open_project
+from flows.steps.predict import choose_bundle, predict_rows
 
-done = predict_file.fn(load_settings(), sys.argv[1], "predicted.parquet")
+project = open_project()
+done = predict_rows(project, choose_bundle(project.store, None), sys.argv[1], Path("predicted.parquet").resolve())
 assert done["rows"] == int(sys.argv[2]) and not done["refused"], done
 """
 STAGES = {"ingest": INGEST, "validate": VALIDATE, "quarantine": VALIDATE, "predict": PREDICT}

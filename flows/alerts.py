@@ -4,20 +4,22 @@ from prefect import flow
 
 from flows.alerting import deliver
 from flows.artifacts import publish_markdown
-from flows.drops import tell_of_drops
+from flows.drops import alert_drops
 from flows.progress import say
-from flows.settings import load_settings
+from flows.project import open_project
+from flows.stage import task
 from flows.store.champion import alert_new_champion
 
 
 @flow(name="alerts", flow_run_name="alerts", timeout_seconds=600)
 def alerts() -> int:
     """Raise alerts that are due and send all that wait; return how many still wait."""
-    settings = load_settings()
-    tell_of_drops(settings)
-    alert_new_champion(settings)
-    done = deliver(settings)
-    said = f"**{done.sent:,} sent, {done.waiting:,} wait**" + (f": {done.problem}." if done.waiting else ".")
+    settings = open_project().settings
+    task(alert_drops)(settings)
+    task(alert_new_champion)(settings)
+    delivery = task(deliver)(settings)
+    said = f"**{delivery.sent:,} sent, {delivery.waiting:,} wait**"
+    said += f": {delivery.problem}." if delivery.waiting else "."
     say(said.replace("**", ""))
     publish_markdown("alerts", said)
-    return done.waiting
+    return delivery.waiting

@@ -13,7 +13,7 @@ COUNTER = "ml_log_dropped_total"
 SECONDS = 5.0
 
 
-def tell_of_drops(settings: Settings) -> int:
+def alert_drops(settings: Settings) -> int:
     """Alert if a service dropped records since this was last asked; return how many.
 
     Asked are the service of this machine and those of `[environments]`; one that does not answer says nothing.

@@ -1,15 +1,13 @@
 """The pipeline: the five stages in order."""
 
-from flows.artifacts import publish_markdown
 from flows.deploy import deploy
 from flows.evaluate import evaluate
 from flows.ingest import ingest
 from flows.naming import name_run
-from flows.report import verdict_markdown
-from flows.settings import Settings, load_settings
+from flows.project import open_project
 from flows.smoke import smoke_service
-from flows.stage import stage
-from flows.store.verdicts import Verdicts
+from flows.stage import stage, task
+from flows.steps.evaluate import summarize
 from flows.train import train
 from flows.validate import validate
 
@@ -21,18 +19,12 @@ def pipeline(breaking: bool = False) -> str:
     Args:
         breaking: Deploy even if the request or answer changes for those who call the service.
     """
-    settings = load_settings()
+    project = open_project()
     snapshot = ingest()
     validation = validate(snapshot)
-    with smoke_service(settings):  # it takes seconds to start: beside the fit, they are free
+    with smoke_service(project.settings):  # it takes seconds to start: beside the fit, they are free
         candidate = train(validation)
         name_run("pipeline", version=candidate, data=snapshot)
         verdict = evaluate(candidate)
-        summarize(settings, candidate)
+        task(summarize)(project, candidate)
         return deploy(verdict, breaking)
-
-
-def summarize(settings: Settings, version: str) -> None:
-    """Show what was decided on the version in the pipeline's own run: the stages show the rest in theirs."""
-    if record := Verdicts(settings.store_path).find(version):
-        publish_markdown("summary", verdict_markdown(record))

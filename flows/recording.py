@@ -1,10 +1,12 @@
 """What is recorded of a training run: all that made the model, so that it can be made again."""
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from flows.contract import Contract
 from flows.holdout import Holdout
+from flows.leaks import Alarm
 from flows.leaks.accepting import settle
 from flows.provenance import Provenance
 from flows.rows import sample_share
@@ -16,7 +18,7 @@ from flows.store.validations import Validations
 from flows.tracking import Registry
 
 if TYPE_CHECKING:
-    from flows.train import Fitted
+    from flows.steps.train import Fitted
 
 
 SHORT = 12  # characters of a snapshot's digest, as `ml data log` shows it
@@ -30,10 +32,12 @@ TYPES = {
 }
 
 
-def tags_of(settings: Settings, validation: str, fitted: "Fitted", origin: Provenance) -> dict[str, str]:
+def tags_of(
+    settings: Settings, validation: str, fitted: "Fitted", alarms: Sequence[Alarm], origin: Provenance
+) -> dict[str, str]:
     """Return what a run and its version are found by."""
     record = Validations(settings.store_path).get(validation)
-    accepted = ", ".join(name for alarm in fitted.alarms for name in alarm.columns)
+    accepted = ", ".join(name for alarm in alarms for name in alarm.columns)
     return {
         "validation": validation,
         "data_digest": record.snapshot,
@@ -45,7 +49,9 @@ def tags_of(settings: Settings, validation: str, fitted: "Fitted", origin: Prove
     }
 
 
-def log_run(registry: Registry, validation: str, run_id: str, fitted: "Fitted", origin: Provenance) -> None:
+def log_run(
+    registry: Registry, validation: str, run_id: str, fitted: "Fitted", alarms: Sequence[Alarm], origin: Provenance
+) -> None:
     """Write down what decided the model, and what became of it."""
     settings = registry.settings
     log_dataset(registry, validation, run_id, fitted.contract, fitted.holdout, "training", fitted.rows)
@@ -62,7 +68,7 @@ def log_run(registry: Registry, validation: str, run_id: str, fitted: "Fitted", 
     documents = {
         "contract.json": fitted.contract.model_dump(mode="json"),
         "baseline.json": {"prediction": fitted.baseline},
-        "leakage.json": {"alarms": settle(fitted.alarms, settings.leakage.accept)},
+        "leakage.json": {"alarms": settle(alarms, settings.leakage.accept)},
         "provenance.json": origin.model_dump(),
         "settings.json": settings.model_dump(mode="json", exclude={"root"}),
     }

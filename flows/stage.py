@@ -1,10 +1,13 @@
-"""How this project's flows are made and run."""
+"""How this project's flows and their tasks are made and run."""
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Flow, flow
+from prefect import Flow, Task, flow
+from prefect.cache_policies import NO_CACHE
 from prefect.settings import temporary_settings
+from prefect.transactions import Transaction
 
 from flows.alerting import alert_failed_run
 from flows.exclusive import exclusive
@@ -31,6 +34,29 @@ def stage(*, timeout_hours: float, alone: bool = True) -> Callable[[Callable[P, 
         )(exclusive(function) if alone else function)
 
     return decorate
+
+
+def task(function: Callable[P, R], *, undo: Callable[[R], None] | None = None) -> Callable[P, R]:
+    """Make a function a Prefect task of its own name; arguments are not hashed, and results stay in the process.
+
+    Args:
+        function: A step of a flow.
+        undo: Takes the step back, by its result, where a later step of the same Prefect transaction fails.
+    """
+    if undo is None:
+        return Task(function, name=function.__name__, cache_policy=NO_CACHE)
+    results: list[R] = []
+
+    @wraps(function)
+    def keep_result(*args: P.args, **kwargs: P.kwargs) -> R:
+        results.append(function(*args, **kwargs))
+        return results[-1]
+
+    def roll_back(_: Transaction) -> None:
+        while results:
+            undo(results.pop())
+
+    return Task(keep_result, name=function.__name__, cache_policy=NO_CACHE, on_rollback=[roll_back])
 
 
 def run_watched(stage: Flow[..., R], parameters: Mapping[str, Any]) -> R:

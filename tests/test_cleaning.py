@@ -16,7 +16,7 @@ from flows.contract import Column, describe, fit_encodings
 from flows.contract.cleaning import clean_column, to_required
 from flows.errors import UserError
 from flows.settings import load_settings
-from flows.validate import validation_id
+from flows.steps.validate import validation_id
 from service.contract import compile_request, read_contract
 from service.reading import Reader
 

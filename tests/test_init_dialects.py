@@ -13,11 +13,11 @@ from init_support import CONFIG, make_project
 from flows.contract import Column, Contract
 from flows.contract.cleaning import clean_column
 from flows.errors import UserError
-from flows.ingest import open_project_source
 from flows.init import initialize
 from flows.init.initialize import InitReport, read_table
 from flows.settings import load_settings
 from flows.sources import Reading, open_source
+from flows.steps.ingest import open_project_source
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ def test_old_features_go_on_working(monkeypatch, tmp_path):
     from sklearn.compose import ColumnTransformer, make_column_selector
 
     from flows.settings import Settings
-    from flows.train import build_pipeline
+    from flows.steps.train import build_pipeline
 
     texts = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     chosen = make_column_selector(dtype_exclude="number")

@@ -29,8 +29,8 @@ from flows.rows import Holdout, in_holdout
 from flows.scoring import Scorer
 from flows.sections import Gates, Monitor, Retrain, Split
 from flows.settings import Settings
+from flows.steps.train import fit_rows
 from flows.store.champion import Champion
-from flows.train import fit_rows
 
 RULES, RETRAIN, GATES = Monitor(), Retrain(cooldown_hours=0), Gates()
 ROWS = 1_000

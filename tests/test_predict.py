@@ -15,12 +15,14 @@ from compiling_support import PLAN, PROBLEMS, REGION, boosting, fit, nasty_frame
 from flows.compiling import compile_model
 from flows.contract import Column, Contract, encode
 from flows.errors import UserError
-from flows.outputs import open_output
-from flows.predict import free_names, predict, predict_file, require_places
+from flows.outputs import open_output, require_destination
+from flows.predict import predict
+from flows.project import Project as OpenProject
 from flows.scoring import Scorer
 from flows.sections import Data, Dialect
 from flows.settings import Settings
 from flows.sources import Reading, open_source
+from flows.steps.predict import choose_bundle, free_names, predict_rows, require_places
 from flows.store.bundles import write_bundle
 from flows.store.champion import move_champion
 
@@ -56,8 +58,15 @@ class Project:
     def predict(
         self, frame: pd.DataFrame, name: str = "in.parquet", **options: Any
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        done = predict_file.fn(self.settings, self.write(frame, name), "out.parquet", **options)
+        done = self.predict_file(self.write(frame, name), "out.parquet", **options)
         return pd.read_parquet(self.root / "out.parquet"), done
+
+    def predict_file(self, source: str, destination: str, version: str | None = None) -> dict[str, Any]:
+        """Do what the flow does, outside of a run."""
+        project = OpenProject(self.settings)
+        path = require_destination(self.root / destination)
+        bundle = choose_bundle(project.store, version)
+        return predict_rows(project, bundle, source, path) | {"version": bundle.version}
 
 
 @pytest.fixture
@@ -191,7 +200,7 @@ def test_all_formats_hold_the_same(project, name):
     frame = nasty_frame(40, seed=2)
     frame.loc[3, "a.b"] = -1
     wanted, _ = project.predict(frame)
-    predict_file.fn(project.settings, "in.parquet", f"deep/folder/{name}")
+    project.predict_file("in.parquet", f"deep/folder/{name}")
     path = project.root / "deep" / "folder" / name
     read = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".jsonl": lambda p: pd.read_json(p, lines=True)}
     given = read[path.suffix.lower()](path)
@@ -206,7 +215,7 @@ def test_json_lines_hold_null_where_json_has_no_number(project):
     project.crown()
     table = pa.Table.from_pandas(nasty_frame(3)).append_column("n", pa.array([np.inf, np.nan, 1.0]))
     pq.write_table(table, project.root / "in.parquet")
-    predict_file.fn(project.settings, "in.parquet", "out.jsonl")
+    project.predict_file("in.parquet", "out.jsonl")
     rows = [json.loads(line) for line in (project.root / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["n"] for row in rows] == [None, None, 1.0]
 
@@ -266,7 +275,7 @@ def test_csv_is_written_in_the_notation_of_the_settings_and_read_back_as_the_sam
         frame.to_parquet(project.root / "in.parquet")
     tables = []
     for name in ("out.parquet", "out.csv"):
-        done = predict_file.fn(project.settings, f"in.{suffix}", name)
+        done = project.predict_file(f"in.{suffix}", name)
         kinds = project.contract.kinds | {"prediction": "number"} | ({"extra": "number"} if suffix == "parquet" else {})
         reading = Reading(kinds, project.root, dialect=project.settings.data.dialect)
         tables.append(pa.Table.from_batches(open_source(name, reading).batches()).to_pandas())
@@ -296,7 +305,7 @@ def test_a_long_source_is_scored_in_parts_of_bounded_size(project, monkeypatch):
     sizes: list[int] = []
     score = Scorer.score
     monkeypatch.setattr(Scorer, "score", lambda self, rows: sizes.append(len(rows)) or score(self, rows))
-    monkeypatch.setattr("flows.predict.CHUNK", 64)
+    monkeypatch.setattr("flows.steps.predict.CHUNK", 64)
     parts, done = project.predict(frame)
     assert max(sizes) <= 2 * 64 and sum(sizes) == 990
     pd.testing.assert_frame_equal(parts, whole, atol=1e-6)
@@ -319,7 +328,7 @@ def test_the_sample_can_be_predicted_too(project, tmp_path):
 
     project.crown()
     with pytest.raises(UserError, match=r'no column "a_b", which the contract asks for'):
-        predict_file.fn(project.settings, "sample://?rows=5", "out.csv")
+        project.predict_file("sample://?rows=5", "out.csv")
     assert open_source("sample://?rows=5").schema.names[0] == "customer_id"
     assert not (tmp_path / "out.csv").exists()
 
@@ -338,7 +347,7 @@ def test_another_version_than_the_champion_can_predict(project):
 
 def refusal(project: Project, source: str, destination: str, version: str | None = None) -> str:
     with pytest.raises(UserError) as error:
-        predict_file.fn(project.settings, source, destination, version)
+        project.predict_file(source, destination, version)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -403,7 +412,7 @@ def test_a_failure_leaves_the_file_of_the_last_time_and_nothing_else(project, mo
     project.crown()
     project.predict(nasty_frame(300))
     before = (project.root / "out.parquet").read_bytes()
-    monkeypatch.setattr("flows.predict.CHUNK", 100)
+    monkeypatch.setattr("flows.steps.predict.CHUNK", 100)
     calls: list[int] = []
 
     def fail_late(self: Scorer, rows: pd.DataFrame) -> pd.DataFrame:

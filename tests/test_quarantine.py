@@ -21,16 +21,16 @@ from flows.commands import quarantined
 from flows.commands.quarantine import app
 from flows.contract import load_contract
 from flows.errors import UserError
-from flows.ingest import snapshot_source
 from flows.mending import mend_snapshot, read_mends
 from flows.mending.replaying import GONE, judge_again, take_mended
 from flows.outputs import open_output
 from flows.settings import Settings
 from flows.sources import Reading, open_source, read_through
+from flows.steps.ingest import snapshot_source
+from flows.steps.validate import judge, validate_snapshot, validation_id
 from flows.store.garbage import find_garbage
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import Latest, Validation, Validations
-from flows.validate import judge, validate_snapshot, validation_id
 
 HEADER = ["id", "when", "age", "income", "name", "y"]
 START = datetime(2026, 1, 1)

@@ -22,11 +22,11 @@ from flows import secrets
 from flows.contract import Column, Contract
 from flows.errors import UserError
 from flows.growing import grow
-from flows.ingest import open_project_source, snapshot_source
 from flows.sections import Data, Fetch
 from flows.settings import Settings
 from flows.sources import Reading, Retyped, open_source, read_through
 from flows.sources.abilities import Narrowing
+from flows.steps.ingest import open_project_source, snapshot_source
 
 PASSWORD = "hunter2-geheim"
 SOON = Fetch(timeout_seconds=20, retries=0)

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from flows.contract import Column, check_rows, clean, load_schema
 from flows.contract.repeats import find_repeats, hash_rows, unique_sets
 from flows.errors import UserError
+from flows.project import Project
 from flows.settings import Settings
 from flows.sources import open_source
+from flows.steps.validate import check_bad_share, validate_snapshot
 from flows.store.snapshots import Snapshots
 from flows.store.validations import Validation, Validations
-from flows.validate import require_share, validate_snapshot
 
 SAMPLE = pyarrow.Table.from_batches(open_source("sample://?rows=1000").batches())
 
@@ -109,7 +110,7 @@ class Partly(pa.DataFrameModel):
 
 def test_a_set_that_must_be_unique_counts_whole_though_a_column_of_it_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setattr("flows.contract.schema.load_schema", lambda: Partly)
-    monkeypatch.setattr("flows.validate.load_schema", lambda: Partly)
+    monkeypatch.setattr("flows.steps.validate.load_schema", lambda: Partly)
     chosen = Settings(root=tmp_path, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
     table = pyarrow.table({"a": [1, 1, 1], "b": ["x", "y", "x"], "y": [0.0, 1.0, 2.0]})
     snapshots = Snapshots(chosen.store_path)
@@ -137,11 +138,11 @@ class Labelled(pa.DataFrameModel):
 def judge_labels(root: Path, monkeypatch: pytest.MonkeyPatch, group: int = 100, **columns: list[Any]) -> Validation:
     monkeypatch.setattr("flows.store.parquet.ROW_GROUP", group)
     monkeypatch.setattr("flows.contract.schema.load_schema", lambda: Labelled)
-    monkeypatch.setattr("flows.validate.load_schema", lambda: Labelled)
+    monkeypatch.setattr("flows.steps.validate.load_schema", lambda: Labelled)
     chosen = Settings(root=root, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
     made = Snapshots(chosen.store_path).write(pyarrow.table(columns).to_batches(), "s", None)
     validation = validate_snapshot(chosen, made.digest, "v")
-    require_share(chosen, validation)
+    check_bad_share(Project(chosen), validation)
     return validation
 
 

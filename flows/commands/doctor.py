@@ -99,7 +99,7 @@ def _contract(settings: Settings) -> str:
 
 def _source(settings: Settings) -> str:
     from flows.contract import require_columns
-    from flows.ingest import open_project_source
+    from flows.steps.ingest import open_project_source
 
     contract = load_contract(settings)
     source = open_project_source(settings, contract)

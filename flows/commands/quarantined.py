@@ -17,10 +17,10 @@ from flows.exclusive import only_one
 from flows.mending.replaying import judge_again, take_mended
 from flows.outputs import open_output, require_destination
 from flows.settings import Settings
+from flows.steps.validate import CHECKED
 from flows.store.files import publish, scratch
 from flows.store.parts import ROW
 from flows.store.validations import REASONS, Latest, Validation, Validations
-from flows.validate import CHECKED
 
 EXAMPLES = 5
 VALIDATIONS = 20

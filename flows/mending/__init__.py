@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from flows.contract import Column
 from flows.mending.folding import fold, read_tables
 from flows.mending.matching import Places
+from flows.project import Project
 from flows.store.files import digest_json, read_json, write_json
 from flows.store.parquet import cast_table, unify_files
 from flows.store.parts import Part
@@ -49,6 +50,11 @@ def keep_mend(snapshots: Snapshots, base: Snapshot, made: Snapshot, mend: Mend) 
 def read_mends(snapshots: Snapshots, source: str) -> list[Mend]:
     """Return what was mended in the rows of `source`, the oldest first."""
     return [Mend.model_validate(one) for one in read_json(_path(snapshots, source)) or []]
+
+
+def apply_corrections(project: Project, snapshot: Snapshot) -> Snapshot:
+    """Return the snapshot with the project's corrected rows in place of the raw ones."""
+    return mend_snapshot(project.snapshots, snapshot, project.contract.by_name)
 
 
 def mend_snapshot(snapshots: Snapshots, snapshot: Snapshot, columns: Mapping[str, Column]) -> Snapshot:

@@ -15,10 +15,10 @@ from flows.mending.retyping import kinds_of, retype
 from flows.settings import Settings
 from flows.sources import Reading, open_source, read_through
 from flows.sources.cells import NUMERIC, read_cells
+from flows.steps.validate import hash_blocks, judge, validation_id
 from flows.store.parts import ROW
 from flows.store.snapshots import Snapshot, Snapshots
 from flows.store.validations import REASONS, Latest, Validation, Validations
-from flows.validate import hash_blocks, judge, validation_id
 
 GONE = "the latest snapshot no longer has the row that this one replaces"
 

@@ -10,7 +10,7 @@ import pandas as pd
 from flows.candidate import Candidate
 from flows.contract import Column, Contract
 from flows.errors import UserError
-from flows.predict import free_names
+from flows.steps.predict import free_names
 from flows.store.bundles import Bundle
 
 FILE = "reference.parquet"

@@ -63,8 +63,8 @@ def check_again(settings: Settings, order: Order) -> None:
     Raises:
         UserError: it is another, and the record is not there.
     """
+    from flows.steps.validate import validate_snapshot, validation_id
     from flows.store.validations import Validations
-    from flows.validate import validate_snapshot, validation_id
 
     _say("checking rows")
     if validation_id(settings, order.snapshot) == order.validation:
@@ -84,7 +84,7 @@ def fit_again(settings: Settings, order: Order) -> "tuple[Candidate, int]":
     from flows.contract import load_contract
     from flows.rows import Holdout, read_rows
     from flows.saved import trusted_types
-    from flows.train import fit_rows
+    from flows.steps.train import fit_rows
 
     contract, holdout = load_contract(settings), Holdout.model_validate(order.holdout)
     frame = read_rows(settings, contract, order.validation, "train", holdout)

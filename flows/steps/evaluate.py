@@ -1,11 +1,9 @@
-"""Evaluate: candidate and champion are scored on the same held-out rows, and the gates decide."""
+"""Evaluation: candidate and champion are scored on the same held-out rows, and the gates decide."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from flows.basis import Basis, choose_rows, find_basis
@@ -15,25 +13,31 @@ from flows.dummy import predict_dummy
 from flows.errors import Refused
 from flows.gates import judge, refusal_sentence
 from flows.metrics import choose_metric
-from flows.naming import name_run
 from flows.plots import draw_plots
 from flows.progress import say
+from flows.project import Project
 from flows.recording import log_dataset
 from flows.report import gate_rows, verdict_markdown
 from flows.scoring import Scorer
-from flows.settings import Settings, load_settings
-from flows.stage import stage
 from flows.store.bundles import Bundle, find_bundle
-from flows.store.champion import read_champion
+from flows.store.champion import Champion
 from flows.store.files import digest_json
-from flows.store.validations import Latest
-from flows.store.verdicts import Record, Verdicts
-from flows.tracking import Registry
+from flows.store.verdicts import Record
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions of all on the same rows; `champion` is None where nothing comparable serves."""
+    """Predictions of all on the same rows.
+
+    Attributes:
+        y: What was observed.
+        candidate: What the candidate predicts.
+        champion: What the champion predicts; None where nothing comparable serves.
+        dummy: What a dummy model predicts.
+        notes: Sentences on what was left out.
+        basis: How the rows were chosen.
+        against: The champion of that time, comparable or not.
+    """
 
     y: np.ndarray
     candidate: np.ndarray
@@ -41,67 +45,68 @@ class Scored:
     dummy: np.ndarray
     notes: list[str]
     basis: Basis
+    against: Champion | None
 
 
-@stage(timeout_hours=3)
-def evaluate(version: str | None = None) -> str:
-    """Judge a version (default: the latest candidate) against the champion; return it if it passed.
-
-    Args:
-        version: A registered version; empty for the latest candidate.
-
-    Raises:
-        Refused: a gate refused it; says which and by how much.
-    """
-    settings = load_settings()
-    chosen = version or Latest(settings.store_path).get("train")
-    name_run("evaluate", version=chosen, data=Registry(settings).get(chosen).tags.get("data_digest"))
-    known = known_verdict(settings, chosen)
-    record = known or judge_version(chosen)
-    if known:
-        say(f"Version {chosen} was judged before against what is in service now: that verdict counts.")
-    for gate in record.verdict.gates:
-        say(f"Gate {gate.name} {'passed' if gate.passed else 'refused'}: {gate.sentence}.")
-    for note in record.notes:
-        say(note)
-    say(record.refusal or f"Version {chosen} passed its gates on {record.verdict.rows:,} held-out rows.")
-    if record.refusal:
-        raise Refused(record.refusal)
-    return chosen
+def find_verdict(project: Project, version: str) -> Record | None:
+    """Return the verdict that nothing has changed for since, None where the version must be judged."""
+    record = known_verdict(project, version)
+    if record:
+        say(f"Version {version} was judged before against what is in service now: that verdict counts.")
+    return record
 
 
-def known_verdict(settings: Settings, version: str) -> Record | None:
+def known_verdict(project: Project, version: str) -> Record | None:
     """Return the verdict that stands: the champion's own, or one that nothing has changed for since."""
-    record = Verdicts(settings.store_path).find(version)
-    champion = read_champion(settings.store_path)
-    run_id = Registry(settings).run_id(version)
+    record, champion = project.verdicts.find(version), project.champion
+    run_id = project.registry.run_id(version)
     if record is None or record.run_id != run_id:
         return None
     serves = champion is not None and champion.run_id == run_id
-    return record if serves or record.key == verdict_key(settings, version) else None
+    return record if serves or record.key == verdict_key(project, version) else None
 
 
-def verdict_key(settings: Settings, version: str) -> str:
+def verdict_key(project: Project, version: str) -> str:
     """Return the digest of everything that a verdict depends on."""
-    champion = read_champion(settings.store_path)
-    return digest_json([version, champion and champion.bundle, settings.gates.model_dump()])
+    champion = project.champion
+    return digest_json([version, champion and champion.bundle, project.settings.gates.model_dump()])
 
 
-@task(name="judge", cache_policy=NO_CACHE)
-def judge_version(version: str) -> Record:
-    """Score, judge, and keep the verdict where the next run, MLflow and the Prefect UI find it."""
-    settings = load_settings()
-    candidate = load_candidate(settings, version)
-    champion = read_champion(settings.store_path)
-    bundle = find_bundle(settings.store_path, champion.bundle) if champion else None
-    scored = score_holdout(settings, candidate, bundle)
-    if champion and bundle is None:
-        scored.notes.append(f"Version {champion.version} serves but cannot be compared: its bundle is not whole.")
+def score_holdout(project: Project, version: str) -> Scored:
+    """Return every side's predictions on the rows that neither candidate nor champion was trained on.
+
+    Raises:
+        UserError: no such rows are left.
+    """
+    notes: list[str] = []
+    candidate, champion = load_candidate(project.settings, version), project.champion
+    contract = candidate.contract
+    bundle = find_bundle(project.store, champion.bundle) if champion else None
+    whole = bundle is not None
+    why_not = can_score(bundle.contract, contract) if bundle else None
+    if bundle and why_not:
+        notes.append(f"Version {bundle.version} serves but cannot be compared: {why_not}.")
+        bundle = None
+    basis = find_basis(project.settings.gates, bundle)
+    judged = choose_rows(candidate, basis)
+    if judged.unknown:
+        notes.append(f"{judged.unknown:,} held-out rows of classes that training never saw are left out.")
+    if champion and not whole:
+        notes.append(f"Version {champion.version} serves but cannot be compared: its bundle is not whole.")
+    metric = choose_metric(contract.problem, basis.metric)
+    dummy = predict_dummy(contract.problem, metric, candidate.baseline, len(judged.y))
+    theirs = predict_champion(bundle, candidate, judged.frame) if bundle else None
+    return Scored(judged.y, judged.predictions, theirs, dummy, notes, basis, champion)
+
+
+def judge_candidate(project: Project, version: str, scored: Scored) -> Record:
+    """Let the gates decide; return the verdict with what it depends on."""
+    candidate, champion = load_candidate(project.settings, version), scored.against
     verdict = judge(
-        candidate.contract.problem, scored.y, scored.candidate, scored.champion, scored.dummy, settings.gates
+        candidate.contract.problem, scored.y, scored.candidate, scored.champion, scored.dummy, project.settings.gates
     )
-    record = Record(
-        key=verdict_key(settings, version),
+    return Record(
+        key=verdict_key(project, version),
         version=version,
         run_id=candidate.run_id,
         champion=champion.bundle if champion else None,
@@ -109,31 +114,6 @@ def judge_version(version: str) -> Record:
         refusal=refusal_sentence(verdict, champion.version if champion else None),
         notes=scored.notes,
     )
-    show(settings, candidate, record, scored)
-    Verdicts(settings.store_path).write(record)
-    return record
-
-
-def score_holdout(settings: Settings, candidate: Candidate, bundle: Bundle | None) -> Scored:
-    """Return every side's predictions on the rows that neither candidate nor champion was trained on.
-
-    Raises:
-        UserError: no such rows are left.
-    """
-    notes: list[str] = []
-    contract = candidate.contract
-    why_not = can_score(bundle.contract, contract) if bundle else None
-    if bundle and why_not:
-        notes.append(f"Version {bundle.version} serves but cannot be compared: {why_not}.")
-        bundle = None
-    basis = find_basis(settings.gates, bundle)
-    judged = choose_rows(candidate, basis)
-    if judged.unknown:
-        notes.append(f"{judged.unknown:,} held-out rows of classes that training never saw are left out.")
-    metric = choose_metric(contract.problem, basis.metric)
-    dummy = predict_dummy(contract.problem, metric, candidate.baseline, len(judged.y))
-    champion = predict_champion(bundle, candidate, judged.frame) if bundle else None
-    return Scored(judged.y, judged.predictions, champion, dummy, notes, basis)
 
 
 def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:
@@ -149,14 +129,14 @@ def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) 
     return aligned
 
 
-def show(settings: Settings, candidate: Candidate, record: Record, scored: Scored) -> None:
-    """Put figures, gates and plots where MLflow's and Prefect's UIs show them."""
-    verdict = record.verdict
+def log_verdict(project: Project, scored: Scored, record: Record) -> None:
+    """Put figures, gates and plots where MLflow's and Prefect's UIs show them, then keep the verdict."""
+    verdict, registry = record.verdict, project.registry
+    candidate = load_candidate(project.settings, record.version)
     contract = candidate.contract
     plots = draw_plots(
         contract.problem, scored.y, scored.candidate, scored.champion, contract.classes or (), contract.target
     )
-    registry = Registry(settings)
     log_dataset(
         registry, candidate.validation, candidate.run_id, contract, candidate.holdout, "evaluation", len(scored.y)
     )
@@ -175,3 +155,25 @@ def show(settings: Settings, candidate: Candidate, record: Record, scored: Score
     publish_table("gates", gate_rows(record))
     for name, png in plots.items():
         publish_image(f"plot-{name}", png, name.replace("_", " "))
+    project.verdicts.write(record)
+
+
+def check_gates(record: Record) -> None:
+    """Say what the gates decided.
+
+    Raises:
+        Refused: one refused the version.
+    """
+    for gate in record.verdict.gates:
+        say(f"Gate {gate.name} {'passed' if gate.passed else 'refused'}: {gate.sentence}.")
+    for note in record.notes:
+        say(note)
+    say(record.refusal or f"Version {record.version} passed its gates on {record.verdict.rows:,} held-out rows.")
+    if record.refusal:
+        raise Refused(record.refusal)
+
+
+def summarize(project: Project, version: str) -> None:
+    """Show what was decided on the version in the pipeline's own run: the stages show the rest in theirs."""
+    if record := project.verdicts.find(version):
+        publish_markdown("summary", verdict_markdown(record))

@@ -1,49 +1,23 @@
-"""Ingest: the source becomes a snapshot."""
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
+"""Ingestion: the source's rows become a snapshot."""
 
 from flows.artifacts import publish_markdown
-from flows.contract import Contract, load_contract, require_columns, require_known_markers
+from flows.contract import Contract, require_columns, require_known_markers
 from flows.growing import grow
 from flows.markdown import code
-from flows.mending import mend_snapshot
-from flows.naming import SHORT, name_run
+from flows.naming import SHORT
 from flows.progress import say, track
+from flows.project import Project
 from flows.secrets import show_uri, unseen
-from flows.settings import Settings, load_settings
+from flows.settings import Settings
 from flows.sources import Reading, Source, open_source, read_through
 from flows.sources.abilities import Stream
-from flows.stage import stage
 from flows.store.snapshots import Snapshot, Snapshots
-from flows.store.validations import Latest
 
 
-@stage(timeout_hours=3)
-def ingest(full: bool = False) -> str:
-    """Copy the source that `config.toml` names into a snapshot; return its digest.
-
-    Args:
-        full: Read all of a source that is otherwise read on from where the last ingest ended.
-    """
-    snapshot = take_snapshot(full)
-    name_run("ingest", data=snapshot.digest)
-    said = f"{snapshot.rows:,} rows × {len(snapshot.columns)} columns from {show_uri(snapshot.source)}"
-    say(f"{said}: snapshot {snapshot.digest[:SHORT]}, taken {snapshot.created}.")
-    publish_markdown("snapshot", _summary(snapshot))
-    return snapshot.digest
-
-
-@task(name="snapshot", cache_policy=NO_CACHE)
 @unseen()
-def take_snapshot(full: bool = False) -> Snapshot:
-    """Write the source's rows as a snapshot, or find the one it gave before."""
-    settings = load_settings()
-    contract = load_contract(settings)
-    snapshot = snapshot_source(settings, contract, full)
-    snapshot = mend_snapshot(Snapshots(settings.store_path), snapshot, contract.by_name)
-    Latest(settings.store_path).set("ingest", snapshot.digest)
-    return snapshot
+def read_source(project: Project, full: bool = False) -> Snapshot:
+    """Return the snapshot of the source that `config.toml` names; see `snapshot_source`."""
+    return snapshot_source(project.settings, project.contract, full)
 
 
 def snapshot_source(settings: Settings, contract: Contract, full: bool = False) -> Snapshot:
@@ -80,8 +54,11 @@ def open_project_source(settings: Settings, contract: Contract) -> Source:
     )
 
 
-def _summary(snapshot: Snapshot) -> str:
-    return (
-        f"**{snapshot.rows:,} rows × {len(snapshot.columns)} columns** from {code(snapshot.source)}\n\n"
-        f"Snapshot `{snapshot.digest}`, taken {snapshot.created}."
+def report(snapshot: Snapshot) -> None:
+    """Show the snapshot in the log and in the Prefect UI."""
+    said = f"{snapshot.rows:,} rows × {len(snapshot.columns)} columns"
+    say(f"{said} from {show_uri(snapshot.source)}: snapshot {snapshot.digest[:SHORT]}, taken {snapshot.created}.")
+    publish_markdown(
+        "snapshot",
+        f"**{said}** from {code(snapshot.source)}\n\nSnapshot `{snapshot.digest}`, taken {snapshot.created}.",
     )

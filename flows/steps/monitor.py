@@ -1,78 +1,40 @@
-"""Monitor: a window of the prediction log is compared with the reference; what moved asks to train again."""
+"""Monitoring: a window of the prediction log is compared with the reference, shown, and kept."""
 
 import logging
 from datetime import datetime
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from flows.errors import UserError
 from flows.monitoring.decision import Decision
 from flows.monitoring.pictures import draw_drift
-from flows.monitoring.retraining import remind as remind_of
-from flows.monitoring.retraining import settle
+from flows.monitoring.retraining import remind, settle
 from flows.monitoring.runs import WindowRuns
 from flows.monitoring.showing import as_markdown, column_rows, headline
 from flows.monitoring.truth import measure_windows
-from flows.monitoring.watching import Look, Watch, look, only_monitor, open_watch, window_end
+from flows.monitoring.watching import Look, Watch, look
 from flows.monitoring.windows import Window, Windows
-from flows.naming import name_run
 from flows.progress import say
-from flows.settings import Settings, load_settings
-from flows.stage import stage
-from flows.store.champion import read_champion
-from flows.store.reach import open_store, refresh
+from flows.project import Project
+from flows.settings import Settings
 
 log = logging.getLogger("flows.monitor")
 
 
-@stage(timeout_hours=1, alone=False)
-def monitor() -> str:
-    """Compare what was answered since the last window with the reference in the bundle; return the window's id.
-
-    The window's record is written last: a run that is killed before that has judged nothing, and the next one takes
-    up the same rows.
-
-    Raises:
-        UserError: nothing serves, its bundle has no reference, or another monitor is at work.
-    """
-    settings = load_settings()
-    end = window_end(settings)
-    refresh(open_store(settings))
-    with only_monitor(settings):
-        watch = open_watch(settings)
-        name_run("monitor", version=watch.champion.version)
-        remind(settings)
-        found = compare(settings, watch, end)
-        window = measure(settings, watch, found.window)
-        keep(settings, show(settings, found, window))
-        decision, request = decide(settings)
-        for sentence in (headline(window), *window.reasons, *window.notes):
-            say(f"{sentence[0].upper()}{sentence[1:]}." if sentence else "")
-        say(f"Training again is {'' if decision.wanted else 'not '}asked for: {decision.why}.")
-        publish_markdown("monitor", as_markdown(window, decision, request, report_place(settings, window)))
-    return window.id
-
-
-@task(name="remind", cache_policy=NO_CACHE)
-def remind(settings: Settings) -> None:
+def send_pending(project: Project) -> None:
     """Alert and ask for what an earlier run found and could not say; whether to train depends on the newest window."""
-    champion = read_champion(settings.store_path)
-    if champion:
-        remind_of(settings, champion)
+    if champion := project.champion:
+        remind(project.settings, champion)
 
 
-@task(name="compare", cache_policy=NO_CACHE)
-def compare(settings: Settings, watch: Watch, end: datetime) -> Look:
-    """Read the log and compare it."""
-    return look(settings, watch, end)
+def compare(project: Project, watch: Watch, end: datetime) -> Look:
+    """Read the prediction log up to `end` and compare it with the reference."""
+    return look(project.settings, watch, end)
 
 
-@task(name="labels", cache_policy=NO_CACHE)
-def measure(settings: Settings, watch: Watch, window: Window) -> Window:
+def measure_performance(project: Project, watch: Watch, window: Window) -> Window:
     """Measure the window, and those before it that count, against the labels that have come."""
-    windows = Windows(settings.store_path)
+    settings = project.settings
+    windows = Windows(project.store)
     earlier = [w for w in windows.of(watch.champion) if w.judged and w.id != window.id][-settings.retrain.of :]
     *changed, newest = measure_windows(settings, watch, [*earlier, window])
     for old, new in zip(earlier, changed, strict=True):
@@ -82,8 +44,7 @@ def measure(settings: Settings, watch: Watch, window: Window) -> Window:
     return newest
 
 
-@task(name="show", cache_policy=NO_CACHE)
-def show(settings: Settings, found: Look, window: Window) -> Window:
+def log_report(project: Project, found: Look, window: Window) -> Window:
     """Put report, figures and pictures where MLflow's and Prefect's UIs show them; return the window with its run."""
     if found.comparison is None or found.sides is None:
         return window
@@ -92,7 +53,7 @@ def show(settings: Settings, found: Look, window: Window) -> Window:
     for name, png in plots.items():
         publish_image(f"plot-{name}", png, name.replace("-", " "))
     try:
-        runs = WindowRuns(settings)
+        runs = WindowRuns(project.settings)
         run = runs.log_window(window, found.comparison.html, plots)
         publish_link("drift-report", runs.report_address(run), f"Drift report of window {window.id}")
     except UserError as error:  # the MLflow server is down: all is in the store
@@ -100,10 +61,10 @@ def show(settings: Settings, found: Look, window: Window) -> Window:
     return window.model_copy(update={"run_id": run})
 
 
-@task(name="keep", cache_policy=NO_CACHE)
-def keep(settings: Settings, window: Window) -> None:
+def save_window(project: Project, window: Window) -> None:
     """Write the window's record, and let old reports go."""
-    windows, kept = Windows(settings.store_path), max(settings.monitor.keep, settings.retrain.of)
+    settings = project.settings
+    windows, kept = Windows(project.store), max(settings.monitor.keep, settings.retrain.of)
     windows.write(window)
     windows.prune(kept)
     try:
@@ -112,15 +73,18 @@ def keep(settings: Settings, window: Window) -> None:
         log.warning("Old reports stay in MLflow for now (%s).", type(error).__name__)
 
 
-@task(name="decide", cache_policy=NO_CACHE)
-def decide(settings: Settings) -> tuple[Decision, str]:
+def decide(project: Project) -> tuple[Decision, str]:
     """Decide on the windows so far, and ask for training where it is wanted."""
-    return settle(settings)
+    return settle(project.settings)
 
 
-def report_place(settings: Settings, window: Window) -> str:
-    """Return where the window's report is, as it is shown."""
-    return settings.show(Windows(settings.store_path).path(window.id, "html"))
+def report(project: Project, window: Window, decision: Decision, request: str) -> None:
+    """Show in the log and in the Prefect UI what the window says and what was decided."""
+    for sentence in (headline(window), *window.reasons, *window.notes):
+        say(f"{sentence[0].upper()}{sentence[1:]}." if sentence else "")
+    say(f"Training again is {'' if decision.wanted else 'not '}asked for: {decision.why}.")
+    place = project.settings.show(Windows(project.store).path(window.id, "html"))
+    publish_markdown("monitor", as_markdown(window, decision, request, place))
 
 
 def _show_figures(settings: Settings, window: Window) -> None:

@@ -1,4 +1,4 @@
-"""Predict: the rows of any source, scored by a bundle and written to one file."""
+"""Batch prediction: the rows of any source, scored by a bundle and written to one file."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,26 +8,21 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_markdown
 from flows.contract import Column, Contract, check_rows, require_columns, require_known_markers
 from flows.errors import UserError
 from flows.markdown import code
-from flows.naming import name_run
-from flows.outputs import open_output, require_destination
+from flows.outputs import open_output
 from flows.progress import say
+from flows.project import Project
 from flows.scoring import CHUNK, PREDICTION, Scorer
 from flows.secrets import unseen
 from flows.sections import Dialect
-from flows.settings import Settings, load_settings
 from flows.sources import Reading, Source, open_source, read_through
-from flows.stage import stage
 from flows.store.bundles import Bundle, open_bundle
 from flows.store.champion import require_champion, served_bundle
 from flows.store.files import publish, scratch
-from flows.store.reach import open_store, refresh
 
 ERROR = "error"
 TOO_LARGE = "too large for the model"
@@ -35,53 +30,36 @@ LARGEST = 3.4028234e38  # of float32, and of the service's request type
 ARROW: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
-@stage(timeout_hours=6, alone=False)
-def predict(source: str, destination: str, version: str | None = None) -> dict[str, Any]:
-    """Predict the rows of a source and write them, with all their columns, to a file.
-
-    A row that breaks the contract is written with an empty prediction; the column `error` gives every reason.
-
-    Args:
-        source: What `ml ingest` reads too: a file's path or `sample://…`.
-        destination: A `.csv`, `.parquet` or `.jsonl` file, replaced in one step when all is written. Like
-            the source's, its path is relative to the project.
-        version: A version that was deployed before; empty for the champion.
-
-    Returns:
-        `rows` (all of them), `refused` and `version`.
+@unseen()
+def predict_rows(project: Project, bundle: Bundle, source: str, destination: Path) -> dict[str, int]:
+    """Predict every row of `source` into `destination`; return how many there are, and how many were refused.
 
     Raises:
-        UserError: nothing serves, the source lacks a column, or the destination is no good.
+        UserError: the source lacks a column, or is the destination itself.
     """
-    done = predict_file(load_settings(), source, destination, version)
-    name_run("predict", version=done["version"])
-    told = f"**{done['rows']:,} rows predicted by version {done['version']}**, {done['refused']:,} refused"
-    say(f"Version {done['version']} predicted {done['rows']:,} rows; {done['refused']:,} broke the contract.")
-    publish_markdown("predictions", f"{told}: {code(destination)}.")
-    return done
-
-
-@task(name="score", cache_policy=NO_CACHE)
-@unseen()
-def predict_file(settings: Settings, source: str, destination: str, version: str | None = None) -> dict[str, Any]:
-    """Predict every row of `source` into `destination`; see the flow."""
-    path = require_destination(settings.root / destination)
-    refresh(open_store(settings))
-    bundle = choose_bundle(settings.store_path, version)
+    settings = project.settings
     scorer = Scorer.open(bundle.path)
     rows = open_source(
         source, Reading(scorer.contract.kinds, settings.root, settings.fetch, dialect=settings.data.dialect)
     )
-    refuse_same(settings.root, source, path)
+    refuse_same(settings.root, source, destination)
     require_known_markers(settings.data, {*scorer.contract.by_name, *rows.schema.names})
     require_places(rows, scorer.contract)
     require_columns(rows.schema.names, scorer.contract.features)
-    with scratch(path) as made:
+    with scratch(destination) as made:
         counts = read_through(
             rows, lambda batches: write_predictions(scorer, rows, batches, made, settings.data.dialect)
         )
-        publish(made, path)
-    return counts | {"version": bundle.version}
+        publish(made, destination)
+    return counts
+
+
+def report(bundle: Bundle, counts: dict[str, int], destination: str) -> None:
+    """Show in the log and in the Prefect UI how many rows were predicted."""
+    rows, refused = counts["rows"], counts["refused"]
+    say(f"Version {bundle.version} predicted {rows:,} rows; {refused:,} broke the contract.")
+    told = f"**{rows:,} rows predicted by version {bundle.version}**, {refused:,} refused"
+    publish_markdown("predictions", f"{told}: {code(destination)}.")
 
 
 def require_places(rows: Source, contract: Contract) -> None:

@@ -1,37 +1,42 @@
-"""Train: a scikit-learn pipeline is fitted on the rows that are not held out and registered as challenger."""
+"""Training: a scikit-learn pipeline is fitted on the rows that are not held out and registered as challenger."""
 
 import importlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from inspect import signature
 from types import ModuleType
 from typing import Any
 
 import pandas as pd
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_markdown
-from flows.contract import Contract, encode, encode_target, fit_encodings, load_contract
+from flows.contract import Contract, encode, encode_target, fit_encodings
 from flows.contract.encoding import require_answerable
 from flows.dummy import baseline_of
 from flows.errors import UserError
 from flows.leaks import SAMPLE_ROWS, Alarm
 from flows.leaks.accepting import check_leaks
-from flows.naming import name_run
 from flows.pipelines import round_targets
 from flows.progress import say
+from flows.project import Project
 from flows.provenance import code_digest, read_provenance, shaping_packages
 from flows.recording import log_run, tags_of
 from flows.rows import Holdout, read_sides
-from flows.settings import Settings, load_settings
+from flows.settings import Settings
 from flows.splitting import define_holdout
-from flows.stage import stage
 from flows.store.files import digest_json
-from flows.store.validations import Latest
-from flows.tracking import CHALLENGER, KEY_TAG, Registry, repair_alias
+from flows.tracking import CHALLENGER, KEY_TAG
 
 EXAMPLE_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows to train on, and some of those that the rule `holdout` holds out."""
+
+    train: pd.DataFrame
+    held_out: pd.DataFrame
+    holdout: Holdout
 
 
 @dataclass(frozen=True)
@@ -45,36 +50,11 @@ class Fitted:
     seconds: float
     example: pd.DataFrame
     baseline: list[float]
-    alarms: tuple[Alarm, ...] = ()
 
 
-@stage(timeout_hours=6)
-def train(validation: str | None = None) -> str:
-    """Fit and register a candidate on validated rows (default: the latest); return its version.
-
-    Unchanged data, code and settings give the version that they gave before.
-
-    Args:
-        validation: A validation's id; empty for the latest.
-    """
-    settings = load_settings()
-    name = validation or Latest(settings.store_path).get("validate")
-    registry = Registry(settings)
-    repair_alias(settings)
-    key = train_key(settings, name)
-    found = registry.find(key)
-    made = str(found.version) if found else register(registry, name, key, fit(name))
-    if found and registry.alias(CHALLENGER) != made:  # a run was killed before, or older settings are back
-        registry.set_alias(CHALLENGER, made)
-    if found:
-        say(f"Version {made} was trained from this data, code and settings before: nothing is to be done.")
-    Latest(settings.store_path).set("train", made)
-    name_run("train", version=made, data=name)
-    return made
-
-
-def train_key(settings: Settings, validation: str) -> str:
+def train_key(project: Project, validation: str) -> str:
     """Return the digest of everything that decides what is learned."""
+    settings = project.settings
     return digest_json(
         {
             "validation": validation,
@@ -88,17 +68,44 @@ def train_key(settings: Settings, validation: str) -> str:
     )
 
 
-@task(name="fit", cache_policy=NO_CACHE)
-def fit(validation: str) -> Fitted:
-    """Fit the project's pipeline on the training side of the validated rows."""
-    settings = load_settings()
-    contract = load_contract(settings)
+def find_version(project: Project, key: str) -> str | None:
+    """Return the version that has this key, which becomes the challenger again; None where there is none."""
+    found = project.registry.find(key)
+    if found is None:
+        return None
+    version = str(found.version)
+    if project.registry.alias(CHALLENGER) != version:  # a run was killed before, or older settings are back
+        project.registry.set_alias(CHALLENGER, version)
+    say(f"Version {version} was trained from this data, code and settings before: nothing is to be done.")
+    return version
+
+
+def load_rows(project: Project, validation: str) -> Rows:
+    """Read the training side of the validated rows, and a sample of the holdout.
+
+    Raises:
+        UserError: the target of a regression cannot be answered by the service.
+    """
+    settings, contract = project.settings, project.contract
     holdout = define_holdout(settings, contract, validation)
-    frame, held = read_sides(settings, contract, validation, holdout, SAMPLE_ROWS)
+    train, held_out = read_sides(settings, contract, validation, holdout, SAMPLE_ROWS)
     if contract.problem == "regression":
-        require_answerable(contract.target, frame[contract.target])
-    alarms = check_leaks(settings, contract, frame, held)
-    return replace(fit_rows(settings, contract, frame, holdout), alarms=alarms)
+        require_answerable(contract.target, train[contract.target])
+    return Rows(train, held_out, holdout)
+
+
+def check_leakage(project: Project, rows: Rows) -> tuple[Alarm, ...]:
+    """Return the alarms of leakage, all of which `config.toml` accepts.
+
+    Raises:
+        UserError: one is not accepted.
+    """
+    return check_leaks(project.settings, project.contract, rows.train, rows.held_out)
+
+
+def fit(project: Project, rows: Rows) -> Fitted:
+    """Fit the project's pipeline on the training rows."""
+    return fit_rows(project.settings, project.contract, rows.train, rows.holdout)
 
 
 def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdout: Holdout) -> Fitted:
@@ -164,18 +171,17 @@ def _owned(name: str) -> ModuleType:
         raise UserError(f"model/{name}.py cannot be imported: {type(error).__name__}: {error}.") from error
 
 
-@task(name="register", cache_policy=NO_CACHE)
-def register(registry: Registry, validation: str, key: str, fitted: Fitted) -> str:
+def register(project: Project, validation: str, key: str, fitted: Fitted, alarms: tuple[Alarm, ...]) -> str:
     """Record the run with all that made it, register the version, and give it the alias challenger."""
-    settings = load_settings()
+    settings, registry = project.settings, project.registry
     origin = read_provenance(settings.root, settings.data.source)  # once: the tags and the artifact must say the same
-    tags = tags_of(settings, validation, fitted, origin)
+    tags = tags_of(settings, validation, fitted, alarms, origin)
     with registry.run(f"train-{validation}", tags) as run_id:
-        log_run(registry, validation, run_id, fitted, origin)
+        log_run(registry, validation, run_id, fitted, alarms, origin)
         requirements = [f"{name}=={version}" for name, version in shaping_packages().items()]
         uri, model_id = registry.log_model(fitted.pipeline, fitted.example, requirements)
-    made = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
-    registry.set_alias(CHALLENGER, made)
-    say(f"Version {made} was fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s and registered.")
-    publish_markdown("candidate", f"**Version {made}**, fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s.")
-    return made
+    version = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
+    registry.set_alias(CHALLENGER, version)
+    say(f"Version {version} was fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s and registered.")
+    publish_markdown("candidate", f"**Version {version}**, fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s.")
+    return version

@@ -1,4 +1,4 @@
-"""Validate: the rows of a snapshot that break the contract go to quarantine, each with its reasons."""
+"""Validation: the rows of a snapshot that break the contract go to quarantine, each with its reasons."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_markdown, publish_table
 from flows.contract import Checked, Column, Contract, check_rows, clean, load_contract, load_schema, require_columns
 from flows.contract.cleaning import clean_column
 from flows.contract.repeats import find_repeats, hash_rows, unique_sets
 from flows.errors import UserError
-from flows.naming import SHORT, name_run
+from flows.naming import SHORT
 from flows.progress import say, track
-from flows.settings import Settings, load_settings
-from flows.stage import stage
+from flows.project import Project
+from flows.settings import Settings
 from flows.store.blocks import Block
 from flows.store.files import digest_file, digest_json
 from flows.store.snapshots import Snapshots
@@ -31,33 +29,9 @@ SAID = 5  # reasons that the run's log names
 CHECKED = "check"  # under which the validation that was looked at last is noted, also where its share is refused
 
 
-@stage(timeout_hours=3)
-def validate(snapshot: str | None = None) -> str:
-    """Hold a snapshot (default: the latest) against `model/schema.py`; return the validation's id.
-
-    Args:
-        snapshot: A snapshot's digest; empty for the latest.
-
-    Raises:
-        UserError: a column is missing, or more rows are bad than `max_bad_share` allows.
-    """
-    settings = load_settings()
-    validation = check_snapshot(snapshot or Latest(settings.store_path).get("ingest"))
-    name_run("validate", data=validation.snapshot)
-    say(f"{validation.rows - validation.bad:,} rows keep the contract, {validation.bad:,} are quarantined.")
-    for reason, rows in list(validation.reasons.items())[:SAID]:
-        say(f"{rows:,} rows are quarantined by {reason}.")
-    report(validation)
-    require_share(settings, validation)
-    Latest(settings.store_path).set("validate", validation.id)
-    return validation.id
-
-
-@task(name="check", cache_policy=NO_CACHE)
-def check_snapshot(digest: str) -> Validation:
+def validate_rows(project: Project, snapshot: str) -> Validation:
     """Return the validation of a snapshot, made unless this contract has judged it before."""
-    settings = load_settings()
-    return judge(settings, Snapshots(settings.store_path).get(digest).digest)
+    return judge(project.settings, project.snapshots.get(snapshot).digest)
 
 
 def judge(settings: Settings, digest: str) -> Validation:
@@ -148,7 +122,7 @@ def _check_block(
     return checked
 
 
-def require_share(settings: Settings, validation: Validation) -> None:
+def check_bad_share(project: Project, validation: Validation) -> None:
     """Check that no more rows are bad than `max_bad_share` allows.
 
     Raises:
@@ -156,13 +130,14 @@ def require_share(settings: Settings, validation: Validation) -> None:
     """
     if not validation.judged:
         raise UserError(
-            f'None of the {validation.rows:,} rows has a value of the target "{load_contract(settings).target}": there '
-            "is nothing to learn from; wait for labels, or name another target."
+            f'None of the {validation.rows:,} rows has a value of the target "{project.contract.target}": there is '
+            "nothing to learn from; wait for labels, or name another target."
         )
+    settings = project.settings
     if validation.bad_share <= settings.data.max_bad_share and validation.bad < validation.judged:
         return
     worst = "; ".join(f"{reason} ({count:,} rows)" for reason, count in list(validation.reasons.items())[:5])
-    where = settings.show(Validations(settings.store_path).find_rows(validation.id))
+    where = settings.show(project.validations.find_rows(validation.id))
     raise UserError(
         f"{validation.bad:,} of {validation.judged:,} rows ({validation.bad_share:.1%}) break the contract, more than "
         f"max_bad_share = {settings.data.max_bad_share:.0%} allows: {worst}. They are in {where}: mend the data or "
@@ -170,9 +145,11 @@ def require_share(settings: Settings, validation: Validation) -> None:
     )
 
 
-@task(name="report", cache_policy=NO_CACHE)
 def report(validation: Validation) -> None:
-    """Show in the Prefect UI how many rows were kept and why others were not."""
+    """Show in the log and in the Prefect UI how many rows were kept and why others were not."""
+    say(f"{validation.rows - validation.bad:,} rows keep the contract, {validation.bad:,} are quarantined.")
+    for reason, rows in list(validation.reasons.items())[:SAID]:
+        say(f"{rows:,} rows are quarantined by {reason}.")
     publish_markdown("validation", f"**{validation.describe()}**.")
     if validation.reasons:
         publish_table("quarantine", [{"reason": reason, "rows": n} for reason, n in validation.reasons.items()])

@@ -14,7 +14,7 @@ from flows.environment import prepare
 from flows.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from flows.train import Fitted
+    from flows.steps.train import Fitted
 
 ROOT = Path(__file__).parents[1]
 READ, USED = 100_000, 2_000  # rows that are read, and drawn from these
@@ -39,8 +39,8 @@ def contract(settings: Settings) -> Contract:
 def table(settings: Settings, contract: Contract) -> pa.Table:
     """Rows with a label, drawn from the beginning of the source, as they are."""
     from flows.contract.cleaning import clean_column
-    from flows.ingest import open_project_source
     from flows.sources import read_through
+    from flows.steps.ingest import open_project_source
 
     source = settings.data.source
     if "://" not in source and not (settings.root / source).exists():
@@ -77,7 +77,7 @@ def rows(checked: Checked) -> pd.DataFrame:
 def fitted(settings: Settings, contract: Contract, rows: pd.DataFrame) -> "Fitted":
     """The project's model, fitted on `rows` as the pipeline would fit it: `.pipeline`, `.contract`."""
     from flows.splitting import define_holdout
-    from flows.train import fit_rows
+    from flows.steps.train import fit_rows
 
     holdout = define_holdout(settings.model_copy(update={"split": type(settings.split)()}), contract, "")
     return fit_rows(settings, contract, rows, holdout)

@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from flows.settings import Settings
-from flows.train import Fitted, build_pipeline
+from flows.steps.train import Fitted, build_pipeline
 
 
 def predict(pipeline: Any, features: pd.DataFrame) -> Any:

@@ -14,7 +14,7 @@ import pytest
 
 from flows.compiling import check_parity, compile_model
 from flows.settings import Settings
-from flows.train import Fitted
+from flows.steps.train import Fitted
 
 ROOT = Path(__file__).parents[1]
 PRIVATE = ("PREFECT_", "MLFLOW_", "BENTOML_", "MPLCONFIGDIR", "ML_")  # no server or folder but the copy's own

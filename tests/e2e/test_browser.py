@@ -144,7 +144,11 @@ def test_run_of_the_pipeline_is_read_in_prefect(shown: Shown, page: Page) -> Non
 
 @pytest.mark.parametrize(
     "flow, tasks",
-    [("ingest", ["snapshot"]), ("evaluate", ["judge"]), ("monitor", ["compare", "labels", "show", "keep", "decide"])],
+    [
+        ("ingest", ["read_source", "apply_corrections"]),
+        ("evaluate", ["score_holdout", "judge_candidate", "log_verdict", "check_gates"]),
+        ("monitor", ["compare", "measure_performance", "log_report", "save_window", "decide"]),
+    ],
 )
 def test_tasks_of_a_stage_are_listed_as_completed(shown: Shown, page: Page, flow: str, tasks: list[str]) -> None:
     page.open(shown.flow_run(flow))

@@ -1,0 +1,55 @@
+"""Deploy: a candidate that passed its gates is put into service, or nothing changes."""
+
+from functools import partial
+
+from prefect.transactions import transaction
+
+from flows.naming import name_run
+from flows.project import open_project
+from flows.smoke import smoke_service
+from flows.stage import stage, task
+from flows.steps.deploy import (
+    build,
+    check_deployable,
+    discard,
+    is_in_service,
+    report,
+    restore,
+    set_alias,
+    set_champion,
+    smoke_test,
+)
+from flows.store.bentoml import forget_bundle, import_bundle
+from flows.store.champion import alert_new_champion
+from flows.tracking import repair_alias
+
+
+@stage(timeout_hours=3)
+def deploy(version: str | None = None, breaking: bool = False, why: str = "passed its gates") -> str:
+    """Put a version (default: the latest candidate) into service; return it.
+
+    Args:
+        version: A registered version whose verdict is a pass; empty for the latest candidate.
+        breaking: Deploy even if the request or answer changes for those who call the service.
+        why: What the history will say.
+
+    Raises:
+        UserError: it cannot be compiled, differs from scikit-learn, or fails the smoke test; all is as it was.
+        Refused: it did not pass its gates.
+    """
+    project = open_project()
+    version = version or project.latest.get("train")
+    champion = project.champion
+    name_run("deploy", version=version, data=project.registry.get(version).tags.get("data_digest"))
+    repair_alias(project.settings)
+    if not is_in_service(project, champion, version):
+        task(check_deployable)(project, champion, version, breaking)
+        with smoke_service(project.settings) as service, transaction():
+            bundle = task(build, undo=partial(discard, project))(project, version)
+            task(import_bundle, undo=forget_bundle)(bundle)
+            task(smoke_test)(project, service, bundle)
+            task(set_champion, undo=partial(restore, project, champion))(project, bundle, champion, why)
+            task(set_alias)(project, version)
+        report(bundle, champion)
+    alert_new_champion(project.settings)
+    return version

@@ -1,0 +1,28 @@
+"""Evaluate: candidate and champion are scored on the same held-out rows, and the gates decide."""
+
+from flows.naming import name_run
+from flows.project import open_project
+from flows.stage import stage, task
+from flows.steps.evaluate import check_gates, find_verdict, judge_candidate, log_verdict, score_holdout
+
+
+@stage(timeout_hours=3)
+def evaluate(version: str | None = None) -> str:
+    """Judge a version (default: the latest candidate) against the champion; return it if it passed.
+
+    Args:
+        version: A registered version; empty for the latest candidate.
+
+    Raises:
+        Refused: a gate refused it; says which and by how much.
+    """
+    project = open_project()
+    version = version or project.latest.get("train")
+    name_run("evaluate", version=version, data=project.registry.get(version).tags.get("data_digest"))
+    record = find_verdict(project, version)
+    if record is None:
+        scored = task(score_holdout)(project, version)
+        record = task(judge_candidate)(project, version, scored)
+        task(log_verdict)(project, scored, record)
+    task(check_gates)(record)
+    return version

@@ -1,0 +1,23 @@
+"""Ingest: the source becomes a snapshot."""
+
+from flows.mending import apply_corrections
+from flows.naming import name_run
+from flows.project import open_project
+from flows.stage import stage, task
+from flows.steps.ingest import read_source, report
+
+
+@stage(timeout_hours=3)
+def ingest(full: bool = False) -> str:
+    """Copy the source that `config.toml` names into a snapshot; return its digest.
+
+    Args:
+        full: Read all of a source that is otherwise read on from where the last ingest ended.
+    """
+    project = open_project()
+    snapshot = task(read_source)(project, full)
+    snapshot = task(apply_corrections)(project, snapshot)
+    project.latest.set("ingest", snapshot.digest)
+    name_run("ingest", data=snapshot.digest)
+    report(snapshot)
+    return snapshot.digest

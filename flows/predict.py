@@ -1,0 +1,38 @@
+"""Predict: the rows of any source are predicted into one file."""
+
+from typing import Any
+
+from flows.naming import name_run
+from flows.outputs import require_destination
+from flows.project import open_project
+from flows.stage import stage, task
+from flows.steps.predict import choose_bundle, predict_rows, report
+from flows.store.reach import refresh
+
+
+@stage(timeout_hours=6, alone=False)
+def predict(source: str, destination: str, version: str | None = None) -> dict[str, Any]:
+    """Predict the rows of a source and write them, with all their columns, to a file.
+
+    A row that breaks the contract is written with an empty prediction; the column `error` gives every reason.
+
+    Args:
+        source: What `ml ingest` reads too: a file's path or `sample://…`.
+        destination: A `.csv`, `.parquet` or `.jsonl` file, replaced in one step when all is written. Like
+            the source's, its path is relative to the project.
+        version: A version that was deployed before; empty for the champion.
+
+    Returns:
+        `rows` (all of them), `refused` and `version`.
+
+    Raises:
+        UserError: nothing serves, the source lacks a column, or the destination is no good.
+    """
+    project = open_project()
+    path = require_destination(project.settings.root / destination)
+    refresh(project.store)
+    bundle = task(choose_bundle)(project.store, version)
+    counts = task(predict_rows)(project, bundle, source, path)
+    name_run("predict", version=bundle.version)
+    report(bundle, counts, destination)
+    return counts | {"version": bundle.version}

@@ -1,0 +1,1 @@
+"""The steps of the flows, a module for each flow."""
