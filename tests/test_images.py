@@ -16,6 +16,7 @@ from conftest import Render
 from e2e.support import Project, make_project, succeed, wait_for
 
 from flows.guard import free_port
+from flows.privacy import open_for_others
 
 pytestmark = pytest.mark.slow
 TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
@@ -143,9 +144,10 @@ def service(builder: Builder, project: Project) -> str:
 
 @pytest.fixture(scope="module")
 def store(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's store, where the container's user may write its log."""
-    folder = tmp_path_factory.mktemp("released") / "store"
+    """The project's store as `ml release` opens it: the container's user may read it and write its log."""
+    folder = tmp_path_factory.mktemp("released") / ".ml" / "store"
     shutil.copytree(project.store, folder)
+    open_for_others(folder)
     (folder / "log").mkdir(exist_ok=True)
     os.chown(folder / "log", 10001, 10001)
     return folder
