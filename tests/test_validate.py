@@ -110,7 +110,6 @@ class Partly(pa.DataFrameModel):
 
 def test_a_set_that_must_be_unique_counts_whole_though_a_column_of_it_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setattr("flows.contract.schema.load_schema", lambda: Partly)
-    monkeypatch.setattr("flows.steps.validate.load_schema", lambda: Partly)
     chosen = Settings(root=tmp_path, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
     table = pyarrow.table({"a": [1, 1, 1], "b": ["x", "y", "x"], "y": [0.0, 1.0, 2.0]})
     snapshots = Snapshots(chosen.store_path)
@@ -138,7 +137,6 @@ class Labelled(pa.DataFrameModel):
 def judge_labels(root: Path, monkeypatch: pytest.MonkeyPatch, group: int = 100, **columns: list[Any]) -> Validation:
     monkeypatch.setattr("flows.store.parquet.ROW_GROUP", group)
     monkeypatch.setattr("flows.contract.schema.load_schema", lambda: Labelled)
-    monkeypatch.setattr("flows.steps.validate.load_schema", lambda: Labelled)
     chosen = Settings(root=root, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
     made = Snapshots(chosen.store_path).write(pyarrow.table(columns).to_batches(), "s", None)
     validation = validate_snapshot(chosen, made.digest, "v")

@@ -11,10 +11,20 @@ from flows.contract.checking import (
 )
 from flows.contract.columns import Column, Contract, Encoding
 from flows.contract.encoding import encode, encode_target, fit_encodings
-from flows.contract.schema import describe, load_contract, load_schema, required_dtype, reserved_names, schema_digest
+from flows.contract.schema import (
+    Checks,
+    describe,
+    load_checks,
+    load_contract,
+    load_schema,
+    required_dtype,
+    reserved_names,
+    schema_digest,
+)
 
 __all__ = [
     "Checked",
+    "Checks",
     "Column",
     "Contract",
     "Encoding",
@@ -24,6 +34,7 @@ __all__ = [
     "encode",
     "encode_target",
     "fit_encodings",
+    "load_checks",
     "load_contract",
     "load_schema",
     "require_columns",

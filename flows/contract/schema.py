@@ -4,7 +4,7 @@ import hashlib
 import importlib
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from flows.contract.columns import Column, Contract, Kind, Role
 from flows.errors import UserError, nearest
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandera.pandas as pa
 
 SCHEMA = "model/schema.py"
+Checks: TypeAlias = "pa.DataFrameSchema"
 DTYPES: dict[Kind, str] = {
     "number": "float64",
     "integer": "int64",
@@ -46,6 +47,11 @@ def load_schema() -> type["pa.DataFrameModel"]:
     if schema is None:
         raise UserError(f"{SCHEMA} has no class named Schema: the contract is read from it.")
     return schema
+
+
+def load_checks() -> Checks:
+    """Return what `model/schema.py` checks, as `check_rows` and `unique_sets` take it."""
+    return load_schema().to_schema()
 
 
 def reserved_names() -> set[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from flows.contract import Contract, check_rows, clean, load_contract, load_schema
+from flows.contract import Contract, check_rows, clean, load_checks, load_contract
 from flows.contract.repeats import find_repeats, hash_rows, unique_sets
 from flows.errors import UserError
 from flows.mending import Mend, keep_mend, replace_rows
@@ -177,7 +177,7 @@ def _refuse(
         mended: They.
         positions: Where in `base` the rows are that they replace, -1 where these are gone.
     """
-    checks = load_schema().to_schema()
+    checks = load_checks()
     refused = {int(row): [GONE] for row in np.flatnonzero(positions < 0)}
     reasons = check_rows(mended, contract.used, checks).without_unlabelled(contract.target)[0].reasons
     for row, column, check in zip(reasons["row"], reasons["column"], reasons["check"], strict=True):

@@ -2,13 +2,22 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from flows.artifacts import publish_markdown, publish_table
-from flows.contract import Checked, Column, Contract, check_rows, clean, load_contract, load_schema, require_columns
+from flows.contract import (
+    Checked,
+    Checks,
+    Column,
+    Contract,
+    check_rows,
+    clean,
+    load_checks,
+    load_contract,
+    require_columns,
+)
 from flows.contract.cleaning import clean_column
 from flows.contract.repeats import find_repeats, hash_rows, unique_sets
 from flows.errors import UserError
@@ -20,9 +29,6 @@ from flows.store.blocks import Block
 from flows.store.files import digest_file, digest_json
 from flows.store.snapshots import Snapshots
 from flows.store.validations import Latest, Validation, Validations
-
-if TYPE_CHECKING:
-    from pandera.pandas import DataFrameSchema
 
 GRAMMAR = 2  # raised whenever the same cells are read as other values
 SAID = 5  # reasons that the run's log names
@@ -56,7 +62,7 @@ def validate_snapshot(settings: Settings, digest: str, name: str) -> Validation:
     contract, snapshots = load_contract(settings), Snapshots(settings.store_path)
     schema = snapshots.schema(digest)
     require_columns(schema.names, contract.used)
-    checks = load_schema().to_schema()
+    checks = load_checks()
     repeats = _find_repeats(snapshots, digest, contract, checks)
     counts: Counter[str] = Counter()
     rows = bad = unlabelled = 0
@@ -76,7 +82,7 @@ def validate_snapshot(settings: Settings, digest: str, name: str) -> Validation:
 
 
 def _find_repeats(
-    snapshots: Snapshots, digest: str, contract: Contract, checks: "DataFrameSchema"
+    snapshots: Snapshots, digest: str, contract: Contract, checks: Checks
 ) -> dict[tuple[str, ...], np.ndarray]:
     """Return for each set of columns that must be unique the numbers of the rows that repeat an earlier one.
 
@@ -112,7 +118,7 @@ def _find_labels(snapshots: Snapshots, digest: str, contract: Contract) -> Itera
 
 
 def _check_block(
-    block: Block, contract: Contract, checks: "DataFrameSchema", repeats: Mapping[tuple[str, ...], np.ndarray]
+    block: Block, contract: Contract, checks: Checks, repeats: Mapping[tuple[str, ...], np.ndarray]
 ) -> Checked:
     """Check the rows of one block; rows are numbered from its start."""
     checked = check_rows(block.read([c.name for c in contract.used]), contract.used, checks)
