@@ -66,11 +66,16 @@ def into_store(made: Any, target: Any, **_: Any) -> str | None:
     return f"{path.split('/')[0]}{Path(path).suffix}" if found else None
 
 
+def into_run(*arguments: Any, **_: Any) -> str:
+    """Name what is logged to an MLflow run after the stage that logs it."""
+    return "mlflow verdict" if "verdict.json" in arguments[3] else "mlflow record"
+
+
 watch(os, "replace", into_store)
 watch(Registry, "log_model", lambda *_: "mlflow model")
 watch(Registry, "register", lambda *_: "mlflow version")
 watch(Registry, "set_alias", lambda _, alias, __: f"mlflow alias {alias}")
-watch(Registry, "log_results", lambda *_: "mlflow verdict")
+watch(Registry, "log_results", into_run)
 watch(flows.store.bentoml, "import_bundle", lambda *_: "bentoml model")
 watch(SmokeService, "offer", lambda *_: "smoke test")
 watch(KafkaSource, "settle", lambda *_: "kafka offsets")

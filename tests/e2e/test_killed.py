@@ -24,6 +24,7 @@ FIRST_RUN = [
     "quarantine.json",
     "latest.json.json",  # the validation that was looked at last, be it refused
     "latest.json.json",
+    "mlflow record",
     "mlflow model",
     "mlflow version",
     "mlflow alias challenger",
@@ -40,7 +41,7 @@ FIRST_RUN = [
     "alerts.json",
     "alerts.json",
 ]
-DEPLOY = FIRST_RUN[14:20]
+DEPLOY = FIRST_RUN[15:21]
 EARLY = [("snapshots.parquet", "within"), ("mlflow version", "after")]
 FILES = [i for i, name in enumerate(FIRST_RUN, 1) if "." in name or name == "bundles"]
 
