@@ -19,9 +19,9 @@ MOST_FAILURES = 50
 
 def changed() -> list[str]:
     """Return a line for each dependency: the version that was installed, and the bound that was tested."""
-    text = (ROOT / "template" / "pyproject.toml.jinja").read_text(encoding="utf-8")
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("packages/*/pyproject.toml")))
     lines = []
-    for name, bound in re.findall(r'^\s+"([a-z0-9-]+)<([0-9.]+)",', text, re.MULTILINE):
+    for name, bound in re.findall(r'"([a-z0-9-]+)(?:\[\w+\])?(?:>=[0-9.]+,)?<([0-9.]+)"', text):
         try:
             found = version(name)
         except PackageNotFoundError:

@@ -34,14 +34,14 @@ pq.write_table(csv.read_csv(sys.argv[1]), "plain.parquet", compression="zstd", c
 """
 INGEST = """
 import sys
-from flows.contract import load_contract
-from flows.steps.ingest import snapshot_source
-from flows.settings import load_settings
+from ondol.contract import load_contract
+from ondol.ingestion.ingest import snapshot_source
+from ondol.config.settings import load_settings
 
 settings = load_settings()
 assert snapshot_source(settings, load_contract(settings)).rows == int(sys.argv[2])
 """
-IMPORTS = "import flows.steps.ingest, flows.contract, flows.settings, model.schema"
+IMPORTS = "import ondol.ingestion.ingest, ondol.contract, ondol.config.settings, model.schema"
 SIDES = {"pyarrow": PLAIN, "pyarrow whole": WHOLE, "ingest": INGEST}
 
 

@@ -25,11 +25,11 @@ GOAL_SECONDS, GOAL_MEGABYTES = 20.0, 1024.0
 ANSWERS = """
 import json, sys
 from pathlib import Path
-from flows.bundling import json_rows
-from flows.contract import typed
-from flows.steps.predict import choose_bundle
-from flows.scoring import Scorer
-from flows.sources.sample import SampleSource
+from ondol.deployment.bundling import json_rows
+from ondol.contract import typed
+from ondol.deployment.predict import choose_bundle
+from ondol.evaluation.scoring import Scorer
+from ondol.ingestion.sample import SampleSource
 import pyarrow as pa
 
 bundle = choose_bundle(Path(".ml/store"), None)
@@ -83,10 +83,10 @@ def run(work: Path, rows: int, together: int, env: dict[str, str]) -> tuple[Cost
     project = make_project(work / f"project-{together}", Path("unused.csv"))
     env = env | {"ML_DATA__SOURCE": SOURCE}
     subprocess.run([sys.executable, "-m", "compileall", "-q", "."], cwd=project, check=True)
-    subprocess.run([sys.executable, "-m", "flows.cli", "run"], cwd=project, env=env, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "ondol.cli", "run"], cwd=project, env=env, check=True, capture_output=True)
     size = write_log(project, rows, together, env)
     wait_for_the_last(project, rows)
-    cost = measure([sys.executable, "-m", "flows.cli", "monitor"], project, env)
+    cost = measure([sys.executable, "-m", "ondol.cli", "monitor"], project, env)
     (record,) = (project / ".ml/store/windows").glob("*.json")
     window = json.loads(record.read_text(encoding="utf-8"))
     if window["rows"] != rows or window["verdict"] != "ok":

@@ -54,6 +54,7 @@ def make_project(folder: Path, source: Path) -> Path:
     folder.mkdir(parents=True)
     for name, origin in (
         ("flows", ROOT / "flows"),
+        ("vendor", ROOT / "packages"),
         *((n, ROOT / "template" / n) for n in ("model", "service")),
     ):
         shutil.copytree(origin, folder / name)
@@ -64,7 +65,7 @@ def make_project(folder: Path, source: Path) -> Path:
 def make_csv(folder: Path, rows: int, env: dict[str, str]) -> Path:
     """Return a CSV file of sample rows."""
     path = folder / f"sample-{rows}.csv"
-    command = [sys.executable, "-m", "flows.sources.sample", str(path), "--rows", str(rows)]
+    command = [sys.executable, "-m", "ondol.ingestion.sample", str(path), "--rows", str(rows)]
     subprocess.run(command, cwd=ROOT, env=env, check=True)
     return path
 
@@ -73,7 +74,7 @@ def run_pipeline(work: Path, source: Path, env: dict[str, str]) -> Cost:
     """Measure `ml run` in a fresh project, compiled to bytecode beforehand."""
     project = make_project(work / "project", source)
     subprocess.run([sys.executable, "-m", "compileall", "-q", "."], cwd=project, check=True)
-    return measure([sys.executable, "-m", "flows.cli", "run"], project, env)
+    return measure([sys.executable, "-m", "ondol.cli", "run"], project, env)
 
 
 def run_script(source: Path, env: dict[str, str]) -> Cost:

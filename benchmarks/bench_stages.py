@@ -21,9 +21,9 @@ GOAL_MEGABYTES, GOAL_RATIO = 1536.0, 12.0
 LEARNED_ROWS = 20_000
 VALIDATE = """
 import sys
-from flows.settings import load_settings
-from flows.store.snapshots import Snapshots
-from flows.steps.validate import validate_snapshot
+from ondol.config.settings import load_settings
+from ondol.snapshots.snapshots import Snapshots
+from ondol.validation.validate import validate_snapshot
 
 settings = load_settings()
 [snapshot] = [s for s in Snapshots(settings.store_path).folder.glob("*.json")]
@@ -35,8 +35,8 @@ assert bool(done.bad) == (sys.argv[3] == "quarantine")
 PREDICT = """
 import sys
 from pathlib import Path
-from flows.project import open_project
-from flows.steps.predict import choose_bundle, predict_rows
+from ondol.project import open_project
+from ondol.deployment.predict import choose_bundle, predict_rows
 
 project = open_project()
 done = predict_rows(project, choose_bundle(project.store, None), sys.argv[1], Path("predicted.parquet").resolve())
@@ -52,7 +52,7 @@ def run_stages(work: Path, rows: int, env: dict[str, str]) -> dict[str, Cost]:
     source = make_csv(work, rows, env)
     learned = make_csv(work, LEARNED_ROWS, env)
     project = make_project(work / "project", learned)
-    subprocess.run([sys.executable, "-m", "flows.cli", "run"], cwd=project, env=env, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "ondol.cli", "run"], cwd=project, env=env, check=True, capture_output=True)
     for snapshot in (project / ".ml" / "store" / "snapshots").glob("*.*"):
         snapshot.unlink()
     config, schema = project / "config.toml", project / "model" / "schema.py"

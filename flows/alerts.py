@@ -2,13 +2,13 @@
 
 from prefect import flow
 
-from flows.alerting import deliver
-from flows.artifacts import publish_markdown
-from flows.drops import alert_drops
-from flows.progress import say
-from flows.project import open_project
-from flows.stage import task
-from flows.store.champion import alert_new_champion
+from ondol.monitoring.drops import alert_drops
+from ondol.orchestration.alerting import deliver
+from ondol.orchestration.artifacts import publish_markdown
+from ondol.orchestration.progress import say
+from ondol.orchestration.stage import task
+from ondol.project import open_project
+from ondol.registry.champion import alert_new_champion
 
 
 @flow(name="alerts", flow_run_name="alerts", timeout_seconds=600)

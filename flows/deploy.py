@@ -4,11 +4,8 @@ from functools import partial
 
 from prefect.transactions import transaction
 
-from flows.naming import name_run
-from flows.project import open_project
-from flows.smoke import smoke_service
-from flows.stage import stage, task
-from flows.steps.deploy import (
+from ondol.bento_store import forget_bundle, import_bundle
+from ondol.deployment.deploy import (
     build,
     check_deployable,
     discard,
@@ -19,9 +16,12 @@ from flows.steps.deploy import (
     set_champion,
     smoke_test,
 )
-from flows.store.bentoml import forget_bundle, import_bundle
-from flows.store.champion import alert_new_champion
-from flows.tracking import repair_alias
+from ondol.deployment.smoke import smoke_service
+from ondol.orchestration.naming import name_run
+from ondol.orchestration.stage import stage, task
+from ondol.project import open_project
+from ondol.registry.champion import alert_new_champion
+from ondol.registry.tracking import repair_alias
 
 
 @stage(timeout_hours=3)

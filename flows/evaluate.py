@@ -1,9 +1,9 @@
 """Evaluate: candidate and champion are scored on the same held-out rows, and the gates decide."""
 
-from flows.naming import name_run
-from flows.project import open_project
-from flows.stage import stage, task
-from flows.steps.evaluate import check_gates, find_verdict, judge_candidate, log_verdict, score_holdout
+from ondol.evaluation.evaluate import check_gates, find_verdict, judge_candidate, log_verdict, score_holdout
+from ondol.orchestration.naming import name_run
+from ondol.orchestration.stage import stage, task
+from ondol.project import open_project
 
 
 @stage(timeout_hours=3)

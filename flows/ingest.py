@@ -1,10 +1,10 @@
 """Ingest: the source becomes a snapshot."""
 
-from flows.mending import apply_corrections
-from flows.naming import name_run
-from flows.project import open_project
-from flows.stage import stage, task
-from flows.steps.ingest import read_source, report
+from ondol.ingestion.ingest import read_source, report
+from ondol.orchestration.naming import name_run
+from ondol.orchestration.stage import stage, task
+from ondol.project import open_project
+from ondol.validation.corrections import apply_corrections
 
 
 @stage(timeout_hours=3)

@@ -1,11 +1,11 @@
 """Monitor: the predictions since the last window are compared with the reference; drift asks for training."""
 
-from flows.monitoring.watching import only_monitor, open_watch, window_end
-from flows.naming import name_run
-from flows.project import open_project
-from flows.stage import stage, task
-from flows.steps.monitor import compare, decide, log_report, measure_performance, report, save_window, send_pending
-from flows.store.reach import refresh
+from ondol.monitoring.monitor import compare, decide, log_report, measure_performance, report, save_window, send_pending
+from ondol.monitoring.watching import only_monitor, open_watch, window_end
+from ondol.orchestration.naming import name_run
+from ondol.orchestration.stage import stage, task
+from ondol.project import open_project
+from ondol.storage.reach import refresh
 
 
 @stage(timeout_hours=1, alone=False)

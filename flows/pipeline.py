@@ -3,13 +3,13 @@
 from flows.deploy import deploy
 from flows.evaluate import evaluate
 from flows.ingest import ingest
-from flows.naming import name_run
-from flows.project import open_project
-from flows.smoke import smoke_service
-from flows.stage import stage, task
-from flows.steps.evaluate import summarize
 from flows.train import train
 from flows.validate import validate
+from ondol.deployment.smoke import smoke_service
+from ondol.evaluation.evaluate import summarize
+from ondol.orchestration.naming import name_run
+from ondol.orchestration.stage import stage, task
+from ondol.project import open_project
 
 
 @stage(timeout_hours=12)

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from flows.naming import name_run
-from flows.outputs import require_destination
-from flows.project import open_project
-from flows.stage import stage, task
-from flows.steps.predict import choose_bundle, predict_rows, report
-from flows.store.reach import refresh
+from ondol.deployment.outputs import require_destination
+from ondol.deployment.predict import choose_bundle, predict_rows, report
+from ondol.orchestration.naming import name_run
+from ondol.orchestration.stage import stage, task
+from ondol.project import open_project
+from ondol.storage.reach import refresh
 
 
 @stage(timeout_hours=6, alone=False)

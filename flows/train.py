@@ -1,10 +1,10 @@
 """Train: a candidate for the service is fitted on validated rows."""
 
-from flows.naming import name_run
-from flows.project import open_project
-from flows.stage import stage, task
-from flows.steps.train import check_leakage, find_version, fit, load_rows, register, train_key
-from flows.tracking import repair_alias
+from ondol.orchestration.naming import name_run
+from ondol.orchestration.stage import stage, task
+from ondol.project import open_project
+from ondol.registry.tracking import repair_alias
+from ondol.training.train import check_leakage, find_version, fit, load_rows, register, train_key
 
 
 @stage(timeout_hours=6)

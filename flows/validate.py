@@ -1,9 +1,9 @@
 """Validate: the rows of a snapshot that break the contract go to quarantine."""
 
-from flows.naming import name_run
-from flows.project import open_project
-from flows.stage import stage, task
-from flows.steps.validate import check_bad_share, report, validate_rows
+from ondol.orchestration.naming import name_run
+from ondol.orchestration.stage import stage, task
+from ondol.project import open_project
+from ondol.validation.validate import check_bad_share, report, validate_rows
 
 
 @stage(timeout_hours=3)

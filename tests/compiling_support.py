@@ -11,7 +11,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
-from flows.contract import Column, Contract, encode, encode_target, fit_encodings
+from ondol.contract import Column, Contract, encode, encode_target, fit_encodings
 
 WON, DAY, SIGNUP, REGION, PLAN = "누적 결제액 (원)", "a b", "가입.일", "지역", "class"
 COLUMNS = (

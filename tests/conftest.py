@@ -14,8 +14,9 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from template_support import commit_all, copy_working_tree, run_python
+from template_support import commit_all, copy_working_tree, python_path, run_python
 
+os.environ["PYTHONPATH"] = python_path()  # processes that the tests start import the engine from here, too
 # Tests run side by side on few cores: OpenMP's threads would fight each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 # `make test &` in a script ignores SIGINT, and so would what is started from here; a handler becomes the default there.
@@ -65,7 +66,7 @@ def ml() -> Run:
     """Run `ml` in a project, in this environment: `ml(project, "run")`."""
 
     def run_ml(project: Path, *arguments: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
-        return run_python(project, "-m", "flows.cli", *arguments, timeout=timeout)
+        return run_python(project, "-m", "ondol.cli", *arguments, timeout=timeout)
 
     return run_ml
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from flows.init.initialize import InitReport
+from ondol.setup.initialize import InitReport
 
 SAMPLE_MODEL = Path(__file__).parents[1] / "template" / "model" / "schema.py"
 CONFIG = """# Ours.

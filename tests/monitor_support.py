@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from flows.bundling import json_rows
-from flows.contract import Contract
-from flows.scoring import Scorer
-from flows.sources.sample import generate
-from flows.store.bundles import Bundle
+from ondol.contract import Contract
+from ondol.deployment.bundling import json_rows
+from ondol.evaluation.scoring import Scorer
+from ondol.ingestion.sample import generate
+from ondol.registry.bundles import Bundle
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -79,7 +79,7 @@ def write_log(
 
 def typed_sample(contract: Contract, rows: int, **parameters: Any) -> pd.DataFrame:
     """Rows of the sample in the contract's dtypes."""
-    from flows.contract import typed
+    from ondol.contract import typed
 
     return typed(sample(rows, **parameters), contract.used)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.guard import free_port
+from ondol.orchestration.guard import free_port
 
 TEMPLATE = Path(__file__).parents[1] / "template"
 

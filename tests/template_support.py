@@ -43,7 +43,12 @@ OURS = {
     "tests/test_pipeline.py",
     "tests/test_service.py",
 }
-PACKAGES = {"flows": REPOSITORY / "flows", **{n: REPOSITORY / "template" / n for n in ("model", "service")}}
+PACKAGES = {
+    "flows": REPOSITORY / "flows",
+    "vendor": REPOSITORY / "packages",
+    **{name: REPOSITORY / "template" / name for name in ("model", "service")},
+}
+ENGINE = ("ondol/src", "ondol-serving/src")
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -81,13 +86,23 @@ def clean_environment(home: Path | None = None) -> dict[str, str]:
 
 
 def repository_environment() -> dict[str, str]:
-    """Return the environment of a process that imports `flows` and `service` from here, as the tests do."""
-    return clean_environment() | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "template")])}
+    """Return the environment of a process that imports the packages from here, as the tests do."""
+    return clean_environment() | {"PYTHONPATH": python_path(REPOSITORY, REPOSITORY / "template")}
+
+
+def python_path(*folders: Path, engine: Path = REPOSITORY / "packages") -> str:
+    """Return a PYTHONPATH of `folders` and of the engine."""
+    return os.pathsep.join([*map(str, folders), *(str(engine / name) for name in ENGINE)])
+
+
+def project_environment(project: Path) -> dict[str, str]:
+    """Return the environment of a project's commands, with the engine that it carries."""
+    return clean_environment() | {"PYTHONPATH": python_path(engine=project / "vendor")}
 
 
 def run_in(project: Path, *command: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
     """Run a command in a project with a clean environment."""
-    environment = clean_environment()
+    environment = project_environment(project)
     return subprocess.run(
         command, cwd=project, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )

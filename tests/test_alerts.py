@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from service_server import mount_disk
 
-from flows.alerting import REFUSED_DAYS, alert, deliver, refused, waiting
-from flows.commands.champion import roll_back
-from flows.guard import free_port
-from flows.settings import Settings, load_settings
-from flows.store.bundles import Bundle
-from flows.store.champion import alert_new_champion, move_champion
+from ondol.cli.champion import roll_back
+from ondol.config.settings import Settings, load_settings
+from ondol.orchestration.alerting import REFUSED_DAYS, alert, deliver, refused, waiting
+from ondol.orchestration.guard import free_port
+from ondol.registry.bundles import Bundle
+from ondol.registry.champion import alert_new_champion, move_champion
 
 SECRET = "T0P-5ECRET"
 
@@ -165,7 +165,7 @@ def test_first_version_is_told_without_a_rollback_that_cannot_be(
 ) -> None:
     with receiver.up():
         for version in ("1", "2"):
-            monkeypatch.setattr("flows.store.champion.utc_now", lambda day=version: f"2026-01-0{day}T00:00:00+00:00")
+            monkeypatch.setattr("ondol.registry.champion.utc_now", lambda day=version: f"2026-01-0{day}T00:00:00+00:00")
             bundle = Bundle(path=settings.store_path / "bundles" / f"{version}-b", version=version, digest="d")
             move_champion(settings.store_path, bundle, "deploy", "passed its gates")
             alert_new_champion(settings)
@@ -178,7 +178,7 @@ def test_each_version_is_alerted_once_however_soon_one_follows_the_other(
     settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Times in the history are to the second, and a bundle may be put into service again."""
-    monkeypatch.setattr("flows.store.champion.utc_now", lambda: "2026-01-01T00:00:00+00:00")
+    monkeypatch.setattr("ondol.registry.champion.utc_now", lambda: "2026-01-01T00:00:00+00:00")
     with receiver.up():
         for version in ("1", "2", "1"):
             bundle = Bundle(path=settings.store_path / "bundles" / f"{version}-b", version=version, digest="d")
@@ -359,6 +359,6 @@ def test_rollback_does_not_need_the_receiver() -> None:
 
     from template_support import REPOSITORY, repository_environment
 
-    code = "import sys, flows.alerting; assert not {'prefect', 'mlflow'} & set(sys.modules)"
-    assert roll_back.__module__ == "flows.commands.champion"
+    code = "import sys, ondol.orchestration.alerting; assert not {'prefect', 'mlflow'} & set(sys.modules)"
+    assert roll_back.__module__ == "ondol.cli.champion"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=repository_environment(), check=True)

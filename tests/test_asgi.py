@@ -1,4 +1,4 @@
-"""What Prefect and MLflow answer, and to whom: their applications behind `flows.asgi`."""
+"""What Prefect and MLflow answer, and to whom: their applications behind `ondol.orchestration.asgi`."""
 
 import asyncio
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from flows import asgi
-from flows.asgi import SameOrigin
-from flows.errors import UserError
-from flows.settings import load_settings
-from service.callers import refuse_caller
-from service.gate import HOSTS
-from service.limits import read_limits
+from ondol.config.settings import load_settings
+from ondol.errors import UserError
+from ondol.orchestration import asgi
+from ondol.orchestration.asgi import SameOrigin
+from ondol_serving.callers import refuse_caller
+from ondol_serving.gate import HOSTS
+from ondol_serving.limits import read_limits
 
 FORMS = [
     "text/plain",

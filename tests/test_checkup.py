@@ -16,20 +16,20 @@ import pyarrow as pa
 import pytest
 from template_support import repository_environment
 
-from flows.checkup import find_damage
-from flows.connection import ARTIFACT_ROOT, connect, embedded_uri, mlflow_database, prepare_embedded
-from flows.databases import check_database, explain_schema
-from flows.errors import UserError
-from flows.monitoring.loop import change_loop
-from flows.settings import Settings, load_settings
-from flows.store.bundles import write_bundle
-from flows.store.champion import move_champion, read_champion
-from flows.store.damage import explain_os_error
-from flows.store.files import write_json
-from flows.store.snapshots import Snapshots
-from flows.store.validations import Latest, Validation, Validations
-from flows.store.verdicts import Record, Verdicts
-from flows.verdict import Verdict
+from ondol.cli.checkup import find_damage
+from ondol.config.settings import Settings, load_settings
+from ondol.errors import UserError
+from ondol.evaluation.verdict import Verdict
+from ondol.evaluation.verdicts import Record, Verdicts
+from ondol.monitoring.loop import change_loop
+from ondol.registry.bundles import write_bundle
+from ondol.registry.champion import move_champion, read_champion
+from ondol.registry.connection import ARTIFACT_ROOT, connect, embedded_uri, mlflow_database, prepare_embedded
+from ondol.snapshots.snapshots import Snapshots
+from ondol.storage.damage import explain_os_error
+from ondol.storage.files import write_json
+from ondol.storage.sqlite import check_database, explain_schema
+from ondol.validation.results import Latest, Validation, Validations
 
 Damage = Callable[[Path], None]
 
@@ -209,7 +209,7 @@ def test_copy_beside_the_champion_is_what_it_last_said(settings: Settings) -> No
 
 
 def test_locked_database_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.databases.WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("ondol.storage.sqlite.WAIT_SECONDS", 0.1)
     path = settings.home / "mlflow" / "mlflow.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("begin exclusive")
@@ -261,7 +261,7 @@ def test_database_of_another_mlflow_is_said_in_one_sentence_everywhere(
     with pytest.raises(UserError, match=told) as refused:
         connect(settings)
     server = subprocess.run(
-        [sys.executable, "-c", "from flows.mlflow_server import mlflow; mlflow()"],
+        [sys.executable, "-c", "from ondol.registry.mlflow_server import mlflow; mlflow()"],
         env=repository_environment() | {"MLFLOW_BACKEND_STORE_URI": embedded_uri(settings)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -278,8 +278,8 @@ def test_address_with_a_password_is_not_shown() -> None:
 CONNECT = """
 import sys
 from pathlib import Path
-from flows.connection import connect
-from flows.settings import load_settings
+from ondol.registry.connection import connect
+from ondol.config.settings import load_settings
 connect(load_settings(Path(sys.argv[1]))).search_experiments()
 """
 

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from flows.contract import Column, describe, fit_encodings
-from flows.contract.cleaning import clean_column, to_required
-from flows.errors import UserError
-from flows.settings import load_settings
-from flows.steps.validate import validation_id
-from service.contract import compile_request, read_contract
-from service.reading import Reader
+from ondol.config.settings import load_settings
+from ondol.contract import Column, describe, fit_encodings
+from ondol.contract.cleaning import clean_column, to_required
+from ondol.errors import UserError
+from ondol.validation.validate import validation_id
+from ondol_serving.contract import compile_request, read_contract
+from ondol_serving.reading import Reader
 
 NAN = float("nan")
 DAY = datetime(2024, 5, 1)

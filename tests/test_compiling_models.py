@@ -34,9 +34,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
-from flows.compiling import check_parity, compile_model
-from flows.contract import Column, encode
-from flows.scoring import Scorer
+from ondol.contract import Column, encode
+from ondol.deployment.convert import compile_model
+from ondol.deployment.parity import check_parity
+from ondol.evaluation.scoring import Scorer
 
 TOLERANCE = 1e-6
 TEXTS = make_column_selector(dtype_exclude="number")

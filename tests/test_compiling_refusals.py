@@ -30,11 +30,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder
 from sklearn.svm import LinearSVC
 
-from flows.compiling import check_parity, compile_model
-from flows.compiling.extremes import make_extremes
-from flows.compiling.parity import UNKNOWN, make_probes
-from flows.contract import Column, encode, fit_encodings
-from flows.errors import UserError
+from ondol.contract import Column, encode, fit_encodings
+from ondol.deployment.convert import compile_model
+from ondol.deployment.extremes import make_extremes
+from ondol.deployment.parity import UNKNOWN, check_parity, make_probes
+from ondol.errors import UserError
 
 TEXTS = make_column_selector(dtype_exclude="number")
 CODES: dict[str, Any] = {"handle_unknown": "use_encoded_value", "unknown_value": -1}
@@ -151,7 +151,7 @@ class OffOnOutliers(BaseEstimator):
 
 
 def test_parity_is_over_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.compiling.parity.CHUNK", 100)
+    monkeypatch.setattr("ondol.deployment.parity.CHUNK", 100)
     frame = training("regression").head(450).copy()
     fitted, contract = fit(boosting("regression"), "regression", training("regression"))
     model = compile_model(fitted, contract)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from docker_support import DockerHost
 
-from flows.commands.container import Container
-from flows.errors import UserError
-from flows.settings import load_settings
+from ondol.cli.container import Container
+from ondol.config.settings import load_settings
+from ondol.errors import UserError
 
 NAME, KEPT, OLD = "churn-production", "churn-production-BEFORE", "churn"
 CONFIG = """[project]

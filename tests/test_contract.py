@@ -10,7 +10,7 @@ import pandera.pandas as pa
 import pyarrow
 import pytest
 
-from flows.contract import (
+from ondol.contract import (
     Column,
     Contract,
     check_rows,
@@ -22,8 +22,8 @@ from flows.contract import (
     schema_digest,
     typed,
 )
-from flows.contract.compatibility import breaking_changes, can_score
-from flows.errors import UserError
+from ondol.contract.compatibility import breaking_changes, can_score
+from ondol.errors import UserError
 
 
 class Schema(pa.DataFrameModel):

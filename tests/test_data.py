@@ -16,18 +16,18 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from flows import comparing
-from flows.commands import history
-from flows.comparing import compare_columns, compare_schemas, read_sides
-from flows.distributions import Column
-from flows.errors import UserError
-from flows.references import Use, bundled, needed, registered, versions_of
-from flows.settings import Settings
-from flows.store import garbage
-from flows.store.files import locked, read_json, write_json
-from flows.store.garbage import find_garbage
-from flows.store.snapshots import Snapshot, Snapshots
-from flows.store.validations import Latest, Validation, Validations
+from ondol.cli import history
+from ondol.config.settings import Settings
+from ondol.errors import UserError
+from ondol.retention import garbage
+from ondol.retention.garbage import find_garbage
+from ondol.retention.references import Use, bundled, needed, registered, versions_of
+from ondol.snapshots import comparing
+from ondol.snapshots.comparing import compare_columns, compare_schemas, read_sides
+from ondol.snapshots.distributions import Column
+from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.storage.files import read_json, write_json
+from ondol.validation.results import Latest, Validation, Validations
 
 
 @pytest.fixture(autouse=True)
@@ -244,7 +244,7 @@ def two_snapshots(project: Settings) -> tuple[Snapshot, Snapshot]:
 
 
 def test_a_version_in_mlflow_keeps_its_snapshot(project, capsys):
-    from flows.tracking import Registry
+    from ondol.registry.tracking import Registry
 
     old, _ = two_snapshots(project)
     registry = Registry(project)
@@ -275,7 +275,7 @@ def test_all_pages_of_mlflow_are_read(monkeypatch, project):
         return page
 
     registry = SimpleNamespace(name="n", client=SimpleNamespace(search_model_versions=search))
-    monkeypatch.setattr("flows.tracking.Registry", lambda settings: registry)
+    monkeypatch.setattr("ondol.registry.tracking.Registry", lambda settings: registry)
     assert [use.snapshot for use in registered(project)] == ["d1", "d2", "d3"]
 
 
@@ -308,12 +308,11 @@ def test_nothing_is_removed_where_it_is_not_known_what_is_needed(project, monkey
 def test_nothing_is_removed_while_another_run_goes_on(project):
     two_snapshots(project)
     code = (
-        "import sys; from pathlib import Path; from flows.store.files import locked\n"
+        "import sys; from pathlib import Path; from ondol.storage.files import locked\n"
         "with locked(Path(sys.argv[1]), wait=False) as mine:\n    print(mine, flush=True); sys.stdin.read()"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(locked.__code__.co_filename).parents[2])}
     command = [sys.executable, "-c", code, str(project.home / "lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as holder:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout and holder.stdout.readline() == "True\n"
         before = files_of(project.store_path)
         with pytest.raises(UserError, match="Another run"):
@@ -388,7 +387,7 @@ def test_names_of_rows_have_no_distance(tmp_path):
 
 
 def test_a_large_snapshot_is_sampled_evenly_over_all_its_row_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 16)
+    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 16)
     monkeypatch.setattr(comparing, "MOST_ROWS", 30)
     one = take(tmp_path, "x", a=list(range(100)))
     side = read_sides(Snapshots(tmp_path), one, ["a"])["a"]

@@ -33,21 +33,28 @@ def uv_settings(project: Path) -> dict[str, list[str]]:
 
 
 def test_every_bound_has_its_reason_beside_it():
-    """In the template all of them; in this repository those of packages that the template does not name."""
-    template = (REPOSITORY / "template" / "pyproject.toml.jinja").read_text(encoding="utf-8")
-    bounds = re.search(r"^constraint-dependencies = \[\n(.*?)^\]", template, re.M | re.S)[1].splitlines()
-    ours = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-    ours = [line for line in ours.splitlines() if re.match(r'    "[^"]+<', line)]
-    assert len(bounds) > 30 and ours
-    for line in bounds + ours:
-        assert re.fullmatch(r'    "[^"<]+<[\d.]+",\s+# \S.*', line), line
-    names = {re.match(r'    "([\w-]+)', line)[1] for line in bounds}
-    for package in tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"][
-        "dev"
-    ]:
+    files = [REPOSITORY / "pyproject.toml", *REPOSITORY.glob("packages/*/pyproject.toml")]
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines() if "<" in line]
+    bounds = [line for line in lines if not line.startswith("requires")]
+    assert len(bounds) > 40
+    for line in bounds:
+        assert re.fullmatch(r'(?:[a-z0-9]+ = \[)?\s*"[^"<]+<[\d.]+"(?:,|\]),?\s+# \S.*', line), line
+
+
+def test_every_package_that_the_repository_adds_has_an_upper_bound():
+    groups = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    bounded = {name for path in REPOSITORY.glob("packages/*/pyproject.toml") for name in bounded_in(path)}
+    for package in groups["dev"]:
         if isinstance(package, str):
-            name = re.match(r"[\w-]+", package)[0]
-            assert ("<" in package) is (name not in names), f"{package} needs one upper bound, here or in the template"
+            name = Requirement(package).name
+            assert ("<" in package) is (name not in bounded), f"{package} needs one upper bound, here or in packages/"
+
+
+def bounded_in(path: Path) -> set[str]:
+    """Return the names of the packages that a pyproject.toml bounds, in its dependencies and its extras."""
+    project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    listed = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    return {requirement.name for requirement in map(Requirement, listed) if "<" in str(requirement.specifier)}
 
 
 @pytest.mark.parametrize("missing", [None, *PLATFORMS])
@@ -93,7 +100,7 @@ def test_bounds_resolve_together_for_every_python_and_platform(render, tmp_path)
     assert done.returncode == 0, done.stderr
     locked = tomllib.loads((tmp_path / "p" / "uv.lock").read_text(encoding="utf-8"))
     names = {package["name"] for package in locked["package"]}
-    assert {re.match(r"[\w-]+", bound)[0] for bound in uv_settings(tmp_path / "p")["constraint-dependencies"]} <= names
+    assert {name for path in REPOSITORY.glob("packages/*/pyproject.toml") for name in bounded_in(path)} <= names
 
 
 @pytest.mark.slow

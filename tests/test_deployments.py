@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from flows import deployments
-from flows.deployments import deployment_name, remove_renamed
-from flows.settings import Settings, load_settings
+from ondol.config.settings import Settings, load_settings
+from ondol.orchestration import deployments
+from ondol.orchestration.deployments import deployment_name, remove_renamed
 
 YAML = """
 deployments:

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from flows.drops import alert_drops, read_count
-from flows.settings import load_settings
+from ondol.config.settings import load_settings
+from ondol.monitoring.drops import alert_drops, read_count
 
 
 class Metrics(http.server.BaseHTTPRequestHandler):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.contract import Column, Contract, encode, encode_target, fit_encodings
-from flows.contract.columns import MISSING_TEXT, Encoding
-from flows.contract.encoding import MOST_KNOWN, encode_column
+from ondol.contract import Column, Contract, encode, encode_target, fit_encodings
+from ondol.contract.columns import MISSING_TEXT, Encoding
+from ondol.contract.encoding import MOST_KNOWN, encode_column
 
 TARGET = Column(name="y", kind="number", role="target")
 

@@ -11,14 +11,14 @@ import pytest
 from marks import slow_but
 from test_init import CONFIG, DATA, _load
 
-from flows.contract import Column, describe
-from flows.errors import UserError
-from flows.evolution import find_changes, propose
-from flows.evolution.marks import find_marks
-from flows.init import initialize
-from flows.init.initialize import read_table
-from flows.settings import Settings
-from flows.sources import Reading, open_source
+from ondol.config.settings import Settings
+from ondol.contract import Column, describe
+from ondol.errors import UserError
+from ondol.ingestion.sources import Reading, open_source
+from ondol.setup.changes import find_changes
+from ondol.setup.editing import propose
+from ondol.setup.initialize import initialize, read_table
+from ondol.setup.marks import find_marks
 
 NUMBERS = count()
 EDITED = '''"""Ours."""
@@ -311,7 +311,7 @@ def test_column_under_another_name_keeps_what_is_said_of_it(project):
 
 
 def test_schema_edited_meanwhile_is_not_overwritten(tmp_path):
-    from flows.commands.contract import replace_schema
+    from ondol.cli.contract import replace_schema
 
     path = tmp_path / "schema.py"
     path.write_text("mine", encoding="utf-8")
@@ -321,7 +321,7 @@ def test_schema_edited_meanwhile_is_not_overwritten(tmp_path):
 
 
 def test_nothing_changed_is_said_of_no_more_than_was_looked_at(project, monkeypatch, capsys):
-    from flows.commands import console, contract
+    from ondol.cli import console, contract
 
     data = {"source": "sample://?rows=20000", "target": "churned", "problem": "binary"}
     settings = Settings(root=project, data=data)  # type: ignore[arg-type]

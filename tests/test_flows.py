@@ -19,7 +19,24 @@ TASKS = {
     "monitor": ["send_pending", "compare", "measure_performance", "log_report", "save_window", "decide"],
     "alerts": ["alert_drops", "alert_new_champion", "deliver"],
 }
-DECIDING = {"train_key", "find_version", "find_verdict", "is_in_service"}  # whether there is anything to do
+MODULES = {  # of the engine, which hold the steps
+    "ondol.ingestion.ingest",
+    "ondol.validation.validate",
+    "ondol.training.train",
+    "ondol.evaluation.evaluate",
+    "ondol.deployment.deploy",
+    "ondol.deployment.predict",
+    "ondol.monitoring.monitor",
+}
+DECIDING = {  # whether there is anything to do, and on what
+    "train_key",
+    "find_version",
+    "find_verdict",
+    "is_in_service",
+    "only_monitor",
+    "open_watch",
+    "window_end",
+}
 UNDOING = {"discard", "restore"}  # what a task did
 REPORTING = {"report"}  # on the page of the run itself
 
@@ -45,7 +62,7 @@ def plain_calls(tree: ast.Module) -> Iterator[str]:
 
 def imported_steps(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("flows.steps"):
+        if isinstance(node, ast.ImportFrom) and node.module in MODULES:
             yield from (alias.name for alias in node.names)
 
 

@@ -5,10 +5,18 @@ import json
 import numpy as np
 import pytest
 
-from flows.dummy import predict_dummy
-from flows.gates import Comparison, Verdict, judge, judge_floor, judge_margin, judge_minimum, refusal_sentence
-from flows.metrics import METRICS, Interval
-from flows.sections import Gates
+from ondol.config.model import Gates
+from ondol.evaluation.gates import (
+    Comparison,
+    Verdict,
+    judge,
+    judge_floor,
+    judge_margin,
+    judge_minimum,
+    refusal_sentence,
+)
+from ondol.evaluation.metrics import METRICS, Interval
+from ondol.training.baseline import predict_dummy
 
 ROWS = 600
 

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.contract import Column, Contract
-from flows.errors import UserError
-from flows.growing import grow
-from flows.settings import Settings
-from flows.store import parts
-from flows.store.files import digest_json
-from flows.store.parquet import unify
-from flows.store.snapshots import Snapshot, Snapshots
+from ondol.config.settings import Settings
+from ondol.contract import Column, Contract
+from ondol.errors import UserError
+from ondol.ingestion.growing import grow
+from ondol.snapshots import parts
+from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.storage.files import digest_json
+from ondol.storage.parquet import unify
 
 CONTRACT = Contract(
     problem="regression",
@@ -97,7 +97,7 @@ def make_settings(root: Path, **data: Any) -> Settings:
 
 @pytest.fixture
 def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 4)
+    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 4)
     return make_settings(tmp_path, watermark="changed")
 
 
@@ -310,14 +310,14 @@ def extend(source: Table, load: list[Row]) -> None:
 
 
 def patch_publish(patch: pytest.MonkeyPatch, publish: Any) -> None:
-    from flows.store import files
+    from ondol.storage import files
 
     patch.setattr(files, "publish", publish)
     patch.setattr(parts, "publish", publish)
 
 
 def kill_at(patch: pytest.MonkeyPatch, place: int, after: bool) -> None:
-    from flows.store.files import publish
+    from ondol.storage.files import publish
 
     seen = iter(range(10**6))
 
@@ -333,7 +333,7 @@ def kill_at(patch: pytest.MonkeyPatch, place: int, after: bool) -> None:
 
 
 def count_writes(kind: type[Table], history: list[list[Row]], chosen: Settings, patch: pytest.MonkeyPatch) -> int:
-    from flows.store.files import publish
+    from ondol.storage.files import publish
 
     counted = []
 

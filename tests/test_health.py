@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from flows.connection import connect
-from flows.errors import UserError
-from flows.health import answers, call_prefect
-from flows.settings import load_settings
+from ondol.config.settings import load_settings
+from ondol.errors import UserError
+from ondol.orchestration.health import answers, call_prefect
+from ondol.registry.connection import connect
 
 
 class Site:

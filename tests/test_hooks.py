@@ -122,7 +122,7 @@ def test_hooks_run_in_a_projects_own_environment(project):
     every = run(project, "uv", "run", "pre-commit", "run", "--all-files", **mine)
     assert (every.returncode, every.stdout.count("Passed")) == (0, 4), every.stdout + every.stderr
     path = project / "pyproject.toml"
-    path.write_text(path.read_text(encoding="utf-8").replace('    "typer",\n', '    "typer",\n    "six",\n'), "utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace('    "ondol",\n', '    "ondol",\n    "six",\n'), "utf-8")
     done = commit(project, **mine)
     assert done.returncode == 1
     assert "needs to be updated" in done.stderr

@@ -15,8 +15,8 @@ import pytest
 from conftest import Render
 from e2e.support import Project, make_project, succeed, wait_for
 
-from flows.guard import free_port
-from flows.privacy import open_for_others
+from ondol.orchestration.guard import free_port
+from ondol.storage.privacy import open_for_others
 
 pytestmark = pytest.mark.slow
 TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
@@ -186,7 +186,8 @@ def test_health_check_of_the_image_passes(builder, service, store):
 def test_service_holds_no_more_than_it_needs(builder, service):
     found = builder.podman("run", "--rm", service, "ls", "/opt/venv/lib", "/app").split()
     assert "service" in found
-    assert not {"flows", "model", "config.toml"} & set(found)
+    assert "ondol_serving" in found
+    assert not {"flows", "model", "vendor", "config.toml"} & set(found)
     script = "import importlib.util as u, sys; print(*[n for n in sys.argv[1:] if u.find_spec(n)])"
     heavy = ["pandas", "sklearn", "mlflow", "prefect", "evidently", "matplotlib", "pyarrow", "scipy", "skl2onnx"]
     assert builder.podman("run", "--rm", service, "python3", "-c", script, *heavy).split() == []
@@ -203,7 +204,7 @@ def test_service_serves_a_bundle_that_was_baked_in_where_there_is_no_store(build
 
 def test_worker_holds_the_flows_and_knows_its_commit(builder, project):
     builder.build(project.root, "churn-worker", "--target", "worker", "--build-arg", "COMMIT=0123abc")
-    script = "import flows.pipeline, mlflow, psycopg; from flows.provenance import read_provenance as r; "
+    script = "import flows.pipeline, mlflow, psycopg; from ondol.training.provenance import read_provenance as r; "
     script += "from pathlib import Path; print(r(Path('/app')).commit)"
     run = ["run", "--rm", "--network", "host", *CONFINED, "--volume", "/app/.ml"]
     assert builder.podman(*run, "churn-worker", "python3", "-c", script).split()[-1] == "0123abc"

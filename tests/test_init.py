@@ -11,13 +11,12 @@ import pytest
 from init_support import CONFIG, SAMPLE_MODEL, make_project, of_role
 from rich.console import Console
 
-from flows.contract import describe
-from flows.contract.checking import check_rows
-from flows.errors import UserError
-from flows.init import initialize
-from flows.init.initialize import read_table
-from flows.init.report import print_report
-from flows.sources import Reading, open_source
+from ondol.cli.init import print_report
+from ondol.contract import describe
+from ondol.contract.checking import check_rows
+from ondol.errors import UserError
+from ondol.ingestion.sources import Reading, open_source
+from ondol.setup.initialize import initialize, read_table
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

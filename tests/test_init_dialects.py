@@ -10,14 +10,13 @@ import pyarrow as pa
 import pytest
 from init_support import CONFIG, make_project
 
-from flows.contract import Column, Contract
-from flows.contract.cleaning import clean_column
-from flows.errors import UserError
-from flows.init import initialize
-from flows.init.initialize import InitReport, read_table
-from flows.settings import load_settings
-from flows.sources import Reading, open_source
-from flows.steps.ingest import open_project_source
+from ondol.config.settings import load_settings
+from ondol.contract import Column, Contract
+from ondol.contract.cleaning import clean_column
+from ondol.errors import UserError
+from ondol.ingestion.ingest import open_project_source
+from ondol.ingestion.sources import Reading, open_source
+from ondol.setup.initialize import InitReport, initialize, read_table
 
 
 @pytest.fixture

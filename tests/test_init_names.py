@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.init.names import make_attributes, quote
-from flows.init.writing import Field, write_schema
+from ondol.setup.names import make_attributes, quote
+from ondol.setup.writing import Field, write_schema
 
 NASTY = [
     "class",

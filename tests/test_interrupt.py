@@ -24,7 +24,7 @@ def test_interrupted_command_ends_with_130(tmp_path: Path, trap: str) -> None:
                 "bash",
                 sys.executable,
                 "-m",
-                "flows.cli",
+                "ondol.cli",
                 "init",
                 source,
                 "--target",

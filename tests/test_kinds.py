@@ -18,15 +18,16 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OrdinalEncoder
 from test_init import _check_own_source, _field, _load, project  # noqa: F401 - a fixture
 
-from flows.bundling import json_rows
-from flows.compiling import check_parity, compile_model
-from flows.contract import Contract, check_rows, describe, encode, encode_target, fit_encodings
-from flows.contract.encoding import MANY, encode_column
-from flows.errors import UserError
-from flows.init import initialize
-from flows.pipelines import round_targets
-from flows.scoring import Scorer
 from model.features import build_features
+from ondol.contract import Contract, check_rows, describe, encode, encode_target, fit_encodings
+from ondol.contract.encoding import MANY, encode_column
+from ondol.deployment.bundling import json_rows
+from ondol.deployment.convert import compile_model
+from ondol.deployment.parity import check_parity
+from ondol.errors import UserError
+from ondol.evaluation.scoring import Scorer
+from ondol.setup.initialize import initialize
+from ondol.training.pipelines import round_targets
 
 ROWS = 1500
 PROBLEMS = ("binary", "multiclass", "regression")
@@ -102,7 +103,7 @@ def write_bundle(folder: Path, pipeline: Any, contract: Contract) -> Path:
 
 def served(folder: Path, rows: list[dict[str, Any]]) -> np.ndarray:
     """Return what the service answers, through its own types, encoder and runtime."""
-    from service.bundle import load_bundle
+    from ondol_serving.bundle import load_bundle
 
     bundle = load_bundle(folder)
     answers = bundle.predict(bundle.parse(json.dumps({"rows": rows}, ensure_ascii=False).encode()))
@@ -154,7 +155,7 @@ NONSENSE: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nonsense_is_refused_by_the_service_and_by_name(model, kind):
-    from service.bundle import load_bundle
+    from ondol_serving.bundle import load_bundle
 
     bundle, row = load_bundle(model[3]), json_rows(model[1], model[2].dropna().head(1))[0]
     for value in NONSENSE[kind]:
@@ -186,8 +187,8 @@ def test_old_features_go_on_working(monkeypatch, tmp_path):
     """`model/features.py` of 0.1.0 knew nothing of parts, ranks, texts of many values or the problem."""
     from sklearn.compose import ColumnTransformer, make_column_selector
 
-    from flows.settings import Settings
-    from flows.steps.train import build_pipeline
+    from ondol.config.settings import Settings
+    from ondol.training.train import build_pipeline
 
     texts = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     chosen = make_column_selector(dtype_exclude="number")
@@ -240,7 +241,7 @@ def test_an_ordered_text_is_its_rank_and_what_is_unseen_is_missing():
 
 
 def test_openapi_says_what_a_duration_and_an_order_are(model):
-    from service.bundle import load_bundle
+    from ondol_serving.bundle import load_bundle
 
     fields = load_bundle(model[3]).request_type.model_json_schema()["$defs"]["Row"]["properties"]
     said = json.dumps(fields["lasted"])
@@ -249,8 +250,8 @@ def test_openapi_says_what_a_duration_and_an_order_are(model):
 
 
 def test_the_monitor_sees_each_kind_drift(tmp_path):
-    from flows.monitoring.frames import pair
-    from flows.monitoring.reference import Reference
+    from ondol.deployment.reference import Reference
+    from ondol.monitoring.frames import pair
 
     frame = make_rows()
     contract = fit_encodings(describe(Schema, "b", "binary"), frame)
@@ -266,8 +267,8 @@ def test_the_monitor_sees_each_kind_drift(tmp_path):
 
 
 def test_a_new_value_of_an_ordered_text_is_told_and_its_order_kept():
-    from flows.evolution.changes import find_changes
-    from flows.evolution.editing import propose
+    from ondol.setup.changes import find_changes
+    from ondol.setup.editing import propose
 
     contract = describe(Schema, "b", "binary")
     frame = make_rows(200).assign(m=1, few="u", size=["huge"] * 100 + ["large"] * 100)
@@ -329,8 +330,8 @@ def test_clock_times_are_durations_and_init_says_so(project):  # noqa: F811
 
 
 def test_what_parquet_says_of_a_column_outlives_reading(tmp_path):
-    from flows.sources.parquet import ParquetSource
-    from flows.sources.raw import RawFile
+    from ondol.ingestion.parquet import ParquetSource
+    from ondol.ingestion.raw import RawFile
 
     table = arrow.table({"d": arrow.array([1_500, None], arrow.duration("ms"))})
     pq.write_table(table, tmp_path / "t.parquet")

@@ -1,35 +1,54 @@
-"""Packages import lower packages only, and each library is imported in one package.
-
-The modules of `flows` are being arranged into packages; `layers.toml` says which module belongs to which.
+"""The engine's packages import lower packages only, and each library is imported in one package.
 
 `project` is where all comes together: a `Project` opens what belongs to a project where it is first used. So that every
 step can take one, the module is low, and what it imports in its functions, or for types only, may lie higher.
 """
 
 import ast
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from template_support import REPOSITORY
 
-TESTS = Path(__file__).parent
-FLOWS = TESTS.parent / "flows"
-LAYERS = tomllib.loads((TESTS / "layers.toml").read_text(encoding="utf-8"))
-ORDER = list(LAYERS)
-PACKAGE = {old: package for package, modules in LAYERS.items() for names in modules.values() for old in names}
+ENGINE = REPOSITORY / "packages" / "ondol" / "src" / "ondol"
+# From the lowest to the highest: a package imports those before it. A name may be a single module.
+ORDER = [
+    "redaction",
+    "markdown",
+    "errors",
+    "config",
+    "project",
+    "storage",
+    "orchestration",
+    "contract",
+    "snapshots",
+    "ingestion",
+    "validation",
+    "registry",
+    "bento_store",
+    "training",
+    "evaluation",
+    "deployment",
+    "monitoring",
+    "retention",
+    "services",
+    "setup",
+    "demo",
+    "cli",
+]
 MODULES = {
-    ".".join(path.relative_to(FLOWS).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in FLOWS.rglob("*.py")
+    ".".join(path.relative_to(ENGINE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in ENGINE.rglob("*.py")
+    if path != ENGINE / "__init__.py"
 }
-EMPTY = {"__init__", "steps", "store"}  # their files hold no code
 ROOMS = {
-    "prefect": {"orchestration", "flows"},
+    "prefect": {"orchestration"},
     "mlflow": {"registry"},
     "evidently": {"monitoring"},
     "skl2onnx": {"deployment"},
     "pandera": {"contract"},
-    "bentoml": {"serving"},  # and in the service, which is not part of `flows`
+    "bentoml": {"bento_store"},  # and in the service
 }
 LAZY = "project"  # see above
 
@@ -44,18 +63,20 @@ def imports(path: Path, lazy: bool = True) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def package_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
 def module_of(name: str) -> str | None:
-    """Return the module of `flows` that an imported name is, or is defined in; None for another package's."""
+    """Return the module of the engine that an imported name is, or is defined in; None for another package's."""
     package, _, rest = name.partition(".")
-    if package != "flows":
+    if package != "ondol":
         return None
     return rest if rest in MODULES else rest.rpartition(".")[0]
 
 
-def test_every_module_belongs_to_one_package():
-    named = [old for modules in LAYERS.values() for names in modules.values() for old in names]
-    assert len(named) == len(set(named))
-    assert set(named) == MODULES.keys() - EMPTY
+def test_every_package_has_its_place_in_the_order():
+    assert {package_of(module) for module in MODULES} == set(ORDER)
 
 
 def test_packages_import_lower_packages_only():
@@ -63,7 +84,7 @@ def test_packages_import_lower_packages_only():
         (module, imported)
         for module, path in MODULES.items()
         for imported in filter(None, map(module_of, imports(path, lazy=module != LAZY)))
-        if module not in EMPTY and ORDER.index(PACKAGE[imported]) > ORDER.index(PACKAGE[module])
+        if ORDER.index(package_of(imported)) > ORDER.index(package_of(module))
     }
     assert not found
 
@@ -73,7 +94,7 @@ def test_a_library_is_imported_in_one_package(library):
     found = {
         module
         for module, path in MODULES.items()
-        if module not in EMPTY and PACKAGE[module] not in ROOMS[library]
+        if package_of(module) not in ROOMS[library]
         if any(name.partition(".")[0] == library for name in imports(path))
     }
     assert not found

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from marks import slow_but
 
-from flows.contract import Column, Contract, require_known
-from flows.contract.columns import Kind, Role
-from flows.errors import UserError
-from flows.leaks import Alarm, find_alarms
-from flows.leaks.accepting import require_accepted, settle, warn_of_needless
+from ondol.contract import Column, Contract, require_known
+from ondol.contract.columns import Kind, Role
+from ondol.errors import UserError
+from ondol.validation.leakage.accepting import require_accepted, settle, warn_of_needless
+from ondol.validation.leakage.alarms import Alarm
+from ondol.validation.leakage.search import find_alarms
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 KINDS: dict[str, Kind] = {"i": "integer", "u": "integer", "f": "number", "b": "boolean", "M": "date"}

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from test_leaks import search
 
-from flows.sources import Reading, open_source
+from ondol.ingestion.sources import Reading, open_source
 
 TARGETS = {"churned": "binary", "next_plan": "multiclass", "next_spend": "regression"}
 

@@ -5,8 +5,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from nasty_support import MARKUP, NAMES
 
-from flows.markdown import code, plain, table
-from service.printable import printable
+from ondol.markdown import code, plain, table
+from ondol_serving.printable import printable
 
 NASTY = [
     *MARKUP,

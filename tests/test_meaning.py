@@ -20,24 +20,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flows.contract import Column, Contract, describe, fit_encodings
-from flows.contract.cleaning import clean_column
-from flows.contract.columns import Kind
-from flows.contract.encoding import encode_column
-from flows.sources import Reading, open_source, read_through
-from flows.sources.cells import NULLS
-from flows.sources.sql_types import fits, to_array
-from service.contract import compile_request, read_contract
-from service.encoding import Encoder
-from service.grammar import (
-    date_grammar,
-    normalize,
-    parse_boolean,
-    parse_duration,
-    parse_integer,
-    parse_number,
-)
-from service.reading import Reader
+from ondol.contract import Column, Contract, describe, fit_encodings
+from ondol.contract.cleaning import clean_column
+from ondol.contract.columns import Kind
+from ondol.contract.encoding import encode_column
+from ondol.ingestion.cells import NULLS
+from ondol.ingestion.sources import Reading, open_source, read_through
+from ondol.ingestion.sql.types import fits, to_array
+from ondol_serving.contract import compile_request, read_contract
+from ondol_serving.encoding import Encoder
+from ondol_serving.grammar import date_grammar, normalize, parse_boolean, parse_duration, parse_integer, parse_number
+from ondol_serving.reading import Reader
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TARGET = Column(name="y", kind="number", role="target")
@@ -297,9 +290,9 @@ def meanings(table: pa.Table, kind: Kind) -> list[list[Any]]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let readers take a row or so at a time, and find out late that a column is of another type."""
-    monkeypatch.setattr("flows.sources.delimited.BLOCK_BYTES", 1 << 16)
-    monkeypatch.setattr("flows.sources.delimited.HELD_BYTES", 0)
-    monkeypatch.setattr("flows.sources.jsonlines.BATCH_ROWS", 1)
+    monkeypatch.setattr("ondol.ingestion.delimited.BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr("ondol.ingestion.delimited.HELD_BYTES", 0)
+    monkeypatch.setattr("ondol.ingestion.jsonlines.BATCH_ROWS", 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

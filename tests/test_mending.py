@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.contract import Column
-from flows.mending import Mend, keep_mend, mend_snapshot, read_mends, replace_rows
-from flows.mending.matching import find_rows, find_telling, pair
-from flows.store.garbage import all_snapshots
-from flows.store.snapshots import Snapshot, Snapshots
+from ondol.contract import Column
+from ondol.retention.garbage import all_snapshots
+from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.validation.corrections import Mend, keep_mend, mend_snapshot, read_mends, replace_rows
+from ondol.validation.corrections.matching import find_rows, find_telling, pair
 
 SOURCE = "data.csv"
 Rows = list[tuple[Any, ...]]
@@ -21,7 +21,7 @@ Rows = list[tuple[Any, ...]]
 
 @pytest.fixture
 def snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshots:
-    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 3)
+    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 3)
     return Snapshots(tmp_path)
 
 

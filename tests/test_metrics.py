@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from flows.errors import UserError
-from flows.metrics import METRICS, bootstrap, choose_metric, paired_difference, sample_rows, score_metrics
-from flows.resampling import SAMPLE_ROWS
-from flows.weighted import prepare_scorers
+from ondol.errors import UserError
+from ondol.evaluation.metrics import METRICS, bootstrap, choose_metric, paired_difference, sample_rows, score_metrics
+from ondol.evaluation.resampling import SAMPLE_ROWS
+from ondol.evaluation.weighted import prepare_scorers
 
 
 def binary(rows: int, strength: float = 1.5, seed: int = 0, decimals: int = 2):

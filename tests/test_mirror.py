@@ -16,24 +16,24 @@ import pyarrow as pa
 import pytest
 from test_growing import CONTRACT, Row, Table, rows_of
 
-from flows.alerting import alert, waiting
-from flows.commands.champion import previous_bundle
-from flows.errors import UserError
-from flows.following import PATIENCE, follow
-from flows.growing import grow
-from flows.monitoring.loop import pause, read_loop
-from flows.settings import Settings
-from flows.store import objects
-from flows.store.bundles import drop_bundle, find_bundle, open_bundle, write_bundle
-from flows.store.champion import move_champion, read_champion, restore_champion
-from flows.store.files import read_json, write_json
-from flows.store.garbage import find_garbage
-from flows.store.mirror import Mirror, is_deciding, is_record
-from flows.store.objects import Objects
-from flows.store.reach import elsewhere_of, is_published, open_store, refresh, remove, sizes
-from flows.store.shipping import Shipper, fetch_log
-from flows.store.snapshots import Snapshots
-from flows.store.validations import Latest, Validation, Validations
+from ondol.cli.champion import previous_bundle
+from ondol.config.settings import Settings
+from ondol.errors import UserError
+from ondol.ingestion.growing import grow
+from ondol.monitoring.loop import pause, read_loop
+from ondol.orchestration.alerting import alert, waiting
+from ondol.registry.bundles import drop_bundle, find_bundle, open_bundle, write_bundle
+from ondol.registry.champion import move_champion, read_champion, restore_champion
+from ondol.retention.garbage import find_garbage
+from ondol.snapshots.snapshots import Snapshots
+from ondol.storage import objects
+from ondol.storage.files import read_json, write_json
+from ondol.storage.following import PATIENCE, follow
+from ondol.storage.mirror import Mirror, is_deciding, is_record
+from ondol.storage.objects import Objects
+from ondol.storage.reach import elsewhere_of, is_published, open_store, refresh, remove, sizes
+from ondol.storage.shipping import Shipper, fetch_log
+from ondol.validation.results import Latest, Validation, Validations
 
 ADDRESS = "s3://lake/상점/churn"
 ROWS: list[Row] = [("a", 0, 1.0), ("나", 1, 2.0), ("c", 2, 3.0)]
@@ -74,7 +74,7 @@ def files(version: str) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 4)
+    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 4)
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -193,7 +193,7 @@ def test_garbage_of_the_last_day_stays_in_the_store(hosts):
 
 
 def test_garbage_goes_from_the_store_also_where_this_host_never_had_it(hosts, monkeypatch):
-    monkeypatch.setattr("flows.store.garbage.YOUNG_SECONDS", 0)
+    monkeypatch.setattr("ondol.retention.garbage.YOUNG_SECONDS", 0)
     one, other = hosts("a"), hosts("b")
     old = Snapshots(one.store).write(pa.table({"x": [1]}).to_batches(), "s", "1")
     time.sleep(1.1)  # `created` is in seconds
@@ -415,7 +415,7 @@ def test_a_killed_process_between_upload_and_rename_leaves_what_the_next_takes_u
         return rename(path, target)
 
     with monkeypatch.context() as context:
-        context.setattr("flows.store.files.Path.replace", die_at_the_champion)
+        context.setattr("ondol.storage.files.Path.replace", die_at_the_champion)
         with pytest.raises(Killed):
             move_champion(one.folder, bundle, "promote", "killed")
     assert read_champion(one.folder).version == "1"
@@ -435,7 +435,7 @@ def test_an_answer_that_was_lost_is_no_conflict(two, monkeypatch):
         return tag
 
     monkeypatch.setattr(objects, "_put_s3", lost)
-    monkeypatch.setattr("flows.sources.waiting.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("ondol.storage.waiting.PAUSE_SECONDS", 0.01)
     host = Host(one.settings.root)
     mirror = Mirror(one.folder, Objects(ADDRESS, host.settings.fetch.model_copy(update={"retries": 2})))
     made = write_file(one.folder.parent / "made", b'{"bundle": null}')
@@ -511,10 +511,11 @@ def test_a_web_server_is_no_store(tmp_path):
 
 def test_a_store_in_a_folder_imports_nothing_of_it(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from flows.settings import Settings; from flows.store.files import *;"
+        "import sys; from pathlib import Path; from ondol.config.settings import Settings;"
+        "from ondol.storage.files import *;"
         f"s = Settings(root=Path({str(tmp_path)!r})); write_json(s.store_path / 'x.json', 1);"
-        "from flows.store.reach import open_store, refresh; refresh(open_store(s));"
-        "assert not {'fsspec', 's3fs', 'flows.store.mirror'} & set(sys.modules)"
+        "from ondol.storage.reach import open_store, refresh; refresh(open_store(s));"
+        "assert not {'fsspec', 's3fs', 'ondol.storage.mirror'} & set(sys.modules)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "ML_STORE"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
@@ -579,7 +580,7 @@ def test_an_outage_is_said_once_and_survived(two, tmp_path, monkeypatch):
         return ask(this, *words, **named)
 
     monkeypatch.setattr(Objects, "_ask", maybe)
-    monkeypatch.setattr("flows.following.EACH_SECONDS", 0.01)
+    monkeypatch.setattr("ondol.storage.following.EACH_SECONDS", 0.01)
     away.set()
     stop, said = threading.Event(), []
     mirror = Mirror(tmp_path / "service", Objects(ADDRESS, PATIENCE))

@@ -14,30 +14,31 @@ import pytest
 from monitor_support import START, records
 from nasty_support import MARKUP, NAMES
 
-from flows.alerting import waiting
-from flows.commands.loop import window_lines
-from flows.contract import Column, Contract, Encoding
-from flows.errors import UserError
-from flows.metrics import Interval
-from flows.monitoring.decision import decide
-from flows.monitoring.drift import ColumnDrift, confine, label_all
-from flows.monitoring.events import event_id, hears
-from flows.monitoring.frames import OTHERS, pair, window_frame
-from flows.monitoring.judging import judge
-from flows.monitoring.labels import read_labels
-from flows.monitoring.limits import category_limit, number_limit, share_limit
-from flows.monitoring.log import HEAD, Logged, read_head, sample_logged, tally_window
-from flows.monitoring.loop import Loop, Wanted, confirm, pause, read_loop, resume, want
-from flows.monitoring.performance import Performance, is_lost, measure
-from flows.monitoring.reference import Reference
-from flows.monitoring.retraining import settle
-from flows.monitoring.runs import metric_names
-from flows.monitoring.showing import as_markdown, column_rows
-from flows.monitoring.windows import Window, Windows, window_id
-from flows.sections import Gates, Monitor, Retrain
-from flows.settings import Settings
-from flows.store.champion import Champion, write_champion
-from flows.store.files import read_json
+from ondol.cli.loop import window_lines
+from ondol.config.model import Gates
+from ondol.config.operate import Monitor, Retrain
+from ondol.config.settings import Settings
+from ondol.contract import Column, Contract, Encoding
+from ondol.deployment.reference import Reference
+from ondol.errors import UserError
+from ondol.evaluation.metrics import Interval
+from ondol.monitoring.decision import decide
+from ondol.monitoring.drift import ColumnDrift, confine, label_all
+from ondol.monitoring.events import event_id, hears
+from ondol.monitoring.frames import OTHERS, pair, window_frame
+from ondol.monitoring.judging import judge
+from ondol.monitoring.labels import read_labels
+from ondol.monitoring.limits import category_limit, number_limit, share_limit
+from ondol.monitoring.log import HEAD, Logged, read_head, sample_logged, tally_window
+from ondol.monitoring.loop import Loop, Wanted, confirm, pause, read_loop, resume, want
+from ondol.monitoring.performance import Performance, is_lost, measure
+from ondol.monitoring.retraining import settle
+from ondol.monitoring.runs import metric_names
+from ondol.monitoring.showing import as_markdown, column_rows
+from ondol.monitoring.windows import Window, Windows, window_id
+from ondol.orchestration.alerting import waiting
+from ondol.registry.champion import Champion, write_champion
+from ondol.storage.files import read_json
 
 HOUR = timedelta(hours=1)
 ANSWER = {"label": "no", "probabilities": {"no": 0.9, "yes": 0.1}}
@@ -327,7 +328,7 @@ def test_the_same_window_never_asks_twice():
 @pytest.fixture
 def alerted(tmp_path, monkeypatch):
     """A store, and what people are told of its windows: `alerted(verdicts, **settings)` looks as a monitor does."""
-    monkeypatch.setattr("flows.monitoring.retraining.is_heard", lambda project: False)  # no server here
+    monkeypatch.setattr("ondol.monitoring.retraining.is_heard", lambda project: False)  # no server here
     write_champion(tmp_path / ".ml" / "store", CHAMPION)
 
     def look(verdicts: str, **rules: Any) -> list[str]:
@@ -552,8 +553,8 @@ def test_times_are_in_utc():
 
 
 def test_what_the_service_writes_is_read_the_fast_way(tmp_path):
-    from service.contract import Contract as ServiceContract
-    from service.record import Answered, Recorder, Rules
+    from ondol_serving.contract import Contract as ServiceContract
+    from ondol_serving.record import Answered, Recorder, Rules
 
     recorder = Recorder(ServiceContract("regression", "y", None, ()), "3", tmp_path / "3-abcdef012345", Rules())
     line = recorder.line(Answered("a" * 32, 0.41, b'{"rows": [{"x": 1}]}', 2, b'[{"value":2.0}]'))

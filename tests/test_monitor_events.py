@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from monitor_support import START
 
-from flows import events
-from flows.guard import Child, free_port
-from flows.monitoring.events import EVENT, event_id, is_heard, resource_of
-from flows.monitoring.loop import Wanted, pause, read_loop, want
-from flows.monitoring.retraining import UNHEARD, tell
-from flows.server import EMBEDDED, PREFECT, Server
-from flows.settings import Settings
-from flows.store.champion import Champion
+from ondol.config.settings import Settings
+from ondol.monitoring.events import EVENT, event_id, is_heard, resource_of
+from ondol.monitoring.loop import Wanted, pause, read_loop, want
+from ondol.monitoring.retraining import UNHEARD, tell
+from ondol.orchestration import events
+from ondol.orchestration.guard import Child, free_port
+from ondol.orchestration.server import EMBEDDED, PREFECT, Server
+from ondol.registry.champion import Champion
 
 CHAMPION = Champion(version="1", run_id="r", bundle="1-b", digest="d", since=START.isoformat())
 WANTED = Wanted(

@@ -16,10 +16,10 @@ from e2e.support import Project, succeed
 from monitor_support import typed_sample, write_log
 from template_support import commit_all
 
-from flows.monitoring.windows import Window, Windows
-from flows.store.bundles import Bundle, open_bundle
-from flows.store.champion import Champion, read_champion, write_champion
-from flows.store.files import digest_folder, write_json
+from ondol.monitoring.windows import Window, Windows
+from ondol.registry.bundles import Bundle, open_bundle
+from ondol.registry.champion import Champion, read_champion, write_champion
+from ondol.storage.files import digest_folder, write_json
 
 ROWS = 400
 KEPT = 3  # reports: as many as decide, where `keep` says fewer
@@ -104,7 +104,7 @@ def test_a_monitor_that_is_killed_neither_loses_nor_doubles_rows(served):
     report = Windows(served.store).folder
     before = set(report.glob("*.html"))
     with subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "monitor"], cwd=served.folder, env=served.project.environment
+        [sys.executable, "-m", "ondol.cli", "monitor"], cwd=served.folder, env=served.project.environment
     ) as process:
         deadline = time.monotonic() + 120
         while set(report.glob("*.html")) == before:  # compared, and the record is not written yet

@@ -14,23 +14,25 @@ import pandas as pd
 import pytest
 from monitor_support import START, predictions, typed_sample
 
-from flows.contract import describe, encode, encode_target
-from flows.metrics import bootstrap
-from flows.monitoring.decision import decide
-from flows.monitoring.drift import compare
-from flows.monitoring.frames import pair, window_frame
-from flows.monitoring.judging import judged, measured
-from flows.monitoring.log import Logged
-from flows.monitoring.loop import Loop
-from flows.monitoring.performance import measure
-from flows.monitoring.reference import Reference, output_columns
-from flows.monitoring.windows import Window
-from flows.rows import Holdout, in_holdout
-from flows.scoring import Scorer
-from flows.sections import Gates, Monitor, Retrain, Split
-from flows.settings import Settings
-from flows.steps.train import fit_rows
-from flows.store.champion import Champion
+from ondol.config.data import Split
+from ondol.config.model import Gates
+from ondol.config.operate import Monitor, Retrain
+from ondol.config.settings import Settings
+from ondol.contract import describe, encode, encode_target
+from ondol.deployment.reference import Reference, output_columns
+from ondol.evaluation.metrics import bootstrap
+from ondol.evaluation.scoring import Scorer
+from ondol.monitoring.decision import decide
+from ondol.monitoring.drift import compare
+from ondol.monitoring.frames import pair, window_frame
+from ondol.monitoring.judging import judged, measured
+from ondol.monitoring.log import Logged
+from ondol.monitoring.loop import Loop
+from ondol.monitoring.performance import measure
+from ondol.monitoring.windows import Window
+from ondol.registry.champion import Champion
+from ondol.training.rows import Holdout, in_holdout
+from ondol.training.train import fit_rows
 
 RULES, RETRAIN, GATES = Monitor(), Retrain(cooldown_hours=0), Gates()
 ROWS = 1_000
@@ -75,7 +77,7 @@ def project(problem: str, target: str, seed: int) -> Project:
 
 
 def window(project: Project, number: int, drift: float, shift: float, labels: bool) -> Window:
-    """Judge the project's window of that number, as `flows.monitoring.watching` and `truth` do."""
+    """Judge the project's window of that number, as `ondol.monitoring.watching` and `truth` do."""
     contract = project.reference.contract
     frame = typed_sample(contract, ROWS, seed=project.seed, start=100_000 + number * ROWS, drift=drift, shift=shift)
     answers = predictions(project.scorer, frame)

@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flows.contract import Column, Contract, check_rows, clean, describe, encode, encode_target, fit_encodings
-from flows.contract.repeats import hash_content, unique_sets
-from flows.errors import UserError
-from flows.monitoring.labels import keys_of
-from flows.sections import Data, Leakage
-from flows.sources import Reading, open_source, read_through
-from service.contract import compile_request, read_contract
-from service.grammar import normalize
-from service.reading import Reader
+from ondol.config.data import Data, Leakage
+from ondol.contract import Column, Contract, check_rows, clean, describe, encode, encode_target, fit_encodings
+from ondol.contract.uniqueness import hash_content, unique_sets
+from ondol.errors import UserError
+from ondol.ingestion.sources import Reading, open_source, read_through
+from ondol.monitoring.labels import keys_of
+from ondol_serving.contract import compile_request, read_contract
+from ondol_serving.grammar import normalize
+from ondol_serving.reading import Reader
 
 NAME, WORD, OTHER = "지역", "서울", "부산"
 NFD_NAME, NFD_WORD = (unicode_form("NFD", text) for text in (NAME, WORD))

@@ -25,16 +25,16 @@ from prometheus_client import CollectorRegistry, generate_latest
 from service_server import serve, wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 
-from flows.errors import UserError
-from flows.guard import free_port
-from flows.metrics import Interval
-from flows.monitoring.exporter import LoopCollector, serve_metrics
-from flows.monitoring.loop import pause
-from flows.monitoring.performance import Performance
-from flows.monitoring.windows import Window, Windows, window_id
-from flows.sections import Monitor
-from flows.settings import Settings
-from flows.store.champion import Champion, write_champion
+from ondol.config.operate import Monitor
+from ondol.config.settings import Settings
+from ondol.errors import UserError
+from ondol.evaluation.metrics import Interval
+from ondol.monitoring.exporter import LoopCollector, serve_metrics
+from ondol.monitoring.loop import pause
+from ondol.monitoring.performance import Performance
+from ondol.monitoring.windows import Window, Windows, window_id
+from ondol.orchestration.guard import free_port
+from ondol.registry.champion import Champion, write_champion
 
 BIN = Path(sys.executable).parent
 ONE_SHOT = {"flows"}
@@ -124,7 +124,7 @@ def test_with_a_bucket_the_follower_keeps_the_services_folder(compose, ops):
 
 def test_prefects_leases_outlive_its_server(compose):
     """And the volume is at a folder that the image gives to its user: at another one it would be root's."""
-    from flows.background import LEASES
+    from ondol.services import LEASES
 
     prefect = compose["services"]["prefect"]
     assert prefect["environment"]["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == LEASES

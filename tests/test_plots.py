@@ -7,10 +7,10 @@ import matplotlib
 import numpy as np
 import pytest
 
-from flows.plots import draw_plots
-from flows.plots.classification import MOST_CLASSES, merge_rare
-from flows.plots.lettering import find_fonts, letter, letter_all, romanize
-from flows.plots.scene import bin_means, show_number
+from ondol.evaluation.plots import draw_plots
+from ondol.evaluation.plots.classification import MOST_CLASSES, merge_rare
+from ondol.evaluation.plots.lettering import find_fonts, letter, letter_all, romanize
+from ondol.evaluation.plots.scene import bin_means, show_number
 
 NAMES = {
     "binary": ["roc", "precision-recall", "calibration", "confusion-matrix"],
@@ -61,7 +61,7 @@ def test_same_rows_make_the_same_bytes():
 
 def test_drawing_needs_no_pyplot_and_prints_nothing():
     code = (
-        "import sys, numpy as np; from flows.plots import draw_plots;"
+        "import sys, numpy as np; from ondol.evaluation.plots import draw_plots;"
         "draw_plots('binary', np.array([0, 1, 1]), np.full((3, 2), .5), classes=['예', '漢'], target='🙂');"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
@@ -70,7 +70,7 @@ def test_drawing_needs_no_pyplot_and_prints_nothing():
 
 
 def test_import_costs_no_matplotlib():
-    code = "import sys, flows.plots; assert 'matplotlib' not in sys.modules"
+    code = "import sys, ondol.evaluation.plots; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

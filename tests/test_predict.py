@@ -12,19 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 from compiling_support import PLAN, PROBLEMS, REGION, boosting, fit, nasty_frame, training
 
-from flows.compiling import compile_model
-from flows.contract import Column, Contract, encode
-from flows.errors import UserError
-from flows.outputs import open_output, require_destination
 from flows.predict import predict
-from flows.project import Project as OpenProject
-from flows.scoring import Scorer
-from flows.sections import Data, Dialect
-from flows.settings import Settings
-from flows.sources import Reading, open_source
-from flows.steps.predict import choose_bundle, free_names, predict_rows, require_places
-from flows.store.bundles import write_bundle
-from flows.store.champion import move_champion
+from ondol.config.data import Data, Dialect
+from ondol.config.settings import Settings
+from ondol.contract import Column, Contract, encode
+from ondol.deployment.convert import compile_model
+from ondol.deployment.outputs import open_output, require_destination
+from ondol.deployment.predict import choose_bundle, free_names, predict_rows, require_places
+from ondol.errors import UserError
+from ondol.evaluation.scoring import Scorer
+from ondol.ingestion.sources import Reading, open_source
+from ondol.project import Project as OpenProject
+from ondol.registry.bundles import write_bundle
+from ondol.registry.champion import move_champion
 
 
 class Project:
@@ -305,7 +305,7 @@ def test_a_long_source_is_scored_in_parts_of_bounded_size(project, monkeypatch):
     sizes: list[int] = []
     score = Scorer.score
     monkeypatch.setattr(Scorer, "score", lambda self, rows: sizes.append(len(rows)) or score(self, rows))
-    monkeypatch.setattr("flows.steps.predict.CHUNK", 64)
+    monkeypatch.setattr("ondol.deployment.predict.CHUNK", 64)
     parts, done = project.predict(frame)
     assert max(sizes) <= 2 * 64 and sum(sizes) == 990
     pd.testing.assert_frame_equal(parts, whole, atol=1e-6)
@@ -313,8 +313,8 @@ def test_a_long_source_is_scored_in_parts_of_bounded_size(project, monkeypatch):
 
 
 def test_a_column_that_turns_out_to_be_text_late_starts_the_file_anew(project, monkeypatch):
-    monkeypatch.setattr("flows.sources.delimited.HELD_BYTES", 1)
-    monkeypatch.setattr("flows.sources.delimited.BLOCK_BYTES", 20_000)
+    monkeypatch.setattr("ondol.ingestion.delimited.HELD_BYTES", 1)
+    monkeypatch.setattr("ondol.ingestion.delimited.BLOCK_BYTES", 20_000)
     project.crown()
     frame = nasty_frame(1000)
     frame["a_b"] = frame["a_b"].astype("str").mask(frame.index == 990, "much")
@@ -324,7 +324,7 @@ def test_a_column_that_turns_out_to_be_text_late_starts_the_file_anew(project, m
 
 
 def test_the_sample_can_be_predicted_too(project, tmp_path):
-    from flows.sources import open_source
+    from ondol.ingestion.sources import open_source
 
     project.crown()
     with pytest.raises(UserError, match=r'no column "a_b", which the contract asks for'):
@@ -412,7 +412,7 @@ def test_a_failure_leaves_the_file_of_the_last_time_and_nothing_else(project, mo
     project.crown()
     project.predict(nasty_frame(300))
     before = (project.root / "out.parquet").read_bytes()
-    monkeypatch.setattr("flows.steps.predict.CHUNK", 100)
+    monkeypatch.setattr("ondol.deployment.predict.CHUNK", 100)
     calls: list[int] = []
 
     def fail_late(self: Scorer, rows: pd.DataFrame) -> pd.DataFrame:

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
+from template_support import python_path
 from typer.testing import CliRunner
 
-from flows.commands.console import Console, print_plain
-from flows.errors import UserError
-from flows.keeper import Keeper, Log
-from service.printable import printable
+from ondol.cli.console import Console, print_plain
+from ondol.errors import UserError
+from ondol.orchestration.supervisor import Keeper, Log
+from ondol_serving.printable import printable
 
 RAW = [
     "\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "a\rb", "\x08", "pay\u202epal", "\u2066x\u2069", "한\u200b국", "\ud800",
@@ -112,7 +113,7 @@ def test_the_log_of_a_background_process_is_escaped(tmp_path):
 
 @pytest.mark.parametrize("command", [["contract", "diff"], ["contract", "update"]])
 def test_help_texts_show_the_names_of_settings(command, monkeypatch):
-    from flows.cli import app
+    from ondol.cli.app import app
 
     monkeypatch.setenv("COLUMNS", "120")
     assert "[data] source" in CliRunner().invoke(app, [*command, "--help"]).output
@@ -120,10 +121,10 @@ def test_help_texts_show_the_names_of_settings(command, monkeypatch):
 
 def test_the_service_logs_printable_records_without_flows(tmp_path):
     code = (
-        "import logging, sys, service.service; assert 'flows' not in sys.modules; "
+        "import logging, sys, service.service; assert 'ondol' not in sys.modules; "
         "print(logging.getLogRecordFactory()('n', 40, 'p', 1, '%s', ('\\x1b[2J나이',), None).getMessage())"
     )
     template = Path(__file__).parents[1] / "template"
-    env = os.environ | {"PYTHONPATH": str(template), "BENTOML_HOME": str(tmp_path), "PYTHONUTF8": "1"}
+    env = os.environ | {"PYTHONPATH": python_path(template), "BENTOML_HOME": str(tmp_path), "PYTHONUTF8": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.stdout.strip().endswith("\\x1b[2J나이"), done.stderr

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.environment import prepare
-from flows.privacy import keep_private, make_private, open_for_others
-from flows.settings import Settings, load_settings
-from flows.store.files import locked, publish, scratch, write_json
+from ondol.config.settings import Settings, load_settings
+from ondol.orchestration.environment import prepare
+from ondol.storage.files import locked, publish, scratch, write_json
+from ondol.storage.privacy import keep_private, make_private, open_for_others
 
 
 def mode(path: Path) -> int:

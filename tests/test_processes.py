@@ -11,15 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from template_support import REPOSITORY
+from template_support import python_path
 
-from flows.background import stop_all
-from flows.commands.running import print_processes
-from flows.errors import UserError
-from flows.guard import kill_all
-from flows.keeper import Log
-from flows.ports import choose_port, is_taken, listens
-from flows.processes import (
+from ondol.cli.running import print_processes
+from ondol.config.settings import Settings, load_settings
+from ondol.errors import UserError
+from ondol.orchestration.guard import kill_all
+from ondol.orchestration.ports import choose_port, is_taken, listens
+from ondol.orchestration.processes import (
     TOKEN,
     Record,
     family,
@@ -32,10 +31,11 @@ from flows.processes import (
     start,
     stop,
 )
-from flows.settings import Settings, load_settings
-from flows.store.files import read_json, write_json
+from ondol.orchestration.supervisor import Log
+from ondol.services import stop_all
+from ondol.storage.files import read_json, write_json
 
-ENV = {"PYTHONPATH": str(REPOSITORY)}
+ENV = {"PYTHONPATH": python_path()}
 SLEEP = [sys.executable, "-u", "-c", "import time; print('here'); time.sleep(600)"]
 # A child in a session of its own, as BentoML's workers are, and a grandchild that outlives its parent.
 BROOD = [
@@ -111,8 +111,8 @@ def test_process_whose_starter_was_killed_before_it_could_record_it_is_stopped(s
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "import flows.processes as p\n"
-        "from flows.settings import load_settings\n"
+        "import ondol.orchestration.processes as p\n"
+        "from ondol.config.settings import load_settings\n"
         "write = p._write\n"
         "def killed(settings, record):\n"
         "    if record.pid is not None:\n"
@@ -155,7 +155,7 @@ def test_process_that_does_not_end_is_named_and_its_record_stays(
 ) -> None:
     made = start(settings, "service", SLEEP, ENV)
     with monkeypatch.context() as patch:
-        patch.setattr("flows.processes.kill_all", lambda find, seconds: [psutil.Process()])
+        patch.setattr("ondol.orchestration.processes.kill_all", lambda find, seconds: [psutil.Process()])
         with pytest.raises(UserError, match=rf"service goes on although it was killed \(process {os.getpid()}\)"):
             stop_all(settings)
     assert read_record(settings, "service") == made

@@ -3,8 +3,8 @@
 import pytest
 from template_support import commit_all, git
 
-from flows.errors import UserError
-from flows.provenance import is_behind
+from ondol.errors import UserError
+from ondol.training.provenance import is_behind
 
 
 def test_ancestor_is_behind_and_nothing_else_is(tmp_path):

@@ -17,20 +17,20 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from flows.commands import quarantined
-from flows.commands.quarantine import app
-from flows.contract import load_contract
-from flows.errors import UserError
-from flows.mending import mend_snapshot, read_mends
-from flows.mending.replaying import GONE, judge_again, take_mended
-from flows.outputs import open_output
-from flows.settings import Settings
-from flows.sources import Reading, open_source, read_through
-from flows.steps.ingest import snapshot_source
-from flows.steps.validate import judge, validate_snapshot, validation_id
-from flows.store.garbage import find_garbage
-from flows.store.snapshots import Snapshot, Snapshots
-from flows.store.validations import Latest, Validation, Validations
+from ondol.cli import quarantine_files as quarantined
+from ondol.cli.quarantine import app
+from ondol.config.settings import Settings
+from ondol.contract import load_contract
+from ondol.deployment.outputs import open_output
+from ondol.errors import UserError
+from ondol.ingestion.ingest import snapshot_source
+from ondol.ingestion.sources import Reading, open_source, read_through
+from ondol.retention.garbage import find_garbage
+from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.validation.corrections import mend_snapshot, read_mends
+from ondol.validation.corrections.replaying import GONE, judge_again, take_mended
+from ondol.validation.results import Latest, Validation, Validations
+from ondol.validation.validate import judge, validate_snapshot, validation_id
 
 HEADER = ["id", "when", "age", "income", "name", "y"]
 START = datetime(2026, 1, 1)
@@ -112,7 +112,7 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
 @pytest.fixture
 def contract(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(sys.modules.get("model.schema") or importlib.import_module("model.schema"), "Schema", Schema)
-    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 4)
+    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 4)
     return monkeypatch
 
 
@@ -151,7 +151,7 @@ def test_the_next_ingest_of_a_file_that_is_read_whole_keeps_the_mended_rows(made
 
 
 def test_collecting_garbage_keeps_what_the_next_ingest_mends(made, monkeypatch):
-    monkeypatch.setattr("flows.store.garbage.YOUNG_SECONDS", 0)
+    monkeypatch.setattr("ondol.retention.garbage.YOUNG_SECONDS", 0)
     bad = made.validate(made.ingest([*GOOD, *BAD]))
     take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}}))
     for path in made.snapshots.folder.glob("*.json"):

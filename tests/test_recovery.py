@@ -11,12 +11,12 @@ from typing import Any
 import psutil
 import pytest
 
-from flows import recovery
-from flows.alerting import waiting
-from flows.background import worker_name
-from flows.recovery import MOST_STARTS, Recovery
-from flows.settings import Settings, load_settings
-from flows.store.files import read_json
+from ondol.config.settings import Settings, load_settings
+from ondol.orchestration import recovery
+from ondol.orchestration.alerting import waiting
+from ondol.orchestration.recovery import MOST_STARTS, Recovery
+from ondol.services import worker_name
+from ondol.storage.files import read_json
 
 OURS, THEIRS = "worker-here", "worker-there"
 
@@ -216,8 +216,8 @@ class Command:
 
     def __init__(self, settings: Settings) -> None:
         code = (
-            "import sys, time; from pathlib import Path; from flows.recovery import registered; "
-            "from flows.settings import load_settings\n"
+            "import sys, time; from pathlib import Path; from ondol.orchestration.recovery import registered; "
+            "from ondol.config.settings import load_settings\n"
             "with registered(load_settings(Path(sys.argv[1]))) as command: print(command, flush=True); time.sleep(600)"
         )
         self.process = subprocess.Popen([sys.executable, "-c", code, settings.root], stdout=subprocess.PIPE, text=True)

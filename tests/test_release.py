@@ -12,7 +12,7 @@ from docker_support import DockerHost
 from e2e.support import Project, make_project, refuse, succeed, wait_for_version
 from service_server import serve, wait_for
 
-from flows.store.champion import read_champion
+from ondol.registry.champion import read_champion
 
 NAME, STAGING = "customer-churn-production", "customer-churn-staging"
 NOBODY = {  # answers at production's address

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from template_support import REPOSITORY
 
-from flows.commands.release import release_to
-from flows.commands.report import print_environments
-from flows.contract import Contract
-from flows.errors import UserError
-from flows.store.bundles import Bundle, write_bundle
-from flows.store.champion import Champion, move_champion, read_champion
+from ondol.cli.release import release_to
+from ondol.cli.report import print_environments
+from ondol.contract import Contract
+from ondol.errors import UserError
+from ondol.registry.bundles import Bundle, write_bundle
+from ondol.registry.champion import Champion, move_champion, read_champion
 
 CONFIG = """[project]
 name = "churn"
@@ -29,7 +28,7 @@ url = "http://127.0.0.1:9"
 wait_seconds = 0.05
 """
 CONTRACT = Contract(problem="binary", target="y", classes=("a", "b"), columns=()).model_dump_json().encode()
-RELEASE = "from flows.commands.release import release_to; release_to('{}')"
+RELEASE = "from ondol.cli.release import release_to; release_to('{}')"
 
 
 class Delivery:
@@ -57,7 +56,7 @@ class Delivery:
     def kill_amid_release(self, place: str, version: str) -> None:
         """Begin a release that is never proved, and kill it as soon as it has moved the champion."""
         self.serve(".ml/store", version)
-        env = os.environ | {"PYTHONPATH": str(REPOSITORY), f"ML_ENVIRONMENTS__{place.upper()}__WAIT_SECONDS": "600"}
+        env = os.environ | {f"ML_ENVIRONMENTS__{place.upper()}__WAIT_SECONDS": "600"}
         command = [sys.executable, "-c", RELEASE.format(place)]
         with subprocess.Popen(command, cwd=self.root, env=env, stdout=subprocess.DEVNULL) as process:
             try:
@@ -125,7 +124,7 @@ def test_a_champion_that_moves_within_the_block_is_noted_before(delivery, monkey
     def prove(*_: object) -> None:
         seen.append((delivery.version("staging"), (delivery.store("staging") / "release.json").exists()))
 
-    monkeypatch.setattr("flows.commands.release.prove", prove)
+    monkeypatch.setattr("ondol.cli.release.prove", prove)
     delivery.serve(".ml/store", "1")
     release_to("staging")
     assert seen == [("1", True)]

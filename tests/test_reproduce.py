@@ -11,16 +11,16 @@ import pytest
 from mlflow.exceptions import MlflowException
 from template_support import commit_all, git
 
-from flows.errors import UserError
-from flows.provenance import Provenance, project_files, read_machine, read_provenance, tree_digest
-from flows.reproducing.compare import PREDICTIONS, compare_all, compare_figures, figures_of, other_packages
-from flows.reproducing.order import ENTRY, Order
-from flows.reproducing.record import read_record, require_snapshot
-from flows.reproducing.tree import Origin, checked_out, find_origin
-from flows.reproducing.work import Worker, install, retrain
-from flows.settings import Settings, load_settings
-from flows.store.snapshots import Snapshots
-from flows.tracking import Registry
+from ondol.config.settings import Settings, load_settings
+from ondol.errors import UserError
+from ondol.evaluation.reproduction.compare import PREDICTIONS, compare_all, compare_figures, figures_of, other_packages
+from ondol.evaluation.reproduction.order import ENTRIES, Order
+from ondol.evaluation.reproduction.record import read_record, require_snapshot
+from ondol.evaluation.reproduction.tree import Origin, checked_out, find_origin
+from ondol.evaluation.reproduction.work import Worker, install, retrain
+from ondol.registry.tracking import Registry
+from ondol.snapshots.snapshots import Snapshots
+from ondol.training.provenance import Provenance, project_files, read_machine, read_provenance, tree_digest
 
 MODEL = "model/estimator.py"
 BLANK: dict = {"base": None, "patch_digest": None, "packages": {}}
@@ -337,7 +337,7 @@ def order(tmp_path: Path) -> Order:
 
 def write_entry(tmp_path: Path, text: str) -> None:
     """Write the program that retrains, as another commit may have it."""
-    path = tmp_path / f"{ENTRY.replace('.', '/')}.py"
+    path = tmp_path / list(ENTRIES.values())[-1]  # no other package of that name is on the path
     path.parent.mkdir(parents=True)
     path.write_text(text, encoding="utf-8")
 

@@ -10,14 +10,14 @@ import mlflow
 import pytest
 from template_support import repository_environment
 
-from flows.background import plan
-from flows.commands.console import KEPT_TRACES, report_unexpected
-from flows.environment import prepare
-from flows.guard import Child, free_port
-from flows.health import ask
-from flows.monitoring.runs import WindowRuns
-from flows.server import Server
-from flows.settings import Settings, load_settings
+from ondol.cli.console import KEPT_TRACES, report_unexpected
+from ondol.config.settings import Settings, load_settings
+from ondol.monitoring.runs import WindowRuns
+from ondol.orchestration.environment import prepare
+from ondol.orchestration.guard import Child, free_port
+from ondol.orchestration.health import ask
+from ondol.orchestration.server import Server
+from ondol.services import plan
 
 HOMES = ("PREFECT_HOME", "PREFECT_PROFILES_PATH", "BENTOML_HOME", "MPLCONFIGDIR")
 RUN = """

@@ -8,14 +8,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from flows.contract import Column, Contract
-from flows.errors import UserError
-from flows.holdout import find_sides
-from flows.rows import Holdout, in_holdout, read_columns, read_rows, read_sides, sample_share
-from flows.settings import Settings
-from flows.splitting import define_holdout
-from flows.store.snapshots import Snapshots
-from flows.store.validations import Validation, Validations
+from ondol.config.settings import Settings
+from ondol.contract import Column, Contract
+from ondol.errors import UserError
+from ondol.snapshots.snapshots import Snapshots
+from ondol.training.holdout import find_sides
+from ondol.training.rows import Holdout, in_holdout, read_columns, read_rows, read_sides, sample_share
+from ondol.training.splitting import define_holdout
+from ondol.validation.results import Validation, Validations
 
 ID = Column(name="고객 id", kind="text", role="id")
 GROUP = Column(name="household", kind="integer", role="group")
@@ -118,7 +118,7 @@ def store(root: Path, frame: pd.DataFrame, bad: list[int], unlabelled: int = 0) 
 
 @pytest.fixture(autouse=True)
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 100)
+    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 100)
 
 
 @pytest.mark.parametrize("bare", [[0], [99, 100, 349], list(range(0, 350, 3))])

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from flows.errors import UserError
-from flows.sources import open_source
-from flows.sources.sample import BLOCK, generate, open_sample, write_csv
-from flows.sources.sample_table import SCHEMA
+from ondol.errors import UserError
+from ondol.ingestion.sample import BLOCK, generate, open_sample, write_csv
+from ondol.ingestion.sample_table import SCHEMA
+from ondol.ingestion.sources import open_source
 
 TARGETS = ["churned", "next_plan", "next_spend"]
 
@@ -165,7 +165,7 @@ def test_csv_holds_the_same_rows(tmp_path: Path):
 
 
 def test_command_writes_csv_and_explains_a_wrong_number(tmp_path: Path):
-    command = [sys.executable, "-m", "flows.sources.sample", str(tmp_path / "out.csv"), "--rows"]
+    command = [sys.executable, "-m", "ondol.ingestion.sample", str(tmp_path / "out.csv"), "--rows"]
     folder = Path(__file__).parents[1]
     subprocess.run([*command, "3"], check=True, cwd=folder)
     assert len((tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()) == 4

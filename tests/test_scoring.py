@@ -11,11 +11,11 @@ import skops.io
 from compiling_support import COLUMNS, DAY, PROBLEMS, REGION, SIGNUP, WON, boosting, fit, nasty_frame, training
 from service_support import TestClient  # noqa: F401 - imports starlette without its warning
 
-from flows.bundling import json_rows
-from flows.compiling import compile_model
-from flows.contract import Contract, encode
-from flows.errors import UserError
-from flows.scoring import CHUNK, Scorer
+from ondol.contract import Contract, encode
+from ondol.deployment.bundling import json_rows
+from ondol.deployment.convert import compile_model
+from ondol.errors import UserError
+from ondol.evaluation.scoring import CHUNK, Scorer
 
 ROWS = 1000
 # BentoML uses pathspec and pydantic in ways that these call old.
@@ -38,7 +38,7 @@ def expected(model: Any, contract: Contract, frame: pd.DataFrame) -> np.ndarray:
 
 def answers(folder: Path, body: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what the service answers, through its own types, encoder and runtime."""
-    from service.bundle import load_bundle
+    from ondol_serving.bundle import load_bundle
 
     bundle = load_bundle(folder)
     return bundle.predict(bundle.parse(json.dumps(body, ensure_ascii=False).encode()))
@@ -99,7 +99,7 @@ def test_scoring_in_chunks_equals_scoring_at_once(monkeypatch):
     scorer = Scorer.from_onnx(compile_model(model, contract), contract)
     frame = nasty_frame(500, seed=2)
     whole = scorer.score(frame)
-    monkeypatch.setattr("flows.scoring.CHUNK", 7)
+    monkeypatch.setattr("ondol.evaluation.scoring.CHUNK", 7)
     pd.testing.assert_frame_equal(scorer.score(frame), whole, atol=1e-6)
     assert CHUNK > 7
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli, secrets
-from flows.alerting import alert, waiting
-from flows.commands import stages
-from flows.commands.console import report_unexpected
-from flows.errors import UserError
-from flows.settings import Settings, load_settings
-from flows.sources import Reading, open_source
-from flows.sources.addresses import refuse_plain, resolve
+from ondol import redaction as secrets
+from ondol.cli import app as cli
+from ondol.cli import pipeline as stages
+from ondol.cli.console import report_unexpected
+from ondol.config.settings import Settings, load_settings
+from ondol.errors import UserError
+from ondol.ingestion.sources import Reading, open_source
+from ondol.orchestration.alerting import alert, waiting
+from ondol.storage.addresses import refuse_plain, resolve
 
 
 @pytest.fixture(autouse=True)

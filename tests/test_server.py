@@ -9,21 +9,21 @@ from pathlib import Path
 
 import psutil
 import pytest
-from template_support import REPOSITORY, repository_environment
+from template_support import REPOSITORY, python_path, repository_environment
 
-from flows.background import plan
-from flows.errors import UserError
-from flows.guard import free_port
-from flows.processes import start, stop
-from flows.server import no_embedded_server
-from flows.settings import Settings, load_settings
+from ondol.config.settings import Settings, load_settings
+from ondol.errors import UserError
+from ondol.orchestration.guard import free_port
+from ondol.orchestration.processes import start, stop
+from ondol.orchestration.server import no_embedded_server
+from ondol.services import plan
 
 COMMAND = """
 import sys
 from pathlib import Path
-from flows.environment import prepare
-from flows.server import prefect_server
-from flows.settings import load_settings
+from ondol.orchestration.environment import prepare
+from ondol.orchestration.server import prefect_server
+from ondol.config.settings import load_settings
 settings = load_settings(Path(sys.argv[1]))
 prepare(settings)
 with prefect_server(settings) as server:
@@ -109,7 +109,7 @@ def test_command_that_waited_for_up_uses_the_server_of_up(settings: Settings, mo
     with command(settings) as waiting:
         with no_embedded_server(settings):
             wait_until(lambda: waits_for_a_lock(waiting.pid))
-            record = start(settings, "prefect", launch.command, launch.env | {"PYTHONPATH": str(REPOSITORY)}, port)
+            record = start(settings, "prefect", launch.command, launch.env | {"PYTHONPATH": python_path()}, port)
         try:
             assert said_by(waiting) == f"http://127.0.0.1:{port}/api"
             assert len(servers_of(settings)) == 1

@@ -1,6 +1,7 @@
 """The service in process: types, limits, encodings, predictions."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def serving(app: TestClient, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], TestClient]:
     """Make the application serve from a store, as after a start."""
-    from service.serving import serving as state
+    from ondol_serving.serving import serving as state
 
     def serve(store: Path) -> TestClient:
         monkeypatch.setenv("ML_STORE", str(store))
@@ -236,7 +237,7 @@ def test_dates_are_read_in_utc(client: TestClient, moment: str) -> None:
 def test_closed_sets_of_numbers_are_closed() -> None:
     from pydantic import ValidationError
 
-    from service.contract import compile_request, read_contract
+    from ondol_serving.contract import compile_request, read_contract
 
     encoding = {"tensor": "float32", "offset": 0.0, "scale": 1.0}
     column = {"name": "n", "kind": "integer", "role": "feature", "nullable": True, "categories": [1, 2]}
@@ -254,7 +255,7 @@ def test_closed_sets_of_numbers_are_closed() -> None:
 def test_closed_sets_of_booleans_are_closed() -> None:
     from pydantic import ValidationError
 
-    from service.contract import compile_request, read_contract
+    from ondol_serving.contract import compile_request, read_contract
 
     encoding = {"tensor": "float32", "offset": 0.0, "scale": 1.0}
     column = {"name": "ok", "kind": "boolean", "role": "feature", "nullable": True, "categories": [True]}
@@ -272,7 +273,7 @@ def test_refused_bundle_is_tried_again_and_taken_up_once_it_loads(
     models: dict[str, bytes], store: Path, serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cause may lie outside the bundle: it is the same folder, name and digest that loads later."""
-    import service.serving as module
+    import ondol_serving.serving as module
 
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
     crown(store, *write_bundle(store, bundle_files("7", "binary", models["binary"])))
@@ -296,7 +297,7 @@ def test_refused_bundle_is_tried_again_and_taken_up_once_it_loads(
 def test_refused_bundle_is_not_read_again_at_once_and_the_old_one_can_be_named_meanwhile(
     models: dict[str, bytes], store: Path, serving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import service.serving as module
+    import ondol_serving.serving as module
 
     files = bundle_files("7", "binary", models["binary"])
     good, bad = write_bundle(store, files), write_bundle(store, files | {"model.onnx": b"broken"})
@@ -320,10 +321,10 @@ def test_rows_are_counted_once_when_a_batch_fails_and_each_request_is_tried_alon
 ) -> None:
     import asyncio
 
-    from service.bundle import Bundle
-    from service.metrics import counters
-    from service.serving import serving as state
-    from service.together import Together
+    from ondol_serving.bundle import Bundle
+    from ondol_serving.metrics import counters
+    from ondol_serving.serving import serving as state
+    from ondol_serving.together import Together
 
     assert state.bundle is not None
     bundle, predict = state.bundle, Bundle.predict
@@ -351,7 +352,7 @@ def test_rows_are_counted_once_when_a_batch_fails_and_each_request_is_tried_alon
 def test_refusal_of_a_bundle_is_logged_once(store: Path, serving: Any) -> None:
     import logging
 
-    from service.serving import serving as state
+    from ondol_serving.serving import serving as state
 
     lines: list[str] = []
     handler = logging.Handler()
@@ -425,7 +426,7 @@ def test_altered_bundle_is_refused(models: dict[str, bytes], store: Path, servin
 def test_bundle_that_cannot_be_loaded_leaves_the_old_one_serving(
     broken: dict[str, bytes], models: dict[str, bytes], store: Path, serving: Any
 ) -> None:
-    from service.serving import serving as state
+    from ondol_serving.serving import serving as state
 
     files = bundle_files("7", "binary", models["binary"])
     crown(store, *write_bundle(store, files))
@@ -442,7 +443,7 @@ def test_bundle_that_cannot_be_loaded_leaves_the_old_one_serving(
 
 
 def test_broken_champion_file_leaves_the_old_one_serving(models: dict[str, bytes], store: Path, serving: Any) -> None:
-    from service.serving import serving as state
+    from ondol_serving.serving import serving as state
 
     crown(store, *write_bundle(store, bundle_files("7", "binary", models["binary"])))
     client = serving(store)
@@ -453,7 +454,7 @@ def test_broken_champion_file_leaves_the_old_one_serving(models: dict[str, bytes
 
 
 def test_champion_file_that_is_missing_for_a_moment_leaves_the_old_one_serving(client: TestClient, store: Path) -> None:
-    from service.serving import serving as state
+    from ondol_serving.serving import serving as state
 
     (store / "champion.json").rename(store / "elsewhere")
     state.refresh()
@@ -464,8 +465,8 @@ def test_champion_file_that_is_missing_for_a_moment_leaves_the_old_one_serving(c
 def test_champion_file_that_says_nothing_takes_the_model_out_until_one_is_named(
     client: TestClient, store: Path
 ) -> None:
-    from flows.store.champion import read_champion, write_champion
-    from service.serving import serving as state
+    from ondol.registry.champion import read_champion, write_champion
+    from ondol_serving.serving import serving as state
 
     named = (store / "champion.json").read_text(encoding="utf-8")
     write_champion(store, None)
@@ -484,9 +485,9 @@ def test_request_that_came_before_the_model_was_taken_out_is_answered(
     client: TestClient, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gate has let it through, and the endpoint has not read it yet."""
-    from flows.store.champion import write_champion
-    from service import gate
-    from service.serving import serving as state
+    from ondol.registry.champion import write_champion
+    from ondol_serving import gate
+    from ondol_serving.serving import serving as state
 
     read = gate.read_body
 
@@ -521,10 +522,10 @@ def test_service_and_flows_read_one_meaning_out_of_the_champion_file(
     text: str | None, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only where the file is absent do they differ: flows begin, a service goes on."""
-    from flows.store.champion import read_champion
-    from flows.store.damage import Damaged
-    from service.bundle import BundleError
-    from service.serving import NothingServes, find_bundle
+    from ondol.registry.champion import read_champion
+    from ondol.storage.damage import Damaged
+    from ondol_serving.bundle import BundleError
+    from ondol_serving.serving import NothingServes, find_bundle
 
     def service() -> str:
         try:
@@ -551,7 +552,7 @@ def test_service_and_flows_read_one_meaning_out_of_the_champion_file(
 
 
 def test_unknown_category_of_an_open_set_is_predicted_and_counted(client: TestClient) -> None:
-    from service.metrics import counters
+    from ondol_serving.metrics import counters
 
     def count() -> float:
         return counters().unknown.labels("class")._value.get()
@@ -575,7 +576,7 @@ def test_sklearn_bundle_gives_the_numbers_of_scikit_learn(store: Path, serving: 
 
 
 def test_sklearn_bundle_with_a_foreign_type_is_refused(store: Path) -> None:
-    from service.bundle import BundleError, load_bundle
+    from ondol_serving.bundle import BundleError, load_bundle
 
     content = skops.io.dumps(fit("binary"))
     files = bundle_files("7", "binary", content, runtime="sklearn", trusted=["my_package.Mine"])
@@ -593,7 +594,7 @@ from starlette.testclient import TestClient
 from service.service import Service
 with TestClient(Service.to_asgi()) as client:
     assert client.post("/predict", content=sys.argv[1]).status_code == 200
-heavy = {"pandas", "sklearn", "mlflow", "prefect", "scipy", "pyarrow", "flows", "model"}
+heavy = {"pandas", "sklearn", "mlflow", "prefect", "scipy", "pyarrow", "ondol", "flows", "model"}
 print(json.dumps(sorted(heavy & {name.partition(".")[0] for name in sys.modules})))
 """
     run = subprocess.run(
@@ -604,6 +605,7 @@ print(json.dumps(sorted(heavy & {name.partition(".")[0] for name in sys.modules}
             "HOME": str(store),
             "ML_STORE": str(store),
             "BENTOML_DO_NOT_TRACK": "True",
+            "PYTHONPATH": os.environ["PYTHONPATH"],
         },
         capture_output=True,
         text=True,
@@ -647,7 +649,7 @@ def test_documentation_page_loads_nothing_from_others(app: TestClient) -> None:
 def test_a_row_whose_numbers_overflow_gets_no_label(store: Path) -> None:
     from types import SimpleNamespace
 
-    from service.bundle import Bundle
+    from ondol_serving.bundle import Bundle
 
     given = (np.array([0, 1]), np.array([[np.nan, np.nan], [0.25, 0.75]], dtype=np.float32))
     fake: Any = SimpleNamespace(

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flows.contract import fit_encodings
-from flows.contract.columns import Column, Contract
-from flows.contract.encoding import encode
+from ondol.contract import fit_encodings
+from ondol.contract.columns import Column, Contract
+from ondol.contract.encoding import encode
 
 COLUMNS = (
     Column(name="won amount", kind="integer", nullable=True),
@@ -48,8 +48,8 @@ def as_json(value: Any) -> Any:
 def test_service_encodes_every_kind_of_column_to_the_same_bits_as_training() -> None:
     import json
 
-    from service.contract import compile_request, read_contract
-    from service.encoding import Encoder
+    from ondol_serving.contract import compile_request, read_contract
+    from ondol_serving.encoding import Encoder
 
     frame = make_frame(300)
     contract = fit_encodings(Contract(problem="regression", target="target", columns=COLUMNS), frame)
@@ -66,8 +66,8 @@ def test_service_encodes_every_kind_of_column_to_the_same_bits_as_training() -> 
 
 
 def test_service_hashes_a_bundle_as_the_store_does(tmp_path: Path) -> None:
-    from flows.store.bundles import write_bundle
-    from service.bundle import digest_folder
+    from ondol.registry.bundles import write_bundle
+    from ondol_serving.bundle import digest_folder
 
     bundle = write_bundle(tmp_path, "1", {"b.json": b"{}", "a.onnx": b"\x00", "meta.json": b"1"})
     assert digest_folder(bundle.path) == bundle.digest

@@ -15,11 +15,11 @@ import pytest
 from service_server import mount_disk
 from service_support import ROW, bundle_files, describe, write_bundle
 
-from service.bundle import BundleError, load_bundle
-from service.contract import compile_request, read_contract
-from service.log import PredictionLog, open_file, remove_oldest
-from service.metrics import counters
-from service.record import Answered, Recorder, Rules, _warn_of_missing_key, read_rules
+from ondol_serving.bundle import BundleError, load_bundle
+from ondol_serving.contract import compile_request, read_contract
+from ondol_serving.log import PredictionLog, open_file, remove_oldest
+from ondol_serving.metrics import counters
+from ondol_serving.record import Answered, Recorder, Rules, _warn_of_missing_key, read_rules
 
 PREDICTIONS = '[{"label":"예","probabilities":{"예":0.75}}]'.encode()
 
@@ -182,7 +182,7 @@ def test_environment_overrides_the_bundle_and_the_bundle_the_defaults(monkeypatc
 
 
 def test_service_and_project_have_the_same_defaults() -> None:
-    from flows.sections import Log
+    from ondol.config.operate import Log
 
     assert Log().model_dump() == Rules().model_dump()
 

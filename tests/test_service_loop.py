@@ -18,9 +18,9 @@ import pytest
 from service_server import mount_disk, serve, wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 
-from flows.store.bundles import Bundle
-from flows.store.champion import move_champion
-from service.bundle import load_bundle
+from ondol.registry.bundles import Bundle
+from ondol.registry.champion import move_champion
+from ondol_serving.bundle import load_bundle
 
 CLIENTS = 8
 SECONDS = 60.0

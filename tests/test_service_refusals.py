@@ -41,7 +41,7 @@ def serving(
     app: TestClient, model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., TestClient]:
     """Let the application serve a bundle with these settings and columns beside those of the tests."""
-    from service.serving import serving as state
+    from ondol_serving.serving import serving as state
 
     def start(*columns: dict[str, Any], **limits: Any) -> TestClient:
         files = bundle_files("7", "binary", model, settings={"max_rows": 100, "max_body_bytes": 50_000} | limits)
@@ -117,7 +117,7 @@ def test_hosts_of_the_settings_are_answered(serving: Any, hosts: list[str], host
 
 
 def test_environment_names_hosts_as_a_list_with_commas_or_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    from service.limits import read_limits
+    from ondol_serving.limits import read_limits
 
     for text in ("a.example, *.b.example", '["a.example", "*.b.example"]'):
         monkeypatch.setenv("ML_SERVICE__HOSTS", text)
@@ -255,7 +255,7 @@ def test_openapi_shows_what_is_not_read(serving: Any) -> None:
 def test_body_of_more_values_than_a_valid_one_has_is_refused_before_it_is_parsed(
     serving: Any, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
-    from service import reading
+    from ondol_serving import reading
 
     client = serving(max_body_bytes=100_000)
     monkeypatch.setattr(reading, "from_json", lambda *_: pytest.fail("it was parsed"))
@@ -289,7 +289,7 @@ def structure(value: Any) -> int:
 @settings(max_examples=200, deadline=None)
 @given(value=JSON_VALUE, ascii_only=st.booleans(), block=st.integers(1, 9))
 def test_values_are_counted_exactly(value: Any, ascii_only: bool, block: int) -> None:
-    from service import reading
+    from ondol_serving import reading
 
     body = json.dumps(value, ensure_ascii=ascii_only).encode()
     with pytest.MonkeyPatch.context() as patch:
@@ -317,14 +317,14 @@ def test_error_of_a_large_request_is_small(serving: Any) -> None:
 
 
 def test_wide_message_of_a_closed_set_is_cut(serving: Any) -> None:
-    from service.reading import LONGEST_MESSAGE
+    from ondol_serving.reading import LONGEST_MESSAGE
 
     names = [f"category {i}" for i in range(2_000)]
     text = {"tensor": "string", "missing": "<missing>", "known": names}
     # Beside the features of the model, of which it is none: the row is refused before the model is asked.
     wide = {"name": "wide", "kind": "text", "role": "feature", "categories": names, "input": "c1", "encoding": text}
-    from service.contract import compile_request, read_contract
-    from service.reading import Reader
+    from ondol_serving.contract import compile_request, read_contract
+    from ondol_serving.reading import Reader
 
     document = describe()
     document["columns"].append({"nullable": False} | wide)
@@ -354,10 +354,10 @@ def test_long_text_of_a_date_is_no_date(serving: Any, length: int) -> None:
 
 
 class Clock:
-    """The time that `service.load` sees."""
+    """The time that `ondol_serving.load` sees."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from service import load
+        from ondol_serving import load
 
         self.now = 100.0
         monkeypatch.setattr(load, "perf_counter", lambda: self.now)
@@ -366,7 +366,7 @@ class Clock:
 def test_more_than_can_be_served_in_time_is_refused_at_once_with_when_to_try_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from service.load import Busy, Load
+    from ondol_serving.load import Busy, Load
 
     async def ask() -> tuple[int, int]:
         clock, load = Clock(monkeypatch), Load()
@@ -390,7 +390,7 @@ def test_more_than_can_be_served_in_time_is_refused_at_once_with_when_to_try_aga
 
 
 def test_a_lone_request_is_never_refused_however_slow_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    from service.load import Load
+    from ondol_serving.load import Load
 
     async def ask() -> None:
         clock, load = Clock(monkeypatch), Load()
@@ -403,7 +403,7 @@ def test_a_lone_request_is_never_refused_however_slow_the_model(monkeypatch: pyt
 
 
 def test_large_requests_wait_for_a_turn_and_not_for_longer_than_is_set() -> None:
-    from service.load import HEAVY_AT_ONCE, HEAVY_BYTES, Busy, Load
+    from ondol_serving.load import HEAVY_AT_ONCE, HEAVY_BYTES, Busy, Load
 
     async def ask() -> None:
         load = Load()
@@ -621,7 +621,7 @@ def run_protocol(protocol: Any) -> Iterator[int]:
 
 @pytest.mark.parametrize("name", ["PatientH11", "PatientHttpTools"])
 def test_connection_is_ended_that_leaves_something_unfinished(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from service import protocol
+    from ondol_serving import protocol
 
     if not hasattr(protocol, name):
         pytest.skip("httptools is not installed")
@@ -700,7 +700,7 @@ def test_openapi_declares_each_refusal_and_the_largest_numbers(serving: Any) -> 
 
 
 def test_service_and_project_have_the_same_default_limits() -> None:
-    from flows.sections import Service
-    from service.limits import Limits
+    from ondol.config.operate import Service
+    from ondol_serving.limits import Limits
 
     assert Service().model_dump(exclude={"host", "port", "workers"}) == Limits().model_dump()

@@ -12,14 +12,15 @@ import httpx
 import pytest
 from service_server import wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
+from template_support import python_path
 
-from flows import smoke
-from flows.bento_home import new_bento_home
-from flows.commands import serve
-from flows.errors import UserError
-from flows.guard import Child, free_port
-from flows.settings import Settings, load_settings
-from flows.smoke import SmokeService
+from ondol.cli import serve
+from ondol.config.settings import Settings, load_settings
+from ondol.deployment import smoke
+from ondol.deployment.smoke import SmokeService
+from ondol.errors import UserError
+from ondol.orchestration.guard import Child, free_port
+from ondol.registry.bento_home import new_bento_home
 
 TEMPLATE = Path(__file__).parents[1] / "template"
 
@@ -116,7 +117,7 @@ def test_counts_of_a_service_outlive_the_smoke_test_beside_it(
     """Both once counted in one folder, which BentoML empties at every start."""
     monkeypatch.setenv("BENTOML_HOME", str(settings.home / "bentoml"))
     monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "True")
-    monkeypatch.setenv("PYTHONPATH", str(TEMPLATE))
+    monkeypatch.setenv("PYTHONPATH", python_path(TEMPLATE))
     crown(
         settings.store_path,
         *write_bundle(settings.store_path, bundle_files("1", "binary", compile_model(fit("binary"), "binary"))),
@@ -135,7 +136,7 @@ def test_counts_of_a_service_outlive_the_smoke_test_beside_it(
         str(port),
     ]
     environment = os.environ | home | {"ML_STORE": str(settings.store_path)}
-    child = Child(command, environment, tmp_path, tmp_path / "service.log", held)
+    child = Child(command, environment, tmp_path, tmp_path / "ondol_serving.log", held)
     for file in held:
         os.close(file)
     try:

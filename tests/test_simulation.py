@@ -11,22 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.commands.operate import LEAST_WEEKS
-from flows.commands.simulate import count_calm_weeks, simulate
-from flows.contract import Contract
-from flows.environment import clean_environment
-from flows.errors import UserError
-from flows.metrics import Interval
-from flows.monitoring.windows import Window
-from flows.processes import family, running, start
-from flows.sections import Gates, Retrain
-from flows.settings import load_settings
-from flows.simulation.comeback import Answered, Comeback, compare, read_answers
-from flows.simulation.play import HISTORY, Week
-from flows.simulation.sandbox import make_sandbox
-from flows.simulation.timeline import conclude, draw, tabulate
-from flows.simulation.traffic import draw_week
-from flows.store.files import locked
+from ondol.cli.operate import LEAST_WEEKS
+from ondol.cli.simulate import count_calm_weeks, simulate
+from ondol.config.model import Gates
+from ondol.config.operate import Retrain
+from ondol.config.settings import load_settings
+from ondol.contract import Contract
+from ondol.demo.comeback import Answered, Comeback, compare, read_answers
+from ondol.demo.play import HISTORY, Week
+from ondol.demo.sandbox import make_sandbox
+from ondol.demo.timeline import conclude, draw, tabulate
+from ondol.demo.traffic import draw_week
+from ondol.errors import UserError
+from ondol.evaluation.metrics import Interval
+from ondol.monitoring.windows import Window
+from ondol.orchestration.environment import clean_environment
+from ondol.orchestration.processes import family, running, start
+from ondol.storage.files import locked
 
 REPOSITORY = Path(__file__).parents[1]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -122,8 +123,8 @@ def test_earlier_simulation_is_stopped_before_it_is_removed(project, earlier):
 
 
 def test_simulation_whose_servers_do_not_stop_is_not_removed_beneath_them(project, earlier, monkeypatch):
-    monkeypatch.setattr("flows.processes.kill_all", lambda find, seconds: find() or family(record))
-    monkeypatch.setattr("flows.processes.keeper_of", lambda record: None)
+    monkeypatch.setattr("ondol.orchestration.processes.kill_all", lambda find, seconds: find() or family(record))
+    monkeypatch.setattr("ondol.orchestration.processes.keeper_of", lambda record: None)
     record = running(earlier.settings, "service")
     (earlier.root / "left").touch()
     with pytest.raises(UserError, match=r"service goes on although it was killed \(process \d+\)"):

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.errors import UserError
-from flows.sections import Fetch
-from flows.sources import Reading, delimited, open_source, read_through
+from ondol.config.data import Fetch
+from ondol.errors import UserError
+from ondol.ingestion import delimited
+from ondol.ingestion.sources import Reading, open_source, read_through
 
 ROWS = [{"a": "1", "b": "x, y"}, {"a": "2", "b": None}]
 

@@ -7,13 +7,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from flows.contract import Column
-from flows.contract.cleaning import clean_column
-from flows.errors import UserError
-from flows.sections import Data, Dialect
-from flows.settings import load_settings
-from flows.sources import Reading, open_source, read_through
-from flows.sources.cells import read_cells, write_numbers
+from ondol.config.data import Data, Dialect
+from ondol.config.settings import load_settings
+from ondol.contract import Column
+from ondol.contract.cleaning import clean_column
+from ondol.errors import UserError
+from ondol.ingestion.cells import read_cells, write_numbers
+from ondol.ingestion.sources import Reading, open_source, read_through
 
 KINDS = {"id": "integer", "preis": "number", "art": "text"}
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.errors import UserError
-from flows.sources import Reading, json_columns, jsonlines, open_source, read_through
-from flows.sources.json_text import parse, write
-from flows.sources.records import Unusual
+from ondol.errors import UserError
+from ondol.ingestion import json_columns, jsonlines
+from ondol.ingestion.json_text import parse, write
+from ondol.ingestion.records import Unusual
+from ondol.ingestion.sources import Reading, open_source, read_through
 
 HEAD = '{"head": "x"}\n'
 

@@ -14,10 +14,12 @@ import pyarrow as pa
 import pytest
 from sources_support import Server
 
-from flows.errors import UserError
-from flows.sections import Fetch
-from flows.sources import Reading, open_source, read_through, rest_session, spool
-from flows.sources.abilities import Narrowing
+from ondol.config.data import Fetch
+from ondol.errors import UserError
+from ondol.ingestion import spool
+from ondol.ingestion.abilities import Narrowing
+from ondol.ingestion.rest import session as rest_session
+from ondol.ingestion.sources import Reading, open_source, read_through
 
 ROWS = [{"id": n, "name": f"n{n}"} for n in range(25)]
 QUICK = Fetch(timeout_seconds=20, retries=2)
@@ -175,7 +177,7 @@ def test_rate_limit_waits_as_long_as_it_asks_and_says_so(serve, pauses, caplog):
 
     assert _table(serve(answer).uri + CURSOR).to_pylist() == ROWS
     assert pauses == [7, 7]
-    assert [record.getMessage() for record in caplog.records if record.name == "flows.sources"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "ondol.storage.waiting"] == [
         "The API answers with 429: trying again in 7.0 s"
     ] * 2
 
@@ -314,7 +316,7 @@ def test_new_cursors_to_the_same_records_stop(serve):
 
 
 def test_pages_without_records_do_not_go_on_forever(serve, monkeypatch):
-    monkeypatch.setattr("flows.sources.rest_pages.MOST_EMPTY", 5)
+    monkeypatch.setattr("ondol.ingestion.rest.pages.MOST_EMPTY", 5)
     server = serve(lambda _, number: (200, {}, {"items": [], "next": f"c{number}"}))
     assert "without a record" in _refusal(server.uri + "#next=next&param=cursor")
 

@@ -18,15 +18,15 @@ import pyarrow as pa
 import pymysql
 import pytest
 
-from flows import secrets
-from flows.contract import Column, Contract
-from flows.errors import UserError
-from flows.growing import grow
-from flows.sections import Data, Fetch
-from flows.settings import Settings
-from flows.sources import Reading, Retyped, open_source, read_through
-from flows.sources.abilities import Narrowing
-from flows.steps.ingest import open_project_source, snapshot_source
+from ondol import redaction as secrets
+from ondol.config.data import Data, Fetch
+from ondol.config.settings import Settings
+from ondol.contract import Column, Contract
+from ondol.errors import UserError
+from ondol.ingestion.abilities import Narrowing
+from ondol.ingestion.growing import grow
+from ondol.ingestion.ingest import open_project_source, snapshot_source
+from ondol.ingestion.sources import Reading, Retyped, open_source, read_through
 
 PASSWORD = "hunter2-geheim"
 SOON = Fetch(timeout_seconds=20, retries=0)
@@ -550,7 +550,7 @@ def test_a_connection_lost_before_the_first_rows_is_made_again(db, caplog):
 
 READER = """
 import resource, sys
-from flows.sources import open_source
+from ondol.ingestion.sources import open_source
 rows = sum(batch.num_rows for batch in open_source(sys.argv[1]).batches())
 print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -13,26 +13,26 @@ from typing import Any
 import psutil
 import pytest
 import uvicorn
-from template_support import REPOSITORY, clean_environment
+from template_support import clean_environment, python_path
 
-from flows.alerting import alert, refused, waiting
-from flows.asgi import SameOrigin
-from flows.commands import up
-from flows.commands.console import console
-from flows.commands.loop import loop_lines
-from flows.commands.running import print_alerts, print_due, print_processes
-from flows.connection import connect
-from flows.errors import UserError
-from flows.guard import free_port
-from flows.monitoring.loop import pause
-from flows.processes import start, stop
-from flows.settings import Settings, load_settings
+from ondol.cli import up
+from ondol.cli.console import console
+from ondol.cli.loop import loop_lines
+from ondol.cli.running import print_alerts, print_due, print_processes
+from ondol.config.settings import Settings, load_settings
+from ondol.errors import UserError
+from ondol.monitoring.loop import pause
+from ondol.orchestration.alerting import alert, refused, waiting
+from ondol.orchestration.asgi import SameOrigin
+from ondol.orchestration.guard import free_port
+from ondol.orchestration.processes import start, stop
+from ondol.registry.connection import connect
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
-ENV = {"PYTHONPATH": str(REPOSITORY)}
+ENV = {"PYTHONPATH": python_path()}
 ASK = """
 import sys
-from flows.health import ask, look_up
+from ondol.orchestration.health import ask, look_up
 print(ask(f"{sys.argv[1]}/deployments/filter", {}), look_up(f"{sys.argv[1]}/flow_runs/1"))
 """
 

@@ -12,11 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.commands.champion import previous_bundle
-from flows.errors import UserError
-from flows.store.bundles import open_bundle, write_bundle
-from flows.store.champion import Champion, move_champion, read_champion, require_champion, served_bundle, write_champion
-from flows.store.files import (
+from ondol.cli.champion import previous_bundle
+from ondol.errors import UserError
+from ondol.registry.bundles import open_bundle, write_bundle
+from ondol.registry.champion import (
+    Champion,
+    move_champion,
+    read_champion,
+    require_champion,
+    served_bundle,
+    write_champion,
+)
+from ondol.snapshots.snapshots import Snapshots
+from ondol.storage.files import (
     digest_file,
     digest_folder,
     digest_json,
@@ -26,8 +34,7 @@ from flows.store.files import (
     write_bytes,
     write_json,
 )
-from flows.store.snapshots import Snapshots
-from flows.store.validations import Latest, Validation, Validations
+from ondol.validation.results import Latest, Validation, Validations
 
 FILES = {"model.onnx": b"\x00\x01", "contract.json": b"{}", "meta.json": b'{"name": "t"}'}
 
@@ -58,7 +65,7 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture(autouse=True)
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", 256)
+    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 256)
 
 
 # Snapshots.
@@ -143,9 +150,8 @@ def test_a_source_that_fails_midway_leaves_nothing(tmp_path):
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {repository!r})
 from pathlib import Path
-from flows.store.files import scratch
+from ondol.storage.files import scratch
 with scratch(Path({target!r})) as made:
     made.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -153,7 +159,7 @@ with scratch(Path({target!r})) as made:
 
 
 def kill_while_writing(target: Path) -> None:
-    code = KILLED.format(repository=str(Path(__file__).parents[1]), target=str(target))
+    code = KILLED.format(target=str(target))
     done = subprocess.run([sys.executable, "-c", code], check=False)
     assert done.returncode == -9
 
@@ -199,7 +205,7 @@ def test_a_lock_is_held_by_one_at_a_time_and_freed_at_the_end(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     write_json(tmp_path / "a.json", 1)
-    monkeypatch.setattr("flows.store.files.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr("ondol.storage.files.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         write_json(tmp_path / "a.json", 2)
     monkeypatch.undo()
@@ -385,7 +391,7 @@ def test_quarantined_rows_are_held_against_what_was_recorded_of_them(tmp_path, m
         validations.bad_rows("v")
     path.write_bytes(good)
     looked: list[Path] = []
-    monkeypatch.setattr("flows.store.parts.digest_file", lambda path: looked.append(path) or digest_file(path))
+    monkeypatch.setattr("ondol.snapshots.parts.digest_file", lambda path: looked.append(path) or digest_file(path))
     assert [validations.bad_rows("v").tolist() for _ in range(2)] == [[3], [3]]
     assert looked == [path]
     record = tmp_path / "quarantine" / "other.json"

@@ -1,7 +1,6 @@
 """The rules of the design page that hold for all code: which packages may import which."""
 
 import ast
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +9,11 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 FLOWS = REPOSITORY / "flows"
+ENGINE = REPOSITORY / "packages" / "ondol" / "src" / "ondol"
+SERVING = REPOSITORY / "packages" / "ondol-serving" / "src" / "ondol_serving"
 MODEL, SERVICE = (REPOSITORY / "template" / name for name in ("model", "service"))
-CODE = sorted(path for folder in (FLOWS, MODEL, SERVICE) for path in folder.rglob("*.py"))
+OURS = sorted(path for folder in (FLOWS, ENGINE) for path in folder.rglob("*.py"))
+CODE = sorted([*OURS, *(path for folder in (MODEL, SERVICE, SERVING) for path in folder.rglob("*.py"))])
 EVERYTHING = sorted(
     {
         *CODE,
@@ -23,11 +25,11 @@ SERVICE_MAY = {
     "bentoml",
     "h11",
     "numpy",
+    "ondol_serving",
     "onnxruntime",
     "prometheus_client",
     "pydantic",
     "pydantic_core",
-    "service",
     "starlette",
     "uvicorn",
 }
@@ -56,15 +58,15 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def service_modules(tree: ast.AST) -> Iterator[str]:
-    """Yield the dotted names of all modules of `service` that are imported anywhere in `tree`."""
+    """Yield the dotted names of all modules of `ondol_serving` that are imported anywhere in `tree`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == "service")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "service":
+            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == "ondol_serving")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ondol_serving":
             yield node.module or ""
         elif isinstance(node, ast.Call) and imports_by_name(node):
             name = str(ast.literal_eval(node.args[0]))
-            if name.partition(".")[0] == "service":
+            if name.partition(".")[0] == "ondol_serving":
                 yield name
 
 
@@ -93,35 +95,35 @@ def test_model_imports_only_what_describes_and_fits_data(path):
     assert third_party(parse(path)) <= MODEL_MAY
 
 
-@pytest.mark.parametrize("path", sorted(SERVICE.rglob("*.py")), ids=name_of)
+@pytest.mark.parametrize("path", sorted([*SERVICE.rglob("*.py"), *SERVING.rglob("*.py")]), ids=name_of)
 def test_service_imports_neither_flows_nor_anything_slow(path):
     allowed = EXCEPTION_MAY if path.name == "sklearn_runtime.py" else SERVICE_MAY
     assert third_party(parse(path)) <= allowed
 
 
 def test_service_imports_its_exception_only_where_it_is_needed():
-    for path in SERVICE.rglob("*.py"):
+    for path in SERVING.rglob("*.py"):
         for node in at_import(parse(path)):
             assert "sklearn_runtime" not in ast.unparse(node), path
 
 
-@pytest.mark.parametrize("path", sorted(FLOWS.rglob("*.py")), ids=name_of)
+@pytest.mark.parametrize("path", OURS, ids=name_of)
 def test_flows_import_of_the_service_only_modules_of_the_standard_library(path):
     """What both must read alike is written once, where it drags nothing along."""
     for module in service_modules(parse(path)):
         assert module.count(".") == 1, module
-        assert not third_party(parse(SERVICE / f"{module.partition('.')[2]}.py")), module
+        assert not third_party(parse(SERVING / f"{module.partition('.')[2]}.py")), module
 
 
 def test_what_flows_share_with_the_service_are_callers_the_grammar_and_what_is_printable():
-    assert {module for path in FLOWS.rglob("*.py") for module in service_modules(parse(path))} == {
-        "service.callers",
-        "service.grammar",
-        "service.printable",
+    assert {module for path in OURS for module in service_modules(parse(path))} == {
+        "ondol_serving.callers",
+        "ondol_serving.grammar",
+        "ondol_serving.printable",
     }
 
 
-@pytest.mark.parametrize("path", sorted(FLOWS.rglob("*.py")), ids=name_of)
+@pytest.mark.parametrize("path", OURS, ids=name_of)
 def test_flows_import_heavy_packages_only_where_they_are_used(path):
     heavy = {
         package
@@ -145,10 +147,3 @@ def test_no_pickle_is_loaded(path):
     if path.is_relative_to(REPOSITORY / "benchmarks"):
         pytest.skip("what we are compared with may")
     assert not {"pickle", "cloudpickle", "dill", "joblib"} & set(imported(parse(path)))
-
-
-@pytest.mark.parametrize("path", sorted(FLOWS.rglob("*.py")), ids=name_of)
-def test_docstrings_speak_of_what_exists(path):
-    """A docstring that names a file of the package names one that is there."""
-    for name in re.findall(r"`(flows/[\w/]+\.py)`", path.read_text(encoding="utf-8")):
-        assert (REPOSITORY / name).exists(), name

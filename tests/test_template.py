@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 from template_support import PACKAGES, REPOSITORY, git, run_python
 
@@ -14,10 +15,11 @@ def test_python_is_copied_byte_for_byte(render):
             assert (project / name / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
 
 
-def test_flows_of_the_template_is_a_link_to_the_repositorys_own():
-    link = REPOSITORY / "template" / "flows"
+@pytest.mark.parametrize(("name", "folder"), [("flows", "flows"), ("vendor", "packages")])
+def test_what_the_repository_runs_itself_is_a_link_in_the_template(name, folder):
+    link = REPOSITORY / "template" / name
     assert link.is_symlink()
-    assert link.readlink() == Path("../flows")
+    assert link.readlink() == Path("..") / folder
 
 
 def test_no_python_file_carries_jinja():

@@ -8,7 +8,7 @@ import pytest
 from copier import run_copy, run_update
 from e2e.support import Project, succeed
 from service_server import serve, wait_for
-from template_support import REPOSITORY, commit_all, copy_working_tree, git, run_python
+from template_support import REPOSITORY, commit_all, copy_working_tree, git, python_path, run_python
 
 FOUNDATION = "7a2ccccf773eaaa0c87e095146699c9dfcb87095"  # 0.1.0: the one that pyproject.toml does not tell
 NEXT = "v99.0.0"
@@ -138,7 +138,7 @@ def test_update_keeps_what_the_owner_wrote_and_brings_what_is_new(updated):
 def test_updated_project_still_serves_its_old_model(updated, tmp_path):
     champion = updated.champion
     assert champion
-    with serve(updated.store, tmp_path, PYTHONPATH=str(updated.root)) as client:
+    with serve(updated.store, tmp_path, PYTHONPATH=python_path(updated.root, engine=updated.root / "vendor")) as client:
         wait_for(client, "/readyz", 200)
         said = succeed(updated.ml("smoke", str(client.base_url))).stdout
     assert f"serves version {champion['version']}" in said

@@ -67,7 +67,7 @@ def edit(project: Path) -> None:
     for name in OWNED:
         append(project / name, "# the owner's\n")
     append(project / "config.toml", "\n[train]\nseed = 7\n")
-    replace(project / "pyproject.toml", '    "typer",\n', '    "typer",\n    "xgboost>=3",\n')
+    replace(project / "pyproject.toml", '    "ondol",\n', '    "ondol",\n    "xgboost>=3",\n')
     kept = project / ".ml" / "store" / "champion.json"
     kept.parent.mkdir(parents=True)
     kept.write_text("{}", encoding="utf-8")
@@ -80,9 +80,10 @@ def go_on(source: Path) -> None:
         append(there, "# the template's\n")
     template_config = source / "template" / "config.toml.jinja"
     template_config.write_text("# A new first line.\n" + template_config.read_text("utf-8"), encoding="utf-8")
-    replace(source / "template" / "pyproject.toml.jinja", "prefect<3.10", "prefect<3.11")
-    (source / "flows" / "brand_new.py").write_text('"""New."""\n', encoding="utf-8")
-    append(source / "flows" / "errors.py", "# newer\n")
+    engine = source / "packages" / "ondol"
+    replace(engine / "pyproject.toml", "prefect<3.10", "prefect<3.11")
+    (engine / "src" / "ondol" / "brand_new.py").write_text('"""New."""\n', encoding="utf-8")
+    append(engine / "src" / "ondol" / "errors.py", "# newer\n")
     release(source, "v0.2.0")
 
 
@@ -101,13 +102,14 @@ def test_update_merges_the_settings_around_the_owners_lines(updated):
 def test_update_and_the_owners_dependency_do_not_conflict(updated):
     merged = (updated / "pyproject.toml").read_text(encoding="utf-8")
     assert '"xgboost>=3"' in merged
-    assert '"prefect<3.11"' in merged
     assert "<<<<<<<" not in merged
+    assert '"prefect<3.11"' in (updated / "vendor" / "ondol" / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_update_brings_what_is_new_in_flows(updated):
-    assert (updated / "flows" / "brand_new.py").is_file()
-    assert (updated / "flows" / "errors.py").read_text(encoding="utf-8").endswith("# newer\n")
+def test_update_brings_what_is_new_in_the_engine(updated):
+    engine = updated / "vendor" / "ondol" / "src" / "ondol"
+    assert (engine / "brand_new.py").is_file()
+    assert (engine / "errors.py").read_text(encoding="utf-8").endswith("# newer\n")
 
 
 def test_update_keeps_what_a_run_left_behind(updated):

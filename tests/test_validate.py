@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.contract import Column, check_rows, clean, load_schema
-from flows.contract.repeats import find_repeats, hash_rows, unique_sets
-from flows.errors import UserError
-from flows.project import Project
-from flows.settings import Settings
-from flows.sources import open_source
-from flows.steps.validate import check_bad_share, validate_snapshot
-from flows.store.snapshots import Snapshots
-from flows.store.validations import Validation, Validations
+from ondol.config.settings import Settings
+from ondol.contract import Column, check_rows, clean, load_schema
+from ondol.contract.uniqueness import find_repeats, hash_rows, unique_sets
+from ondol.errors import UserError
+from ondol.ingestion.sources import open_source
+from ondol.project import Project
+from ondol.snapshots.snapshots import Snapshots
+from ondol.validation.results import Validation, Validations
+from ondol.validation.validate import check_bad_share, validate_snapshot
 
 SAMPLE = pyarrow.Table.from_batches(open_source("sample://?rows=1000").batches())
 
@@ -34,7 +34,7 @@ def spoil(table: pyarrow.Table, column: str, changes: dict[int, Any]) -> pyarrow
 
 
 def judge(root: Path, table: pyarrow.Table, group: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Validation, Any]:
-    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", group)
+    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", group)
     chosen = Settings(root=root, data={"target": "churned"})  # type: ignore[arg-type]
     made = Snapshots(chosen.store_path).write(table.to_batches(), "s", None)
     validation = validate_snapshot(chosen, made.digest, "v")
@@ -109,7 +109,7 @@ class Partly(pa.DataFrameModel):
 
 
 def test_a_set_that_must_be_unique_counts_whole_though_a_column_of_it_is_ignored(tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.contract.schema.load_schema", lambda: Partly)
+    monkeypatch.setattr("ondol.contract.schema.load_schema", lambda: Partly)
     chosen = Settings(root=tmp_path, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
     table = pyarrow.table({"a": [1, 1, 1], "b": ["x", "y", "x"], "y": [0.0, 1.0, 2.0]})
     snapshots = Snapshots(chosen.store_path)
@@ -135,8 +135,8 @@ class Labelled(pa.DataFrameModel):
 
 
 def judge_labels(root: Path, monkeypatch: pytest.MonkeyPatch, group: int = 100, **columns: list[Any]) -> Validation:
-    monkeypatch.setattr("flows.store.parquet.ROW_GROUP", group)
-    monkeypatch.setattr("flows.contract.schema.load_schema", lambda: Labelled)
+    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", group)
+    monkeypatch.setattr("ondol.contract.schema.load_schema", lambda: Labelled)
     chosen = Settings(root=root, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
     made = Snapshots(chosen.store_path).write(pyarrow.table(columns).to_batches(), "s", None)
     validation = validate_snapshot(chosen, made.digest, "v")

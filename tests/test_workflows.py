@@ -225,7 +225,7 @@ def test_projects_ci_types_what_the_readme_of_a_project_would():
 def test_every_ml_command_of_the_workflows_exists():
     from typer.main import get_command
 
-    from flows.cli import app
+    from ondol.cli.app import app
 
     known = get_command(app)
     for name in (p.name for p in THEIRS):

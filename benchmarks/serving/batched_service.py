@@ -5,10 +5,10 @@ from typing import Any
 
 import bentoml
 
-from service.bundle import load_bundle
-from service.endpoint import Accepted, Answer, PredictRequest, PredictResponse
-from service.gate import Gate
-from service.serving import serving
+from ondol_serving.bundle import load_bundle
+from ondol_serving.endpoint import Accepted, Answer, PredictRequest, PredictResponse
+from ondol_serving.gate import Gate
+from ondol_serving.serving import serving
 
 EMPTY = bool(os.environ.get("BENCH_EMPTY"))
 ANSWER = {"label": "No", "probabilities": {"No": 0.9, "Yes": 0.1}}

@@ -9,8 +9,8 @@ from typing import Any
 
 import bentoml
 
-from service.bundle import load_bundle
-from service.endpoint import Prediction
+from ondol_serving.bundle import load_bundle
+from ondol_serving.endpoint import Prediction
 
 Request: Any = load_bundle(Path(os.environ["ML_BUNDLE"])).request_type
 ANSWER = Prediction(label="No", probabilities={"No": 0.9, "Yes": 0.1})

@@ -81,7 +81,9 @@ def run_server(server: Server, work: Path) -> Iterator[Running]:
         "BENTOML_DO_NOT_TRACK": "True",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # mlflow looks for uvicorn
-        "PYTHONPATH": f"{ROOT / 'template'}{os.pathsep}{ROOT / 'benchmarks'}",
+        "PYTHONPATH": os.pathsep.join(
+            str(ROOT / name) for name in ("template", "packages/ondol/src", "packages/ondol-serving/src", "benchmarks")
+        ),
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [part.replace("{port}", str(port)) for part in server.command]

@@ -9,12 +9,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from flows.contract import Checked, Contract, check_rows, load_contract, load_schema
-from flows.environment import prepare
-from flows.settings import Settings, load_settings
+from ondol.config.settings import Settings, load_settings
+from ondol.contract import Checked, Contract, check_rows, load_contract, load_schema
+from ondol.orchestration.environment import prepare
 
 if TYPE_CHECKING:
-    from flows.steps.train import Fitted
+    from ondol.training.train import Fitted
 
 ROOT = Path(__file__).parents[1]
 READ, USED = 100_000, 2_000  # rows that are read, and drawn from these
@@ -38,9 +38,9 @@ def contract(settings: Settings) -> Contract:
 @pytest.fixture(scope="session")
 def table(settings: Settings, contract: Contract) -> pa.Table:
     """Rows with a label, drawn from the beginning of the source, as they are."""
-    from flows.contract.cleaning import clean_column
-    from flows.sources import read_through
-    from flows.steps.ingest import open_project_source
+    from ondol.contract.cleaning import clean_column
+    from ondol.ingestion.ingest import open_project_source
+    from ondol.ingestion.sources import read_through
 
     source = settings.data.source
     if "://" not in source and not (settings.root / source).exists():
@@ -76,8 +76,8 @@ def rows(checked: Checked) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def fitted(settings: Settings, contract: Contract, rows: pd.DataFrame) -> "Fitted":
     """The project's model, fitted on `rows` as the pipeline would fit it: `.pipeline`, `.contract`."""
-    from flows.splitting import define_holdout
-    from flows.steps.train import fit_rows
+    from ondol.training.splitting import define_holdout
+    from ondol.training.train import fit_rows
 
     holdout = define_holdout(settings.model_copy(update={"split": type(settings.split)()}), contract, "")
     return fit_rows(settings, contract, rows, holdout)
@@ -86,7 +86,7 @@ def fitted(settings: Settings, contract: Contract, rows: pd.DataFrame) -> "Fitte
 @pytest.fixture(scope="session")
 def features(fitted: "Fitted", rows: pd.DataFrame) -> pd.DataFrame:
     """The rows as `model/features.py` gets them."""
-    from flows.contract import encode
+    from ondol.contract import encode
 
     return encode(fitted.contract, rows)
 
@@ -94,6 +94,6 @@ def features(fitted: "Fitted", rows: pd.DataFrame) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def target(fitted: "Fitted", rows: pd.DataFrame) -> "np.ndarray[Any, Any]":
     """What is to be predicted: class numbers, or values."""
-    from flows.contract import encode_target
+    from ondol.contract import encode_target
 
     return encode_target(fitted.contract, rows[fitted.contract.target])

@@ -7,9 +7,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from flows.contract import Checked, Contract, check_rows, encode, fit_encodings, load_schema
-from flows.errors import UserError
-from flows.settings import Settings
+from ondol.config.settings import Settings
+from ondol.contract import Checked, Contract, check_rows, encode, fit_encodings, load_schema
+from ondol.errors import UserError
 
 
 def test_schema_names_a_target_and_features(contract: Contract) -> None:

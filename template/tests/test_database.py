@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 import sqlalchemy
 
-from flows.contract import Checked, Contract, check_rows, load_schema
-from flows.sources import Reading, open_source, read_through
+from ondol.contract import Checked, Contract, check_rows, load_schema
+from ondol.ingestion.sources import Reading, open_source, read_through
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from flows.settings import Settings
-from flows.steps.train import Fitted, build_pipeline
+from ondol.config.settings import Settings
+from ondol.training.train import Fitted, build_pipeline
 
 
 def predict(pipeline: Any, features: pd.DataFrame) -> Any:

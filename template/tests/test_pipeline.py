@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.compiling import check_parity, compile_model
-from flows.settings import Settings
-from flows.steps.train import Fitted
+from ondol.config.settings import Settings
+from ondol.deployment.convert import compile_model
+from ondol.deployment.parity import check_parity
+from ondol.training.train import Fitted
 
 ROOT = Path(__file__).parents[1]
 PRIVATE = ("PREFECT_", "MLFLOW_", "BENTOML_", "MPLCONFIGDIR", "ML_")  # no server or folder but the copy's own
@@ -34,8 +35,9 @@ def copy(table: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_ml(project: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     """Run `ml` on the copy; whether a model of so few rows is good enough is not asked."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
-    asked = {"ML_DATA__SOURCE": "rows.parquet", "PYTHONPATH": str(project), "PYTHONUTF8": "1"}
-    command = [sys.executable, "-m", "flows.cli", *words]
+    path = os.pathsep.join([str(project), *filter(None, [os.environ.get("PYTHONPATH")])])
+    asked = {"ML_DATA__SOURCE": "rows.parquet", "PYTHONPATH": path, "PYTHONUTF8": "1"}
+    command = [sys.executable, "-m", "ondol.cli", *words]
     return subprocess.run(command, cwd=project, env=kept | asked, capture_output=True, text=True, timeout=300)
 
 

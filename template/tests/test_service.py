@@ -63,7 +63,7 @@ def model(client: TestClient) -> TestClient:
     """The service with a model."""
     import os
 
-    from service.serving import serving
+    from ondol_serving.serving import serving
 
     folder = Path(os.environ["ML_BUNDLE"])
     if not folder.exists():

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flows.store.bentoml
-import flows.store.files
-from flows.smoke import SmokeService
-from flows.sources.kafka import KafkaSource
-from flows.tracking import Registry
+import ondol.bento_store
+import ondol.storage.files
+from ondol.deployment.smoke import SmokeService
+from ondol.ingestion.kafka.source import KafkaSource
+from ondol.registry.tracking import Registry
 
 LOG, POINT, WHEN = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 done = 0
@@ -76,12 +76,12 @@ watch(Registry, "log_model", lambda *_: "mlflow model")
 watch(Registry, "register", lambda *_: "mlflow version")
 watch(Registry, "set_alias", lambda _, alias, __: f"mlflow alias {alias}")
 watch(Registry, "log_results", into_run)
-watch(flows.store.bentoml, "import_bundle", lambda *_: "bentoml model")
+watch(ondol.bento_store, "import_bundle", lambda *_: "bentoml model")
 watch(SmokeService, "offer", lambda *_: "smoke test")
 watch(KafkaSource, "settle", lambda *_: "kafka offsets")
 
 if __name__ == "__main__":
-    from flows.cli import main
+    from ondol.cli.app import main
 
     sys.argv = ["ml", *sys.argv[4:]]
     main()

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pandas as pd
 import tomlkit
-from template_support import clean_environment, commit_all, git
+from template_support import clean_environment, commit_all, git, project_environment
 
-from flows.guard import free_port
+from ondol.orchestration.guard import free_port
 
 SAMPLE_ROWS = 1_500
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
@@ -30,12 +30,12 @@ class Project:
 
     def __init__(self, root: Path, **environment: str) -> None:
         self.root = root
-        self.environment = clean_environment() | {"COLUMNS": "200", "PYTHONUTF8": "1"} | environment
+        self.environment = project_environment(root) | {"COLUMNS": "200", "PYTHONUTF8": "1"} | environment
         self.store = root / ".ml" / "store"
         self.saved = root.with_name(f"{root.name}-saved")
 
     def ml(self, *words: str, timeout: float = 240, **environment: str) -> Done:
-        return self.python("-m", "flows.cli", *words, timeout=timeout, **environment)
+        return self.python("-m", "ondol.cli", *words, timeout=timeout, **environment)
 
     def python(self, *words: str, timeout: float = 240, **environment: str) -> Done:
         return subprocess.run(
@@ -137,7 +137,7 @@ class Project:
         log = self.root.with_name("serve.log")
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", "serve", "--port", str(port)],
+                [sys.executable, "-m", "ondol.cli", "serve", "--port", str(port)],
                 cwd=self.root,
                 env=self.environment | environment,
                 stdout=output,
@@ -167,7 +167,7 @@ def sample(rows: int = SAMPLE_ROWS, **parameters: float) -> pd.DataFrame:
     import pyarrow as pa
     import pyarrow.csv
 
-    from flows.sources.sample import SampleSource
+    from ondol.ingestion.sample import SampleSource
 
     table = pa.Table.from_batches(list(SampleSource(rows=rows, **parameters).batches()))
     buffer = pa.BufferOutputStream()

@@ -19,8 +19,8 @@ from template_support import commit_all, git
 
 from e2e.browser import Browser, Page, open_browser
 from e2e.support import Project, make_project, succeed
-from flows.simulation.traffic import send_rows
-from flows.store.bundles import open_bundle
+from ondol.demo.traffic import send_rows
+from ondol.registry.bundles import open_bundle
 
 pytestmark = pytest.mark.slow
 

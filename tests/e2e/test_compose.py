@@ -19,7 +19,7 @@ from compose_support import PORTS, Containers, read_compose
 from conftest import Render
 
 from e2e.support import make_project, processes_in, wait_for, wait_until_alone
-from flows.guard import free_port
+from ondol.orchestration.guard import free_port
 
 pytestmark = pytest.mark.slow
 SECONDS = 900.0  # until a service is healthy, or a run has ended

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from e2e.support import Done, Project, succeed
-from flows.guard import free_port
+from ondol.orchestration.guard import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -35,7 +35,7 @@ def recipe(name: str) -> str:
 def run(project: Project, dvc: Path, script: str) -> None:
     """Run commands of the documentation, with `ml` of this environment and a remote in a folder."""
     said = script.replace("s3://lake/dvc", str(project.root.with_name("remote"))).replace("uv run ml", "ml")
-    lines = f'ml() {{ "{sys.executable}" -m flows.cli "$@"; }}\ngit() {{ command {" ".join(GIT)} "$@"; }}\n{said}'
+    lines = f'ml() {{ "{sys.executable}" -m ondol.cli "$@"; }}\ngit() {{ command {" ".join(GIT)} "$@"; }}\n{said}'
     environment = clean_environment() | project.environment
     environment |= {"PATH": f"{dvc}:{environment['PATH']}", "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(

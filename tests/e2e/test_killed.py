@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from marks import slow_but
+from template_support import python_path
 
 from e2e.conftest import Make
 from e2e.support import KILLER, Done, Project, digest_bundle, refuse, succeed, wait_until_alone
@@ -49,7 +50,7 @@ FILES = [i for i, name in enumerate(FIRST_RUN, 1) if "." in name or name == "bun
 def kill(project: Project, log: Path, point: int, when: str, *words: str, **environment: str) -> Done:
     """Run a command until the kill; 0 lets it live."""
     log.unlink(missing_ok=True)
-    path = {"PYTHONPATH": str(project.root)}
+    path = {"PYTHONPATH": python_path(project.root, engine=project.root / "vendor")}
     return project.python(str(KILLER), str(log), str(point), when, *words, **path, **environment)
 
 

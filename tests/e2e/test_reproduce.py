@@ -166,7 +166,7 @@ def test_what_is_missing_is_named(trained: Project) -> None:
 
 @pytest.mark.parametrize("number", slow_but([signal.SIGINT], [signal.SIGINT, signal.SIGKILL]))
 def test_interruption_leaves_nothing_for_long(trained: Project, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "flows.cli", "reproduce", "1", HERE]
+    command = [sys.executable, "-m", "ondol.cli", "reproduce", "1", HERE]
     running = subprocess.Popen(command, cwd=trained.root, env=trained.environment, stdout=subprocess.DEVNULL)
     order = trained.root / ".ml" / "reproduce" / "order.json"
     end = time.monotonic() + 120

@@ -15,7 +15,7 @@ from marks import slow_but
 from e2e.support import Project, make_project, prefect_server, refuse, succeed
 from e2e.test_servers import server
 from e2e.test_up import until
-from flows.guard import free_port
+from ondol.orchestration.guard import free_port
 
 PASSWORD = "anna:s3cret"
 KEPT = ("content-type", "accept")

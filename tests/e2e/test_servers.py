@@ -17,7 +17,7 @@ from sources_support import Server
 from template_support import clean_environment
 
 from e2e.support import Project, make_project, sample, succeed, wait_for, wait_until_alone
-from flows.guard import free_port
+from ondol.orchestration.guard import free_port
 
 pytestmark = pytest.mark.slow
 POSTGRES = {"host": "127.0.0.1", "port": 5432, "user": "postgres"}

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pytest
 from moto.server import ThreadedMotoServer
 from sources_support import Cluster, Server
-from template_support import commit_all
+from template_support import commit_all, python_path
 
 from e2e.conftest import Make
 from e2e.support import KILLER, Project, succeed
-from flows.store.snapshots import Snapshots
+from ondol.snapshots.snapshots import Snapshots
 
 pytestmark = pytest.mark.slow
 ROWS, MORE, AGAIN = 20_000, 300, 40  # rows at first, new ones each time, and old ones that change each time
@@ -196,7 +196,7 @@ def require_all(project: Project, orders: Orders) -> None:
 def kill_at(project: Project, log: Path, point: int, when: str) -> bool:
     """Ingest until the change number `point`; tell whether there is such a one."""
     log.unlink(missing_ok=True)
-    path = {"PYTHONPATH": str(project.root)}
+    path = {"PYTHONPATH": python_path(project.root, engine=project.root / "vendor")}
     done = project.python(str(KILLER), str(log), str(point), when, "ingest", **path)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode != 0
@@ -229,7 +229,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(growing: tuple[Project,
     for _ in range(6):
         load(orders.change(MORE))
         with subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "ingest"],
+            [sys.executable, "-m", "ondol.cli", "ingest"],
             cwd=project.root,
             env=project.environment,
             stdout=subprocess.DEVNULL,

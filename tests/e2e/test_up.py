@@ -14,7 +14,7 @@ import pytest
 from conftest import Render
 
 from e2e.support import Done, Project, files_of, make_project, refuse, succeed, wait_for, wait_until_alone
-from flows.guard import free_port
+from ondol.orchestration.guard import free_port
 
 NAMES = ("prefect", "mlflow", "service", "worker")
 STAGES = {"pipeline", "ingest", "validate", "train", "evaluate", "deploy"}

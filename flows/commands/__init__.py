@@ -1,1 +1,0 @@
-"""What the `ml` commands do and print."""

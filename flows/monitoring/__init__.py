@@ -1,1 +1,0 @@
-"""What the monitor does with a window of the prediction log: read, compare, judge, keep, ask to retrain."""

@@ -1,1 +1,0 @@
-"""Making a version again from its record: `ml reproduce` checks out, installs, retrains and compares."""

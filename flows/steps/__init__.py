@@ -1,1 +1,0 @@
-"""The steps of the flows, a module for each flow."""

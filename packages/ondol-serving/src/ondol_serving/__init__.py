@@ -1,0 +1,1 @@
+"""The BentoML service: loads the champion's bundle and answers predictions. Start it with `ml serve`."""

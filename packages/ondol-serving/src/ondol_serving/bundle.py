@@ -1,0 +1,163 @@
+"""A bundle: the folder that deploy writes and the service loads."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from ondol_serving.contract import Contract, compile_request, read_contract
+from ondol_serving.encoding import Encoder, Rows
+from ondol_serving.limits import Limits, read_limits
+from ondol_serving.reading import Read, Reader
+from ondol_serving.record import Recorder, read_rules
+from ondol_serving.runtime import OnnxRuntime, Runtime
+
+
+class BundleError(Exception):
+    """A bundle that cannot be served. The message is one sentence."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A loaded model with all that belongs to it; replaced as one object, never changed."""
+
+    folder: Path
+    version: str
+    meta: dict[str, Any]
+    document: dict[str, Any]
+    contract: Contract
+    request_type: type[BaseModel]
+    encoder: Encoder
+    runtime: Runtime
+    class_names: tuple[str, ...] | None
+    known: tuple[tuple[int, str, frozenset[Any]], ...]  # of each text column: place, name, values seen in training
+    recorder: Recorder
+    read: Callable[[bytes], Read]  # a body's rows, or a pydantic.ValidationError
+    limits: Limits
+
+    def parse(self, body: bytes) -> list[tuple[Any, ...]]:
+        """Return the rows of a request's body, each its features' values in the contract's order.
+
+        Raises:
+            pydantic.ValidationError: the body is not of the contract's type.
+        """
+        return self.read(body).rows
+
+    def count_unknown(self, rows: Rows) -> dict[str, int]:
+        """Return how many values of each text column were never seen in training, where there are any."""
+        counts = {name: sum(row[i] not in known for row in rows) for i, name, known in self.known}
+        return {name: count for name, count in counts.items() if count}
+
+    def predict(self, rows: Rows) -> list[dict[str, Any]]:
+        """Return a prediction for each row; label or value is None where a number overflowed, so that there is none."""
+        labels, probabilities = self.runtime.run(self.encoder.encode(rows))
+        if probabilities is None:
+            return [{"value": value} for value in _listed(labels)]
+        classes, names = self.contract.classes or (), self.class_names or ()
+        return [
+            {"label": None if None in row else classes[label], "probabilities": dict(zip(names, row, strict=True))}
+            for label, row in zip(labels.tolist(), _listed(probabilities), strict=True)
+        ]
+
+
+def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
+    """Load a bundle and try it on the example that it carries.
+
+    Args:
+        folder: The bundle.
+        digest: What its content must hash to, whole or its beginning, where that is known.
+
+    Raises:
+        BundleError: it is incomplete, altered, of another format, or does not answer.
+    """
+    try:
+        if digest is not None and not digest_folder(folder).startswith(digest):
+            raise BundleError(f"the content of {folder} is not what was deployed (its digest differs)")
+        bundle = _load(folder)
+        example = (bundle.meta.get("example") or {}).get("rows")
+        if example:
+            bundle.predict(bundle.parse(json.dumps({"rows": example[: bundle.limits.max_rows]}).encode()))
+    except BundleError:
+        raise
+    except Exception as error:  # whatever a broken file makes a library raise, the old bundle must go on
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise BundleError(f"{folder} cannot be loaded: {type(error).__name__}: {reason}") from error
+    return bundle
+
+
+def digest_folder(folder: Path) -> str:
+    """Return the SHA-256 of a bundle: what `LC_ALL=C sha256sum * | sha256sum` prints inside it."""
+    files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: p.name.encode())
+    lines = "".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _load(folder: Path) -> Bundle:
+    meta = _read_json(folder / "meta.json")
+    document = _read_json(folder / "contract.json")
+    if meta.get("format") != 1 or document.get("format") != 1:
+        raise BundleError(f"{folder} has a format that this service does not know: update the project")
+    contract = read_contract(document)
+    settings = meta.get("settings") or {}
+    limits = read_limits(settings)
+    request_type = compile_request(contract, limits.max_rows)
+    version = str(meta["version"])
+    recorder = Recorder(contract, version, folder, read_rules(settings.get("log") or {}))
+    return Bundle(
+        folder=folder,
+        version=version,
+        meta=meta,
+        document=document,
+        contract=contract,
+        request_type=request_type,
+        encoder=Encoder(contract.features),
+        runtime=_open_runtime(folder, meta, contract),
+        class_names=None if contract.classes is None else tuple(_json_key(c) for c in contract.classes),
+        known=tuple(
+            (i, c.name, frozenset((*c.encoding["known"], None, "")))
+            for i, c in enumerate(contract.features)
+            if c.encoding.get("known") is not None
+        ),
+        recorder=recorder,
+        read=Reader(contract, request_type, limits.max_rows).read,
+        limits=limits,
+    )
+
+
+def _open_runtime(folder: Path, meta: dict[str, Any], contract: Contract) -> Runtime:
+    if meta.get("runtime", "onnx") == "onnx":
+        inputs = [key for _, key, _ in contract.inputs]
+        return OnnxRuntime(folder / "model.onnx", inputs, contract.problem == "regression")
+    # Before OpenMP is loaded: its threads fight each other under concurrent requests.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from ondol_serving.sklearn_runtime import SklearnRuntime
+
+    classes = None if contract.classes is None else len(contract.classes)
+    return SklearnRuntime(folder / "model.skops", contract.inputs, classes, list(meta.get("trusted", [])))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict):
+        raise BundleError(f"{path} is not a JSON object")
+    return document
+
+
+def _json_key(label: Any) -> str:
+    return label if isinstance(label, str) else json.dumps(label)
+
+
+def _listed(numbers: NDArray[Any]) -> list[Any]:
+    """Return the array as lists; JSON has no NaN, so a number that is not finite becomes None."""
+    if np.isfinite(numbers).all():
+        return list(numbers.tolist())
+    hidden = numbers.astype(object)
+    hidden[~np.isfinite(numbers)] = None
+    return list(hidden.tolist())

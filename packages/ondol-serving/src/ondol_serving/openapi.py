@@ -1,0 +1,133 @@
+"""The OpenAPI document of the model in service."""
+
+import inspect
+from typing import Any
+
+import bentoml
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from starlette.types import ASGIApp
+
+from ondol_serving.bundle import Bundle
+from ondol_serving.front import Front
+from ondol_serving.serving import serving
+
+REFERENCE = "#/components/schemas/{model}"
+ERROR = {
+    "title": "Error",
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {"type": "string", "description": "What is wrong, in one sentence."},
+        "detail": {
+            "type": "array",
+            "description": "Each thing that is wrong, of at most fifty.",
+            "items": {
+                "type": "object",
+                "required": ["type", "loc", "msg"],
+                "properties": {
+                    "type": {"type": "string"},
+                    "loc": {
+                        "type": "array",
+                        "description": 'Where: ["rows", 0, "a column"]; empty for the request itself.',
+                        "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+                    },
+                    "msg": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+CALLERS = {
+    403: "The request is of another origin's web page",
+    421: "The request is for a host that is not one of the service's",
+}
+REFUSALS = {
+    400: "The body is not of the type that the model wants: each field that is wrong",
+    **CALLERS,
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    415: "The body is not declared as application/json, or is encoded",
+    500: "The service failed",
+    503: "There is no model yet, or more is asked than can be served; then `Retry-After` says when to try again",
+}
+
+
+class Document:
+    """What BentoML writes as `/docs.json`."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        """Hold `document`."""
+        self._document = document
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the document."""
+        return self._document
+
+
+class TypedService(bentoml.Service[Any]):
+    """A BentoML service whose documentation shows the types of the bundle that it serves, behind a `Front`."""
+
+    _made: tuple[Bundle | None, Document] | None = None
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """Return the application that the server runs."""
+        app: Any = super().to_asgi(is_main)
+        # It makes a task and a timer of every request, and keeps the timer for a minute. Bodies have a time limit here.
+        app.user_middleware = [one for one in app.user_middleware if one.cls is not TimeoutMiddleware]
+        # Starlette tries one route after another, and BentoML has its probes first.
+        ours = {api.route for api in self.apis.values()}
+        app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in ours)
+        return Front(app, app.routes)
+
+    @property
+    def doc(self) -> str:
+        """What the page says at its head: not BentoML's own text, whose badges are loaded from other hosts."""
+        return inspect.getdoc(self.inner) or ""
+
+    @property
+    def openapi_spec(self) -> Any:
+        """BentoML's document with the request type of the bundle in service, and `/model`; made once for a bundle."""
+        bundle = serving.bundle
+        if self._made is None or self._made[0] is not bundle:
+            self._made = bundle, Document(self._describe(bundle))
+        return self._made[1]
+
+    def _describe(self, bundle: Bundle | None) -> dict[str, Any]:
+        document: dict[str, Any] = super().openapi_spec.asdict()
+        document["info"].pop("contact", None)
+        document["components"]["schemas"]["Error"] = ERROR
+        document["paths"]["/model"] = {"get": _describe_model()}
+        operation = document["paths"]["/predict"]["post"]
+        # BentoML's keys are numbers: beside them, texts would be in the document twice.
+        operation["responses"] = {"200": operation["responses"][200]} | _describe(REFUSALS)
+        if bundle is not None:
+            add_types(document, bundle)
+        return document
+
+
+def add_types(document: dict[str, Any], bundle: Bundle) -> None:
+    """Put the bundle's request type, and its example, in place of the envelope."""
+    schema = bundle.request_type.model_json_schema(ref_template=REFERENCE)
+    definitions = schema.pop("$defs", {})
+    document["components"]["schemas"] |= definitions | {"PredictRequest": schema | {"title": "PredictRequest"}}
+    content: dict[str, Any] = {"schema": {"$ref": REFERENCE.format(model="PredictRequest")}}
+    if bundle.meta.get("example"):
+        content["example"] = bundle.meta["example"]
+    operation = document["paths"]["/predict"]["post"]
+    operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    document["info"] |= {"title": bundle.meta.get("name") or "model", "version": bundle.version}
+
+
+def _describe_model() -> dict[str, Any]:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    found = {"200": {"description": "The model", "content": content}}
+    return {
+        "tags": ["Service APIs"],
+        "description": "The model in service: version, data digest, commit, metrics, schema.",
+        "responses": found | _describe(CALLERS | {503: "There is no model yet"}),
+    }
+
+
+def _describe(refusals: dict[int, str]) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": REFERENCE.format(model="Error")}}}
+    return {str(status): {"description": text, "content": content} for status, text in refusals.items()}

@@ -1,0 +1,104 @@
+"""The base class of a project's service, and the decorator that makes a BentoML service of it."""
+
+import asyncio
+import logging
+import os
+from contextlib import suppress
+from functools import lru_cache
+from typing import cast
+
+import bentoml
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from ondol_serving.bundle import Bundle
+from ondol_serving.endpoint import Accepted, Answer, PredictRequest, PredictResponse, Refusal
+from ondol_serving.front import refuse
+from ondol_serving.gate import Gate
+from ondol_serving.metrics import counters
+from ondol_serving.openapi import TypedService
+from ondol_serving.page import Page
+from ondol_serving.printable import PrintableRecord
+from ondol_serving.protocol import use_protocol
+from ondol_serving.serving import NO_MODEL, serving
+from ondol_serving.together import Together
+
+logging.setLogRecordFactory(PrintableRecord)  # an error's text may hold names and values of the data
+
+WORKERS = int(os.environ.get("ML_SERVICE__WORKERS") or 1)
+
+
+async def show_model(_: Request) -> JSONResponse:
+    """Answer `GET /model`."""
+    bundle = serving.bundle
+    return refuse(503, "no_model", NO_MODEL) if bundle is None else describe(bundle)
+
+
+@lru_cache(maxsize=1)
+def describe(bundle: Bundle) -> JSONResponse:
+    """Return what `GET /model` answers; the schema of a wide model takes long to make."""
+    names = ("name", "version", "created", "problem", "runtime", "data_digest", "commit", "run_id", "metrics")
+    return JSONResponse(
+        {name: bundle.meta.get(name) for name in names}
+        | {
+            "target": bundle.contract.target,
+            "classes": bundle.contract.classes,
+            "schema": bundle.request_type.model_json_schema(),
+        }
+    )
+
+
+class ModelService:
+    """Loads the champion and answers `POST /predict`; a project's service inherits it."""
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Load the champion, if there is one, and watch for the next."""
+        serving.forget()
+        counters()
+        self._together = Together()
+        # Resolved once: BentoML would inspect the method's signature at every request.
+        self.__dict__["predict"] = self.predict
+        await asyncio.to_thread(serving.refresh)
+        self._watcher = asyncio.create_task(serving.watch())
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Stop watching."""
+        self._watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._watcher
+
+    async def __is_ready__(self) -> bool:
+        """Ready as soon as there is a model."""
+        return serving.bundle is not None
+
+    @bentoml.api(input_spec=PredictRequest, output_spec=PredictResponse)
+    async def predict(self, request: Accepted | Refusal, /) -> Answer | Refusal:
+        """Predict each row by the model in service."""
+        if isinstance(request, Refusal):
+            return request
+        return Answer(request, await self._together.predict(request.bundle, request.rows))
+
+
+def service(cls: type[ModelService]) -> TypedService:
+    """Make a BentoML service of a class, with `GET /model`, the limits of requests and the page of its routes."""
+    with_model = bentoml.asgi_app(Starlette(routes=[Route("/model", show_model)]))(cls)
+    made = cast(
+        TypedService,
+        bentoml.service(
+            name="model",
+            service_class=TypedService,
+            workers=WORKERS,
+            logging={"access": {"enabled": False}},  # /metrics counts requests by status
+            # Spans that nobody collects cost a third of a request. Whoever sets up an exporter in BENTOML_CONFIG sets
+            # `excluded_urls: []` beside it.
+            tracing={"excluded_urls": ["/predict"]},
+        )(with_model),
+    )
+    made.add_asgi_middleware(Gate, types={api.route: api.input_spec.mime_type() for api in made.apis.values()})
+    made.add_asgi_middleware(Page)
+    use_protocol()
+    return made

@@ -1,0 +1,153 @@
+"""What is printed, and where faults and warnings go instead of the screen."""
+
+import errno
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import rich.console
+from rich.markup import escape
+from rich.segment import Segment
+from rich.text import Text
+
+from ondol.config.settings import Settings, find_root, load_settings
+from ondol.errors import UserError
+from ondol.orchestration.environment import LOGGERS, prepare
+from ondol.redaction import redact
+from ondol.storage.damage import explain_os_error
+from ondol.storage.reach import open_store, refresh
+from ondol_serving.printable import printable
+
+FULL = (
+    "The disk is full, and nothing was left half-written: make room where the store is (ML_STORE, default .ml/store; "
+    "`ml data gc` removes snapshots that nobody needs) and in .ml, and run the command again"
+)
+
+
+class Console(rich.console.Console):
+    """A console on which no text of the data moves the cursor, sets a style or hides another text."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text as it is laid out: escaped before widths are measured."""
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        """Yield what is written; escaped where it came as a `Text`, which no layout has passed through `render_str`."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+PIPED = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # 80 columns would cut tables in a log
+KEPT_TRACES = 50
+console = Console(highlight=False, emoji=False, width=PIPED)  # ":id:" in a name is no emoji
+errors = Console(stderr=True, highlight=False, emoji=False)
+
+
+def print_plain(text: str) -> None:
+    """Print text that is read by other programs too: neither wrapped nor styled."""
+    print(printable(text))
+
+
+class Notices(logging.Handler):
+    """Prints what long work waits for."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line; while a spinner turns, it stands in for `sys.stderr`, and prints the line above itself."""
+        print(record.getMessage(), file=sys.stderr)
+
+
+notices = Notices(logging.WARNING)
+
+
+def open_project(stored: bool = True) -> Settings:
+    """Read the settings of the project here, set the libraries' homes, send warnings to the log; print pauses.
+
+    Args:
+        stored: Bring the records of a store that is elsewhere up to date.
+
+    Raises:
+        UserError: there is no project here, its settings are wrong, or its store cannot be reached.
+    """
+    settings = load_settings()
+    prepare(settings)
+    log = settings.home / "logs" / "warnings.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(log, mode="w", encoding="utf-8", delay=True)
+    logging.captureWarnings(True)
+    warnings = logging.getLogger("py.warnings")
+    warnings.handlers[:], warnings.propagate = [handler], False
+    for name in LOGGERS:
+        logging.getLogger(name).addHandler(notices)
+    store = open_store(settings)
+    if stored:
+        refresh(store)
+    return settings
+
+
+def current_store(settings: Settings, store: str) -> Path:
+    """Return the folder of a store of the settings, its records up to date.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    folder = open_store(settings, store)
+    refresh(folder)
+    return folder
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once: taking down these libraries' modules would cost one to two seconds more."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def report_error(error: UserError) -> int:
+    """Print what was wrong and return the exit status."""
+    errors.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+    return error.exit_code
+
+
+def _explain(error: BaseException) -> UserError | None:
+    """Return what file of the project is behind an error that a library raised, if any is."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and (said := explain_os_error(cause)):
+            return said
+        cause = cause.__cause__ or cause.__context__
+    try:
+        from ondol.cli.checkup import find_damage
+
+        found = next(find_damage(load_settings()), None)
+    except Exception:  # it is the first error that is to be told
+        return None
+    return UserError(found) if found else None
+
+
+def report_unexpected(error: Exception) -> int:
+    """Keep the trace of a fault that is not the user's, print where, and return the exit status."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return report_error(UserError(f"{FULL}."))
+    if damage := _explain(error):
+        return report_error(damage)
+    lines = printable(redact("".join(traceback.format_exception(error))))
+    try:
+        path = find_root() / ".ml" / "logs" / f"error-{datetime.now(UTC):%Y%m%d-%H%M%S}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(lines, encoding="utf-8")
+        for old in sorted(path.parent.glob("error-*.log"))[:-KEPT_TRACES]:
+            old.unlink(missing_ok=True)
+        where = f"The trace is in {path}."
+    except (OSError, UserError):
+        where = lines
+    first = redact(str(error)).strip().splitlines() or [""]
+    errors.print(
+        f"[bold red]Unexpected {type(error).__name__}:[/] {escape(first[0][:500])} {escape(where)}", soft_wrap=True
+    )
+    return 1

@@ -1,0 +1,196 @@
+"""The container of a service on an environment's host, moved by the `docker` command (Podman's bears that name too)."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.markup import escape
+
+from ondol.cli.console import console
+from ondol.cli.hosting import free_port, in_a_name, key_of_the_log, mounts, names_of, place, published
+from ondol.config.base import is_address
+from ondol.config.settings import Settings
+from ondol.errors import UserError
+
+MINUTES = 15
+LEAST_RIGHTS = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+WORKERS = "ML_SERVICE__WORKERS"  # the one setting of the service that no bundle carries
+HOSTS = "ML_SERVICE__HOSTS"  # those of the environment beside those of the bundle
+RUNS = ("running", "restarting")
+KEPT = "-BEFORE"  # no project's name has capitals
+
+
+class Container:
+    """The one container that serves an environment on its host, named like the project and the environment."""
+
+    def __init__(self, settings: Settings, environment: str) -> None:
+        """Look at nothing yet.
+
+        Args:
+            settings: The project's.
+            environment: The name of one with a host.
+
+        Raises:
+            UserError: another environment has the same host and port.
+        """
+        chosen = settings.environments[environment]
+        self.project = settings.project.name
+        self.name = f"{self.project}-{in_a_name(environment)}"
+        self.kept = f"{self.name}{KEPT}"
+        self.place = place(str(chosen.address), free_port(settings, environment))
+        self.is_reachable = not chosen.address.is_loopback
+        self.store = f"{self.name}-store" if is_address(chosen.store) else str(settings.root / chosen.store)
+        self.host = str(chosen.host)
+        self.environment = environment
+        self.variables = tuple(dict.fromkeys((*chosen.variables, *key_of_the_log(settings), WORKERS, HOSTS)))
+        self.values = os.environ | {WORKERS: str(settings.service.workers), HOSTS: names_of(settings, environment)}
+
+    def image(self) -> str | None:
+        """Return the image that runs, None where none does."""
+        states = self._states()
+        name = self.name if self.name in states else self.project
+        runs = states.get(name) in RUNS and (name == self.name or self._is_ours(name))
+        return str(self._inspect(name)["Config"]["Image"]) if runs else None
+
+    @contextmanager
+    def replaced(self, image: str) -> Iterator[None]:
+        """Run `image` in the place of the one that runs; whatever fails within, that one runs again.
+
+        The old container is kept, stopped, until the block has ended well: no registry is needed to go back.
+
+        Raises:
+            UserError: the host, the image or a variable is missing, or the container does not start.
+        """
+        self._require_variables()
+        self.put_back()
+        state = self._states().get(self.name)
+        if state in RUNS and self._is_as_wanted(image):
+            yield
+            return
+        self._docker("pull", "--quiet", image)
+        try:
+            self._replace(image, state)
+            yield
+        except BaseException as error:
+            self._undo(error, state)
+            raise
+        if state:
+            self._remove_kept()
+
+    def put_back(self) -> None:
+        """Undo what a release has left that was killed; nothing where none was."""
+        self._take_over()
+        self._put_back(had=True, ran=True)
+
+    def _take_over(self) -> None:
+        """Name what a version released that did not name the environment as this one does, if it has its store."""
+        there = self._states()
+        for end in ("", KEPT):
+            old, new = f"{self.project}{end}", f"{self.name}{end}"
+            if old in there and new not in there and self._is_ours(old):
+                self._docker("rename", old, new)
+
+    def _replace(self, image: str, state: str | None) -> None:
+        """Put a container of `image` in the place of the one in that state; the image is there already."""
+        if state:
+            self._docker("rename", self.name, self.kept)
+        if state in RUNS:
+            self._docker("stop", self.kept)
+        self._docker(*self._run(image))
+        if self.is_reachable:
+            console.print(
+                f"[yellow]Other machines can reach {escape(self.place)} of {escape(str(self.host))}, and the service "
+                f"does not ask who they are (\\[environments.{escape(self.environment)}] address).[/]",
+                soft_wrap=True,
+            )
+
+    def _undo(self, error: BaseException, state: str | None) -> None:
+        try:
+            self._put_back(had=state is not None, ran=state in RUNS)
+        except UserError as second:
+            raise UserError(
+                f"{error} And what ran before could not be put back: {second} See {self.kept} and {self.name} on "
+                f"{self.host}; the next release puts it back first."
+            ) from error
+
+    def _put_back(self, had: bool, ran: bool) -> None:
+        """Make the host what it was, as far as it is not: whether it had a container, and whether that ran."""
+        there = self._states()
+        if self.name in there and (self.kept in there or not had):
+            self._docker("rm", "--force", self.name)
+        if self.kept not in there:
+            return
+        self._docker("rename", self.kept, self.name)
+        if ran:
+            self._docker("start", self.name)
+        image = self._inspect(self.name)["Config"]["Image"]
+        console.print(
+            f"[yellow]A release failed: {escape(image)} {'runs' if ran else 'is'} again on {escape(str(self.host))}.[/]"
+        )
+
+    def _remove_kept(self) -> None:
+        try:
+            self._docker("rm", "--force", self.kept)
+        except UserError as error:  # what was released is proved and stays
+            console.print(
+                f"[yellow]Remove {escape(self.kept)} by hand before the next release: {escape(str(error))}[/]"
+            )
+
+    def _states(self) -> dict[str, str]:
+        """Return the states of the service's containers, by name."""
+        said = self._docker(
+            *("container", "ls", "--all", "--filter", f"name={self.project}", "--format", "{{.Names}} {{.State}}")
+        )
+        found = dict(line.split(maxsplit=1) for line in said.splitlines())
+        ours = (self.name, self.kept, self.project, f"{self.project}{KEPT}")
+        return {name: state for name, state in found.items() if name in ours}
+
+    def _inspect(self, name: str) -> dict[str, Any]:
+        return dict(json.loads(self._docker("container", "inspect", "--format", "{{json .}}", name)))
+
+    def _is_ours(self, name: str) -> bool:
+        """Tell whether a container that names no environment has this one's store, under its old name or its new."""
+        return mounts(self._inspect(name), self.store, f"{self.project}-store")
+
+    def _is_as_wanted(self, image: str) -> bool:
+        made = self._inspect(self.name)
+        wanted = [f"{name}={self.values[name]}" for name in self.variables]
+        alike = made["Config"]["Image"] == image and set(wanted) <= set(made["Config"]["Env"])
+        return alike and mounts(made, self.store) and published(made) == [self.place]
+
+    def _require_variables(self) -> None:
+        missing = [name for name in self.variables if not self.values.get(name)]
+        if missing:
+            raise UserError(
+                f"{' and '.join(missing)} must be set here, for the service in {self.environment} to be given it: see "
+                f"`variables` in [environments.{self.environment}], and [log] sensitive, which asks for ML_LOG_KEY."
+            )
+
+    def _run(self, image: str) -> list[str]:
+        """Return the words that start a container; of secrets they hold the names, `docker` knows the values."""
+        return [
+            *("run", "--detach", "--pull", "never", "--name", self.name, "--restart", "unless-stopped"),
+            *LEAST_RIGHTS,
+            *("--publish", f"{self.place}:3000"),
+            *(word for name in self.variables for word in ("--env", name)),
+            *("--volume", f"{self.store}:/store", "--env", "ML_STORE=/store"),
+            image,
+        ]
+
+    def _docker(self, *words: str) -> str:
+        command = ["docker", "--host", self.host, *words]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=60 * MINUTES, check=True, env=self.values
+            )
+        except FileNotFoundError:
+            raise UserError("The command `docker` is not installed: install Docker's client, or Podman's.") from None
+        except subprocess.TimeoutExpired:
+            raise UserError(f"`{' '.join(command)}` did not end in {MINUTES} minutes: see the host.") from None
+        except subprocess.CalledProcessError as error:
+            said = (error.stderr.strip().splitlines() or ["no output"])[-1]
+            raise UserError(f"`{' '.join(command)}` failed: {said}") from None
+        return done.stdout

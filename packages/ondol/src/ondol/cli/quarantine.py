@@ -1,0 +1,44 @@
+"""`ml quarantine`: which rows broke the contract and why, and how they come back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The rows that broke the contract: count them, see them, bring them back.", no_args_is_help=True)
+
+Name = Annotated[str | None, typer.Argument(help="A validation's id; default: the last.", show_default=False)]
+
+
+@app.command("list")
+def list_() -> None:
+    """List the validations, the newest first, and how often each check failed over time."""
+    from ondol.cli.quarantine_files import print_validations
+
+    print_validations()
+
+
+@app.command()
+def show(
+    validation: Name = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the rows and their reasons to this .csv, .parquet or .jsonl file.")
+    ] = None,
+) -> None:
+    """Show the reasons by column and check, and a few rows; with --out, write all rows to a file to be mended."""
+    from ondol.cli.quarantine_files import print_quarantine
+
+    print_quarantine(validation, out.absolute() if out else None)
+
+
+@app.command()
+def replay(
+    validation: Name = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="The file of `show --out`, mended; default: the contract was mended.")
+    ] = None,
+) -> None:
+    """Judge the rows again, mended or by the mended contract; those that are good join the next snapshot."""
+    from ondol.cli.quarantine_files import replay_quarantine
+
+    replay_quarantine(validation, source.absolute() if source else None)

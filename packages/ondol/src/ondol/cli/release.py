@@ -1,0 +1,268 @@
+"""`ml release --to NAME`: brings the champion, and the image, to an environment; proves both or restores both."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TextIO
+from urllib.parse import urlsplit
+
+from rich.markup import escape
+
+from ondol.cli.console import console, current_store, open_project
+from ondol.cli.container import Container
+from ondol.cli.smoke_url import prove
+from ondol.cli.unproved import not_proved, noted, read_unproved, require_proved, restore, undo
+from ondol.config.operate import Environment
+from ondol.config.settings import Settings
+from ondol.contract.compatibility import breaking_changes
+from ondol.errors import Refused, UserError, nearest
+from ondol.orchestration.alerting import alert
+from ondol.orchestration.ports import is_loopback
+from ondol.registry.bundles import Bundle, find_bundle, open_bundle
+from ondol.registry.champion import Champion, move_champion, read_champion, require_champion, taken_out
+from ondol.storage.files import digest_folder, publish, read_json, scratch, sole, write_json
+from ondol.storage.privacy import open_for_others
+from ondol.storage.reach import look_again, open_store, remove
+from ondol.training.provenance import is_behind
+
+RELEASED = "released.json"
+TODO = "`ml environments` shows what serves where."
+
+
+def release_to(
+    name: str,
+    source: str | None = None,
+    chosen: str | None = None,
+    image: str | None = None,
+    breaking: bool = False,
+    why: str = "released",
+    output: TextIO | None = None,
+    commit: str | None = None,
+) -> None:
+    """Put a model into service in the environment `name`.
+
+    Args:
+        name: A section `[environments.NAME]` of the settings.
+        source: The environment to release from; None for this project's own store.
+        chosen: The bundle, one that has served there; None for the one that serves there.
+        image: What the environment's host shall run; None for what runs in `source`, and without that for what it runs.
+        breaking: Release even if callers must change their requests.
+        why: For the history.
+        output: What takes `bundle=…` and `image=…` once they are proved.
+        commit: The commit that releases; where a later one has released there, nothing is done.
+
+    Raises:
+        UserError: it cannot be brought there, or was not proved; champion and image are what they were.
+        Refused: it would break the callers of what serves there, or was taken out of service where it comes from.
+    """
+    settings = open_project()
+    target = current_store(settings, find_environment(settings, name).store)
+    origin = current_store(settings, find_environment(settings, source).store) if source else settings.store_path
+    if target.resolve() == origin.resolve():
+        raise UserError(f"The store of {name} is the one to release from: give [environments.{name}] one of its own.")
+    bundle = choose_bundle(origin, chosen)
+    image = image or running_image(settings, name, source)
+    with sole(target / "release.lock", f"Another release to {name} is at work: wait until it ends."):
+        recover(settings, name)
+        last = released_commit(target)
+        if commit and is_behind(settings.root, commit, last):
+            console.print(f"Nothing is released to {name}: commit {commit[:12]} is behind {last}, which was.")
+            return
+        if settings.environments[name].host:
+            open_for_others(target)  # its container reads it as a user of its own
+        before = read_champion(target)
+        require_compatible(target, before, bundle, breaking)
+        try:
+            bring(settings, name, copy_bundle(bundle, target), image, why)
+        except Exception as error:
+            alert_failure(settings, name, bundle, read_champion(target), error)
+            raise
+        if commit:
+            write_json(target / RELEASED, {"commit": commit})
+        alert_release(settings, name, before, require_champion(target), why)
+    console.print(f"[green]✓[/] [bold]version {bundle.version}[/] serves in {name} ({escape(why)})")
+    console.print(f"  bundle {bundle.name}{f', image {escape(image)}' if image else ''}", soft_wrap=True)
+    if output is not None:
+        output.write(f"bundle={bundle.name}\nimage={image or ''}\n")
+
+
+def released_commit(store: Path) -> str | None:
+    """Return the commit that has released to `store` last, None where none was named."""
+    look_again(store / RELEASED)
+    found = read_json(store / RELEASED)
+    return str(found["commit"]) if found else None
+
+
+def find_environment(settings: Settings, name: str) -> Environment:
+    """Return the environment of that name.
+
+    Raises:
+        UserError: the settings have none.
+    """
+    if name not in settings.environments:
+        raise UserError(
+            f'There is no environment "{name}": write [environments.{name}] with store and url into config.toml, or '
+            f"set ML_ENVIRONMENTS__{name.upper()}__STORE and …__URL.{nearest(name, settings.environments)}"
+        )
+    return settings.environments[name]
+
+
+def choose_bundle(store: Path, name: str | None) -> Bundle:
+    """Return the bundle that serves in `store`, or the one called `name`, which has served there.
+
+    Raises:
+        UserError: nothing serves there, or that one never did or is gone.
+        Refused: it was taken out of service there by hand.
+    """
+    champion = proved_champion(store, name)
+    if name is None or name == champion.bundle:
+        return open_bundle(store, champion.bundle)
+    bundle = find_bundle(store, name)
+    if bundle is None or name not in {change.to for change in champion.history}:
+        raise UserError(
+            f"No bundle {name} that has served is in {store}: leave --bundle out for {champion.bundle}, which serves."
+        )
+    if change := taken_out(champion, bundle.version):
+        raise Refused(
+            f"Bundle {name} was taken out of service at {change.at} by {change.who} ({change.why}): leave --bundle "
+            f"out for {champion.bundle}, which serves in {store}."
+        )
+    return bundle
+
+
+def proved_champion(store: Path, name: str | None) -> Champion:
+    """Return what serves in `store`; while a release to it is not proved, what served before, for a bundle by name.
+
+    Raises:
+        UserError: nothing serves there, or no bundle is named and what serves is not proved.
+    """
+    champion = require_champion(store)
+    unproved = read_unproved(store)  # after the champion: a release writes this before that
+    if unproved is None:
+        return champion
+    if name is None or unproved.before is None:
+        raise not_proved(store, unproved)
+    return unproved.before
+
+
+def running_image(settings: Settings, name: str, source: str | None) -> str | None:
+    """Return the image that runs in `source`, where both environments have a host to run it on."""
+    if source is None or None in (settings.environments[name].host, settings.environments[source].host):
+        return None
+    image = Container(settings, source).image()
+    require_proved(open_store(settings, settings.environments[source].store))  # it is written before the image is moved
+    return image
+
+
+def recover(settings: Settings, name: str) -> None:
+    """Undo what a release to the environment has left that was killed: champion and container."""
+    environment = settings.environments[name]
+    store = open_store(settings, environment.store)
+    unproved = read_unproved(store)
+    if not undo(store):
+        return
+    if environment.host:
+        Container(settings, name).put_back()
+    what = f"A release of bundle {unproved.bundle if unproved else 'unknown'} to {name} ended before it was proved"
+    alert(settings, "release-failed", f"{what}: {serving(read_champion(store))}.", TODO)
+
+
+def alert_release(settings: Settings, name: str, before: Champion | None, now: Champion, why: str) -> None:
+    """Alert people that an environment serves another bundle, proved; nothing where it is the one from before."""
+    if before is not None and before.bundle == now.bundle:
+        return
+    instead = f" in place of version {before.version}" if before else ""
+    todo = TODO
+    if before is not None:
+        todo += f' `ml release --to {name} --bundle {before.bundle} --why "…"` brings the one before back.'
+    what = f"Version {now.version} was released to {name} and proved there{instead}: {why}."
+    alert(settings, "released", what, todo, key=f"released {name} {now.move}")
+
+
+def alert_failure(settings: Settings, name: str, bundle: Bundle, now: Champion | None, error: Exception) -> None:
+    """Alert people that a release was taken back."""
+    reason = str(error) or type(error).__name__
+    what = f"The release of version {bundle.version} to {name} was taken back, {serving(now)}: {reason}"
+    alert(settings, "release-failed", what, TODO)
+
+
+def serving(champion: Champion | None) -> str:
+    """Return in words what serves."""
+    return f"version {champion.version} serves" if champion else "nothing serves"
+
+
+def require_compatible(store: Path, before: Champion | None, bundle: Bundle, breaking: bool) -> None:
+    """Check that those who call what serves in `store` can go on as they are.
+
+    Raises:
+        Refused: they cannot, and `breaking` was not given.
+    """
+    old = find_bundle(store, before.bundle) if before and not breaking else None
+    changes = breaking_changes(old.contract, bundle.contract) if old else []
+    if old and changes:
+        raise Refused(
+            f"Version {old.version} goes on serving: version {bundle.version} would break its callers "
+            f"({'; '.join(changes)}). Tell them, then release again with --breaking."
+        )
+
+
+def copy_bundle(bundle: Bundle, store: Path) -> Bundle:
+    """Copy a bundle into `store`, unless it is there whole; it appears there in one step.
+
+    Raises:
+        UserError: the copy differs, as where a disk is full or faulty.
+    """
+    there = find_bundle(store, bundle.name)
+    if there is not None:
+        return there
+    target = store / "bundles" / bundle.name
+    with scratch(target) as made:
+        shutil.copytree(bundle.path, made)
+        if digest_folder(made) != bundle.digest:
+            raise UserError(f"The copy of {bundle.path} to {target} differs from it: see the disk of {store}.")
+        remove(target)  # what was found there is damaged
+        publish(made, target)
+    return open_bundle(store, bundle.name)
+
+
+def bring(settings: Settings, name: str, bundle: Bundle, image: str | None, why: str) -> None:
+    """Let the environment serve `bundle`, by `image` where one is given, and prove it.
+
+    Raises:
+        UserError: it did not pass; both are what they were.
+    """
+    environment = settings.environments[name]
+    host = Container(settings, name).replaced(image) if environment.host and image else nullcontext()
+    store = open_store(settings, environment.store)
+    with noted(store, bundle), host, _moved_champion(store, bundle, why):
+        try:
+            prove(environment.url, bundle, environment.wait_seconds)
+        except UserError as error:
+            raise UserError(f"{error}{_hint_of_address(name, environment)}") from error
+
+
+def _hint_of_address(name: str, environment: Environment) -> str:
+    """Return what may be wrong where the container is published on the loopback and asked from elsewhere."""
+    url = urlsplit(environment.url)
+    if not environment.host or url.scheme != "http" or not environment.address.is_loopback:
+        return ""
+    if is_loopback(url.hostname or ""):
+        return ""
+    return (
+        f" Its container is published on {environment.address} of {environment.host} alone: where no proxy there "
+        f'passes {environment.url} on to it, set address = "0.0.0.0" in [environments.{name}].'
+    )
+
+
+@contextmanager
+def _moved_champion(store: Path, bundle: Bundle, why: str) -> Iterator[None]:
+    """Name `bundle` the store's champion; whatever fails within, the one before serves again."""
+    before = read_champion(store)
+    try:
+        if before is None or before.bundle != bundle.name:
+            move_champion(store, bundle, "release", why, expected=before.bundle if before else None)
+        yield
+    except BaseException:
+        restore(store)  # ahead of the container that is put back
+        raise

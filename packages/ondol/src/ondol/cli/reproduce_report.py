@@ -1,0 +1,107 @@
+"""What `ml reproduce` prints: a version's figures beside those that came again, and whether they are equal."""
+
+import math
+
+from rich.markup import escape
+from rich.table import Table
+
+from ondol.cli.console import console, open_project
+from ondol.cli.progress import Steps
+from ondol.errors import Refused
+from ondol.evaluation.reproduction.compare import (
+    PREDICTIONS,
+    TOLERANCE,
+    Figure,
+    Line,
+    compare_all,
+    figures_of,
+    other_packages,
+)
+from ondol.evaluation.reproduction.making import Again, make_again
+
+SHOWN_PACKAGES = 8
+
+
+def reproduce_version(version: str, anyway: bool, fresh: bool) -> None:
+    """Train a version again, print every figure beside the recorded one, and say whether they are equal.
+
+    Args:
+        version: A registered version.
+        anyway: Go on where its files were never committed.
+        fresh: Install its packages.
+
+    Raises:
+        UserError: something that it was made from is missing.
+        Refused: a figure is not what it was.
+    """
+    settings = open_project()
+    with Steps(console) as steps:
+        again = make_again(settings, version, anyway, fresh, steps)
+    outcome = again.outcome
+    lines = compare_all(again.recorded.figures, figures_of(outcome.train_rows, outcome.verdict), outcome.apart)
+    _print_lines(version, lines)
+    differences = _differences(again)
+    for note in [again.origin.note, *_notes(again), *differences]:
+        if note:
+            console.print(escape(note), soft_wrap=True)
+    if other := [line for line in lines if not line.equal]:
+        raise Refused(_tell(version, other, len(lines), bool(differences) or not again.origin.exact))
+    console.print(f"[bold green]Version {version} was made again:[/] every figure is equal to {TOLERANCE:g}.")
+
+
+def _print_lines(version: str, lines: list[Line]) -> None:
+    title = f"version {version} again, each metric with the ends of its interval"
+    table = Table("figure", "recorded", "again", "apart", title=title, title_justify="left")
+    for line in lines:
+        shown = [_show(line.recorded), _show(line.again)]
+        if line.name == PREDICTIONS:
+            shown = ["of the recorded model", "the farthest"]
+        table.add_row(line.name, *shown, f"[{'green' if line.equal else 'bold red'}]{_show_apart(line.apart)}[/]")
+    console.print(table)
+
+
+def _notes(again: Again) -> list[str]:
+    """Return what a reader should know beside the figures."""
+    recorded = again.recorded
+    if recorded.verdict is None:
+        return [f"Version {recorded.version} was never judged (`ml evaluate`): it has no metrics to compare."]
+    if recorded.basis is None:
+        return ["Its metrics were recorded without what they rest on (an older `ml evaluate`): they are not compared."]
+    return []
+
+
+def _differences(again: Again) -> list[str]:
+    """Return in sentences what computed otherwise than is recorded."""
+    recorded, outcome = again.recorded.origin, again.outcome
+    found = []
+    if recorded.python and recorded.python != outcome.python:
+        found.append(f"Python {outcome.python} trained again, not the recorded {recorded.python}.")
+    if recorded.machine and recorded.machine != outcome.machine:
+        found.append(f"Another machine trained again: {outcome.machine}, not {recorded.machine}.")
+    if others := other_packages(recorded.packages, outcome.packages):
+        more = f" and {len(others) - SHOWN_PACKAGES} more" if len(others) > SHOWN_PACKAGES else ""
+        found.append(f"Packages differ from the record: {', '.join(others[:SHOWN_PACKAGES])}{more}.")
+    return found
+
+
+def _tell(version: str, other: list[Line], figures: int, explained: bool) -> str:
+    """Say in a sentence by how much not, and where to look."""
+    worst = max(other, key=lambda line: line.apart)
+    why = (
+        "what is said above explains it"
+        if explained
+        else "model/ draws without the seed, reads what is not in git, or sums in an order that varies"
+    )
+    return (
+        f"Version {version} was not made again: {len(other)} of {figures} figures differ, the most {worst.name} by "
+        f"{_show_apart(worst.apart)}; {why}."
+    )
+
+
+def _show(figure: Figure | None) -> str:
+    """Return a figure with all digits that count."""
+    return "–" if figure is None or figure[0] is None else f"{figure[0]:.12g}"
+
+
+def _show_apart(apart: float) -> str:
+    return "not comparable" if math.isinf(apart) else f"{apart:.2g}"

@@ -1,0 +1,101 @@
+"""`ml simulate`: plays weeks of traffic with a shift half-way, and shows what the loop made of it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.markup import escape
+
+from ondol.cli.console import console, open_project
+from ondol.config.settings import Settings
+from ondol.demo.comeback import Comeback, measure_comeback
+from ondol.demo.play import Play, Week
+from ondol.demo.sandbox import Sandbox, make_sandbox
+from ondol.demo.timeline import conclude, draw, tabulate
+from ondol.errors import UserError
+from ondol.registry.champion import served_bundle
+from ondol.storage.files import sole
+
+
+def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
+    """Play the weeks in a copy of the project and print the timeline.
+
+    Args:
+        weeks: How many; the customers move half-way, or earlier where the loop needs more weeks to ask for training.
+        rows: Customers in a week.
+        shifts: Whether they move at all.
+        keep: Whether the copy's servers stay up afterwards, to be looked at.
+
+    Raises:
+        UserError: the loop did not close, or retrained where nothing moved.
+    """
+    settings = open_project(stored=False)
+    calm = count_calm_weeks(weeks, settings.retrain.windows) if shifts else weeks
+    complaint = "Another `ml simulate` is at work here: wait until it ends."
+    with sole(settings.home / "simulation.lock", complaint):
+        sandbox = make_sandbox(settings)
+        with console.status("starting") as status, _stopped_at_end(sandbox, keep, status.update):
+            play = Play(sandbox, rows, status.update)
+            play.begin()
+            played = [play.play_week(number, number > calm) for number in range(1, weeks + 1)]
+            trainings = play.trainings()
+        _show(settings, sandbox, played, conclude(played, shifts, trainings, _comeback(sandbox, played, rows)))
+    if keep:
+        console.print(f"Its servers run: `cd {escape(settings.show(sandbox.root))}`, then `ml status` and `ml down`.")
+
+
+def count_calm_weeks(weeks: int, windows: int) -> int:
+    """Return after how many weeks the customers move, so that a week is left for the new version.
+
+    Args:
+        weeks: How many are played.
+        windows: How many bad ones it takes to ask for training.
+
+    Raises:
+        UserError: there are too few weeks.
+    """
+    calm = min(weeks // 2, weeks - windows - 1)
+    if calm < 1:
+        raise UserError(
+            f"--weeks {weeks} leaves no week after the swap: give at least {windows + 2}, since [retrain] windows = "
+            f"{windows}, or --no-shift to play a rest."
+        )
+    return calm
+
+
+@contextmanager
+def _stopped_at_end(sandbox: Sandbox, keep: bool, say: Callable[[str], None]) -> Iterator[None]:
+    """Stop the sandbox's servers at the end; what went wrong before is not hidden by what goes wrong then.
+
+    Raises:
+        UserError: they do not stop.
+    """
+    try:
+        yield
+    except BaseException:
+        if not keep:
+            sandbox.ml("down", check=False)
+        raise
+    if not keep:
+        say("stopping the servers")
+        sandbox.ml("down")
+
+
+def _comeback(sandbox: Sandbox, played: list[Week], rows: int) -> Comeback | None:
+    """Return what became of the metric after the swap."""
+    old = served_bundle(sandbox.settings.store_path, played[0].version)
+    return measure_comeback(played, rows, sandbox.answers, old, sandbox.settings.gates)
+
+
+def _show(settings: Settings, sandbox: Sandbox, played: list[Week], verdict: tuple[bool, str]) -> None:
+    """Print the timeline, write its picture, and say whether the loop closed.
+
+    Raises:
+        UserError: it did not.
+    """
+    closed, told = verdict
+    console.print(tabulate(played))
+    draw(played, sandbox.root / "timeline.png")
+    if not closed:
+        raise UserError(f"{told} The simulation's project is {settings.show(sandbox.root)}.")
+    console.print(told, markup=False)
+    console.print(f"[dim]The picture: {escape(settings.show(sandbox.root / 'timeline.png'))}.[/]")

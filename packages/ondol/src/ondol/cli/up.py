@@ -1,0 +1,194 @@
+"""`ml up` and `ml down`: Prefect, MLflow, the service and a worker in the background."""
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NoReturn
+
+from rich.markup import escape
+
+from ondol.cli.console import console, open_project
+from ondol.config.settings import Settings
+from ondol.errors import UserError
+from ondol.orchestration.deployments import deployment_name, read_deployments, remove_renamed
+from ondol.orchestration.ports import choose_port, is_taken
+from ondol.orchestration.processes import Record, keeper_of, log_path, read_record, running, start, stop, was_elsewhere
+from ondol.orchestration.recovery import end_lost
+from ondol.orchestration.server import Server, no_embedded_server
+from ondol.redaction import show_uri
+from ondol.registry.connection import find_experiment, is_embedded, models_path, runs_path
+from ondol.services import NAMES, is_ours, is_well, only_up, plan, prefect_address, stop_all, wanted_port
+from ondol.storage.privacy import withdraw
+
+HEALTHY_SECONDS = 120.0
+DEPLOY_SECONDS = 300.0
+
+
+def bring_up() -> None:
+    """Start what does not run yet, wait until all is well, deploy `prefect.yaml`, and print the addresses.
+
+    Raises:
+        UserError: a command is at work with a server of its own, one of them did not become well, Prefect wants other
+            credentials, or a flow cannot be deployed.
+    """
+    settings = open_project(stored=False)
+    with only_up(settings):
+        begun = time.perf_counter()
+        records = {name: _ensure(settings, name) for name in NAMES[:-1] if is_ours(name, settings)}
+        require_importable(settings)  # meanwhile they start
+        records = {name: _await(settings, record, "", begun) for name, record in records.items()}
+        prefect = os.environ.get("PREFECT_API_URL") or f"{records['prefect'].address}/api"
+        Server(None, prefect, patience=0).wait()
+        if is_ours("prefect", settings):
+            end_lost(settings, prefect, embedded=False)
+        worker = _ensure(settings, "worker", prefect)
+        _await(settings, worker, prefect, begun)
+        deploy_flows(settings, prefect)
+        remove_renamed(settings, prefect)
+        console.print(f"[green]✓[/] {'deployed':<8} [dim]the flows of prefect.yaml[/]")
+        withdraw(settings.home / "prefect")  # Prefect copies its pages together with their modes
+    _print_addresses(settings, records, prefect)
+
+
+def bring_down() -> None:
+    """Stop what `ml up` started, and nothing else.
+
+    Raises:
+        UserError: one does not stop.
+    """
+    settings = open_project(stored=False)
+    with only_up(settings):
+        ended = stop_all(settings, lambda name: console.print(f"[green]✓[/] {name} stopped"))
+    console.print("[green]✓[/] All is down." if ended else "Nothing of this project runs.")
+
+
+def order_training() -> NoReturn:
+    """Become `prefect deployment run`, for the project's pipeline.
+
+    Raises:
+        UserError: no Prefect server is known.
+    """
+    settings = open_project(stored=False)
+    prefect = prefect_address(settings)
+    if prefect is None:
+        raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
+    os.environ["PREFECT_API_URL"] = prefect
+    command = [sys.executable, "-m", "prefect", "deployment", "run", deployment_name(settings, "pipeline")]
+    os.execv(sys.executable, command)
+
+
+def require_importable(settings: Settings) -> None:
+    """Check that the flows of `prefect.yaml` can be imported: Prefect deploys one that cannot, without a word.
+
+    Raises:
+        UserError: one cannot, or there is no such file.
+    """
+    deployments = read_deployments(settings)
+    sys.path.insert(0, str(settings.root))
+    for deployment in deployments:
+        file, _, function = deployment["entrypoint"].partition(":")
+        try:
+            getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), function)
+        except Exception as error:  # whatever an owner's edit can raise
+            raise UserError(f"{file} cannot be imported: {type(error).__name__}: {error}.") from error
+
+
+def deploy_flows(settings: Settings, prefect: str) -> None:
+    """Deploy `prefect.yaml` to the server at `prefect`.
+
+    Raises:
+        UserError: Prefect refuses it, or does not end in time.
+    """
+    log = log_path(settings, "deploy")
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    env = os.environ | {"PREFECT_API_URL": prefect}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        try:
+            subprocess.run(
+                command,
+                cwd=settings.root,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=DEPLOY_SECONDS,
+                check=True,
+            )
+        except subprocess.CalledProcessError:
+            raise UserError(f"`prefect deploy --all` failed: see {log}.") from None
+        except subprocess.TimeoutExpired:
+            late = f"`prefect deploy --all` did not end within {DEPLOY_SECONDS:.0f} s"
+            raise UserError(f"{late} (see {log}): `ml up` again goes on from here.") from None
+
+
+def _ensure(settings: Settings, name: str, prefect: str = "") -> Record:
+    """Return the record of a process, started unless it runs; a worker that asks another server is replaced."""
+    record = read_record(settings, name)
+    keeper = keeper_of(record) if record and not was_elsewhere(settings, record) else None
+    if record and keeper and (name != "worker" or keeper.environ().get("PREFECT_API_URL") == prefect):
+        return record
+    return _start(settings, name, prefect)
+
+
+def _start(settings: Settings, name: str, prefect: str) -> Record:
+    with no_embedded_server(settings) if name == "prefect" else nullcontext():
+        return _replace(settings, name, prefect)
+
+
+def _replace(settings: Settings, name: str, prefect: str) -> Record:
+    if stale := read_record(settings, name):
+        stop(settings, stale)  # what it left behind, if it was killed
+    wanted = wanted_port(name, settings)
+    port = choose_port(wanted) if wanted else None
+    if port != wanted:
+        console.print(f"[yellow]Port {wanted} is in use: {name} takes {port} instead.[/]")
+    launch = plan(name, settings, port, prefect)
+    return start(settings, name, launch.command, launch.env, port)
+
+
+def _await(settings: Settings, record: Record, prefect: str, begun: float) -> Record:
+    """Wait until a process is well, and return its record; it moves where a stranger took its port meanwhile.
+
+    Raises:
+        UserError: it ended, or is not well in time.
+    """
+    end = time.monotonic() + HEALTHY_SECONDS
+    with console.status(f"{record.name}: starting"):
+        while not is_well(record, settings, prefect):
+            if time.monotonic() > end or running(settings, record.name) is None:
+                log = log_path(settings, record.name)
+                raise UserError(f"{record.name} did not start ({_tail(log)}): see {log}; `ml down` ends the others.")
+            time.sleep(0.1)
+            if record.port and is_taken(record):
+                record = _start(settings, record.name, prefect)
+    seconds = time.perf_counter() - begun
+    console.print(f"[green]✓[/] {record.name:<8} [dim]{record.address or 'asks for runs':<28}{seconds:6.1f} s[/]")
+    return record
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    said = [line for line in lines if " keeper: " not in line]
+    return said[-1] if said else "no output"
+
+
+def _print_addresses(settings: Settings, records: dict[str, Record], prefect: str) -> None:
+    console.print("")
+    shown = {name: record.address for name, record in records.items()}
+    shown.setdefault("prefect", prefect.removesuffix("/api"))
+    shown.setdefault("mlflow", os.environ.get("MLFLOW_TRACKING_URI"))
+    mlflow = show_uri(str(shown["mlflow"])).rstrip("/")
+    lines = {"flows and runs": show_uri(str(shown["prefect"])), "models": mlflow + models_path(settings)}
+    if is_embedded(settings) and (experiment := find_experiment(settings)):
+        lines["training runs"] = mlflow + runs_path(experiment)
+    lines["predictions"] = show_uri(str(shown["service"]))
+    for what, address in lines.items():
+        console.print(f"{what:<15} {escape(address)}", soft_wrap=True)
+    console.print(
+        f"[dim]Logs: {escape(settings.show(settings.home / 'logs'))}/. `ml status` shows them, `ml down` stops them.[/]"
+    )

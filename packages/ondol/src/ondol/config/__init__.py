@@ -1,0 +1,1 @@
+"""The settings of a project: `config.toml` and the environment."""

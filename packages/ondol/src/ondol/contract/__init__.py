@@ -1,0 +1,47 @@
+"""The data's contract: derived from `model/schema.py`, carried to the service as `contract.json`."""
+
+from ondol.contract.checking import (
+    Checked,
+    check_rows,
+    clean,
+    require_columns,
+    require_known,
+    require_known_markers,
+    typed,
+)
+from ondol.contract.columns import Column, Contract, Encoding
+from ondol.contract.encoding import encode, encode_target, fit_encodings
+from ondol.contract.schema import (
+    Checks,
+    describe,
+    load_checks,
+    load_contract,
+    load_schema,
+    required_dtype,
+    reserved_names,
+    schema_digest,
+)
+
+__all__ = [
+    "Checked",
+    "Checks",
+    "Column",
+    "Contract",
+    "Encoding",
+    "check_rows",
+    "clean",
+    "describe",
+    "encode",
+    "encode_target",
+    "fit_encodings",
+    "load_checks",
+    "load_contract",
+    "load_schema",
+    "require_columns",
+    "require_known",
+    "require_known_markers",
+    "required_dtype",
+    "reserved_names",
+    "schema_digest",
+    "typed",
+]

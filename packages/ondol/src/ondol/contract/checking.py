@@ -1,0 +1,248 @@
+"""Holds rows against the contract, lazily: every reason of every bad row."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ondol.config.data import Dialect
+from ondol.contract.cleaning import UNREADABLE, clean_column, to_required
+from ondol.contract.columns import Column
+from ondol.contract.uniqueness import ALONE, TOGETHER
+from ondol.errors import UserError, nearest
+from ondol_serving.grammar import normalize
+
+if TYPE_CHECKING:
+    from pandera.pandas import DataFrameSchema
+
+REASONS = ("row", "column", "check", "value")
+AS_VALUE = {"date": partial(pd.Timestamp, unit="s"), "duration": partial(pd.Timedelta, unit="s")}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Cleaned rows and what is wrong with them.
+
+    Attributes:
+        frame: All rows, numbered from 0, unreadable cells missing.
+        reasons: One line for each reason, those of a row together: row, column, check, value (as text).
+        columns: The columns that were checked.
+    """
+
+    frame: pd.DataFrame
+    reasons: pd.DataFrame
+    columns: tuple[Column, ...]
+
+    @property
+    def bad(self) -> np.ndarray:
+        """The numbers of the rows with a reason, in order."""
+        return np.unique(self.reasons["row"].to_numpy(dtype=np.int64))
+
+    def sentences(self) -> pa.ListArray:
+        """Return for each row in `bad` its reasons, each a sentence."""
+        reasons = self.reasons
+        texts = reasons["column"] + " = " + reasons["value"].fillna("missing") + ": " + reasons["check"]
+        _, starts = np.unique(reasons["row"].to_numpy(dtype=np.int64), return_index=True)
+        ends = np.append(starts, len(texts)).astype(np.int32)
+        return pa.ListArray.from_arrays(ends, pa.array(texts.to_numpy(object), pa.string()))
+
+    def valid(self) -> pd.DataFrame:
+        """Return the rows without a reason, in the contract's dtypes, keeping their numbers."""
+        good = self.frame.drop(index=self.bad) if len(self.reasons) else self.frame
+        return typed(good, self.columns)
+
+    def without_unlabelled(self, target: str) -> tuple["Checked", np.ndarray]:
+        """Return it without the reasons of the rows that have no label, and the numbers of these rows, in order.
+
+        Such a row is no bad one: nothing can be learned from it. A label that cannot be read is a reason.
+        """
+        reasons = self.reasons
+        unread = reasons["row"][(reasons["column"] == target) & reasons["check"].isin(UNREADABLE.values())]
+        bare = np.setdiff1d(np.flatnonzero(self.frame[target].isna()), unread)
+        return replace(self, reasons=reasons[~reasons["row"].isin(bare)].reset_index(drop=True)), bare
+
+    def with_repeats(self, names: Sequence[str], rows: np.ndarray) -> "Checked":
+        """Return it with the reason that `rows` repeat earlier ones in the columns `names`, which must be unique."""
+        if not len(rows):
+            return self
+        check, shown = ALONE if len(names) == 1 else TOGETHER, [name for name in names if name in self.frame]
+        made = _join([_reasons(rows, name, check, self.frame[name].loc[rows].to_numpy(object)) for name in shown])
+        found = _show_whole(_unless_known(made, self.reasons), self.columns)
+        return replace(self, reasons=_join([self.reasons, found]))
+
+
+def typed(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """Return cleaned rows that are known to be valid in the contract's dtypes."""
+    return pd.DataFrame({c.name: to_required(frame[c.name], c) for c in columns}, index=frame.index, copy=False)
+
+
+def require_columns(present: Sequence[str], columns: Sequence[Column]) -> None:
+    """Check that every one of `columns` is in the data.
+
+    Raises:
+        UserError: one is not; the nearest column of the data is named.
+    """
+    for column in columns:
+        if column.name not in present:
+            hint = nearest(column.name, present) or f" It has: {', '.join(present)}."
+            raise UserError(f'The data has no column "{column.name}", which the contract asks for.{hint}')
+
+
+def require_known(setting: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Check that every column that a setting of `config.toml` names is one.
+
+    Raises:
+        UserError: one is not; the nearest one is named.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f'{setting} in config.toml names "{name}", which is no column: correct it, or take it out.'
+                f"{nearest(name, known)}"
+            )
+
+
+def require_known_markers(dialect: Dialect, known: Iterable[str]) -> None:
+    """Check that every column for which a dialect lists markers of missing values is one of `known`.
+
+    Raises:
+        UserError: one is not.
+    """
+    require_known("[data] missing", dialect.missing if isinstance(dialect.missing, dict) else (), known)
+
+
+def clean(table: pa.Table, columns: Sequence[Column]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of `table` as the contract's kinds, and a reason for each unreadable cell.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    require_columns(table.schema.names, columns)
+    series: dict[str, pd.Series[Any]] = {}
+    reasons = []
+    for column in columns:
+        raw = table.column(column.name)
+        series[column.name], unreadable = clean_column(raw, column)
+        if unreadable.any():
+            rows = np.flatnonzero(unreadable)
+            values = raw.take(pa.array(rows)).to_pandas().astype("str").to_numpy()
+            reasons.append(_reasons(rows, column.name, UNREADABLE[column.kind], values))
+    return pd.DataFrame(series, copy=False), _join(reasons)
+
+
+def check_rows(table: pa.Table, columns: Sequence[Column], schema: "DataFrameSchema | None" = None) -> Checked:
+    """Clean the rows of `table` and hold them against the checks of `schema`, but not against one another.
+
+    Args:
+        table: Raw rows, of a whole table or of a part.
+        columns: The columns to check; others are ignored.
+        schema: Pandera's schema, such as `load_schema().to_schema()`; by default what `columns` say.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    frame, unreadable = clean(table, columns)
+    found = _failures(frame, _untyped(columns, schema))
+    found = _show_whole(_unless_known(found, unreadable), columns)
+    reasons = _join([part for part in (unreadable, found) if len(part)])
+    return Checked(frame, reasons, tuple(columns))
+
+
+def _unless_known(found: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """Return the reasons in `found` for cells that cannot be read: what they hold instead is no second reason."""
+    unread = known[known["check"].isin(UNREADABLE.values())]
+    if not len(unread) or not len(found):
+        return found
+    seen = pd.MultiIndex.from_frame(unread[["row", "column"]])
+    return found[~pd.MultiIndex.from_frame(found[["row", "column"]]).isin(seen)]
+
+
+def _show_whole(reasons: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """Return the reasons with whole numbers shown as such, whether or not gaps beside them made them fractions."""
+    whole = reasons["column"].isin([c.name for c in columns if c.kind in ("integer", "boolean")])
+    return reasons.assign(value=reasons["value"].mask(whole, reasons["value"].str.removesuffix(".0")))
+
+
+def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
+    from pandera.errors import SchemaErrors
+
+    # A check of several columns asks for them by the names that the schema has.
+    written = {normalize(str(name)): name for name in schema.columns}
+    frame = frame.rename(columns=written)
+    # Checks of an owner's compare with gaps as NaN does, not as NA, which is neither true nor false.
+    gapped = [name for name in frame if isinstance(frame[name].dtype, pd.Int64Dtype)]
+    try:
+        schema.validate(frame.astype(dict.fromkeys(gapped, "float64")), lazy=True, inplace=True)
+    except SchemaErrors as error:
+        cases = error.failure_cases
+        rowless = cases["index"].isna()
+        if rowless.any():
+            case = cases[rowless].iloc[0]
+            whose = f' of "{case["column"]}"' if isinstance(case["column"], str) else ""
+            raise UserError(
+                f"The check {case['check']}{whose} in model/schema.py failed as a whole: {case['failure_case']}."
+            ) from None
+        rows = cases["index"].to_numpy(dtype=np.int64)
+        named = cases["column"].astype("str").map(normalize).to_numpy()
+        return _reasons(rows, named, cases["check"].astype("str").to_numpy(), cases["failure_case"].astype("str"))
+    return _join([])
+
+
+def _untyped(columns: Sequence[Column], schema: "DataFrameSchema | None") -> "DataFrameSchema":
+    """Return Pandera's checks of `columns` without types, which `clean` has settled already.
+
+    Nor are values wanted to be unique: that is for the whole table to say, see `ondol.contract.uniqueness`.
+    """
+    import pandera.pandas as pa_
+
+    if schema is None:
+        return pa_.DataFrameSchema({c.name: pa_.Column(None, _checks(c), nullable=c.nullable) for c in columns})
+    known = {column.name: column for column in columns}
+    kept = {
+        name: pa_.Column(None, checks=_normal_checks(field.checks), nullable=field.nullable)
+        for name, field in schema.columns.items()
+        if normalize(str(name)) in known
+    }
+    return pa_.DataFrameSchema(kept, checks=schema.checks)
+
+
+def _normal_checks(checks: list[Any]) -> list[Any]:
+    """Return checks whose closed sets are in normal form C, as the values are."""
+    import pandera.pandas as pa_
+
+    made = []
+    for check in checks:
+        allowed = list(check.statistics["allowed_values"]) if check.name == "isin" else []
+        normal = [normalize(value) if isinstance(value, str) else value for value in allowed]
+        made.append(check if normal == allowed else pa_.Check.isin(normal))
+    return made
+
+
+def _checks(column: Column) -> list[Any]:
+    import pandera.pandas as pa_
+
+    as_value: Callable[[float], Any] = AS_VALUE.get(column.kind, lambda bound: bound)
+    made: list[tuple[float | None, Callable[[Any], Any]]] = [
+        (column.minimum, pa_.Check.ge),
+        (column.maximum, pa_.Check.le),
+        (column.exclusive_minimum, pa_.Check.gt),
+        (column.exclusive_maximum, pa_.Check.lt),
+    ]
+    checks = [check(as_value(bound)) for bound, check in made if bound is not None]
+    return checks + ([pa_.Check.isin(list(column.categories))] if column.categories else [])
+
+
+def _reasons(rows: np.ndarray, column: Any, check: Any, values: Any) -> pd.DataFrame:
+    made = {"row": rows, "column": column, "check": check, "value": values}
+    return pd.DataFrame(made).astype({"column": "str", "check": "str", "value": "str"})
+
+
+def _join(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    if not parts:
+        return _reasons(np.empty(0, np.int64), "", "", "")
+    return pd.concat(parts).sort_values(["row", "column"], kind="stable", ignore_index=True)

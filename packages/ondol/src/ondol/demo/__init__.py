@@ -1,0 +1,1 @@
+"""A played year of the sample project: requests, drift and recovery."""

@@ -1,0 +1,137 @@
+"""Deployment: a candidate that passed its gates is compiled, proved, tried and put into service."""
+
+from ondol.contract.compatibility import breaking_changes
+from ondol.deployment.bundling import build_bundle, smoke_rows
+from ondol.deployment.smoke import SmokeService, require_same
+from ondol.errors import Refused, UserError
+from ondol.evaluation.candidate import load_candidate
+from ondol.evaluation.evaluate import known_verdict
+from ondol.evaluation.verdicts import Record
+from ondol.orchestration.artifacts import publish_markdown
+from ondol.orchestration.progress import say
+from ondol.project import Project
+from ondol.registry.bundles import Bundle, drop_bundle, find_bundle
+from ondol.registry.champion import Champion, move_champion, restore_champion, taken_out
+from ondol.registry.tracking import CHAMPION
+from ondol.storage.reach import look_again
+
+
+def is_in_service(project: Project, champion: Champion | None, version: str) -> bool:
+    """Return True if the version is in service from a bundle that is whole and made under today's [deploy] settings."""
+    if champion is None or champion.run_id != project.registry.run_id(version):
+        return False
+    bundle = find_bundle(project.store, champion.bundle)
+    if bundle is None or bundle.meta.get("deploy") != project.settings.deploy.model_dump():
+        return False
+    say(f"Version {version} is in service already: nothing is to be done.")
+    return True
+
+
+def check_deployable(project: Project, champion: Champion | None, version: str, breaking: bool) -> None:
+    """Check that the version may take the champion's place.
+
+    Raises:
+        UserError: it has no verdict.
+        Refused: a gate refused it, it was taken out of service, or it would break the champion's callers.
+    """
+    require_not_taken_out(champion, version)
+    require_pass(known_verdict(project, version), version)
+    require_compatible(project, version, champion, breaking)
+
+
+def require_pass(record: Record | None, version: str) -> None:
+    """Check that the verdict that stands on a version is a pass.
+
+    Raises:
+        UserError: none stands.
+        Refused: it is a refusal.
+    """
+    if record is None:
+        raise UserError(
+            f"Version {version} has no verdict under what now serves and the gates as they are set: "
+            f"run `ml evaluate {version}` first."
+        )
+    if record.refusal:
+        raise Refused(record.refusal)
+
+
+def require_not_taken_out(champion: Champion | None, version: str) -> None:
+    """Check that nobody took the version out of service: the next run must not bring it back.
+
+    Raises:
+        Refused: somebody did.
+    """
+    change = taken_out(champion, version)
+    if champion and change:
+        raise Refused(
+            f"Version {version} was taken out of service at {change.at} by {change.who} ({change.why}), so version "
+            f'{champion.version} stays in service: `ml promote {version} --why "…"` puts it back.'
+        )
+
+
+def require_compatible(project: Project, version: str, champion: Champion | None, breaking: bool) -> None:
+    """Check that callers of the champion can go on as they are; nobody calls a model of the sample.
+
+    Raises:
+        Refused: they cannot, and `breaking` was not given.
+    """
+    if champion is None or breaking:
+        return
+    old = find_bundle(project.store, champion.bundle)
+    if old is None or str(old.meta.get("source", "")).startswith("sample://"):
+        return
+    changes = breaking_changes(old.contract, load_candidate(project.settings, version).contract)
+    if changes:
+        raise Refused(
+            f"Version {champion.version} stays in service: the new contract would break its callers "
+            f"({'; '.join(changes)}). "
+            "Tell them, then run again with --breaking."
+        )
+
+
+def build(project: Project, version: str) -> Bundle:
+    """Compile the version, prove parity on the whole holdout, and write the bundle."""
+    bundle = build_bundle(project.settings, version)
+    rows = bundle.meta["parity"]["rows"]
+    equal = f", equal to scikit-learn on {rows:,} held-out rows" if rows else ""
+    say(f"Version {version} is compiled{equal}: bundle {bundle.name}.")
+    return bundle
+
+
+def discard(project: Project, bundle: Bundle) -> None:
+    """Remove a bundle, unless it is in service."""
+    look_again(project.store / "champion.json")
+    champion = project.champion
+    if champion is None or champion.bundle != bundle.name:
+        drop_bundle(bundle)
+
+
+def smoke_test(project: Project, service: SmokeService, bundle: Bundle) -> None:
+    """Ask the real service for predictions whose answers are known."""
+    rows, expected = smoke_rows(project.settings, bundle)
+    service.offer(bundle.path)
+    require_same(service.predict({"rows": rows}), expected, project.settings.deploy.tolerance)
+    say(f"The service answered {len(rows)} held-out rows as scikit-learn does.")
+
+
+def set_champion(project: Project, bundle: Bundle, champion: Champion | None, why: str) -> Bundle:
+    """Name the bundle in `champion.json` in place of `champion`: from here on it is in service. Return it."""
+    move_champion(project.store, bundle, "deploy", why, expected=champion.bundle if champion else None)
+    return bundle
+
+
+def restore(project: Project, champion: Champion | None, bundle: Bundle) -> None:
+    """Put `champion` back in the place of the bundle."""
+    restore_champion(project.store, bundle, champion)
+
+
+def set_alias(project: Project, version: str) -> None:
+    """Move MLflow's alias `champion`, a copy of what `champion.json` says."""
+    project.registry.set_alias(CHAMPION, version)
+
+
+def report(bundle: Bundle, champion: Champion | None) -> None:
+    """Show in the log and in the Prefect UI what is in service, and what was before."""
+    instead = f" in place of version {champion.version}" if champion else ""
+    say(f"Version {bundle.version} is in service{instead}, from bundle {bundle.name}.")
+    publish_markdown("champion", f"**Version {bundle.version}** serves, from bundle `{bundle.name}`.")

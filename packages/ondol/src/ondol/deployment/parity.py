@@ -1,0 +1,239 @@
+"""The proof that a compiled model says what scikit-learn says: on the holdout, and on rows made of what may come.
+
+Rows with missing and unknown values, and rows with the most extreme values that the contract allows, are compared too:
+a service answers these as readily as the rows that training knows.
+"""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel
+
+from ondol.contract import Column, Contract, encode
+from ondol.deployment.extremes import BEYOND, FLOAT32, make_extremes, name_extreme
+from ondol.deployment.refuse import BY_SKLEARN
+from ondol.errors import UserError
+from ondol.evaluation.scoring import CHUNK, Scorer
+from ondol.training.pipelines import final_estimator
+
+PROBES = 1000  # rows that are compared once more with missing and unknown values put in
+UNKNOWN = "never seen ☃"
+LIKELIEST = ("HistGradientBoostingClassifier", "GradientBoostingClassifier", "LogisticRegression", *(
+    "RandomForestClassifier", "ExtraTreesClassifier"))  # fmt: skip
+
+
+class Parity(BaseModel):
+    """How far a compiled model is from scikit-learn.
+
+    Attributes:
+        rows: Rows compared.
+        probes: Rows among them that were compared with missing and unknown values put in.
+        extremes: Rows that were compared with the most extreme values that the contract allows.
+        largest: The largest difference: of a probability, or of a value as a share of it.
+        row: The index of the row with the largest difference.
+        labels_differ: Rows that were given another label, ties within the tolerance aside.
+        tolerance: What is let through.
+    """
+
+    rows: int = 0
+    probes: int = 0
+    extremes: int = 0
+    largest: float = 0.0
+    row: str | None = None
+    labels_differ: int = 0
+    tolerance: float
+
+    @property
+    def proved(self) -> bool:
+        """Whether both say the same."""
+        return self.labels_differ == 0 and self.largest <= self.tolerance
+
+
+def check_parity(
+    model: bytes,
+    pipeline: Any,
+    contract: Contract,
+    frame: pd.DataFrame,
+    tolerance: float,
+    predicted: np.ndarray | None = None,
+) -> Parity:
+    """Compare a compiled model with the pipeline on all rows of `frame`, in the contract's dtypes.
+
+    Args:
+        model: Serialized ONNX.
+        pipeline: What it was compiled from.
+        contract: With encodings.
+        frame: The rows.
+        tolerance: The largest difference that is let through.
+        predicted: The pipeline's probabilities or values for `frame`, where they are known already.
+
+    Raises:
+        UserError: they differ by more than `tolerance`, or scikit-learn refuses what the contract allows.
+    """
+    scorer = Scorer.from_onnx(model, contract)
+    parity = Parity(tolerance=tolerance)
+    probes = make_probes(contract, frame)
+    unit = 0.0
+    try:
+        for start in range(0, len(frame), CHUNK):
+            rows = slice(start, start + CHUNK)
+            known = None if predicted is None else predicted[rows]
+            parity, mean = _add(parity, scorer, pipeline, frame.iloc[rows], known)
+            unit = max(unit, mean)
+        _require(parity, "the held-out rows")
+        parity, _ = _add(parity, scorer, pipeline, probes)
+    except ValueError as error:
+        raise UserError(_refusing(error)) from error
+    _require(parity, f"held-out rows with missing values and texts that training never saw, such as {UNKNOWN!r}")
+    extremes = _check_extremes(scorer, pipeline, frame, tolerance, unit)
+    return parity.model_copy(update={"rows": len(frame), "probes": len(probes), "extremes": extremes})
+
+
+def _check_extremes(scorer: Scorer, pipeline: Any, frame: pd.DataFrame, tolerance: float, unit: float) -> int:
+    """Compare rows with extreme values, each alone and many together; return how many.
+
+    Where scikit-learn itself refuses a row, as it does where a scaled number is infinite, there is nothing to compare.
+    A row of numbers near the limits of float32 may be left without an answer by the compiled model, which the service
+    then says, but it may not be given another. Many extremes together may cancel each other out, which float32 shows:
+    they may differ a hundred times as much.
+
+    Raises:
+        UserError: they differ by more than that.
+    """
+    contract = scorer.contract
+    extremes = make_extremes(contract, frame)
+    if extremes.rows.empty:
+        return 0
+    encoded = encode(contract, extremes.rows)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        expected = _expect_each(pipeline, contract, encoded)
+        outputs = _run(scorer, encoded)
+    largest = encoded.select_dtypes("number").abs().max(axis=1).fillna(0.0).to_numpy(np.float64)
+    gaps, differ = _compare_each(expected, outputs, tolerance, unit)
+    compared = np.isfinite(expected[-1].reshape(len(encoded), -1)).all(axis=1)
+    answered = np.isfinite(outputs[-1].reshape(len(encoded), -1)).all(axis=1)
+    beyond = np.abs(expected[-1].reshape(len(encoded), -1)).max(axis=1) > FLOAT32
+    silent = ~answered & ((largest >= BEYOND) | beyond)
+    allowed = np.where(extremes.together, 100 * tolerance, tolerance)
+    wrong = compared & ~silent & (differ | ~(gaps <= allowed))
+    if wrong.any():
+        shown = wrong & ~extremes.together if (wrong & ~extremes.together).any() else wrong
+        worst = int(np.argmax(np.where(shown, np.where(np.isnan(gaps), np.inf, gaps), -1.0)))
+        raise UserError(
+            f"The compiled model differs from scikit-learn on {int(wrong.sum()):,} of {int(compared.sum()):,} rows "
+            f"with extreme values that model/schema.py allows, such as {name_extreme(extremes, worst)}, by up to "
+            f"{gaps[worst]:.2g} ({tolerance:.2g} is let through). Nothing was deployed: give the columns of numbers "
+            f"and dates their bounds (ge=…, le=…) in model/schema.py, or {BY_SKLEARN}."
+        )
+    return int(compared.sum())
+
+
+def _expect_each(pipeline: Any, contract: Contract, encoded: pd.DataFrame) -> list[np.ndarray]:
+    """Return what scikit-learn says of rows, NaN (and label -1) for each that it refuses."""
+    try:
+        return _expected(pipeline, contract, encoded, None)
+    except ValueError:
+        if len(encoded) == 1:
+            if contract.classes is None:
+                return [np.full(1, np.nan)]
+            return [np.full(1, -1), np.full((1, len(contract.classes)), np.nan)]
+    half = len(encoded) // 2
+    parts = [_expect_each(pipeline, contract, part) for part in (encoded.iloc[:half], encoded.iloc[half:])]
+    return [np.concatenate(pair) for pair in zip(*parts, strict=True)]
+
+
+def make_probes(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return some rows of `frame`, each with a value missing or unknown, wherever the contract allows that."""
+    changes = [change for column in contract.features for change in _changes(column)]
+    if not changes or frame.empty:
+        return frame.iloc[:0]
+    count = max(min(PROBES, len(frame)), len(changes))
+    rows = frame.iloc[np.linspace(0, len(frame) - 1, count).astype(int)].reset_index(drop=True)
+    turn = np.arange(count) % len(changes)
+    for i, (name, value) in enumerate(changes):
+        rows[name] = rows[name].mask(turn == i, value)
+    return rows
+
+
+def _changes(column: Column) -> Iterator[tuple[str, Any]]:
+    if column.nullable:
+        yield column.name, None
+    if column.kind == "text" and column.categories is None:
+        yield column.name, UNKNOWN
+
+
+def _add(
+    parity: Parity, scorer: Scorer, pipeline: Any, frame: pd.DataFrame, predicted: np.ndarray | None = None
+) -> tuple[Parity, float]:
+    """Return `parity` with the rows of `frame` compared too, and how large their values are on average."""
+    if frame.empty:
+        return parity, 0.0
+    encoded = encode(scorer.contract, frame)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)  # which an open set has
+        expected = _expected(pipeline, scorer.contract, encoded, predicted)
+    unit = float(np.abs(expected[0]).mean())
+    gaps, differ = _compare_each(expected, _run(scorer, encoded), parity.tolerance, unit)
+    worst = int(np.argmax(np.where(np.isnan(gaps), np.inf, gaps)))
+    largest = float(gaps[worst]) if np.isfinite(gaps[worst]) else float("inf")
+    found = {"labels_differ": parity.labels_differ + int(differ.sum())}
+    further = {"largest": largest, "row": str(frame.index[worst])} if largest >= parity.largest else {}
+    return parity.model_copy(update=found | further), unit
+
+
+def _run(scorer: Scorer, encoded: pd.DataFrame) -> list[np.ndarray]:
+    try:
+        return scorer.run(encoded)
+    except Exception as error:  # onnxruntime's own exceptions share no base
+        said = str(error).splitlines()[0][:300]
+        raise UserError(f"The compiled model fails where scikit-learn does not ({said}): {BY_SKLEARN}.") from error
+
+
+def _expected(
+    pipeline: Any, contract: Contract, encoded: pd.DataFrame, predicted: np.ndarray | None
+) -> list[np.ndarray]:
+    """Return scikit-learn's [labels, probabilities] or [values], without predicting twice where that is the same."""
+    if contract.classes is None:
+        return [np.asarray(pipeline.predict(encoded) if predicted is None else predicted, np.float64).ravel()]
+    probabilities = pipeline.predict_proba(encoded) if predicted is None else predicted
+    likeliest = type(final_estimator(pipeline)).__name__ in LIKELIEST
+    return [probabilities.argmax(axis=1) if likeliest else pipeline.predict(encoded), probabilities]
+
+
+def _compare_each(
+    expected: list[np.ndarray], given: list[np.ndarray], tolerance: float, unit: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each row's difference [N], of a value as a share of it or of `unit`, and whether it is labelled otherwise.
+
+    Labels of classes that are nearly as probable as each other are not compared.
+    """
+    if len(expected) == 1:
+        values = expected[0]
+        share = np.maximum(np.abs(values), max(unit, np.finfo(float).tiny))
+        return np.abs(given[0].ravel() - values) / share, np.zeros(len(values), bool)
+    ranked = np.sort(expected[1], axis=1)
+    clear = ranked[:, -1] - ranked[:, -2] > 2 * tolerance
+    return np.abs(given[1] - expected[1]).max(axis=1), (given[0].ravel() != expected[0]) & clear
+
+
+def _require(parity: Parity, where: str) -> None:
+    if parity.proved:
+        return
+    raise UserError(
+        f"The compiled model differs from scikit-learn on {where}: by up to {parity.largest:.2g} (row {parity.row}; "
+        f"{parity.tolerance:.2g} is let through), with another label for {parity.labels_differ:,}. Nothing was "
+        f"deployed: simplify model/features.py, or {BY_SKLEARN}."
+    )
+
+
+def _refusing(error: Exception) -> str:
+    said = (str(error).splitlines() or [""])[0][:300].rstrip(".")
+    return (
+        "The model fails on a missing value or on a text that training never saw, which model/schema.py allows "
+        f'({said}): give its encoder handle_unknown="use_encoded_value" (OrdinalEncoder) or "ignore" (OneHotEncoder), '
+        "or close the set by isin=[…] in model/schema.py."
+    )

@@ -1,0 +1,208 @@
+"""Batch prediction: the rows of any source, scored by a bundle and written to one file."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ondol.config.data import Dialect
+from ondol.contract import Column, Contract, check_rows, require_columns, require_known_markers
+from ondol.deployment.outputs import open_output
+from ondol.errors import UserError
+from ondol.evaluation.scoring import CHUNK, PREDICTION, Scorer
+from ondol.ingestion.sources import Reading, Source, open_source, read_through
+from ondol.markdown import code
+from ondol.orchestration.artifacts import publish_markdown
+from ondol.orchestration.progress import say
+from ondol.project import Project
+from ondol.redaction import unseen
+from ondol.registry.bundles import Bundle, open_bundle
+from ondol.registry.champion import require_champion, served_bundle
+from ondol.storage.files import publish, scratch
+
+ERROR = "error"
+TOO_LARGE = "too large for the model"
+LARGEST = 3.4028234e38  # of float32, and of the service's request type
+ARROW: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+@unseen()
+def predict_rows(project: Project, bundle: Bundle, source: str, destination: Path) -> dict[str, int]:
+    """Predict every row of `source` into `destination`; return how many there are, and how many were refused.
+
+    Raises:
+        UserError: the source lacks a column, or is the destination itself.
+    """
+    settings = project.settings
+    scorer = Scorer.open(bundle.path)
+    rows = open_source(
+        source, Reading(scorer.contract.kinds, settings.root, settings.fetch, dialect=settings.data.dialect)
+    )
+    refuse_same(settings.root, source, destination)
+    require_known_markers(settings.data, {*scorer.contract.by_name, *rows.schema.names})
+    require_places(rows, scorer.contract)
+    require_columns(rows.schema.names, scorer.contract.features)
+    with scratch(destination) as made:
+        counts = read_through(
+            rows, lambda batches: write_predictions(scorer, rows, batches, made, settings.data.dialect)
+        )
+        publish(made, destination)
+    return counts
+
+
+def report(bundle: Bundle, counts: dict[str, int], destination: str) -> None:
+    """Show in the log and in the Prefect UI how many rows were predicted."""
+    rows, refused = counts["rows"], counts["refused"]
+    say(f"Version {bundle.version} predicted {rows:,} rows; {refused:,} broke the contract.")
+    told = f"**{rows:,} rows predicted by version {bundle.version}**, {refused:,} refused"
+    publish_markdown("predictions", f"{told}: {code(destination)}.")
+
+
+def require_places(rows: Source, contract: Contract) -> None:
+    """Check that columns without names, which are told by their places, are all there, but for a target behind them.
+
+    Raises:
+        UserError: one is not, so that others may stand in its place.
+    """
+    dialect = getattr(rows, "dialect", None)
+    names, known = rows.schema.names, [column.name for column in contract.columns]
+    missing = set(known) - set(names)
+    last = f"column_{len(known)}"
+    if (
+        dialect is not None
+        and dialect.header is False
+        and missing
+        and (missing != {contract.target} or contract.target != last)
+    ):
+        raise UserError(
+            f'"{rows.uri}" has {len(names)} columns, and the table without a header that was learned from has '
+            f"{len(known)}: such columns are told by their places, so write each, if need be without values."
+        )
+
+
+def choose_bundle(store: Path, version: str | None) -> Bundle:
+    """Return the champion's bundle, or the last of `version`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if version is None:
+        return open_bundle(store, require_champion(store).bundle)
+    return served_bundle(store, version)
+
+
+def refuse_same(root: Path, source: str, destination: Path) -> None:
+    """Check that the source's file would not be replaced.
+
+    Raises:
+        UserError: it would.
+    """
+    given = root / Path(source).expanduser()
+    if given.exists() and destination.exists() and given.samefile(destination):
+        raise UserError(f'"{destination}" is the source itself: write the predictions to another file.')
+
+
+def write_predictions(
+    scorer: Scorer, source: Source, batches: Iterator[pa.RecordBatch], path: Path, dialect: Dialect | None = None
+) -> dict[str, int]:
+    """Write every row to `path`, anew, with little of the source in memory at a time; return the counts.
+
+    Args:
+        scorer: The bundle.
+        source: What the batches are of.
+        batches: The rows.
+        path: The file, in CSV written as `dialect` says.
+        dialect: See `open_output`.
+
+    Raises:
+        UserError: there are no rows.
+    """
+    rows = refused = 0
+    writer: Any = None
+    names = free_names((*scorer.columns, ERROR), source.schema.names)
+    try:
+        for table in _gather(batches):
+            scored, bad = predict_table(scorer, table)
+            made = pa.table([*table.columns, *scored.columns], [*table.schema.names, *names])
+            writer = writer or open_output(path, made.schema, dialect, scorer.contract.kinds)
+            writer.write_table(made)
+            rows, refused = rows + made.num_rows, refused + bad
+    finally:
+        if writer is not None:
+            writer.close()
+    if not rows:
+        raise UserError(f'"{source.uri}" has no rows: there is nothing to predict.')
+    return {"rows": rows, "refused": refused}
+
+
+def predict_table(scorer: Scorer, table: pa.Table) -> tuple[pa.Table, int]:
+    """Return the scorer's columns and `error` for each row of `table`, and how many rows were refused.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    checked = check_rows(table, scorer.contract.features)
+    good = checked.valid()
+    large = _too_large(scorer.contract.features, good)
+    scored = scorer.score(good.drop(index=large.index) if len(large) else good)
+    places = np.full(table.num_rows, -1)
+    places[scored.index] = np.arange(len(scored))
+    taken = pa.array(places, mask=places < 0)
+    columns = {name: _to_arrow(scored[name], name, scorer.contract).take(taken) for name in scorer.columns}
+    broken = pd.Series(pc.binary_join(checked.sentences(), "; ").to_numpy(zero_copy_only=False), checked.bad, object)
+    errors = pd.concat([broken, large]).reindex(range(table.num_rows))
+    columns[ERROR] = pa.array(errors, pa.string(), from_pandas=True)
+    return pa.table(columns), int((places < 0).sum())
+
+
+def free_names(wanted: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Return `wanted`, each with a number behind it where the name is taken: `prediction 2`."""
+    names: list[str] = []
+    for name in wanted:
+        free, number = name, 1
+        while free in taken or free in names:
+            number += 1
+            free = f"{name} {number}"
+        names.append(free)
+    return names
+
+
+def _too_large(features: Sequence[Column], good: pd.DataFrame) -> "pd.Series[Any]":
+    """Return a reason for each row with a number that float32 cannot hold, which the service refuses too."""
+    reasons: dict[Any, str] = {}
+    for column in features:
+        rule = column.encoding
+        if column.kind not in ("number", "integer") or rule is None:
+            continue
+        numbers = good[column.name].to_numpy(dtype=np.float64, na_value=np.nan)
+        for place in np.flatnonzero(np.abs(numbers - rule.offset) > LARGEST * rule.scale):
+            said = f"{column.name} = {numbers[place]:g}: {TOO_LARGE}"
+            row = good.index[int(place)]
+            reasons[row] = f"{reasons[row]}; {said}" if row in reasons else said
+    return pd.Series(list(reasons.values()), index=list(reasons), dtype=object)
+
+
+def _to_arrow(values: "pd.Series[Any]", name: str, contract: Contract) -> pa.Array:
+    """Return predictions as Arrow values, of one type whichever rows they are of."""
+    if name != PREDICTION or contract.classes is None:
+        return pa.array(values, pa.float64())
+    return pa.array(values.to_numpy(dtype=object), ARROW[type(contract.classes[0])])
+
+
+def _gather(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield tables of about `CHUNK` rows."""
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, CHUNK):
+            held.append(batch.slice(start, CHUNK))
+            count += held[-1].num_rows
+            if count >= CHUNK:
+                yield pa.Table.from_batches(held)
+                held, count = [], 0
+    if count:
+        yield pa.Table.from_batches(held)

@@ -1,0 +1,166 @@
+"""The smoke test: the real service, started on a bundle, asked for real predictions."""
+
+import http.client
+import json
+import math
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from ondol.config.settings import Settings
+from ondol.errors import UserError
+from ondol.orchestration.guard import Child, free_port
+from ondol.registry.bento_home import new_bento_home
+
+START_SECONDS = 90.0
+REQUEST_SECONDS = 30.0
+REFUSED = "Refused a bundle, there is none yet: "  # what service/serving.py logs
+TOLERANCE = 1e-5  # at least: answers are float32, what scikit-learn says is float64
+_running: ContextVar["SmokeService | None"] = ContextVar("smoke_service", default=None)
+
+
+class SmokeService:
+    """The project's service in a process of its own: it starts while the bundle is still being made."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Start it on a free port of the loopback, without a bundle."""
+        self.port = free_port()
+        self.bundle = settings.home / "smoke" / str(self.port)
+        self.bundle.parent.mkdir(parents=True, exist_ok=True)
+        self.bundle.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), "--working-dir", str(settings.root)]
+        path = os.pathsep.join([str(settings.root), *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = os.environ | {"ML_BUNDLE": str(self.bundle), "ML_SERVICE__WORKERS": "1", "PYTHONPATH": path}
+        env |= {"ML_LOG__ENABLED": "0"}  # its questions are not traffic
+        home, held = new_bento_home(settings)
+        self.child = Child(command, env | home, settings.root, settings.home / "logs" / "smoke-service.log", held)
+        for file in held:
+            os.close(file)  # the child holds it
+
+    def offer(self, bundle: Path) -> None:
+        """Let the service load `bundle`, and wait until it is ready.
+
+        Raises:
+            UserError: it ended, or was not ready in time.
+        """
+        self.bundle.symlink_to(bundle)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until the service is ready.
+
+        Raises:
+            UserError: it ended, or was not ready in time.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while not self._ready():
+            if refusal := self._refusal():
+                raise UserError(f"The service refused the new bundle: {refusal}")
+            if not self.child.alive() or time.monotonic() > deadline:
+                raise UserError(
+                    f"The service did not become ready on the new bundle ({self.child.tail()}): see {self.child.log}."
+                )
+            time.sleep(0.05)
+
+    def predict(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the service's answer to a request.
+
+        Raises:
+            UserError: it refused or failed.
+        """
+        return ask(f"http://127.0.0.1:{self.port}", body)
+
+    def stop(self) -> None:
+        """End the service; it takes itself down while the run goes on."""
+        self.child.dismiss()
+        self.bundle.unlink(missing_ok=True)
+
+    def _refusal(self) -> str | None:
+        """Return why the service refused the bundle, if it did: it would wait for another one."""
+        lines = self.child.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.partition(REFUSED)[2] for line in lines if REFUSED in line), None)
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (OSError, http.client.HTTPException):
+            return False
+
+
+@contextmanager
+def smoke_service(settings: Settings) -> Iterator[SmokeService]:
+    """Yield the service, starting, and end it afterwards; within another such block, the service of that one."""
+    outer = _running.get()
+    if outer is not None:
+        yield outer
+        return
+    service = SmokeService(settings)
+    token = _running.set(service)
+    try:
+        yield service
+    finally:
+        _running.reset(token)
+        service.stop()
+
+
+def ask(base: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer of the service at the address `base` to a request; a busy one is asked again.
+
+    Raises:
+        UserError: it refused or failed.
+    """
+    end = time.monotonic() + REQUEST_SECONDS
+    while (answer := _ask(base, body)) is None:
+        if time.monotonic() > end:
+            raise UserError(f"The service at {base} was too busy for the smoke test for {REQUEST_SECONDS:.0f} s.")
+        time.sleep(1.0)
+    return answer
+
+
+def _ask(base: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the answer of the service, None where it says that it is busy."""
+    request = urllib.request.Request(f"{base}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
+            return dict(json.load(answer))
+    except urllib.error.HTTPError as error:
+        if error.code == 503 and "Retry-After" in error.headers:
+            return None
+        said = error.read().decode(errors="replace")[:500]
+        raise UserError(f"The service answered the smoke test with {error.code}: {said}") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise UserError(f"The service gave the smoke test no answer ({error}): see its log.") from error
+
+
+def require_same(answer: dict[str, Any], expected: list[dict[str, Any]], tolerance: float) -> None:
+    """Check that the service's predictions are those that scikit-learn gives, as exactly as parity was asked for.
+
+    Raises:
+        UserError: one differs.
+    """
+    given = answer.get("predictions", [])
+    if len(given) != len(expected):
+        raise UserError(f"The smoke test sent {len(expected)} rows and the service answered {len(given)}.")
+    unit = sum(abs(want.get("value", 0.0)) for want in expected) / max(
+        len(expected), 1
+    )  # float32 sums err by the scale
+    for number, (got, want) in enumerate(zip(given, expected, strict=True)):
+        if not _same(got, want, unit, max(tolerance, TOLERANCE)):
+            raise UserError(f"The smoke test's row {number} was answered {got}, but the model says {want}.")
+
+
+def _same(got: dict[str, Any], want: dict[str, Any], unit: float, tolerance: float) -> bool:
+    if "value" in want:
+        return math.isclose(got["value"], want["value"], rel_tol=tolerance, abs_tol=tolerance * unit)
+    said, meant = got["probabilities"], want["probabilities"]
+    tie = sorted(meant.values())[-1] - sorted(meant.values())[-2] <= 2 * tolerance
+    return (got["label"] == want["label"] or tie) and all(abs(said[k] - p) <= tolerance for k, p in meant.items())

@@ -1,0 +1,33 @@
+"""What a user is told when something cannot go on: one sentence, no traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+from ondol.redaction import redact
+from ondol_serving.printable import printable
+
+
+class UserError(Exception):
+    """A mistake that its user can mend: says what was wrong, where, and what to do.
+
+    The command line prints the message alone and exits with `exit_code`.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        """Say `message`, with secrets shown by their names and control characters of the data escaped."""
+        # On one line: a name with a line feed in it cannot look like a message of its own.
+        super().__init__(printable(" ".join(redact(message).split("\n"))))
+
+
+class Refused(UserError):
+    """A gate said no: the work was done and its result turned down."""
+
+    exit_code = 1
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean "…"?` for the closest of `known`, or an empty string."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f' Did you mean "{matches[0]}"?' if matches else ""

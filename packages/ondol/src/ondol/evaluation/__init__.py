@@ -1,0 +1,1 @@
+"""How good a version is: metrics, intervals, gates, verdicts, plots and reproduction."""

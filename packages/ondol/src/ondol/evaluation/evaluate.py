@@ -1,0 +1,179 @@
+"""Evaluation: candidate and champion are scored on the same held-out rows, and the gates decide."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ondol.contract.compatibility import can_score
+from ondol.errors import Refused
+from ondol.evaluation.basis import Basis, choose_rows, find_basis
+from ondol.evaluation.candidate import Candidate, load_candidate
+from ondol.evaluation.gates import judge, refusal_sentence
+from ondol.evaluation.metrics import choose_metric
+from ondol.evaluation.plots import draw_plots
+from ondol.evaluation.report import gate_rows, verdict_markdown
+from ondol.evaluation.scoring import Scorer
+from ondol.evaluation.verdicts import Record
+from ondol.orchestration.artifacts import publish_image, publish_link, publish_markdown, publish_table
+from ondol.orchestration.progress import say
+from ondol.project import Project
+from ondol.registry.bundles import Bundle, find_bundle
+from ondol.registry.champion import Champion
+from ondol.storage.files import digest_json
+from ondol.training.baseline import predict_dummy
+from ondol.training.recording import log_dataset
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions of all on the same rows.
+
+    Attributes:
+        y: What was observed.
+        candidate: What the candidate predicts.
+        champion: What the champion predicts; None where nothing comparable serves.
+        dummy: What a dummy model predicts.
+        notes: Sentences on what was left out.
+        basis: How the rows were chosen.
+        against: The champion of that time, comparable or not.
+    """
+
+    y: np.ndarray
+    candidate: np.ndarray
+    champion: np.ndarray | None
+    dummy: np.ndarray
+    notes: list[str]
+    basis: Basis
+    against: Champion | None
+
+
+def find_verdict(project: Project, version: str) -> Record | None:
+    """Return the verdict that nothing has changed for since, None where the version must be judged."""
+    record = known_verdict(project, version)
+    if record:
+        say(f"Version {version} was judged before against what is in service now: that verdict counts.")
+    return record
+
+
+def known_verdict(project: Project, version: str) -> Record | None:
+    """Return the verdict that stands: the champion's own, or one that nothing has changed for since."""
+    record, champion = project.verdicts.find(version), project.champion
+    run_id = project.registry.run_id(version)
+    if record is None or record.run_id != run_id:
+        return None
+    serves = champion is not None and champion.run_id == run_id
+    return record if serves or record.key == verdict_key(project, version) else None
+
+
+def verdict_key(project: Project, version: str) -> str:
+    """Return the digest of everything that a verdict depends on."""
+    champion = project.champion
+    return digest_json([version, champion and champion.bundle, project.settings.gates.model_dump()])
+
+
+def score_holdout(project: Project, version: str) -> Scored:
+    """Return every side's predictions on the rows that neither candidate nor champion was trained on.
+
+    Raises:
+        UserError: no such rows are left.
+    """
+    notes: list[str] = []
+    candidate, champion = load_candidate(project.settings, version), project.champion
+    contract = candidate.contract
+    bundle = find_bundle(project.store, champion.bundle) if champion else None
+    whole = bundle is not None
+    why_not = can_score(bundle.contract, contract) if bundle else None
+    if bundle and why_not:
+        notes.append(f"Version {bundle.version} serves but cannot be compared: {why_not}.")
+        bundle = None
+    basis = find_basis(project.settings.gates, bundle)
+    judged = choose_rows(candidate, basis)
+    if judged.unknown:
+        notes.append(f"{judged.unknown:,} held-out rows of classes that training never saw are left out.")
+    if champion and not whole:
+        notes.append(f"Version {champion.version} serves but cannot be compared: its bundle is not whole.")
+    metric = choose_metric(contract.problem, basis.metric)
+    dummy = predict_dummy(contract.problem, metric, candidate.baseline, len(judged.y))
+    theirs = predict_champion(bundle, candidate, judged.frame) if bundle else None
+    return Scored(judged.y, judged.predictions, theirs, dummy, notes, basis, champion)
+
+
+def judge_candidate(project: Project, version: str, scored: Scored) -> Record:
+    """Let the gates decide; return the verdict with what it depends on."""
+    candidate, champion = load_candidate(project.settings, version), scored.against
+    verdict = judge(
+        candidate.contract.problem, scored.y, scored.candidate, scored.champion, scored.dummy, project.settings.gates
+    )
+    return Record(
+        key=verdict_key(project, version),
+        version=version,
+        run_id=candidate.run_id,
+        champion=champion.bundle if champion else None,
+        verdict=verdict,
+        refusal=refusal_sentence(verdict, champion.version if champion else None),
+        notes=scored.notes,
+    )
+
+
+def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:
+    """Return the champion's predictions by its bundle, classes in the candidate's order."""
+    found = Scorer.open(bundle.path).predict(frame)
+    ours, theirs = candidate.contract.classes, bundle.contract.classes
+    if ours is None or theirs is None:
+        return found
+    aligned = np.zeros((len(frame), len(ours)))
+    for place, label in enumerate(ours):
+        if label in theirs:
+            aligned[:, place] = found[:, theirs.index(label)]
+    return aligned
+
+
+def log_verdict(project: Project, scored: Scored, record: Record) -> None:
+    """Put figures, gates and plots where MLflow's and Prefect's UIs show them, then keep the verdict."""
+    verdict, registry = record.verdict, project.registry
+    candidate = load_candidate(project.settings, record.version)
+    contract = candidate.contract
+    plots = draw_plots(
+        contract.problem, scored.y, scored.candidate, scored.champion, contract.classes or (), contract.target
+    )
+    log_dataset(
+        registry, candidate.validation, candidate.run_id, contract, candidate.holdout, "evaluation", len(scored.y)
+    )
+    metrics: dict[str, float] = {}
+    for name, figure in verdict.scores["candidate"].items():
+        values = {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+        metrics |= {key: value for key, value in values.items() if value is not None}
+    documents = {"basis.json": scored.basis.model_dump(mode="json"), "verdict.json": verdict.model_dump(mode="json")}
+    registry.log_results(candidate.run_id, metrics, documents, plots)
+    registry.show_metrics(
+        candidate.run_id, sorted(verdict.scores["candidate"], key=lambda name: name != verdict.metric)
+    )
+    registry.client.update_model_version(registry.name, record.version, verdict_markdown(record))
+    publish_markdown("verdict", verdict_markdown(record))
+    publish_link("mlflow-run", registry.run_address(candidate.run_id), f"MLflow run of version {record.version}")
+    publish_table("gates", gate_rows(record))
+    for name, png in plots.items():
+        publish_image(f"plot-{name}", png, name.replace("_", " "))
+    project.verdicts.write(record)
+
+
+def check_gates(record: Record) -> None:
+    """Say what the gates decided.
+
+    Raises:
+        Refused: one refused the version.
+    """
+    for gate in record.verdict.gates:
+        say(f"Gate {gate.name} {'passed' if gate.passed else 'refused'}: {gate.sentence}.")
+    for note in record.notes:
+        say(note)
+    say(record.refusal or f"Version {record.version} passed its gates on {record.verdict.rows:,} held-out rows.")
+    if record.refusal:
+        raise Refused(record.refusal)
+
+
+def summarize(project: Project, version: str) -> None:
+    """Show what was decided on the version in the pipeline's own run: the stages show the rest in theirs."""
+    if record := project.verdicts.find(version):
+        publish_markdown("summary", verdict_markdown(record))

@@ -1,0 +1,144 @@
+"""Trains again by the code that lies here, as an order says.
+
+Run as `python -m ondol.evaluation.reproduction_entry ORDER OUTCOME`. It talks to neither Prefect nor MLflow, and
+writes nowhere but into the order's store and this project's `.ml`.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ondol.config.settings import FileSettings, Settings
+from ondol.errors import UserError
+from ondol.evaluation.reproduction.order import Order, Outcome
+from ondol.orchestration.environment import prepare
+from ondol.orchestration.progress import listeners
+
+if TYPE_CHECKING:
+    from ondol.evaluation.candidate import Candidate
+
+
+def main(order_path: Path, outcome_path: Path) -> int:
+    """Carry out the order, write what came of it, and return the exit status."""
+    order = Order.model_validate_json(order_path.read_bytes())
+    settings = FileSettings(**(order.settings | {"root": Path.cwd(), "store": order.store}))
+    prepare(settings)
+    listeners.append(_say)
+    try:
+        outcome = retrain(settings, order)
+    except UserError as error:
+        outcome = Outcome(error=str(error))
+    outcome_path.write_text(outcome.model_dump_json(), encoding="utf-8")
+    return 0
+
+
+def retrain(settings: Settings, order: Order) -> Outcome:
+    """Validate, fit, predict and score again.
+
+    Raises:
+        UserError: the rows cannot be validated as they were, or whatever else the stages say.
+    """
+    from ondol.training.provenance import read_machine
+
+    check_again(settings, order)
+    candidate, rows = fit_again(settings, order)
+    _say("predicting")
+    apart = compare_predictions(candidate, order.model)
+    _say("scoring")
+    verdict = judge_again(candidate, order.basis) if order.basis else None
+    about = read_machine()
+    return Outcome(
+        train_rows=rows,
+        verdict=verdict,
+        apart=apart,
+        packages=about["packages"],
+        python=about["python"],
+        machine=about["machine"],
+    )
+
+
+def check_again(settings: Settings, order: Order) -> None:
+    """Hold the snapshot against the contract; where that is another than it was, the old record must be there.
+
+    Raises:
+        UserError: it is another, and the record is not there.
+    """
+    from ondol.validation.results import Validations
+    from ondol.validation.validate import validate_snapshot, validation_id
+
+    _say("checking rows")
+    if validation_id(settings, order.snapshot) == order.validation:
+        validate_snapshot(settings, order.snapshot, order.validation)
+    elif Validations(settings.store_path).find(order.validation) is None:
+        raise UserError(
+            f"its rows were validated by another model/schema.py than its files have, and the record "
+            f"{order.validation} is no longer in the store's quarantine: bring it back."
+        )
+
+
+def fit_again(settings: Settings, order: Order) -> "tuple[Candidate, int]":
+    """Return a candidate fitted on the rows that the version was trained on, and how many these were."""
+    import skops.io
+
+    from ondol.contract import load_contract
+    from ondol.evaluation.candidate import Candidate
+    from ondol.registry.models import trusted_types
+    from ondol.training.rows import Holdout, read_rows
+    from ondol.training.train import fit_rows
+
+    contract, holdout = load_contract(settings), Holdout.model_validate(order.holdout)
+    frame = read_rows(settings, contract, order.validation, "train", holdout)
+    _say(f"fitting on {len(frame):,} rows")
+    fitted = fit_rows(settings, contract, frame, holdout)
+    trusted = trusted_types(settings)
+    made = Candidate(
+        settings=settings,
+        version="again",
+        run_id="",
+        pipeline=skops.io.loads(skops.io.dumps(fitted.pipeline), trusted=list(trusted)),  # as the version was judged
+        contract=fitted.contract,
+        tags={"validation": order.validation, "holdout": holdout.model_dump_json()},
+        baseline=fitted.baseline,
+        trusted=trusted,
+    )
+    return made, fitted.rows
+
+
+def compare_predictions(candidate: "Candidate", recorded: Path) -> float | None:
+    """Return how far the farthest prediction is from the recorded model's, relative to it where that is above 1.
+
+    None where no rows are held out, or there are other classes.
+    """
+    from dataclasses import replace
+
+    import numpy as np
+
+    from ondol.registry.models import load_pipeline
+
+    old = replace(candidate, pipeline=load_pipeline(recorded, candidate.trusted)).predictions
+    if not len(old) or old.shape != candidate.predictions.shape:
+        return None
+    return float((np.abs(candidate.predictions - old) / np.maximum(1.0, np.abs(old))).max())
+
+
+def judge_again(candidate: "Candidate", recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return the candidate's figures on the rows that the version was judged on; no champion is scored."""
+    from ondol.config.model import Gates
+    from ondol.evaluation.basis import Basis, choose_rows
+    from ondol.evaluation.gates import judge
+    from ondol.evaluation.metrics import choose_metric
+    from ondol.training.baseline import predict_dummy
+
+    basis, problem = Basis.model_validate(recorded), candidate.contract.problem
+    rows = choose_rows(candidate, basis)
+    dummy = predict_dummy(problem, choose_metric(problem, basis.metric), candidate.baseline, len(rows.y))
+    limits = Gates(metric=basis.metric, confidence=basis.confidence, resamples=basis.resamples)
+    return judge(problem, rows.y, rows.predictions, None, dummy, limits).model_dump(mode="json")
+
+
+def _say(words: str) -> None:
+    print(words, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

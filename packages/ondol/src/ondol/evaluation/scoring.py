@@ -1,0 +1,139 @@
+"""Scores rows by a bundle, whatever its runtime: the same numbers as the service, many rows at a time."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ondol.contract import Contract, encode
+from ondol.errors import UserError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+CHUNK = 50_000  # rows that are encoded and scored at once, to bound memory
+PREDICTION = "prediction"
+SILENT = 4  # of ONNX Runtime's log: what goes wrong is raised as well
+
+Runtime = Callable[[pd.DataFrame], list[np.ndarray]]  # encoded rows to [labels, probabilities] or [values]
+
+
+class Scorer:
+    """A model and the contract that its inputs are encoded by."""
+
+    def __init__(self, contract: Contract, run: Runtime) -> None:
+        """Score by `run`."""
+        self.contract = contract
+        self.run = run
+
+    @classmethod
+    def open(cls, bundle: Path) -> "Scorer":
+        """Open the model of the bundle in a folder.
+
+        Raises:
+            UserError: the folder is no bundle.
+        """
+        try:
+            contract = Contract.model_validate_json((bundle / "contract.json").read_bytes())
+            if (bundle / "model.onnx").exists():
+                return cls.from_onnx((bundle / "model.onnx").read_bytes(), contract)
+            meta = json.loads((bundle / "meta.json").read_text(encoding="utf-8"))
+            return cls(contract, _skops_runtime(bundle / "model.skops", meta["trusted"], contract))
+        except FileNotFoundError as error:
+            raise UserError(f"{bundle} is no bundle: it has no {Path(error.filename).name}.") from None
+
+    @classmethod
+    def from_onnx(cls, model: bytes, contract: Contract) -> "Scorer":
+        """Score by a serialized ONNX model, on all cores."""
+        return cls(contract, _onnx_runtime(model, contract))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that `score` gives: `prediction` and, for classes, one `probability <class>` each."""
+        return (PREDICTION, *(f"probability {_shown(label)}" for label in self.contract.classes or ()))
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return class probabilities [N, K] or values [N], float64, for rows in the contract's dtypes."""
+        classes = self.contract.classes
+        made = np.empty((len(frame), *(() if classes is None else (len(classes),))))
+        for rows, outputs in self._chunks(frame):
+            made[rows] = outputs[-1] if classes is not None else outputs[0].ravel()
+        return made
+
+    def score(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return `columns` for rows in the contract's dtypes, under the frame's index.
+
+        The prediction is a label as it stood in the data, or a value.
+        """
+        classes = self.contract.classes
+        if classes is None:
+            return pd.DataFrame({PREDICTION: self.predict(frame)}, index=frame.index)
+        labels = np.empty(len(frame), np.int64)
+        probabilities = np.empty((len(frame), len(classes)))
+        for rows, outputs in self._chunks(frame):
+            labels[rows], probabilities[rows] = outputs[0].ravel(), outputs[1]
+        shown: dict[str, Any] = {PREDICTION: pd.Series(list(classes)).take(labels).to_numpy()}
+        shown |= dict(zip(self.columns[1:], probabilities.T, strict=True))
+        return pd.DataFrame(shown, index=frame.index)
+
+    def _chunks(self, frame: pd.DataFrame) -> Iterator[tuple[slice, list[np.ndarray]]]:
+        for start in range(0, len(frame), CHUNK):
+            rows = slice(start, start + CHUNK)
+            yield rows, self.run(encode(self.contract, frame.iloc[rows]))
+
+
+def open_session(model: bytes) -> "InferenceSession":
+    """Open a serialized ONNX model on all cores; what it reports it raises, and nothing is printed."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = SILENT
+    # Threads that wait by spinning take the cores from all else, and gain little on chunks of this size.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _onnx_runtime(model: bytes, contract: Contract) -> Runtime:
+    import onnxruntime
+
+    session = open_session(model)
+    quiet = onnxruntime.RunOptions()
+    quiet.log_severity_level = SILENT
+    wanted = {value.name for value in session.get_inputs()}  # a column that the features drop is no input
+    inputs = {made.name: made.key for made in contract.inputs if made.key in wanted}
+    outputs = ["value"] if contract.classes is None else ["label", "probabilities"]
+
+    def run(encoded: pd.DataFrame) -> list[np.ndarray]:
+        feeds = {key: _tensor(encoded[name]) for name, key in inputs.items()}
+        return [np.asarray(output) for output in session.run(outputs, feeds, quiet)]
+
+    return run
+
+
+def _skops_runtime(path: Path, trusted: list[str], contract: Contract) -> Runtime:
+    import skops.io
+
+    model = skops.io.load(path, trusted=[name for name in trusted if not name.startswith("builtins.")])
+
+    def run(encoded: pd.DataFrame) -> list[np.ndarray]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)  # which an open set has
+            predicted = np.asarray(model.predict(encoded))
+            return [predicted] if contract.classes is None else [predicted, model.predict_proba(encoded)]
+
+    return run
+
+
+def _tensor(values: "pd.Series[Any]") -> np.ndarray:
+    """Return an encoded column as a tensor [N, 1]; texts as objects, the quickest form that the runtime takes."""
+    array = values.to_numpy() if values.dtype == np.float32 else values.to_numpy(dtype=object)
+    return array.reshape(-1, 1)
+
+
+def _shown(label: Any) -> str:
+    """Return a label as the service's JSON names it."""
+    return label if isinstance(label, str) else json.dumps(label)

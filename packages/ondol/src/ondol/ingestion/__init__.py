@@ -1,0 +1,1 @@
+"""From a source to a snapshot: readers of files, databases, APIs and topics, and incremental reading."""

@@ -1,0 +1,64 @@
+"""Ingestion: the source's rows become a snapshot."""
+
+from ondol.config.settings import Settings
+from ondol.contract import Contract, require_columns, require_known_markers
+from ondol.ingestion.abilities import Stream
+from ondol.ingestion.growing import grow
+from ondol.ingestion.sources import Reading, Source, open_source, read_through
+from ondol.markdown import code
+from ondol.orchestration.artifacts import publish_markdown
+from ondol.orchestration.naming import SHORT
+from ondol.orchestration.progress import say, track
+from ondol.project import Project
+from ondol.redaction import show_uri, unseen
+from ondol.snapshots.snapshots import Snapshot, Snapshots
+
+
+@unseen()
+def read_source(project: Project, full: bool = False) -> Snapshot:
+    """Return the snapshot of the source that `config.toml` names; see `snapshot_source`."""
+    return snapshot_source(project.settings, project.contract, full)
+
+
+def snapshot_source(settings: Settings, contract: Contract, full: bool = False) -> Snapshot:
+    """Return the snapshot of the source's rows, read only where its bytes changed since the last time.
+
+    With a watermark, and from a stream, only what is new is read and appended to what was read before.
+
+    Raises:
+        UserError: the source is missing, is no table, or lacks a column of the contract.
+    """
+    source = open_project_source(settings, contract)
+    snapshots = Snapshots(settings.store_path)
+    if settings.data.watermark is not None or isinstance(source, Stream):
+        return grow(settings, contract, source, full)
+    fingerprint = source.fingerprint()
+    known = None if full else snapshots.by_fingerprint(fingerprint)
+    if known is not None:
+        return known
+    require_columns(source.schema.names, contract.used)
+    return read_through(source, lambda batches: snapshots.write(track(batches, "rows read"), source.uri, fingerprint))
+
+
+def open_project_source(settings: Settings, contract: Contract) -> Source:
+    """Open the source that `config.toml` names, its columns typed as the contract says.
+
+    Raises:
+        UserError: there is none, or `[data] missing` names a column that the contract lacks.
+    """
+    require_known_markers(settings.data, contract.kinds)
+    required = [column.name for column in contract.used]
+    return open_source(
+        settings.data.source,
+        Reading(contract.kinds, settings.root, settings.fetch, required, dialect=settings.data.dialect),
+    )
+
+
+def report(snapshot: Snapshot) -> None:
+    """Show the snapshot in the log and in the Prefect UI."""
+    said = f"{snapshot.rows:,} rows × {len(snapshot.columns)} columns"
+    say(f"{said} from {show_uri(snapshot.source)}: snapshot {snapshot.digest[:SHORT]}, taken {snapshot.created}.")
+    publish_markdown(
+        "snapshot",
+        f"**{said}** from {code(snapshot.source)}\n\nSnapshot `{snapshot.digest}`, taken {snapshot.created}.",
+    )

@@ -1,0 +1,214 @@
+"""Parquet files, with their types brought down to the few that a contract knows."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ondol.contract.cleaning import PER_SECOND
+from ondol.errors import UserError
+from ondol.ingestion.files import FileSource, NoRows, check_names
+from ondol.ingestion.raw import RawFile
+from ondol.ingestion.sources import Columns
+from ondol_serving.grammar import normalize
+
+BATCH_ROWS = 65_536
+MOMENT = pa.timestamp("us")
+SAFE_DIGITS = 18  # of a decimal that an int64 holds whatever it is
+ORDER, DURATION = b"order", b"duration"  # what a field's metadata says that its plain type does not
+
+
+class ParquetSource(FileSource):
+    """One Parquet file."""
+
+    def __init__(self, file: RawFile, columns: Columns) -> None:
+        """Read the footer.
+
+        Raises:
+            UserError: the file is damaged, has no rows, or has columns that are no plain values.
+        """
+        super().__init__(file, columns)
+        with self._explain():
+            footer = pq.read_metadata(file.path)
+            stored = _with_integers(_with_orders(footer.schema.to_arrow_schema(), file.path), footer)
+            stored = _with_moments(stored, footer)
+        check_names(stored.names, self.uri)
+        if footer.num_rows == 0:
+            raise NoRows(f'"{self.uri}" has columns but no rows: name a file with rows.')
+        self.renamed = frozenset(map(normalize, stored.names)).difference(stored.names)
+        stored = pa.schema([field.with_name(normalize(field.name)) for field in stored])
+        self.schema = pa.schema([_describe(f, simplify(f.type, f.name, self.uri, columns)) for f in stored])
+        self.vacant = frozenset(f.name for f in stored if pa.types.is_null(f.type))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows; see `ondol.ingestion.sources.Source`."""
+        # Spark's moments of 96 bits go beyond nanoseconds of 64.
+        with self._explain(), pq.ParquetFile(self.file.path, coerce_int96_timestamp_unit="us") as file:
+            for batch in file.iter_batches(BATCH_ROWS):
+                try:
+                    made = cast_batch(batch, self.schema)
+                except pa.ArrowInvalid as error:
+                    raise UserError(self._explain_value(batch, error)) from None
+                yield made
+
+    @contextlib.contextmanager
+    def _explain(self) -> Iterator[None]:
+        try:
+            yield
+        except pa.ArrowNotImplementedError as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(
+                f'"{self.uri}" is a Parquet file with something in it that cannot be read here ({reason}): write it '
+                "with plain columns, as pandas and pyarrow do."
+            ) from None
+        except (pa.ArrowInvalid, OSError) as error:
+            reason = str(error).splitlines()[0].split(":")[0].rstrip(".")
+            raise UserError(f'"{self.uri}" is no whole Parquet file ({reason}): fetch it again.') from None
+
+    def _explain_value(self, batch: pa.RecordBatch, error: Exception) -> str:
+        """Return what value cannot be read, where the file itself is whole."""
+        reason = str(error).splitlines()[0].rstrip(".")
+        for column, field in zip(batch.columns, self.schema, strict=True):
+            try:
+                _cast(column, field.type)
+            except pa.ArrowInvalid:
+                return (
+                    f'Column "{field.name}" of "{self.uri}" holds {column.type} with a value that cannot be read as '
+                    f"{field.type} ({reason}): write it within those bounds, or as text."
+                )
+        return f'"{self.uri}" holds a value that cannot be read ({reason}): write it as text.'
+
+
+def cast_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the rows in the types of `schema`, in UTC without a zone."""
+    arrays = [_cast(column, field.type) for column, field in zip(batch.columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def simplify(kind: pa.DataType, name: str, uri: str, columns: Columns) -> pa.DataType:
+    """Return the plain type that a column is read as: int64, float64 (a duration's seconds), bool, string or timestamp.
+
+    Raises:
+        UserError: the column holds lists, structures or bytes.
+    """
+    types = pa.types
+    if types.is_dictionary(kind):
+        return simplify(kind.value_type, name, uri, columns)
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind):
+        return pa.string()
+    if types.is_decimal(kind) and (columns or {}).get(name) == "integer":
+        return pa.string()  # 12345678901234567.00 is exact as text
+    plain = _simplify_value(kind)
+    if plain is None:
+        raise UserError(f'Column "{name}" of "{uri}" holds {kind}: write it as plain values, or leave it out.')
+    return pa.string() if (columns or {}).get(name) == "text" else plain
+
+
+def _simplify_value(kind: pa.DataType) -> pa.DataType | None:
+    types = pa.types
+    if types.is_boolean(kind):
+        return pa.bool_()
+    if types.is_time(kind):  # read as a duration from its text, as a database's is
+        return pa.string()
+    if types.is_uint64(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_duration(kind):
+        return pa.float64()
+    if types.is_integer(kind):
+        return pa.int64()
+    if types.is_timestamp(kind) or types.is_date(kind):
+        return MOMENT
+    return None
+
+
+def _with_orders(schema: pa.Schema, path: Path) -> pa.Schema:
+    """Return the file's schema, each ordered dictionary's values with its field, in order."""
+    ordered = [f.name for f in schema if pa.types.is_dictionary(f.type) and f.type.ordered and _is_text(f.type)]
+    if not ordered:
+        return schema
+    with pq.ParquetFile(path) as file:
+        first = next(file.iter_batches(1))
+    for name in ordered:
+        place = schema.get_field_index(name)
+        order = json.dumps(first.column(place).dictionary.to_pylist(), ensure_ascii=False)
+        schema = schema.set(place, schema.field(place).with_metadata({ORDER: order}))
+    return schema
+
+
+def _with_integers(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
+    """Return the file's schema, its unsigned and decimal columns of whole numbers as what holds them all exactly.
+
+    That is int64, or text where one is beyond it. Warehouses write their integers as decimals of 38 digits.
+    """
+    for place, field in enumerate(schema):
+        whole = pa.types.is_decimal(field.type) and field.type.scale == 0
+        if whole or pa.types.is_uint64(field.type):
+            fits = (whole and field.type.precision <= SAFE_DIGITS) or _fits_int64(footer, field.name)
+            schema = schema.set(place, field.with_type(pa.int64() if fits else pa.string()))
+    return schema
+
+
+def _fits_int64(footer: pq.FileMetaData, name: str) -> bool:
+    """Tell whether the footer says that all values of a column are within 64 bits."""
+    return all(
+        said is not None and said.has_min_max and all(-(2**63) <= end < 2**63 for end in (said.min, said.max))
+        for said in _statistics(footer, name)
+    )
+
+
+def _with_moments(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
+    """Return the file's schema, as text its columns of moments that may lie outside the years 1 to 9999.
+
+    Text tells which they are; microseconds of 64 bits would make other moments of them.
+    """
+    for place, field in enumerate(schema):
+        coarse = pa.types.is_timestamp(field.type) and field.type.unit in ("s", "ms")
+        if (coarse or pa.types.is_date(field.type)) and not _fits_moment(footer, field.name):
+            schema = schema.set(place, field.with_type(pa.string()))
+    return schema
+
+
+def _fits_moment(footer: pq.FileMetaData, name: str) -> bool:
+    """Return True if the footer says that all values of a column are dates that Python knows too."""
+    try:
+        return all(said is not None and said.has_min_max and said.min <= said.max for said in _statistics(footer, name))
+    except (ValueError, OverflowError):
+        return False
+
+
+def _statistics(footer: pq.FileMetaData, name: str) -> Iterator[pq.Statistics | None]:
+    """Yield what the footer says of a column of each row group that has values in it."""
+    for group in (footer.row_group(number) for number in range(footer.num_row_groups)):
+        column = next(c for c in map(group.column, range(footer.num_columns)) if c.path_in_schema == name)
+        said = column.statistics
+        if said is None or not said.has_null_count or said.null_count < column.num_values:
+            yield said
+
+
+def _is_text(kind: pa.DictionaryType) -> bool:
+    return pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)
+
+
+def _describe(stored: pa.Field, kind: pa.DataType) -> pa.Field:
+    """Return a column as it is read; what its type said of it beyond that stands in its metadata, for `ml init`."""
+    said = {DURATION: "s"} if pa.types.is_duration(stored.type) else {}
+    if order := (stored.metadata or {}).get(ORDER):
+        said[ORDER] = order
+    return pa.field(stored.name, kind, metadata=said or None)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind):
+        if column.type.unit == "ns":  # the cast alone rounds moments before 1970 up
+            column = pc.floor_temporal(column.cast(pa.timestamp("ns")), unit="microsecond")
+        return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(kind)
+    if pa.types.is_duration(column.type):
+        ticks = column.cast(pa.int64()).cast(pa.float64(), safe=False)
+        return pc.divide(ticks, float(PER_SECOND[column.type.unit]))
+    if pa.types.is_decimal(column.type) and pa.types.is_floating(kind):
+        column = column.cast(pa.string())  # Arrow's cast of a decimal to a float rounds twice
+    return column if column.type == kind else column.cast(kind, safe=not pa.types.is_floating(kind))

@@ -1,0 +1,167 @@
+"""Remote files as sources: `s3://`, `gs://`, `az://` (a file, a folder, a pattern), `https://` and `http://` (a file).
+
+They are copied to a scratch folder under `.ml/cache`, read there by the local readers, and removed when they are read.
+"""
+
+import weakref
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ondol.config.data import Dialect
+from ondol.errors import UserError
+from ondol.ingestion.files import NoRows, open_table, sign
+from ondol.ingestion.many import open_parts
+from ondol.ingestion.raw import RawFile
+from ondol.ingestion.sources import Reading, Retyped, Source
+from ondol.ingestion.web import WebFile
+from ondol.orchestration.progress import Ticker
+from ondol.storage.addresses import resolve
+from ondol.storage.buckets import Bucket
+from ondol.storage.faults import Cut
+from ondol.storage.files import scratch
+from ondol.storage.places import Place, RemoteFile
+from ondol.storage.waiting import with_retries
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+
+
+class RemoteSource:
+    """The files of a place; see the module."""
+
+    def __init__(self, uri: str, place: Place, reading: Reading, some: Sequence[RemoteFile] | None = None) -> None:
+        """List the files; or take `some` of them, which may be without rows.
+
+        Raises:
+            UserError: the place cannot be reached, or has no such file.
+        """
+        self.uri = uri
+        self._place = place
+        self._reading = reading
+        self._partial = some is not None
+        self._files = self._ask(place.find) if some is None else some
+        if not self._files:
+            raise UserError(f'"{uri}" names no file: check the address, or the pattern.')
+        self._copies = ExitStack()
+        self._table: Source | None = None
+        weakref.finalize(self, self._copies.close)
+
+    @property
+    def typed(self) -> bool:
+        """Whether the files' formats have types."""
+        return bool(getattr(self._open(), "typed", True))
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """How the files of delimited text are written; see `ondol.ingestion.many`."""
+        return getattr(self._open(), "dialect", None)
+
+    @property
+    def schema(self) -> "pa.Schema":
+        """Names and types; the files are copied here to tell."""
+        return self._open().schema
+
+    def fingerprint(self) -> str | None:
+        """Return the SHA-256 of what the place tells of the files' content, or None where it tells too little."""
+        if any(file.tag is None for file in self._files):
+            return None
+        reading = self._reading
+        told = [[file.name, file.size, file.tag] for file in self._files]
+        return sign(told, reading.columns, reading.dialect)
+
+    def files(self) -> dict[str, str] | None:
+        """Return a SHA-256 of what the place tells of each file; see `ondol.ingestion.abilities.Divided`."""
+        reading = self._reading
+        told = {
+            file.name: file.tag and sign([file.size, file.tag], reading.columns, reading.dialect)
+            for file in self._files
+        }
+        known = {name: tag for name, tag in told.items() if tag is not None}
+        return known if len(known) == len(told) else None
+
+    def without(self, names: Collection[str]) -> "RemoteSource":
+        """Return the source of the other files."""
+        rest = [file for file in self._files if file.name not in names]
+        return RemoteSource(self.uri, self._place, self._reading, rest)
+
+    def batches(self) -> "Iterator[pa.RecordBatch]":
+        """Yield the rows; see `ondol.ingestion.sources.Source`."""
+        keep = False
+        try:
+            yield from self._open().batches()
+        except NoRows:
+            if not self._partial:
+                raise
+        except Retyped:  # what was learned of the types is kept, and the copies with it
+            keep = True
+            raise
+        finally:
+            if not keep:
+                self._table = None
+                self._copies.close()
+
+    def _open(self) -> Source:
+        """Return the local table, copied here where it is not yet."""
+        if self._table is None:
+            try:
+                self._table = self._bring()
+            except BaseException:
+                self._copies.close()
+                raise
+        return self._table
+
+    def _bring(self) -> Source:
+        folder = self._copies.enter_context(scratch(self._reading.root / ".ml/cache/sources/files"))
+        folder.mkdir()
+        raw = {}
+        sizes = [file.size for file in self._files]
+        ticker = Ticker("bytes fetched", None if None in sizes else sum(size or 0 for size in sizes))
+        for number, file in enumerate(self._files):
+            shown = self.uri if len(self._files) == 1 and not self._partial else f"{self.uri} ({file.name})"
+            raw[file.name] = RawFile(shown, folder / str(number), self._reading.fetch.max_ratio)
+            self._copy(file, raw[file.name].path, ticker)
+        ticker.close()
+        if len(raw) == 1:
+            return open_table(next(iter(raw.values())), self._reading)
+        return open_parts(self.uri, raw, self._reading)
+
+    def _copy(self, file: RemoteFile, path: Path, ticker: Ticker) -> None:
+        """Copy a file, going on where a connection was cut.
+
+        Raises:
+            UserError: it cannot be read, or changed meanwhile.
+        """
+        path.touch()
+        self._ask(lambda: self._read_on(file, path, ticker))
+        now = self._ask(lambda: self._place.look(file))
+        if (now.size, now.tag) != (file.size, file.tag):
+            raise UserError(f'"{self.uri}" changed while it was read ("{file.name}"): run the command again.')
+
+    def _read_on(self, file: RemoteFile, path: Path, ticker: Ticker) -> None:
+        start, chunks = self._place.read(file, path.stat().st_size)
+        with path.open("r+b") as copy:
+            copy.truncate(start)
+            copy.seek(start)
+            for chunk in chunks:
+                copy.write(chunk)
+                ticker.add(len(chunk))
+        if file.size is not None and path.stat().st_size < file.size:
+            raise Cut
+
+    def _ask(self, ask: Callable[[], T]) -> T:
+        return with_retries(self.uri, ask, self._reading.fetch.retries)
+
+
+def open_remote(uri: str, reading: Reading) -> RemoteSource:
+    """Open the files at `uri`; see the module.
+
+    Raises:
+        UserError: they cannot be reached, or there are none.
+    """
+    resolved = resolve(uri)
+    kind = WebFile if resolved.startswith(("http://", "https://")) else Bucket
+    return RemoteSource(uri, kind(uri, resolved, reading.fetch), reading)

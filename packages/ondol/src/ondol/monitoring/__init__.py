@@ -1,0 +1,1 @@
+"""The model in production: prediction log, windows, drift, performance and the decision to retrain."""

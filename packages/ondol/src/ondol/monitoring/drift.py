@@ -1,0 +1,230 @@
+"""Compares a window with the reference by Evidently, each column by a stated method and limit."""
+
+import base64
+import hashlib
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from ondol.config.operate import Monitor
+from ondol.monitoring.limits import category_limit, number_limit, share_limit
+from ondol_serving.printable import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ondol.monitoring.frames import As, Sides
+
+METHODS = {"number": "wasserstein", "category": "jensenshannon"}
+LEAST_VALUES = 20  # on either side; fewer say nothing of a distribution
+MOST_LETTERS = 60  # of a name or value in the report
+SCRIPT = re.compile(r"<script[^>]*>(.*?)</script>", re.DOTALL)
+DATA_END = "</script>\n    </head>"
+POLICY = (
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+class ColumnDrift(BaseModel):
+    """How one column of a window differs from the reference.
+
+    Attributes:
+        method: Evidently's name of the distance.
+        score: The distance; None where a side has too few values.
+        limit: From where on it counts.
+        missing: The share of missing values in the window, `missing_before` in the reference.
+        unseen: The share of values that training never saw, None where that is not asked.
+        why: What has changed, in words; empty where nothing has.
+    """
+
+    name: str
+    method: str
+    score: float | None
+    limit: float | None
+    missing: float
+    missing_before: float
+    unseen: float | None = None
+    unseen_before: float | None = None
+    why: tuple[str, ...] = ()
+
+    @property
+    def drifted(self) -> bool:
+        """Whether anything has changed by more than its limit."""
+        return bool(self.why)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What Evidently found.
+
+    Attributes:
+        features: Each feature.
+        prediction: The model's output.
+        report: Evidently's own report; None where there was no column to compare.
+    """
+
+    features: tuple[ColumnDrift, ...]
+    prediction: ColumnDrift
+    report: Any
+
+    @property
+    def share(self) -> float:
+        """The share of features that drifted."""
+        return sum(c.drifted for c in self.features) / len(self.features) if self.features else 0.0
+
+    @cached_property
+    def html(self) -> str:
+        """The report as one page, empty where there is none; it takes a second."""
+        return "" if self.report is None else confine(str(self.report.get_html_str(as_iframe=False)))
+
+
+def compare(sides: "Sides", output: str, rules: Monitor) -> Comparison:
+    """Compare both sides column by column.
+
+    Args:
+        sides: Reference and window; see `ondol.monitoring.frames`.
+        output: The column of the model's output; the others are features.
+        rules: The limits.
+    """
+    limits = {name: _limit(sides, name, rules) for name in sides.kinds}
+    comparable = {name: limit for name, limit in limits.items() if limit is not None}
+    scores, report = _ask_evidently(sides, comparable, output, rules.drift_share)
+    found = [_describe(sides, name, scores.get(name), limits[name], rules) for name in sides.kinds]
+    features = tuple(column for column in found if column.name != output)
+    return Comparison(features, next(c for c in found if c.name == output), report)
+
+
+def confine(html: str) -> str:
+    """Return a page that runs its own scripts alone, and loads and sends nothing: by a Content Security Policy.
+
+    Evidently writes its data as JSON into the first script, where `</script>` within a text would end it: JSON has no
+    line breaks, so the template's own end is told by the one that follows. Names and values come into the page as
+    labels without markup anyway (`label_all`); this holds too if Evidently should show one in another way.
+    """
+    start, end = html.find("<script>"), html.find(DATA_END)
+    if 0 <= start < end:
+        start += len("<script>")
+        html = html[:start] + html[start:end].replace("<", "\\u003c") + html[end:]
+    digests = [hashlib.sha256(script.encode()).digest() for script in SCRIPT.findall(html)]
+    scripts = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(scripts=scripts)}">'
+    return html.replace("<head>", f"<head>{policy}", 1)
+
+
+def label_all(texts: Iterable[str]) -> dict[str, str]:
+    """Return for each text a label for the report: without markup, short, and no two the same.
+
+    Evidently writes names and values into a `<script>` as they are, and Plotly reads markup in the titles of charts.
+    """
+    labels: dict[str, str] = {}
+    taken: set[str] = set()
+    for text in texts:
+        shown = printable(text, one_line=True).translate({ord("<"): "‹", ord(">"): "›"}).strip() or "(empty)"
+        shown = shown if len(shown) <= MOST_LETTERS else f"{shown[: MOST_LETTERS - 1]}…"
+        number, label = 1, shown
+        while label in taken:
+            number += 1
+            label = f"{shown} ({number})"
+        taken.add(label)
+        labels[text] = label
+    return labels
+
+
+def _limit(sides: "Sides", name: str, rules: Monitor) -> float | None:
+    """Return a column's limit, None where a side has too few values to compare (Evidently raises on none at all)."""
+    ours, theirs = sides.reference[name].dropna(), sides.window[name].dropna()
+    if min(len(ours), len(theirs)) < LEAST_VALUES:
+        return None
+    if sides.kinds[name] == "number":
+        return number_limit(rules.distance, len(ours), len(theirs))
+    return category_limit(rules.distance, len(set(ours) | set(theirs)), len(ours), len(theirs))
+
+
+def _ask_evidently(
+    sides: "Sides", limits: dict[str, float], output: str, drift_share: float
+) -> tuple[dict[str, float], Any]:
+    """Return each column's distance and the report; without a comparable column there is none."""
+    if not limits:
+        return {}, None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Evidently's own libraries warn each other of what is deprecated
+        return _run_evidently(sides, limits, output, drift_share)
+
+
+def _run_evidently(
+    sides: "Sides", limits: dict[str, float], output: str, drift_share: float
+) -> tuple[dict[str, float], Any]:
+    from evidently import Report
+    from evidently.metrics import ValueDrift
+    from evidently.presets import DataDriftPreset
+
+    labels = label_all(limits)
+    methods = {labels[name]: METHODS[sides.kinds[name]] for name in limits}
+    thresholds = {labels[name]: limit for name, limit in limits.items()}
+    metrics: list[Any] = []
+    if output in limits:
+        name = labels[output]
+        metrics.append(ValueDrift(column=name, method=methods[name], threshold=thresholds[name]))
+    features = [label for name, label in labels.items() if name != output]
+    if features:
+        asked: dict[str, Any] = {"per_column_method": methods, "per_column_threshold": thresholds}
+        metrics.append(DataDriftPreset(columns=features, drift_share=drift_share, **asked))
+    reference, window = _labelled(sides, labels)
+    run = Report(metrics, include_tests=True).run(
+        *(_dataset(frame, {labels[name]: sides.kinds[name] for name in labels}) for frame in (window, reference))
+    )
+    found = run.dict()["metrics"]
+    scores = {m["config"]["column"]: float(m["value"]) for m in found if m["config"]["type"].endswith(":ValueDrift")}
+    return {name: scores[label] for name, label in labels.items() if label in scores}, run
+
+
+def _labelled(sides: "Sides", labels: dict[str, str]) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """Return reference and window with labels for the names of columns and for the values of categories."""
+    both = [frame[list(labels)].rename(columns=labels) for frame in (sides.reference, sides.window)]
+    for name, label in labels.items():
+        if sides.kinds[name] == "category":
+            values = {value for frame in both for value in frame[label].dropna()}
+            shown = label_all(sorted(values))
+            for frame in both:
+                frame[label] = frame[label].map(lambda value, shown=shown: shown.get(value, value)).astype(object)
+    return both[0], both[1]
+
+
+def _dataset(frame: "pd.DataFrame", kinds: "dict[str, As]") -> Any:
+    from evidently import DataDefinition, Dataset
+
+    numbers = [name for name, kind in kinds.items() if kind == "number"]
+    categories = [name for name, kind in kinds.items() if kind == "category"]
+    definition = DataDefinition(numerical_columns=numbers, categorical_columns=categories)
+    return Dataset.from_pandas(frame, data_definition=definition)
+
+
+def _describe(sides: "Sides", name: str, score: float | None, limit: float | None, rules: Monitor) -> ColumnDrift:
+    ours, theirs = sides.reference[name], sides.window[name]
+    sizes = len(ours), len(theirs)
+    missing = float(ours.isna().mean()), float(theirs.isna().mean())
+    why = []
+    if score is not None and limit is not None and score >= limit:
+        why.append(f"its distribution moved: {score:.3f}, limit {limit:.3f}")
+    if abs(missing[1] - missing[0]) > share_limit(rules.missing, *missing, *sizes):
+        why.append(f"missing in {missing[1]:.1%}, was {missing[0]:.1%}")
+    unseen = sides.unseen.get(name)
+    if unseen and unseen[1] - unseen[0] > share_limit(rules.unseen, *unseen, *sizes):
+        why.append(f"values that training never saw in {unseen[1]:.1%}, was {unseen[0]:.1%}")
+    return ColumnDrift(
+        name=name,
+        method=METHODS[sides.kinds[name]],
+        score=score,
+        limit=limit,
+        missing=missing[1],
+        missing_before=missing[0],
+        unseen=unseen[1] if unseen else None,
+        unseen_before=unseen[0] if unseen else None,
+        why=tuple(why),
+    )

@@ -1,0 +1,154 @@
+"""How the loop stands, for Prometheus: read from the store when it is asked for, served by the worker.
+
+`[monitor] metrics = "127.0.0.1:9464"` switches it on. What the service measures is at its own `/metrics`.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from ondol.config.settings import Settings
+from ondol.errors import UserError
+from ondol.monitoring.drift import ColumnDrift
+from ondol.monitoring.judging import by_distance
+from ondol.monitoring.loop import read_loop
+from ondol.monitoring.retraining import open_request
+from ondol.monitoring.windows import Window, Windows
+from ondol.orchestration.alerting import waiting
+from ondol.registry.champion import read_champion
+from ondol_serving.printable import printable
+
+MOST_COLUMNS = 50  # the farthest beyond their limits; each is a series of its own
+READ_SECONDS = 10.0  # how long what was read is given again: a store may hold thousands of windows
+VERDICTS = ("ok", "drift", "worse")
+
+
+class LoopCollector(Collector):
+    """The gauges of the loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Read the store of `settings` when asked."""
+        self.settings = settings
+        self._read_at = float("-inf")
+        self._known: list[GaugeMetricFamily] = []
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Return the gauges; those of a store that cannot be read are missing, and `ml_store_readable` is 0."""
+        if time.monotonic() - self._read_at > READ_SECONDS:
+            try:
+                self._known = [_gauge("ml_store_readable", "Whether the store can be read", 1.0), *self._read()]
+            except (UserError, OSError, ValueError):
+                self._known = [_gauge("ml_store_readable", "Whether the store can be read", 0.0)]
+            self._read_at = time.monotonic()
+        return self._known
+
+    def _read(self) -> Iterator[GaugeMetricFamily]:
+        store = self.settings.store_path
+        loop, champion = read_loop(store), read_champion(store)
+        yield _gauge("ml_loop_paused", "Whether the loop is paused", float(loop.paused is not None))
+        yield _gauge("ml_alerts_waiting", "Alerts that were not sent yet", float(len(waiting(self.settings))))
+        yield _gauge(
+            "ml_alerts_webhook", "Whether alerts have a receiver", float(self.settings.alerts.webhook is not None)
+        )
+        if champion is None:
+            return
+        since = datetime.fromisoformat(champion.since).timestamp()
+        yield _labelled(
+            "ml_champion_since_seconds", "When the version was put into service", version={champion.version: since}
+        )
+        wanted = open_request(loop, champion) is not None
+        yield _gauge(
+            "ml_loop_request_open", "Whether training is wanted and Prefect has not received the event", float(wanted)
+        )
+        if self.settings.log.enabled:  # without a log no window is ever judged
+            needed = float(self.settings.monitor.min_rows)
+            yield _gauge("ml_window_min_rows", "Rows that a window needs to be judged", needed)
+        windows = [window for window in Windows(store).of(champion) if window.judged]
+        counts = {verdict: float(sum(w.verdict == verdict for w in windows)) for verdict in VERDICTS}
+        yield _labelled("ml_windows", "Judged windows of the version in service", verdict=counts)
+        if windows:
+            yield from _of_window(windows[-1])
+        if measured := [window for window in windows if window.performance is not None]:
+            yield from _of_performance(measured[-1])
+
+
+def serve_metrics(settings: Settings) -> None:
+    """Serve the gauges at `[monitor] metrics` from a thread, where that is set.
+
+    Raises:
+        UserError: the address is taken.
+    """
+    if settings.monitor.metrics is None:
+        return
+    host, _, port = settings.monitor.metrics.rpartition(":")
+    registry = CollectorRegistry()
+    registry.register(LoopCollector(settings))
+    try:
+        start_http_server(int(port), host.strip("[]"), registry)
+    except (OSError, OverflowError) as error:  # the latter for a port beyond 65535
+        why = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"[monitor] metrics = {settings.monitor.metrics} cannot be opened ({why}): choose another port."
+        ) from None
+
+
+def _of_window(window: Window) -> Iterator[GaugeMetricFamily]:
+    """Yield what the last judged window showed."""
+    yield _gauge("ml_window_end_seconds", "When the last judged window ended", window.end.timestamp())
+    yield _gauge("ml_window_rows", "Rows of the last judged window", float(window.rows))
+    verdicts = {verdict: float(window.verdict == verdict) for verdict in VERDICTS}
+    yield _labelled("ml_window_verdict", "1 for the verdict on the last judged window", verdict=verdicts)
+    yield _gauge("ml_window_drift_share", "Share of drifted columns in the last judged window", window.drift_share)
+    if window.prediction is not None:
+        distance = {"distance": window.prediction.score, "limit": window.prediction.limit}
+        yield _labelled(
+            "ml_prediction_drift", "Distance of the predictions to the reference, and its limit", what=distance
+        )
+    columns = by_distance(window.columns)[:MOST_COLUMNS]
+    yield _labelled(
+        "ml_column_drift", "Distance of a column to the reference over its limit", column=dict(map(_ratio, columns))
+    )
+    missing = {column.name: column.missing for column in columns}
+    yield _labelled("ml_column_missing", "Share of missing values of a column", column=missing)
+
+
+def _of_performance(window: Window) -> Iterator[GaugeMetricFamily]:
+    """Yield the live metric of the last window that labels have reached."""
+    live = window.performance
+    assert live is not None
+    holdout = live.before.value if live.before else None
+    figures = {"value": live.figure.value, "low": live.figure.low, "high": live.figure.high, "holdout": holdout}
+    family = GaugeMetricFamily(
+        "ml_live_metric", "The metric on labelled rows, and on the holdout", labels=["metric", "what"]
+    )
+    for what, value in figures.items():
+        if value is not None:
+            family.add_metric([live.metric, what], value)
+    yield family
+    yield _gauge("ml_labelled_rows", "Labelled rows of the last window with labels", float(live.rows))
+    yield _gauge("ml_live_metric_window_end_seconds", "When the last window with labels ended", window.end.timestamp())
+
+
+def _ratio(column: ColumnDrift) -> tuple[str, float | None]:
+    return column.name, column.score / column.limit if column.score is not None and column.limit else None
+
+
+def _gauge(name: str, about: str, value: float | None) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, about)
+    if value is not None:
+        family.add_metric([], value)
+    return family
+
+
+def _labelled(name: str, about: str, **values: Mapping[str, float | None]) -> GaugeMetricFamily:
+    """Return a gauge with one label; values that are None are left out."""
+    ((label, by_value),) = values.items()
+    family = GaugeMetricFamily(name, about, labels=[label])
+    for value, figure in by_value.items():
+        if figure is not None:
+            family.add_metric([printable(value, one_line=True)], figure)
+    return family

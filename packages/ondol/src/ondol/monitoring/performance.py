@@ -1,0 +1,96 @@
+"""How good the answers of a window were, where labels tell, against the figure of the holdout."""
+
+import math
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel
+
+from ondol.config.model import Gates
+from ondol.contract import Contract, encode_target
+from ondol.evaluation.metrics import METRICS, bootstrap, choose_metric, score_metrics
+from ondol.evaluation.resampling import Interval
+from ondol.evaluation.verdict import show_figure
+
+
+class Performance(BaseModel):
+    """The metric that decides, on the labelled rows of a window.
+
+    Attributes:
+        metric: Its name.
+        rows: How many rows had a label.
+        figure: Its figure with interval.
+        before: The holdout's, None where it is not known.
+        metrics: Every metric's figure.
+        lost: Whether it is worse than the holdout's beyond doubt and by more than is let through.
+    """
+
+    metric: str
+    rows: int
+    figure: Interval
+    before: Interval | None
+    metrics: dict[str, float]
+    lost: bool
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words."""
+        before = "unknown" if self.before is None else _show(self.before)
+        return f"{self.metric} {_show(self.figure)} on {self.rows:,} labelled rows, {before} on the holdout"
+
+
+def measure(
+    contract: Contract, holdout: dict[str, Any], rows: pd.DataFrame, gates: Gates, loss: float
+) -> Performance | None:
+    """Return how good the labelled rows' predictions were; None where the metric is undefined on them.
+
+    Args:
+        contract: The model's.
+        holdout: The metrics of the bundle's `meta.json`.
+        rows: Columns `prediction` (lists of numbers) and `label` (in the target's dtype).
+        gates: The metric and how its interval is found.
+        loss: How much is let through.
+    """
+    y = encode_target(contract, rows["label"])
+    predicted = np.array(rows["prediction"].tolist(), dtype=np.float64)
+    good = np.isfinite(predicted).all(axis=1) & ((y >= 0) if contract.classes else np.isfinite(y))
+    predicted = predicted[good] if contract.classes else predicted[good, 0]
+    y = y[good]
+    metric = choose_metric(contract.problem, gates.metric)
+    options = {"confidence": gates.confidence, "resamples": gates.resamples}
+    figure = bootstrap(contract.problem, y, predicted, metrics=[metric], **options).get(metric)  # type: ignore[arg-type]
+    if figure is None:
+        return None
+    before = Interval(**holdout[metric]) if metric in holdout else None
+    return Performance(
+        metric=metric,
+        rows=len(y),
+        figure=figure,
+        before=before,
+        metrics=score_metrics(contract.problem, y, predicted),
+        lost=before is not None and is_lost(contract.problem, metric, figure, before, loss, gates.confidence),
+    )
+
+
+def is_lost(problem: str, metric: str, now: Interval, before: Interval, loss: float, confidence: float) -> bool:
+    """Tell whether a figure is worse than before by more than `loss`, and by more than chance.
+
+    The figures are of different rows, so their standard errors, read from their intervals, add up in squares; the
+    fall must exceed the one-sided bound of the normal distribution at `confidence`.
+    """
+    kind = METRICS[problem][metric]
+    if now.low is None or now.high is None or before.low is None or before.high is None:
+        return False
+    normal = NormalDist()
+    fall = before.value - now.value if kind.greater_is_better else now.value - before.value
+    widths = math.hypot(now.high - now.low, before.high - before.low)
+    error = widths / (2 * normal.inv_cdf((1 + confidence) / 2))
+    return fall > max(normal.inv_cdf(confidence) * error, loss * (abs(before.value) if kind.relative else 1.0))
+
+
+def _show(figure: Interval) -> str:
+    if figure.low is None or figure.high is None:
+        return show_figure(figure.value)
+    return f"{show_figure(figure.value)} ({show_figure(figure.low)} to {show_figure(figure.high)})"

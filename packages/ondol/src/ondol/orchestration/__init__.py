@@ -1,0 +1,1 @@
+"""Prefect and processes: stages, progress, alerts, servers, supervision and recovery."""

@@ -1,0 +1,187 @@
+"""The Prefect server of a command: `PREFECT_API_URL`, else the one of `ml up`, else one started for this command.
+
+Two kinds of server never open the project's database together: those started for commands share a lock, and `ml up`
+holds it alone until its own server is on record. Who waited for that uses the server on record. Commands start theirs
+one after the other.
+"""
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from ondol.config.settings import Settings
+from ondol.errors import UserError
+from ondol.orchestration.asgi import SETTING
+from ondol.orchestration.environment import prefect_database
+from ondol.orchestration.guard import Child, free_port
+from ondol.orchestration.health import answers, call_prefect
+from ondol.orchestration.processes import running
+from ondol.redaction import show_uri
+from ondol.storage.files import sole
+from ondol.storage.sqlite import check_database
+
+if TYPE_CHECKING:
+    import httpx
+
+START_SECONDS = 120.0
+PREFECT_REMEDY = (
+    "bring it back from a backup, or move it away, with `prefect.db-wal` and `prefect.db-shm` beside it, and run the "
+    "command again: the record of past runs is lost then, models and data are not"
+)
+ANSWER_SECONDS = 5.0
+UVICORN = ["-m", "uvicorn", "--lifespan", "on", "--factory"]
+PREFECT = [*UVICORN, "ondol.orchestration.asgi:prefect"]
+EMBEDDED = {
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+}
+
+
+class Server:
+    """A Prefect server that is starting or running."""
+
+    def __init__(
+        self, child: Child | None, url: str, patience: float = START_SECONDS, turn: IO[str] | None = None
+    ) -> None:
+        """Wrap the process, None where the server is not this command's.
+
+        Args:
+            child: The process.
+            url: The address of its API.
+            patience: How many seconds it may start.
+            turn: A file whose lock is to be let go once it has started.
+        """
+        self.child = child
+        self.url = url
+        self.patience = patience
+        self.turn = turn
+        self.ours = True
+
+    def wait(self) -> None:
+        """Wait until it answers, and see that it lets us in.
+
+        Raises:
+            UserError: it ended, did not answer in time, or wants other credentials.
+        """
+        deadline = time.monotonic() + self.patience
+        while not self._answers():
+            late = time.monotonic() > deadline
+            if late or (self.child is not None and not self.child.alive()):
+                raise UserError(self._silence())
+            time.sleep(0.05)
+        self.end_turn()
+        if refusal := refusal_of(call_prefect("GET", f"{self.url}/admin/version", ANSWER_SECONDS), self.url):
+            raise UserError(refusal)
+
+    def end_turn(self) -> None:
+        """Let the next command start its server."""
+        if self.turn is not None:
+            self.turn.close()
+
+    def _silence(self) -> str:
+        """Return in a sentence that it does not answer."""
+        if self.child is not None:
+            check_database(prefect_database(), PREFECT_REMEDY, thorough=True)
+            return f"The embedded Prefect server did not start ({self.child.tail()}): see {self.child.log}."
+        return f"No Prefect server answers at PREFECT_API_URL = {show_uri(self.url)}: start it or unset the variable."
+
+    def _answers(self) -> bool:
+        if self.child is not None:
+            return answers(f"{self.url}/health")  # much cheaper, while it starts
+        answer = call_prefect("GET", f"{self.url}/health", ANSWER_SECONDS)
+        return answer is not None and answer.status_code < 500
+
+
+def refusal_of(answer: "httpx.Response | None", url: str) -> str:
+    """Return in a sentence why Prefect refuses us, by credentials or Host, where its answer says so, else nothing."""
+    if answer is None or answer.status_code not in (401, 403, 421):
+        return ""
+    if answer.status_code == 421:
+        name = show_uri(url)
+        return f"The Prefect server at {name} does not answer under this name: where it runs, add it to {SETTING}."
+    return (
+        f"The Prefect server at {show_uri(url)} refuses us ({answer.status_code}): set PREFECT_API_AUTH_STRING, or "
+        "PREFECT_API_KEY, to what it takes."
+    )
+
+
+@contextmanager
+def prefect_server(settings: Settings) -> Iterator[Server]:
+    """Yield a server that is starting, so that imports can go on meanwhile; stop it at the end if it is ours.
+
+    Must be entered before Prefect is imported.
+    """
+    given = os.environ.get("PREFECT_API_URL")
+    server = Server(None, given, patience=0) if given else _find_or_embed(settings)
+    server.ours = not given  # only this project uses it
+    os.environ["PREFECT_API_URL"] = server.url
+    try:
+        yield server
+    finally:
+        if server.child is None or server.child.alive():
+            _flush()
+        if not given:
+            del os.environ["PREFECT_API_URL"]
+        if server.child is not None:
+            server.child.stop()
+        server.end_turn()
+
+
+@contextmanager
+def no_embedded_server(settings: Settings) -> Iterator[None]:
+    """Keep commands from starting servers on the project's database, while `ml up` starts the one for all.
+
+    Raises:
+        UserError: a command has one.
+    """
+    complaint = "An `ml` command is at work here with a Prefect server of its own: wait until it ends."
+    with sole(_lock_path(settings), complaint):
+        yield
+
+
+def _lock_path(settings: Settings) -> Path:
+    return settings.home / "prefect" / "server.lock"
+
+
+def _find_or_embed(settings: Settings) -> Server:
+    """Return the server of `ml up`, or start one; it holds its share of the lock until it has ended itself."""
+    path = _lock_path(settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    turn = path.with_name("start.lock").open("a")
+    fcntl.flock(turn, fcntl.LOCK_EX)  # two that make the database's tables at once fail
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # waits while `ml up` starts a server
+        if ours := running(settings, "prefect"):
+            turn.close()
+            return Server(None, f"{ours.address}/api")
+        return _embed(settings, lock, turn)
+
+
+def _embed(settings: Settings, lock: IO[str], turn: IO[str]) -> Server:
+    """Start a server on the project's own database."""
+    check_database(prefect_database(), PREFECT_REMEDY)
+    port = free_port()
+    command = [sys.executable, *PREFECT, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    log = settings.home / "logs" / "prefect-server.log"
+    child = Child(command, os.environ | EMBEDDED, settings.root, log, held=[lock.fileno()])
+    return Server(child, f"http://127.0.0.1:{port}/api", turn=turn)
+
+
+def _flush() -> None:
+    """Send the logs and events that are still queued, before the server goes."""
+    if "prefect" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.instance().drain()
+    EventsWorker.drain_all()

@@ -1,0 +1,125 @@
+"""Keeps one background process running: starts it again when it dies, bounds its log, and takes all it started along.
+
+Run as `python -m ondol.orchestration.supervisor LOG RESTARTS COMMAND …` by `ml up`, in a session of its own.
+"""
+
+import codecs
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from ondol.orchestration.guard import adopt_orphans, end_group, end_orphans
+from ondol.storage.audit import utc_now
+from ondol.storage.files import write_json
+from ondol_serving.printable import printable
+
+LOG_BYTES = 5_000_000  # of the file written to and of the one before it: ten million in all
+FIRST_SECONDS = 20.0  # a process that ends this early by itself, the first time, will not do better the second time
+STEADY_SECONDS = 60.0
+MOST_SECONDS = 30.0
+
+
+class Log:
+    """A file that is put aside as `NAME.1` when it is full."""
+
+    def __init__(self, path: Path, most: int = LOG_BYTES) -> None:
+        """Append to `path`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.most = path, most
+        self.file = path.open("ab", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        """Add to the file; a full disk loses the line, not the process."""
+        with suppress(OSError, ValueError):  # a file that could not be put aside is closed
+            if self.file.tell() + len(data) > self.most:
+                self.file.close()
+                self.path.replace(self.path.with_name(self.path.name + ".1"))
+                self.file = self.path.open("ab", buffering=0)
+            self.file.write(data)
+
+    def say(self, text: str) -> None:
+        """Add a line of our own."""
+        self.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} keeper: {text}\n".encode())
+
+
+class Keeper:
+    """The loop around one command."""
+
+    def __init__(self, log: Log, restarts: Path, command: Sequence[str]) -> None:
+        """Prepare to run `command`; `restarts` gets how often it was started again, and when last."""
+        self.log, self.restarts, self.command = log, restarts, command
+        self.child: subprocess.Popen[bytes] | None = None
+        self.stopping = threading.Event()
+
+    def run(self) -> int:
+        """Run the command, again and again, until told to stop or the first try fails; return the exit status."""
+        first, pause, count = True, 1.0, 0
+        while not self.stopping.is_set():
+            started = time.monotonic()
+            status = self._once()
+            lasted = time.monotonic() - started
+            if self.stopping.is_set():
+                return 0
+            self.log.say(f"ended with status {status} after {lasted:.0f} s")
+            if first and lasted < FIRST_SECONDS and status >= 0:  # below zero: somebody killed it
+                return status or 1
+            first, pause = False, 1.0 if lasted > STEADY_SECONDS else min(2 * pause, MOST_SECONDS)
+            if not self.stopping.wait(pause):
+                count += 1
+                self._count(count)
+        return 0
+
+    def stop(self, *_: object) -> None:
+        """End the command and the loop; a thread waits, since the main one holds the lock of `Popen.wait`."""
+        self.stopping.set()
+        if self.child is not None and self.child.poll() is None:  # its number may be a stranger's by now
+            threading.Thread(target=end_group, args=(self.child,)).start()
+
+    def _count(self, restarts: int) -> None:
+        with suppress(OSError):  # a full disk
+            write_json(self.restarts, {"count": restarts, "last": utc_now()})
+
+    def _once(self) -> int:
+        self.log.say(f"starts {' '.join(self.command)}")
+        self.child = subprocess.Popen(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert self.child.stdout is not None
+        pump = threading.Thread(target=self._pump, args=(self.child.stdout,), daemon=True)
+        pump.start()
+        if self.stopping.is_set():  # told to stop between the loop's question and the start
+            end_group(self.child)
+        status = self.child.wait()
+        end_orphans()
+        pump.join(timeout=5)
+        return status
+
+    def _pump(self, output: IO[bytes]) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        with output:
+            while data := output.read1(65_536):  # type: ignore[attr-defined]
+                self.log.write(printable(decoder.decode(data)).encode())
+
+
+def main(log: str, restarts: str, *command: str) -> int:
+    """Keep `command` running until SIGTERM or SIGINT."""
+    adopt_orphans()
+    keeper = Keeper(Log(Path(log)), Path(restarts), command)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, keeper.stop)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal may close
+    return keeper.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

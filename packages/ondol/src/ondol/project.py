@@ -1,0 +1,90 @@
+"""The project that a flow works on: its settings, and what belongs to them, opened where it is first used."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ondol.config.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from ondol.contract import Contract
+    from ondol.evaluation.verdicts import Verdicts
+    from ondol.registry.champion import Champion
+    from ondol.registry.tracking import Registry
+    from ondol.snapshots.snapshots import Snapshots
+    from ondol.validation.results import Latest, Validations
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project as the steps of one flow run share it."""
+
+    settings: Settings
+
+    @cached_property
+    def store(self) -> Path:
+        """The store's folder, or the one that mirrors it."""
+        return self.settings.store_path
+
+    @cached_property
+    def contract(self) -> "Contract":
+        """What `model/schema.py` says of the data, without encodings."""
+        from ondol.contract import load_contract
+
+        return load_contract(self.settings)
+
+    @cached_property
+    def snapshots(self) -> "Snapshots":
+        """The tables that were ingested."""
+        from ondol.snapshots.snapshots import Snapshots
+
+        return Snapshots(self.store)
+
+    @cached_property
+    def validations(self) -> "Validations":
+        """The records of validated snapshots, and the quarantined rows."""
+        from ondol.validation.results import Validations
+
+        return Validations(self.store)
+
+    @cached_property
+    def latest(self) -> "Latest":
+        """What each stage made last."""
+        from ondol.validation.results import Latest
+
+        return Latest(self.store)
+
+    @cached_property
+    def registry(self) -> "Registry":
+        """MLflow's runs and registered versions."""
+        from ondol.registry.tracking import Registry
+
+        return Registry(self.settings)
+
+    @cached_property
+    def verdicts(self) -> "Verdicts":
+        """What the gates decided on each version."""
+        from ondol.evaluation.verdicts import Verdicts
+
+        return Verdicts(self.store)
+
+    @property
+    def champion(self) -> "Champion | None":
+        """The version in service, read anew each time: a deployment changes it."""
+        from ondol.registry.champion import read_champion
+
+        return read_champion(self.store)
+
+
+def open_project() -> Project:
+    """Return the project in whose folder this process runs, its store opened.
+
+    Raises:
+        UserError: there is none, or its settings are wrong.
+    """
+    from ondol.storage.reach import open_store
+
+    settings = load_settings()
+    open_store(settings)
+    return Project(settings)

@@ -1,0 +1,168 @@
+"""`champion.json`: the one file that names what serves, replaced in one step and holding the history."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from ondol.config.settings import Settings
+from ondol.errors import UserError
+from ondol.orchestration.alerting import alert, told_path
+from ondol.registry.bundles import Bundle, open_bundle
+from ondol.storage.audit import user_name, utc_now
+from ondol.storage.damage import BACKUP
+from ondol.storage.files import locked, read_json, read_note, read_record, write_bytes, write_json
+from ondol.storage.reach import look_again
+
+ANY = "any bundle"
+NOTHING = {"bundle": None}  # in the file, because a file that is not there for a moment must stop no service
+Action = Literal["deploy", "promote", "rollback", "release"]
+
+
+class Change(BaseModel):
+    """One move of the champion: who, when, from which bundle to which, and why."""
+
+    at: str
+    who: str
+    action: Action
+    before: str | None = Field(alias="from")
+    to: str
+    why: str
+
+    model_config = {"populate_by_name": True}
+
+
+class Champion(BaseModel):
+    """The version in service, the MLflow run that made it, its bundle's folder and digest, and every move so far.
+
+    A version's number says little: another registry begins at 1 again. The run's id is what names a model.
+    """
+
+    version: str
+    run_id: str
+    bundle: str
+    digest: str
+    since: str
+    history: tuple[Change, ...] = ()
+
+    @property
+    def move(self) -> str:
+        """The last move's name, which no other has: times are to the second, and a bundle may be put back."""
+        return f"{len(self.history)} {self.bundle} {self.since}"
+
+
+def read_champion(store: Path) -> Champion | None:
+    """Return the champion of the store, or None where nothing was deployed yet, or it was all taken back.
+
+    Raises:
+        Damaged: the file cannot be read.
+    """
+    path = store / "champion.json"
+    return None if read_json(path) == NOTHING else read_record(path, Champion)
+
+
+def require_champion(store: Path) -> Champion:
+    """Return the champion of the store.
+
+    Raises:
+        UserError: nothing was deployed yet.
+    """
+    champion = read_champion(store)
+    if champion is None:
+        raise UserError("No model is in service yet: `ml run` trains, checks and deploys one.")
+    return champion
+
+
+def version_of(bundle: str) -> str:
+    """Return the version in a bundle's name."""
+    return bundle.rpartition("-")[0]
+
+
+def taken_out(champion: Champion | None, version: str) -> Change | None:
+    """Return the move by hand (rollback or promotion) that ended `version`'s service, unless it was put back since."""
+    moves = [c for c in (champion.history if champion else ()) if version in map(version_of, (c.before or "", c.to))]
+    last = moves[-1] if moves else None
+    return last if last and last.action in ("promote", "rollback") and version_of(last.to) != version else None
+
+
+def served_bundle(store: Path, version: str) -> Bundle:
+    """Return the bundle under which a version served last.
+
+    Raises:
+        UserError: it never did: a bundle that was written but not put into service does not count.
+    """
+    names = [change.to for change in require_champion(store).history if version_of(change.to) == version]
+    if not names:
+        raise UserError(f"Version {version} never served, so it cannot be put back: `ml status` lists those that did.")
+    return open_bundle(store, names[-1])
+
+
+def move_champion(store: Path, bundle: Bundle, action: Action, why: str, expected: str | None = ANY) -> Champion:
+    """Name `bundle` as the one in service and add the move to the history.
+
+    Args:
+        store: The store's folder.
+        bundle: What shall serve.
+        action: What moved it.
+        why: For the history.
+        expected: The bundle that must be in service now, None for none; default: whichever is.
+
+    Raises:
+        UserError: another bundle than `expected` serves.
+    """
+    now = utc_now()
+    with locked(store / "champion.lock", wait=True):
+        old = read_champion(store)
+        before = old.bundle if old else None
+        if expected not in (ANY, before):
+            raise UserError(f"Bundle {before} was put into service meanwhile: run `ml evaluate` against it.")
+        change = Change(at=now, who=user_name(), action=action, before=before, to=bundle.name, why=why)
+        champion = Champion(
+            version=bundle.version,
+            run_id=str(bundle.meta.get("run_id", "")),
+            bundle=bundle.name,
+            digest=bundle.digest,
+            since=now,
+            history=(*(old.history if old else ()), change),
+        )
+        write_champion(store, champion)
+    return champion
+
+
+def restore_champion(store: Path, bundle: Bundle, before: Champion | None) -> None:
+    """Put `before` back, unless something else than `bundle` was put into service since."""
+    with locked(store / "champion.lock", wait=True):
+        look_again(store / "champion.json")
+        now = read_champion(store)
+        if now is not None and now.bundle == bundle.name:
+            write_champion(store, before)
+
+
+def write_champion(store: Path, champion: Champion | None) -> None:
+    """Put `champion`, or the word that nothing serves, in the place of what the file says.
+
+    The backup is written first: where it cannot be written, the champion has not moved.
+    """
+    text = champion.model_dump_json(indent=1, by_alias=True) if champion else json.dumps(NOTHING)
+    for name in (BACKUP, "champion.json"):
+        write_bytes(store / name, f"{text}\n".encode())
+
+
+def alert_new_champion(settings: Settings) -> None:
+    """Alert once that a new version was put into service: at its deploy, or later where that was killed before."""
+    champion = read_champion(settings.store_path)
+    told = told_path(settings)
+    if champion is None or read_note(told) in (champion.move, champion.since):  # the time alone: before 0.3.1
+        return
+    change = champion.history[-1]
+    if change.action == "deploy":
+        instead = f" in place of version {version_of(change.before)}" if change.before else ""
+        what = f"Version {champion.version} was trained and serves{instead}."
+        todo = "`ml status` shows it."
+        if change.before is not None:  # the first version has none before it to go back to
+            todo = '`ml status` shows it; `ml rollback --why "…"` brings the one before back.'
+        alert(settings, "retrained", what, todo, key=f"retrained {champion.move}")
+    with suppress(OSError):  # a full disk: the same alert is not sent twice within `repeat_hours`
+        write_json(told, champion.move)

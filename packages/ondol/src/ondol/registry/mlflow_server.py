@@ -1,0 +1,41 @@
+"""The MLflow server as an ASGI application that refuses requests of foreign web pages.
+
+`uvicorn --factory ondol.registry.mlflow_server:mlflow` starts it.
+"""
+
+import os
+
+from ondol.orchestration.asgi import SameOrigin, read_hosts
+from ondol.storage.sqlite import explain_schema
+
+
+def mlflow() -> SameOrigin:
+    """Return the MLflow server, configured by the variables of `mlflow server`; other hosts are in `ML_PORTS__HOSTS`.
+
+    MLflow's own checks stay, but they let in pages of any port of this machine and names such as 10.example.com.
+    """
+    hosts = read_hosts()
+    from mlflow.server import constants
+
+    environment = os.environ
+    environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = "*"  # ours are stricter, and know the ones of the settings
+    environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(
+        f"{s}://{host}" for host in hosts for s in ("http", "https")
+    )
+    backend = environment["MLFLOW_BACKEND_STORE_URI"]
+    artifacts = environment.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or "mlflow-artifacts:/"
+    environment[constants.BACKEND_STORE_URI_ENV_VAR] = environment[constants.REGISTRY_STORE_URI_ENV_VAR] = backend
+    environment[constants.ARTIFACT_ROOT_ENV_VAR] = artifacts
+    if destination := environment.get("MLFLOW_ARTIFACTS_DESTINATION"):
+        environment[constants.ARTIFACTS_DESTINATION_ENV_VAR] = destination
+        environment[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
+
+    from mlflow.exceptions import MlflowException
+    from mlflow.server.fastapi_app import app
+    from mlflow.server.handlers import initialize_backend_stores
+
+    try:
+        initialize_backend_stores(backend, backend, artifacts)
+    except MlflowException as error:
+        raise SystemExit(explain_schema(str(error), backend, "MLFLOW_BACKEND_STORE_URI") or str(error)) from None
+    return SameOrigin(app, hosts, ("/health", "/version"))

@@ -1,0 +1,1 @@
+"""What is still referenced, and what may be deleted."""

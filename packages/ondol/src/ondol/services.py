@@ -1,0 +1,198 @@
+"""The four that `ml up` runs in the background: how each is started, and how it shows that it is well."""
+
+import os
+import platform
+import runpy
+import sys
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from ondol.config.settings import Settings
+from ondol.errors import UserError
+from ondol.orchestration.asgi import HOSTS
+from ondol.orchestration.environment import prepare
+from ondol.orchestration.health import answers, ask
+from ondol.orchestration.ports import listens
+from ondol.orchestration.processes import LOOPBACK, Record, read_record, run_folder, running, stop
+from ondol.orchestration.recovery import Recovery
+from ondol.orchestration.server import PREFECT, UVICORN, Server
+from ondol.registry.connection import embedded_uri, is_embedded, mlflow_artifacts, prepare_embedded
+from ondol.storage.files import sole, write_bytes
+
+NAMES = ("prefect", "mlflow", "service", "worker")
+STOP_ORDER = ("worker", "service", "mlflow", "prefect")  # Prefect last: it hears what the others say at their end
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+POLL_SECONDS = "2"  # how often the worker asks for runs; Prefect's own default is 10
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a process is started: its command, and what its environment says beside ours."""
+
+    command: list[str]
+    env: dict[str, str]
+
+
+def is_ours(name: str, settings: Settings) -> bool:
+    """Tell whether `ml up` runs it, rather than somebody whose server the environment names."""
+    if name == "prefect":
+        return not os.environ.get("PREFECT_API_URL")
+    return name != "mlflow" or is_embedded(settings)
+
+
+def wanted_port(name: str, settings: Settings) -> int | None:
+    """Return the port that a process has where it is free; the worker has none."""
+    ports = {"prefect": settings.ports.prefect, "mlflow": settings.ports.mlflow, "service": settings.service.port}
+    return ports.get(name)
+
+
+def plan(name: str, settings: Settings, port: int | None, prefect: str) -> Launch:
+    """Return how a process is started on `port`; `prefect` is the address of Prefect's API."""
+    if name == "prefect":
+        return _prefect(settings, str(port))
+    if name == "mlflow":
+        return _mlflow(settings, str(port))
+    if name == "service":
+        return Launch(_ml("serve", "--port", str(port)), {"ML_SERVICE__HOST": LOOPBACK})
+    worker_name(settings)  # made before the worker and we both ask for it
+    return Launch(_ml("worker"), {"PREFECT_API_URL": prefect})
+
+
+@contextmanager
+def only_up(settings: Settings) -> Iterator[None]:
+    """Hold the records' lock.
+
+    Raises:
+        UserError: another `ml up` or `ml down` holds it.
+    """
+    complaint = f"Another `ml up` or `ml down` is at work in {settings.root}: wait until it ends."
+    with sole(run_folder(settings) / "lock", complaint):
+        yield
+
+
+def stop_all(settings: Settings, say: Callable[[str], None] = lambda name: None) -> bool:
+    """Stop what `ml up` started, and nothing else; return whether anything ran.
+
+    Args:
+        settings: Those of the project.
+        say: Gets the name of each process that was stopped.
+
+    Raises:
+        UserError: one does not stop; the others are stopped all the same.
+    """
+    ended, refusals = False, []
+    for name in STOP_ORDER:
+        record = read_record(settings, name)
+        try:
+            if record and stop(settings, record):
+                ended = True
+                say(name)
+        except UserError as error:
+            refusals.append(str(error))
+    if refusals:
+        raise UserError(" ".join(refusals))
+    return ended
+
+
+def is_well(record: Record, settings: Settings, prefect: str, timeout: float = 5.0) -> bool:
+    """Tell whether a process does what it is there for."""
+    if record.name == "worker":
+        return _worker_is_well(record, settings, prefect, timeout)
+    paths = {"prefect": "/api/health", "mlflow": "/health", "service": "/livez"}
+    return answers(f"{record.address}{paths[record.name]}", timeout) and listens(record)
+
+
+def prefect_address(settings: Settings) -> str | None:
+    """Return the address of Prefect's API: the environment's, else that of `ml up`, else None."""
+    record = running(settings, "prefect")
+    return os.environ.get("PREFECT_API_URL") or (f"{record.address}/api" if record else None)
+
+
+def become_worker(settings: Settings) -> None:
+    """Turn this process into the Prefect worker of the project's pool; its runs start in the project's folder.
+
+    Raises:
+        UserError: there is no server to ask, or it does not answer in time; or `[monitor] metrics` is taken.
+    """
+    from ondol.monitoring.exporter import serve_metrics
+
+    prepare(settings)
+    prefect = prefect_address(settings)
+    if prefect is None:
+        raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
+    os.environ["PREFECT_API_URL"] = prefect
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", POLL_SECONDS)
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # its output is a log, and so is that of its runs
+    os.chdir(settings.root)
+    Server(None, prefect).wait()  # it may have been killed together with the worker before this one
+    serve_metrics(settings)
+    name = worker_name(settings)
+    Recovery(settings, prefect, name).start()
+    sys.argv = ["prefect", "worker", "start", "--type", "process", "--pool", settings.project.name, "--name", name]
+    runpy.run_module("prefect", run_name="__main__", alter_sys=True)
+
+
+def worker_name(settings: Settings) -> str:
+    """Return the name of this project's worker on this machine.
+
+    A copy of the project elsewhere has another one, and so has a container on a machine of the same name.
+    """
+    path = settings.home / "worker"
+    if not path.exists():
+        write_bytes(path, uuid.uuid4().hex.encode())
+    mark = zlib.crc32(f"{settings.root} {path.read_bytes().decode(errors='replace')}".encode())
+    return f"worker-{platform.node()}-{mark:08x}"
+
+
+def _prefect(settings: Settings, port: str) -> Launch:
+    command = [sys.executable, *PREFECT, "--host", LOOPBACK, "--port", port, "--log-level", "warning"]
+    env = {
+        "PREFECT__SERVER_FINAL": "1",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,  # in memory, a killed server ends the runs that hold one
+        "PREFECT_SERVER_API_HOST": LOOPBACK,
+        "PREFECT_SERVER_API_PORT": port,
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+        "PREFECT_SERVER_UI_API_URL": "/api",  # of the page's own origin, by whichever name a browser reaches it
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": f"{os.environ['PREFECT_HOME']}/ui",  # else inside the installed package
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": f"{settings.retention.run_days * 86_400:.0f}",
+    }
+    return Launch(command, env | _hosts(settings))
+
+
+def _mlflow(settings: Settings, port: str) -> Launch:
+    prepare_embedded(settings)
+    command = [sys.executable, *UVICORN, "ondol.registry.mlflow_server:mlflow", "--host", LOOPBACK, "--port", port]
+    env = {
+        "MLFLOW_BACKEND_STORE_URI": embedded_uri(settings),
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": mlflow_artifacts(settings).as_uri(),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_TRACKING_URI": "",
+    }
+    return Launch([*command, "--log-level", "warning"], env | _hosts(settings))
+
+
+def _hosts(settings: Settings) -> dict[str, str]:
+    return {HOSTS: ",".join(settings.ports.hosts)}
+
+
+def _ml(*words: str) -> list[str]:
+    return [sys.executable, "-m", "ondol.cli", *words]
+
+
+def _worker_is_well(record: Record, settings: Settings, prefect: str, timeout: float) -> bool:
+    """Tell whether the worker has reported since it was started, and lately."""
+    known = ask(f"{prefect}/work_pools/{settings.project.name}/workers/filter", {}, timeout) or []
+    since = datetime.fromisoformat(record.since)
+    return any(
+        worker["name"] == worker_name(settings)
+        and worker["status"] == "ONLINE"
+        and datetime.fromisoformat(worker["last_heartbeat_time"]) >= since
+        for worker in known
+    )

@@ -1,0 +1,332 @@
+"""Finds how the cells of a table are written: spaces, numbers, markers of missing values, dates."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ondol.config.data import Dialect
+from ondol.ingestion.cells import SPACES, name_markers, number_pattern, read_numbers
+from ondol.setup.dates import ENOUGH, READABLE, describe_standard, find_written, settle_formats, shape
+from ondol.setup.guessing import guess_counted
+from ondol.setup.profiles import TableFormat
+
+# Most likely first: of those that suit as many columns, the first is taken.
+NOTATIONS = ((".", ""), (",", ""), (".", ","), (",", "."), (",", " "), (".", " "), (".", "'"), (",", "'"))
+MARKED = rf"^[+-]?[0-9.,'’{SPACES}]*[0-9][.,'’{SPACES}][0-9.,'’{SPACES}]*([eE][+-]?[0-9]+)?$"
+GROUPED = r"^[+-]?[1-9][0-9]{0,2}([.,][0-9]{3})+$"
+MARKERS = re.compile(
+    r"\W{1,3}|n\W?/?\W?[ad]\W?|none|nil|null|nan|unk|unknown|undefined|missing|blank|empty|\W(blank|empty|na|null|none)\W"
+    r"|not (available|applicable|known|recorded)|#(value!|ref!|div/0!|name\?|num!)|\\n"
+    r"|k\.?a\.?|keine angabe|s\.?o\.?|없음|모름|미상|무응답|결측|해당 ?없음",
+    re.IGNORECASE,
+)
+MOST_MARKERS = 5  # in one column
+MOST_CLASSES = 100
+LEAST_SHARE = 0.1  # of values beside the markers
+SPELLED = {
+    "\t": "tabs",
+    ";": "semicolons",
+    "|": "bars",
+    " ": "spaces",
+    ",": "commas",
+    ".": "points",
+    "'": "apostrophes",
+}
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A column's different texts and how often each is there; the empty ones left out."""
+
+    name: str
+    texts: "pd.Series[str]"
+    counts: "pd.Series[int]"
+
+    def without(self, texts: Sequence[str]) -> "Cells":
+        """Return the column without some texts."""
+        kept = ~self.texts.isin(list(texts))
+        return Cells(self.name, self.texts[kept], self.counts[kept])
+
+
+def drop_repeated_headers(table: pa.Table) -> tuple[pa.Table, list[str]]:
+    """Return the rows of delimited text without those that hold the columns' names, and a sentence on these, if any."""
+    if not all(pa.types.is_string(kind) for kind in table.schema.types):
+        return table, []
+    same = [pc.equal(pc.utf8_trim_whitespace(table.column(name)), name) for name in table.schema.names]
+    header = pc.fill_null(reduce(pc.and_, same), False)
+    count = pc.sum(header).as_py() or 0
+    if not count:
+        return table, []
+    rows = "1 row repeats the header: it is" if count == 1 else f"{count:,} rows repeat the header: they are"
+    return table.filter(pc.invert(header)), [f"{rows} quarantined; remove such lines."]
+
+
+def find_format(
+    table: pa.Table, dialect: Dialect | None, formats: tuple[str, ...] | None, target: str = ""
+) -> TableFormat:
+    """Return how a table is read, as its cells show.
+
+    Args:
+        table: Its columns as their source gave them, those of delimited text as text, as it stands in the file.
+        dialect: How it is written, as far as that is known; what is set in it stays. None where it is not of
+            delimited text.
+        formats: Of its dates, where they are known.
+        target: The column to predict, whose question marks are no class.
+    """
+    types = zip(table.schema.names, table.schema.types, strict=True)
+    cells = [_count(name, table.column(name)) for name, kind in types if pa.types.is_string(kind)]
+    told, notes, doubts = dialect, [], []
+    if dialect is None:
+        doubts = _doubt_markers(cells, formats)
+    else:
+        labels = next((column for column in cells if column.name == target), None)
+        told, doubts = _find_dialect(table, cells, dialect)
+        if "missing" not in dialect.model_fields_set:
+            told = _add(told, {"missing": _find_missing(cells, labels, told, formats)})
+        marks = _count_marks(cells, told, formats)
+        doubts += _doubt_labels(labels, told, marks) if labels else []
+        notes = [*_say(told, table.num_columns), *(_say_marks(name, marks[name]) for name in marks)]
+    columns = [column.without(_markers_of(column, told)) for column in cells]
+    listed = None if formats is None else set(map(shape, formats))
+    dated = [found for c in columns if (found := find_written(c.name, c.texts, c.counts))]
+    dated = [found for found in dated if listed is None or shape(found.fits[0]) in listed]
+    formats, said, unsettled = settle_formats(dated, formats)
+    notes += [*said, *filter(None, (describe_standard(c.name, c.texts, c.counts) for c in columns))]
+    return TableFormat(told, formats, tuple(notes), (*doubts, *unsettled), frozenset(found.name for found in dated))
+
+
+def _find_dialect(table: pa.Table, cells: Sequence[Cells], dialect: Dialect) -> tuple[Dialect, list[str]]:
+    """Return the dialect with what the cells show but for markers, and what is doubtful of it."""
+    known = dialect.model_fields_set
+    found: dict[str, object] = {}
+    doubts: list[str] = []
+    if "trim" not in known and any(_is_padded(table.column(column.name)) for column in cells):
+        found["trim"] = True
+    if not {"decimal", "thousands"} & known:
+        decimal, thousands, doubts = _find_notation(cells, dialect.delimiter)
+        found |= {"decimal": decimal, "thousands": thousands}
+    return _add(dialect, found), doubts
+
+
+def _add(dialect: Dialect, found: dict[str, object]) -> Dialect:
+    """Return the dialect with what is found and differs from the default."""
+    differing = {name: value for name, value in found.items() if value != Dialect.model_fields[name].default}
+    return Dialect.model_validate(dialect.model_dump(exclude_unset=True) | differing)
+
+
+def _markers_of(cells: Cells, dialect: Dialect | None) -> tuple[str, ...]:
+    return name_markers(dialect, "date", cells.name) if dialect is not None else ()
+
+
+def _is_padded(values: pa.ChunkedArray) -> bool:
+    """Return True if a text has spaces around it; around numbers they do not matter."""
+    trimmed = pc.utf8_trim_whitespace(values)
+    padded = pc.and_(pc.not_equal(trimmed, values), pc.not_equal(trimmed, ""))
+    kept = pc.unique(trimmed.filter(pc.fill_null(padded, False)))
+    return bool(pc.any(pc.match_substring_regex(kept, r"[^0-9.,+-]")).as_py())
+
+
+def _count(name: str, values: pa.ChunkedArray) -> Cells:
+    counted = pc.value_counts(pc.utf8_trim_whitespace(values).combine_chunks())
+    texts = counted.field("values").to_pandas().astype("str")
+    there = (texts.notna() & (texts != "")).to_numpy(dtype=bool)
+    return Cells(name, texts[there], pd.Series(counted.field("counts").to_numpy())[there])
+
+
+def _find_notation(cells: Sequence[Cells], delimiter: str | None) -> tuple[str, str, list[str]]:
+    """Return the decimal sign and the separator of thousands that suit most columns, and what is doubtful of them."""
+    columns = [
+        column for each in cells if (column := each.without(find_marker_texts(each))).texts.str.match(MARKED).any()
+    ]
+    fitting = {column.name: [n for n in NOTATIONS if _fits(column, *n)] for column in columns}
+    suited = [column for column in columns if fitting[column.name]]
+    if not suited:
+        return ".", "", []
+    score = {notation: sum(notation in fitting[column.name] for column in suited) for notation in NOTATIONS}
+    best = [notation for notation in NOTATIONS if score[notation] == max(score.values())]
+    for sign, plain, grouped in ((".", (".", ""), (",", ".")), (",", (",", ""), (".", ","))):
+        if best[0] == plain and grouped in best:  # every value suits both, such as 1.234
+            return _settle(sign, plain, grouped, suited, delimiter)
+    return *best[0], []
+
+
+def _fits(cells: Cells, decimal: str, thousands: str) -> bool:
+    """Return True if the values are numbers in a notation, but for so few that these are mistakes."""
+    fits = cells.texts.str.fullmatch(number_pattern(decimal, thousands).removeprefix("^").removesuffix("$"))
+    total = cells.counts.sum()
+    return bool(fits.all() or (total >= ENOUGH and cells.counts[fits].sum() >= READABLE * total))
+
+
+def _settle(
+    sign: str, plain: tuple[str, str], grouped: tuple[str, str], columns: Sequence[Cells], delimiter: str | None
+) -> tuple[str, str, list[str]]:
+    """Choose between a decimal sign and a separator of thousands, which all values suit alike."""
+    marked = pd.concat([c.texts[c.texts.str.contains(sign, regex=False)] for c in columns])
+    if not marked.str.match(GROUPED).all():  # not one of these columns has the sign: another decides
+        return *plain, []
+    whole = pd.concat([c.texts[c.texts.str.fullmatch(r"[+-]?[0-9]+")] for c in columns]).str.lstrip("+-0")
+    small, large = (whole.str.len() <= 3).any(), (whole.str.len() > 3).any()
+    example = str(marked.iloc[0])
+    many = len(marked) >= 20
+    if large:
+        chosen = plain
+    elif small:
+        chosen = grouped if sign == "," or many else plain
+    else:
+        chosen = grouped if sign == "," and delimiter != ";" else plain
+    as_number = example.replace(sign, "" if chosen == grouped else ".")
+    other = grouped if chosen == plain else plain
+    setting = f'decimal = "{other[0]}"' + (f' and thousands = "{other[1]}"' if other[1] else ' and thousands = ""')
+    doubt = f'"{example}" is read as {as_number}, which the data cannot prove: {setting} read it otherwise.'
+    certain = sign == "." and chosen == plain and delimiter != ";"
+    return *chosen, [] if certain or (large and sign == ".") else [doubt]
+
+
+def find_marker_texts(cells: Cells) -> list[str]:
+    """Return the texts of a column that look like markers of a missing value."""
+    return [text for text in cells.texts if MARKERS.fullmatch(text)]
+
+
+def _find_missing(
+    cells: Sequence[Cells], labels: Cells | None, dialect: Dialect, formats: tuple[str, ...] | None
+) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """Return the setting `missing`: a list, or a table where question marks among the classes `labels` are markers."""
+    found = _find_markers(cells, dialect, formats)
+    asked = _find_asked(labels) if labels and labels.name not in found else {}
+    if labels and asked:
+        return {name: tuple(counts) for name, counts in found.items()} | {labels.name: tuple(asked)}
+    total = sum(map(Counter, found.values()), Counter())
+    return tuple(text for text, _ in total.most_common())
+
+
+def _count_marks(
+    cells: Sequence[Cells], dialect: Dialect, formats: tuple[str, ...] | None
+) -> dict[str, dict[str, int]]:
+    """Return by column how often each marker is there, where it means that there is no value."""
+    found = {}
+    for column in cells:
+        markers = _markers_of(column, dialect)
+        held = column.texts.isin(markers)
+        named = isinstance(dialect.missing, dict)
+        if held.any() and (named or _is_readable(column.without(markers), dialect, formats)):
+            found[column.name] = dict(zip(column.texts[held], map(int, column.counts[held]), strict=True))
+    return found
+
+
+def _doubt_markers(cells: Sequence[Cells], formats: tuple[str, ...] | None) -> list[str]:
+    """Return sentences on the columns of a source with types that are texts because of markers alone."""
+    doubts = []
+    for name, counts in _find_markers(cells, Dialect(), formats).items():
+        shown = ", ".join(f'"{text}"' for text in counts)
+        doubts.append(
+            f'"{name}" stays text because of {shown} in {sum(counts.values()):,} rows: without them it is a column '
+            "of numbers or dates; write null there."
+        )
+    return doubts
+
+
+def _find_markers(
+    cells: Sequence[Cells], dialect: Dialect, formats: tuple[str, ...] | None
+) -> dict[str, dict[str, int]]:
+    """Return by column the markers beside which all is numbers, dates or the like, and how often each is there."""
+    found = {}
+    for column in cells:
+        markers = find_marker_texts(column)
+        rest = column.without(markers)
+        signs = all(re.fullmatch(r"\W+", marker) for marker in markers)  # words may be a third class beside two numbers
+        enough = len(rest.texts) >= (2 if signs else 3) and rest.counts.sum() >= min(
+            ENOUGH, LEAST_SHARE * column.counts.sum()
+        )
+        if 0 < len(markers) <= MOST_MARKERS and enough and _is_readable(rest, dialect, formats):
+            told = dict(zip(column.texts, column.counts, strict=True))
+            found[column.name] = {text: int(told[text]) for text in markers}
+    return found
+
+
+def _find_asked(labels: Cells) -> dict[str, int]:
+    """Return the question marks among classes, and how often each is there."""
+    asked = labels.texts[labels.texts.str.fullmatch(r"\?+")]
+    if len(labels.texts) - len(asked) < 2:
+        return {}
+    return {str(text): int(labels.counts[place]) for place, text in asked.items()}
+
+
+def _doubt_labels(labels: Cells, dialect: Dialect, marks: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return a sentence on classes that look like markers of missing labels, where there are others enough.
+
+    Args:
+        labels: The column to predict.
+        dialect: How the table is written.
+        marks: By column the markers that have been found, which the setting that is named keeps.
+    """
+    markers = [text for text in find_marker_texts(labels) if text not in name_markers(dialect, "text", labels.name)]
+    if not markers or len(labels.texts) - len(markers) < 2 or len(labels.texts) > MOST_CLASSES:
+        return []
+    if not isinstance(dialect.missing, dict) and set(markers) <= set(dialect.missing):
+        return []  # of a column of numbers
+    told = dialect.missing if isinstance(dialect.missing, dict) else {name: tuple(marks[name]) for name in marks}
+    kept = told | {labels.name: (*told.get(labels.name, ()), *markers)}
+    setting = ", ".join(f"{_quote(name)} = {_quote(list(texts))}" for name, texts in kept.items())
+    rows = int(labels.counts[labels.texts.isin(markers)].sum())
+    values = f"value{'s' * (len(markers) > 1)} {_quote(markers).strip('[]')}"
+    return [
+        f'"{labels.name}" has the {values} in {rows:,} rows, which may stand for no label: '
+        f"missing = {{ {setting} }} under [data] in config.toml leaves them out."
+    ]
+
+
+def _quote(value: object) -> str:
+    """Return a text, or a list of texts, as TOML has it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _is_readable(cells: Cells, dialect: Dialect, formats: tuple[str, ...] | None) -> bool:
+    """Return True if a column's texts are numbers, dates, durations or truth values."""
+    texts, counts = cells.texts.reset_index(drop=True), cells.counts.reset_index(drop=True)
+    numbers = read_numbers(pa.array(texts, pa.string()), dialect.decimal, dialect.thousands).to_pandas().astype("str")
+    if any(guess_counted(read, counts, formats or ())[0] != "text" for read in (numbers, texts)):
+        return True
+    return formats is None and find_written(cells.name, texts, counts) is not None
+
+
+def _say(dialect: Dialect, columns: int) -> list[str]:
+    """Return sentences that say how a table is read, as far as that is not as usual."""
+    said = []
+    if dialect.encoding != "utf-8":
+        # Any bytes are text of most code pages; Korean and UTF-16 are recognized by their structure.
+        guessed = not dialect.encoding.startswith(("utf", "cp949"))
+        check = ", as far as its letters tell: see whether the names and values below are right" * guessed
+        said.append(f"Its text is encoded as {dialect.encoding.upper()}{check}.")
+    if dialect.delimiter not in (None, ","):
+        said.append(f"Its fields are divided by {SPELLED.get(str(dialect.delimiter), repr(dialect.delimiter))}.")
+    if dialect.skip_lines:
+        lines = "line is" if dialect.skip_lines == 1 else f"{dialect.skip_lines} lines are"
+        said.append(f"Its first {lines} above the table and not read.")
+    if dialect.header is False:
+        said.append(
+            f"It has no header: its columns are called column_1 to column_{columns}, in order "
+            '(header = true under [data] says otherwise, header = ["…", …] names them).'
+        )
+    if dialect.trim:
+        said.append("Spaces around names and values are dropped.")
+    if (dialect.decimal, dialect.thousands) != (".", ""):
+        sign = "comma" if dialect.decimal == "," else "point"
+        groups = f", and {SPELLED.get(dialect.thousands, repr(dialect.thousands))} between thousands" * bool(
+            dialect.thousands
+        )
+        said.append(f"Its numbers have a decimal {sign}{groups}.")
+    return said
+
+
+def _say_marks(name: str, counts: dict[str, int]) -> str:
+    shown = [f'"{text}"' for text in counts]
+    listed = f"{', '.join(shown[:-1])} and {shown[-1]} mean" if len(shown) > 1 else f"{shown[0]} means"
+    rows = sum(counts.values())
+    return f'{listed} in {rows:,} row{"s" * (rows != 1)} of "{name}" that there is no value.'

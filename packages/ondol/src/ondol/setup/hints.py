@@ -1,0 +1,136 @@
+"""What a table's rows say beyond its columns, each with the setting that helps.
+
+Repeats, classes that are alike or rare, numbers that stand for a missing value, times.
+"""
+
+import json
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ondol.contract import Column
+from ondol.setup.marks import find_marks
+from ondol.setup.profiles import Profile
+from ondol.setup.target import Goal
+from ondol.setup.writing import Field
+
+MOST_ROWS = 200_000
+BEYOND_CHANCE = 5.0  # times as many repeats as independent columns would give
+NOTABLE = 0.02  # share of repeats from which they are told
+FEW_ROWS, RARE = 10, 0.02  # of a class; its share of the rows
+MOST_SHOWN = 5
+
+
+def find_hints(
+    profiles: Sequence[Profile], fields: Sequence[Field], goal: Goal, split: str, *, delimited: bool
+) -> list[str]:
+    """Return sentences on what the owner should know, each with its remedy.
+
+    Args:
+        profiles: The columns as they were read.
+        fields: What the contract will say of each, in the same order.
+        goal: What is predicted.
+        split: How rows are held out now: `[split] by`.
+        delimited: Whether the source is delimited text, which `[data] missing` is about.
+    """
+    aim = next(p for p in profiles if p.name == goal.field.name)
+    classes = goal.problem != "regression"
+    said = [*(_hint_variants(aim) if classes else []), *(_hint_rare(aim, fields, split) if classes else [])]
+    said += [hint for pair in zip(profiles, fields, strict=True) for hint in _hint_marks(*pair, delimited)]
+    return [*said, *_hint_repeats(profiles, fields), *_hint_time(fields, split)]
+
+
+def _hint_variants(aim: Profile) -> list[str]:
+    """Name the classes that differ only in case or spaces."""
+    if aim.kind != "text":
+        return []
+    groups: dict[str, list[str]] = defaultdict(list)
+    for label in aim.counts.index.astype("str"):
+        groups[" ".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
+    alike = [", ".join(f'"{label}"' for label in sorted(group)) for group in groups.values() if len(group) > 1]
+    if not alike:
+        return []
+    listed = "; ".join(alike[:MOST_SHOWN]) + ("; …" if len(alike) > MOST_SHOWN else "")
+    return [
+        f'"{aim.name}" has {aim.distinct} classes, of which some differ only in case, width or spaces ({listed}): '
+        f"written alike they would be {len(groups)}. Each stays a class of its own until the source writes them alike."
+    ]
+
+
+def _hint_rare(aim: Profile, fields: Sequence[Field], split: str) -> list[str]:
+    """Say which class has few rows, with the split that helps where there is one."""
+    times, label = int(aim.counts.iloc[-1]), aim.counts.index[-1]
+    share = times / max(aim.present, 1)
+    said = ["few for training and a holdout"] * (times < FEW_ROWS)
+    if share < RARE or said:
+        stratifies = split != "stratified" and not any(field.role == "group" for field in fields)
+        said += ['[split] by = "stratified" in config.toml holds out the same share of each class'] * stratifies
+    shown = f'"{label}"' if isinstance(label, str) else str(label)
+    rows = "1 row has" if times == 1 else f"{times:,} rows have"
+    return [f'Only {rows} the class {shown} of "{aim.name}" ({share:.1%}): {"; ".join(said)}.'] * bool(said)
+
+
+def _hint_marks(profile: Profile, field: Field, delimited: bool) -> list[str]:
+    """Say which numbers or dates of a column probably stand for a missing value, as 9999 among ages."""
+    if field.role == "ignored" or field.kind not in ("number", "integer", "date"):
+        return []
+    counts = profile.counts
+    values = pd.Series(counts.index)
+    dated = field.kind == "date"
+    moments = (values - pd.Timestamp(0, tz=values.dt.tz)).dt.total_seconds() if dated else values
+    marks = find_marks(moments.to_numpy(np.float64), Column(name=field.name, kind=field.kind))
+    rows = int(counts.to_numpy()[marks].sum())
+    if rows < FEW_ROWS or len(counts) - int(marks.sum()) < FEW_ROWS:  # a sign such as -1, 0, 1 is no mark
+        return []
+    texts = [f"{value:%Y-%m-%d}" if dated else f"{value:.15g}" for value in values[marks].sort_values()]
+    listed = json.dumps(texts, ensure_ascii=False)
+    remedy = f"missing = {{ {json.dumps(field.name, ensure_ascii=False)} = {listed} }} under [data] in config.toml"
+    remedy = f"add {remedy}, as the file writes it" if delimited else "leave it empty in the source"
+    return [
+        f'"{field.name}" has {", ".join(texts)} in {rows:,} rows, far from all other values. If that means that there '
+        f"is no value, {remedy}, and run this again."
+    ]
+
+
+def _hint_repeats(profiles: Sequence[Profile], fields: Sequence[Field]) -> list[str]:
+    """Say how many rows repeat others in all columns, where chance does not explain it."""
+    frame = pd.DataFrame({p.name: p.values for p in profiles}).head(MOST_ROWS)
+    names = [field.name for field in fields if field.role != "ignored"]
+    if any(field.role == "id" for field in fields) or len(frame) < 2:
+        return []
+    again = pd.util.hash_pandas_object(frame[names], index=False).duplicated().to_numpy()
+    count, share = int(again.sum()), float(again.mean())
+    if share < NOTABLE or count < BEYOND_CHANCE * _expect_equal(frame[~again], names, len(frame)):
+        return []
+    return [
+        f"{count:,} rows ({share:.1%}) repeat an earlier row in every column. They stay on one side of the split, but "
+        "count as often as they stand there: take them out of the source, or give the column that names a row the "
+        "role id with unique=True in model/schema.py, so that repeats of it are quarantined."
+    ]
+
+
+def _expect_equal(distinct: pd.DataFrame, names: Sequence[str], rows: int) -> float:
+    """Return how many pairs among `rows` rows would be equal if the columns were independent.
+
+    The chance that two rows have the same value in a column is taken from the distinct rows, without bias: repeats of
+    a measurement do not count as a value that is common.
+    """
+    pairs, total = rows * (rows - 1) / 2, max(len(distinct) * (len(distinct) - 1), 1)
+    for name in names:
+        times = distinct[name].value_counts(dropna=False).to_numpy()
+        pairs *= float((times * (times - 1)).sum()) / total
+    return pairs
+
+
+def _hint_time(fields: Sequence[Field], split: str) -> list[str]:
+    """Say that the rows have times, and are not split by them."""
+    time = next((field.name for field in fields if field.role == "time"), None)
+    if time is None or split == "time":
+        return []
+    return [
+        f'The rows have a time, "{time}", but are not held out by it: [split] by = "time" in config.toml '
+        f'(now "{split}") holds out the latest instead, as the model will meet them.'
+    ]

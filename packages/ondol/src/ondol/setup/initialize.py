@@ -1,0 +1,204 @@
+"""Reads the owner's table and drafts its contract: `model/schema.py` and what `config.toml` says of data."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ondol.config.base import Problem
+from ondol.config.data import Dialect
+from ondol.config.settings import FILE_NAME, load_settings
+from ondol.contract.checking import require_known_markers
+from ondol.contract.cleaning import normalize_texts
+from ondol.errors import UserError, nearest
+from ondol.ingestion.sources import Reading, Source, open_source, read_through
+from ondol.setup.dialects import drop_repeated_headers, find_format
+from ondol.setup.hints import find_hints
+from ondol.setup.leakage import find_leaks
+from ondol.setup.placing import (
+    SCHEMA_PATH,
+    Status,
+    apply,
+    compare,
+    edit_config,
+    is_untouched,
+    may_keep_format,
+    read_config,
+)
+from ondol.setup.profiles import Profile, TableFormat, profile_column
+from ondol.setup.roles import Guess, describe_field, guess_roles, use_date_alone
+from ondol.setup.target import Goal, check_problem, set_goal
+from ondol.setup.writing import Field, write_schema
+from ondol_serving.grammar import normalize
+
+MOST_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """What `ml init` found and did.
+
+    Attributes:
+        source: What was read.
+        rows: How many rows the guesses rest on.
+        limited: Whether the source has more rows than were read.
+        target: The column to predict.
+        problem: What kind of prediction it is.
+        reason: How the problem was found.
+        notes: How the table is written, where that is not as usual: sentences.
+        fields: What the schema says of each column, in order.
+        doubts: What the owner should look at: sentences.
+        status: "written", "unchanged" (nothing to change) or "differs" (not written: needs --force).
+        diff: What changes (or would), as a unified diff; empty where there was nothing of the owner's.
+    """
+
+    source: str
+    rows: int
+    limited: bool
+    target: str
+    problem: Problem
+    reason: str
+    notes: tuple[str, ...]
+    fields: tuple[Field, ...]
+    doubts: tuple[str, ...]
+    status: Status
+    diff: str
+
+
+def initialize(root: Path, source: str, target: str, problem: str | None = None, force: bool = False) -> InitReport:
+    """Draft the contract of the table at `source` and write it into the project at `root`.
+
+    Without `force` only a project that still is the sample's is overwritten. On errors nothing is changed.
+
+    Args:
+        root: The project's folder, with `config.toml`.
+        source: A path relative to `root`, or another URI that `ondol.ingestion.sources` reads.
+        target: The name of the column to predict.
+        problem: "binary", "multiclass" or "regression"; None to infer it.
+        force: Whether to overwrite.
+
+    Raises:
+        UserError: the source is no table, or the target cannot be learned.
+    """
+    check_problem(problem)
+    target = normalize(target)
+    config, settings = read_config(root), load_settings(root)
+    kept = may_keep_format(config, source)
+    given = settings.data.dialect if kept else Dialect()
+    formats = settings.data.date_formats if kept and "date_formats" in settings.data.model_fields_set else None
+    opened = open_source(source, Reading(root=root, fetch=settings.fetch, dialect=given, expected=(target,)))
+    dialect: Dialect | None = getattr(opened, "dialect", None)
+    table, limited = read_table(opened, target)
+    require_known_markers(given, table.schema.names)
+    table, repeated = drop_repeated_headers(table) if dialect is not None else (table, [])
+    written = find_format(table, dialect, formats, target)
+    profiles = _profile(table, opened, written)
+    try:
+        goal, fields, doubts = draft(profiles, target, problem)  # type: ignore[arg-type]
+    except UserError as error:
+        raise UserError(" ".join([str(error), *written.doubts])) from None
+    doubts += find_hints(profiles, fields, goal, settings.split.by, delimited=dialect is not None)
+    texts = {
+        SCHEMA_PATH: write_schema(fields),
+        Path(FILE_NAME): edit_config(config, source, target, goal.problem, written),
+    }
+    diff = compare(root, texts)
+    status = apply(root, texts, diff, force or is_untouched(root, config, texts[SCHEMA_PATH]))
+    found = (
+        source,
+        len(table),
+        limited,
+        target,
+        goal.problem,
+        goal.reason,
+        (*written.notes, *note_forms(table, opened)),
+    )
+    return InitReport(*found, tuple(fields), (*repeated, *written.doubts, *doubts), status, diff)
+
+
+def read_table(source: Source, target: str | None = None) -> tuple[pa.Table, bool]:
+    """Return the first million rows or so of `source`, and whether there are more.
+
+    Raises:
+        UserError: it has no column `target`, where one is asked for, or no rows.
+    """
+    return read_through(source, lambda found: _read_head(source, found, target))
+
+
+def _read_head(source: Source, found: Iterator[pa.RecordBatch], target: str | None) -> tuple[pa.Table, bool]:
+    batches: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in found:
+        if target is not None and not batches and target not in batch.schema.names:
+            _refuse_target(source, target, batch.schema.names)
+        if rows >= MOST_ROWS:
+            return pa.Table.from_batches(batches), True
+        batches.append(batch)
+        rows += batch.num_rows
+    if not rows:
+        raise UserError(f'"{source.uri}" has no rows: name a table with rows.')
+    return pa.Table.from_batches(batches), False
+
+
+def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> tuple[Goal, list[Field], list[str]]:
+    """Return the goal, a field for each column, and the doubts."""
+    aim = next(p for p in profiles if p.name == target)
+    goal = set_goal(aim, problem)
+    guesses = use_date_alone(profiles, guess_roles(profiles, target))
+    fields = [goal.field if p is aim else describe_field(p, guesses[p.name]) for p in profiles]
+    if not any(field.role == "feature" for field in fields):
+        raise UserError(f'Besides the target "{target}" no column is left to predict from: add columns.')
+    fates = {p.name: "quarantined where there is a label" for p in profiles if aim.missing and p is not aim}
+    doubts = [
+        *goal.doubts,
+        *(doubt for p in profiles for doubt in _doubt(p, guesses[p.name], fates.get(p.name, "quarantined"))),
+    ]
+    doubts += [f"{alarm.finding}: {alarm.remedy}." for alarm in find_leaks(profiles, fields, target, goal.problem)]
+    return goal, fields, doubts
+
+
+def note_forms(table: pa.Table, source: Source) -> list[str]:
+    """Say which names and texts are not in Unicode's normal form C, in which they are compared."""
+    listed = ", ".join(f'"{name}"' for name in sorted(getattr(source, "renamed", ())))
+    said = [f"Written in decomposed letters (Unicode's NFD), and read in composed ones (NFC): {listed}."] * bool(listed)
+    for field in table.schema:
+        values = table.column(field.name)
+        normal = normalize_texts(values) if pa.types.is_string(field.type) else values
+        if normal is not values and (count := pc.sum(pc.not_equal(normal, values)).as_py()):
+            said.append(
+                f'"{field.name}" has {count:,} value{"s" * (count > 1)} in decomposed letters (Unicode\'s NFD): the '
+                "same text in composed ones (NFC) is the same value."
+            )
+    return said
+
+
+def _profile(table: pa.Table, source: Source, written: TableFormat) -> list[Profile]:
+    typed = bool(getattr(source, "typed", True))
+    return [profile_column(field, table.column(field.name), typed, written) for field in table.schema]
+
+
+def _doubt(profile: Profile, guess: Guess, fate: str) -> list[str]:
+    doubts = [guess.doubt] if guess.doubt else []
+    lost = f"{profile.broken:,} value{'s' * (profile.broken != 1)}"
+    whose = f"{'its row is' if profile.broken == 1 else 'their rows are'} {fate}"
+    if profile.stored_as_text:
+        said = [f"{profile.blanks:,} blank value{'s are' if profile.blanks > 1 else ' is'} missing"] * bool(
+            profile.blanks
+        )
+        said += [f"{lost} cannot be read: {whose}"] * bool(profile.broken)
+        doubts.append(f'"{profile.name}" holds numbers stored as text{": " if said else ""}{", ".join(said)}.')
+    elif profile.broken:
+        doubts.append(f'"{profile.name}" has {lost} that cannot be read as a {profile.kind}: {whose}.')
+    return doubts + ([f'"{profile.name}": {profile.hint}.'] if profile.hint else [])
+
+
+def _refuse_target(source: Source, target: str, names: list[str]) -> None:
+    hint = nearest(target, names) or f" It has: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."
+    dialect = getattr(source, "dialect", None)
+    bare = dialect is not None and dialect.header is False
+    told = (
+        " Its first line looks like a row, not like names (header = true under [data] says otherwise)." if bare else ""
+    )
+    raise UserError(f'"{source.uri}" has no column "{target}".{told}{hint}')

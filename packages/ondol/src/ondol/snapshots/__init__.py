@@ -1,0 +1,1 @@
+"""Immutable tables, named by the digest of their content."""

@@ -1,0 +1,154 @@
+"""The files of snapshots: Parquet, named by the SHA-256 of their bytes."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from ondol.errors import UserError
+from ondol.storage.files import digest_file, publish, scratch
+from ondol.storage.parquet import unify_files, write_rows
+from ondol.storage.reach import fetch, is_published, sizes
+
+ROW = "_row"
+TOLD = ("The snapshot's file", "run `ml ingest --full`")  # what messages call a part, and what makes it again
+_whole: set[tuple[Path, str]] = set()  # files whose bytes this process has held against their digests
+
+
+class Part(BaseModel):
+    """One Parquet file of a snapshot.
+
+    Attributes:
+        digest: The SHA-256 of its bytes.
+        rows: How many rows it holds, the replaced ones too.
+        dropped: Names the file with the numbers of its rows that were replaced; None where there are none.
+        drops: How many these are.
+    """
+
+    digest: str
+    rows: int
+    dropped: str | None = None
+    drops: int = 0
+
+
+def require_whole(path: Path, digest: str | None, what: str, again: str) -> None:
+    """Check that a file is there, and hold its bytes against their SHA-256, once in a process.
+
+    Args:
+        path: The file.
+        digest: The SHA-256; None where the bytes are not to be looked at.
+        what: What messages call it.
+        again: What makes it again.
+
+    Raises:
+        UserError: it is missing, or its bytes are no longer what they were.
+    """
+    if not path.exists():
+        raise _missing(path, what, again)
+    if digest is None or (path, digest) in _whole:
+        return
+    if digest_file(path) != digest:
+        raise UserError(f"{what} {path} was changed or damaged: bring it back, or remove it and {again}.")
+    _whole.add((path, digest))
+
+
+def _missing(path: Path, what: str, again: str) -> UserError:
+    return UserError(f"{what} {path} is missing: bring it back, or {again}.")
+
+
+def _names(part: Part) -> list[str]:
+    return [digest for digest in (part.digest, part.dropped) if digest]
+
+
+class Parts:
+    """The files in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Look into `folder`; nothing is made."""
+        self.folder = folder
+
+    def place(self, digest: str) -> Path:
+        """Return where a file belongs."""
+        return self.folder / f"{digest}.parquet"
+
+    def path(self, digest: str) -> Path:
+        """Return where a file is, to be opened.
+
+        Raises:
+            UserError: it is missing.
+        """
+        path = fetch(self.place(digest))
+        require_whole(path, None, *TOLD)
+        return path
+
+    def has(self, digest: str) -> bool:
+        """Tell whether a file is there."""
+        return is_published(self.place(digest))
+
+    def write(self, batches: Iterable[pa.RecordBatch]) -> Part | None:
+        """Write rows, all of one schema, or find that they are there already; None where there are none."""
+        with self.draft(batches) as made:
+            return self.keep(made) if made else None
+
+    @contextmanager
+    def draft(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Path | None]:
+        """Write rows to a file that is removed again unless it is kept; yield it, None where there are no rows."""
+        with scratch(self.folder / "new.parquet") as made:
+            yield made if write_rows(batches, made) else None
+
+    def keep(self, made: Path) -> Part:
+        """Give a draft its name."""
+        rows = pq.read_metadata(made).num_rows
+        return Part(digest=self._keep(made), rows=rows)
+
+    def drop(self, part: Part, rows: np.ndarray) -> Part:
+        """Return `part` without some more of its rows, given by their numbers in its file."""
+        gone = np.union1d(self.dropped(part), rows)
+        with scratch(self.folder / "new.parquet") as made:
+            pq.write_table(pa.table({ROW: pa.array(gone, pa.int64())}), made, compression="zstd")
+            return part.model_copy(update={"dropped": self._keep(made), "drops": len(gone)})
+
+    def dropped(self, part: Part) -> np.ndarray:
+        """Return the numbers of the rows of a part that were replaced, in order."""
+        if part.dropped is None:
+            return np.empty(0, np.int64)
+        return pq.read_table(self.path(part.dropped)).column(ROW).to_numpy()
+
+    def schema(self, parts: Iterable[Part]) -> pa.Schema:
+        """Return the columns and types that hold the rows of all `parts`."""
+        return unify_files(pq.read_metadata(self.path(part.digest)) for part in parts)
+
+    def verify(self, part: Part) -> None:
+        """Hold a part's bytes against its name, once in a process.
+
+        Raises:
+            UserError: a file is missing, or its bytes are no longer what they were.
+        """
+        for digest in _names(part):
+            require_whole(self.path(digest), digest, *TOLD)
+
+    def require(self, parts: Iterable[Part]) -> None:
+        """Check that all files are there; their bytes are not looked at.
+
+        Raises:
+            UserError: one is missing.
+        """
+        there = {path.stem for path in sizes(self.folder, "*.parquet")}
+        for digest in (digest for part in parts for digest in _names(part)):
+            if digest not in there:
+                raise _missing(self.place(digest), *TOLD)
+
+    def _keep(self, made: Path) -> str:
+        """Give the file at `made` its name."""
+        digest = digest_file(made)
+        place = self.place(digest)
+        if not self.has(digest):
+            publish(made, place)
+        with suppress(OSError):  # wanted anew, it is as good as new for who collects what is old
+            os.utime(place)
+        return digest

@@ -1,0 +1,1 @@
+"""Files, locks, Parquet and remote stores."""

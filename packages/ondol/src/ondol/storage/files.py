@@ -1,0 +1,203 @@
+"""Files that are either whole or absent, whatever kills the process that writes them."""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ondol.errors import UserError
+from ondol.storage.damage import Damaged, explain_damage, explain_os_error
+from ondol.storage.privacy import make_folder, mode_of
+from ondol.storage.reach import uploading
+
+M = TypeVar("M", bound=BaseModel)
+
+TEMPORARY = ".tmp-"
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # of this machine, short and without a hyphen
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_folder(path: Path) -> str:
+    """Return the SHA-256 of a flat folder: what `LC_ALL=C sha256sum * | sha256sum` prints inside it."""
+    files = sorted((p for p in path.iterdir() if p.is_file()), key=lambda p: p.name.encode())
+    lines = "".join(f"{digest_file(p)}  {p.name}\n" for p in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return the SHA-256 of a JSON-able value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@contextmanager
+def scratch(target: Path) -> Iterator[Path]:
+    """Yield an unused path beside `target`, removed again unless it was renamed away."""
+    make_folder(target.parent)
+    sweep(target.parent)
+    path = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{HOST}-{os.getpid()}-", dir=target.parent))
+    try:
+        yield path / target.name
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep(folder: Path, everywhere: bool = False) -> None:
+    """Remove what killed processes left half-written in `folder`, or in all below it."""
+    pattern = f"{TEMPORARY}*"
+    for path in list(folder.rglob(pattern) if everywhere else folder.glob(pattern)):
+        host, _, rest = path.name.removeprefix(TEMPORARY).partition("-")  # a store may be shared by machines
+        owner = rest.partition("-")[0]
+        if host == HOST and owner.isdecimal() and not _alive(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def publish(made: Path, target: Path) -> None:
+    """Flush the file or folder at `made` to disk and rename it to `target` in one step; see `ondol.storage.reach` too.
+
+    It gets the mode that `ondol.storage.privacy.mode_of` says.
+    """
+    mode = mode_of(target)
+    for path in [made, *made.iterdir()] if made.is_dir() else [made]:
+        path.chmod(mode_of(target, folder=True) if path.is_dir() else mode)
+        _sync(path)
+    with uploading(made, target):
+        made.replace(target)
+    _sync(target.parent)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock file at `path`, which the system frees whatever ends the process; yield whether it was got.
+
+    Args:
+        path: The lock file; it holds the number of the process that took the lock last.
+        wait: Whether to wait for another process to let go.
+    """
+    make_folder(path.parent)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
+        yield True
+
+
+@contextmanager
+def sole(path: Path, complaint: str) -> Iterator[None]:
+    """Hold the lock file at `path`, or say at once that another process does.
+
+    Raises:
+        UserError: one does: `complaint`.
+    """
+    with locked(path, wait=False) as mine:
+        if not mine:
+            raise UserError(complaint)
+        yield
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace the file at `path` by `content` in one step."""
+    with scratch(path) as made:
+        made.write_bytes(content)
+        publish(made, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the file at `path` by `value` as JSON in one step."""
+    write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> Any | None:
+    """Return the JSON value in the file at `path`, or None where there is no file.
+
+    Raises:
+        Damaged: the file cannot be read, or is no JSON.
+    """
+    content = read_bytes(path)
+    if content is None:
+        return None
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError; deep nesting is a RecursionError
+        raise explain_damage(path, "it is empty" if not content.strip(b"\0 \n") else "it is no JSON") from None
+
+
+def read_note(path: Path) -> Any | None:
+    """Return the JSON value in a file that only saves a repetition: None also where the file cannot be read."""
+    with suppress(Damaged):
+        return read_json(path)
+    return None
+
+
+def read_record(path: Path, kind: type[M]) -> M | None:
+    """Return the record in the JSON file at `path`, or None where there is no file.
+
+    Raises:
+        Damaged: the file cannot be read, or holds no record of this kind.
+    """
+    value = read_json(path)
+    if value is None and read_bytes(path) is None:
+        return None
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise explain_damage(path, f"{place}: {first['msg']}" if place else first["msg"]) from None
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """Return the bytes of a small file, or None where there is none.
+
+    Raises:
+        Damaged: the file cannot be read, or is a link that leads nowhere.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise explain_damage(path, "it is a link that leads nowhere") from None
+        return None
+    except IsADirectoryError:
+        raise explain_damage(path, "it is a folder") from None
+    except OSError as error:
+        if said := explain_os_error(error):
+            raise said from None
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

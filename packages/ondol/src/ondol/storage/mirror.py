@@ -1,0 +1,188 @@
+"""A store at an address, such as `s3://bucket/prefix`: a folder here that mirrors it, and that may go at any time.
+
+Records (JSON) are brought up to date by `refresh`; what is large and never changes comes when it is opened.
+`.tags.json` says of which state of an object each record here is a copy. The files on which others hang are replaced
+in that state alone, so that of two hosts that change one at once, one is refused.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from ondol.errors import UserError
+from ondol.storage.files import locked, read_json, scratch
+from ondol.storage.objects import ANY, Changed, Object, Objects
+
+CHAMPION = "champion.json"
+DECIDING = (CHAMPION, "loop.json", "snapshots/lines/*.json", "snapshots/mended/*.json", "holdouts/*.json")
+LAST = "meta.json"  # of a bundle's files: with it the bundle is there
+LOG = "log"
+PASSES = 5
+AT_ONCE = 8
+
+
+class Mirror:
+    """One folder and the objects that it mirrors."""
+
+    def __init__(self, folder: Path, objects: Objects) -> None:
+        """Mirror `objects` in `folder`."""
+        self.folder = folder
+        self.objects = objects
+
+    def refresh(self) -> None:
+        """Bring the records that changed, and remove those that are gone."""
+        with self._alone():
+            for _ in range(PASSES):  # what decides may be newer than the list, and name what this lacks
+                if not self._bring_changed():
+                    return
+
+    def look(self, path: Path) -> None:
+        """Bring one record, where it changed."""
+        with self._alone():
+            name, tags = self._name(path), self._tags()
+            about = self.objects.look(name)
+            if about is None:
+                path.unlink(missing_ok=True)
+            elif tags.get(name) != about.tag or not path.exists():
+                self._bring({name: about})
+                self._keep(tags | {name: about.tag})
+
+    def fetch(self, path: Path) -> None:
+        """Bring a file that never changes, where it is not here."""
+        if not path.exists():
+            self.bring(self._name(path))
+
+    def fetch_folder(self, path: Path) -> None:
+        """Bring all files of a folder anew: what is here of it is not whole."""
+        found = self.objects.list(self._name(path))
+        self._bring(found)
+        if not found:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def has(self, path: Path) -> bool:
+        """Tell whether a file is in the store."""
+        return self.objects.look(self._name(path)) is not None
+
+    def drop(self, path: Path) -> None:
+        """Remove a file, or a folder: the file that makes it one first."""
+        name = self._name(path)
+        names = list(self.objects.list(name)) if path.is_dir() else [name]
+        for one in sorted(names, key=lambda n: not n.endswith(f"/{LAST}")):
+            self.objects.delete(one)
+
+    def sizes(self, folder: Path, pattern: str, until: float) -> dict[Path, int]:
+        """Return the sizes of the files in a folder of the store that match and are not known to be younger."""
+        found = self.objects.list(self._name(folder))
+        old = {self.folder / n: about.size for n, about in found.items() if (about.modified or 0) <= until}
+        return {path: size for path, size in old.items() if path.parent == folder and path.match(pattern)}
+
+    @contextmanager
+    def uploading(self, made: Path, target: Path) -> Iterator[None]:
+        """Upload what is to be at `target`, and then let the block put it there.
+
+        Raises:
+            UserError: the store cannot be written, or another host changed what decides.
+        """
+        name = self._name(target)
+        if is_record(name):
+            with self._alone():
+                tags = self._tags()
+                tag = self._replace(name, made.read_bytes(), tags.get(name))
+                yield
+                self._keep(tags | {name: tag})
+            return
+        if not made.is_dir():
+            self.objects.put_file(name, made)
+            yield
+            return
+        for file in sorted(made.iterdir(), key=lambda p: (p.name == LAST, p.name)):
+            self.objects.put_file(f"{name}/{file.name}", file)
+        with self._alone():
+            shutil.rmtree(target, ignore_errors=True)  # its records alone, or it was no longer in the store
+            yield
+            made_now = {n: about.tag for n, about in self.objects.list(name).items() if is_record(n)}
+            self._keep(self._tags() | made_now)
+
+    def _replace(self, name: str, content: bytes, tag: str | None) -> str:
+        try:
+            return self.objects.put(name, content, tag if is_deciding(name) else ANY)
+        except Changed:
+            place = f"{self.objects.address}/{name}"
+            raise UserError(f"{place} was changed by another host meanwhile: run the command again.") from None
+
+    def _bring_changed(self) -> bool:
+        """Make the records those of the store; return whether one changed that names others."""
+        found = {name: about for name, about in self.objects.list().items() if is_record(name)}
+        tags = self._tags()
+        changed = {n: o for n, o in found.items() if tags.get(n) != o.tag or not (self.folder / n).exists()}
+        self._bring({name: about for name, about in changed.items() if name != CHAMPION})
+        self._bring({name: about for name, about in changed.items() if name == CHAMPION})
+        for name in self._records() - found.keys():
+            (self.folder / name).unlink(missing_ok=True)
+        if changed or tags.keys() != found.keys():
+            self._keep({name: about.tag for name, about in found.items()})
+        return any(map(is_deciding, changed))
+
+    def _bring(self, objects: dict[str, Object]) -> None:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(self.bring, objects, objects.values()))
+
+    def bring(self, name: str, about: Object | None = None) -> None:
+        """Copy an object here whole, with the time of its last change; nothing where there is none."""
+        path = self.folder / name
+        with scratch(path) as made:
+            if not self.objects.get(name, made):
+                return
+            if about and about.modified:
+                os.utime(made, (about.modified, about.modified))
+            if name == CHAMPION:
+                self._bring_bundle(_bundle_in(made))
+            made.replace(path)
+
+    def _bring_bundle(self, bundle: str | None) -> None:
+        """Bring what the champion's bundle lacks here, before the file that names it: a service may be waiting."""
+        found = self.objects.list(f"bundles/{bundle}") if bundle else {}
+        self._bring({name: about for name, about in found.items() if not (self.folder / name).exists()})
+
+    def _records(self) -> set[str]:
+        return {name for name in map(self._name, self.folder.rglob("*.json")) if is_record(name)}
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _tags(self) -> dict[str, str]:
+        return read_json(self.folder / ".tags.json") or {}
+
+    def _keep(self, tags: dict[str, str]) -> None:
+        with scratch(self.folder / ".tags.json") as made:
+            made.write_text(json.dumps(tags), encoding="utf-8")
+            made.replace(self.folder / ".tags.json")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the records of this folder: another process of this host may refresh or write them too."""
+        with locked(self.folder / ".lock", wait=True):
+            yield
+
+
+def _bundle_in(champion: Path) -> str | None:
+    """Return the bundle that a champion's file names; one that is damaged, which its readers refuse, names none."""
+    try:
+        return str(json.loads(champion.read_bytes())["bundle"] or "") or None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def is_record(name: str) -> bool:
+    """Tell whether an object is a small file that is kept up to date."""
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return name.endswith(".json") and not name.startswith(f"{LOG}/") and not hidden
+
+
+def is_deciding(name: str) -> bool:
+    """Tell whether an object names others, and is written in the state alone in which it was read."""
+    return any(PurePosixPath(name).match(pattern) and name.count("/") == pattern.count("/") for pattern in DECIDING)

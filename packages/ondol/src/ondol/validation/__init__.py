@@ -1,0 +1,1 @@
+"""Valid and quarantined rows, their correction, and leakage."""

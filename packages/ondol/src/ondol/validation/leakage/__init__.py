@@ -1,0 +1,1 @@
+"""Leakage: columns that give the target away, and held-out rows that resemble training rows."""

@@ -1,0 +1,161 @@
+"""Validation: the rows of a snapshot that break the contract go to quarantine, each with its reasons."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from ondol.config.settings import Settings
+from ondol.contract import (
+    Checked,
+    Checks,
+    Column,
+    Contract,
+    check_rows,
+    clean,
+    load_checks,
+    load_contract,
+    require_columns,
+)
+from ondol.contract.cleaning import clean_column
+from ondol.contract.uniqueness import find_repeats, hash_rows, unique_sets
+from ondol.errors import UserError
+from ondol.orchestration.artifacts import publish_markdown, publish_table
+from ondol.orchestration.naming import SHORT
+from ondol.orchestration.progress import say, track
+from ondol.project import Project
+from ondol.snapshots.blocks import Block
+from ondol.snapshots.snapshots import Snapshots
+from ondol.storage.files import digest_file, digest_json
+from ondol.validation.results import Latest, Validation, Validations
+
+GRAMMAR = 2  # raised whenever the same cells are read as other values
+SAID = 5  # reasons that the run's log names
+CHECKED = "check"  # under which the validation that was looked at last is noted, also where its share is refused
+
+
+def validate_rows(project: Project, snapshot: str) -> Validation:
+    """Return the validation of a snapshot, made unless this contract has judged it before."""
+    return judge(project.settings, project.snapshots.get(snapshot).digest)
+
+
+def judge(settings: Settings, digest: str) -> Validation:
+    """Return the validation of a snapshot, made unless it is there, and note that it is the one looked at last."""
+    name, validations = validation_id(settings, digest), Validations(settings.store_path)
+    known = validations.find(name) if validations.has_rows(name) else None
+    found = known or validate_snapshot(settings, digest, name)
+    Latest(settings.store_path).set(CHECKED, found.id)
+    return found
+
+
+def validation_id(settings: Settings, digest: str) -> str:
+    """Name the pair of a snapshot and the contract as it stands now."""
+    schema = digest_file(settings.root / "model" / "schema.py")
+    said = [schema, settings.data.target, settings.data.problem, settings.data.date_formats, GRAMMAR]
+    contract = digest_json(said)
+    return f"{digest[:SHORT]}-{contract[:SHORT]}"
+
+
+def validate_snapshot(settings: Settings, digest: str, name: str) -> Validation:
+    """Check every row of a snapshot, a row group at a time, and write the quarantine and the record."""
+    contract, snapshots = load_contract(settings), Snapshots(settings.store_path)
+    schema = snapshots.schema(digest)
+    require_columns(schema.names, contract.used)
+    checks = load_checks()
+    repeats = _find_repeats(snapshots, digest, contract, checks)
+    counts: Counter[str] = Counter()
+    rows = bad = unlabelled = 0
+    with Validations(settings.store_path).quarantine(name, schema) as quarantine:
+        for block in track(snapshots.blocks(digest), "rows checked", snapshots.get(digest).rows):
+            checked, bare = _check_block(block, contract, checks, repeats).without_unlabelled(contract.target)
+            unlabelled += len(bare)
+            if len(checked.reasons):
+                numbers = checked.bad
+                failed = checked.reasons["column"] + ": " + checked.reasons["check"]
+                counts.update(failed.value_counts(sort=False).to_dict())
+                quarantine.add(block.read_alike().take(pa.array(numbers)), block.start + numbers, checked.sentences())
+                bad += len(numbers)
+            rows += block.rows
+        counted = {"rows": rows, "bad": bad, "unlabelled": unlabelled, "reasons": dict(counts.most_common())}
+        return quarantine.finish(Validation(id=name, snapshot=digest, **counted))
+
+
+def _find_repeats(
+    snapshots: Snapshots, digest: str, contract: Contract, checks: Checks
+) -> dict[tuple[str, ...], np.ndarray]:
+    """Return for each set of columns that must be unique the numbers of the rows that repeat an earlier one.
+
+    Rows without a label repeat nothing and are not repeated.
+    """
+    sets = {
+        names: [contract.column(name) for name in names]
+        for names in unique_sets(checks, [c.name for c in contract.used])
+    }
+    require_columns(snapshots.schema(digest).names, [column for columns in sets.values() for column in columns])
+    if not sets:
+        return {}
+    labelled = list(_find_labels(snapshots, digest, contract))
+    numbers = np.flatnonzero(np.concatenate(labelled))
+    found = {}
+    for names, columns in sets.items():
+        blocks = zip(hash_blocks(snapshots, digest, columns), labelled, strict=True)
+        found[names] = numbers[find_repeats(hashes if mask.all() else hashes[mask] for hashes, mask in blocks)]
+    return found
+
+
+def hash_blocks(snapshots: Snapshots, digest: str, columns: Sequence[Column]) -> Iterator[np.ndarray]:
+    """Yield hashes of what a snapshot's rows hold in `columns`, a row group at a time."""
+    for block in snapshots.blocks(digest):
+        yield hash_rows(clean(block.read([c.name for c in columns]), columns)[0])
+
+
+def _find_labels(snapshots: Snapshots, digest: str, contract: Contract) -> Iterator[np.ndarray]:
+    """Yield which of a snapshot's rows have a label, be it one that cannot be read, a row group at a time."""
+    for block in snapshots.blocks(digest):
+        values, unreadable = clean_column(block.read([contract.target]).column(contract.target), contract.target_column)
+        yield values.notna().to_numpy() | unreadable
+
+
+def _check_block(
+    block: Block, contract: Contract, checks: Checks, repeats: Mapping[tuple[str, ...], np.ndarray]
+) -> Checked:
+    """Check the rows of one block; rows are numbered from its start."""
+    checked = check_rows(block.read([c.name for c in contract.used]), contract.used, checks)
+    for names, rows in repeats.items():
+        first, last = np.searchsorted(rows, [block.start, block.start + block.rows])
+        checked = checked.with_repeats(names, rows[first:last] - block.start)
+    return checked
+
+
+def check_bad_share(project: Project, validation: Validation) -> None:
+    """Check that no more rows are bad than `max_bad_share` allows.
+
+    Raises:
+        UserError: more are; says which columns and checks.
+    """
+    if not validation.judged:
+        raise UserError(
+            f'None of the {validation.rows:,} rows has a value of the target "{project.contract.target}": there is '
+            "nothing to learn from; wait for labels, or name another target."
+        )
+    settings = project.settings
+    if validation.bad_share <= settings.data.max_bad_share and validation.bad < validation.judged:
+        return
+    worst = "; ".join(f"{reason} ({count:,} rows)" for reason, count in list(validation.reasons.items())[:5])
+    where = settings.show(project.validations.find_rows(validation.id))
+    raise UserError(
+        f"{validation.bad:,} of {validation.judged:,} rows ({validation.bad_share:.1%}) break the contract, more than "
+        f"max_bad_share = {settings.data.max_bad_share:.0%} allows: {worst}. They are in {where}: mend the data or "
+        "model/schema.py."
+    )
+
+
+def report(validation: Validation) -> None:
+    """Show in the log and in the Prefect UI how many rows were kept and why others were not."""
+    say(f"{validation.rows - validation.bad:,} rows keep the contract, {validation.bad:,} are quarantined.")
+    for reason, rows in list(validation.reasons.items())[:SAID]:
+        say(f"{rows:,} rows are quarantined by {reason}.")
+    publish_markdown("validation", f"**{validation.describe()}**.")
+    if validation.reasons:
+        publish_table("quarantine", [{"reason": reason, "rows": n} for reason, n in validation.reasons.items()])
