@@ -36,12 +36,12 @@ INGEST = """
 import sys
 from ondol.contract import load_contract
 from ondol.ingestion.ingest import snapshot_source
-from ondol.config.settings import load_settings
+from ondol.config import load_settings
 
 settings = load_settings()
 assert snapshot_source(settings, load_contract(settings)).rows == int(sys.argv[2])
 """
-IMPORTS = "import ondol.ingestion.ingest, ondol.contract, ondol.config.settings, model.schema"
+IMPORTS = "import ondol.ingestion.ingest, ondol.contract, ondol.config, model.schema"
 SIDES = {"pyarrow": PLAIN, "pyarrow whole": WHOLE, "ingest": INGEST}
 
 

@@ -25,7 +25,7 @@ GOAL_SECONDS, GOAL_MEGABYTES = 20.0, 1024.0
 ANSWERS = """
 import json, sys
 from pathlib import Path
-from ondol.deployment.bundling import json_rows
+from ondol.deployment.bundle import json_rows
 from ondol.contract import typed
 from ondol.deployment.predict import choose_bundle
 from ondol.evaluation.scoring import Scorer

@@ -21,7 +21,7 @@ GOAL_MEGABYTES, GOAL_RATIO = 1536.0, 12.0
 LEARNED_ROWS = 20_000
 VALIDATE = """
 import sys
-from ondol.config.settings import load_settings
+from ondol.config import load_settings
 from ondol.snapshots.snapshots import Snapshots
 from ondol.validation.validate import validate_snapshot
 

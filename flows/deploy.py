@@ -17,11 +17,10 @@ from ondol.deployment.deploy import (
     smoke_test,
 )
 from ondol.deployment.smoke import smoke_service
-from ondol.orchestration.naming import name_run
-from ondol.orchestration.stage import stage, task
+from ondol.orchestration.stage import name_run, stage, task
 from ondol.project import open_project
 from ondol.registry.champion import alert_new_champion
-from ondol.registry.tracking import repair_alias
+from ondol.registry.registry import repair_alias
 
 
 @stage(timeout_hours=3)

@@ -1,8 +1,7 @@
 """Evaluate: candidate and champion are scored on the same held-out rows, and the gates decide."""
 
 from ondol.evaluation.evaluate import check_gates, find_verdict, judge_candidate, log_verdict, score_holdout
-from ondol.orchestration.naming import name_run
-from ondol.orchestration.stage import stage, task
+from ondol.orchestration.stage import name_run, stage, task
 from ondol.project import open_project
 
 

@@ -1,8 +1,7 @@
 """Ingest: the source becomes a snapshot."""
 
 from ondol.ingestion.ingest import read_source, report
-from ondol.orchestration.naming import name_run
-from ondol.orchestration.stage import stage, task
+from ondol.orchestration.stage import name_run, stage, task
 from ondol.project import open_project
 from ondol.validation.corrections import apply_corrections
 

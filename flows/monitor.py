@@ -1,9 +1,18 @@
 """Monitor: the predictions since the last window are compared with the reference; drift asks for training."""
 
-from ondol.monitoring.monitor import compare, decide, log_report, measure_performance, report, save_window, send_pending
-from ondol.monitoring.watching import only_monitor, open_watch, window_end
-from ondol.orchestration.naming import name_run
-from ondol.orchestration.stage import stage, task
+from ondol.monitoring.monitor import (
+    compare,
+    decide,
+    log_report,
+    measure_performance,
+    only_monitor,
+    open_watch,
+    report,
+    save_window,
+    send_pending,
+    window_end,
+)
+from ondol.orchestration.stage import name_run, stage, task
 from ondol.project import open_project
 from ondol.storage.reach import refresh
 

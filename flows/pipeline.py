@@ -7,8 +7,7 @@ from flows.train import train
 from flows.validate import validate
 from ondol.deployment.smoke import smoke_service
 from ondol.evaluation.evaluate import summarize
-from ondol.orchestration.naming import name_run
-from ondol.orchestration.stage import stage, task
+from ondol.orchestration.stage import name_run, stage, task
 from ondol.project import open_project
 
 

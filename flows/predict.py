@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from ondol.deployment.outputs import require_destination
-from ondol.deployment.predict import choose_bundle, predict_rows, report
-from ondol.orchestration.naming import name_run
-from ondol.orchestration.stage import stage, task
+from ondol.deployment.predict import choose_bundle, predict_rows, report, require_destination
+from ondol.orchestration.stage import name_run, stage, task
 from ondol.project import open_project
 from ondol.storage.reach import refresh
 

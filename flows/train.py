@@ -1,9 +1,8 @@
 """Train: a candidate for the service is fitted on validated rows."""
 
-from ondol.orchestration.naming import name_run
-from ondol.orchestration.stage import stage, task
+from ondol.orchestration.stage import name_run, stage, task
 from ondol.project import open_project
-from ondol.registry.tracking import repair_alias
+from ondol.registry.registry import repair_alias
 from ondol.training.train import check_leakage, find_version, fit, load_rows, register, train_key
 
 

@@ -1,7 +1,6 @@
 """Validate: the rows of a snapshot that break the contract go to quarantine."""
 
-from ondol.orchestration.naming import name_run
-from ondol.orchestration.stage import stage, task
+from ondol.orchestration.stage import name_run, stage, task
 from ondol.project import open_project
 from ondol.validation.validate import check_bad_share, report, validate_rows
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ondol.contract import Contract
-from ondol.deployment.bundling import json_rows
+from ondol.deployment.bundle import json_rows
 from ondol.evaluation.scoring import Scorer
 from ondol.ingestion.sample import generate
 from ondol.registry.bundles import Bundle

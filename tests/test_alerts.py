@@ -14,8 +14,8 @@ import pytest
 from service_server import mount_disk
 
 from ondol.cli.champion import roll_back
-from ondol.config.settings import Settings, load_settings
-from ondol.orchestration.alerting import REFUSED_DAYS, alert, deliver, refused, waiting
+from ondol.config import Settings, load_settings
+from ondol.orchestration.alerts import REFUSED_DAYS, alert, deliver, refused, waiting
 from ondol.orchestration.guard import free_port
 from ondol.registry.bundles import Bundle
 from ondol.registry.champion import alert_new_champion, move_champion
@@ -359,6 +359,6 @@ def test_rollback_does_not_need_the_receiver() -> None:
 
     from template_support import REPOSITORY, repository_environment
 
-    code = "import sys, ondol.orchestration.alerting; assert not {'prefect', 'mlflow'} & set(sys.modules)"
+    code = "import sys, ondol.orchestration.alerts; assert not {'prefect', 'mlflow'} & set(sys.modules)"
     assert roll_back.__module__ == "ondol.cli.champion"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=repository_environment(), check=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ondol.config.settings import load_settings
+from ondol.config import load_settings
 from ondol.errors import UserError
 from ondol.orchestration import asgi
 from ondol.orchestration.asgi import SameOrigin

@@ -17,17 +17,15 @@ import pytest
 from template_support import repository_environment
 
 from ondol.cli.checkup import find_damage
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.errors import UserError
-from ondol.evaluation.verdict import Verdict
-from ondol.evaluation.verdicts import Record, Verdicts
-from ondol.monitoring.loop import change_loop
+from ondol.evaluation.verdicts import Record, Verdict, Verdicts
+from ondol.monitoring.retraining import change_loop
 from ondol.registry.bundles import write_bundle
 from ondol.registry.champion import move_champion, read_champion
-from ondol.registry.connection import ARTIFACT_ROOT, connect, embedded_uri, mlflow_database, prepare_embedded
+from ondol.registry.registry import ARTIFACT_ROOT, connect, embedded_uri, mlflow_database, prepare_embedded
 from ondol.snapshots.snapshots import Snapshots
-from ondol.storage.damage import explain_os_error
-from ondol.storage.files import write_json
+from ondol.storage.files import explain_os_error, write_json
 from ondol.storage.sqlite import check_database, explain_schema
 from ondol.validation.results import Latest, Validation, Validations
 
@@ -278,8 +276,8 @@ def test_address_with_a_password_is_not_shown() -> None:
 CONNECT = """
 import sys
 from pathlib import Path
-from ondol.registry.connection import connect
-from ondol.config.settings import load_settings
+from ondol.registry.registry import connect
+from ondol.config import load_settings
 connect(load_settings(Path(sys.argv[1]))).search_experiments()
 """
 

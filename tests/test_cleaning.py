@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from ondol.config.settings import load_settings
+from ondol.config import load_settings
 from ondol.contract import Column, describe, fit_encodings
 from ondol.contract.cleaning import clean_column, to_required
 from ondol.errors import UserError

@@ -52,9 +52,8 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from ondol.contract import Column, Contract, Encoding, encode
-from ondol.deployment.convert import compile_model
+from ondol.deployment.onnx import compile_model, floor_to_float32, prepare_copy
 from ondol.deployment.parity import check_parity
-from ondol.deployment.prepare import floor_to_float32, prepare_copy
 from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer
 
@@ -317,7 +316,7 @@ def test_thresholds_must_be_floored_to_float32_and_are(column, monkeypatch):
     model, contract, frame = hard_thresholds()
     rows = frame if column == "near 1e8" else at_thresholds(model, contract, frame, column)
     assert gap(model, contract, rows) <= 1e-6
-    monkeypatch.setattr("ondol.deployment.prepare._floor_thresholds", lambda boosting: None)
+    monkeypatch.setattr("ondol.deployment.onnx._floor_thresholds", lambda boosting: None)
     assert gap(model, contract, rows) > 1e-2
 
 

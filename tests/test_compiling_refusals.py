@@ -31,9 +31,8 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from sklearn.svm import LinearSVC
 
 from ondol.contract import Column, encode, fit_encodings
-from ondol.deployment.convert import compile_model
-from ondol.deployment.extremes import make_extremes
-from ondol.deployment.parity import UNKNOWN, check_parity, make_probes
+from ondol.deployment.onnx import compile_model
+from ondol.deployment.parity import UNKNOWN, check_parity, make_extremes, make_probes
 from ondol.errors import UserError
 
 TEXTS = make_column_selector(dtype_exclude="number")

@@ -9,7 +9,7 @@ import pytest
 from docker_support import DockerHost
 
 from ondol.cli.container import Container
-from ondol.config.settings import load_settings
+from ondol.config import load_settings
 from ondol.errors import UserError
 
 NAME, KEPT, OLD = "churn-production", "churn-production-BEFORE", "churn"

@@ -22,7 +22,7 @@ from ondol.contract import (
     schema_digest,
     typed,
 )
-from ondol.contract.compatibility import breaking_changes, can_score
+from ondol.contract.schema import breaking_changes, can_score
 from ondol.errors import UserError
 
 

@@ -16,15 +16,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from ondol import retention as garbage
 from ondol.cli import history
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.retention import garbage
-from ondol.retention.garbage import find_garbage
-from ondol.retention.references import Use, bundled, needed, registered, versions_of
-from ondol.snapshots import comparing
-from ondol.snapshots.comparing import compare_columns, compare_schemas, read_sides
-from ondol.snapshots.distributions import Column
+from ondol.retention import Use, bundled, find_garbage, needed, registered, versions_of
+from ondol.snapshots import diff as comparing
+from ondol.snapshots.diff import Column, compare_columns, compare_schemas, read_sides
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import read_json, write_json
 from ondol.validation.results import Latest, Validation, Validations
@@ -244,7 +242,7 @@ def two_snapshots(project: Settings) -> tuple[Snapshot, Snapshot]:
 
 
 def test_a_version_in_mlflow_keeps_its_snapshot(project, capsys):
-    from ondol.registry.tracking import Registry
+    from ondol.registry.registry import Registry
 
     old, _ = two_snapshots(project)
     registry = Registry(project)
@@ -275,7 +273,7 @@ def test_all_pages_of_mlflow_are_read(monkeypatch, project):
         return page
 
     registry = SimpleNamespace(name="n", client=SimpleNamespace(search_model_versions=search))
-    monkeypatch.setattr("ondol.registry.tracking.Registry", lambda settings: registry)
+    monkeypatch.setattr("ondol.registry.registry.Registry", lambda settings: registry)
     assert [use.snapshot for use in registered(project)] == ["d1", "d2", "d3"]
 
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from ondol.config.settings import load_settings
-from ondol.monitoring.drops import alert_drops, read_count
+from ondol.config import load_settings
+from ondol.monitoring.log import alert_drops, read_count
 
 
 class Metrics(http.server.BaseHTTPRequestHandler):

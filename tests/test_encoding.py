@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ondol.contract import Column, Contract, encode, encode_target, fit_encodings
-from ondol.contract.columns import MISSING_TEXT, Encoding
 from ondol.contract.encoding import MOST_KNOWN, encode_column
+from ondol.contract.schema import MISSING_TEXT, Encoding
 
 TARGET = Column(name="y", kind="number", role="target")
 

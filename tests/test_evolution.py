@@ -11,14 +11,14 @@ import pytest
 from marks import slow_but
 from test_init import CONFIG, DATA, _load
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.contract import Column, describe
 from ondol.errors import UserError
 from ondol.ingestion.sources import Reading, open_source
-from ondol.setup.changes import find_changes
-from ondol.setup.editing import propose
+from ondol.setup.evolution import find_changes
+from ondol.setup.inference import find_marks
 from ondol.setup.initialize import initialize, read_table
-from ondol.setup.marks import find_marks
+from ondol.setup.schema_edit import propose
 
 NUMBERS = count()
 EDITED = '''"""Ours."""

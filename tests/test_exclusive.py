@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from template_support import REPOSITORY, repository_environment
 
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.storage import locks as exclusive
 from ondol.storage.locks import only_one
@@ -17,7 +17,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from ondol.storage.locks import only_one
-from ondol.config.settings import load_settings
+from ondol.config import load_settings
 with only_one(load_settings(Path(sys.argv[1])), wait=False):
     print("held", flush=True)
     sys.stdin.read()

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ondol.config.model import Gates
+from ondol.config import Gates
 from ondol.evaluation.gates import (
     Comparison,
     Verdict,

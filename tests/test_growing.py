@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
-from ondol.ingestion.growing import grow
+from ondol.ingestion.incremental import grow
 from ondol.snapshots import parts
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import digest_json

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
-from ondol.ingestion.delimited import DelimitedSource
-from ondol.ingestion.growing import grow
+from ondol.ingestion.csv_files import DelimitedSource
+from ondol.ingestion.incremental import grow
 from ondol.ingestion.sources import Reading, open_source
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 
@@ -112,7 +112,7 @@ def test_a_file_that_comes_late_is_read_whole(lake: Lake) -> None:
 def test_a_late_row_is_kept_also_where_the_place_tells_no_state_of_its_files(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ondol.storage.buckets.CHECKSUMS", ())
+    monkeypatch.setattr("ondol.storage.remote_files.CHECKSUMS", ())
     lake.put("1.csv", [("a", 5, 1.0)])
     lake.grow()
     lake.put("1.csv", [("a", 5, 1.0), ("late", 2, 1.0)])

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ondol.config.settings import load_settings
+from ondol.config import load_settings
 from ondol.errors import UserError
-from ondol.orchestration.health import answers, call_prefect
-from ondol.registry.connection import connect
+from ondol.orchestration.server import answers, call_prefect
+from ondol.registry.registry import connect
 
 
 class Site:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from init_support import CONFIG, make_project
 
-from ondol.config.settings import load_settings
+from ondol.config import load_settings
 from ondol.contract import Column, Contract
 from ondol.contract.cleaning import clean_column
 from ondol.errors import UserError

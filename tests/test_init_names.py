@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ondol.setup.names import make_attributes, quote
-from ondol.setup.writing import Field, write_schema
+from ondol.setup.schema_file import Field, make_attributes, quote, write_schema
 
 NASTY = [
     "class",

@@ -21,8 +21,8 @@ from test_init import _check_own_source, _field, _load, project  # noqa: F401 - 
 from model.features import build_features
 from ondol.contract import Contract, check_rows, describe, encode, encode_target, fit_encodings
 from ondol.contract.encoding import MANY, encode_column
-from ondol.deployment.bundling import json_rows
-from ondol.deployment.convert import compile_model
+from ondol.deployment.bundle import json_rows
+from ondol.deployment.onnx import compile_model
 from ondol.deployment.parity import check_parity
 from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer
@@ -187,7 +187,7 @@ def test_old_features_go_on_working(monkeypatch, tmp_path):
     """`model/features.py` of 0.1.0 knew nothing of parts, ranks, texts of many values or the problem."""
     from sklearn.compose import ColumnTransformer, make_column_selector
 
-    from ondol.config.settings import Settings
+    from ondol.config import Settings
     from ondol.training.train import build_pipeline
 
     texts = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
@@ -251,7 +251,7 @@ def test_openapi_says_what_a_duration_and_an_order_are(model):
 
 def test_the_monitor_sees_each_kind_drift(tmp_path):
     from ondol.deployment.reference import Reference
-    from ondol.monitoring.frames import pair
+    from ondol.monitoring.drift import pair
 
     frame = make_rows()
     contract = fit_encodings(describe(Schema, "b", "binary"), frame)
@@ -267,8 +267,8 @@ def test_the_monitor_sees_each_kind_drift(tmp_path):
 
 
 def test_a_new_value_of_an_ordered_text_is_told_and_its_order_kept():
-    from ondol.setup.changes import find_changes
-    from ondol.setup.editing import propose
+    from ondol.setup.evolution import find_changes
+    from ondol.setup.schema_edit import propose
 
     contract = describe(Schema, "b", "binary")
     frame = make_rows(200).assign(m=1, few="u", size=["huge"] * 100 + ["large"] * 100)
@@ -330,8 +330,8 @@ def test_clock_times_are_durations_and_init_says_so(project):  # noqa: F811
 
 
 def test_what_parquet_says_of_a_column_outlives_reading(tmp_path):
+    from ondol.ingestion.files import RawFile
     from ondol.ingestion.parquet import ParquetSource
-    from ondol.ingestion.raw import RawFile
 
     table = arrow.table({"d": arrow.array([1_500, None], arrow.duration("ms"))})
     pq.write_table(table, tmp_path / "t.parquet")

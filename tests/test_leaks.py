@@ -12,11 +12,10 @@ import pytest
 from marks import slow_but
 
 from ondol.contract import Column, Contract, require_known
-from ondol.contract.columns import Kind, Role
+from ondol.contract.schema import Kind, Role
 from ondol.errors import UserError
-from ondol.validation.leakage.accepting import require_accepted, settle, warn_of_needless
-from ondol.validation.leakage.alarms import Alarm
-from ondol.validation.leakage.search import find_alarms
+from ondol.validation.leakage import find_alarms, require_accepted, settle, warn_of_needless
+from ondol.validation.leakage_checks import Alarm
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 KINDS: dict[str, Kind] = {"i": "integer", "u": "integer", "f": "number", "b": "boolean", "M": "date"}

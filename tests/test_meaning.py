@@ -22,9 +22,9 @@ from pydantic import ValidationError
 
 from ondol.contract import Column, Contract, describe, fit_encodings
 from ondol.contract.cleaning import clean_column
-from ondol.contract.columns import Kind
 from ondol.contract.encoding import encode_column
-from ondol.ingestion.cells import NULLS
+from ondol.contract.schema import Kind
+from ondol.ingestion.csv_files import NULLS
 from ondol.ingestion.sources import Reading, open_source, read_through
 from ondol.ingestion.sql.types import fits, to_array
 from ondol_serving.contract import compile_request, read_contract
@@ -290,9 +290,9 @@ def meanings(table: pa.Table, kind: Kind) -> list[list[Any]]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let readers take a row or so at a time, and find out late that a column is of another type."""
-    monkeypatch.setattr("ondol.ingestion.delimited.BLOCK_BYTES", 1 << 16)
-    monkeypatch.setattr("ondol.ingestion.delimited.HELD_BYTES", 0)
-    monkeypatch.setattr("ondol.ingestion.jsonlines.BATCH_ROWS", 1)
+    monkeypatch.setattr("ondol.ingestion.csv_files.BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr("ondol.ingestion.csv_files.HELD_BYTES", 0)
+    monkeypatch.setattr("ondol.ingestion.json_files.BATCH_ROWS", 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,10 +10,18 @@ import pyarrow as pa
 import pytest
 
 from ondol.contract import Column
-from ondol.retention.garbage import all_snapshots
+from ondol.retention import all_snapshots
 from ondol.snapshots.snapshots import Snapshot, Snapshots
-from ondol.validation.corrections import Mend, keep_mend, mend_snapshot, read_mends, replace_rows
-from ondol.validation.corrections.matching import find_rows, find_telling, pair
+from ondol.validation.corrections import (
+    Mend,
+    find_rows,
+    find_telling,
+    keep_mend,
+    mend_snapshot,
+    pair,
+    read_mends,
+    replace_rows,
+)
 
 SOURCE = "data.csv"
 Rows = list[tuple[Any, ...]]

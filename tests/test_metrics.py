@@ -5,9 +5,16 @@ import pytest
 from sklearn import metrics as sk
 
 from ondol.errors import UserError
-from ondol.evaluation.metrics import METRICS, bootstrap, choose_metric, paired_difference, sample_rows, score_metrics
-from ondol.evaluation.resampling import SAMPLE_ROWS
-from ondol.evaluation.weighted import prepare_scorers
+from ondol.evaluation.metrics import (
+    METRICS,
+    SAMPLE_ROWS,
+    bootstrap,
+    choose_metric,
+    paired_difference,
+    prepare_scorers,
+    sample_rows,
+    score_metrics,
+)
 
 
 def binary(rows: int, strength: float = 1.5, seed: int = 0, decimals: int = 2):

@@ -17,22 +17,21 @@ import pytest
 from test_growing import CONTRACT, Row, Table, rows_of
 
 from ondol.cli.champion import previous_bundle
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.ingestion.growing import grow
-from ondol.monitoring.loop import pause, read_loop
-from ondol.orchestration.alerting import alert, waiting
+from ondol.ingestion.incremental import grow
+from ondol.monitoring.retraining import pause, read_loop
+from ondol.orchestration.alerts import alert, waiting
 from ondol.registry.bundles import drop_bundle, find_bundle, open_bundle, write_bundle
 from ondol.registry.champion import move_champion, read_champion, restore_champion
-from ondol.retention.garbage import find_garbage
+from ondol.retention import find_garbage
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage import objects
 from ondol.storage.files import read_json, write_json
-from ondol.storage.following import PATIENCE, follow
-from ondol.storage.mirror import Mirror, is_deciding, is_record
+from ondol.storage.log_upload import PATIENCE, Shipper, fetch_log, follow
 from ondol.storage.objects import Objects
 from ondol.storage.reach import elsewhere_of, is_published, open_store, refresh, remove, sizes
-from ondol.storage.shipping import Shipper, fetch_log
+from ondol.storage.remote import Mirror, is_deciding, is_record
 from ondol.validation.results import Latest, Validation, Validations
 
 ADDRESS = "s3://lake/상점/churn"
@@ -193,7 +192,7 @@ def test_garbage_of_the_last_day_stays_in_the_store(hosts):
 
 
 def test_garbage_goes_from_the_store_also_where_this_host_never_had_it(hosts, monkeypatch):
-    monkeypatch.setattr("ondol.retention.garbage.YOUNG_SECONDS", 0)
+    monkeypatch.setattr("ondol.retention.YOUNG_SECONDS", 0)
     one, other = hosts("a"), hosts("b")
     old = Snapshots(one.store).write(pa.table({"x": [1]}).to_batches(), "s", "1")
     time.sleep(1.1)  # `created` is in seconds
@@ -435,7 +434,7 @@ def test_an_answer_that_was_lost_is_no_conflict(two, monkeypatch):
         return tag
 
     monkeypatch.setattr(objects, "_put_s3", lost)
-    monkeypatch.setattr("ondol.storage.waiting.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("ondol.storage.remote_files.PAUSE_SECONDS", 0.01)
     host = Host(one.settings.root)
     mirror = Mirror(one.folder, Objects(ADDRESS, host.settings.fetch.model_copy(update={"retries": 2})))
     made = write_file(one.folder.parent / "made", b'{"bundle": null}')
@@ -511,11 +510,11 @@ def test_a_web_server_is_no_store(tmp_path):
 
 def test_a_store_in_a_folder_imports_nothing_of_it(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from ondol.config.settings import Settings;"
+        "import sys; from pathlib import Path; from ondol.config import Settings;"
         "from ondol.storage.files import *;"
         f"s = Settings(root=Path({str(tmp_path)!r})); write_json(s.store_path / 'x.json', 1);"
         "from ondol.storage.reach import open_store, refresh; refresh(open_store(s));"
-        "assert not {'fsspec', 's3fs', 'ondol.storage.mirror'} & set(sys.modules)"
+        "assert not {'fsspec', 's3fs', 'ondol.storage.remote'} & set(sys.modules)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "ML_STORE"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
@@ -580,7 +579,7 @@ def test_an_outage_is_said_once_and_survived(two, tmp_path, monkeypatch):
         return ask(this, *words, **named)
 
     monkeypatch.setattr(Objects, "_ask", maybe)
-    monkeypatch.setattr("ondol.storage.following.EACH_SECONDS", 0.01)
+    monkeypatch.setattr("ondol.storage.log_upload.EACH_SECONDS", 0.01)
     away.set()
     stop, said = threading.Event(), []
     mirror = Mirror(tmp_path / "service", Objects(ADDRESS, PATIENCE))

@@ -15,28 +15,42 @@ from monitor_support import START, records
 from nasty_support import MARKUP, NAMES
 
 from ondol.cli.loop import window_lines
-from ondol.config.model import Gates
-from ondol.config.operate import Monitor, Retrain
-from ondol.config.settings import Settings
+from ondol.config import Gates, Monitor, Retrain, Settings
 from ondol.contract import Column, Contract, Encoding
 from ondol.deployment.reference import Reference
 from ondol.errors import UserError
 from ondol.evaluation.metrics import Interval
-from ondol.monitoring.decision import decide
-from ondol.monitoring.drift import ColumnDrift, confine, label_all
-from ondol.monitoring.events import event_id, hears
-from ondol.monitoring.frames import OTHERS, pair, window_frame
-from ondol.monitoring.judging import judge
+from ondol.monitoring.drift import (
+    OTHERS,
+    ColumnDrift,
+    category_limit,
+    confine,
+    label_all,
+    number_limit,
+    pair,
+    share_limit,
+    window_frame,
+)
 from ondol.monitoring.labels import read_labels
-from ondol.monitoring.limits import category_limit, number_limit, share_limit
 from ondol.monitoring.log import HEAD, Logged, read_head, sample_logged, tally_window
-from ondol.monitoring.loop import Loop, Wanted, confirm, pause, read_loop, resume, want
 from ondol.monitoring.performance import Performance, is_lost, measure
-from ondol.monitoring.retraining import settle
-from ondol.monitoring.runs import metric_names
-from ondol.monitoring.showing import as_markdown, column_rows
-from ondol.monitoring.windows import Window, Windows, window_id
-from ondol.orchestration.alerting import waiting
+from ondol.monitoring.report import as_markdown, column_rows
+from ondol.monitoring.retraining import (
+    Loop,
+    Wanted,
+    confirm,
+    decide,
+    event_id,
+    hears,
+    judge,
+    pause,
+    read_loop,
+    resume,
+    settle,
+    want,
+)
+from ondol.monitoring.windows import Window, Windows, metric_names, window_id
+from ondol.orchestration.alerts import waiting
 from ondol.registry.champion import Champion, write_champion
 from ondol.storage.files import read_json
 

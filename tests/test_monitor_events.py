@@ -10,10 +10,19 @@ from typing import Any
 import pytest
 from monitor_support import START
 
-from ondol.config.settings import Settings
-from ondol.monitoring.events import EVENT, event_id, is_heard, resource_of
-from ondol.monitoring.loop import Wanted, pause, read_loop, want
-from ondol.monitoring.retraining import UNHEARD, tell
+from ondol.config import Settings
+from ondol.monitoring.retraining import (
+    EVENT,
+    UNHEARD,
+    Wanted,
+    event_id,
+    is_heard,
+    pause,
+    read_loop,
+    resource_of,
+    tell,
+    want,
+)
 from ondol.orchestration import events
 from ondol.orchestration.guard import Child, free_port
 from ondol.orchestration.server import EMBEDDED, PREFECT, Server

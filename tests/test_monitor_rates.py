@@ -14,24 +14,18 @@ import pandas as pd
 import pytest
 from monitor_support import START, predictions, typed_sample
 
-from ondol.config.data import Split
-from ondol.config.model import Gates
-from ondol.config.operate import Monitor, Retrain
-from ondol.config.settings import Settings
+from ondol.config import Gates, Monitor, Retrain, Settings, Split
 from ondol.contract import describe, encode, encode_target
 from ondol.deployment.reference import Reference, output_columns
 from ondol.evaluation.metrics import bootstrap
 from ondol.evaluation.scoring import Scorer
-from ondol.monitoring.decision import decide
-from ondol.monitoring.drift import compare
-from ondol.monitoring.frames import pair, window_frame
-from ondol.monitoring.judging import judged, measured
+from ondol.monitoring.drift import compare, pair, window_frame
 from ondol.monitoring.log import Logged
-from ondol.monitoring.loop import Loop
 from ondol.monitoring.performance import measure
+from ondol.monitoring.retraining import Loop, decide, judged, measured
 from ondol.monitoring.windows import Window
 from ondol.registry.champion import Champion
-from ondol.training.rows import Holdout, in_holdout
+from ondol.training.dataset import Holdout, in_holdout
 from ondol.training.train import fit_rows
 
 RULES, RETRAIN, GATES = Monitor(), Retrain(cooldown_hours=0), Gates()
@@ -77,7 +71,7 @@ def project(problem: str, target: str, seed: int) -> Project:
 
 
 def window(project: Project, number: int, drift: float, shift: float, labels: bool) -> Window:
-    """Judge the project's window of that number, as `ondol.monitoring.watching` and `truth` do."""
+    """Judge the project's window of that number, as `ondol.monitoring.monitor` and `truth` do."""
     contract = project.reference.contract
     frame = typed_sample(contract, ROWS, seed=project.seed, start=100_000 + number * ROWS, drift=drift, shift=shift)
     answers = predictions(project.scorer, frame)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ondol.config.data import Data, Leakage
+from ondol.config import Data, Leakage
 from ondol.contract import Column, Contract, check_rows, clean, describe, encode, encode_target, fit_encodings
 from ondol.contract.uniqueness import hash_content, unique_sets
 from ondol.errors import UserError

@@ -25,13 +25,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from service_server import serve, wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 
-from ondol.config.operate import Monitor
-from ondol.config.settings import Settings
+from ondol.config import Monitor, Settings
 from ondol.errors import UserError
 from ondol.evaluation.metrics import Interval
 from ondol.monitoring.exporter import LoopCollector, serve_metrics
-from ondol.monitoring.loop import pause
 from ondol.monitoring.performance import Performance
+from ondol.monitoring.retraining import pause
 from ondol.monitoring.windows import Window, Windows, window_id
 from ondol.orchestration.guard import free_port
 from ondol.registry.champion import Champion, write_champion

@@ -7,10 +7,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from ondol.evaluation.plots import draw_plots
-from ondol.evaluation.plots.classification import MOST_CLASSES, merge_rare
-from ondol.evaluation.plots.lettering import find_fonts, letter, letter_all, romanize
-from ondol.evaluation.plots.scene import bin_means, show_number
+from ondol.evaluation.figure import bin_means, find_fonts, letter, letter_all, romanize, show_number
+from ondol.evaluation.plots import MOST_CLASSES, draw_plots, merge_rare
 
 NAMES = {
     "binary": ["roc", "precision-recall", "calibration", "confusion-matrix"],

@@ -13,12 +13,17 @@ import pytest
 from compiling_support import PLAN, PROBLEMS, REGION, boosting, fit, nasty_frame, training
 
 from flows.predict import predict
-from ondol.config.data import Data, Dialect
-from ondol.config.settings import Settings
+from ondol.config import Data, Dialect, Settings
 from ondol.contract import Column, Contract, encode
-from ondol.deployment.convert import compile_model
-from ondol.deployment.outputs import open_output, require_destination
-from ondol.deployment.predict import choose_bundle, free_names, predict_rows, require_places
+from ondol.deployment.onnx import compile_model
+from ondol.deployment.predict import (
+    choose_bundle,
+    free_names,
+    open_output,
+    predict_rows,
+    require_destination,
+    require_places,
+)
 from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer
 from ondol.ingestion.sources import Reading, open_source
@@ -313,8 +318,8 @@ def test_a_long_source_is_scored_in_parts_of_bounded_size(project, monkeypatch):
 
 
 def test_a_column_that_turns_out_to_be_text_late_starts_the_file_anew(project, monkeypatch):
-    monkeypatch.setattr("ondol.ingestion.delimited.HELD_BYTES", 1)
-    monkeypatch.setattr("ondol.ingestion.delimited.BLOCK_BYTES", 20_000)
+    monkeypatch.setattr("ondol.ingestion.csv_files.HELD_BYTES", 1)
+    monkeypatch.setattr("ondol.ingestion.csv_files.BLOCK_BYTES", 20_000)
     project.crown()
     frame = nasty_frame(1000)
     frame["a_b"] = frame["a_b"].astype("str").mask(frame.index == 990, "much")

@@ -11,7 +11,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import DeploymentEventTrigger
 from prefect.utilities.callables import parameter_schema
 
-from ondol.monitoring.events import EVENT, resource_of
+from ondol.monitoring.retraining import EVENT, resource_of
 
 NAMES = ("pipeline", "ingest", "validate", "train", "evaluate", "deploy", "monitor", "predict", "alerts")
 CHANGING = ("pipeline", "ingest", "validate", "train", "evaluate", "deploy")

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.orchestration.environment import prepare
-from ondol.storage.files import locked, publish, scratch, write_json
-from ondol.storage.privacy import keep_private, make_private, open_for_others
+from ondol.storage.files import keep_private, locked, make_private, open_for_others, publish, scratch, write_json
 
 
 def mode(path: Path) -> int:

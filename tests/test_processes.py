@@ -14,15 +14,17 @@ import pytest
 from template_support import python_path
 
 from ondol.cli.running import print_processes
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.orchestration.guard import kill_all
-from ondol.orchestration.ports import choose_port, is_taken, listens
 from ondol.orchestration.processes import (
     TOKEN,
     Record,
+    choose_port,
     family,
+    is_taken,
     keeper_of,
+    listens,
     log_path,
     read_record,
     restarts_path,
@@ -112,7 +114,7 @@ def test_process_whose_starter_was_killed_before_it_could_record_it_is_stopped(s
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "import ondol.orchestration.processes as p\n"
-        "from ondol.config.settings import load_settings\n"
+        "from ondol.config import load_settings\n"
         "write = p._write\n"
         "def killed(settings, record):\n"
         "    if record.pid is not None:\n"

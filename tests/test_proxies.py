@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from template_support import REPOSITORY, clean_environment, repository_environment
 
-from ondol.config.proxies import keep_loopback_direct
+from ondol.config import keep_loopback_direct
 
 ELSEWHERE = "http://rows.example/t.csv"  # only the proxy knows it
 CALLS = """
 import asyncio, sys
 from contextlib import suppress
 from pathlib import Path
-from ondol.config.settings import load_settings
+from ondol.config import load_settings
 load_settings(Path(sys.argv[1]))
 import aiohttp, httpx, requests, urllib.request
 from websockets.sync.client import connect

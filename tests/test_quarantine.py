@@ -19,16 +19,15 @@ from typer.testing import CliRunner
 
 from ondol.cli import quarantine_files as quarantined
 from ondol.cli.quarantine import app
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.contract import load_contract
-from ondol.deployment.outputs import open_output
+from ondol.deployment.predict import open_output
 from ondol.errors import UserError
 from ondol.ingestion.ingest import snapshot_source
 from ondol.ingestion.sources import Reading, open_source, read_through
-from ondol.retention.garbage import find_garbage
+from ondol.retention import find_garbage
 from ondol.snapshots.snapshots import Snapshot, Snapshots
-from ondol.validation.corrections import mend_snapshot, read_mends
-from ondol.validation.corrections.replaying import GONE, judge_again, take_mended
+from ondol.validation.corrections import GONE, judge_again, mend_snapshot, read_mends, take_mended
 from ondol.validation.results import Latest, Validation, Validations
 from ondol.validation.validate import judge, validate_snapshot, validation_id
 
@@ -151,7 +150,7 @@ def test_the_next_ingest_of_a_file_that_is_read_whole_keeps_the_mended_rows(made
 
 
 def test_collecting_garbage_keeps_what_the_next_ingest_mends(made, monkeypatch):
-    monkeypatch.setattr("ondol.retention.garbage.YOUNG_SECONDS", 0)
+    monkeypatch.setattr("ondol.retention.YOUNG_SECONDS", 0)
     bad = made.validate(made.ingest([*GOOD, *BAD]))
     take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}}))
     for path in made.snapshots.folder.glob("*.json"):

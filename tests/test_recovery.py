@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.orchestration import recovery
-from ondol.orchestration.alerting import waiting
+from ondol.orchestration.alerts import waiting
 from ondol.orchestration.recovery import MOST_STARTS, Recovery
 from ondol.services import worker_name
 from ondol.storage.files import read_json
@@ -217,7 +217,7 @@ class Command:
     def __init__(self, settings: Settings) -> None:
         code = (
             "import sys, time; from pathlib import Path; from ondol.orchestration.recovery import registered; "
-            "from ondol.config.settings import load_settings\n"
+            "from ondol.config import load_settings\n"
             "with registered(load_settings(Path(sys.argv[1]))) as command: print(command, flush=True); time.sleep(600)"
         )
         self.process = subprocess.Popen([sys.executable, "-c", code, settings.root], stdout=subprocess.PIPE, text=True)

@@ -12,11 +12,9 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from ondol.cli.checkup import _check_registry
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.errors import UserError
-from ondol.registry.connection import mlflow_database
-from ondol.registry.relocation import local_path, relocate_artifacts
-from ondol.registry.tracking import Registry
+from ondol.registry.registry import Registry, local_path, mlflow_database, relocate_artifacts
 from ondol.storage.sqlite import sqlite_url
 
 NAMES = ["copy", "한글 복사본", "a#b%20c?d", 'it\'s "quoted" 😀']
@@ -171,7 +169,7 @@ def test_killed_repair_changes_nothing(original: Path, tmp_path: Path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ondol.registry.relocation._bring", killed)
+        patch.setattr("ondol.registry.registry._bring", killed)
         with pytest.raises(KeyboardInterrupt):
             relocate_artifacts(database, artifacts)
     assert uris_of(database) == before

@@ -11,14 +11,26 @@ import pytest
 from mlflow.exceptions import MlflowException
 from template_support import commit_all, git
 
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.errors import UserError
-from ondol.evaluation.reproduction.compare import PREDICTIONS, compare_all, compare_figures, figures_of, other_packages
-from ondol.evaluation.reproduction.order import ENTRIES, Order
-from ondol.evaluation.reproduction.record import read_record, require_snapshot
-from ondol.evaluation.reproduction.tree import Origin, checked_out, find_origin
-from ondol.evaluation.reproduction.work import Worker, install, retrain
-from ondol.registry.tracking import Registry
+from ondol.evaluation.reproduction import (
+    ENTRIES,
+    PREDICTIONS,
+    Order,
+    Origin,
+    Worker,
+    checked_out,
+    compare_all,
+    compare_figures,
+    figures_of,
+    find_origin,
+    install,
+    other_packages,
+    read_record,
+    require_snapshot,
+    retrain,
+)
+from ondol.registry.registry import Registry
 from ondol.snapshots.snapshots import Snapshots
 from ondol.training.provenance import Provenance, project_files, read_machine, read_provenance, tree_digest
 

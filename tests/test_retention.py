@@ -11,12 +11,11 @@ import pytest
 from template_support import repository_environment
 
 from ondol.cli.console import KEPT_TRACES, report_unexpected
-from ondol.config.settings import Settings, load_settings
-from ondol.monitoring.runs import WindowRuns
+from ondol.config import Settings, load_settings
+from ondol.monitoring.windows import WindowRuns
 from ondol.orchestration.environment import prepare
 from ondol.orchestration.guard import Child, free_port
-from ondol.orchestration.health import ask
-from ondol.orchestration.server import Server
+from ondol.orchestration.server import Server, ask
 from ondol.services import plan
 
 HOMES = ("PREFECT_HOME", "PREFECT_PROFILES_PATH", "BENTOML_HOME", "MPLCONFIGDIR")

@@ -8,13 +8,20 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
 from ondol.snapshots.snapshots import Snapshots
-from ondol.training.holdout import find_sides
-from ondol.training.rows import Holdout, in_holdout, read_columns, read_rows, read_sides, sample_share
-from ondol.training.splitting import define_holdout
+from ondol.training.dataset import (
+    Holdout,
+    define_holdout,
+    find_sides,
+    in_holdout,
+    read_columns,
+    read_rows,
+    read_sides,
+    sample_share,
+)
 from ondol.validation.results import Validation, Validations
 
 ID = Column(name="고객 id", kind="text", role="id")

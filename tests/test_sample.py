@@ -11,8 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from ondol.errors import UserError
-from ondol.ingestion.sample import BLOCK, generate, open_sample, write_csv
-from ondol.ingestion.sample_table import SCHEMA
+from ondol.ingestion.sample import BLOCK, SCHEMA, generate, open_sample, write_csv
 from ondol.ingestion.sources import open_source
 
 TARGETS = ["churned", "next_plan", "next_spend"]

@@ -12,8 +12,8 @@ from compiling_support import COLUMNS, DAY, PROBLEMS, REGION, SIGNUP, WON, boost
 from service_support import TestClient  # noqa: F401 - imports starlette without its warning
 
 from ondol.contract import Contract, encode
-from ondol.deployment.bundling import json_rows
-from ondol.deployment.convert import compile_model
+from ondol.deployment.bundle import json_rows
+from ondol.deployment.onnx import compile_model
 from ondol.errors import UserError
 from ondol.evaluation.scoring import CHUNK, Scorer
 

@@ -10,11 +10,11 @@ from ondol import redaction as secrets
 from ondol.cli import app as cli
 from ondol.cli import pipeline as stages
 from ondol.cli.console import report_unexpected
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.ingestion.sources import Reading, open_source
-from ondol.orchestration.alerting import alert, waiting
-from ondol.storage.addresses import refuse_plain, resolve
+from ondol.orchestration.alerts import alert, waiting
+from ondol.storage.remote_files import refuse_plain, resolve
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from template_support import REPOSITORY, python_path, repository_environment
 
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.orchestration.guard import free_port
 from ondol.orchestration.processes import start, stop
@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from ondol.orchestration.environment import prepare
 from ondol.orchestration.server import prefect_server
-from ondol.config.settings import load_settings
+from ondol.config import load_settings
 settings = load_settings(Path(sys.argv[1]))
 prepare(settings)
 with prefect_server(settings) as server:

@@ -523,7 +523,7 @@ def test_service_and_flows_read_one_meaning_out_of_the_champion_file(
 ) -> None:
     """Only where the file is absent do they differ: flows begin, a service goes on."""
     from ondol.registry.champion import read_champion
-    from ondol.storage.damage import Damaged
+    from ondol.storage.files import Damaged
     from ondol_serving.bundle import BundleError
     from ondol_serving.serving import NothingServes, find_bundle
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from ondol.contract import fit_encodings
-from ondol.contract.columns import Column, Contract
 from ondol.contract.encoding import encode
+from ondol.contract.schema import Column, Contract
 
 COLUMNS = (
     Column(name="won amount", kind="integer", nullable=True),

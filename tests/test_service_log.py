@@ -182,7 +182,7 @@ def test_environment_overrides_the_bundle_and_the_bundle_the_defaults(monkeypatc
 
 
 def test_service_and_project_have_the_same_defaults() -> None:
-    from ondol.config.operate import Log
+    from ondol.config import Log
 
     assert Log().model_dump() == Rules().model_dump()
 

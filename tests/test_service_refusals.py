@@ -700,7 +700,7 @@ def test_openapi_declares_each_refusal_and_the_largest_numbers(serving: Any) -> 
 
 
 def test_service_and_project_have_the_same_default_limits() -> None:
-    from ondol.config.operate import Service
+    from ondol.config import Service
     from ondol_serving.limits import Limits
 
     assert Service().model_dump(exclude={"host", "port", "workers"}) == Limits().model_dump()

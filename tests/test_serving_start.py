@@ -15,12 +15,12 @@ from service_support import ROW, bundle_files, compile_model, crown, fit, write_
 from template_support import python_path
 
 from ondol.cli import serve
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.deployment import smoke
 from ondol.deployment.smoke import SmokeService
 from ondol.errors import UserError
 from ondol.orchestration.guard import Child, free_port
-from ondol.registry.bento_home import new_bento_home
+from ondol.registry.bundles import new_bento_home
 
 TEMPLATE = Path(__file__).parents[1] / "template"
 

@@ -13,14 +13,10 @@ import pytest
 
 from ondol.cli.operate import LEAST_WEEKS
 from ondol.cli.simulate import count_calm_weeks, simulate
-from ondol.config.model import Gates
-from ondol.config.operate import Retrain
-from ondol.config.settings import load_settings
+from ondol.config import Gates, Retrain, load_settings
 from ondol.contract import Contract
-from ondol.demo.comeback import Answered, Comeback, compare, read_answers
-from ondol.demo.play import HISTORY, Week
 from ondol.demo.sandbox import make_sandbox
-from ondol.demo.timeline import conclude, draw, tabulate
+from ondol.demo.simulation import HISTORY, Answered, Comeback, Week, compare, conclude, draw, read_answers, tabulate
 from ondol.demo.traffic import draw_week
 from ondol.errors import UserError
 from ondol.evaluation.metrics import Interval

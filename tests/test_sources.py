@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ondol.config.data import Fetch
+from ondol.config import Fetch
 from ondol.errors import UserError
-from ondol.ingestion import delimited
+from ondol.ingestion import csv_files as delimited
 from ondol.ingestion.sources import Reading, open_source, read_through
 
 ROWS = [{"a": "1", "b": "x, y"}, {"a": "2", "b": None}]

@@ -48,7 +48,7 @@ WRITTEN = {
 @pytest.mark.parametrize("form", WRITTEN)
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 def test_an_array_is_read_however_it_is_written(tmp_path, form, chunk, monkeypatch):
-    monkeypatch.setattr("ondol.ingestion.json_array.CHUNK", max(chunk, 40))  # the start must be within it
+    monkeypatch.setattr("ondol.ingestion.files.CHUNK", max(chunk, 40))  # the start must be within it
     assert read(tmp_path, WRITTEN[form]) == READ
 
 
@@ -110,7 +110,7 @@ def test_rows_as_arrays_on_one_line_longer_than_the_head_are_refused(tmp_path):
 
 
 def test_an_element_that_never_ends_is_refused_before_it_is_held(tmp_path, monkeypatch):
-    monkeypatch.setattr("ondol.ingestion.json_array.LONGEST_ELEMENT", 10_000)
-    monkeypatch.setattr("ondol.ingestion.json_array.CHUNK", 1000)
+    monkeypatch.setattr("ondol.ingestion.files.LONGEST_ELEMENT", 10_000)
+    monkeypatch.setattr("ondol.ingestion.files.CHUNK", 1000)
     with pytest.raises(UserError, match=r"Element 1 of the array .* is too long"):
         read(tmp_path, b'[{"a": "' + b"x" * 50_000 + b'"}]')

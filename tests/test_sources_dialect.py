@@ -7,12 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ondol.config.data import Data, Dialect
-from ondol.config.settings import load_settings
+from ondol.config import Data, Dialect, load_settings
 from ondol.contract import Column
 from ondol.contract.cleaning import clean_column
 from ondol.errors import UserError
-from ondol.ingestion.cells import read_cells, write_numbers
+from ondol.ingestion.csv_files import read_cells, write_numbers
 from ondol.ingestion.sources import Reading, open_source, read_through
 
 KINDS = {"id": "integer", "preis": "number", "art": "text"}

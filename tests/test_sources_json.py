@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ondol.errors import UserError
-from ondol.ingestion import json_columns, jsonlines
-from ondol.ingestion.json_text import parse, write
+from ondol.ingestion import json_files as json_columns
+from ondol.ingestion import json_files as jsonlines
+from ondol.ingestion.json_files import parse, write
 from ondol.ingestion.records import Unusual
 from ondol.ingestion.sources import Reading, open_source, read_through
 

@@ -15,11 +15,11 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from sources_support import Cluster
 
 from ondol import redaction as secrets
-from ondol.config.data import Fetch
+from ondol.config import Fetch
 from ondol.errors import UserError
 from ondol.ingestion import spool
-from ondol.ingestion.abilities import Narrowing, Stream
-from ondol.ingestion.kafka.errors import explain, explain_lost
+from ondol.ingestion.base import Narrowing, Stream
+from ondol.ingestion.kafka import explain, explain_lost
 from ondol.ingestion.sources import Reading, open_source, read_through
 
 PATIENT = Reading(fetch=Fetch(timeout_seconds=60))
@@ -149,7 +149,7 @@ def test_nothing_new_is_no_rows_and_no_error(cluster):
 def test_late_types_hold_for_all_rows(cluster, monkeypatch):
     monkeypatch.setattr(spool, "HELD_BYTES", 1)
     monkeypatch.setattr(spool, "BATCH_ROWS", 7)
-    monkeypatch.setattr("ondol.ingestion.kafka.source.MESSAGES", 5)
+    monkeypatch.setattr("ondol.ingestion.kafka.MESSAGES", 5)
     cluster.send("late", [{"n": n} for n in range(40)] + [{"n": 0.5, "new": True}], partition=0)
     source = open_source(cluster.uri("late"), PATIENT)
     table = read_through(source, lambda batches: pa.Table.from_batches(list(batches)))

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from ondol import redaction as secrets
-from ondol.config.data import Dialect, Fetch
+from ondol.config import Dialect, Fetch
 from ondol.errors import UserError
 from ondol.ingestion.sources import Reading, open_source, read_through
-from ondol.storage import waiting
+from ondol.storage import remote_files as waiting
 
 BIG = b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * 7919 % 10007) for i in range(60_000))
 
@@ -194,7 +194,7 @@ def test_passing_failures_are_tried_again_and_lasting_ones_said(tmp_path, site, 
 
     site.answer = answer
     assert _table(tmp_path, f"{site.url}/t.csv").num_rows == 60_000
-    told = [record.getMessage() for record in caplog.records if record.name == "ondol.storage.waiting"]
+    told = [record.getMessage() for record in caplog.records if record.name == "ondol.storage.remote_files"]
     assert [words.rpartition(" in ")[0] for words in told] == [
         f'"{site.url}/t.csv" cannot be read, the server fails: trying again'
     ] * 2
@@ -399,7 +399,7 @@ def test_object_that_changes_while_it_is_read_is_noticed(tmp_path, bucket):
 
 
 def test_large_object_comes_in_ranges_and_whole(tmp_path, bucket, monkeypatch):
-    from ondol.storage import buckets
+    from ondol.storage import remote_files as buckets
 
     monkeypatch.setattr(buckets, "CHUNK", 100_000)
     bucket(Key="t.csv", Body=BIG)

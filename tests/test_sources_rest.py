@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from sources_support import Server
 
-from ondol.config.data import Fetch
+from ondol.config import Fetch
 from ondol.errors import UserError
+from ondol.ingestion import rest as rest_session
 from ondol.ingestion import spool
-from ondol.ingestion.abilities import Narrowing
-from ondol.ingestion.rest import session as rest_session
+from ondol.ingestion.base import Narrowing
 from ondol.ingestion.sources import Reading, open_source, read_through
 
 ROWS = [{"id": n, "name": f"n{n}"} for n in range(25)]
@@ -177,7 +177,7 @@ def test_rate_limit_waits_as_long_as_it_asks_and_says_so(serve, pauses, caplog):
 
     assert _table(serve(answer).uri + CURSOR).to_pylist() == ROWS
     assert pauses == [7, 7]
-    assert [record.getMessage() for record in caplog.records if record.name == "ondol.storage.waiting"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "ondol.storage.remote_files"] == [
         "The API answers with 429: trying again in 7.0 s"
     ] * 2
 
@@ -316,7 +316,7 @@ def test_new_cursors_to_the_same_records_stop(serve):
 
 
 def test_pages_without_records_do_not_go_on_forever(serve, monkeypatch):
-    monkeypatch.setattr("ondol.ingestion.rest.pages.MOST_EMPTY", 5)
+    monkeypatch.setattr("ondol.ingestion.rest.MOST_EMPTY", 5)
     server = serve(lambda _, number: (200, {}, {"items": [], "next": f"c{number}"}))
     assert "without a record" in _refusal(server.uri + "#next=next&param=cursor")
 

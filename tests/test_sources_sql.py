@@ -19,12 +19,11 @@ import pymysql
 import pytest
 
 from ondol import redaction as secrets
-from ondol.config.data import Data, Fetch
-from ondol.config.settings import Settings
+from ondol.config import Data, Fetch, Settings
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
-from ondol.ingestion.abilities import Narrowing
-from ondol.ingestion.growing import grow
+from ondol.ingestion.base import Narrowing
+from ondol.ingestion.incremental import grow
 from ondol.ingestion.ingest import open_project_source, snapshot_source
 from ondol.ingestion.sources import Reading, Retyped, open_source, read_through
 

@@ -19,20 +19,20 @@ from ondol.cli import up
 from ondol.cli.console import console
 from ondol.cli.loop import loop_lines
 from ondol.cli.running import print_alerts, print_due, print_processes
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.errors import UserError
-from ondol.monitoring.loop import pause
-from ondol.orchestration.alerting import alert, refused, waiting
+from ondol.monitoring.retraining import pause
+from ondol.orchestration.alerts import alert, refused, waiting
 from ondol.orchestration.asgi import SameOrigin
 from ondol.orchestration.guard import free_port
 from ondol.orchestration.processes import start, stop
-from ondol.registry.connection import connect
+from ondol.registry.registry import connect
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 ENV = {"PYTHONPATH": python_path()}
 ASK = """
 import sys
-from ondol.orchestration.health import ask, look_up
+from ondol.orchestration.server import ask, look_up
 print(ask(f"{sys.argv[1]}/deployments/filter", {}), look_up(f"{sys.argv[1]}/flow_runs/1"))
 """
 

@@ -189,7 +189,7 @@ def test_each_answer_changes_a_file_that_runs(render, question, answer, files):
     ("problem", "target"), [("binary", "churned"), ("multiclass", "next_plan"), ("regression", "next_spend")]
 )
 def test_problem_names_the_target_of_the_sample(render, problem, target):
-    from ondol.config.settings import load_settings
+    from ondol.config import load_settings
     from ondol.contract import describe, load_schema
 
     settings = load_settings(render(problem=problem))

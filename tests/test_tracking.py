@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.registry.champion import Champion, write_champion
-from ondol.registry.connection import mlflow_artifacts
 from ondol.registry.models import FILE
-from ondol.registry.tracking import RECORD, Registry, read_version_tags
+from ondol.registry.registry import RECORD, Registry, mlflow_artifacts, read_version_tags
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def test_a_dataset_is_an_input_of_its_run(registry, run_id):
 
 
 def test_the_tags_of_all_versions_are_read_unless_the_champion_is_of_another_server(registry, run_id, monkeypatch):
-    monkeypatch.setattr("ondol.registry.tracking.PAGE", 1)
+    monkeypatch.setattr("ondol.registry.registry.PAGE", 1)
     registry.register("file:///model", None, run_id, {"data_digest": "of the version"})
     tags = read_version_tags(registry.settings)
     assert {version: found["data_digest"] for version, found in tags.items()} == {

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.contract import Column, check_rows, clean, load_schema
 from ondol.contract.uniqueness import find_repeats, hash_rows, unique_sets
 from ondol.errors import UserError

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.contract import Checked, Contract, check_rows, load_contract, load_schema
 from ondol.orchestration.environment import prepare
 
@@ -76,7 +76,7 @@ def rows(checked: Checked) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def fitted(settings: Settings, contract: Contract, rows: pd.DataFrame) -> "Fitted":
     """The project's model, fitted on `rows` as the pipeline would fit it: `.pipeline`, `.contract`."""
-    from ondol.training.splitting import define_holdout
+    from ondol.training.dataset import define_holdout
     from ondol.training.train import fit_rows
 
     holdout = define_holdout(settings.model_copy(update={"split": type(settings.split)()}), contract, "")

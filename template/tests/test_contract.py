@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.contract import Checked, Contract, check_rows, encode, fit_encodings, load_schema
 from ondol.errors import UserError
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.training.train import Fitted, build_pipeline
 
 

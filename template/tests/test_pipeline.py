@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ondol.config.settings import Settings
-from ondol.deployment.convert import compile_model
+from ondol.config import Settings
+from ondol.deployment.onnx import compile_model
 from ondol.deployment.parity import check_parity
 from ondol.training.train import Fitted
 

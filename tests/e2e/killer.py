@@ -17,8 +17,8 @@ from typing import Any
 import ondol.bento_store
 import ondol.storage.files
 from ondol.deployment.smoke import SmokeService
-from ondol.ingestion.kafka.source import KafkaSource
-from ondol.registry.tracking import Registry
+from ondol.ingestion.kafka import KafkaSource
+from ondol.registry.registry import Registry
 
 LOG, POINT, WHEN = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 done = 0

@@ -27,9 +27,9 @@ def trained_once(make: Make, good: pd.DataFrame) -> Project:
 def held_out(frame: pd.DataFrame) -> np.ndarray:
     """Which rows the project holds out: by the hash of the id, whatever else is in the row."""
     from model.schema import Schema
-    from ondol.config.data import Split
+    from ondol.config import Split
     from ondol.contract import describe
-    from ondol.training.rows import Holdout, in_holdout
+    from ondol.training.dataset import Holdout, in_holdout
 
     ids = pd.DataFrame({"customer_id": frame["customer_id"].astype("int64")})
     return in_holdout(ids, describe(Schema, "churned", "binary"), Holdout(split=Split()))

@@ -16,9 +16,9 @@ from template_support import commit_all
 
 from e2e.browser import Browser, Page, open_browser
 from e2e.support import Done, Project, make_project, succeed
-from ondol.config.operate import Monitor
+from ondol.config import Monitor
 from ondol.monitoring import drift
-from ondol.monitoring.frames import Sides
+from ondol.monitoring.drift import Sides
 from ondol.monitoring.windows import Window
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from ondol_serving.environment import read_settings
 
 
 class Limits(BaseModel):
-    """What a request may cost, and who may ask; the meaning of each entry is `ondol.config.settings.Service`'s."""
+    """What a request may cost, and who may ask; the meaning of each entry is `ondol.config.Service`'s."""
 
     model_config = ConfigDict(frozen=True)
 

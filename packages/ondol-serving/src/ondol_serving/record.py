@@ -21,7 +21,7 @@ log = logging.getLogger("bentoml.service")
 
 
 class Rules(BaseModel):
-    """What is logged and how much is kept; the meaning of each entry is `ondol.config.settings.Log`'s."""
+    """What is logged and how much is kept; the meaning of each entry is `ondol.config.Log`'s."""
 
     model_config = ConfigDict(frozen=True)
 

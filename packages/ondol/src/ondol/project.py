@@ -5,13 +5,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 
 if TYPE_CHECKING:
     from ondol.contract import Contract
     from ondol.evaluation.verdicts import Verdicts
     from ondol.registry.champion import Champion
-    from ondol.registry.tracking import Registry
+    from ondol.registry.registry import Registry
     from ondol.snapshots.snapshots import Snapshots
     from ondol.validation.results import Latest, Validations
 
@@ -58,7 +58,7 @@ class Project:
     @cached_property
     def registry(self) -> "Registry":
         """MLflow's runs and registered versions."""
-        from ondol.registry.tracking import Registry
+        from ondol.registry.registry import Registry
 
         return Registry(self.settings)
 

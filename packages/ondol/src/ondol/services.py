@@ -11,16 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.asgi import HOSTS
 from ondol.orchestration.environment import prepare
-from ondol.orchestration.health import answers, ask
-from ondol.orchestration.ports import listens
-from ondol.orchestration.processes import LOOPBACK, Record, read_record, run_folder, running, stop
+from ondol.orchestration.processes import LOOPBACK, Record, listens, read_record, run_folder, running, stop
 from ondol.orchestration.recovery import Recovery
-from ondol.orchestration.server import PREFECT, UVICORN, Server
-from ondol.registry.connection import embedded_uri, is_embedded, mlflow_artifacts, prepare_embedded
+from ondol.orchestration.server import PREFECT, UVICORN, Server, answers, ask
+from ondol.registry.registry import embedded_uri, is_embedded, mlflow_artifacts, prepare_embedded
 from ondol.storage.files import sole, write_bytes
 
 NAMES = ("prefect", "mlflow", "service", "worker")

@@ -9,7 +9,7 @@ import typer
 from ondol.cli import contract, data, delivery, loop, operate, quarantine, reproduce
 from ondol.errors import UserError
 from ondol.redaction import may_be_address
-from ondol.storage.privacy import keep_private
+from ondol.storage.files import keep_private
 
 HELP = """Train, check, deploy and serve this project's model.
 
@@ -45,7 +45,7 @@ def init(
 ) -> None:
     """Name your data: write model/schema.py and the data section of config.toml from it."""
     from ondol.cli.init import print_report
-    from ondol.config.settings import find_root
+    from ondol.config import find_root
     from ondol.setup.initialize import initialize
 
     root = find_root()

@@ -3,9 +3,9 @@
 from rich.markup import escape
 
 from ondol.cli.console import console, open_project
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.orchestration.alerting import Kind, alert
+from ondol.orchestration.alerts import Kind, alert
 from ondol.registry.bundles import Bundle, open_bundle
 from ondol.registry.champion import Action, Champion, move_champion, require_champion, served_bundle
 
@@ -62,7 +62,7 @@ def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why
 
 def _copy_to_mlflow(settings: Settings) -> None:
     """Move MLflow's alias too; where MLflow is down, the next command does it."""
-    from ondol.registry.tracking import repair_alias
+    from ondol.registry.registry import repair_alias
 
     try:
         repair_alias(settings)

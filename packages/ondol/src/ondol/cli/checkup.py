@@ -10,12 +10,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from ondol.config.base import is_address
-from ondol.config.settings import Settings
+from ondol.config import Settings, is_address
 from ondol.errors import UserError
 from ondol.evaluation.verdicts import Record as Judged
-from ondol.ingestion.growing import Line
-from ondol.monitoring.loop import Loop
+from ondol.ingestion.incremental import Line
+from ondol.monitoring.retraining import Loop
 from ondol.monitoring.windows import Window
 from ondol.orchestration.environment import prefect_database
 from ondol.orchestration.processes import Record as Process
@@ -23,12 +22,10 @@ from ondol.orchestration.processes import run_folder
 from ondol.orchestration.server import PREFECT_REMEDY
 from ondol.registry.bundles import open_bundle
 from ondol.registry.champion import read_champion
-from ondol.registry.connection import MLFLOW_REMEDY, check_schema, is_embedded, mlflow_database
 from ondol.registry.models import FILE
-from ondol.registry.relocation import local_path
+from ondol.registry.registry import MLFLOW_REMEDY, check_schema, is_embedded, local_path, mlflow_database
 from ondol.snapshots.snapshots import Snapshot, Snapshots
-from ondol.storage.damage import BACKUP, explain_damage, explain_os_error
-from ondol.storage.files import read_json, read_record
+from ondol.storage.files import BACKUP, explain_damage, explain_os_error, read_json, read_record
 from ondol.storage.sqlite import WAIT_SECONDS, check_database
 from ondol.validation.results import Validation, Validations, read_latest
 

@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.segment import Segment
 from rich.text import Text
 
-from ondol.config.settings import Settings, find_root, load_settings
+from ondol.config import Settings, find_root, load_settings
 from ondol.errors import UserError
 from ondol.orchestration.environment import LOGGERS, prepare
 from ondol.redaction import redact
-from ondol.storage.damage import explain_os_error
+from ondol.storage.files import explain_os_error
 from ondol.storage.reach import open_store, refresh
 from ondol_serving.printable import printable
 

@@ -11,8 +11,7 @@ from rich.markup import escape
 
 from ondol.cli.console import console
 from ondol.cli.hosting import free_port, in_a_name, key_of_the_log, mounts, names_of, place, published
-from ondol.config.base import is_address
-from ondol.config.settings import Settings
+from ondol.config import Settings, is_address
 from ondol.errors import UserError
 
 MINUTES = 15

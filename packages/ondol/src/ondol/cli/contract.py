@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ondol.config.settings import Settings
-    from ondol.setup.change import Change
+    from ondol.config import Settings
+    from ondol.setup.evolution import Change
 
 app = typer.Typer()
 contract_app = typer.Typer(help="Hold model/schema.py against the data, and let it follow.", no_args_is_help=True)
@@ -39,8 +39,8 @@ def update(
 ) -> None:
     """Print the edit of model/schema.py that follows the source; write it only with --apply."""
     from ondol.cli.console import console, errors, open_project
-    from ondol.setup.editing import propose
-    from ondol.setup.placing import SCHEMA_PATH, compare
+    from ondol.setup.schema_edit import propose
+    from ondol.setup.schema_file import SCHEMA_PATH, compare
 
     settings = open_project()
     before = (settings.root / SCHEMA_PATH).read_bytes()
@@ -77,9 +77,9 @@ def _find(settings: "Settings", source: str | None) -> "tuple[list[Change], int 
     from ondol.contract import load_contract
     from ondol.ingestion.sources import Reading, open_source
     from ondol.redaction import may_be_address
-    from ondol.setup.changes import find_changes
+    from ondol.setup.evolution import find_changes
+    from ondol.setup.inference import TableFormat
     from ondol.setup.initialize import read_table
-    from ondol.setup.profiles import TableFormat
 
     uri = settings.data.source
     if source is not None:

@@ -7,13 +7,12 @@ import threading
 from pathlib import Path
 
 from ondol.cli.console import console, open_project
-from ondol.config.base import is_address
-from ondol.config.settings import Settings
+from ondol.config import Settings, is_address
 from ondol.errors import UserError
 from ondol.orchestration.guard import Child
-from ondol.storage.following import PATIENCE, follow
-from ondol.storage.mirror import Mirror
+from ondol.storage.log_upload import PATIENCE, follow
 from ondol.storage.objects import Objects
+from ondol.storage.remote import Mirror
 
 
 def follow_store(into: Path | None) -> None:

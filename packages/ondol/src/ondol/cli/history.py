@@ -6,14 +6,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from ondol.cli.console import console, errors, open_project
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.orchestration.naming import SHORT
+from ondol.orchestration.stage import SHORT
 from ondol.redaction import redact, show_uri
-from ondol.retention.garbage import Garbage, all_snapshots, find_garbage
-from ondol.retention.references import Use, bundled, latest, needed, registered, versions_of
-from ondol.snapshots.comparing import MOST_ROWS, Difference, compare_columns, compare_schemas
-from ondol.snapshots.distributions import MOVED, Column
+from ondol.retention import Garbage, Use, all_snapshots, bundled, find_garbage, latest, needed, registered, versions_of
+from ondol.snapshots.diff import MOST_ROWS, MOVED, Column, Difference, compare_columns, compare_schemas
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.locks import only_one
 

@@ -5,7 +5,7 @@ import zlib
 from typing import Any
 from urllib.parse import urlsplit
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
 
 INSIDE = "3000/tcp"

@@ -6,8 +6,7 @@ from rich.table import Table
 
 from ondol.cli.console import console as terminal
 from ondol.setup.initialize import InitReport
-from ondol.setup.placing import SCHEMA_PATH
-from ondol.setup.writing import Field
+from ondol.setup.schema_file import SCHEMA_PATH, Field
 
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 MOST_LISTED = 40

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ondol.config.settings import Settings
+    from ondol.config import Settings
 
 app = typer.Typer()
 loop_app = typer.Typer(help="Pause, resume or show the loop from drift to training again.", no_args_is_help=True)
@@ -31,7 +31,7 @@ def monitor() -> None:
 def pause_loop(why: Why) -> None:
     """Let nothing be trained by the loop until `ml loop resume`; windows go on."""
     from ondol.cli.console import console, open_project
-    from ondol.monitoring.loop import pause
+    from ondol.monitoring.retraining import pause
 
     pause(open_project().store_path, why)
     console.print("The loop is paused: the monitor goes on, and nothing trains by itself. `ml loop resume` ends that.")
@@ -42,7 +42,7 @@ def resume_loop(why: Why = "resumed") -> None:
     """End a pause: the next `ml monitor` decides again."""
     from ondol.cli.console import console, open_project
     from ondol.errors import UserError
-    from ondol.monitoring.loop import read_loop, resume
+    from ondol.monitoring.retraining import read_loop, resume
 
     settings = open_project()
     if read_loop(settings.store_path).paused is None:
@@ -55,7 +55,7 @@ def resume_loop(why: Why = "resumed") -> None:
 def show_loop() -> None:
     """Show the last windows, and whether training is wanted."""
     from ondol.cli.console import console, open_project
-    from ondol.monitoring.loop import read_loop
+    from ondol.monitoring.retraining import read_loop
 
     settings = open_project()
     for line in (*window_lines(settings, SHOWN_WINDOWS), *loop_lines(settings)):
@@ -66,7 +66,7 @@ def show_loop() -> None:
 
 def window_lines(settings: "Settings", most: int) -> list[str]:
     """Return the champion's last windows in lines, the newest first: verdict, live metric, reasons and notes."""
-    from ondol.monitoring.showing import headline
+    from ondol.monitoring.report import headline
     from ondol.monitoring.windows import Windows
     from ondol.registry.champion import read_champion
 
@@ -84,8 +84,7 @@ def window_lines(settings: "Settings", most: int) -> list[str]:
 
 def loop_lines(settings: "Settings") -> list[str]:
     """Return how the loop stands, in lines; `ml status` shows them too. Neither Prefect nor MLflow is imported."""
-    from ondol.monitoring.loop import read_loop
-    from ondol.monitoring.retraining import decide_now, open_request
+    from ondol.monitoring.retraining import decide_now, open_request, read_loop
     from ondol.registry.champion import read_champion
 
     loop, champion = read_loop(settings.store_path), read_champion(settings.store_path)

@@ -9,14 +9,14 @@ from rich.markup import escape
 
 from ondol.cli.console import console, open_project
 from ondol.cli.progress import Progress
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import Refused
 from ondol.orchestration.recovery import end_lost, noting, registered
 from ondol.orchestration.server import prefect_server
 from ondol.registry.champion import read_champion
-from ondol.registry.connection import connect
-from ondol.storage.addresses import refuse_plain
+from ondol.registry.registry import connect
 from ondol.storage.locks import only_one
+from ondol.storage.remote_files import refuse_plain
 from ondol.training.provenance import installed_packages
 
 WARM = {  # what a stage will import anyway, imported while the server starts

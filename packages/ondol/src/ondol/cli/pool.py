@@ -5,10 +5,10 @@ from typing import TextIO
 from rich.markup import escape
 
 from ondol.cli.console import console, open_project
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.orchestration.deployments import deployed_commit, make_work_pool, note_deployed, remove_renamed
 from ondol.orchestration.server import prefect_server
+from ondol.orchestration.stage import deployed_commit, make_work_pool, note_deployed, remove_renamed
 from ondol.services import prefect_address
 from ondol.training.provenance import is_behind
 

@@ -11,14 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from ondol.cli.console import console, open_project
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.contract import load_contract
-from ondol.deployment.outputs import open_output, require_destination
+from ondol.deployment.predict import open_output, require_destination
 from ondol.errors import UserError
 from ondol.snapshots.parts import ROW
 from ondol.storage.files import publish, scratch
 from ondol.storage.locks import only_one
-from ondol.validation.corrections.replaying import judge_again, take_mended
+from ondol.validation.corrections import judge_again, take_mended
 from ondol.validation.results import REASONS, Latest, Validation, Validations
 from ondol.validation.validate import CHECKED
 

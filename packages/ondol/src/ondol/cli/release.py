@@ -13,16 +13,14 @@ from ondol.cli.console import console, current_store, open_project
 from ondol.cli.container import Container
 from ondol.cli.smoke_url import prove
 from ondol.cli.unproved import not_proved, noted, read_unproved, require_proved, restore, undo
-from ondol.config.operate import Environment
-from ondol.config.settings import Settings
-from ondol.contract.compatibility import breaking_changes
+from ondol.config import Environment, Settings
+from ondol.contract.schema import breaking_changes
 from ondol.errors import Refused, UserError, nearest
-from ondol.orchestration.alerting import alert
-from ondol.orchestration.ports import is_loopback
+from ondol.orchestration.alerts import alert
+from ondol.orchestration.processes import is_loopback
 from ondol.registry.bundles import Bundle, find_bundle, open_bundle
 from ondol.registry.champion import Champion, move_champion, read_champion, require_champion, taken_out
-from ondol.storage.files import digest_folder, publish, read_json, scratch, sole, write_json
-from ondol.storage.privacy import open_for_others
+from ondol.storage.files import digest_folder, open_for_others, publish, read_json, scratch, sole, write_json
 from ondol.storage.reach import look_again, open_store, remove
 from ondol.training.provenance import is_behind
 

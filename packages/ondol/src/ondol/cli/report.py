@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 from ondol.cli.console import current_store, open_project, print_plain
 from ondol.cli.smoke_url import GROUP
-from ondol.config.operate import Environment
-from ondol.config.settings import Settings
+from ondol.config import Environment, Settings
 from ondol.evaluation.report import report_lines
 from ondol.markdown import plain, table
 from ondol.orchestration.processes import running

@@ -8,16 +8,17 @@ from rich.table import Table
 from ondol.cli.console import console, open_project
 from ondol.cli.progress import Steps
 from ondol.errors import Refused
-from ondol.evaluation.reproduction.compare import (
+from ondol.evaluation.reproduction import (
     PREDICTIONS,
     TOLERANCE,
+    Again,
     Figure,
     Line,
     compare_all,
     figures_of,
+    make_again,
     other_packages,
 )
-from ondol.evaluation.reproduction.making import Again, make_again
 
 SHOWN_PACKAGES = 8
 

@@ -6,9 +6,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ondol.cli.console import console
-from ondol.config.settings import Settings
-from ondol.orchestration.alerting import deliver, refused, waiting
-from ondol.orchestration.health import ask, call_prefect
+from ondol.config import Settings
+from ondol.orchestration.alerts import deliver, refused, waiting
 from ondol.orchestration.processes import (
     Record,
     family,
@@ -20,7 +19,7 @@ from ondol.orchestration.processes import (
     running,
     was_elsewhere,
 )
-from ondol.orchestration.server import refusal_of
+from ondol.orchestration.server import ask, call_prefect, refusal_of
 from ondol.redaction import show_uri
 from ondol.services import NAMES, is_well, prefect_address
 from ondol.storage.files import read_json

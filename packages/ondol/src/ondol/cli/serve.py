@@ -9,12 +9,10 @@ from rich.markup import escape
 
 from ondol.cli.console import console, open_project
 from ondol.cli.follow import start_follower
-from ondol.config.base import is_address
-from ondol.config.settings import Settings
+from ondol.config import Settings, is_address
 from ondol.errors import UserError
-from ondol.orchestration.ports import is_loopback
-from ondol.registry.bento_home import new_bento_home
-from ondol.registry.bundles import open_bundle
+from ondol.orchestration.processes import is_loopback
+from ondol.registry.bundles import new_bento_home, open_bundle
 from ondol.registry.champion import read_champion
 from ondol.storage.reach import look_again
 

@@ -6,11 +6,9 @@ from contextlib import contextmanager
 from rich.markup import escape
 
 from ondol.cli.console import console, open_project
-from ondol.config.settings import Settings
-from ondol.demo.comeback import Comeback, measure_comeback
-from ondol.demo.play import Play, Week
+from ondol.config import Settings
 from ondol.demo.sandbox import Sandbox, make_sandbox
-from ondol.demo.timeline import conclude, draw, tabulate
+from ondol.demo.simulation import Comeback, Play, Week, conclude, draw, measure_comeback, tabulate
 from ondol.errors import UserError
 from ondol.registry.champion import served_bundle
 from ondol.storage.files import sole

@@ -6,9 +6,8 @@ from rich.table import Table
 from ondol.cli.console import console, open_project
 from ondol.cli.loop import loop_lines
 from ondol.cli.running import print_alerts, print_due, print_processes
-from ondol.config.settings import Settings
-from ondol.evaluation.verdict import show_interval
-from ondol.evaluation.verdicts import Verdicts
+from ondol.config import Settings
+from ondol.evaluation.verdicts import Verdicts, show_interval
 from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion, read_champion, taken_out, version_of
 from ondol.validation.results import read_latest

@@ -7,10 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ondol.cli.console import console
-from ondol.config.settings import Settings
-from ondol.evaluation.resampling import Interval
-from ondol.evaluation.verdict import show_figure, show_interval
-from ondol.evaluation.verdicts import Record, Verdicts
+from ondol.config import Settings
+from ondol.evaluation.metrics import Interval
+from ondol.evaluation.verdicts import Record, Verdicts, show_figure, show_interval
 from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion, read_champion
 from ondol.validation.results import Validation, Validations, read_latest

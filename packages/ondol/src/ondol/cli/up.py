@@ -12,17 +12,27 @@ from typing import NoReturn
 from rich.markup import escape
 
 from ondol.cli.console import console, open_project
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.orchestration.deployments import deployment_name, read_deployments, remove_renamed
-from ondol.orchestration.ports import choose_port, is_taken
-from ondol.orchestration.processes import Record, keeper_of, log_path, read_record, running, start, stop, was_elsewhere
+from ondol.orchestration.processes import (
+    Record,
+    choose_port,
+    is_taken,
+    keeper_of,
+    log_path,
+    read_record,
+    running,
+    start,
+    stop,
+    was_elsewhere,
+)
 from ondol.orchestration.recovery import end_lost
 from ondol.orchestration.server import Server, no_embedded_server
+from ondol.orchestration.stage import deployment_name, read_deployments, remove_renamed
 from ondol.redaction import show_uri
-from ondol.registry.connection import find_experiment, is_embedded, models_path, runs_path
+from ondol.registry.registry import find_experiment, is_embedded, models_path, runs_path
 from ondol.services import NAMES, is_ours, is_well, only_up, plan, prefect_address, stop_all, wanted_port
-from ondol.storage.privacy import withdraw
+from ondol.storage.files import withdraw
 
 HEALTHY_SECONDS = 120.0
 DEPLOY_SECONDS = 300.0

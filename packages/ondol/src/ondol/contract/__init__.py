@@ -9,10 +9,12 @@ from ondol.contract.checking import (
     require_known_markers,
     typed,
 )
-from ondol.contract.columns import Column, Contract, Encoding
 from ondol.contract.encoding import encode, encode_target, fit_encodings
 from ondol.contract.schema import (
     Checks,
+    Column,
+    Contract,
+    Encoding,
     describe,
     load_checks,
     load_contract,

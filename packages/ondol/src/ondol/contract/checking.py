@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ondol.config.data import Dialect
+from ondol.config import Dialect
 from ondol.contract.cleaning import UNREADABLE, clean_column, to_required
-from ondol.contract.columns import Column
+from ondol.contract.schema import Column
 from ondol.contract.uniqueness import ALONE, TOGETHER
 from ondol.errors import UserError, nearest
 from ondol_serving.grammar import normalize

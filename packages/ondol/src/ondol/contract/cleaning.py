@@ -13,8 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ondol.contract.columns import Column, Kind
-from ondol.contract.schema import required_dtype
+from ondol.contract.schema import Column, Kind, required_dtype
 from ondol_serving.grammar import (
     ISO_DATE,
     LONGEST_SECONDS,

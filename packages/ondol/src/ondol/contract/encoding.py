@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from ondol.contract.columns import MISSING_TEXT, Column, Contract, Encoding, Part
+from ondol.contract.schema import MISSING_TEXT, Column, Contract, Encoding, Part
 from ondol.errors import UserError
 
 LARGEST_TARGET, SMALLEST_TARGET = 1e37, 1e-30

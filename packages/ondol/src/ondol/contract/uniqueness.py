@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ondol.contract.cleaning import clean_column, normalize_texts
-from ondol.contract.columns import Column
+from ondol.contract.schema import Column
 from ondol_serving.grammar import normalize
 
 if TYPE_CHECKING:

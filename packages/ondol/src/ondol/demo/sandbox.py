@@ -12,11 +12,11 @@ from pathlib import Path
 
 import tomlkit
 
-from ondol.config.settings import FILE_NAME, FileSettings, Settings, load_settings
+from ondol.config import FILE_NAME, FileSettings, Settings, load_settings
 from ondol.errors import UserError
 from ondol.orchestration.environment import clean_environment
 from ondol.services import only_up, stop_all
-from ondol.setup.placing import reads_sample
+from ondol.setup.schema_file import reads_sample
 
 DATA = "data.parquet"
 COPIED = ("flows", "model", "service", "prefect.yaml", FILE_NAME)

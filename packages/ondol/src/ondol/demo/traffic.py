@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from ondol.deployment.bundling import json_value
+from ondol.deployment.bundle import json_value
 from ondol.errors import UserError
 from ondol.ingestion.sample import generate
 from ondol.storage.files import publish, scratch

@@ -1,18 +1,18 @@
 """Deployment: a candidate that passed its gates is compiled, proved, tried and put into service."""
 
-from ondol.contract.compatibility import breaking_changes
-from ondol.deployment.bundling import build_bundle, smoke_rows
+from ondol.contract.schema import breaking_changes
+from ondol.deployment.bundle import build_bundle, smoke_rows
 from ondol.deployment.smoke import SmokeService, require_same
 from ondol.errors import Refused, UserError
-from ondol.evaluation.candidate import load_candidate
 from ondol.evaluation.evaluate import known_verdict
+from ondol.evaluation.targets import load_candidate
 from ondol.evaluation.verdicts import Record
-from ondol.orchestration.artifacts import publish_markdown
 from ondol.orchestration.progress import say
+from ondol.orchestration.stage import publish_markdown
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, drop_bundle, find_bundle
 from ondol.registry.champion import Champion, move_champion, restore_champion, taken_out
-from ondol.registry.tracking import CHAMPION
+from ondol.registry.registry import CHAMPION
 from ondol.storage.reach import look_again
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ondol.contract import Column, Contract
 from ondol.deployment.predict import free_names
 from ondol.errors import UserError
-from ondol.evaluation.candidate import Candidate
+from ondol.evaluation.targets import Candidate
 from ondol.registry.bundles import Bundle
 
 FILE = "reference.parquet"

@@ -14,10 +14,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.guard import Child, free_port
-from ondol.registry.bento_home import new_bento_home
+from ondol.registry.bundles import new_bento_home
 
 START_SECONDS = 90.0
 REQUEST_SECONDS = 30.0

@@ -5,24 +5,23 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ondol.contract.compatibility import can_score
+from ondol.contract.schema import can_score
 from ondol.errors import Refused
-from ondol.evaluation.basis import Basis, choose_rows, find_basis
-from ondol.evaluation.candidate import Candidate, load_candidate
 from ondol.evaluation.gates import judge, refusal_sentence
 from ondol.evaluation.metrics import choose_metric
 from ondol.evaluation.plots import draw_plots
 from ondol.evaluation.report import gate_rows, verdict_markdown
 from ondol.evaluation.scoring import Scorer
+from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
 from ondol.evaluation.verdicts import Record
-from ondol.orchestration.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from ondol.orchestration.progress import say
+from ondol.orchestration.stage import publish_image, publish_link, publish_markdown, publish_table
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, find_bundle
 from ondol.registry.champion import Champion
 from ondol.storage.files import digest_json
 from ondol.training.baseline import predict_dummy
-from ondol.training.recording import log_dataset
+from ondol.training.train import log_dataset
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from ondol.evaluation.metrics import bootstrap, choose_metric, paired_difference
-from ondol.evaluation.verdict import Comparison, Gate, Limits, Verdict, show_figure
+from ondol.evaluation.verdicts import Comparison, Gate, Limits, Verdict, show_figure
 
 __all__ = [
     "Comparison",

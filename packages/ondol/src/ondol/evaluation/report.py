@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from ondol.config.settings import Settings
-from ondol.evaluation.verdict import Gate, show_figure, show_interval
-from ondol.evaluation.verdicts import Record, Verdicts
+from ondol.config import Settings
+from ondol.evaluation.verdicts import Gate, Record, Verdicts, show_figure, show_interval
 from ondol.markdown import plain, table
 from ondol.registry.champion import read_champion
 from ondol.validation.results import Validations, read_latest

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ondol.config.settings import FileSettings, Settings
+from ondol.config import FileSettings, Settings
 from ondol.errors import UserError
-from ondol.evaluation.reproduction.order import Order, Outcome
+from ondol.evaluation.reproduction import Order, Outcome
 from ondol.orchestration.environment import prepare
 from ondol.orchestration.progress import listeners
 
 if TYPE_CHECKING:
-    from ondol.evaluation.candidate import Candidate
+    from ondol.evaluation.targets import Candidate
 
 
 def main(order_path: Path, outcome_path: Path) -> int:
@@ -81,9 +81,9 @@ def fit_again(settings: Settings, order: Order) -> "tuple[Candidate, int]":
     import skops.io
 
     from ondol.contract import load_contract
-    from ondol.evaluation.candidate import Candidate
+    from ondol.evaluation.targets import Candidate
     from ondol.registry.models import trusted_types
-    from ondol.training.rows import Holdout, read_rows
+    from ondol.training.dataset import Holdout, read_rows
     from ondol.training.train import fit_rows
 
     contract, holdout = load_contract(settings), Holdout.model_validate(order.holdout)
@@ -123,10 +123,10 @@ def compare_predictions(candidate: "Candidate", recorded: Path) -> float | None:
 
 def judge_again(candidate: "Candidate", recorded: dict[str, Any]) -> dict[str, Any]:
     """Return the candidate's figures on the rows that the version was judged on; no champion is scored."""
-    from ondol.config.model import Gates
-    from ondol.evaluation.basis import Basis, choose_rows
+    from ondol.config import Gates
     from ondol.evaluation.gates import judge
     from ondol.evaluation.metrics import choose_metric
+    from ondol.evaluation.targets import Basis, choose_rows
     from ondol.training.baseline import predict_dummy
 
     basis, problem = Basis.model_validate(recorded), candidate.contract.problem

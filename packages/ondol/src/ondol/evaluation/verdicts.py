@@ -1,11 +1,110 @@
-"""Verdicts: what the gates said of a candidate against the champion of the time."""
+"""What the gates compare and what they say, as data that is stored and shown as it is."""
 
 from pathlib import Path
+from typing import Literal, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
-from ondol.evaluation.verdict import Verdict
+from ondol.evaluation.metrics import METRICS, Interval, Metric
 from ondol.storage.files import read_record, write_bytes
+
+
+class FrozenModel(BaseModel):
+    """Frozen, and JSON-able as it is."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Gate(FrozenModel):
+    """One gate's ruling; `figure` or `limit` is None where there was nothing to judge by."""
+
+    name: Literal["floor", "margin"]
+    figure: float | None
+    limit: float | None
+    passed: bool
+    sentence: str
+
+
+class Comparison(FrozenModel):
+    """Models scored on the same rows.
+
+    Attributes:
+        metric: The one that decides.
+        rows: How many rows the models were scored on.
+        scores: Every metric with its interval, of "candidate" and, where one serves, "champion"; of "dummy"
+            the deciding one alone.
+        gains: By how much the candidate is better than "dummy" and "champion" (above 0 is better).
+    """
+
+    problem: str
+    metric: str
+    rows: int
+    scores: dict[str, dict[str, Interval]]
+    gains: dict[str, Interval]
+
+    @property
+    def rule(self) -> Metric:
+        """Direction and unit of the metric."""
+        return METRICS[self.problem][self.metric]
+
+    def value(self, who: str) -> float | None:
+        """Return the metric of "candidate", "dummy" or "champion"; None where it is undefined."""
+        found = self.scores.get(who, {}).get(self.metric)
+        return found.value if found else None
+
+    def shown(self, who: str) -> str:
+        """Return that figure as it is shown."""
+        return show_figure(self.value(who))
+
+
+class Verdict(Comparison):
+    """A comparison and what every gate said to it."""
+
+    gates: tuple[Gate, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate let the candidate through."""
+        return all(gate.passed for gate in self.gates)
+
+
+class Limits(Protocol):
+    """The part of the settings that is read here: `settings.gates`."""
+
+    @property
+    def metric(self) -> str | None:
+        """The metric that decides; None for the problem's own."""
+
+    @property
+    def minimum(self) -> float | None:
+        """What the metric must reach; None where it must beat a dummy model."""
+
+    @property
+    def margin(self) -> float:
+        """How much worse than the champion is let through."""
+
+    @property
+    def confidence(self) -> float:
+        """The coverage of the intervals."""
+
+    @property
+    def resamples(self) -> int:
+        """How many resamples the intervals rest on."""
+
+
+def show_figure(figure: float | None) -> str:
+    """Return a figure with four decimals, with thousands marked where large, with three digits where tiny."""
+    if figure is None:
+        return "unknown"
+    if 0 < abs(figure) < 1e-3:
+        return f"{figure:.2g}"
+    return f"{figure:.4f}" if abs(figure) < 100 else f"{figure:,.1f}"
+
+
+def show_interval(value: float, low: float | None, high: float | None) -> str:
+    """Return a figure with its interval in brackets, where it has one."""
+    shown = show_figure(value)
+    return shown if low is None or high is None else f"{shown} [{show_figure(low)}, {show_figure(high)}]"
 
 
 class Record(BaseModel):

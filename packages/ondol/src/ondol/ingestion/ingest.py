@@ -1,14 +1,13 @@
 """Ingestion: the source's rows become a snapshot."""
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.contract import Contract, require_columns, require_known_markers
-from ondol.ingestion.abilities import Stream
-from ondol.ingestion.growing import grow
+from ondol.ingestion.base import Stream
+from ondol.ingestion.incremental import grow
 from ondol.ingestion.sources import Reading, Source, open_source, read_through
 from ondol.markdown import code
-from ondol.orchestration.artifacts import publish_markdown
-from ondol.orchestration.naming import SHORT
 from ondol.orchestration.progress import say, track
+from ondol.orchestration.stage import SHORT, publish_markdown
 from ondol.project import Project
 from ondol.redaction import show_uri, unseen
 from ondol.snapshots.snapshots import Snapshot, Snapshots

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ondol.config.data import Dialect
+from ondol.config import Dialect
 from ondol.errors import UserError
-from ondol.ingestion.delimited import DelimitedSource, retype, settle
-from ondol.ingestion.files import FileSource, NoRows, open_table, sign
-from ondol.ingestion.fitting import TEXT
-from ondol.ingestion.raw import RawFile
+from ondol.ingestion.base import TEXT
+from ondol.ingestion.csv_files import DelimitedSource, retype, settle
+from ondol.ingestion.files import FileSource, NoRows, RawFile, open_table, sign
 from ondol.ingestion.sources import Reading
 from ondol.storage.parquet import cast_values, unify
-from ondol.storage.places import WILD, choose
+from ondol.storage.remote_files import WILD, choose
 
 
 class ManySource:
@@ -66,7 +65,7 @@ class ManySource:
         return sign([list(item) for item in self._digests.items()], self._reading.columns, self._reading.dialect)
 
     def files(self) -> dict[str, str]:
-        """Return a SHA-256 of each file's bytes and of how it is read; see `ondol.ingestion.abilities.Divided`."""
+        """Return a SHA-256 of each file's bytes and of how it is read; see `ondol.ingestion.base.Divided`."""
         reading = self._reading
         return {name: sign(digest, reading.columns, reading.dialect) for name, digest in self._digests.items()}
 

@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 
 from ondol.contract.cleaning import PER_SECOND
 from ondol.errors import UserError
-from ondol.ingestion.files import FileSource, NoRows, check_names
-from ondol.ingestion.raw import RawFile
+from ondol.ingestion.files import FileSource, NoRows, RawFile, check_names
 from ondol.ingestion.sources import Columns
 from ondol_serving.grammar import normalize
 

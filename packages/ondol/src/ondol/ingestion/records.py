@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ondol.errors import UserError
+from ondol.ingestion.base import EXACT, LADDERS
 from ondol.ingestion.files import check_names
-from ondol.ingestion.fitting import EXACT, LADDERS
 from ondol.ingestion.sources import Columns
 from ondol_serving.grammar import normalize
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ondol.config.data import Dialect, Fetch
+from ondol.config import Dialect, Fetch
 from ondol.errors import UserError, nearest
-from ondol.storage.addresses import refuse_plain, resolve
+from ondol.storage.remote_files import refuse_plain, resolve
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,8 +22,8 @@ Columns = Mapping[str, str] | None
 OPENERS = {
     "": "ondol.ingestion.files:open_file",
     "sample": "ondol.ingestion.sample:open_sample",
-    "rest": "ondol.ingestion.rest.source:open_rest",
-    "kafka": "ondol.ingestion.kafka.source:open_kafka",
+    "rest": "ondol.ingestion.rest:open_rest",
+    "kafka": "ondol.ingestion.kafka:open_kafka",
     **dict.fromkeys(
         ("postgresql", "postgres", "mysql", "mariadb", "sqlite", "duckdb"), "ondol.ingestion.sql.source:open_sql"
     ),

@@ -11,14 +11,12 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.monitoring.drift import ColumnDrift
-from ondol.monitoring.judging import by_distance
-from ondol.monitoring.loop import read_loop
-from ondol.monitoring.retraining import open_request
+from ondol.monitoring.retraining import by_distance, open_request, read_loop
 from ondol.monitoring.windows import Window, Windows
-from ondol.orchestration.alerting import waiting
+from ondol.orchestration.alerts import waiting
 from ondol.registry.champion import read_champion
 from ondol_serving.printable import printable
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ondol.config.data import Dialect
-from ondol.config.settings import Settings
+from ondol.config import Dialect, Settings
 from ondol.contract import Contract
 from ondol.contract.checking import clean, require_columns, typed
-from ondol.contract.columns import Column, Kind
+from ondol.contract.schema import Column, Kind
 from ondol.errors import UserError
 from ondol.ingestion.sources import Reading, Source, open_source, read_through
-from ondol.monitoring.frames import plain_text
+from ondol.monitoring.drift import plain_text
 from ondol_serving.grammar import normalize
 
 if TYPE_CHECKING:

@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from ondol.config.model import Gates
+from ondol.config import Gates
 from ondol.contract import Contract, encode_target
-from ondol.evaluation.metrics import METRICS, bootstrap, choose_metric, score_metrics
-from ondol.evaluation.resampling import Interval
-from ondol.evaluation.verdict import show_figure
+from ondol.evaluation.metrics import METRICS, Interval, bootstrap, choose_metric, score_metrics
+from ondol.evaluation.verdicts import show_figure
 
 
 class Performance(BaseModel):

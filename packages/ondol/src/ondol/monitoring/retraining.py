@@ -4,16 +4,200 @@ An alert depends on the verdict alone: it is also sent while the loop is paused,
 The decision is written first, then the alert and the event are sent, so that a killed monitor forgets nothing.
 """
 
-from datetime import UTC, datetime
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
 
-from ondol.config.settings import Settings
-from ondol.monitoring.decision import Decision, decide
-from ondol.monitoring.events import is_heard, send
-from ondol.monitoring.loop import Loop, Wanted, confirm, read_loop, want
-from ondol.monitoring.windows import Window, Windows
-from ondol.orchestration.alerting import alert, deliver
+from pydantic import BaseModel
+
+from ondol.config import Retrain, Settings
+from ondol.monitoring.drift import ColumnDrift, Comparison
+from ondol.monitoring.performance import Performance
+from ondol.monitoring.windows import Verdict, Window, Windows
+from ondol.orchestration.alerts import alert, deliver
+from ondol.orchestration.events import read_triggers, send_event
 from ondol.registry.champion import Champion, read_champion
-from ondol.storage.audit import utc_now
+from ondol.storage.files import locked, read_record, user_name, utc_now, write_bytes
+
+KEPT = 100  # changes
+
+
+class Change(BaseModel):
+    """One change of the loop."""
+
+    at: str
+    who: str
+    what: str
+    why: str
+
+
+class Wanted(BaseModel):
+    """Training that is wanted. It is kept before anybody is told, so that a killed monitor forgets nothing.
+
+    Attributes:
+        window: The latest window, which names the request.
+        windows: All that speak for it.
+        emitted_at: When the Prefect event was confirmed; None until then.
+    """
+
+    window: str
+    windows: tuple[str, ...]
+    version: str
+    bundle: str
+    reason: str
+    requested_at: str
+    emitted_at: str | None = None
+
+
+class Loop(BaseModel):
+    """The state of the loop."""
+
+    paused: Change | None = None
+    wanted: Wanted | None = None
+    history: tuple[Change, ...] = ()
+
+
+def read_loop(store: Path) -> Loop:
+    """Return the loop of the store."""
+    return read_record(store / "loop.json", Loop) or Loop()
+
+
+def change_loop(store: Path, change: Callable[[Loop], Loop]) -> Loop:
+    """Replace the loop's state by what `change` makes of it, in one step, and return it."""
+    with locked(store / "loop.lock", wait=True):
+        loop = change(read_loop(store))
+        write_bytes(store / "loop.json", (loop.model_dump_json(indent=1) + "\n").encode())
+    return loop
+
+
+def pause(store: Path, why: str) -> Loop:
+    """Let nothing be asked for until `resume`; the windows go on."""
+    made = _change("pause", why)
+    return change_loop(store, lambda loop: _note(loop.model_copy(update={"paused": made}), made))
+
+
+def resume(store: Path, why: str) -> Loop:
+    """End a pause."""
+    made = _change("resume", why)
+    return change_loop(store, lambda loop: _note(loop.model_copy(update={"paused": None}), made))
+
+
+def want(store: Path, wanted: Wanted) -> Loop:
+    """Keep a request."""
+    made = Change(at=wanted.requested_at, who="monitor", what="retrain", why=wanted.reason)
+    return change_loop(store, lambda loop: _note(loop.model_copy(update={"wanted": wanted}), made))
+
+
+def confirm(store: Path, window: str) -> Loop:
+    """Keep that the event of the request of `window` has arrived."""
+
+    def mark(loop: Loop) -> Loop:
+        if loop.wanted is None or loop.wanted.window != window:
+            return loop
+        return loop.model_copy(update={"wanted": loop.wanted.model_copy(update={"emitted_at": utc_now()})})
+
+    return change_loop(store, mark)
+
+
+def _change(what: str, why: str) -> Change:
+    return Change(at=utc_now(), who=user_name(), what=what, why=why)
+
+
+def _note(loop: Loop, change: Change) -> Loop:
+    return loop.model_copy(update={"history": (*loop.history, change)[-KEPT:]})
+
+
+class Decision(BaseModel):
+    """Whether training is wanted, why or why not, and the windows that speak for it."""
+
+    wanted: bool
+    why: str
+    windows: tuple[str, ...] = ()
+
+
+def decide(windows: Sequence[Window], champion: Champion, rules: Retrain, loop: Loop, now: datetime) -> Decision:
+    """Decide on the champion's windows, oldest first: bad in N of the last M and in the latest.
+
+    Args:
+        windows: The champion's; those that were too small do not count.
+        champion: What serves.
+        rules: How many windows, and the cooldown.
+        loop: Whether it is paused, and what was asked last.
+        now: The time, UTC.
+    """
+    last = [window for window in windows if window.judged][-rules.of :]
+    bad = [window for window in last if window.bad]
+    names = tuple(window.id for window in bad)
+    if not last:
+        return Decision(wanted=False, why="no window has had rows enough yet")
+    if not last[-1].bad:
+        return Decision(wanted=False, why="the latest window is as the model knows it")
+    if len(bad) < rules.windows:
+        counted = f"{len(bad)} of the last {rules.of} windows drifted or got worse"
+        return Decision(wanted=False, why=f"{counted}, {rules.windows} are needed", windows=names)
+    if loop.paused is not None:
+        who = f"since {loop.paused.at} by {loop.paused.who} ({loop.paused.why})"
+        return Decision(wanted=False, why=f"the loop is paused {who}: `ml loop resume` ends that", windows=names)
+    if loop.wanted is not None and loop.wanted.window == last[-1].id:
+        return Decision(wanted=False, why=f"training was asked for at {loop.wanted.requested_at}", windows=names)
+    until = cooldown_end(champion, rules, loop)
+    if now < until:
+        shown = f"{until:%Y-%m-%d %H:%M} UTC"
+        return Decision(wanted=False, why=f"cooling down until {shown} ([retrain] cooldown_hours)", windows=names)
+    return Decision(wanted=True, why=reason_of(bad), windows=names)
+
+
+def cooldown_end(champion: Champion, rules: Retrain, loop: Loop) -> datetime:
+    """Return from when on training may be asked for: after the last request and after a new champion."""
+    times = [champion.since] + ([loop.wanted.requested_at] if loop.wanted else [])
+    return max(map(datetime.fromisoformat, times)) + timedelta(hours=rules.cooldown_hours)
+
+
+def reason_of(bad: Sequence[Window]) -> str:
+    """Return in words what speaks for training again."""
+    told = "; ".join(bad[-1].reasons)
+    return f"{len(bad)} of the last windows drifted or got worse; the latest: {told}"
+
+
+EVENT = "ml.retrain"
+
+
+def resource_of(project: str) -> str:
+    """Return the resource that the event is about: the project."""
+    return f"ml.project.{project}"
+
+
+def event_id(project: str, window: str) -> UUID:
+    """Return the event's id, the same each time that a window's request is sent."""
+    return uuid5(NAMESPACE_URL, f"{resource_of(project)}/{window}")
+
+
+def is_heard(project: str) -> bool:
+    """Tell whether the Prefect server has an automation, switched on, that waits for the project's event."""
+    return any(hears(trigger, project) for trigger in read_triggers())
+
+
+def hears(trigger: dict[str, Any], project: str) -> bool:
+    """Tell whether an automation's trigger, at whatever depth, names the event and this project or none."""
+    text = json.dumps(trigger)
+    about = "ml.project." not in text or f'"{resource_of(project)}"' in text
+    return f'"{EVENT}"' in text and about
+
+
+def send(project: str, wanted: Wanted) -> None:
+    """Send the event; see `ondol.orchestration.events.send_event`."""
+    payload = {
+        "version": wanted.version,
+        "window": wanted.window,
+        "windows": list(wanted.windows),
+        "reason": wanted.reason,
+    }
+    resource = {"prefect.resource.id": resource_of(project), "prefect.resource.name": project}
+    send_event(EVENT, resource, payload, event_id(project, wanted.window))
+
 
 UNHEARD = (
     "Training is wanted, and no automation of this Prefect server waits for it: `ml up` starts one that does, "
@@ -115,3 +299,53 @@ def _request(champion: Champion, decision: Decision) -> Wanted:
         reason=decision.why,
         requested_at=utc_now(),
     )
+
+
+MOST_NAMED = 3
+
+
+def judge(
+    features: tuple[ColumnDrift, ...], prediction: ColumnDrift, performance: Performance | None, drift_share: float
+) -> tuple[Verdict, tuple[str, ...]]:
+    """Return the verdict and its reasons in words.
+
+    A window got worse where labels say so; else it drifted where enough features, or the predictions, moved.
+    """
+    reasons = []
+    drifted = [column for column in features if column.drifted]
+    if performance is not None and performance.lost:
+        reasons.append(f"performance lost: {performance.sentence}")
+    if features and len(drifted) / len(features) >= drift_share:
+        names = ", ".join(c.name for c in by_distance(drifted)[:MOST_NAMED])
+        more = ", …" if len(drifted) > MOST_NAMED else ""
+        reasons.append(f"{len(drifted)} of {len(features)} columns drifted ({names}{more})")
+    if prediction.drifted:
+        reasons.append(f"the predictions drifted ({'; '.join(prediction.why)})")
+    worse = performance is not None and performance.lost
+    return ("worse" if worse else "drift" if reasons else "ok"), tuple(reasons)
+
+
+def by_distance(columns: "tuple[ColumnDrift, ...] | list[ColumnDrift]") -> list[ColumnDrift]:
+    """Return columns, the farthest beyond its limit first; those without a distance, where marked, before all."""
+
+    def far(column: ColumnDrift) -> float:
+        if column.score is None or column.limit is None:
+            return float("inf") if column.drifted else -1.0
+        return column.score / column.limit
+
+    return sorted(columns, key=far, reverse=True)
+
+
+def judged(window: Window, comparison: Comparison, drift_share: float) -> Window:
+    """Return the window with what the comparison found."""
+    verdict, reasons = judge(comparison.features, comparison.prediction, None, drift_share)
+    found = {"columns": comparison.features, "prediction": comparison.prediction, "drift_share": comparison.share}
+    return window.model_copy(update=found | {"verdict": verdict, "reasons": reasons})
+
+
+def measured(window: Window, performance: Performance | None, drift_share: float) -> Window:
+    """Return the window with what labels say, judged anew; without labels it stays as it was."""
+    if performance is None or window.prediction is None:
+        return window
+    verdict, reasons = judge(window.columns, window.prediction, performance, drift_share)
+    return window.model_copy(update={"performance": performance, "verdict": verdict, "reasons": reasons})

@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from ondol.config.base import is_address
-from ondol.config.settings import Settings
-from ondol.storage.privacy import make_private
+from ondol.config import Settings, is_address
+from ondol.storage.files import make_private
 from ondol.storage.sqlite import is_plain, sqlite_url
 
 QUIET = {
@@ -27,7 +26,7 @@ QUIET = {
 
 
 # Their messages are written to the log of the run.
-LOGGERS = ("ondol.ingestion", "ondol.storage.waiting", "ondol.orchestration.progress")
+LOGGERS = ("ondol.ingestion", "ondol.storage.remote_files", "ondol.orchestration.progress")
 DATABASE = {"PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL"}
 STRIPPED = ("ML_", "MLFLOW_", "PREFECT_", "BENTOML_", "MPLCONFIGDIR")
 

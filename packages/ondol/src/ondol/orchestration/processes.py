@@ -4,7 +4,9 @@ A process id alone says little: the system gives it to a stranger once its proce
 token that stands in the environment of the process and of all it starts.
 """
 
+import ipaddress
 import os
+import socket
 import subprocess
 import sys
 import uuid
@@ -15,11 +17,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.orchestration.guard import kill_all, wait_for_end
-from ondol.storage.audit import utc_now
-from ondol.storage.files import read_json, write_json
+from ondol.orchestration.guard import free_port, kill_all, wait_for_end
+from ondol.storage.files import read_json, utc_now, write_json
 from ondol.storage.files import read_record as read_file
 
 if TYPE_CHECKING:
@@ -229,3 +230,43 @@ def _path(settings: Settings, name: str) -> Path:
 
 def _write(settings: Settings, record: Record) -> None:
     write_json(_path(settings, record.name), record.model_dump())
+
+
+def choose_port(wanted: int) -> int:
+    """Return `wanted` where nothing listens on it, or else a port that is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, wanted))
+        except OSError:
+            return free_port()
+    return wanted
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if `host` is a name or an address that no other machine can reach."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listens(record: Record) -> bool:
+    """Tell whether a process of the record holds its port: a stranger may have taken it first."""
+    import psutil
+
+    for process in family(record):
+        with suppress(psutil.Error, OSError):
+            held = process.net_connections("inet")
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == record.port for one in held):
+                return True
+    return False
+
+
+def is_taken(record: Record) -> bool:
+    """Tell whether a stranger listens on the port of a record."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        if probe.connect_ex((LOOPBACK, record.port or 0)):
+            return False
+    return not listens(record)

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ondol.config.settings import Settings
-from ondol.orchestration.alerting import alert
-from ondol.orchestration.health import ask, call_prefect, look_up
+from ondol.config import Settings
+from ondol.orchestration.alerts import alert
 from ondol.orchestration.processes import running
+from ondol.orchestration.server import ask, call_prefect, look_up
 from ondol.storage.files import HOST, locked
 
 MOST_STARTS = 3  # a run that takes its process along each time must not do so for ever

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from ondol.orchestration.guard import adopt_orphans, end_group, end_orphans
-from ondol.storage.audit import utc_now
-from ondol.storage.files import write_json
+from ondol.storage.files import utc_now, write_json
 from ondol_serving.printable import printable
 
 LOG_BYTES = 5_000_000  # of the file written to and of the one before it: ten million in all

@@ -7,13 +7,21 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.orchestration.alerting import alert, told_path
+from ondol.orchestration.alerts import alert, told_path
 from ondol.registry.bundles import Bundle, open_bundle
-from ondol.storage.audit import user_name, utc_now
-from ondol.storage.damage import BACKUP
-from ondol.storage.files import locked, read_json, read_note, read_record, write_bytes, write_json
+from ondol.storage.files import (
+    BACKUP,
+    locked,
+    read_json,
+    read_note,
+    read_record,
+    user_name,
+    utc_now,
+    write_bytes,
+    write_json,
+)
 from ondol.storage.reach import look_again
 
 ANY = "any bundle"

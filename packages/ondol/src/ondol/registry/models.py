@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.errors import UserError
 
 FILE = "model.skops"

@@ -11,11 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ondol.config.data import Dialect
-from ondol.ingestion.cells import SPACES, name_markers, number_pattern, read_numbers
+from ondol.config import Dialect
+from ondol.ingestion.csv_files import SPACES, name_markers, number_pattern, read_numbers
 from ondol.setup.dates import ENOUGH, READABLE, describe_standard, find_written, settle_formats, shape
-from ondol.setup.guessing import guess_counted
-from ondol.setup.profiles import TableFormat
+from ondol.setup.inference import TableFormat, guess_counted
 
 # Most likely first: of those that suit as many columns, the first is taken.
 NOTATIONS = ((".", ""), (",", ""), (".", ","), (",", "."), (",", " "), (".", " "), (".", "'"), (",", "'"))

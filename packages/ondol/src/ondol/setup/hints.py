@@ -12,10 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ondol.contract import Column
-from ondol.setup.marks import find_marks
-from ondol.setup.profiles import Profile
-from ondol.setup.target import Goal
-from ondol.setup.writing import Field
+from ondol.setup.inference import Goal, Profile, find_marks
+from ondol.setup.schema_file import Field
 
 MOST_ROWS = 200_000
 BEYOND_CHANCE = 5.0  # times as many repeats as independent columns would give

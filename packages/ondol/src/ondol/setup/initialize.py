@@ -7,18 +7,29 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ondol.config.base import Problem
-from ondol.config.data import Dialect
-from ondol.config.settings import FILE_NAME, load_settings
+from ondol.config import FILE_NAME, Dialect, Problem, load_settings
 from ondol.contract.checking import require_known_markers
 from ondol.contract.cleaning import normalize_texts
 from ondol.errors import UserError, nearest
 from ondol.ingestion.sources import Reading, Source, open_source, read_through
 from ondol.setup.dialects import drop_repeated_headers, find_format
 from ondol.setup.hints import find_hints
-from ondol.setup.leakage import find_leaks
-from ondol.setup.placing import (
+from ondol.setup.inference import (
+    Goal,
+    Guess,
+    Profile,
+    TableFormat,
+    check_problem,
+    describe_field,
+    find_leaks,
+    guess_roles,
+    profile_column,
+    set_goal,
+    use_date_alone,
+)
+from ondol.setup.schema_file import (
     SCHEMA_PATH,
+    Field,
     Status,
     apply,
     compare,
@@ -26,11 +37,8 @@ from ondol.setup.placing import (
     is_untouched,
     may_keep_format,
     read_config,
+    write_schema,
 )
-from ondol.setup.profiles import Profile, TableFormat, profile_column
-from ondol.setup.roles import Guess, describe_field, guess_roles, use_date_alone
-from ondol.setup.target import Goal, check_problem, set_goal
-from ondol.setup.writing import Field, write_schema
 from ondol_serving.grammar import normalize
 
 MOST_ROWS = 1_000_000

@@ -16,10 +16,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from ondol.errors import UserError
-from ondol.snapshots.blocks import Block
-from ondol.snapshots.parts import Part, Parts
-from ondol.storage.audit import utc_now
-from ondol.storage.files import digest_json, read_json, read_record, write_bytes, write_json
+from ondol.snapshots.parts import Block, Part, Parts
+from ondol.storage.files import digest_json, read_json, read_record, utc_now, write_bytes, write_json
 from ondol.storage.reach import is_published
 
 

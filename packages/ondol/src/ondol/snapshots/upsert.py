@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ondol.contract import Column, clean
 from ondol.contract.uniqueness import hash_content, hash_rows
-from ondol.snapshots.blocks import Block
+from ondol.snapshots.parts import Block
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.parquet import arrange_table, unify
 

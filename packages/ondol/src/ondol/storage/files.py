@@ -1,24 +1,189 @@
 """Files that are either whole or absent, whatever kills the process that writes them."""
 
+import errno
 import fcntl
+import getpass
 import hashlib
 import json
 import os
 import platform
 import shutil
+import stat
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from ondol.errors import UserError
-from ondol.storage.damage import Damaged, explain_damage, explain_os_error
-from ondol.storage.privacy import make_folder, mode_of
 from ondol.storage.reach import uploading
+
+DRAFT = ".tmp-"  # of the folders in which `ondol.storage.files` writes first
+BACKUP = "champion.backup.json"  # what champion.json said at its last move
+REMEDIES = (  # of a file by its path, the first that matches
+    ("store/alerts/champion.json", "remove it"),
+    ("store/alerts/recent.json", "remove it"),
+    ("alerts/outbox/*.json", "remove it: it is an alert that is not sent"),
+    ("store/latest.json", "remove it, and run `ml run`"),
+    ("store/loop.json", "bring it back from a backup, or remove it: a pause and the history of the loop are lost then"),
+    ("champion.backup.json", "remove it: it is written again when the champion moves"),
+    ("store/release.json", "remove it, and release again"),
+    ("verdicts/*.json", "remove it, and run `ml run`, which judges again"),
+    ("quarantine/*.parquet", "remove it, and run `ml validate`"),
+    ("snapshots/*.parquet", "bring it back from a backup, or remove it and run `ml ingest --full`"),
+    ("quarantine/*.json", "remove it, and run `ml validate`"),
+    ("windows/*.json", "remove it: the monitor judges its rows again"),
+    ("holdouts/*.json", "bring it back from a backup, or remove it: rows are drawn again for it then"),
+    ("snapshots/sources/*.json", "remove it, and run `ml ingest`"),
+    ("snapshots/lines/*.json", "remove it, and run `ml ingest`, which reads the source from its beginning"),
+    ("mended/made/*.json", "remove it, and run `ml ingest`"),
+    ("snapshots/mended/*.json", "bring it back from a backup, or remove it: the corrected rows are lost then"),
+    ("snapshots/*.json", "remove it, and run `ml ingest --full`"),
+    ("bundles/*/*.json", "bring it back from a backup, or remove its folder and run `ml run`, which deploys again"),
+    (".ml/run/*", "remove it, and run `ml up`"),
+    (".tags.json", "remove its folder, which mirrors the store in the bucket"),
+    (".ml/drops.json", "remove it"),
+    (".ml/worker", "remove it, and run `ml up`"),
+)
+
+
+class Damaged(UserError):
+    """A file is there and cannot be used."""
+
+
+def explain_damage(path: Path, why: str = "") -> Damaged:
+    """Return the error that says that the content of a file is not what was written."""
+    said = f" ({why})" if why else ""
+    return Damaged(f"{path} was changed or damaged{said}: {find_remedy(path)}.")
+
+
+def find_remedy(path: Path) -> str:
+    """Return what to do about a damaged file."""
+    if path.name == "champion.json" and path.parent.name != "alerts":
+        backup = path.with_name(BACKUP)
+        if backup.is_file():
+            away = "move that folder away and " * path.is_dir()
+            return f"{away}copy {backup} to {path.name}, which is what it last said; the service goes on meanwhile"
+        return "bring it back from a backup, or remove it and run `ml run`, which deploys again; the service goes on"
+    for pattern, remedy in REMEDIES:
+        if path.match(pattern):
+            return remedy
+    return "bring it back from a backup, or remove it"
+
+
+def explain_os_error(error: OSError) -> Damaged | None:
+    """Return in a sentence which file the system does not let us use, and what to do; None for other errors."""
+    path = error.filename2 or error.filename
+    if path is None or isinstance(path, int):
+        return None
+    whole = Path(os.fsdecode(path))
+    draft = next((folder for folder in (whole, *whole.parents) if folder.name.startswith(DRAFT)), None)
+    name = str(draft.parent if draft else whole)
+    reason = error.strerror or type(error).__name__
+    if error.errno in (errno.EACCES, errno.EPERM):
+        todo = "give this user the right to read and write it, and its folder"
+    elif error.errno == errno.EROFS:
+        todo = "make its file system writable, or let ML_STORE name another place for the store"
+    elif error.errno == errno.ENOTDIR:
+        blocking = next((parent for parent in Path(name).parents if parent.exists()), Path(name))
+        return Damaged(f"{blocking} is a file where a folder belongs: move it away, or name another place.")
+    elif error.errno == errno.EEXIST and Path(name).is_file():
+        return Damaged(f"{name} is a file where a folder belongs: move it away, or name another place.")
+    elif error.errno in (errno.EEXIST, errno.EISDIR):
+        todo = "a file and a folder of one name are in each other's way: move away what does not belong there"
+    elif error.errno == errno.ELOOP or (error.errno == errno.ENOENT and Path(name).is_symlink()):
+        todo = "it is a link that leads nowhere: bring back what it names, or remove the link"
+    elif error.errno in (errno.EIO, errno.ESTALE, errno.ENXIO):
+        todo = "look at the disk or the network share that it is on"
+    else:
+        return None
+    return Damaged(f"{name} cannot be used ({reason}): {todo}.")
+
+
+PRIVATE = ".ml"
+UMASK = "ML_UMASK"  # that of the user, for processes that inherit ours
+OTHERS = 0o077
+
+
+def keep_private() -> None:
+    """Let this process, and all that it starts, make files that nobody else may read.
+
+    So the databases and logs of Prefect, MLflow and BentoML are private too. What a user names as an output gets the
+    mode of the user's own umask where it is published, see `mode_of`.
+    """
+    os.environ.setdefault(UMASK, f"{os.umask(OTHERS):03o}")
+
+
+def mode_of(target: Path, folder: bool = False) -> int:
+    """Return the mode that a file or folder gets at `target`.
+
+    A file that is replaced keeps its mode. Below `.ml`, a folder that was opened for others, as the store of a
+    container that runs as another user is, passes that on.
+    """
+    most = 0o777 if folder else 0o666
+    if PRIVATE in target.parts:
+        return most & (0o700 | (target.parent.stat().st_mode & OTHERS))
+    if not folder and target.is_file():
+        return stat.S_IMODE(target.stat().st_mode)
+    return most & ~_umask_of_the_user()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing."""
+    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(mode_of(folder, folder=True))
+
+
+def make_private(home: Path, shared: Collection[Path] = ()) -> None:
+    """Make the folder `home` where it is missing, and withdraw what others may do in it, but for the folders `shared`.
+
+    Files with several names are left alone: they may belong to uv's cache. The folder itself comes last, so that one
+    that is private shows that all below it was done.
+    """
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if home.stat().st_mode & OTHERS:
+        withdraw(home, shared)
+
+
+def withdraw(home: Path, shared: Collection[Path] = ()) -> None:
+    """Withdraw what others may do in a folder; see `make_private`."""
+    for at, folders, files in os.walk(home):
+        folders[:] = [name for name in folders if Path(at, name) not in shared]
+        for path in (Path(at, name) for name in (*folders, *files)):
+            _withdraw(path)
+    _withdraw(home)
+
+
+def open_for_others(store: Path) -> None:
+    """Let others read a store below `.ml`: a container reads it as another user, through a mount of its own."""
+    if PRIVATE not in store.parts:
+        return
+    make_folder(store / "bundles")
+    for path in (store, *store.rglob("*")):
+        with suppress(PermissionError):  # the log is its container's
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | (0o055 if path.is_dir() else 0o044))
+
+
+def _withdraw(path: Path) -> None:
+    with suppress(OSError):  # it was removed meanwhile, belongs to somebody else, or the disk is read-only
+        state = path.lstat()
+        if stat.S_ISDIR(state.st_mode) or (stat.S_ISREG(state.st_mode) and state.st_nlink == 1):
+            path.chmod(stat.S_IMODE(state.st_mode) & ~OTHERS)
+
+
+def _umask_of_the_user() -> int:
+    if UMASK in os.environ:
+        return int(os.environ[UMASK], 8)
+    umask = os.umask(OTHERS)
+    os.umask(umask)
+    return umask
+
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -69,7 +234,7 @@ def sweep(folder: Path, everywhere: bool = False) -> None:
 def publish(made: Path, target: Path) -> None:
     """Flush the file or folder at `made` to disk and rename it to `target` in one step; see `ondol.storage.reach` too.
 
-    It gets the mode that `ondol.storage.privacy.mode_of` says.
+    It gets the mode that `ondol.storage.files.mode_of` says.
     """
     mode = mode_of(target)
     for path in [made, *made.iterdir()] if made.is_dir() else [made]:
@@ -201,3 +366,16 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def utc_now() -> str:
+    """Return the time: ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat("T", "seconds")
+
+
+def user_name() -> str:
+    """Return who runs this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"

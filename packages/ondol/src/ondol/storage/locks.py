@@ -8,7 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from ondol.config.settings import Settings, load_settings
+from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.storage.files import locked, sweep
 from ondol.storage.reach import open_store, refresh

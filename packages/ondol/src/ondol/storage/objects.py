@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from ondol.config.data import Fetch
+from ondol.config import Fetch
 from ondol.errors import UserError
 from ondol.storage.files import digest_json
 
@@ -87,14 +87,14 @@ class Objects:
 
     @cached_property
     def _store(self) -> Any:
-        from ondol.storage.buckets import LIBRARIES, open_filesystem
+        from ondol.storage.remote_files import LIBRARIES, open_filesystem
 
         known = self._scheme in LIBRARIES
         return open_filesystem(self.address, self._scheme, self._fetch) if known else _open_other(self)
 
     @cached_property
     def _resolved(self) -> str:
-        from ondol.storage.addresses import refuse_plain, resolve
+        from ondol.storage.remote_files import refuse_plain, resolve
 
         refuse_plain(self.address)
         return resolve(self.address)
@@ -123,7 +123,7 @@ class Objects:
         Raises:
             UserError: it goes on failing; with `missing`, FileNotFoundError of an object comes through.
         """
-        from ondol.storage.waiting import with_retries
+        from ondol.storage.remote_files import with_retries
 
         store = self._store
         return with_retries(self.address, lambda: ask(store), self._fetch.retries, doing, missing)
@@ -145,7 +145,7 @@ def _open_other(objects: Objects) -> Any:
 
 
 def _describe(about: dict[str, Any]) -> Object:
-    from ondol.storage.buckets import CHECKSUMS
+    from ondol.storage.remote_files import CHECKSUMS
 
     tag = next((str(about[key]) for key in CHECKSUMS if about.get(key)), None)
     time = next((about[key] for key in TIMES if about.get(key)), None)

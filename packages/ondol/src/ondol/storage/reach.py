@@ -10,12 +10,11 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from ondol.config.base import is_address
-from ondol.config.settings import HOME, MIRRORS, Settings
+from ondol.config import HOME, MIRRORS, Settings, is_address
 
 
 class Elsewhere(Protocol):
-    """The other side of a folder; see `ondol.storage.mirror.Mirror`."""
+    """The other side of a folder; see `ondol.storage.remote.Mirror`."""
 
     def uploading(self, made: Path, target: Path) -> AbstractContextManager[None]:
         """Upload what is to be at `target`; the block puts it there."""
@@ -66,8 +65,8 @@ def open_store(settings: Settings, store: str | None = None) -> Path:
     place = store or settings.store
     folder = settings.folder_of(place)
     if is_address(place) and folder not in _attached:
-        from ondol.storage.mirror import Mirror
         from ondol.storage.objects import Objects
+        from ondol.storage.remote import Mirror
 
         _attached[folder] = Mirror(folder, Objects(place, settings.fetch))
     return folder

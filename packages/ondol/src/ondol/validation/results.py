@@ -12,8 +12,16 @@ from pydantic import BaseModel
 
 from ondol.errors import UserError
 from ondol.snapshots.parts import ROW, require_whole
-from ondol.storage.damage import explain_damage
-from ondol.storage.files import digest_file, publish, read_json, read_record, scratch, write_bytes, write_json
+from ondol.storage.files import (
+    digest_file,
+    explain_damage,
+    publish,
+    read_json,
+    read_record,
+    scratch,
+    write_bytes,
+    write_json,
+)
 from ondol.storage.reach import fetch, is_published
 
 REASONS = "_reasons"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from ondol.config.settings import Settings
+from ondol.config import Settings
 from ondol.contract import (
     Checked,
     Checks,
@@ -21,11 +21,10 @@ from ondol.contract import (
 from ondol.contract.cleaning import clean_column
 from ondol.contract.uniqueness import find_repeats, hash_rows, unique_sets
 from ondol.errors import UserError
-from ondol.orchestration.artifacts import publish_markdown, publish_table
-from ondol.orchestration.naming import SHORT
 from ondol.orchestration.progress import say, track
+from ondol.orchestration.stage import SHORT, publish_markdown, publish_table
 from ondol.project import Project
-from ondol.snapshots.blocks import Block
+from ondol.snapshots.parts import Block
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import digest_file, digest_json
 from ondol.validation.results import Latest, Validation, Validations

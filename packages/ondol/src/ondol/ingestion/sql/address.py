@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL, make_url
 
 from ondol.errors import UserError, nearest
 from ondol.ingestion.sources import Reading
-from ondol.storage.addresses import resolve
+from ondol.storage.remote_files import resolve
 
 DRIVERS = {
     "postgres": "postgresql+psycopg",

@@ -1,0 +1,625 @@
+"""Typed settings: the defaults stand here, `config.toml` holds what differs, the environment overrides both.
+
+`ML_TRAIN__SEED=7` overrides `seed` in the section `[train]`; `ML_STORE` moves the store.
+"""
+
+import codecs
+import hashlib
+import os
+import tomllib
+from collections import Counter
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyAddress,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from ondol.errors import UserError, nearest
+from ondol.redaction import load_env_file
+from ondol_serving.callers import require_host, split_hosts
+from ondol_serving.grammar import AMBIGUOUS_FORMATS, compile_format, normalize
+
+Problem = Literal["binary", "multiclass", "regression"]
+
+
+class Section(BaseModel):
+    """One section of `config.toml`: frozen, and refusing unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def is_address(store: str) -> bool:
+    """Tell whether a store is an object store's address rather than a folder."""
+    return "://" in store
+
+
+def _require_store(value: Any) -> Any:
+    if str(value).startswith(("http://", "https://")):
+        raise ValueError("a web server cannot be written: use a folder, s3://, gs:// or az://")
+    return str(value)
+
+
+StorePlace = Annotated[str, BeforeValidator(_require_store)]  # a folder or an address
+
+
+THOUSANDS = (",", ".", " ", "'", "’", "_")
+NAMED_CHARACTERS = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";", "point": ".", "none": ""}
+
+
+def _read_character(value: Any) -> Any:
+    """Return the character that a name such as "tab" stands for; others stay as they are."""
+    return NAMED_CHARACTERS.get(value.lower(), value) if isinstance(value, str) and len(value) > 1 else value
+
+
+def _require_one(value: str) -> str:
+    if len(value) > 1:
+        raise ValueError("use one character")
+    return value
+
+
+def _require_sign(value: Any) -> Any:
+    if _read_character(value) not in (".", ","):
+        raise ValueError('use "." or ","')
+    return _read_character(value)
+
+
+def _require_header(value: Any) -> Any:
+    if not isinstance(value, bool) and not (isinstance(value, list | tuple) and all(isinstance(n, str) for n in value)):
+        raise ValueError("use true, false, or a list of the columns' names")
+    return value
+
+
+def _require_texts(value: Any) -> Any:
+    lists = value.values() if isinstance(value, dict) else [value]
+    if not all(isinstance(texts, list | tuple) and all(isinstance(t, str) for t in texts) for texts in lists):
+        raise ValueError('use a list of texts such as ["?", "-"], or a table of such lists by the column\'s name')
+    return value
+
+
+Character = Annotated[str, AfterValidator(_require_one), BeforeValidator(_read_character)]
+
+
+def _bare(text: str) -> str:
+    return normalize(text.strip())
+
+
+class Dialect(Section):
+    """How delimited text (CSV, TSV, …) is written; see docs/data.md. `ml init` finds it.
+
+    Attributes:
+        encoding: A codec of Python, such as "cp949" or "utf-16", of files without the mark of UTF-8.
+        delimiter: The character between two fields, or "tab"; None to find it in each file.
+        skip_lines: How many lines above the header (or above the first row) are passed over.
+        header: Whether the first line has the columns' names. False: they are called column_1, column_2, … A list
+            has the names of a table without a header.
+        trim: Whether spaces around names and values are dropped.
+        decimal: The decimal sign of numbers, "." or ",".
+        thousands: What stands between the thousands of numbers, or "" for nothing.
+        missing: Texts that mean that there is no value. A list holds in columns of numbers, dates, durations and
+            truth values. A table, by a column's name, holds in that column, of whichever kind.
+    """
+
+    encoding: str = "utf-8"
+    delimiter: Character | None = None
+    skip_lines: int = Field(0, ge=0)
+    header: Annotated[bool | tuple[str, ...], BeforeValidator(_require_header)] = True
+    trim: bool = False
+    decimal: Annotated[Literal[".", ","], BeforeValidator(_require_sign)] = "."
+    thousands: Character = ""
+    missing: Annotated[tuple[str, ...] | dict[str, tuple[str, ...]], BeforeValidator(_require_texts)] = ()
+
+    @property
+    def dialect(self) -> "Dialect":
+        """These settings alone."""
+        return Dialect(**self.model_dump(include=self.model_fields_set & set(Dialect.model_fields)))
+
+    @field_validator("encoding")
+    @classmethod
+    def _require_codec(cls, value: str) -> str:
+        try:
+            "".encode(value)
+        except (LookupError, ValueError):
+            raise ValueError(
+                'no such encoding is known: write "utf-8", "cp949", "utf-16", "cp1252" or the like'
+            ) from None
+        return codecs.lookup(value).name
+
+    @field_validator("delimiter")
+    @classmethod
+    def _require_delimiter(cls, value: str | None) -> str | None:
+        if value is not None and (value in ('"', "\n", "\r", "") or ord(value) > 127):
+            raise ValueError('use one character such as ";", ",", "|" or "tab"')
+        return value
+
+    @field_validator("header")
+    @classmethod
+    def _require_names(cls, value: bool | tuple[str, ...]) -> bool | tuple[str, ...]:
+        if isinstance(value, bool):
+            return value
+        if not value or not all(name.strip() for name in value):
+            raise ValueError("name every column, or write false")
+        name, times = Counter(value).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f'"{name}" is there {times} times: give each column a name of its own')
+        return value
+
+    @field_validator("thousands")
+    @classmethod
+    def _require_thousands(cls, value: str) -> str:
+        if value and value not in THOUSANDS:
+            raise ValueError(f'use one of {", ".join(map(repr, THOUSANDS))}, or "" for none')
+        return value
+
+    @field_validator("missing")
+    @classmethod
+    def _strip_markers(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {normalize(name): tuple(map(_bare, texts)) for name, texts in value.items()}
+        return tuple(map(_bare, value))
+
+    @model_validator(mode="after")
+    def _require_different_signs(self) -> Self:
+        if self.decimal == self.thousands:
+            raise ValueError(f'decimal and thousands are both "{self.decimal}": one sign cannot mean two things')
+        if self.decimal == self.delimiter:
+            raise ValueError(
+                f'decimal and delimiter are both "{self.decimal}": leave delimiter out if such numbers are in quotes'
+            )
+        return self
+
+
+class Data(Dialect):
+    """Where the rows come from, how they are written, and what is predicted.
+
+    Attributes:
+        source: See docs/data.md.
+        target: The column to predict.
+        problem: What kind of prediction it is.
+        date_formats: How dates are written whose order of day and month cannot be told, or with two digits of a year,
+            in the directives of strptime (English names on every machine). They are read beside the standard forms
+            of docs/contract.md, in place of the default's month/day/year.
+        max_bad_share: The share of the rows with a label in quarantine from which on a run fails.
+        watermark: A column that grows from row to row, such as the time of the last change: each ingest reads only
+            what is new by it, and appends.
+        lateness: How far behind the newest value rows may still arrive: days of a date, else the column's unit.
+        window_days: Only rows of the last so many days, by the column with the role time, are learned from.
+    """
+
+    source: str = "sample://"
+    target: str | None = None
+    problem: Problem = "binary"
+    date_formats: tuple[str, ...] = AMBIGUOUS_FORMATS
+    max_bad_share: float = Field(0.1, ge=0, le=1)
+    watermark: str | None = None
+    lateness: float = Field(0.0, ge=0)
+    window_days: float | None = Field(None, gt=0)
+
+    @field_validator("target", "watermark")
+    @classmethod
+    def _normalize_name(cls, value: str | None) -> str | None:
+        return value and normalize(value)
+
+    @field_validator("date_formats")
+    @classmethod
+    def _require_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for form in value:
+            compile_format(form)
+        return value
+
+
+class Fetch(Section):
+    """How patiently sources are read.
+
+    Attributes:
+        timeout_seconds: How long one request, connection or message may take.
+        retries: How often a request that failed for a passing reason is made again, after a growing pause.
+        max_ratio: How many times its size a compressed file may hold.
+    """
+
+    timeout_seconds: float = Field(60.0, gt=0)
+    retries: int = Field(5, ge=0)
+    max_ratio: int = Field(200, ge=1)
+
+
+class Split(Section):
+    """Which rows are held out, see docs/pipeline.md.
+
+    Attributes:
+        by: "random" (by a hash of the group, else the id, else the row; once called "hash"), "group" (the same, and a
+            column with that role is asked for), "stratified" (the same share of each class, or of each tenth of a
+            number) or "time" (the latest).
+        holdout: Their share.
+        seed: Another seed holds out other rows.
+    """
+
+    by: Literal["random", "stratified", "group", "time"] = "random"
+    holdout: float = Field(0.2, gt=0, lt=1)
+    seed: int = 0
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _read_former_name(cls, value: Any) -> Any:
+        return "random" if value == "hash" else value
+
+
+class Leakage(Section):
+    """Alarms that do not block: the name of a column, and why what was found of it is no leak."""
+
+    accept: dict[str, str] = Field({})
+
+    @field_validator("accept")
+    @classmethod
+    def _require_reasons(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, reason in value.items():
+            if not reason.strip():
+                raise ValueError(f'say why "{name}" is no leak')
+        return {normalize(name): reason for name, reason in value.items()}
+
+
+class Train(Section):
+    """How the model is fitted; `params` go to `build_estimator`, `trusted_types` to skops.
+
+    Of more than `sample_rows` rows, about as many are learned from, chosen by a hash of the row and the seed.
+    """
+
+    seed: int = 0
+    sample_rows: int | None = Field(None, ge=100)
+    params: dict[str, Any] = Field({})
+    trusted_types: tuple[str, ...] = ()
+
+
+class Gates(Section):
+    """What a candidate must reach to be deployed; `metric` defaults to the problem's own."""
+
+    metric: str | None = None
+    minimum: float | None = None
+    margin: float = Field(0.01, ge=0)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    resamples: int = Field(200, ge=20)
+
+
+class Deploy(Section):
+    """How the model is served; `tolerance` bounds compiled against scikit-learn probabilities."""
+
+    runtime: Literal["onnx", "sklearn"] = "onnx"
+    tolerance: float = Field(1e-5, gt=0)
+
+
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(require_host)], ...], NoDecode, BeforeValidator(split_hosts)]
+
+
+class Project(Section):
+    """Who the project is."""
+
+    name: str = Field("project", pattern=r"^[a-z0-9][a-z0-9._-]*$")
+
+
+class Service(Section):
+    """Limits and address of the service; each process of it keeps the limits by itself.
+
+    Attributes:
+        host: The address that it listens on; any but a loopback address lets other machines ask.
+        port: The port.
+        hosts: By which names it may be asked, beside the loopback's and the address it listens on: `churn.example.com`,
+            `*.example.com`, or `*` for any. Web pages of an origin that is named here, with its port where a browser
+            shows one, may ask too.
+        workers: How many processes answer.
+        max_rows: Of a request.
+        max_body_bytes: Of a request.
+        max_bytes_in_flight: Of all requests that are being received or answered.
+        body_seconds: How long the body of a request may take to arrive.
+        max_wait_seconds: A request that would wait longer for its turn is answered 503 at once.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(3000, ge=1, le=65535)
+    hosts: Hosts = ()
+    workers: int = Field(1, ge=1)
+    max_rows: int = Field(1000, ge=1)
+    max_body_bytes: int = Field(5_000_000, ge=1)
+    max_bytes_in_flight: int = Field(50_000_000, ge=1)
+    body_seconds: float = Field(10.0, gt=0)
+    max_wait_seconds: float = Field(2.0, gt=0)
+
+
+class Log(Section):
+    """The service's record of its answers, in the store's `log`.
+
+    Attributes:
+        enabled: Whether there is one.
+        sensitive: Whether columns of that role are left out or hashed with the key in `ML_LOG_KEY`.
+        file_bytes: A file that would grow over it is followed by the next.
+        keep_bytes: The oldest files are removed while all together are over it.
+    """
+
+    enabled: bool = True
+    sensitive: Literal["drop", "hash"] = "drop"
+    file_bytes: int = Field(64_000_000, ge=1)
+    keep_bytes: int = Field(2_000_000_000, ge=1)
+
+
+class Monitor(Section):
+    """What the monitor compares and from when on a difference counts; see docs/monitoring.md.
+
+    Attributes:
+        labels: A source with what came true, in the grammar of `[data] source`: the target and `request_id`
+            (with `row`, from 0, where requests hold several), or the id column that callers sent along.
+        min_rows: Fewer rows are too few to judge, of the window and of its labels.
+        sample_rows: As many rows of a window are compared at most, drawn by a seed.
+        distance: From where on a column has drifted, unless chance alone goes further at the window's size.
+        missing: By how much a column's share of missing values may change.
+        unseen: By how much the share of values never seen in training may grow.
+        drift_share: The share of drifted columns from which on the window has drifted.
+        loss: By how much the metric may fall before performance is lost; of errors in the target's unit, a share.
+        keep: How many reports are kept.
+        metrics: Where the worker serves how the loop stands to Prometheus, such as 127.0.0.1:9464; None for nowhere.
+    """
+
+    labels: str | None = None
+    min_rows: int = Field(200, ge=20)
+    sample_rows: int = Field(10_000, ge=100, le=100_000)
+    distance: float = Field(0.1, gt=0)
+    missing: float = Field(0.1, gt=0, le=1)
+    unseen: float = Field(0.05, gt=0, le=1)
+    drift_share: float = Field(0.3, gt=0, le=1)
+    loss: float = Field(0.02, ge=0)
+    keep: int = Field(20, ge=1)
+    metrics: str | None = Field(None, pattern=r"^(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}$")
+
+
+class Retrain(Section):
+    """When the pipeline is asked to run again: `windows` of the last `of`, and the latest, drifted or got worse."""
+
+    windows: int = Field(2, ge=1)
+    of: int = Field(3, ge=1)
+    cooldown_hours: float = Field(23.0, ge=0)  # a daily monitor is some seconds early or late
+
+    @model_validator(mode="after")
+    def _require_enough(self) -> Self:
+        if self.windows > self.of:
+            raise ValueError(f"{self.windows} windows of the last {self.of} can never be: raise `of`")
+        return self
+
+
+class Ports(Section):
+    """Where `ml up` puts the servers on the loopback; the service has its own under `[service]`.
+
+    Attributes:
+        prefect: The port of Prefect.
+        mlflow: The port of MLflow.
+        hosts: By which names browsers reach both beside the loopback's, as through a reverse proxy; written as those of
+            the service.
+        mlflow_url: Where browsers reach MLflow, for links to it; default: where the project itself does.
+    """
+
+    prefect: int = Field(4200, ge=1, le=65535)
+    mlflow: int = Field(5000, ge=1, le=65535)
+    hosts: Hosts = ()
+    mlflow_url: str | None = Field(None, pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
+
+
+class Retention(Section):
+    """How long what only people read is kept; models, snapshots and records have rules of their own.
+
+    Attributes:
+        run_days: Prefect's flow runs, with their logs and artifacts, after their end.
+    """
+
+    run_days: float = Field(30.0, ge=0.05)
+
+
+class Alerts(Section):
+    """Where alerts are sent, best by `ML_ALERTS__WEBHOOK`; the same one again after `repeat_hours` at the earliest."""
+
+    webhook: SecretStr | None = None
+    format: Literal["json", "slack"] = "json"
+    repeat_hours: float = Field(24.0, ge=0)
+
+
+class Environment(Section):
+    """Where `ml release` brings a model, see docs/delivery.md.
+
+    Attributes:
+        store: What the environment's service has as its `ML_STORE`: a folder, or an object store's address.
+        url: The service's address.
+        host: The container host that runs the service, as `docker --host` takes it; None where images are not moved.
+        address: At which of that host's addresses the container is published; any but a loopback address lets other
+            machines ask, and 0.0.0.0 is all of them.
+        port: What the container publishes there; None for the one in an http:// `url`, and else `[service] port`.
+        variables: Names of what the container on that host is given from the environment of `ml release`.
+        wait_seconds: How long the service may take to be ready, and then to swap.
+    """
+
+    store: StorePlace
+    url: str = Field(pattern=r"^https?://[^/?#\s]+[^?#\s]*$")
+    host: str | None = Field(None, pattern=r"^(ssh|unix|tcp)://\S+$")
+    address: IPvAnyAddress = Field(IPv4Address("127.0.0.1"))
+    port: int | None = Field(None, ge=1, le=65535)
+    variables: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
+    wait_seconds: float = Field(60.0, gt=0)
+
+
+VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy")
+EXCEPTIONS = ("no_proxy", "NO_PROXY")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+BRACKETS = str.maketrans("", "", "[]")  # of IPv6 addresses: httpx takes them for a part of a name
+
+
+def keep_loopback_direct() -> None:
+    """Let no library, here and in processes started from here, send what is for this machine through a proxy.
+
+    Every server that is started here listens on the loopback. Each library reads the variables in its own way, so both
+    spellings of NO_PROXY say the same. A proxy that httpx cannot use (SOCKS without `socksio`, or no address at all)
+    would stop Prefect's client even where no request goes through it; httpx alone takes a "*" among other names for
+    "no proxies".
+    """
+    if not any(name.lower() in VARIABLES and value for name, value in os.environ.items()):
+        return
+    said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = [name.strip().translate(BRACKETS) for name in said.split(",") if name.strip()]
+    if names != ["*"]:
+        names = list(dict.fromkeys([*names, *LOOPBACK]))
+    if {os.environ.get(name) for name in EXCEPTIONS} == {",".join(names)}:
+        return
+    os.environ.update(dict.fromkeys(EXCEPTIONS, ",".join(names)))
+    import httpx
+
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError, httpx.InvalidURL):
+        os.environ.update(dict.fromkeys(EXCEPTIONS, ",".join([*names, "*"])))
+
+
+FILE_NAME = "config.toml"
+HOME, MIRRORS = ".ml", "mirrors"  # folders of a project; `ondol.storage.reach` opens what is in the second one
+
+
+class Settings(BaseSettings):
+    """All settings of a project; `root` is the folder that holds `config.toml`."""
+
+    overridable: ClassVar[bool] = True
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="ML_", env_nested_delimiter="__", env_ignore_empty=True
+    )
+
+    root: Path
+    store: StorePlace = ".ml/store"
+    project: Project = Project()
+    data: Data = Data()
+    fetch: Fetch = Fetch()
+    split: Split = Split()
+    leakage: Leakage = Leakage()
+    train: Train = Train()
+    gates: Gates = Gates()
+    deploy: Deploy = Deploy()
+    service: Service = Service()
+    log: Log = Log()
+    monitor: Monitor = Monitor()
+    retrain: Retrain = Retrain()
+    ports: Ports = Ports()
+    alerts: Alerts = Alerts()
+    retention: Retention = Retention()
+    environments: dict[str, Environment] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment override what `config.toml` (passed to the initialiser) says."""
+        return (env_settings, init_settings) if cls.overridable else (init_settings,)
+
+    def show(self, path: Path) -> str:
+        """Return a path as it is shown: relative to the project where it lies inside."""
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
+    @property
+    def home(self) -> Path:
+        """The ignored folder that holds everything a run leaves behind."""
+        return self.root / HOME
+
+    @property
+    def store_path(self) -> Path:
+        """The store's folder, or the one that mirrors it once `ondol.storage.reach.open_store` has opened it."""
+        return self.folder_of(self.store)
+
+    def folder_of(self, store: str) -> Path:
+        """Return the folder of a store, relative to the project; of an address the folder that mirrors it."""
+        if not is_address(store):
+            return self.root / store
+        return self.home / MIRRORS / hashlib.sha256(store.rstrip("/").encode()).hexdigest()[:12]
+
+
+class FileSettings(Settings):
+    """Settings that the environment does not override: those of a project whose commands run in another one."""
+
+    overridable: ClassVar[bool] = False
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Return the nearest folder at or above `start` (default: here) that holds `config.toml`.
+
+    Raises:
+        UserError: there is none.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / FILE_NAME).is_file():
+            return folder
+    raise UserError(f"No {FILE_NAME} in {here} or above it: run this inside a project made with `copier copy`.")
+
+
+def load_settings(root: Path | None = None, kind: type[Settings] = Settings) -> Settings:
+    """Read `config.toml` of the project at `root` (default: found from here) and, as `kind` has it, the environment.
+
+    Raises:
+        UserError: the file is missing or is no TOML, a key is unknown, or a value is not allowed; or `.env` cannot be
+            read.
+    """
+    folder = (root or find_root()).resolve()
+    try:
+        load_env_file(folder)
+    except UnicodeDecodeError:
+        raise UserError(f"{folder / '.env'} is not UTF-8: save it as UTF-8.") from None
+    except OSError as error:
+        raise UserError(
+            f"{folder / '.env'} cannot be read ({error.strerror}): make it readable for this user."
+        ) from None
+    keep_loopback_direct()
+    path = folder / FILE_NAME
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return kind(**(values | {"root": folder}))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run this inside a project made with `copier copy`.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8: save it as UTF-8.") from None
+    except tomllib.TOMLDecodeError as error:
+        if path.read_bytes().startswith(codecs.BOM_UTF8):
+            raise UserError(f"{path} begins with a byte order mark: save it as UTF-8 without one.") from None
+        raise UserError(f"{path} is not valid TOML: {error}.") from None
+    except SettingsError as error:
+        raise UserError(f"A setting in the environment cannot be read: {error}.") from None
+    except ValidationError as error:
+        raise UserError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    """Say in one sentence what the first mistake in the settings is, and what would be right."""
+    first = error.errors(include_url=False)[0]
+    place = [str(part) for part in first["loc"]]
+    name = ".".join(place)
+    if first["type"] == "extra_forbidden":
+        known = _keys(place[:-1])
+        hint = nearest(place[-1], known) or f" Known here: {', '.join(known)}."
+        return f'{FILE_NAME} or the environment has the unknown setting "{name}".{hint}'
+    said = first["msg"].removeprefix("Value error, ")
+    if isinstance(first["input"], dict) and "." not in name:  # what is wrong between several settings of a section
+        return f"The section [{name}] ({FILE_NAME} or environment) cannot be used: {said}."
+    return f'The setting "{name}" ({FILE_NAME} or environment) is {first["input"]!r}: {said}.'
+
+
+def _keys(place: list[str]) -> list[str]:
+    """List the known keys of the section at `place`."""
+    model: Any = Settings
+    for part in place:
+        table = get_args(model)  # in a table of sections, such as [environments], any name is a section
+        model = table[1] if table else model.model_fields[part].annotation
+    return [key for key in getattr(model, "model_fields", ()) if key != "root"]

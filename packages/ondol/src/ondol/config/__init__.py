@@ -1,1 +1,0 @@
-"""The settings of a project: `config.toml` and the environment."""

@@ -1,0 +1,438 @@
+"""Whether the metric came back: what the new champion answered, beside what the old one would have, row by row."""
+
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from rich.table import Table
+
+from ondol.config import Gates
+from ondol.contract import Contract, check_rows, clean, encode_target, typed
+from ondol.demo.sandbox import Sandbox
+from ondol.demo.traffic import draw_week, send_rows, wait_for_version, write_table
+from ondol.errors import UserError
+from ondol.evaluation.metrics import METRICS, Interval, choose_metric, paired_difference, score_metrics
+from ondol.evaluation.scoring import Scorer
+from ondol.evaluation.verdicts import show_figure
+from ondol.monitoring.retraining import Wanted, read_loop
+from ondol.monitoring.windows import Window, Windows
+from ondol.orchestration.processes import running
+from ondol.orchestration.server import ask, look_up
+from ondol.registry.bundles import Bundle
+from ondol.registry.champion import Champion, require_champion
+
+END_STATES = ("COMPLETED", "FAILED", "CANCELLED")  # what crashed is started again by the worker
+RUN_SECONDS = 600.0
+Run = dict[str, Any]
+T = TypeVar("T")
+
+
+def order_run(api: str, flow: str, project: str, key: str) -> Run:
+    """Run the deployment of a project's flow once for `key`, and return the run when it has ended.
+
+    Raises:
+        UserError: it did not end in time.
+    """
+    wanted = {"flows": {"name": {"any_": [flow]}}, "work_pools": {"name": {"any_": [project]}}}
+    search = f"{api}/deployments/filter"
+    found = _until(lambda: ask(search, wanted) or None, f"no deployment of {flow} of {project} was found at {api}")
+    create = f"{api}/deployments/{found[0]['id']}/create_flow_run"
+    body = {"idempotency_key": key, "state": {"type": "SCHEDULED"}}
+    run = _until(lambda: ask(create, body), f"a run of {flow}/{project} could not be ordered")
+    return wait_for_run(api, run["id"])
+
+
+def runs_since(api: str, flow: str, since: datetime) -> list[Run]:
+    """Return the runs of a flow that were created after `since`, oldest first.
+
+    Raises:
+        UserError: nobody answers in time: that there are none cannot be said then.
+    """
+    body = {
+        "flows": {"name": {"any_": [flow]}},
+        "flow_runs": {"expected_start_time": {"after_": since.isoformat()}},
+        "sort": "EXPECTED_START_TIME_ASC",
+    }
+    return list(_until(lambda: ask(f"{api}/flow_runs/filter", body), f"{api} did not tell of runs of {flow}"))
+
+
+def wait_for_run(api: str, run_id: str) -> Run:
+    """Return a run when it has ended.
+
+    Raises:
+        UserError: it did not in time.
+    """
+
+    def ended() -> Run | None:
+        run = look_up(f"{api}/flow_runs/{run_id}")
+        return run if run and run["state_type"] in END_STATES else None
+
+    return _until(ended, f"the flow run {run_id} did not end")
+
+
+def _until(attempt: Callable[[], T | None], complaint: str) -> T:
+    """Return the first answer that `attempt` gives.
+
+    Raises:
+        UserError: it gives none in time.
+    """
+    end = time.monotonic() + RUN_SECONDS
+    while time.monotonic() < end:
+        answer = attempt()
+        if answer is not None:
+            return answer
+        time.sleep(0.5)
+    raise UserError(f"Within {RUN_SECONDS:.0f} s {complaint}: `ml status` tells what runs.")
+
+
+HISTORY = 3  # weeks in the table that a training reads: the newest
+MOVED = 1.0  # how far customers and their behaviour move half-way
+ATTEMPTS = 3
+START_SECONDS = 300.0  # until the automation has started the pipeline
+
+
+def movement(moved: bool) -> float:
+    """Return how far the customers of a week have moved."""
+    return MOVED if moved else 0.0
+
+
+@dataclass(frozen=True)
+class Week:
+    """What one week brought.
+
+    Attributes:
+        number: From 1.
+        moved: Whether its customers had moved.
+        version: Which version answered.
+        window: What the monitor found.
+        wanted: What it asked for, if it did.
+        training: How the pipeline that the automation started ended: a Prefect state, or None where none ran.
+        after: Which version serves afterwards.
+    """
+
+    number: int
+    moved: bool
+    version: str
+    window: Window
+    wanted: Wanted | None
+    training: str | None
+    after: str
+
+
+class Play:
+    """One simulation."""
+
+    def __init__(self, sandbox: Sandbox, rows: int, say: Callable[[str], None]) -> None:
+        """Prepare to play weeks of `rows` customers."""
+        self.sandbox, self.rows, self.say = sandbox, rows, say
+        self.table: list[pd.DataFrame] = []
+        self.began = self.looked = datetime.now(UTC)
+
+    def begin(self) -> None:
+        """Train the first model on the weeks before the first, and bring the servers up."""
+        self.table = [draw_week(week, self.rows, HISTORY, 0.0) for week in range(1 - HISTORY, 1)]
+        write_table(self.sandbox.data, self.table)
+        self.say("training the first model")
+        self.sandbox.ml("run")
+        self.say("starting Prefect, a worker, MLflow and the service")
+        self.sandbox.ml("up")
+        self.began = self.looked = datetime.now(UTC)
+
+    def trainings(self) -> int:
+        """Return how many trainings somebody or something has ordered since the first week."""
+        return len(runs_since(self._api(), "pipeline", self.began))
+
+    def play_week(self, number: int, moved: bool) -> Week:
+        """Play one week and return what it brought.
+
+        Raises:
+            UserError: a server does not come back, or a run does not end.
+        """
+        before = self._champion()
+        frame = draw_week(number, self.rows, HISTORY, movement(moved))
+        self.say(f"week {number}: {self.rows:,} customers ask")
+        wait_for_version(self._address("service"), before.version)
+        send_rows(self._address("service"), frame, number, self.sandbox.answers)
+        self.table = [*self.table[1 - HISTORY :], frame]
+        write_table(self.sandbox.data, self.table)
+        self.say(f"week {number}: the monitor looks")
+        self._watch(number)
+        window = self._latest(before)
+        wanted = self._asked(window)
+        training = self._wait_for_training(number) if wanted else self._unasked()
+        after = self._champion()
+        self.looked = datetime.now(UTC)
+        return Week(number, moved, before.version, window, wanted, training, after.version)
+
+    def _watch(self, number: int) -> None:
+        """Run the monitor; one that failed, as its server went away, runs again, as it would the next day.
+
+        Raises:
+            UserError: it fails three times.
+        """
+        project = self.sandbox.settings.project.name
+        for attempt in range(ATTEMPTS):
+            run = order_run(self._api(), "monitor", project, f"week-{number}-{attempt}")
+            if run["state_type"] == "COMPLETED":
+                return
+        raise UserError(f"The monitor's run of week {number} ended as {run['state_name']}: see {self._api()}.")
+
+    def _latest(self, champion: Champion) -> Window:
+        found = [window for window in Windows(self.sandbox.settings.store_path).of(champion) if window.judged]
+        if not found:
+            raise UserError("The monitor ran and left no window: see the flow run in the Prefect UI.")
+        return found[-1]
+
+    def _asked(self, window: Window) -> Wanted | None:
+        wanted = read_loop(self.sandbox.settings.store_path).wanted
+        return wanted if wanted and wanted.window == window.id else None
+
+    def _wait_for_training(self, number: int) -> str:
+        """Return how the training that the automation starts ends; nobody but the automation starts it."""
+        self.say(f"week {number}: drift; the automation trains")
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            if runs := runs_since(self._api(), "pipeline", self.looked):
+                return str(wait_for_run(self._api(), runs[-1]["id"])["state_name"])
+            time.sleep(0.5)
+        return "never started"
+
+    def _unasked(self) -> str | None:
+        runs = runs_since(self._api(), "pipeline", self.looked)
+        return str(runs[-1]["state_name"]) if runs else None
+
+    def _champion(self) -> Champion:
+        return require_champion(self.sandbox.settings.store_path)
+
+    def _api(self) -> str:
+        return f"{self._address('prefect')}/api"
+
+    def _address(self, name: str) -> str:
+        record = running(self.sandbox.settings, name)
+        if record is None or record.address is None:
+            raise UserError(f"{name} does not run in the simulation's project: see {self.sandbox.root / '.ml/logs'}.")
+        return record.address
+
+
+LEAST_SHARE = 1 / 3  # of what the old champion lost; the new one still learns from a week before the shift
+
+
+@dataclass(frozen=True)
+class Comeback:
+    """The metric that decides, in three figures.
+
+    Attributes:
+        metric: Its name.
+        before: Of the old champion, on the weeks before anything moved.
+        lost: Of the old champion, on the weeks that the new one answered: what it would have answered.
+        back: Of the new champion, on those weeks: what it did answer.
+        gain: By how much `back` is better than `lost`, with the interval of the paired bootstrap.
+        share: What part of the loss is made good; 1 is all of it. None where the old champion lost nothing.
+        rows: On how many rows of these weeks.
+    """
+
+    metric: str
+    before: float
+    lost: float
+    back: float
+    gain: Interval
+    share: float | None
+    rows: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether it came back: better beyond chance, and by a third of the loss at least."""
+        beyond_chance = self.gain.low is not None and self.gain.low > 0
+        return beyond_chance and (self.share is None or self.share >= LEAST_SHARE)
+
+    @property
+    def sentence(self) -> str:
+        """The figures in words."""
+        before, lost, back = (show_figure(figure) for figure in (self.before, self.lost, self.back))
+        bounds = [show_figure(bound) for bound in (self.gain.low, self.gain.high) if bound is not None]
+        gain = show_figure(self.gain.value) + (f" ({' to '.join(bounds)})" if len(bounds) == 2 else "")
+        part = "nothing had been lost" if self.share is None else f"{self.share:.0%} of what was lost"
+        return (
+            f"{self.metric}: {before} before, {lost} with the old version and {back} with the new one on the same "
+            f"{self.rows:,} customers afterwards, better by {gain}: {part}."
+        )
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Rows of some weeks: what came true, and what was predicted by the service and by another model."""
+
+    y: np.ndarray
+    served: np.ndarray
+    other: np.ndarray
+
+
+def measure_comeback(weeks: Sequence[Week], rows: int, answers: Path, old: Bundle, gates: Gates) -> Comeback | None:
+    """Compare the champions of a simulation that has swapped; None where no week came after the swap.
+
+    Args:
+        weeks: All that were played.
+        rows: Customers in each.
+        answers: The file with what the service answered.
+        old: The champion at the beginning.
+        gates: Which metric decides, and how intervals are found.
+    """
+    early = [week for week in weeks if not week.moved and week.version == old.version]
+    late = [week for week in weeks if week.moved and week.version != old.version]
+    if not early or not late:
+        return None
+    model, served = Scorer.open(old.path), read_answers(answers)
+    first, last = (_gather(model, chosen, rows, served) for chosen in (early, late))
+    return compare(model.contract, first, last, gates)
+
+
+def compare(contract: Contract, first: Answered, last: Answered, gates: Gates) -> Comeback | None:
+    """Return the figures of two stretches of weeks; None where the metric is undefined on one."""
+    problem, metric = contract.problem, choose_metric(contract.problem, gates.metric)
+    before, back = (score_metrics(problem, one.y, one.served).get(metric) for one in (first, last))
+    lost = score_metrics(problem, last.y, last.other).get(metric)
+    options = {"confidence": gates.confidence, "resamples": gates.resamples}
+    gain = paired_difference(problem, metric, last.y, last.served, last.other, **options)  # type: ignore[arg-type]
+    if before is None or back is None or lost is None or gain is None:
+        return None
+    loss = before - lost if METRICS[problem][metric].greater_is_better else lost - before
+    return Comeback(metric, before, lost, back, gain, gain.value / loss if loss > 0 else None, len(last.y))
+
+
+def read_answers(path: Path) -> dict[int, np.ndarray]:
+    """Return the predictions [N, K] or [N] of each week that the service gave, in the order of the requests."""
+    found: dict[int, list[list[float] | float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        answer = json.loads(line)
+        found.setdefault(answer["week"], []).extend(_numbers(one) for one in answer["predictions"])
+    return {week: np.array(numbers, dtype=np.float64) for week, numbers in found.items()}
+
+
+def _gather(model: Scorer, weeks: Sequence[Week], rows: int, served: dict[int, np.ndarray]) -> Answered:
+    frame = pd.concat([draw_week(w.number, rows, HISTORY, movement(w.moved)) for w in weeks], ignore_index=True)
+    table, contract = pa.Table.from_pandas(frame), model.contract
+    target = (contract.target_column,)
+    labels = typed(clean(table, target)[0], target)[contract.target]
+    features = check_rows(table, contract.features).valid()
+    places = features.index.to_numpy()
+    answers = np.concatenate([served[week.number] for week in weeks])
+    return Answered(encode_target(contract, labels)[places], answers[places], model.predict(features))
+
+
+def _numbers(prediction: dict[str, object]) -> list[float] | float:
+    probabilities = prediction.get("probabilities")
+    return list(probabilities.values()) if isinstance(probabilities, dict) else float(str(prediction["value"]))
+
+
+def tabulate(weeks: Sequence[Week]) -> Table:
+    """Return the weeks as a table."""
+    metric = next((w.window.performance.metric for w in weeks if w.window.performance), "metric")
+    table = Table(title="timeline")
+    for heading in ("week", "customers", "answered by", "drifted columns", metric, "verdict", "what followed"):
+        table.add_column(heading, overflow="fold")
+    for week in weeks:
+        share = week.window.drift_share
+        table.add_row(
+            str(week.number),
+            "moved" if week.moved else "as ever",
+            f"version {week.version}",
+            "–" if share is None else f"{share:.0%}",
+            _figure(week),
+            week.window.verdict,
+            _consequence(week),
+        )
+    return table
+
+
+def conclude(weeks: Sequence[Week], shifts: bool, trainings: int, comeback: Comeback | None) -> tuple[bool, str]:
+    """Return whether the loop did what it should, and what it did in words.
+
+    Args:
+        weeks: What they brought.
+        shifts: Whether the customers were to move.
+        trainings: How many trainings there were, in whichever week.
+        comeback: What became of the metric after the swap, where there was one.
+    """
+    if not shifts:
+        return _conclude_rest(weeks, trainings)
+    trained = [week for week in weeks if week.training is not None]
+    swapped = [week for week in weeks if week.after != week.version]
+    moved = [week for week in weeks if week.moved]
+    seen = [week for week in moved if week.window.bad]
+    if not moved or not seen:
+        return False, "The customers moved and no window saw it."
+    if early := [week for week in trained if not week.moved]:
+        return False, _name_weeks("Retrained before anything moved", early)
+    if not swapped:
+        return False, f"Drift was seen in week {seen[0].number}, and no new version came into service."
+    if comeback is None:
+        return False, f"Version {swapped[0].after} was swapped in, and no metric tells whether it is better."
+    last = swapped[0]
+    told = (
+        f"The customers moved in week {moved[0].number}; the monitor saw it in week {seen[0].number}; the automation "
+        f"retrained in week {last.number}, and version {last.after} passed its gates and was swapped in. "
+    )
+    word = "The metric recovered. " if comeback.complete else "The metric did not recover. "
+    return comeback.complete, told + word + comeback.sentence
+
+
+def draw(weeks: Sequence[Week], path: Path) -> None:
+    """Write the picture of the timeline as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    top = figure.subplots()
+    numbers = [week.number for week in weeks]
+    top.bar(
+        numbers, [week.window.drift_share or 0.0 for week in weeks], color="#bbbbbb", label="share of drifted columns"
+    )
+    top.set(xlabel="week", ylabel="share of drifted columns", ylim=(0, 1), xticks=numbers)
+    measured = [(w.number, w.window.performance) for w in weeks if w.window.performance]
+    side = top.twinx()
+    if measured:
+        values = [performance.figure.value for _, performance in measured]
+        side.plot([n for n, _ in measured], values, color="#0072b2", marker="o", label=measured[0][1].metric)
+        side.set_ylabel(measured[0][1].metric)
+    for week in weeks:
+        if week.after != week.version:
+            top.axvline(week.number + 0.5, color="#d55e00", linestyle="--", label=f"version {week.after} swapped in")
+    handles = [*top.get_legend_handles_labels()[0], *side.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
+    made = io.BytesIO()
+    figure.savefig(made, format="png", dpi=110)
+    path.write_bytes(made.getvalue())
+
+
+def _figure(week: Week) -> str:
+    performance = week.window.performance
+    return "–" if performance is None else f"{performance.figure.value:.3f}"
+
+
+def _consequence(week: Week) -> str:
+    if week.training is None:
+        return ""
+    if week.after != week.version:
+        return f"retrained: version {week.after} serves"
+    return f"retrained ({week.training}): version {week.version} stays"
+
+
+def _conclude_rest(weeks: Sequence[Week], trainings: int) -> tuple[bool, str]:
+    if trained := [week for week in weeks if week.training is not None or week.after != week.version]:
+        return False, _name_weeks("Retrained without need", trained)
+    if trainings:
+        return False, "Retrained without need, after the last week."
+    return True, "Nothing moved, and nothing was retrained."
+
+
+def _name_weeks(what: str, weeks: Sequence[Week]) -> str:
+    return f"{what}: week {', '.join(str(week.number) for week in weeks)}."

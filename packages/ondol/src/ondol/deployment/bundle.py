@@ -1,0 +1,140 @@
+"""Makes a bundle of a registered version: compiled, proved equal to scikit-learn, with all that the service needs."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ondol.config import Settings
+from ondol.contract import Column, Contract, encode
+from ondol.deployment.onnx import compile_model
+from ondol.deployment.parity import check_parity
+from ondol.deployment.reference import FILE, make_reference
+from ondol.evaluation.targets import Candidate, load_candidate
+from ondol.evaluation.verdicts import Verdicts
+from ondol.registry.bundles import Bundle, write_bundle
+from ondol.snapshots.snapshots import Snapshots
+from ondol.storage.files import utc_now
+
+COMMON = 5  # a text that fewer rows hold may name somebody
+
+
+def typical_row(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one valid row of the features: each column's middle value, or its most common one."""
+    return pd.DataFrame({c.name: [_middle(c, frame[c.name])] for c in contract.features}).astype(
+        {c.name: frame[c.name].dtype for c in contract.features}
+    )
+
+
+def _middle(column: Column, values: "pd.Series[Any]") -> Any:
+    present = values.dropna()
+    if present.empty:
+        return None
+    if column.categories is None and column.kind in ("number", "integer", "date", "duration"):
+        return present.quantile(0.5, interpolation="lower")
+    counts = present.value_counts()
+    if column.kind == "text" and column.categories is None and counts.iloc[0] < COMMON:
+        return "text"
+    return counts.index[0]
+
+
+SMOKE_ROWS = 3
+
+
+def build_bundle(settings: Settings, version: str) -> Bundle:
+    """Compile a version, prove parity on every holdout row, and write its bundle.
+
+    Raises:
+        UserError: it cannot be compiled, or the compiled model differs from scikit-learn.
+    """
+    candidate = load_candidate(settings, version)
+    model, parity = _compile(settings, candidate)
+    example = typical_row(candidate.contract, candidate.held_out)
+    reference, about = make_reference(candidate)
+    meta = _meta(settings, candidate) | {
+        "parity": parity,
+        "reference": about,
+        "example": {"rows": json_rows(candidate.contract, example)},
+        "expected": expected_answers(candidate, example),
+    }
+    files = model | {
+        FILE: reference,
+        "contract.json": candidate.contract.model_dump_json(indent=1).encode(),
+        "meta.json": json.dumps(meta, ensure_ascii=False, indent=1).encode(),
+    }
+    return write_bundle(settings.store_path, version, files)
+
+
+def smoke_rows(settings: Settings, bundle: Bundle) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return held-out rows as a request carries them, and what the service must answer; neither is kept."""
+    candidate = load_candidate(settings, bundle.version)
+    rows = candidate.held_out.head(min(SMOKE_ROWS, settings.service.max_rows))
+    return json_rows(candidate.contract, rows), expected_answers(candidate, rows)
+
+
+def json_rows(contract: Contract, frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the features of rows as the service takes them in JSON; missing values are left out."""
+    rows: list[dict[str, Any]] = []
+    for record in frame[[c.name for c in contract.features]].to_dict("records"):
+        rows.append({str(name): json_value(value) for name, value in record.items() if not pd.isna(value)})
+    return rows
+
+
+def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return what the service must answer for rows, by scikit-learn."""
+    encoded = encode(candidate.contract, frame)
+    classes = candidate.contract.classes
+    predicted = candidate.pipeline.predict(encoded)
+    if classes is None:
+        return [{"value": float(value)} for value in predicted]
+    answers: list[dict[str, Any]] = [{"label": classes[int(index)]} for index in predicted]
+    names = [c if isinstance(c, str) else json.dumps(c) for c in classes]
+    for answer, row in zip(answers, candidate.pipeline.predict_proba(encoded), strict=True):
+        answer["probabilities"] = dict(zip(names, map(float, row), strict=True))
+    return answers
+
+
+def _compile(settings: Settings, candidate: Candidate) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return the model's file and the record of its parity; scikit-learn itself needs no proof."""
+    if settings.deploy.runtime == "sklearn":
+        return {"model.skops": candidate.skops_bytes()}, {"rows": 0}
+    model = compile_model(candidate.pipeline, candidate.contract)
+    parity = check_parity(
+        model,
+        candidate.pipeline,
+        candidate.contract,
+        candidate.held_out,
+        settings.deploy.tolerance,
+        candidate.predictions,
+    )
+    return {"model.onnx": model}, parity.model_dump(mode="json")
+
+
+def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
+    record = Verdicts(settings.store_path).find(candidate.version)
+    return {
+        "format": 1,
+        "name": settings.project.name,
+        "version": candidate.version,
+        "created": utc_now(),
+        "problem": candidate.contract.problem,
+        "runtime": settings.deploy.runtime,
+        "trusted": list(candidate.trusted) if settings.deploy.runtime == "sklearn" else [],
+        "source": Snapshots(settings.store_path).get(candidate.tags["data_digest"]).source,
+        "data_digest": candidate.tags["data_digest"],
+        "commit": candidate.tags["git_commit"],
+        "run_id": candidate.run_id,
+        "holdout": candidate.holdout.model_dump(mode="json"),
+        "metrics": record.verdict.model_dump()["scores"]["candidate"] if record else {},
+        "deploy": settings.deploy.model_dump(),
+        "settings": settings.service.model_dump(exclude={"host", "port", "workers"}, mode="json")
+        | {"log": settings.log.model_dump()},
+    }
+
+
+def json_value(value: Any) -> Any:
+    """Return one cell of a frame as JSON carries it."""
+    if isinstance(value, pd.Timestamp | pd.Timedelta):
+        return value.isoformat()
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,427 @@
+"""The converter of scikit-learn's TargetEncoder.
+
+skl2onnx 1.20 has none for more than two classes, and its own looks up each value once for every number it stands for.
+"""
+
+import copy
+import importlib
+import importlib.util
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ondol.contract import Column, Contract
+from ondol.errors import UserError
+from ondol.evaluation.scoring import open_session
+from ondol.training.pipelines import final_estimator, parts_of
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def convert_targets(scope: Any, operator: Any, container: Any) -> None:
+    """Look up each text's place once, and take the row of that place: the numbers it stands for, one for each class."""
+    from onnx import TensorProto
+    from skl2onnx.common._registration import get_converter
+    from skl2onnx.common.data_types import StringTensorType
+
+    if not all(isinstance(given.type, StringTensorType) for given in operator.inputs):
+        get_converter(operator.type)(scope, operator, container)
+        return
+    encoder, names = operator.raw_operator, []
+    for place, column in enumerate(_columns(scope, operator, container)):
+        codes, made = (scope.get_unique_variable_name(name) for name in ("codes", "encoded"))
+        keys = [str(text).encode() for text in encoder.categories_[place]]
+        values = list(range(len(keys)))
+        look = {"keys_strings": keys, "values_int64s": values, "default_int64": len(keys), "op_domain": "ai.onnx.ml"}
+        container.add_node("LabelEncoder", column, codes, op_version=2, name=_name(scope), **look)
+        table = _table(encoder, place)
+        numbers, shape = (scope.get_unique_variable_name(name) for name in ("numbers", "shape"))
+        container.add_initializer(numbers, TensorProto.FLOAT, list(table.shape), table.ravel().tolist())
+        container.add_initializer(shape, TensorProto.INT64, [2], [-1, table.shape[1]])
+        container.add_node("Gather", [numbers, codes], f"{made}_rows", name=_name(scope), axis=0)
+        container.add_node("Reshape", [f"{made}_rows", shape], made, name=_name(scope), op_version=14)
+        names.append(made)
+    container.add_node("Concat", names, operator.outputs[0].full_name, name=_name(scope), axis=1, op_version=13)
+
+
+def shape_targets(operator: Any) -> None:
+    """Say how many numbers each row becomes."""
+    from skl2onnx.common.data_types import FloatTensorType
+
+    encoder = operator.raw_operator
+    width = len(encoder.categories_) * _table(encoder, 0).shape[1]
+    operator.outputs[0].type = FloatTensorType([operator.inputs[0].get_first_dimension(), width])
+
+
+def _columns(scope: Any, operator: Any, container: Any) -> list[str]:
+    """Return the names of the single columns that the inputs hold."""
+    from onnx import TensorProto
+
+    columns = []
+    for given in operator.inputs:
+        if given.get_second_dimension() == 1:
+            columns.append(given.full_name)
+            continue
+        for place in range(given.get_second_dimension()):
+            index, name = (scope.get_unique_variable_name(name) for name in ("place", "column"))
+            container.add_initializer(index, TensorProto.INT64, [1], [place])
+            container.add_node("Gather", [given.full_name, index], name, name=_name(scope), axis=1)
+            columns.append(name)
+    return columns
+
+
+def _table(encoder: Any, place: int) -> np.ndarray:
+    """Return the numbers of one column's values, [values + 1, classes], an unknown one's last."""
+    kinds = len(encoder.classes_) if encoder.target_type_ == "multiclass" else 1
+    known = np.stack(encoder.encodings_[place * kinds : (place + 1) * kinds], axis=1)
+    return np.vstack([known, np.reshape(encoder.target_mean_, (1, kinds))]).astype(np.float32)
+
+
+def _name(scope: Any) -> str:
+    return scope.get_unique_operator_name("TargetEncoder")
+
+
+GRID = 2.0**20  # probabilities closer than this apart are equal: a forest's votes, summed as float32, are not exact
+
+
+def name_values(graph: Any, outputs: tuple[str, ...]) -> None:
+    """Rename every value: inputs stay, outputs become `outputs`, the rest `v0`, `v1`, … in order.
+
+    The converter counts through all models of a process, so that its own names differ from run to run.
+    """
+    names = {value.name: value.name for value in graph.input}
+    names |= {value.name: new for value, new in zip(graph.output, outputs, strict=True)}
+    names[""] = ""  # an optional input that is left out
+    _rename(graph, names)
+
+
+def break_ties(graph: Any) -> None:
+    """Give `label` to the first of equally probable classes, as scikit-learn does."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    for node in graph.node:
+        node.output[:] = ["unused_label" if name == "label" else name for name in node.output]
+    made = [
+        helper.make_node("Mul", ["probabilities", "grid"], ["scaled"]),
+        helper.make_node("Round", ["scaled"], ["rounded"]),
+        helper.make_node("ArgMax", ["rounded"], ["label"], axis=1, keepdims=0),
+    ]
+    graph.node.extend(made)
+    graph.initializer.append(numpy_helper.from_array(_scalar(GRID), "grid"))
+    label = next(value for value in graph.output if value.name == "label")
+    label.CopyFrom(helper.make_tensor_value_info("label", TensorProto.INT64, [None]))
+
+
+def _scalar(value: float) -> Any:
+    import numpy as np
+
+    return np.array(value, dtype=np.float32)
+
+
+def _rename(graph: Any, names: dict[str, str]) -> None:
+    graph.name = "model"
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.initializer, *graph.output):
+        value.name = _new_name(value.name, names)
+    for node in graph.node:
+        node.name = ""
+        node.input[:] = [_new_name(name, names) for name in node.input]
+        node.output[:] = [_new_name(name, names) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, names)
+
+
+def _new_name(name: str, names: dict[str, str]) -> str:
+    return names.setdefault(name, f"v{len(names)}")
+
+
+def prepare_copy(pipeline: Any) -> Any:
+    """Return a copy of `pipeline` that converts to the same function."""
+    made = copy.deepcopy(pipeline, _shared(pipeline))
+    for part in list(parts_of(made)):
+        if hasattr(part, "transformers_") and hasattr(part, "_transformer_to_input_indices"):
+            _number_columns(part)
+        if hasattr(part, "_predictors"):
+            _floor_thresholds(part)
+        if isinstance(getattr(part, "steps", None), list):
+            part.steps = [step for step in part.steps if step[1] is not None and step[1] != "passthrough"]
+        if hasattr(part, "flatten_transform"):  # shapes only what VotingClassifier.transform gives
+            part.flatten_transform = False
+        if hasattr(part, "_weights_not_none") and part.weights is not None:  # a list, which the converter cannot sum
+            part.weights = np.asarray(part.weights, np.float64)
+        part.__dict__.pop("feature_names_in_", None)
+    return made
+
+
+def floor_to_float32(values: np.ndarray) -> np.ndarray:
+    """Return the largest float32 at or below each value: `x <= t` then says the same for every float32 `x`."""
+    rounded = values.astype(np.float32)
+    above = rounded.astype(np.float64) > values
+    rounded[above] = np.nextafter(rounded[above], np.float32(-np.inf))
+    return rounded
+
+
+def _shared(pipeline: Any) -> dict[int, Any]:
+    """Return the memo under which a deep copy shares trees and arrays, which may take gigabytes."""
+    from sklearn.tree._tree import Tree
+
+    values = [value for part in parts_of(pipeline) for value in vars(part).values()]
+    return {id(v): v for v in values if isinstance(v, Tree) or (isinstance(v, np.ndarray) and v.dtype != object)}
+
+
+def _number_columns(transformer: Any) -> None:
+    """Replace column names by positions: the converter mixes up names such as `a b` and `a_b`."""
+    places = transformer._transformer_to_input_indices
+    transformer.transformers_ = [(name, step, list(places[name])) for name, step, _ in transformer.transformers_]
+
+
+def _floor_thresholds(boosting: Any) -> None:
+    for stage in boosting._predictors:
+        for predictor in stage:
+            predictor.nodes = predictor.nodes.copy()
+            thresholds = predictor.nodes["num_threshold"]
+            finite = np.isfinite(thresholds)
+            thresholds[finite] = floor_to_float32(thresholds[finite])
+
+
+BY_SKLEARN = (
+    'set runtime = "sklearn" under [deploy] in config.toml to serve it by scikit-learn itself, by an image that is '
+    "built with GROUP=service-sklearn"
+)
+
+
+def refuse_unfaithful(pipeline: Any, contract: Contract) -> None:
+    """Check a fitted pipeline for parts that convert wrongly.
+
+    Raises:
+        UserError: there is one; says what to put in its place.
+    """
+    if contract.classes is not None:
+        _refuse_unsure(pipeline, contract)
+    for part in parts_of(pipeline):
+        for problem, mend in _problems(part):
+            raise UserError(f"{type(part).__name__} {problem} cannot be compiled rightly: {mend}, or {BY_SKLEARN}.")
+    for column in _numbers_as_categories(pipeline, contract):
+        raise UserError(
+            f'OneHotEncoder on the column "{column.name}" cannot be compiled rightly, because its numbers need not be '
+            f"whole: declare it as int in model/schema.py or use KBinsDiscretizer, or {BY_SKLEARN}."
+        )
+
+
+def _refuse_unsure(pipeline: Any, contract: Contract) -> None:
+    """Refuse a classifier without probabilities, or one that has not seen every class."""
+    final = final_estimator(pipeline)
+    if not hasattr(pipeline, "predict_proba"):
+        raise UserError(
+            f"{type(final).__name__} in model/estimator.py gives no probabilities, which the service answers with: "
+            "wrap it in sklearn.calibration.CalibratedClassifierCV."
+        )
+    known = getattr(pipeline, "classes_", None)
+    if known is not None and list(known) != list(range(len(contract.classes or ()))):
+        raise UserError(
+            f"{type(final).__name__} knows the classes {list(known)} of {contract.classes}: train it again."
+        )
+
+
+def _problems(part: Any) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with one estimator, and what to do."""
+    name = type(part).__name__
+    native = getattr(part, "is_categorical_", None)
+    if native is not None and np.any(native):
+        yield (
+            "with categorical_features",
+            "leave that out and put an OrdinalEncoder in front of it in model/features.py",
+        )
+    if name == "HistGradientBoostingRegressor" and part.loss in ("poisson", "gamma"):
+        yield f'with loss="{part.loss}"', 'use loss="squared_error"'
+    if name == "SimpleImputer" and part.add_indicator:
+        yield "with add_indicator=True", "leave that out (HistGradientBoosting takes missing values as they are)"
+    if name == "OneHotEncoder" and getattr(part, "_infrequent_enabled", False):
+        yield "with min_frequency or max_categories", "leave these out, or use OrdinalEncoder, which may have them"
+    if name == "OrdinalEncoder" and _loses_missing(part):
+        yield "over numbers with missing values", "set its encoded_missing_value=-2"
+    if name in ("TunedThresholdClassifierCV", "FixedThresholdClassifier"):
+        yield "with its threshold", "use the estimator in it, and choose the threshold where the probability is used"
+
+
+def _loses_missing(encoder: Any) -> bool:
+    gaps = any(c.dtype.kind == "f" and len(c) and np.isnan(c[-1]) for c in getattr(encoder, "categories_", ()))
+    return gaps and np.isnan(encoder.encoded_missing_value)
+
+
+def _numbers_as_categories(pipeline: Any, contract: Contract) -> Iterator[Column]:
+    """Yield number columns that go straight to a OneHotEncoder: the converter cuts off their fractions."""
+    features = contract.features  # whose parts, behind them, are whole numbers
+    for part in parts_of(pipeline):
+        places = getattr(part, "_transformer_to_input_indices", None)
+        if places is None or getattr(part, "n_features_in_", None) != len(contract.inputs):
+            continue
+        for name, step, _ in part.transformers_:
+            if type(_first_step(step)).__name__ == "OneHotEncoder":
+                chosen = [features[i] for i in places[name] if i < len(features)]
+                yield from (column for column in chosen if not _whole(column))
+
+
+def _first_step(step: Any) -> Any:
+    while isinstance(getattr(step, "steps", None), list):
+        step = step.steps[0][1]
+    return step
+
+
+def _whole(column: Column) -> bool:
+    rule = column.encoding
+    return rule is None or rule.tensor == "string" or column.kind in ("boolean", "integer", "text")
+
+
+Converter = Callable[[Any, Any, Any], None]
+ATTRIBUTE = "nodes_missing_value_tracks_true"
+
+
+def tree_converters() -> dict[type, Converter]:
+    """Return converters by estimator type, for `custom_conversion_functions`."""
+    from sklearn import ensemble, tree
+
+    kinds = [
+        *(ensemble.RandomForestClassifier, ensemble.RandomForestRegressor),
+        *(ensemble.ExtraTreesClassifier, ensemble.ExtraTreesRegressor),
+        *(tree.DecisionTreeClassifier, tree.DecisionTreeRegressor, tree.ExtraTreeClassifier, tree.ExtraTreeRegressor),
+    ]
+    return dict.fromkeys(kinds, convert_tree)
+
+
+def convert_tree(scope: Any, operator: Any, container: Any) -> None:
+    """Convert a tree or forest as skl2onnx does, then say which way missing values go."""
+    from skl2onnx.common._registration import get_converter
+
+    before = len(container.nodes)
+    get_converter(operator.type)(scope, operator, container)
+    model = operator.raw_operator
+    trees = [made.tree_ for made in getattr(model, "estimators_", [model])]
+    flags = np.concatenate([_left(tree) for tree in trees])
+    for node in container.nodes[before:]:
+        if node.op_type.startswith("TreeEnsemble"):
+            _set_flags(node, flags)
+
+
+def _left(tree: Any) -> np.ndarray:
+    return np.where(tree.children_left >= 0, tree.missing_go_to_left, 0).astype(np.int64)
+
+
+def _set_flags(node: Any, flags: np.ndarray) -> None:
+    attribute = next(a for a in node.attribute if a.name == ATTRIBUTE)
+    if len(attribute.ints) != len(flags):
+        raise RuntimeError(f"{node.op_type} has {len(attribute.ints)} nodes and the trees have {len(flags)}")
+    del attribute.ints[:]
+    attribute.ints.extend(flags.tolist())
+
+
+OPSET = {"": 21, "ai.onnx.ml": 3}
+OWN_CONVERTERS = "model.converters"
+FORESTS = ("RandomForestClassifier", "ExtraTreesClassifier", "BaggingClassifier", "DecisionTreeClassifier")
+
+
+def compile_model(pipeline: Any, contract: Contract) -> bytes:
+    """Return a fitted pipeline as serialized ONNX, opened once to prove that it loads.
+
+    The same pipeline gives the same bytes. An estimator of your own needs a converter, registered by
+    `skl2onnx.update_registered_converter` in `model/converters.py`, which is imported first where it exists.
+
+    Args:
+        pipeline: Fitted on `encode(contract, frame)` and class indexes, or values.
+        contract: With encodings; its inputs are `c0`, `c1`, …, `c1_month`, … in order, each [N, 1]. The outputs are
+            `label` (int64 [N]) and `probabilities` (float32 [N, K]), or `value` (float32 [N, 1]).
+
+    Raises:
+        UserError: a part has no converter, or would convert wrongly.
+    """
+    refuse_unfaithful(pipeline, contract)
+    _import_own_converters()
+    model = _convert(_merge_inputs(prepare_copy(pipeline), contract), contract)
+    names = ("value",) if contract.classes is None else ("label", "probabilities")
+    if len(model.graph.output) != len(names):
+        raise UserError(f"The compiled model has {len(model.graph.output)} outputs, not {len(names)}: {BY_SKLEARN}.")
+    name_values(model.graph, names)
+    if contract.classes is not None and type(final_estimator(pipeline)).__name__ in FORESTS:
+        break_ties(model.graph)
+    content = bytes(model.SerializeToString(deterministic=True))
+    _open(content)
+    return content
+
+
+def _import_own_converters() -> None:
+    if importlib.util.find_spec("model") is not None and importlib.util.find_spec(OWN_CONVERTERS) is not None:
+        importlib.import_module(OWN_CONVERTERS)
+
+
+def _merge_inputs(pipeline: Any, contract: Contract) -> Any:
+    """Put a step that joins the columns in front of a pipeline that takes them as one matrix."""
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    first = pipeline
+    while isinstance(getattr(first, "steps", None), list):
+        first = first.steps[0][1]
+    tensors = {made.tensor for made in contract.inputs}
+    if hasattr(first, "transformers_") or hasattr(first, "transformer_list") or tensors != {"float32"}:
+        return pipeline
+    return Pipeline([("columns", FunctionTransformer()), ("model", pipeline)])
+
+
+def _convert(pipeline: Any, contract: Contract) -> "ModelProto":
+    from skl2onnx import convert_sklearn
+    from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+    from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
+    from sklearn.preprocessing import TargetEncoder
+
+    types = {"float32": FloatTensorType, "string": StringTensorType}
+    inputs = [(made.key, types[made.tensor]([None, 1])) for made in contract.inputs]
+    try:
+        with warnings.catch_warnings():
+            for old in (DeprecationWarning, FutureWarning):  # of the converter's own calls
+                warnings.filterwarnings("ignore", category=old, module=r"(skl2onnx|sklearn|onnx|numpy)\b")
+            return convert_sklearn(
+                pipeline,
+                name="model",
+                initial_types=inputs,
+                options=_options(pipeline, contract),
+                target_opset=OPSET,
+                custom_conversion_functions=tree_converters() | {TargetEncoder: convert_targets},
+                custom_shape_calculators={TargetEncoder: shape_targets},
+            )
+    except (MissingConverter, MissingShapeCalculator) as error:
+        raise UserError(
+            f"{_class_named(error)} has no converter to ONNX: register one in model/converters.py "
+            f"(skl2onnx.update_registered_converter), take another class, or {BY_SKLEARN}."
+        ) from error
+    except Exception as error:  # the converter raises whatever a part makes it stumble over
+        said = (str(error).splitlines() or [""])[0][:300].rstrip(".")
+        raise UserError(
+            f"The model cannot be compiled to ONNX ({type(error).__name__}: {said}): {BY_SKLEARN}."
+        ) from error
+
+
+def _options(pipeline: Any, contract: Contract) -> dict[Any, dict[str, Any]]:
+    """Return how to convert: matrices of probabilities, and scaling by the very division that training used."""
+    from sklearn.preprocessing import RobustScaler, StandardScaler
+
+    options: dict[Any, dict[str, Any]] = {StandardScaler: {"div": "div"}, RobustScaler: {"div": "div"}}
+    return options if contract.classes is None else options | {id(pipeline): {"zipmap": False}}
+
+
+def _class_named(error: Exception) -> str:
+    """Return the class that the converter's error is about."""
+    found = re.search(r"<class '(?:[\w.]*\.)?(\w+)'>", str(error))
+    return found[1] if found else "A part of the model"
+
+
+def _open(content: bytes) -> None:
+    try:
+        open_session(content)
+    except Exception as error:  # onnxruntime's own exceptions share no base
+        said = (str(error).splitlines() or [""])[0][:300]
+        raise UserError(f"The compiled model does not load in ONNX Runtime ({said}): {BY_SKLEARN}.") from error

@@ -1,0 +1,144 @@
+"""A registered version with everything that was recorded of it, read back from MLflow."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel
+
+from ondol.config import Gates, Settings
+from ondol.contract import Contract, encode, encode_target
+from ondol.errors import UserError
+from ondol.registry.bundles import Bundle
+from ondol.registry.registry import Registry
+from ondol.training.dataset import Holdout, in_holdout, read_rows
+
+CHUNK = 100_000  # rows that scikit-learn predicts at once, to bound memory
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version: its pipeline as skops gives it back, its contract with encodings, and the run's record.
+
+    Attributes:
+        tags: The run's tags: validation, data_digest, git_commit, …
+        baseline: What a dummy model predicts: class probabilities, or a mean.
+        trusted: The types that skops was told to trust.
+    """
+
+    settings: Settings
+    version: str
+    run_id: str
+    pipeline: Any
+    contract: Contract
+    tags: dict[str, str]
+    baseline: list[float]
+    trusted: tuple[str, ...]
+
+    @property
+    def validation(self) -> str:
+        """The validation whose rows it was trained on."""
+        return self.tags["validation"]
+
+    @property
+    def holdout(self) -> Holdout:
+        """How rows were held out from it."""
+        return Holdout.model_validate_json(self.tags["holdout"])
+
+    @cached_property
+    def held_out(self) -> pd.DataFrame:
+        """The valid rows that it was not trained on, in the contract's dtypes; read once."""
+        return read_rows(self.settings, self.contract, self.validation, "holdout", self.holdout)
+
+    @cached_property
+    def predictions(self) -> np.ndarray:
+        """Class probabilities [N, K] or values [N] of the held-out rows by scikit-learn; predicted once."""
+        frame, predict = self.held_out, self.pipeline.predict
+        if self.contract.classes is not None:
+            predict = self.pipeline.predict_proba
+        parts = [predict(encode(self.contract, frame.iloc[i : i + CHUNK])) for i in range(0, len(frame), CHUNK)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def skops_bytes(self) -> bytes:
+        """Return the pipeline as a skops file."""
+        import skops.io
+
+        return bytes(skops.io.dumps(self.pipeline))
+
+
+def load_candidate(settings: Settings, version: str) -> Candidate:
+    """Return a registered version; the same object for the same version within one process."""
+    return _load(settings.model_dump_json(), version)
+
+
+@lru_cache(maxsize=1)
+def _load(settings_json: str, version: str) -> Candidate:
+    settings = Settings.model_validate_json(settings_json)
+    registry = Registry(settings)
+    run, record = registry.run_of(version), registry.read_record(version)
+    return Candidate(
+        settings=settings,
+        version=version,
+        run_id=run.info.run_id,
+        pipeline=registry.load(version),
+        contract=Contract.model_validate(record["contract.json"]),
+        tags=dict(run.data.tags),
+        baseline=record["baseline.json"]["prediction"],
+        trusted=registry.trusted,
+    )
+
+
+class Basis(BaseModel):
+    """What decides a candidate's figures beside its own predictions.
+
+    Attributes:
+        metric: The one that decides; None for the problem's own.
+        confidence: The coverage of the intervals.
+        resamples: How many resamples they rest on.
+        contract: Of the champion that it was compared with; None where there was none.
+        holdout: Which rows that champion was not trained on; no others count.
+    """
+
+    metric: str | None
+    confidence: float
+    resamples: int
+    contract: Contract | None = None
+    holdout: Holdout | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The rows that a candidate is judged on, its predictions for them, and what is true of them."""
+
+    frame: pd.DataFrame
+    predictions: np.ndarray
+    y: np.ndarray
+    unknown: int  # rows left out because their class was never seen in training
+
+
+def find_basis(gates: Gates, bundle: Bundle | None) -> Basis:
+    """Return what a candidate is judged by, beside the champion of `bundle` where there is one."""
+    made = Basis(metric=gates.metric, confidence=gates.confidence, resamples=gates.resamples)
+    if bundle is None:
+        return made
+    holdout = Holdout.model_validate(bundle.meta["holdout"])
+    return made.model_copy(update={"contract": bundle.contract, "holdout": holdout})
+
+
+def choose_rows(candidate: Candidate, basis: Basis) -> Judged:
+    """Return the rows that neither the candidate nor the champion was trained on.
+
+    Raises:
+        UserError: no such rows are left.
+    """
+    frame, predictions = candidate.held_out, candidate.predictions
+    if basis.contract and basis.holdout:
+        unseen = in_holdout(frame, basis.contract, basis.holdout)
+        frame, predictions = frame[unseen], predictions[unseen]
+    y = encode_target(candidate.contract, frame[candidate.contract.target])
+    known = (y >= 0) if candidate.contract.classes else np.ones(len(y), bool)
+    if not known.any():
+        raise UserError("No held-out rows are left to judge by: bring more rows, or raise [split] holdout.")
+    return Judged(frame[known], predictions[known], y[known], int((~known).sum()))

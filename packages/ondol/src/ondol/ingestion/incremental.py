@@ -1,0 +1,265 @@
+"""Ingest of what is new: a snapshot grows by a part, and nothing is lost or doubled whatever kills the process.
+
+`snapshots/lines/<key>.json` says where a source was last read to. It is replaced in one step when all else is written,
+and only then a stream is told that its rows are safe: who is killed before reads the same rows again.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from ondol.config import Settings
+from ondol.contract import Column, Contract, clean, require_columns
+from ondol.errors import UserError, nearest
+from ondol.ingestion.base import Divided, Narrowing, Stream
+from ondol.ingestion.sources import Source, read_through
+from ondol.orchestration.progress import track
+from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.snapshots.upsert import Choice, Keys, choose, rows_of
+from ondol.storage.files import digest_json, read_record, write_json
+
+EPOCH = datetime(1970, 1, 1)
+
+
+def find_keys(settings: Settings, contract: Contract, source: Source) -> Keys:
+    """Return the id and the watermark.
+
+    Raises:
+        UserError: there is no column with the role id, or the watermark is none of the contract, or a text.
+    """
+    identity = contract.role("id")
+    if identity is None:
+        raise UserError(
+            f'"{source.uri}" is read bit by bit, which needs a column with metadata={{"role": "id"}} in '
+            "model/schema.py, so that a row that comes again is known."
+        )
+    columns, watermark = contract.by_name, settings.data.watermark
+    column = None if watermark is None else columns.get(watermark)
+    if watermark is not None and column is None:
+        known = nearest(watermark, columns) or f" It has: {', '.join(columns)}."
+        raise UserError(f'[data] watermark in config.toml names "{watermark}", no column of model/schema.py.{known}')
+    if column and column.kind not in ("integer", "number", "date"):
+        raise UserError(
+            f'The watermark "{column.name}" is a {column.kind} in model/schema.py: name a date or a number.'
+        )
+    return Keys(identity, column, columns)
+
+
+class WentBack(UserError):
+    """The newest row that was read before is no longer there."""
+
+
+def require_forward(
+    source: Source, watermark: Column | None, before: int | float | None, newest: int | float | None
+) -> None:
+    """Check that what was read reaches as far as what was read before, whose newest row is read again each time.
+
+    Raises:
+        WentBack: it does not.
+    """
+    if watermark is None or before is None:
+        return
+    if newest is None or newest < before:
+        was, now = (show(watermark, value) for value in (before, newest))
+        raise WentBack(
+            f'The watermark of "{source.uri}" went back: "{watermark.name}" was {was} and is '
+            f"{'in no row' if now is None else now} now; if the source began anew, run `ml ingest --full`."
+        )
+
+
+def find_start(watermark: Column | None, before: int | float | None, lateness: float) -> int | float | datetime | None:
+    """Return the value from which on rows are read, None for all."""
+    if watermark is None or before is None:
+        return None
+    if watermark.kind == "date":
+        return EPOCH + timedelta(microseconds=int(before)) - timedelta(days=lateness)
+    return before - (int(lateness) if lateness.is_integer() else lateness)
+
+
+def not_before(batches: Iterator[pa.RecordBatch], watermark: Column | None, since: Any) -> Iterator[pa.RecordBatch]:
+    """Yield the rows whose watermark is at or after `since`, or missing: of these nobody knows how old they are."""
+    for batch in batches:
+        if since is None or watermark is None:
+            yield batch
+            continue
+        frame, _ = clean(pa.Table.from_batches([batch]).select([watermark.name]), [watermark])
+        values = frame[watermark.name]
+        yield batch.filter(pa.array((values.isna() | (values >= since)).to_numpy(bool)))
+
+
+def show(watermark: Column | None, value: int | float | None) -> Any:
+    """Return a watermark as it is told: a date in ISO 8601, UTC."""
+    if watermark is None or value is None:
+        return None
+    if watermark.kind == "date":
+        return (EPOCH + timedelta(microseconds=int(value))).isoformat()
+    return value
+
+
+class Line(BaseModel):
+    """How far a source was read.
+
+    Attributes:
+        snapshot: What all reads have given together.
+        watermark: The greatest value of the watermark column: a number, or a date in microseconds since 1970.
+        position: Where a stream is read on.
+        fingerprint: The source's when it was last read.
+        files: What tells each of its files from an earlier state, where it has files that do.
+        identity: The name and the kind of the id by which rows were told apart; None of lines before 0.3.
+    """
+
+    snapshot: str
+    watermark: int | float | None = None
+    position: Any = None
+    fingerprint: str | None = None
+    files: dict[str, str] | None = None
+    identity: tuple[str, str] | None = None
+
+
+def grow(settings: Settings, contract: Contract, source: Source, full: bool = False) -> Snapshot:
+    """Read what is new in `source` and append it to the source's last snapshot; return the one that this makes.
+
+    Args:
+        settings: Name the watermark, and how late rows may be.
+        contract: Says which column is the id and what the watermark is.
+        source: What to read.
+        full: Read everything, and begin anew.
+
+    Raises:
+        UserError: the source is no good, has no id or another than before, or its watermark went back.
+    """
+    keys = find_keys(settings, contract, source)
+    snapshots = Snapshots(settings.store_path)
+    path, known = _find_line(snapshots.folder / "lines", source, settings.data.watermark)
+    line = known if known and not full else None
+    identity = (keys.id.name, keys.id.kind)
+    _require_same_id(source, line, identity)
+    fingerprint = source.fingerprint()
+    if line and fingerprint and fingerprint == line.fingerprint:
+        return snapshots.get(line.snapshot)
+    if isinstance(source, Stream):
+        source.resume(line.position if line else None, full)
+    files = source.files() if isinstance(source, Divided) else None
+    snapshot, newest = _read_rest(settings, contract, source, keys, line, files)
+    position = source.position if isinstance(source, Stream) else None
+    made = Line(
+        snapshot=snapshot.digest,
+        watermark=newest,
+        position=position,
+        fingerprint=fingerprint,
+        files=files,
+        identity=identity,
+    )
+    write_json(path, made.model_dump())
+    if isinstance(source, Stream):
+        source.settle(position)
+    return snapshot
+
+
+def _find_line(folder: Path, source: Source, watermark: str | None) -> tuple[Path, Line | None]:
+    """Return where the line of `source` is kept, and the line, None where there is none.
+
+    A stream's position holds whatever else its address and the settings say, by which earlier versions kept it.
+    """
+    path = folder / f"{digest_json([source.uri, watermark])}.json"
+    lasting = folder / f"{digest_json(source.key)}.json" if isinstance(source, Stream) else path
+    return lasting, read_record(lasting, Line) or read_record(path, Line)
+
+
+def _require_same_id(source: Source, line: Line | None, identity: tuple[str, str]) -> None:
+    if line and line.identity not in (None, identity):
+        was, now = (f'"{name}" ({kind})' for name, kind in (line.identity or identity, identity))
+        raise UserError(
+            f'The rows of "{source.uri}" were told apart by {was}, and model/schema.py says {now} now: '
+            "run `ml ingest --full`, which reads all of them anew."
+        )
+
+
+def _read_rest(
+    settings: Settings, contract: Contract, source: Source, keys: Keys, line: Line | None, files: dict[str, str] | None
+) -> tuple[Snapshot, int | float | None]:
+    """Read what may be new; of files, whole, those from the first on that is not as it was.
+
+    They are in their order, in which the last of equally new rows counts. All are read where those do not reach as far
+    as what was read before.
+    """
+    if isinstance(source, Stream):  # it is read on by its position, whatever the watermark
+        return _read(settings, contract, source, keys, line, None, reaches=True)
+    if not isinstance(source, Divided):
+        since = find_start(keys.watermark, line.watermark if line else None, settings.data.lateness)
+        return _read(settings, contract, source, keys, line, since)
+    now, known = files or {}, (line.files if line else None) or {}
+    same = list(takewhile(lambda name: known.get(name) == now[name], now))
+    if same and len(same) < len(now):
+        with contextlib.suppress(WentBack):
+            reaches = all(now.get(name) == state for name, state in known.items())
+            return _read(settings, contract, source.without(same), keys, line, None, reaches)
+    return _read(settings, contract, source, keys, line, None)
+
+
+def _read(
+    settings: Settings,
+    contract: Contract,
+    source: Source,
+    keys: Keys,
+    line: Line | None,
+    since: Any,
+    reaches: bool = False,
+) -> tuple[Snapshot, int | float | None]:
+    """Append what is new, of the rows from `since` on, to what `line` has.
+
+    Returns:
+        The snapshot, and the greatest watermark.
+
+    Raises:
+        WentBack: the newest row of before is not among them; with `reaches` it need not be.
+    """
+    snapshots = Snapshots(settings.store_path)
+    head = snapshots.get(line.snapshot) if line else None
+    if isinstance(source, Narrowing) and since is not None and keys.watermark:
+        source = source.since(keys.watermark.name, since)
+
+    def write(batches: Iterator[pa.RecordBatch]) -> tuple[Snapshot, int | float | None]:
+        rows = not_before(_complete(track(batches, "rows read"), contract), keys.watermark, since)
+        with snapshots.parts.draft(rows) as draft:
+            choice = choose(draft, snapshots, head, keys) if draft else None
+            before = line.watermark if line else None
+            if not reaches:
+                require_forward(source, keys.watermark, before, choice.newest if choice else None)
+            if draft is None or choice is None or not choice.new.any():
+                return _unchanged(source, head), before
+            # What was left out may be newer, and so may what a stream gave before.
+            newest = max((value for value in (choice.newest, before) if value is not None), default=None)
+            return _append(snapshots, source, head, draft, choice, show(keys.watermark, newest)), newest
+
+    return read_through(source, write)
+
+
+def _append(
+    snapshots: Snapshots, source: Source, head: Snapshot | None, draft: Path, choice: Choice, watermark: Any
+) -> Snapshot:
+    """Record `head` without the rows that were replaced, and the draft's new rows behind it."""
+    parts = snapshots.parts
+    part = parts.keep(draft) if choice.new.all() else parts.write(rows_of(draft, choice.new))
+    if head is None:
+        return snapshots.record([part] if part else [], source.uri, watermark=watermark)
+    return snapshots.succeed(head, choice.replaced, part, watermark)
+
+
+def _unchanged(source: Source, head: Snapshot | None) -> Snapshot:
+    if head is None:
+        raise UserError(f"{source.uri} has no rows: there is nothing to learn from.")
+    return head
+
+
+def _complete(batches: Iterator[pa.RecordBatch], contract: Contract) -> Iterator[pa.RecordBatch]:
+    """Yield the rows, which must have every column that the contract asks for."""
+    for batch in batches:
+        require_columns(batch.schema.names, contract.used)
+        yield batch

@@ -1,0 +1,379 @@
+"""Kafka topics as sources: JSON objects, read on from where the last snapshot ended.
+
+`kafka://host:9092,host2:9092/topic?group=churn&security.protocol=SASL_SSL&sasl.username=ann&sasl.password=${PASSWORD}`:
+what follows `?` are librdkafka's settings, and `group`, the readers whose offsets are committed. See docs/data.md.
+"""
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from ondol.config import Fetch
+from ondol.errors import UserError, nearest
+from ondol.ingestion.json_files import parse
+from ondol.ingestion.records import Row, flatten
+from ondol.ingestion.sources import Reading
+from ondol.ingestion.spool import Pages, RecordSource
+from ondol.storage.remote_files import require_library, resolve
+
+
+def explain(error: Any, uri: str, others: Sequence[Any] = ()) -> str:
+    """Return what a `KafkaError` means and what to do.
+
+    Args:
+        error: What was raised.
+        uri: The source as the user wrote it.
+        others: What was told on the way; wrong credentials are told, and then something else times out.
+    """
+    from confluent_kafka import KafkaError as Known
+
+    codes = [error.code(), *(other.code() for other in others)]
+    if Known._AUTHENTICATION in codes or Known.SASL_AUTHENTICATION_FAILED in codes:
+        return f'"{uri}" refuses the user or password: check sasl.username, and the secret in sasl.password.'
+    if Known._SSL in codes:
+        return f'"{uri}" has a certificate that does not verify: name its authority in ssl.ca.location=….'
+    if Known.TOPIC_AUTHORIZATION_FAILED in codes or Known.GROUP_AUTHORIZATION_FAILED in codes:
+        return f'"{uri}" may not be read by this user and group: ask for the right to read the topic and the group.'
+    if error.code() in (Known._INVALID_ARG, Known._CONFLICT, Known._NOT_IMPLEMENTED):
+        return f'"{uri}" has a setting that librdkafka does not take ({_say(error)}): check what follows "?".'
+    if error.code() in (Known._UNKNOWN_TOPIC, Known.UNKNOWN_TOPIC_OR_PART, Known._UNKNOWN_PARTITION):
+        return f'"{uri}" has lost its topic or a partition while it was read: see that it is there, and run this again.'
+    if Known._RESOLVE in codes or error.code() in (Known._TRANSPORT, Known._ALL_BROKERS_DOWN, Known._TIMED_OUT):
+        return f'"{uri}" cannot be reached, no broker answers there: check the address, and that the brokers run.'
+    return f'"{uri}" cannot be read ({_say(error)}): see the brokers\' logs.'
+
+
+def explain_lost(uri: str, partition: int, begin: int, first: int, end: int) -> str:
+    """Return the sentence on offsets that a partition does not have (any more)."""
+    if begin < first:
+        return (
+            f'Rows of "{uri}" were lost: partition {partition} was read up to offset {begin} and now begins at '
+            f"{first}, its retention removed what is between; keep rows longer, and ingest "
+            "what is left with `ml ingest --full`."
+        )
+    return (
+        f'Partition {partition} of "{uri}" ends at offset {end}, before offset {begin}, up to which it was read: '
+        "the topic was made anew; ingest it whole with `ml ingest --full`."
+    )
+
+
+def say_begun(uri: str, group: str, passed: int) -> str:
+    """Return the sentence on a read that begins where the group stands, `passed` offsets after the first."""
+    return (
+        f'"{uri}" is read from where the group "{group}" stands: {passed:,} earlier messages are passed over; '
+        "if they were never ingested here, run `ml ingest --full`, which reads from the start."
+    )
+
+
+def _say(error: Any) -> str:
+    return str(error.str()).strip().rstrip(".")
+
+
+log = logging.getLogger(__name__)
+OURS = {
+    "bootstrap.servers": "the part before the topic",
+    "group.id": "group=…",
+    "enable.auto.commit": "nothing: offsets are committed once the snapshot is safe",
+    "enable.auto.offset.store": "nothing: offsets are committed once the snapshot is safe",
+    "auto.offset.reset": "nothing: a group without offsets begins at the start",
+    "enable.partition.eof": "nothing: a read ends where the partitions ended when it began",
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a topic's address says, its secrets not filled in.
+
+    Attributes:
+        servers: The brokers to begin with.
+        topic: The topic's name.
+        group: The group of readers whose offsets are committed.
+        settings: librdkafka's, by name.
+        drop: Members of the records that are left out, dotted where nested.
+        skip: Messages that are passed over, as `partition:offset`.
+    """
+
+    servers: str
+    topic: str
+    group: str
+    settings: Mapping[str, str] = field(repr=False)
+    drop: tuple[str, ...] = ()
+    skip: frozenset[str] = frozenset()
+
+
+def split_uri(uri: str) -> Address:
+    """Return what `uri` says.
+
+    Raises:
+        UserError: a part is missing, doubled or not to be set.
+    """
+    place, _, query = uri.removeprefix("kafka://").partition("?")
+    servers, _, topic = place.partition("/")
+    given: dict[str, list[str]] = {}
+    for part in filter(None, query.split("&")):
+        name, _, value = part.partition("=")
+        given.setdefault(name, []).append(unquote(value))
+    drop, skip, groups = given.pop("drop", []), given.pop("skip", []), given.pop("group", [])
+    if not servers or not topic or "/" in topic or len(groups) != 1 or not groups[0]:
+        raise UserError(f'"{uri}" is no address of a topic: write kafka://host:9092/topic?group=name.')
+    if wrong := [one for one in skip if not re.fullmatch(r"[0-9]+:[0-9]+", one)]:
+        raise UserError(f'"{uri}" skips "{wrong[0]}", which is no message: write skip=PARTITION:OFFSET, such as 3:67.')
+    for name, values in given.items():
+        if len(values) > 1:
+            raise UserError(f'"{uri}" gives {name} twice: keep one.')
+        if name in OURS:
+            raise UserError(f'"{uri}" sets {name}, which is not to be set: write {OURS[name]}.')
+    settings = {name: values[0] for name, values in given.items()}
+    return Address(servers, unquote(topic), groups[0], settings, tuple(drop), frozenset(skip))
+
+
+class Topic:
+    """An open connection to a topic.
+
+    Attributes:
+        consumer: confluent_kafka's.
+    """
+
+    def __init__(self, consumer: Any, address: Address, uri: str, seconds: float) -> None:
+        """Look up the topic's partitions.
+
+        Raises:
+            UserError: there is no such topic.
+            KafkaException: no broker answers.
+        """
+        self.consumer, self._address, self._uri, self._seconds = consumer, address, uri, seconds
+        found = consumer.list_topics(timeout=seconds).topics
+        if address.topic not in found:
+            raise UserError(
+                f'"{uri}" names the topic "{address.topic}", which does not exist (or which this user may not see): '
+                f"check its name.{nearest(address.topic, found)}"
+            )
+        if (error := found[address.topic].error) is not None:
+            raise UserError(explain(error, uri))
+        self.partitions = sorted(found[address.topic].partitions)
+
+    def at(self, offsets: Mapping[int, int]) -> list[Any]:
+        """Return partitions at offsets, as confluent_kafka takes them."""
+        from confluent_kafka import TopicPartition
+
+        return [TopicPartition(self._address.topic, number, at) for number, at in sorted(offsets.items())]
+
+    def range(self, partition: int) -> tuple[int, int]:
+        """Return a partition's first offset and the one after its last."""
+        low, high = self.consumer.get_watermark_offsets(*self.at({partition: 0}), timeout=self._seconds)
+        return low, high
+
+    def bounds(self, position: Mapping[str, int] | None, full: bool) -> tuple[dict[int, int], dict[int, int]]:
+        """Return the offsets to begin at (with `full`, the first that are kept) and to end before, by partition.
+
+        Raises:
+            UserError: rows that were never read are gone, or a partition is.
+        """
+        known = {int(number): offset for number, offset in (position or {}).items()}
+        if gone := sorted(set(known) - set(self.partitions)):
+            raise UserError(
+                f'Partition {gone[0]} of "{self._uri}" is gone, which was read up to offset {known[gone[0]]}: the '
+                "topic was made anew; ingest it whole with `ml ingest --full`."
+            )
+        others = self.at(dict.fromkeys(set(self.partitions) - set(known), 0)) if not full else []
+        committed = self.consumer.committed(others, self._seconds) if others else []
+        stands = {p.partition: p.offset for p in committed if p.offset >= 0}
+        known |= stands
+        begin, end, passed = {}, {}, 0
+        for number in self.partitions:
+            first, end[number] = self.range(number)
+            begin[number] = known.get(number, first)
+            if not first <= begin[number] <= end[number]:
+                raise UserError(explain_lost(self._uri, number, begin[number], first, end[number]))
+            passed += begin[number] - first if number in stands else 0
+        if passed:  # on purpose, or what the group read before was lost: nobody but the user knows
+            log.warning(say_begun(self._uri, self._address.group, passed))
+        return begin, end
+
+
+@contextlib.contextmanager
+def connect(address: Address, uri: str, fetch: Fetch) -> Iterator[Topic]:
+    """Open a connection to the topic, and close it.
+
+    Raises:
+        UserError: a setting is none of librdkafka's, no broker answers, or there is no such topic.
+    """
+    from confluent_kafka import Consumer, KafkaException
+
+    refused: list[Any] = []  # wrong credentials come by this way; what is asked meanwhile just times out
+    settings = {name: resolve(value) for name, value in address.settings.items()} | {
+        "bootstrap.servers": resolve(address.servers),
+        "group.id": address.group,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "enable.partition.eof": True,
+        "error_cb": refused.append,
+        "logger": _silent(),
+    }
+    try:
+        consumer = Consumer(settings)
+    except KafkaException as error:
+        raise UserError(explain(error.args[0], uri)) from None
+    try:
+        yield Topic(consumer, address, uri, fetch.timeout_seconds)
+    except KafkaException as error:
+        consumer.poll(0)  # lets `error_cb` speak
+        raise UserError(explain(error.args[0], uri, refused)) from None
+    finally:
+        consumer.close()
+
+
+def _silent() -> logging.Logger:
+    """Return a logger that says nothing: librdkafka's lines would stand between those of a run."""
+    logger = logging.getLogger("ondol.ingestion.kafka.librdkafka")
+    logger.setLevel(logging.CRITICAL)
+    return logger
+
+
+MESSAGES = 5_000  # asked of librdkafka at once
+POLL_SECONDS = 1.0
+Offsets = dict[int, int]
+
+
+class KafkaSource(RecordSource):
+    """A topic from a position to where its partitions ended when reading began.
+
+    Its partitions are assigned, not subscribed to: nobody else's coming or going moves them. Nothing is committed but
+    by `settle`.
+
+    Attributes:
+        key: The topic and the group: brokers, settings and what is dropped may change under a position.
+        position: The next offset of each partition, by its number as text, after the last row was yielded; until
+            then where reading begins.
+        tombstones: How many messages without a value were passed over.
+    """
+
+    def __init__(self, uri: str, reading: Reading, address: Address) -> None:
+        """Remember the topic; nothing is asked of it yet."""
+        super().__init__(uri, reading)
+        self._address = address
+        self.key = ["kafka", address.topic, address.group]
+        self.position: dict[str, int] | None = None
+        self._full = False
+        self._reached: dict[str, int] | None = None
+        self.tombstones = 0
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows; see `ondol.ingestion.sources.Source`."""
+        yield from super().batches()
+        self.position = self._reached
+
+    def resume(self, position: Any, full: bool = False) -> None:
+        """Begin at `position`; partitions that are not in it where the group stands, with `full` at their start."""
+        self._full = full
+        self.position = None if position is None else {str(key): int(value) for key, value in position.items()}
+        self._spool = None
+
+    def settle(self, position: Any) -> None:
+        """Commit `position` for the group, and wait until the brokers have it.
+
+        Raises:
+            UserError: they do not take it.
+        """
+        offsets = {int(key): value for key, value in (position or {}).items()}
+        if not offsets:
+            return
+        with connect(self._address, self.uri, self.reading.fetch) as topic:
+            done = topic.consumer.commit(offsets=topic.at(offsets), asynchronous=False)
+        for partition in done or []:
+            if partition.error is not None:
+                raise UserError(explain(partition.error, self.uri))
+
+    def _pages(self) -> Pages:
+        """Yield the messages up to where the partitions end now."""
+        with connect(self._address, self.uri, self.reading.fetch) as topic:
+            reached, end = topic.bounds(self.position, self._full)
+            self.tombstones = 0
+            yield from self._read(topic, reached, end)
+        self._reached = {str(number): offset for number, offset in sorted(reached.items())}
+
+    def _read(self, topic: Any, begin: Offsets, end: Offsets) -> Pages:
+        """Yield pages until each partition is at its end; gaps, as compaction and transactions leave, do not count.
+
+        Afterwards `begin` says where each partition was left.
+        """
+        behind = {number for number, at in begin.items() if at < end[number]}
+        topic.consumer.assign(topic.at({number: begin[number] for number in behind}))
+        patience = self.reading.fetch.timeout_seconds
+        limit = time.monotonic() + patience
+        while behind:
+            page: list[Row] = []
+            for message in topic.consumer.consume(MESSAGES, POLL_SECONDS):
+                number = message.partition()
+                if self._is_event(message, topic, begin):
+                    limit = time.monotonic() + patience
+                    if message.error() is None and message.offset() < end[number]:
+                        page.extend(self._row(message))
+                    done = message.error() is not None or message.offset() + 1 >= end[number]
+                    begin[number] = min(message.offset() + (message.error() is None), end[number])
+                    behind -= {number} if done else set()
+            if page:
+                yield page
+                limit = time.monotonic() + patience
+            if behind and time.monotonic() > limit:
+                number = min(behind)
+                raise UserError(
+                    f'"{self.uri}" gives nothing more of partition {number} within {patience:g} seconds, though it '
+                    f"goes on to offset {end[number]}: see that its leader is up, and run this again."
+                )
+
+    def _is_event(self, message: Any, topic: Any, reached: Offsets) -> bool:
+        """Tell whether a message is a row or the end of its partition; False for a failure that passes by itself.
+
+        Raises:
+            UserError: it is a failure that stays.
+        """
+        from confluent_kafka import KafkaError
+
+        error = message.error()
+        if error is None or error.code() == KafkaError._PARTITION_EOF:
+            return True
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            number = message.partition()
+            raise UserError(explain_lost(self.uri, number, reached[number], *topic.range(number)))
+        if error.retriable() or error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+            return False
+        raise UserError(explain(error, self.uri))
+
+    def _row(self, message: Any) -> list[Row]:
+        """Return a message's row; none of one that is passed over, or has no value, which marks a deleted key."""
+        value, place = message.value(), f"Offset {message.offset()} of partition {message.partition()}"
+        number = f"{message.partition()}:{message.offset()}"
+        if number in self._address.skip:
+            return []
+        if value is None:
+            self.tombstones += 1
+            return []
+        try:
+            record = parse(value, self.uri)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(
+                f'{place} of "{self.uri}" is no JSON object: have producers write {{"name": value, …}}, and pass this '
+                f"message over by &skip={number} in the address."
+            )
+        return [flatten(record, self.uri, place, self._address.drop)]
+
+
+def open_kafka(uri: str, reading: Reading) -> KafkaSource:
+    """Return the source at `uri`; nothing is asked yet.
+
+    Raises:
+        UserError: the address is no such address, or the client library is missing.
+    """
+    require_library("confluent_kafka", "confluent-kafka", uri)
+    return KafkaSource(uri, reading, split_uri(uri))

@@ -1,0 +1,205 @@
+"""The pictures of a window: each column's distance beside its limit, and the columns that moved most."""
+
+import io
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ondol.evaluation.figure import BLUE, GREY, ORANGE, find_fonts, letter, letter_all, mark_thousands
+from ondol.evaluation.metrics import Interval
+from ondol.evaluation.plots import DPI, STYLE
+from ondol.evaluation.verdicts import show_interval
+from ondol.markdown import code, plain, table
+from ondol.monitoring.drift import ColumnDrift, Comparison, Sides
+from ondol.monitoring.retraining import Decision, by_distance
+from ondol.monitoring.windows import Window
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_BARS = 30
+MOST_COLUMNS = 6
+BINS = 30
+MOST_CATEGORIES = 10
+
+
+def draw_drift(comparison: Comparison, sides: Sides, note: str) -> dict[str, bytes]:
+    """Return the pictures as PNG by name: `drift-by-column` and `reference-and-window`.
+
+    Args:
+        comparison: What Evidently found.
+        sides: What was compared.
+        note: How many rows, for the corner.
+    """
+    import matplotlib
+
+    # A font without a bold face is drawn in the nearest it has, which is no news to whoever looks at the terminal.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    columns = [c for c in (comparison.prediction, *by_distance(comparison.features)) if c.score is not None]
+    with matplotlib.rc_context(STYLE | {"font.family": list(find_fonts())}):
+        bars = _render(_draw_bars, (7.2, 1.2 + 0.26 * min(len(columns), MOST_BARS)), columns[:MOST_BARS], note)
+        worst = columns[:MOST_COLUMNS]
+        grid = _render(_draw_grid, (8.4, 0.4 + 2.4 * -(-max(len(worst), 1) // 2)), worst, note, sides)
+    return {"drift-by-column": bars, "reference-and-window": grid}
+
+
+def _render(draw: Any, size: tuple[float, float], *arguments: Any) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    draw(figure, *arguments)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _draw_bars(figure: "Figure", columns: list[ColumnDrift], note: str) -> None:
+    """Draw each column's distance as a bar and its limit as a mark, the prediction on top."""
+    axes = figure.subplots()
+    axes.set_title("Distance to the reference", loc="left")
+    places = np.arange(len(columns))
+    colours = [ORANGE if column.drifted else BLUE for column in columns]
+    axes.barh(places, [column.score or 0 for column in columns], color=colours, height=0.7)
+    axes.scatter([c.limit or 0 for c in columns], places, marker="|", s=160, color="black", label="limit", zorder=3)
+    axes.set_yticks(places, letter_all(column.name for column in columns))
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(f"distance (orange: drifted)\n{note}")
+    axes.legend(loc="lower right")
+
+
+def _draw_grid(figure: "Figure", columns: list[ColumnDrift], note: str, sides: Sides) -> None:
+    """Draw the distributions of both sides, one column in each pair of axes."""
+    figure.suptitle(f"Reference (blue) and window (orange), {note}", fontsize=9, x=0.01, ha="left")
+    grid = np.atleast_1d(figure.subplots(-(-max(len(columns), 1) // 2), 2)).ravel()
+    for axes in grid[len(columns) :]:
+        axes.set_axis_off()
+    for axes, column in zip(grid, columns, strict=False):
+        ours, theirs = sides.reference[column.name].dropna(), sides.window[column.name].dropna()
+        axes.set_title(letter(column.name, 30), loc="left", color=ORANGE if column.drifted else "black")
+        draw = _draw_numbers if sides.kinds[column.name] == "number" else _draw_categories
+        draw(axes, ours, theirs)
+        if column.name in sides.dates:
+            axes.xaxis.set_major_formatter(lambda days, _: f"{pd.Timestamp(0) + pd.Timedelta(days=days):%Y-%m}")
+        axes.tick_params(labelsize=7)
+
+
+def _draw_numbers(axes: "Axes", ours: "pd.Series[Any]", theirs: "pd.Series[Any]") -> None:
+    edges = _edges(pd.concat([ours, theirs]).to_numpy())
+    for side, colour in ((ours, BLUE), (theirs, ORANGE)):
+        weights = np.full(len(side), 1 / len(side))
+        axes.hist(side, bins=edges.tolist(), weights=weights, color=colour, alpha=0.45)
+        axes.hist(side, bins=edges.tolist(), weights=weights, color=colour, histtype="step", linewidth=1.2)
+    mark_thousands(axes)
+    axes.set_ylabel("share", fontsize=7)
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    """Return the edges of the bins for all but the farthest values; whole numbers fall into the middle of theirs."""
+    low, high = np.quantile(values, (0.005, 0.995))
+    if np.array_equal(values, np.floor(values)):
+        step = max(np.ceil((high - low) / BINS), 1.0)
+        return np.arange(np.floor(low) - 0.5, high + step, step)
+    return np.linspace(low, high, BINS + 1) if high > low else np.array([low - 0.5, high + 0.5])
+
+
+def _draw_categories(axes: "Axes", ours: "pd.Series[Any]", theirs: "pd.Series[Any]") -> None:
+    shares = pd.DataFrame({"ours": ours.value_counts(normalize=True), "theirs": theirs.value_counts(normalize=True)})
+    shares = shares.fillna(0.0).sort_values("ours", ascending=False)[:MOST_CATEGORIES]
+    places = np.arange(len(shares))
+    axes.bar(places - 0.2, shares["ours"], width=0.4, color=BLUE)
+    axes.bar(places + 0.2, shares["theirs"], width=0.4, color=ORANGE)
+    axes.set_xticks(
+        places, [letter(name, 14) for name in shares.index], rotation=30, ha="right", rotation_mode="anchor"
+    )
+    axes.grid(visible=False, axis="x")
+    axes.set_ylabel("share", fontsize=7, color=GREY)
+
+
+WORDS = {
+    "ok": "as the model knows it",
+    "drift": "drifted",
+    "worse": "performance lost",
+    "too small": "too small to judge",
+}
+
+
+def headline(window: Window) -> str:
+    """Return a window in one line."""
+    span = f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC"
+    return f"version {window.version}, {window.rows:,} rows from {span}: {WORDS[window.verdict]}"
+
+
+def as_markdown(window: Window, decision: Decision, open_request: str, report: str) -> str:
+    """Return what is shown of a window: verdict, reasons, figures, and whether training is wanted.
+
+    Args:
+        window: The window.
+        decision: What follows from it and those before.
+        open_request: What is still to be done of a request, or nothing.
+        report: Where the report is.
+    """
+    first = headline(window)
+    parts = [
+        f"**{first[0].upper()}{first[1:]}.**",
+        *(f"- {plain(reason)}" for reason in (*window.reasons, *window.notes)),
+    ]
+    if window.judged:
+        parts += ["", *table(("figure", "value"), figures(window).items())]
+        parts.append(f"\nThe whole report: {code(report)}.")
+    word = "Training again is wanted" if decision.wanted else "Training again is not asked for"
+    return "\n".join([*parts, f"\n{word}: {plain(decision.why)}.", open_request])
+
+
+def figures(window: Window) -> dict[str, str]:
+    """Return the figures of a window as they are shown, by name."""
+    shown = {
+        "requests": f"{window.requests:,}",
+        "rows": f"{window.rows:,} ({window.sampled:,} compared)",
+        "rows per hour": f"{window.rows_per_hour:,.1f}",
+        "latency p50": f"{window.latency.get('p50', 0):.2f} ms",
+        "latency p99": f"{window.latency.get('p99', 0):.2f} ms",
+        "columns drifted": f"{sum(c.drifted for c in window.columns)} of {len(window.columns)}",
+    }
+    if window.prediction is not None:
+        shown["prediction drift"] = f"{_number(window.prediction.score)} (limit {_number(window.prediction.limit)})"
+    if window.performance is not None:
+        found = window.performance
+        shown["labelled rows"] = f"{found.rows:,}"
+        shown[found.metric] = _interval(found.figure)
+        shown[f"{found.metric} on the holdout"] = _interval(found.before)
+    if window.others:
+        shown["requests of other versions"] = f"{window.others:,}"
+    if window.unreadable:
+        shown["lines that are no records"] = f"{window.unreadable:,}"
+    return shown
+
+
+def column_rows(window: Window) -> list[dict[str, Any]]:
+    """Return one line for each column, the farthest beyond its limit first; the prediction heads them."""
+    columns = [*([window.prediction] if window.prediction else []), *by_distance(window.columns)]
+    return [_row(column) for column in columns]
+
+
+def _row(column: ColumnDrift) -> dict[str, Any]:
+    return {
+        "column": column.name,
+        "drifted": "yes" if column.drifted else "no",
+        "distance": _number(column.score),
+        "limit": _number(column.limit),
+        "missing": f"{column.missing:.1%} (was {column.missing_before:.1%})",
+        "unseen": "–" if column.unseen is None else f"{column.unseen:.1%}",
+        "method": column.method,
+        "why": "; ".join(column.why),
+    }
+
+
+def _interval(figure: Interval | None) -> str:
+    return "unknown" if figure is None else show_interval(figure.value, figure.low, figure.high)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,285 @@
+"""Alerts to a webhook: written to an outbox first and sent in order, so that a receiver that is down loses none.
+
+An alert is taken out of the outbox once it was received, so that one may arrive twice if this process is killed in
+between: its `id` is the same then. What a full disk cannot take is sent all the same, and waits in this process.
+"""
+
+import hashlib
+import json
+import logging
+import threading
+import urllib.error
+import urllib.request
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ondol.config import Settings, is_address, load_settings
+from ondol.errors import Refused
+from ondol.redaction import redact
+from ondol.storage.files import locked, read_note, write_json
+from ondol_serving.printable import printable
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun, State
+
+SEND_SECONDS = 5.0
+LATER = (408, 425, 429)  # the receiver asks for patience, as it does with 500 and above
+NO_WIDTH = "\u200b"  # parts what would mean something together
+UNFIT = (400, 413, 422)  # the receiver will not take this one, ever
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an alert.
+
+    Attributes:
+        fate: `received`; `down`: nobody takes any now; `refused`: not by this address, or with these credentials;
+            `unfit`: not this one, ever.
+        problem: What was wrong, in words that hold no part of the address.
+    """
+
+    fate: Literal["received", "down", "refused", "unfit"]
+    problem: str = ""
+
+
+class _StayHere(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the second request would go without the alert."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_StayHere)
+
+
+def send(settings: Settings, message: dict[str, Any]) -> Outcome:
+    """Send an alert; only an answer of 200 to 299 means that it was received."""
+    assert settings.alerts.webhook is not None
+    headers = {"Content-Type": "application/json", "Idempotency-Key": message["id"], "User-Agent": "ml-alerts"}
+    body = {"text": _slack_text(message)} if settings.alerts.format == "slack" else message
+    try:
+        data = json.dumps(body, ensure_ascii=False).encode()
+        request = urllib.request.Request(settings.alerts.webhook.get_secret_value(), data, headers)
+        with _opener.open(request, timeout=SEND_SECONDS):
+            return Outcome("received")
+    except urllib.error.HTTPError as error:
+        return _judge(error.code)
+    except Exception as error:  # an error's text may hold the address
+        reason = getattr(error, "reason", None)
+        return Outcome("down", type(reason if isinstance(reason, Exception) else error).__name__)
+
+
+def _judge(status: int) -> Outcome:
+    if 300 <= status < 400:
+        return Outcome("refused", f"it redirects ({status}): name the address it redirects to")
+    if status in LATER or status >= 500:
+        return Outcome("down", f"it answers {status}")
+    return Outcome("unfit" if status in UNFIT else "refused", f"it answers {status}")
+
+
+def _slack_text(message: dict[str, Any]) -> str:
+    text = f"*{message['project']}*: {message['what']}\n{message['todo']}"
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # Receivers that take Slack's form also mention people by "@all" and show Markdown's links and pictures.
+    return text.replace("@", f"@{NO_WIDTH}").replace("](", f"]{NO_WIDTH}(")
+
+
+Kind = Literal[
+    "gate-refused",
+    "drift",
+    "retrained",
+    "promoted",
+    "rolled-back",
+    "released",
+    "release-failed",
+    "run-failed",
+    "log-dropped",
+]
+Message = dict[str, Any]
+KEPT_UNSENT = 100  # where no webhook is named, only the last ones are kept for the day when one is
+REFUSED_DAYS = 7  # an address that is wrong is set right within that time, or what it refused is put aside
+log = logging.getLogger(__name__)
+_unkept: dict[tuple[Path, str], Message | None] = {}  # by outbox and key; None once it was received
+_at_unkept = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How a delivery went; `problem` says without any secret why some still wait."""
+
+    sent: int
+    waiting: int
+    problem: str = ""
+
+
+def alert(settings: Settings, kind: Kind, what: str, todo: str, key: str | None = None) -> None:
+    """Tell people that something happened; never raises.
+
+    Args:
+        settings: Those of the project.
+        kind: What sort of thing happened.
+        what: What happened, in a sentence.
+        todo: What to type or to look at.
+        key: Alerts of the same key are one for `[alerts] repeat_hours`; default: the same kind and sentence.
+    """
+    what = printable(redact(what))  # it may be the text of any library's error, with names and values of the data
+    digest = hashlib.sha256((key or f"{kind} {what}").encode()).hexdigest()
+    made = {"kind": kind, "project": settings.project.name, "what": what, "todo": todo}
+    made |= {"at": datetime.now(UTC).isoformat(), "id": uuid.uuid4().hex}
+    try:
+        new = _keep_new(settings, made, digest)
+    except Exception as error:  # such as a full disk; an alert must not end what it tells of
+        log.warning("An alert could not be kept (%s): it waits in this process.", type(error).__name__)
+        with _at_unkept:
+            new = _unkept.setdefault((outbox(settings), digest), made) is made
+    if new:
+        deliver(settings)
+
+
+def deliver(settings: Settings) -> Delivery:
+    """Send what waits, oldest first, until the receiver fails; never raises."""
+    direct = _deliver_unkept(settings)
+    try:
+        with locked(_folder(settings) / "lock", wait=True):
+            done = _deliver_kept(settings)
+    except Exception as error:
+        log.warning("Alerts could not be sent (%s).", type(error).__name__)
+        done = Delivery(0, len(waiting(settings)), type(error).__name__)
+    return Delivery(direct.sent + done.sent, direct.waiting + done.waiting, done.problem or direct.problem)
+
+
+def outbox(settings: Settings) -> Path:
+    """Return where alerts wait."""
+    return _folder(settings) / "outbox"
+
+
+def told_path(settings: Settings) -> Path:
+    """Return where it is kept of which champion people were told last."""
+    return _folder(settings) / "champion.json"
+
+
+def refused(settings: Settings) -> Path:
+    """Return where alerts are put that the receiver will not take; moved into the outbox, they are sent again."""
+    return _folder(settings) / "refused"
+
+
+def waiting(settings: Settings) -> list[Path]:
+    """Return the alerts that were not sent yet, oldest first."""
+    return sorted(outbox(settings).glob("*.json"))
+
+
+def _folder(settings: Settings) -> Path:
+    """Return the folder of the alerts of this host; each sends its own, whether or not a store elsewhere answers."""
+    return (settings.home if is_address(settings.store) else settings.store_path) / "alerts"
+
+
+def _keep_new(settings: Settings, message: Message, digest: str) -> bool:
+    """Put an alert into the outbox unless the same was raised not long ago; return whether it is new."""
+    since = (datetime.now(UTC) - timedelta(hours=settings.alerts.repeat_hours)).isoformat()
+    path = _folder(settings) / "recent.json"
+    with locked(_folder(settings) / "lock", wait=True):
+        recent = {k: at for k, at in (read_note(path) or {}).items() if at > since}
+        if digest in recent:
+            return False
+        _keep(settings, message)
+        try:
+            write_json(path, recent | {digest: message["at"]})
+        except OSError:  # the disk is full now: the same alert may be raised again too early
+            log.warning("When an alert was raised could not be kept.")
+        if settings.alerts.webhook is None:
+            for old in waiting(settings)[:-KEPT_UNSENT]:
+                old.unlink(missing_ok=True)
+    return True
+
+
+def _keep(settings: Settings, message: Message) -> None:
+    at = datetime.fromisoformat(message["at"])
+    write_json(outbox(settings) / f"{at:%Y%m%dT%H%M%S%f}-{message['id']}.json", message)
+
+
+def _deliver_unkept(settings: Settings) -> Delivery:
+    """Keep what a full disk could not take, or else send it from here."""
+    sent, left, problem = 0, 0, ""
+    with _at_unkept:
+        for place, message in _unkept.items():
+            if message is None or place[0] != outbox(settings):
+                continue
+            try:
+                _keep(settings, message)
+                _unkept[place] = None
+            except OSError:
+                problem = _send_directly(settings, message)
+                _unkept[place] = message if problem else None
+                sent, left = sent + (not problem), left + bool(problem)
+    return Delivery(sent, left, problem)
+
+
+def _send_directly(settings: Settings, message: Message) -> str:
+    """Send an alert that is in no outbox; return what was wrong."""
+    return send(settings, message).problem if settings.alerts.webhook is not None else "no webhook is named"
+
+
+def _deliver_kept(settings: Settings) -> Delivery:
+    """Send what is in the outbox; what is refused does not hold up what came later."""
+    if settings.alerts.webhook is None:
+        return Delivery(0, len(waiting(settings)), "no webhook is named")
+    sent, problem = 0, ""
+    for path in waiting(settings):
+        message = read_note(path)
+        if not isinstance(message, dict):
+            _put_aside(settings, path, "the file is damaged")
+            continue
+        outcome = send(settings, message)
+        if outcome.fate == "received":
+            path.unlink()
+            sent += 1
+            continue
+        if outcome.fate == "unfit" or (outcome.fate == "refused" and _is_old(path)):
+            _put_aside(settings, path, outcome.problem)
+            continue
+        problem = outcome.problem
+        if outcome.fate == "down":
+            break
+    return Delivery(sent, len(waiting(settings)), problem)
+
+
+def _is_old(path: Path) -> bool:
+    made = datetime.strptime(path.name.partition("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
+    return datetime.now(UTC) - made > timedelta(days=REFUSED_DAYS)
+
+
+def _put_aside(settings: Settings, path: Path, problem: str) -> None:
+    log.warning("An alert was not taken (%s): it is in %s.", problem, refused(settings))
+    refused(settings).mkdir(exist_ok=True)
+    path.replace(refused(settings) / path.name)
+
+
+def alert_failed_run(flow: Any, flow_run: "FlowRun", state: "State[Any]") -> None:
+    """Alert that a run failed or crashed, or that a gate refused: the hook of a flow; only the outermost one alerts."""
+    if flow_run.parent_task_run_id is not None:
+        return
+    try:
+        settings = load_settings()
+    except Exception:  # settings that cannot be read are why it failed, and name no webhook either
+        return
+    error = _error_of(state)
+    what = str(error) if error is not None and str(error) else state.message or state.name or "no reason is known"
+    if isinstance(error, Refused):
+        alert(settings, "gate-refused", what, "`ml status` shows the gates; the old version goes on serving.")
+    else:
+        again = (
+            "The worker starts it again, three times at most. "
+            if state.is_crashed() and flow_run.work_pool_name
+            else ""
+        )
+        todo = f"{again}Look at run {flow_run.id} in Prefect; `ml doctor` checks the machine."
+        alert(settings, "run-failed", f"The run of {flow.name} failed: {what}", todo)
+
+
+def _error_of(state: "State[Any]") -> Exception | None:
+    """Return the exception that ended a run, where this process knows it."""
+    data = getattr(state.data, "result", state.data)
+    return data if isinstance(data, Exception) else None

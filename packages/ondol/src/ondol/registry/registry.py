@@ -1,0 +1,736 @@
+"""MLflow: runs, registered versions, aliases."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+from urllib.parse import urlsplit
+
+from ondol.config import FILE_NAME, Settings
+from ondol.errors import UserError
+from ondol.orchestration.asgi import SETTING
+from ondol.orchestration.processes import running
+from ondol.orchestration.progress import say
+from ondol.orchestration.server import leads_elsewhere
+from ondol.redaction import show_uri
+from ondol.registry.champion import Champion, read_champion
+from ondol.registry.models import FILE, explain_untrusted, load_pipeline, trusted_types
+from ondol.storage.files import locked, publish, scratch
+from ondol.storage.sqlite import check_database, explain_schema, sqlite_url
+from ondol_serving.callers import NOT_ANSWERED
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+PLACES = ("/.ml/mlflow/artifacts", "/mlruns")  # below a project: where `connection` puts artifacts, MLflow's default
+LOCAL = re.compile(
+    rf"(?P<root>(?:file:|/).*)(?P<place>{'|'.join(map(re.escape, PLACES))})(?P<rest>(?:/.*)?)", re.DOTALL
+)
+PATH_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+WAIT_SECONDS = 30.0
+
+
+def relocate_artifacts(database: Path, artifacts: Path) -> int:
+    """Rewrite the artifact URIs of `database` that name another project's folder, in one transaction.
+
+    Artifacts that an earlier version of this template left in that folder are copied to `artifacts`. URIs of other
+    places, such as a bucket, stay.
+
+    Args:
+        database: MLflow's SQLite database; nothing is done where there is none.
+        artifacts: The project's folder of artifacts.
+
+    Returns:
+        How many URIs were rewritten.
+
+    Raises:
+        sqlite3.Error: the database cannot be read or written.
+    """
+    if not database.is_file():
+        return 0
+    here = artifacts.as_uri()
+    with closing(sqlite3.connect(database, timeout=WAIT_SECONDS, isolation_level=None)) as connection:
+        if not _foreign(connection, here):  # nothing is locked where nothing is to be done
+            return 0
+        connection.execute("begin immediate")
+        found = _foreign(connection, here)
+        for table, column, row, old in found:
+            _, rest = _split(old)
+            connection.execute(f'update "{table}" set "{column}" = ? where rowid = ?', (here + rest, row))
+        for table, _, _, old in found:
+            if table in ("runs", "logged_models"):
+                _bring(old, artifacts)
+        connection.execute("commit")
+    return len(found)
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """Return the project that a URI is in, as it is written there, and what follows its folder of artifacts."""
+    found = LOCAL.fullmatch(uri)
+    assert found is not None
+    return found["root"], found["rest"]
+
+
+def _foreign(connection: sqlite3.Connection, here: str) -> list[tuple[str, str, int, str]]:
+    """Return table, column, row id and value of each URI below the artifacts of another folder.
+
+    Any folder may be called `mlruns`: it counts only in a project whose folder of artifacts the database names too.
+    """
+    columns = {
+        (table, name)
+        for table in {table for table, _ in PATH_COLUMNS}
+        for (name,) in connection.execute("select name from pragma_table_info(?)", (table,))
+    }
+    found = []
+    for table, column in PATH_COLUMNS:
+        if (table, column) in columns:
+            query = (
+                f'select rowid, "{column}" from "{table}" where (instr("{column}", ?) or instr("{column}", ?)) '
+                f'and "{column}" <> ? and substr("{column}", 1, ?) <> ?'
+            )
+            values = (*PLACES, here, len(here) + 1, f"{here}/")
+            rows = connection.execute(query, values)
+            found += [(table, column, row, value, at) for row, value in rows if (at := LOCAL.fullmatch(value))]
+    projects = {local_path(at["root"]) for *_, at in found if at["place"] == PLACES[0]}
+    projects.add(local_path(here.removesuffix(PLACES[0])))
+    return [
+        (table, column, row, value)
+        for table, column, row, value, at in found
+        if at["place"] == PLACES[0] or local_path(at["root"]) in projects
+    ]
+
+
+def _bring(old: str, artifacts: Path) -> None:
+    """Copy what is at the URI `old` and missing here; the source is left as it is.
+
+    Where the other folder is still a project, it may have changed its artifacts since: only what is missing as a whole
+    comes. A folder that is no project any more holds what was written there after this project was moved away.
+    """
+    root, rest = _split(old)
+    source, project = local_path(old), local_path(root)
+    target = artifacts / rest.lstrip("/")
+    if not source.is_dir() or (target.is_dir() and (project / FILE_NAME).is_file()):
+        return
+    for file in [path for path in sorted(source.rglob("*")) if path.is_file()]:
+        place = target / file.relative_to(source)
+        if not place.exists():
+            with scratch(place) as made, suppress(FileNotFoundError):
+                shutil.copy2(file, made)
+                made.replace(place)
+
+
+def local_path(uri: str) -> Path:
+    """Return the path of a `file:` URI, or of what is a path already."""
+    return Path(urllib.request.url2pathname(urllib.parse.urlparse(uri).path) if uri.startswith("file:") else uri)
+
+
+REMOTE_SECONDS = 10.0
+VIEW = "metrics"  # names the view of the runs in which their metrics are columns
+# What a client's store takes for its root too; else the experiment "Default" gets `./mlruns`, unquoted in an SQL text.
+ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
+MLFLOW_REMEDY = (
+    "after `ml down`, bring it back from a backup, or move it away and run `ml run`, which registers a version in a "
+    "new database; the model in service goes on"
+)
+
+
+def mlflow_folder(settings: Settings) -> Path:
+    """Return where the embedded MLflow keeps its database and artifacts."""
+    return settings.home / "mlflow"
+
+
+def mlflow_database(settings: Settings) -> Path:
+    """Return the embedded MLflow's database file."""
+    return mlflow_folder(settings) / "mlflow.db"
+
+
+def mlflow_artifacts(settings: Settings) -> Path:
+    """Return the embedded MLflow's folder of artifacts."""
+    return mlflow_folder(settings) / "artifacts"
+
+
+def embedded_uri(settings: Settings) -> str:
+    """Return the address of the project's own database."""
+    return sqlite_url(mlflow_database(settings))
+
+
+def prepare_embedded(settings: Settings) -> None:
+    """Make the embedded MLflow's database where it is missing, and let it name the artifacts of this folder alone.
+
+    Raises:
+        UserError: the database is damaged, or cannot be written.
+    """
+    database = mlflow_database(settings)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    check_database(database, MLFLOW_REMEDY)
+    _make_database(database, mlflow_artifacts(settings).as_uri())
+    try:
+        relocate_artifacts(database, mlflow_artifacts(settings))
+    except sqlite3.Error as error:
+        check_database(database, MLFLOW_REMEDY, thorough=True)
+        raise UserError(
+            f"{database} cannot be written ({error}): see who uses it, and run the command again."
+        ) from None
+
+
+def _make_database(database: Path, artifacts: str) -> None:
+    """Make MLflow's tables, so that a database is there whole or not at all: MLflow refuses one that was begun."""
+    if _has_content(database):
+        return
+    with locked(database.with_name("making.lock"), wait=True), scratch(database) as made:
+        if _has_content(database):  # by another process meanwhile
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        _quieten()
+        SqlAlchemyStore(sqlite_url(made), artifacts).engine.dispose()
+        publish(made, database)
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _quieten() -> None:
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def embedded_ui(settings: Settings) -> str:
+    """Return where `ml up` shows the project's own MLflow, or would."""
+    record = running(settings, "mlflow")
+    return str(record.address) if record else f"http://127.0.0.1:{settings.ports.mlflow}"
+
+
+def runs_path(experiment: str) -> str:
+    """Return the page of MLflow's UI with an experiment's runs and their metrics."""
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
+def models_path(settings: Settings) -> str:
+    """Return the page of MLflow's UI with the project's versions."""
+    return f"/#/models/{settings.project.name}"
+
+
+def find_experiment(settings: Settings) -> str | None:
+    """Return the id of the project's experiment in the embedded database, None where there is none yet."""
+    database = mlflow_database(settings)
+    if not database.is_file():
+        return None
+    with suppress(sqlite3.Error), closing(sqlite3.connect(database, timeout=1)) as connection:
+        query = "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'"
+        row = connection.execute(query, (settings.project.name,)).fetchone()
+        return str(row[0]) if row else None
+    return None
+
+
+def is_embedded(settings: Settings) -> bool:
+    """Tell whether the project's own database is used rather than a server."""
+    return (os.environ.get("MLFLOW_TRACKING_URI") or embedded_uri(settings)) == embedded_uri(settings)
+
+
+def connect(settings: Settings) -> "MlflowClient":
+    """Point MLflow at the server that the environment names, or at the project's own database.
+
+    Raises:
+        UserError: the server does not answer, or wants other credentials, or the database is of another MLflow version.
+    """
+    embedded = is_embedded(settings)
+    if embedded:
+        prepare_embedded(settings)
+        os.environ["MLFLOW_TRACKING_URI"] = embedded_uri(settings)
+        os.environ[ARTIFACT_ROOT] = mlflow_artifacts(settings).as_uri()
+    else:
+        _require_answer(os.environ["MLFLOW_TRACKING_URI"])
+    _quieten()
+    import mlflow
+
+    _quieten()  # its import sets the level again
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    try:
+        client = mlflow.MlflowClient()
+    except mlflow.MlflowException as error:
+        if said := explain_schema(str(error), os.environ["MLFLOW_TRACKING_URI"], "MLFLOW_TRACKING_URI"):
+            raise UserError(said) from None
+        raise
+    if not embedded:
+        _require_entry(client)
+    return client
+
+
+def check_schema(settings: Settings) -> None:
+    """Check that the embedded MLflow's database is of the installed version of MLflow.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.db.utils import _all_tables_exist, _verify_schema
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import DatabaseError
+
+    engine = create_engine(embedded_uri(settings))
+    try:
+        if _all_tables_exist(engine):  # else MLflow upgrades it by itself
+            _verify_schema(engine)
+    except MlflowException as error:
+        if said := explain_schema(str(error), embedded_uri(settings), "MLFLOW_TRACKING_URI"):
+            raise UserError(said) from None
+    except DatabaseError:
+        return  # what the check of the file has said
+    finally:
+        engine.dispose()
+
+
+def _require_answer(uri: str) -> None:
+    """Check that a tracking server answers, before MLflow tries for minutes, and that no other one answers for it.
+
+    Raises:
+        UserError: one of these does not hold.
+    """
+    if not uri.startswith("http") or "@" in uri:  # urllib takes no name and password in an address
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REMOTE_SECONDS) as answer:
+            place = str(answer.url)
+    except urllib.error.HTTPError:
+        return  # an answer, whatever it says
+    except OSError as error:
+        raise UserError(
+            f"No MLflow server answers at MLFLOW_TRACKING_URI = {show_uri(uri)} ({error}): start it or unset it."
+        ) from None
+    if leads_elsewhere(uri, place):
+        raise UserError(
+            f"The MLflow server at {show_uri(uri)} redirects to another place ({urlsplit(place).netloc}): set "
+            "MLFLOW_TRACKING_URI to that address, if it is to be trusted."
+        )
+
+
+def _require_entry(client: "MlflowClient") -> None:
+    """Check that the tracking server takes our credentials, which MLflow itself reads, and the name we ask it by.
+
+    Raises:
+        UserError: it does not.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        if NOT_ANSWERED in str(error):
+            name = show_uri(os.environ["MLFLOW_TRACKING_URI"])
+            raise UserError(
+                f"The MLflow server at {name} does not answer under this name: where it runs, add it to {SETTING}."
+            ) from None
+        if (status := error.get_http_status_code()) in (401, 403):
+            raise UserError(
+                f"The MLflow server at {show_uri(os.environ['MLFLOW_TRACKING_URI'])} refuses us ({status}): set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to what it takes."
+            ) from None
+        raise
+
+
+SHOWN = 20  # versions that a message lists, the newest
+PAGE = 1000  # versions that MLflow is asked for at once
+KEY_TAG = "train_key"
+SHOWN_METRICS = 4  # metrics that MLflow's table of runs shows
+DELETED = "deleted"
+RECORD = ("contract.json", "baseline.json")  # of a run, without which its version cannot be judged
+CHALLENGER, CHAMPION = "challenger", "champion"
+
+
+class Gone(UserError):
+    """What a version needs was deleted in MLflow for good."""
+
+
+class Registry:
+    """The experiment and the registered model of one project."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect; on the embedded database this makes the tables the first time."""
+        self.settings = settings
+        self.name = settings.project.name
+        self.trusted = trusted_types(settings)
+        self.client = connect(settings)
+        self.artifacts = mlflow_artifacts(settings).as_uri() if is_embedded(settings) else None
+
+    def experiment_id(self) -> str:
+        """Return the id of the project's experiment, made when it is missing and restored when it was deleted."""
+        found = self.client.get_experiment_by_name(self.name)
+        if found is None:
+            return self.client.create_experiment(self.name, self.artifacts)
+        if found.lifecycle_stage == DELETED:
+            self.client.restore_experiment(found.experiment_id)
+            say(f'The experiment "{self.name}" was deleted in MLflow: it is restored.', notice=True)
+        return found.experiment_id
+
+    def restore_run(self, run_id: str) -> None:
+        """Restore a run, and its experiment, that somebody deleted in MLflow: only then can it be logged to.
+
+        Raises:
+            UserError: it is gone for good.
+        """
+        run = self._get_run(run_id)
+        experiment = self.client.get_experiment(run.info.experiment_id)
+        if experiment.lifecycle_stage == DELETED:
+            self.client.restore_experiment(experiment.experiment_id)
+            say(f'The experiment "{experiment.name}" was deleted in MLflow: it is restored.', notice=True)
+            run = self._get_run(run_id)
+        if run.info.lifecycle_stage == DELETED:
+            self.client.restore_run(run_id)
+            say(f'The run "{run.info.run_name}" was deleted in MLflow: it is restored.', notice=True)
+
+    def find(self, train_key: str) -> "ModelVersion | None":
+        """Return the newest version that was trained from exactly `train_key` and is whole, or None."""
+        found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{train_key}'")
+        for version in sorted(found, key=lambda v: int(v.version), reverse=True):
+            lost = self.find_lost(str(version.version))
+            if not lost:
+                return version
+            say(f"Version {version.version} is not whole in MLflow ({lost}): it is trained again.", notice=True)
+        return None
+
+    def find_lost(self, version: str) -> str:
+        """Return in words what of a version's files and record is gone from MLflow; nothing where it is whole.
+
+        Raises:
+            UserError: there is no such version.
+        """
+        from mlflow.artifacts import list_artifacts
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.run_of(version)
+            there = {file.path for file in self.client.list_artifacts(run.info.run_id)}
+            files = {Path(file.path).name for file in list_artifacts(artifact_uri=f"models:/{self.name}/{version}")}
+        except (MlflowException, UserError, OSError) as error:
+            if not _is_gone(error):
+                raise
+            return "its run or its model was deleted for good"
+        lost = [name for name in RECORD if name not in there] + ([] if FILE in files else [FILE])
+        return f"no {', no '.join(lost)}" if lost else ""
+
+    def get(self, version: str) -> "ModelVersion":
+        """Return a registered version.
+
+        Raises:
+            UserError: there is none.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_model_version(self.name, version)
+        except MlflowException:
+            found = self.client.search_model_versions(f"name = '{self.name}'")
+            there = ", ".join(sorted((str(v.version) for v in found), key=int)[-SHOWN:]) or "none yet"
+            raise UserError(
+                f'MLflow has no version {version} of "{self.name}": there is {there}; `ml train` makes one.'
+            ) from None
+
+    def register(self, model_uri: str, model_id: str | None, run_id: str, tags: dict[str, str]) -> str:
+        """Register a logged model as a new version and return its number."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(self.name)
+        except MlflowException:  # it exists
+            self.client.get_registered_model(self.name)
+        made = self.client.create_model_version(self.name, model_uri, run_id, tags=tags, model_id=model_id)
+        return str(made.version)
+
+    def alias(self, name: str) -> str | None:
+        """Return the version that carries the alias `name`, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            aliases = self.client.get_registered_model(self.name).aliases
+        except MlflowException:  # nothing was registered yet
+            return None
+        return str(aliases[name]) if name in aliases else None
+
+    def made(self, champion: Champion) -> bool:
+        """Tell whether the champion's version is of this registry."""
+        try:
+            return self.run_id(champion.version) == champion.run_id
+        except UserError:
+            return False
+
+    def set_alias(self, name: str, version: str) -> None:
+        """Move the alias `name` to `version`."""
+        self.client.set_registered_model_alias(self.name, name, version)
+
+    def load(self, version: str) -> Any:
+        """Return the scikit-learn pipeline of a version, read by skops with the explicit trust list."""
+        return load_pipeline(self.download(version), self.trusted)
+
+    def download(self, version: str, folder: Path | None = None) -> Path:
+        """Return where the saved pipeline of a version is, brought into `folder` where one is given."""
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        self.get(version)
+        target = str(folder) if folder else None
+        try:
+            path = Path(download_artifacts(f"models:/{self.name}/{version}", dst_path=target)) / FILE
+        except (MlflowException, OSError) as error:
+            if lost := self.find_lost(version):
+                raise _incomplete(version, lost) from error
+            raise
+        if not path.exists():
+            raise UserError(f"Version {version} was not saved by skops: no other format is loaded.")
+        return path
+
+    def read_record(self, version: str) -> dict[str, dict[str, Any]]:
+        """Return by file name what a version's run recorded of its model: see `RECORD`.
+
+        Raises:
+            UserError: a file is gone, or damaged.
+        """
+        from mlflow.exceptions import MlflowException
+
+        run = self.run_of(version)
+        try:
+            found = self.read_documents(run, RECORD)
+        except (MlflowException, OSError) as error:
+            if lost := self.find_lost(version):
+                raise _incomplete(version, lost) from error
+            raise
+        if missing := [name for name in RECORD if name not in found]:
+            damaged = f"{run.info.artifact_uri}/{missing[0]} is damaged"
+            raise _incomplete(version, self.find_lost(version) or damaged)
+        return found
+
+    def read_documents(self, run: Any, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return by file name the JSON documents of a run, without those that it does not have or that are damaged."""
+        from mlflow.artifacts import load_dict
+        from mlflow.exceptions import MlflowException
+
+        there = {file.path for file in self.client.list_artifacts(run.info.run_id)}
+        found = {}
+        for name in there.intersection(names):
+            try:
+                found[name] = load_dict(f"{run.info.artifact_uri}/{name}")
+            except MlflowException as error:
+                if error.error_code != "BAD_REQUEST":  # the code of a file that is not JSON
+                    raise
+        return found
+
+    def run_id(self, version: str) -> str:
+        """Return the id of the run that made a version."""
+        return str(self.get(version).run_id or "")
+
+    def run_of(self, version: str) -> Any:
+        """Return the MLflow run that made a version."""
+        return self._get_run(self.get(version).run_id or "", version)
+
+    def _get_run(self, run_id: str, version: str = "") -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            if not _is_gone(error):
+                raise
+            of = f" that made version {version}" if version else ""
+            raise Gone(
+                f"The run {run_id}{of} is gone from MLflow: `ml train` makes the version again under a new number."
+            ) from None
+
+    @contextmanager
+    def run(self, name: str, tags: dict[str, str]) -> Iterator[str]:
+        """Open a run, yield its id, and end it as finished, or as failed where an exception passes."""
+        import mlflow
+
+        with mlflow.start_run(experiment_id=self.experiment_id(), run_name=name, tags=tags) as run:
+            yield run.info.run_id
+
+    def log_results(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        documents: Mapping[str, dict[str, Any]],
+        plots: Mapping[str, bytes] = MappingProxyType({}),
+        params: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Add results to a run, in the place of earlier ones.
+
+        Args:
+            run_id: The run.
+            metrics: By name.
+            documents: What is logged as JSON, by file name.
+            plots: PNG images, by name without the suffix.
+            params: Parameters, by name.
+        """
+        import mlflow
+
+        self.restore_run(run_id)
+        if params:
+            mlflow.log_params(dict(params), run_id=run_id)
+        mlflow.log_metrics(dict(metrics), run_id=run_id)
+        for name, document in documents.items():
+            mlflow.log_dict(document, name, run_id=run_id)
+        if plots:
+            self.log_files(run_id, {f"plots/{name}.png": png for name, png in plots.items()})
+
+    def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Add files to a run, by their paths among its artifacts."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                path = Path(folder) / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+            self.client.log_artifacts(run_id, folder)
+
+    def remove_files(self, run: Any) -> None:
+        """Remove all artifacts of a run; its metrics, parameters and tags stay."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        artifacts = get_artifact_repository(run.info.artifact_uri)
+        for file in artifacts.list_artifacts():
+            artifacts.delete_artifacts(file.path)
+
+    def log_input(self, run_id: str, context: str, dataset: Mapping[str, str]) -> None:
+        """Add a dataset to a run's inputs, without reading it.
+
+        Args:
+            run_id: The run.
+            context: What the run used it for.
+            dataset: The fields of `mlflow.entities.Dataset`.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        self.restore_run(run_id)
+        tags = [InputTag("mlflow.data.context", context)]
+        self.client.log_inputs(run_id, [DatasetInput(Dataset(**dataset), tags)])
+
+    def show_metrics(self, run_id: str, names: Sequence[str]) -> None:
+        """Let MLflow's table of runs show these metrics, as far as a window is wide.
+
+        The table shows none of its own accord; a view that is kept under this tag, which the address of `runs_path`
+        names, is how its "Share" button does it.
+        """
+        columns = ["attributes.`Dataset`", *(f"metrics.`{name}`" for name in names[:SHOWN_METRICS])]
+        experiment = self._get_run(run_id).info.experiment_id
+        self.client.set_experiment_tag(
+            experiment, f"mlflow.sharedViewState.{VIEW}", json.dumps({"selectedColumns": columns})
+        )
+
+    def run_address(self, run_id: str) -> str:
+        """Return where the MLflow UI shows a run; the embedded one is shown by `ml up`."""
+        uri = os.environ["MLFLOW_TRACKING_URI"]
+        own = show_uri(uri) if uri.startswith("http") else embedded_ui(self.settings)
+        host = (self.settings.ports.mlflow_url or own).rstrip("/")
+        return f"{host}/#/experiments/{self._get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+    def log_model(self, model: Any, example: "pd.DataFrame", requirements: list[str]) -> tuple[str, str | None]:
+        """Log a fitted pipeline to the open run; return its URI and id.
+
+        Raises:
+            UserError: skops meets a type outside the trust list.
+        """
+        import mlflow.sklearn
+        import mlflow.utils.environment
+        from mlflow.exceptions import MlflowException
+        from mlflow.models import infer_signature
+
+        # The requirements are the versions that run here; MLflow would take a second to check that they do.
+        unchecked = patch.object(mlflow.utils.environment, "warn_dependency_requirement_mismatches", create=True)
+        try:
+            with unchecked:
+                info = mlflow.sklearn.log_model(
+                    model,
+                    name="model",
+                    signature=infer_signature(example, model.predict(example)),
+                    input_example=example,
+                    serialization_format="skops",
+                    skops_trusted_types=list(self.trusted),
+                    pip_requirements=requirements,
+                )
+        except MlflowException as error:
+            raise UserError(explain_untrusted(error)) from error
+        return info.model_uri, info.model_id
+
+
+def _incomplete(version: str, lost: str) -> UserError:
+    return UserError(
+        f"Version {version} is not whole in MLflow any more ({lost}): bring its artifacts back from a "
+        "backup, or run `ml train`, which makes it again under a new number."
+    )
+
+
+def _is_gone(error: Exception) -> bool:
+    """Return True if MLflow says that something does not exist, rather than that it cannot be asked."""
+    from mlflow.exceptions import MlflowException
+
+    gone = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+    if isinstance(error, MlflowException):
+        return error.error_code in gone
+    return isinstance(error, Gone | FileNotFoundError)
+
+
+def repair_alias(settings: Settings) -> None:
+    """Make MLflow's alias agree with `champion.json`, which leads."""
+    champion = read_champion(settings.store_path)
+    if champion is None:
+        return
+    registry = Registry(settings)
+    if registry.alias(CHAMPION) != champion.version and registry.made(champion):
+        registry.set_alias(CHAMPION, champion.version)
+
+
+def read_version_tags(settings: Settings) -> dict[str, dict[str, str]]:
+    """Return by version the tags of everything that is registered, which say what data it was trained on.
+
+    Raises:
+        UserError: MLflow cannot be asked, or it is another than the one that the champion came from.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        registry = Registry(settings)
+        champion = read_champion(settings.store_path)
+        if champion is not None and not registry.made(champion):
+            raise UserError(
+                f"MLflow does not know version {champion.version}, which serves: set MLFLOW_TRACKING_URI to the "
+                "server that it was registered with, or deploy a version of this one."
+            )
+        return {str(version.version): _tags_of(registry, version) for version in _list_versions(registry)}
+    except (MlflowException, OSError) as error:
+        raise UserError(f"MLflow cannot be asked for its versions ({' '.join(str(error).split())[:200]}).") from None
+
+
+def _list_versions(registry: Registry) -> "Iterator[ModelVersion]":
+    token = None
+    while True:
+        page = registry.client.search_model_versions(f"name = '{registry.name}'", PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _tags_of(registry: Registry, version: "ModelVersion") -> dict[str, str]:
+    """Return a version's tags, or its run's where it does not name its data."""
+    if "data_digest" in version.tags or not version.run_id:
+        return dict(version.tags)
+    return dict(registry.client.get_run(version.run_id).data.tags)

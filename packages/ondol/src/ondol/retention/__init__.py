@@ -1,1 +1,0 @@
-"""What is still referenced, and what may be deleted."""

@@ -1,0 +1,205 @@
+"""Two snapshots side by side: their columns, and how the values of each moved.
+
+Missing values, the least and the greatest are of all rows. The median, the categories and the distance are of evenly
+spaced rows, every k-th, at most `MOST_ROWS`. A few columns are read at a time, so that memory stays bounded.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ondol.snapshots.snapshots import Snapshot, Snapshots
+
+TOP = 100  # categories that are told apart in the distance
+MOVED = 0.2  # the population stability index from which on a distribution is commonly said to have moved
+
+
+@dataclass
+class Side:
+    """One column of one snapshot.
+
+    Attributes:
+        rows: How many it has.
+        missing: How many of these are missing.
+        least: The least value, None for texts.
+        most: The greatest.
+        sample: Its values in evenly spaced rows, without the missing ones.
+    """
+
+    rows: int = 0
+    missing: int = 0
+    least: Any = None
+    most: Any = None
+    sample: list[pa.ChunkedArray] = field(default_factory=list)
+
+    def add(self, values: pa.ChunkedArray, chosen: pa.Array) -> None:
+        """Count in the values of a block, of which `chosen` are sampled."""
+        if pa.types.is_floating(values.type):
+            values = pc.if_else(pc.is_nan(values), None, values)
+        self.rows += len(values)
+        self.missing += values.null_count
+        if is_ordered(values.type) and values.null_count < len(values):
+            ends = pc.min_max(values).as_py()
+            self.least = ends["min"] if self.least is None else min(self.least, ends["min"])
+            self.most = ends["max"] if self.most is None else max(self.most, ends["max"])
+        self.sample.append(values.take(chosen).drop_null())
+
+    @property
+    def missing_share(self) -> float:
+        """The share of missing values."""
+        return self.missing / self.rows if self.rows else 0.0
+
+    @property
+    def median(self) -> Any:
+        """The middle of the sample, as one of its values; None where there is none."""
+        values = self.values
+        return pa.scalar(np.sort(values)[len(values) // 2]).cast(self.type).as_py() if len(values) else None
+
+    @property
+    def type(self) -> pa.DataType:
+        """The type of the values."""
+        return self.sample[0].type
+
+    @property
+    def values(self) -> np.ndarray:
+        """The sample as numbers, a date in microseconds since 1970."""
+        arrays = [part.cast(pa.int64()) if pa.types.is_timestamp(part.type) else part for part in self.sample]
+        return np.concatenate([array.to_numpy() for array in arrays]) if arrays else np.empty(0)
+
+    @property
+    def categories(self) -> Counter[str]:
+        """How often each text is in the sample."""
+        counted: Counter[str] = Counter()
+        for part in self.sample:
+            for pair in part.cast(pa.string()).value_counts().to_pylist():
+                counted[pair["values"]] += pair["counts"]
+        return counted
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that both snapshots have, of one type.
+
+    Attributes:
+        name: Its name.
+        ordered: Whether it has numbers or dates rather than categories.
+        before: In the first snapshot.
+        after: In the second.
+        distance: The population stability index; None where a side has no values, or nearly each is another.
+        came: Categories that only the second has, the most frequent first.
+        went: Categories that only the first has.
+    """
+
+    name: str
+    ordered: bool
+    before: Side
+    after: Side
+    distance: float | None
+    came: tuple[str, ...] = ()
+    went: tuple[str, ...] = ()
+
+
+def is_ordered(kind: pa.DataType) -> bool:
+    """Tell whether a type is of numbers or dates."""
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
+
+
+def compare_sides(name: str, before: Side, after: Side) -> Column:
+    """Compare a column of two snapshots."""
+    if not is_ordered(before.type):
+        return _compare_categories(name, before, after)
+    ours, theirs = before.values, after.values
+    if not len(ours) or not len(theirs):
+        return Column(name, True, before, after, None)
+    edges = np.unique(np.quantile(ours, np.arange(1, 10) / 10, method="lower"))
+    # A bin between two edges each, and one for each edge: a value that many rows share is a bin of its own.
+    counts = [
+        np.bincount(np.searchsorted(edges, v) + np.searchsorted(edges, v, "right"), minlength=2 * len(edges) + 1)
+        for v in (ours, theirs)
+    ]
+    return Column(name, True, before, after, stability(*counts))
+
+
+def _compare_categories(name: str, before: Side, after: Side) -> Column:
+    ours, theirs = before.categories, after.categories
+    if not ours or not theirs or any(len(c) > TOP and 2 * len(c) > c.total() for c in (ours, theirs)):
+        return Column(name, False, before, after, None)
+    top = sorted({value for counted in (ours, theirs) for value, _ in counted.most_common(TOP)})
+    counts = [np.array([c[v] for v in top] + [c.total() - sum(c[v] for v in top)]) for c in (ours, theirs)]
+    came = tuple(value for value, _ in theirs.most_common() if value not in ours)
+    went = tuple(value for value, _ in ours.most_common() if value not in theirs)
+    return Column(name, False, before, after, stability(*counts), came, went)
+
+
+def stability(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the population stability index of two histograms: 0 where their shares are the same."""
+    one, other = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (ours, theirs))
+    return float(((one - other) * np.log(one / other)).sum())
+
+
+MOST_ROWS = 100_000
+COLUMNS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What two snapshots differ in.
+
+    Attributes:
+        before: The first.
+        after: The second.
+        added: The types of the columns that only the second has.
+        removed: The types of the columns that only the first has.
+        retyped: The types, before and after, of those that have another.
+        shared: Names of the columns that both have, of one type.
+    """
+
+    before: Snapshot
+    after: Snapshot
+    added: dict[str, str]
+    removed: dict[str, str]
+    retyped: dict[str, tuple[str, str]]
+    shared: tuple[str, ...]
+
+
+def compare_schemas(snapshots: Snapshots, one: str, other: str) -> Difference:
+    """Compare the columns of two snapshots, named by their digests or the first characters of these."""
+    before, after = snapshots.get(one), snapshots.get(other)
+    ours, theirs = (
+        {f.name: str(f.type) for f in snapshots.parts.schema(snapshot.parts)} for snapshot in (before, after)
+    )
+    both = [name for name in ours if name in theirs]
+    return Difference(
+        before=before,
+        after=after,
+        added={name: kind for name, kind in theirs.items() if name not in ours},
+        removed={name: kind for name, kind in ours.items() if name not in theirs},
+        retyped={name: (ours[name], theirs[name]) for name in both if ours[name] != theirs[name]},
+        shared=tuple(name for name in both if ours[name] == theirs[name]),
+    )
+
+
+def compare_columns(snapshots: Snapshots, difference: Difference) -> Iterator[Column]:
+    """Yield how the values of each shared column moved."""
+    names = list(difference.shared)
+    for start in range(0, len(names), COLUMNS_AT_ONCE):
+        some = names[start : start + COLUMNS_AT_ONCE]
+        ours, theirs = (read_sides(snapshots, s, some) for s in (difference.before, difference.after))
+        yield from (compare_sides(name, ours[name], theirs[name]) for name in some)
+
+
+def read_sides(snapshots: Snapshots, snapshot: Snapshot, names: list[str]) -> dict[str, Side]:
+    """Read some columns of a snapshot, a row group at a time."""
+    sides = {name: Side() for name in names}
+    step = -(-snapshot.rows // MOST_ROWS) or 1
+    for block in snapshots.blocks(snapshot.digest):
+        table = block.read_alike(names)
+        chosen = pa.array(np.arange(-block.start % step, block.rows, step))
+        for name, side in sides.items():
+            side.add(table.column(name), chosen)
+    return sides

@@ -1,0 +1,159 @@
+"""The prediction log between a mirrored folder, where a service writes it, and the store.
+
+A file of the log only grows, so of two copies the longer one is the newer, and a part of it is a copy as well.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from ondol.config import Fetch
+from ondol.errors import UserError
+from ondol.storage.files import locked
+from ondol.storage.reach import elsewhere_of
+from ondol.storage.remote import CHAMPION, LOG, Mirror
+
+SKEW_SECONDS = 300.0  # by which the store's clock may differ from ours
+FIRST_SECONDS, MORE_SECONDS = 10.0, 50.0  # between two copies of a file that grows, and more for its size
+LARGE_BYTES = 64_000_000  # of a file, from which on it waits for all of that
+LAG_SECONDS = 120.0  # after which what was answered is in the store, as long as that can be reached
+
+
+class Shipper:
+    """Copies the log's files of one folder into the store while they grow."""
+
+    def __init__(self, mirror: Mirror, keep_bytes: int) -> None:
+        """Ship to the store that `mirror` is of, which keeps the newest `keep_bytes` of the log."""
+        self._mirror = mirror
+        self._keep_bytes = keep_bytes
+        self._sent: dict[str, int] | None = None
+        self._due: dict[str, float] = {}
+
+    def step(self, all_of_it: bool = False) -> None:
+        """Copy each file that has grown and is due, or, at the end, whatever has grown.
+
+        Raises:
+            UserError: the store cannot be reached.
+        """
+        if self._sent is None:
+            self._sent = {name: about.size for name, about in self._mirror.objects.list(LOG).items()}
+        for path in sorted((self._mirror.folder / LOG).glob("*.jsonl")):
+            if all_of_it or time.monotonic() >= self._due.get(path.name, 0.0):
+                self._ship(path, self._sent)
+
+    def _ship(self, path: Path, sent: dict[str, int]) -> None:
+        name = f"{LOG}/{path.name}"
+        try:
+            size = path.stat().st_size
+            if size <= sent.get(name, 0):
+                return
+            content = path.read_bytes()
+        except FileNotFoundError:  # rotation took it
+            return
+        whole = content[: content.rfind(b"\n") + 1]  # a service takes the rest back where the disk is full
+        if len(whole) > sent.get(name, 0):
+            self._mirror.objects.put(name, whole)
+            if name not in sent:
+                self._remove_oldest()
+            sent[name] = len(whole)
+        self._due[path.name] = time.monotonic() + FIRST_SECONDS + MORE_SECONDS * min(size / LARGE_BYTES, 1.0)
+
+    def _remove_oldest(self) -> None:
+        """Keep to the bound, as the service does here."""
+        found = self._mirror.objects.list(LOG)
+        total = sum(about.size for about in found.values())
+        for name, about in found.items():
+            if total <= self._keep_bytes:
+                return
+            if not (self._mirror.folder / name).exists():
+                self._mirror.objects.delete(name)
+                total -= about.size
+
+
+def fetch_log(store: Path, since: datetime) -> None:
+    """Bring what the services of other hosts logged since, where the store is elsewhere.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    mirror = elsewhere_of(store)
+    if not isinstance(mirror, Mirror):
+        return
+    found = mirror.objects.list(LOG)
+    start = since.timestamp() - SKEW_SECONDS
+    for name, about in found.items():
+        here = mirror.folder / name
+        if (about.modified or start) >= start and (not here.exists() or here.stat().st_size < about.size):
+            mirror.bring(name, about)
+    for path in sorted((mirror.folder / LOG).glob("*.jsonl")):
+        if found and f"{LOG}/{path.name}" < min(found):  # the oldest go first: it was removed there
+            path.unlink(missing_ok=True)
+
+
+EACH_SECONDS = 1.0  # and half a second of the service: a promotion is in service within two
+REQUEST_SECONDS = 10.0
+PATIENCE = Fetch(timeout_seconds=REQUEST_SECONDS, retries=0)  # the next second is the next try
+
+
+class Outage:
+    """Says once that the store does not answer, whatever fails by that, and once that it does again."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """Say it by `say`."""
+        self._say = say
+        self._failing: set[str] = set()
+        self._lock = threading.Lock()
+
+    def failed(self, what: str, error: Exception) -> None:
+        """Note that `what` failed."""
+        with self._lock:
+            if not self._failing:
+                said = str(error) if isinstance(error, UserError) else f"{type(error).__name__} was raised."
+                self._say(f"{said} The service goes on with what it has.")
+            self._failing.add(what)
+
+    def passed(self, what: str) -> None:
+        """Note that `what` did not fail."""
+        with self._lock:
+            if what in self._failing:
+                self._failing.remove(what)
+                if not self._failing:
+                    self._say("The store answers again.")
+
+
+def follow(mirror: Mirror, keep_bytes: int, stop: threading.Event, say: Callable[[str], None]) -> None:
+    """Follow the store until `stop` is set; then copy what was logged last.
+
+    Args:
+        mirror: The service's folder and its store.
+        keep_bytes: How much of the log the store keeps.
+        stop: Ends it.
+        say: Gets a sentence when the store stops answering, and when it answers again.
+    """
+    outage, shipper = Outage(say), Shipper(mirror, keep_bytes)
+    with locked(mirror.folder / ".follow.lock", wait=True):  # a second one takes over when the first ends
+        steps = {"champion": partial(mirror.look, mirror.folder / CHAMPION), "log": shipper.step}
+        threads = [threading.Thread(target=_repeat, args=(*one, stop, outage)) for one in steps.items()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        _try("log", partial(shipper.step, all_of_it=True), outage)
+
+
+def _repeat(what: str, step: Callable[[], None], stop: threading.Event, outage: Outage) -> None:
+    while not stop.is_set():
+        _try(what, step, outage)
+        stop.wait(EACH_SECONDS)
+
+
+def _try(what: str, step: Callable[[], None], outage: Outage) -> None:
+    try:
+        step()
+    except Exception as error:  # whatever it is, the next try comes
+        outage.failed(what, error)
+    else:
+        outage.passed(what)

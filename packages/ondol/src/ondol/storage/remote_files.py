@@ -1,0 +1,315 @@
+"""Addresses with secrets in them, and the optional libraries that open them."""
+
+import errno
+import importlib
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import fsspec
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from ondol.config import Fetch
+from ondol.errors import UserError
+from ondol.redaction import expand, find_plain
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+
+def refuse_plain(uri: str) -> None:
+    """Refuse an address that holds a secret in plain text.
+
+    Raises:
+        UserError: it does; the secret is not repeated.
+    """
+    if what := find_plain(uri):
+        raise UserError(
+            f"The source's {what} stands in plain text: write ${{NAME}} in its place, and NAME=… in .env "
+            "or in the environment."
+        )
+
+
+def resolve(uri: str) -> str:
+    """Return `uri` with its secrets filled in: to connect with, never to show.
+
+    Raises:
+        UserError: one is not set.
+    """
+    try:
+        return expand(uri)
+    except KeyError as error:
+        name = error.args[0]
+        raise UserError(f'"{uri}" needs {name}: set it in the environment, or write {name}=… in .env.') from None
+
+
+def require_library(module: str, package: str, uri: str) -> ModuleType:
+    """Import the client library of an optional source.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(f'"{uri}" is read by {package}, which is not installed: run `uv add {package}`.') from None
+
+
+CHUNK = 8 << 20
+WILD = re.compile(r"[*?[]")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as its place lists it.
+
+    Attributes:
+        name: Below the folder, or its whole name.
+        path: What its place knows it by.
+        size: In bytes, where it is told.
+        tag: Changes whenever its bytes do; None where the place does not tell.
+    """
+
+    name: str
+    path: str
+    size: int | None
+    tag: str | None
+
+
+class Place(Protocol):
+    """Where files are listed and read; the libraries' errors come through, see `faults`."""
+
+    def find(self) -> list[RemoteFile]:
+        """Return the files, sorted."""
+        ...
+
+    def look(self, file: RemoteFile) -> RemoteFile:
+        """Return what the place says of `file` now."""
+        ...
+
+    def read(self, file: RemoteFile, start: int) -> tuple[int, Iterator[bytes]]:
+        """Return from where on the bytes come, `start` or 0, and the bytes."""
+        ...
+
+
+def choose(names: Iterable[str]) -> list[str]:
+    """Return those of some paths that hold data, without hidden ones and those such as _SUCCESS, sorted by bytes."""
+    kept = {name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))}
+    return sorted(kept, key=str.encode)
+
+
+LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
+CHECKSUMS = ("ETag", "etag", "md5Hash", "content_md5")
+
+
+class Bucket:
+    """A file, all files below a prefix, or those that a pattern matches, in an object store."""
+
+    def __init__(self, uri: str, resolved: str, fetch: Fetch) -> None:
+        """Name the place; nothing is asked yet.
+
+        Raises:
+            UserError: the store's library is not installed.
+        """
+        scheme, _, path = resolved.partition("://")
+        require_library(LIBRARIES[scheme], LIBRARIES[scheme], uri)
+        self._uri = uri
+        self._path = path.rstrip("/")
+        self._scheme = scheme
+        self._fetch = fetch
+
+    def find(self) -> list[RemoteFile]:
+        """Return the files, sorted; see `Place`."""
+        store = self._store
+        if WILD.search(self._path) and not store.exists(self._path):
+            base = self._path[: WILD.search(self._path).start()].rpartition("/")[0]  # type: ignore[union-attr]
+            found = store.glob(self._path, detail=True)
+        else:
+            about = store.info(self._path)
+            if about["type"] == "file":
+                return [_describe(self._path.rpartition("/")[2], about)]
+            base, found = self._path, store.find(self._path, detail=True)
+        below = {path.removeprefix(f"{base}/"): about for path, about in found.items() if about["type"] == "file"}
+        return [_describe(name, below[name]) for name in choose(below)]
+
+    def look(self, file: RemoteFile) -> RemoteFile:
+        """Ask for a file again; see `Place`."""
+        return _describe(file.name, self._store.info(file.path))
+
+    def read(self, file: RemoteFile, start: int) -> tuple[int, Iterator[bytes]]:
+        """Read a file, a range of it at a time; see `Place`."""
+        return start, self._stream(file, start)
+
+    def _stream(self, file: RemoteFile, start: int) -> Iterator[bytes]:
+        with self._store.open(file.path, "rb", cache_type="none", block_size=CHUNK) as stream:
+            stream.seek(start)
+            while chunk := stream.read(CHUNK):
+                yield chunk
+
+    @cached_property
+    def _store(self) -> Any:
+        return open_filesystem(self._uri, self._scheme, self._fetch)
+
+
+def open_filesystem(uri: str, scheme: str, fetch: Fetch) -> Any:
+    """Return a file system that keeps nothing in mind, and leaves trying again to its caller.
+
+    Raises:
+        UserError: its library is not installed.
+    """
+    require_library(LIBRARIES[scheme], LIBRARIES[scheme], uri)
+    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    if scheme == "s3":
+        seconds = fetch.timeout_seconds
+        options["config_kwargs"] = {
+            "connect_timeout": seconds,
+            "read_timeout": seconds,
+            "retries": {"total_max_attempts": 1},
+        }
+    store = fsspec.filesystem(scheme, **options)
+    if scheme == "s3":
+        store.retries = 1
+    return store
+
+
+def _describe(name: str, about: dict[str, Any]) -> RemoteFile:
+    tag = next((str(about[key]) for key in CHECKSUMS if about.get(key)), None)
+    return RemoteFile(name, about["name"], about["size"], tag)
+
+
+RETRIED = (408, 425, 429, 500, 502, 503, 504)
+DENIED = "access is denied: check the credentials, and what they may read"
+MISSING = "it does not exist: check the address"
+BROKEN = "the server fails, each time it is asked: try again later, or ask whoever runs it"
+# By the names of the libraries' classes, so that none has to be installed; the first that fits counts.
+SAID = (
+    (("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "CredentialUnavailableError"),
+     "there are no credentials: set those of the store in the environment or in .env (see docs/data.md)", False),
+    (("SSLError", "ClientSSLError", "SSLCertVerificationError", "ClientConnectorCertificateError"),
+     "the server's certificate does not verify: name its authority in SSL_CERT_FILE (AWS_CA_BUNDLE for s3)", False),
+    (("EndpointConnectionError", "ClientConnectorError", "ServiceRequestError", "ConnectionRefusedError", "gaierror"),
+     "the host cannot be reached: check the address and the network", True),
+    (("TimeoutError", "ConnectTimeoutError", "ReadTimeoutError", "ServiceResponseError"),
+     "the server does not answer in time: try again, or raise `timeout_seconds` under [fetch]", True),
+    (("ClientPayloadError", "ServerDisconnectedError", "ClientOSError", "IncompleteReadError", "ConnectionError",
+      "HTTPClientError", "ConnectionClosedError", "ResponseStreamingError", "Cut"),
+     "the connection was cut, each time it was opened: try again later", True),
+    (("FileExpired",), "it changed while it was read: run the command again", False),
+    (("InvalidURL",), "that is no address: write it as https://host/path", False),
+    (("PermissionError", "ClientAuthenticationError", "RefreshError"), DENIED, False),
+    (("FileNotFoundError", "ResourceNotFoundError"), MISSING, False),
+)  # fmt: skip
+BY_NUMBER = {
+    errno.ENOSPC: "the disk is full: free some space under .ml",
+    errno.EREMOTEIO: BROKEN,
+    errno.EBUSY: BROKEN,
+}
+
+
+class Cut(Exception):
+    """Fewer bytes came than were announced."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What was wrong.
+
+    Attributes:
+        said: The end of a sentence.
+        passing: Whether trying again may help.
+    """
+
+    said: str
+    passing: bool = False
+
+    @property
+    def brief(self) -> str:
+        """What is wrong, without how often it was tried and what to do."""
+        return re.split("[,:]", self.said)[0]
+
+
+def explain_fault(error: BaseException) -> Fault:
+    """Return what an error of fsspec or a library below it means; its text may hold secrets and is left out."""
+    status = getattr(error, "status", None) or getattr(error, "status_code", None)
+    if isinstance(status, int):
+        return _by_status(status)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if lacks_bucket(error):
+        return Fault("its bucket does not exist: check the address")
+    for known, said, passing in SAID:
+        if names & set(known):
+            return Fault(said, passing)
+    number = getattr(error, "errno", None)
+    if number in BY_NUMBER:
+        return Fault(BY_NUMBER[number], BY_NUMBER[number] == BROKEN)
+    return Fault(f"{type(error).__name__} was raised: check the address and the credentials")
+
+
+def lacks_bucket(error: BaseException) -> bool:
+    """Tell whether it is the bucket that does not exist."""
+    return isinstance(error, FileNotFoundError) and "bucket" in str(error).lower()
+
+
+def refuse(uri: str, error: BaseException, doing: str = "read") -> UserError:
+    """Return what to tell the user of an error."""
+    return UserError(f'"{uri}" cannot be {doing}: {explain_fault(error).said}.')
+
+
+def _by_status(status: int) -> Fault:
+    if status in (401, 403):
+        return Fault(DENIED)
+    if status in (404, 410):
+        return Fault(MISSING)
+    if status in RETRIED:
+        return Fault(f"{BROKEN} (status {status})", passing=True)
+    return Fault(f"the server answers with status {status}: check the address")
+
+
+T = TypeVar("T")
+PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before each further one
+LONGEST_PAUSE_SECONDS = 60.0
+log = logging.getLogger(__name__)  # one of `ondol.orchestration.environment.LOGGERS`
+
+
+def tell_pause(what: str, seconds: float) -> None:
+    """Say that what failed, `what` (without secrets), is tried again in `seconds`."""
+    log.warning("%s: trying again in %s s", what, f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}")
+
+
+def before_sleep(describe: Callable[[BaseException], str]) -> "Callable[[RetryCallState], None]":
+    """Return what tenacity calls before each pause; `describe` says what failed."""
+
+    def tell(state: "RetryCallState") -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None and state.next_action is not None:
+            tell_pause(describe(error), state.next_action.sleep)
+
+    return tell
+
+
+def with_retries(uri: str, ask: Callable[[], T], retries: int, doing: str = "read", missing: bool = False) -> T:
+    """Return what `ask` returns, asking again after a growing pause where it failed for a passing reason.
+
+    Raises:
+        UserError: it goes on failing; says what could not be done, `doing`.
+        FileNotFoundError: with `missing`, where a bucket is there and the file is not.
+    """
+    attempts = Retrying(
+        stop=stop_after_attempt(retries + 1),
+        wait=wait_random_exponential(multiplier=PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
+        retry=retry_if_exception(lambda error: explain_fault(error).passing),
+        before_sleep=before_sleep(lambda error: f'"{uri}" cannot be {doing}, {explain_fault(error).brief}'),
+        reraise=True,
+    )
+    try:
+        return attempts(ask)
+    except UserError:
+        raise
+    except Exception as error:  # of whichever library: they share no base
+        if missing and isinstance(error, FileNotFoundError) and not lacks_bucket(error):
+            raise
+        raise refuse(uri, error, doing) from None

@@ -1,0 +1,658 @@
+"""Rows that a person mended stand in for the raw ones wherever the source gives these again.
+
+`snapshots/mended/<source>.json` lists them, and every ingest goes through it. A raw row is known by all that it holds,
+so a row that the source itself has changed since is left as the source has it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from ondol.config import Settings
+from ondol.contract import Column, Contract, check_rows, clean, load_checks, load_contract
+from ondol.contract.cleaning import clean_column
+from ondol.contract.uniqueness import find_repeats, hash_content, hash_rows, unique_sets
+from ondol.errors import UserError
+from ondol.ingestion.base import EXACT
+from ondol.ingestion.csv_files import NUMERIC, read_cells
+from ondol.ingestion.sources import Reading, open_source, read_through
+from ondol.project import Project
+from ondol.snapshots.parts import ROW, Block, Part
+from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.storage.files import digest_json, read_json, write_json
+from ondol.storage.parquet import cast_table, unify_files
+from ondol.validation.results import REASONS, Latest, Validation, Validations
+from ondol.validation.validate import hash_blocks, judge, validation_id
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where rows of a snapshot are, as arrays of one length.
+
+    Attributes:
+        position: Their numbers in the snapshot.
+        part: Which of its parts they are in.
+        number: Their numbers there.
+    """
+
+    position: np.ndarray
+    part: np.ndarray
+    number: np.ndarray
+
+    def take(self, wanted: np.ndarray) -> "Places":
+        """Return some of them, by number or by mask."""
+        return Places(self.position[wanted], self.part[wanted], self.number[wanted])
+
+    def by_part(self) -> dict[int, np.ndarray]:
+        """Return by part the numbers of the rows there."""
+        return {part: self.number[self.part == part] for part in np.unique(self.part).tolist()}
+
+
+def join_places(places: Iterable[Places]) -> Places:
+    """Return places one behind the other."""
+    empty = np.empty(0, np.int64)
+    parts = [Places(empty, empty, empty), *places]
+    return Places(*(np.concatenate([getattr(one, name) for one in parts]) for name in ("position", "part", "number")))
+
+
+class Wanted:
+    """Rows that are looked for, equal ones under one key: a number from 0 on.
+
+    Attributes:
+        keys: Of each row the key.
+        size: How many keys there are.
+    """
+
+    def __init__(
+        self, tables: Iterable[pa.Table], names: Sequence[str], telling: str, columns: Mapping[str, Column]
+    ) -> None:
+        """Look for the rows of `tables` by what they hold in the columns `names`.
+
+        Args:
+            tables: The rows; other columns are ignored.
+            names: The columns that count, at least one.
+            telling: The one of them that tells most rows apart: whatever lacks its values is not looked at further.
+            columns: Those of the contract, by which values are compared.
+        """
+        self._names, self._telling, self._columns = names, telling, columns
+        hashes, told = [], []
+        for table in tables:
+            hashes.append(self._hash(table))
+            told.append(self._tell(table))
+        whole = np.concatenate(hashes)
+        hashes.clear()
+        self._told = np.sort(np.concatenate(told))  # np.unique takes ten times as long
+        self._heads, first = np.unique(whole[:, 0], return_index=True)
+        self._tails = whole[first, 1]
+        self.size = len(first)
+        self.keys = self._find(whole)
+
+    def among(self, table: pa.Table) -> np.ndarray:
+        """Return the key of each row of `table`, -1 where it is none that is looked for; a column may be missing."""
+        return self._find(self._hash(table))
+
+    def within(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        """Return which rows of `block` are looked for, and their keys; most blocks are read in one column alone."""
+        told = self._tell(block.read([self._telling]))
+        near = np.flatnonzero(self._told[_look_up(self._told, told)] == told)
+        if not len(near):
+            return near, near
+        keys = self.among(block.read(self._names).take(pa.array(near)))
+        return near[keys >= 0], keys[keys >= 0]
+
+    def _find(self, hashes: np.ndarray) -> np.ndarray:
+        at = _look_up(self._heads, hashes[:, 0])
+        same = (self._heads[at] == hashes[:, 0]) & (self._tails[at] == hashes[:, 1])
+        return np.where(same, at, -1)
+
+    def _hash(self, table: pa.Table) -> np.ndarray:
+        return hash_content(table, self._names, self._columns)
+
+    def _tell(self, table: pa.Table) -> np.ndarray:
+        return hash_content(table, [self._telling], self._columns)[:, 0]
+
+
+def want(
+    snapshots: Snapshots,
+    snapshot: Snapshot,
+    tables: Iterable[pa.Table],
+    names: Sequence[str],
+    columns: Mapping[str, Column],
+) -> Wanted | None:
+    """Prepare to look in a snapshot for the raw rows of `tables`, whose columns are `names`.
+
+    Columns that the snapshot lacks do not count; None where it lacks them all. See `Wanted` for the rest.
+    """
+    shared = [name for name in names if name in snapshot.columns]
+    if not shared:
+        return None
+    return Wanted(tables, shared, find_telling(next(snapshots.batches(snapshot.digest, shared))), columns)
+
+
+def find_rows(
+    snapshots: Snapshots, snapshot: Snapshot, raw: pa.Table, columns: Mapping[str, Column]
+) -> tuple[np.ndarray, Places]:
+    """Return which rows of `raw` the snapshot has, in order, and where each is; of equal ones the last."""
+    wanted = want(snapshots, snapshot, [raw], raw.schema.names, columns)
+    found = list(search(snapshots, snapshot, [wanted])) if wanted else []
+    keys = np.concatenate([np.empty(0, np.int64), *(keys for _, keys, _ in found)])
+    rows, others = pair(wanted.keys if wanted else keys, keys)
+    order = np.argsort(rows)
+    return rows[order], join_places(places for *_, places in found).take(others[order])
+
+
+def search(
+    snapshots: Snapshots, snapshot: Snapshot, wanted: Sequence[Wanted]
+) -> Iterator[tuple[int, np.ndarray, Places]]:
+    """Yield which rows of a snapshot are looked for, in one pass: which of `wanted` does, the keys and the places."""
+    for block in snapshots.blocks(snapshot.digest):
+        for which, one in enumerate(wanted):
+            rows, keys = one.within(block)
+            if len(rows):
+                parts = np.full(len(rows), block.place)
+                yield which, keys, Places(block.start + rows, parts, block.numbers[rows])
+
+
+def pair(wanted: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return pairs of equal keys, each number once: in `wanted` and in `offered`, of more than are wanted the last."""
+    ours, theirs = (np.argsort(keys, kind="stable") for keys in (wanted, offered))
+    keys, held = wanted[ours], offered[theirs]
+    rank = np.arange(len(keys)) - np.searchsorted(keys, keys)  # among equal ones
+    first = np.searchsorted(held, keys)
+    count = np.searchsorted(held, keys, "right") - first
+    served = rank < count
+    count -= np.bincount(keys)[keys]
+    chosen = first[served] + count[served].clip(min=0) + rank[served]
+    return ours[served], theirs[chosen]
+
+
+def find_telling(sample: pa.Table) -> str:
+    """Return the column that tells most rows of a sample apart, of several rather one that is no text."""
+
+    def rate(name: str) -> tuple[int, bool]:
+        values = sample.column(name)
+        if pa.types.is_null(values.type):  # a column that came later
+            return 0, False
+        return pc.count_distinct(values).as_py(), not pa.types.is_string(values.type)
+
+    return max(sample.schema.names, key=rate)
+
+
+def _look_up(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return where in `known`, which is sorted, each value would be; in order, they are found many times as fast."""
+    order = np.argsort(values)
+    at = np.empty(len(values), np.int64)
+    at[order] = np.searchsorted(known, values[order])
+    return at.clip(max=len(known) - 1)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Mends whose raw rows have the same columns.
+
+    Attributes:
+        wanted: These rows.
+        keys: By mend, those of its rows.
+        candidates: The numbers of those that are wanted, in order.
+        theirs: Their keys.
+    """
+
+    wanted: Wanted
+    keys: dict[int, np.ndarray]
+    candidates: np.ndarray
+    theirs: np.ndarray
+
+    def take(self, mend: int, there: np.ndarray, start: int) -> None:
+        """Have the rows of a mend, which are the candidates from `start` on, there instead of their raw ones."""
+        ours = self.keys[mend]
+        asked = np.zeros(self.wanted.size, bool)
+        asked[ours] = True
+        near = np.flatnonzero(there[self.candidates] & asked[self.theirs])
+        rows, others = pair(ours, self.theirs[near])
+        there[self.candidates[near[others]]] = False
+        there[start + rows] = True
+
+
+def fold(
+    snapshots: Snapshots, snapshot: Snapshot, mends: Sequence[Sequence[Path]], columns: Mapping[str, Column]
+) -> tuple[Places, list[np.ndarray]]:
+    """Return where the rows that give way are, and for each mend a mask of its rows that stand in for them.
+
+    Args:
+        snapshots: Where the snapshot is.
+        snapshot: What is mended.
+        mends: Two files each, with raw rows and with those that stand in for them; the oldest mend first.
+        columns: Those of the contract, by which values are compared.
+    """
+    looks = _look(snapshots, snapshot, mends, columns)
+    found = list(search(snapshots, snapshot, [wanted for wanted, _ in looks]))
+    places = join_places(places for *_, places in found)
+    places = places.take(np.unique(places.position, return_index=True)[1])
+    starts = np.cumsum([len(places.position), *(pq.read_metadata(raw).num_rows for raw, _ in mends)])
+    groups: dict[int, _Group] = {}
+    for which, (wanted, keys) in enumerate(looks):
+        hits = [(np.searchsorted(places.position, one.position), theirs) for at, theirs, one in found if at == which]
+        made = [_among(wanted, mended, starts[mend]) for mend, (_, mended) in enumerate(mends[: max(keys)])]
+        empty = (np.empty(0, np.int64),) * 2
+        candidates, theirs = (np.concatenate(parts) for parts in zip(empty, *hits, *made, strict=True))
+        groups |= dict.fromkeys(keys, _Group(wanted, keys, candidates, theirs))
+    there = np.arange(starts[-1]) < starts[0]
+    for mend in sorted(groups):
+        groups[mend].take(mend, there, starts[mend])
+    return places.take(~there[: starts[0]]), np.split(there, starts[:-1])[1:]
+
+
+def read_tables(path: Path) -> Iterator[pa.Table]:
+    """Yield the rows of a file, a row group at a time."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+
+
+def _look(
+    snapshots: Snapshots, snapshot: Snapshot, mends: Sequence[Sequence[Path]], columns: Mapping[str, Column]
+) -> list[tuple[Wanted, dict[int, np.ndarray]]]:
+    """Return for each set of columns the raw rows that have them, and by mend the keys of its own."""
+    by_names: dict[tuple[str, ...], list[int]] = {}
+    for mend, (raw, _) in enumerate(mends):
+        by_names.setdefault(tuple(pq.read_schema(raw).names), []).append(mend)
+    looks = []
+    for names, ours in by_names.items():
+        files = [mends[mend][0] for mend in ours]
+        wanted = want(snapshots, snapshot, chain.from_iterable(map(read_tables, files)), names, columns)
+        if wanted:
+            ends = np.cumsum([pq.read_metadata(file).num_rows for file in files])[:-1]
+            looks.append((wanted, dict(zip(ours, np.split(wanted.keys, ends), strict=True))))
+    return looks
+
+
+def _among(wanted: Wanted, mended: Path, start: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which candidates, from `start` on, the rows of a file are that are wanted, and their keys."""
+    keys = np.concatenate([wanted.among(table) for table in read_tables(mended)])
+    rows = np.flatnonzero(keys >= 0)
+    return start + rows, keys[rows]
+
+
+class Mend(BaseModel):
+    """Rows that were mended together.
+
+    Attributes:
+        raw: The file with the rows as the source gave them.
+        mended: The file with those that stand in for them, in the same order.
+        rows: How many there are.
+        validation: Whose quarantine they were in.
+    """
+
+    raw: str
+    mended: str
+    rows: int
+    validation: str
+
+
+def keep_mend(snapshots: Snapshots, base: Snapshot, made: Snapshot, mend: Mend) -> None:
+    """Remember what was mended in the rows of `base`, which gave `made`: what the source's next ingest gives too."""
+    before = read_mends(snapshots, base.source)
+    mends = [*before, mend]
+    write_json(_path(snapshots, base.source), [one.model_dump() for one in mends])
+    if raw := _find_raw(snapshots, base, before):
+        write_json(_note(snapshots, raw, mends), made.digest)
+
+
+def read_mends(snapshots: Snapshots, source: str) -> list[Mend]:
+    """Return what was mended in the rows of `source`, the oldest first."""
+    return [Mend.model_validate(one) for one in read_json(_path(snapshots, source)) or []]
+
+
+def apply_corrections(project: Project, snapshot: Snapshot) -> Snapshot:
+    """Return the snapshot with the project's corrected rows in place of the raw ones."""
+    return mend_snapshot(project.snapshots, snapshot, project.contract.by_name)
+
+
+def mend_snapshot(snapshots: Snapshots, snapshot: Snapshot, columns: Mapping[str, Column]) -> Snapshot:
+    """Return the snapshot with mended rows in place of those raw ones that it has; itself where it has none.
+
+    Rows are equal where the `columns` of the contract read the same in them.
+    """
+    mends = read_mends(snapshots, snapshot.source)
+    if not mends:
+        return snapshot
+    note = _note(snapshots, snapshot.digest, mends)
+    if (digest := read_json(note)) and snapshots.is_whole(snapshots.get(digest)):
+        return snapshots.get(digest)
+    files = [[_verify(snapshots, name, mend.rows) for name in (mend.raw, mend.mended)] for mend in mends]
+    gone, taken = fold(snapshots, snapshot, files, columns)
+    made = replace_rows(snapshots, snapshot, gone, _read_taken([mended for _, mended in files], taken))
+    write_json(note, made.digest)
+    return made
+
+
+def replace_rows(snapshots: Snapshots, snapshot: Snapshot, gone: Places, mended: Iterable[pa.RecordBatch]) -> Snapshot:
+    """Record the snapshot without the rows at `gone`, and behind it those of `mended` that stand in for them."""
+    if not len(gone.position):
+        return snapshot
+    return snapshots.succeed(snapshot, gone.by_part(), snapshots.parts.write(mended), snapshot.watermark)
+
+
+def _read_taken(files: Sequence[Path], taken: Sequence[np.ndarray]) -> Iterator[pa.RecordBatch]:
+    """Yield of each file the rows that its mask names, in the types that hold all of them."""
+    chosen = [(file, mask) for file, mask in zip(files, taken, strict=True) if mask.any()]
+    schema = unify_files(pq.read_metadata(file) for file, _ in chosen)
+    for file, mask in chosen:
+        start = 0
+        for table in read_tables(file):
+            rows = table.filter(pa.array(mask[start : start + len(table)]))
+            yield from cast_table(rows, schema, len(rows)).combine_chunks().to_batches()
+            start += len(table)
+
+
+def _find_raw(snapshots: Snapshots, made: Snapshot, mends: list[Mend]) -> str | None:
+    """Return the snapshot that `mends` made `made` of: itself or one that it grew from; None where that is unknown."""
+    digest: str | None = made.digest
+    for _ in range(len(mends) + 1):
+        if digest is None or not mends or read_json(_note(snapshots, digest, mends)) == made.digest:
+            return digest
+        digest = (read_json(snapshots.folder / f"{digest}.json") or {}).get("parent")
+    return None
+
+
+def _verify(snapshots: Snapshots, digest: str, rows: int) -> Path:
+    snapshots.parts.verify(Part(digest=digest, rows=rows))
+    return snapshots.parts.path(digest)
+
+
+def _note(snapshots: Snapshots, digest: str, mends: list[Mend]) -> Path:
+    """Return where it is noted which snapshot `mends` make of another."""
+    name = digest_json([digest, [[mend.raw, mend.mended] for mend in mends]])
+    return snapshots.folder / "mended" / "made" / f"{name}.json"
+
+
+def _path(snapshots: Snapshots, source: str) -> Path:
+    return snapshots.folder / "mended" / f"{digest_json(source)}.json"
+
+
+TEXT = pa.string()
+NUMBERS = (pa.int64(), pa.float64())
+KINDS = {pa.int64(): "integer", pa.float64(): "number", pa.bool_(): "boolean", pa.timestamp("us"): "date"}
+
+
+def kinds_of(schema: pa.Schema) -> dict[str, str]:
+    """Return by column what a text format is to be read as, so that it comes back in the types of `schema`."""
+    return {field.name: KINDS.get(field.type, "text") for field in schema}
+
+
+def retype(table: pa.Table, schema: pa.Schema, contract: Contract) -> pa.Table:
+    """Return rows that keep the contract in those columns of `schema` that they have, and in its types.
+
+    A text that is one to the contract stays one, and so do a fraction among whole numbers and a whole number that a
+    float64 would round: the column gives way.
+
+    Raises:
+        UserError: a value is none of its column's type.
+    """
+    columns = {column.name: column for column in contract.used}
+    made = {}
+    for field in schema:
+        if field.name not in table.schema.names:
+            continue
+        values = table.column(field.name)
+        same = _retype(values, field.type, columns.get(field.name))
+        if same is None:
+            raise UserError(
+                f'"{field.name}" of the mended rows is not all {field.type}, as it is in the snapshot: write its '
+                "values as `ml quarantine show --out FILE` does."
+            )
+        made[field.name] = same
+    return pa.table(made)
+
+
+def _retype(values: pa.ChunkedArray, kind: pa.DataType, column: Column | None) -> pa.ChunkedArray | None:
+    """Return the same values as `kind`; None where there are none."""
+    if values.type == kind:
+        return values
+    if column is not None and column.kind == "date" and values.type == TEXT and kind != TEXT:
+        return _read(values, kind, column)  # by its listed formats
+    made = _cast(values, kind)
+    if column is None:
+        return made
+    if column.kind == "integer" and kind == pa.float64():
+        read = pa.chunked_array([pa.array(clean_column(values, column)[0], pa.int64(), from_pandas=True)])
+        return read if (pc.max(pc.abs(read)).as_py() or 0) >= EXACT else read.cast(kind)
+    if column.kind == "text":  # 007 is no 7
+        return values if made is None or not made.cast(TEXT).equals(values.cast(TEXT)) else made
+    return _read(values, kind, column) if made is None else made
+
+
+def _cast(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
+    """Return the values as `kind`, where text tells them, or where one number is as good as the other."""
+    if values.null_count == len(values):
+        return pa.chunked_array([pa.nulls(len(values), kind)])
+    if values.type == TEXT:
+        values = pc.utf8_trim_whitespace(values)
+        values = pc.if_else(pc.equal(values, ""), None, values)
+        if pa.types.is_integer(kind) and pc.any(pc.match_substring(values, "x", ignore_case=True)).as_py():
+            return None  # Arrow reads 0x10 as 16
+    elif kind != TEXT and not (values.type in NUMBERS and kind in NUMBERS):
+        return None
+    try:
+        return values.cast(kind)
+    except pa.ArrowException:
+        return None
+
+
+def _read(values: pa.ChunkedArray, kind: pa.DataType, column: Column) -> pa.ChunkedArray | None:
+    """Return the values as `kind`, as the contract reads them."""
+    series, _ = clean_column(values, column)
+    if (series.dtype.kind == "M") != pa.types.is_timestamp(kind):
+        return None
+    read = series.dt.total_seconds() if series.dtype.kind == "m" else series
+    made = pa.chunked_array([pa.array(read, from_pandas=True)])
+    if kind == pa.int64() and made.type == pa.float64():
+        return _to_integers(values, made, column)
+    try:
+        return made.cast(kind)
+    except pa.ArrowException:
+        return None
+
+
+def _to_integers(values: pa.ChunkedArray, read: pa.ChunkedArray, column: Column) -> pa.ChunkedArray | None:
+    """Return the numbers `read` as integers, those written as such exactly; as they are where numbers are asked for."""
+    plain = pc.match_substring_regex(pc.utf8_trim_whitespace(values.cast(TEXT)), r"^[+-]?[0-9]+$")
+    digits = pc.utf8_ltrim(pc.utf8_trim_whitespace(values.cast(TEXT)), "+")
+    rest = pc.if_else(plain, None, read)
+    try:
+        exact = pc.if_else(plain, digits, None).cast(pa.int64())
+        if (pc.max(pc.abs(rest)).as_py() or 0) < EXACT:
+            return pc.coalesce(exact, rest.cast(pa.int64()))
+    except pa.ArrowException:
+        pass
+    return read if column.kind == "number" else None
+
+
+GONE = "the latest snapshot no longer has the row that this one replaces"
+
+
+@dataclass(frozen=True)
+class Again:
+    """The quarantined rows under the contract of today.
+
+    Attributes:
+        validation: Of the same snapshot, by that contract.
+        good: How many rows it no longer quarantines.
+        still: How many it does.
+        new: How many others it quarantines now.
+    """
+
+    validation: Validation
+    good: int
+    still: int
+    new: int
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of mended rows.
+
+    Attributes:
+        snapshot: The one that the good rows joined; None where no row is good.
+        rows: How many these are.
+        refused: For each other row, by the number in its `_row`, the reasons.
+    """
+
+    snapshot: Snapshot | None
+    rows: int
+    refused: dict[int, list[str]]
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many rows were refused for what, most first."""
+        return dict(Counter(reason for reasons in self.refused.values() for reason in set(reasons)).most_common())
+
+
+def judge_again(settings: Settings, before: Validation) -> Again:
+    """Hold the snapshot of a validation against the contract as it is now; the next run finds the outcome.
+
+    Raises:
+        UserError: there are no such rows, or the contract is the one that put them into quarantine.
+    """
+    if not before.bad:
+        raise UserError(f"No rows of validation {before.id} are in quarantine: there is nothing to judge again.")
+    if validation_id(settings, before.snapshot) == before.id:
+        raise UserError(
+            f"model/schema.py is the one that put these {before.bad:,} rows into quarantine: correct it, or write the "
+            "rows to a file by `ml quarantine show --out FILE`, mend them there, and give it by --from FILE."
+        )
+    store = Validations(settings.store_path)
+    now = judge(settings, before.snapshot)
+    still = len(np.intersect1d(store.bad_rows(before.id), store.bad_rows(now.id), assume_unique=True))
+    return Again(now, before.bad - still, still, now.bad - still)
+
+
+def take_mended(settings: Settings, validation: Validation, uri: str) -> Taken:
+    """Let those of the mended rows at `uri` that keep the contract join the next snapshot, in place of the raw ones.
+
+    Raises:
+        UserError: the rows do not say by `_row` which they replace, or the latest snapshot is of another source.
+    """
+    contract, snapshots = load_contract(settings), Snapshots(settings.store_path)
+    base = _latest(settings, validation)
+    schema = snapshots.schema(base.digest)
+    mended, numbers = _read_mended(settings, contract, schema, uri)
+    raw = _raw_rows(settings, validation, numbers, uri)
+    rows, places = find_rows(snapshots, base, raw, contract.by_name)
+    positions = np.full(len(mended), -1)
+    positions[rows] = places.position
+    refused = _refuse(snapshots, base, contract, mended, positions)
+    by_number = {int(numbers[row]): reasons for row, reasons in sorted(refused.items())}
+    good = ~np.isin(rows, list(refused))
+    if not good.any():
+        return Taken(None, 0, by_number)
+    raw, mended = (table.take(pa.array(rows[good])) for table in (raw, mended))
+    both = [table.combine_chunks().to_batches() for table in (raw, retype(mended, schema, contract))]
+    made = replace_rows(snapshots, base, places.take(good), both[1])
+    kept = [part.digest for batches in both if (part := snapshots.parts.write(batches))]
+    mend = Mend(raw=kept[0], mended=kept[1], rows=int(good.sum()), validation=validation.id)
+    keep_mend(snapshots, base, made, mend)
+    Latest(settings.store_path).set("ingest", made.digest)
+    return Taken(made, mend.rows, by_number)
+
+
+def _latest(settings: Settings, validation: Validation) -> Snapshot:
+    """Return the snapshot that the next validation is of, which the mended rows join."""
+    snapshots = Snapshots(settings.store_path)
+    latest = snapshots.get(Latest(settings.store_path).get("ingest"))
+    judged = snapshots.get(validation.snapshot)
+    if latest.source != judged.source:
+        raise UserError(
+            f'The rows of validation {validation.id} came from "{judged.source}", and the latest snapshot from '
+            f'"{latest.source}": set [data] source back and run `ml ingest`, or name another validation.'
+        )
+    return latest
+
+
+def _read_mended(settings: Settings, contract: Contract, schema: pa.Schema, uri: str) -> tuple[pa.Table, np.ndarray]:
+    """Return mended rows, which join some of `schema`, and the numbers of those they replace."""
+    dialect = settings.data.dialect.model_copy(update={"header": True, "skip_lines": 0})
+    clashed = {name: f"{name} of the data" for name in (ROW, REASONS)}  # as the quarantine renames them
+    kinds = {clashed.get(name, name): kind for name, kind in kinds_of(schema).items()} | {ROW: "integer"}
+    seconds = [name for name, kind in contract.kinds.items() if (kind, kinds.get(name)) == ("duration", "number")]
+    kinds |= dict.fromkeys(seconds, "duration")  # whose decimal sign is always a point
+    source = open_source(uri, Reading(kinds, settings.root, settings.fetch, quoted=True, dialect=dialect))
+    if ROW not in source.schema.names:
+        raise UserError(
+            f'"{uri}" has no column "{ROW}", which says which row each replaces: mend the file that '
+            "`ml quarantine show --out FILE` writes, and leave that column as it is."
+        )
+    batches = read_through(source, list)
+    table = pa.Table.from_batches(batches) if batches else source.schema.empty_table()
+    try:
+        numbers = table.column(ROW).cast(pa.int64()).to_numpy()
+    except pa.ArrowException:
+        numbers = np.empty(0)
+    if not len(numbers) or numbers.dtype != np.int64 or len(np.unique(numbers)) < len(numbers):
+        raise UserError(f'"{uri}" needs a different whole number of a quarantined row in each "{ROW}".')
+    for place, name in enumerate(table.schema.names):  # what the snapshot has as text, and the contract as numbers
+        kind = contract.kinds.get(name, "text")
+        if kinds.get(name) == "text" and kind in NUMERIC and getattr(source, "dialect", None) is not None:
+            chunks = [read_cells(chunk, dialect, kind, name) for chunk in table.column(name).chunks]
+            table = table.set_column(place, name, pa.chunked_array(chunks, pa.string()))
+    shown = [(name, clashed.get(name, name)) for name in schema.names]
+    return pa.table({name: table.column(told) for name, told in shown if told in table.schema.names}), numbers
+
+
+def _raw_rows(settings: Settings, validation: Validation, numbers: np.ndarray, uri: str) -> pa.Table:
+    """Return quarantined rows as the source gave them, in the order of `numbers`."""
+    store = Validations(settings.store_path)
+    held = store.bad_rows(validation.id)
+    unknown = numbers[~np.isin(numbers, held)]
+    if len(unknown):
+        raise UserError(
+            f'"{uri}" has the {ROW} {unknown[0]}, which is not in the quarantine of validation {validation.id}: '
+            "name the validation whose rows these are."
+        )
+    table = store.read_rows(validation.id, np.searchsorted(held, numbers))
+    return table.rename_columns(Snapshots(settings.store_path).schema(validation.snapshot).names)
+
+
+def _refuse(
+    snapshots: Snapshots, base: Snapshot, contract: Contract, mended: pa.Table, positions: np.ndarray
+) -> dict[int, list[str]]:
+    """Return the reasons why mended rows cannot join `base`, by their numbers.
+
+    Args:
+        snapshots: Where it is.
+        base: The latest snapshot.
+        contract: What the rows must keep.
+        mended: They.
+        positions: Where in `base` the rows are that they replace, -1 where these are gone.
+    """
+    checks = load_checks()
+    refused = {int(row): [GONE] for row in np.flatnonzero(positions < 0)}
+    reasons = check_rows(mended, contract.used, checks).without_unlabelled(contract.target)[0].reasons
+    for row, column, check in zip(reasons["row"], reasons["column"], reasons["check"], strict=True):
+        refused.setdefault(int(row), []).append(f"{column}: {check}")
+    unique = []
+    for names in unique_sets(checks, [c.name for c in contract.used]):
+        columns = [contract.column(name) for name in names]
+        theirs = np.concatenate(list(hash_blocks(snapshots, base.digest, columns)))
+        unique.append((f"{', '.join(names)}: another row has it already", theirs, hash_rows(clean(mended, columns)[0])))
+    while found := {  # a row that is refused leaves the raw one in its place, which others may repeat
+        row: [reason] for reason, theirs, ours in unique for row in _repeated(theirs, ours, positions, refused)
+    }:
+        refused |= found
+    return refused
+
+
+def _repeated(theirs: np.ndarray, ours: np.ndarray, positions: np.ndarray, refused: dict[int, list[str]]) -> list[int]:
+    """Return which rows, of those not refused yet, repeat one of the snapshot that they would be part of."""
+    joining = np.setdiff1d(np.arange(len(ours)), list(refused))
+    kept = np.delete(theirs, positions[joining], axis=0)
+    found = find_repeats([kept, ours[joining]])
+    return [int(row) for row in joining[found[found >= len(kept)] - len(kept)]]

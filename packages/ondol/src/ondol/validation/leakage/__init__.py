@@ -1,1 +1,0 @@
-"""Leakage: columns that give the target away, and held-out rows that resemble training rows."""
