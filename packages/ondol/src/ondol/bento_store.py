@@ -1,4 +1,4 @@
-"""BentoML's model store: each deployed bundle is imported, so that BentoML's own commands list and build it."""
+"""BentoML's model store: each deployed bundle is imported, so that BentoML's commands list and build it."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Typed settings: the defaults stand here, `config.toml` holds what differs, the environment overrides both.
+"""The settings: defaults here, differences in `config.toml`, and environment variables above both.
 
 `ML_TRAIN__SEED=7` overrides `seed` in the section `[train]`; `ML_STORE` moves the store.
 """

@@ -1,4 +1,4 @@
-"""What a user is told when something cannot go on: one sentence, no traceback."""
+"""Errors that are shown to the user as one sentence, without a traceback."""
 
 import difflib
 from collections.abc import Iterable

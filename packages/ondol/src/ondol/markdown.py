@@ -1,4 +1,4 @@
-"""Text of the data within Markdown: shown as it is, on Prefect's and GitHub's pages."""
+"""Escapes text of the data in Markdown, for Prefect's and GitHub's pages."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator

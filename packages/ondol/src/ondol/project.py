@@ -1,4 +1,4 @@
-"""The project that a flow works on: its settings, and what belongs to them, opened where it is first used."""
+"""A project: its settings, and its contract, store, registry and champion, opened when they are first used."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""Secrets: `${NAME}` in a source is read from the environment or `.env`, and is only ever shown by its name."""
+"""Secrets: `${NAME}` in an address is read from the environment or `.env`, and only its name is shown."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What of the stored data nothing refers to any more, and its removal.
+"""What of the stored data is not referenced any more, and its removal.
 
 Kept are the snapshots that are asked for, the newest of each source, and the one that each source is read on from;
 with them their files and validations. A snapshot lists all its files, so that it needs nothing of its parent's record.

@@ -1,4 +1,4 @@
-"""The four that `ml up` runs in the background: how each is started, and how it shows that it is well."""
+"""The processes of `ml up`: Prefect, MLflow, the service and a worker, and their health checks."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What in a project's own files is damaged, missing or in the way: what `ml doctor` prints, a sentence for each."""
+"""Checks of `ml doctor` of the project's own files: damaged, missing or in the way."""
 
 import os
 import sqlite3

@@ -1,4 +1,4 @@
-"""What is printed, and where faults and warnings go instead of the screen."""
+"""Output of the commands: tables, messages, and where errors and warnings are logged."""
 
 import errno
 import logging

@@ -1,4 +1,4 @@
-"""`ml data`: which data there is, what changed between two snapshots, and the removal of what nobody needs."""
+"""`ml data`: list snapshots, compare two, remove those that are not needed."""
 
 from typing import Annotated
 

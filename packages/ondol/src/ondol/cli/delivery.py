@@ -1,4 +1,4 @@
-"""The commands that bring a model to environments, and those that tell of it: what the workflows type."""
+"""The commands of delivery: what the workflows call."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`ml doctor`: what is wrong with the machine, the settings or the connections, and what to mend."""
+"""`ml doctor`: what is wrong with the machine, the settings or the connections, and how to correct it."""
 
 import os
 import shutil

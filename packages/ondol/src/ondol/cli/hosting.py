@@ -1,4 +1,4 @@
-"""What the container of an environment is called and given on its host, and whether one there has it."""
+"""The name, the environment and the state of a service's container on its host."""
 
 import re
 import zlib

@@ -1,4 +1,4 @@
-"""`ml monitor` and `ml loop`: the way from drift to training again, and the brake on it."""
+"""`ml monitor` and `ml loop`: from drift to retraining, and how to pause it."""
 
 from typing import TYPE_CHECKING, Annotated
 

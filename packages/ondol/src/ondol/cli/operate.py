@@ -1,4 +1,4 @@
-"""The commands that run a project by itself: up, down, worker, follow, retrain, simulate."""
+"""The commands that run a project in the background: up, down, worker, follow, retrain, simulate."""
 
 from pathlib import Path
 from typing import Annotated

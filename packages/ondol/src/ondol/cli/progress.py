@@ -1,4 +1,4 @@
-"""One line for each stage or step while it runs, with the seconds it took."""
+"""One line for each stage or step while it runs, with its duration in seconds."""
 
 import sys
 import time

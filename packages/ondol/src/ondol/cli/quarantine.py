@@ -1,4 +1,4 @@
-"""`ml quarantine`: which rows broke the contract and why, and how they come back."""
+"""`ml quarantine`: list, show and replay quarantined rows."""
 
 from pathlib import Path
 from typing import Annotated

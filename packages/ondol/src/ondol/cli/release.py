@@ -1,4 +1,4 @@
-"""`ml release --to NAME`: brings the champion, and the image, to an environment; proves both or restores both."""
+"""`ml release --to NAME`: deploy the champion, and the image, to an environment; verify both or restore both."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`ml reproduce`: a version is made again from its record."""
+"""`ml reproduce`: train a version again from its record."""
 
 from typing import Annotated
 

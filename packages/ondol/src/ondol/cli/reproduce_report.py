@@ -1,4 +1,4 @@
-"""What `ml reproduce` prints: a version's figures beside those that came again, and whether they are equal."""
+"""What `ml reproduce` prints: the recorded metrics beside the reproduced ones."""
 
 import math
 

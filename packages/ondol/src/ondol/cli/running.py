@@ -1,4 +1,4 @@
-"""What `ml status` says of the processes of `ml up`, of the runs that are due, and of alerts that wait."""
+"""What `ml status` prints of background processes, scheduled runs and pending alerts."""
 
 from datetime import UTC, datetime
 

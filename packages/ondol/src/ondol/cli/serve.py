@@ -1,4 +1,4 @@
-"""`ml serve`: the BentoML service on whatever `champion.json` names."""
+"""`ml serve`: the BentoML service with the version that `champion.json` names."""
 
 import ipaddress
 import os

@@ -1,4 +1,4 @@
-"""`ml simulate`: plays weeks of traffic with a shift half-way, and shows what the loop made of it."""
+"""`ml simulate`: weeks of traffic with drift half-way, and how monitoring and retraining react."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""`ml smoke URL`: proves that a service far away serves what was released to it."""
+"""`ml smoke URL`: verify that a remote service answers with the version that was released to it."""
 
 import http.client
 import json

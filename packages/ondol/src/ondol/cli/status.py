@@ -1,4 +1,4 @@
-"""`ml status`: what serves, since when and from what, what runs, what is pending and due, and the history."""
+"""`ml status`: the version in production, background processes, pending runs and alerts, and the history."""
 
 from rich.markup import escape
 from rich.table import Table

@@ -1,4 +1,4 @@
-"""`release.json` of an environment's store: what a release puts there and has not proved, whatever ends its process."""
+"""`release.json` of an environment's store: a release that is not verified yet, so that a crash can be undone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

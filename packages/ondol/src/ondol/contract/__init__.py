@@ -1,4 +1,4 @@
-"""The data's contract: derived from `model/schema.py`, carried to the service as `contract.json`."""
+"""The data's contract: derived from `model/schema.py`, copied into the bundle as `contract.json`."""
 
 from ondol.contract.checking import (
     Checked,

@@ -1,4 +1,4 @@
-"""Holds rows against the contract, lazily: every reason of every bad row."""
+"""Checks rows against the contract: every reason of every invalid row."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace

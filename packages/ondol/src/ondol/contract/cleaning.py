@@ -1,4 +1,4 @@
-"""Brings raw columns to the contract's types, value by value: what cannot be read is marked, not raised.
+"""Converts raw columns to the contract's types, value by value; what cannot be read is marked, not raised.
 
 What a text means is written in `ondol_serving.grammar`. Arrow reads at once the texts that it is known to read alike;
 each other distinct text is read by the grammar. So a value never depends on its neighbours.

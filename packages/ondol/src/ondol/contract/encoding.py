@@ -1,4 +1,4 @@
-"""Fits and applies the table that says how each column becomes a tensor.
+"""Fits and applies the encodings: how each column becomes a tensor.
 
 Everything downstream sees float32, so what float32 cannot hold must be shifted or scaled first: integers above
 2^24 (sums in won, epoch seconds) are moved by an offset and divided by their common step.

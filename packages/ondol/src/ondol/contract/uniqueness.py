@@ -1,4 +1,4 @@
-"""Rows that repeat an earlier one where values must be unique, found over a whole table of which little is in memory.
+"""Finds rows that repeat the unique values of an earlier row, in bounded memory.
 
 Kept are two 64-bit hashes of each row's values (16 bytes a row): equal ones are taken for equal values, which among
 10,000,000 rows goes wrong with a probability below 1e-24.

@@ -1,1 +1,1 @@
-"""A played year of the sample project: requests, drift and recovery."""
+"""`ml simulate`: traffic, drift and recovery on the sample project."""

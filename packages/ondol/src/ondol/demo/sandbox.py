@@ -1,4 +1,4 @@
-"""The copy of the project in which a simulation plays: the project's own models and records stay as they are."""
+"""The copy of the project that a simulation runs in."""
 
 import os
 import re

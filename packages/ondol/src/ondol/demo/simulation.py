@@ -1,4 +1,4 @@
-"""Whether the metric came back: what the new champion answered, beside what the old one would have, row by row."""
+"""The simulated timeline: traffic, drift, retraining, and whether the metric recovered."""
 
 import io
 import json

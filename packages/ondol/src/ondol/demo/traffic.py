@@ -1,4 +1,4 @@
-"""The traffic of a simulated week: the sample's customers, their requests, and later what became of them."""
+"""Simulated traffic: the sample's customers, their requests, and the labels that arrive later."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Makes a bundle of a registered version: compiled, proved equal to scikit-learn, with all that the service needs."""
+"""Builds the bundle of a registered version: the compiled model, the contract, and all that the service loads."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Deployment: a candidate that passed its gates is compiled, proved, tried and put into service."""
+"""Steps of the deploy flow: compile, verify, smoke-test and set the champion."""
 
 from ondol.contract.schema import breaking_changes
 from ondol.deployment.bundle import build_bundle, smoke_rows

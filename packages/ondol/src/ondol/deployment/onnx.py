@@ -1,6 +1,12 @@
-"""The converter of scikit-learn's TargetEncoder.
+"""Converts a fitted scikit-learn pipeline to ONNX, and refuses what cannot be converted exactly.
 
-skl2onnx 1.20 has none for more than two classes, and its own looks up each value once for every number it stands for.
+skl2onnx 1.20 has no converter of TargetEncoder for more than two classes, and its own looks up each value once for
+every number that it is encoded as.
+
+The converter is silently wrong in places: it rewrites column names and rounds thresholds to float32 upwards. Each is
+corrected here on a copy that shares the fitted trees and arrays with the original. skl2onnx 1.20 converts
+`missing_go_to_left` for HistGradientBoosting alone: in every other tree a missing value goes right, without an error,
+so trees and forests have converters here.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""The proof that a compiled model says what scikit-learn says: on the holdout, and on rows made of what may come.
+"""Verifies that a compiled model predicts as scikit-learn does, on the holdout and on rows with extreme values.
 
 Rows with missing and unknown values, and rows with the most extreme values that the contract allows, are compared too:
 a service answers these as readily as the rows that training knows.

@@ -1,4 +1,4 @@
-"""Batch prediction: the rows of any source, scored by a bundle and written to one file."""
+"""Batch prediction: rows of any source, scored by a bundle and written to one file."""
 
 import codecs
 import os

@@ -1,4 +1,4 @@
-"""The reference: held-out rows with the model's predictions, written into the bundle and read by the monitor."""
+"""The reference for drift: held-out rows with the model's predictions, stored in the bundle."""
 
 import io
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The smoke test: the real service, started on a bundle, asked for real predictions."""
+"""The smoke test: the real service, started with the bundle, answers real requests."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Evaluation: candidate and champion are scored on the same held-out rows, and the gates decide."""
+"""Steps of the evaluate flow: score candidate and champion on the same held-out rows, and apply the gates."""
 
 from dataclasses import dataclass
 

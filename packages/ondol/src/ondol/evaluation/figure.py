@@ -1,4 +1,4 @@
-"""Names that a picture can show: a font that has the letters, or letters that the font has.
+"""What all plots share: fonts with the letters that are needed, colours, labels and axes.
 
 A machine without a Korean font still shows "서울": as "seoul". Nothing is ever drawn as an empty box.
 """

@@ -1,4 +1,4 @@
-"""The gates between a candidate and service: pure rules over a comparison on the holdout.
+"""The gates between a candidate and production: pure functions of a comparison on the holdout.
 
 Two gates stand:
 

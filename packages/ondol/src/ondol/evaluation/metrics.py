@@ -1,9 +1,17 @@
 """How good predictions are, with intervals by the bootstrap.
 
-Classification takes y as indices into the contract's classes and probabilities [N, K]; in binary problems
-index 1 is the positive class. Regression takes y and predicted values, both [N], in the target's unit.
+Classification takes y as indices into the contract's classes and probabilities [N, K]; in binary problems index 1 is
+the positive class. Regression takes y and predicted values, both [N], in the target's unit.
 
-How intervals are found, and when they are unknown, stands in `ondol.evaluation.metrics`.
+Intervals are percentile intervals of the bootstrap over the holdout's rows (Efron, 1979), seeded. A resample is a
+vector of weights (how often each row was drawn): rows are sorted once, and 200 resamples cost 200 passes over prepared
+arrays instead of 200 sorts. A metric that the weighted rows leave undefined is NaN. Three rules:
+
+- Above `SAMPLE_ROWS` rows, resamples are drawn from a seeded sample of that many rows, and the interval is moved to the
+  figure of all rows: its width is that of 50,000 rows, a little wide, never narrow.
+- A resample that leaves a figure undefined (one class only) is left out; with fewer than half of the resamples left the
+  interval is unknown.
+- With fewer than `LEAST_ROWS` rows it is unknown too.
 """
 
 from collections.abc import Callable, Mapping, Sequence

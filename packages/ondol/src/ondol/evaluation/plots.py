@@ -1,4 +1,4 @@
-"""The problem's usual pictures, as PNG: the candidate in blue, the champion dashed in orange.
+"""The plots of each problem type, as PNG: the candidate in blue, the champion dashed in orange.
 
 Colours are Okabe and Ito's (2008), told apart by the colour-blind; line style tells them apart in print.
 Above 50,000 rows a seeded sample is drawn, and the title says so.

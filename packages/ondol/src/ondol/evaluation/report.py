@@ -1,4 +1,4 @@
-"""A model's metrics and gates as Markdown: for Prefect's and MLflow's pages, a terminal, a pull request."""
+"""Metrics and gates of a version as Markdown: for Prefect, MLflow, a terminal or a pull request."""
 
 from collections.abc import Iterator
 

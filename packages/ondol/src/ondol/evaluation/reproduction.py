@@ -1,6 +1,7 @@
-"""What passes between `ml reproduce` and the retraining, which another commit's code does.
+"""`ml reproduce`: checks out the recorded commit, installs its packages, trains again and compares.
 
-Fields may be added, with defaults; none may be renamed or removed.
+Fields of `Order` and `Outcome` may be added, with defaults; none may be renamed or removed: another commit's code reads
+and writes them.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Trains again by the code that lies here, as an order says.
+"""Trains a version again from an order: the entry point that `ml reproduce` calls in another commit's code.
 
 Run as `python -m ondol.evaluation.reproduction_entry ORDER OUTCOME`. It talks to neither Prefect nor MLflow, and
 writes nowhere but into the order's store and this project's `.ml`.

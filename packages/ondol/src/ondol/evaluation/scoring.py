@@ -1,4 +1,4 @@
-"""Scores rows by a bundle, whatever its runtime: the same numbers as the service, many rows at a time."""
+"""Scores many rows with a bundle, in any runtime; the figures are those of the service."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""A registered version with everything that was recorded of it, read back from MLflow."""
+"""What is evaluated: a registered version as it was recorded, and the rows that it is compared on."""
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache

@@ -1,4 +1,4 @@
-"""What the gates compare and what they say, as data that is stored and shown as it is."""
+"""Verdicts: what was compared, what the gates decided, and how both are stored."""
 
 from pathlib import Path
 from typing import Literal, Protocol

@@ -1,4 +1,4 @@
-"""What some sources can do beyond being read whole, so that an ingest reads what is new."""
+"""Optional abilities of a source, and the types that values of text are read as."""
 
 from collections.abc import Collection
 from typing import Any, Protocol, runtime_checkable

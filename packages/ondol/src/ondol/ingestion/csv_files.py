@@ -1,4 +1,7 @@
-"""CSV and its kin, in any dialect, read as the contract's kinds, and as text where values do not fit."""
+"""CSV files of any dialect, read in the contract's types; a column with another value is read as text.
+
+What a cell means depends on the cell, its column's kind and the settings alone.
+"""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Files as sources: CSV of any delimiter, JSON Lines (both plain or compressed) and Parquet; see also `many`."""
+"""Files as sources: their format, compression and encoding, and what all formats share."""
 
 import codecs
 import contextlib

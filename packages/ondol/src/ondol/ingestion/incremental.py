@@ -1,7 +1,10 @@
-"""Ingest of what is new: a snapshot grows by a part, and nothing is lost or doubled whatever kills the process.
+"""Incremental ingestion: new rows are appended as a part, and none is lost or doubled if the process is killed.
 
 `snapshots/lines/<key>.json` says where a source was last read to. It is replaced in one step when all else is written,
 and only then a stream is told that its rows are safe: who is killed before reads the same rows again.
+
+The cursor of a source (its watermark) is a column of dates or numbers that grow. It is kept as a number; that of a date
+as microseconds since 1970.
 """
 
 import contextlib

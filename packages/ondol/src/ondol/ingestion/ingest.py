@@ -1,4 +1,4 @@
-"""Ingestion: the source's rows become a snapshot."""
+"""Steps of the ingest flow: the source's rows become a snapshot."""
 
 from ondol.config import Settings
 from ondol.contract import Contract, require_columns, require_known_markers

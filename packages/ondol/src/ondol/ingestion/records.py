@@ -1,4 +1,4 @@
-"""Records: JSON objects, flattened, that become Arrow batches of one schema."""
+"""JSON objects, flattened and converted to Arrow batches of one schema."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The sample that every project starts with: customers of a made-up telecom company.
+"""The sample of a new project: customers of an invented telecom company.
 
 `sample://?rows=5000&seed=0&drift=0&shift=0&start=0`; each part may be left out. Row i of a sample depends on
 the seed, drift, shift and i alone: a longer sample begins with the shorter one, and `start` gives the rows
@@ -29,6 +29,11 @@ from there on, so weekly batches of 1,000 rows are start=0, start=1000, …
 `drift` moves the features and keeps the rule for the targets (covariate drift), `shift` changes that rule and
 keeps the features (concept drift). Both go from 0 (none) to 3; 1 is plain to see, more is further away. The
 bounds above hold at any drift and shift.
+
+Every row takes the same number of random draws, so the customer in row 17 of a drifted sample is the customer in row
+17 of the plain one, moved. With `drift` the customers differ (younger, newer, heavier users of data, more of them on
+phones and mobile payment) and the rule for the targets stays; with `shift` the same customers behave differently
+(loyal ones leave too, heavy users leave, data is expensive).
 """
 
 import argparse

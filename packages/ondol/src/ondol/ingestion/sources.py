@@ -1,4 +1,4 @@
-"""Where rows come from: one interface, told apart by the URI's scheme.
+"""Opens a source by the scheme of its URI.
 
 A new source is a module with an opener `(uri, reading) -> Source` and one line in `OPENERS`.
 """

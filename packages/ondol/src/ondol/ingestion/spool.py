@@ -1,4 +1,4 @@
-"""What is fetched only once, page by page, waits in a local file until the types of all its rows are known."""
+"""A local file that holds the rows of a source until the types of all of them are known."""
 
 import tempfile
 import weakref

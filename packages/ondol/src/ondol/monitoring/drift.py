@@ -1,4 +1,13 @@
-"""Brings reference and window into one shape that can be compared: numbers as float64, all else as categories."""
+"""Drift of a window from the reference, column by column.
+
+A distance between two samples of the same population is never 0, and the fewer rows, the larger it is. So each limit is
+the larger of the one in the settings and of what about one window in a thousand would reach by chance:
+
+- Jensen-Shannon distance of k categories: n m / (n + m) times eight times its square is about χ² with k - 1 degrees
+  of freedom (Lin, 1991; the second-order term of the divergence);
+- normed Wasserstein distance: measured at 3 √(1/n + 1/m) on normal, skewed and discrete columns;
+- shares: four standard errors of their difference.
+"""
 
 import base64
 import hashlib

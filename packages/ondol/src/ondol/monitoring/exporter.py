@@ -1,4 +1,4 @@
-"""How the loop stands, for Prometheus: read from the store when it is asked for, served by the worker.
+"""Metrics of monitoring and retraining for Prometheus, read from the store at each scrape and served by the worker.
 
 `[monitor] metrics = "127.0.0.1:9464"` switches it on. What the service measures is at its own `/metrics`.
 """

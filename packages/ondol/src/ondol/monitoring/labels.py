@@ -1,4 +1,4 @@
-"""What came true, joined to the rows of windows: by request id and row, or by the id that callers sent along."""
+"""Labels that arrive late, joined to predictions by request id and row, or by the id that callers sent."""
 
 from collections.abc import Iterator
 from contextlib import suppress

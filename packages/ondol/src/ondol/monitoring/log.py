@@ -1,4 +1,4 @@
-"""Reads a window of the prediction log: every record is counted, and only a seeded sample of rows is parsed."""
+"""Reads a window of the prediction log: every record is counted, a seeded sample of rows is parsed."""
 
 import http.client
 import json

@@ -1,4 +1,4 @@
-"""Monitoring: a window of the prediction log is compared with the reference, shown, and kept."""
+"""Steps of the monitor flow: compare a window of predictions with the reference, measure, and report."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""How good the answers of a window were, where labels tell, against the figure of the holdout."""
+"""Metrics of the labelled predictions of a window, beside the metric on the holdout."""
 
 import math
 from statistics import NormalDist

@@ -1,4 +1,4 @@
-"""The pictures of a window: each column's distance beside its limit, and the columns that moved most."""
+"""Plots and tables of a window."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""Alerts people of bad windows, and asks for training again.
+"""Decides whether to retrain, alerts, and requests the pipeline.
 
 An alert depends on the verdict alone: it is also sent while the loop is paused, cools down, or waits for training.
 The decision is written first, then the alert and the event are sent, so that a killed monitor forgets nothing.

@@ -1,4 +1,4 @@
-"""The windows of the log that were compared, one record each, and the cursor that they make."""
+"""The records of windows: which were compared, and where the next one begins."""
 
 import hashlib
 import re

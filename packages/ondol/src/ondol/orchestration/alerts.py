@@ -1,4 +1,4 @@
-"""Alerts to a webhook: written to an outbox first and sent in order, so that a receiver that is down loses none.
+"""Alerts to a webhook: stored in an outbox first and sent in order, so that none is lost.
 
 An alert is taken out of the outbox once it was received, so that one may arrive twice if this process is killed in
 between: its `id` is the same then. What a full disk cannot take is sent all the same, and waits in this process.

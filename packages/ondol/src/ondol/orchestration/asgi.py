@@ -1,4 +1,4 @@
-"""The Prefect server as an ASGI application that refuses requests of foreign web pages.
+"""The Prefect server as an ASGI application that refuses requests of other sites' pages.
 
 Prefect's and MLflow's servers answer whoever reaches their port, and Prefect's worker runs what the API says. A web
 page that a browser on the same machine shows can reach that port: by a cross-origin request, by a WebSocket, or by a

@@ -1,4 +1,4 @@
-"""The environment of the libraries: their homes inside the project, their telemetry off, their talk kept down."""
+"""Environment variables of the libraries: their folders inside the project, no telemetry, less output."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Child processes that never outlive the process that started them, even when that one is killed.
+"""Child processes that end with their parent, even if it is killed.
 
 Run as `python -m ondol.orchestration.guard COMMAND …`: starts the command and ends it when standard input closes,
 which the system does whatever happens to the parent.

@@ -1,4 +1,4 @@
-"""What `ml up` runs in the background, as `.ml/run/*.json` records it: process id, port, command and token.
+"""Background processes of `ml up`, as `.ml/run/*.json` records them: id, port, command and token.
 
 A process id alone says little: the system gives it to a stranger once its process is gone. So a record also holds a
 token that stands in the environment of the process and of all it starts.

@@ -1,4 +1,4 @@
-"""Tells how far long work has come: on the terminal's spinner and as a progress artifact in the Prefect UI."""
+"""Progress of long work, on the terminal and as an artifact in the Prefect UI."""
 
 import logging
 import time

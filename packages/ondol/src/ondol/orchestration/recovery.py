@@ -1,4 +1,4 @@
-"""Runs whose process ended without a word: nobody goes on with them, so the project's worker starts them again."""
+"""Flow runs whose process died: the project's worker starts them again."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""The Prefect server of a command: `PREFECT_API_URL`, else the one of `ml up`, else one started for this command.
+"""The Prefect server of a command: `PREFECT_API_URL`, else that of `ml up`, else one of its own.
 
 Two kinds of server never open the project's database together: those started for commands share a lock, and `ml up`
 holds it alone until its own server is on record. Who waited for that uses the server on record. Commands start theirs

@@ -1,4 +1,4 @@
-"""How this project's flows and their tasks are made and run."""
+"""`@stage` makes a function a flow, `task` a step of one; names, artifacts and deployments of runs."""
 
 import base64
 import re

@@ -1,4 +1,4 @@
-"""Keeps one background process running: starts it again when it dies, bounds its log, and takes all it started along.
+"""Keeps one background process running: restarts it when it dies and bounds its log.
 
 Run as `python -m ondol.orchestration.supervisor LOG RESTARTS COMMAND …` by `ml up`, in a session of its own.
 """

@@ -1,4 +1,4 @@
-"""`champion.json`: the one file that names what serves, replaced in one step and holding the history."""
+"""`champion.json`: the file that names the version in production, replaced atomically, with its history."""
 
 import json
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""The MLflow server as an ASGI application that refuses requests of foreign web pages.
+"""The MLflow server as an ASGI application that refuses requests of other sites' pages.
 
 `uvicorn --factory ondol.registry.mlflow_server:mlflow` starts it.
 """

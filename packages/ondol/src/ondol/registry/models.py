@@ -1,4 +1,4 @@
-"""Saved pipelines: files of skops, read with an explicit list of types to trust."""
+"""Saved pipelines: skops files, read with an explicit list of trusted types."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,8 @@
-"""MLflow: runs, registered versions, aliases."""
+"""MLflow: connection, runs, registered versions and aliases.
+
+MLflow stores artifact locations as absolute URIs, which a copy or a move of the project makes wrong; a copied project
+has a copy of the database too. Unless its URIs are rewritten, its runs write into the original.
+"""
 
 import json
 import logging

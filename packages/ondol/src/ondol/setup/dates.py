@@ -1,4 +1,4 @@
-"""Finds how the dates of a table are written: by the values where they decide, by nothing else."""
+"""Infers how the dates of a table are written."""
 
 import re
 from collections.abc import Callable, Sequence

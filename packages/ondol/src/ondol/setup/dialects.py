@@ -1,4 +1,4 @@
-"""Finds how the cells of a table are written: spaces, numbers, markers of missing values, dates."""
+"""Infers how the cells of a table are written: spaces, numbers, markers of missing values, dates."""
 
 import json
 import re

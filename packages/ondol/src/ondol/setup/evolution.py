@@ -1,4 +1,4 @@
-"""One difference between the contract and a table."""
+"""Differences between the contract and a table."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""What a table's rows say beyond its columns, each with the setting that helps.
+"""Hints on a table's rows, each with the setting that helps.
 
 Repeats, classes that are alike or rare, numbers that stand for a missing value, times.
 """

@@ -1,4 +1,4 @@
-"""Guesses of what kind the values of a column of text are."""
+"""Infers the target, the problem, and each column's type and role from a table."""
 
 import json
 import re

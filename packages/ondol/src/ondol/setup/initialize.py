@@ -1,4 +1,4 @@
-"""Reads the owner's table and drafts its contract: `model/schema.py` and what `config.toml` says of data."""
+"""`ml init`: reads the owner's table and drafts `model/schema.py` and `[data]` of `config.toml`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Proposes the edit of `model/schema.py`, change by change; what a person wrote stays as it is."""
+"""Edits `model/schema.py` for a difference; what a person wrote stays."""
 
 import ast
 import io

@@ -1,4 +1,4 @@
-"""Python names for any column name, and literals as `ruff format` would write them."""
+"""Writes `model/schema.py`: names, literals and fields as Python source."""
 
 import contextlib
 import difflib

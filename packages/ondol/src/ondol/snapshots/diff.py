@@ -1,4 +1,4 @@
-"""Two snapshots side by side: their columns, and how the values of each moved.
+"""Compares two snapshots: columns, rows and distributions.
 
 Missing values, the least and the greatest are of all rows. The median, the categories and the distance are of evenly
 spaced rows, every k-th, at most `MOST_ROWS`. A few columns are read at a time, so that memory stays bounded.

@@ -1,4 +1,4 @@
-"""Blocks: what is read of a snapshot at a time."""
+"""The Parquet files of a snapshot, and the blocks that they are read in."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Of several rows with one id the newest stays: which rows of a draft are new, and which older ones they replace."""
+"""Keeps the newest row of each id: which rows of a draft are new, and which older ones they replace."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

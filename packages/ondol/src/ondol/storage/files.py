@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whatever kills the process that writes them."""
+"""Files that are written whole or not at all; JSON records, digests, permissions, locks."""
 
 import errno
 import fcntl

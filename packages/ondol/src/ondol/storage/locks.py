@@ -1,4 +1,4 @@
-"""One at a time: two runs of one project that train or deploy would race for the champion."""
+"""The project's lock: of two runs that train or deploy, the second waits or is refused."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The prediction log between a mirrored folder, where a service writes it, and the store.
+"""Uploads the prediction log to a remote store, and updates the service's folder from it.
 
 A file of the log only grows, so of two copies the longer one is the newer, and a part of it is a copy as well.
 """

@@ -1,4 +1,4 @@
-"""The objects below one address of an object store, through fsspec; what goes wrong is one sentence."""
+"""The objects below an address of an object store, through fsspec."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

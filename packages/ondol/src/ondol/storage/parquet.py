@@ -1,4 +1,4 @@
-"""Rows written as Parquet in row groups of one size, so that the same rows make the same bytes however they came."""
+"""Parquet in row groups of one size, so that the same rows give the same bytes."""
 
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path

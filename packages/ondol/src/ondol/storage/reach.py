@@ -1,4 +1,4 @@
-"""What of a store is elsewhere: where a folder mirrors an object store, what is done in it is done there too.
+"""Which folders mirror a remote store: what is written there is uploaded too.
 
 What reads or writes a project's store calls `open_store` first: a command in `open_project`, a flow as it begins.
 """

@@ -1,4 +1,4 @@
-"""A store at an address, such as `s3://bucket/prefix`: a folder here that mirrors it, and that may go at any time.
+"""A store at an address such as `s3://bucket/prefix`, mirrored by a local folder.
 
 Records (JSON) are brought up to date by `refresh`; what is large and never changes comes when it is opened.
 `.tags.json` says of which state of an object each record here is a copy. The files on which others hang are replaced

@@ -1,4 +1,4 @@
-"""Addresses with secrets in them, and the optional libraries that open them."""
+"""Files at an address: secrets, optional libraries, retries and errors."""
 
 import errno
 import importlib

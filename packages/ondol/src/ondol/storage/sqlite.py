@@ -1,4 +1,4 @@
-"""Databases: the URLs of SQLite files, and what is wrong with one that cannot be used."""
+"""URLs of SQLite files, and what is wrong with a database that cannot be opened."""
 
 import os
 import re

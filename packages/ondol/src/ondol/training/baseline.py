@@ -1,4 +1,4 @@
-"""The dummy model that a candidate must beat: the best that a metric allows without the features."""
+"""The dummy model that a candidate must beat."""
 
 from collections.abc import Sequence
 from typing import Any

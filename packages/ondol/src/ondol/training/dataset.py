@@ -1,4 +1,10 @@
-"""The valid rows of a snapshot, one side of the split or both."""
+"""The split: which valid rows are held out, and how the rows of each side are read.
+
+A row's key is its group, else its id, else its features. Except for a split by time, a hash of the key decides, so a
+row's side stays the same as data grows. With strata, each stratum has a salt, that is, a hash of its own: the first of
+a few under which just the share asked for is held out of the rows that exist when it is chosen. It is never changed,
+and later rows are held out at the same share, as by any hash.
+"""
 
 from collections.abc import Iterator
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Where a model comes from: commit, patch, packages, machine and the code that shaped it."""
+"""Provenance of a version: commit, patch, packages, machine, and the digest of the code."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Training: a scikit-learn pipeline is fitted on the rows that are not held out and registered as challenger."""
+"""Steps of the train flow: fit a scikit-learn pipeline on the training rows and register it."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""Alarms block, unless `config.toml` accepts them by the name of a column, with a reason."""
+"""Searches for leakage; an alarm stops the training unless `config.toml` accepts it by name, with a reason."""
 
 import json
 import logging

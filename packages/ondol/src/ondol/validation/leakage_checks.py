@@ -1,4 +1,14 @@
-"""What a leak is told as, and how columns and the target become numbers."""
+"""The kinds of leakage: future columns, single predictors, sums and formulas, overlap of training and holdout.
+
+Formulas: expressions of a few columns that give a number away are sums, products, quotients and spans between dates.
+The target `y` is given away where `y = k × e + c` in nearly every row, up to rounding, and `c` is one of a few
+constants. `e` is a linear combination of any number of columns, a sum, difference, product or quotient of two, the
+time between two dates, a product of powers of several, or a product of two columns and a discount or a tax.
+
+Cost: with n rows (20,000 at most, of which 4,000 are searched) and p columns, the combinations take O(n p²) for up to
+200 columns, and the pairs O(p²) sorts of 500 numbers for up to 60 columns: those with the largest weight in the
+combination of all, and those that rank as the target does.
+"""
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Validations: which rows of a snapshot broke the contract, and why. Valid rows are the snapshot less these."""
+"""Validations: which rows of a snapshot are invalid, and why; valid rows are all others."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

@@ -1,4 +1,4 @@
-"""Validation: the rows of a snapshot that break the contract go to quarantine, each with its reasons."""
+"""Steps of the validate flow: invalid rows of a snapshot go to quarantine, each with its reasons."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What went wrong with a database, in one sentence, and whether it may pass."""
+"""Errors of databases in one sentence, and whether a retry may help."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""SQL databases: any that SQLAlchemy has a dialect for, read through a server-side cursor in one state."""
+"""SQL databases of any SQLAlchemy dialect, read through a server-side cursor in one transaction."""
 
 import contextlib
 import copy

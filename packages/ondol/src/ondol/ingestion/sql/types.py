@@ -1,4 +1,4 @@
-"""What the columns of a SQL table are read as: the type that is declared, or else the first that holds the values."""
+"""The types that columns of a SQL table are read as."""
 
 import datetime as dt
 import json
