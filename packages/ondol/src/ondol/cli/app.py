@@ -44,11 +44,13 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite model/schema.py.")] = False,
 ) -> None:
     """Name your data: write model/schema.py and the data section of config.toml from it."""
+    from ondol.cli.console import note_leftovers
     from ondol.cli.init import print_report
     from ondol.config import find_root
     from ondol.setup.initialize import initialize
 
     root = find_root()
+    note_leftovers(root)
     report = initialize(root, _from_root(source, root), target, problem, force)
     print_report(report)
     if report.status == "differs":
@@ -164,6 +166,16 @@ def doctor() -> None:
     from ondol.cli.doctor import examine
 
     examine()
+
+
+@app.command()
+def tidy(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
+) -> None:
+    """Delete files of earlier releases that `copier update` left, but for those that you edited: show the edits."""
+    from ondol.cli.tidy import tidy_project
+
+    tidy_project(dry_run)
 
 
 def _absolute(source: str) -> str:

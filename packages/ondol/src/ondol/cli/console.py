@@ -21,6 +21,7 @@ from ondol.orchestration.environment import LOGGERS, prepare
 from ondol.redaction import redact
 from ondol.storage.files import explain_os_error
 from ondol.storage.reach import open_store, refresh
+from ondol.setup.leftovers import count_leftovers
 from ondol_serving.printable import printable
 
 FULL = (
@@ -64,11 +65,12 @@ class Notices(logging.Handler):
 notices = Notices(logging.WARNING)
 
 
-def open_project(stored: bool = True) -> Settings:
+def open_project(stored: bool = True, note: bool = True) -> Settings:
     """Read the settings of the project here, set the libraries' homes, send warnings to the log; print pauses.
 
     Args:
         stored: Bring the records of a store that is elsewhere up to date.
+        note: Print a line where files of earlier releases are left.
 
     Raises:
         UserError: there is no project here, its settings are wrong, or its store cannot be reached.
@@ -84,9 +86,18 @@ def open_project(stored: bool = True) -> Settings:
     for name in LOGGERS:
         logging.getLogger(name).addHandler(notices)
     store = open_store(settings)
+    if note:
+        note_leftovers(settings.root)
     if stored:
         refresh(store)
     return settings
+
+
+def note_leftovers(root: Path) -> None:
+    """Print one line to standard error where files of earlier releases are left."""
+    if count := count_leftovers(root):
+        what = "1 file of an earlier release is" if count == 1 else f"{count} files of earlier releases are"
+        errors.print(f"[yellow]Note:[/] {what} left in this project: run `ml tidy`.", soft_wrap=True)
 
 
 def current_store(settings: Settings, store: str) -> Path:

@@ -15,6 +15,7 @@ from ondol.cli.checkup import find_damage
 from ondol.cli.console import console, open_project
 from ondol.cli.running import PATIENCE_SECONDS
 from ondol.config import Settings
+from ondol.cli.tidy import describe_leftovers
 from ondol.contract import load_contract
 from ondol.errors import UserError
 from ondol.evaluation.metrics import choose_metric
@@ -24,6 +25,7 @@ from ondol.registry.bundles import open_bundle
 from ondol.registry.champion import read_champion
 from ondol.services import is_ours, is_well, prefect_address
 from ondol.storage.files import explain_os_error
+from ondol.setup.leftovers import find_leftovers
 from ondol.storage.reach import refresh
 
 NEEDED = ("prefect", "mlflow", "bentoml", "pandera", "scikit-learn", "skl2onnx", "onnxruntime", "pandas", "pyarrow")
@@ -40,7 +42,7 @@ def examine() -> None:
     Raises:
         UserError: a check failed.
     """
-    settings = open_project(stored=False)
+    settings = open_project(stored=False, note=False)
     failed, printed = 0, set[str]()
     for name, check in _checks():
         try:
@@ -72,6 +74,7 @@ def _checks() -> Iterator[tuple[str, Callable[[Settings], str]]]:
     yield "disk", _disk
     yield "secrets", _secrets
     yield "git", _git
+    yield "leftovers", _leftovers
     yield "prefect", lambda s: _server(s, "prefect", "PREFECT_API_URL")
     yield "mlflow", lambda s: _server(s, "mlflow", "MLFLOW_TRACKING_URI")
     yield "champion", _champion
@@ -130,6 +133,13 @@ def _git(settings: Settings) -> str:
     return (
         "no clean commit: a model trained now cannot be reproduced exactly" if commit == "uncommitted" else commit[:12]
     )
+
+
+def _leftovers(settings: Settings) -> str:
+    found = find_leftovers(settings.root)
+    if found.released or found.edited:
+        return Advice(describe_leftovers(found))
+    return "no file of an earlier release"
 
 
 def _server(settings: Settings, name: str, variable: str) -> str:
