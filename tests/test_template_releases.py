@@ -2,15 +2,18 @@
 
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 from copier import run_copy, run_update
-from e2e.support import Project, succeed
+from e2e.support import Project, files_of, succeed
+from releases_support import load_releases
 from service_server import serve, wait_for
-from template_support import REPOSITORY, commit_all, copy_working_tree, git, python_path, run_python
+from template_support import REPOSITORY, commit_all, copy_working_tree, git, python_path, run_in, run_python
 
-FOUNDATION = "7a2ccccf773eaaa0c87e095146699c9dfcb87095"  # 0.1.0: the one that pyproject.toml does not tell
+releases = load_releases().releases
+gone = load_releases().gone
 NEXT = "v99.0.0"
 TASK = '''
 
@@ -21,35 +24,24 @@ def shout(rows: int) -> str:
 '''
 CALL = "    shout(snapshot.rows)\n"
 COLUMN = '    coupon: str = pa.Field(nullable=True, metadata={"role": "ignored"})\n'
-GONE = ("README.md", "tests/test_contract.py")
-EDITED = {"pyproject.toml", "flows/ingest.py", "model/schema.py", "README.md"}
+FLOW = '''"""An owner's own flow."""
+
+from prefect import flow
+
+from flows.settings import load_settings
 
 
-def releases() -> dict[str, str]:
-    """The commit of each version: the one that set it in pyproject.toml. Tags need not travel with a clone."""
-    if not is_here(FOUNDATION):
-        return {}
-    found = {"0.1.0": FOUNDATION}
-    later = git(REPOSITORY, "log", "--reverse", "--format=%H", f"{FOUNDATION}..HEAD", "--", "pyproject.toml")
-    for commit in later.split():
-        set_now, before = version_at(commit), version_at(f"{commit}^")
-        if set_now != before:
-            found[set_now] = commit
-    return found
-
-
-def is_here(commit: str) -> bool:
-    try:
-        git(REPOSITORY, "cat-file", "-e", f"{commit}^{{commit}}")
-    except AssertionError:
-        return False
-    return True
-
-
-def version_at(commit: str) -> str:
-    found = re.search(r'^version = "(.+)"$', git(REPOSITORY, "show", f"{commit}:pyproject.toml"), re.M)
-    assert found
-    return found[1]
+@flow(name="mine")
+def mine() -> str:
+    """Return the project's name."""
+    return load_settings().project.name
+'''
+WORKFLOW = "name: mine\non: push\njobs: {}\n"
+LINE = "# an owner's line\n"
+DELETED = ("README.md", "tests/test_contract.py")
+EDITED_AND_GONE = ("flows/settings.py", "flows/store/snapshots.py", "service/limits.py")
+CONFLICTS = {"pyproject.toml", "flows/ingest.py"}
+BLOCK = re.compile(r"<<<<<<< before updating\n(.*?)=======\n(.*?)>>>>>>> after updating\n", re.S)
 
 
 @pytest.fixture(scope="module")
@@ -78,24 +70,62 @@ def updated(request: pytest.FixtureRequest, history: Path, tmp_path_factory: pyt
     run_copy(str(history), project.root, defaults=True, vcs_ref=f"v{request.param}", quiet=True)
     project.configure("data", source="sample://?rows=1500")
     commit_all(project.root)
-    project.run()
+    succeed(project.python("-m", "flows.cli", "run"))
     edit(project.root)
     commit_all(project.root)
     run_update(project.root, defaults=True, overwrite=True, quiet=True, vcs_ref=NEXT)
     return project
 
 
+@pytest.fixture(scope="module")
+def resolved(updated: Project) -> Project:
+    """The project with its conflicts resolved and its imports changed, as the CHANGELOG says."""
+    for name in CONFLICTS:
+        take_new_side(updated.root / name)
+    add_lightgbm(updated.root)
+    replace(updated.root / "tests" / "test_model.py", "from flows.settings ", "from ondol.config.settings ")
+    replace(updated.root / "tests" / "test_model.py", "from flows.train ", "from ondol.training.train ")
+    return updated
+
+
+@pytest.fixture(scope="module")
+def tidied(resolved: Project) -> tuple[Project, str, set[str]]:
+    """The project after `ml tidy`, what that printed, and the files that it deleted."""
+    before = files_of(resolved.root, ".ml").keys()
+    said = succeed(resolved.ml("tidy")).stdout
+    return resolved, said, before - files_of(resolved.root, ".ml").keys()
+
+
 def edit(root: Path) -> None:
-    """What owners do: `uv add lightgbm`, a step of their own in a flow, another column in the schema, files gone."""
-    replace(root / "pyproject.toml", '    "typer",\n', '    "typer",\n    "lightgbm>=4",\n')
+    """What owners do: a dependency, a step in a flow, a column, lines in files that are gone, files of their own."""
+    add_lightgbm(root)
     with (root / "flows" / "ingest.py").open("a", encoding="utf-8") as file:
         file.write(TASK)
     told = '    publish_markdown("snapshot", _summary(snapshot))\n'
     replace(root / "flows" / "ingest.py", told, told + CALL)
     device = "    device: str = pa.Field()\n"
     replace(root / "model" / "schema.py", device, device + COLUMN)
-    for name in GONE:
+    for name in (*EDITED_AND_GONE, "model/features.py", ".github/workflows/ci.yml", "config.toml"):
+        with (root / name).open("a", encoding="utf-8") as file:
+            file.write(LINE)
+    (root / "flows" / "mine.py").write_text(FLOW, encoding="utf-8")
+    (root / ".github" / "workflows" / "mine.yml").write_text(WORKFLOW, encoding="utf-8")
+    retrain = root / ".github" / "workflows" / "retrain.yml"
+    if retrain.exists():  # not in 0.1.0
+        retrain.write_text(re.sub(r'cron: "[^"]+"', 'cron: "7 7 * * 7"', retrain.read_text("utf-8")), encoding="utf-8")
+    for name in DELETED:
         (root / name).unlink()
+
+
+def add_lightgbm(root: Path) -> None:
+    succeed(run_in(root, "uv", "add", "--frozen", "lightgbm>=4"))
+
+
+def take_new_side(path: Path) -> None:
+    """Resolve each conflict by what the template has now."""
+    text, blocks = BLOCK.subn(r"\2", path.read_text(encoding="utf-8"))
+    assert blocks
+    path.write_text(text, encoding="utf-8")
 
 
 def replace(path: Path, old: str, new: str) -> None:
@@ -105,7 +135,7 @@ def replace(path: Path, old: str, new: str) -> None:
 
 
 def test_releases_are_found_in_the_history():
-    if not is_here(FOUNDATION):
+    if not releases():
         pytest.skip("this clone is shallow")
     assert next(iter(releases())) == "0.1.0"
 
@@ -115,7 +145,7 @@ def test_update_conflicts_nowhere_but_in_what_the_owner_edited(updated):
     changed = git(updated.root, "ls-files", "--cached", "--others", "--exclude-standard").split("\n")
     there = [name for name in changed if name and (updated.root / name).is_file()]
     conflicts = {n for n in there if "<<<<<<< " in (updated.root / n).read_text(encoding="utf-8")}
-    assert conflicts == set(), f"outside the owner's edits: {conflicts - EDITED}"
+    assert conflicts == CONFLICTS
     assert not list(updated.root.rglob("*.rej"))
 
 
@@ -124,27 +154,74 @@ def test_update_keeps_what_the_owner_wrote_and_brings_what_is_new(updated):
     root = updated.root
     assert '"lightgbm>=4"' in (root / "pyproject.toml").read_text(encoding="utf-8")
     ingest = (root / "flows" / "ingest.py").read_text(encoding="utf-8")
-    assert ingest.endswith(TASK)
-    assert f"{CALL}    return snapshot.digest\n" in ingest
+    assert TASK.strip() in ingest
+    assert CALL in ingest
     assert COLUMN in (root / "model" / "schema.py").read_text(encoding="utf-8")
+    assert (root / "flows" / "mine.py").read_text(encoding="utf-8") == FLOW
+    assert (root / ".github" / "workflows" / "mine.yml").read_text(encoding="utf-8") == WORKFLOW
+    for name in ("model/features.py", ".github/workflows/ci.yml", "config.toml"):
+        assert LINE in (root / name).read_text(encoding="utf-8"), name
+    was_there = git(root, "ls-tree", "--name-only", "HEAD", ".github/workflows/retrain.yml")
+    assert ('cron: "7 7 * * 7"' in (root / ".github/workflows/retrain.yml").read_text("utf-8")) == bool(was_there)
     # Copier brings back what is seeded once ("even if deleted intentionally", as its source has it), and nothing else.
-    assert [name for name in GONE if (root / name).exists()] == ["README.md"]
+    assert [name for name in DELETED if (root / name).exists()] == ["README.md"]
     assert "rows=1500" in (root / "config.toml").read_text(encoding="utf-8")
     for name in ("Dockerfile", "prefect.yaml", "ops/compose.yaml", ".github/workflows/deploy.yml"):
         assert (root / name).is_file(), name
 
 
 @pytest.mark.slow
-def test_updated_project_still_serves_its_old_model(updated, tmp_path):
-    champion = updated.champion
+def test_update_deletes_nothing(updated):
+    deleted = git(updated.root, "diff", "--name-only", "--diff-filter=D", "HEAD").split()
+    assert deleted == []
+    for name in EDITED_AND_GONE:
+        assert (updated.root / name).read_text(encoding="utf-8").endswith(LINE)
+
+
+@pytest.mark.slow
+def test_doctor_and_each_command_name_what_the_update_left(resolved):
+    line = next(line for line in resolved.ml("doctor").stdout.splitlines() if line.startswith("! leftovers"))
+    for name in EDITED_AND_GONE:
+        assert name in line
+    assert re.search(r"[0-9]+ files of an earlier release and ", line)
+    assert "files of earlier releases are left in this project: run `ml tidy`." in resolved.ml("status").stderr
+
+
+@pytest.mark.slow
+def test_tidy_deletes_the_files_of_the_release_that_were_not_edited(tidied):
+    project, said, deleted = tidied
+    there = set(git(project.root, "ls-tree", "-r", "--name-only", "HEAD").split("\n"))
+    assert deleted == (there & gone().keys()) - set(EDITED_AND_GONE)
+    for name in EDITED_AND_GONE:
+        assert f"{name} was edited and is kept. The edit:" in said
+        assert (project.root / name).read_text(encoding="utf-8").endswith(LINE)
+    assert said.count(f"+{LINE}") == len(EDITED_AND_GONE)
+    assert "flows/mine.py imports flows.settings, of an earlier release" in said
+    assert {path.name for path in (project.root / "flows").iterdir() if path.is_dir()} - {"__pycache__"} == {"store"}
+
+
+@pytest.mark.slow
+def test_resolved_pyproject_is_the_templates_with_the_owners_dependency(resolved):
+    project = tomllib.loads((resolved.root / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dependencies"] == ["lightgbm>=4", "ondol"]
+    assert "scripts" not in project["project"]
+    assert project["tool"]["uv"]["workspace"]["members"] == ["vendor/ondol", "vendor/ondol-serving"]
+    assert "constraint-dependencies" not in project["tool"]["uv"]
+
+
+@pytest.mark.slow
+def test_updated_project_still_serves_its_old_model(tidied, tmp_path):
+    project, *_ = tidied
+    champion = project.champion
     assert champion
-    with serve(updated.store, tmp_path, PYTHONPATH=python_path(updated.root, engine=updated.root / "vendor")) as client:
+    with serve(project.store, tmp_path, PYTHONPATH=python_path(project.root, engine=project.root / "vendor")) as client:
         wait_for(client, "/readyz", 200)
-        said = succeed(updated.ml("smoke", str(client.base_url))).stdout
+        said = succeed(project.ml("smoke", str(client.base_url))).stdout
     assert f"serves version {champion['version']}" in said
 
 
 @pytest.mark.slow
-def test_updated_project_passes_its_own_tests(updated):
-    done = run_python(updated.root, "-m", "pytest", "-q", "-p", "no:cacheprovider", timeout=900)
+def test_updated_project_passes_its_own_tests(tidied):
+    project, *_ = tidied
+    done = run_python(project.root, "-m", "pytest", "-q", "-p", "no:cacheprovider", timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -1,7 +1,6 @@
 """Files of earlier releases: which they are, what `ml tidy` deletes of them, and what it shows and leaves."""
 
 import hashlib
-import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,13 @@ import pytest
 import yaml
 from copier._main import Worker
 from e2e.support import Project, refuse, succeed
+from releases_support import load_releases
 from template_support import REPOSITORY, commit_all, files_of, git, python_path
 
 from ondol.setup import leftovers
 
 NAMES = ("flows/settings.py", "flows/store/snapshots.py", "flows/store/__init__.py", "service/runtime.py")
 FLOWS = ("__init__", "alerts", "deploy", "evaluate", "ingest", "monitor", "pipeline", "predict", "train", "validate")
-
-
-def load_releases() -> Any:
-    spec = importlib.util.spec_from_file_location("releases", REPOSITORY / ".ci" / "releases.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
