@@ -37,6 +37,7 @@ def mine() -> str:
     return load_settings().project.name
 '''
 WORKFLOW = "name: mine\non: push\njobs: {}\n"
+CRON = 'cron: "7 7 * * 7"'
 LINE = "# an owner's line\n"
 DELETED = ("README.md", "tests/test_contract.py")
 EDITED_AND_GONE = ("flows/settings.py", "flows/store/snapshots.py", "service/limits.py")
@@ -110,9 +111,9 @@ def edit(root: Path) -> None:
             file.write(LINE)
     (root / "flows" / "mine.py").write_text(FLOW, encoding="utf-8")
     (root / ".github" / "workflows" / "mine.yml").write_text(WORKFLOW, encoding="utf-8")
-    retrain = root / ".github" / "workflows" / "retrain.yml"
-    if retrain.exists():  # not in 0.1.0
-        retrain.write_text(re.sub(r'cron: "[^"]+"', 'cron: "7 7 * * 7"', retrain.read_text("utf-8")), encoding="utf-8")
+    weekly = root / ".github" / "workflows" / "template.yml"
+    if weekly.exists():  # not in 0.1.0
+        replace(weekly, 'cron: "41 4 * * 2"', CRON)
     for name in DELETED:
         (root / name).unlink()
 
@@ -161,8 +162,8 @@ def test_update_keeps_what_the_owner_wrote_and_brings_what_is_new(updated):
     assert (root / ".github" / "workflows" / "mine.yml").read_text(encoding="utf-8") == WORKFLOW
     for name in ("model/features.py", ".github/workflows/ci.yml", "config.toml"):
         assert LINE in (root / name).read_text(encoding="utf-8"), name
-    was_there = git(root, "ls-tree", "--name-only", "HEAD", ".github/workflows/retrain.yml")
-    assert ('cron: "7 7 * * 7"' in (root / ".github/workflows/retrain.yml").read_text("utf-8")) == bool(was_there)
+    was_there = git(root, "ls-tree", "--name-only", "HEAD", ".github/workflows/template.yml")
+    assert (CRON in (root / ".github" / "workflows" / "template.yml").read_text("utf-8")) == bool(was_there)
     # Copier brings back what is seeded once ("even if deleted intentionally", as its source has it), and nothing else.
     assert [name for name in DELETED if (root / name).exists()] == ["README.md"]
     assert "rows=1500" in (root / "config.toml").read_text(encoding="utf-8")
