@@ -33,7 +33,7 @@ def test_no_python_file_carries_jinja():
 
 def test_scaffolding_executes_nothing():
     settings = yaml.safe_load((REPOSITORY / "copier.yml").read_text(encoding="utf-8"))
-    assert not {"_tasks", "_migrations", "_jinja_extensions", "_exclude"} & set(settings)
+    assert not {"_tasks", "_migrations", "_jinja_extensions"} & set(settings)
     assert settings["_envops"]["undefined"] == "jinja2.StrictUndefined"
     assert settings["_min_copier_version"]
 
