@@ -84,7 +84,7 @@ def resolved(updated: Project) -> Project:
     for name in CONFLICTS:
         take_new_side(updated.root / name)
     add_lightgbm(updated.root)
-    replace(updated.root / "tests" / "test_model.py", "from flows.settings ", "from ondol.config.settings ")
+    replace(updated.root / "tests" / "test_model.py", "from flows.settings ", "from ondol.config ")
     replace(updated.root / "tests" / "test_model.py", "from flows.train ", "from ondol.training.train ")
     return updated
 

@@ -19,9 +19,9 @@ from ondol.config import Settings, find_root, load_settings
 from ondol.errors import UserError
 from ondol.orchestration.environment import LOGGERS, prepare
 from ondol.redaction import redact
+from ondol.setup.leftovers import count_leftovers
 from ondol.storage.files import explain_os_error
 from ondol.storage.reach import open_store, refresh
-from ondol.setup.leftovers import count_leftovers
 from ondol_serving.printable import printable
 
 FULL = (

@@ -14,8 +14,8 @@ from rich.markup import escape
 from ondol.cli.checkup import find_damage
 from ondol.cli.console import console, open_project
 from ondol.cli.running import PATIENCE_SECONDS
-from ondol.config import Settings
 from ondol.cli.tidy import describe_leftovers
+from ondol.config import Settings
 from ondol.contract import load_contract
 from ondol.errors import UserError
 from ondol.evaluation.metrics import choose_metric
@@ -24,8 +24,8 @@ from ondol.redaction import show_uri
 from ondol.registry.bundles import open_bundle
 from ondol.registry.champion import read_champion
 from ondol.services import is_ours, is_well, prefect_address
-from ondol.storage.files import explain_os_error
 from ondol.setup.leftovers import find_leftovers
+from ondol.storage.files import explain_os_error
 from ondol.storage.reach import refresh
 
 NEEDED = ("prefect", "mlflow", "bentoml", "pandera", "scikit-learn", "skl2onnx", "onnxruntime", "pandas", "pyarrow")

@@ -1,7 +1,7 @@
 """`ml tidy`: deletes the files of earlier releases that their owner did not edit, and shows the edits of the others."""
 
 from ondol.cli.console import console, print_plain
-from ondol.config.settings import find_root
+from ondol.config import find_root
 from ondol.setup.leftovers import Leftovers, delete_leftovers, find_imports, find_leftovers, show_edit
 
 WHERE = '"Updating from 0.3" in the template\'s CHANGELOG.md says where it belongs now'
