@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from service_server import mount_disk
 
-from ondol.cli.champion import roll_back
+from ondol.cli.deployment import roll_back
 from ondol.config import Settings, load_settings
 from ondol.orchestration.alerts import REFUSED_DAYS, alert, deliver, refused, waiting
 from ondol.orchestration.guard import free_port
@@ -360,5 +360,5 @@ def test_rollback_does_not_need_the_receiver() -> None:
     from template_support import REPOSITORY, repository_environment
 
     code = "import sys, ondol.orchestration.alerts; assert not {'prefect', 'mlflow'} & set(sys.modules)"
-    assert roll_back.__module__ == "ondol.cli.champion"
+    assert roll_back.__module__ == "ondol.cli.deployment"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=repository_environment(), check=True)

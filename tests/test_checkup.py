@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from template_support import repository_environment
 
-from ondol.cli.checkup import find_damage
+from ondol.cli.doctor import find_damage
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.evaluation.verdicts import Record, Verdict, Verdicts

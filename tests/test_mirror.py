@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from test_growing import CONTRACT, Row, Table, rows_of
 
-from ondol.cli.champion import previous_bundle
+from ondol.cli.deployment import previous_bundle
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.ingestion.incremental import grow

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from template_support import python_path
 
-from ondol.cli.running import print_processes
+from ondol.cli.status import print_processes
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.orchestration.guard import kill_all

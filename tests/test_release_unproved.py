@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from ondol.cli.deployment import print_environments
 from ondol.cli.release import release_to
-from ondol.cli.report import print_environments
 from ondol.contract import Contract
 from ondol.errors import UserError
 from ondol.registry.bundles import Bundle, write_bundle

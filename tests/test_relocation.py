@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from ondol.cli.checkup import _check_registry
+from ondol.cli.doctor import _check_registry
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.registry.registry import Registry, local_path, mlflow_database, relocate_artifacts

@@ -14,7 +14,7 @@ from service_server import wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 from template_support import python_path
 
-from ondol.cli import serve
+from ondol.cli import deployment as serve
 from ondol.config import Settings, load_settings
 from ondol.deployment import smoke
 from ondol.deployment.smoke import SmokeService

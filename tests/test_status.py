@@ -18,7 +18,7 @@ from template_support import clean_environment, python_path
 from ondol.cli import up
 from ondol.cli.console import console
 from ondol.cli.loop import loop_lines
-from ondol.cli.running import print_alerts, print_due, print_processes
+from ondol.cli.status import print_alerts, print_due, print_processes
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.monitoring.retraining import pause

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ondol.cli.champion import previous_bundle
+from ondol.cli.deployment import previous_bundle
 from ondol.errors import UserError
 from ondol.registry.bundles import open_bundle, write_bundle
 from ondol.registry.champion import (

@@ -116,7 +116,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="The port; default: service.port.", show_default=False)] = None,
 ) -> None:
     """Serve the champion over HTTP until interrupted."""
-    from ondol.cli.serve import serve_champion
+    from ondol.cli.deployment import serve_champion
 
     serve_champion(port)
 
@@ -147,7 +147,7 @@ def promote(
     why: Why,
 ) -> None:
     """Put a version that was deployed before back into service, by hand."""
-    from ondol.cli.champion import promote_version
+    from ondol.cli.deployment import promote_version
 
     promote_version(version, why)
 
@@ -155,7 +155,7 @@ def promote(
 @app.command()
 def rollback(why: Why) -> None:
     """Put the previous version back into service; needs neither MLflow nor Prefect."""
-    from ondol.cli.champion import roll_back
+    from ondol.cli.deployment import roll_back
 
     roll_back(why)
 

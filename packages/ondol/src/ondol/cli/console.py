@@ -133,7 +133,7 @@ def _explain(error: BaseException) -> UserError | None:
             return said
         cause = cause.__cause__ or cause.__context__
     try:
-        from ondol.cli.checkup import find_damage
+        from ondol.cli.doctor import find_damage
 
         found = next(find_damage(load_settings()), None)
     except Exception:  # it is the first error that is to be told

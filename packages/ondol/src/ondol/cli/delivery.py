@@ -39,7 +39,7 @@ def release(
 @app.command()
 def smoke(url: Annotated[str, typer.Argument(help="The address of a service.")]) -> None:
     """Prove that a service is ready, serves what was released to it, and answers as its model does."""
-    from ondol.cli.smoke_url import smoke_url
+    from ondol.cli.release import smoke_url
 
     smoke_url(url)
 
@@ -47,7 +47,7 @@ def smoke(url: Annotated[str, typer.Argument(help="The address of a service.")])
 @app.command()
 def report() -> None:
     """Print the last model's metrics and gates as Markdown."""
-    from ondol.cli.report import print_report
+    from ondol.cli.deployment import print_report
 
     print_report()
 
@@ -55,7 +55,7 @@ def report() -> None:
 @app.command()
 def environments() -> None:
     """Print what serves in each environment, and what to set where one is missing, as Markdown."""
-    from ondol.cli.report import print_environments
+    from ondol.cli.deployment import print_environments
 
     print_environments()
 
@@ -71,6 +71,6 @@ def pool(
     ] = None,
 ) -> None:
     """Make the project's work pool on the Prefect server, unless it is there; flows are deployed to it."""
-    from ondol.cli.pool import make_pool
+    from ondol.cli.up import make_pool
 
     make_pool(commit or None, output)

@@ -1,23 +1,29 @@
 """Runs flows from the command line: the server beside them, progress, and a closing summary."""
 
 import importlib
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
+from rich.table import Table
 
 from ondol.cli.console import console, open_project
 from ondol.cli.progress import Progress
 from ondol.config import Settings
 from ondol.errors import Refused
+from ondol.evaluation.metrics import Interval
+from ondol.evaluation.verdicts import Record, Verdicts, show_figure, show_interval
 from ondol.orchestration.recovery import end_lost, noting, registered
 from ondol.orchestration.server import prefect_server
-from ondol.registry.champion import read_champion
+from ondol.registry.bundles import find_bundle
+from ondol.registry.champion import Champion, read_champion
 from ondol.registry.registry import connect
 from ondol.storage.locks import only_one
 from ondol.storage.remote_files import refuse_plain
 from ondol.training.provenance import installed_packages
+from ondol.validation.results import Validation, Validations, read_latest
 
 WARM = {  # what a stage will import anyway, imported while the server starts
     "train": ("sklearn.ensemble", "mlflow.sklearn", "skops.io"),
@@ -46,8 +52,6 @@ def run_pipeline(breaking: bool) -> None:
     Raises:
         UserError: a stage failed.
     """
-    from ondol.cli.summary import print_summary
-
     settings = open_project()
     before = read_champion(settings.store_path)
     try:
@@ -92,3 +96,84 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
             flow.on_running(noting(command))
         progress.follow(flow)
         return run_watched(flow, parameters)
+
+
+CURL_ROWS = 1
+
+
+def print_summary(settings: Settings, before: Champion | None, refused: bool = False) -> None:
+    """Print rows, metrics and gates, and, unless the candidate was refused, a prediction."""
+    latest = read_latest(settings.store_path)
+    champion = read_champion(settings.store_path)
+    validation = Validations(settings.store_path).find(latest.get("validate", ""))
+    record = Verdicts(settings.store_path).find(latest.get("train", ""))
+    if validation:
+        _print_rows(settings, validation)
+    if record:
+        _print_metrics(record)
+        _print_gates(record)
+    if champion is None or refused:
+        return
+    if before is not None and before.bundle == champion.bundle and record and record.version == champion.version:
+        console.print(
+            f"\nNothing changed: version {champion.version} was trained from this data, code and settings, and serves."
+        )
+    elif before is None or before.bundle != champion.bundle:
+        console.print(
+            f"\n[bold green]Version {champion.version} serves[/]"
+            + (f" in place of version {before.version}." if before else ".")
+        )
+    _print_prediction(settings, champion)
+
+
+def _print_rows(settings: Settings, validation: Validation) -> None:
+    told = validation.describe().replace(" rows kept", " kept", 1)
+    console.print(f"\n[bold]Rows[/]  {told}")
+    for reason, count in list(validation.reasons.items())[:5]:
+        console.print(f"      {count:>7,}  {escape(reason)}")
+    if validation.bad:
+        console.print(f"      {escape(settings.show(Validations(settings.store_path).find_rows(validation.id)))}")
+
+
+def _print_metrics(record: Record) -> None:
+    scores = {
+        who: record.verdict.scores[who] for who in ("candidate", "champion", "dummy") if who in record.verdict.scores
+    }
+    title = f"version {record.version} on {record.verdict.rows:,} held-out rows"
+    table = Table("metric", *scores, title=title, title_justify="left")
+    for name in scores["candidate"]:
+        table.add_row(name, *(_interval(scores[who].get(name)) for who in scores))
+    console.print(table)
+    for note in record.notes:
+        console.print(f"  {escape(note)}")
+
+
+def _print_gates(record: Record) -> None:
+    table = Table("gate", "figure", "limit", "", "what it says", title="gates", title_justify="left")
+    for gate in record.verdict.gates:
+        mark = "[green]passed[/]" if gate.passed else "[bold red]refused[/]"
+        table.add_row(gate.name, _figure(gate.figure), _figure(gate.limit), mark, escape(gate.sentence))
+    console.print(table)
+
+
+def _interval(figure: Interval | None) -> str:
+    return "–" if figure is None else show_interval(figure.value, figure.low, figure.high)
+
+
+def _print_prediction(settings: Settings, champion: Champion) -> None:
+    bundle = find_bundle(settings.store_path, champion.bundle)
+    if bundle is None:
+        return
+    meta = bundle.meta
+    body: dict[str, Any] = {"rows": meta["example"]["rows"][:CURL_ROWS]}
+    text = json.dumps(body, ensure_ascii=False).replace("'", "'\\''")
+    answer = json.dumps(meta["expected"][:CURL_ROWS], ensure_ascii=False)
+    address = f"http://{settings.service.host}:{settings.service.port}/predict"
+    console.print("\n[bold]For a made-up row[/] the service answers:", escape(answer), soft_wrap=True)
+    console.print("Ask it yourself: `uv run ml serve`, and in another terminal")
+    console.print(f"curl -s {address} -H 'Content-Type: application/json' -d '{text}'", soft_wrap=True, markup=False)
+    console.print("\nNext: `uv run ml status`, or `uv run ml init YOUR.csv --target COLUMN` for your own data.")
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else show_figure(value)

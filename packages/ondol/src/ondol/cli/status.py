@@ -1,16 +1,126 @@
 """`ml status`: the version in production, background processes, pending runs and alerts, and the history."""
 
+from datetime import UTC, datetime
+
 from rich.markup import escape
 from rich.table import Table
 
 from ondol.cli.console import console, open_project
 from ondol.cli.loop import loop_lines
-from ondol.cli.running import print_alerts, print_due, print_processes
 from ondol.config import Settings
 from ondol.evaluation.verdicts import Verdicts, show_interval
+from ondol.orchestration.alerts import deliver, refused, waiting
+from ondol.orchestration.processes import (
+    Record,
+    family,
+    is_foreign,
+    keeper_of,
+    log_path,
+    read_record,
+    restarts_path,
+    running,
+    was_elsewhere,
+)
+from ondol.orchestration.server import ask, call_prefect, refusal_of
+from ondol.redaction import show_uri
 from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion, read_champion, taken_out, version_of
+from ondol.services import NAMES, is_well, prefect_address
+from ondol.storage.files import read_json
 from ondol.validation.results import read_latest
+
+PATIENCE_SECONDS = 2.0
+DUE_RUNS = 200  # as many as Prefect gives at once
+
+
+def print_processes(settings: Settings) -> None:
+    """Print of each process of `ml up` since when it runs, where, and whether it is well; or that it has ended."""
+    known = [record for name in NAMES if (record := read_record(settings, name))]
+    found = [record for record in known if not is_foreign(settings, record)]
+    if not found:
+        console.print(
+            "[dim]Nothing runs in the background: `ml up` starts Prefect, MLflow, the service and a worker.[/]"
+        )
+        return
+    table = Table.grid(padding=(0, 2))
+    for record in found:
+        table.add_row(f"  {record.name}", *_state(settings, record))
+    console.print(table)
+    if lost := [r.name for r in found if running(settings, r.name) and not keeper_of(r)]:
+        console.print(f"[yellow]Nobody starts {', '.join(lost)} again if it dies: `ml up` sees to that.[/]")
+
+
+def _state(settings: Settings, record: Record) -> tuple[str, str, str]:
+    """Return how a process is, its address, and what else there is to say."""
+    log = escape(settings.show(log_path(settings, record.name)))
+    if was_elsewhere(settings, record) and (keeper_of(record) or family(record)):
+        return "[red]uses the folder where the project was[/]", "", "`ml up` starts it here, `ml down` stops it"
+    if running(settings, record.name) is None:
+        return "[red]has ended[/]", "", f"`ml up` starts it again; [dim]{log} may say why[/]"
+    if is_well(record, settings, prefect_address(settings) or "", PATIENCE_SECONDS):
+        return "[green]runs[/]", record.address or "", f"[dim]since {record.since}{_restarts(settings, record)}[/]"
+    again = "it is started again when it ends" + _restarts(settings, record)
+    return "[red]is not well[/]", record.address or "", f"{again}; [dim]{log} may say why[/]"
+
+
+def print_due(settings: Settings) -> None:
+    """Print when each deployment runs next, or why that is not known."""
+    prefect = prefect_address(settings)
+    if prefect is None:
+        return
+    pool = {"work_pools": {"name": {"any_": [settings.project.name]}}}
+    answer = call_prefect("POST", f"{prefect}/deployments/filter", PATIENCE_SECONDS, json=pool)
+    if answer is None or not answer.is_success:
+        silent = f"No Prefect server answers at {show_uri(prefect)}: what is due is not known."
+        console.print(f"[yellow]{escape(refusal_of(answer, prefect) or silent)}[/]", soft_wrap=True)
+        return
+    names = {deployment["id"]: deployment["entrypoint"].rpartition(":")[2] for deployment in answer.json()}
+    scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_ASC"}
+    runs = ask(f"{prefect}/flow_runs/filter", pool | scheduled | {"limit": DUE_RUNS}, PATIENCE_SECONDS)
+    first: dict[str, str] = {}
+    for run in runs or []:
+        first.setdefault(names.get(run["deployment_id"], run["name"]), run["expected_start_time"])
+    if first:
+        console.print("Due: " + ", ".join(f"{escape(name)} {_when(at)}" for name, at in first.items()), soft_wrap=True)
+
+
+def print_alerts(settings: Settings) -> None:
+    """Send the alerts that wait, and print how many still do, and how many the receiver will not take."""
+    if settings.alerts.webhook is None:
+        if count := len(waiting(settings)):
+            console.print(f"[dim]Alerts nobody was sent: {count:,}. `ML_ALERTS__WEBHOOK` names who gets them.[/]")
+        return
+    done = deliver(settings)
+    if done.waiting:
+        console.print(f"[yellow]Alerts that wait for their receiver: {done.waiting:,} ({done.problem}).[/]")
+    if count := len(list(refused(settings).glob("*.json"))):
+        folder = escape(settings.show(refused(settings)))
+        console.print(
+            f"[yellow]Alerts that the receiver will not take: {count:,}, in {folder}.[/] Move them into "
+            "`outbox` beside it to send them again, or delete them.",
+            soft_wrap=True,
+        )
+
+
+def _restarts(settings: Settings, record: Record) -> str:
+    """Return how often a process died and was started again."""
+    known = read_json(restarts_path(settings, record.name))
+    if known is None:
+        return ""
+    times = "once" if known["count"] == 1 else f"{known['count']:,} times"
+    return f", started again {times}, last at {known['last']}"
+
+
+def _when(at: str) -> str:
+    """Return a time for people: in how long."""
+    seconds = (datetime.fromisoformat(at) - datetime.now(UTC)).total_seconds()
+    if seconds <= 0:
+        return "now"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"in {seconds / length:.0f} {unit}"
+    return f"in {seconds:.0f} s"
+
 
 HISTORY_ROWS = 10
 

@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from rich.markup import escape
 
@@ -27,12 +27,20 @@ from ondol.orchestration.processes import (
     was_elsewhere,
 )
 from ondol.orchestration.recovery import end_lost
-from ondol.orchestration.server import Server, no_embedded_server
-from ondol.orchestration.stage import deployment_name, read_deployments, remove_renamed
+from ondol.orchestration.server import Server, no_embedded_server, prefect_server
+from ondol.orchestration.stage import (
+    deployed_commit,
+    deployment_name,
+    make_work_pool,
+    note_deployed,
+    read_deployments,
+    remove_renamed,
+)
 from ondol.redaction import show_uri
 from ondol.registry.registry import find_experiment, is_embedded, models_path, runs_path
 from ondol.services import NAMES, is_ours, is_well, only_up, plan, prefect_address, stop_all, wanted_port
 from ondol.storage.files import withdraw
+from ondol.training.provenance import is_behind
 
 HEALTHY_SECONDS = 120.0
 DEPLOY_SECONDS = 300.0
@@ -202,3 +210,38 @@ def _print_addresses(settings: Settings, records: dict[str, Record], prefect: st
     console.print(
         f"[dim]Logs: {escape(settings.show(settings.home / 'logs'))}/. `ml status` shows them, `ml down` stops them.[/]"
     )
+
+
+def make_pool(commit: str | None = None, output: TextIO | None = None) -> None:
+    """Make the project's work pool on the Prefect server, unless it is there.
+
+    Args:
+        commit: The commit whose flows are deployed next. It is noted on the server, unless a later one is.
+        output: What takes `commit=…`, unless a later one is noted: then its flows are there.
+
+    Raises:
+        UserError: no server is known, or it does not answer or refuses.
+    """
+    settings = open_project(stored=False)
+    if prefect_address(settings) is None:
+        raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
+    name = settings.project.name
+    with prefect_server(settings) as server:
+        server.wait()
+        made = "is made" if make_work_pool(name) else "is there"
+        remove_renamed(settings, server.url)
+        later = _later_commit(settings, commit) if commit else None
+    console.print(f"[green]✓[/] the work pool {escape(name)} {made}")
+    if later:
+        console.print(f"The flows stay as they are: commit {commit} is behind {later}, whose flows were deployed.")
+    elif commit and output is not None:
+        output.write(f"commit={commit}\n")
+
+
+def _later_commit(settings: Settings, commit: str) -> str | None:
+    """Return the later commit whose flows were deployed; where there is none, note this one and return None."""
+    noted = deployed_commit(settings)
+    if noted is not None and is_behind(settings.root, commit, noted):
+        return noted
+    note_deployed(settings, commit)
+    return None

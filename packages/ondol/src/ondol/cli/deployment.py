@@ -1,0 +1,199 @@
+"""The champion: `ml promote`, `ml rollback`, `ml serve`, and its report for terminals and workflows."""
+
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Iterator
+
+from rich.markup import escape
+
+from ondol.cli.console import console, current_store, open_project, print_plain
+from ondol.cli.follow import start_follower
+from ondol.cli.release import GROUP
+from ondol.config import Environment, Settings, is_address
+from ondol.errors import UserError
+from ondol.evaluation.report import report_lines
+from ondol.markdown import plain, table
+from ondol.orchestration.alerts import Kind, alert
+from ondol.orchestration.processes import is_loopback, running
+from ondol.registry.bundles import Bundle, new_bento_home, open_bundle
+from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion, served_bundle
+from ondol.storage.reach import look_again
+
+
+def promote_version(version: str, why: str) -> None:
+    """Put a version that was deployed before into service.
+
+    Raises:
+        UserError: it serves already, or never served.
+    """
+    settings = open_project()
+    champion = require_champion(settings.store_path)
+    if champion.version == version:
+        raise UserError(f"Version {version} serves already, since {champion.since}.")
+    _move(settings, champion, served_bundle(settings.store_path, version), "promote", why)
+
+
+def roll_back(why: str) -> None:
+    """Put the version that served before the present one into service.
+
+    Raises:
+        UserError: none did.
+    """
+    settings = open_project()
+    champion = require_champion(settings.store_path)
+    _move(settings, champion, open_bundle(settings.store_path, previous_bundle(champion)), "rollback", why)
+
+
+def previous_bundle(champion: Champion) -> str:
+    """Return the bundle that served before; rolling back twice goes back two steps, not back and forth.
+
+    Raises:
+        UserError: there is none.
+    """
+    stack: list[str] = []
+    for change in champion.history:
+        if change.action == "rollback" and len(stack) > 1:
+            stack.pop()
+        else:
+            stack.append(change.to)
+    if len(stack) < 2:
+        raise UserError(f"Version {champion.version} is the first that served: there is none to go back to.")
+    return stack[-2]
+
+
+def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why: str) -> None:
+    now = move_champion(settings.store_path, bundle, action, why)
+    console.print(f"[green]✓[/] version {old.version} → [bold]version {bundle.version}[/] serves ({escape(why)})")
+    _copy_to_mlflow(settings)
+    what = f"Version {bundle.version} was put into service by hand in place of version {old.version}: {why}"
+    kind: Kind = "rolled-back" if action == "rollback" else "promoted"
+    alert(settings, kind, what, "`ml status` shows the history.", key=f"{kind} {now.move}")
+
+
+def _copy_to_mlflow(settings: Settings) -> None:
+    """Move MLflow's alias too; where MLflow is down, the next command does it."""
+    from ondol.registry.registry import repair_alias
+
+    try:
+        repair_alias(settings)
+    except Exception as error:  # whatever a server that is down raises; champion.json has been written
+        console.print(f"  [yellow]MLflow's alias was not moved ({type(error).__name__}); the next `ml run` does it.[/]")
+
+
+def print_report() -> None:
+    """Print the metrics and gates of the last model."""
+    print_plain("\n".join(report_lines(open_project())))
+
+
+def print_environments() -> None:
+    """Print every environment, and what to set for those of the workflow that are missing."""
+    print_plain("\n".join(environment_lines(open_project())))
+
+
+def environment_lines(settings: Settings) -> Iterator[str]:
+    """Yield a table of the environments, and what to set for those that deploy.yml knows and the settings do not."""
+    yield from ("## Environments", "")
+    if rows := [*_running_rows(settings), *_environment_rows(settings)]:
+        yield from table(("environment", "version", "since", "service", "host"), rows, show=str)
+        yield ""
+    for name in ("staging", "production"):
+        if name not in settings.environments:
+            prefix = f"ML_ENVIRONMENTS__{name.upper()}"
+            yield (
+                f"- No {name} is configured: write `[environments.{name}]` with `store` and `url` into config.toml; "
+                f"for deploy.yml set the repository variables `{prefix}__STORE`, `{prefix}__URL` and, where "
+                f"containers are to be moved, `{prefix}__HOST`."
+            )
+    if settings.deploy.runtime == "sklearn":
+        yield (
+            f"- Models are served by scikit-learn itself: the service's image must be built with `GROUP={GROUP}`, in "
+            f"deploy.yml by the repository variable `SERVICE_GROUP` = `{GROUP}`."
+        )
+    if not os.environ.get("PREFECT_API_URL"):
+        yield "- No Prefect server is configured: the repository variable `PREFECT_API_URL` lets flows be deployed."
+
+
+def _running_rows(settings: Settings) -> Iterator[tuple[str, ...]]:
+    """Yield the line of the service that `ml up` runs here, if it does."""
+    if record := running(settings, "service"):
+        champion = read_champion(settings.store_path)
+        version, since = (champion.version, champion.since) if champion else ("none yet", "–")
+        yield "here, by `ml up`", plain(version), since, str(record.address), "–"
+
+
+def _environment_rows(settings: Settings) -> Iterator[tuple[str, ...]]:
+    for name, environment in settings.environments.items():
+        version, since = _serving(settings, environment)
+        yield plain(name), plain(version), since, environment.url, plain(environment.host or "–")
+
+
+def _serving(settings: Settings, environment: Environment) -> tuple[str, str]:
+    champion = read_champion(current_store(settings, environment.store))
+    return (champion.version, champion.since) if champion else ("none yet", "–")
+
+
+def serve_champion(port: int | None) -> None:
+    """Become the service process; ready as soon as there is a champion.
+
+    Raises:
+        UserError: the port is taken, the host is no address, or what is to be served is damaged.
+    """
+    settings = open_project(stored=False)
+    host, chosen = settings.service.host, port or settings.service.port
+    _require_free(host, chosen)
+    place = f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
+    if is_address(settings.store):
+        _bring(settings)
+        start_follower(settings)
+    champion = read_champion(settings.store_path)
+    if champion and not is_address(settings.store):  # of a bucket, what is here serves though the bucket is away
+        open_bundle(settings.store_path, champion.bundle)
+    serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
+    console.print(
+        f"Serving [bold]{escape(settings.project.name)}[/] ({serving}) on http://{escape(place)}. Stop with Ctrl-C."
+    )
+    if not is_loopback(host):
+        console.print(
+            f"[yellow]Other machines can reach {escape(place)}, and the service does not ask who they are: put a proxy "
+            "that does so in front of it, or set \\[service] host to 127.0.0.1.[/]",
+            soft_wrap=True,
+        )
+    sys.stdout.flush()
+    os.environ |= {"ML_STORE": str(settings.store_path)}
+    limits = settings.service.model_dump(exclude={"host", "port"}) | {
+        "hosts": ",".join((*settings.service.hosts, place))
+    }
+    for section, values in (("SERVICE", limits), ("LOG", settings.log.model_dump())):
+        os.environ |= {f"ML_{section}__{name.upper()}": str(value) for name, value in values.items()}
+    environment, held = new_bento_home(settings)
+    os.environ |= environment
+    for file in held:
+        os.set_inheritable(file, True)
+    os.chdir(settings.root)
+    command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
+    os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen)])
+
+
+def _bring(settings: Settings) -> None:
+    """Bring what serves; where the store does not answer, what was brought before goes on serving."""
+    try:
+        look_again(settings.store_path / "champion.json")
+    except UserError as error:
+        console.print(f"[yellow]{escape(str(error))}[/] The service begins with what is here.", soft_wrap=True)
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
+    except ValueError:
+        raise UserError(f"[service] host is {host}: give the address to listen on, such as 127.0.0.1.") from None
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"Port {port} on {host} is not free ({error.strerror}): `ml serve --port {port + 1}` takes another."
+            ) from None
