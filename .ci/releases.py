@@ -57,12 +57,14 @@ def rendered_now() -> set[str]:
 
 
 def rendered(names: set[str], links: dict[str, str]) -> dict[str, str]:
-    """Return the name here of each path in a project; Copier follows the links in template/ to folders."""
+    """Return the name here of each path in a project; Copier follows the links in template/."""
     found = {name.removeprefix("template/"): name for name in names - set(links) if name.startswith("template/")}
     for link, target in links.items():
         if link.startswith("template/"):
-            folder = posixpath.normpath(posixpath.join(posixpath.dirname(link), target)) + "/"
-            inside = link.removeprefix("template/") + "/"
+            place = posixpath.normpath(posixpath.join(posixpath.dirname(link), target))
+            if place in names:
+                found[link.removeprefix("template/")] = place
+            folder, inside = place + "/", link.removeprefix("template/") + "/"
             found |= {inside + name.removeprefix(folder): name for name in names if name.startswith(folder)}
     return {path.removesuffix(".jinja"): name for path, name in found.items()}
 

@@ -140,14 +140,14 @@ def _require_registered(name: str, database: Path) -> None:
         return
     if ("deleted",) in stages:
         raise UserError(f'The experiment "{name}" was deleted in MLflow: the next training restores it.')
-    for version, run, stage, place in versions:
+    for number, run, stage, place in versions:
         if stage == "deleted":
-            raise UserError(f"The run of version {version} was deleted in MLflow: the next evaluation restores it.")
+            raise UserError(f"The run of version {number} was deleted in MLflow: the next evaluation restores it.")
         path = local_path(place) if place and place.startswith("file:") else None
         if run is None or (path and not (path / FILE).is_file()):
             lost = "its run is gone" if run is None else f"{path} has no {FILE}"
             raise UserError(
-                f"Version {version} is not whole in MLflow ({lost}): bring it back from a backup, or run `ml train`, "
+                f"Version {number} is not whole in MLflow ({lost}): bring it back from a backup, or run `ml train`, "
                 "which makes the version again."
             )
 
