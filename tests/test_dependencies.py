@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 from template_support import REPOSITORY, clean_environment, copy_working_tree
 from test_images import find_uv
 
+from ondol.storage.remote_files import EXTRAS
+
 UV = find_uv()
 PLATFORMS = {  # what a wheel calls it, and what markers do
     "manylinux_2_28_x86_64": {"sys_platform": "linux", "platform_machine": "x86_64"},
@@ -55,6 +57,13 @@ def bounded_in(path: Path) -> set[str]:
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
     listed = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
     return {requirement.name for requirement in map(Requirement, listed) if "<" in str(requirement.specifier)}
+
+
+def test_every_optional_library_is_in_the_extra_that_a_message_names():
+    path = REPOSITORY / "packages" / "ondol" / "pyproject.toml"
+    extras = tomllib.loads(path.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for package, extra in EXTRAS.items():
+        assert Requirement(package).name in {Requirement(line).name for line in extras[extra]}
 
 
 @pytest.mark.parametrize("missing", [None, *PLATFORMS])

@@ -490,10 +490,12 @@ def test_a_bundle_that_cannot_be_reached_is_not_taken_for_missing(two, monkeypat
     assert sentence(other, lambda store: find_bundle(store, bundle.name)) == "The store is away."
 
 
-@pytest.mark.parametrize(("address", "package"), [("gs://lake/x", "gcsfs"), ("az://lake/x", "adlfs")])
-def test_missing_library_is_named(tmp_path, monkeypatch, address, package):
+@pytest.mark.parametrize(
+    ("address", "package", "extra"), [("gs://lake/x", "gcsfs", "gcs"), ("az://lake/x", "adlfs", "azure")]
+)
+def test_missing_library_is_named(tmp_path, monkeypatch, address, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
-    assert f"uv add {package}" in sentence(Host(tmp_path, address))
+    assert f'by {package}, which is not installed: run `uv add "ondol[{extra}]"`' in sentence(Host(tmp_path, address))
 
 
 def test_an_address_keeps_its_secrets(tmp_path, monkeypatch):

@@ -440,7 +440,9 @@ def test_denied_failing_and_unreachable_stores_are_said(tmp_path, bucket, site, 
     assert "cannot be reached" in _refusal(tmp_path, "s3://lake/t.csv")
 
 
-@pytest.mark.parametrize(("uri", "package"), [("gs://lake/t.csv", "gcsfs"), ("az://lake/t.csv", "adlfs")])
-def test_missing_library_of_a_store_is_named(tmp_path, monkeypatch, uri, package):
+@pytest.mark.parametrize(
+    ("uri", "package", "extra"), [("gs://lake/t.csv", "gcsfs", "gcs"), ("az://lake/t.csv", "adlfs", "azure")]
+)
+def test_missing_library_of_a_store_is_named(tmp_path, monkeypatch, uri, package, extra):
     monkeypatch.setitem(__import__("sys").modules, package, None)
-    assert f"uv add {package}" in _refusal(tmp_path, uri)
+    assert f'by {package}, which is not installed: run `uv add "ondol[{extra}]"`' in _refusal(tmp_path, uri)

@@ -20,6 +20,16 @@ from ondol.redaction import expand, find_plain
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
+EXTRAS = {  # of the engine: pyproject.toml
+    "s3fs": "s3",
+    "gcsfs": "gcs",
+    "adlfs": "azure",
+    "psycopg[binary]": "postgresql",
+    "pymysql": "mariadb",
+    "duckdb-engine": "duckdb",
+    "confluent-kafka": "kafka",
+}
+
 
 def refuse_plain(uri: str) -> None:
     """Refuse an address that holds a secret in plain text.
@@ -56,7 +66,15 @@ def require_library(module: str, package: str, uri: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise UserError(f'"{uri}" is read by {package}, which is not installed: run `uv add {package}`.') from None
+        raise UserError(
+            f'"{uri}" is read by {package}, which is not installed: run `{install_command(package)}`.'
+        ) from None
+
+
+def install_command(package: str) -> str:
+    """Return the command that adds a library of an optional source, within the bounds that were tested."""
+    extra = EXTRAS.get(package)
+    return f'uv add "ondol[{extra}]"' if extra else f'uv add "{package}"'
 
 
 CHUNK = 8 << 20

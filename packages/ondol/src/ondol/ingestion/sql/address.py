@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL, make_url
 
 from ondol.errors import UserError, nearest
 from ondol.ingestion.sources import Reading
-from ondol.storage.remote_files import resolve
+from ondol.storage.remote_files import install_command, resolve
 
 DRIVERS = {
     "postgres": "postgresql+psycopg",
@@ -109,7 +109,7 @@ def make_engine(address: Address, reading: Reading) -> sa.Engine:
         module = getattr(error, "name", None) or url.get_backend_name()
         package = PACKAGES.get(module, module)
         raise UserError(
-            f'"{address.shown}" is read by {package}, which is not installed: run `uv add "{package}"`.'
+            f'"{address.shown}" is read by {package}, which is not installed: run `{install_command(package)}`.'
         ) from None
 
 
