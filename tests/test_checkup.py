@@ -19,7 +19,7 @@ from template_support import repository_environment
 from ondol.cli.doctor import find_damage
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
-from ondol.evaluation.verdicts import Record, Verdict, Verdicts
+from ondol.evaluation.verdicts import StoredVerdict, Verdict, Verdicts
 from ondol.monitoring.retraining import change_loop
 from ondol.registry.bundles import write_bundle
 from ondol.registry.champion import move_champion, read_champion
@@ -102,7 +102,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         quarantine.finish(Validation(id="v", snapshot=snapshot.digest, rows=1000, bad=1, reasons={"x: bad": 1}))
     Latest(store).set("validate", "v")
     verdict = Verdict(problem="regression", metric="rmse", rows=1, scores={}, gains={}, gates=())
-    Verdicts(store).write(Record(key="k", version="1", run_id="r", champion=None, verdict=verdict))
+    Verdicts(store).write(StoredVerdict(key="k", version="1", run_id="r", champion=None, verdict=verdict))
     bundle = write_bundle(store, "1", {"meta.json": b'{"run_id": "r", "version": "1"}', "contract.json": b"{}"})
     move_champion(store, bundle, "deploy", "first")
     change_loop(store, lambda loop: loop)

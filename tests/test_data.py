@@ -22,7 +22,7 @@ from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.retention import Use, bundled, find_garbage, needed, registered, versions_of
 from ondol.snapshots import diff as comparing
-from ondol.snapshots.diff import Column, compare_columns, compare_schemas, read_sides
+from ondol.snapshots.diff import ColumnDiff, compare_columns, compare_schemas, read_sides
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import read_json, write_json
 from ondol.validation.results import Latest, Validation, Validations
@@ -333,7 +333,7 @@ def test_the_log_names_versions_and_hides_secrets_even_without_mlflow(project, c
     assert " 7 " in lines[1] and " 7 " not in lines[0]
 
 
-def compared(store: Path, one: dict[str, object], other: dict[str, object]) -> dict[str, Column]:
+def compared(store: Path, one: dict[str, object], other: dict[str, object]) -> dict[str, ColumnDiff]:
     before, after = (take(store, "x", **columns) for columns in (one, other))  # type: ignore[arg-type]
     snapshots = Snapshots(store)
     found = compare_columns(snapshots, compare_schemas(snapshots, before.digest[:12], after.digest[:12]))

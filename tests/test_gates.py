@@ -9,7 +9,7 @@ from ondol.config import Gates
 from ondol.evaluation.gates import (
     Comparison,
     Verdict,
-    judge,
+    apply_gates,
     judge_floor,
     judge_margin,
     judge_minimum,
@@ -35,7 +35,7 @@ def rule(candidate: float, champion: float | None = None, **limits) -> Verdict:
     y = truth()
     dummy = predict_dummy("binary", limits.get("metric") or "roc_auc", [0.7, 0.3], ROWS)
     other = None if champion is None else predict(y, champion)
-    return judge("binary", y, predict(y, candidate), other, dummy, Gates(**limits))
+    return apply_gates("binary", y, predict(y, candidate), other, dummy, Gates(**limits))
 
 
 def compare(problem: str, metric: str, candidate: float, champion: float) -> Comparison:
@@ -122,10 +122,10 @@ def test_every_refusing_gate_is_named():
 
 def test_what_cannot_be_told_does_not_pass():
     y = np.array([0, 1, 1, 0, 1])
-    few = judge("binary", y, predict(y, 9.0), None, np.tile([0.4, 0.6], (5, 1)), Gates())
+    few = apply_gates("binary", y, predict(y, 9.0), None, np.tile([0.4, 0.6], (5, 1)), Gates())
     assert not few.passed and "holdout of 5 rows" in refusal_sentence(few)
     one = np.ones(50, np.int64)
-    both = judge("binary", one, predict(one, 2.0), predict(one, 1.0), np.tile([0.4, 0.6], (50, 1)), Gates())
+    both = apply_gates("binary", one, predict(one, 2.0), predict(one, 1.0), np.tile([0.4, 0.6], (50, 1)), Gates())
     assert [gate.passed for gate in both.gates] == [False, False]
 
 
@@ -146,5 +146,5 @@ def test_floor_refuses_a_guess_by_every_metric(problem):
             y = rng.choice(len(shares), ROWS, p=shares)
             guess = rng.dirichlet(10 * np.array(shares), ROWS)
         dummy = predict_dummy(problem, metric, shares, ROWS)
-        verdict = judge(problem, y, guess, None, dummy, Gates(metric=metric))
+        verdict = apply_gates(problem, y, guess, None, dummy, Gates(metric=metric))
         assert not verdict.passed, metric

@@ -14,7 +14,7 @@ from marks import slow_but
 from ondol.contract import Column, Contract, require_known
 from ondol.contract.schema import Kind, Role
 from ondol.errors import UserError
-from ondol.validation.leakage import find_alarms, require_accepted, settle, warn_of_needless
+from ondol.validation.leakage import accept_alarms, find_alarms, require_accepted, warn_of_needless
 from ondol.validation.leakage_checks import Alarm
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -444,7 +444,7 @@ def test_an_alarm_blocks_in_one_sentence_with_columns_figure_and_the_line_that_a
 
 def test_an_alarm_is_accepted_by_any_of_its_columns_and_shown_with_the_reason():
     require_accepted([TOTAL], {"fare": "known before"})
-    assert [line["accepted"] for line in settle([TOTAL, CODE], {"fare": "known before"})] == ["known before", ""]
+    assert [line["accepted"] for line in accept_alarms([TOTAL, CODE], {"fare": "known before"})] == ["known before", ""]
 
 
 def test_what_is_accepted_in_vain_is_told_and_what_is_no_column_is_refused_with_the_nearest_name(caplog):

@@ -38,15 +38,15 @@ from ondol.monitoring.report import as_markdown, column_rows
 from ondol.monitoring.retraining import (
     Loop,
     Wanted,
+    assess_window,
     confirm,
     decide,
+    decide_and_request,
     event_id,
     hears,
-    judge,
     pause,
     read_loop,
     resume,
-    settle,
     want,
 )
 from ondol.monitoring.windows import Window, Windows, metric_names, window_id
@@ -237,7 +237,7 @@ def performance(lost: bool) -> Performance:
 def test_verdict_follows_columns_predictions_and_labels(drifted, prediction, lost, verdict):
     features = tuple(column(f"c{i}", *(["moved"] if i < drifted else [])) for i in range(10))
     labelled = None if lost is None else performance(lost)
-    found, reasons = judge(features, column("prediction", *prediction), labelled, 0.3)
+    found, reasons = assess_window(features, column("prediction", *prediction), labelled, 0.3)
     assert found == verdict
     assert bool(reasons) == (verdict != "ok")
 
@@ -354,7 +354,7 @@ def alerted(tmp_path, monkeypatch):
             path = windows.path(made.id, "json")
             known = Window.model_validate_json(path.read_bytes()) if path.exists() else made
             windows.write(made.model_copy(update={"alerted": known.alerted}))
-        settle(settings)
+        decide_and_request(settings)
         messages = [read_json(path) for path in waiting(settings)]
         return [message["what"] for message in messages if message["kind"] == "drift"]  # type: ignore[index]
 

@@ -19,7 +19,7 @@ from ondol.contract import describe, encode, encode_target
 from ondol.deployment.reference import Reference, output_columns
 from ondol.evaluation.metrics import bootstrap
 from ondol.evaluation.scoring import Scorer
-from ondol.monitoring.drift import compare, pair, window_frame
+from ondol.monitoring.drift import compare_columns, pair, window_frame
 from ondol.monitoring.log import Logged
 from ondol.monitoring.performance import measure
 from ondol.monitoring.retraining import Loop, decide, judged, measured
@@ -82,7 +82,7 @@ def window(project: Project, number: int, drift: float, shift: float, labels: bo
     sides = pair(project.reference, window_frame(project.reference, logged))
     start = START + timedelta(days=7 * number)
     made = Window(id=str(number), start=start, end=start + timedelta(days=7), version="1", bundle="1-b", verdict="ok")
-    made = judged(made, compare(sides, project.reference.output, RULES), RULES.drift_share)
+    made = judged(made, compare_columns(sides, project.reference.output, RULES), RULES.drift_share)
     if not labels:
         return made
     predicted = [a["probabilities"].values() if "probabilities" in a else [a["value"]] for a in answers]

@@ -19,14 +19,14 @@ from ondol.errors import UserError
 from ondol.orchestration.guard import kill_all
 from ondol.orchestration.processes import (
     TOKEN,
-    Record,
+    ProcessRecord,
     choose_port,
     family,
     is_taken,
     keeper_of,
     listens,
     log_path,
-    read_record,
+    read_process_record,
     restarts_path,
     run_folder,
     running,
@@ -56,7 +56,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     made = load_settings(tmp_path)
     yield made
     for path in run_folder(made).glob("*.json"):
-        record = read_record(made, path.stem)
+        record = read_process_record(made, path.stem)
         assert record
         stop(made, record)
 
@@ -76,13 +76,13 @@ def until(true: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def record_of(pid: int, token: str = "nobody's") -> Record:
-    return Record(name="service", pid=pid, token=token, port=1, command=("x",), since="2026")
+def record_of(pid: int, token: str = "nobody's") -> ProcessRecord:
+    return ProcessRecord(name="service", pid=pid, token=token, port=1, command=("x",), since="2026")
 
 
 def test_process_runs_in_a_session_of_its_own_and_is_recorded(settings: Settings) -> None:
     made = start(settings, "service", SLEEP, ENV, 3999)
-    assert read_record(settings, "service") == made == running(settings, "service")
+    assert read_process_record(settings, "service") == made == running(settings, "service")
     assert made.address == "http://127.0.0.1:3999"
     assert os.getsid(made.pid) == made.pid != os.getsid(0)
     log = log_path(settings, "service")
@@ -94,7 +94,7 @@ def test_stop_takes_along_all_that_was_started(settings: Settings) -> None:
     until(lambda: len(family(made)) == 4)  # keeper, command, child, grandchild
     assert stop(settings, made)
     assert not family(made)
-    assert read_record(settings, "service") is None
+    assert read_process_record(settings, "service") is None
 
 
 def test_what_a_killed_keeper_leaves_behind_is_stopped(settings: Settings) -> None:
@@ -125,13 +125,13 @@ def test_process_whose_starter_was_killed_before_it_could_record_it_is_stopped(s
     )
     done = subprocess.run([sys.executable, "-c", script, str(settings.root)], env=os.environ | ENV, check=False)
     assert done.returncode == -9
-    record = read_record(settings, "service")
+    record = read_process_record(settings, "service")
     assert record and record.pid is None
     until(lambda: len(family(record)) == 2)  # keeper and command
     assert running(settings, "service") == record
     assert stop(settings, record)
     assert not family(record)
-    assert read_record(settings, "service") is None
+    assert read_process_record(settings, "service") is None
 
 
 def test_child_that_is_born_while_its_family_is_killed_dies_too(settings: Settings) -> None:
@@ -160,7 +160,7 @@ def test_process_that_does_not_end_is_named_and_its_record_stays(
         patch.setattr("ondol.orchestration.processes.kill_all", lambda find, seconds: [psutil.Process()])
         with pytest.raises(UserError, match=rf"service goes on although it was killed \(process {os.getpid()}\)"):
             stop_all(settings)
-    assert read_record(settings, "service") == made
+    assert read_process_record(settings, "service") == made
     assert stop_all(settings) is False  # it had ended after all
 
 
@@ -203,7 +203,7 @@ def test_stale_record_stops_no_stranger(settings: Settings, stranger: "subproces
     assert running(settings, "service") is None
     assert not stop(settings, stale)
     assert stranger.poll() is None
-    assert read_record(settings, "service") is None
+    assert read_process_record(settings, "service") is None
 
 
 def test_process_of_another_user_is_known_by_its_command_whatever_the_clock_says(
@@ -302,7 +302,7 @@ def test_copy_neither_uses_nor_stops_what_the_original_runs(
         print_processes(copy)
         assert "service" not in capsys.readouterr().out.replace("the service and", "")
         assert not stop_all(copy)
-        assert read_record(copy, "service") is None
+        assert read_process_record(copy, "service") is None
         assert running(nested, "service") is not None
     finally:
         assert stop(nested, record)
@@ -318,4 +318,4 @@ def test_moved_project_stops_what_was_started_before(
     assert "uses the folder where" in capsys.readouterr().out  # the table wraps the rest
     assert stop_all(moved)
     assert not family(record)
-    assert read_record(moved, "service") is None
+    assert read_process_record(moved, "service") is None

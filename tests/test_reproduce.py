@@ -26,7 +26,7 @@ from ondol.evaluation.reproduction import (
     find_origin,
     install,
     other_packages,
-    read_record,
+    read_recorded,
     require_snapshot,
     retrain,
 )
@@ -171,7 +171,7 @@ def registry(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Registry:
 def test_record_that_is_not_whole_is_told_from_one_that_cannot_be_reached(registry, monkeypatch):
     import mlflow.artifacts
 
-    assert read_record(registry, "1").origin.commit == "c"
+    assert read_recorded(registry, "1").origin.commit == "c"
     artifacts = Path(unquote(urlsplit(registry.run_of("1").info.artifact_uri).path))
 
     def fail(*_: object) -> None:
@@ -180,15 +180,15 @@ def test_record_that_is_not_whole_is_told_from_one_that_cannot_be_reached(regist
     with monkeypatch.context() as away:
         away.setattr(mlflow.artifacts, "load_dict", fail)
         with pytest.raises(UserError, match=r"MLflow cannot be reached at .*artifacts, where the record of version 1"):
-            read_record(registry, "1")
+            read_recorded(registry, "1")
     with monkeypatch.context() as away:
         away.setattr(registry.client, "get_run", fail)
         with pytest.raises(UserError, match="MLflow cannot be reached at sqlite:"):
-            read_record(registry, "1")
+            read_recorded(registry, "1")
     (artifacts / "settings.json").write_text("{", encoding="utf-8")
     (artifacts / "provenance.json").unlink()
     with pytest.raises(UserError, match=r"not whole: .* no provenance.json and no settings.json"):
-        read_record(registry, "1")
+        read_recorded(registry, "1")
 
 
 def test_commit_is_checked_out_and_removed_again(root, folder):

@@ -16,7 +16,17 @@ from ondol.cli.simulate import count_calm_weeks, simulate
 from ondol.config import Gates, Retrain, load_settings
 from ondol.contract import Contract
 from ondol.demo.sandbox import make_sandbox
-from ondol.demo.simulation import HISTORY, Answered, Comeback, Week, compare, conclude, draw, read_answers, tabulate
+from ondol.demo.simulation import (
+    HISTORY,
+    Answered,
+    Recovery,
+    Week,
+    conclude,
+    draw,
+    measure_recovery,
+    read_answers,
+    tabulate,
+)
 from ondol.demo.traffic import draw_week
 from ondol.errors import UserError
 from ondol.evaluation.metrics import Interval
@@ -27,7 +37,7 @@ from ondol.storage.files import locked
 
 REPOSITORY = Path(__file__).parents[1]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
-BACK = Comeback("roc_auc", 0.86, 0.80, 0.85, Interval(0.05, 0.03, 0.07), 0.83, 1_000)
+BACK = Recovery("roc_auc", 0.86, 0.80, 0.85, Interval(0.05, 0.03, 0.07), 0.83, 1_000)
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 CONFIG = """[project]
 name = "dev"  # ours
@@ -238,10 +248,10 @@ def test_comeback_compares_both_versions_on_the_same_rows(problem, metric):
         return np.stack([-found, found], 1) if problem == "binary" else found
 
     first = Answered(y, model(0.5), model(9.0))
-    found = compare(contract, first, Answered(y, model(0.6), model(2.0)), Gates(metric=metric))
+    found = measure_recovery(contract, first, Answered(y, model(0.6), model(2.0)), Gates(metric=metric))
     assert found.complete
     assert 0.8 < found.share < 1
-    worse = compare(contract, first, Answered(y, model(2.0), model(2.0)), Gates(metric=metric))
+    worse = measure_recovery(contract, first, Answered(y, model(2.0), model(2.0)), Gates(metric=metric))
     assert not worse.complete
     assert worse.share < 0.2
 

@@ -18,7 +18,7 @@ from ondol import redaction as secrets
 from ondol.config import Fetch
 from ondol.errors import UserError
 from ondol.ingestion import spool
-from ondol.ingestion.base import Narrowing, Stream
+from ondol.ingestion.base import StreamingSource, SupportsSince
 from ondol.ingestion.kafka import explain, explain_lost
 from ondol.ingestion.sources import Reading, open_source, read_through
 
@@ -48,7 +48,9 @@ def _refusal(uri, position=None, reading=PATIENT):
 def test_topic_is_read_to_its_end_and_nothing_is_committed(cluster):
     cluster.send("whole", [{"id": n, "at": {"city": "서울"}} for n in range(1000)])
     source = open_source(cluster.uri("whole"), PATIENT)
-    assert isinstance(source, Stream) and not isinstance(source, Narrowing) and source.fingerprint() is None
+    assert (
+        isinstance(source, StreamingSource) and not isinstance(source, SupportsSince) and source.fingerprint() is None
+    )
     rows = _read(source)
     assert sorted(row["id"] for row in rows) == list(range(1000)) and rows[0]["at.city"] == "서울"
     assert source.position == {"0": 334, "1": 333, "2": 333, "3": 0}

@@ -18,7 +18,7 @@ from ondol.config import Fetch
 from ondol.errors import UserError
 from ondol.ingestion import rest as rest_session
 from ondol.ingestion import spool
-from ondol.ingestion.base import Narrowing
+from ondol.ingestion.base import SupportsSince
 from ondol.ingestion.sources import Reading, open_source, read_through
 
 ROWS = [{"id": n, "name": f"n{n}"} for n in range(25)]
@@ -160,7 +160,7 @@ def test_integers_that_a_float_would_round_stay_exact(serve):
 def test_watermark_is_sent_on_every_page(serve, value, sent):
     server = serve(_by_cursor)
     source = open_source(f"{server.uri}{CURSOR}&since=updated_after", Reading())
-    assert isinstance(source, Narrowing)
+    assert isinstance(source, SupportsSince)
     assert sum(batch.num_rows for batch in source.since("id", value).batches()) == 25
     assert all(parse_qs(urlsplit(path).query)["updated_after"] == [sent] for path, _ in server.asked)
 

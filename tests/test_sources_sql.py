@@ -22,7 +22,7 @@ from ondol import redaction as secrets
 from ondol.config import Data, Fetch, Settings
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
-from ondol.ingestion.base import Narrowing
+from ondol.ingestion.base import SupportsSince
 from ondol.ingestion.incremental import grow
 from ondol.ingestion.ingest import open_project_source, snapshot_source
 from ondol.ingestion.sources import Reading, Retyped, open_source, read_through
@@ -130,7 +130,7 @@ def test_tables_and_queries_are_read_in_any_script(db):
 def test_since_leaves_out_what_is_older_and_keeps_what_is_missing(db, rest):
     _customers(db)
     source = db.source(rest if rest != "TABLE_" else None)
-    assert isinstance(source, Narrowing)
+    assert isinstance(source, SupportsSince)
     assert sorted(_table(source.since("id", 2)).column("이름").to_pylist()) == ["박", "이"]
     assert sorted(_table(source.since("지역", "서울")).column("이름").to_pylist()) == ["김", "박"]
     assert "no column" in _refusal(lambda: source.since("idd", 2))

@@ -15,7 +15,15 @@ from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.asgi import HOSTS
 from ondol.orchestration.environment import prepare
-from ondol.orchestration.processes import LOOPBACK, Record, listens, read_record, run_folder, running, stop
+from ondol.orchestration.processes import (
+    LOOPBACK,
+    ProcessRecord,
+    listens,
+    read_process_record,
+    run_folder,
+    running,
+    stop,
+)
 from ondol.orchestration.recovery import Recovery
 from ondol.orchestration.server import PREFECT, UVICORN, Server, answers, ask
 from ondol.registry.registry import embedded_uri, is_embedded, mlflow_artifacts, prepare_embedded
@@ -84,7 +92,7 @@ def stop_all(settings: Settings, say: Callable[[str], None] = lambda name: None)
     """
     ended, refusals = False, []
     for name in STOP_ORDER:
-        record = read_record(settings, name)
+        record = read_process_record(settings, name)
         try:
             if record and stop(settings, record):
                 ended = True
@@ -96,7 +104,7 @@ def stop_all(settings: Settings, say: Callable[[str], None] = lambda name: None)
     return ended
 
 
-def is_well(record: Record, settings: Settings, prefect: str, timeout: float = 5.0) -> bool:
+def is_well(record: ProcessRecord, settings: Settings, prefect: str, timeout: float = 5.0) -> bool:
     """Tell whether a process does what it is there for."""
     if record.name == "worker":
         return _worker_is_well(record, settings, prefect, timeout)
@@ -184,7 +192,7 @@ def _ml(*words: str) -> list[str]:
     return [sys.executable, "-m", "ondol.cli", *words]
 
 
-def _worker_is_well(record: Record, settings: Settings, prefect: str, timeout: float) -> bool:
+def _worker_is_well(record: ProcessRecord, settings: Settings, prefect: str, timeout: float) -> bool:
     """Tell whether the worker has reported since it was started, and lately."""
     known = ask(f"{prefect}/work_pools/{settings.project.name}/workers/filter", {}, timeout) or []
     since = datetime.fromisoformat(record.since)

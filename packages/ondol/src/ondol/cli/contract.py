@@ -7,7 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from ondol.config import Settings
-    from ondol.setup.evolution import Change
+    from ondol.setup.evolution import ContractChange
 
 app = typer.Typer()
 contract_app = typer.Typer(help="Hold model/schema.py against the data, and let it follow.", no_args_is_help=True)
@@ -40,7 +40,7 @@ def update(
     """Print the edit of model/schema.py that follows the source; write it only with --apply."""
     from ondol.cli.console import console, errors, open_project
     from ondol.setup.schema_edit import propose
-    from ondol.setup.schema_file import SCHEMA_PATH, compare
+    from ondol.setup.schema_file import SCHEMA_PATH, show_differences
 
     settings = open_project()
     before = (settings.root / SCHEMA_PATH).read_bytes()
@@ -48,7 +48,7 @@ def update(
     proposal = propose(before.decode("utf-8"), changes)
     for line in (*map(str, changes), *proposal.left):
         errors.print(line, markup=False, soft_wrap=True)
-    diff = compare(settings.root, {SCHEMA_PATH: proposal.text})
+    diff = show_differences(settings.root, {SCHEMA_PATH: proposal.text})
     if not changes:
         console.print("Nothing changed: model/schema.py stays as it is.")
     if diff:
@@ -72,7 +72,7 @@ def replace_schema(path: Path, before: bytes, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def _find(settings: "Settings", source: str | None) -> "tuple[list[Change], int | None]":
+def _find(settings: "Settings", source: str | None) -> "tuple[list[ContractChange], int | None]":
     """Return what changed in the first million rows or so, and how many these are where there are more."""
     from ondol.contract import load_contract
     from ondol.ingestion.sources import Reading, open_source

@@ -24,13 +24,13 @@ from ondol.config import Settings, is_address
 from ondol.contract import load_contract
 from ondol.errors import UserError
 from ondol.evaluation.metrics import choose_metric
-from ondol.evaluation.verdicts import Record as Judged
-from ondol.ingestion.incremental import Line
+from ondol.evaluation.verdicts import StoredVerdict as Judged
+from ondol.ingestion.incremental import Cursor
 from ondol.monitoring.retraining import Loop
 from ondol.monitoring.windows import Window
 from ondol.orchestration.environment import prefect_database
-from ondol.orchestration.processes import Record as Process
-from ondol.orchestration.processes import log_path, read_record, run_folder, running
+from ondol.orchestration.processes import ProcessRecord as Process
+from ondol.orchestration.processes import log_path, read_process_record, run_folder, running
 from ondol.orchestration.server import PREFECT_REMEDY
 from ondol.redaction import show_uri
 from ondol.registry.bundles import open_bundle
@@ -56,7 +56,7 @@ RECORDS: tuple[tuple[str, type[BaseModel] | None], ...] = (
     ("holdouts/*.json", None),
     ("snapshots/*.json", Snapshot),
     ("snapshots/sources/*.json", None),
-    ("snapshots/lines/*.json", Line),
+    ("snapshots/lines/*.json", Cursor),
     ("snapshots/mended/*.json", None),
     ("snapshots/mended/made/*.json", None),
     ("alerts/*.json", None),
@@ -335,7 +335,7 @@ def _own(settings: Settings, name: str, otherwise: str) -> str:
     Raises:
         UserError: it has ended, or does not do what it is there for.
     """
-    record = read_record(settings, name)
+    record = read_process_record(settings, name)
     if record is None:
         return otherwise
     log = settings.show(log_path(settings, name))

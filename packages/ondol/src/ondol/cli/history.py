@@ -11,7 +11,7 @@ from ondol.errors import UserError
 from ondol.orchestration.stage import SHORT
 from ondol.redaction import redact, show_uri
 from ondol.retention import Garbage, Use, all_snapshots, bundled, find_garbage, latest, needed, registered, versions_of
-from ondol.snapshots.diff import MOST_ROWS, MOVED, Column, Difference, compare_columns, compare_schemas
+from ondol.snapshots.diff import MOST_ROWS, MOVED, ColumnDiff, Difference, compare_columns, compare_schemas
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.locks import only_one
 
@@ -89,7 +89,7 @@ def _print_schema(difference: Difference) -> None:
         console.print(f"  {line}", soft_wrap=True)
 
 
-def _cells(column: Column) -> list[str]:
+def _cells(column: ColumnDiff) -> list[str]:
     before, after = column.before, column.after
     cells = [escape(column.name), f"{before.missing_share:.1%} → {after.missing_share:.1%}"]
     if column.ordered:

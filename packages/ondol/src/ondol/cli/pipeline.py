@@ -14,7 +14,7 @@ from ondol.cli.progress import Progress
 from ondol.config import Settings
 from ondol.errors import Refused
 from ondol.evaluation.metrics import Interval
-from ondol.evaluation.verdicts import Record, Verdicts, show_figure, show_interval
+from ondol.evaluation.verdicts import StoredVerdict, Verdicts, show_figure, show_interval
 from ondol.orchestration.recovery import end_lost, noting, registered
 from ondol.orchestration.server import prefect_server
 from ondol.registry.bundles import find_bundle
@@ -135,7 +135,7 @@ def _print_rows(settings: Settings, validation: Validation) -> None:
         console.print(f"      {escape(settings.show(Validations(settings.store_path).find_rows(validation.id)))}")
 
 
-def _print_metrics(record: Record) -> None:
+def _print_metrics(record: StoredVerdict) -> None:
     scores = {
         who: record.verdict.scores[who] for who in ("candidate", "champion", "dummy") if who in record.verdict.scores
     }
@@ -148,7 +148,7 @@ def _print_metrics(record: Record) -> None:
         console.print(f"  {escape(note)}")
 
 
-def _print_gates(record: Record) -> None:
+def _print_gates(record: StoredVerdict) -> None:
     table = Table("gate", "figure", "limit", "", "what it says", title="gates", title_justify="left")
     for gate in record.verdict.gates:
         mark = "[green]passed[/]" if gate.passed else "[bold red]refused[/]"

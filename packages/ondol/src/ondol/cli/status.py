@@ -11,12 +11,12 @@ from ondol.config import Settings
 from ondol.evaluation.verdicts import Verdicts, show_interval
 from ondol.orchestration.alerts import deliver, refused, waiting
 from ondol.orchestration.processes import (
-    Record,
+    ProcessRecord,
     family,
     is_foreign,
     keeper_of,
     log_path,
-    read_record,
+    read_process_record,
     restarts_path,
     running,
     was_elsewhere,
@@ -35,7 +35,7 @@ DUE_RUNS = 200  # as many as Prefect gives at once
 
 def print_processes(settings: Settings) -> None:
     """Print of each process of `ml up` since when it runs, where, and whether it is well; or that it has ended."""
-    known = [record for name in NAMES if (record := read_record(settings, name))]
+    known = [record for name in NAMES if (record := read_process_record(settings, name))]
     found = [record for record in known if not is_foreign(settings, record)]
     if not found:
         console.print(
@@ -50,7 +50,7 @@ def print_processes(settings: Settings) -> None:
         console.print(f"[yellow]Nobody starts {', '.join(lost)} again if it dies: `ml up` sees to that.[/]")
 
 
-def _state(settings: Settings, record: Record) -> tuple[str, str, str]:
+def _state(settings: Settings, record: ProcessRecord) -> tuple[str, str, str]:
     """Return how a process is, its address, and what else there is to say."""
     log = escape(settings.show(log_path(settings, record.name)))
     if was_elsewhere(settings, record) and (keeper_of(record) or family(record)):
@@ -102,7 +102,7 @@ def print_alerts(settings: Settings) -> None:
         )
 
 
-def _restarts(settings: Settings, record: Record) -> str:
+def _restarts(settings: Settings, record: ProcessRecord) -> str:
     """Return how often a process died and was started again."""
     known = read_json(restarts_path(settings, record.name))
     if known is None:

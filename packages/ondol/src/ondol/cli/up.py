@@ -15,12 +15,12 @@ from ondol.cli.console import console, open_project
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.processes import (
-    Record,
+    ProcessRecord,
     choose_port,
     is_taken,
     keeper_of,
     log_path,
-    read_record,
+    read_process_record,
     running,
     start,
     stop,
@@ -144,22 +144,22 @@ def deploy_flows(settings: Settings, prefect: str) -> None:
             raise UserError(f"{late} (see {log}): `ml up` again goes on from here.") from None
 
 
-def _ensure(settings: Settings, name: str, prefect: str = "") -> Record:
+def _ensure(settings: Settings, name: str, prefect: str = "") -> ProcessRecord:
     """Return the record of a process, started unless it runs; a worker that asks another server is replaced."""
-    record = read_record(settings, name)
+    record = read_process_record(settings, name)
     keeper = keeper_of(record) if record and not was_elsewhere(settings, record) else None
     if record and keeper and (name != "worker" or keeper.environ().get("PREFECT_API_URL") == prefect):
         return record
     return _start(settings, name, prefect)
 
 
-def _start(settings: Settings, name: str, prefect: str) -> Record:
+def _start(settings: Settings, name: str, prefect: str) -> ProcessRecord:
     with no_embedded_server(settings) if name == "prefect" else nullcontext():
         return _replace(settings, name, prefect)
 
 
-def _replace(settings: Settings, name: str, prefect: str) -> Record:
-    if stale := read_record(settings, name):
+def _replace(settings: Settings, name: str, prefect: str) -> ProcessRecord:
+    if stale := read_process_record(settings, name):
         stop(settings, stale)  # what it left behind, if it was killed
     wanted = wanted_port(name, settings)
     port = choose_port(wanted) if wanted else None
@@ -169,7 +169,7 @@ def _replace(settings: Settings, name: str, prefect: str) -> Record:
     return start(settings, name, launch.command, launch.env, port)
 
 
-def _await(settings: Settings, record: Record, prefect: str, begun: float) -> Record:
+def _await(settings: Settings, record: ProcessRecord, prefect: str, begun: float) -> ProcessRecord:
     """Wait until a process is well, and return its record; it moves where a stranger took its port meanwhile.
 
     Raises:
@@ -195,7 +195,7 @@ def _tail(log: Path) -> str:
     return said[-1] if said else "no output"
 
 
-def _print_addresses(settings: Settings, records: dict[str, Record], prefect: str) -> None:
+def _print_addresses(settings: Settings, records: dict[str, ProcessRecord], prefect: str) -> None:
     console.print("")
     shown = {name: record.address for name, record in records.items()}
     shown.setdefault("prefect", prefect.removesuffix("/api"))

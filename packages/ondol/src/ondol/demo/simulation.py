@@ -226,7 +226,7 @@ LEAST_SHARE = 1 / 3  # of what the old champion lost; the new one still learns f
 
 
 @dataclass(frozen=True)
-class Comeback:
+class Recovery:
     """The metric that decides, in three figures.
 
     Attributes:
@@ -275,7 +275,7 @@ class Answered:
     other: np.ndarray
 
 
-def measure_comeback(weeks: Sequence[Week], rows: int, answers: Path, old: Bundle, gates: Gates) -> Comeback | None:
+def measure_comeback(weeks: Sequence[Week], rows: int, answers: Path, old: Bundle, gates: Gates) -> Recovery | None:
     """Compare the champions of a simulation that has swapped; None where no week came after the swap.
 
     Args:
@@ -291,10 +291,10 @@ def measure_comeback(weeks: Sequence[Week], rows: int, answers: Path, old: Bundl
         return None
     model, served = Scorer.open(old.path), read_answers(answers)
     first, last = (_gather(model, chosen, rows, served) for chosen in (early, late))
-    return compare(model.contract, first, last, gates)
+    return measure_recovery(model.contract, first, last, gates)
 
 
-def compare(contract: Contract, first: Answered, last: Answered, gates: Gates) -> Comeback | None:
+def measure_recovery(contract: Contract, first: Answered, last: Answered, gates: Gates) -> Recovery | None:
     """Return the figures of two stretches of weeks; None where the metric is undefined on one."""
     problem, metric = contract.problem, choose_metric(contract.problem, gates.metric)
     before, back = (score_metrics(problem, one.y, one.served).get(metric) for one in (first, last))
@@ -304,7 +304,7 @@ def compare(contract: Contract, first: Answered, last: Answered, gates: Gates) -
     if before is None or back is None or lost is None or gain is None:
         return None
     loss = before - lost if METRICS[problem][metric].greater_is_better else lost - before
-    return Comeback(metric, before, lost, back, gain, gain.value / loss if loss > 0 else None, len(last.y))
+    return Recovery(metric, before, lost, back, gain, gain.value / loss if loss > 0 else None, len(last.y))
 
 
 def read_answers(path: Path) -> dict[int, np.ndarray]:
@@ -352,7 +352,7 @@ def tabulate(weeks: Sequence[Week]) -> Table:
     return table
 
 
-def conclude(weeks: Sequence[Week], shifts: bool, trainings: int, comeback: Comeback | None) -> tuple[bool, str]:
+def conclude(weeks: Sequence[Week], shifts: bool, trainings: int, comeback: Recovery | None) -> tuple[bool, str]:
     """Return whether the loop did what it should, and what it did in words.
 
     Args:

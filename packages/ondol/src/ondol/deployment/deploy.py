@@ -6,7 +6,7 @@ from ondol.deployment.smoke import SmokeService, require_same
 from ondol.errors import Refused, UserError
 from ondol.evaluation.evaluate import known_verdict
 from ondol.evaluation.targets import load_candidate
-from ondol.evaluation.verdicts import Record
+from ondol.evaluation.verdicts import StoredVerdict
 from ondol.orchestration.progress import say
 from ondol.orchestration.stage import publish_markdown
 from ondol.project import Project
@@ -39,7 +39,7 @@ def check_deployable(project: Project, champion: Champion | None, version: str, 
     require_compatible(project, version, champion, breaking)
 
 
-def require_pass(record: Record | None, version: str) -> None:
+def require_pass(record: StoredVerdict | None, version: str) -> None:
     """Check that the verdict that stands on a version is a pass.
 
     Raises:

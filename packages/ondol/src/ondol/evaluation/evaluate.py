@@ -7,13 +7,13 @@ import pandas as pd
 
 from ondol.contract.schema import can_score
 from ondol.errors import Refused
-from ondol.evaluation.gates import judge, refusal_sentence
+from ondol.evaluation.gates import apply_gates, refusal_sentence
 from ondol.evaluation.metrics import choose_metric
 from ondol.evaluation.plots import draw_plots
 from ondol.evaluation.report import gate_rows, verdict_markdown
 from ondol.evaluation.scoring import Scorer
 from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
-from ondol.evaluation.verdicts import Record
+from ondol.evaluation.verdicts import StoredVerdict
 from ondol.orchestration.progress import say
 from ondol.orchestration.stage import publish_image, publish_link, publish_markdown, publish_table
 from ondol.project import Project
@@ -47,7 +47,7 @@ class Scored:
     against: Champion | None
 
 
-def find_verdict(project: Project, version: str) -> Record | None:
+def find_verdict(project: Project, version: str) -> StoredVerdict | None:
     """Return the verdict that nothing has changed for since, None where the version must be judged."""
     record = known_verdict(project, version)
     if record:
@@ -55,7 +55,7 @@ def find_verdict(project: Project, version: str) -> Record | None:
     return record
 
 
-def known_verdict(project: Project, version: str) -> Record | None:
+def known_verdict(project: Project, version: str) -> StoredVerdict | None:
     """Return the verdict that stands: the champion's own, or one that nothing has changed for since."""
     record, champion = project.verdicts.find(version), project.champion
     run_id = project.registry.run_id(version)
@@ -98,13 +98,13 @@ def score_holdout(project: Project, version: str) -> Scored:
     return Scored(judged.y, judged.predictions, theirs, dummy, notes, basis, champion)
 
 
-def judge_candidate(project: Project, version: str, scored: Scored) -> Record:
+def judge_candidate(project: Project, version: str, scored: Scored) -> StoredVerdict:
     """Let the gates decide; return the verdict with what it depends on."""
     candidate, champion = load_candidate(project.settings, version), scored.against
-    verdict = judge(
+    verdict = apply_gates(
         candidate.contract.problem, scored.y, scored.candidate, scored.champion, scored.dummy, project.settings.gates
     )
-    return Record(
+    return StoredVerdict(
         key=verdict_key(project, version),
         version=version,
         run_id=candidate.run_id,
@@ -128,7 +128,7 @@ def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) 
     return aligned
 
 
-def log_verdict(project: Project, scored: Scored, record: Record) -> None:
+def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None:
     """Put figures, gates and plots where MLflow's and Prefect's UIs show them, then keep the verdict."""
     verdict, registry = record.verdict, project.registry
     candidate = load_candidate(project.settings, record.version)
@@ -157,7 +157,7 @@ def log_verdict(project: Project, scored: Scored, record: Record) -> None:
     project.verdicts.write(record)
 
 
-def check_gates(record: Record) -> None:
+def check_gates(record: StoredVerdict) -> None:
     """Say what the gates decided.
 
     Raises:

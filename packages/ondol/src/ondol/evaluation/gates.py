@@ -23,7 +23,7 @@ __all__ = [
     "Comparison",
     "Gate",
     "Verdict",
-    "judge",
+    "apply_gates",
     "judge_floor",
     "judge_margin",
     "judge_minimum",
@@ -32,7 +32,7 @@ __all__ = [
 Array = NDArray[Any]
 
 
-def judge(
+def apply_gates(
     problem: str,
     y: Array,
     candidate: Array,

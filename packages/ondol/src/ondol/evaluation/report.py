@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ondol.config import Settings
-from ondol.evaluation.verdicts import Gate, Record, Verdicts, show_figure, show_interval
+from ondol.evaluation.verdicts import Gate, StoredVerdict, Verdicts, show_figure, show_interval
 from ondol.markdown import plain, table
 from ondol.registry.champion import read_champion
 from ondol.validation.results import Validations, read_latest
@@ -32,7 +32,7 @@ def report_lines(settings: Settings) -> Iterator[str]:
         yield from ("", f"**Refused**: {plain(record.refusal)}")
 
 
-def verdict_markdown(record: Record) -> str:
+def verdict_markdown(record: StoredVerdict) -> str:
     """Return what was decided on a version, its metrics, and what every gate said."""
     word = "refused" if record.refusal else "passed"
     first = f"**Version {record.version} {word}** on {record.verdict.rows:,} held-out rows."
@@ -41,7 +41,7 @@ def verdict_markdown(record: Record) -> str:
     return "\n".join([first, "", *_metrics(record), "", *gates, *notes, "", plain(record.refusal)]).strip()
 
 
-def gate_rows(record: Record) -> list[dict[str, str]]:
+def gate_rows(record: StoredVerdict) -> list[dict[str, str]]:
     """Return what every gate said, by heading."""
     return [
         {
@@ -55,12 +55,12 @@ def gate_rows(record: Record) -> list[dict[str, str]]:
     ]
 
 
-def _metric_lines(record: Record) -> Iterator[str]:
+def _metric_lines(record: StoredVerdict) -> Iterator[str]:
     yield from ("", f"### Version {record.version} on {record.verdict.rows:,} held-out rows", "")
     yield from _metrics(record)
 
 
-def _metrics(record: Record) -> Iterator[str]:
+def _metrics(record: StoredVerdict) -> Iterator[str]:
     scores = {who: record.verdict.scores[who] for who in WHO if who in record.verdict.scores}
     yield from table(
         ("metric", *scores),
@@ -71,7 +71,7 @@ def _metrics(record: Record) -> Iterator[str]:
     )
 
 
-def _gate_lines(record: Record) -> Iterator[str]:
+def _gate_lines(record: StoredVerdict) -> Iterator[str]:
     yield from ("", "### Gates", "")
     rows = gate_rows(record)
     yield from table(rows[0], ((MARKED.get(cell, cell) for cell in row.values()) for row in rows))

@@ -205,7 +205,7 @@ class Recorded:
         return figures_of(self.train_rows, self.verdict if self.basis else None)
 
 
-def read_record(registry: Registry, version: str) -> Recorded:
+def read_recorded(registry: Registry, version: str) -> Recorded:
     """Return what MLflow has of a version.
 
     Raises:
@@ -530,7 +530,7 @@ def make_again(settings: Settings, version: str, anyway: bool, fresh: bool, prog
     with _workplace(settings) as folder:
         progress.begin("record", "reading what made it, and its data")
         registry = Registry(settings)
-        recorded = read_record(registry, version)
+        recorded = read_recorded(registry, version)
         snapshot = require_snapshot(settings, recorded.tags["data_digest"])
         order = _write_order(settings, registry, recorded, snapshot, folder)
         origin = find_origin(settings.root, recorded.origin, anyway)

@@ -124,7 +124,7 @@ def compare_predictions(candidate: "Candidate", recorded: Path) -> float | None:
 def judge_again(candidate: "Candidate", recorded: dict[str, Any]) -> dict[str, Any]:
     """Return the candidate's figures on the rows that the version was judged on; no champion is scored."""
     from ondol.config import Gates
-    from ondol.evaluation.gates import judge
+    from ondol.evaluation.gates import apply_gates
     from ondol.evaluation.metrics import choose_metric
     from ondol.evaluation.targets import Basis, choose_rows
     from ondol.training.baseline import predict_dummy
@@ -133,7 +133,7 @@ def judge_again(candidate: "Candidate", recorded: dict[str, Any]) -> dict[str, A
     rows = choose_rows(candidate, basis)
     dummy = predict_dummy(problem, choose_metric(problem, basis.metric), candidate.baseline, len(rows.y))
     limits = Gates(metric=basis.metric, confidence=basis.confidence, resamples=basis.resamples)
-    return judge(problem, rows.y, rows.predictions, None, dummy, limits).model_dump(mode="json")
+    return apply_gates(problem, rows.y, rows.predictions, None, dummy, limits).model_dump(mode="json")
 
 
 def _say(words: str) -> None:

@@ -107,7 +107,7 @@ def show_interval(value: float, low: float | None, high: float | None) -> str:
     return shown if low is None or high is None else f"{shown} [{show_figure(low)}, {show_figure(high)}]"
 
 
-class Record(BaseModel):
+class StoredVerdict(BaseModel):
     """A verdict that is kept.
 
     Attributes:
@@ -136,10 +136,10 @@ class Verdicts:
         """Look into the store at `store`; nothing is made."""
         self.folder = store / "verdicts"
 
-    def find(self, version: str) -> Record | None:
+    def find(self, version: str) -> StoredVerdict | None:
         """Return the last verdict on a version, or None."""
-        return read_record(self.folder / f"{version}.json", Record)
+        return read_record(self.folder / f"{version}.json", StoredVerdict)
 
-    def write(self, record: Record) -> None:
+    def write(self, record: StoredVerdict) -> None:
         """Keep a verdict in place of the version's last."""
         write_bytes(self.folder / f"{record.version}.json", record.model_dump_json(indent=1).encode())

@@ -10,7 +10,7 @@ from ondol.ingestion.sources import Source
 
 
 @runtime_checkable
-class Narrowing(Protocol):
+class SupportsSince(Protocol):
     """A source that can leave out old rows where they live, as a database can."""
 
     def since(self, column: str, value: Any) -> Source:
@@ -19,7 +19,7 @@ class Narrowing(Protocol):
 
 
 @runtime_checkable
-class Stream(Protocol):
+class StreamingSource(Protocol):
     """A source that is read on from a position, and never from its start again.
 
     Attributes:
@@ -40,7 +40,7 @@ class Stream(Protocol):
 
 
 @runtime_checkable
-class Divided(Protocol):
+class MultiFileSource(Protocol):
     """A source of files, of which those that are known can be left out."""
 
     def files(self) -> dict[str, str] | None:

@@ -409,7 +409,7 @@ class DelimitedSource(FileSource):
     """One file of delimited text.
 
     Attributes:
-        types: What each column is read as; `settle` changes it where a value does not fit.
+        types: What each column is read as; `agree_types` changes it where a value does not fit.
         dialect: How it is written.
     """
 
@@ -514,7 +514,7 @@ class DelimitedSource(FileSource):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `ondol.ingestion.sources.Source`. A column where a value does not fit is text, whole."""
-        return retype(lambda: self.read(self.types), lambda name: settle([self], name), self.uri)
+        return retype(lambda: self.read(self.types), lambda name: agree_types([self], name), self.uri)
 
     def kind(self, name: str) -> str:
         """Return the contract's kind of a column."""
@@ -656,7 +656,7 @@ class _HexWatch(io.RawIOBase):
         return block
 
 
-def settle(sources: Sequence[DelimitedSource], name: str) -> None:
+def agree_types(sources: Sequence[DelimitedSource], name: str) -> None:
     """Read all columns that are no text yet as text, once, and give each the first type that fits it in all `sources`.
 
     Args:

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from ondol.config import Settings
 from ondol.contract import Column, Contract, clean, require_columns
 from ondol.errors import UserError, nearest
-from ondol.ingestion.base import Divided, Narrowing, Stream
+from ondol.ingestion.base import MultiFileSource, StreamingSource, SupportsSince
 from ondol.ingestion.sources import Source, read_through
 from ondol.orchestration.progress import track
 from ondol.snapshots.snapshots import Snapshot, Snapshots
@@ -69,7 +69,7 @@ def require_forward(
     if watermark is None or before is None:
         return
     if newest is None or newest < before:
-        was, now = (show(watermark, value) for value in (before, newest))
+        was, now = (show_watermark(watermark, value) for value in (before, newest))
         raise WentBack(
             f'The watermark of "{source.uri}" went back: "{watermark.name}" was {was} and is '
             f"{'in no row' if now is None else now} now; if the source began anew, run `ml ingest --full`."
@@ -96,7 +96,7 @@ def not_before(batches: Iterator[pa.RecordBatch], watermark: Column | None, sinc
         yield batch.filter(pa.array((values.isna() | (values >= since)).to_numpy(bool)))
 
 
-def show(watermark: Column | None, value: int | float | None) -> Any:
+def show_watermark(watermark: Column | None, value: int | float | None) -> Any:
     """Return a watermark as it is told: a date in ISO 8601, UTC."""
     if watermark is None or value is None:
         return None
@@ -105,7 +105,7 @@ def show(watermark: Column | None, value: int | float | None) -> Any:
     return value
 
 
-class Line(BaseModel):
+class Cursor(BaseModel):
     """How far a source was read.
 
     Attributes:
@@ -146,12 +146,12 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
     fingerprint = source.fingerprint()
     if line and fingerprint and fingerprint == line.fingerprint:
         return snapshots.get(line.snapshot)
-    if isinstance(source, Stream):
+    if isinstance(source, StreamingSource):
         source.resume(line.position if line else None, full)
-    files = source.files() if isinstance(source, Divided) else None
+    files = source.files() if isinstance(source, MultiFileSource) else None
     snapshot, newest = _read_rest(settings, contract, source, keys, line, files)
-    position = source.position if isinstance(source, Stream) else None
-    made = Line(
+    position = source.position if isinstance(source, StreamingSource) else None
+    made = Cursor(
         snapshot=snapshot.digest,
         watermark=newest,
         position=position,
@@ -160,22 +160,22 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
         identity=identity,
     )
     write_json(path, made.model_dump())
-    if isinstance(source, Stream):
+    if isinstance(source, StreamingSource):
         source.settle(position)
     return snapshot
 
 
-def _find_line(folder: Path, source: Source, watermark: str | None) -> tuple[Path, Line | None]:
+def _find_line(folder: Path, source: Source, watermark: str | None) -> tuple[Path, Cursor | None]:
     """Return where the line of `source` is kept, and the line, None where there is none.
 
     A stream's position holds whatever else its address and the settings say, by which earlier versions kept it.
     """
     path = folder / f"{digest_json([source.uri, watermark])}.json"
-    lasting = folder / f"{digest_json(source.key)}.json" if isinstance(source, Stream) else path
-    return lasting, read_record(lasting, Line) or read_record(path, Line)
+    lasting = folder / f"{digest_json(source.key)}.json" if isinstance(source, StreamingSource) else path
+    return lasting, read_record(lasting, Cursor) or read_record(path, Cursor)
 
 
-def _require_same_id(source: Source, line: Line | None, identity: tuple[str, str]) -> None:
+def _require_same_id(source: Source, line: Cursor | None, identity: tuple[str, str]) -> None:
     if line and line.identity not in (None, identity):
         was, now = (f'"{name}" ({kind})' for name, kind in (line.identity or identity, identity))
         raise UserError(
@@ -185,16 +185,21 @@ def _require_same_id(source: Source, line: Line | None, identity: tuple[str, str
 
 
 def _read_rest(
-    settings: Settings, contract: Contract, source: Source, keys: Keys, line: Line | None, files: dict[str, str] | None
+    settings: Settings,
+    contract: Contract,
+    source: Source,
+    keys: Keys,
+    line: Cursor | None,
+    files: dict[str, str] | None,
 ) -> tuple[Snapshot, int | float | None]:
     """Read what may be new; of files, whole, those from the first on that is not as it was.
 
     They are in their order, in which the last of equally new rows counts. All are read where those do not reach as far
     as what was read before.
     """
-    if isinstance(source, Stream):  # it is read on by its position, whatever the watermark
+    if isinstance(source, StreamingSource):  # it is read on by its position, whatever the watermark
         return _read(settings, contract, source, keys, line, None, reaches=True)
-    if not isinstance(source, Divided):
+    if not isinstance(source, MultiFileSource):
         since = find_start(keys.watermark, line.watermark if line else None, settings.data.lateness)
         return _read(settings, contract, source, keys, line, since)
     now, known = files or {}, (line.files if line else None) or {}
@@ -211,7 +216,7 @@ def _read(
     contract: Contract,
     source: Source,
     keys: Keys,
-    line: Line | None,
+    line: Cursor | None,
     since: Any,
     reaches: bool = False,
 ) -> tuple[Snapshot, int | float | None]:
@@ -225,7 +230,7 @@ def _read(
     """
     snapshots = Snapshots(settings.store_path)
     head = snapshots.get(line.snapshot) if line else None
-    if isinstance(source, Narrowing) and since is not None and keys.watermark:
+    if isinstance(source, SupportsSince) and since is not None and keys.watermark:
         source = source.since(keys.watermark.name, since)
 
     def write(batches: Iterator[pa.RecordBatch]) -> tuple[Snapshot, int | float | None]:
@@ -239,7 +244,7 @@ def _read(
                 return _unchanged(source, head), before
             # What was left out may be newer, and so may what a stream gave before.
             newest = max((value for value in (choice.newest, before) if value is not None), default=None)
-            return _append(snapshots, source, head, draft, choice, show(keys.watermark, newest)), newest
+            return _append(snapshots, source, head, draft, choice, show_watermark(keys.watermark, newest)), newest
 
     return read_through(source, write)
 

@@ -2,7 +2,7 @@
 
 from ondol.config import Settings
 from ondol.contract import Contract, require_columns, require_known_markers
-from ondol.ingestion.base import Stream
+from ondol.ingestion.base import StreamingSource
 from ondol.ingestion.incremental import grow
 from ondol.ingestion.sources import Reading, Source, open_source, read_through
 from ondol.markdown import code
@@ -29,7 +29,7 @@ def snapshot_source(settings: Settings, contract: Contract, full: bool = False) 
     """
     source = open_project_source(settings, contract)
     snapshots = Snapshots(settings.store_path)
-    if settings.data.watermark is not None or isinstance(source, Stream):
+    if settings.data.watermark is not None or isinstance(source, StreamingSource):
         return grow(settings, contract, source, full)
     fingerprint = source.fingerprint()
     known = None if full else snapshots.by_fingerprint(fingerprint)

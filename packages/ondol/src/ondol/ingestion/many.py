@@ -10,7 +10,7 @@ import pyarrow as pa
 from ondol.config import Dialect
 from ondol.errors import UserError
 from ondol.ingestion.base import TEXT
-from ondol.ingestion.csv_files import DelimitedSource, retype, settle
+from ondol.ingestion.csv_files import DelimitedSource, agree_types, retype
 from ondol.ingestion.files import FileSource, NoRows, RawFile, open_table, sign
 from ondol.ingestion.sources import Reading
 from ondol.storage.parquet import cast_values, unify
@@ -65,7 +65,7 @@ class ManySource:
         return sign([list(item) for item in self._digests.items()], self._reading.columns, self._reading.dialect)
 
     def files(self) -> dict[str, str]:
-        """Return a SHA-256 of each file's bytes and of how it is read; see `ondol.ingestion.base.Divided`."""
+        """Return a SHA-256 of each file's bytes and of how it is read; see `ondol.ingestion.base.MultiFileSource`."""
         reading = self._reading
         return {name: sign(digest, reading.columns, reading.dialect) for name, digest in self._digests.items()}
 
@@ -76,7 +76,7 @@ class ManySource:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `ondol.ingestion.sources.Source`."""
-        return retype(self._read, lambda name: settle(self._texts, name), self.uri)
+        return retype(self._read, lambda name: agree_types(self._texts, name), self.uri)
 
     @property
     def dialect(self) -> Dialect | None:

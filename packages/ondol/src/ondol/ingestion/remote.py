@@ -166,7 +166,7 @@ class RemoteSource:
         return sign(told, reading.columns, reading.dialect)
 
     def files(self) -> dict[str, str] | None:
-        """Return a SHA-256 of what the place tells of each file; see `ondol.ingestion.base.Divided`."""
+        """Return a SHA-256 of what the place tells of each file; see `ondol.ingestion.base.MultiFileSource`."""
         reading = self._reading
         told = {
             file.name: file.tag and sign([file.size, file.tag], reading.columns, reading.dialect)

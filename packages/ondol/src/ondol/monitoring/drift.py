@@ -234,7 +234,7 @@ class Comparison:
         return "" if self.report is None else confine(str(self.report.get_html_str(as_iframe=False)))
 
 
-def compare(sides: "Sides", output: str, rules: Monitor) -> Comparison:
+def compare_columns(sides: "Sides", output: str, rules: Monitor) -> Comparison:
     """Compare both sides column by column.
 
     Args:

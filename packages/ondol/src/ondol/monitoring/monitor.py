@@ -14,12 +14,12 @@ from ondol.config import Settings, is_address
 from ondol.deployment.reference import Reference, read_reference
 from ondol.errors import UserError
 from ondol.monitoring.drift import Comparison, Sides, pair, plain_text, window_frame
-from ondol.monitoring.drift import compare as compare_sides
+from ondol.monitoring.drift import compare_columns as compare_sides
 from ondol.monitoring.labels import Labels, read_labels
 from ondol.monitoring.log import Logged, Tally, sample_logged, tally_window
 from ondol.monitoring.performance import measure
 from ondol.monitoring.report import as_markdown, column_rows, draw_drift, headline
-from ondol.monitoring.retraining import Decision, judged, measured, remind, settle
+from ondol.monitoring.retraining import Decision, decide_and_request, judged, measured, remind
 from ondol.monitoring.windows import Window, WindowRuns, Windows, window_id
 from ondol.orchestration.progress import say
 from ondol.orchestration.stage import publish_image, publish_link, publish_markdown, publish_table
@@ -34,7 +34,7 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Watch:
+class MonitorContext:
     """What is watched: the champion, its bundle and the reference in that."""
 
     champion: Champion
@@ -43,7 +43,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Look:
+class WindowResult:
     """A window and, where it had rows enough, what was compared."""
 
     window: Window
@@ -51,7 +51,7 @@ class Look:
     comparison: Comparison | None = None
 
 
-def open_watch(settings: Settings) -> Watch:
+def open_watch(settings: Settings) -> MonitorContext:
     """Return what is watched.
 
     Raises:
@@ -59,7 +59,7 @@ def open_watch(settings: Settings) -> Watch:
     """
     champion = require_champion(settings.store_path)
     bundle = open_bundle(settings.store_path, champion.bundle)
-    return Watch(champion, bundle, read_reference(bundle))
+    return MonitorContext(champion, bundle, read_reference(bundle))
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def window_end(settings: Settings) -> datetime:
     return datetime.now(UTC) - timedelta(seconds=lag)
 
 
-def look(settings: Settings, watch: Watch, end: datetime) -> Look:
+def look(settings: Settings, watch: MonitorContext, end: datetime) -> WindowResult:
     """Compare the log from where the last window ended up to `end`; report and sample are kept beside the record.
 
     The record itself is not written yet: until it is, the rows belong to no window and the next run takes them up.
@@ -93,13 +93,13 @@ def look(settings: Settings, watch: Watch, end: datetime) -> Look:
     tally = tally_window(store / "log", start, end, watch.bundle.name)
     window = describe(watch, start, end, tally)
     if tally.rows < rules.min_rows:
-        return Look(too_small(window, rules.min_rows))
+        return WindowResult(too_small(window, rules.min_rows))
     logged = sample_logged(tally, rules.sample_rows, SEED)
     sides = pair(watch.reference, window_frame(watch.reference, logged))
     comparison = compare_sides(sides, watch.reference.output, rules)
     _keep(windows, watch, window, logged, comparison)
     window = window.model_copy(update={"sampled": len(logged)})
-    return Look(judged(window, comparison, rules.drift_share), sides, comparison)
+    return WindowResult(judged(window, comparison, rules.drift_share), sides, comparison)
 
 
 def wait_until(end: datetime) -> None:
@@ -107,7 +107,7 @@ def wait_until(end: datetime) -> None:
     time.sleep(max(0.0, end.timestamp() + SETTLE_SECONDS - datetime.now(UTC).timestamp()))
 
 
-def describe(watch: Watch, start: datetime, end: datetime, tally: Tally) -> Window:
+def describe(watch: MonitorContext, start: datetime, end: datetime, tally: Tally) -> Window:
     """Return the window with its volume and latency."""
     hours = max((end - start).total_seconds(), 1.0) / 3600
     latency = dict(zip(("p50", "p99"), np.quantile(tally.ms, (0.5, 0.99)).tolist(), strict=True)) if tally.ms else {}
@@ -133,14 +133,16 @@ def too_small(window: Window, least: int) -> Window:
     return window.model_copy(update={"verdict": "too small", "reasons": (reason,)})
 
 
-def _keep(windows: Windows, watch: Watch, window: Window, logged: list[Logged], comparison: Comparison) -> None:
+def _keep(
+    windows: Windows, watch: MonitorContext, window: Window, logged: list[Logged], comparison: Comparison
+) -> None:
     identity = watch.reference.contract.role("id")
     windows.write_sample(window.id, logged, identity.name if identity else None, plain_text)
     if comparison.report is not None:
         windows.write_report(window.id, comparison.html)
 
 
-def measure_windows(settings: Settings, watch: Watch, windows: list[Window]) -> list[Window]:
+def measure_windows(settings: Settings, watch: MonitorContext, windows: list[Window]) -> list[Window]:
     """Return the windows with their performance, as far as labels have come and the samples are kept.
 
     Labels that cannot be read are noted: drift is looked at all the same.
@@ -159,7 +161,7 @@ def measure_windows(settings: Settings, watch: Watch, windows: list[Window]) -> 
     ]
 
 
-def _measure(settings: Settings, watch: Watch, window: Window, sample: pd.DataFrame, labels: Labels) -> Window:
+def _measure(settings: Settings, watch: MonitorContext, window: Window, sample: pd.DataFrame, labels: Labels) -> Window:
     rows, least = labels.join(sample), settings.monitor.min_rows
     if len(rows) < least:
         note = f"{len(rows):,} of {len(sample):,} compared rows have a label, too few to judge: {least:,} are needed"
@@ -181,12 +183,12 @@ def send_pending(project: Project) -> None:
         remind(project.settings, champion)
 
 
-def compare(project: Project, watch: Watch, end: datetime) -> Look:
+def compare(project: Project, watch: MonitorContext, end: datetime) -> WindowResult:
     """Read the prediction log up to `end` and compare it with the reference."""
     return look(project.settings, watch, end)
 
 
-def measure_performance(project: Project, watch: Watch, window: Window) -> Window:
+def measure_performance(project: Project, watch: MonitorContext, window: Window) -> Window:
     """Measure the window, and those before it that count, against the labels that have come."""
     settings = project.settings
     windows = Windows(project.store)
@@ -199,7 +201,7 @@ def measure_performance(project: Project, watch: Watch, window: Window) -> Windo
     return newest
 
 
-def log_report(project: Project, found: Look, window: Window) -> Window:
+def log_report(project: Project, found: WindowResult, window: Window) -> Window:
     """Put report, figures and pictures where MLflow's and Prefect's UIs show them; return the window with its run."""
     if found.comparison is None or found.sides is None:
         return window
@@ -230,7 +232,7 @@ def save_window(project: Project, window: Window) -> None:
 
 def decide(project: Project) -> tuple[Decision, str]:
     """Decide on the windows so far, and ask for training where it is wanted."""
-    return settle(project.settings)
+    return decide_and_request(project.settings)
 
 
 def report(project: Project, window: Window, decision: Decision, request: str) -> None:

@@ -25,7 +25,7 @@ from ondol.storage.files import locked, read_record, user_name, utc_now, write_b
 KEPT = 100  # changes
 
 
-class Change(BaseModel):
+class LoopEntry(BaseModel):
     """One change of the loop."""
 
     at: str
@@ -55,9 +55,9 @@ class Wanted(BaseModel):
 class Loop(BaseModel):
     """The state of the loop."""
 
-    paused: Change | None = None
+    paused: LoopEntry | None = None
     wanted: Wanted | None = None
-    history: tuple[Change, ...] = ()
+    history: tuple[LoopEntry, ...] = ()
 
 
 def read_loop(store: Path) -> Loop:
@@ -87,7 +87,7 @@ def resume(store: Path, why: str) -> Loop:
 
 def want(store: Path, wanted: Wanted) -> Loop:
     """Keep a request."""
-    made = Change(at=wanted.requested_at, who="monitor", what="retrain", why=wanted.reason)
+    made = LoopEntry(at=wanted.requested_at, who="monitor", what="retrain", why=wanted.reason)
     return change_loop(store, lambda loop: _note(loop.model_copy(update={"wanted": wanted}), made))
 
 
@@ -102,11 +102,11 @@ def confirm(store: Path, window: str) -> Loop:
     return change_loop(store, mark)
 
 
-def _change(what: str, why: str) -> Change:
-    return Change(at=utc_now(), who=user_name(), what=what, why=why)
+def _change(what: str, why: str) -> LoopEntry:
+    return LoopEntry(at=utc_now(), who=user_name(), what=what, why=why)
 
 
-def _note(loop: Loop, change: Change) -> Loop:
+def _note(loop: Loop, change: LoopEntry) -> Loop:
     return loop.model_copy(update={"history": (*loop.history, change)[-KEPT:]})
 
 
@@ -205,7 +205,7 @@ UNHEARD = (
 )
 
 
-def settle(settings: Settings) -> tuple[Decision, str]:
+def decide_and_request(settings: Settings) -> tuple[Decision, str]:
     """Decide on the windows as they stand, write the decision, and send what was not sent yet.
 
     Returns:
@@ -304,7 +304,7 @@ def _request(champion: Champion, decision: Decision) -> Wanted:
 MOST_NAMED = 3
 
 
-def judge(
+def assess_window(
     features: tuple[ColumnDrift, ...], prediction: ColumnDrift, performance: Performance | None, drift_share: float
 ) -> tuple[Verdict, tuple[str, ...]]:
     """Return the verdict and its reasons in words.
@@ -338,7 +338,7 @@ def by_distance(columns: "tuple[ColumnDrift, ...] | list[ColumnDrift]") -> list[
 
 def judged(window: Window, comparison: Comparison, drift_share: float) -> Window:
     """Return the window with what the comparison found."""
-    verdict, reasons = judge(comparison.features, comparison.prediction, None, drift_share)
+    verdict, reasons = assess_window(comparison.features, comparison.prediction, None, drift_share)
     found = {"columns": comparison.features, "prediction": comparison.prediction, "drift_share": comparison.share}
     return window.model_copy(update=found | {"verdict": verdict, "reasons": reasons})
 
@@ -347,5 +347,5 @@ def measured(window: Window, performance: Performance | None, drift_share: float
     """Return the window with what labels say, judged anew; without labels it stays as it was."""
     if performance is None or window.prediction is None:
         return window
-    verdict, reasons = judge(window.columns, window.prediction, performance, drift_share)
+    verdict, reasons = assess_window(window.columns, window.prediction, performance, drift_share)
     return window.model_copy(update={"performance": performance, "verdict": verdict, "reasons": reasons})

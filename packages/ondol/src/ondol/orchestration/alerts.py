@@ -32,7 +32,7 @@ UNFIT = (400, 413, 422)  # the receiver will not take this one, ever
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AlertResult:
     """What became of an alert.
 
     Attributes:
@@ -55,7 +55,7 @@ class _StayHere(urllib.request.HTTPRedirectHandler):
 _opener = urllib.request.build_opener(_StayHere)
 
 
-def send(settings: Settings, message: dict[str, Any]) -> Outcome:
+def send(settings: Settings, message: dict[str, Any]) -> AlertResult:
     """Send an alert; only an answer of 200 to 299 means that it was received."""
     assert settings.alerts.webhook is not None
     headers = {"Content-Type": "application/json", "Idempotency-Key": message["id"], "User-Agent": "ml-alerts"}
@@ -64,20 +64,20 @@ def send(settings: Settings, message: dict[str, Any]) -> Outcome:
         data = json.dumps(body, ensure_ascii=False).encode()
         request = urllib.request.Request(settings.alerts.webhook.get_secret_value(), data, headers)
         with _opener.open(request, timeout=SEND_SECONDS):
-            return Outcome("received")
+            return AlertResult("received")
     except urllib.error.HTTPError as error:
         return _judge(error.code)
     except Exception as error:  # an error's text may hold the address
         reason = getattr(error, "reason", None)
-        return Outcome("down", type(reason if isinstance(reason, Exception) else error).__name__)
+        return AlertResult("down", type(reason if isinstance(reason, Exception) else error).__name__)
 
 
-def _judge(status: int) -> Outcome:
+def _judge(status: int) -> AlertResult:
     if 300 <= status < 400:
-        return Outcome("refused", f"it redirects ({status}): name the address it redirects to")
+        return AlertResult("refused", f"it redirects ({status}): name the address it redirects to")
     if status in LATER or status >= 500:
-        return Outcome("down", f"it answers {status}")
-    return Outcome("unfit" if status in UNFIT else "refused", f"it answers {status}")
+        return AlertResult("down", f"it answers {status}")
+    return AlertResult("unfit" if status in UNFIT else "refused", f"it answers {status}")
 
 
 def _slack_text(message: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ LOOPBACK = "127.0.0.1"
 _started: list["subprocess.Popen[bytes]"] = []  # they outlive us: Python must not warn that nobody waits for them
 
 
-class Record(BaseModel):
+class ProcessRecord(BaseModel):
     """One background process.
 
     Attributes:
@@ -74,20 +74,20 @@ def restarts_path(settings: Settings, name: str) -> Path:
     return run_folder(settings) / f"{name}.restarts"
 
 
-def read_record(settings: Settings, name: str) -> Record | None:
+def read_process_record(settings: Settings, name: str) -> ProcessRecord | None:
     """Return the record of a process, running or not."""
-    return read_file(_path(settings, name), Record)
+    return read_file(_path(settings, name), ProcessRecord)
 
 
-def running(settings: Settings, name: str) -> Record | None:
+def running(settings: Settings, name: str) -> ProcessRecord | None:
     """Return the record of a process if it runs; what a killed keeper left behind goes on, and is not kept any more."""
-    record = read_record(settings, name)
+    record = read_process_record(settings, name)
     if record is None or was_elsewhere(settings, record):
         return None
     return record if keeper_of(record) or family(record) else None
 
 
-def was_elsewhere(settings: Settings, record: Record) -> bool:
+def was_elsewhere(settings: Settings, record: ProcessRecord) -> bool:
     """Return True if a process was started while the project was in another folder: it uses the files there."""
     root = record.root
     if root is None and (keeper := keeper_of(record)):  # an older record
@@ -95,7 +95,7 @@ def was_elsewhere(settings: Settings, record: Record) -> bool:
     return root is not None and Path(root) != settings.root
 
 
-def is_foreign(settings: Settings, record: Record) -> bool:
+def is_foreign(settings: Settings, record: ProcessRecord) -> bool:
     """Return True if a record came with a copy of a project: its process belongs to the original.
 
     Where the folder was moved instead, the original's record is gone, and the process is this project's still.
@@ -119,7 +119,7 @@ def _directory(process: "psutil.Process | None") -> str | None:
     return None
 
 
-def keeper_of(record: Record) -> "psutil.Process | None":
+def keeper_of(record: ProcessRecord) -> "psutil.Process | None":
     """Return the recorded process, or None where it ended, even if a stranger has its number now."""
     import psutil
 
@@ -131,7 +131,7 @@ def keeper_of(record: Record) -> "psutil.Process | None":
     return None
 
 
-def family(record: Record) -> list["psutil.Process"]:
+def family(record: ProcessRecord) -> list["psutil.Process"]:
     """Return every living process whose environment holds the record's token, whoever its parent is now."""
     import psutil
 
@@ -143,7 +143,7 @@ def family(record: Record) -> list["psutil.Process"]:
     return found
 
 
-def _is_of(process: "psutil.Process", record: Record) -> bool:
+def _is_of(process: "psutil.Process", record: ProcessRecord) -> bool:
     """Return True if a process is the recorded one: by its environment or, of another user's, by its command."""
     import psutil
 
@@ -155,12 +155,12 @@ def _is_of(process: "psutil.Process", record: Record) -> bool:
 
 def start(
     settings: Settings, name: str, command: Sequence[str], env: Mapping[str, str], port: int | None = None
-) -> Record:
+) -> ProcessRecord:
     """Start `command` in the background, in a session of its own, and record it.
 
     It is recorded before it starts: whatever ends us in between, its token finds it.
     """
-    record = Record(
+    record = ProcessRecord(
         name=name,
         pid=None,
         token=uuid.uuid4().hex,
@@ -194,7 +194,7 @@ def start(
     return record
 
 
-def stop(settings: Settings, record: Record) -> bool:
+def stop(settings: Settings, record: ProcessRecord) -> bool:
     """End what a record names, and only that, with all it started; return whether anything ran.
 
     A record that came with a copy of a project is removed, and the process that it names is the original's: it stays.
@@ -219,7 +219,7 @@ def stop(settings: Settings, record: Record) -> bool:
     return keeper is not None or bool(found)
 
 
-def _forget(settings: Settings, record: Record) -> None:
+def _forget(settings: Settings, record: ProcessRecord) -> None:
     restarts_path(settings, record.name).unlink(missing_ok=True)
     _path(settings, record.name).unlink(missing_ok=True)
 
@@ -228,7 +228,7 @@ def _path(settings: Settings, name: str) -> Path:
     return run_folder(settings) / f"{name}.json"
 
 
-def _write(settings: Settings, record: Record) -> None:
+def _write(settings: Settings, record: ProcessRecord) -> None:
     write_json(_path(settings, record.name), record.model_dump())
 
 
@@ -251,7 +251,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def listens(record: Record) -> bool:
+def listens(record: ProcessRecord) -> bool:
     """Tell whether a process of the record holds its port: a stranger may have taken it first."""
     import psutil
 
@@ -263,7 +263,7 @@ def listens(record: Record) -> bool:
     return False
 
 
-def is_taken(record: Record) -> bool:
+def is_taken(record: ProcessRecord) -> bool:
     """Tell whether a stranger listens on the port of a record."""
     with socket.socket() as probe:
         probe.settimeout(1.0)

@@ -29,7 +29,7 @@ NOTHING = {"bundle": None}  # in the file, because a file that is not there for 
 Action = Literal["deploy", "promote", "rollback", "release"]
 
 
-class Change(BaseModel):
+class HistoryEntry(BaseModel):
     """One move of the champion: who, when, from which bundle to which, and why."""
 
     at: str
@@ -53,7 +53,7 @@ class Champion(BaseModel):
     bundle: str
     digest: str
     since: str
-    history: tuple[Change, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
 
     @property
     def move(self) -> str:
@@ -88,7 +88,7 @@ def version_of(bundle: str) -> str:
     return bundle.rpartition("-")[0]
 
 
-def taken_out(champion: Champion | None, version: str) -> Change | None:
+def taken_out(champion: Champion | None, version: str) -> HistoryEntry | None:
     """Return the move by hand (rollback or promotion) that ended `version`'s service, unless it was put back since."""
     moves = [c for c in (champion.history if champion else ()) if version in map(version_of, (c.before or "", c.to))]
     last = moves[-1] if moves else None
@@ -126,7 +126,7 @@ def move_champion(store: Path, bundle: Bundle, action: Action, why: str, expecte
         before = old.bundle if old else None
         if expected not in (ANY, before):
             raise UserError(f"Bundle {before} was put into service meanwhile: run `ml evaluate` against it.")
-        change = Change(at=now, who=user_name(), action=action, before=before, to=bundle.name, why=why)
+        change = HistoryEntry(at=now, who=user_name(), action=action, before=before, to=bundle.name, why=why)
         champion = Champion(
             version=bundle.version,
             run_id=str(bundle.meta.get("run_id", "")),

@@ -28,7 +28,7 @@ What = Literal["new", "missing", "renamed", "retyped", "category", "range", "mar
 
 
 @dataclass(frozen=True)
-class Change:
+class ContractChange:
     """One difference between the contract and a table.
 
     Attributes:
@@ -111,7 +111,9 @@ NUMERIC = ("number", "integer")
 SHOWN = 5
 
 
-def find_changes(contract: Contract, table: pa.Table, typed: bool, written: TableFormat | None = None) -> list[Change]:
+def find_changes(
+    contract: Contract, table: pa.Table, typed: bool, written: TableFormat | None = None
+) -> list[ContractChange]:
     """Return how the table differs from the contract; ignored columns may do as they like.
 
     Args:
@@ -127,18 +129,18 @@ def find_changes(contract: Contract, table: pa.Table, typed: bool, written: Tabl
     filled = [n for n in there if n not in known and _has_values(table.column(n))]
     profiles = [profile_column(table.field(n), table.column(n), typed, written) for n in filled]
     renamed = find_renames(contract, missing, profiles, there)
-    changes: list[Change] = []
+    changes: list[ContractChange] = []
     for column in contract.used:
         if column.name in there:
             changes += _compare(column, table, typed, contract, written)
         elif column.name in renamed:
             now = column.model_copy(update={"name": renamed[column.name]})
             said = f'"{column.name}" is probably "{now.name}" now{_note(column, contract, problem=False)}'
-            changes.append(Change("renamed", now.name, said, column.role, before=column.name))
+            changes.append(ContractChange("renamed", now.name, said, column.role, before=column.name))
             changes += _compare(now, table, typed, contract, written)
         else:
             said = f'"{column.name}" ({column.kind}, {column.role}) is not in the source'
-            changes.append(Change("missing", column.name, said, column.role))
+            changes.append(ContractChange("missing", column.name, said, column.role))
     return changes + _describe_new([p for p in profiles if p.name not in renamed.values()], contract)
 
 
@@ -147,10 +149,10 @@ def _has_values(values: pa.ChunkedArray) -> bool:
     return bool(cleaned.notna().any())
 
 
-def _describe_new(profiles: list[Profile], contract: Contract) -> list[Change]:
+def _describe_new(profiles: list[Profile], contract: Contract) -> list[ContractChange]:
     guesses = guess_roles(profiles, contract.target)
     fields = [describe_field(p, _yield_role(guesses[p.name], contract)) for p in profiles]
-    return [Change("new", f.name, f'"{f.name}" ({f.kind}, {f.role})', f.role, field=f) for f in fields]
+    return [ContractChange("new", f.name, f'"{f.name}" ({f.kind}, {f.role})', f.role, field=f) for f in fields]
 
 
 def _yield_role(guess: Guess, contract: Contract) -> Guess:
@@ -160,8 +162,10 @@ def _yield_role(guess: Guess, contract: Contract) -> Guess:
     return Guess("feature") if guess.role == "time" and contract.role("time") else guess
 
 
-def _compare(column: Column, table: pa.Table, typed: bool, contract: Contract, written: TableFormat) -> list[Change]:
-    changes: list[Change] = []
+def _compare(
+    column: Column, table: pa.Table, typed: bool, contract: Contract, written: TableFormat
+) -> list[ContractChange]:
+    changes: list[ContractChange] = []
     said, raw = table.field(column.name), table.column(column.name)
     values, unreadable = clean_column(written.spell(raw, column.kind, column.name), column)
     if unreadable.any() and (kind := profile_column(said, raw, typed, written).kind) != column.kind:
@@ -175,17 +179,17 @@ def _compare(column: Column, table: pa.Table, typed: bool, contract: Contract, w
     # A row without a target is left out, and one without an id quarantined, as ever.
     if gaps and not column.nullable and column.role not in ("target", "id"):
         said = f'"{column.name}" has no value in {_rows(gaps)}{_note(column, contract)}'
-        changes.append(Change("gaps", column.name, said, column.role, kind=column.kind))
+        changes.append(ContractChange("gaps", column.name, said, column.role, kind=column.kind))
     return [*changes, *_compare_values(column, values.dropna(), contract)]
 
 
-def _retype(column: Column, kind: Kind, found: int, values: "pd.Series[Any]", contract: Contract) -> Change:
+def _retype(column: Column, kind: Kind, found: int, values: "pd.Series[Any]", contract: Contract) -> ContractChange:
     said = f'"{column.name}" is {column.kind} in the contract, and {found:,} of its values are not: it is {kind} now'
     fits = column.kind in NUMERIC and kind in NUMERIC
     classes = column.role == "target" and contract.problem != "regression" and not fits
     categories = _labels(pd.Series(values.dropna().unique()), kind) if classes else None
     said += _note(column, contract)
-    return Change(
+    return ContractChange(
         "retyped",
         column.name,
         said,
@@ -197,7 +201,7 @@ def _retype(column: Column, kind: Kind, found: int, values: "pd.Series[Any]", co
     )
 
 
-def _as_kind(column: Column, kind: Kind, retyped: Change) -> Column:
+def _as_kind(column: Column, kind: Kind, retyped: ContractChange) -> Column:
     """Return what the contract says once a column is retyped."""
     if retyped.fits:
         return column.model_copy(update={"kind": kind})
@@ -205,8 +209,8 @@ def _as_kind(column: Column, kind: Kind, retyped: Change) -> Column:
     return Column(kind=kind, categories=retyped.categories, **same)  # type: ignore[arg-type]
 
 
-def _compare_values(column: Column, values: "pd.Series[Any]", contract: Contract) -> list[Change]:
-    changes: list[Change] = []
+def _compare_values(column: Column, values: "pd.Series[Any]", contract: Contract) -> list[ContractChange]:
+    changes: list[ContractChange] = []
     if column.categories is not None:
         new = values[~values.isin(list(column.categories))].value_counts()
         if len(new):
@@ -217,7 +221,7 @@ def _compare_values(column: Column, values: "pd.Series[Any]", contract: Contract
     return changes
 
 
-def _extend(column: Column, new: "pd.Series[int]", contract: Contract) -> Change:
+def _extend(column: Column, new: "pd.Series[int]", contract: Contract) -> ContractChange:
     labels = _labels(new.index.to_series(), column.kind)
     shown = ", ".join(f"{literal(_label(v, column.kind))} ({n:,})" for v, n in new.head(SHOWN).items())
     more = ", …" if len(new) > SHOWN else ""
@@ -225,7 +229,7 @@ def _extend(column: Column, new: "pd.Series[int]", contract: Contract) -> Change
     many = len(column.categories or ()) + len(new) > MOST_CATEGORIES and column.role != "target"
     said += "; so many that the set is no longer closed" if many else _note(column, contract)
     said += "; it is ordered: put them in their place" if column.ordered and not many else ""
-    return Change("category", column.name, said, column.role, categories=None if many else labels)
+    return ContractChange("category", column.name, said, column.role, categories=None if many else labels)
 
 
 def _seconds(values: "pd.Series[Any]") -> "pd.Series[Any]":
@@ -237,7 +241,7 @@ def _is_bounded(column: Column) -> bool:
     return {column.minimum, column.maximum, column.exclusive_minimum, column.exclusive_maximum} != {None}
 
 
-def _widen(column: Column, seen: np.ndarray, contract: Contract) -> list[Change]:
+def _widen(column: Column, seen: np.ndarray, contract: Contract) -> list[ContractChange]:
     limits = {
         "ge": (column.minimum, np.less),
         "gt": (column.exclusive_minimum, np.less_equal),
@@ -256,16 +260,16 @@ def _widen(column: Column, seen: np.ndarray, contract: Contract) -> list[Change]
     shown = " and ".join(f"{key}={limits[key][0]:g}" for key in failed)
     said = f'"{column.name}" goes from {_show(column, rest.min())} to {_show(column, rest.max())}, beyond {shown} in '
     said += f"{_rows(rows)}{_note(column, contract)}"
-    return [*changes, Change("range", column.name, said, column.role, kind=column.kind, bounds=bounds)]
+    return [*changes, ContractChange("range", column.name, said, column.role, kind=column.kind, bounds=bounds)]
 
 
-def _leave_marks(column: Column, marks: np.ndarray) -> Change:
+def _leave_marks(column: Column, marks: np.ndarray) -> ContractChange:
     """Return the change that no bound follows: it would let the marks be learned as values."""
     shown = ", ".join(_show(column, value) for value in np.unique(marks)[:SHOWN])
     said = (
         f'"{column.name}" is {shown} in {_rows(len(marks))}: apart from all other values, as a mark for a missing one'
     )
-    return Change("mark", column.name, said, column.role, kind=column.kind)
+    return ContractChange("mark", column.name, said, column.role, kind=column.kind)
 
 
 def _show(column: Column, value: Any) -> str:

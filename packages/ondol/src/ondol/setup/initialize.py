@@ -32,11 +32,11 @@ from ondol.setup.schema_file import (
     Field,
     Status,
     apply,
-    compare,
     edit_config,
     is_untouched,
     may_keep_format,
     read_config,
+    show_differences,
     write_schema,
 )
 from ondol_serving.grammar import normalize
@@ -112,7 +112,7 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
         SCHEMA_PATH: write_schema(fields),
         Path(FILE_NAME): edit_config(config, source, target, goal.problem, written),
     }
-    diff = compare(root, texts)
+    diff = show_differences(root, texts)
     status = apply(root, texts, diff, force or is_untouched(root, config, texts[SCHEMA_PATH]))
     found = (
         source,

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ondol.setup.evolution import Change
+from ondol.setup.evolution import ContractChange
 from ondol.setup.schema_file import (
     ANNOTATIONS,
     NULLABLE,
     WIDTH,
     allow_long,
+    display_width,
     literal,
     make_attributes,
-    measure,
     quote,
     write_field,
 )
@@ -209,7 +209,7 @@ def _join(text: str, name: str) -> str:
     assert isinstance(call, ast.Call)
     parts = [segment(text, keyword) for keyword in call.keywords]
     joined = replace(text, call, f"{segment(text, call.func)}({', '.join(parts)})")
-    short = measure(joined.split("\n")[node.lineno - 1]) <= WIDTH and not any("\n" in part for part in parts)
+    short = display_width(joined.split("\n")[node.lineno - 1]) <= WIDTH and not any("\n" in part for part in parts)
     return joined if short else _break_lists(text, name)
 
 
@@ -219,7 +219,7 @@ def _break_lists(text: str, name: str) -> str:
         listed, line = keyword.value, text.split("\n")[keyword.lineno - 1]
         if not isinstance(listed, ast.List | ast.Tuple | ast.Set) or keyword.lineno != keyword.end_lineno:
             continue
-        if measure(line) > WIDTH and not has_comment(text, keyword.lineno, keyword.lineno):
+        if display_width(line) > WIDTH and not has_comment(text, keyword.lineno, keyword.lineno):
             indent, whole = " " * keyword.col_offset, segment(text, listed)
             values = "".join(allow_long(f"{indent}    {segment(text, value)},") for value in listed.elts)
             return replace(text, listed, f"{whole[0]}\n{values}{indent}{whole[-1]}")
@@ -239,7 +239,7 @@ class Proposal:
     left: tuple[str, ...]
 
 
-def propose(text: str, changes: Iterable[Change]) -> Proposal:
+def propose(text: str, changes: Iterable[ContractChange]) -> Proposal:
     """Return the module's text with every change made that can be made by rule."""
     edited, windows = text, "\r\n" in text
     edited = edited.replace("\r\n", "\n")
@@ -253,14 +253,14 @@ def propose(text: str, changes: Iterable[Change]) -> Proposal:
     return Proposal(edited.replace("\n", "\r\n") if windows else edited, tuple(left))
 
 
-def _add(text: str, change: Change) -> str:
+def _add(text: str, change: ContractChange) -> str:
     assert change.field is not None
     named = make_attributes([change.column], _bound(text))[change.column]
     edited = append_field(text, write_field(change.field, named).removesuffix("\n"))
     return _import_pandas(edited, change.column)
 
 
-def _remove(text: str, change: Change) -> str:
+def _remove(text: str, change: ContractChange) -> str:
     if change.role == "target":
         raise Uneditable("it is the target, without which there is nothing to learn")
     _refuse_mentioned(text, change.column)
@@ -269,7 +269,7 @@ def _remove(text: str, change: Change) -> str:
     return drop_field(text, change.column)
 
 
-def _rename(text: str, change: Change) -> str:
+def _rename(text: str, change: ContractChange) -> str:
     old, new = change.before, change.column
     _refuse_mentioned(text, old)
     node = find_field(text, old)
@@ -280,7 +280,7 @@ def _rename(text: str, change: Change) -> str:
     return edit_field(text, old, lambda t: set_argument(t, old, "alias", quote(new)), new)
 
 
-def _retype(text: str, change: Change) -> str:
+def _retype(text: str, change: ContractChange) -> str:
     name = change.column
     _refuse_ordered(text, name)
     if not change.fits:
@@ -298,7 +298,7 @@ def _retype(text: str, change: Change) -> str:
     return _import_pandas(edit_field(text, name, edit), name)
 
 
-def _extend(text: str, change: Change) -> str:
+def _extend(text: str, change: ContractChange) -> str:
     name = change.column
     if "isin" not in arguments(find_field(text, name)):
         raise Uneditable("its set is not the isin of its field")
@@ -315,7 +315,7 @@ def _refuse_ordered(text: str, name: str) -> None:
         raise Uneditable("it is ordered, which only its isin can say")
 
 
-def _widen(text: str, change: Change) -> str:
+def _widen(text: str, change: ContractChange) -> str:
     name = change.column
     for key, seen in change.bounds:
         bound = arguments(find_field(text, name)).get(key)
@@ -327,14 +327,14 @@ def _widen(text: str, change: Change) -> str:
     return text
 
 
-def _leave_marks(text: str, change: Change) -> str:
+def _leave_marks(text: str, change: ContractChange) -> str:
     raise Uneditable(
         "its bounds stay, since a mark within them would be learned as a value; leave these cells empty, or name the "
         "mark in config.toml, [data] missing; if it is a value, widen the bound by hand"
     )
 
 
-def _allow_gaps(text: str, change: Change) -> str:
+def _allow_gaps(text: str, change: ContractChange) -> str:
     name = change.column
 
     def edit(now: str) -> str:

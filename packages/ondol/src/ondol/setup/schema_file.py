@@ -88,7 +88,7 @@ def readable(text: str) -> str:
     return "".join(_escape(letter, "") for letter in text)
 
 
-def measure(text: str) -> int:
+def display_width(text: str) -> int:
     """Return the width of `text` in columns, as ruff counts it."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
@@ -198,7 +198,7 @@ def _insert(data: Any, before: str, key: str, value: Any) -> None:
         data[key] = item
 
 
-def compare(root: Path, texts: dict[Path, str]) -> str:
+def show_differences(root: Path, texts: dict[Path, str]) -> str:
     """Return the unified diff from what is there to `texts`."""
     lines: list[str] = []
     for path, text in texts.items():
@@ -297,7 +297,7 @@ def write_field(field: Field, attribute: str) -> str:
     start = f"    {attribute}: {_annotate(field)} = pa.Field("
     options = _options(field, attribute)
     line = f"{start}{', '.join(options)})"
-    if measure(line) <= WIDTH:
+    if display_width(line) <= WIDTH:
         return _write_comments(field) + line + "\n"
     parts = "".join(_break_list(option, field) for option in options)
     return f"{_write_comments(field)}{start}\n{parts}    )\n"
@@ -317,7 +317,7 @@ def _options(field: Field, attribute: str) -> list[str]:
 
 def _break_list(option: str, field: Field) -> str:
     """Return one option on a line of its own, or its list with one value on each line if too long."""
-    if measure(option) + 9 <= WIDTH or not option.startswith("isin="):
+    if display_width(option) + 9 <= WIDTH or not option.startswith("isin="):
         return allow_long(f"        {option},")
     values = "".join(allow_long(f"            {literal(value)},") for value in field.categories or ())
     return f"        isin=[\n{values}        ],\n"
@@ -325,7 +325,7 @@ def _break_list(option: str, field: Field) -> str:
 
 def allow_long(line: str) -> str:
     """Return a line that cannot be broken, exempt from the limit where the linter would mind."""
-    minded = measure(line) > WIDTH and len(line.split()) > 1
+    minded = display_width(line) > WIDTH and len(line.split()) > 1
     return f"{line}  # noqa: E501\n" if minded else f"{line}\n"
 
 
@@ -336,5 +336,5 @@ def _write_comments(field: Field) -> str:
 
 def _wrap(comment: str) -> list[str]:
     """Break a comment so that even wide letters fit the line."""
-    width = WIDTH - 6 if measure(comment) == len(comment) else (WIDTH - 6) // 2
+    width = WIDTH - 6 if display_width(comment) == len(comment) else (WIDTH - 6) // 2
     return textwrap.wrap(comment, width, break_on_hyphens=False) or [comment]

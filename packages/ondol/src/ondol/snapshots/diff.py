@@ -82,7 +82,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Column:
+class ColumnDiff:
     """A column that both snapshots have, of one type.
 
     Attributes:
@@ -109,31 +109,31 @@ def is_ordered(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
 
 
-def compare_sides(name: str, before: Side, after: Side) -> Column:
+def compare_sides(name: str, before: Side, after: Side) -> ColumnDiff:
     """Compare a column of two snapshots."""
     if not is_ordered(before.type):
         return _compare_categories(name, before, after)
     ours, theirs = before.values, after.values
     if not len(ours) or not len(theirs):
-        return Column(name, True, before, after, None)
+        return ColumnDiff(name, True, before, after, None)
     edges = np.unique(np.quantile(ours, np.arange(1, 10) / 10, method="lower"))
     # A bin between two edges each, and one for each edge: a value that many rows share is a bin of its own.
     counts = [
         np.bincount(np.searchsorted(edges, v) + np.searchsorted(edges, v, "right"), minlength=2 * len(edges) + 1)
         for v in (ours, theirs)
     ]
-    return Column(name, True, before, after, stability(*counts))
+    return ColumnDiff(name, True, before, after, stability(*counts))
 
 
-def _compare_categories(name: str, before: Side, after: Side) -> Column:
+def _compare_categories(name: str, before: Side, after: Side) -> ColumnDiff:
     ours, theirs = before.categories, after.categories
     if not ours or not theirs or any(len(c) > TOP and 2 * len(c) > c.total() for c in (ours, theirs)):
-        return Column(name, False, before, after, None)
+        return ColumnDiff(name, False, before, after, None)
     top = sorted({value for counted in (ours, theirs) for value, _ in counted.most_common(TOP)})
     counts = [np.array([c[v] for v in top] + [c.total() - sum(c[v] for v in top)]) for c in (ours, theirs)]
     came = tuple(value for value, _ in theirs.most_common() if value not in ours)
     went = tuple(value for value, _ in ours.most_common() if value not in theirs)
-    return Column(name, False, before, after, stability(*counts), came, went)
+    return ColumnDiff(name, False, before, after, stability(*counts), came, went)
 
 
 def stability(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -184,7 +184,7 @@ def compare_schemas(snapshots: Snapshots, one: str, other: str) -> Difference:
     )
 
 
-def compare_columns(snapshots: Snapshots, difference: Difference) -> Iterator[Column]:
+def compare_columns(snapshots: Snapshots, difference: Difference) -> Iterator[ColumnDiff]:
     """Yield how the values of each shared column moved."""
     names = list(difference.shared)
     for start in range(0, len(names), COLUMNS_AT_ONCE):

@@ -26,7 +26,7 @@ from ondol.training.baseline import baseline_of
 from ondol.training.dataset import Holdout, define_holdout, read_sides, sample_share
 from ondol.training.pipelines import round_targets
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
-from ondol.validation.leakage import check_leaks, settle
+from ondol.validation.leakage import accept_alarms, check_leaks
 from ondol.validation.leakage_checks import SAMPLE_ROWS, Alarm
 from ondol.validation.results import Validations
 
@@ -77,7 +77,7 @@ def log_run(
     documents = {
         "contract.json": fitted.contract.model_dump(mode="json"),
         "baseline.json": {"prediction": fitted.baseline},
-        "leakage.json": {"alarms": settle(alarms, settings.leakage.accept)},
+        "leakage.json": {"alarms": accept_alarms(alarms, settings.leakage.accept)},
         "provenance.json": origin.model_dump(),
         "settings.json": settings.model_dump(mode="json", exclude={"root"}),
     }

@@ -75,13 +75,15 @@ def check_leaks(settings: Settings, contract: Contract, frame: pd.DataFrame, hel
     require_known("[leakage] accept", accept, contract.by_name)
     alarms = find_alarms(contract, frame, held)
     if alarms:
-        publish_table("leakage", [line | {"columns": ", ".join(line["columns"])} for line in settle(alarms, accept)])
+        publish_table(
+            "leakage", [line | {"columns": ", ".join(line["columns"])} for line in accept_alarms(alarms, accept)]
+        )
     warn_of_needless(alarms, accept)
     require_accepted(alarms, accept)
     return tuple(alarms)
 
 
-def settle(alarms: Sequence[Alarm], accept: Mapping[str, str]) -> list[dict[str, Any]]:
+def accept_alarms(alarms: Sequence[Alarm], accept: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return a line for each alarm, with the reason for which it is accepted: of one of its columns, or empty."""
     return [
         {
