@@ -35,6 +35,7 @@ DECIDING = {  # whether there is anything to do, and on what
     "is_in_service",
     "only_monitor",
     "open_watch",
+    "require_destination",
     "window_end",
 }
 UNDOING = {"discard", "restore"}  # what a task did

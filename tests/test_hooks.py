@@ -51,8 +51,10 @@ def hooked(project: Path) -> Path:
     """A project without dependencies, so locked without PyPI, committed, with its hooks installed."""
     path = project / "pyproject.toml"
     settings = tomlkit.parse(path.read_text(encoding="utf-8"))
-    settings["project"] |= {"dependencies": [], "optional-dependencies": {}}
+    settings["project"]["dependencies"] = []
     settings["dependency-groups"] = {}
+    for name in ("workspace", "sources"):  # the engine, which has dependencies
+        del settings["tool"]["uv"][name]
     path.write_text(tomlkit.dumps(settings), encoding="utf-8")
     locked = run(project, "uv", "lock", "--offline", UV_PYTHON=sys.executable)
     assert locked.returncode == 0, locked.stderr
