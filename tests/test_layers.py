@@ -20,6 +20,7 @@ ORDER = [
     "config",
     "project",
     "storage",
+    "extensions",
     "orchestration",
     "contract",
     "snapshots",

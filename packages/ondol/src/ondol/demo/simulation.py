@@ -19,7 +19,7 @@ from ondol.contract import Contract, check_rows, clean, encode_target, typed
 from ondol.demo.sandbox import Sandbox
 from ondol.demo.traffic import draw_week, send_rows, wait_for_version, write_table
 from ondol.errors import UserError
-from ondol.evaluation.metrics import METRICS, Interval, choose_metric, paired_difference, score_metrics
+from ondol.evaluation.metrics import Interval, choose_metric, metrics_of, paired_difference, score_metrics
 from ondol.evaluation.scoring import Scorer
 from ondol.evaluation.verdicts import show_figure
 from ondol.monitoring.retraining import Wanted, read_loop
@@ -303,8 +303,8 @@ def measure_recovery(contract: Contract, first: Answered, last: Answered, gates:
     gain = paired_difference(problem, metric, last.y, last.served, last.other, **options)  # type: ignore[arg-type]
     if before is None or back is None or lost is None or gain is None:
         return None
-    loss = before - lost if METRICS[problem][metric].greater_is_better else lost - before
-    return Recovery(metric, before, lost, back, gain, gain.value / loss if loss > 0 else None, len(last.y))
+    loss = before - lost if metrics_of(problem)[metric].greater_is_better else lost - before
+    return Comeback(metric, before, lost, back, gain, gain.value / loss if loss > 0 else None, len(last.y))
 
 
 def read_answers(path: Path) -> dict[int, np.ndarray]:

@@ -7,13 +7,14 @@ import pandas as pd
 
 from ondol.contract.schema import can_score
 from ondol.errors import Refused
-from ondol.evaluation.gates import apply_gates, refusal_sentence
+from ondol.evaluation.gates import judge, judge_own, refusal_sentence
 from ondol.evaluation.metrics import choose_metric
 from ondol.evaluation.plots import draw_plots
 from ondol.evaluation.report import gate_rows, verdict_markdown
 from ondol.evaluation.scoring import Scorer
 from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
-from ondol.evaluation.verdicts import StoredVerdict
+from ondol.evaluation.verdicts import Record
+from ondol.extensions import EVALUATION, digest_extension
 from ondol.orchestration.progress import say
 from ondol.orchestration.stage import publish_image, publish_link, publish_markdown, publish_table
 from ondol.project import Project
@@ -29,7 +30,8 @@ class Scored:
     """Predictions of all on the same rows.
 
     Attributes:
-        y: What was observed.
+        frame: The rows, with all columns of the contract.
+        y: What was observed: the index of the class, or the value.
         candidate: What the candidate predicts.
         champion: What the champion predicts; None where nothing comparable serves.
         dummy: What a dummy model predicts.
@@ -38,6 +40,7 @@ class Scored:
         against: The champion of that time, comparable or not.
     """
 
+    frame: pd.DataFrame
     y: np.ndarray
     candidate: np.ndarray
     champion: np.ndarray | None
@@ -67,8 +70,9 @@ def known_verdict(project: Project, version: str) -> StoredVerdict | None:
 
 def verdict_key(project: Project, version: str) -> str:
     """Return the digest of everything that a verdict depends on."""
-    champion = project.champion
-    return digest_json([version, champion and champion.bundle, project.settings.gates.model_dump()])
+    champion, settings = project.champion, project.settings
+    own = digest_extension(settings.root, EVALUATION)
+    return digest_json([version, champion and champion.bundle, settings.gates.model_dump(), *([own] if own else [])])
 
 
 def score_holdout(project: Project, version: str) -> Scored:
@@ -95,7 +99,7 @@ def score_holdout(project: Project, version: str) -> Scored:
     metric = choose_metric(contract.problem, basis.metric)
     dummy = predict_dummy(contract.problem, metric, candidate.baseline, len(judged.y))
     theirs = predict_champion(bundle, candidate, judged.frame) if bundle else None
-    return Scored(judged.y, judged.predictions, theirs, dummy, notes, basis, champion)
+    return Scored(judged.frame, judged.y, judged.predictions, theirs, dummy, notes, basis, champion)
 
 
 def judge_candidate(project: Project, version: str, scored: Scored) -> StoredVerdict:
@@ -104,7 +108,8 @@ def judge_candidate(project: Project, version: str, scored: Scored) -> StoredVer
     verdict = apply_gates(
         candidate.contract.problem, scored.y, scored.candidate, scored.champion, scored.dummy, project.settings.gates
     )
-    return StoredVerdict(
+    verdict = verdict.model_copy(update={"gates": (*verdict.gates, *judge_own(verdict, scored))})
+    return Record(
         key=verdict_key(project, version),
         version=version,
         run_id=candidate.run_id,

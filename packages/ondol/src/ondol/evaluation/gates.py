@@ -10,14 +10,22 @@ Two gates stand:
   mae, median_absolute_error), where it is a share of the champion's error.
 
 What is unknown (too few rows, one class only) does not pass.
+
+Gates of the project's own are functions in `GATES` of `model/evaluation.py`.
 """
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from ondol.errors import UserError
 from ondol.evaluation.metrics import bootstrap, choose_metric, paired_difference
 from ondol.evaluation.verdicts import Comparison, Gate, Limits, Verdict, show_figure
+from ondol.extensions import EVALUATION, FILE, explain, read_extension
+
+if TYPE_CHECKING:
+    from ondol.evaluation.evaluate import Scored
 
 __all__ = [
     "Comparison",
@@ -27,6 +35,7 @@ __all__ = [
     "judge_floor",
     "judge_margin",
     "judge_minimum",
+    "judge_own",
     "refusal_sentence",
 ]
 Array = NDArray[Any]
@@ -113,6 +122,33 @@ def judge_margin(compared: Comparison, margin: float) -> Gate:
     return Gate(name="margin", figure=gain.value, limit=limit, passed=passed, sentence=sentence)
 
 
+def judge_own(compared: Comparison, scored: "Scored") -> tuple[Gate, ...]:
+    """Return what the gates of the project's own decide.
+
+    Args:
+        compared: The figures of all models.
+        scored: The held-out rows, and every model's predictions for them.
+
+    Raises:
+        UserError: `GATES` is no list of functions, or one of them failed or returned no `Gate`.
+    """
+    own = read_extension(EVALUATION, "GATES") or ()
+    if not isinstance(own, Sequence) or not all(callable(gate) for gate in own):
+        raise UserError(f"GATES in {FILE(EVALUATION)} is no list of functions.")
+    return tuple(_judge_by(gate, compared, scored) for gate in own)
+
+
+def _judge_by(gate: Any, compared: Comparison, scored: "Scored") -> Gate:
+    name = getattr(gate, "__name__", repr(gate))
+    try:
+        ruling = gate(compared, scored)
+    except Exception as error:  # whatever the project's code raises
+        raise UserError(f'The gate "{name}" of {FILE(EVALUATION)} failed: {explain(error)}.') from error
+    if not isinstance(ruling, Gate):
+        raise UserError(f'The gate "{name}" of {FILE(EVALUATION)} returned {type(ruling).__name__}: return a Gate.')
+    return ruling
+
+
 def refusal_sentence(verdict: Verdict, champion: str | None = None) -> str:
     """Say which gates refused, by how much, and what serves on; empty where none did.
 
@@ -134,7 +170,7 @@ def _short(gate: Gate) -> str:
     return f": it misses by {show_figure(abs(gate.limit - gate.figure))}"
 
 
-def _unknown(name: Literal["floor", "margin"], compared: Comparison, limit: float) -> Gate:
+def _unknown(name: str, compared: Comparison, limit: float) -> Gate:
     why = f"{compared.metric} is unknown on a holdout of {compared.rows:,} rows (too few, or of one class)"
     return Gate(
         name=name,

@@ -16,13 +16,14 @@ arrays instead of 200 sorts. A metric that the weighted rows leave undefined is 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ondol.errors import UserError, nearest
+from ondol.extensions import EVALUATION, FILE, explain, read_extension
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -47,6 +48,18 @@ def prepare_scorers(problem: str, y: Integers | Floats, prediction: Floats) -> d
         return _prepare_regression(np.asarray(y, np.float64), np.asarray(prediction, np.float64))
     y = np.asarray(y, np.int64)
     return _prepare_binary(y, prediction) if problem == "binary" else _prepare_multiclass(y, prediction)
+
+
+def _prepare_own(y: Integers | Floats, prediction: Floats) -> dict[str, Scorer]:
+    return {name: partial(_score_own, name, metric, y, prediction) for name, metric in own_metrics().items()}
+
+
+def _score_own(name: str, metric: "Metric", y: Integers | Floats, prediction: Floats, weights: Floats) -> float:
+    assert metric.score is not None
+    try:
+        return float(metric.score(y, prediction, weights))
+    except Exception as error:  # whatever the project's code raises
+        raise UserError(f'The metric "{name}" of {FILE(EVALUATION)} failed: {explain(error)}.') from error
 
 
 def _prepare_binary(y: Integers, probabilities: Floats) -> dict[str, Scorer]:
@@ -298,10 +311,14 @@ class Metric:
     Attributes:
         greater_is_better: The direction.
         relative: The figure has the target's unit, so margins are shares of the champion's figure.
+        score: Of a metric of the project's own: a function of the true values [N], the predictions ([N, K]
+            probabilities, or [N] values) and the rows' weights [N], as scikit-learn's metrics take them. NaN where
+            the rows do not define it.
     """
 
     greater_is_better: bool
     relative: bool = False
+    score: Callable[[Any, Any, Floats], float] | None = None
 
 
 METRICS: Mapping[str, Mapping[str, Metric]] = {
@@ -331,13 +348,38 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
 }
 
 
+def metrics_of(problem: str) -> Mapping[str, Metric]:
+    """Return the metrics of `problem` by name, those of the project's own last."""
+    return {**METRICS[problem], **own_metrics()}
+
+
+def own_metrics() -> Mapping[str, Metric]:
+    """Return the metrics that `METRICS` in `model/evaluation.py` names.
+
+    Raises:
+        UserError: it is no mapping of names to metrics with a score, or has a name that is taken.
+    """
+    own = read_extension(EVALUATION, "METRICS") or {}
+    taken = {name for known in METRICS.values() for name in known}
+    for name, metric in own.items() if isinstance(own, Mapping) else [(own, None)]:
+        if not isinstance(metric, Metric) or metric.score is None:
+            raise UserError(
+                f"METRICS in {FILE(EVALUATION)} is wrong at {name!r}: map a name to Metric(…, score=function)."
+            )
+        if name in taken or not str(name).isidentifier():
+            raise UserError(
+                f'METRICS in {FILE(EVALUATION)} has the name "{name}", which is taken or no identifier: rename it.'
+            )
+    return dict(own)
+
+
 def choose_metric(problem: str, name: str | None) -> str:
     """Return the metric that decides: `name`, or the problem's first.
 
     Raises:
         UserError: the problem has no such metric.
     """
-    known = METRICS[problem]
+    known = metrics_of(problem)
     if name is not None and name not in known:
         hint = nearest(name, known) or f" Known here: {', '.join(known)}."
         raise UserError(f'gates.metric is "{name}", which is no metric of a {problem} problem.{hint}')
@@ -401,7 +443,7 @@ def paired_difference(
 
     Each resample scores both on the same rows. None where the metric is undefined on the rows.
     """
-    sign = 1.0 if METRICS[problem][metric].greater_is_better else -1.0
+    sign = 1.0 if metrics_of(problem)[metric].greater_is_better else -1.0
 
     def prepare(rows: Array | slice) -> dict[str, Scorer]:
         ours, theirs = (_prepare(problem, y[rows], p[rows]).get(metric) for p in (candidate, other))
@@ -417,4 +459,4 @@ def _prepare(problem: str, y: Array, prediction: Array) -> dict[str, Scorer]:
     bad = np.count_nonzero(~np.isfinite(prediction))
     if bad:
         raise UserError(f"The model gave {bad:,} predictions that are no finite numbers: look at model/estimator.py.")
-    return prepare_scorers(problem, y, prediction) if len(y) else {}
+    return prepare_scorers(problem, y, prediction) | _prepare_own(y, prediction) if len(y) else {}

@@ -1,11 +1,11 @@
 """Verdicts: what was compared, what the gates decided, and how both are stored."""
 
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from ondol.evaluation.metrics import METRICS, Interval, Metric
+from ondol.evaluation.metrics import Interval, Metric, metrics_of
 from ondol.storage.files import read_record, write_bytes
 
 
@@ -18,7 +18,7 @@ class FrozenModel(BaseModel):
 class Gate(FrozenModel):
     """One gate's ruling; `figure` or `limit` is None where there was nothing to judge by."""
 
-    name: Literal["floor", "margin"]
+    name: str
     figure: float | None
     limit: float | None
     passed: bool
@@ -45,7 +45,7 @@ class Comparison(FrozenModel):
     @property
     def rule(self) -> Metric:
         """Direction and unit of the metric."""
-        return METRICS[self.problem][self.metric]
+        return metrics_of(self.problem)[self.metric]
 
     def value(self, who: str) -> float | None:
         """Return the metric of "candidate", "dummy" or "champion"; None where it is undefined."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from ondol.config import Gates
 from ondol.contract import Contract, encode_target
-from ondol.evaluation.metrics import METRICS, Interval, bootstrap, choose_metric, score_metrics
+from ondol.evaluation.metrics import Interval, bootstrap, choose_metric, metrics_of, score_metrics
 from ondol.evaluation.verdicts import show_figure
 
 
@@ -79,7 +79,7 @@ def is_lost(problem: str, metric: str, now: Interval, before: Interval, loss: fl
     The figures are of different rows, so their standard errors, read from their intervals, add up in squares; the
     fall must exceed the one-sided bound of the normal distribution at `confidence`.
     """
-    kind = METRICS[problem][metric]
+    kind = metrics_of(problem)[metric]
     if now.low is None or now.high is None or before.low is None or before.high is None:
         return False
     normal = NormalDist()
