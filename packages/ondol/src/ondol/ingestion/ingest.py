@@ -2,8 +2,10 @@
 
 from ondol.config import Settings
 from ondol.contract import Contract, require_columns, require_known_markers
-from ondol.ingestion.base import StreamingSource
+from ondol.extensions import SOURCE, read_extension
+from ondol.ingestion.base import Stream
 from ondol.ingestion.incremental import grow
+from ondol.ingestion.python import change_rows
 from ondol.ingestion.sources import Reading, Source, open_source, read_through
 from ondol.markdown import code
 from ondol.orchestration.progress import say, track
@@ -42,15 +44,17 @@ def snapshot_source(settings: Settings, contract: Contract, full: bool = False) 
 def open_project_source(settings: Settings, contract: Contract) -> Source:
     """Open the source that `config.toml` names, its columns typed as the contract says.
 
+    Its rows are those that `prepare` in `model/source.py` makes of them, where there is such a function.
+
     Raises:
         UserError: there is none, or `[data] missing` names a column that the contract lacks.
     """
     require_known_markers(settings.data, contract.kinds)
     required = [column.name for column in contract.used]
-    return open_source(
-        settings.data.source,
-        Reading(contract.kinds, settings.root, settings.fetch, required, dialect=settings.data.dialect),
-    )
+    reading = Reading(contract.kinds, settings.root, settings.fetch, required, dialect=settings.data.dialect)
+    source = open_source(settings.data.source, reading)
+    prepare = read_extension(SOURCE, "prepare")
+    return source if prepare is None else change_rows(source, prepare, reading)
 
 
 def report(snapshot: Snapshot) -> None:

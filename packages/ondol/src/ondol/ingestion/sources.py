@@ -24,6 +24,7 @@ OPENERS = {
     "sample": "ondol.ingestion.sample:open_sample",
     "rest": "ondol.ingestion.rest:open_rest",
     "kafka": "ondol.ingestion.kafka:open_kafka",
+    "python": "ondol.ingestion.python:open_python",
     **dict.fromkeys(
         ("postgresql", "postgres", "mysql", "mariadb", "sqlite", "duckdb"), "ondol.ingestion.sql.source:open_sql"
     ),
