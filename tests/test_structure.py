@@ -20,6 +20,9 @@ EVERYTHING = sorted(
         *(p for name in ("tests", "benchmarks", "template/tests") for p in (REPOSITORY / name).rglob("*.py")),
     }
 )
+ESTIMATOR = (
+    REPOSITORY / "packages" / "ondol" / "src" / "ondol" / "training" / "formulas.py"
+)  # a class of scikit-learn's
 MODEL_MAY = {"numpy", "pandas", "pandera", "sklearn", "model"}
 SERVICE_MAY = {
     "bentoml",
@@ -132,7 +135,13 @@ def test_flows_import_heavy_packages_only_where_they_are_used(path):
         for package in imported(node)
         if package in HEAVY
     }
-    assert not heavy
+    assert heavy == ({"sklearn"} if path == ESTIMATOR else set())
+
+
+def test_flows_import_their_estimator_only_where_it_is_needed():
+    for path in OURS:
+        for node in at_import(parse(path)):
+            assert "from ondol.training.formulas" not in ast.unparse(node), path
 
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)

@@ -18,6 +18,7 @@ LARGEST_TARGET, SMALLEST_TARGET = 1e37, 1e-30
 EXACT = 2**24  # every integer up to here is a float32 of its own
 LARGEST = float(np.finfo(np.float32).max)
 MOST_KNOWN = 1000
+AFFINE = "affine"  # in an encoded frame's `attrs`
 PROBE_ROWS = 100_000
 MANY = 255  # values that a histogram of scikit-learn's tells apart
 CYCLES: dict[Part, pd.Timedelta] = {
@@ -52,12 +53,24 @@ def encode(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
     """Return the features of `frame` as the model sees them: real names, float32 columns or strings.
 
     Texts of many values are of dtype `str`, others of dtype `object`. Behind all columns stand the parts of dates.
+    `attrs` has the offset and the scale of the columns that have one.
     """
     columns = {c.name: encode_column(c, frame[c.name]) for c in contract.features}
     for column in contract.features:
         for part, name in ((column.encoding and column.encoding.parts) or {}).items():
             columns[name] = _part(frame[column.name], part).astype(np.float32)
-    return pd.DataFrame(columns, index=frame.index, copy=False)
+    made = pd.DataFrame(columns, index=frame.index, copy=False)
+    made.attrs[AFFINE] = {c.name: pair for c in contract.features if (pair := _affine(c)) != (0.0, 1.0)}
+    return made
+
+
+def _affine(column: Column) -> tuple[float, float]:
+    """Return the offset and the scale that give back a column's real values, of dates the days since 1970."""
+    rule = column.encoding
+    if rule is None or rule.tensor == "string":
+        return 0.0, 1.0
+    days = 0.0 if rule.origin is None else (pd.Timestamp(rule.origin) - pd.Timestamp(0)) / DAY
+    return rule.offset + days, rule.scale
 
 
 def encode_column(column: Column, values: "pd.Series[Any]") -> "pd.Series[Any]":

@@ -11,11 +11,13 @@ from ondol.contract import Column, Contract, encode
 from ondol.deployment.onnx import compile_model
 from ondol.deployment.parity import check_parity
 from ondol.deployment.reference import FILE, make_reference
+from ondol.errors import UserError
 from ondol.evaluation.targets import Candidate, load_candidate
 from ondol.evaluation.verdicts import Verdicts
 from ondol.registry.bundles import Bundle, write_bundle
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import utc_now
+from ondol.training.pipelines import parts_of
 
 COMMON = 5  # a text that fewer rows hold may name somebody
 
@@ -98,6 +100,12 @@ def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str
 def _compile(settings: Settings, candidate: Candidate) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the model's file and the record of its parity; scikit-learn itself needs no proof."""
     if settings.deploy.runtime == "sklearn":
+        for part in parts_of(candidate.pipeline):
+            if type(part).__module__.startswith("ondol."):
+                raise UserError(
+                    f"{type(part).__name__} in model/features.py cannot be served by scikit-learn itself, as runtime "
+                    'under [deploy] says, because the service has no ondol: set runtime = "onnx".'
+                )
         return {"model.skops": candidate.skops_bytes()}, {"rows": 0}
     model = compile_model(candidate.pipeline, candidate.contract)
     parity = check_parity(

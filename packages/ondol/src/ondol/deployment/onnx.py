@@ -12,9 +12,10 @@ so trees and forests have converters here.
 import copy
 import importlib
 import importlib.util
+import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,6 +90,54 @@ def _table(encoder: Any, place: int) -> np.ndarray:
 
 def _name(scope: Any) -> str:
     return scope.get_unique_operator_name("TargetEncoder")
+
+
+def convert_formulas(scope: Any, operator: Any, container: Any) -> None:
+    """Compute each formula by the operators that it is made of; what is not finite becomes NaN."""
+    from onnx import TensorProto
+
+    from ondol.training.formulas import COMPARISONS, evaluate
+
+    formulas, columns = operator.raw_operator, _columns(scope, operator, container)
+
+    def add(name: str, inputs: Sequence[str], **attributes: Any) -> str:
+        made = str(scope.get_unique_variable_name("formula"))
+        container.add_node(name, list(inputs), made, name=scope.get_unique_operator_name("Formula"), **attributes)
+        return made
+
+    def add_number(value: float, kind: int = TensorProto.DOUBLE) -> str:
+        made = str(scope.get_unique_variable_name("number"))
+        container.add_initializer(made, kind, [1], [value])
+        return made
+
+    def cast(value: str, kind: int = TensorProto.DOUBLE) -> str:
+        return add("Cast", [value], to=kind)
+
+    def compute(name: str, values: Sequence[Any]) -> str:
+        if name == "Constant":
+            return add_number(values[0])
+        if name in COMPARISONS:
+            return cast(add(name, [cast(value, TensorProto.FLOAT) for value in values]))
+        return add(name, values)
+
+    real = [
+        add("Add", [add("Mul", [cast(column), add_number(scale)]), add_number(offset)])
+        for column, (offset, scale) in zip(columns, formulas.encodings_, strict=True)
+    ]
+    made, missing = list(columns), add_number(math.nan, TensorProto.FLOAT)
+    for tree in formulas.trees():
+        value = cast(evaluate(tree, formulas.columns_, real, compute), TensorProto.FLOAT)
+        made.append(add("Where", [add("IsInf", [value]), missing, value]))
+    container.add_node("Concat", made, operator.outputs[0].full_name, name=_name(scope), axis=1, op_version=13)
+
+
+def shape_formulas(operator: Any) -> None:
+    """Say how many columns there are."""
+    from skl2onnx.common.data_types import FloatTensorType
+
+    formulas = operator.raw_operator
+    width = len(formulas.columns_) + len(formulas.formulas)
+    operator.outputs[0].type = FloatTensorType([operator.inputs[0].get_first_dimension(), width])
 
 
 GRID = 2.0**20  # probabilities closer than this apart are equal: a forest's votes, summed as float32, are not exact
@@ -384,6 +433,8 @@ def _convert(pipeline: Any, contract: Contract) -> "ModelProto":
     from skl2onnx.common.exceptions import MissingConverter, MissingShapeCalculator
     from sklearn.preprocessing import TargetEncoder
 
+    from ondol.training.formulas import Formulas
+
     types = {"float32": FloatTensorType, "string": StringTensorType}
     inputs = [(made.key, types[made.tensor]([None, 1])) for made in contract.inputs]
     try:
@@ -396,8 +447,9 @@ def _convert(pipeline: Any, contract: Contract) -> "ModelProto":
                 initial_types=inputs,
                 options=_options(pipeline, contract),
                 target_opset=OPSET,
-                custom_conversion_functions=tree_converters() | {TargetEncoder: convert_targets},
-                custom_shape_calculators={TargetEncoder: shape_targets},
+                custom_conversion_functions=tree_converters()
+                | {TargetEncoder: convert_targets, Formulas: convert_formulas},
+                custom_shape_calculators={TargetEncoder: shape_targets, Formulas: shape_formulas},
             )
     except (MissingConverter, MissingShapeCalculator) as error:
         raise UserError(

@@ -7,8 +7,9 @@ from ondol.config import Settings
 from ondol.errors import UserError
 
 FILE = "model.skops"
-TRUSTED = (  # scikit-learn's and numpy's own classes that skops does not list
+TRUSTED = (  # classes of scikit-learn, numpy and the engine that skops does not list
     "numpy.dtype",
+    "ondol.training.formulas.Formulas",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.compose._column_transformer.make_column_selector",

@@ -1,0 +1,145 @@
+"""A scikit-learn transformer that computes columns by formulas; `ondol.deployment.onnx` compiles it."""
+
+import ast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from ondol.contract.encoding import AFFINE
+
+Floats = NDArray[np.float32]
+# Each is exact, here and in ONNX Runtime: a formula gives the same number, to the last bit, in both.
+OPERATORS: Mapping[type[ast.AST], tuple[str, Callable[..., Any]]] = {
+    ast.Add: ("Add", np.add),
+    ast.Sub: ("Sub", np.subtract),
+    ast.Mult: ("Mul", np.multiply),
+    ast.Div: ("Div", np.divide),
+    ast.USub: ("Neg", np.negative),
+    ast.Gt: ("Greater", np.greater),
+    ast.GtE: ("GreaterOrEqual", np.greater_equal),
+    ast.Lt: ("Less", np.less),
+    ast.LtE: ("LessOrEqual", np.less_equal),
+    ast.Eq: ("Equal", np.equal),
+}
+FUNCTIONS: Mapping[str, tuple[str, Callable[..., Any], int]] = {
+    "abs": ("Abs", np.abs, 1),
+    "sqrt": ("Sqrt", np.sqrt, 1),
+    "min": ("Min", np.minimum, 2),
+    "max": ("Max", np.maximum, 2),
+}
+COMPARISONS = frozenset(("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"))
+Value = Any  # of a formula's parts: an array here, a node's name in ONNX
+
+
+class Formulas(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Passes its columns on, with columns computed from them behind.
+
+    A formula has numbers, columns (`column["a name"]` where a name is no identifier), `+ - * /`, comparisons, which
+    give 1 or 0, `abs`, `sqrt`, `min` and `max`. It is computed from the columns' real values, dates in days since
+    1970, in float64, and compared in float32, so that 0.1 equals a column's 0.1. What is not finite, such as a
+    division by 0, is missing, and so is what is computed from a missing value. A comparison with a missing value
+    gives 0.
+
+    Example:
+        `("ratios", Formulas({"fee_share": "monthly_fee / total_paid"}), ["monthly_fee", "total_paid"])`
+    """
+
+    def __init__(self, formulas: Mapping[str, str]) -> None:
+        """Compute `formulas`, by the names of the columns that they make."""
+        self.formulas = formulas
+
+    def fit(self, frame: Any, y: Any = None) -> Self:
+        """Remember the columns and how they are encoded.
+
+        Raises:
+            ValueError: a formula cannot be read, or names a column that it is not given, or one that is no number; or
+                the columns are not as `ondol.contract.encode` returns them.
+        """
+        if (known := getattr(frame, "attrs", {}).get(AFFINE)) is None:
+            raise ValueError("Formulas must be the first step for their columns: another one in front changes them")
+        self.columns_ = [str(name) for name in frame.columns]
+        self.n_features_in_ = len(self.columns_)
+        self.encodings_ = [[*known.get(name, (0.0, 1.0))] for name in self.columns_]  # offset and scale
+        self.transform(frame.head(1))
+        for (name, text), tree in zip(self.formulas.items(), self.trees(), strict=True):
+            if not {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & {*self.columns_, "column"}:
+                raise ValueError(f'the formula "{name}" names no column: {text}')
+        return self
+
+    def transform(self, frame: Any) -> Floats:
+        """Return the columns and those of the formulas, [N, columns + formulas]."""
+        try:
+            given = np.asarray(frame, np.float32)
+        except ValueError:
+            raise ValueError(f"Formulas take numbers, and one of {', '.join(self.columns_)} is none") from None
+        with np.errstate(all="ignore"):
+            columns = [
+                given[:, i].astype(np.float64) * scale + offset for i, (offset, scale) in enumerate(self.encodings_)
+            ]
+            made = [evaluate(tree, self.columns_, columns, _compute).astype(np.float32) for tree in self.trees()]
+        return np.column_stack([given, *(np.where(np.isfinite(one), one, np.float32(np.nan)) for one in made)])
+
+    def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> NDArray[Any]:
+        """Return the columns' names, then the formulas'."""
+        return np.array([*self.columns_, *self.formulas], dtype=object)
+
+    def trees(self) -> Iterator[ast.expr]:
+        """Yield the formulas as syntax trees."""
+        for name, text in self.formulas.items():
+            try:
+                yield ast.parse(text, mode="eval").body
+            except SyntaxError:
+                raise ValueError(f'the formula "{name}" cannot be read: {text}') from None
+
+
+def evaluate(
+    tree: ast.AST, names: Sequence[str], columns: Sequence[Value], compute: Callable[[str, Sequence[Value]], Value]
+) -> Value:
+    """Return the value of a formula.
+
+    Args:
+        tree: Its syntax tree.
+        names: Of the columns.
+        columns: Their values.
+        compute: Gives the value of an operator of ONNX; of "Constant", that of a number.
+
+    Raises:
+        ValueError: the formula has something else in it.
+    """
+
+    def walk(node: ast.AST) -> Value:
+        match node:
+            case ast.Constant(value=bool() | int() | float() as number):
+                return compute("Constant", [float(number)])
+            case ast.Name(id=name) | ast.Subscript(value=ast.Name(id="column"), slice=ast.Constant(value=str(name))):
+                if name not in names:
+                    raise ValueError(f'the formula "{ast.unparse(tree)}" names "{name}", which is none of its columns')
+                return columns[list(names).index(name)]
+            case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]) if (
+                type(op) in OPERATORS
+            ):
+                return compute(OPERATORS[type(op)][0], [walk(left), walk(right)])
+            case ast.UnaryOp(op=ast.USub() as op, operand=operand):
+                return compute(OPERATORS[type(op)][0], [walk(operand)])
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if (
+                name in FUNCTIONS and len(args) == FUNCTIONS[name][2]
+            ):
+                return compute(FUNCTIONS[name][0], [walk(one) for one in args])
+        raise ValueError(f'the formula "{ast.unparse(tree)}" has "{ast.unparse(node)}" in it, which is not supported')
+
+    return walk(tree)
+
+
+NUMPY = dict(OPERATORS.values())
+NUMPY |= {name: function for name, function, _ in FUNCTIONS.values()}
+
+
+def _compute(operator: str, values: Sequence[Value]) -> Value:
+    if operator == "Constant":
+        return np.float64(values[0])
+    if operator in COMPARISONS:
+        values = [np.asarray(value, np.float32) for value in values]
+    return np.asarray(NUMPY[operator](*values), np.float64)
