@@ -3,10 +3,10 @@
 import importlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, Literal
 
 import pandas as pd
@@ -59,7 +59,13 @@ def tags_of(
 
 
 def log_run(
-    registry: Registry, validation: str, run_id: str, fitted: "Fitted", alarms: Sequence[Alarm], origin: Provenance
+    registry: Registry,
+    validation: str,
+    run_id: str,
+    fitted: "Fitted",
+    alarms: Sequence[Alarm],
+    origin: Provenance,
+    params: Mapping[str, Any],
 ) -> None:
     """Write down what decided the model, and what became of it."""
     settings = registry.settings
@@ -73,6 +79,7 @@ def log_run(
         "target": settings.data.target or fitted.contract.target,
         "estimator": type(fitted.pipeline[-1]).__name__,
         **{f"estimator.{k}": v for k, v in fitted.pipeline[-1].get_params(deep=False).items()},
+        **params,
     }
     documents = {
         "contract.json": fitted.contract.model_dump(mode="json"),
@@ -263,13 +270,33 @@ def _owned(name: str) -> ModuleType:
         raise UserError(f"model/{name}.py cannot be imported: {type(error).__name__}: {error}.") from error
 
 
-def register(project: Project, validation: str, key: str, fitted: Fitted, alarms: tuple[Alarm, ...]) -> str:
-    """Record the run with all that made it, register the version, and give it the alias challenger."""
+def register(
+    project: Project,
+    validation: str,
+    key: str,
+    fitted: Fitted,
+    alarms: tuple[Alarm, ...],
+    params: Mapping[str, Any] = MappingProxyType({}),
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> str:
+    """Record the run with all that made it, register the version, and give it the alias challenger.
+
+    Args:
+        project: The project.
+        validation: Whose rows were learned from.
+        key: Digest of everything that decides what is learned.
+        fitted: The model.
+        alarms: Of leakage, which were accepted.
+        params: Parameters that the run has besides.
+        files: Files that the run has besides, by their paths among its artifacts.
+    """
     settings, registry = project.settings, project.registry
     origin = read_provenance(settings.root, settings.data.source)  # once: the tags and the artifact must say the same
     tags = tags_of(settings, validation, fitted, alarms, origin)
     with registry.run(f"train-{validation}", tags) as run_id:
-        log_run(registry, validation, run_id, fitted, alarms, origin)
+        if files:
+            registry.log_files(run_id, files)
+        log_run(registry, validation, run_id, fitted, alarms, origin, params)
         requirements = [f"{name}=={version}" for name, version in shaping_packages().items()]
         uri, model_id = registry.log_model(fitted.pipeline, fitted.example, requirements)
     version = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
