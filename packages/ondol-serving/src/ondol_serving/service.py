@@ -1,13 +1,15 @@
 """The base class of a project's service, and the decorator that makes a BentoML service of it."""
 
 import asyncio
+import json
 import logging
 import os
 from contextlib import suppress
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import bentoml
+from bentoml.exceptions import ServiceUnavailable
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -81,6 +83,20 @@ class ModelService:
         if isinstance(request, Refusal):
             return request
         return Answer(request, await self._together.predict(request.bundle, request.rows))
+
+    async def predict_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the predictions of `rows`, as `POST /predict` answers them, for an endpoint of the project's own.
+
+        They are not in the prediction log.
+
+        Raises:
+            pydantic.ValidationError: a row is not of the contract's type; BentoML answers 400.
+            ServiceUnavailable: there is no model yet; BentoML answers 503.
+        """
+        bundle = serving.bundle
+        if bundle is None:
+            raise ServiceUnavailable(NO_MODEL)
+        return await self._together.predict(bundle, bundle.parse(json.dumps({"rows": rows}).encode()))
 
 
 def service(cls: type[ModelService]) -> TypedService:
