@@ -1,0 +1,403 @@
+"""Every recipe of docs/recipes.md works in a rendered project, is as short as it promises, and survives an update."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from conftest import Render
+from copier import run_copy, run_update
+from e2e.support import Project, make_project, refuse, sample, succeed
+from template_support import REPOSITORY, commit_all, git, project_environment, run_python
+
+from ondol.ingestion.sample import SampleSource
+
+MOST_FILES = 2
+MOST_LINES = 15
+LONGER = {"A transformer with its ONNX converter": 45}
+BLOCK = re.compile(r"^```(?P<kind>python|diff)\n# (?P<path>\S+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a recipe: a whole file, or hunks of lines to add, remove and leave."""
+
+    kind: str
+    path: str
+    text: str
+
+    def added(self) -> list[str]:
+        lines = self.text.splitlines()
+        if self.kind == "diff":
+            lines = [line[1:] for line in lines if line.startswith("+")]
+        return [line for line in lines if line.strip()]
+
+    def apply(self, project: Path) -> None:
+        path = project / self.path
+        path.parent.mkdir(exist_ok=True)
+        if self.kind == "python":
+            path.write_text(self.text, encoding="utf-8")
+            return
+        content = path.read_text(encoding="utf-8")
+        for hunk in re.split(r"^@@\n", self.text, flags=re.MULTILINE):
+            lines = hunk.splitlines(keepends=True)
+            assert all(line[0] in " +-\n" for line in lines), hunk
+            old = "".join(line[1:] or "\n" for line in lines if line[0] != "+")
+            new = "".join(line[1:] or "\n" for line in lines if line[0] != "-")
+            if old:
+                assert content.count(old) == 1, f"{self.path} has {content.count(old)} times:\n{old}"
+            content = content.replace(old, new) if old else f"{content}\n{new}"
+        path.write_text(content, encoding="utf-8")
+
+
+def read_recipes() -> dict[str, list[Block]]:
+    """Return the blocks of each section of the page."""
+    text = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    return {
+        section.partition("\n")[0]: [Block(**found.groupdict()) for found in BLOCK.finditer(section)]
+        for section in sections
+    }
+
+
+RECIPES = read_recipes()
+
+
+def follow(project: Path, title: str) -> None:
+    """Do what a recipe says."""
+    for block in RECIPES[title]:
+        block.apply(project)
+
+
+@pytest.fixture(scope="module")
+def trained(render: Render, prefect: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose version 1 is in production, saved: to be restored by who uses it."""
+    project = make_project(render(), tmp_path_factory.mktemp("recipes") / "churn", rows=None, PREFECT_API_URL=prefect)
+    project.run()
+    return project.save()
+
+
+@pytest.fixture
+def cook(trained: Project) -> Callable[[str], Project]:
+    """Follow a recipe in the trained project as it was, and commit it."""
+
+    def do(title: str) -> Project:
+        project = trained.restore()
+        follow(project.root, title)
+        commit_all(project.root)
+        return project
+
+    return do
+
+
+def mlflow_run(project: Project, version: str) -> tuple[dict[str, str], dict[str, float], dict[str, str]]:
+    """Return the parameters and metrics of a version's run, and its text files."""
+    run = project._mlflow(f"select run_id from model_versions where version = {version}")[0][0]
+    params = dict(project._mlflow(f"select key, value from params where run_uuid = '{run}'"))
+    metrics = dict(project._mlflow(f"select key, value from latest_metrics where run_uuid = '{run}'"))
+    (folder,) = (project.root / ".ml" / "mlflow" / "artifacts").glob(f"{run}/artifacts")
+    files = {p.name: p.read_text(encoding="utf-8") for p in folder.rglob("*.txt")}
+    return params, metrics, files
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_a_recipe_is_short(title):
+    blocks = RECIPES[title]
+    assert 1 <= len({block.path for block in blocks}) <= MOST_FILES
+    assert sum(len(block.added()) for block in blocks) <= LONGER.get(title, MOST_LINES)
+
+
+def test_page_lists_its_recipes():
+    text = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^- \[(.+)\]\(#(.+)\)$", text, re.MULTILINE)
+    assert listed == [(title, title.lower().replace(" ", "-")) for title in RECIPES]
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_a_recipe_passes_the_projects_own_lint(render: Render, tmp_path: Path, title: str):
+    project = Path(shutil.copytree(render(), tmp_path / "churn"))
+    follow(project, title)
+    paths = [block.path for block in RECIPES[title] if block.path.endswith(".py")]
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(["ruff", *command, "--no-cache", *paths], cwd=project, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_recipes_pass_the_projects_own_types(render: Render, tmp_path: Path):
+    project = Path(shutil.copytree(render(), tmp_path / "churn"))
+    for title in RECIPES:
+        follow(project, title)
+    environment = project_environment(project)
+    environment["MYPYPATH"] = environment["PYTHONPATH"]  # mypy is installed elsewhere, and looks in its own environment
+    done = subprocess.run(["mypy"], cwd=project, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "title", [title for title in RECIPES if any(b.path.startswith("model/") for b in RECIPES[title])]
+)
+def test_a_recipe_passes_the_projects_own_tests(render: Render, tmp_path: Path, title: str):
+    project = Path(shutil.copytree(render(), tmp_path / "churn"))
+    follow(project, title)
+    commit_all(project)
+    done = run_python(project, "-m", "pytest", "-q", "-n", "0")
+    assert done.returncode == 0, done.stdout
+
+
+def test_recipes_survive_an_update(template: Path, tmp_path: Path):
+    git(tmp_path, "clone", "--quiet", str(template), "template")
+    source, project = tmp_path / "template", tmp_path / "churn"
+    run_copy(str(source), project, defaults=True, quiet=True)
+    for title in RECIPES:
+        follow(project, title)
+    commit_all(project)
+    paths = sorted({block.path for blocks in RECIPES.values() for block in blocks})
+    before = {path: (project / path).read_text(encoding="utf-8") for path in paths}
+    changed = [path for path in paths if release_line(source, path)]
+    assert {"config.toml", "prefect.yaml", "flows/train.py", "service/service.py"} <= set(changed)
+    commit_all(source, "v0.2.0")
+    run_update(project, defaults=True, overwrite=True, quiet=True)
+    after = {path: (project / path).read_text(encoding="utf-8") for path in paths}
+    merged = [path for path in changed if not path.startswith("model/")]  # which updates leave alone
+    assert after == before | {path: f"# A later version.\n{before[path]}" for path in merged}
+
+
+def release_line(source: Path, path: str) -> bool:
+    """Add a line to the template's file, as a later version may; return False where the template has none."""
+    for place in (source / path, source / "template" / path, source / "template" / f"{path}.jinja"):
+        if place.is_file():
+            place.write_text(f"# A later version.\n{place.read_text(encoding='utf-8')}", encoding="utf-8")
+            return True
+    return False
+
+
+PROBE = """
+import sys
+import pyarrow as pa
+from ondol.contract import clean, encode
+from ondol.evaluation.targets import load_candidate
+from ondol.ingestion.sources import Reading, open_source
+from ondol.project import open_project
+
+project = open_project()
+model = load_candidate(project.settings, project.champion.version)
+source = open_source(sys.argv[1], Reading(model.contract.kinds, project.settings.root))
+frame, _ = clean(pa.Table.from_batches(list(source.batches())), model.contract.features)
+features = model.pipeline[0].set_output(transform="pandas").transform(encode(model.contract, frame))
+model.pipeline[0].set_output(transform="default")
+features["yes"] = model.pipeline.predict_proba(encode(model.contract, frame))[:, 1]
+features.to_parquet("features.parquet")
+"""
+
+
+def changed_rows(rows: int = 400) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Return rows that training never saw, other than its own in kind: as a table, and as the service takes them."""
+    made = pa.Table.from_batches(SampleSource(rows=rows, seed=9, drift=1.0).batches())
+    made = made.drop_columns(["churned", "next_plan", "next_spend"])
+    given = [row | {"signup_month": row["signup_month"].isoformat()} for row in made.to_pylist()]
+    return made.to_pandas(), given
+
+
+def predict_everywhere(project: Project, rows: pd.DataFrame, given: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the features that scikit-learn sees, once batch and service were seen to answer as it does."""
+    rows.to_parquet(project.root / "new.parquet")
+    succeed(project.python("-c", PROBE, "new.parquet"))
+    features = pd.read_parquet(project.root / "features.parquet")
+    succeed(project.ml("predict", "new.parquet", "answers.csv"))
+    batch = pd.read_csv(project.root / "answers.csv")["probability yes"]
+    with project.serve() as client:
+        answered = client.post("/predict", json={"rows": given})
+    assert answered.status_code == 200, answered.text
+    served = [one["probabilities"]["yes"] for one in answered.json()["predictions"]]
+    np.testing.assert_allclose(batch, features["yes"], atol=1e-5)
+    np.testing.assert_allclose(served, features["yes"], atol=1e-5)
+    return features
+
+
+def test_a_derived_column(cook):
+    project = cook("A derived column")
+    project.run()
+    rows, given = changed_rows()
+    rows.loc[0, "tenure_months"] = given[0]["tenure_months"] = 0
+    features = predict_everywhere(project, rows, given)
+    expected = (rows["total_paid"] / rows["tenure_months"]).where(rows["tenure_months"] > 0)
+    np.testing.assert_allclose(features["paid_per_month"], expected, rtol=1e-6)
+    assert np.isnan(features["paid_per_month"][0])
+    np.testing.assert_array_equal(features["new"], rows["tenure_months"] < 3)
+    assert {"total_paid", "tenure_months", "plan"} <= set(features.columns)
+
+
+@pytest.mark.slow
+def test_a_step_between_ingest_and_validate(cook):
+    project = cook("A step between ingest and validate")
+    project.run()
+    digest = project.latest["ingest"]
+    with project.serve() as client:
+        rows, given = changed_rows()
+        lacking = client.post("/predict", json={"rows": given[:1]})
+        assert (lacking.status_code, lacking.json()["detail"][0]["loc"]) == (400, ["rows", 0, "fibre"])
+    rows["fibre"] = rows["region"].isin(["서울", "부산"])
+    given = [row | {"fibre": bool(fibre)} for row, fibre in zip(given, rows["fibre"], strict=True)]
+    features = predict_everywhere(project, rows, given)
+    np.testing.assert_array_equal(features["fibre"].astype(bool), rows["fibre"])
+    succeed(project.ml("ingest"))
+    assert project.latest["ingest"] == digest
+    project.configure("data", source="sample://?rows=2000&seed=5&drift=1")
+    succeed(project.ml("ingest"))
+    snapshot = pd.read_parquet(project.store / "snapshots" / f"{project.latest['ingest']}.parquet")
+    assert len(snapshot) == 2_000 and project.latest["ingest"] != digest
+    assert (snapshot["fibre"] == snapshot["region"].isin(["서울", "부산"])).all()
+    assert 0 < snapshot["fibre"].mean() < 1
+    succeed(project.ml("validate"))
+
+
+@pytest.mark.slow
+def test_a_transformer_with_its_onnx_converter(cook):
+    project = cook("A transformer with its ONNX converter")
+    project.run()
+    rows, given = changed_rows()
+    features = predict_everywhere(project, rows, given)
+    snapshot = pd.read_parquet(project.store / "snapshots" / f"{project.latest['ingest']}.parquet")
+    least, greatest = snapshot["voice_minutes"].quantile([0.0, 1.0])
+    assert least < features["voice_minutes"].min() and features["voice_minutes"].max() < greatest
+    assert features["data_gb"].isna().equals(rows["data_gb"].isna())
+
+
+@pytest.mark.slow
+def test_another_estimator(cook):
+    project = cook("Another estimator")
+    project.run()
+    params, _, _ = mlflow_run(project, "2")
+    assert (params["estimator"], params["estimator.n_estimators"]) == ("RandomForestClassifier", "200")
+    assert "2" in project.versions()
+    assert project.json("verdicts/2.json")["verdict"]["gates"]
+
+
+@pytest.mark.slow
+def test_a_metric(cook):
+    project = cook("A metric")
+    project.run()
+    verdict = project.json("verdicts/2.json")["verdict"]
+    assert verdict["metric"] == "profit"
+    value, low, high = (verdict["scores"]["candidate"]["profit"][name] for name in ("value", "low", "high"))
+    assert low < value < high
+    assert verdict["scores"]["dummy"]["profit"]["value"] < low
+    assert mlflow_run(project, "2")[1]["profit"] == value
+    assert set(verdict["scores"]["candidate"]) > {"roc_auc", "profit"}
+
+
+@pytest.mark.slow
+def test_a_gate(cook):
+    project = cook("A gate")
+    project.run()
+    own = project.json("verdicts/2.json")["verdict"]["gates"][-1]
+    assert (own["name"], own["passed"]) == ("fair_by_plan", True)
+    assert 0.6 <= own["figure"] <= 1
+    path = project.root / "model" / "evaluation.py"
+    path.write_text(path.read_text(encoding="utf-8").replace("0.6", "0.99"), encoding="utf-8")
+    said = refuse(project.ml("run"), status=1)
+    assert "refused by the fair_by_plan gate" in said and "must be at least 0.99" in said
+    path.write_text(path.read_text(encoding="utf-8").replace("return Gate(", "return dict("), encoding="utf-8")
+    assert (
+        refuse(project.ml("evaluate")) == 'The gate "fair_by_plan" of model/evaluation.py returned dict: return a Gate.'
+    )
+    assert project.champion["version"] == "2"
+
+
+@pytest.mark.slow
+def test_a_source_in_python(cook):
+    project = cook("A source in Python")
+    project.run()
+    digest = project.latest["ingest"]
+    record = project.json(f"snapshots/{digest}.json")
+    expected = sample(3_000)
+    assert record["source"] == "python://model.source:rows"
+    assert record["rows"] == int((expected["tenure_months"].astype(int) > 0).sum()) < 3_000
+    succeed(project.ml("ingest"))
+    assert project.latest["ingest"] == digest
+    path = project.root / "model" / "source.py"
+    path.write_text(path.read_text(encoding="utf-8").replace("> 0", "> 12"), encoding="utf-8")
+    succeed(project.ml("ingest"))
+    assert project.latest["ingest"] != digest
+    path.write_text(path.read_text(encoding="utf-8").replace("tenure_months", "tenure"), encoding="utf-8")
+    assert refuse(project.ml("ingest")) == "\"python://model.source:rows\" failed: KeyError: 'tenure'."
+
+
+@pytest.mark.slow
+def test_parameters_and_files_in_mlflow(cook):
+    project = cook("Parameters and files in MLflow")
+    project.configure("train", seed=7)
+    project.run()
+    params, _, files = mlflow_run(project, "2")
+    names = files["features.txt"].splitlines()
+    assert "plan" in names and "tenure_months" in names
+    assert (params["team"], params["features"], params["train.seed"]) == ("growth", str(len(names)), "7")
+
+
+def test_an_endpoint(cook):
+    project = cook("An endpoint")
+    _, given = changed_rows(200)
+    with project.serve() as client:
+        predictions = client.post("/predict", json={"rows": given}).json()["predictions"]
+        expected = [i for i, one in enumerate(predictions) if one["probabilities"]["yes"] >= 0.3]
+        assert 0 < len(expected) < 200
+        assert client.post("/leavers", json={"rows": given, "least": 0.3}).json() == expected
+        wrong = client.post("/leavers", json={"rows": [given[0] | {"plan": "gold"}]})
+        assert wrong.status_code == 400
+        assert wrong.json()["detail"][0]["loc"] == ["rows", 0, "plan"]
+        assert client.post("/leavers", content=b"x", headers={"Content-Type": "text/plain"}).status_code == 415
+        large = client.post("/leavers", content=b" " * 20_000_000, headers={"Content-Type": "application/json"})
+        assert large.status_code == 413
+        foreign = client.post("/leavers", json={"rows": given}, headers={"Origin": "http://evil.example"})
+        assert foreign.status_code == 403
+        assert client.get("/leavers").status_code == 405
+        document = client.get("/docs.json").json()
+        assert document["paths"]["/leavers"]["post"]["requestBody"]
+        counted = client.get("/metrics").text
+        assert re.search(r'bentoml_service_request_total\{endpoint="/leavers",http_response_code="200",.*\} 1', counted)
+
+
+@pytest.mark.slow
+def test_a_schedule_and_a_flow(cook, prefect: str):
+    project = cook("A schedule")
+    follow(project.root, "A flow")
+    succeed(project.ml("pool"))
+    succeed(project.python("-m", "prefect", "--no-prompt", "deploy", "--all"))
+    found = httpx.get(f"{prefect}/deployments/name/predict/customer-churn-predict").json()
+    assert found["parameters"] == {"source": "new.csv", "destination": "answers.csv"}
+    (schedule,) = found["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("0 6 * * *", "Asia/Seoul")
+    own = httpx.get(f"{prefect}/deployments/name/campaign/churn-campaign").json()
+    assert own["entrypoint"] == "flows/campaign.py:campaign"
+    assert set(own["parameter_openapi_schema"]["properties"]) == {"source", "least"}
+    sample(300).drop(columns=["churned", "next_plan", "next_spend"]).to_csv(project.root / "new.csv", index=False)
+    done = succeed(project.python("-c", "from flows.campaign import campaign; print(campaign(least=0.3))"))
+    calls = pd.read_csv(project.root / "calls.csv")
+    assert done.stdout.splitlines()[-1] == str(len(calls))
+    assert 0 < len(calls) < 300 and (calls["probability yes"] >= 0.3).all()
+
+
+def test_a_notebook(cook):
+    project = cook("A notebook")
+    show = "exec(open('explore.py').read()); print(len(rows), versions, float(metrics.loc['1', 'roc_auc']))"
+    done = subprocess.run(
+        [sys.executable, "-c", show],
+        cwd=project.root / "notebooks",  # where a notebook runs
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    auc = project.json("verdicts/1.json")["verdict"]["scores"]["candidate"]["roc_auc"]["value"]
+    assert succeed(done).stdout.split("\n")[-2] == f"5000 {{'1': '{project.latest['ingest'][:12]}'}} {auc}"
