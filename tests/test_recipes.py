@@ -366,6 +366,9 @@ def test_an_endpoint(cook):
         assert document["paths"]["/leavers"]["post"]["requestBody"]
         counted = client.get("/metrics").text
         assert re.search(r'bentoml_service_request_total\{endpoint="/leavers",http_response_code="200",.*\} 1', counted)
+    (project.store / "champion.json").unlink()
+    with project.serve() as client:
+        assert client.post("/leavers", json={"rows": given}).status_code == 503
 
 
 @pytest.mark.slow
