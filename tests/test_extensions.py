@@ -10,7 +10,7 @@ import pytest
 from ondol import extensions
 from ondol.config import Gates
 from ondol.errors import UserError
-from ondol.evaluation.gates import Gate, judge, judge_own
+from ondol.evaluation.gates import Gate, apply_gates, apply_own_gates
 from ondol.evaluation.metrics import Metric, choose_metric, metrics_of, paired_difference, score_metrics
 
 Y = np.array([0, 1] * 50)
@@ -32,7 +32,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def judged(**settings: Any) -> Any:
-    return judge("binary", Y, GOOD, None, DUMMY, Gates(**settings))
+    return apply_gates("binary", Y, GOOD, None, DUMMY, Gates(**settings))
 
 
 def test_own_metrics_stand_behind_those_of_the_problem(own):
@@ -85,8 +85,8 @@ def test_own_gates_decide_by_the_comparison_and_the_rows(own):
         return Gate(name="few", figure=compared.rows, limit=200, passed=compared.rows > scored, sentence="few rows")
 
     own.GATES = [few]
-    assert [gate.passed for gate in judge_own(judged(), 99)] == [True]  # type: ignore[arg-type]
-    assert [gate.passed for gate in judge_own(judged(), 100)] == [False]  # type: ignore[arg-type]
+    assert [gate.passed for gate in apply_own_gates(judged(), 99)] == [True]  # type: ignore[arg-type]
+    assert [gate.passed for gate in apply_own_gates(judged(), 100)] == [False]  # type: ignore[arg-type]
 
 
 def fail(compared: Any, scored: Any) -> Gate:
@@ -109,7 +109,7 @@ def forget(compared: Any, scored: Any) -> None:
 def test_mistakes_in_gates_are_one_sentence(own, gates, said):
     own.GATES = gates
     with pytest.raises(UserError) as caught:
-        judge_own(judged(), None)  # type: ignore[arg-type]
+        apply_own_gates(judged(), None)  # type: ignore[arg-type]
     assert str(caught.value) == said
 
 

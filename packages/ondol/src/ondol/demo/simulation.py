@@ -304,7 +304,7 @@ def measure_recovery(contract: Contract, first: Answered, last: Answered, gates:
     if before is None or back is None or lost is None or gain is None:
         return None
     loss = before - lost if metrics_of(problem)[metric].greater_is_better else lost - before
-    return Comeback(metric, before, lost, back, gain, gain.value / loss if loss > 0 else None, len(last.y))
+    return Recovery(metric, before, lost, back, gain, gain.value / loss if loss > 0 else None, len(last.y))
 
 
 def read_answers(path: Path) -> dict[int, np.ndarray]:

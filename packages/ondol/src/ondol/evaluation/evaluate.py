@@ -7,13 +7,13 @@ import pandas as pd
 
 from ondol.contract.schema import can_score
 from ondol.errors import Refused
-from ondol.evaluation.gates import judge, judge_own, refusal_sentence
+from ondol.evaluation.gates import apply_gates, apply_own_gates, refusal_sentence
 from ondol.evaluation.metrics import choose_metric
 from ondol.evaluation.plots import draw_plots
 from ondol.evaluation.report import gate_rows, verdict_markdown
 from ondol.evaluation.scoring import Scorer
 from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
-from ondol.evaluation.verdicts import Record
+from ondol.evaluation.verdicts import StoredVerdict
 from ondol.extensions import EVALUATION, digest_extension
 from ondol.orchestration.progress import say
 from ondol.orchestration.stage import publish_image, publish_link, publish_markdown, publish_table
@@ -108,8 +108,8 @@ def judge_candidate(project: Project, version: str, scored: Scored) -> StoredVer
     verdict = apply_gates(
         candidate.contract.problem, scored.y, scored.candidate, scored.champion, scored.dummy, project.settings.gates
     )
-    verdict = verdict.model_copy(update={"gates": (*verdict.gates, *judge_own(verdict, scored))})
-    return Record(
+    verdict = verdict.model_copy(update={"gates": (*verdict.gates, *apply_own_gates(verdict, scored))})
+    return StoredVerdict(
         key=verdict_key(project, version),
         version=version,
         run_id=candidate.run_id,

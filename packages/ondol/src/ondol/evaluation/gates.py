@@ -32,10 +32,10 @@ __all__ = [
     "Gate",
     "Verdict",
     "apply_gates",
+    "apply_own_gates",
     "judge_floor",
     "judge_margin",
     "judge_minimum",
-    "judge_own",
     "refusal_sentence",
 ]
 Array = NDArray[Any]
@@ -122,7 +122,7 @@ def judge_margin(compared: Comparison, margin: float) -> Gate:
     return Gate(name="margin", figure=gain.value, limit=limit, passed=passed, sentence=sentence)
 
 
-def judge_own(compared: Comparison, scored: "Scored") -> tuple[Gate, ...]:
+def apply_own_gates(compared: Comparison, scored: "Scored") -> tuple[Gate, ...]:
     """Return what the gates of the project's own decide.
 
     Args:

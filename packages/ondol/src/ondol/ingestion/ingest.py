@@ -3,7 +3,7 @@
 from ondol.config import Settings
 from ondol.contract import Contract, require_columns, require_known_markers
 from ondol.extensions import SOURCE, read_extension
-from ondol.ingestion.base import Stream
+from ondol.ingestion.base import StreamingSource
 from ondol.ingestion.incremental import grow
 from ondol.ingestion.python import change_rows
 from ondol.ingestion.sources import Reading, Source, open_source, read_through

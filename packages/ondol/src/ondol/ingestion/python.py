@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ondol.errors import UserError
 from ondol.extensions import FILE, SOURCE, explain
-from ondol.ingestion.base import Stream
+from ondol.ingestion.base import StreamingSource
 from ondol.ingestion.files import RawFile
 from ondol.ingestion.many import ManySource, open_parts
 from ondol.ingestion.sources import Reading, Retyped, Source
@@ -137,7 +137,7 @@ def change_rows(source: Source, change: Change, reading: Reading) -> PythonSourc
     Raises:
         UserError: the source is a stream.
     """
-    if isinstance(source, Stream):
+    if isinstance(source, StreamingSource):
         raise UserError(
             f'"{source.uri}" is a stream, whose rows cannot be changed at ingest: change them at its writer.'
         )
