@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from conftest import Render
 from copier import run_copy, run_update
-from e2e.support import Project, make_project, refuse, sample, succeed
+from e2e.support import Project, make_project, prefect_server, refuse, sample, succeed
 from template_support import REPOSITORY, commit_all, git, project_environment, run_python
 
 from ondol.ingestion.sample import SampleSource
@@ -79,11 +79,13 @@ def follow(project: Path, title: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(render: Render, prefect: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def trained(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A project whose version 1 is in production, saved: to be restored by who uses it."""
-    project = make_project(render(), tmp_path_factory.mktemp("recipes") / "churn", rows=None, PREFECT_API_URL=prefect)
-    project.run()
-    return project.save()
+    folder = tmp_path_factory.mktemp("recipes")
+    with prefect_server(folder / "prefect", folder / "log") as address:
+        project = make_project(render(), folder / "churn", rows=None, PREFECT_API_URL=address)
+        project.run()
+        yield project.save()
 
 
 @pytest.fixture
@@ -372,16 +374,18 @@ def test_an_endpoint(cook):
 
 
 @pytest.mark.slow
-def test_a_schedule_and_a_flow(cook, prefect: str):
+def test_a_schedule_and_a_flow(cook):
     project = cook("A schedule")
     follow(project.root, "A flow")
     succeed(project.ml("pool"))
     succeed(project.python("-m", "prefect", "--no-prompt", "deploy", "--all"))
-    found = httpx.get(f"{prefect}/deployments/name/predict/customer-churn-predict").json()
+    found = httpx.get(
+        f"{project.environment['PREFECT_API_URL']}/deployments/name/predict/customer-churn-predict"
+    ).json()
     assert found["parameters"] == {"source": "new.csv", "destination": "answers.csv"}
     (schedule,) = found["schedules"]
     assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("0 6 * * *", "Asia/Seoul")
-    own = httpx.get(f"{prefect}/deployments/name/campaign/churn-campaign").json()
+    own = httpx.get(f"{project.environment['PREFECT_API_URL']}/deployments/name/campaign/churn-campaign").json()
     assert own["entrypoint"] == "flows/campaign.py:campaign"
     assert set(own["parameter_openapi_schema"]["properties"]) == {"source", "least"}
     sample(300).drop(columns=["churned", "next_plan", "next_spend"]).to_csv(project.root / "new.csv", index=False)

@@ -128,7 +128,10 @@ def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
         "created": utc_now(),
         "problem": candidate.contract.problem,
         "runtime": settings.deploy.runtime,
-        "trusted": list(candidate.trusted) if settings.deploy.runtime == "sklearn" else [],
+        # The service image has no `ondol`: a model with a class of it is refused before.
+        "trusted": [name for name in candidate.trusted if not name.startswith("ondol.")]
+        if settings.deploy.runtime == "sklearn"
+        else [],
         "source": Snapshots(settings.store_path).get(candidate.tags["data_digest"]).source,
         "data_digest": candidate.tags["data_digest"],
         "commit": candidate.tags["git_commit"],
