@@ -130,7 +130,7 @@ class Runner:
         return done.returncode == 0, dict(line.split("=", 1) for line in lines)
 
     def _holds(self, condition: str, contexts: dict[str, Any], failed: bool, default: bool) -> bool:
-        """Tell whether a condition holds; without a status function it also asks for success, as on GitHub."""
+        """Return True if a condition holds; without a status function it also asks for success, as on GitHub."""
         text = condition.strip().removeprefix("${{").removesuffix("}}").strip()
         if not text:
             return default

@@ -9,7 +9,8 @@ import pytest
 
 from ondol.config import Settings, load_settings
 from ondol.orchestration.environment import prepare
-from ondol.storage.files import keep_private, locked, make_private, open_for_others, publish, scratch, write_json
+from ondol.storage.files import locked, publish, scratch, write_json
+from ondol.storage.permissions import keep_private, make_private, open_for_others
 
 
 def mode(path: Path) -> int:

@@ -120,7 +120,7 @@ def test_kill_of_the_workers_under_load_loses_no_acknowledged_answer(
 
 
 def is_answered(client: httpx.Client) -> bool:
-    """Tell whether a request is, on a connection of its own."""
+    """Return True if a request is, on a connection of its own."""
     try:
         return client.post("/predict", json={"rows": [ROW]}, headers={"Connection": "close"}).status_code == 200
     except httpx.TransportError:
@@ -157,7 +157,7 @@ def test_full_disk_refuses_no_answer_and_the_drops_are_counted(models: list[tupl
 
 
 def same(given: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
-    """Tell whether predictions are equal but for how float32 rounds in batches of another size."""
+    """Return True if predictions are equal but for how float32 rounds in batches of another size."""
     flat = [(p.get("label"), *(p.get("probabilities") or {"": p.get("value")}).values()) for p in (*given, *expected)]
     pairs = zip(flat[: len(given)], flat[len(given) :], strict=True)
     return all(

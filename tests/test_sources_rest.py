@@ -1,4 +1,4 @@
-"""APIs are read page by page, patiently, and what is wrong with one is said in one sentence."""
+"""APIs are read page by page, with retries, and an error is one sentence."""
 
 import gzip
 import json

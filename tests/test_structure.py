@@ -1,6 +1,7 @@
 """The rules of the design page that hold for all code: which packages may import which."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +75,7 @@ def service_modules(tree: ast.AST) -> Iterator[str]:
 
 
 def imports_by_name(call: ast.Call) -> bool:
-    """Tell whether `call` is `import_module("…")` or `__import__("…")`."""
+    """Return True if `call` is `import_module("…")` or `__import__("…")`."""
     named = bool(call.args) and isinstance(call.args[0], ast.Constant)
     return named and ast.unparse(call.func).endswith(("import_module", "__import__"))
 
@@ -142,6 +143,15 @@ def test_flows_import_their_estimator_only_where_it_is_needed():
     for path in OURS:
         for node in at_import(parse(path)):
             assert "from ondol.training.formulas" not in ast.unparse(node), path
+
+
+def test_the_command_starts_without_the_settings_and_without_a_library_but_typer():
+    """Each `ml` command waits for this import; what a command needs, it imports itself."""
+    code = "import sys, ondol.cli.app; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "typer" in loaded
+    assert not loaded & {"fsspec", "httpx", "numpy", "pandas", "prefect", "pyarrow", "pydantic", "rich", "yaml"}
 
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)

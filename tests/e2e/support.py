@@ -280,6 +280,6 @@ def digest_bundle(folder: Path) -> str:
 
 
 def git_clean(folder: Path, besides: Collection[str] = ()) -> bool:
-    """Tell whether git sees no change in `folder` but in the files `besides`."""
+    """Return True if git sees no change in `folder` but in the files `besides`."""
     changed = {line[3:] for line in git(folder, "status", "--porcelain").splitlines()}
     return changed <= set(besides)

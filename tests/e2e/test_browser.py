@@ -128,7 +128,7 @@ def await_picture(page: Page) -> None:
 
 
 def fits(page: Page) -> bool:
-    """Tell whether nothing is wider than the window."""
+    """Return True if nothing is wider than the window."""
     return bool(page.run("document.documentElement.scrollWidth <= window.innerWidth"))
 
 

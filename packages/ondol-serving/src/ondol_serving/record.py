@@ -55,7 +55,7 @@ class Recorder:
     """Writes the records of one bundle's answers.
 
     A body that was validated is JSON already, so its bytes go into the record as they came. It is read and
-    written anew only where columns are left out, or where a reader of the log could stumble over it.
+    written again only where columns are left out, or where a reader of the log could stumble over it.
     """
 
     def __init__(self, contract: Contract, version: str, folder: Path, rules: Rules) -> None:
@@ -101,7 +101,7 @@ class Recorder:
 
 
 def _is_plain(body: bytes, keys: int) -> bool:
-    """Tell whether no key stands twice: JSON allows it, and strict readers of the log would fail on it."""
+    """Return True if no key stands twice: JSON allows it, and strict readers of the log would fail on it."""
     if body.count(b":") == keys:
         return True
     # A colon may stand in a text too, but then only after an escaped quote could it look like a key's.
@@ -109,7 +109,7 @@ def _is_plain(body: bytes, keys: int) -> bool:
 
 
 def _has_constants(body: bytes) -> bool:
-    """Tell whether NaN or Infinity may stand in an id, which is not validated."""
+    """Return True if NaN or Infinity may stand in an id, which is not validated."""
     return b"NaN" in body or b"Infinity" in body
 
 

@@ -41,7 +41,7 @@ class Section(BaseModel):
 
 
 def is_address(store: str) -> bool:
-    """Tell whether a store is an object store's address rather than a folder."""
+    """Return True if a store is an object store's address rather than a folder."""
     return "://" in store
 
 
@@ -220,7 +220,7 @@ class Data(Dialect):
 
 
 class Fetch(Section):
-    """How patiently sources are read.
+    """Timeouts and retries of reading sources.
 
     Attributes:
         timeout_seconds: How long one request, connection or message may take.

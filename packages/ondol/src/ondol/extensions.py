@@ -1,4 +1,4 @@
-"""What optional modules of a project's `model/` add to the engine.
+"""The modules of a project's `model/`, and what the optional ones add to the engine.
 
 `model/evaluation.py` may have `METRICS` and `GATES`, `model/source.py` a function `prepare`.
 """
@@ -6,6 +6,7 @@
 import importlib
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ondol.errors import UserError
@@ -23,11 +24,19 @@ def read_extension(module: str, name: str) -> Any:
     """
     if importlib.util.find_spec("model") is None or importlib.util.find_spec(f"model.{module}") is None:
         return None
+    return getattr(import_owned(module), name, None)
+
+
+def import_owned(module: str) -> ModuleType:
+    """Return a module of `model/`.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
     try:
-        found = importlib.import_module(f"model.{module}")
+        return importlib.import_module(f"model.{module}")
     except Exception as error:  # whatever the project's code raises
         raise UserError(f"{FILE(module)} cannot be imported: {explain(error)}.") from error
-    return getattr(found, name, None)
 
 
 def digest_extension(root: Path, module: str) -> str | None:

@@ -65,7 +65,7 @@ def _quote(text: str, safe: str = "") -> str:
 
 
 def may_be_address(source: str) -> bool:
-    """Tell whether a source is an address, or begins with a secret, which may hold one."""
+    """Return True if a source is an address, or begins with a secret, which may hold one."""
     return "://" in source or PLACEHOLDER.match(source) is not None
 
 

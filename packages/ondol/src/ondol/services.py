@@ -44,7 +44,7 @@ class Launch:
 
 
 def is_ours(name: str, settings: Settings) -> bool:
-    """Tell whether `ml up` runs it, rather than somebody whose server the environment names."""
+    """Return True if `ml up` runs it, rather than somebody whose server the environment names."""
     if name == "prefect":
         return not os.environ.get("PREFECT_API_URL")
     return name != "mlflow" or is_embedded(settings)
@@ -105,7 +105,7 @@ def stop_all(settings: Settings, say: Callable[[str], None] = lambda name: None)
 
 
 def is_well(record: ProcessRecord, settings: Settings, prefect: str, timeout: float = 5.0) -> bool:
-    """Tell whether a process does what it is there for."""
+    """Return True if a process does what it is there for."""
     if record.name == "worker":
         return _worker_is_well(record, settings, prefect, timeout)
     paths = {"prefect": "/api/health", "mlflow": "/health", "service": "/livez"}
@@ -193,7 +193,7 @@ def _ml(*words: str) -> list[str]:
 
 
 def _worker_is_well(record: ProcessRecord, settings: Settings, prefect: str, timeout: float) -> bool:
-    """Tell whether the worker has reported since it was started, and lately."""
+    """Return True if the worker has reported since it was started, and lately."""
     known = ask(f"{prefect}/work_pools/{settings.project.name}/workers/filter", {}, timeout) or []
     since = datetime.fromisoformat(record.since)
     return any(

@@ -9,7 +9,7 @@ import typer
 from ondol.cli import contract, data, delivery, loop, operate, quarantine, reproduce
 from ondol.errors import UserError
 from ondol.redaction import may_be_address
-from ondol.storage.files import keep_private
+from ondol.storage.permissions import keep_private
 
 HELP = """Train, check, deploy and serve this project's model.
 
@@ -210,7 +210,3 @@ def main() -> None:
         leave(130)
     except Exception as error:  # a fault of ours: its trace goes to a file, not to the screen
         leave(report_unexpected(error))
-
-
-if __name__ == "__main__":
-    main()

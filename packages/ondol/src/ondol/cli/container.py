@@ -63,7 +63,7 @@ def names_of(settings: Settings, name: str) -> str:
 
 
 def mounts(made: dict[str, Any], *stores: str) -> bool:
-    """Tell whether an inspected container has one of these as its store; Podman adds options to what was asked for."""
+    """Return True if an inspected container has one of these as its store; Podman adds options of its own."""
     wanted = {f"{store}:/store" for store in stores}
     return any(":".join(bind.split(":")[:2]) in wanted for bind in made["HostConfig"].get("Binds") or [])
 
@@ -216,7 +216,7 @@ class Container:
         return dict(json.loads(self._docker("container", "inspect", "--format", "{{json .}}", name)))
 
     def _is_ours(self, name: str) -> bool:
-        """Tell whether a container that names no environment has this one's store, under its old name or its new."""
+        """Return True if a container that names no environment has this one's store, under its old name or its new."""
         return mounts(self._inspect(name), self.store, f"{self.project}-store")
 
     def _is_as_wanted(self, image: str) -> bool:

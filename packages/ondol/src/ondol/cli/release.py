@@ -35,7 +35,6 @@ from ondol.registry.champion import (
 )
 from ondol.storage.files import (
     digest_folder,
-    open_for_others,
     publish,
     read_json,
     read_record,
@@ -44,6 +43,7 @@ from ondol.storage.files import (
     write_bytes,
     write_json,
 )
+from ondol.storage.permissions import open_for_others
 from ondol.storage.reach import look_again, open_store, remove
 from ondol.training.provenance import is_behind
 

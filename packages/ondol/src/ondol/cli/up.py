@@ -39,7 +39,7 @@ from ondol.orchestration.stage import (
 from ondol.redaction import show_uri
 from ondol.registry.registry import find_experiment, is_embedded, models_path, runs_path
 from ondol.services import NAMES, is_ours, is_well, only_up, plan, prefect_address, stop_all, wanted_port
-from ondol.storage.files import withdraw
+from ondol.storage.permissions import withdraw
 from ondol.training.provenance import is_behind
 
 HEALTHY_SECONDS = 120.0

@@ -166,7 +166,7 @@ def _fit_parts(column: str, dates: "pd.Series[Any]", names: Collection[str] | No
 
 
 def _recurs(dates: "pd.Series[Any]", part: Part) -> bool:
-    """Tell whether a part of the dates comes round in training, so that it says what the days alone do not."""
+    """Return True if a part of the dates comes round in training, so that it says what the days alone do not."""
     found, span = dates.dropna(), dates.max() - dates.min()
     if found.empty or span < CYCLES[part] or _part(found, part).nunique() < 2:
         return False
@@ -200,7 +200,7 @@ def _fit_float32(numbers: np.ndarray) -> tuple[float, float]:
 
 
 def _keeps_apart(finite: np.ndarray) -> bool:
-    """Tell whether distinct values stay distinct as float32, on evenly spaced rows of a long column."""
+    """Return True if distinct values stay distinct as float32, on evenly spaced rows of a long column."""
     probe = np.unique(finite[:: max(1, finite.size // PROBE_ROWS)])
     return np.unique(probe.astype(np.float32)).size == probe.size
 

@@ -25,7 +25,8 @@ from ondol.project import Project
 from ondol.redaction import unseen
 from ondol.registry.bundles import Bundle, open_bundle
 from ondol.registry.champion import require_champion, served_bundle
-from ondol.storage.files import make_folder, publish, scratch
+from ondol.storage.files import publish, scratch
+from ondol.storage.permissions import make_folder
 
 Kinds = Mapping[str, str]  # the contract's kind of each column by its name
 
@@ -243,7 +244,7 @@ def refuse_same(root: Path, source: str, destination: Path) -> None:
 def write_predictions(
     scorer: Scorer, source: Source, batches: Iterator[pa.RecordBatch], path: Path, dialect: Dialect | None = None
 ) -> dict[str, int]:
-    """Write every row to `path`, anew, with little of the source in memory at a time; return the counts.
+    """Write every row to `path`, with little of the source in memory at a time; return the counts.
 
     Args:
         scorer: The bundle.

@@ -248,7 +248,7 @@ def estimate(
         prepare: Gives the figures of the rows at some positions, as functions of their weights.
         rows: How many rows there are.
         confidence: The intervals' coverage, such as 0.95.
-        resamples: How many times the rows are drawn anew.
+        resamples: How many times the rows are drawn.
         seed: Of the sample and of the resamples.
     """
     scorers = prepare(slice(None))
@@ -414,7 +414,7 @@ def bootstrap(
         y: What is true, [N].
         prediction: Probabilities [N, K] or values [N].
         confidence: The interval's coverage, such as 0.95.
-        resamples: How many times the rows are drawn anew.
+        resamples: How many times the rows are drawn.
         seed: Of the sample and of the resamples.
         metrics: Which ones; default: all (`roc_auc_ovr` up to ten classes).
     """

@@ -703,7 +703,7 @@ def retype(
 
 
 def ends_in_line_break(batch: pa.RecordBatch) -> bool:
-    """Tell whether a text of the last row holds a line break, as when a quote swallows the rest of a file."""
+    """Return True if a text of the last row holds a line break, as when a quote swallows the rest of a file."""
     last = batch.slice(batch.num_rows - 1)
     return any("\n" in (text[0].as_py() or "") for text in last.columns if text.type == TEXT)
 

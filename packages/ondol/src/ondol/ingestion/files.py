@@ -131,7 +131,7 @@ def find_compression(path: Path) -> str | None:
 
 
 def has_open_quote(file: RawFile) -> bool:
-    """Tell whether the file has an odd number of quotes, so that one is never closed."""
+    """Return True if the file has an odd number of quotes, so that one is never closed."""
     count = 0
     with file.open() as stream:
         while chunk := bytes(stream.read(HEAD_BYTES)):

@@ -132,7 +132,7 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
         settings: Name the watermark, and how late rows may be.
         contract: Says which column is the id and what the watermark is.
         source: What to read.
-        full: Read everything, and begin anew.
+        full: Read everything, and start again.
 
     Raises:
         UserError: the source is no good, has no id or another than before, or its watermark went back.

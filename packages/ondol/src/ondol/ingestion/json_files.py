@@ -131,7 +131,7 @@ def _flatten(table: pa.Table, prefix: str) -> Iterator[tuple[str, pa.Array]]:
 
 
 def _may_be_rounded(column: pa.ChunkedArray) -> bool:
-    """Tell whether a float may have been written as an integer that it is not."""
+    """Return True if a float may have been written as an integer that it is not."""
     return pa.types.is_floating(column.type) and bool(pc.any(pc.greater_equal(pc.abs(column), EXACT)).as_py())
 
 
@@ -155,6 +155,19 @@ def parse(text: str | bytes, uri: str) -> Any:
     return _parse_exactly(text, uri)
 
 
+def parse_object(text: str | bytes, uri: str) -> dict[str, Any] | None:
+    """Return the JSON object in `text`; None where it is something else.
+
+    Raises:
+        UserError: an object has one name twice.
+    """
+    try:
+        value = parse(text, uri)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def write(value: Any) -> bytes:
     """Return a JSON-able value as JSON, from which `parse` makes the same again."""
     try:
@@ -165,7 +178,7 @@ def write(value: Any) -> bytes:
 
 
 def _has_names(text: str, count: int) -> bool:
-    """Tell whether the objects in `text` certainly have `count` names; more are there where one comes twice.
+    """Return True if the objects in `text` certainly have `count` names; more are there where one comes twice.
 
     What ends a name may stand in a string too, behind an escaped quote: such a text is not certain.
     """
@@ -275,11 +288,8 @@ class JsonLinesSource(FileSource):
         return [self._parse(number, line) for number, line in lines.items()]
 
     def _parse(self, number: int, line: str) -> Row:
-        try:
-            record = parse(line, self.uri)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
+        record = parse_object(line, self.uri)
+        if record is None:
             raise UserError(
                 f'{self._unit} {number} of "{self.uri}" is no JSON object: JSON Lines has one object, '
                 'as in {"a": 1}, on each line.'

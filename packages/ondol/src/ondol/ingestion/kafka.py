@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ondol.config import Fetch
 from ondol.errors import UserError, nearest
-from ondol.ingestion.json_files import parse
+from ondol.ingestion.json_files import parse_object
 from ondol.ingestion.records import Row, flatten
 from ondol.ingestion.sources import Reading
 from ondol.ingestion.spool import Pages, RecordSource
@@ -331,7 +331,7 @@ class KafkaSource(RecordSource):
                 )
 
     def _is_event(self, message: Any, topic: Any, reached: Offsets) -> bool:
-        """Tell whether a message is a row or the end of its partition; False for a failure that passes by itself.
+        """Return True if a message is a row or the end of its partition; False for a failure that passes by itself.
 
         Raises:
             UserError: it is a failure that stays.
@@ -357,11 +357,8 @@ class KafkaSource(RecordSource):
         if value is None:
             self.tombstones += 1
             return []
-        try:
-            record = parse(value, self.uri)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
+        record = parse_object(value, self.uri)
+        if record is None:
             raise UserError(
                 f'{place} of "{self.uri}" is no JSON object: have producers write {{"name": value, …}}, and pass this '
                 f"message over by &skip={number} in the address."

@@ -150,7 +150,7 @@ def _with_integers(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
 
 
 def _fits_int64(footer: pq.FileMetaData, name: str) -> bool:
-    """Tell whether the footer says that all values of a column are within 64 bits."""
+    """Return True if the footer says that all values of a column are within 64 bits."""
     return all(
         said is not None and said.has_min_max and all(-(2**63) <= end < 2**63 for end in (said.min, said.max))
         for said in _statistics(footer, name)

@@ -133,7 +133,7 @@ def _is_dialect(scheme: str) -> bool:
 def read_through(source: Source, consume: "Callable[[Iterator[pa.RecordBatch]], T]") -> T:
     """Return `consume(batches)`, called once more from the first row where a column had to be retyped.
 
-    `consume` must begin anew each time it is called, as one that writes a file does.
+    `consume` must start again each time it is called, as one that writes a file does.
     """
     try:
         return consume(source.batches())

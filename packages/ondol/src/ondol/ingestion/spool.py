@@ -54,7 +54,7 @@ class RecordSource:
         raise NotImplementedError
 
     def _guard(self, read: Callable[["Spool"], Any]) -> Any:
-        """Return what `read` makes of the spool, which is begun anew after it failed."""
+        """Return what `read` makes of the spool, which is filled again after a failure."""
         if self._spool is None or self._spool.failed:
             self._spool = Spool(self._pages(), self.uri, self.reading)
         return read(self._spool)

@@ -74,7 +74,7 @@ def measure(
 
 
 def is_lost(problem: str, metric: str, now: Interval, before: Interval, loss: float, confidence: float) -> bool:
-    """Tell whether a figure is worse than before by more than `loss`, and by more than chance.
+    """Return True if a figure is worse than before by more than `loss`, and by more than chance.
 
     The figures are of different rows, so their standard errors, read from their intervals, add up in squares; the
     fall must exceed the one-sided bound of the normal distribution at `confidence`.

@@ -176,12 +176,12 @@ def event_id(project: str, window: str) -> UUID:
 
 
 def is_heard(project: str) -> bool:
-    """Tell whether the Prefect server has an automation, switched on, that waits for the project's event."""
+    """Return True if the Prefect server has an automation, switched on, that waits for the project's event."""
     return any(hears(trigger, project) for trigger in read_triggers())
 
 
 def hears(trigger: dict[str, Any], project: str) -> bool:
-    """Tell whether an automation's trigger, at whatever depth, names the event and this project or none."""
+    """Return True if an automation's trigger, at whatever depth, names the event and this project or none."""
     text = json.dumps(trigger)
     about = "ml.project." not in text or f'"{resource_of(project)}"' in text
     return f'"{EVENT}"' in text and about
@@ -344,7 +344,7 @@ def judged(window: Window, comparison: Comparison, drift_share: float) -> Window
 
 
 def measured(window: Window, performance: Performance | None, drift_share: float) -> Window:
-    """Return the window with what labels say, judged anew; without labels it stays as it was."""
+    """Return the window assessed again with the labels; without labels it is unchanged."""
     if performance is None or window.prediction is None:
         return window
     verdict, reasons = assess_window(window.columns, window.prediction, performance, drift_share)

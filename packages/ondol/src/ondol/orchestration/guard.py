@@ -48,7 +48,7 @@ class Child:
             )
 
     def alive(self) -> bool:
-        """Tell whether it still runs."""
+        """Return True if it still runs."""
         return self.process.poll() is None
 
     def tail(self) -> str:

@@ -252,7 +252,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listens(record: ProcessRecord) -> bool:
-    """Tell whether a process of the record holds its port: a stranger may have taken it first."""
+    """Return True if a process of the record holds its port: a stranger may have taken it first."""
     import psutil
 
     for process in family(record):
@@ -264,7 +264,7 @@ def listens(record: ProcessRecord) -> bool:
 
 
 def is_taken(record: ProcessRecord) -> bool:
-    """Tell whether a stranger listens on the port of a record."""
+    """Return True if a stranger listens on the port of a record."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         if probe.connect_ex((LOOPBACK, record.port or 0)):

@@ -74,7 +74,7 @@ class Recovery:
         return runs if len(ours) < len(runs) and self._is_alone() else ours
 
     def _is_alone(self) -> bool:
-        """Tell whether the pool has no other worker: what others left is this one's then."""
+        """Return True if the pool has no other worker: what others left is this one's then."""
         known = ask(f"{self.prefect}/work_pools/{self.settings.project.name}/workers/filter", {})
         return known is not None and all(w["name"] == self.worker or w["status"] != "ONLINE" for w in known)
 
@@ -203,7 +203,7 @@ def living_runs() -> set[str]:
 
 
 def _is_ripe(run: Run) -> bool:
-    """Tell whether a run's process must be there by now."""
+    """Return True if a run's process must be there by now."""
     return run["state"]["type"] != "PENDING" or _age(run) > SUBMIT_SECONDS
 
 

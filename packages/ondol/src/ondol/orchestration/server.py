@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def answers(url: str, timeout: float = 5.0) -> bool:
-    """Tell whether something sound answers at `url`; a proxy that wants a login answers too."""
+    """Return True if something sound answers at `url`; a proxy that wants a login answers too."""
     try:
         with urllib.request.urlopen(url, timeout=timeout) as answer:
             return bool(answer.status == 200)

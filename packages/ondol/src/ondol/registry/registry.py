@@ -249,7 +249,7 @@ def find_experiment(settings: Settings) -> str | None:
 
 
 def is_embedded(settings: Settings) -> bool:
-    """Tell whether the project's own database is used rather than a server."""
+    """Return True if the project's own database is used rather than a server."""
     return (os.environ.get("MLFLOW_TRACKING_URI") or embedded_uri(settings)) == embedded_uri(settings)
 
 
@@ -473,7 +473,7 @@ class Registry:
         return str(aliases[name]) if name in aliases else None
 
     def made(self, champion: Champion) -> bool:
-        """Tell whether the champion's version is of this registry."""
+        """Return True if the champion's version is of this registry."""
         try:
             return self.run_id(champion.version) == champion.run_id
         except UserError:

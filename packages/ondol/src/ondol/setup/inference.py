@@ -415,7 +415,7 @@ def find_categories(profile: Profile) -> tuple[Label, ...] | None:
 
 
 def is_sequence(profile: Profile) -> bool:
-    """Tell whether whole numbers count the rows, in any order."""
+    """Return True if whole numbers count the rows, in any order."""
     if profile.kind != "integer" or not profile.unique or len(profile.values) < ENOUGH:
         return False
     return bool(profile.values.max() - profile.values.min() + 1 == len(profile.values))
@@ -432,7 +432,7 @@ def _is_named_key(profile: Profile) -> bool:
 
 
 def _is_code(profile: Profile) -> bool:
-    """Tell whether texts look like keys: about one length, no spaces, no dates or numbers with marks."""
+    """Return True if texts look like keys: about one length, no spaces, no dates or numbers with marks."""
     lengths = profile.values.str.len()
     return bool(not profile.values.str.contains(r"[\s/,]").any() and lengths.std() <= 2)
 
@@ -621,7 +621,7 @@ def find_leaks(profiles: Sequence[Profile], fields: Sequence[Field], target: str
 
 
 def _names(profile: Profile) -> bool:
-    """Tell whether a column may name what several rows share, such as households: a group, though no feature."""
+    """Return True if a column may name what several rows share, such as households: a group, though no feature."""
     return profile.kind in ("text", "integer") and 1 < profile.distinct < profile.present
 
 

@@ -8,7 +8,6 @@ import ast
 import difflib
 import hashlib
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,11 +75,13 @@ def show_edit(root: Path, name: str) -> str | None:
 
     None where the project is no git repository, its history has no such text, or a link leads elsewhere.
     """
+    from ondol.training.provenance import run_git  # here: each command counts the leftovers by this module
+
     if (root / name).resolve() != root.resolve() / name:
         return None
     digests = _digests()[name]
-    for commit in (_git(root, "log", "--format=%H", "--", name) or b"").decode().split():
-        text = _git(root, "show", f"{commit}:./{name}")
+    for commit in (run_git(root, "log", "--format=%H", "--", name) or b"").decode().split():
+        text = run_git(root, "show", f"{commit}:./{name}")
         if text is not None and _digest(text) in digests:
             before, now = (part.decode(errors="replace").split("\n") for part in (text, (root / name).read_bytes()))
             return "\n".join(difflib.unified_diff(before, now, f"{name} (released)", name, lineterm=""))
@@ -122,12 +123,3 @@ def _lies(path: Path) -> bool:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _git(root: Path, *words: str) -> bytes | None:
-    """Return what git prints, or None where there is no git, no repository or no such object."""
-    try:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None

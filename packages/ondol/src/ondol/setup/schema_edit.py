@@ -56,7 +56,7 @@ def insert_lines(text: str, row: int, new: str) -> str:
 
 
 def has_comment(text: str, first: int, last: int) -> bool:
-    """Tell whether a comment stands in these rows."""
+    """Return True if a comment stands in these rows."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return any(token.type == tokenize.COMMENT and first <= token.start[0] <= last for token in tokens)
 
@@ -195,7 +195,7 @@ def _explode(text: str, name: str) -> str:
 
 
 def _is_exploded(text: str, call: ast.Call) -> bool:
-    """Tell whether each argument begins and ends on lines of its own, with a comma behind the last."""
+    """Return True if each argument begins and ends on lines of its own, with a comma behind the last."""
     rows = [(call.func.end_lineno, call.func.end_lineno), *((k.lineno, k.end_lineno) for k in call.keywords)]
     rows.append((call.end_lineno, call.end_lineno))
     apart = all((one[1] or 0) < (other[0] or 0) for one, other in itertools.pairwise(rows))

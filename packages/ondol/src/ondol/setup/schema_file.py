@@ -58,7 +58,7 @@ def _identify(name: str) -> str:
 
 
 def _is_plain(letter: str) -> bool:
-    """Tell whether a letter may stand in an identifier and looks the same everywhere."""
+    """Return True if a letter may stand in an identifier and looks the same everywhere."""
     stable = unicodedata.normalize("NFKC", letter) == letter
     return (letter.isascii() and letter.isalnum()) or (stable and unicodedata.category(letter) in {"Lu", "Ll", "Lo"})
 
@@ -102,7 +102,7 @@ def _escape(letter: str, mark: str) -> str:
 
 
 def _is_common(letter: str) -> bool:
-    """Tell whether a letter beyond ASCII is safe to show: Latin, Korean, Chinese or Japanese."""
+    """Return True if a letter beyond ASCII is safe to show: Latin, Korean, Chinese or Japanese."""
     return (
         ("\u00c0" <= letter <= "\u017e" and letter.isalpha())
         or "가" <= letter <= "힣"
@@ -133,7 +133,7 @@ def read_config(root: Path) -> tomlkit.TOMLDocument:
 
 
 def is_untouched(root: Path, config: tomlkit.TOMLDocument, proposed: str) -> bool:
-    """Tell whether nothing of the owner's would be lost: the project still reads the sample, by its own schema.
+    """Return True if nothing of the owner's would be lost: the project still reads the sample, by its own schema.
 
     The schema may also be the proposed one already: a crash came before `config.toml` was written.
     """
@@ -145,7 +145,7 @@ def is_untouched(root: Path, config: tomlkit.TOMLDocument, proposed: str) -> boo
 
 
 def reads_sample(root: Path, source: str) -> bool:
-    """Tell whether `source` is the sample and the schema the one that came with it."""
+    """Return True if `source` is the sample and the schema the one that came with it."""
     schema = root / SCHEMA_PATH
     return source.startswith(SAMPLE) and schema.exists() and digest_file(schema) == SAMPLE_SCHEMA
 

@@ -105,7 +105,7 @@ class ColumnDiff:
 
 
 def is_ordered(kind: pa.DataType) -> bool:
-    """Tell whether a type is of numbers or dates."""
+    """Return True if a type is of numbers or dates."""
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
 
 

@@ -88,7 +88,7 @@ class Parts:
         return path
 
     def has(self, digest: str) -> bool:
-        """Tell whether a file is there."""
+        """Return True if a file is there."""
         return is_published(self.place(digest))
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> Part | None:
@@ -150,7 +150,7 @@ class Parts:
         place = self.place(digest)
         if not self.has(digest):
             publish(made, place)
-        with suppress(OSError):  # wanted anew, it is as good as new for who collects what is old
+        with suppress(OSError):  # used again: the removal of old files goes by this time
             os.utime(place)
         return digest
 

@@ -87,7 +87,7 @@ class Snapshots:
         return snapshot if self.is_whole(snapshot) else None
 
     def is_whole(self, snapshot: Snapshot) -> bool:
-        """Tell whether all files of a snapshot are there."""
+        """Return True if all files of a snapshot are there."""
         files = [digest for part in snapshot.parts for digest in (part.digest, part.dropped) if digest]
         return all(self.parts.has(digest) for digest in files)
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all; JSON records, digests, permissions, locks."""
+"""Files that are written whole or not at all; JSON records, digests, locks."""
 
 import errno
 import fcntl
@@ -8,10 +8,9 @@ import json
 import os
 import platform
 import shutil
-import stat
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +19,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ondol.errors import UserError
+from ondol.storage.permissions import make_folder, mode_of
 from ondol.storage.reach import uploading
 
-DRAFT = ".tmp-"  # of the folders in which `ondol.storage.files` writes first
+TEMPORARY = ".tmp-"  # of the folders that files are written in first
 BACKUP = "champion.backup.json"  # what champion.json said at its last move
 REMEDIES = (  # of a file by its path, the first that matches
     ("store/alerts/champion.json", "remove it"),
@@ -81,7 +81,7 @@ def explain_os_error(error: OSError) -> Damaged | None:
     if path is None or isinstance(path, int):
         return None
     whole = Path(os.fsdecode(path))
-    draft = next((folder for folder in (whole, *whole.parents) if folder.name.startswith(DRAFT)), None)
+    draft = next((folder for folder in (whole, *whole.parents) if folder.name.startswith(TEMPORARY)), None)
     name = str(draft.parent if draft else whole)
     reason = error.strerror or type(error).__name__
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -104,90 +104,8 @@ def explain_os_error(error: OSError) -> Damaged | None:
     return Damaged(f"{name} cannot be used ({reason}): {todo}.")
 
 
-PRIVATE = ".ml"
-UMASK = "ML_UMASK"  # that of the user, for processes that inherit ours
-OTHERS = 0o077
-
-
-def keep_private() -> None:
-    """Let this process, and all that it starts, make files that nobody else may read.
-
-    So the databases and logs of Prefect, MLflow and BentoML are private too. What a user names as an output gets the
-    mode of the user's own umask where it is published, see `mode_of`.
-    """
-    os.environ.setdefault(UMASK, f"{os.umask(OTHERS):03o}")
-
-
-def mode_of(target: Path, folder: bool = False) -> int:
-    """Return the mode that a file or folder gets at `target`.
-
-    A file that is replaced keeps its mode. Below `.ml`, a folder that was opened for others, as the store of a
-    container that runs as another user is, passes that on.
-    """
-    most = 0o777 if folder else 0o666
-    if PRIVATE in target.parts:
-        return most & (0o700 | (target.parent.stat().st_mode & OTHERS))
-    if not folder and target.is_file():
-        return stat.S_IMODE(target.stat().st_mode)
-    return most & ~_umask_of_the_user()
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing."""
-    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        folder.chmod(mode_of(folder, folder=True))
-
-
-def make_private(home: Path, shared: Collection[Path] = ()) -> None:
-    """Make the folder `home` where it is missing, and withdraw what others may do in it, but for the folders `shared`.
-
-    Files with several names are left alone: they may belong to uv's cache. The folder itself comes last, so that one
-    that is private shows that all below it was done.
-    """
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if home.stat().st_mode & OTHERS:
-        withdraw(home, shared)
-
-
-def withdraw(home: Path, shared: Collection[Path] = ()) -> None:
-    """Withdraw what others may do in a folder; see `make_private`."""
-    for at, folders, files in os.walk(home):
-        folders[:] = [name for name in folders if Path(at, name) not in shared]
-        for path in (Path(at, name) for name in (*folders, *files)):
-            _withdraw(path)
-    _withdraw(home)
-
-
-def open_for_others(store: Path) -> None:
-    """Let others read a store below `.ml`: a container reads it as another user, through a mount of its own."""
-    if PRIVATE not in store.parts:
-        return
-    make_folder(store / "bundles")
-    for path in (store, *store.rglob("*")):
-        with suppress(PermissionError):  # the log is its container's
-            path.chmod(stat.S_IMODE(path.stat().st_mode) | (0o055 if path.is_dir() else 0o044))
-
-
-def _withdraw(path: Path) -> None:
-    with suppress(OSError):  # it was removed meanwhile, belongs to somebody else, or the disk is read-only
-        state = path.lstat()
-        if stat.S_ISDIR(state.st_mode) or (stat.S_ISREG(state.st_mode) and state.st_nlink == 1):
-            path.chmod(stat.S_IMODE(state.st_mode) & ~OTHERS)
-
-
-def _umask_of_the_user() -> int:
-    if UMASK in os.environ:
-        return int(os.environ[UMASK], 8)
-    umask = os.umask(OTHERS)
-    os.umask(umask)
-    return umask
-
-
 M = TypeVar("M", bound=BaseModel)
 
-TEMPORARY = ".tmp-"
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # of this machine, short and without a hyphen
 
 
@@ -234,7 +152,7 @@ def sweep(folder: Path, everywhere: bool = False) -> None:
 def publish(made: Path, target: Path) -> None:
     """Flush the file or folder at `made` to disk and rename it to `target` in one step; see `ondol.storage.reach` too.
 
-    It gets the mode that `ondol.storage.files.mode_of` says.
+    It gets the mode that `ondol.storage.permissions.mode_of` says.
     """
     mode = mode_of(target)
     for path in [made, *made.iterdir()] if made.is_dir() else [made]:

@@ -33,11 +33,11 @@ class Elsewhere(Protocol):
         ...
 
     def fetch_folder(self, path: Path) -> None:
-        """Bring all files of a folder anew."""
+        """Download all files of a folder again."""
         ...
 
     def has(self, path: Path) -> bool:
-        """Tell whether a file is there."""
+        """Return True if a file is there."""
         ...
 
     def drop(self, path: Path) -> None:
@@ -124,13 +124,13 @@ def fetch(path: Path) -> Path:
 
 
 def fetch_folder(path: Path) -> None:
-    """Bring all files of a folder anew, where it is mirrored."""
+    """Download all files of a folder again, where it is mirrored."""
     if found := elsewhere_of(path):
         found.fetch_folder(path)
 
 
 def is_published(path: Path) -> bool:
-    """Tell whether a file is in the store: where that is elsewhere, what is here only does not count."""
+    """Return True if a file is in the store: where that is elsewhere, what is here only does not count."""
     found = elsewhere_of(path)
     return found.has(path) if found else path.exists()
 

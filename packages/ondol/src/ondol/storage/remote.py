@@ -57,14 +57,14 @@ class Mirror:
             self.bring(self._name(path))
 
     def fetch_folder(self, path: Path) -> None:
-        """Bring all files of a folder anew: what is here of it is not whole."""
+        """Download all files of a folder again: the local copy is incomplete."""
         found = self.objects.list(self._name(path))
         self._bring(found)
         if not found:
             shutil.rmtree(path, ignore_errors=True)
 
     def has(self, path: Path) -> bool:
-        """Tell whether a file is in the store."""
+        """Return True if a file is in the store."""
         return self.objects.look(self._name(path)) is not None
 
     def drop(self, path: Path) -> None:
@@ -178,11 +178,11 @@ def _bundle_in(champion: Path) -> str | None:
 
 
 def is_record(name: str) -> bool:
-    """Tell whether an object is a small file that is kept up to date."""
+    """Return True if an object is a small file that is kept up to date."""
     hidden = any(part.startswith(".") for part in name.split("/"))
     return name.endswith(".json") and not name.startswith(f"{LOG}/") and not hidden
 
 
 def is_deciding(name: str) -> bool:
-    """Tell whether an object names others, and is written in the state alone in which it was read."""
+    """Return True if an object names others, and is written in the state alone in which it was read."""
     return any(PurePosixPath(name).match(pattern) and name.count("/") == pattern.count("/") for pattern in DECIDING)

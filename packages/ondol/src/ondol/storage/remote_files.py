@@ -268,7 +268,7 @@ def explain_fault(error: BaseException) -> Fault:
 
 
 def lacks_bucket(error: BaseException) -> bool:
-    """Tell whether it is the bucket that does not exist."""
+    """Return True if it is the bucket that does not exist."""
     return isinstance(error, FileNotFoundError) and "bucket" in str(error).lower()
 
 

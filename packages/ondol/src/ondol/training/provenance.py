@@ -127,10 +127,15 @@ def is_behind(root: Path, commit: str, other: str | None) -> bool:
     return _git(root, "merge-base", "--is-ancestor", commit, other) is not None
 
 
-def _git(root: Path, *words: str) -> str | None:
-    """Return what git prints, or None where there is no git or no repository."""
+def run_git(root: Path, *words: str) -> bytes | None:
+    """Return what git prints, or None where there is no git, no repository or no such object."""
     try:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _git(root: Path, *words: str) -> str | None:
+    found = run_git(root, *words)
+    return None if found is None else found.decode(errors="replace").strip()

@@ -1,6 +1,5 @@
 """Steps of the train flow: fit a scikit-learn pipeline on the training rows and register it."""
 
-import importlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,9 @@ from ondol.config import Settings
 from ondol.contract import Contract, encode, encode_target, fit_encodings
 from ondol.contract.encoding import require_answerable
 from ondol.errors import UserError
+from ondol.extensions import explain, import_owned
 from ondol.orchestration.progress import say
-from ondol.orchestration.stage import publish_markdown
+from ondol.orchestration.stage import SHORT, publish_markdown
 from ondol.project import Project
 from ondol.redaction import redact, show_uri
 from ondol.registry.registry import CHALLENGER, KEY_TAG, Registry
@@ -30,7 +30,6 @@ from ondol.validation.leakage import accept_alarms, check_leaks
 from ondol.validation.leakage_checks import SAMPLE_ROWS, Alarm
 from ondol.validation.results import Validations
 
-SHORT = 12  # characters of a snapshot's digest, as `ml data log` shows it
 TYPES = {
     "number": "double",
     "integer": "long",
@@ -215,7 +214,7 @@ def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdou
     """
     if frame.empty:
         raise UserError("No rows are left to train on: the holdout or the quarantine took them all.")
-    fitted = fit_encodings(contract, frame, parts=_asks_problem(_owned("features")))
+    fitted = fit_encodings(contract, frame, parts=_asks_problem(import_owned("features")))
     if fitted.classes is not None and len(fitted.classes) < 2:
         raise UserError(
             f'The target "{contract.target}" has only the class {fitted.classes[0]!r}: nothing can be learned.'
@@ -241,14 +240,15 @@ def build_pipeline(settings: Settings) -> Any:
     """
     from sklearn.pipeline import Pipeline
 
-    features, estimator = _owned("features"), _owned("estimator")
+    features, estimator = import_owned("features"), import_owned("estimator")
     try:
         made = estimator.build_estimator(settings.data.problem, settings.train.seed, **settings.train.params)
         built = features.build_features(**({"problem": settings.data.problem} if _asks_problem(features) else {}))
         pipeline = Pipeline([("features", built), ("estimator", made)])
     except Exception as error:  # whatever the owner's code raises
-        said = f"{type(error).__name__}: {error}"
-        raise UserError(f"The model of model/estimator.py and model/features.py cannot be built: {said}.") from error
+        raise UserError(
+            f"The model of model/estimator.py and model/features.py cannot be built: {explain(error)}."
+        ) from error
     if settings.data.problem != "regression" and not hasattr(pipeline, "predict_proba"):
         raise UserError(
             f"{type(made).__name__} in model/estimator.py gives no probabilities, which metrics and service need: "
@@ -258,16 +258,9 @@ def build_pipeline(settings: Settings) -> Any:
 
 
 def _asks_problem(features: ModuleType) -> bool:
-    """Tell whether `build_features` takes the problem; 0.1.0's did not, and may choose columns from the end."""
+    """Return True if `build_features` takes the problem; 0.1.0's did not, and may choose columns from the end."""
     build = getattr(features, "build_features", None)
     return callable(build) and "problem" in signature(build).parameters
-
-
-def _owned(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(f"model.{name}")
-    except Exception as error:  # whatever a person's edit can raise
-        raise UserError(f"model/{name}.py cannot be imported: {type(error).__name__}: {error}.") from error
 
 
 def register(

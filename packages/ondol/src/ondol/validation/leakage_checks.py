@@ -268,7 +268,7 @@ def _score_values(
 
 
 def _names(column: Column, rows: pd.DataFrame) -> bool:
-    """Tell whether a column names things: text or whole numbers, of which there are many among the rows."""
+    """Return True if a column names things: text or whole numbers, of which there are many among the rows."""
     return column.kind in ("text", "integer") and rows[column.name].nunique() >= MANY * len(rows)
 
 

@@ -114,7 +114,7 @@ class Validations:
                 write_bytes(self.folder / f"{name}.json", record.encode())
 
     def has_rows(self, name: str) -> bool:
-        """Tell whether the quarantined rows of a validation are there."""
+        """Return True if the quarantined rows of a validation are there."""
         return is_published(self._place(name))
 
     def find_rows(self, name: str) -> Path:

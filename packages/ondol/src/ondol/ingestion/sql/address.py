@@ -51,7 +51,7 @@ class Address:
 
 
 def is_dialect(scheme: str) -> bool:
-    """Tell whether SQLAlchemy knows `scheme`: of its own, or by a package that is installed."""
+    """Return True if SQLAlchemy knows `scheme`: of its own, or by a package that is installed."""
     try:
         sa.URL.create(scheme).get_dialect()
     except (sa.exc.ArgumentError, ImportError):
@@ -88,7 +88,7 @@ def parse_address(uri: str) -> Address:
 
 
 def make_engine(address: Address, reading: Reading) -> sa.Engine:
-    """Return what connects to `address`, each time anew, and reads only.
+    """Return an engine for `address` that opens a connection each time, and reads only.
 
     Raises:
         UserError: the driver is not installed, or the database's file does not exist.

@@ -108,7 +108,7 @@ def find_rule(error: BaseException) -> Rule:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Tell whether it is worth while to try again."""
+    """Return True if it is worth while to try again."""
     return find_rule(error).passing
 
 

@@ -41,7 +41,7 @@ ISO_DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"
 
 
 def tells_older(kind: pa.DataType, value: Any, dialect: str) -> bool:
-    """Tell whether a database can hold a column that is read as `kind` against a watermark.
+    """Return True if a database can hold a column that is read as `kind` against a watermark.
 
     A date or number in a column of text it would compare letter by letter, or refuse to. SQLite's columns hold
     anything, which the condition itself looks at.

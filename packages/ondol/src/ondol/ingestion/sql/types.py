@@ -83,7 +83,7 @@ def infer(values: Sequence[Any]) -> pa.DataType:
 
 
 def fits(values: Sequence[Any], kind: pa.DataType) -> bool:
-    """Tell whether a column of `kind` holds all `values`, none of them changed."""
+    """Return True if a column of `kind` holds all `values`, none of them changed."""
     try:
         to_array(values, kind)
     except Unfit:
