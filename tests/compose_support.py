@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from template_support import python_path
 
 PORTS = {
     "postgres": 5432,
@@ -170,15 +171,14 @@ class Containers:
             shutil.copy(path, place)
 
     def _install_scripts(self, folder: Path) -> None:
-        """Put [project.scripts] on the path, as an editable installation of the project does."""
-        if not (folder / "app" / "pyproject.toml").exists():
-            return
-        project = tomllib.loads((folder / "app" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        for name, entry in project["scripts"].items():
-            module, _, function = entry.partition(":")
-            self._write_script(
-                folder / "bin" / name, f'exec python3 -c "from {module} import {function}; {function}()" "$@"'
-            )
+        """Put each workspace member's [project.scripts] on the path, as an editable installation of it does."""
+        for member in sorted((folder / "app" / "vendor").glob("*/pyproject.toml")):
+            project = tomllib.loads(member.read_text(encoding="utf-8"))["project"]
+            for name, entry in project.get("scripts", {}).items():
+                module, _, function = entry.partition(":")
+                self._write_script(
+                    folder / "bin" / name, f'exec python3 -c "from {module} import {function}; {function}()" "$@"'
+                )
 
     def _write_script(self, path: Path, line: str) -> None:
         path.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
@@ -199,7 +199,10 @@ class Containers:
         given = {key: str(value) for key, value in service.get("environment", {}).items()}
         asked = {"PATH": os.environ["PATH"]} | image | given
         folder = self.folder(name)
-        here = {"TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(folder / "app")}
+        here = {
+            "TMPDIR": str(folder / "tmp"),
+            "PYTHONPATH": python_path(folder / "app", engine=folder / "app" / "vendor"),
+        }
         made = {key: self.localise(name, value) for key, value in asked.items()} | here
         return made | {"PATH": f"{folder / 'bin'}:{made['PATH']}"}
 
