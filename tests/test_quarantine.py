@@ -1,4 +1,4 @@
-"""Quarantined rows come back once they, or the contract, were mended, and no later ingest loses them."""
+"""Quarantined rows come back once they, or the contract, were corrected, and no later ingest loses them."""
 
 import csv
 import importlib
@@ -27,9 +27,9 @@ from ondol.ingestion.ingest import snapshot_source
 from ondol.ingestion.sources import Reading, open_source, read_through
 from ondol.retention import find_garbage
 from ondol.snapshots.snapshots import Snapshot, Snapshots
-from ondol.validation.corrections import GONE, judge_again, mend_snapshot, read_mends, take_mended
+from ondol.validation.corrections import GONE, accept_corrected_rows, correct_snapshot, read_corrections, revalidate
 from ondol.validation.results import Latest, Validation, Validations
-from ondol.validation.validate import judge, validate_snapshot, validation_id
+from ondol.validation.validate import find_or_validate, validate_snapshot, validation_id
 
 HEADER = ["id", "when", "age", "income", "name", "y"]
 START = datetime(2026, 1, 1)
@@ -73,7 +73,7 @@ class Project:
         if rows is not None:
             write_csv(self.root / "data.csv", HEADER, rows)
         contract = load_contract(self.settings)
-        made = mend_snapshot(self.snapshots, snapshot_source(self.settings, contract, full), contract.by_name)
+        made = correct_snapshot(self.snapshots, snapshot_source(self.settings, contract, full), contract.by_name)
         Latest(self.settings.store_path).set("ingest", made.digest)
         return made
 
@@ -86,7 +86,7 @@ class Project:
         tables = list(self.snapshots.batches(snapshot.digest, HEADER))
         return [list(one.values()) for one in pyarrow.concat_tables(tables).to_pylist()]
 
-    def mend(self, validation: Validation, changes: dict[int, dict[str, Any]], suffix: str = "csv") -> str:
+    def correct(self, validation: Validation, changes: dict[int, dict[str, Any]], suffix: str = "csv") -> str:
         """Write the quarantine to a file, change rows by `_row`, and leave the others out."""
         path = self.root / f"bad.{suffix}"
         quarantined.write_quarantine(self.settings, validation, path)
@@ -125,11 +125,11 @@ def ids(project: Project, snapshot: Snapshot) -> list[int]:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
-def test_mended_rows_take_the_place_of_the_raw_ones_in_a_child_of_the_snapshot(made, suffix):
+def test_corrected_rows_take_the_place_of_the_raw_ones_in_a_child_of_the_snapshot(made, suffix):
     first = made.ingest([*GOOD, *BAD])
     bad = made.validate(first)
     assert bad.bad == 4
-    taken = take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}, 7: {"id": 7}}, suffix))
+    taken = accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40}, 7: {"id": 7}}, suffix))
     assert (taken.rows, taken.refused) == (2, {})
     child = taken.snapshot
     assert child.parent == first.digest and child.rows == first.rows == 9
@@ -140,19 +140,19 @@ def test_mended_rows_take_the_place_of_the_raw_ones_in_a_child_of_the_snapshot(m
     assert (again.bad, again.rows) == (2, 9)
 
 
-def test_the_next_ingest_of_a_file_that_is_read_whole_keeps_the_mended_rows(made):
+def test_the_next_ingest_of_a_file_that_is_read_whole_keeps_the_corrected_rows(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    child = take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}})).snapshot
+    child = accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40}})).snapshot
     assert made.ingest().digest == made.ingest(full=True).digest == child.digest
     more = made.ingest([row(20), *GOOD, *BAD, row(21)])
     assert ids(made, more) == [20, 0, 1, 2, 3, 4, 6, 3, 8, 21, 5]
     assert made.rows(more)[-1][2] == 40
 
 
-def test_collecting_garbage_keeps_what_the_next_ingest_mends(made, monkeypatch):
+def test_collecting_garbage_keeps_what_the_next_ingest_corrects(made, monkeypatch):
     monkeypatch.setattr("ondol.retention.YOUNG_SECONDS", 0)
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}}))
+    accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40}}))
     for path in made.snapshots.folder.glob("*.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(record | {"created": "2020-01-01T00:00:00+00:00"}), encoding="utf-8")
@@ -165,9 +165,9 @@ def test_collecting_garbage_keeps_what_the_next_ingest_mends(made, monkeypatch):
     assert ids(made, more) == [0, 1, 2, 3, 4, 6, 3, 8, 5] and made.rows(more)[-1][2] == 40
 
 
-def test_a_row_that_the_source_has_mended_itself_is_the_source_s(made):
+def test_a_row_that_the_source_has_corrected_itself_is_the_source_s(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}, 6: {"income": 1.0}}))
+    accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40}, 6: {"income": 1.0}}))
     later = made.ingest([*GOOD, row(5, age=41), *BAD[1:]])
     assert sorted(ids(made, later)) == [0, 1, 2, 3, 3, 4, 5, 6, 8]
     assert {one[0]: one[2] for one in made.rows(later)}[5] == 41
@@ -175,12 +175,12 @@ def test_a_row_that_the_source_has_mended_itself_is_the_source_s(made):
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_source_that_grows_goes_on_with_the_mended_rows(tmp_path, contract, full):
+def test_a_source_that_grows_goes_on_with_the_corrected_rows(tmp_path, contract, full):
     made = Project(tmp_path, watermark="when")
     rows = [*GOOD, row(5, age=400)]  # the bad row is the newest, which the next ingest reads again
     bad = made.validate(made.ingest(rows))
     assert bad.bad == 1
-    take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}}))
+    accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40}}))
     later = made.ingest([*rows, row(6), row(7)], full)
     assert sorted(ids(made, later)) == [0, 1, 2, 3, 4, 5, 6, 7]
     assert {one[0]: one[2] for one in made.rows(later)}[5] == 40
@@ -189,32 +189,32 @@ def test_a_source_that_grows_goes_on_with_the_mended_rows(tmp_path, contract, fu
     assert sorted(ids(made, newest)) == [0, 1, 2, 3, 4, 5, 6, 7, 9]
 
 
-def test_rows_mended_one_after_the_other_add_up(made):
+def test_rows_corrected_one_after_the_other_add_up(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    first = take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40}})).snapshot
-    second = take_mended(made.settings, bad, made.mend(bad, {6: {"income": 1.0}})).snapshot
+    first = accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40}})).snapshot
+    second = accept_corrected_rows(made.settings, bad, made.correct(bad, {6: {"income": 1.0}})).snapshot
     assert second.parent == first.digest
     assert ids(made, second) == [0, 1, 2, 3, 4, 3, 8, 5, 6]
     assert made.ingest().digest == second.digest
-    assert len(read_mends(made.snapshots, second.source)) == 2
-    now = made.validate(second)  # and the quarantine of the child is mended just as well
-    third = take_mended(made.settings, now, made.mend(now, {5: {"id": 30}, 6: {"age": 50, "y": "no"}}))
+    assert len(read_corrections(made.snapshots, second.source)) == 2
+    now = made.validate(second)  # and the quarantine of the child is corrected just as well
+    third = accept_corrected_rows(made.settings, now, made.correct(now, {5: {"id": 30}, 6: {"age": 50, "y": "no"}}))
     assert (third.rows, made.validate(third.snapshot).bad) == (2, 0)
     assert made.ingest().digest == third.snapshot.digest
 
 
-def test_of_equal_rows_only_as_many_are_replaced_as_were_mended(made):
+def test_of_equal_rows_only_as_many_are_replaced_as_were_corrected(made):
     bad = made.validate(made.ingest([*GOOD, row(3), row(3)]))
     assert bad.bad == 2
-    child = take_mended(made.settings, bad, made.mend(bad, {6: {"id": 33}})).snapshot
+    child = accept_corrected_rows(made.settings, bad, made.correct(bad, {6: {"id": 33}})).snapshot
     assert ids(made, child) == [0, 1, 2, 3, 4, 3, 33]
 
 
-def test_a_mended_row_that_is_still_bad_or_repeats_another_is_refused_with_the_reason(made):
+def test_a_corrected_row_that_is_still_bad_or_repeats_another_is_refused_with_the_reason(made):
     first = made.ingest([*GOOD, *BAD])
     bad = made.validate(first)
     changes = {5: {"age": 401}, 6: {"id": 2, "income": 1.0}, 7: {"id": 70}, 8: {"id": 70, "y": "no", "age": 1}}
-    taken = take_mended(made.settings, bad, made.mend(bad, changes))
+    taken = accept_corrected_rows(made.settings, bad, made.correct(bad, changes))
     assert taken.rows == 1
     assert taken.refused == {
         5: ["age: less_than_or_equal_to(120)"],
@@ -226,28 +226,30 @@ def test_a_mended_row_that_is_still_bad_or_repeats_another_is_refused_with_the_r
 
 def test_the_id_of_a_row_that_is_refused_is_not_free(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    taken = take_mended(made.settings, bad, made.mend(bad, {5: {"id": 55, "age": 401}, 6: {"id": 5, "income": 1.0}}))
+    taken = accept_corrected_rows(
+        made.settings, bad, made.correct(bad, {5: {"id": 55, "age": 401}, 6: {"id": 5, "income": 1.0}})
+    )
     assert taken.snapshot is None and set(taken.refused) == {5, 6}
     assert made.ingest().digest == bad.snapshot
 
 
 def test_the_same_file_twice_adds_nothing(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    mended = made.mend(bad, {5: {"age": 40}})
-    child = take_mended(made.settings, bad, mended).snapshot
-    again = take_mended(made.settings, bad, mended)
+    corrected = made.correct(bad, {5: {"age": 40}})
+    child = accept_corrected_rows(made.settings, bad, corrected).snapshot
+    again = accept_corrected_rows(made.settings, bad, corrected)
     assert again.snapshot is None and GONE in again.refused[5]
     assert made.ingest().digest == child.digest
 
 
 def test_who_is_killed_before_the_latest_snapshot_is_named_loses_nothing(made, monkeypatch):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    mended = made.mend(bad, {5: {"age": 40}})
+    corrected = made.correct(bad, {5: {"age": 40}})
     with monkeypatch.context() as patch:
         patch.setattr(Latest, "set", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            take_mended(made.settings, bad, mended)
-    child = take_mended(made.settings, bad, mended).snapshot
+            accept_corrected_rows(made.settings, bad, corrected)
+    child = accept_corrected_rows(made.settings, bad, corrected).snapshot
     assert ids(made, made.ingest()) == ids(made, child) == [0, 1, 2, 3, 4, 6, 3, 8, 5]
 
 
@@ -261,17 +263,17 @@ def test_who_is_killed_before_the_latest_snapshot_is_named_loses_nothing(made, m
         ([*HEADER, "_row"], [[*row(5), 0]], "not in the quarantine"),
     ],
 )
-def test_a_file_that_does_not_say_which_rows_it_mends_is_refused(made, header, rows, said):
+def test_a_file_that_does_not_say_which_rows_it_corrects_is_refused(made, header, rows, said):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    write_csv(made.root / "mended.csv", header, rows)
+    write_csv(made.root / "corrected.csv", header, rows)
     with pytest.raises(UserError, match=said):
-        take_mended(made.settings, bad, str(made.root / "mended.csv"))
+        accept_corrected_rows(made.settings, bad, str(made.root / "corrected.csv"))
 
 
 @pytest.mark.parametrize("value", [1704067200000, 1704067200000.5, True])
 def test_a_number_in_the_place_of_a_date_is_no_date(made, value):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    taken = take_mended(made.settings, bad, made.mend(bad, {5: {"age": 40, "when": value}}, "jsonl"))
+    taken = accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40, "when": value}}, "jsonl"))
     assert (taken.snapshot, taken.refused) == (None, {5: ["when: not a date"]})
 
 
@@ -287,7 +289,7 @@ def test_another_spelling_of_a_cell_leaves_the_columns_types(made):
         7: {"income": " 1e3", "when": "2024-01-05T10:00:00+09:00"},
         8: {"id": "+12", "age": ""},
     }
-    taken = take_mended(made.settings, bad, made.mend(bad, changes))
+    taken = accept_corrected_rows(made.settings, bad, made.correct(bad, changes))
     assert taken.refused == {}
     assert made.snapshots.schema(taken.snapshot.digest) == made.snapshots.schema(first.digest)
     rows = made.rows(taken.snapshot)
@@ -305,13 +307,13 @@ def test_what_is_text_in_the_snapshot_stays_as_it_is_written(made, suffix):
     path = made.root / f"bad.{suffix}"
     quarantined.write_quarantine(made.settings, bad, path)
     table = read_through(open_source(str(path), Reading({"age": "text"})), pyarrow.Table.from_batches)
-    mended = table.set_column(3, "income", pyarrow.array([1.0, 2.0, 3.0])).set_column(
+    corrected = table.set_column(3, "income", pyarrow.array([1.0, 2.0, 3.0])).set_column(
         2, "age", pyarrow.array(["05", *table.column("age").to_pylist()[1:]])
     )
-    output = open_output(path, mended.schema)
-    output.write_table(mended)
+    output = open_output(path, corrected.schema)
+    output.write_table(corrected)
     output.close()
-    taken = take_mended(made.settings, bad, str(path))
+    taken = accept_corrected_rows(made.settings, bad, str(path))
     assert [one[2] for one in made.rows(taken.snapshot)[-3:]] == ["05", "007", " 12"]
 
 
@@ -321,18 +323,20 @@ def test_a_value_that_is_none_of_its_column_s_type_is_refused_where_no_contract_
     base = made.snapshots.write(table.to_batches(), "data.csv", None)
     Latest(made.settings.store_path).set("ingest", base.digest)
     bad = made.validate(base)
-    with pytest.raises(UserError, match=r'"seen" of the mended rows is not all timestamp'):
-        take_mended(made.settings, bad, made.mend(bad, {0: {"age": 40, "seen": "yesterday"}}))
-    child = take_mended(made.settings, bad, made.mend(bad, {0: {"age": 40, "seen": " 2024-01-05"}})).snapshot
+    with pytest.raises(UserError, match=r'"seen" of the corrected rows is not all timestamp'):
+        accept_corrected_rows(made.settings, bad, made.correct(bad, {0: {"age": 40, "seen": "yesterday"}}))
+    child = accept_corrected_rows(
+        made.settings, bad, made.correct(bad, {0: {"age": 40, "seen": " 2024-01-05"}})
+    ).snapshot
     assert made.snapshots.schema(child.digest).types == made.snapshots.schema(base.digest).types
 
 
-def test_of_a_snapshot_s_two_equal_files_one_row_is_mended(made):
+def test_of_a_snapshot_s_two_equal_files_one_row_is_corrected(made):
     part = made.ingest([row(0), row(5, age=400)]).parts[0]
     twice = made.snapshots.record([part, part], "data.csv")
     Latest(made.settings.store_path).set("ingest", twice.digest)
     bad = made.validate(twice)
-    child = take_mended(made.settings, bad, made.mend(bad, {3: {"id": 55, "age": 40}})).snapshot
+    child = accept_corrected_rows(made.settings, bad, made.correct(bad, {3: {"id": 55, "age": 40}})).snapshot
     assert ids(made, child) == [0, 5, 0, 55]
 
 
@@ -362,7 +366,7 @@ def test_rows_that_are_written_and_replayed_unchanged_are_the_raw_rows(made, suf
         bad = held.finish(Validation(id="all", snapshot=base.digest, rows=15, bad=15, reasons={}))
     path = made.root / f"all.{suffix}"
     quarantined.write_quarantine(made.settings, bad, path)
-    taken = take_mended(made.settings, bad, str(path))
+    taken = accept_corrected_rows(made.settings, bad, str(path))
     assert (taken.rows, taken.refused) == (15, {})
     assert made.snapshots.schema(taken.snapshot.digest) == raw.schema
     again = pyarrow.concat_tables(made.snapshots.batches(taken.snapshot.digest, raw.schema.names))
@@ -373,7 +377,7 @@ def test_rows_that_are_written_and_replayed_unchanged_are_the_raw_rows(made, suf
         assert [v in missing for v in before] == [v in missing for v in after], name
 
 
-def test_only_the_row_groups_of_mended_rows_are_read(made):
+def test_only_the_row_groups_of_corrected_rows_are_read(made):
     rows = [row(i, age=400 + i) for i in range(12)]
     bad = made.validate(made.ingest(rows))
     store = Validations(made.settings.store_path)
@@ -392,17 +396,17 @@ def test_only_the_row_groups_of_mended_rows_are_read(made):
 
 def test_rows_of_another_source_are_refused(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    mended = made.mend(bad, {5: {"age": 40}})
+    corrected = made.correct(bad, {5: {"age": 40}})
     other = made.snapshots.write(pyarrow.table({"id": [1]}).to_batches(), "elsewhere.csv", None)
     Latest(made.settings.store_path).set("ingest", other.digest)
     with pytest.raises(UserError, match=r"data\.csv.*elsewhere\.csv"):
-        take_mended(made.settings, bad, mended)
+        accept_corrected_rows(made.settings, bad, corrected)
 
 
-def test_a_mended_contract_takes_the_rows_in(made, contract):
+def test_a_corrected_contract_takes_the_rows_in(made, contract):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
     with pytest.raises(UserError, match="correct it"):
-        judge_again(made.settings, bad)
+        revalidate(made.settings, bad)
 
     class Wider(Schema):
         """Older customers, but none called 김."""
@@ -413,7 +417,7 @@ def test_a_mended_contract_takes_the_rows_in(made, contract):
 
     contract.setattr(sys.modules["model.schema"], "Schema", Wider)
     (made.root / "model" / "schema.py").write_text("two", encoding="utf-8")
-    again = judge_again(made.settings, bad)
+    again = revalidate(made.settings, bad)
     assert (again.good, again.still, again.new) == (0, 4, 5)
 
     class Old(Schema):
@@ -423,7 +427,7 @@ def test_a_mended_contract_takes_the_rows_in(made, contract):
 
     contract.setattr(sys.modules["model.schema"], "Schema", Old)
     (made.root / "model" / "schema.py").write_text("three", encoding="utf-8")
-    again = judge_again(made.settings, bad)
+    again = revalidate(made.settings, bad)
     assert (again.good, again.still, again.new) == (1, 3, 0)
     assert made.validate(made.ingest()) == again.validation  # what the next run finds
 
@@ -458,12 +462,12 @@ def test_the_list_counts_reasons_over_time(made, typed):
 def test_the_validation_that_was_looked_at_last_is_shown_though_another_was_made_later(made, typed):
     snapshot = made.ingest([*GOOD, *BAD])
     schema = made.root / "model" / "schema.py"
-    first = judge(made.settings, snapshot.digest)
+    first = find_or_validate(made.settings, snapshot.digest)
     schema.write_text("two", encoding="utf-8")
-    second = judge(made.settings, snapshot.digest)
+    second = find_or_validate(made.settings, snapshot.digest)
     assert second.id in typed("show")[1]
     schema.write_text("one", encoding="utf-8")
-    assert judge(made.settings, snapshot.digest) == first
+    assert find_or_validate(made.settings, snapshot.digest) == first
     assert first.id in typed("show")[1]
     (Validations(made.settings.store_path).folder / f"{first.id}.json").unlink()  # as `ml data gc` may
     assert second.id in typed("show")[1]
@@ -482,7 +486,7 @@ def test_show_tells_reasons_and_rows_but_no_sensitive_value(made, typed):
     ]
 
 
-def test_rows_are_written_mended_and_replayed_by_the_commands(made, typed):
+def test_rows_are_written_corrected_and_replayed_by_the_commands(made, typed):
     made.validate(made.ingest([*GOOD, *BAD]))
     path = made.root / "bad.jsonl"
     assert typed("show", "--out", str(path))[0] == 0
@@ -491,7 +495,7 @@ def test_rows_are_written_mended_and_replayed_by_the_commands(made, typed):
     rows[0]["age"] = 40
     path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
     status, said = typed("replay", "--from", str(path))
-    assert status == 0 and "1 rows joined snapshot" in said and "3 rows were not taken" in said
+    assert status == 0 and "1 rows joined snapshot" in said and "3 rows were refused" in said
     status, said = typed("replay", "--from", str(path))
     assert status == 1 and "joined" not in said
     with pytest.raises(UserError, match="correct it"):
@@ -500,7 +504,7 @@ def test_rows_are_written_mended_and_replayed_by_the_commands(made, typed):
         typed("show", "nope")
 
 
-def test_rows_in_the_owner_s_notation_are_written_mended_and_replayed_in_it(tmp_path, contract):
+def test_rows_in_the_owner_s_notation_are_written_corrected_and_replayed_in_it(tmp_path, contract):
     project = Project(tmp_path, delimiter=";", decimal=",", thousands=".", encoding="cp949")
     lines = [";".join(HEADER), *(";".join(str(v).replace(".", ",") for v in row(i, income=1234.5)) for i in range(8))]
     lines[4] = lines[4].replace("1234,5", "12.5")  # a point where thousands would be
@@ -513,9 +517,9 @@ def test_rows_in_the_owner_s_notation_are_written_mended_and_replayed_in_it(tmp_
     quarantined.write_quarantine(project.settings, bad, path)
     text = path.read_text(encoding="utf-8-sig")
     assert '"12.5"' in text and '"1234,5"' in text and "김" in text and ";" in text
-    mended = text.replace('"12.5"', '"1.312,25"').replace(";400;", ";40;").replace('"400"', '"40"')
-    path.write_text(mended, encoding="cp949")  # as a spreadsheet saves it
-    taken = take_mended(project.settings, bad, str(path))
+    corrected = text.replace('"12.5"', '"1.312,25"').replace(";400;", ";40;").replace('"400"', '"40"')
+    path.write_text(corrected, encoding="cp949")  # as a spreadsheet saves it
+    taken = accept_corrected_rows(project.settings, bad, str(path))
     assert (taken.rows, taken.refused) == (2, {})
     assert project.validate(taken.snapshot).bad == 0
     incomes = [float(one[HEADER.index("income")]) for one in project.rows(taken.snapshot)]
@@ -535,7 +539,7 @@ def test_seconds_of_a_duration_are_written_and_replayed_with_a_point_whatever_th
     path = tmp_path / "bad.csv"
     quarantined.write_quarantine(project.settings, bad, path)
     path.write_text(path.read_text(encoding="utf-8").replace(";400;", ";40;"), encoding="utf-8")
-    taken = take_mended(project.settings, bad, str(path))
+    taken = accept_corrected_rows(project.settings, bad, str(path))
     assert (bad.bad, taken.rows, taken.refused) == (1, 1, {})
     table = pyarrow.concat_tables(list(project.snapshots.batches(taken.snapshot.digest, ["wait"])))
     assert sorted(table.column("wait").to_pylist()) == [12.5, 13.5, 14.5, 15.5]

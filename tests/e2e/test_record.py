@@ -39,7 +39,7 @@ def query(project: Project, text: str) -> list[tuple[Any, ...]]:
     ("flow", "words"),
     [
         ("ingest", ["1,500 rows × ", "sample://?rows=1500", "snapshot "]),
-        ("validate", ["1,500 rows keep the contract, 0 are quarantined."]),
+        ("validate", ["1,500 rows are valid, 0 are quarantined."]),
         ("train", ["Version 1 was fitted on ", "registered"]),
         ("evaluate", ["Gate floor passed: ", "Gate margin passed: ", "Version 1 passed its gates on "]),
         ("deploy", ["equal to scikit-learn on ", "The service answered 3 ", "Version 1 is in service, from bundle 1-"]),

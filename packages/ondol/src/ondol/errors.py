@@ -8,7 +8,7 @@ from ondol_serving.printable import printable
 
 
 class UserError(Exception):
-    """A mistake that its user can mend: says what was wrong, where, and what to do.
+    """A mistake that the user can correct: says what was wrong, where, and what to do.
 
     The command line prints the message alone and exits with `exit_code`.
     """

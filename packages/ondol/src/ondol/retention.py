@@ -22,6 +22,7 @@ from ondol.registry.champion import version_of
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import TEMPORARY, read_json, read_record
 from ondol.storage.reach import remove, sizes
+from ondol.validation.corrections import CORRECTED, CORRECTIONS_FOLDER
 from ondol.validation.results import Validation, Validations, read_latest
 
 T = TypeVar("T", bound=BaseModel)
@@ -84,7 +85,7 @@ def find_garbage(store: Path, snapshots: set[str], validations: set[str]) -> Gar
     notes = _notes(source.folder, {s.digest for s in known if s.digest in kept})
     records, rows = _quarantines(store, kept, validations | _young(Validations(store).folder, until), until)
     manifests = [source.folder / f"{snapshot.digest}.json" for snapshot in gone]
-    named = kept | _mended(source.folder)
+    named = kept | _correction_files(source.folder)
     parts = _parts(source.folder, [snapshot for snapshot in known if snapshot.digest in kept], named, until)
     small = {path: path.stat().st_size for path in (*notes, *records, *manifests)}
     return Garbage(tuple(gone), small | rows | parts)
@@ -108,18 +109,22 @@ def _newest(known: Iterable[Snapshot]) -> set[str]:
     return {snapshot.digest for snapshot in known if snapshot.created == times[snapshot.source]}
 
 
-def _mended(folder: Path) -> set[str]:
-    """Return the files of the rows that a person mended, which every ingest puts in place of the raw ones again."""
-    mends = [mend for path in sorted((folder / "mended").glob("*.json")) for mend in read_json(path) or []]
-    return {mend[name] for mend in mends for name in ("raw", "mended")}
+def _correction_files(folder: Path) -> set[str]:
+    """Return the files of corrections, which every ingest applies again."""
+    corrections = [
+        one for path in sorted((folder / CORRECTIONS_FOLDER).glob("*.json")) for one in read_json(path) or []
+    ]
+    return {correction[name] for correction in corrections for name in ("raw", CORRECTED)}
 
 
 def _notes(folder: Path, kept: set[str]) -> list[Path]:
-    """Return the notes of which snapshot came of a source's bytes, or of mends, where that is not kept.
+    """Return the notes of which snapshot came of a source's bytes, or of corrections, where that is not kept.
 
     It is made again where it is wanted again.
     """
-    found = [path for name in ("sources", "mended/made") for path in sorted((folder / name).glob("*.json"))]
+    found = [
+        path for name in ("sources", f"{CORRECTIONS_FOLDER}/made") for path in sorted((folder / name).glob("*.json"))
+    ]
     return [path for path in found if read_json(path) not in kept]
 
 

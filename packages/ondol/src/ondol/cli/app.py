@@ -162,7 +162,7 @@ def rollback(why: Why) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Check the machine, the settings and the connections, and say what to mend."""
+    """Check the machine, the settings and the connections, and say what to correct."""
     from ondol.cli.doctor import examine
 
     examine()

@@ -231,7 +231,7 @@ def examine() -> None:
         console.print(f"[green]✓[/] {'files':<10} store, databases and records are whole")
     failed += len(damage)
     if failed:
-        raise UserError(f"{failed} of the checks above failed: mend what they say.")
+        raise UserError(f"{failed} of the checks above failed: correct what they name.")
 
 
 def _checks() -> Iterator[tuple[str, Callable[[Settings], str]]]:

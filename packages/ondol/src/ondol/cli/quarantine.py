@@ -25,7 +25,7 @@ def show(
         Path | None, typer.Option(help="Write the rows and their reasons to this .csv, .parquet or .jsonl file.")
     ] = None,
 ) -> None:
-    """Show the reasons by column and check, and a few rows; with --out, write all rows to a file to be mended."""
+    """Show the reasons by column and check, and a few rows; with --out, write all rows to a file for correction."""
     from ondol.cli.quarantine_files import print_quarantine
 
     print_quarantine(validation, out.absolute() if out else None)
@@ -35,10 +35,11 @@ def show(
 def replay(
     validation: Name = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="The file of `show --out`, mended; default: the contract was mended.")
+        Path | None,
+        typer.Option("--from", help="The corrected file of `show --out`. Default: the contract changed."),
     ] = None,
 ) -> None:
-    """Judge the rows again, mended or by the mended contract; those that are good join the next snapshot."""
+    """Validate corrected rows, or all with a corrected contract; valid ones join the next snapshot."""
     from ondol.cli.quarantine_files import replay_quarantine
 
     replay_quarantine(validation, source.absolute() if source else None)

@@ -18,7 +18,7 @@ from ondol.errors import UserError
 from ondol.snapshots.parts import ROW
 from ondol.storage.files import publish, scratch
 from ondol.storage.locks import only_one
-from ondol.validation.corrections import judge_again, take_mended
+from ondol.validation.corrections import accept_corrected_rows, revalidate
 from ondol.validation.results import REASONS, Latest, Validation, Validations
 from ondol.validation.validate import CHECKED
 
@@ -67,7 +67,7 @@ def print_quarantine(name: str | None, out: Path | None) -> None:
     settings = open_project()
     validation = _find(settings, name)
     console.print(
-        f"[bold]{validation.id}[/]: {validation.bad:,} of {validation.judged:,} rows ({validation.bad_share:.2%}) "
+        f"[bold]{validation.id}[/]: {validation.bad:,} of {validation.labelled:,} rows ({validation.bad_share:.2%}) "
         f"of snapshot {validation.snapshot[:8]} break the contract."
     )
     if validation.unlabelled:
@@ -130,10 +130,10 @@ def _spell_infinite(table: pa.Table) -> pa.Table:
 
 
 def replay_quarantine(name: str | None, source: Path | None) -> None:
-    """Judge the rows of a validation again and print what came of it.
+    """Validate the rows of a validation again and print the result.
 
     Raises:
-        UserError: there is no such validation, nothing was mended, or the file is no good.
+        UserError: there is no such validation, nothing was corrected, or the file is unusable.
     """
     settings = open_project()
     validation = _find(settings, name)
@@ -145,22 +145,22 @@ def replay_quarantine(name: str | None, source: Path | None) -> None:
 
 
 def _replay_contract(settings: Settings, validation: Validation) -> None:
-    again = judge_again(settings, validation)
-    told = f"{again.good:,} of {validation.bad:,} rows keep model/schema.py now, {again.still:,} do not"
-    more = f", and {again.new:,} others break it that did not" if again.new else ""
-    console.print(f"{told}{more}: validation {again.validation.id}. The next `ml run` takes it.", soft_wrap=True)
+    again = revalidate(settings, validation)
+    text = f"{again.good:,} of {validation.bad:,} rows are valid now, {again.still:,} are not"
+    more = f", and {again.new:,} others became invalid" if again.new else ""
+    console.print(f"{text}{more}: validation {again.validation.id}. The next `ml run` uses it.", soft_wrap=True)
     if again.validation.reasons:
         _print_reasons(again.validation.reasons)
 
 
 def _replay_rows(settings: Settings, validation: Validation, source: Path) -> None:
-    taken = take_mended(settings, validation, str(source))
+    taken = accept_corrected_rows(settings, validation, str(source))
     if taken.snapshot is not None:
         console.print(
-            f"[green]✓[/] {taken.rows:,} rows joined snapshot {taken.snapshot.digest[:8]}. The next `ml run` takes it."
+            f"[green]✓[/] {taken.rows:,} rows joined snapshot {taken.snapshot.digest[:8]}. The next `ml run` uses it."
         )
     if taken.refused:
-        console.print(f"{len(taken.refused):,} rows were not taken:")
+        console.print(f"{len(taken.refused):,} rows were refused:")
         _print_reasons(taken.reasons)
         for number, reasons in list(taken.refused.items())[:EXAMPLES]:
             console.print(f"  row {number:,}: {'; '.join(reasons)}", markup=False, soft_wrap=True)
@@ -169,7 +169,7 @@ def _replay_rows(settings: Settings, validation: Validation, source: Path) -> No
 
 
 def _find(settings: Settings, name: str | None) -> Validation:
-    """Return the validation called `name`, by default the one that was looked at last, else the newest."""
+    """Return the validation called `name`, by default the one used last, else the newest."""
     store = Validations(settings.store_path)
     if name is not None:
         return store.get(name)

@@ -258,9 +258,9 @@ def _choose_target(columns: list[Column], target: str | None) -> str:
         raise UserError(f'{SCHEMA} has {len(targets)} targets {targets}: name one in config.toml, [data] target = "…".')
     if target not in targets:
         names = [c.name for c in columns]
-        mend = 'give it metadata={"role": "target"}' if target in names else "there is no such column"
+        remedy = 'give it metadata={"role": "target"}' if target in names else "there is no such column"
         raise UserError(
-            f'The target "{target}" of config.toml is no target in {SCHEMA}: {mend}.{nearest(target, targets)}'
+            f'The target "{target}" of config.toml is no target in {SCHEMA}: {remedy}.{nearest(target, targets)}'
         )
     return target
 

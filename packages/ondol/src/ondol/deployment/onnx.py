@@ -259,12 +259,14 @@ def refuse_unfaithful(pipeline: Any, contract: Contract) -> None:
     if contract.classes is not None:
         _refuse_unsure(pipeline, contract)
     for part in parts_of(pipeline):
-        for problem, mend in _problems(part):
-            raise UserError(f"{type(part).__name__} {problem} cannot be compiled rightly: {mend}, or {BY_SKLEARN}.")
+        for problem, remedy in _problems(part):
+            raise UserError(
+                f"{type(part).__name__} {problem} cannot be converted correctly: {remedy}, or {BY_SKLEARN}."
+            )
     for column in _numbers_as_categories(pipeline, contract):
         raise UserError(
-            f'OneHotEncoder on the column "{column.name}" cannot be compiled rightly, because its numbers need not be '
-            f"whole: declare it as int in model/schema.py or use KBinsDiscretizer, or {BY_SKLEARN}."
+            f'OneHotEncoder on the column "{column.name}" cannot be converted correctly, because its numbers need not '
+            f"be whole: declare it as int in model/schema.py or use KBinsDiscretizer, or {BY_SKLEARN}."
         )
 
 

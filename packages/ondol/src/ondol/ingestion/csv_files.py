@@ -682,9 +682,9 @@ def agree_types(sources: Sequence[DelimitedSource], name: str) -> None:
 
 
 def retype(
-    read: Callable[[], Iterator[pa.RecordBatch]], mend: Callable[[str], None], uri: str
+    read: Callable[[], Iterator[pa.RecordBatch]], widen: Callable[[str], None], uri: str
 ) -> Iterator[pa.RecordBatch]:
-    """Yield what `read` yields; where a value does not fit, have the column's type mended and begin again.
+    """Yield what `read` yields; where a value does not fit, widen the column's type and start again.
 
     Raises:
         Retyped: rows were yielded before.
@@ -697,7 +697,7 @@ def retype(
                 yield batch
             return
         except Unparsed as error:
-            mend(error.name)
+            widen(error.name)
         if yielded:
             raise Retyped(uri)
 

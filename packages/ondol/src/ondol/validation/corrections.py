@@ -1,13 +1,13 @@
 """Corrected rows of the quarantine: matching, replay, and their place in later snapshots.
 
-`snapshots/mended/<source>.json` lists them, and every ingest goes through it. A raw row is known by all that it holds,
+`snapshots/mended/<source>.json` lists them, and every ingest applies them. A raw row is identified by all its values,
 so a row that the source itself has changed since is left as the source has it.
 
-Matching: of the rows that are searched, two 64-bit hashes each are kept in memory, and no values. Of two rows with the
+Matching: two 64-bit hashes of each searched row are kept in memory, and no values. Of two rows with the
 same first hash only one is found, which happens with a probability of 3e-8 among 1,000,000.
 
 Several corrections make one snapshot in one pass, though a later one may correct what an earlier one made. Candidates
-are the rows that may be replaced: those of the snapshot that a correction looks for, and behind them the corrected
+are the rows that may be replaced: those of the snapshot that a correction searches for, and behind them the corrected
 rows, the oldest first. Each correction in turn takes the last candidates that are there and equal its raw rows, and
 puts its corrected rows there.
 
@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from ondol.config import Settings
 from ondol.contract import Column, Contract, check_rows, clean, load_checks, load_contract
@@ -41,7 +41,10 @@ from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import digest_json, read_json, write_json
 from ondol.storage.parquet import cast_table, unify_files
 from ondol.validation.results import REASONS, Latest, Validation, Validations
-from ondol.validation.validate import hash_blocks, judge, validation_id
+from ondol.validation.validate import find_or_validate, hash_blocks, validation_id
+
+CORRECTIONS_FOLDER = "mended"  # in the store's `snapshots/`; the name is recorded in existing stores
+CORRECTED = "mended"  # the JSON field of the corrected rows' file; recorded too
 
 
 @dataclass(frozen=True)
@@ -75,45 +78,45 @@ def join_places(places: Iterable[Places]) -> Places:
 
 
 class Wanted:
-    """Rows that are looked for, equal ones under one key: a number from 0 on.
+    """Rows to search for. Equal rows share a key, a number from 0.
 
     Attributes:
-        keys: Of each row the key.
-        size: How many keys there are.
+        keys: The key of each row.
+        size: The number of keys.
     """
 
     def __init__(
-        self, tables: Iterable[pa.Table], names: Sequence[str], telling: str, columns: Mapping[str, Column]
+        self, tables: Iterable[pa.Table], names: Sequence[str], selective: str, columns: Mapping[str, Column]
     ) -> None:
-        """Look for the rows of `tables` by what they hold in the columns `names`.
+        """Search for the rows of `tables` by their values in the columns `names`.
 
         Args:
             tables: The rows; other columns are ignored.
             names: The columns that count, at least one.
-            telling: The one of them that tells most rows apart: whatever lacks its values is not looked at further.
-            columns: Those of the contract, by which values are compared.
+            selective: The most selective of them: rows without its values are not examined further.
+            columns: The columns of the contract, which decide how values are compared.
         """
-        self._names, self._telling, self._columns = names, telling, columns
-        hashes, told = [], []
+        self._names, self._selective, self._columns = names, selective, columns
+        hashes, selective_hashes = [], []
         for table in tables:
             hashes.append(self._hash(table))
-            told.append(self._tell(table))
+            selective_hashes.append(self._hash_selective(table))
         whole = np.concatenate(hashes)
         hashes.clear()
-        self._told = np.sort(np.concatenate(told))  # np.unique takes ten times as long
+        self._selective_hashes = np.sort(np.concatenate(selective_hashes))  # np.unique takes ten times as long
         self._heads, first = np.unique(whole[:, 0], return_index=True)
         self._tails = whole[first, 1]
         self.size = len(first)
         self.keys = self._find(whole)
 
     def among(self, table: pa.Table) -> np.ndarray:
-        """Return the key of each row of `table`, -1 where it is none that is looked for; a column may be missing."""
+        """Return the key of each row of `table`, -1 for rows that are not wanted; a column may be missing."""
         return self._find(self._hash(table))
 
     def within(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        """Return which rows of `block` are looked for, and their keys; most blocks are read in one column alone."""
-        told = self._tell(block.read([self._telling]))
-        near = np.flatnonzero(self._told[_look_up(self._told, told)] == told)
+        """Return which rows of `block` are wanted, and their keys; of most blocks one column is read."""
+        hashes = self._hash_selective(block.read([self._selective]))
+        near = np.flatnonzero(self._selective_hashes[_look_up(self._selective_hashes, hashes)] == hashes)
         if not len(near):
             return near, near
         keys = self.among(block.read(self._names).take(pa.array(near)))
@@ -127,8 +130,8 @@ class Wanted:
     def _hash(self, table: pa.Table) -> np.ndarray:
         return hash_content(table, self._names, self._columns)
 
-    def _tell(self, table: pa.Table) -> np.ndarray:
-        return hash_content(table, [self._telling], self._columns)[:, 0]
+    def _hash_selective(self, table: pa.Table) -> np.ndarray:
+        return hash_content(table, [self._selective], self._columns)[:, 0]
 
 
 def want(
@@ -138,20 +141,20 @@ def want(
     names: Sequence[str],
     columns: Mapping[str, Column],
 ) -> Wanted | None:
-    """Prepare to look in a snapshot for the raw rows of `tables`, whose columns are `names`.
+    """Prepare the search of a snapshot for the raw rows of `tables`, whose columns are `names`.
 
-    Columns that the snapshot lacks do not count; None where it lacks them all. See `Wanted` for the rest.
+    Columns that the snapshot lacks are ignored. Return None if it lacks all of them. See `Wanted` for the rest.
     """
     shared = [name for name in names if name in snapshot.columns]
     if not shared:
         return None
-    return Wanted(tables, shared, find_telling(next(snapshots.batches(snapshot.digest, shared))), columns)
+    return Wanted(tables, shared, find_selective_column(next(snapshots.batches(snapshot.digest, shared))), columns)
 
 
 def find_rows(
     snapshots: Snapshots, snapshot: Snapshot, raw: pa.Table, columns: Mapping[str, Column]
 ) -> tuple[np.ndarray, Places]:
-    """Return which rows of `raw` the snapshot has, in order, and where each is; of equal ones the last."""
+    """Return which rows of `raw` the snapshot has, in order, and their places; of equal rows the last."""
     wanted = want(snapshots, snapshot, [raw], raw.schema.names, columns)
     found = list(search(snapshots, snapshot, [wanted])) if wanted else []
     keys = np.concatenate([np.empty(0, np.int64), *(keys for _, keys, _ in found)])
@@ -163,7 +166,7 @@ def find_rows(
 def search(
     snapshots: Snapshots, snapshot: Snapshot, wanted: Sequence[Wanted]
 ) -> Iterator[tuple[int, np.ndarray, Places]]:
-    """Yield which rows of a snapshot are looked for, in one pass: which of `wanted` does, the keys and the places."""
+    """Yield the wanted rows of a snapshot, in one pass: the index in `wanted`, the keys and the places."""
     for block in snapshots.blocks(snapshot.digest):
         for which, one in enumerate(wanted):
             rows, keys = one.within(block)
@@ -173,7 +176,7 @@ def search(
 
 
 def pair(wanted: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of equal keys, each number once: in `wanted` and in `offered`, of more than are wanted the last."""
+    """Return pairs of equal keys, each index once: in `wanted` and in `offered`; of surplus keys the last are used."""
     ours, theirs = (np.argsort(keys, kind="stable") for keys in (wanted, offered))
     keys, held = wanted[ours], offered[theirs]
     rank = np.arange(len(keys)) - np.searchsorted(keys, keys)  # among equal ones
@@ -185,8 +188,8 @@ def pair(wanted: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return ours[served], theirs[chosen]
 
 
-def find_telling(sample: pa.Table) -> str:
-    """Return the column that tells most rows of a sample apart, of several rather one that is no text."""
+def find_selective_column(sample: pa.Table) -> str:
+    """Return the column of a sample with most distinct values, of several preferably one that is not text."""
 
     def rate(name: str) -> tuple[int, bool]:
         values = sample.column(name)
@@ -198,7 +201,7 @@ def find_telling(sample: pa.Table) -> str:
 
 
 def _look_up(known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return where in `known`, which is sorted, each value would be; in order, they are found many times as fast."""
+    """Return where in `known`, which is sorted, each value would be; sorting `values` makes this many times faster."""
     order = np.argsort(values)
     at = np.empty(len(values), np.int64)
     at[order] = np.searchsorted(known, values[order])
@@ -207,12 +210,12 @@ def _look_up(known: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Group:
-    """Mends whose raw rows have the same columns.
+    """Corrections whose raw rows have the same columns.
 
     Attributes:
         wanted: These rows.
-        keys: By mend, those of its rows.
-        candidates: The numbers of those that are wanted, in order.
+        keys: By correction, the keys of its rows.
+        candidates: The numbers of the wanted candidates, in order.
         theirs: Their keys.
     """
 
@@ -221,9 +224,9 @@ class _Group:
     candidates: np.ndarray
     theirs: np.ndarray
 
-    def take(self, mend: int, there: np.ndarray, start: int) -> None:
-        """Have the rows of a mend, which are the candidates from `start` on, there instead of their raw ones."""
-        ours = self.keys[mend]
+    def take(self, correction: int, there: np.ndarray, start: int) -> None:
+        """Replace raw rows by those of a correction, which are the candidates from `start` on."""
+        ours = self.keys[correction]
         asked = np.zeros(self.wanted.size, bool)
         asked[ours] = True
         near = np.flatnonzero(there[self.candidates] & asked[self.theirs])
@@ -232,32 +235,35 @@ class _Group:
         there[start + rows] = True
 
 
-def fold(
-    snapshots: Snapshots, snapshot: Snapshot, mends: Sequence[Sequence[Path]], columns: Mapping[str, Column]
+def fold_corrections(
+    snapshots: Snapshots, snapshot: Snapshot, corrections: Sequence[Sequence[Path]], columns: Mapping[str, Column]
 ) -> tuple[Places, list[np.ndarray]]:
-    """Return where the rows that give way are, and for each mend a mask of its rows that stand in for them.
+    """Return the places of the replaced rows, and for each correction a mask of its rows that replace them.
 
     Args:
         snapshots: Where the snapshot is.
-        snapshot: What is mended.
-        mends: Two files each, with raw rows and with those that stand in for them; the oldest mend first.
+        snapshot: The snapshot to correct.
+        corrections: Two files each, with the raw and the corrected rows; the oldest correction first.
         columns: Those of the contract, by which values are compared.
     """
-    looks = _look(snapshots, snapshot, mends, columns)
-    found = list(search(snapshots, snapshot, [wanted for wanted, _ in looks]))
+    searches = _prepare_searches(snapshots, snapshot, corrections, columns)
+    found = list(search(snapshots, snapshot, [wanted for wanted, _ in searches]))
     places = join_places(places for *_, places in found)
     places = places.take(np.unique(places.position, return_index=True)[1])
-    starts = np.cumsum([len(places.position), *(pq.read_metadata(raw).num_rows for raw, _ in mends)])
+    starts = np.cumsum([len(places.position), *(pq.read_metadata(raw).num_rows for raw, _ in corrections)])
     groups: dict[int, _Group] = {}
-    for which, (wanted, keys) in enumerate(looks):
+    for which, (wanted, keys) in enumerate(searches):
         hits = [(np.searchsorted(places.position, one.position), theirs) for at, theirs, one in found if at == which]
-        made = [_among(wanted, mended, starts[mend]) for mend, (_, mended) in enumerate(mends[: max(keys)])]
+        made = [
+            _among(wanted, corrected, starts[correction])
+            for correction, (_, corrected) in enumerate(corrections[: max(keys)])
+        ]
         empty = (np.empty(0, np.int64),) * 2
         candidates, theirs = (np.concatenate(parts) for parts in zip(empty, *hits, *made, strict=True))
         groups |= dict.fromkeys(keys, _Group(wanted, keys, candidates, theirs))
     there = np.arange(starts[-1]) < starts[0]
-    for mend in sorted(groups):
-        groups[mend].take(mend, there, starts[mend])
+    for correction in sorted(groups):
+        groups[correction].take(correction, there, starts[correction])
     return places.take(~there[: starts[0]]), np.split(there, starts[:-1])[1:]
 
 
@@ -268,92 +274,99 @@ def read_tables(path: Path) -> Iterator[pa.Table]:
             yield file.read_row_group(group)
 
 
-def _look(
-    snapshots: Snapshots, snapshot: Snapshot, mends: Sequence[Sequence[Path]], columns: Mapping[str, Column]
+def _prepare_searches(
+    snapshots: Snapshots, snapshot: Snapshot, corrections: Sequence[Sequence[Path]], columns: Mapping[str, Column]
 ) -> list[tuple[Wanted, dict[int, np.ndarray]]]:
-    """Return for each set of columns the raw rows that have them, and by mend the keys of its own."""
+    """Return for each set of columns the raw rows that have them, and by correction the keys of its rows."""
     by_names: dict[tuple[str, ...], list[int]] = {}
-    for mend, (raw, _) in enumerate(mends):
-        by_names.setdefault(tuple(pq.read_schema(raw).names), []).append(mend)
-    looks = []
+    for correction, (raw, _) in enumerate(corrections):
+        by_names.setdefault(tuple(pq.read_schema(raw).names), []).append(correction)
+    searches = []
     for names, ours in by_names.items():
-        files = [mends[mend][0] for mend in ours]
+        files = [corrections[correction][0] for correction in ours]
         wanted = want(snapshots, snapshot, chain.from_iterable(map(read_tables, files)), names, columns)
         if wanted:
             ends = np.cumsum([pq.read_metadata(file).num_rows for file in files])[:-1]
-            looks.append((wanted, dict(zip(ours, np.split(wanted.keys, ends), strict=True))))
-    return looks
+            searches.append((wanted, dict(zip(ours, np.split(wanted.keys, ends), strict=True))))
+    return searches
 
 
-def _among(wanted: Wanted, mended: Path, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which candidates, from `start` on, the rows of a file are that are wanted, and their keys."""
-    keys = np.concatenate([wanted.among(table) for table in read_tables(mended)])
+def _among(wanted: Wanted, corrected: Path, start: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which candidates, from `start` on, the wanted rows of a file are, and their keys."""
+    keys = np.concatenate([wanted.among(table) for table in read_tables(corrected)])
     rows = np.flatnonzero(keys >= 0)
     return start + rows, keys[rows]
 
 
-class Mend(BaseModel):
-    """Rows that were mended together.
+class Correction(BaseModel):
+    """Rows that were corrected together.
 
     Attributes:
-        raw: The file with the rows as the source gave them.
-        mended: The file with those that stand in for them, in the same order.
-        rows: How many there are.
-        validation: Whose quarantine they were in.
+        raw: The digest of the file with the rows as the source gave them.
+        corrected: The digest of the file with the corrected rows, in the same order.
+        rows: The number of rows.
+        validation: The validation that quarantined them.
     """
 
+    model_config = ConfigDict(validate_by_name=True)
+
     raw: str
-    mended: str
+    corrected: str = Field(alias=CORRECTED)
     rows: int
     validation: str
 
 
-def keep_mend(snapshots: Snapshots, base: Snapshot, made: Snapshot, mend: Mend) -> None:
-    """Remember what was mended in the rows of `base`, which gave `made`: what the source's next ingest gives too."""
-    before = read_mends(snapshots, base.source)
-    mends = [*before, mend]
-    write_json(_path(snapshots, base.source), [one.model_dump() for one in mends])
+def record_correction(snapshots: Snapshots, base: Snapshot, made: Snapshot, correction: Correction) -> None:
+    """Record the correction of rows of `base`, which gave `made`, so that the source's next ingest applies it too."""
+    before = read_corrections(snapshots, base.source)
+    corrections = [*before, correction]
+    write_json(_path(snapshots, base.source), [one.model_dump(by_alias=True) for one in corrections])
     if raw := _find_raw(snapshots, base, before):
-        write_json(_note(snapshots, raw, mends), made.digest)
+        write_json(_note(snapshots, raw, corrections), made.digest)
 
 
-def read_mends(snapshots: Snapshots, source: str) -> list[Mend]:
-    """Return what was mended in the rows of `source`, the oldest first."""
-    return [Mend.model_validate(one) for one in read_json(_path(snapshots, source)) or []]
+def read_corrections(snapshots: Snapshots, source: str) -> list[Correction]:
+    """Return the corrections of rows of `source`, the oldest first."""
+    return [Correction.model_validate(one) for one in read_json(_path(snapshots, source)) or []]
 
 
 def apply_corrections(project: Project, snapshot: Snapshot) -> Snapshot:
     """Return the snapshot with the project's corrected rows in place of the raw ones."""
-    return mend_snapshot(project.snapshots, snapshot, project.contract.by_name)
+    return correct_snapshot(project.snapshots, snapshot, project.contract.by_name)
 
 
-def mend_snapshot(snapshots: Snapshots, snapshot: Snapshot, columns: Mapping[str, Column]) -> Snapshot:
-    """Return the snapshot with mended rows in place of those raw ones that it has; itself where it has none.
+def correct_snapshot(snapshots: Snapshots, snapshot: Snapshot, columns: Mapping[str, Column]) -> Snapshot:
+    """Return the snapshot with corrected rows in place of its raw ones; the snapshot itself if none of them is in it.
 
-    Rows are equal where the `columns` of the contract read the same in them.
+    Rows are equal if they read the same in the `columns` of the contract.
     """
-    mends = read_mends(snapshots, snapshot.source)
-    if not mends:
+    corrections = read_corrections(snapshots, snapshot.source)
+    if not corrections:
         return snapshot
-    note = _note(snapshots, snapshot.digest, mends)
+    note = _note(snapshots, snapshot.digest, corrections)
     if (digest := read_json(note)) and snapshots.is_whole(snapshots.get(digest)):
         return snapshots.get(digest)
-    files = [[_verify(snapshots, name, mend.rows) for name in (mend.raw, mend.mended)] for mend in mends]
-    gone, taken = fold(snapshots, snapshot, files, columns)
-    made = replace_rows(snapshots, snapshot, gone, _read_taken([mended for _, mended in files], taken))
+    files = [
+        [_verify(snapshots, name, correction.rows) for name in (correction.raw, correction.corrected)]
+        for correction in corrections
+    ]
+    gone, taken = fold_corrections(snapshots, snapshot, files, columns)
+    made = replace_rows(snapshots, snapshot, gone, _read_masked([corrected for _, corrected in files], taken))
     write_json(note, made.digest)
     return made
 
 
-def replace_rows(snapshots: Snapshots, snapshot: Snapshot, gone: Places, mended: Iterable[pa.RecordBatch]) -> Snapshot:
-    """Record the snapshot without the rows at `gone`, and behind it those of `mended` that stand in for them."""
+def replace_rows(
+    snapshots: Snapshots, snapshot: Snapshot, gone: Places, corrected: Iterable[pa.RecordBatch]
+) -> Snapshot:
+    """Record the snapshot without the rows at `gone` and with the rows of `corrected` that replace them at its end."""
     if not len(gone.position):
         return snapshot
-    return snapshots.succeed(snapshot, gone.by_part(), snapshots.parts.write(mended), snapshot.watermark)
+    return snapshots.succeed(snapshot, gone.by_part(), snapshots.parts.write(corrected), snapshot.watermark)
 
 
-def _read_taken(files: Sequence[Path], taken: Sequence[np.ndarray]) -> Iterator[pa.RecordBatch]:
-    """Yield of each file the rows that its mask names, in the types that hold all of them."""
+def _read_masked(files: Sequence[Path], taken: Sequence[np.ndarray]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of each file that its mask selects, in types that can represent all of them."""
     chosen = [(file, mask) for file, mask in zip(files, taken, strict=True) if mask.any()]
     schema = unify_files(pq.read_metadata(file) for file, _ in chosen)
     for file, mask in chosen:
@@ -364,11 +377,11 @@ def _read_taken(files: Sequence[Path], taken: Sequence[np.ndarray]) -> Iterator[
             start += len(table)
 
 
-def _find_raw(snapshots: Snapshots, made: Snapshot, mends: list[Mend]) -> str | None:
-    """Return the snapshot that `mends` made `made` of: itself or one that it grew from; None where that is unknown."""
+def _find_raw(snapshots: Snapshots, made: Snapshot, corrections: list[Correction]) -> str | None:
+    """Return the snapshot that `corrections` turned into `made`: itself or an ancestor; None if unknown."""
     digest: str | None = made.digest
-    for _ in range(len(mends) + 1):
-        if digest is None or not mends or read_json(_note(snapshots, digest, mends)) == made.digest:
+    for _ in range(len(corrections) + 1):
+        if digest is None or not corrections or read_json(_note(snapshots, digest, corrections)) == made.digest:
             return digest
         digest = (read_json(snapshots.folder / f"{digest}.json") or {}).get("parent")
     return None
@@ -379,14 +392,14 @@ def _verify(snapshots: Snapshots, digest: str, rows: int) -> Path:
     return snapshots.parts.path(digest)
 
 
-def _note(snapshots: Snapshots, digest: str, mends: list[Mend]) -> Path:
-    """Return where it is noted which snapshot `mends` make of another."""
-    name = digest_json([digest, [[mend.raw, mend.mended] for mend in mends]])
-    return snapshots.folder / "mended" / "made" / f"{name}.json"
+def _note(snapshots: Snapshots, digest: str, corrections: list[Correction]) -> Path:
+    """Return the path of the note on which snapshot results from `corrections` of another."""
+    name = digest_json([digest, [[correction.raw, correction.corrected] for correction in corrections]])
+    return snapshots.folder / CORRECTIONS_FOLDER / "made" / f"{name}.json"
 
 
 def _path(snapshots: Snapshots, source: str) -> Path:
-    return snapshots.folder / "mended" / f"{digest_json(source)}.json"
+    return snapshots.folder / CORRECTIONS_FOLDER / f"{digest_json(source)}.json"
 
 
 TEXT = pa.string()
@@ -395,15 +408,15 @@ KINDS = {pa.int64(): "integer", pa.float64(): "number", pa.bool_(): "boolean", p
 
 
 def kinds_of(schema: pa.Schema) -> dict[str, str]:
-    """Return by column what a text format is to be read as, so that it comes back in the types of `schema`."""
+    """Return for each column the kind that a text format is read as, so that the types of `schema` come back."""
     return {field.name: KINDS.get(field.type, "text") for field in schema}
 
 
 def retype(table: pa.Table, schema: pa.Schema, contract: Contract) -> pa.Table:
-    """Return rows that keep the contract in those columns of `schema` that they have, and in its types.
+    """Return valid rows in the columns of `schema` that they have, and in its types.
 
-    A text that is one to the contract stays one, and so do a fraction among whole numbers and a whole number that a
-    float64 would round: the column gives way.
+    The column's type changes instead of the value where the contract has text, where whole numbers meet a fraction, and
+    where a float64 would round a whole number.
 
     Raises:
         UserError: a value is none of its column's type.
@@ -417,7 +430,7 @@ def retype(table: pa.Table, schema: pa.Schema, contract: Contract) -> pa.Table:
         same = _retype(values, field.type, columns.get(field.name))
         if same is None:
             raise UserError(
-                f'"{field.name}" of the mended rows is not all {field.type}, as it is in the snapshot: write its '
+                f'"{field.name}" of the corrected rows is not all {field.type}, as in the snapshot: write its '
                 "values as `ml quarantine show --out FILE` does."
             )
         made[field.name] = same
@@ -442,7 +455,7 @@ def _retype(values: pa.ChunkedArray, kind: pa.DataType, column: Column | None) -
 
 
 def _cast(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
-    """Return the values as `kind`, where text tells them, or where one number is as good as the other."""
+    """Return the values as `kind`, parsed from text or converted from another type of number; None if impossible."""
     if values.null_count == len(values):
         return pa.chunked_array([pa.nulls(len(values), kind)])
     if values.type == TEXT:
@@ -474,7 +487,7 @@ def _read(values: pa.ChunkedArray, kind: pa.DataType, column: Column) -> pa.Chun
 
 
 def _to_integers(values: pa.ChunkedArray, read: pa.ChunkedArray, column: Column) -> pa.ChunkedArray | None:
-    """Return the numbers `read` as integers, those written as such exactly; as they are where numbers are asked for."""
+    """Return the numbers `read` as integers, exactly if written as such; unchanged if the contract asks for numbers."""
     plain = pc.match_substring_regex(pc.utf8_trim_whitespace(values.cast(TEXT)), r"^[+-]?[0-9]+$")
     digits = pc.utf8_ltrim(pc.utf8_trim_whitespace(values.cast(TEXT)), "+")
     rest = pc.if_else(plain, None, read)
@@ -491,14 +504,14 @@ GONE = "the latest snapshot no longer has the row that this one replaces"
 
 
 @dataclass(frozen=True)
-class Again:
-    """The quarantined rows under the contract of today.
+class Revalidation:
+    """The quarantined rows under the current contract.
 
     Attributes:
-        validation: Of the same snapshot, by that contract.
-        good: How many rows it no longer quarantines.
-        still: How many it does.
-        new: How many others it quarantines now.
+        validation: The validation of the same snapshot with that contract.
+        good: Number of rows that are no longer quarantined.
+        still: Number of rows that still are.
+        new: Number of other rows that are now quarantined.
     """
 
     validation: Validation
@@ -508,13 +521,13 @@ class Again:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What became of mended rows.
+class Accepted:
+    """Which corrected rows were accepted.
 
     Attributes:
-        snapshot: The one that the good rows joined; None where no row is good.
-        rows: How many these are.
-        refused: For each other row, by the number in its `_row`, the reasons.
+        snapshot: The snapshot that the valid rows joined; None if no row is valid.
+        rows: The number of valid rows.
+        refused: The reasons for each other row, by the number in its `_row`.
     """
 
     snapshot: Snapshot | None
@@ -523,73 +536,73 @@ class Taken:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many rows were refused for what, most first."""
+        """The number of refused rows for each reason, most first."""
         return dict(Counter(reason for reasons in self.refused.values() for reason in set(reasons)).most_common())
 
 
-def judge_again(settings: Settings, before: Validation) -> Again:
-    """Hold the snapshot of a validation against the contract as it is now; the next run finds the outcome.
+def revalidate(settings: Settings, before: Validation) -> Revalidation:
+    """Validate the snapshot of a validation again with the current contract; the next run finds the result.
 
     Raises:
-        UserError: there are no such rows, or the contract is the one that put them into quarantine.
+        UserError: no rows are quarantined, or the contract has not changed since.
     """
     if not before.bad:
-        raise UserError(f"No rows of validation {before.id} are in quarantine: there is nothing to judge again.")
+        raise UserError(f"No rows of validation {before.id} are in quarantine: there is nothing to validate again.")
     if validation_id(settings, before.snapshot) == before.id:
         raise UserError(
-            f"model/schema.py is the one that put these {before.bad:,} rows into quarantine: correct it, or write the "
-            "rows to a file by `ml quarantine show --out FILE`, mend them there, and give it by --from FILE."
+            f"model/schema.py has not changed since it put these {before.bad:,} rows into quarantine: correct it, or "
+            "write the rows to a file with `ml quarantine show --out FILE`, correct them there, and pass --from FILE."
         )
     store = Validations(settings.store_path)
-    now = judge(settings, before.snapshot)
+    now = find_or_validate(settings, before.snapshot)
     still = len(np.intersect1d(store.bad_rows(before.id), store.bad_rows(now.id), assume_unique=True))
-    return Again(now, before.bad - still, still, now.bad - still)
+    return Revalidation(now, before.bad - still, still, now.bad - still)
 
 
-def take_mended(settings: Settings, validation: Validation, uri: str) -> Taken:
-    """Let those of the mended rows at `uri` that keep the contract join the next snapshot, in place of the raw ones.
+def accept_corrected_rows(settings: Settings, validation: Validation, uri: str) -> Accepted:
+    """Add the valid ones of the corrected rows at `uri` to the next snapshot, in place of the raw ones.
 
     Raises:
-        UserError: the rows do not say by `_row` which they replace, or the latest snapshot is of another source.
+        UserError: `_row` does not name the rows to replace, or the latest snapshot is of another source.
     """
     contract, snapshots = load_contract(settings), Snapshots(settings.store_path)
     base = _latest(settings, validation)
     schema = snapshots.schema(base.digest)
-    mended, numbers = _read_mended(settings, contract, schema, uri)
+    corrected, numbers = _read_corrected(settings, contract, schema, uri)
     raw = _raw_rows(settings, validation, numbers, uri)
     rows, places = find_rows(snapshots, base, raw, contract.by_name)
-    positions = np.full(len(mended), -1)
+    positions = np.full(len(corrected), -1)
     positions[rows] = places.position
-    refused = _refuse(snapshots, base, contract, mended, positions)
+    refused = _refuse(snapshots, base, contract, corrected, positions)
     by_number = {int(numbers[row]): reasons for row, reasons in sorted(refused.items())}
     good = ~np.isin(rows, list(refused))
     if not good.any():
-        return Taken(None, 0, by_number)
-    raw, mended = (table.take(pa.array(rows[good])) for table in (raw, mended))
-    both = [table.combine_chunks().to_batches() for table in (raw, retype(mended, schema, contract))]
+        return Accepted(None, 0, by_number)
+    raw, corrected = (table.take(pa.array(rows[good])) for table in (raw, corrected))
+    both = [table.combine_chunks().to_batches() for table in (raw, retype(corrected, schema, contract))]
     made = replace_rows(snapshots, base, places.take(good), both[1])
     kept = [part.digest for batches in both if (part := snapshots.parts.write(batches))]
-    mend = Mend(raw=kept[0], mended=kept[1], rows=int(good.sum()), validation=validation.id)
-    keep_mend(snapshots, base, made, mend)
+    correction = Correction(raw=kept[0], corrected=kept[1], rows=int(good.sum()), validation=validation.id)
+    record_correction(snapshots, base, made, correction)
     Latest(settings.store_path).set("ingest", made.digest)
-    return Taken(made, mend.rows, by_number)
+    return Accepted(made, correction.rows, by_number)
 
 
 def _latest(settings: Settings, validation: Validation) -> Snapshot:
-    """Return the snapshot that the next validation is of, which the mended rows join."""
+    """Return the snapshot that will be validated next, which the corrected rows join."""
     snapshots = Snapshots(settings.store_path)
     latest = snapshots.get(Latest(settings.store_path).get("ingest"))
-    judged = snapshots.get(validation.snapshot)
-    if latest.source != judged.source:
+    validated = snapshots.get(validation.snapshot)
+    if latest.source != validated.source:
         raise UserError(
-            f'The rows of validation {validation.id} came from "{judged.source}", and the latest snapshot from '
+            f'The rows of validation {validation.id} came from "{validated.source}", and the latest snapshot from '
             f'"{latest.source}": set [data] source back and run `ml ingest`, or name another validation.'
         )
     return latest
 
 
-def _read_mended(settings: Settings, contract: Contract, schema: pa.Schema, uri: str) -> tuple[pa.Table, np.ndarray]:
-    """Return mended rows, which join some of `schema`, and the numbers of those they replace."""
+def _read_corrected(settings: Settings, contract: Contract, schema: pa.Schema, uri: str) -> tuple[pa.Table, np.ndarray]:
+    """Return corrected rows in columns of `schema`, and the numbers of the rows that they replace."""
     dialect = settings.data.dialect.model_copy(update={"header": True, "skip_lines": 0})
     clashed = {name: f"{name} of the data" for name in (ROW, REASONS)}  # as the quarantine renames them
     kinds = {clashed.get(name, name): kind for name, kind in kinds_of(schema).items()} | {ROW: "integer"}
@@ -598,8 +611,8 @@ def _read_mended(settings: Settings, contract: Contract, schema: pa.Schema, uri:
     source = open_source(uri, Reading(kinds, settings.root, settings.fetch, quoted=True, dialect=dialect))
     if ROW not in source.schema.names:
         raise UserError(
-            f'"{uri}" has no column "{ROW}", which says which row each replaces: mend the file that '
-            "`ml quarantine show --out FILE` writes, and leave that column as it is."
+            f'"{uri}" has no column "{ROW}", which names the row that each replaces: correct the file that '
+            "`ml quarantine show --out FILE` writes, and leave that column unchanged."
         )
     batches = read_through(source, list)
     table = pa.Table.from_batches(batches) if batches else source.schema.empty_table()
@@ -615,7 +628,7 @@ def _read_mended(settings: Settings, contract: Contract, schema: pa.Schema, uri:
             chunks = [read_cells(chunk, dialect, kind, name) for chunk in table.column(name).chunks]
             table = table.set_column(place, name, pa.chunked_array(chunks, pa.string()))
     shown = [(name, clashed.get(name, name)) for name in schema.names]
-    return pa.table({name: table.column(told) for name, told in shown if told in table.schema.names}), numbers
+    return pa.table({name: table.column(text) for name, text in shown if text in table.schema.names}), numbers
 
 
 def _raw_rows(settings: Settings, validation: Validation, numbers: np.ndarray, uri: str) -> pa.Table:
@@ -633,27 +646,29 @@ def _raw_rows(settings: Settings, validation: Validation, numbers: np.ndarray, u
 
 
 def _refuse(
-    snapshots: Snapshots, base: Snapshot, contract: Contract, mended: pa.Table, positions: np.ndarray
+    snapshots: Snapshots, base: Snapshot, contract: Contract, corrected: pa.Table, positions: np.ndarray
 ) -> dict[int, list[str]]:
-    """Return the reasons why mended rows cannot join `base`, by their numbers.
+    """Return the reasons why corrected rows cannot join `base`, by their numbers.
 
     Args:
-        snapshots: Where it is.
+        snapshots: The store's snapshots.
         base: The latest snapshot.
-        contract: What the rows must keep.
-        mended: They.
-        positions: Where in `base` the rows are that they replace, -1 where these are gone.
+        contract: The contract that the rows must satisfy.
+        corrected: The corrected rows.
+        positions: The positions in `base` of the rows that they replace, -1 for rows that are gone.
     """
     checks = load_checks()
     refused = {int(row): [GONE] for row in np.flatnonzero(positions < 0)}
-    reasons = check_rows(mended, contract.used, checks).without_unlabelled(contract.target)[0].reasons
+    reasons = check_rows(corrected, contract.used, checks).without_unlabelled(contract.target)[0].reasons
     for row, column, check in zip(reasons["row"], reasons["column"], reasons["check"], strict=True):
         refused.setdefault(int(row), []).append(f"{column}: {check}")
     unique = []
     for names in unique_sets(checks, [c.name for c in contract.used]):
         columns = [contract.column(name) for name in names]
         theirs = np.concatenate(list(hash_blocks(snapshots, base.digest, columns)))
-        unique.append((f"{', '.join(names)}: another row has it already", theirs, hash_rows(clean(mended, columns)[0])))
+        unique.append(
+            (f"{', '.join(names)}: another row has it already", theirs, hash_rows(clean(corrected, columns)[0]))
+        )
     while found := {  # a row that is refused leaves the raw one in its place, which others may repeat
         row: [reason] for reason, theirs, ours in unique for row in _repeated(theirs, ours, positions, refused)
     }:

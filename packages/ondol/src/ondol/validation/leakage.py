@@ -34,10 +34,10 @@ def find_alarms(
 
     Args:
         contract: What the columns are.
-        train: The rows to train on; 20,000 of them are looked at, and values are looked up among all.
-        held: The rows held out, or a sample of them; 20,000 are looked at.
-        apart: Columns that are no features, and may be groups all the same.
-        doubts: Also tell what is no alarm yet: of codes, those that some rows contradict.
+        train: The rows to train on; 20,000 of them are examined, and values are looked up among all.
+        held: The rows held out, or a sample of them; 20,000 are examined.
+        apart: Columns that are not features but may still be groups.
+        doubts: Also report what is no alarm yet: codes that some rows contradict.
     """
     target, problem = contract.target, contract.problem
     train, held = train[train[target].notna()], _draw(held[held[target].notna()])
@@ -84,7 +84,7 @@ def check_leaks(settings: Settings, contract: Contract, frame: pd.DataFrame, hel
 
 
 def accept_alarms(alarms: Sequence[Alarm], accept: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return a line for each alarm, with the reason for which it is accepted: of one of its columns, or empty."""
+    """Return a row for each alarm, with the reason given for one of its columns, or an empty one."""
     return [
         {
             "kind": alarm.kind,
@@ -122,7 +122,7 @@ def warn_of_needless(alarms: Sequence[Alarm], accept: Mapping[str, str]) -> None
     """Log a line for each accepted column that raises no alarm."""
     alarmed = {name for alarm in alarms for name in alarm.columns}
     for name in sorted(set(accept) - alarmed):
-        log.warning('[leakage] accept in config.toml: "%s" raises no alarm: take it out', name)
+        log.warning('[leakage] accept in config.toml: "%s" raises no alarm: remove it', name)
 
 
 def _key(name: str) -> str:

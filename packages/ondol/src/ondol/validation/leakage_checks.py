@@ -21,7 +21,7 @@ import pandas as pd
 from ondol.config import Problem
 from ondol.contract import Column, Contract
 
-SAMPLE_ROWS = 20_000  # as many rows of each side are looked at; values are looked up among all rows to train on
+SAMPLE_ROWS = 20_000  # as many rows of each side are examined; values are looked up among all rows to train on
 FEWEST_ROWS = 50
 SUSPICIOUS: dict[Problem, float] = {"binary": 0.99, "multiclass": 0.99, "regression": 0.995}
 SUSPICIOUS_CODE = 0.97  # of a class and a column of few values: `ml init` doubts it, as a good test may come as near
@@ -64,7 +64,7 @@ def as_numbers(values: "pd.Series[Any]", column: Column) -> np.ndarray:
 
 
 def read_numbers(values: "pd.Series[Any]") -> np.ndarray | None:
-    """Return the numbers that stand in nearly all texts of a column, such as "12.50 EUR"; None where they do not."""
+    """Return the numbers that nearly all texts of a column contain, such as "12.50 EUR"; None otherwise."""
     texts = values.dropna().astype("str")
     parts = texts.str.replace(",", "").str.extract(NUMBER, expand=False)
     if texts.empty or parts.notna().mean() < READABLE:
@@ -182,7 +182,7 @@ def _cross_validate(x: np.ndarray, y: np.ndarray, problem: Problem) -> float:
         )
         held = values[folds == fold]
         predicted = made.predict_proba(held)[:, 1] if problem == "binary" else made.predict(held)
-        scores.append(_judge_column(predicted, y[folds == fold], problem))
+        scores.append(_score_predictions(predicted, y[folds == fold], problem))
     return float(np.mean(scores))
 
 
@@ -194,11 +194,11 @@ def _folds(y: np.ndarray) -> np.ndarray:
     return folds
 
 
-def _judge_column(predicted: np.ndarray, y: np.ndarray, problem: Problem) -> float:
+def _score_predictions(predicted: np.ndarray, y: np.ndarray, problem: Problem) -> float:
     from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
 
-    judge = {"binary": roc_auc_score, "multiclass": balanced_accuracy_score, "regression": r2_score}[problem]
-    return float(judge(y, predicted))
+    metric = {"binary": roc_auc_score, "multiclass": balanced_accuracy_score, "regression": r2_score}[problem]
+    return float(metric(y, predicted))
 
 
 def _rank_agreement(x: np.ndarray, y: np.ndarray) -> float:
@@ -212,7 +212,7 @@ MANY = 0.05  # a column with so many different values among its rows names thing
 # Of the held-out rows, such a share and as many at least must have a value that training knows.
 COVERED, FEWEST_COVERED = 0.9, 500
 COVERED_BY_NAMES, FEWEST_BY_NAMES = 0.1, 50
-SURE = 0.95  # from where on a column that names things tells the target
+SURE = 0.95  # from where on a column that names things predicts the target
 SMOOTH = 0.1  # unless a tree on its values comes as near: then it measures something
 OF_EACH = 10
 QUICK = 4
@@ -254,7 +254,7 @@ def find_groups(
 def _score_values(
     train: pd.DataFrame, held: pd.DataFrame, column: Column, target: str, problem: Problem
 ) -> tuple[float, bool]:
-    """Return how well training rows of the same value tell the held-out target, and whether the column names things."""
+    """Return how well training rows of a value predict the held-out target, and whether the column names things."""
     part = train.iloc[:: max(1, len(train) // SAMPLE_ROWS)]
     if _names(column, part):
         part = train
@@ -273,33 +273,33 @@ def _names(column: Column, rows: pd.DataFrame) -> bool:
 
 
 def _agree(part: pd.DataFrame, held: pd.DataFrame, name: str, target: str, problem: Problem) -> float:
-    """Score for the held-out rows what the rows of the same value say."""
+    """Return the score of predicting held-out targets by the training rows of the same value."""
     if problem == "regression":
         y = label(held[target], problem)
-        said = held[name].map(part[target].astype("float64").groupby(part[name]).mean()).to_numpy(np.float64)
+        predicted = held[name].map(part[target].astype("float64").groupby(part[name]).mean()).to_numpy(np.float64)
         spread = float(((y - y.mean()) ** 2).sum())
-        return 1 - float(((y - said) ** 2).sum()) / spread if spread else 0.0
+        return 1 - float(((y - predicted) ** 2).sum()) / spread if spread else 0.0
     counts = held[target].value_counts()
     classes = sorted(counts[counts >= OF_EACH].index)
     if len(classes) < 2:
         return 0.0
     shares = pd.crosstab(part[name], part[target], normalize="index").reindex(columns=classes, fill_value=0.0)
     shown = held[held[target].isin(classes)]
-    said = shares.reindex(shown[name]).to_numpy()
+    predicted = shares.reindex(shown[name]).to_numpy()
     y = pd.Index(classes).get_indexer(pd.Index(shown[target]))
-    return _auc(y, said[:, 1]) if problem == "binary" else _balanced_accuracy(y, said.argmax(axis=1))
+    return _auc(y, predicted[:, 1]) if problem == "binary" else _balanced_accuracy(y, predicted.argmax(axis=1))
 
 
-def _auc(y: np.ndarray, said: np.ndarray) -> float:
+def _auc(y: np.ndarray, predicted: np.ndarray) -> float:
     from sklearn.metrics import roc_auc_score
 
-    return float(roc_auc_score(y, said))
+    return float(roc_auc_score(y, predicted))
 
 
-def _balanced_accuracy(y: np.ndarray, said: np.ndarray) -> float:
+def _balanced_accuracy(y: np.ndarray, predicted: np.ndarray) -> float:
     from sklearn.metrics import balanced_accuracy_score
 
-    return float(balanced_accuracy_score(y, said))
+    return float(balanced_accuracy_score(y, predicted))
 
 
 def find_duplicates(train: pd.DataFrame, held: pd.DataFrame, contract: Contract) -> list[Alarm]:
@@ -337,7 +337,7 @@ def find_duplicates(train: pd.DataFrame, held: pd.DataFrame, contract: Contract)
 
 
 def _find_twins(train: pd.DataFrame, held: pd.DataFrame, names: list[str]) -> np.ndarray:
-    """Tell which rows of `held` are in `train`; a few numbers rule most out before all columns are compared."""
+    """Return which rows of `held` are in `train`; a few numbers exclude most before all columns are compared."""
     quick = [name for name in names if train[name].dtype.kind in "iufmM"][:QUICK]
     near = train[np.isin(_hash(train, quick), _hash(held, quick))] if quick else train
     return np.isin(_hash(held, names), _hash(near, names))
@@ -361,7 +361,7 @@ HOLDS = 0.9  # of the rows, and of those without the commonest value: a few perc
 HOLDS_FOR_CLASSES = 0.99
 EXPLAINED = 0.995  # R² from where on constants, and rounding, count for little
 MOSTLY = 0.93  # of the values are multiples of what they are rounded to
-GAIN = 3.0  # bits that an expression must tell of the target where its constants count for more
+GAIN = 3.0  # bits of information on the target that an expression must have beyond its constants
 EXACT = 1e-6  # of an expression's terms, up to which arithmetic is exact
 MOST_CONSTANTS, RAREST = 6, 0.01
 SPARSE = 3  # the constants fill at most one of so many of the places between the smallest and the largest
@@ -379,7 +379,7 @@ Floats = np.ndarray
 
 
 class Start(NamedTuple):
-    """A way to look for weights, each of which finds what others miss; see `_settle`.
+    """A way to look for weights, each of which finds what others miss; see `_fit_sparse`.
 
     Attributes:
         kept: The share of the rows that is kept at first.
@@ -494,7 +494,7 @@ def find_identities(frame: pd.DataFrame, columns: Sequence[Column], target: str,
 
 
 def read_operands(frame: pd.DataFrame, columns: Sequence[Column]) -> list[Operand]:
-    """Return the columns that are numbers, dates or durations, or texts in which numbers stand."""
+    """Return the columns that are numbers, dates or durations, or texts that contain numbers."""
     operands = []
     for column in columns:
         values = frame[column.name]
@@ -563,7 +563,7 @@ def _fill(operands: Sequence[Operand]) -> list[Operand]:
 # Whether an expression gives the target.
 
 
-def _judge_identity(expression: Expression, goal: Target, factor: float, most: int) -> Found | None:
+def _check_identity(expression: Expression, goal: Target, factor: float, most: int) -> Found | None:
     """Return the expression with its constants where it gives the target, first up to the target's own rounding."""
     known = np.isfinite(expression.values)
     if known.sum() < max(FEWEST_ROWS, COMPLETE * len(known)) or not np.isfinite(factor):
@@ -576,16 +576,16 @@ def _judge_identity(expression: Expression, goal: Target, factor: float, most: i
         fine = half <= 0.05 * y.std() if half is loose else np.ones(len(y), bool)
         if fine.sum() < max(FEWEST_ROWS, COMPLETE * len(y)):
             continue
-        held = _hold(y[fine], made[fine], half[fine], goal.rare[known][fine], goal.holds, most)
+        held = _fit_constants(y[fine], made[fine], half[fine], goal.rare[known][fine], goal.holds, most)
         if held:
             return Found(expression, factor, *held, rounding=float(np.median(half)))
     return None
 
 
-def _hold(
+def _fit_constants(
     y: Floats, made: Floats, half: Floats, rare: Floats, holds: float, most: int
 ) -> tuple[tuple[float, ...], float] | None:
-    """Return the constants and the share of rows in which `y` is `made` plus one of them; None where too few."""
+    """Return the constants and the share of rows where `y` is `made` plus one of them; None if too few."""
     rest = y - made
     width = float(np.median(half))
     centers = _modes(rest, width, most)
@@ -599,12 +599,12 @@ def _hold(
         return None
     constants = [float(np.median(rest[inside & (nearest == place)])) for place in np.unique(nearest[counted])]
     explained = 1 - float(rest[inside].var() / y[inside].var())
-    if explained < EXPLAINED and not _tells(y[counted], nearest[counted], constants, width):
+    if explained < EXPLAINED and not _is_explained(y[counted], nearest[counted], constants, width):
         return None
     return tuple(sorted(constants, key=abs)), share
 
 
-def _tells(y: Floats, cluster: Floats, constants: Sequence[float], half: float) -> bool:
+def _is_explained(y: Floats, cluster: Floats, constants: Sequence[float], half: float) -> bool:
     """Return True if several constants leave far less open than the target did, and are no run of small steps."""
     if len(constants) < 2:
         return False
@@ -635,7 +635,7 @@ def _modes(values: Floats, half: float, most: int) -> Floats:
     return np.array(centers)
 
 
-def _settle(matrix: Floats, y: Floats, weights: Floats, half: float, most: int, start: Start) -> Floats:
+def _fit_sparse(matrix: Floats, y: Floats, weights: Floats, half: float, most: int, start: Start) -> Floats:
     """Return the weights of a linear function that holds up to constants, starting from some near to them.
 
     First the rows that fit worst are left out. Then rows are put to the nearest of the densest residuals, the weights
@@ -710,14 +710,14 @@ def _find_sum(operands: Sequence[Operand], goal: Target, most: int) -> Found | N
     half = max(part.step / 2, EXACT * float(np.median(np.abs(y))), 1e-9 * size)
     fitted = _fit(np.column_stack([matrix, y]) - np.append(matrix.mean(axis=0), y.mean()))
     for start in STARTS[: 1 if most == 1 else None]:
-        weights = _settle(matrix, y, fitted, half, most, start)
+        weights = _fit_sparse(matrix, y, fitted, half, most, start)
         weights, places = _leave_out(used, matrix, weights, scale, part, half, most)
         if places:
             chosen = [used[place] for place in places]
-            weights = _settle(matrix[:, places], y, weights, half, most, STARTS[0]) / scale[places]
+            weights = _fit_sparse(matrix[:, places], y, weights, half, most, STARTS[0]) / scale[places]
             plain = np.array([_whole(weight) for weight in weights.tolist()])
             for one in (_combine(chosen, plain), _combine(chosen, weights)):
-                if found := _judge_identity(one, goal, 1.0, most):
+                if found := _check_identity(one, goal, 1.0, most):
                     return found
     return None
 
@@ -801,7 +801,7 @@ def _leave_out(
 
 def _holds(made: Floats, part: Target, width: float, most: int) -> bool:
     half = np.full(len(made), width) + EXACT * np.abs(part.values)
-    return _hold(part.values, made, half, part.rare, part.holds, most) is not None
+    return _fit_constants(part.values, made, half, part.rare, part.holds, most) is not None
 
 
 def _cluster(rest: Floats, width: float, most: int) -> tuple[Floats, Floats]:
@@ -881,7 +881,7 @@ def _find_pair(operands: Sequence[Operand], goal: Target) -> Found | None:
             passed[place] = factor
     found = []
     for place, one in enumerate(pair_expressions(operands) if passed else ()):
-        if place in passed and (held := _judge_identity(one, goal, passed[place], MOST_CONSTANTS)):
+        if place in passed and (held := _check_identity(one, goal, passed[place], MOST_CONSTANTS)):
             found.append(held)
     return min(found, key=lambda one: (len(one.constants), -round(one.share, 3)), default=None)
 
@@ -922,9 +922,11 @@ def _refine(expression: Expression, part: Target, slope: float) -> float | None:
         return None
     half = max(part.step / 2, EXACT * float(np.median(np.abs(y - np.median(y)))), 1e-9 * float(np.abs(y).max()))
     start = np.array([slope * size])
-    settled = float(_settle(((e - np.median(e)) / size)[:, None], y, start, half, MOST_CONSTANTS, STARTS[0])[0]) / size
-    factors = dict.fromkeys((_whole(slope), _whole(settled), settled))
-    held = [made for factor in factors if (made := _judge_identity(expression, part, factor, MOST_CONSTANTS))]
+    fitted = (
+        float(_fit_sparse(((e - np.median(e)) / size)[:, None], y, start, half, MOST_CONSTANTS, STARTS[0])[0]) / size
+    )
+    factors = dict.fromkeys((_whole(slope), _whole(fitted), fitted))
+    held = [made for factor in factors if (made := _check_identity(expression, part, factor, MOST_CONSTANTS))]
     return min(held, key=lambda one: (len(one.constants), -round(one.share, 2))).factor if held else None
 
 
@@ -980,7 +982,7 @@ def _rate(products: Sequence[Operand], operands: Sequence[Operand]) -> list[Oper
 def _find_powers(operands: Sequence[Operand], goal: Target) -> Found | None:
     """Return a product of powers of several columns that gives the target, such as weight / height², or None.
 
-    A rate counts as it is, then as what it leaves of a whole, such as 1 - discount, then as what it adds.
+    A rate is tried unchanged, then as what it leaves of a whole, such as 1 - discount, then as what it adds.
     """
     with np.errstate(all="ignore"):
         y = np.log(np.abs(goal.values))
@@ -999,7 +1001,7 @@ def _find_powers(operands: Sequence[Operand], goal: Target) -> Found | None:
         found = _find_sum([Operand(f.text, log, 0.0) for f, log in zip(factors, logs, strict=True)], part, most=1)
         if found:
             powers = _powers_of(found.expression, {f.text: log for f, log in zip(factors, logs, strict=True)})
-            if held := _judge_powers([f for f in factors if f.text in powers], powers, goal):
+            if held := _check_powers([f for f in factors if f.text in powers], powers, goal):
                 return held
     return None
 
@@ -1020,7 +1022,7 @@ def _factor(operand: Operand, whole: float, sign: int) -> Expression:
     return Expression((operand.name,), written, values, np.zeros(len(values)))
 
 
-def _judge_powers(factors: Sequence[Expression], powers: dict[str, float], goal: Target) -> Found | None:
+def _check_powers(factors: Sequence[Expression], powers: dict[str, float], goal: Target) -> Found | None:
     with np.errstate(all="ignore"):
         values = np.prod([np.abs(factor.values) ** powers[factor.text] for factor in factors], axis=0)
         known = np.isfinite(values) & (values > 0) & (goal.values != 0)
@@ -1033,7 +1035,7 @@ def _judge_powers(factors: Sequence[Expression], powers: dict[str, float], goal:
     names = tuple(factor.columns[0] for factor in factors)
     expression = Expression(names, written, np.where(np.isfinite(values), values, np.nan), np.zeros(len(values)))
     exact = float(np.median(goal.values[known] / values[known]))
-    return _judge_identity(expression, goal, _whole(exact), 1) or _judge_identity(expression, goal, exact, 1)
+    return _check_identity(expression, goal, _whole(exact), 1) or _check_identity(expression, goal, exact, 1)
 
 
 def _powers_of(expression: Expression, logs: dict[str, Floats]) -> dict[str, float]:
@@ -1048,7 +1050,7 @@ def _powers_of(expression: Expression, logs: dict[str, Floats]) -> dict[str, flo
     }
 
 
-# What is said.
+# Messages.
 
 
 def _heaviest(found: Found, operands: Sequence[Operand]) -> str:
@@ -1067,9 +1069,9 @@ def _describe(found: Found, target: str) -> Alarm:
     verb = "gives" if len(columns) == 1 else "give"
     text = expression.text
     if expression.kind == "sum" and count == 1 and not expression.days and len(columns) > 1:
-        told = f"{names} add up to the target"
+        clause = f"{names} add up to the target"
     else:
-        told = f"{names} {verb} the target" + (f" up to {count} constants" if count > 1 else "")
+        clause = f"{names} {verb} the target" + (f" up to {count} constants" if count > 1 else "")
     if found.factor < 0 and len(columns) == 2 and " - " in text:  # b - a, not -(a - b)
         first, second = columns
         text, factor = text.replace(f'"{first}" - "{second}"', f'"{second}" - "{first}"'), -found.factor
@@ -1086,7 +1088,7 @@ def _describe(found: Found, target: str) -> Alarm:
         expression.kind,
         columns,
         found.share,
-        f'{told} in {found.share:.1%} of the rows, "{target}" = {text}{_write_constants(found)}',
+        f'{clause} in {found.share:.1%} of the rows, "{target}" = {text}{_write_constants(found)}',
         "give those that are known only afterwards the role ignored",
     )
 
@@ -1100,7 +1102,7 @@ def _write_constants(found: Found) -> str:
 
 
 SEPARATED = 0.995  # balanced accuracy of the cuts, on rows that they were not chosen on
-ALMOST = 0.97  # on fewer rows, from where on an expression is looked at
+ALMOST = 0.97  # on fewer rows, from where on an expression is examined
 FEWEST_OF_CLASS, MOST_CLASSES = 20, 20
 FEWEST_VALUES = 10  # of a column: an expression of flags and codes is a code itself
 FEW_ROWS, MOST_EXPRESSIONS = 1500, 50
@@ -1136,11 +1138,11 @@ def find_thresholds(frame: pd.DataFrame, columns: Sequence[Column], target: str,
             score = _separate(one.values, y)
             if score >= SEPARATED and (best is None or score > best[0]):
                 best = (score, one)
-    return [_tell(*best, target)] if best else []
+    return [_threshold_alarm(*best, target)] if best else []
 
 
 def _separate(values: np.ndarray, y: np.ndarray) -> float:
-    """Return the balanced accuracy of cutting `values` into runs of one class each, judged on every other row."""
+    """Return the balanced accuracy of cutting `values` into runs of one class each, scored on every other row."""
     known = np.isfinite(values)
     if known.sum() < max(FEWEST_ROWS, len(y) / 2):
         return 0.0
@@ -1152,9 +1154,9 @@ def _separate(values: np.ndarray, y: np.ndarray) -> float:
     by_class = [np.sort(values[learn & (y == one)]) for one in classes]
     order = np.argsort([np.median(part) for part in by_class])
     cuts = [_cut(by_class[a], by_class[b]) for a, b in pairwise(order)]
-    said = classes[order][np.searchsorted(np.maximum.accumulate(cuts), values[~learn], side="left")]
+    predicted = classes[order][np.searchsorted(np.maximum.accumulate(cuts), values[~learn], side="left")]
     rest = y[~learn]
-    shares = [float((said[rest == one] == one).mean()) for one in classes if (rest == one).any()]
+    shares = [float((predicted[rest == one] == one).mean()) for one in classes if (rest == one).any()]
     return min(float(np.mean(shares)), 1.0)
 
 
@@ -1168,13 +1170,13 @@ def _cut(low: np.ndarray, high: np.ndarray) -> float:
     return float(places[best] / 2 + after[0] / 2) if len(after) else float(places[best])
 
 
-def _tell(score: float, expression: Expression, target: str) -> Alarm:
+def _threshold_alarm(score: float, expression: Expression, target: str) -> Alarm:
     names = " and ".join(f'"{name}"' for name in expression.columns)
     text = expression.text.removeprefix("(").removesuffix(")") + (" in days" if expression.days else "")
     return Alarm(
         "threshold",
         expression.columns,
         score,
-        f'{names} give the target: cuts of {text} tell the classes of "{target}" apart ({score:.3f} of 1)',
+        f'{names} give the target: cuts of {text} separate the classes of "{target}" ({score:.3f} of 1)',
         "give those that are known only afterwards the role ignored",
     )

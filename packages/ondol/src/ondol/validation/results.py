@@ -28,7 +28,7 @@ REASONS = "_reasons"
 
 
 class Validation(BaseModel):
-    """The outcome of holding a snapshot against a contract.
+    """The result of validating a snapshot with a contract.
 
     Attributes:
         id: Names the pair of snapshot and contract.
@@ -51,29 +51,29 @@ class Validation(BaseModel):
     @property
     def bad_share(self) -> float:
         """The share of the rows with a label that were quarantined."""
-        return self.bad / self.judged if self.judged else 0.0
+        return self.bad / self.labelled if self.labelled else 0.0
 
     @property
-    def judged(self) -> int:
+    def labelled(self) -> int:
         """How many rows have a label."""
         return self.rows - self.unlabelled
 
     @property
     def kept(self) -> int:
-        """How many rows there are to learn from."""
-        return self.judged - self.bad
+        """How many rows can be used for training."""
+        return self.labelled - self.bad
 
     def describe(self) -> str:
         """Say how many rows were kept, how many were not, and why."""
-        told = f"{self.kept:,} rows kept, {self.bad:,} quarantined ({self.bad_share:.2%})"
-        return f"{told}, {self.unlabelled:,} without a label left out" if self.unlabelled else told
+        text = f"{self.kept:,} rows kept, {self.bad:,} quarantined ({self.bad_share:.2%})"
+        return f"{text}, {self.unlabelled:,} without a label left out" if self.unlabelled else text
 
 
 class Validations:
     """The validations of one store, and the quarantined rows beside them."""
 
     def __init__(self, store: Path) -> None:
-        """Look into the store at `store`; nothing is made."""
+        """Open the store at `store`; creates nothing."""
         self.folder = store / "quarantine"
 
     def find(self, name: str) -> Validation | None:
@@ -173,7 +173,7 @@ class Quarantine:
         self._writer.write_table(pa.table([*rows.columns, *more], schema=self._schema))
 
     def finish(self, validation: Validation) -> Validation:
-        """Say that all rows are written, and what came of them."""
+        """Finish the file of quarantined rows, with the record of the validation."""
         self.validation = validation
         return validation
 
@@ -199,7 +199,7 @@ class Latest:
     """What each stage made last, so that the next can be run alone."""
 
     def __init__(self, store: Path) -> None:
-        """Look into the store at `store`; nothing is made."""
+        """Open the store at `store`; creates nothing."""
         self.path = store / "latest.json"
 
     def set(self, stage: str, value: str) -> None:
@@ -218,5 +218,5 @@ class Latest:
         """
         value = self.find(stage)
         if value is None:
-            raise UserError(f"Nothing to go on with: run `ml {stage}` first, or `ml run` for the whole pipeline.")
+            raise UserError(f"`ml {stage}` has no result yet: run it first, or `ml run` for the whole pipeline.")
         return value

@@ -30,17 +30,17 @@ from ondol.storage.files import digest_file, digest_json
 from ondol.validation.results import Latest, Validation, Validations
 
 GRAMMAR = 2  # raised whenever the same cells are read as other values
-SAID = 5  # reasons that the run's log names
-CHECKED = "check"  # under which the validation that was looked at last is noted, also where its share is refused
+LOGGED = 5  # reasons that the run's log names
+CHECKED = "check"  # the entry of `Latest` for the validation used last, also if its bad share is refused
 
 
 def validate_rows(project: Project, snapshot: str) -> Validation:
-    """Return the validation of a snapshot, made unless this contract has judged it before."""
-    return judge(project.settings, project.snapshots.get(snapshot).digest)
+    """Return the validation of a snapshot with the current contract, computed unless it exists."""
+    return find_or_validate(project.settings, project.snapshots.get(snapshot).digest)
 
 
-def judge(settings: Settings, digest: str) -> Validation:
-    """Return the validation of a snapshot, made unless it is there, and note that it is the one looked at last."""
+def find_or_validate(settings: Settings, digest: str) -> Validation:
+    """Return the validation of a snapshot, computed unless it exists, and record it as the one used last."""
     name, validations = validation_id(settings, digest), Validations(settings.store_path)
     known = validations.find(name) if validations.has_rows(name) else None
     found = known or validate_snapshot(settings, digest, name)
@@ -49,10 +49,10 @@ def judge(settings: Settings, digest: str) -> Validation:
 
 
 def validation_id(settings: Settings, digest: str) -> str:
-    """Name the pair of a snapshot and the contract as it stands now."""
+    """Return the id of the validation of a snapshot with the current contract."""
     schema = digest_file(settings.root / "model" / "schema.py")
-    said = [schema, settings.data.target, settings.data.problem, settings.data.date_formats, GRAMMAR]
-    contract = digest_json(said)
+    parts = [schema, settings.data.target, settings.data.problem, settings.data.date_formats, GRAMMAR]
+    contract = digest_json(parts)
     return f"{digest[:SHORT]}-{contract[:SHORT]}"
 
 
@@ -104,13 +104,13 @@ def _find_repeats(
 
 
 def hash_blocks(snapshots: Snapshots, digest: str, columns: Sequence[Column]) -> Iterator[np.ndarray]:
-    """Yield hashes of what a snapshot's rows hold in `columns`, a row group at a time."""
+    """Yield hashes of a snapshot's rows in `columns`, a row group at a time."""
     for block in snapshots.blocks(digest):
         yield hash_rows(clean(block.read([c.name for c in columns]), columns)[0])
 
 
 def _find_labels(snapshots: Snapshots, digest: str, contract: Contract) -> Iterator[np.ndarray]:
-    """Yield which of a snapshot's rows have a label, be it one that cannot be read, a row group at a time."""
+    """Yield which of a snapshot's rows have a label, also an unreadable one, a row group at a time."""
     for block in snapshots.blocks(digest):
         values, unreadable = clean_column(block.read([contract.target]).column(contract.target), contract.target_column)
         yield values.notna().to_numpy() | unreadable
@@ -131,29 +131,29 @@ def check_bad_share(project: Project, validation: Validation) -> None:
     """Check that no more rows are bad than `max_bad_share` allows.
 
     Raises:
-        UserError: more are; says which columns and checks.
+        UserError: more are; names the columns and checks.
     """
-    if not validation.judged:
+    if not validation.labelled:
         raise UserError(
             f'None of the {validation.rows:,} rows has a value of the target "{project.contract.target}": there is '
-            "nothing to learn from; wait for labels, or name another target."
+            "nothing to train on; wait for labels, or choose another target."
         )
     settings = project.settings
-    if validation.bad_share <= settings.data.max_bad_share and validation.bad < validation.judged:
+    if validation.bad_share <= settings.data.max_bad_share and validation.bad < validation.labelled:
         return
     worst = "; ".join(f"{reason} ({count:,} rows)" for reason, count in list(validation.reasons.items())[:5])
     where = settings.show(project.validations.find_rows(validation.id))
     raise UserError(
-        f"{validation.bad:,} of {validation.judged:,} rows ({validation.bad_share:.1%}) break the contract, more than "
-        f"max_bad_share = {settings.data.max_bad_share:.0%} allows: {worst}. They are in {where}: mend the data or "
-        "model/schema.py."
+        f"{validation.bad:,} of {validation.labelled:,} rows ({validation.bad_share:.1%}) break the contract, more "
+        f"than max_bad_share = {settings.data.max_bad_share:.0%} allows: {worst}. They are in {where}: correct the "
+        "data or model/schema.py."
     )
 
 
 def report(validation: Validation) -> None:
     """Show in the log and in the Prefect UI how many rows were kept and why others were not."""
-    say(f"{validation.rows - validation.bad:,} rows keep the contract, {validation.bad:,} are quarantined.")
-    for reason, rows in list(validation.reasons.items())[:SAID]:
+    say(f"{validation.rows - validation.bad:,} rows are valid, {validation.bad:,} are quarantined.")
+    for reason, rows in list(validation.reasons.items())[:LOGGED]:
         say(f"{rows:,} rows are quarantined by {reason}.")
     publish_markdown("validation", f"**{validation.describe()}**.")
     if validation.reasons:

@@ -94,7 +94,7 @@ LOST = Rule(
     r"closed the connection|connection is lost|Lost connection|consuming input failed|connection is closed",
     passing=True,
 )
-OTHER = Rule("cannot be read", "mend the address or the query", frozenset(), r"")
+OTHER = Rule("cannot be read", "correct the address or the query", frozenset(), r"")
 
 
 def find_rule(error: BaseException) -> Rule:
