@@ -162,7 +162,9 @@ class Page:
                 self.requests.append(said["request"]["url"] if "request" in said else said["url"])
             case "Runtime.exceptionThrown":
                 details = said["exceptionDetails"]
-                self.complaints.append(details.get("exception", {}).get("description", details["text"]))
+                thrown = details.get("exception", {})  # without a description, where no Error was thrown
+                text = f"{details['text']} {thrown.get('value')} {details.get('url')}"
+                self.complaints.append(thrown.get("description", text))
             case "Runtime.consoleAPICalled" if said["type"] in ("error", "assert"):
                 words = [str(a.get("value", a.get("description", ""))) for a in said["args"]]
                 self.complaints.append(" ".join(words))

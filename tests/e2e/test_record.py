@@ -60,6 +60,16 @@ def test_log_of_a_refused_run_says_by_which_gate_and_by_how_much(trained: Projec
     assert "Traceback" not in said
 
 
+def test_inputs_of_tasks_are_of_kinds_that_prefects_ui_can_display(trained: Project, prefect: str) -> None:
+    with httpx.Client(base_url=f"{prefect}/", timeout=30, trust_env=False) as client:
+        tasks = client.post("task_runs/filter", json={"flows": {"name": {"any_": ["pipeline"]}}}).json()
+    inputs = [
+        entry for task in tasks if task["task_key"].startswith("summarize") for entry in task["task_inputs"].values()
+    ]
+    assert inputs
+    assert {found["input_type"] for entry in inputs for found in entry} <= {"task_run", "parameter", "constant"}
+
+
 def test_run_has_its_rows_as_datasets(trained: Project) -> None:
     found = query(
         trained,

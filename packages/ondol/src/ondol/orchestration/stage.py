@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Flow, Task, flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import RunType
 from prefect.context import FlowRunContext, SyncClientContext
 from prefect.settings import temporary_settings
 from prefect.transactions import Transaction
@@ -54,7 +55,7 @@ def task(function: Callable[P, R], *, undo: Callable[[R], None] | None = None) -
         undo: Takes the step back, by its result, where a later step of the same Prefect transaction fails.
     """
     if undo is None:
-        return Task(function, name=function.__name__, cache_policy=NO_CACHE)
+        return Step(function, name=function.__name__, cache_policy=NO_CACHE)
     results: list[R] = []
 
     @wraps(function)
@@ -66,7 +67,27 @@ def task(function: Callable[P, R], *, undo: Callable[[R], None] | None = None) -
         while results:
             undo(results.pop())
 
-    return Task(keep_result, name=function.__name__, cache_policy=NO_CACHE, on_rollback=[roll_back])
+    return Step(keep_result, name=function.__name__, cache_policy=NO_CACHE, on_rollback=[roll_back])
+
+
+class Step(Task[P, R]):
+    """A task that records no flow run among the inputs of its runs.
+
+    An argument that a subflow returned would be recorded as one. Prefect's UI (3.9.1) cannot read it ("Invalid
+    TaskInputResponse") and then lists none of the flow run's tasks.
+    """
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override]
+        """Run the task."""
+        context = FlowRunContext.get()
+        results = context.run_results if context else {}
+        hidden = {key: entry for key, entry in results.items() if entry[1] is RunType.FLOW_RUN}
+        for key in hidden:
+            del results[key]
+        try:
+            return super().__call__(*args, **kwargs)  # type: ignore[return-value]
+        finally:
+            results.update(hidden)
 
 
 def run_watched(stage: Flow[..., R], parameters: Mapping[str, Any]) -> R:
