@@ -1,4 +1,4 @@
-"""Monitor: the predictions since the last window are compared with the reference; drift asks for training."""
+"""Monitor: the predictions since the last window are compared with the reference; drift requests retraining."""
 
 from ondol.monitoring.monitor import (
     compare,
@@ -6,7 +6,7 @@ from ondol.monitoring.monitor import (
     log_report,
     measure_performance,
     only_monitor,
-    open_watch,
+    open_context,
     report,
     save_window,
     send_pending,
@@ -21,21 +21,20 @@ from ondol.storage.reach import refresh
 def monitor() -> str:
     """Compare what was answered since the last window with the reference in the bundle; return the window's id.
 
-    The window's record is written last: a run that is killed before that has judged nothing, and the next one takes
-    up the same rows.
+    The window's record is written last: after a run that is killed before that, the next one uses the same rows.
 
     Raises:
-        UserError: nothing serves, its bundle has no reference, or another monitor is at work.
+        UserError: no model is in production, its bundle has no reference, or another monitor is running.
     """
     project = open_project()
     end = window_end(project.settings)
     refresh(project.store)
     with only_monitor(project.settings):
-        watch = open_watch(project.settings)
-        name_run("monitor", version=watch.champion.version)
+        context = open_context(project.settings)
+        name_run("monitor", version=context.champion.version)
         task(send_pending)(project)
-        found = task(compare)(project, watch, end)
-        window = task(measure_performance)(project, watch, found.window)
+        found = task(compare)(project, context, end)
+        window = task(measure_performance)(project, context, found.window)
         logged = task(log_report)(project, found, window)
         task(save_window)(project, logged)
         decision, request = task(decide)(project)

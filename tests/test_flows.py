@@ -34,7 +34,7 @@ DECIDING = {  # whether there is anything to do, and on what
     "find_verdict",
     "is_in_service",
     "only_monitor",
-    "open_watch",
+    "open_context",
     "require_destination",
     "window_end",
 }

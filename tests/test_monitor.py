@@ -37,17 +37,17 @@ from ondol.monitoring.performance import Performance, is_lost, measure
 from ondol.monitoring.report import as_markdown, column_rows
 from ondol.monitoring.retraining import (
     Loop,
-    Wanted,
+    TrainingRequest,
     assess_window,
     confirm,
     decide,
     decide_and_request,
     event_id,
-    hears,
+    matches,
     pause,
     read_loop,
     resume,
-    want,
+    save_request,
 )
 from ondol.monitoring.windows import Window, Windows, metric_names, window_id
 from ondol.orchestration.alerts import waiting
@@ -320,10 +320,10 @@ def test_a_pause_holds_training_back_and_says_who_and_why(tmp_path):
     assert [(c.what, c.why) for c in read_loop(tmp_path).history] == [("pause", "점검 중"), ("resume", "done")]
 
 
-def wanted(number: int, hours: float) -> Wanted:
+def wanted(number: int, hours: float) -> TrainingRequest:
     at = (START + timedelta(hours=hours)).isoformat()
     name = window(number, "drift").id
-    return Wanted(window=name, windows=(name,), version="1", bundle="1-b", reason="so", requested_at=at)
+    return TrainingRequest(window=name, windows=(name,), version="1", bundle="1-b", reason="so", requested_at=at)
 
 
 def test_a_new_champion_and_a_request_start_a_cooldown():
@@ -342,7 +342,7 @@ def test_the_same_window_never_asks_twice():
 @pytest.fixture
 def alerted(tmp_path, monkeypatch):
     """A store, and what people are told of its windows: `alerted(verdicts, **settings)` looks as a monitor does."""
-    monkeypatch.setattr("ondol.monitoring.retraining.is_heard", lambda project: False)  # no server here
+    monkeypatch.setattr("ondol.monitoring.retraining.has_automation", lambda project: False)  # no server here
     write_champion(tmp_path / ".ml" / "store", CHAMPION)
 
     def look(verdicts: str, **rules: Any) -> list[str]:
@@ -375,7 +375,7 @@ def test_drift_is_alerted_while_the_loop_cools_down(alerted):
 
 
 def test_drift_is_alerted_while_training_goes_on(alerted):
-    assert "training again is wanted" in alerted("dd", cooldown_hours=0)[-1]
+    assert "retraining is requested" in alerted("dd", cooldown_hours=0)[-1]
     assert "cooling down" in alerted("ddd", cooldown_hours=10**6)[-1]
 
 
@@ -404,7 +404,7 @@ def test_windows_that_are_well_or_too_small_alert_nobody(alerted):
 
 
 def test_confirmation_is_of_the_request_that_was_sent(tmp_path):
-    want(tmp_path, wanted(1, 1))
+    save_request(tmp_path, wanted(1, 1))
     assert confirm(tmp_path, "another").wanted.emitted_at is None  # type: ignore[union-attr]
     assert confirm(tmp_path, wanted(1, 1).window).wanted.emitted_at  # type: ignore[union-attr]
 
@@ -451,15 +451,15 @@ def test_the_report_runs_its_own_scripts_alone():
 def test_an_event_keeps_its_id_and_is_heard_by_its_project_alone():
     assert event_id("a", "w") == event_id("a", "w") != event_id("b", "w")
     trigger = {"type": "event", "expect": ["ml.retrain"], "match": {"prefect.resource.id": "ml.project.a"}}
-    assert hears({"triggers": [trigger]}, "a") and not hears(trigger, "b")
-    assert hears(trigger | {"match": {}}, "b")
-    assert not hears(trigger | {"expect": ["prefect.flow-run.Failed"]}, "a")
+    assert matches({"triggers": [trigger]}, "a") and not matches(trigger, "b")
+    assert matches(trigger | {"match": {}}, "b")
+    assert not matches(trigger | {"expect": ["prefect.flow-run.Failed"]}, "a")
 
 
 # Windows in the store
 
 
-def test_the_next_window_begins_where_the_last_judged_one_ended(tmp_path):
+def test_the_next_window_begins_where_the_last_evaluated_one_ended(tmp_path):
     windows = Windows(tmp_path)
     assert windows.next_start(CHAMPION) == START
     windows.write(window(0, "ok"))

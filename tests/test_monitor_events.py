@@ -13,15 +13,15 @@ from monitor_support import START
 from ondol.config import Settings
 from ondol.monitoring.retraining import (
     EVENT,
-    UNHEARD,
-    Wanted,
+    NO_AUTOMATION,
+    TrainingRequest,
     event_id,
-    is_heard,
+    has_automation,
     pause,
     read_loop,
     resource_of,
-    tell,
-    want,
+    save_request,
+    send_request,
 )
 from ondol.orchestration import events
 from ondol.orchestration.guard import Child, free_port
@@ -29,7 +29,7 @@ from ondol.orchestration.server import EMBEDDED, PREFECT, Server
 from ondol.registry.champion import Champion
 
 CHAMPION = Champion(version="1", run_id="r", bundle="1-b", digest="d", since=START.isoformat())
-WANTED = Wanted(
+WANTED = TrainingRequest(
     window="w2", windows=("w1", "w2"), version="1", bundle="1-b", reason="드리프트", requested_at=START.isoformat()
 )
 
@@ -99,47 +99,47 @@ def received(project: str) -> list[dict[str, Any]]:
 
 def test_a_request_stays_open_until_somebody_listens_and_arrives_once(settings):
     store, project = settings.store_path, settings.project.name
-    want(store, WANTED)
-    assert tell(settings, CHAMPION) == UNHEARD
+    save_request(store, WANTED)
+    assert send_request(settings, CHAMPION) == NO_AUTOMATION
     assert read_loop(store).wanted.emitted_at is None
     listen("another")
-    assert not is_heard(project)
+    assert not has_automation(project)
     listen(project)
-    assert tell(settings, CHAMPION) == ""
+    assert send_request(settings, CHAMPION) == ""
     assert read_loop(store).wanted.emitted_at
     (event,) = received(project)
     assert event["id"] == str(event_id(project, "w2"))
     assert event["payload"] == {"version": "1", "window": "w2", "windows": ["w1", "w2"], "reason": "드리프트"}
-    want(store, WANTED)  # as if the monitor had been killed before it could note the arrival
-    assert tell(settings, CHAMPION) == ""
+    save_request(store, WANTED)  # as if the monitor had been killed before it could note the arrival
+    assert send_request(settings, CHAMPION) == ""
     assert read_loop(store).wanted.emitted_at
     assert len(received(project)) == 1  # the event keeps its id, and the server keeps it once
 
 
 def test_a_request_of_an_old_champion_or_in_a_pause_is_not_sent(settings):
     store, project = settings.store_path, settings.project.name
-    want(store, WANTED)
+    save_request(store, WANTED)
     listen(project)
-    assert tell(settings, CHAMPION.model_copy(update={"bundle": "2-c"})) == ""
+    assert send_request(settings, CHAMPION.model_copy(update={"bundle": "2-c"})) == ""
     pause(store, "a test")
-    assert tell(settings, CHAMPION) == ""
+    assert send_request(settings, CHAMPION) == ""
     assert read_loop(store).wanted.emitted_at is None
 
 
 def test_a_server_that_is_gone_leaves_the_request_open(settings):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    want(settings.store_path, WANTED)
+    save_request(settings.store_path, WANTED)
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
-        assert "could not be told" in tell(settings, CHAMPION)
+        assert "could not be sent" in send_request(settings, CHAMPION)
     assert read_loop(settings.store_path).wanted.emitted_at is None
 
 
 def test_a_request_that_the_server_has_heard_and_not_kept_stays_open(settings, monkeypatch):
     """As where it is killed before it writes events down."""
-    want(settings.store_path, WANTED)
+    save_request(settings.store_path, WANTED)
     listen(settings.project.name)
     monkeypatch.setattr(events, "_is_kept", lambda event: False)
     monkeypatch.setattr(events, "KEPT_SECONDS", 0.1)
-    assert "could not be told" in tell(settings, CHAMPION)
+    assert "could not be sent" in send_request(settings, CHAMPION)
     assert read_loop(settings.store_path).wanted.emitted_at is None

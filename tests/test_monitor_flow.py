@@ -143,7 +143,7 @@ def test_drift_is_kept_told_and_shown(served):
     told = sorted((a for a in alerts if a["kind"] == "drift"), key=lambda a: a["at"])
     assert "performance lost" in told[0]["what"] and drifted.reasons[0] in told[1]["what"] and len(told) == 2
     shown = served.project.ml("loop", "show").stdout
-    assert "Training is wanted" in shown and "ml run" in shown
+    assert "Retraining is requested" in shown and "ml run" in shown
     reports = sorted(Windows(served.store).folder.glob("*.html"))
     assert [path.stem for path in reports][-1] == drifted.id and len(reports) == KEPT
 

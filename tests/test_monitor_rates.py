@@ -22,7 +22,7 @@ from ondol.evaluation.scoring import Scorer
 from ondol.monitoring.drift import compare_columns, pair, window_frame
 from ondol.monitoring.log import Logged
 from ondol.monitoring.performance import measure
-from ondol.monitoring.retraining import Loop, decide, judged, measured
+from ondol.monitoring.retraining import Loop, decide, with_comparison, with_performance
 from ondol.monitoring.windows import Window
 from ondol.registry.champion import Champion
 from ondol.training.dataset import Holdout, in_holdout
@@ -82,12 +82,12 @@ def window(project: Project, number: int, drift: float, shift: float, labels: bo
     sides = pair(project.reference, window_frame(project.reference, logged))
     start = START + timedelta(days=7 * number)
     made = Window(id=str(number), start=start, end=start + timedelta(days=7), version="1", bundle="1-b", verdict="ok")
-    made = judged(made, compare_columns(sides, project.reference.output, RULES), RULES.drift_share)
+    made = with_comparison(made, compare_columns(sides, project.reference.output, RULES), RULES.drift_share)
     if not labels:
         return made
     predicted = [a["probabilities"].values() if "probabilities" in a else [a["value"]] for a in answers]
     truth = pd.DataFrame({"prediction": [list(p) for p in predicted], "label": frame[contract.target].to_numpy()})
-    return measured(made, measure(contract, project.metrics, truth, GATES, RULES.loss), RULES.drift_share)
+    return with_performance(made, measure(contract, project.metrics, truth, GATES, RULES.loss), RULES.drift_share)
 
 
 def count_alarms(project: Project, numbers: range, drift: float = 0, shift: float = 0, labels: bool = True) -> int:

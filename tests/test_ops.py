@@ -375,7 +375,7 @@ SITUATIONS = [
     ("8d", "LoopIsPaused", WORKS | TRAFFIC | {"ml_loop_paused": f"1x{DAYS}"}),
     ("3d", None, FRESH),
     ("3d", None, WORKS | verdict("ok") | {"ml_window_end_seconds": "0x1440 86400x1440 172800x1440"} | TRAFFIC),
-    ("3d", None, WORKS | {"ml_predictions_total": "0+0.03x20000"}),  # 80 rows in two days: too few to judge
+    ("3d", None, WORKS | {"ml_predictions_total": "0+0.03x20000"}),  # 80 rows in two days: too few to evaluate
     ("3d", None, WORKS | TRAFFIC | {"ml_window_min_rows": "_"}),  # [log] enabled = false
     ("3d", None, WORKS | {"ml_alerts_waiting": f"7x{DAYS}"}),  # for a webhook that may be named one day
     ("50m", None, {'up{job="service"}': "1x60", SERIES % 200: "0+60x60", SERIES % 500: "0x60",

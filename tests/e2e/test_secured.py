@@ -111,7 +111,7 @@ def test_status_shows_the_worker_and_what_is_due(up: Project) -> None:
 
 def test_pipeline_and_loop_run(project: Project) -> None:
     assert "Version 1 serves" in succeed(project.ml("run", timeout=900)).stdout
-    assert "too few to judge" in succeed(project.ml("monitor", timeout=900)).stdout
+    assert "too few to evaluate" in succeed(project.ml("monitor", timeout=900)).stdout
     succeed(project.ml("loop", "pause", "--why", "audit"))
     assert ": audit" in succeed(project.ml("status")).stdout
     succeed(project.ml("loop", "resume"))

@@ -356,7 +356,7 @@ class Monitor(Section):
     Attributes:
         labels: A source with what came true, in the grammar of `[data] source`: the target and `request_id`
             (with `row`, from 0, where requests hold several), or the id column that callers sent along.
-        min_rows: Fewer rows are too few to judge, of the window and of its labels.
+        min_rows: Fewer rows are too few to evaluate, of the window and of its labels.
         sample_rows: As many rows of a window are compared at most, drawn by a seed.
         distance: From where on a column has drifted, unless chance alone goes further at the window's size.
         missing: By how much a column's share of missing values may change.

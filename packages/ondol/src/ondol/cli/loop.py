@@ -46,14 +46,14 @@ def resume_loop(why: Why = "resumed") -> None:
 
     settings = open_project()
     if read_loop(settings.store_path).paused is None:
-        raise UserError("The loop is not paused: `ml loop show` tells how it stands.")
+        raise UserError("The loop is not paused: see `ml loop show`.")
     resume(settings.store_path, why)
-    console.print("The loop goes on: the next `ml monitor` decides.")
+    console.print("The loop continues: the next `ml monitor` decides.")
 
 
 @loop_app.command("show")
 def show_loop() -> None:
-    """Show the last windows, and whether training is wanted."""
+    """Show the last windows, and the decision on retraining."""
     from ondol.cli.console import console, open_project
     from ondol.monitoring.retraining import read_loop
 
@@ -83,7 +83,7 @@ def window_lines(settings: "Settings", most: int) -> list[str]:
 
 
 def loop_lines(settings: "Settings") -> list[str]:
-    """Return how the loop stands, in lines; `ml status` shows them too. Neither Prefect nor MLflow is imported."""
+    """Return the state of the loop, in lines; `ml status` shows them too. Neither Prefect nor MLflow is imported."""
     from ondol.monitoring.retraining import decide_now, open_request, read_loop
     from ondol.registry.champion import read_champion
 
@@ -94,8 +94,8 @@ def loop_lines(settings: "Settings") -> list[str]:
     if champion is None:
         return lines
     if (wanted := open_request(loop, champion)) is not None:
-        since = f"Training is wanted since {wanted.requested_at}, and the pipeline has not heard of it"
-        return [*lines, f"{since}: the next `ml monitor` beside `ml up` tells it, `ml run` trains now."]
+        since = f"Retraining is requested since {wanted.requested_at}, and Prefect has not received the event"
+        return [*lines, f"{since}: the next `ml monitor` beside `ml up` sends it, `ml run` trains now."]
     decision = decide_now(settings, champion)
-    asked = "The next `ml monitor` asks to train again" if decision.wanted else "Training again is not asked for"
+    asked = "The next `ml monitor` requests retraining" if decision.wanted else "No retraining"
     return [*lines, f"{asked}: {decision.why}."]

@@ -22,7 +22,7 @@ from ondol.errors import UserError
 from ondol.evaluation.metrics import Interval, choose_metric, metrics_of, paired_difference, score_metrics
 from ondol.evaluation.scoring import Scorer
 from ondol.evaluation.verdicts import show_figure
-from ondol.monitoring.retraining import Wanted, read_loop
+from ondol.monitoring.retraining import TrainingRequest, read_loop
 from ondol.monitoring.windows import Window, Windows
 from ondol.orchestration.processes import running
 from ondol.orchestration.server import ask, look_up
@@ -122,7 +122,7 @@ class Week:
     moved: bool
     version: str
     window: Window
-    wanted: Wanted | None
+    wanted: TrainingRequest | None
     training: str | None
     after: str
 
@@ -186,12 +186,12 @@ class Play:
         raise UserError(f"The monitor's run of week {number} ended as {run['state_name']}: see {self._api()}.")
 
     def _latest(self, champion: Champion) -> Window:
-        found = [window for window in Windows(self.sandbox.settings.store_path).of(champion) if window.judged]
+        found = [window for window in Windows(self.sandbox.settings.store_path).of(champion) if window.evaluated]
         if not found:
             raise UserError("The monitor ran and left no window: see the flow run in the Prefect UI.")
         return found[-1]
 
-    def _asked(self, window: Window) -> Wanted | None:
+    def _asked(self, window: Window) -> TrainingRequest | None:
         wanted = read_loop(self.sandbox.settings.store_path).wanted
         return wanted if wanted and wanted.window == window.id else None
 

@@ -171,7 +171,7 @@ def share_limit(change: float, before: float, after: float, ours: int, theirs: i
 
 
 METHODS = {"number": "wasserstein", "category": "jensenshannon"}
-LEAST_VALUES = 20  # on either side; fewer say nothing of a distribution
+LEAST_VALUES = 20  # on either side; fewer do not describe a distribution
 MOST_LETTERS = 60  # of a name or value in the report
 SCRIPT = re.compile(r"<script[^>]*>(.*?)</script>", re.DOTALL)
 DATA_END = "</script>\n    </head>"
@@ -254,7 +254,7 @@ def confine(html: str) -> str:
     """Return a page that runs its own scripts alone, and loads and sends nothing: by a Content Security Policy.
 
     Evidently writes its data as JSON into the first script, where `</script>` within a text would end it: JSON has no
-    line breaks, so the template's own end is told by the one that follows. Names and values come into the page as
+    line breaks, so the template's own end is the one followed by a line break. Names and values come into the page as
     labels without markup anyway (`label_all`); this holds too if Evidently should show one in another way.
     """
     start, end = html.find("<script>"), html.find(DATA_END)

@@ -60,14 +60,16 @@ class LoopCollector(Collector):
         )
         wanted = open_request(loop, champion) is not None
         yield _gauge(
-            "ml_loop_request_open", "Whether training is wanted and Prefect has not received the event", float(wanted)
+            "ml_loop_request_open",
+            "Whether retraining is requested and Prefect has not received the event",
+            float(wanted),
         )
-        if self.settings.log.enabled:  # without a log no window is ever judged
+        if self.settings.log.enabled:  # without a log no window is ever evaluated
             needed = float(self.settings.monitor.min_rows)
-            yield _gauge("ml_window_min_rows", "Rows that a window needs to be judged", needed)
-        windows = [window for window in Windows(store).of(champion) if window.judged]
+            yield _gauge("ml_window_min_rows", "Rows that a window needs to be evaluated", needed)
+        windows = [window for window in Windows(store).of(champion) if window.evaluated]
         counts = {verdict: float(sum(w.verdict == verdict for w in windows)) for verdict in VERDICTS}
-        yield _labelled("ml_windows", "Judged windows of the version in service", verdict=counts)
+        yield _labelled("ml_windows", "Evaluated windows of the version in production", verdict=counts)
         if windows:
             yield from _of_window(windows[-1])
         if measured := [window for window in windows if window.performance is not None]:
@@ -95,12 +97,12 @@ def serve_metrics(settings: Settings) -> None:
 
 
 def _of_window(window: Window) -> Iterator[GaugeMetricFamily]:
-    """Yield what the last judged window showed."""
-    yield _gauge("ml_window_end_seconds", "When the last judged window ended", window.end.timestamp())
-    yield _gauge("ml_window_rows", "Rows of the last judged window", float(window.rows))
+    """Yield what the last evaluated window showed."""
+    yield _gauge("ml_window_end_seconds", "When the last evaluated window ended", window.end.timestamp())
+    yield _gauge("ml_window_rows", "Rows of the last evaluated window", float(window.rows))
     verdicts = {verdict: float(window.verdict == verdict) for verdict in VERDICTS}
-    yield _labelled("ml_window_verdict", "1 for the verdict on the last judged window", verdict=verdicts)
-    yield _gauge("ml_window_drift_share", "Share of drifted columns in the last judged window", window.drift_share)
+    yield _labelled("ml_window_verdict", "1 for the verdict on the last evaluated window", verdict=verdicts)
+    yield _gauge("ml_window_drift_share", "Share of drifted columns in the last evaluated window", window.drift_share)
     if window.prediction is not None:
         distance = {"distance": window.prediction.score, "limit": window.prediction.limit}
         yield _labelled(

@@ -24,7 +24,7 @@ REQUEST, ROW = "request_id", "row"
 
 @dataclass(frozen=True)
 class Labels:
-    """What came true, by key; `by` are the columns that the keys were made of."""
+    """The true targets by key; `by` are the columns that form the keys."""
 
     by: tuple[str, ...]
     values: "pd.Series[Any]"
@@ -62,7 +62,7 @@ def read_labels(settings: Settings, contract: Contract, samples: list[pd.DataFra
 
 
 def _open_labels(settings: Settings, kinds: dict[str, str], target: str) -> Source:
-    """Open the labels, which may have a header where the table that was learned from has none."""
+    """Open the labels, which may have a header although the training table has none."""
     dialect, uri = settings.data.dialect, settings.monitor.labels or ""
     if dialect.header is not True or dialect.skip_lines:
         headed = Dialect(**(dialect.model_dump(exclude_unset=True) | {"header": True, "skip_lines": 0}))

@@ -21,7 +21,7 @@ from ondol.orchestration.processes import running
 from ondol.storage.files import read_note, write_json
 
 SKEW_SECONDS = 300.0  # by which a file's own time may differ from the clock that its records carry
-# A record as the service writes it: whatever differs is still read, as JSON, only slower.
+# A record as the service writes it; a record of another form is parsed as JSON, which is slower.
 HEAD = re.compile(rb'\{"id":"[^"\\]*","at":"([^"\\]*)","version":"[^"\\]*","bundle":"([^"\\]*)","ms":([-+.eE0-9]+),')
 PREDICTIONS = b'"predictions":'
 _decode = json.JSONDecoder().raw_decode
@@ -38,7 +38,7 @@ class Head(NamedTuple):
 
 @dataclass
 class Tally:
-    """The requests of a window: where each stands, its rows and its latency in ms.
+    """The requests of a window: the place of each, its rows and its latency in ms.
 
     Attributes:
         unreadable: Lines that are no records, in the files of the window.
@@ -113,7 +113,7 @@ def sample_logged(tally: Tally, most: int, seed: int = 0) -> list[Logged]:
 
 
 def read_head(line: bytes) -> Head | None:
-    """Return what is needed of a record without parsing its request; None where the line is no record."""
+    """Return what is needed of a record without parsing its request; None if the line is not a record."""
     match = HEAD.match(line)
     if match is not None:
         at, bundle, ms = match.groups()
@@ -194,9 +194,9 @@ SECONDS = 5.0
 
 
 def alert_drops(settings: Settings) -> int:
-    """Alert if a service dropped records since this was last asked; return how many.
+    """Send an alert if a service dropped records since the last call; return how many.
 
-    Asked are the service of this machine and those of `[environments]`; one that does not answer says nothing.
+    Asked are the service of this machine and those of `[environments]`; one that does not answer is skipped.
     """
     path = settings.home / "drops.json"
     before = read_note(path) or {}
@@ -208,7 +208,7 @@ def alert_drops(settings: Settings) -> int:
             todo = "Make room where its store's `log` is; `[log] keep_bytes` bounds what is kept."
             alert(settings, "log-dropped", what, todo, key=f"log-dropped {place}")
     if any(before.get(place, 0) != count for place, count in counts.items()):
-        with suppress(OSError):  # the disk is still full: they are told again
+        with suppress(OSError):  # the disk is still full: the alert is sent again
             write_json(path, before | counts)
     return sum(new.values())
 
@@ -221,12 +221,12 @@ def services(settings: Settings) -> list[str]:
 
 
 def _added(before: int, count: int) -> int:
-    """Return how far a counter rose; that of a service that was started again counts from 0."""
+    """Return the increase of a counter, which starts at 0 when the service restarts."""
     return count - before if count >= before else count
 
 
 def read_count(url: str) -> int | None:
-    """Return the counter's value in a Prometheus text, summed over workers; None where nobody answers."""
+    """Return the counter's value in a Prometheus text, summed over workers; None if there is no answer."""
     try:
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
             lines = answer.read().decode("utf-8", errors="replace").splitlines()

@@ -19,7 +19,7 @@ from ondol.monitoring.labels import Labels, read_labels
 from ondol.monitoring.log import Logged, Tally, sample_logged, tally_window
 from ondol.monitoring.performance import measure
 from ondol.monitoring.report import as_markdown, column_rows, draw_drift, headline
-from ondol.monitoring.retraining import Decision, decide_and_request, judged, measured, remind
+from ondol.monitoring.retraining import Decision, decide_and_request, send_unsent, with_comparison, with_performance
 from ondol.monitoring.windows import Window, WindowRuns, Windows, window_id
 from ondol.orchestration.progress import say
 from ondol.orchestration.stage import publish_image, publish_link, publish_markdown, publish_table
@@ -29,13 +29,13 @@ from ondol.registry.champion import Champion, require_champion
 from ondol.storage.files import sole
 from ondol.storage.log_upload import LAG_SECONDS, fetch_log
 
-SETTLE_SECONDS = 1.0  # between an answer's time and its record in the file
+LOG_DELAY_SECONDS = 1.0  # between an answer's time and its record in the file
 SEED = 0
 
 
 @dataclass(frozen=True)
 class MonitorContext:
-    """What is watched: the champion, its bundle and the reference in that."""
+    """The champion, its bundle and the reference in the bundle."""
 
     champion: Champion
     bundle: Bundle
@@ -44,18 +44,18 @@ class MonitorContext:
 
 @dataclass(frozen=True)
 class WindowResult:
-    """A window and, where it had rows enough, what was compared."""
+    """A window and, if it had enough rows, what was compared."""
 
     window: Window
     sides: Sides | None = None
     comparison: Comparison | None = None
 
 
-def open_watch(settings: Settings) -> MonitorContext:
-    """Return what is watched.
+def open_context(settings: Settings) -> MonitorContext:
+    """Return the champion with its bundle and reference.
 
     Raises:
-        UserError: nothing serves, or its bundle has no reference.
+        UserError: no model is in production, or its bundle has no reference.
     """
     champion = require_champion(settings.store_path)
     bundle = open_bundle(settings.store_path, champion.bundle)
@@ -64,12 +64,12 @@ def open_watch(settings: Settings) -> MonitorContext:
 
 @contextmanager
 def only_monitor(settings: Settings) -> Iterator[None]:
-    """Hold the monitor's lock: two at once would judge the same rows.
+    """Hold the monitor's lock: two at once would evaluate the same rows.
 
     Raises:
         UserError: another monitor holds it.
     """
-    complaint = "Another `ml monitor` is at work on this store: wait until it ends."
+    complaint = "Another `ml monitor` is running on this store: wait until it ends."
     with sole(settings.store_path / "monitor.lock", complaint):
         yield
 
@@ -80,43 +80,43 @@ def window_end(settings: Settings) -> datetime:
     return datetime.now(UTC) - timedelta(seconds=lag)
 
 
-def look(settings: Settings, watch: MonitorContext, end: datetime) -> WindowResult:
+def compare_window(settings: Settings, context: MonitorContext, end: datetime) -> WindowResult:
     """Compare the log from where the last window ended up to `end`; report and sample are kept beside the record.
 
-    The record itself is not written yet: until it is, the rows belong to no window and the next run takes them up.
+    The record itself is not written yet: until it is, the rows belong to no window and the next run uses them.
     """
     store, rules = settings.store_path, settings.monitor
     windows = Windows(store)
-    start = windows.next_start(watch.champion)
+    start = windows.next_start(context.champion)
     wait_until(end)
     fetch_log(store, start)
-    tally = tally_window(store / "log", start, end, watch.bundle.name)
-    window = describe(watch, start, end, tally)
+    tally = tally_window(store / "log", start, end, context.bundle.name)
+    window = describe(context, start, end, tally)
     if tally.rows < rules.min_rows:
         return WindowResult(too_small(window, rules.min_rows))
     logged = sample_logged(tally, rules.sample_rows, SEED)
-    sides = pair(watch.reference, window_frame(watch.reference, logged))
-    comparison = compare_sides(sides, watch.reference.output, rules)
-    _keep(windows, watch, window, logged, comparison)
+    sides = pair(context.reference, window_frame(context.reference, logged))
+    comparison = compare_sides(sides, context.reference.output, rules)
+    _save_files(windows, context, window, logged, comparison)
     window = window.model_copy(update={"sampled": len(logged)})
-    return WindowResult(judged(window, comparison, rules.drift_share), sides, comparison)
+    return WindowResult(with_comparison(window, comparison, rules.drift_share), sides, comparison)
 
 
 def wait_until(end: datetime) -> None:
-    """Wait until what was answered before `end` stands in the log."""
-    time.sleep(max(0.0, end.timestamp() + SETTLE_SECONDS - datetime.now(UTC).timestamp()))
+    """Wait until the answers before `end` are in the log."""
+    time.sleep(max(0.0, end.timestamp() + LOG_DELAY_SECONDS - datetime.now(UTC).timestamp()))
 
 
-def describe(watch: MonitorContext, start: datetime, end: datetime, tally: Tally) -> Window:
+def describe(context: MonitorContext, start: datetime, end: datetime, tally: Tally) -> Window:
     """Return the window with its volume and latency."""
     hours = max((end - start).total_seconds(), 1.0) / 3600
     latency = dict(zip(("p50", "p99"), np.quantile(tally.ms, (0.5, 0.99)).tolist(), strict=True)) if tally.ms else {}
     return Window(
-        id=window_id(start, watch.champion.version),
+        id=window_id(start, context.champion.version),
         start=start,
         end=end,
-        version=watch.champion.version,
-        bundle=watch.bundle.name,
+        version=context.champion.version,
+        bundle=context.bundle.name,
         verdict="ok",
         requests=tally.requests,
         rows=tally.rows,
@@ -128,72 +128,76 @@ def describe(watch: MonitorContext, start: datetime, end: datetime, tally: Tally
 
 
 def too_small(window: Window, least: int) -> Window:
-    """Return the window as one that says nothing; its rows join the next."""
-    reason = f"{window.rows:,} rows since {window.start:%Y-%m-%d %H:%M} UTC are too few to judge: {least:,} are needed"
+    """Return the window as too small; its rows join the next one."""
+    reason = (
+        f"{window.rows:,} rows since {window.start:%Y-%m-%d %H:%M} UTC are too few to evaluate: {least:,} are needed"
+    )
     return window.model_copy(update={"verdict": "too small", "reasons": (reason,)})
 
 
-def _keep(
-    windows: Windows, watch: MonitorContext, window: Window, logged: list[Logged], comparison: Comparison
+def _save_files(
+    windows: Windows, context: MonitorContext, window: Window, logged: list[Logged], comparison: Comparison
 ) -> None:
-    identity = watch.reference.contract.role("id")
+    identity = context.reference.contract.role("id")
     windows.write_sample(window.id, logged, identity.name if identity else None, plain_text)
     if comparison.report is not None:
         windows.write_report(window.id, comparison.html)
 
 
-def measure_windows(settings: Settings, watch: MonitorContext, windows: list[Window]) -> list[Window]:
-    """Return the windows with their performance, as far as labels have come and the samples are kept.
+def measure_windows(settings: Settings, context: MonitorContext, windows: list[Window]) -> list[Window]:
+    """Return the windows with their performance, where labels have arrived and the samples are kept.
 
-    Labels that cannot be read are noted: drift is looked at all the same.
+    Labels that cannot be read are noted; drift is evaluated all the same.
     """
     if settings.monitor.labels is None:
         return windows
-    kept = {window.id: Windows(settings.store_path).read_sample(window.id) for window in windows if window.judged}
+    kept = {window.id: Windows(settings.store_path).read_sample(window.id) for window in windows if window.evaluated}
     samples = {name: sample for name, sample in kept.items() if sample is not None}
     try:
-        labels = read_labels(settings, watch.reference.contract, list(samples.values()))
+        labels = read_labels(settings, context.reference.contract, list(samples.values()))
     except UserError as error:
         return [window.model_copy(update={"notes": (str(error),)}) for window in windows]
     return [
-        _measure(settings, watch, window, samples[window.id], labels) if window.id in samples else window
+        _measure(settings, context, window, samples[window.id], labels) if window.id in samples else window
         for window in windows
     ]
 
 
-def _measure(settings: Settings, watch: MonitorContext, window: Window, sample: pd.DataFrame, labels: Labels) -> Window:
+def _measure(
+    settings: Settings, context: MonitorContext, window: Window, sample: pd.DataFrame, labels: Labels
+) -> Window:
     rows, least = labels.join(sample), settings.monitor.min_rows
     if len(rows) < least:
-        note = f"{len(rows):,} of {len(sample):,} compared rows have a label, too few to judge: {least:,} are needed"
+        note = f"{len(rows):,} of {len(sample):,} compared rows have a label, too few to evaluate: {least:,} are needed"
         return window.model_copy(update={"notes": (note,)})
-    holdout = watch.bundle.meta.get("metrics") or {}
-    found = measure(watch.reference.contract, holdout, rows, settings.gates, settings.monitor.loss)
+    holdout = context.bundle.meta.get("metrics") or {}
+    found = measure(context.reference.contract, holdout, rows, settings.gates, settings.monitor.loss)
     if found is None:
         note = f"the metric cannot be measured on {len(rows):,} labelled rows: they may be of one class only"
         return window.model_copy(update={"notes": (note,)})
-    return measured(window.model_copy(update={"notes": ()}), found, settings.monitor.drift_share)
+    return with_performance(window.model_copy(update={"notes": ()}), found, settings.monitor.drift_share)
 
 
 log = logging.getLogger(__name__)
 
 
 def send_pending(project: Project) -> None:
-    """Alert and ask for what an earlier run found and could not say; whether to train depends on the newest window."""
+    """Send the alerts and the request of an earlier run that was killed before it sent them."""
     if champion := project.champion:
-        remind(project.settings, champion)
+        send_unsent(project.settings, champion)
 
 
-def compare(project: Project, watch: MonitorContext, end: datetime) -> WindowResult:
+def compare(project: Project, context: MonitorContext, end: datetime) -> WindowResult:
     """Read the prediction log up to `end` and compare it with the reference."""
-    return look(project.settings, watch, end)
+    return compare_window(project.settings, context, end)
 
 
-def measure_performance(project: Project, watch: MonitorContext, window: Window) -> Window:
-    """Measure the window, and those before it that count, against the labels that have come."""
+def measure_performance(project: Project, context: MonitorContext, window: Window) -> Window:
+    """Compute the metrics of the window and of recent ones with the labels that have arrived."""
     settings = project.settings
     windows = Windows(project.store)
-    earlier = [w for w in windows.of(watch.champion) if w.judged and w.id != window.id][-settings.retrain.of :]
-    *changed, newest = measure_windows(settings, watch, [*earlier, window])
+    earlier = [w for w in windows.of(context.champion) if w.evaluated and w.id != window.id][-settings.retrain.of :]
+    *changed, newest = measure_windows(settings, context, [*earlier, window])
     for old, new in zip(earlier, changed, strict=True):
         if new != old:
             windows.write(new)
@@ -202,7 +206,7 @@ def measure_performance(project: Project, watch: MonitorContext, window: Window)
 
 
 def log_report(project: Project, found: WindowResult, window: Window) -> Window:
-    """Put report, figures and pictures where MLflow's and Prefect's UIs show them; return the window with its run."""
+    """Log report, figures and plots to MLflow and Prefect; return the window with its MLflow run."""
     if found.comparison is None or found.sides is None:
         return window
     plots = draw_drift(found.comparison, found.sides, f"{window.sampled:,} of {window.rows:,} rows")
@@ -219,7 +223,7 @@ def log_report(project: Project, found: WindowResult, window: Window) -> Window:
 
 
 def save_window(project: Project, window: Window) -> None:
-    """Write the window's record, and let old reports go."""
+    """Write the window's record, and remove old reports."""
     settings = project.settings
     windows, kept = Windows(project.store), max(settings.monitor.keep, settings.retrain.of)
     windows.write(window)
@@ -231,15 +235,15 @@ def save_window(project: Project, window: Window) -> None:
 
 
 def decide(project: Project) -> tuple[Decision, str]:
-    """Decide on the windows so far, and ask for training where it is wanted."""
+    """Decide on retraining by the windows so far, and request it if needed."""
     return decide_and_request(project.settings)
 
 
 def report(project: Project, window: Window, decision: Decision, request: str) -> None:
-    """Show in the log and in the Prefect UI what the window says and what was decided."""
+    """Show the window and the decision in the log and in the Prefect UI."""
     for sentence in (headline(window), *window.reasons, *window.notes):
         say(f"{sentence[0].upper()}{sentence[1:]}." if sentence else "")
-    say(f"Training again is {'' if decision.wanted else 'not '}asked for: {decision.why}.")
+    say(f"{'Retraining is requested' if decision.wanted else 'No retraining'}: {decision.why}.")
     place = project.settings.show(Windows(project.store).path(window.id, "html"))
     publish_markdown("monitor", as_markdown(window, decision, request, place))
 

@@ -36,7 +36,7 @@ def draw_drift(comparison: Comparison, sides: Sides, note: str) -> dict[str, byt
     """
     import matplotlib
 
-    # A font without a bold face is drawn in the nearest it has, which is no news to whoever looks at the terminal.
+    # matplotlib warns of each font without a bold face, which the user cannot act on.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     columns = [c for c in (comparison.prediction, *by_distance(comparison.features)) if c.score is not None]
     with matplotlib.rc_context(STYLE | {"font.family": list(find_fonts())}):
@@ -120,10 +120,10 @@ def _draw_categories(axes: "Axes", ours: "pd.Series[Any]", theirs: "pd.Series[An
 
 
 WORDS = {
-    "ok": "as the model knows it",
+    "ok": "ok",
     "drift": "drifted",
     "worse": "performance lost",
-    "too small": "too small to judge",
+    "too small": "too small to evaluate",
 }
 
 
@@ -134,12 +134,12 @@ def headline(window: Window) -> str:
 
 
 def as_markdown(window: Window, decision: Decision, open_request: str, report: str) -> str:
-    """Return what is shown of a window: verdict, reasons, figures, and whether training is wanted.
+    """Return a window as Markdown: verdict, reasons, figures, and the decision on retraining.
 
     Args:
         window: The window.
-        decision: What follows from it and those before.
-        open_request: What is still to be done of a request, or nothing.
+        decision: The decision after this window.
+        open_request: A sentence on a request that was not sent yet, or nothing.
         report: Where the report is.
     """
     first = headline(window)
@@ -147,10 +147,10 @@ def as_markdown(window: Window, decision: Decision, open_request: str, report: s
         f"**{first[0].upper()}{first[1:]}.**",
         *(f"- {plain(reason)}" for reason in (*window.reasons, *window.notes)),
     ]
-    if window.judged:
+    if window.evaluated:
         parts += ["", *table(("figure", "value"), figures(window).items())]
         parts.append(f"\nThe whole report: {code(report)}.")
-    word = "Training again is wanted" if decision.wanted else "Training again is not asked for"
+    word = "Retraining is requested" if decision.wanted else "No retraining"
     return "\n".join([*parts, f"\n{word}: {plain(decision.why)}.", open_request])
 
 
@@ -179,7 +179,7 @@ def figures(window: Window) -> dict[str, str]:
 
 
 def column_rows(window: Window) -> list[dict[str, Any]]:
-    """Return one line for each column, the farthest beyond its limit first; the prediction heads them."""
+    """Return one row for each column, the farthest beyond its limit first, after the prediction."""
     columns = [*([window.prediction] if window.prediction else []), *by_distance(window.columns)]
     return [_row(column) for column in columns]
 

@@ -1,7 +1,7 @@
 """Decides whether to retrain, alerts, and requests the pipeline.
 
 An alert depends on the verdict alone: it is also sent while the loop is paused, cools down, or waits for training.
-The decision is written first, then the alert and the event are sent, so that a killed monitor forgets nothing.
+The decision is written first, then the alert and the event are sent, so that they survive a crash of the monitor.
 """
 
 import json
@@ -34,12 +34,12 @@ class LoopEntry(BaseModel):
     why: str
 
 
-class Wanted(BaseModel):
-    """Training that is wanted. It is kept before anybody is told, so that a killed monitor forgets nothing.
+class TrainingRequest(BaseModel):
+    """A training request. Saved before it is sent, so that it survives a crash of the monitor.
 
     Attributes:
-        window: The latest window, which names the request.
-        windows: All that speak for it.
+        window: The latest window, which identifies the request.
+        windows: All windows that are a reason for it.
         emitted_at: When the Prefect event was confirmed; None until then.
     """
 
@@ -56,7 +56,7 @@ class Loop(BaseModel):
     """The state of the loop."""
 
     paused: LoopEntry | None = None
-    wanted: Wanted | None = None
+    wanted: TrainingRequest | None = None
     history: tuple[LoopEntry, ...] = ()
 
 
@@ -74,7 +74,7 @@ def change_loop(store: Path, change: Callable[[Loop], Loop]) -> Loop:
 
 
 def pause(store: Path, why: str) -> Loop:
-    """Let nothing be asked for until `resume`; the windows go on."""
+    """Stop training requests until `resume`; windows are still evaluated."""
     made = _change("pause", why)
     return change_loop(store, lambda loop: _note(loop.model_copy(update={"paused": made}), made))
 
@@ -85,14 +85,14 @@ def resume(store: Path, why: str) -> Loop:
     return change_loop(store, lambda loop: _note(loop.model_copy(update={"paused": None}), made))
 
 
-def want(store: Path, wanted: Wanted) -> Loop:
-    """Keep a request."""
+def save_request(store: Path, wanted: TrainingRequest) -> Loop:
+    """Save a request."""
     made = LoopEntry(at=wanted.requested_at, who="monitor", what="retrain", why=wanted.reason)
     return change_loop(store, lambda loop: _note(loop.model_copy(update={"wanted": wanted}), made))
 
 
 def confirm(store: Path, window: str) -> Loop:
-    """Keep that the event of the request of `window` has arrived."""
+    """Record that Prefect received the event of the request of `window`."""
 
     def mark(loop: Loop) -> Loop:
         if loop.wanted is None or loop.wanted.window != window:
@@ -111,7 +111,7 @@ def _note(loop: Loop, change: LoopEntry) -> Loop:
 
 
 class Decision(BaseModel):
-    """Whether training is wanted, why or why not, and the windows that speak for it."""
+    """Whether retraining is needed, the reason, and the windows that are a reason for it."""
 
     wanted: bool
     why: str
@@ -123,18 +123,18 @@ def decide(windows: Sequence[Window], champion: Champion, rules: Retrain, loop: 
 
     Args:
         windows: The champion's; those that were too small do not count.
-        champion: What serves.
+        champion: The model in production.
         rules: How many windows, and the cooldown.
-        loop: Whether it is paused, and what was asked last.
+        loop: Whether it is paused, and the last request.
         now: The time, UTC.
     """
-    last = [window for window in windows if window.judged][-rules.of :]
+    last = [window for window in windows if window.evaluated][-rules.of :]
     bad = [window for window in last if window.bad]
     names = tuple(window.id for window in bad)
     if not last:
-        return Decision(wanted=False, why="no window has had rows enough yet")
+        return Decision(wanted=False, why="no window has had enough rows yet")
     if not last[-1].bad:
-        return Decision(wanted=False, why="the latest window is as the model knows it")
+        return Decision(wanted=False, why="the latest window is ok")
     if len(bad) < rules.windows:
         counted = f"{len(bad)} of the last {rules.of} windows drifted or got worse"
         return Decision(wanted=False, why=f"{counted}, {rules.windows} are needed", windows=names)
@@ -142,7 +142,7 @@ def decide(windows: Sequence[Window], champion: Champion, rules: Retrain, loop: 
         who = f"since {loop.paused.at} by {loop.paused.who} ({loop.paused.why})"
         return Decision(wanted=False, why=f"the loop is paused {who}: `ml loop resume` ends that", windows=names)
     if loop.wanted is not None and loop.wanted.window == last[-1].id:
-        return Decision(wanted=False, why=f"training was asked for at {loop.wanted.requested_at}", windows=names)
+        return Decision(wanted=False, why=f"training was requested at {loop.wanted.requested_at}", windows=names)
     until = cooldown_end(champion, rules, loop)
     if now < until:
         shown = f"{until:%Y-%m-%d %H:%M} UTC"
@@ -151,15 +151,15 @@ def decide(windows: Sequence[Window], champion: Champion, rules: Retrain, loop: 
 
 
 def cooldown_end(champion: Champion, rules: Retrain, loop: Loop) -> datetime:
-    """Return from when on training may be asked for: after the last request and after a new champion."""
+    """Return the time from which training may be requested: after the last request and after a new champion."""
     times = [champion.since] + ([loop.wanted.requested_at] if loop.wanted else [])
     return max(map(datetime.fromisoformat, times)) + timedelta(hours=rules.cooldown_hours)
 
 
 def reason_of(bad: Sequence[Window]) -> str:
-    """Return in words what speaks for training again."""
-    told = "; ".join(bad[-1].reasons)
-    return f"{len(bad)} of the last windows drifted or got worse; the latest: {told}"
+    """Return the reason for retraining in words."""
+    latest = "; ".join(bad[-1].reasons)
+    return f"{len(bad)} of the last windows drifted or got worse; the latest: {latest}"
 
 
 EVENT = "ml.retrain"
@@ -175,19 +175,19 @@ def event_id(project: str, window: str) -> UUID:
     return uuid5(NAMESPACE_URL, f"{resource_of(project)}/{window}")
 
 
-def is_heard(project: str) -> bool:
-    """Return True if the Prefect server has an automation, switched on, that waits for the project's event."""
-    return any(hears(trigger, project) for trigger in read_triggers())
+def has_automation(project: str) -> bool:
+    """Return True if the Prefect server has an enabled automation that is triggered by the project's event."""
+    return any(matches(trigger, project) for trigger in read_triggers())
 
 
-def hears(trigger: dict[str, Any], project: str) -> bool:
-    """Return True if an automation's trigger, at whatever depth, names the event and this project or none."""
+def matches(trigger: dict[str, Any], project: str) -> bool:
+    """Return True if an automation's trigger names the event, at any depth, and this project or none."""
     text = json.dumps(trigger)
     about = "ml.project." not in text or f'"{resource_of(project)}"' in text
     return f'"{EVENT}"' in text and about
 
 
-def send(project: str, wanted: Wanted) -> None:
+def send(project: str, wanted: TrainingRequest) -> None:
     """Send the event; see `ondol.orchestration.events.send_event`."""
     payload = {
         "version": wanted.version,
@@ -199,58 +199,58 @@ def send(project: str, wanted: Wanted) -> None:
     send_event(EVENT, resource, payload, event_id(project, wanted.window))
 
 
-UNHEARD = (
-    "Training is wanted, and no automation of this Prefect server waits for it: `ml up` starts one that does, "
+NO_AUTOMATION = (
+    "Retraining is requested, but no automation of this Prefect server handles the request: `ml up` starts one, "
     "`ml run` trains now."
 )
 
 
 def decide_and_request(settings: Settings) -> tuple[Decision, str]:
-    """Decide on the windows as they stand, write the decision, and send what was not sent yet.
+    """Decide on the current windows, write the decision, and send alerts and a request that were not sent yet.
 
     Returns:
-        The decision, and a sentence on the request that is open: empty where there is none or it has arrived.
+        The decision, and a sentence on the open request: empty if there is none or it was received.
     """
     champion = read_champion(settings.store_path)
     if champion is None:
-        return Decision(wanted=False, why="no model is in service"), ""
+        return Decision(wanted=False, why="no model is in production"), ""
     decision = decide_now(settings, champion)
     if decision.wanted:
-        want(settings.store_path, _request(champion, decision))
+        save_request(settings.store_path, _request(champion, decision))
     alert_verdicts(settings, champion, decision)
-    untold = tell(settings, champion)
+    unsent = send_request(settings, champion)
     deliver(settings)
-    return decision, untold
+    return decision, unsent
 
 
 def decide_now(settings: Settings, champion: Champion) -> Decision:
-    """Return what the windows and the loop say at this moment."""
+    """Return the decision on the current windows and state of the loop."""
     store = settings.store_path
     return decide(Windows(store).of(champion), champion, settings.retrain, read_loop(store), datetime.now(UTC))
 
 
-def open_request(loop: Loop, champion: Champion) -> Wanted | None:
-    """Return the request that the pipeline has not heard of yet; with another champion it is settled."""
+def open_request(loop: Loop, champion: Champion) -> TrainingRequest | None:
+    """Return the request that Prefect has not received yet; a new champion closes it."""
     wanted = loop.wanted
     if wanted is None or wanted.emitted_at or loop.paused or wanted.bundle != champion.bundle:
         return None
     return wanted
 
 
-def remind(settings: Settings, champion: Champion) -> str:
-    """Alert people and the pipeline of what an earlier monitor found, which was killed before it could."""
+def send_unsent(settings: Settings, champion: Champion) -> str:
+    """Send the alerts and the request of an earlier monitor that was killed before it sent them."""
     alert_verdicts(settings, champion, decide_now(settings, champion))
-    return tell(settings, champion)
+    return send_request(settings, champion)
 
 
 def alert_verdicts(settings: Settings, champion: Champion, decision: Decision) -> None:
-    """Alert people of the windows that are bad, once for each window and verdict.
+    """Send an alert for each bad window, once for each verdict.
 
     Labels that come late make an earlier window bad too. An alert may be sent twice if this process is killed before
     it is noted; it has the same key.
     """
     windows = Windows(settings.store_path)
-    recent = [window for window in windows.of(champion) if window.judged][-settings.retrain.of :]
+    recent = [window for window in windows.of(champion) if window.evaluated][-settings.retrain.of :]
     for window in recent:
         if window.bad and window.verdict not in window.alerted:
             what, todo = describe_alert(window, decision)
@@ -259,17 +259,17 @@ def alert_verdicts(settings: Settings, champion: Champion, decision: Decision) -
 
 
 def describe_alert(window: Window, decision: Decision) -> tuple[str, str]:
-    """Return what an alert says of a window, and what there is to do."""
-    state = "training again is wanted" if decision.wanted else decision.why
+    """Return the text of an alert on a window, and what to do."""
+    state = "retraining is requested" if decision.wanted else decision.why
     span = f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC"
     found = "; ".join((*window.reasons, *window.notes))
     what = f"Version {window.version}, {window.rows:,} rows from {span}: {found}. The loop: {state}."
     if decision.wanted:
-        return what, "`ml loop show` tells more, `ml run` trains now, `ml loop pause --why …` stops the loop."
-    return what, "`ml loop show` tells more, `ml run` trains now."
+        return what, "`ml loop show` shows details, `ml run` trains now, `ml loop pause --why …` stops the loop."
+    return what, "`ml loop show` shows details, `ml run` trains now."
 
 
-def tell(settings: Settings, champion: Champion) -> str:
+def send_request(settings: Settings, champion: Champion) -> str:
     """Send the event of an open request; return why it is still open, or nothing.
 
     The event may be sent twice if the monitor is killed in between: it carries the window's name.
@@ -279,19 +279,20 @@ def tell(settings: Settings, champion: Champion) -> str:
         return ""
     project = settings.project.name
     try:
-        if not is_heard(project):
-            return UNHEARD
+        if not has_automation(project):
+            return NO_AUTOMATION
         send(project, wanted)
     except Exception as error:  # any error of a server that stops: the next run sends it
         return (
-            f"Training is wanted, and Prefect could not be told ({type(error).__name__}): the next `ml monitor` does."
+            f"Retraining is requested, but the event could not be sent to Prefect ({type(error).__name__}): the next "
+            "`ml monitor` sends it."
         )
     confirm(settings.store_path, wanted.window)
     return ""
 
 
-def _request(champion: Champion, decision: Decision) -> Wanted:
-    return Wanted(
+def _request(champion: Champion, decision: Decision) -> TrainingRequest:
+    return TrainingRequest(
         window=decision.windows[-1],
         windows=decision.windows,
         version=champion.version,
@@ -309,7 +310,7 @@ def assess_window(
 ) -> tuple[Verdict, tuple[str, ...]]:
     """Return the verdict and its reasons in words.
 
-    A window got worse where labels say so; else it drifted where enough features, or the predictions, moved.
+    A window is worse if labels show it; otherwise it drifted if enough features, or the predictions, did.
     """
     reasons = []
     drifted = [column for column in features if column.drifted]
@@ -326,7 +327,7 @@ def assess_window(
 
 
 def by_distance(columns: "tuple[ColumnDrift, ...] | list[ColumnDrift]") -> list[ColumnDrift]:
-    """Return columns, the farthest beyond its limit first; those without a distance, where marked, before all."""
+    """Return columns, the farthest beyond its limit first; drifted columns without a distance come before all."""
 
     def far(column: ColumnDrift) -> float:
         if column.score is None or column.limit is None:
@@ -336,14 +337,14 @@ def by_distance(columns: "tuple[ColumnDrift, ...] | list[ColumnDrift]") -> list[
     return sorted(columns, key=far, reverse=True)
 
 
-def judged(window: Window, comparison: Comparison, drift_share: float) -> Window:
-    """Return the window with what the comparison found."""
+def with_comparison(window: Window, comparison: Comparison, drift_share: float) -> Window:
+    """Return the window with the results of the comparison."""
     verdict, reasons = assess_window(comparison.features, comparison.prediction, None, drift_share)
     found = {"columns": comparison.features, "prediction": comparison.prediction, "drift_share": comparison.share}
     return window.model_copy(update=found | {"verdict": verdict, "reasons": reasons})
 
 
-def measured(window: Window, performance: Performance | None, drift_share: float) -> Window:
+def with_performance(window: Window, performance: Performance | None, drift_share: float) -> Window:
     """Return the window assessed again with the labels; without labels it is unchanged."""
     if performance is None or window.prediction is None:
         return window

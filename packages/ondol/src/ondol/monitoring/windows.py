@@ -39,10 +39,10 @@ class Window(BaseModel):
     Attributes:
         id: Names it: start and version. A window that was too small is replaced by the larger one of the same start.
         sampled: How many of its rows were compared.
-        others: Requests that another bundle answered meanwhile; they belong to no window of this one.
+        others: Requests that another bundle answered in the meantime; they belong to no window of this one.
         latency: Milliseconds: `p50`, `p99`.
-        notes: What could not be looked at, in words.
-        alerted: The verdicts that people were alerted of.
+        notes: What could not be evaluated, in words.
+        alerted: The verdicts for which an alert was sent.
         run_id: The MLflow run that shows it.
     """
 
@@ -69,13 +69,13 @@ class Window(BaseModel):
     run_id: str | None = None
 
     @property
-    def judged(self) -> bool:
-        """Whether there were rows enough."""
+    def evaluated(self) -> bool:
+        """Whether there were enough rows."""
         return self.verdict != "too small"
 
     @property
     def bad(self) -> bool:
-        """Whether it speaks for training again."""
+        """Whether it is a reason to retrain."""
         return self.verdict in ("drift", "worse")
 
 
@@ -83,7 +83,7 @@ class Windows:
     """The windows of one store."""
 
     def __init__(self, store: Path) -> None:
-        """Look into the store at `store`; nothing is made."""
+        """Open the store at `store`; creates nothing."""
         self.folder = store / "windows"
 
     def path(self, window: str, kind: str) -> Path:
@@ -91,7 +91,7 @@ class Windows:
         return self.folder / f"{window}.{kind}"
 
     def write(self, window: Window) -> None:
-        """Keep a window: with this, and not before, its rows are judged."""
+        """Write a window's record; only then do its rows count as evaluated."""
         write_bytes(self.path(window.id, "json"), window.model_dump_json(indent=1).encode())
 
     def of(self, champion: Champion) -> list[Window]:
@@ -102,8 +102,8 @@ class Windows:
         return sorted((w for w in found if w.bundle == champion.bundle and w.start >= since), key=lambda w: w.start)
 
     def next_start(self, champion: Champion) -> datetime:
-        """Return where the last judged window of the champion ended; where none did, when it began to serve."""
-        ends = [window.end for window in self.of(champion) if window.judged]
+        """Return the end of the champion's last evaluated window, else the time since which it is in production."""
+        ends = [window.end for window in self.of(champion) if window.evaluated]
         return max(ends, default=datetime.fromisoformat(champion.since))
 
     def write_report(self, window: str, html: str) -> Path:
@@ -115,7 +115,7 @@ class Windows:
     def write_sample(
         self, window: str, logged: list[Logged], id_name: str | None, text: "Callable[[Any], str]"
     ) -> None:
-        """Keep which rows were compared and what was answered: labels come later.
+        """Write which rows were compared and what was predicted, for labels that arrive later.
 
         A classification's prediction is its probabilities in the order of the classes, a regression's its value.
         """
@@ -155,7 +155,7 @@ def _numbers_of(prediction: dict[str, Any]) -> list[float | None]:
 
 
 MOST_LETTERS = 100  # of a column in the name of a metric
-MOST_RUNS = 10_000  # that `prune` looks at
+MOST_RUNS = 10_000  # that `prune` examines
 REPORT, RECORD = "report.html", "window.json"  # artifacts of a run, beside the pictures
 ARTIFACTS_TAG, REMOVED = "report", "removed"  # the tag of a run whose artifacts `prune` removed, and its value
 
@@ -169,7 +169,7 @@ class WindowRuns(Registry):
         self.name = f"{self.name}-monitor"
 
     def open_run(self, window: str) -> str:
-        """Return the id of the run that shows a window; one that a killed monitor left is taken up again."""
+        """Return the id of the run that shows a window; one that a killed monitor left is used again."""
         found = self.client.search_runs([self.experiment_id()], f"tags.window = '{window}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
@@ -226,10 +226,10 @@ def metrics_of(window: Window) -> dict[str, float]:
 
 
 def metric_names(columns: Iterable[str]) -> dict[str, str]:
-    """Return for each column the name that stands for it in metrics.
+    """Return for each column its name in metrics.
 
     MLflow allows letters, digits and `_-. :`, takes `/` for a folder, allows 250 characters, and on some databases
-    does not tell upper from lower case. A name that had to be changed, or differs from another in case alone, ends in a
+    does not distinguish case. A name that had to be changed, or differs from another in case alone, ends in a
     digest of the column's name: it stays the same in every window.
     """
     plain = {column: re.sub(r"[^\w. :-]", "_", column).strip(" .")[:MOST_LETTERS] for column in columns}
