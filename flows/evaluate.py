@@ -1,19 +1,19 @@
 """Evaluate: candidate and champion are scored on the same held-out rows, and the gates decide."""
 
-from ondol.evaluation.evaluate import check_gates, find_verdict, judge_candidate, log_verdict, score_holdout
+from ondol.evaluation.evaluate import check_gates, evaluate_candidate, find_verdict, log_verdict, score_holdout
 from ondol.orchestration.stage import name_run, stage, task
 from ondol.project import open_project
 
 
 @stage(timeout_hours=3)
 def evaluate(version: str | None = None) -> str:
-    """Judge a version (default: the latest candidate) against the champion; return it if it passed.
+    """Evaluate a version (default: the latest candidate) against the champion; return it if it passed.
 
     Args:
         version: A registered version; empty for the latest candidate.
 
     Raises:
-        Refused: a gate refused it; says which and by how much.
+        Refused: a gate refused it; names the gate and the difference.
     """
     project = open_project()
     version = version or project.latest.get("train")
@@ -21,7 +21,7 @@ def evaluate(version: str | None = None) -> str:
     record = find_verdict(project, version)
     if record is None:
         scored = task(score_holdout)(project, version)
-        record = task(judge_candidate)(project, version, scored)
+        record = task(evaluate_candidate)(project, version, scored)
         task(log_verdict)(project, scored, record)
     task(check_gates)(record)
     return version

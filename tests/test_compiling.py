@@ -160,7 +160,7 @@ def test_wrapped_classifiers_are_equal_or_refused_but_never_silently_wrong(name)
     except UserError as error:  # isotonic steps, for one, fall on another side in float32: parity sees it
         assert 'runtime = "sklearn"' in str(error) or "CalibratedClassifierCV" in str(error)
     else:
-        assert parity.proved
+        assert parity.verified
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_transformed_target_is_equal_or_refused(inverse):
     except UserError as error:
         assert 'runtime = "sklearn"' in str(error)
     else:
-        assert check_parity(compiled, model, contract, unseen(), 1e-5).proved
+        assert check_parity(compiled, model, contract, unseen(), 1e-5).verified
 
 
 # Native categories convert without an error and predict wrongly.
@@ -503,7 +503,7 @@ def test_a_tampered_model_is_refused_saying_by_how_much(problem):
     model, contract = fit(boosting(problem), problem, frame)
     content = compile_model(model, contract)
     parity = check_parity(content, model, contract, frame, 1e-5)
-    assert parity.proved and parity.rows == len(frame) and parity.largest <= 1e-6
+    assert parity.verified and parity.rows == len(frame) and parity.largest <= 1e-6
     by = 1e6 if problem == "regression" else 0.5
     with pytest.raises(UserError, match=r"differs from scikit-learn on the held-out rows: by up to 0?\.\d+ \(row \d+"):
         check_parity(tamper(content, by), model, contract, frame, 1e-5)
@@ -514,7 +514,7 @@ def test_parity_probes_what_the_holdout_happens_not_to_have():
     frame = training("binary").dropna()
     model, contract = fit(boosting("binary"), "binary", frame)
     parity = check_parity(compile_model(model, contract), model, contract, frame, 1e-5)
-    assert parity.probes > 0 and parity.proved
+    assert parity.probes > 0 and parity.verified
 
 
 def test_an_encoder_that_fails_on_new_texts_is_refused_with_the_setting_to_use():

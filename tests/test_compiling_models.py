@@ -178,7 +178,7 @@ def test_compiled_model_equals_scikit_learn_on_nasty_rows(name: str) -> None:
     fitted, contract = fit(model, problem, training(problem))
     rows = add_target(nasty_frame(1000, seed=7, unknown=True), problem)
     parity = check_parity(compile_model(fitted, contract), fitted, contract, rows, TOLERANCE)
-    assert parity.proved
+    assert parity.verified
     assert (parity.rows, parity.probes) == (1000, 1000) and parity.extremes > 100
 
 
@@ -204,7 +204,7 @@ def test_thresholds_round_down_so_that_unit_steps_near_1e8_are_kept() -> None:
     frame["떠남"] += frame["won"] % 7
     columns = (Column(name="won", kind="integer"),)
     fitted, contract = fit(HistGradientBoostingRegressor(max_iter=30), "regression", frame, columns)
-    assert check_parity(compile_model(fitted, contract), fitted, contract, frame, TOLERANCE).proved
+    assert check_parity(compile_model(fitted, contract), fitted, contract, frame, TOLERANCE).verified
 
 
 def test_a_forest_breaks_ties_as_scikit_learn_does() -> None:
@@ -222,11 +222,11 @@ def test_a_pipeline_of_numbers_alone_needs_no_column_transformer() -> None:
     columns = tuple(c for c in COLUMNS if c.kind != "text")
     model = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression())
     fitted, contract = fit(model, "binary", training("binary"), columns)
-    assert check_parity(compile_model(fitted, contract), fitted, contract, training("binary"), TOLERANCE).proved
+    assert check_parity(compile_model(fitted, contract), fitted, contract, training("binary"), TOLERANCE).verified
 
 
 @pytest.mark.parametrize("kind", ["text", "number"])
 def test_a_table_of_one_kind_compiles_with_the_features_that_every_project_starts_with(kind: str) -> None:
     columns = tuple(c for c in COLUMNS if c.kind == kind)
     fitted, contract = fit(boosting("binary"), "binary", training("binary"), columns)
-    assert check_parity(compile_model(fitted, contract), fitted, contract, training("binary"), TOLERANCE).proved
+    assert check_parity(compile_model(fitted, contract), fitted, contract, training("binary"), TOLERANCE).verified

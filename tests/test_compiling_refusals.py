@@ -126,7 +126,7 @@ def test_an_encoder_that_fails_on_the_unknown_is_refused_where_the_set_is_open(e
 
 def test_an_encoder_that_fails_on_the_unknown_passes_where_the_set_is_closed() -> None:
     fitted, contract = fit(columns(("t", OrdinalEncoder(), ["class"])), "binary", training("binary"))
-    assert check_parity(compile_model(fitted, contract), fitted, contract, training("binary"), 1e-6).proved
+    assert check_parity(compile_model(fitted, contract), fitted, contract, training("binary"), 1e-6).verified
 
 
 @pytest.mark.parametrize("problem", ["binary", "regression"])
@@ -154,7 +154,7 @@ def test_parity_is_over_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = training("regression").head(450).copy()
     fitted, contract = fit(boosting("regression"), "regression", training("regression"))
     model = compile_model(fitted, contract)
-    assert check_parity(model, OffOnOutliers(fitted), contract, frame, 1e-5).proved
+    assert check_parity(model, OffOnOutliers(fitted), contract, frame, 1e-5).verified
     frame.loc[449, "a.b"] = 2500
     with pytest.raises(UserError, match="row 449"):
         check_parity(model, OffOnOutliers(fitted), contract, frame, 1e-5)
@@ -174,7 +174,7 @@ def test_a_table_without_open_or_nullable_columns_needs_no_probes() -> None:
     columns_ = (Column(name="a.b", kind="number"),)
     fitted, contract = fit(HistGradientBoostingClassifier(max_iter=5), "binary", training("binary"), columns_)
     parity = check_parity(compile_model(fitted, contract), fitted, contract, training("binary"), 1e-6)
-    assert (parity.proved, parity.probes) == (True, 0)
+    assert (parity.verified, parity.probes) == (True, 0)
 
 
 FAR: dict[str, Any] = {

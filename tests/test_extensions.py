@@ -100,8 +100,8 @@ def forget(compared: Any, scored: Any) -> None:
 @pytest.mark.parametrize(
     ("gates", "said"),
     [
-        (fail, "GATES in model/evaluation.py is no list of functions."),
-        (["fail"], "GATES in model/evaluation.py is no list of functions."),
+        (fail, "GATES in model/evaluation.py is not a list of functions."),
+        (["fail"], "GATES in model/evaluation.py is not a list of functions."),
         ([fail], "The gate \"fail\" of model/evaluation.py failed: KeyError: 'plan'."),
         ([forget], 'The gate "forget" of model/evaluation.py returned NoneType: return a Gate.'),
     ],

@@ -12,7 +12,7 @@ TASKS = {
     "ingest": ["read_source", "apply_corrections"],
     "validate": ["validate_rows", "report", "check_bad_share"],
     "train": ["load_rows", "check_leakage", "fit", "register"],
-    "evaluate": ["score_holdout", "judge_candidate", "log_verdict", "check_gates"],
+    "evaluate": ["score_holdout", "evaluate_candidate", "log_verdict", "check_gates"],
     "deploy": ["check_deployable", "build", "import_bundle", "smoke_test", "set_champion", "set_alias"],
     "pipeline": ["summarize"],  # its other steps are the five flows above
     "predict": ["choose_bundle", "predict_rows"],

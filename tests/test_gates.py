@@ -9,10 +9,10 @@ from ondol.config import Gates
 from ondol.evaluation.gates import (
     Comparison,
     Verdict,
+    apply_floor,
     apply_gates,
-    judge_floor,
-    judge_margin,
-    judge_minimum,
+    apply_margin,
+    apply_minimum,
     refusal_sentence,
 )
 from ondol.evaluation.metrics import METRICS, Interval
@@ -62,15 +62,15 @@ def test_floor_refuses_what_is_no_better_than_a_dummy():
     floor = verdict.gates[0]
     assert floor.figure == verdict.gains["dummy"].low <= floor.limit == 0
     sentence = refusal_sentence(verdict)
-    assert "floor gate" in sentence and "nothing serves yet" in sentence and "misses by 0.0" in sentence
+    assert "floor gate" in sentence and "no model is in production yet" in sentence and "misses by 0.0" in sentence
 
 
 def test_floor_asks_for_more_than_the_interval():
     better_by_luck = Interval(0.02, -0.01, 0.05)
     scores = {who: {"roc_auc": Interval(0.5, None, None)} for who in ("candidate", "dummy")}
     compared = Comparison(problem="binary", metric="roc_auc", rows=100, scores=scores, gains={"dummy": better_by_luck})
-    assert not judge_floor(compared).passed
-    assert judge_floor(compared.model_copy(update={"gains": {"dummy": Interval(0.02, 0.001, 0.05)}})).passed
+    assert not apply_floor(compared).passed
+    assert apply_floor(compared.model_copy(update={"gains": {"dummy": Interval(0.02, 0.001, 0.05)}})).passed
 
 
 def test_margin_refuses_what_is_worse_than_the_champion():
@@ -78,7 +78,7 @@ def test_margin_refuses_what_is_worse_than_the_champion():
     assert [gate.name for gate in verdict.gates if not gate.passed] == ["margin"]
     sentence = refusal_sentence(verdict, "7")
     gain = verdict.gains["champion"].value
-    assert f"misses by {-gain - 0.01:.4f}" in sentence and "champion version 7 still serves" in sentence
+    assert f"misses by {-gain - 0.01:.4f}" in sentence and "champion version 7 stays in production" in sentence
 
 
 def test_no_champion_is_recorded_and_passes():
@@ -102,8 +102,8 @@ def test_equal_candidate_passes_even_without_a_margin():
 )
 def test_margin_is_in_the_metrics_unit_and_relative_for_errors_in_the_targets(problem, metric, champion, edge):
     worse = edge + (edge - champion) * 1e-3
-    assert judge_margin(compare(problem, metric, edge, champion), 0.01).passed
-    assert not judge_margin(compare(problem, metric, worse, champion), 0.01).passed
+    assert apply_margin(compare(problem, metric, edge, champion), 0.01).passed
+    assert not apply_margin(compare(problem, metric, worse, champion), 0.01).passed
 
 
 def test_owners_minimum_stands_in_for_the_dummy():
@@ -112,7 +112,7 @@ def test_owners_minimum_stands_in_for_the_dummy():
     assert [gate.name for gate in refused.gates if not gate.passed] == ["floor"]
     assert "at least 0.9900 (gates.minimum)" in refusal_sentence(refused)
     errors = compare("regression", "rmse", 90.0, 90.0)
-    assert judge_minimum(errors, 90.0).passed and not judge_minimum(errors, 89.0).passed
+    assert apply_minimum(errors, 90.0).passed and not apply_minimum(errors, 89.0).passed
 
 
 def test_every_refusing_gate_is_named():

@@ -142,7 +142,7 @@ def test_scikit_learn_batch_and_service_agree_on_every_value(model, kind):
 
 def test_parity_is_proved_on_the_rows_and_with_values_put_in(model):
     pipeline, contract, frame, folder = model
-    assert check_parity((folder / "model.onnx").read_bytes(), pipeline, contract, frame, 1e-6).proved
+    assert check_parity((folder / "model.onnx").read_bytes(), pipeline, contract, frame, 1e-6).verified
 
 
 NONSENSE: dict[str, list[Any]] = {
@@ -201,7 +201,7 @@ def test_old_features_go_on_working(monkeypatch, tmp_path):
         Settings.model_validate({"root": tmp_path, "project": {"name": "t"}, "data": {"problem": "binary"}})
     )
     pipeline.fit(encode(contract, frame), encode_target(contract, frame["b"]))
-    assert check_parity(compile_model(pipeline, contract), pipeline, contract, frame, 1e-6).proved
+    assert check_parity(compile_model(pipeline, contract), pipeline, contract, frame, 1e-6).verified
 
 
 def test_a_part_is_there_only_where_it_comes_round_and_its_name_is_free():

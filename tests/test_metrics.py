@@ -108,7 +108,7 @@ def test_undefined_metrics_are_left_out():
 
 
 def test_predictions_that_are_no_numbers_are_an_error_of_the_model():
-    with pytest.raises(UserError, match="1 predictions that are no finite numbers"):
+    with pytest.raises(UserError, match="1 predictions that are not finite numbers"):
         score_metrics("regression", np.ones(2), np.array([1.0, np.nan]))
 
 

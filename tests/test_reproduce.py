@@ -187,7 +187,7 @@ def test_record_that_is_not_whole_is_told_from_one_that_cannot_be_reached(regist
             read_recorded(registry, "1")
     (artifacts / "settings.json").write_text("{", encoding="utf-8")
     (artifacts / "provenance.json").unlink()
-    with pytest.raises(UserError, match=r"not whole: .* no provenance.json and no settings.json"):
+    with pytest.raises(UserError, match=r"incomplete: .* no provenance.json and no settings.json"):
         read_recorded(registry, "1")
 
 

@@ -45,7 +45,7 @@ def test_compiled_model_predicts_as_scikit_learn_does(settings: Settings, fitted
     if settings.deploy.runtime != "onnx":
         pytest.skip("config.toml has the model served by scikit-learn")
     model = compile_model(fitted.pipeline, fitted.contract)
-    assert check_parity(model, fitted.pipeline, fitted.contract, rows, settings.deploy.tolerance).proved
+    assert check_parity(model, fitted.pipeline, fitted.contract, rows, settings.deploy.tolerance).verified
 
 
 def test_pipeline_deploys_a_model_or_says_which_gate_refused_it(copy: Path) -> None:

@@ -146,7 +146,7 @@ def test_run_of_the_pipeline_is_read_in_prefect(shown: Shown, page: Page) -> Non
     "flow, tasks",
     [
         ("ingest", ["read_source", "apply_corrections"]),
-        ("evaluate", ["score_holdout", "judge_candidate", "log_verdict", "check_gates"]),
+        ("evaluate", ["score_holdout", "evaluate_candidate", "log_verdict", "check_gates"]),
         ("monitor", ["compare", "measure_performance", "log_report", "save_window", "decide"]),
     ],
 )

@@ -100,7 +100,7 @@ def test_deleted_artifacts_are_named_and_the_version_is_trained_again(trained: P
     before = trained.champion
     shutil.rmtree(trained.root / ".ml" / "mlflow" / "artifacts")
     say_no(judge_anew(trained), "is not whole in MLflow any more", "ml train")
-    say_no(trained.ml("reproduce", "1"), "not whole")
+    say_no(trained.ml("reproduce", "1"), "incomplete")
     assert trained.champion == before
     done = trained.ml("run")
     assert done.returncode in (0, 1), done.stdout + done.stderr

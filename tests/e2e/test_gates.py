@@ -50,7 +50,7 @@ def refused(project: Project) -> str:
     assert project.champion == before
     assert project.versions() == ["1", "2"]
     assert project.aliases() == {"champion": "1", "challenger": "2"}
-    assert "champion version 1 still serves" in sentence
+    assert "champion version 1 stays in production" in sentence
     assert "it misses by" in sentence
     assert "refused" in done.stdout  # in the table of gates
     assert "Version 2 was refused" in project.ml("status").stdout
@@ -88,7 +88,7 @@ def test_floor_refuses_the_very_first_model(make: Make, good: pd.DataFrame) -> N
     project.use(shuffle(good, np.ones(len(good), bool)))
     sentence = refuse(project.ml("run"), status=1)
     assert "the floor gate" in sentence
-    assert "nothing serves yet" in sentence
+    assert "no model is in production yet" in sentence
     assert project.champion is None
     assert "champion" not in project.aliases()
 

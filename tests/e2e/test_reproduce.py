@@ -114,7 +114,7 @@ def test_snapshot_that_grew_and_lost_rows_is_read_again(make: Make) -> None:
     forget(project)
     said = succeed(project.ml("reproduce", "2", HERE)).stdout
     assert EQUAL in said
-    assert "was never judged" in said
+    assert "was never evaluated" in said
 
 
 def test_model_that_draws_without_the_seed_is_not_equal(trained: Project) -> None:

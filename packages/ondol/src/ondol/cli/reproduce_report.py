@@ -13,7 +13,7 @@ from ondol.evaluation.reproduction import (
     TOLERANCE,
     Again,
     Figure,
-    Line,
+    FigureComparison,
     compare_all,
     figures_of,
     make_again,
@@ -50,7 +50,7 @@ def reproduce_version(version: str, anyway: bool, fresh: bool) -> None:
     console.print(f"[bold green]Version {version} was made again:[/] every figure is equal to {TOLERANCE:g}.")
 
 
-def _print_lines(version: str, lines: list[Line]) -> None:
+def _print_lines(version: str, lines: list[FigureComparison]) -> None:
     title = f"version {version} again, each metric with the ends of its interval"
     table = Table("figure", "recorded", "again", "apart", title=title, title_justify="left")
     for line in lines:
@@ -65,7 +65,7 @@ def _notes(again: Again) -> list[str]:
     """Return what a reader should know beside the figures."""
     recorded = again.recorded
     if recorded.verdict is None:
-        return [f"Version {recorded.version} was never judged (`ml evaluate`): it has no metrics to compare."]
+        return [f"Version {recorded.version} was never evaluated (`ml evaluate`): it has no metrics to compare."]
     if recorded.basis is None:
         return ["Its metrics were recorded without what they rest on (an older `ml evaluate`): they are not compared."]
     return []
@@ -85,7 +85,7 @@ def _differences(again: Again) -> list[str]:
     return found
 
 
-def _tell(version: str, other: list[Line], figures: int, explained: bool) -> str:
+def _tell(version: str, other: list[FigureComparison], figures: int, explained: bool) -> str:
     """Say in a sentence by how much not, and where to look."""
     worst = max(other, key=lambda line: line.apart)
     why = (

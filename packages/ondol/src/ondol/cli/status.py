@@ -176,7 +176,7 @@ def _print_pending(settings: Settings, champion: Champion | None) -> None:
     if change := taken_out(champion, candidate):
         console.print(f"Version {candidate} was taken out of service by hand: {escape(change.why)}")
     elif record is None:
-        console.print(f"Pending: version {candidate} is trained and not judged yet: `ml evaluate`.")
+        console.print(f"Pending: version {candidate} is trained and not evaluated yet: `ml evaluate`.")
     elif record.verdict.passed:
         console.print(f"Version {candidate} passed its gates but does not serve: `ml deploy {candidate}`.")
     else:

@@ -188,7 +188,7 @@ class Parity(BaseModel):
     tolerance: float
 
     @property
-    def proved(self) -> bool:
+    def verified(self) -> bool:
         """Whether both say the same."""
         return self.labels_differ == 0 and self.largest <= self.tolerance
 
@@ -362,7 +362,7 @@ def _compare_each(
 
 
 def _require(parity: Parity, where: str) -> None:
-    if parity.proved:
+    if parity.verified:
         return
     raise UserError(
         f"The compiled model differs from scikit-learn on {where}: by up to {parity.largest:.2g} (row {parity.row}; "

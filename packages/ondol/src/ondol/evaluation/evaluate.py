@@ -27,13 +27,13 @@ from ondol.training.train import log_dataset
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions of all on the same rows.
+    """Predictions of all models on the same rows.
 
     Attributes:
         frame: The rows, with all columns of the contract.
         y: What was observed: the index of the class, or the value.
         candidate: What the candidate predicts.
-        champion: What the champion predicts; None where nothing comparable serves.
+        champion: What the champion predicts; None if no comparable model is in production.
         dummy: What a dummy model predicts.
         notes: Sentences on what was left out.
         basis: How the rows were chosen.
@@ -51,21 +51,21 @@ class Scored:
 
 
 def find_verdict(project: Project, version: str) -> StoredVerdict | None:
-    """Return the verdict that nothing has changed for since, None where the version must be judged."""
+    """Return the verdict if nothing that it depends on has changed, None if the version must be evaluated."""
     record = known_verdict(project, version)
     if record:
-        say(f"Version {version} was judged before against what is in service now: that verdict counts.")
+        say(f"Version {version} was already evaluated against the current champion: that verdict is used.")
     return record
 
 
 def known_verdict(project: Project, version: str) -> StoredVerdict | None:
-    """Return the verdict that stands: the champion's own, or one that nothing has changed for since."""
+    """Return the valid verdict: the champion's own, or one of which nothing that it depends on has changed."""
     record, champion = project.verdicts.find(version), project.champion
     run_id = project.registry.run_id(version)
     if record is None or record.run_id != run_id:
         return None
-    serves = champion is not None and champion.run_id == run_id
-    return record if serves or record.key == verdict_key(project, version) else None
+    in_production = champion is not None and champion.run_id == run_id
+    return record if in_production or record.key == verdict_key(project, version) else None
 
 
 def verdict_key(project: Project, version: str) -> str:
@@ -76,7 +76,7 @@ def verdict_key(project: Project, version: str) -> str:
 
 
 def score_holdout(project: Project, version: str) -> Scored:
-    """Return every side's predictions on the rows that neither candidate nor champion was trained on.
+    """Return the predictions of all models on the rows that neither candidate nor champion was trained on.
 
     Raises:
         UserError: no such rows are left.
@@ -88,22 +88,22 @@ def score_holdout(project: Project, version: str) -> Scored:
     whole = bundle is not None
     why_not = can_score(bundle.contract, contract) if bundle else None
     if bundle and why_not:
-        notes.append(f"Version {bundle.version} serves but cannot be compared: {why_not}.")
+        notes.append(f"Version {bundle.version} is in production but cannot be compared: {why_not}.")
         bundle = None
     basis = find_basis(project.settings.gates, bundle)
-    judged = choose_rows(candidate, basis)
-    if judged.unknown:
-        notes.append(f"{judged.unknown:,} held-out rows of classes that training never saw are left out.")
+    rows = choose_rows(candidate, basis)
+    if rows.unknown:
+        notes.append(f"{rows.unknown:,} held-out rows of classes that training never saw are left out.")
     if champion and not whole:
-        notes.append(f"Version {champion.version} serves but cannot be compared: its bundle is not whole.")
+        notes.append(f"Version {champion.version} is in production but cannot be compared: its bundle is incomplete.")
     metric = choose_metric(contract.problem, basis.metric)
-    dummy = predict_dummy(contract.problem, metric, candidate.baseline, len(judged.y))
-    theirs = predict_champion(bundle, candidate, judged.frame) if bundle else None
-    return Scored(judged.frame, judged.y, judged.predictions, theirs, dummy, notes, basis, champion)
+    dummy = predict_dummy(contract.problem, metric, candidate.baseline, len(rows.y))
+    theirs = predict_champion(bundle, candidate, rows.frame) if bundle else None
+    return Scored(rows.frame, rows.y, rows.predictions, theirs, dummy, notes, basis, champion)
 
 
-def judge_candidate(project: Project, version: str, scored: Scored) -> StoredVerdict:
-    """Let the gates decide; return the verdict with what it depends on."""
+def evaluate_candidate(project: Project, version: str, scored: Scored) -> StoredVerdict:
+    """Apply the gates; return the verdict with the key of what it depends on."""
     candidate, champion = load_candidate(project.settings, version), scored.against
     verdict = apply_gates(
         candidate.contract.problem, scored.y, scored.candidate, scored.champion, scored.dummy, project.settings.gates
@@ -134,7 +134,7 @@ def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) 
 
 
 def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None:
-    """Put figures, gates and plots where MLflow's and Prefect's UIs show them, then keep the verdict."""
+    """Log metrics, gates and plots to MLflow and Prefect, then store the verdict."""
     verdict, registry = record.verdict, project.registry
     candidate = load_candidate(project.settings, record.version)
     contract = candidate.contract
@@ -163,7 +163,7 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
 
 
 def check_gates(record: StoredVerdict) -> None:
-    """Say what the gates decided.
+    """Report the decisions of the gates.
 
     Raises:
         Refused: one refused the version.
@@ -178,6 +178,6 @@ def check_gates(record: StoredVerdict) -> None:
 
 
 def summarize(project: Project, version: str) -> None:
-    """Show what was decided on the version in the pipeline's own run: the stages show the rest in theirs."""
+    """Publish the verdict in the pipeline's own run; the stages publish their results in theirs."""
     if record := project.verdicts.find(version):
         publish_markdown("summary", verdict_markdown(record))

@@ -96,7 +96,7 @@ class Scene:
     """What every picture of one evaluation shows.
 
     Attributes:
-        y: What is true, [N]: indices of classes, or values.
+        y: The true targets, [N]: indices of classes, or values.
         candidate: The candidate's probabilities [N, K] or values [N].
         champion: The champion's; None where there is none.
         classes: The classes as they are drawn.

@@ -1,6 +1,6 @@
 """The gates between a candidate and production: pure functions of a comparison on the holdout.
 
-Two gates stand:
+There are two built-in gates:
 
 - `floor`: the candidate must be better than a dummy model by more than the interval, that is, the low end of
   the paired difference on the holdout must be above 0. Where the owner set `gates.minimum`, the metric itself
@@ -9,7 +9,7 @@ Two gates stand:
   The margin is in the metric's unit (0.01 of ROC AUC, of R²), except for errors in the target's unit (rmse,
   mae, median_absolute_error), where it is a share of the champion's error.
 
-What is unknown (too few rows, one class only) does not pass.
+An undefined metric (too few rows, one class only) does not pass.
 
 Gates of the project's own are functions in `GATES` of `model/evaluation.py`.
 """
@@ -31,11 +31,11 @@ __all__ = [
     "Comparison",
     "Gate",
     "Verdict",
+    "apply_floor",
     "apply_gates",
+    "apply_margin",
+    "apply_minimum",
     "apply_own_gates",
-    "judge_floor",
-    "judge_margin",
-    "judge_minimum",
     "refusal_sentence",
 ]
 Array = NDArray[Any]
@@ -54,9 +54,9 @@ def apply_gates(
 
     Args:
         problem: "binary", "multiclass" or "regression".
-        y: What is true, [N]; see `ondol.evaluation.metrics`.
+        y: The true targets, [N]; see `ondol.evaluation.metrics`.
         candidate: The candidate's predictions for these rows, [N, K] or [N].
-        champion: The champion's; None where nothing serves yet.
+        champion: The champion's; None if no model is in production yet.
         dummy: Those of a model without the features (`ondol.training.baseline.predict_dummy`).
         limits: `settings.gates`.
         seed: Of the bootstrap.
@@ -76,12 +76,12 @@ def apply_gates(
     }
     found = {who: gain for who, gain in gains.items() if gain is not None}
     compared = Comparison(problem=problem, metric=metric, rows=len(y), scores=scores, gains=found)
-    floor = judge_floor(compared) if limits.minimum is None else judge_minimum(compared, limits.minimum)
-    return Verdict(**dict(compared), gates=(floor, judge_margin(compared, limits.margin)))
+    floor = apply_floor(compared) if limits.minimum is None else apply_minimum(compared, limits.minimum)
+    return Verdict(**dict(compared), gates=(floor, apply_margin(compared, limits.margin)))
 
 
-def judge_floor(compared: Comparison) -> Gate:
-    """Ask that the low end of the gain over the dummy model is above 0."""
+def apply_floor(compared: Comparison) -> Gate:
+    """Require that the low end of the gain over the dummy model is above 0."""
     gain = compared.gains.get("dummy")
     if gain is None or gain.low is None:
         return _unknown("floor", compared, 0.0)
@@ -93,8 +93,8 @@ def judge_floor(compared: Comparison) -> Gate:
     return Gate(name="floor", figure=gain.low, limit=0.0, passed=gain.low > 0, sentence=sentence)
 
 
-def judge_minimum(compared: Comparison, minimum: float) -> Gate:
-    """Ask that the metric reaches the owner's number."""
+def apply_minimum(compared: Comparison, minimum: float) -> Gate:
+    """Require that the metric reaches `gates.minimum`."""
     figure = compared.value("candidate")
     if figure is None:
         return _unknown("floor", compared, minimum)
@@ -105,8 +105,8 @@ def judge_minimum(compared: Comparison, minimum: float) -> Gate:
     return Gate(name="floor", figure=figure, limit=minimum, passed=passed, sentence=sentence)
 
 
-def judge_margin(compared: Comparison, margin: float) -> Gate:
-    """Ask that the candidate is not worse than the champion by more than the margin."""
+def apply_margin(compared: Comparison, margin: float) -> Gate:
+    """Require that the candidate is not worse than the champion by more than the margin."""
     if "champion" not in compared.scores:
         return Gate(name="margin", figure=None, limit=None, passed=True, sentence="no champion to compare with")
     gain, champion = compared.gains.get("champion"), compared.value("champion")
@@ -117,7 +117,7 @@ def judge_margin(compared: Comparison, margin: float) -> Gate:
     worse = "better" if gain.value >= 0 else "worse"
     sentence = (
         f"{compared.metric} {compared.shown('candidate')} is {show_figure(abs(gain.value))} {worse} than "
-        f"the champion's {compared.shown('champion')}, and at most {show_figure(-limit)} worse is let through"
+        f"the champion's {compared.shown('champion')}, and at most {show_figure(-limit)} worse is allowed"
     )
     return Gate(name="margin", figure=gain.value, limit=limit, passed=passed, sentence=sentence)
 
@@ -130,37 +130,37 @@ def apply_own_gates(compared: Comparison, scored: "Scored") -> tuple[Gate, ...]:
         scored: The held-out rows, and every model's predictions for them.
 
     Raises:
-        UserError: `GATES` is no list of functions, or one of them failed or returned no `Gate`.
+        UserError: `GATES` is not a list of functions, or one of them failed or returned no `Gate`.
     """
     own = read_extension(EVALUATION, "GATES") or ()
     if not isinstance(own, Sequence) or not all(callable(gate) for gate in own):
-        raise UserError(f"GATES in {FILE(EVALUATION)} is no list of functions.")
-    return tuple(_judge_by(gate, compared, scored) for gate in own)
+        raise UserError(f"GATES in {FILE(EVALUATION)} is not a list of functions.")
+    return tuple(_apply_gate(gate, compared, scored) for gate in own)
 
 
-def _judge_by(gate: Any, compared: Comparison, scored: "Scored") -> Gate:
+def _apply_gate(gate: Any, compared: Comparison, scored: "Scored") -> Gate:
     name = getattr(gate, "__name__", repr(gate))
     try:
-        ruling = gate(compared, scored)
-    except Exception as error:  # whatever the project's code raises
+        result = gate(compared, scored)
+    except Exception as error:  # the project's code may raise anything
         raise UserError(f'The gate "{name}" of {FILE(EVALUATION)} failed: {explain(error)}.') from error
-    if not isinstance(ruling, Gate):
-        raise UserError(f'The gate "{name}" of {FILE(EVALUATION)} returned {type(ruling).__name__}: return a Gate.')
-    return ruling
+    if not isinstance(result, Gate):
+        raise UserError(f'The gate "{name}" of {FILE(EVALUATION)} returned {type(result).__name__}: return a Gate.')
+    return result
 
 
 def refusal_sentence(verdict: Verdict, champion: str | None = None) -> str:
-    """Say which gates refused, by how much, and what serves on; empty where none did.
+    """Return a sentence with the gates that refused, by how much, and what stays in production; empty for a pass.
 
     Args:
-        verdict: What was ruled.
-        champion: The version that serves; None where there is none.
+        verdict: The verdict.
+        champion: The version in production; None if there is none.
     """
     refused = [f"the {gate.name} gate ({gate.sentence}{_short(gate)})" for gate in verdict.gates if not gate.passed]
     if not refused:
         return ""
-    serves = f"champion version {champion} still serves" if champion else "nothing serves yet"
-    return f"The candidate is refused by {' and '.join(refused)}; {serves}."
+    rest = f"champion version {champion} stays in production" if champion else "no model is in production yet"
+    return f"The candidate is refused by {' and '.join(refused)}; {rest}."
 
 
 def _short(gate: Gate) -> str:
@@ -177,5 +177,5 @@ def _unknown(name: str, compared: Comparison, limit: float) -> Gate:
         figure=None,
         limit=limit,
         passed=False,
-        sentence=f"{why}: bring more rows, or raise split.holdout",
+        sentence=f"{why}: add more rows, or raise split.holdout",
     )

@@ -36,7 +36,7 @@ def prepare_scorers(problem: str, y: Integers | Floats, prediction: Floats) -> d
 
     Args:
         problem: "binary", "multiclass" or "regression".
-        y: What is true, length N: the index of the class, or the value.
+        y: The true targets, length N: the index of the class, or the value.
         prediction: Probabilities [N, K], or values [N].
 
     Raises:
@@ -58,7 +58,7 @@ def _score_own(name: str, metric: "Metric", y: Integers | Floats, prediction: Fl
     assert metric.score is not None
     try:
         return float(metric.score(y, prediction, weights))
-    except Exception as error:  # whatever the project's code raises
+    except Exception as error:  # the project's code may raise anything
         raise UserError(f'The metric "{name}" of {FILE(EVALUATION)} failed: {explain(error)}.') from error
 
 
@@ -178,7 +178,7 @@ class Confusion:
         return counts.reshape(self.classes, self.classes)
 
     def accuracy(self, weights: Floats) -> float:
-        """Return the share of rows called rightly."""
+        """Return the share of rows classified correctly."""
         counts = self.count(weights)
         return float(np.trace(counts) / counts.sum())
 
@@ -411,7 +411,7 @@ def bootstrap(
 
     Args:
         problem: "binary", "multiclass" or "regression".
-        y: What is true, [N].
+        y: The true targets, [N].
         prediction: Probabilities [N, K] or values [N].
         confidence: The interval's coverage, such as 0.95.
         resamples: How many times the rows are drawn.
@@ -439,7 +439,7 @@ def paired_difference(
     resamples: int = 200,
     seed: int = 0,
 ) -> Interval | None:
-    """Return by how much `candidate` is better than `other`; above 0 is better, whatever the metric.
+    """Return by how much `candidate` is better than `other`; above 0 is better for every metric.
 
     Each resample scores both on the same rows. None where the metric is undefined on the rows.
     """
@@ -458,5 +458,5 @@ def paired_difference(
 def _prepare(problem: str, y: Array, prediction: Array) -> dict[str, Scorer]:
     bad = np.count_nonzero(~np.isfinite(prediction))
     if bad:
-        raise UserError(f"The model gave {bad:,} predictions that are no finite numbers: look at model/estimator.py.")
+        raise UserError(f"The model gave {bad:,} predictions that are not finite numbers: check model/estimator.py.")
     return prepare_scorers(problem, y, prediction) | _prepare_own(y, prediction) if len(y) else {}

@@ -1,6 +1,6 @@
 """The plots of each problem type, as PNG: the candidate in blue, the champion dashed in orange.
 
-Colours are Okabe and Ito's (2008), told apart by the colour-blind; line style tells them apart in print.
+Colours are Okabe and Ito's (2008), distinguishable by the colour-blind; line styles distinguish them in print.
 Above 50,000 rows a seeded sample is drawn, and the title says so.
 """
 
@@ -70,7 +70,7 @@ def draw_plots(
 
     Args:
         problem: "binary", "multiclass" or "regression".
-        y: What is true, [N]; see `ondol.evaluation.metrics`.
+        y: The true targets, [N]; see `ondol.evaluation.metrics`.
         candidate: The candidate's predictions, [N, K] or [N].
         champion: The champion's; None where there is none.
         classes: The contract's classes, in order.

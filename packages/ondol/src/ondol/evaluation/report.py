@@ -19,12 +19,16 @@ def report_lines(settings: Settings) -> Iterator[str]:
     champion = read_champion(settings.store_path)
     yield f"## {plain(settings.project.name)}"
     yield ""
-    yield f"Version {champion.version} serves since {champion.since}." if champion else "No model is in service yet."
+    yield (
+        f"Version {champion.version} is in production since {champion.since}."
+        if champion
+        else "No model is in production yet."
+    )
     if validation := Validations(settings.store_path).find(latest.get("validate", "")):
         bare = f", {validation.unlabelled:,} without a label left out" if validation.unlabelled else ""
         yield f"{validation.kept:,} rows were kept, {validation.bad:,} quarantined{bare}."
     if record is None:
-        yield "No candidate was judged yet: `ml run` trains and judges one."
+        yield "No candidate was evaluated yet: `ml run` trains and evaluates one."
         return
     yield from _metric_lines(record)
     yield from _gate_lines(record)
@@ -33,22 +37,22 @@ def report_lines(settings: Settings) -> Iterator[str]:
 
 
 def verdict_markdown(record: StoredVerdict) -> str:
-    """Return what was decided on a version, its metrics, and what every gate said."""
+    """Return the verdict on a version, its metrics, and the decision of every gate."""
     word = "refused" if record.refusal else "passed"
     first = f"**Version {record.version} {word}** on {record.verdict.rows:,} held-out rows."
-    gates = [f"- **{gate.name}** {_ruling(gate)}: {plain(gate.sentence)}" for gate in record.verdict.gates]
+    gates = [f"- **{gate.name}** {_decision(gate)}: {plain(gate.sentence)}" for gate in record.verdict.gates]
     notes = [f"- {plain(note)}" for note in record.notes]
     return "\n".join([first, "", *_metrics(record), "", *gates, *notes, "", plain(record.refusal)]).strip()
 
 
 def gate_rows(record: StoredVerdict) -> list[dict[str, str]]:
-    """Return what every gate said, by heading."""
+    """Return the decision of every gate, by heading."""
     return [
         {
             "gate": gate.name,
             "figure": _figure(gate.figure),
             "limit": _figure(gate.limit),
-            "ruling": _ruling(gate),
+            "ruling": _decision(gate),
             "what it says": gate.sentence,
         }
         for gate in record.verdict.gates
@@ -77,7 +81,7 @@ def _gate_lines(record: StoredVerdict) -> Iterator[str]:
     yield from table(rows[0], ((MARKED.get(cell, cell) for cell in row.values()) for row in rows))
 
 
-def _ruling(gate: Gate) -> str:
+def _decision(gate: Gate) -> str:
     return "passed" if gate.passed else "refused"
 
 

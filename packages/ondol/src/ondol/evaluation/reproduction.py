@@ -51,7 +51,7 @@ class Order(BaseModel):
         snapshot: The snapshot's digest.
         validation: The id of the validation whose rows were trained on.
         holdout: Which rows were held out.
-        basis: What the version was judged by; None where it never was.
+        basis: What the version was evaluated by; None if it never was.
         model: The recorded pipeline, whose predictions are compared.
     """
 
@@ -92,14 +92,14 @@ PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)
-class Line:
-    """One figure, as recorded and as it came again; None where there is none.
+class FigureComparison:
+    """One figure, as recorded and as reproduced; None if it is missing.
 
     Attributes:
-        name: Of the metric.
-        recorded: As it was.
-        again: As it is.
-        apart: By how much they differ at most; infinite where one lacks what the other has.
+        name: The name of the metric.
+        recorded: The recorded figure.
+        again: The reproduced figure.
+        apart: The largest difference; infinite if one of them is missing.
     """
 
     name: str
@@ -117,8 +117,8 @@ def figures_of(train_rows: float, verdict: Mapping[str, Any] | None) -> dict[str
     """Return every figure of a version that does not depend on another: not the champion's, not the seconds.
 
     Args:
-        train_rows: On how many rows it was fitted.
-        verdict: As `verdict.json` holds it; None where it was never judged.
+        train_rows: The number of rows that it was fitted on.
+        verdict: The content of `verdict.json`; None if it was never evaluated.
     """
     made: dict[str, Figure] = {"train_rows": (float(train_rows),)}
     if verdict is None:
@@ -129,16 +129,18 @@ def figures_of(train_rows: float, verdict: Mapping[str, Any] | None) -> dict[str
     return made | {f"gain over {who}": _figure(found) for who, found in verdict["gains"].items() if who == "dummy"}
 
 
-def compare_figures(recorded: Mapping[str, Figure], again: Mapping[str, Figure]) -> list[Line]:
-    """Return a line for each figure that either has, in the order of the record."""
+def compare_figures(recorded: Mapping[str, Figure], again: Mapping[str, Figure]) -> list[FigureComparison]:
+    """Return a comparison for each figure of either side, in the order of the record."""
     names = dict.fromkeys([*recorded, *again])
     pairs = [(name, recorded.get(name), again.get(name)) for name in names]
-    return [Line(name, old, new, distance(old, new)) for name, old, new in pairs]
+    return [FigureComparison(name, old, new, distance(old, new)) for name, old, new in pairs]
 
 
-def compare_all(recorded: Mapping[str, Figure], again: Mapping[str, Figure], apart: float | None) -> list[Line]:
-    """Return a line for each figure, and one for the prediction that is farthest from the recorded model's."""
-    farthest = Line(PREDICTIONS, None, None, math.inf if apart is None or math.isnan(apart) else apart)
+def compare_all(
+    recorded: Mapping[str, Figure], again: Mapping[str, Figure], apart: float | None
+) -> list[FigureComparison]:
+    """Return a comparison for each figure, and one for the prediction farthest from the recorded model's."""
+    farthest = FigureComparison(PREDICTIONS, None, None, math.inf if apart is None or math.isnan(apart) else apart)
     return [*compare_figures(recorded, again), farthest]
 
 
@@ -180,9 +182,9 @@ class Recorded:
         origin: Commit, packages and machine.
         settings: All settings, those of the environment included.
         tags: Of its run: data_digest, validation, holdout, …
-        verdict: Its figures; None where it was never judged.
-        basis: What it was judged by; None likewise, and for a verdict that is older than this record.
-        train_rows: On how many rows it was fitted.
+        verdict: Its figures; None if it was never evaluated.
+        basis: What it was evaluated by; None if it never was, or by an older version of Ondol.
+        train_rows: The number of rows that it was fitted on.
     """
 
     version: str
@@ -217,8 +219,8 @@ def read_recorded(registry: Registry, version: str) -> Recorded:
         found = registry.read_documents(run, (*REQUIRED, "verdict.json", "basis.json"))
     if lost := [name for name in REQUIRED if name not in found]:
         raise UserError(
-            f"The record of version {version} is not whole: its run {run.info.run_id} in MLflow has no "
-            f"{' and no '.join(lost)}, without which nobody knows how it was made."
+            f"The record of version {version} is incomplete: its run {run.info.run_id} in MLflow has no "
+            f"{' and no '.join(lost)}, needed to reproduce it."
         )
     return Recorded(
         version=version,
@@ -240,8 +242,8 @@ def require_snapshot(settings: Settings, digest: str) -> Snapshot:
     snapshots = Snapshots(settings.store_path)
     if not (snapshots.folder / f"{digest}.json").exists():
         raise UserError(
-            f"The snapshot {digest} that it was trained on is not in {snapshots.folder}: bring it back from where the "
-            "store is kept (with its .json and .parquet files), or set ML_STORE to a store that has it."
+            f"The snapshot {digest} that it was trained on is not in {snapshots.folder}: restore it from a backup of "
+            "the store (with its .json and .parquet files), or set ML_STORE to a store that has it."
         )
     snapshot = snapshots.get(digest)
     for part in snapshot.parts:
@@ -251,7 +253,7 @@ def require_snapshot(settings: Settings, digest: str) -> Snapshot:
 
 @contextmanager
 def _reaching(version: str, uri: str) -> Iterator[None]:
-    """Say where MLflow cannot be asked: its stores fail by errors of many libraries."""
+    """Turn failures of MLflow into a UserError: its stores raise errors of many libraries."""
     try:
         yield
     except UserError:
@@ -259,7 +261,7 @@ def _reaching(version: str, uri: str) -> Iterator[None]:
     except Exception as error:
         raise UserError(
             f"MLflow cannot be reached at {show_uri(uri)}, where the record of version {version} is "
-            f"({type(error).__name__}): see that it answers, and run the command again."
+            f"({type(error).__name__}): check that it answers, and run the command again."
         ) from None
 
 
@@ -302,11 +304,11 @@ def find_origin(root: Path, recorded: Provenance, anyway: bool) -> Origin:
         return Origin(None, "It was trained from files that are not committed; they are still as they were.")
     base = recorded.base[:SHORT] if recorded.base else ""
     what = f"changes to commit {base}" if base else "files"
-    said = f"It cannot be made again exactly: it was trained from {what} that were never committed"
+    message = f"It cannot be made again exactly: it was trained from {what} that were never committed"
     if anyway and recorded.base:
-        return Origin(recorded.base, f"{said} (digest {digest[:SHORT]}); this is commit {base} without them.", False)
+        return Origin(recorded.base, f"{message} (digest {digest[:SHORT]}); this is commit {base} without them.", False)
     hint = f"; `--anyway` trains from commit {base} without them" if base else ""
-    raise UserError(f"{said} and are no longer here (digest {digest[:SHORT]}){hint}.")
+    raise UserError(f"{message} and are no longer here (digest {digest[:SHORT]}){hint}.")
 
 
 @contextmanager
@@ -386,9 +388,9 @@ def _git(root: Path, *words: str) -> "subprocess.CompletedProcess[bytes]":
         return subprocess.CompletedProcess(words, 127, b"", b"git is not installed")
 
 
-def _last(said: bytes) -> str:
-    lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+def _last(output: bytes) -> str:
+    lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
 
 
 POLL_SECONDS = 0.1
@@ -424,7 +426,7 @@ class Worker:
     def last(self) -> str:
         """Return the last line that was printed, and where the others are."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f"{lines[-1] if lines else 'it said nothing'} (all of it: {self.log})"
+        return f"{lines[-1] if lines else 'it printed nothing'} (all of it: {self.log})"
 
 
 def install(worker: Worker, recorded: Provenance) -> Path:
@@ -447,7 +449,7 @@ def install(worker: Worker, recorded: Provenance) -> Path:
 
 
 def retrain(worker: Worker, python: Path, recorded: Provenance, order: Order, folder: Path) -> Outcome:
-    """Let the commit's own code train again.
+    """Train again with the commit's own code.
 
     Raises:
         UserError: it is older than this command, or fails.
@@ -495,18 +497,18 @@ def _environment(project: Path) -> dict[str, str]:
 
 
 class Progress(Protocol):
-    """Is told how far it has come."""
+    """Reports the progress of a reproduction."""
 
     def begin(self, name: str, what: str) -> None:
-        """Say which step begins; the one before is done."""
+        """Report that a step begins and the one before is done."""
 
     def say(self, words: str) -> None:
-        """Say how far the step has come."""
+        """Report the progress of the step."""
 
 
 @dataclass(frozen=True)
 class Again:
-    """A version's record, where its files were found, and what came of training again."""
+    """A version's record, where its files were found, and the result of training it again."""
 
     recorded: Recorded
     snapshot: Snapshot

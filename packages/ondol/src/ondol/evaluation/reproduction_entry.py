@@ -36,7 +36,7 @@ def retrain(settings: Settings, order: Order) -> Outcome:
     """Validate, fit, predict and score again.
 
     Raises:
-        UserError: the rows cannot be validated as they were, or whatever else the stages say.
+        UserError: the rows cannot be validated as they were, or an error of a stage.
     """
     from ondol.training.provenance import read_machine
 
@@ -95,7 +95,7 @@ def fit_again(settings: Settings, order: Order) -> "tuple[Candidate, int]":
         settings=settings,
         version="again",
         run_id="",
-        pipeline=skops.io.loads(skops.io.dumps(fitted.pipeline), trusted=list(trusted)),  # as the version was judged
+        pipeline=skops.io.loads(skops.io.dumps(fitted.pipeline), trusted=list(trusted)),  # as the version was evaluated
         contract=fitted.contract,
         tags={"validation": order.validation, "holdout": holdout.model_dump_json()},
         baseline=fitted.baseline,
@@ -122,7 +122,7 @@ def compare_predictions(candidate: "Candidate", recorded: Path) -> float | None:
 
 
 def judge_again(candidate: "Candidate", recorded: dict[str, Any]) -> dict[str, Any]:
-    """Return the candidate's figures on the rows that the version was judged on; no champion is scored."""
+    """Return the candidate's figures on the rows that the version was evaluated on; no champion is scored."""
     from ondol.config import Gates
     from ondol.evaluation.gates import apply_gates
     from ondol.evaluation.metrics import choose_metric

@@ -1,4 +1,4 @@
-"""What is evaluated: a registered version as it was recorded, and the rows that it is compared on."""
+"""Candidates: a registered version as it was recorded, and the rows that it is evaluated on."""
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -25,7 +25,7 @@ class Candidate:
     Attributes:
         tags: The run's tags: validation, data_digest, git_commit, …
         baseline: What a dummy model predicts: class probabilities, or a mean.
-        trusted: The types that skops was told to trust.
+        trusted: The types that skops may load.
     """
 
     settings: Settings
@@ -91,12 +91,12 @@ def _load(settings_json: str, version: str) -> Candidate:
 
 
 class Basis(BaseModel):
-    """What decides a candidate's figures beside its own predictions.
+    """What the metrics of a candidate depend on beside its own predictions.
 
     Attributes:
         metric: The one that decides; None for the problem's own.
         confidence: The coverage of the intervals.
-        resamples: How many resamples they rest on.
+        resamples: The number of bootstrap resamples.
         contract: Of the champion that it was compared with; None where there was none.
         holdout: Which rows that champion was not trained on; no others count.
     """
@@ -109,8 +109,8 @@ class Basis(BaseModel):
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The rows that a candidate is judged on, its predictions for them, and what is true of them."""
+class EvaluationRows:
+    """The rows that a candidate is evaluated on, its predictions for them, and the true targets."""
 
     frame: pd.DataFrame
     predictions: np.ndarray
@@ -119,7 +119,7 @@ class Judged:
 
 
 def find_basis(gates: Gates, bundle: Bundle | None) -> Basis:
-    """Return what a candidate is judged by, beside the champion of `bundle` where there is one."""
+    """Return what a candidate is evaluated by, with the champion of `bundle` if there is one."""
     made = Basis(metric=gates.metric, confidence=gates.confidence, resamples=gates.resamples)
     if bundle is None:
         return made
@@ -127,7 +127,7 @@ def find_basis(gates: Gates, bundle: Bundle | None) -> Basis:
     return made.model_copy(update={"contract": bundle.contract, "holdout": holdout})
 
 
-def choose_rows(candidate: Candidate, basis: Basis) -> Judged:
+def choose_rows(candidate: Candidate, basis: Basis) -> EvaluationRows:
     """Return the rows that neither the candidate nor the champion was trained on.
 
     Raises:
@@ -135,10 +135,10 @@ def choose_rows(candidate: Candidate, basis: Basis) -> Judged:
     """
     frame, predictions = candidate.held_out, candidate.predictions
     if basis.contract and basis.holdout:
-        unseen = in_holdout(frame, basis.contract, basis.holdout)
-        frame, predictions = frame[unseen], predictions[unseen]
+        in_both = in_holdout(frame, basis.contract, basis.holdout)
+        frame, predictions = frame[in_both], predictions[in_both]
     y = encode_target(candidate.contract, frame[candidate.contract.target])
     known = (y >= 0) if candidate.contract.classes else np.ones(len(y), bool)
     if not known.any():
-        raise UserError("No held-out rows are left to judge by: bring more rows, or raise [split] holdout.")
-    return Judged(frame[known], predictions[known], y[known], int((~known).sum()))
+        raise UserError("No held-out rows are left for the evaluation: add more rows, or raise [split] holdout.")
+    return EvaluationRows(frame[known], predictions[known], y[known], int((~known).sum()))

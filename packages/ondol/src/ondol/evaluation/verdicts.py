@@ -10,13 +10,13 @@ from ondol.storage.files import read_record, write_bytes
 
 
 class FrozenModel(BaseModel):
-    """Frozen, and JSON-able as it is."""
+    """Frozen, and serializable to JSON."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Gate(FrozenModel):
-    """One gate's ruling; `figure` or `limit` is None where there was nothing to judge by."""
+    """The decision of one gate; `figure` or `limit` is None if there was nothing to compare."""
 
     name: str
     figure: float | None
@@ -31,7 +31,7 @@ class Comparison(FrozenModel):
     Attributes:
         metric: The one that decides.
         rows: How many rows the models were scored on.
-        scores: Every metric with its interval, of "candidate" and, where one serves, "champion"; of "dummy"
+        scores: Every metric with its interval, of "candidate" and, if there is one, "champion"; of "dummy"
             the deciding one alone.
         gains: By how much the candidate is better than "dummy" and "champion" (above 0 is better).
     """
@@ -58,13 +58,13 @@ class Comparison(FrozenModel):
 
 
 class Verdict(Comparison):
-    """A comparison and what every gate said to it."""
+    """A comparison and the decision of every gate."""
 
     gates: tuple[Gate, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every gate let the candidate through."""
+        """Whether the candidate passed every gate."""
         return all(gate.passed for gate in self.gates)
 
 
@@ -77,11 +77,11 @@ class Limits(Protocol):
 
     @property
     def minimum(self) -> float | None:
-        """What the metric must reach; None where it must beat a dummy model."""
+        """The value that the metric must reach; None if it must beat a dummy model."""
 
     @property
     def margin(self) -> float:
-        """How much worse than the champion is let through."""
+        """How much worse than the champion the candidate may be."""
 
     @property
     def confidence(self) -> float:
@@ -108,14 +108,14 @@ def show_interval(value: float, low: float | None, high: float | None) -> str:
 
 
 class StoredVerdict(BaseModel):
-    """A verdict that is kept.
+    """A verdict as it is stored.
 
     Attributes:
         key: Digest of everything that it depends on; an equal key gives the same verdict.
         version: The candidate.
         run_id: The run that made it.
-        champion: The bundle in service when it was judged, None where there was none.
-        verdict: The figures of all, and every gate.
+        champion: The bundle in production at that time, None if there was none.
+        verdict: The metrics of all models, and every gate.
         refusal: Why it was refused, in one sentence; empty for a pass.
         notes: What a reader should know, in sentences.
     """
@@ -133,7 +133,7 @@ class Verdicts:
     """The verdicts of one store, the last one of each version."""
 
     def __init__(self, store: Path) -> None:
-        """Look into the store at `store`; nothing is made."""
+        """Open the store at `store`; creates nothing."""
         self.folder = store / "verdicts"
 
     def find(self, version: str) -> StoredVerdict | None:
@@ -141,5 +141,5 @@ class Verdicts:
         return read_record(self.folder / f"{version}.json", StoredVerdict)
 
     def write(self, record: StoredVerdict) -> None:
-        """Keep a verdict in place of the version's last."""
+        """Store a verdict in place of the version's last."""
         write_bytes(self.folder / f"{record.version}.json", record.model_dump_json(indent=1).encode())
