@@ -4,14 +4,9 @@
 step can take one, the module is low, and what it imports in its functions, or for types only, may lie higher.
 """
 
-import ast
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from template_support import REPOSITORY
+from imports_support import ENGINE, imports
 
-ENGINE = REPOSITORY / "packages" / "ondol" / "src" / "ondol"
 # From the lowest to the highest: a package imports those before it. A name may be a single module.
 ORDER = [
     "redaction",
@@ -52,16 +47,6 @@ ROOMS = {
     "bentoml": {"bento_store"},  # and in the service
 }
 LAZY = "project"  # see above
-
-
-def imports(path: Path, lazy: bool = True) -> Iterator[str]:
-    """Yield the dotted name of everything that a module imports, at its top or, if `lazy`, in a block or a function."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree) if lazy else tree.body:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def package_of(module: str) -> str:
