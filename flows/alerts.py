@@ -4,8 +4,9 @@ from prefect import flow
 
 from ondol.monitoring.log import alert_drops
 from ondol.orchestration.alerts import deliver
+from ondol.orchestration.artifacts import publish_markdown
 from ondol.orchestration.progress import say
-from ondol.orchestration.stage import publish_markdown, task
+from ondol.orchestration.stage import task
 from ondol.project import open_project
 from ondol.registry.champion import alert_new_champion
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ondol.config import Settings, load_settings
-from ondol.orchestration import stage as deployments
-from ondol.orchestration.stage import deployment_name, remove_renamed
+from ondol.orchestration import deployments
+from ondol.orchestration.deployments import deployment_name, remove_renamed
 
 YAML = """
 deployments:

@@ -14,8 +14,8 @@ from ondol.cli.release import GROUP
 from ondol.config import Environment, Settings, is_address
 from ondol.errors import UserError
 from ondol.evaluation.report import report_lines
-from ondol.markdown import plain, table
 from ondol.orchestration.alerts import Kind, alert
+from ondol.orchestration.artifacts import plain, table
 from ondol.orchestration.processes import is_loopback, running
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle
 from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion, served_bundle

@@ -14,6 +14,14 @@ from rich.markup import escape
 from ondol.cli.console import console, open_project
 from ondol.config import Settings
 from ondol.errors import UserError
+from ondol.orchestration.deployments import (
+    deployed_commit,
+    deployment_name,
+    make_work_pool,
+    note_deployed,
+    read_deployments,
+    remove_renamed,
+)
 from ondol.orchestration.processes import (
     ProcessRecord,
     choose_port,
@@ -28,14 +36,6 @@ from ondol.orchestration.processes import (
 )
 from ondol.orchestration.recovery import end_lost
 from ondol.orchestration.server import Server, no_embedded_server, prefect_server
-from ondol.orchestration.stage import (
-    deployed_commit,
-    deployment_name,
-    make_work_pool,
-    note_deployed,
-    read_deployments,
-    remove_renamed,
-)
 from ondol.redaction import show_uri
 from ondol.registry.registry import find_experiment, is_embedded, models_path, runs_path
 from ondol.services import NAMES, is_ours, is_well, only_up, plan, prefect_address, stop_all, wanted_port

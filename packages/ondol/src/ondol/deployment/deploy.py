@@ -7,8 +7,8 @@ from ondol.errors import Refused, UserError
 from ondol.evaluation.evaluate import known_verdict
 from ondol.evaluation.targets import load_candidate
 from ondol.evaluation.verdicts import StoredVerdict
+from ondol.orchestration.artifacts import publish_markdown
 from ondol.orchestration.progress import say
-from ondol.orchestration.stage import publish_markdown
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, drop_bundle, find_bundle
 from ondol.registry.champion import Champion, move_champion, restore_champion, taken_out

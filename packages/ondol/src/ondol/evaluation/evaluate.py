@@ -15,8 +15,8 @@ from ondol.evaluation.scoring import Scorer
 from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
 from ondol.evaluation.verdicts import StoredVerdict
 from ondol.extensions import EVALUATION, digest_extension
+from ondol.orchestration.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from ondol.orchestration.progress import say
-from ondol.orchestration.stage import publish_image, publish_link, publish_markdown, publish_table
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, find_bundle
 from ondol.registry.champion import Champion

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ondol.config import Settings
 from ondol.evaluation.verdicts import Gate, StoredVerdict, Verdicts, show_figure, show_interval
-from ondol.markdown import plain, table
+from ondol.orchestration.artifacts import plain, table
 from ondol.registry.champion import read_champion
 from ondol.validation.results import Validations, read_latest
 

@@ -7,9 +7,9 @@ from ondol.ingestion.base import StreamingSource
 from ondol.ingestion.incremental import grow
 from ondol.ingestion.python import change_rows
 from ondol.ingestion.sources import Reading, Source, open_source, read_through
-from ondol.markdown import code
+from ondol.orchestration.artifacts import code, publish_markdown
 from ondol.orchestration.progress import say, track
-from ondol.orchestration.stage import SHORT, publish_markdown
+from ondol.orchestration.stage import SHORT
 from ondol.project import Project
 from ondol.redaction import show_uri, unseen
 from ondol.snapshots.snapshots import Snapshot, Snapshots

@@ -21,8 +21,8 @@ from ondol.monitoring.performance import measure
 from ondol.monitoring.report import as_markdown, column_rows, draw_drift, headline
 from ondol.monitoring.retraining import Decision, decide_and_request, send_unsent, with_comparison, with_performance
 from ondol.monitoring.windows import Window, WindowRuns, Windows, window_id
+from ondol.orchestration.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from ondol.orchestration.progress import say
-from ondol.orchestration.stage import publish_image, publish_link, publish_markdown, publish_table
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, open_bundle
 from ondol.registry.champion import Champion, require_champion

@@ -11,10 +11,10 @@ from ondol.evaluation.figure import BLUE, GREY, ORANGE, find_fonts, letter, lett
 from ondol.evaluation.metrics import Interval
 from ondol.evaluation.plots import DPI, STYLE
 from ondol.evaluation.verdicts import show_interval
-from ondol.markdown import code, plain, table
 from ondol.monitoring.drift import ColumnDrift, Comparison, Sides
 from ondol.monitoring.retraining import Decision, by_distance
 from ondol.monitoring.windows import Window
+from ondol.orchestration.artifacts import code, plain, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

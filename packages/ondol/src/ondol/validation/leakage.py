@@ -12,7 +12,7 @@ import pandas as pd
 from ondol.config import Settings
 from ondol.contract import Column, Contract, require_known
 from ondol.errors import UserError
-from ondol.orchestration.stage import publish_table
+from ondol.orchestration.artifacts import publish_table
 from ondol.validation.leakage_checks import (
     SAMPLE_ROWS,
     Alarm,

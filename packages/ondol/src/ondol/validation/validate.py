@@ -21,8 +21,9 @@ from ondol.contract import (
 from ondol.contract.cleaning import clean_column
 from ondol.contract.uniqueness import find_repeats, hash_rows, unique_sets
 from ondol.errors import UserError
+from ondol.orchestration.artifacts import publish_markdown, publish_table
 from ondol.orchestration.progress import say, track
-from ondol.orchestration.stage import SHORT, publish_markdown, publish_table
+from ondol.orchestration.stage import SHORT
 from ondol.project import Project
 from ondol.snapshots.parts import Block
 from ondol.snapshots.snapshots import Snapshots
