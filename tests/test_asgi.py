@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ondol.config import load_settings
+from ondol.config import HOSTS_SETTING, load_settings
 from ondol.errors import UserError
 from ondol.orchestration import asgi
 from ondol.orchestration.asgi import SameOrigin
@@ -115,8 +115,8 @@ def test_host_that_is_none_is_refused_in_the_same_sentence_everywhere(
 
 def test_servers_and_service_refuse_a_host_alike() -> None:
     given = ("GET", {b"host": b"evil.example"}, None, ())
-    servers, service = (refuse_caller(*given, setting) for setting in (asgi.SETTING, HOSTS))
-    assert servers and service and servers.message.replace(asgi.SETTING, HOSTS) == service.message
+    servers, service = (refuse_caller(*given, setting) for setting in (HOSTS_SETTING, HOSTS))
+    assert servers and service and servers.message.replace(HOSTS_SETTING, HOSTS) == service.message
     assert servers[:2] == service[:2] == (421, "foreign_host")
     assert status(host="evil.example") == 421
 

@@ -393,6 +393,10 @@ class Retrain(Section):
         return self
 
 
+HOSTS = "ML_PORTS__HOSTS"  # the variable of `[ports] hosts`
+HOSTS_SETTING = f"[ports] hosts ({HOSTS})"
+
+
 class Ports(Section):
     """Where `ml up` puts the servers on the loopback; the service has its own under `[service]`.
 

@@ -159,3 +159,11 @@ def _names_secret(name: str) -> bool:
 def show_uri(uri: str) -> str:
     """Return an address without the name and password that it may hold."""
     return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def leads_elsewhere(before: str, after: str) -> bool:
+    """Return True if a redirect leads to another host, port or scheme, but for http to https: no secret goes there."""
+    from requests import Session
+
+    with Session() as session:
+        return session.should_strip_auth(before, after)

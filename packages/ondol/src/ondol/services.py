@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from ondol.config import Settings
+from ondol.config import HOSTS, Settings
 from ondol.errors import UserError
-from ondol.orchestration.asgi import HOSTS
 from ondol.orchestration.environment import prepare
 from ondol.orchestration.processes import (
     LOOPBACK,

@@ -37,7 +37,8 @@ from ondol.orchestration.processes import (
 from ondol.orchestration.recovery import end_lost
 from ondol.orchestration.server import Server, no_embedded_server, prefect_server
 from ondol.redaction import show_uri
-from ondol.registry.registry import find_experiment, is_embedded, models_path, runs_path
+from ondol.registry.pages import find_experiment, models_path, runs_path
+from ondol.registry.registry import is_embedded
 from ondol.services import NAMES, is_ours, is_well, only_up, plan, prefect_address, stop_all, wanted_port
 from ondol.storage.permissions import withdraw
 from ondol.training.provenance import is_behind

@@ -1,14 +1,7 @@
 """The data's contract: derived from `model/schema.py`, copied into the bundle as `contract.json`."""
 
-from ondol.contract.checking import (
-    Checked,
-    check_rows,
-    clean,
-    require_columns,
-    require_known,
-    require_known_markers,
-    typed,
-)
+from ondol.contract.checking import Checked, check_rows
+from ondol.contract.cleaning import clean, typed
 from ondol.contract.encoding import encode, encode_target, fit_encodings
 from ondol.contract.schema import (
     Checks,
@@ -19,6 +12,9 @@ from ondol.contract.schema import (
     load_checks,
     load_contract,
     load_schema,
+    require_columns,
+    require_known,
+    require_known_markers,
     required_dtype,
     reserved_names,
     schema_digest,

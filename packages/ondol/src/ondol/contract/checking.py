@@ -1,6 +1,6 @@
 """Checks rows against the contract: every reason of every invalid row."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ondol.config import Dialect
-from ondol.contract.cleaning import UNREADABLE, clean_column, to_required
+from ondol.contract.cleaning import UNREADABLE, clean, join_reasons, reasons_of, typed
 from ondol.contract.schema import Column
 from ondol.contract.uniqueness import ALONE, TOGETHER
-from ondol.errors import UserError, nearest
+from ondol.errors import UserError
 from ondol_serving.grammar import normalize
 
 if TYPE_CHECKING:
@@ -70,69 +69,11 @@ class Checked:
         if not len(rows):
             return self
         check, shown = ALONE if len(names) == 1 else TOGETHER, [name for name in names if name in self.frame]
-        made = _join([_reasons(rows, name, check, self.frame[name].loc[rows].to_numpy(object)) for name in shown])
+        made = join_reasons(
+            [reasons_of(rows, name, check, self.frame[name].loc[rows].to_numpy(object)) for name in shown]
+        )
         found = _show_whole(_unless_known(made, self.reasons), self.columns)
-        return replace(self, reasons=_join([self.reasons, found]))
-
-
-def typed(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
-    """Return cleaned rows that are known to be valid in the contract's dtypes."""
-    return pd.DataFrame({c.name: to_required(frame[c.name], c) for c in columns}, index=frame.index, copy=False)
-
-
-def require_columns(present: Sequence[str], columns: Sequence[Column]) -> None:
-    """Check that every one of `columns` is in the data.
-
-    Raises:
-        UserError: one is not; the nearest column of the data is named.
-    """
-    for column in columns:
-        if column.name not in present:
-            hint = nearest(column.name, present) or f" It has: {', '.join(present)}."
-            raise UserError(f'The data has no column "{column.name}", which the contract asks for.{hint}')
-
-
-def require_known(setting: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Check that every column that a setting of `config.toml` names is one.
-
-    Raises:
-        UserError: one is not; the nearest one is named.
-    """
-    known = list(known)
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f'{setting} in config.toml names "{name}", which is no column: correct it, or take it out.'
-                f"{nearest(name, known)}"
-            )
-
-
-def require_known_markers(dialect: Dialect, known: Iterable[str]) -> None:
-    """Check that every column for which a dialect lists markers of missing values is one of `known`.
-
-    Raises:
-        UserError: one is not.
-    """
-    require_known("[data] missing", dialect.missing if isinstance(dialect.missing, dict) else (), known)
-
-
-def clean(table: pa.Table, columns: Sequence[Column]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows of `table` as the contract's kinds, and a reason for each unreadable cell.
-
-    Raises:
-        UserError: a column is missing.
-    """
-    require_columns(table.schema.names, columns)
-    series: dict[str, pd.Series[Any]] = {}
-    reasons = []
-    for column in columns:
-        raw = table.column(column.name)
-        series[column.name], unreadable = clean_column(raw, column)
-        if unreadable.any():
-            rows = np.flatnonzero(unreadable)
-            values = raw.take(pa.array(rows)).to_pandas().astype("str").to_numpy()
-            reasons.append(_reasons(rows, column.name, UNREADABLE[column.kind], values))
-    return pd.DataFrame(series, copy=False), _join(reasons)
+        return replace(self, reasons=join_reasons([self.reasons, found]))
 
 
 def check_rows(table: pa.Table, columns: Sequence[Column], schema: "DataFrameSchema | None" = None) -> Checked:
@@ -149,7 +90,7 @@ def check_rows(table: pa.Table, columns: Sequence[Column], schema: "DataFrameSch
     frame, unreadable = clean(table, columns)
     found = _failures(frame, _untyped(columns, schema))
     found = _show_whole(_unless_known(found, unreadable), columns)
-    reasons = _join([part for part in (unreadable, found) if len(part)])
+    reasons = join_reasons([part for part in (unreadable, found) if len(part)])
     return Checked(frame, reasons, tuple(columns))
 
 
@@ -189,8 +130,8 @@ def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
             ) from None
         rows = cases["index"].to_numpy(dtype=np.int64)
         named = cases["column"].astype("str").map(normalize).to_numpy()
-        return _reasons(rows, named, cases["check"].astype("str").to_numpy(), cases["failure_case"].astype("str"))
-    return _join([])
+        return reasons_of(rows, named, cases["check"].astype("str").to_numpy(), cases["failure_case"].astype("str"))
+    return join_reasons([])
 
 
 def _untyped(columns: Sequence[Column], schema: "DataFrameSchema | None") -> "DataFrameSchema":
@@ -235,14 +176,3 @@ def _checks(column: Column) -> list[Any]:
     ]
     checks = [check(as_value(bound)) for bound, check in made if bound is not None]
     return checks + ([pa_.Check.isin(list(column.categories))] if column.categories else [])
-
-
-def _reasons(rows: np.ndarray, column: Any, check: Any, values: Any) -> pd.DataFrame:
-    made = {"row": rows, "column": column, "check": check, "value": values}
-    return pd.DataFrame(made).astype({"column": "str", "check": "str", "value": "str"})
-
-
-def _join(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    if not parts:
-        return _reasons(np.empty(0, np.int64), "", "", "")
-    return pd.concat(parts).sort_values(["row", "column"], kind="stable", ignore_index=True)

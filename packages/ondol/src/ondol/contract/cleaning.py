@@ -5,7 +5,7 @@ each other distinct text is read by the grammar. So a value never depends on its
 """
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ondol.contract.schema import Column, Kind, required_dtype
+from ondol.contract.schema import Column, Kind, require_columns, required_dtype
 from ondol_serving.grammar import (
     ISO_DATE,
     LONGEST_SECONDS,
@@ -42,6 +42,43 @@ UNREADABLE: dict[Kind, str] = {
     "date": "not a date",
     "duration": "not a duration",
 }
+
+
+def clean(table: pa.Table, columns: Sequence[Column]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows of `table` as the contract's kinds, and a reason for each unreadable cell.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    require_columns(table.schema.names, columns)
+    series: dict[str, pd.Series[Any]] = {}
+    reasons = []
+    for column in columns:
+        raw = table.column(column.name)
+        series[column.name], unreadable = clean_column(raw, column)
+        if unreadable.any():
+            rows = np.flatnonzero(unreadable)
+            values = raw.take(pa.array(rows)).to_pandas().astype("str").to_numpy()
+            reasons.append(reasons_of(rows, column.name, UNREADABLE[column.kind], values))
+    return pd.DataFrame(series, copy=False), join_reasons(reasons)
+
+
+def typed(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """Return cleaned rows that are known to be valid in the contract's dtypes."""
+    return pd.DataFrame({c.name: to_required(frame[c.name], c) for c in columns}, index=frame.index, copy=False)
+
+
+def reasons_of(rows: np.ndarray, column: Any, check: Any, values: Any) -> pd.DataFrame:
+    """Return a line for each reason: row, column, check, value (as text)."""
+    made = {"row": rows, "column": column, "check": check, "value": values}
+    return pd.DataFrame(made).astype({"column": "str", "check": "str", "value": "str"})
+
+
+def join_reasons(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return all reasons, those of a row together."""
+    if not parts:
+        return reasons_of(np.empty(0, np.int64), "", "", "")
+    return pd.concat(parts).sort_values(["row", "column"], kind="stable", ignore_index=True)
 
 
 def clean_column(values: pa.ChunkedArray, column: Column) -> tuple["pd.Series[Any]", np.ndarray]:

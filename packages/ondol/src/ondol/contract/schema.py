@@ -3,12 +3,13 @@
 import hashlib
 import importlib
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from ondol.config import Settings
+from ondol.config import Dialect, Settings
 from ondol.errors import UserError, nearest
 from ondol_serving.grammar import AMBIGUOUS_FORMATS, date_grammar, normalize
 
@@ -339,6 +340,42 @@ def required_dtype(column: Column) -> str:
     if column.nullable and column.kind in NULLABLE_DTYPES:
         return NULLABLE_DTYPES[column.kind]
     return DTYPES[column.kind]
+
+
+def require_columns(present: Sequence[str], columns: Sequence[Column]) -> None:
+    """Check that every one of `columns` is in the data.
+
+    Raises:
+        UserError: one is not; the nearest column of the data is named.
+    """
+    for column in columns:
+        if column.name not in present:
+            hint = nearest(column.name, present) or f" It has: {', '.join(present)}."
+            raise UserError(f'The data has no column "{column.name}", which the contract asks for.{hint}')
+
+
+def require_known(setting: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Check that every column that a setting of `config.toml` names is one.
+
+    Raises:
+        UserError: one is not; the nearest one is named.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f'{setting} in config.toml names "{name}", which is no column: correct it, or take it out.'
+                f"{nearest(name, known)}"
+            )
+
+
+def require_known_markers(dialect: Dialect, known: Iterable[str]) -> None:
+    """Check that every column for which a dialect lists markers of missing values is one of `known`.
+
+    Raises:
+        UserError: one is not.
+    """
+    require_known("[data] missing", dialect.missing if isinstance(dialect.missing, dict) else (), known)
 
 
 def breaking_changes(old: Contract, new: Contract) -> list[str]:

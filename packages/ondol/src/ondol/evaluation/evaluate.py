@@ -20,6 +20,7 @@ from ondol.orchestration.progress import say
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, find_bundle
 from ondol.registry.champion import Champion
+from ondol.registry.pages import run_address
 from ondol.storage.files import digest_json
 from ondol.training.baseline import predict_dummy
 from ondol.training.train import log_dataset
@@ -155,7 +156,7 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
     )
     registry.client.update_model_version(registry.name, record.version, verdict_markdown(record))
     publish_markdown("verdict", verdict_markdown(record))
-    publish_link("mlflow-run", registry.run_address(candidate.run_id), f"MLflow run of version {record.version}")
+    publish_link("mlflow-run", run_address(registry, candidate.run_id), f"MLflow run of version {record.version}")
     publish_table("gates", gate_rows(record))
     for name, png in plots.items():
         publish_image(f"plot-{name}", png, name.replace("_", " "))

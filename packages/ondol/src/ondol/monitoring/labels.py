@@ -9,8 +9,8 @@ import pandas as pd
 
 from ondol.config import Dialect, Settings
 from ondol.contract import Contract
-from ondol.contract.checking import clean, require_columns, typed
-from ondol.contract.schema import Column, Kind
+from ondol.contract.cleaning import clean, typed
+from ondol.contract.schema import Column, Kind, require_columns
 from ondol.errors import UserError
 from ondol.ingestion.sources import Reading, Source, open_source, read_through
 from ondol.monitoring.drift import plain_text

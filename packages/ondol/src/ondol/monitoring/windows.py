@@ -18,6 +18,7 @@ from ondol.monitoring.drift import ColumnDrift
 from ondol.monitoring.log import Logged
 from ondol.monitoring.performance import Performance
 from ondol.registry.champion import Champion
+from ondol.registry.pages import run_address
 from ondol.registry.registry import Registry
 from ondol.storage.files import publish, read_record, scratch, write_bytes
 from ondol.storage.reach import fetch, remove, sizes
@@ -204,7 +205,7 @@ class WindowRuns(Registry):
 
     def report_address(self, run: str) -> str:
         """Return where the MLflow UI shows the report."""
-        return f"{self.run_address(run)}/artifacts/{REPORT}"
+        return f"{run_address(self, run)}/artifacts/{REPORT}"
 
 
 def metrics_of(window: Window) -> dict[str, float]:

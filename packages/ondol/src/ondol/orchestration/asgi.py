@@ -10,13 +10,12 @@ import os
 from collections.abc import Collection, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from ondol.config import HOSTS, HOSTS_SETTING
 from ondol_serving.callers import read_headers, refuse_caller, require_host, split_hosts
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-HOSTS = "ML_PORTS__HOSTS"
-SETTING = f"[ports] hosts ({HOSTS})"
 READING = ("GET", "HEAD", "OPTIONS")
 # Media types, none among them, that a browser sends to another origin without asking that one first.
 UNASKED = (b"", b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data")
@@ -59,7 +58,7 @@ class SameOrigin:
         headers, server = read_headers(scope["headers"]), scope.get("server")
         probed = scope["path"] in self.probes and method in ("GET", "HEAD")
         server = None if server is None else tuple(server)
-        if foreign := refuse_caller(method, headers, server, self.hosts, SETTING, any_host=probed):
+        if foreign := refuse_caller(method, headers, server, self.hosts, HOSTS_SETTING, any_host=probed):
             return foreign.status, foreign.message
         has_body = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()

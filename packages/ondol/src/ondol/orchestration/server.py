@@ -18,13 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from ondol.config import Settings
+from ondol.config import HOSTS_SETTING, Settings
 from ondol.errors import UserError
-from ondol.orchestration.asgi import SETTING
 from ondol.orchestration.environment import prefect_database
 from ondol.orchestration.guard import Child, free_port
 from ondol.orchestration.processes import running
-from ondol.redaction import show_uri
+from ondol.redaction import leads_elsewhere, show_uri
 from ondol.storage.files import sole
 from ondol.storage.sqlite import check_database
 
@@ -41,14 +40,6 @@ def answers(url: str, timeout: float = 5.0) -> bool:
         return error.code < 500
     except (OSError, ValueError, http.client.HTTPException):
         return False
-
-
-def leads_elsewhere(before: str, after: str) -> bool:
-    """Return True if a redirect leads to another host, port or scheme, but for http to https: no secret goes there."""
-    from requests import Session
-
-    with Session() as session:
-        return session.should_strip_auth(before, after)
 
 
 def ask(url: str, body: dict[str, Any], timeout: float = 5.0) -> Any | None:
@@ -192,7 +183,9 @@ def refusal_of(answer: "httpx.Response | None", url: str) -> str:
         return ""
     if answer.status_code == 421:
         name = show_uri(url)
-        return f"The Prefect server at {name} does not answer under this name: where it runs, add it to {SETTING}."
+        return (
+            f"The Prefect server at {name} does not answer under this name: where it runs, add it to {HOSTS_SETTING}."
+        )
     return (
         f"The Prefect server at {show_uri(url)} refuses us ({answer.status_code}): set PREFECT_API_AUTH_STRING, or "
         "PREFECT_API_KEY, to what it takes."

@@ -22,13 +22,10 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
-from ondol.config import FILE_NAME, Settings
+from ondol.config import FILE_NAME, HOSTS_SETTING, Settings
 from ondol.errors import UserError
-from ondol.orchestration.asgi import SETTING
-from ondol.orchestration.processes import running
 from ondol.orchestration.progress import say
-from ondol.orchestration.server import leads_elsewhere
-from ondol.redaction import show_uri
+from ondol.redaction import leads_elsewhere, show_uri
 from ondol.registry.champion import Champion, read_champion
 from ondol.registry.models import FILE, explain_untrusted, load_pipeline, trusted_types
 from ondol.storage.files import locked, publish, scratch
@@ -149,7 +146,6 @@ def local_path(uri: str) -> Path:
 
 
 REMOTE_SECONDS = 10.0
-VIEW = "metrics"  # names the view of the runs in which their metrics are columns
 # What a client's store takes for its root too; else the experiment "Default" gets `./mlruns`, unquoted in an SQL text.
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 MLFLOW_REMEDY = (
@@ -218,34 +214,6 @@ def _has_content(path: Path) -> bool:
 def _quieten() -> None:
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-
-
-def embedded_ui(settings: Settings) -> str:
-    """Return where `ml up` shows the project's own MLflow, or would."""
-    record = running(settings, "mlflow")
-    return str(record.address) if record else f"http://127.0.0.1:{settings.ports.mlflow}"
-
-
-def runs_path(experiment: str) -> str:
-    """Return the page of MLflow's UI with an experiment's runs and their metrics."""
-    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
-
-
-def models_path(settings: Settings) -> str:
-    """Return the page of MLflow's UI with the project's versions."""
-    return f"/#/models/{settings.project.name}"
-
-
-def find_experiment(settings: Settings) -> str | None:
-    """Return the id of the project's experiment in the embedded database, None where there is none yet."""
-    database = mlflow_database(settings)
-    if not database.is_file():
-        return None
-    with suppress(sqlite3.Error), closing(sqlite3.connect(database, timeout=1)) as connection:
-        query = "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'"
-        row = connection.execute(query, (settings.project.name,)).fetchone()
-        return str(row[0]) if row else None
-    return None
 
 
 def is_embedded(settings: Settings) -> bool:
@@ -344,7 +312,8 @@ def _require_entry(client: "MlflowClient") -> None:
         if NOT_ANSWERED in str(error):
             name = show_uri(os.environ["MLFLOW_TRACKING_URI"])
             raise UserError(
-                f"The MLflow server at {name} does not answer under this name: where it runs, add it to {SETTING}."
+                f"The MLflow server at {name} does not answer under this name: where it runs, add it to "
+                f"{HOSTS_SETTING}."
             ) from None
         if (status := error.get_http_status_code()) in (401, 403):
             raise UserError(
@@ -357,6 +326,7 @@ def _require_entry(client: "MlflowClient") -> None:
 SHOWN = 20  # versions that a message lists, the newest
 PAGE = 1000  # versions that MLflow is asked for at once
 KEY_TAG = "train_key"
+VIEW = "metrics"  # names the view of the runs in which their metrics are columns
 SHOWN_METRICS = 4  # metrics that MLflow's table of runs shows
 DELETED = "deleted"
 RECORD = ("contract.json", "baseline.json")  # of a run, without which its version cannot be judged
@@ -387,6 +357,10 @@ class Registry:
             self.client.restore_experiment(found.experiment_id)
             say(f'The experiment "{self.name}" was deleted in MLflow: it is restored.', notice=True)
         return found.experiment_id
+
+    def experiment_of(self, run_id: str) -> str:
+        """Return the id of a run's experiment."""
+        return str(self._get_run(run_id).info.experiment_id)
 
     def restore_run(self, run_id: str) -> None:
         """Restore a run, and its experiment, that somebody deleted in MLflow: only then can it be logged to.
@@ -634,17 +608,9 @@ class Registry:
         names, is how its "Share" button does it.
         """
         columns = ["attributes.`Dataset`", *(f"metrics.`{name}`" for name in names[:SHOWN_METRICS])]
-        experiment = self._get_run(run_id).info.experiment_id
         self.client.set_experiment_tag(
-            experiment, f"mlflow.sharedViewState.{VIEW}", json.dumps({"selectedColumns": columns})
+            self.experiment_of(run_id), f"mlflow.sharedViewState.{VIEW}", json.dumps({"selectedColumns": columns})
         )
-
-    def run_address(self, run_id: str) -> str:
-        """Return where the MLflow UI shows a run; the embedded one is shown by `ml up`."""
-        uri = os.environ["MLFLOW_TRACKING_URI"]
-        own = show_uri(uri) if uri.startswith("http") else embedded_ui(self.settings)
-        host = (self.settings.ports.mlflow_url or own).rstrip("/")
-        return f"{host}/#/experiments/{self._get_run(run_id).info.experiment_id}/runs/{run_id}"
 
     def log_model(self, model: Any, example: "pd.DataFrame", requirements: list[str]) -> tuple[str, str | None]:
         """Log a fitted pipeline to the open run; return its URI and id.
