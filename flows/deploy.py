@@ -4,7 +4,7 @@ from functools import partial
 
 from prefect.transactions import transaction
 
-from ondol.bento_store import forget_bundle, import_bundle
+from ondol.deployment.bundle import forget_bundle, import_bundle
 from ondol.deployment.deploy import (
     build,
     check_deployable,

@@ -19,7 +19,7 @@ from ondol.deployment.bundle import _compile
 from ondol.deployment.onnx import compile_model, convert_formulas, shape_formulas
 from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer, open_session
-from ondol.registry.models import TRUSTED
+from ondol.registry.registry import TRUSTED
 from ondol.training.formulas import Formulas
 
 FORMULAS = {

@@ -16,7 +16,7 @@ from ondol.evaluation.gates import (
     refusal_sentence,
 )
 from ondol.evaluation.metrics import METRICS, Interval
-from ondol.training.baseline import predict_dummy
+from ondol.evaluation.scoring import predict_dummy
 
 ROWS = 600
 

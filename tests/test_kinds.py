@@ -27,7 +27,7 @@ from ondol.deployment.parity import check_parity
 from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer
 from ondol.setup.initialize import initialize
-from ondol.training.pipelines import round_targets
+from ondol.training.train import round_targets
 
 ROWS = 1500
 PROBLEMS = ("binary", "multiclass", "regression")

@@ -21,7 +21,6 @@ ORDER = [
     "ingestion",
     "validation",
     "registry",
-    "bento_store",
     "training",
     "evaluation",
     "deployment",
@@ -43,7 +42,7 @@ ROOMS = {
     "evidently": {"monitoring"},
     "skl2onnx": {"deployment"},
     "pandera": {"contract"},
-    "bentoml": {"bento_store"},  # and in the service
+    "bentoml": {"deployment"},  # and in the service
 }
 LAZY = "project"  # see above
 

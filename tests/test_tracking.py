@@ -8,8 +8,7 @@ import pytest
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.registry.champion import Champion, write_champion
-from ondol.registry.models import FILE
-from ondol.registry.registry import RECORD, Registry, mlflow_artifacts, read_version_tags
+from ondol.registry.registry import MODEL_FILE, RECORD, Registry, mlflow_artifacts, read_version_tags
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
 def run_id(registry: Registry) -> Iterator[str]:
     """A run with a model that is version 1, without a record."""
     with registry.run("a run", {"data_digest": "of the run"}) as run_id:
-        registry.log_files(run_id, {FILE: b"a pipeline"})
+        registry.log_files(run_id, {MODEL_FILE: b"a pipeline"})
     registry.register(registry.client.get_run(run_id).info.artifact_uri, None, run_id, {})
     return run_id
 

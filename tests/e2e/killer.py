@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ondol.bento_store
+import ondol.deployment.bundle
 import ondol.storage.files
 from ondol.deployment.smoke import SmokeService
 from ondol.ingestion.kafka import KafkaSource
@@ -76,7 +76,7 @@ watch(Registry, "log_model", lambda *_: "mlflow model")
 watch(Registry, "register", lambda *_: "mlflow version")
 watch(Registry, "set_alias", lambda _, alias, __: f"mlflow alias {alias}")
 watch(Registry, "log_results", into_run)
-watch(ondol.bento_store, "import_bundle", lambda *_: "bentoml model")
+watch(ondol.deployment.bundle, "import_bundle", lambda *_: "bentoml model")
 watch(SmokeService, "offer", lambda *_: "smoke test")
 watch(KafkaSource, "settle", lambda *_: "kafka offsets")
 

@@ -35,8 +35,7 @@ from ondol.orchestration.server import PREFECT_REMEDY
 from ondol.redaction import show_uri
 from ondol.registry.bundles import open_bundle
 from ondol.registry.champion import read_champion
-from ondol.registry.models import FILE
-from ondol.registry.registry import MLFLOW_REMEDY, check_schema, is_embedded, local_path, mlflow_database
+from ondol.registry.registry import MLFLOW_REMEDY, MODEL_FILE, check_schema, is_embedded, local_path, mlflow_database
 from ondol.services import is_ours, is_well, prefect_address
 from ondol.setup.leftovers import find_leftovers
 from ondol.snapshots.snapshots import Snapshot, Snapshots
@@ -144,8 +143,8 @@ def _require_registered(name: str, database: Path) -> None:
         if stage == "deleted":
             raise UserError(f"The run of version {number} was deleted in MLflow: the next evaluation restores it.")
         path = local_path(place) if place and place.startswith("file:") else None
-        if run is None or (path and not (path / FILE).is_file()):
-            lost = "its run is gone" if run is None else f"{path} has no {FILE}"
+        if run is None or (path and not (path / MODEL_FILE).is_file()):
+            lost = "its run is gone" if run is None else f"{path} has no {MODEL_FILE}"
             raise UserError(
                 f"Version {number} is not whole in MLflow ({lost}): bring it back from a backup, or run `ml train`, "
                 "which makes the version again."

@@ -1,7 +1,12 @@
-"""Builds the bundle of a registered version: the compiled model, the contract, and all that the service loads."""
+"""Builds the bundle of a registered version: the compiled model, the contract, and all that the service loads.
+
+Each bundle that is deployed is imported into BentoML's model store, so that BentoML's commands list and build it.
+"""
 
 import json
-from typing import Any
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +22,10 @@ from ondol.evaluation.verdicts import Verdicts
 from ondol.registry.bundles import Bundle, write_bundle
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import utc_now
-from ondol.training.pipelines import parts_of
+from ondol.training.train import parts_of
+
+if TYPE_CHECKING:
+    from bentoml import Tag
 
 COMMON = 5  # a text that fewer rows hold may name somebody
 
@@ -149,3 +157,30 @@ def json_value(value: Any) -> Any:
     if isinstance(value, pd.Timestamp | pd.Timedelta):
         return value.isoformat()
     return value.item() if isinstance(value, np.generic) else value
+
+
+def tag_of(bundle: Bundle) -> str:
+    """Return the tag under which BentoML keeps a bundle: project and bundle name."""
+    return f"{bundle.meta['name']}:{bundle.name}"
+
+
+def import_bundle(bundle: Bundle) -> str:
+    """Copy the bundle into BentoML's model store unless it is there whole; return its tag."""
+    import bentoml
+    from bentoml.exceptions import NotFound
+
+    tag = tag_of(bundle)
+    try:
+        bentoml.models.get(tag)
+    except NotFound:
+        with bentoml.models.create(tag, module="service", labels={"version": bundle.version}, signatures={}) as model:
+            for file in bundle.path.iterdir():
+                shutil.copy2(file, Path(model.path) / file.name)
+    return tag
+
+
+def forget_bundle(tag: "str | Tag") -> None:
+    """Remove a bundle from BentoML's model store."""
+    import bentoml
+
+    bentoml.models.delete(tag)

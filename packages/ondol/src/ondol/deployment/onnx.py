@@ -23,7 +23,7 @@ import numpy as np
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
 from ondol.evaluation.scoring import open_session
-from ondol.training.pipelines import final_estimator, parts_of
+from ondol.training.train import final_estimator, parts_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto

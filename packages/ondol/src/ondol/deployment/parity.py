@@ -16,7 +16,7 @@ from ondol.contract import Column, Contract, encode
 from ondol.deployment.onnx import BY_SKLEARN
 from ondol.errors import UserError
 from ondol.evaluation.scoring import CHUNK, Scorer
-from ondol.training.pipelines import final_estimator
+from ondol.training.train import final_estimator
 
 FLOAT32 = float(np.finfo(np.float32).max)
 REACH = 3.4028234e38  # the largest number that the service takes, before it is scaled

@@ -11,7 +11,7 @@ from ondol.evaluation.gates import apply_gates, apply_own_gates, refusal_sentenc
 from ondol.evaluation.metrics import choose_metric
 from ondol.evaluation.plots import draw_plots
 from ondol.evaluation.report import gate_rows, verdict_markdown
-from ondol.evaluation.scoring import Scorer
+from ondol.evaluation.scoring import Scorer, predict_dummy
 from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
 from ondol.evaluation.verdicts import StoredVerdict
 from ondol.extensions import EVALUATION, digest_extension
@@ -22,7 +22,6 @@ from ondol.registry.bundles import Bundle, find_bundle
 from ondol.registry.champion import Champion
 from ondol.registry.pages import run_address
 from ondol.storage.files import digest_json
-from ondol.training.baseline import predict_dummy
 from ondol.training.train import log_dataset
 
 

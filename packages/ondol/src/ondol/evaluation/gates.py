@@ -57,7 +57,7 @@ def apply_gates(
         y: The true targets, [N]; see `ondol.evaluation.metrics`.
         candidate: The candidate's predictions for these rows, [N, K] or [N].
         champion: The champion's; None if no model is in production yet.
-        dummy: Those of a model without the features (`ondol.training.baseline.predict_dummy`).
+        dummy: Those of a model without the features (`ondol.evaluation.scoring.predict_dummy`).
         limits: `settings.gates`.
         seed: Of the bootstrap.
 

@@ -82,7 +82,7 @@ def fit_again(settings: Settings, order: Order) -> "tuple[Candidate, int]":
 
     from ondol.contract import load_contract
     from ondol.evaluation.targets import Candidate
-    from ondol.registry.models import trusted_types
+    from ondol.registry.registry import trusted_types
     from ondol.training.dataset import Holdout, read_rows
     from ondol.training.train import fit_rows
 
@@ -113,7 +113,7 @@ def compare_predictions(candidate: "Candidate", recorded: Path) -> float | None:
 
     import numpy as np
 
-    from ondol.registry.models import load_pipeline
+    from ondol.registry.registry import load_pipeline
 
     old = replace(candidate, pipeline=load_pipeline(recorded, candidate.trusted)).predictions
     if not len(old) or old.shape != candidate.predictions.shape:
@@ -126,8 +126,8 @@ def judge_again(candidate: "Candidate", recorded: dict[str, Any]) -> dict[str, A
     from ondol.config import Gates
     from ondol.evaluation.gates import apply_gates
     from ondol.evaluation.metrics import choose_metric
+    from ondol.evaluation.scoring import predict_dummy
     from ondol.evaluation.targets import Basis, choose_rows
-    from ondol.training.baseline import predict_dummy
 
     basis, problem = Basis.model_validate(recorded), candidate.contract.problem
     rows = choose_rows(candidate, basis)

@@ -1,13 +1,14 @@
-"""Scores many rows with a bundle, in any runtime; the figures are those of the service."""
+"""Predictions of many rows: by a bundle, in any runtime, with the figures of the service; and by the dummy model."""
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ondol.contract import Contract, encode
 from ondol.errors import UserError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 CHUNK = 50_000  # rows that are encoded and scored at once, to bound memory
 PREDICTION = "prediction"
+ABSOLUTE = ("mae", "median_absolute_error", "mape")
 SILENT = 4  # of ONNX Runtime's log: what goes wrong is raised as well
 
 Runtime = Callable[[pd.DataFrame], list[np.ndarray]]  # encoded rows to [labels, probabilities] or [values]
@@ -84,6 +86,33 @@ class Scorer:
         for start in range(0, len(frame), CHUNK):
             rows = slice(start, start + CHUNK)
             yield rows, self.run(encode(self.contract, frame.iloc[rows]))
+
+
+def predict_dummy(
+    problem: str, metric: str, baseline: Sequence[float] | NDArray[Any], rows: int, seed: int = 0
+) -> NDArray[Any]:
+    """Return what the dummy predicts for `rows` rows: probabilities [rows, K], or values [rows].
+
+    In regression it is the mean, for absolute errors the last of `baseline`. In classification it is each
+    class's share, but for two metrics that this would let any guess beat: for `f1` it always says the
+    positive class, and for `f1_macro` it draws classes by their shares (no guess does better on average).
+
+    Args:
+        problem: "binary", "multiclass" or "regression".
+        metric: The metric that decides.
+        baseline: Of the training rows: each class's share, [K]; or the mean, or mean and median.
+        rows: How many predictions are wanted.
+        seed: Of the draws.
+    """
+    figures = np.asarray(baseline, np.float64)
+    if problem == "regression":
+        return np.full(rows, figures[-1] if metric in ABSOLUTE else figures[0])
+    if metric == "f1":
+        return np.tile([0.0, 1.0], (rows, 1))
+    if metric == "f1_macro":
+        drawn = np.random.default_rng(seed).choice(len(figures), rows, p=figures / figures.sum())
+        return np.asarray(np.eye(len(figures))[drawn])
+    return np.tile(figures, (rows, 1))
 
 
 def open_session(model: bytes) -> "InferenceSession":

@@ -27,7 +27,6 @@ from ondol.errors import UserError
 from ondol.orchestration.progress import say
 from ondol.redaction import leads_elsewhere, show_uri
 from ondol.registry.champion import Champion, read_champion
-from ondol.registry.models import FILE, explain_untrusted, load_pipeline, trusted_types
 from ondol.storage.files import locked, publish, scratch
 from ondol.storage.sqlite import check_database, explain_schema, sqlite_url
 from ondol_serving.callers import NOT_ANSWERED
@@ -323,6 +322,49 @@ def _require_entry(client: "MlflowClient") -> None:
         raise
 
 
+MODEL_FILE = "model.skops"
+TRUSTED = (  # classes of scikit-learn, numpy and the engine that skops does not list
+    "numpy.dtype",
+    "ondol.training.formulas.Formulas",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.compose._column_transformer.make_column_selector",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.model_selection._split.KFold",
+    "sklearn.tree._tree.Tree",
+)
+
+
+def trusted_types(settings: Settings) -> tuple[str, ...]:
+    """Return the types that skops may read: ours, and those that the owner named."""
+    return (*TRUSTED, *settings.train.trusted_types)
+
+
+def load_pipeline(path: Path, trusted: tuple[str, ...]) -> Any:
+    """Return the scikit-learn pipeline in a file.
+
+    Raises:
+        UserError: it holds a type outside the trust list.
+    """
+    import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
+
+    # Not MLflow's own loader: that takes format and trust list from the model's files.
+    try:
+        return skops.io.load(path, trusted=list(trusted))
+    except (TypeError, UntrustedTypesFoundException) as error:
+        raise UserError(explain_untrusted(error)) from error
+
+
+def explain_untrusted(error: Exception) -> str:
+    """Say what to do about what skops said of a type."""
+    text = " ".join(str(error).split())
+    return (
+        "The model holds a type that skops does not trust, so it was not registered: add its full name to [train] "
+        f"trusted_types in config.toml if it is your own or well known. skops says: {text[:400]}"
+    )
+
+
 SHOWN = 20  # versions that a message lists, the newest
 PAGE = 1000  # versions that MLflow is asked for at once
 KEY_TAG = "train_key"
@@ -405,7 +447,7 @@ class Registry:
             if not _is_gone(error):
                 raise
             return "its run or its model was deleted for good"
-        lost = [name for name in RECORD if name not in there] + ([] if FILE in files else [FILE])
+        lost = [name for name in RECORD if name not in there] + ([] if MODEL_FILE in files else [MODEL_FILE])
         return f"no {', no '.join(lost)}" if lost else ""
 
     def get(self, version: str) -> "ModelVersion":
@@ -469,7 +511,7 @@ class Registry:
         self.get(version)
         target = str(folder) if folder else None
         try:
-            path = Path(download_artifacts(f"models:/{self.name}/{version}", dst_path=target)) / FILE
+            path = Path(download_artifacts(f"models:/{self.name}/{version}", dst_path=target)) / MODEL_FILE
         except (MlflowException, OSError) as error:
             if lost := self.find_lost(version):
                 raise _incomplete(version, lost) from error

@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from types import MappingProxyType, ModuleType
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from ondol.config import Settings
@@ -23,9 +24,7 @@ from ondol.redaction import redact, show_uri
 from ondol.registry.registry import CHALLENGER, KEY_TAG, Registry
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import digest_json
-from ondol.training.baseline import baseline_of
 from ondol.training.dataset import Holdout, define_holdout, read_sides, sample_share
-from ondol.training.pipelines import round_targets
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
 from ondol.validation.leakage import accept_alarms, check_leaks
 from ondol.validation.leakage_checks import SAMPLE_ROWS, Alarm
@@ -262,6 +261,65 @@ def _asks_problem(features: ModuleType) -> bool:
     """Return True if `build_features` takes the problem; 0.1.0's did not, and may choose columns from the end."""
     build = getattr(features, "build_features", None)
     return callable(build) and "problem" in signature(build).parameters
+
+
+def baseline_of(contract: Contract, target: np.ndarray) -> list[float]:
+    """Return what a dummy model knows: each class's share, or the mean and the median."""
+    if contract.classes is None:
+        return [float(target.mean()), float(np.median(target))]
+    return [float(share) for share in np.bincount(target, minlength=len(contract.classes)) / len(target)]
+
+
+def parts_of(value: Any) -> Iterator[Any]:
+    """Yield every estimator in `value`, however deep, each once."""
+    yield from _walk(value, set())
+
+
+def final_estimator(pipeline: Any) -> Any:
+    """Return what makes the prediction: the last step, or the best that a search found."""
+    while True:
+        if isinstance(getattr(pipeline, "steps", None), list):
+            pipeline = pipeline.steps[-1][1]
+        elif hasattr(pipeline, "best_estimator_"):
+            pipeline = pipeline.best_estimator_
+        else:
+            return pipeline
+
+
+def round_targets(pipeline: Any) -> None:
+    """Round what a fitted pipeline's target encoders give to float32, which is what a compiled model computes in."""
+    for part in parts_of(pipeline):
+        if type(part).__name__ == "TargetEncoder" and hasattr(part, "encodings_"):
+            part.encodings_ = [_round(values) for values in part.encodings_]
+            part.target_mean_ = _round(part.target_mean_)
+
+
+def _walk(value: Any, seen: set[int]) -> Iterator[Any]:
+    from sklearn.base import BaseEstimator
+
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, BaseEstimator):
+        yield value
+    for child in _children(value):
+        yield from _walk(child, seen)
+
+
+def _children(value: Any) -> list[Any]:
+    from sklearn.base import BaseEstimator
+
+    if isinstance(value, BaseEstimator) or type(value).__name__ == "_CalibratedClassifier":
+        return list(vars(value).values())
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple):
+        return list(value)
+    return value.ravel().tolist() if isinstance(value, np.ndarray) and value.dtype == object else []
+
+
+def _round(values: Any) -> Any:
+    return np.asarray(values).astype(np.float32).astype(np.float64)[()]  # a scalar stays one
 
 
 def register(
