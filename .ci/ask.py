@@ -43,7 +43,7 @@ def wait_until_ready(service: "subprocess.Popen[bytes]", url: str) -> None:
 
 
 def ask(url: str) -> None:
-    """Post the example row of the model in service and print the answer."""
+    """Post the example row of the model in production and print the answer."""
     store = Path(".ml/store")
     bundle = json.loads((store / "champion.json").read_text(encoding="utf-8"))["bundle"]
     meta = json.loads((store / "bundles" / bundle / "meta.json").read_text(encoding="utf-8"))

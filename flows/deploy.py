@@ -1,4 +1,4 @@
-"""Deploy: a candidate that passed its gates is put into service, or nothing changes."""
+"""Deploy: a candidate that passed its gates is put into production, or nothing changes."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ from ondol.registry.registry import repair_alias
 
 @stage(timeout_hours=3)
 def deploy(version: str | None = None, breaking: bool = False, why: str = "passed its gates") -> str:
-    """Put a version (default: the latest candidate) into service; return it.
+    """Put a version (default: the latest candidate) into production; return it.
 
     Args:
         version: A registered version whose verdict is a pass; empty for the latest candidate.

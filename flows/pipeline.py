@@ -13,7 +13,7 @@ from ondol.project import open_project
 
 @stage(timeout_hours=12)
 def pipeline(breaking: bool = False) -> str:
-    """Ingest, validate, train, evaluate and deploy; return the version in service.
+    """Ingest, validate, train, evaluate and deploy; return the version in production.
 
     Args:
         breaking: Deploy even if the request or answer changes for those who call the service.

@@ -177,7 +177,7 @@ def test_first_version_is_told_without_a_rollback_that_cannot_be(
 def test_each_version_is_alerted_once_however_soon_one_follows_the_other(
     settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Times in the history are to the second, and a bundle may be put into service again."""
+    """Times in the history are to the second, and a bundle may be put into production again."""
     monkeypatch.setattr("ondol.registry.champion.utc_now", lambda: "2026-01-01T00:00:00+00:00")
     with receiver.up():
         for version in ("1", "2", "1"):

@@ -129,7 +129,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
 
 @pytest.fixture(scope="module")
 def project(render: Render, builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose version 1 serves, locked as its owner would."""
+    """A project whose version 1 is in production, locked as its owner would."""
     made = make_project(render(), tmp_path_factory.mktemp("project") / "shop-churn")
     subprocess.run([builder.uv, "lock", "--quiet", "--python", sys.executable], cwd=made.root, check=True, timeout=300)
     made.run()
@@ -208,4 +208,4 @@ def test_worker_holds_the_flows_and_knows_its_commit(builder, project):
     script += "from pathlib import Path; print(r(Path('/app')).commit)"
     run = ["run", "--rm", "--network", "host", *CONFINED, "--volume", "/app/.ml"]
     assert builder.podman(*run, "churn-worker", "python3", "-c", script).split()[-1] == "0123abc"
-    assert "no model is in service yet" in builder.podman(*run, "churn-worker", "ml", "status")
+    assert "no model is in production yet" in builder.podman(*run, "churn-worker", "ml", "status")

@@ -35,7 +35,7 @@ CHAMPION = Champion(version="1", run_id="r", bundle="1-b", digest="d", since=STA
 
 @dataclass
 class Project:
-    """A model in service and what the monitor knows of it."""
+    """A model in production and what the monitor knows of it."""
 
     seed: int
     reference: Reference

@@ -340,7 +340,7 @@ FRESH = {  # what the worker of a new project exports
     'up{job="loop"}': f"1x{DAYS}", 'up{job="service"}': f"1x{DAYS}", "ml_store_readable": f"1x{DAYS}",
     "ml_loop_paused": f"0x{DAYS}", "ml_alerts_waiting": f"0x{DAYS}", "ml_alerts_webhook": f"0x{DAYS}",
 }  # fmt: skip
-WORKS = FRESH | {  # and of one with a version in service, without traffic
+WORKS = FRESH | {  # and of one with a version in production, without traffic
     'ml_champion_since_seconds{version="3"}': f"0x{DAYS}", "ml_loop_request_open": f"0x{DAYS}",
     "ml_window_min_rows": f"200x{DAYS}",
 }  # fmt: skip
@@ -369,7 +369,7 @@ SITUATIONS = [
     ("3d", "WindowDrifted", WORKS | verdict("drift")),
     ("3d", "PerformanceDegraded", WORKS | verdict("worse")),
     ("3d", "WindowIsOverdue", WORKS | TRAFFIC | {"ml_window_end_seconds": f"3600x{DAYS}"}),
-    ("3d", "WindowIsOverdue", WORKS | TRAFFIC),  # none was judged since the version was put into service
+    ("3d", "WindowIsOverdue", WORKS | TRAFFIC),  # none was judged since the version was put into production
     ("3d", "RetrainingDoesNotStart", WORKS | {"ml_loop_request_open": f"1x{DAYS}"}),
     ("3d", "AlertsAreWaiting", WORKS | {"ml_alerts_waiting": f"0x60 2x{DAYS}", "ml_alerts_webhook": f"1x{DAYS}"}),
     ("8d", "LoopIsPaused", WORKS | TRAFFIC | {"ml_loop_paused": f"1x{DAYS}"}),

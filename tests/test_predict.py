@@ -358,13 +358,15 @@ def refusal(project: Project, source: str, destination: str, version: str | None
 
 
 def test_without_a_champion_one_sentence_says_what_to_do(project):
-    assert refusal(project, project.write(nasty_frame(3)), "o.csv").startswith("No model is in service yet: `ml run`")
+    assert refusal(project, project.write(nasty_frame(3)), "o.csv").startswith(
+        "No model is in production yet: `ml run`"
+    )
 
 
 def test_an_unknown_version_is_said_to_be_none(project):
     project.crown()
-    assert "Version 7 never served" in refusal(project, project.write(nasty_frame(3)), "o.csv", "7")
-    assert "Version * never served" in refusal(project, project.write(nasty_frame(3)), "o.csv", "*")
+    assert "Version 7 never was in production" in refusal(project, project.write(nasty_frame(3)), "o.csv", "7")
+    assert "Version * never was in production" in refusal(project, project.write(nasty_frame(3)), "o.csv", "*")
 
 
 def test_a_changed_bundle_predicts_nothing(project):

@@ -251,7 +251,7 @@ def test_mistakes_are_one_sentence(released):
     assert "one of its own" in refuse(
         project.ml("release", "--to", "staging", ML_ENVIRONMENTS__STAGING__STORE=str(project.store))
     )
-    assert "No model is in service yet" in refuse(
+    assert "No model is in production yet" in refuse(
         project.ml("release", "--to", "staging", ML_STORE=str(released.folder / "empty"))
     )
 

@@ -219,24 +219,24 @@ def test_closed_loop_is_told_with_its_weeks():
 
 
 @pytest.mark.parametrize(
-    ("comeback", "told"),
+    ("recovery", "told"),
     [
         (replace(BACK, gain=Interval(0.05, -0.01, 0.11)), "The metric did not recover"),  # it may be chance
         (replace(BACK, gain=Interval(0.05, None, None)), "The metric did not recover"),
         (replace(BACK, share=0.3), "The metric did not recover"),
-        (None, "no metric tells whether it is better"),
+        (None, "no metric shows whether it is better"),
     ],
 )
-def test_loop_is_closed_only_once_the_metric_is_back(comeback, told):
+def test_loop_is_closed_only_once_the_metric_is_back(recovery, told):
     weeks = [week(1), week(2, "drift", True, "Completed", after="2"), week(3, moved=True, version="2")]
     assert conclude(weeks, True, 1, BACK)[0]
-    closed, said = conclude(weeks, True, 1, comeback)
+    closed, said = conclude(weeks, True, 1, recovery)
     assert not closed
     assert told in said
 
 
 @pytest.mark.parametrize(("problem", "metric"), [("binary", "roc_auc"), ("regression", "rmse")])
-def test_comeback_compares_both_versions_on_the_same_rows(problem, metric):
+def test_recovery_compares_both_versions_on_the_same_rows(problem, metric):
     """Of two models the one that is right is the better, whether the metric rises or falls with that."""
     contract = Contract(problem=problem, target="t", columns=(), classes=("no", "yes") if problem == "binary" else None)
     draw = np.random.default_rng(0)

@@ -280,7 +280,7 @@ def history(store: Path, *moves: tuple[str, str]) -> Champion:
 
 def test_no_champion_is_none_and_where_one_is_needed_a_sentence(tmp_path):
     assert read_champion(tmp_path) is None
-    with pytest.raises(UserError, match="No model is in service yet"):
+    with pytest.raises(UserError, match="No model is in production yet"):
         require_champion(tmp_path)
 
 
@@ -343,7 +343,7 @@ def test_only_a_bundle_that_served_is_a_versions_bundle(tmp_path):
     write_bundle(tmp_path, "2", FILES)
     assert served_bundle(tmp_path, "1").name == champion.history[0].to
     for version in ("2", "*", ""):
-        with pytest.raises(UserError, match="never served"):
+        with pytest.raises(UserError, match="never was in production"):
             served_bundle(tmp_path, version)
 
 

@@ -68,5 +68,5 @@ def test_the_tags_of_all_versions_are_read_unless_the_champion_is_of_another_ser
     }
     other = Champion(version="1", run_id="of another", bundle="1-b", digest="d", since="2026-01-01")
     write_champion(registry.settings.store_path, other)
-    with pytest.raises(UserError, match="MLflow does not know version 1, which serves"):
+    with pytest.raises(UserError, match="MLflow does not know version 1, which is in production"):
         read_version_tags(registry.settings)

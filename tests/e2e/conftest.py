@@ -24,7 +24,7 @@ def make(render: Render, prefect: str, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def trained_on_sample(make: Make) -> Project:
-    """A project whose version 1 serves, saved: to be restored by who uses it."""
+    """A project whose version 1 is in production, saved: to be restored by who uses it."""
     project = make()
     project.run()
     return project.save()
@@ -38,7 +38,7 @@ def trained_once(trained_on_sample: Project) -> Project:
 
 @pytest.fixture
 def trained(trained_once: Project) -> Project:
-    """A project whose version 1 serves, whatever was done to it before."""
+    """A project whose version 1 is in production, whatever was done to it before."""
     return trained_once.restore()
 
 

@@ -38,15 +38,15 @@ def test_a_project_works_in_a_bucket_as_in_a_folder(render: Render, prefect: str
         make_project(render(), tmp_path / name / "shop-churn", PREFECT_API_URL=prefect, ML_STORE=ADDRESS, **mlflow)
         for name in ("one", "other")
     )
-    assert "Version 1 serves" in one.run().stdout
+    assert "Version 1 is in production" in one.run().stdout
     assert not (one.root / ".ml" / "store").exists()
     shutil.rmtree(one.root / ".ml" / "mirrors")
-    assert "version 1 serves" in succeed(other.ml("status")).stdout
+    assert "version 1 is in production" in succeed(other.ml("status")).stdout
     assert "Nothing changed" in other.run().stdout
     rows = ("predict", "sample://?rows=50", "out.csv")
     assert "50 rows predicted by version 1" in succeed(one.ml(*rows)).stdout
     other.configure("gates", margin=1.0)
-    assert "Version 2 serves" in other.run(ML_TRAIN__SEED="7").stdout
+    assert "Version 2 is in production" in other.run(ML_TRAIN__SEED="7").stdout
 
     with one.serve() as client:
         wait_for_version(client, "2")

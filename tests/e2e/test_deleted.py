@@ -82,7 +82,7 @@ def test_deleted_version_is_trained_again(trained: Project, what: str) -> None:
     for command in ("evaluate", "deploy", "reproduce 1"):
         say_no(trained.ml(*command.split()), "MLflow has no version 1", "ml train")
     succeed(trained.ml("status"))
-    assert "Version 1 serves" in succeed(trained.ml("report")).stdout
+    assert "Version 1 is in production" in succeed(trained.ml("report")).stdout
     assert trained.champion == before
     done = trained.ml("run")
     assert done.returncode in (0, 1), done.stdout + done.stderr

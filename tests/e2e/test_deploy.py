@@ -1,4 +1,4 @@
-"""What may be put into service: what compiles, what skops can serve, what callers can live with."""
+"""What may be put into production: what compiles, what skops can serve, what callers can live with."""
 
 from pathlib import Path
 

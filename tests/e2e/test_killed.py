@@ -99,7 +99,7 @@ def fresh(fresh_once: Project) -> Iterator[Project]:
 
 @pytest.fixture(scope="module")
 def judged_once(make: Make) -> Project:
-    """Version 1 serves, version 2 has passed its gates and is not deployed yet."""
+    """Version 1 is in production, version 2 has passed its gates and is not deployed yet."""
     project = make(rows=1_000)
     project.run()
     for stage in ("ingest", "validate", "train", "evaluate"):

@@ -67,7 +67,7 @@ def test_summary_shows_what_a_person_wants_to_know(first: Done) -> None:
         "floor",
         "margin",
         "no champion to compare with",
-        "Version 1 serves",
+        "Version 1 is in production",
     ):
         assert words in said
     assert "curl -s http://127.0.0.1:3000/predict" in said

@@ -55,7 +55,7 @@ def test_init_and_run_without_an_edit(make: Make, root_of_data: Path, name: str)
     project = start(make, root_of_data, name)
     done = project.run()
     assert not done.stderr
-    assert "Version 1 serves" in done.stdout
+    assert "Version 1 is in production" in done.stdout
     assert "curl -s" in done.stdout
     succeed(project.ml("predict", "table.csv", "out.csv"))
     assert pd.read_csv(project.root / "out.csv")["prediction"].notna().mean() > 0.95

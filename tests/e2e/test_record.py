@@ -42,7 +42,10 @@ def query(project: Project, text: str) -> list[tuple[Any, ...]]:
         ("validate", ["1,500 rows are valid, 0 are quarantined."]),
         ("train", ["Version 1 was fitted on ", "registered"]),
         ("evaluate", ["Gate floor passed: ", "Gate margin passed: ", "Version 1 passed its gates on "]),
-        ("deploy", ["equal to scikit-learn on ", "The service answered 3 ", "Version 1 is in service, from bundle 1-"]),
+        (
+            "deploy",
+            ["equal to scikit-learn on ", "The service answered 3 ", "Version 1 is in production, from bundle 1-"],
+        ),
     ],
 )
 def test_log_of_each_stage_says_what_came_of_it(trained: Project, prefect: str, flow: str, words: list[str]) -> None:

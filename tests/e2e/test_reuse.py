@@ -17,7 +17,7 @@ def test_second_run_on_unchanged_data_does_no_work_twice_and_says_so(trained: Pr
 @pytest.mark.slow
 def test_changed_seed_gives_a_new_version(trained: Project) -> None:
     done = trained.run(ML_TRAIN__SEED="1")
-    assert "Version 2 serves in place of version 1" in done.stdout
+    assert "Version 2 is in production in place of version 1" in done.stdout
     assert trained.versions() == ["1", "2"]
     assert trained.aliases() == {"challenger": "2", "champion": "2"}
 

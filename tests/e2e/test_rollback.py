@@ -35,12 +35,12 @@ def test_running_service_takes_up_the_previous_version(three: Project) -> None:
     with three.serve() as client:
         wait_for_version(client, "3")
         done = succeed(three.ml("rollback", "--why", "too many complaints"))
-        assert "version 3 → version 2 serves (too many complaints)" in done.stdout
+        assert "version 3 → version 2 is in production (too many complaints)" in done.stdout
         wait_for_version(client, "2")
         answer = client.post("/predict", json=body)
         assert answer.status_code in (400, 422)  # it answers; the row lacks columns
     status = succeed(three.ml("status")).stdout
-    assert "version 2 serves since" in status
+    assert "version 2 is in production since" in status
     assert "too many complaints" in status
     assert "rollback" in status
     assert status.count("deploy ") >= 3
@@ -53,7 +53,7 @@ def test_rollback_needs_neither_mlflow_nor_prefect(three: Project) -> None:
     assert "MLflow's alias was not moved" in done.stdout
     assert not done.stderr
     assert three.aliases()["champion"] == "3"
-    assert "version 2 serves" in succeed(three.ml("status", **DOWN)).stdout
+    assert "version 2 is in production" in succeed(three.ml("status", **DOWN)).stdout
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_next_run_makes_the_alias_agree(three: Project) -> None:
 
 
 def test_next_run_does_not_bring_back_what_was_rolled_back(three: Project) -> None:
-    """Version 3 is what the unchanged settings give, and somebody took it out of service."""
+    """Version 3 is what the unchanged settings give, and somebody took it out of production."""
     succeed(three.ml("rollback", "--why", "too many complaints", **DOWN))
     sentence = refuse(three.ml("run", ML_TRAIN__SEED="2"), status=1)
     assert "Version 3 was taken out of service" in sentence
@@ -96,8 +96,8 @@ def test_promote_brings_a_version_back(three: Project) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("promote", "3", "--why", "x"), "Version 3 serves already"),
-        (("promote", "9", "--why", "x"), "Version 9 never served"),
+        (("promote", "3", "--why", "x"), "Version 3 is in production already"),
+        (("promote", "9", "--why", "x"), "Version 9 never was in production"),
     ],
 )
 def test_promote_says_why_it_does_nothing(three_once: Project, words: tuple[str, ...], said: str) -> None:
@@ -118,7 +118,7 @@ def test_damaged_bundle_is_not_put_into_service(three: Project) -> None:
 def test_there_is_nothing_to_move_without_a_champion(make: Make, command: str) -> None:
     project = make()
     words = ["1"] if command == "promote" else []
-    assert "No model is in service yet" in refuse(project.ml(command, *words, "--why", "x"))
+    assert "No model is in production yet" in refuse(project.ml(command, *words, "--why", "x"))
 
 
 @pytest.mark.parametrize("variable", DOWN)

@@ -110,7 +110,7 @@ def test_status_shows_the_worker_and_what_is_due(up: Project) -> None:
 
 
 def test_pipeline_and_loop_run(project: Project) -> None:
-    assert "Version 1 serves" in succeed(project.ml("run", timeout=900)).stdout
+    assert "Version 1 is in production" in succeed(project.ml("run", timeout=900)).stdout
     assert "too few to evaluate" in succeed(project.ml("monitor", timeout=900)).stdout
     succeed(project.ml("loop", "pause", "--why", "audit"))
     assert ": audit" in succeed(project.ml("status")).stdout

@@ -98,7 +98,7 @@ def project(render: Render, addresses: tuple[str, str], tmp_path_factory: pytest
 def test_pipeline_runs_against_both(project: Project, addresses: tuple[str, str]) -> None:
     prefect, mlflow = addresses
     done = project.run()
-    assert "Version 1 serves" in done.stdout
+    assert "Version 1 is in production" in done.stdout
     assert not done.stderr
     runs = httpx.post(f"{prefect}/flow_runs/filter", json={}, trust_env=False).json()
     assert "pipeline version 1, data" in " ".join(run["name"] for run in runs)
@@ -114,7 +114,7 @@ def test_second_run_and_rollback_work_there_too(project: Project) -> None:
     assert "Nothing changed" in project.run().stdout
     project.run(ML_TRAIN__SEED="1")
     succeed(project.ml("rollback", "--why", "night"))
-    assert "version 1 serves" in succeed(project.ml("status")).stdout
+    assert "version 1 is in production" in succeed(project.ml("status")).stdout
 
 
 def test_up_starts_only_what_is_not_there(project: Project, addresses: tuple[str, str]) -> None:

@@ -120,7 +120,7 @@ def test_up_again_leaves_what_runs(up: Up) -> None:
 def test_status_shows_what_runs_and_what_is_due(up: Up) -> None:
     until(lambda: "Due: " in succeed(up.project.ml("status")).stdout, "something is due")
     said = succeed(up.project.ml("status")).stdout
-    assert "version 1 serves" in said
+    assert "version 1 is in production" in said
     for name in NAMES[:3]:
         assert re.search(rf"{name} +runs +{up.address(name)} +since 20", said), said
     assert re.search(r"worker +runs", said)

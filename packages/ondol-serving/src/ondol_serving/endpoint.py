@@ -1,6 +1,6 @@
 """How `/predict` reads a body and writes an answer, in place of BentoML's generic reading and writing.
 
-BentoML takes both as its `input_spec` and `output_spec`. The request type is that of the bundle in service
+BentoML takes both as its `input_spec` and `output_spec`. The request type is that of the bundle in production
 when the request arrives, and that bundle predicts it, so that a swap never mixes two models in one answer.
 """
 
@@ -73,13 +73,13 @@ class Prediction(BaseModel):
 
 
 class PredictRequest(IODescriptor, Envelope):
-    """Rows to predict. The fields of a row are those of the model in service."""
+    """Rows to predict. The fields of a row are those of the model in production."""
 
     __root_input__: ClassVar[bool] = True
 
     @classmethod
     async def from_http_request(cls, request: "Request", serde: Any) -> Any:
-        """Return the request's rows, validated by the bundle that the gate saw in service, or its refusal."""
+        """Return the request's rows, validated by the bundle that the gate saw in production, or its refusal."""
         bundle: Bundle = request.scope["bundle"]
         body, arrived = request.scope["body"], time.perf_counter()
         try:

@@ -102,7 +102,7 @@ class Gate:
             work.end()
             await send(message)
 
-        scope["bundle"] = bundle  # for the endpoint: what is in service may be taken back meanwhile
+        scope["bundle"] = bundle  # for the endpoint: what is in production may be taken back meanwhile
         scope["body"] = body
         try:
             await self.app(scope, replay, send_and_end)

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the model in service."""
+"""The OpenAPI document of the model in production."""
 
 import inspect
 from typing import Any
@@ -86,7 +86,7 @@ class TypedService(bentoml.Service[Any]):
 
     @property
     def openapi_spec(self) -> Any:
-        """BentoML's document with the request type of the bundle in service, and `/model`; made once for a bundle."""
+        """BentoML's document with the request type of the bundle in production, and `/model`; made once per bundle."""
         bundle = serving.bundle
         if self._made is None or self._made[0] is not bundle:
             self._made = bundle, Document(self._describe(bundle))
@@ -123,7 +123,7 @@ def _describe_model() -> dict[str, Any]:
     found = {"200": {"description": "The model", "content": content}}
     return {
         "tags": ["Service APIs"],
-        "description": "The model in service: version, data digest, commit, metrics, schema.",
+        "description": "The model in production: version, data digest, commit, metrics, schema.",
         "responses": found | _describe(CALLERS | {503: "There is no model yet"}),
     }
 

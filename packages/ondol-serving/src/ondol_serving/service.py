@@ -79,7 +79,7 @@ class ModelService:
 
     @bentoml.api(input_spec=PredictRequest, output_spec=PredictResponse)
     async def predict(self, request: Accepted | Refusal, /) -> Answer | Refusal:
-        """Predict each row by the model in service."""
+        """Predict each row by the model in production."""
         if isinstance(request, Refusal):
             return request
         return Answer(request, await self._together.predict(request.bundle, request.rows))

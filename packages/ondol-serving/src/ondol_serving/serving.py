@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ondol_serving.bundle import Bundle, BundleError, load_bundle
 
-POLL_SECONDS = 0.5  # and a load, so that a promotion is in service within two seconds
+POLL_SECONDS = 0.5  # and a load, so that a promotion is in production within two seconds
 WAITING_SECONDS = 0.1  # as long as there is no model, so that the first is taken up at once
 RETRY_SECONDS = 5.0  # after a failed load: a file may have come late, or the machine been short of memory
 NOTHING = {"bundle": None}  # what `champion.json` holds where nothing is to serve
@@ -21,7 +21,7 @@ log = logging.getLogger("bentoml.service")  # BentoML's own logger: it has a han
 
 
 class NothingServes(Exception):
-    """What is in service, if anything, is to be taken out of it."""
+    """What is in production, if anything, is to be taken out of it."""
 
 
 class Serving:

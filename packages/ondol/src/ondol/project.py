@@ -71,7 +71,7 @@ class Project:
 
     @property
     def champion(self) -> "Champion | None":
-        """The version in service, read each time: a deployment changes it."""
+        """The version in production, read each time: a deployment changes it."""
         from ondol.registry.champion import read_champion
 
         return read_champion(self.store)

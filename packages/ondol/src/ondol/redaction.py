@@ -78,18 +78,18 @@ def redact(text: str) -> str:
 
 
 @contextmanager
-def unseen() -> Iterator[None]:
-    """Raise what fails, a library's fault too, without the secrets that its trace shows: Prefect would keep them.
+def redact_exceptions() -> Iterator[None]:
+    """Raise exceptions without the secrets in their traceback, which Prefect would store.
 
     Raises:
-        RuntimeError: the fault in words, where it itself says a secret.
+        RuntimeError: the redacted message of an exception that contains a secret itself.
     """
     try:
         yield
     except Exception as error:
         if _is_clean(error):
             raise
-        if _is_clean(error, chain=False):  # what led to it is not
+        if _is_clean(error, chain=False):  # its cause is not
             raise error from None
         raise RuntimeError(redact(f"{type(error).__name__}: {error}")) from None
 
@@ -105,7 +105,7 @@ def find_plain(uri: str) -> str | None:
 
 
 def _secrets(uri: str) -> Iterator[tuple[str, str]]:
-    """Yield what is a secret in an address, be it `${NAME}` or in plain text, and what that is called."""
+    """Yield each secret in an address, `${NAME}` or plain text, and its name."""
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return
@@ -130,7 +130,7 @@ def _secrets(uri: str) -> Iterator[tuple[str, str]]:
 
 
 def _pairs(query: str) -> Iterator[tuple[str, str]]:
-    """Yield the parameters of a query, the values as they stand."""
+    """Yield the parameters of a query, the values unchanged."""
     for part in query.split("&"):
         name, _, value = part.partition("=")
         yield unquote_plus(name), value

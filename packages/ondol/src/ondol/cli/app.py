@@ -105,7 +105,7 @@ def evaluate(version: Version = None) -> None:
 
 @app.command()
 def deploy(version: Version = None, breaking: Breaking = False, why: Why = "passed its gates") -> None:
-    """Compile a version that passed, prove it, try it, and put it into service."""
+    """Compile a version that passed, prove it, try it, and put it into production."""
     from ondol.cli.pipeline import run_stage
 
     run_stage("deploy", version=version, breaking=breaking, why=why)
@@ -125,7 +125,7 @@ def serve(
 def predict(
     source: Annotated[str, typer.Argument(metavar="IN", help="The rows: any source that ingest reads.")],
     destination: Annotated[Path, typer.Argument(metavar="OUT", help="A .csv, .parquet or .jsonl file.")],
-    version: Annotated[str | None, typer.Option(help="A version that served; default: the one in service.")] = None,
+    version: Annotated[str | None, typer.Option(help="A version that served; default: the one in production.")] = None,
 ) -> None:
     """Predict the rows of a source by the champion, in batch."""
     from ondol.cli.pipeline import run_predict
@@ -146,7 +146,7 @@ def promote(
     version: Annotated[str, typer.Argument(help="A version that was deployed before.")],
     why: Why,
 ) -> None:
-    """Put a version that was deployed before back into service, by hand."""
+    """Put a version that was deployed before back into production, by hand."""
     from ondol.cli.deployment import promote_version
 
     promote_version(version, why)
@@ -154,7 +154,7 @@ def promote(
 
 @app.command()
 def rollback(why: Why) -> None:
-    """Put the previous version back into service; needs neither MLflow nor Prefect."""
+    """Put the previous version back into production; needs neither MLflow nor Prefect."""
     from ondol.cli.deployment import roll_back
 
     roll_back(why)

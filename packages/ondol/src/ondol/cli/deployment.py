@@ -23,7 +23,7 @@ from ondol.storage.reach import look_again
 
 
 def promote_version(version: str, why: str) -> None:
-    """Put a version that was deployed before into service.
+    """Put a version that was deployed before into production.
 
     Raises:
         UserError: it serves already, or never served.
@@ -31,12 +31,12 @@ def promote_version(version: str, why: str) -> None:
     settings = open_project()
     champion = require_champion(settings.store_path)
     if champion.version == version:
-        raise UserError(f"Version {version} serves already, since {champion.since}.")
+        raise UserError(f"Version {version} is in production already, since {champion.since}.")
     _move(settings, champion, served_bundle(settings.store_path, version), "promote", why)
 
 
 def roll_back(why: str) -> None:
-    """Put the version that served before the present one into service.
+    """Put the version that served before the present one into production.
 
     Raises:
         UserError: none did.
@@ -65,9 +65,11 @@ def previous_bundle(champion: Champion) -> str:
 
 def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why: str) -> None:
     now = move_champion(settings.store_path, bundle, action, why)
-    console.print(f"[green]✓[/] version {old.version} → [bold]version {bundle.version}[/] serves ({escape(why)})")
+    console.print(
+        f"[green]✓[/] version {old.version} → [bold]version {bundle.version}[/] is in production ({escape(why)})"
+    )
     _copy_to_mlflow(settings)
-    what = f"Version {bundle.version} was put into service by hand in place of version {old.version}: {why}"
+    what = f"Version {bundle.version} was put into production by hand in place of version {old.version}: {why}"
     kind: Kind = "rolled-back" if action == "rollback" else "promoted"
     alert(settings, kind, what, "`ml status` shows the history.", key=f"{kind} {now.move}")
 

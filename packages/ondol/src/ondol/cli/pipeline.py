@@ -120,7 +120,7 @@ def print_summary(settings: Settings, before: Champion | None, refused: bool = F
         )
     elif before is None or before.bundle != champion.bundle:
         console.print(
-            f"\n[bold green]Version {champion.version} serves[/]"
+            f"\n[bold green]Version {champion.version} is in production[/]"
             + (f" in place of version {before.version}." if before else ".")
         )
     _print_prediction(settings, champion)

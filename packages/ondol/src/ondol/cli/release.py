@@ -30,7 +30,7 @@ from ondol.registry.champion import (
     read_champion,
     require_champion,
     restore_champion,
-    taken_out,
+    rolled_back,
     version_of,
 )
 from ondol.storage.files import (
@@ -241,7 +241,7 @@ def release_to(
     output: TextIO | None = None,
     commit: str | None = None,
 ) -> None:
-    """Put a model into service in the environment `name`.
+    """Put a model into production in the environment `name`.
 
     Args:
         name: A section `[environments.NAME]` of the settings.
@@ -255,7 +255,7 @@ def release_to(
 
     Raises:
         UserError: it cannot be brought there, or was not proved; champion and image are what they were.
-        Refused: it would break the callers of what serves there, or was taken out of service where it comes from.
+        Refused: it would break the callers of what serves there, or was taken out of production where it comes from.
     """
     settings = open_project()
     target = current_store(settings, find_environment(settings, name).store)
@@ -314,7 +314,7 @@ def choose_bundle(store: Path, name: str | None) -> Bundle:
 
     Raises:
         UserError: nothing serves there, or that one never did or is gone.
-        Refused: it was taken out of service there by hand.
+        Refused: it was taken out of production there by hand.
     """
     champion = proved_champion(store, name)
     if name is None or name == champion.bundle:
@@ -324,9 +324,9 @@ def choose_bundle(store: Path, name: str | None) -> Bundle:
         raise UserError(
             f"No bundle {name} that has served is in {store}: leave --bundle out for {champion.bundle}, which serves."
         )
-    if change := taken_out(champion, bundle.version):
+    if change := rolled_back(champion, bundle.version):
         raise Refused(
-            f"Bundle {name} was taken out of service at {change.at} by {change.who} ({change.why}): leave --bundle "
+            f"Bundle {name} was taken out of production at {change.at} by {change.who} ({change.why}): leave --bundle "
             f"out for {champion.bundle}, which serves in {store}."
         )
     return bundle
@@ -376,7 +376,7 @@ def alert_release(settings: Settings, name: str, before: Champion | None, now: C
     instead = f" in place of version {before.version}" if before else ""
     todo = TODO
     if before is not None:
-        todo += f' `ml release --to {name} --bundle {before.bundle} --why "…"` brings the one before back.'
+        todo += f' `ml release --to {name} --bundle {before.bundle} --why "…"` brings the previous one back.'
     what = f"Version {now.version} was released to {name} and proved there{instead}: {why}."
     alert(settings, "released", what, todo, key=f"released {name} {now.move}")
 

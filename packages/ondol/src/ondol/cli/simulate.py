@@ -8,7 +8,7 @@ from rich.markup import escape
 from ondol.cli.console import console, open_project
 from ondol.config import Settings
 from ondol.demo.sandbox import Sandbox, make_sandbox
-from ondol.demo.simulation import Play, Recovery, Week, conclude, draw, measure_comeback, tabulate
+from ondol.demo.simulation import Play, Recovery, Week, conclude, draw, measure_champions, tabulate
 from ondol.errors import UserError
 from ondol.registry.champion import served_bundle
 from ondol.storage.files import sole
@@ -36,7 +36,7 @@ def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
             play.begin()
             played = [play.play_week(number, number > calm) for number in range(1, weeks + 1)]
             trainings = play.trainings()
-        _show(settings, sandbox, played, conclude(played, shifts, trainings, _comeback(sandbox, played, rows)))
+        _show(settings, sandbox, played, conclude(played, shifts, trainings, _recovery(sandbox, played, rows)))
     if keep:
         console.print(f"Its servers run: `cd {escape(settings.show(sandbox.root))}`, then `ml status` and `ml down`.")
 
@@ -78,10 +78,10 @@ def _stopped_at_end(sandbox: Sandbox, keep: bool, say: Callable[[str], None]) ->
         sandbox.ml("down")
 
 
-def _comeback(sandbox: Sandbox, played: list[Week], rows: int) -> Recovery | None:
+def _recovery(sandbox: Sandbox, played: list[Week], rows: int) -> Recovery | None:
     """Return what became of the metric after the swap."""
     old = served_bundle(sandbox.settings.store_path, played[0].version)
-    return measure_comeback(played, rows, sandbox.answers, old, sandbox.settings.gates)
+    return measure_champions(played, rows, sandbox.answers, old, sandbox.settings.gates)
 
 
 def _show(settings: Settings, sandbox: Sandbox, played: list[Week], verdict: tuple[bool, str]) -> None:

@@ -24,7 +24,7 @@ from ondol.orchestration.processes import (
 from ondol.orchestration.server import ask, call_prefect, refusal_of
 from ondol.redaction import show_uri
 from ondol.registry.bundles import find_bundle
-from ondol.registry.champion import Champion, read_champion, taken_out, version_of
+from ondol.registry.champion import Champion, read_champion, rolled_back, version_of
 from ondol.services import NAMES, is_well, prefect_address
 from ondol.storage.files import read_json
 from ondol.validation.results import read_latest
@@ -131,7 +131,7 @@ def print_status() -> None:
     champion = read_champion(settings.store_path)
     if champion is None:
         console.print(
-            f"[bold]{escape(settings.project.name)}[/]: no model is in service yet. `ml run` trains and deploys one."
+            f"[bold]{escape(settings.project.name)}[/]: no model is in production yet. `ml run` trains and deploys one."
         )
     else:
         _print_champion(settings, champion)
@@ -148,7 +148,7 @@ def print_status() -> None:
 def _print_champion(settings: Settings, champion: Champion) -> None:
     bundle = find_bundle(settings.store_path, champion.bundle)
     console.print(
-        f"[bold]{escape(settings.project.name)}[/]: [bold green]version {champion.version}[/] serves "
+        f"[bold]{escape(settings.project.name)}[/]: [bold green]version {champion.version}[/] is in production "
         f"since {champion.since}"
     )
     if bundle is None:
@@ -173,8 +173,8 @@ def _print_pending(settings: Settings, champion: Champion | None) -> None:
     if candidate is None or (champion and champion.version == candidate):
         return
     record = Verdicts(settings.store_path).find(candidate)
-    if change := taken_out(champion, candidate):
-        console.print(f"Version {candidate} was taken out of service by hand: {escape(change.why)}")
+    if change := rolled_back(champion, candidate):
+        console.print(f"Version {candidate} was taken out of production by hand: {escape(change.why)}")
     elif record is None:
         console.print(f"Pending: version {candidate} is trained and not evaluated yet: `ml evaluate`.")
     elif record.verdict.passed:

@@ -59,10 +59,10 @@ class Sandbox:
             timeout=COMMAND_SECONDS,
             check=False,
         )
-        said = (done.stdout + done.stderr).decode(errors="replace")
+        output = (done.stdout + done.stderr).decode(errors="replace")
         if check and done.returncode:
-            raise UserError(f"`ml {' '.join(words)}` failed in the simulation's project {self.root}: {_last(said)}")
-        return said
+            raise UserError(f"`ml {' '.join(words)}` failed in the simulation's project {self.root}: {_last(output)}")
+        return output
 
 
 def make_sandbox(settings: Settings) -> Sandbox:
@@ -139,7 +139,7 @@ def _rewrite_config(path: Path) -> None:
     for section, values in changes.items():
         config.setdefault(section, tomlkit.table()).update(values)
     config.pop("store", None)  # its own is the default
-    config.pop("alerts", None)  # nobody is alerted to what is only played
+    config.pop("alerts", None)  # a simulation sends no alerts
     path.write_text(tomlkit.dumps(config), encoding="utf-8")
 
 
@@ -149,6 +149,6 @@ def _still_schedules(path: Path) -> None:
     path.write_text(re.sub(r"(?m)^(\s*active:) true", r"\1 false", text), encoding="utf-8")
 
 
-def _last(said: str) -> str:
-    lines = [line for line in said.strip().splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+def _last(output: str) -> str:
+    lines = [line for line in output.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"

@@ -54,14 +54,14 @@ def runs_since(api: str, flow: str, since: datetime) -> list[Run]:
     """Return the runs of a flow that were created after `since`, oldest first.
 
     Raises:
-        UserError: nobody answers in time: that there are none cannot be said then.
+        UserError: the server does not answer in time, so that it is unknown whether there are any.
     """
     body = {
         "flows": {"name": {"any_": [flow]}},
         "flow_runs": {"expected_start_time": {"after_": since.isoformat()}},
         "sort": "EXPECTED_START_TIME_ASC",
     }
-    return list(_until(lambda: ask(f"{api}/flow_runs/filter", body), f"{api} did not tell of runs of {flow}"))
+    return list(_until(lambda: ask(f"{api}/flow_runs/filter", body), f"{api} did not list the runs of {flow}"))
 
 
 def wait_for_run(api: str, run_id: str) -> Run:
@@ -90,7 +90,7 @@ def _until(attempt: Callable[[], T | None], complaint: str) -> T:
         if answer is not None:
             return answer
         time.sleep(0.5)
-    raise UserError(f"Within {RUN_SECONDS:.0f} s {complaint}: `ml status` tells what runs.")
+    raise UserError(f"Within {RUN_SECONDS:.0f} s {complaint}: `ml status` shows what runs.")
 
 
 HISTORY = 3  # weeks in the table that a training reads: the newest
@@ -115,7 +115,7 @@ class Week:
         window: What the monitor found.
         wanted: What it asked for, if it did.
         training: How the pipeline that the automation started ended: a Prefect state, or None where none ran.
-        after: Which version serves afterwards.
+        after: The version in production afterwards.
     """
 
     number: int
@@ -196,7 +196,7 @@ class Play:
         return wanted if wanted and wanted.window == window.id else None
 
     def _wait_for_training(self, number: int) -> str:
-        """Return how the training that the automation starts ends; nobody but the automation starts it."""
+        """Return how the training that the automation starts ends; only the automation starts it."""
         self.say(f"week {number}: drift; the automation trains")
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
@@ -268,14 +268,14 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Answered:
-    """Rows of some weeks: what came true, and what was predicted by the service and by another model."""
+    """Rows of some weeks: the true targets, and the predictions of the service and of another model."""
 
     y: np.ndarray
     served: np.ndarray
     other: np.ndarray
 
 
-def measure_comeback(weeks: Sequence[Week], rows: int, answers: Path, old: Bundle, gates: Gates) -> Recovery | None:
+def measure_champions(weeks: Sequence[Week], rows: int, answers: Path, old: Bundle, gates: Gates) -> Recovery | None:
     """Compare the champions of a simulation that has swapped; None where no week came after the swap.
 
     Args:
@@ -352,14 +352,14 @@ def tabulate(weeks: Sequence[Week]) -> Table:
     return table
 
 
-def conclude(weeks: Sequence[Week], shifts: bool, trainings: int, comeback: Recovery | None) -> tuple[bool, str]:
-    """Return whether the loop did what it should, and what it did in words.
+def conclude(weeks: Sequence[Week], shifts: bool, trainings: int, recovery: Recovery | None) -> tuple[bool, str]:
+    """Return whether the loop did what it should, and a summary.
 
     Args:
-        weeks: What they brought.
+        weeks: The weeks and their results.
         shifts: Whether the customers were to move.
         trainings: How many trainings there were, in whichever week.
-        comeback: What became of the metric after the swap, where there was one.
+        recovery: The metric after the swap, if there was one.
     """
     if not shifts:
         return _conclude_rest(weeks, trainings)
@@ -372,16 +372,16 @@ def conclude(weeks: Sequence[Week], shifts: bool, trainings: int, comeback: Reco
     if early := [week for week in trained if not week.moved]:
         return False, _name_weeks("Retrained before anything moved", early)
     if not swapped:
-        return False, f"Drift was seen in week {seen[0].number}, and no new version came into service."
-    if comeback is None:
-        return False, f"Version {swapped[0].after} was swapped in, and no metric tells whether it is better."
+        return False, f"Drift was seen in week {seen[0].number}, and no new version came into production."
+    if recovery is None:
+        return False, f"Version {swapped[0].after} was swapped in, and no metric shows whether it is better."
     last = swapped[0]
-    told = (
+    summary = (
         f"The customers moved in week {moved[0].number}; the monitor saw it in week {seen[0].number}; the automation "
         f"retrained in week {last.number}, and version {last.after} passed its gates and was swapped in. "
     )
-    word = "The metric recovered. " if comeback.complete else "The metric did not recover. "
-    return comeback.complete, told + word + comeback.sentence
+    word = "The metric recovered. " if recovery.complete else "The metric did not recover. "
+    return recovery.complete, summary + word + recovery.sentence
 
 
 def draw(weeks: Sequence[Week], path: Path) -> None:
@@ -422,7 +422,7 @@ def _consequence(week: Week) -> str:
     if week.training is None:
         return ""
     if week.after != week.version:
-        return f"retrained: version {week.after} serves"
+        return f"retrained: version {week.after} is in production"
     return f"retrained ({week.training}): version {week.version} stays"
 
 

@@ -85,8 +85,8 @@ def _ask(url: str, body: Request | None = None) -> dict[str, Any]:
                 return dict(json.load(answer))
         except urllib.error.HTTPError as error:
             if error.code != 503 or time.monotonic() > end:
-                said = error.read().decode(errors="replace")[:300]
-                raise UserError(f"{url} answered {error.code}: {said}") from None
+                message = error.read().decode(errors="replace")[:300]
+                raise UserError(f"{url} answered {error.code}: {message}") from None
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() > end:
                 raise UserError(f"{url} does not answer: {error}.") from None

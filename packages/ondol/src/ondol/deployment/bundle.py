@@ -27,7 +27,7 @@ from ondol.training.train import parts_of
 if TYPE_CHECKING:
     from bentoml import Tag
 
-COMMON = 5  # a text that fewer rows hold may name somebody
+COMMON = 5  # a text that fewer rows hold may identify a person
 
 
 def typical_row(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
@@ -53,7 +53,7 @@ SMOKE_ROWS = 3
 
 
 def build_bundle(settings: Settings, version: str) -> Bundle:
-    """Compile a version, prove parity on every holdout row, and write its bundle.
+    """Compile a version, check parity on every holdout row, and write its bundle.
 
     Raises:
         UserError: it cannot be compiled, or the compiled model differs from scikit-learn.
@@ -106,7 +106,7 @@ def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str
 
 
 def _compile(settings: Settings, candidate: Candidate) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return the model's file and the record of its parity; scikit-learn itself needs no proof."""
+    """Return the model's file and the record of its parity; the runtime sklearn needs no check."""
     if settings.deploy.runtime == "sklearn":
         for part in parts_of(candidate.pipeline):
             if type(part).__module__.startswith("ondol."):

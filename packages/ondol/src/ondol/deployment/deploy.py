@@ -11,19 +11,19 @@ from ondol.orchestration.artifacts import publish_markdown
 from ondol.orchestration.progress import say
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, drop_bundle, find_bundle
-from ondol.registry.champion import Champion, move_champion, restore_champion, taken_out
+from ondol.registry.champion import Champion, move_champion, restore_champion, rolled_back
 from ondol.registry.registry import CHAMPION
 from ondol.storage.reach import look_again
 
 
 def is_in_service(project: Project, champion: Champion | None, version: str) -> bool:
-    """Return True if the version is in service from a bundle that is whole and made under today's [deploy] settings."""
+    """Return True if the version is in production with a complete bundle made by the current [deploy] settings."""
     if champion is None or champion.run_id != project.registry.run_id(version):
         return False
     bundle = find_bundle(project.store, champion.bundle)
     if bundle is None or bundle.meta.get("deploy") != project.settings.deploy.model_dump():
         return False
-    say(f"Version {version} is in service already: nothing is to be done.")
+    say(f"Version {version} is already in production: nothing to do.")
     return True
 
 
@@ -32,48 +32,48 @@ def check_deployable(project: Project, champion: Champion | None, version: str, 
 
     Raises:
         UserError: it has no verdict.
-        Refused: a gate refused it, it was taken out of service, or it would break the champion's callers.
+        Refused: a gate refused it, it was taken out of production, or it would break the champion's callers.
     """
-    require_not_taken_out(champion, version)
+    require_not_rolled_back(champion, version)
     require_pass(known_verdict(project, version), version)
     require_compatible(project, version, champion, breaking)
 
 
 def require_pass(record: StoredVerdict | None, version: str) -> None:
-    """Check that the verdict that stands on a version is a pass.
+    """Check that the valid verdict on a version is a pass.
 
     Raises:
-        UserError: none stands.
+        UserError: there is none.
         Refused: it is a refusal.
     """
     if record is None:
         raise UserError(
-            f"Version {version} has no verdict under what now serves and the gates as they are set: "
+            f"Version {version} has no verdict against the current champion and gates: "
             f"run `ml evaluate {version}` first."
         )
     if record.refusal:
         raise Refused(record.refusal)
 
 
-def require_not_taken_out(champion: Champion | None, version: str) -> None:
-    """Check that nobody took the version out of service: the next run must not bring it back.
+def require_not_rolled_back(champion: Champion | None, version: str) -> None:
+    """Check that the version was not taken out of production by hand: the next run must not bring it back.
 
     Raises:
-        Refused: somebody did.
+        Refused: it was.
     """
-    change = taken_out(champion, version)
+    change = rolled_back(champion, version)
     if champion and change:
         raise Refused(
-            f"Version {version} was taken out of service at {change.at} by {change.who} ({change.why}), so version "
-            f'{champion.version} stays in service: `ml promote {version} --why "…"` puts it back.'
+            f"Version {version} was taken out of production at {change.at} by {change.who} ({change.why}), so version "
+            f'{champion.version} stays in production: `ml promote {version} --why "…"` puts it back.'
         )
 
 
 def require_compatible(project: Project, version: str, champion: Champion | None, breaking: bool) -> None:
-    """Check that callers of the champion can go on as they are; nobody calls a model of the sample.
+    """Check that the new contract keeps the champion's callers working; a model of the sample has no callers.
 
     Raises:
-        Refused: they cannot, and `breaking` was not given.
+        Refused: it does not, and `breaking` was not given.
     """
     if champion is None or breaking:
         return
@@ -83,14 +83,14 @@ def require_compatible(project: Project, version: str, champion: Champion | None
     changes = breaking_changes(old.contract, load_candidate(project.settings, version).contract)
     if changes:
         raise Refused(
-            f"Version {champion.version} stays in service: the new contract would break its callers "
+            f"Version {champion.version} stays in production: the new contract would break its callers "
             f"({'; '.join(changes)}). "
-            "Tell them, then run again with --breaking."
+            "Inform them, then run again with --breaking."
         )
 
 
 def build(project: Project, version: str) -> Bundle:
-    """Compile the version, prove parity on the whole holdout, and write the bundle."""
+    """Compile the version, check parity on the whole holdout, and write the bundle."""
     bundle = build_bundle(project.settings, version)
     rows = bundle.meta["parity"]["rows"]
     equal = f", equal to scikit-learn on {rows:,} held-out rows" if rows else ""
@@ -99,7 +99,7 @@ def build(project: Project, version: str) -> Bundle:
 
 
 def discard(project: Project, bundle: Bundle) -> None:
-    """Remove a bundle, unless it is in service."""
+    """Remove a bundle, unless it is in production."""
     look_again(project.store / "champion.json")
     champion = project.champion
     if champion is None or champion.bundle != bundle.name:
@@ -107,7 +107,7 @@ def discard(project: Project, bundle: Bundle) -> None:
 
 
 def smoke_test(project: Project, service: SmokeService, bundle: Bundle) -> None:
-    """Ask the real service for predictions whose answers are known."""
+    """Send requests with known answers to the real service."""
     rows, expected = smoke_rows(project.settings, bundle)
     service.offer(bundle.path)
     require_same(service.predict({"rows": rows}), expected, project.settings.deploy.tolerance)
@@ -115,7 +115,7 @@ def smoke_test(project: Project, service: SmokeService, bundle: Bundle) -> None:
 
 
 def set_champion(project: Project, bundle: Bundle, champion: Champion | None, why: str) -> Bundle:
-    """Name the bundle in `champion.json` in place of `champion`: from here on it is in service. Return it."""
+    """Write the bundle to `champion.json` in place of `champion`, which puts it into production. Return it."""
     move_champion(project.store, bundle, "deploy", why, expected=champion.bundle if champion else None)
     return bundle
 
@@ -131,7 +131,7 @@ def set_alias(project: Project, version: str) -> None:
 
 
 def report(bundle: Bundle, champion: Champion | None) -> None:
-    """Show in the log and in the Prefect UI what is in service, and what was before."""
+    """Show in the log and in the Prefect UI what is in production, and what was before."""
     instead = f" in place of version {champion.version}" if champion else ""
-    say(f"Version {bundle.version} is in service{instead}, from bundle {bundle.name}.")
-    publish_markdown("champion", f"**Version {bundle.version}** serves, from bundle `{bundle.name}`.")
+    say(f"Version {bundle.version} is in production{instead}, from bundle {bundle.name}.")
+    publish_markdown("champion", f"**Version {bundle.version}** is in production, from bundle `{bundle.name}`.")

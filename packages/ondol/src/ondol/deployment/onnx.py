@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def convert_targets(scope: Any, operator: Any, container: Any) -> None:
-    """Look up each text's place once, and take the row of that place: the numbers it stands for, one for each class."""
+    """Look up each text's place once, and take the row of that place: its numbers, one for each class."""
     from onnx import TensorProto
     from skl2onnx.common._registration import get_converter
     from skl2onnx.common.data_types import StringTensorType
@@ -383,7 +383,7 @@ FORESTS = ("RandomForestClassifier", "ExtraTreesClassifier", "BaggingClassifier"
 
 
 def compile_model(pipeline: Any, contract: Contract) -> bytes:
-    """Return a fitted pipeline as serialized ONNX, opened once to prove that it loads.
+    """Return a fitted pipeline as serialized ONNX, opened once to check that it loads.
 
     The same pipeline gives the same bytes. An estimator of your own needs a converter, registered by
     `skl2onnx.update_registered_converter` in `model/converters.py`, which is imported first where it exists.
@@ -458,10 +458,10 @@ def _convert(pipeline: Any, contract: Contract) -> "ModelProto":
             f"{_class_named(error)} has no converter to ONNX: register one in model/converters.py "
             f"(skl2onnx.update_registered_converter), take another class, or {BY_SKLEARN}."
         ) from error
-    except Exception as error:  # the converter raises whatever a part makes it stumble over
-        said = (str(error).splitlines() or [""])[0][:300].rstrip(".")
+    except Exception as error:  # the converter may raise anything
+        message = (str(error).splitlines() or [""])[0][:300].rstrip(".")
         raise UserError(
-            f"The model cannot be compiled to ONNX ({type(error).__name__}: {said}): {BY_SKLEARN}."
+            f"The model cannot be compiled to ONNX ({type(error).__name__}: {message}): {BY_SKLEARN}."
         ) from error
 
 
@@ -483,5 +483,5 @@ def _open(content: bytes) -> None:
     try:
         open_session(content)
     except Exception as error:  # onnxruntime's own exceptions share no base
-        said = (str(error).splitlines() or [""])[0][:300]
-        raise UserError(f"The compiled model does not load in ONNX Runtime ({said}): {BY_SKLEARN}.") from error
+        message = (str(error).splitlines() or [""])[0][:300]
+        raise UserError(f"The compiled model does not load in ONNX Runtime ({message}): {BY_SKLEARN}.") from error

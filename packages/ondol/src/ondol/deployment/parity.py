@@ -330,8 +330,8 @@ def _run(scorer: Scorer, encoded: pd.DataFrame) -> list[np.ndarray]:
     try:
         return scorer.run(encoded)
     except Exception as error:  # onnxruntime's own exceptions share no base
-        said = str(error).splitlines()[0][:300]
-        raise UserError(f"The compiled model fails where scikit-learn does not ({said}): {BY_SKLEARN}.") from error
+        message = str(error).splitlines()[0][:300]
+        raise UserError(f"The compiled model fails where scikit-learn does not ({message}): {BY_SKLEARN}.") from error
 
 
 def _expected(
@@ -372,9 +372,9 @@ def _require(parity: Parity, where: str) -> None:
 
 
 def _refusing(error: Exception) -> str:
-    said = (str(error).splitlines() or [""])[0][:300].rstrip(".")
+    text = (str(error).splitlines() or [""])[0][:300].rstrip(".")
     return (
         "The model fails on a missing value or on a text that training never saw, which model/schema.py allows "
-        f'({said}): give its encoder handle_unknown="use_encoded_value" (OrdinalEncoder) or "ignore" (OneHotEncoder), '
+        f'({text}): give its encoder handle_unknown="use_encoded_value" (OrdinalEncoder) or "ignore" (OneHotEncoder), '
         "or close the set by isin=[…] in model/schema.py."
     )

@@ -21,7 +21,7 @@ from ondol.ingestion.sources import Reading, Source, open_source, read_through
 from ondol.orchestration.artifacts import code, publish_markdown
 from ondol.orchestration.progress import say
 from ondol.project import Project
-from ondol.redaction import unseen
+from ondol.redaction import redact_exceptions
 from ondol.registry.bundles import Bundle, open_bundle
 from ondol.registry.champion import require_champion, served_bundle
 from ondol.storage.files import publish, scratch
@@ -164,7 +164,7 @@ LARGEST = 3.4028234e38  # of float32, and of the service's request type
 ARROW: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
-@unseen()
+@redact_exceptions()
 def predict_rows(project: Project, bundle: Bundle, source: str, destination: Path) -> dict[str, int]:
     """Predict every row of `source` into `destination`; return how many there are, and how many were refused.
 
@@ -192,15 +192,15 @@ def report(bundle: Bundle, counts: dict[str, int], destination: str) -> None:
     """Show in the log and in the Prefect UI how many rows were predicted."""
     rows, refused = counts["rows"], counts["refused"]
     say(f"Version {bundle.version} predicted {rows:,} rows; {refused:,} broke the contract.")
-    told = f"**{rows:,} rows predicted by version {bundle.version}**, {refused:,} refused"
-    publish_markdown("predictions", f"{told}: {code(destination)}.")
+    summary = f"**{rows:,} rows predicted by version {bundle.version}**, {refused:,} refused"
+    publish_markdown("predictions", f"{summary}: {code(destination)}.")
 
 
 def require_places(rows: Source, contract: Contract) -> None:
-    """Check that columns without names, which are told by their places, are all there, but for a target behind them.
+    """Check that columns without names, which are known by position, are complete; a target may follow them.
 
     Raises:
-        UserError: one is not, so that others may stand in its place.
+        UserError: one is not, so that others may be in its place.
     """
     dialect = getattr(rows, "dialect", None)
     names, known = rows.schema.names, [column.name for column in contract.columns]
@@ -214,7 +214,7 @@ def require_places(rows: Source, contract: Contract) -> None:
     ):
         raise UserError(
             f'"{rows.uri}" has {len(names)} columns, and the table without a header that was learned from has '
-            f"{len(known)}: such columns are told by their places, so write each, if need be without values."
+            f"{len(known)}: such columns are known by position, so write each, if need be without values."
         )
 
 

@@ -24,7 +24,7 @@ class Reference:
 
     Attributes:
         frame: Features by their real names (sensitive ones left out), the target, and the predictions.
-        contract: The contract of the model in service.
+        contract: The contract of the model in production.
         prediction: The column that holds the label or value.
         probability: The column with the probability of the positive class; None but in binary problems.
     """

@@ -22,7 +22,7 @@ from ondol.registry.bundles import new_bento_home
 START_SECONDS = 90.0
 REQUEST_SECONDS = 30.0
 REFUSED = "Refused a bundle, there is none yet: "  # what `ondol_serving.serving` logs
-TOLERANCE = 1e-5  # at least: answers are float32, what scikit-learn says is float64
+TOLERANCE = 1e-5  # at least: answers are float32, scikit-learn predicts float64
 _running: ContextVar["SmokeService | None"] = ContextVar("smoke_service", default=None)
 
 

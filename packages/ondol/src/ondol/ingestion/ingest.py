@@ -11,11 +11,11 @@ from ondol.orchestration.artifacts import code, publish_markdown
 from ondol.orchestration.progress import say, track
 from ondol.orchestration.stage import SHORT
 from ondol.project import Project
-from ondol.redaction import show_uri, unseen
+from ondol.redaction import redact_exceptions, show_uri
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 
 
-@unseen()
+@redact_exceptions()
 def read_source(project: Project, full: bool = False) -> Snapshot:
     """Return the snapshot of the source that `config.toml` names; see `snapshot_source`."""
     return snapshot_source(project.settings, project.contract, full)

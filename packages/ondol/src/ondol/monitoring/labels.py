@@ -41,7 +41,7 @@ def read_labels(settings: Settings, contract: Contract, samples: list[pd.DataFra
 
     Args:
         settings: Name the source.
-        contract: Of the model in service: which column is predicted.
+        contract: Of the model in production: which column is predicted.
         samples: The windows' samples, with the columns `request_id`, `row` and `id`.
 
     Raises:

@@ -35,7 +35,7 @@ SAMPLE = pa.schema(
 
 
 class Window(BaseModel):
-    """One window: [start, end) of the log of the bundle in service, what was found, and the verdict.
+    """One window: [start, end) of the log of the bundle in production, what was found, and the verdict.
 
     Attributes:
         id: Names it: start and version. A window that was too small is replaced by the larger one of the same start.
@@ -96,7 +96,7 @@ class Windows:
         write_bytes(self.path(window.id, "json"), window.model_dump_json(indent=1).encode())
 
     def of(self, champion: Champion) -> list[Window]:
-        """Return the windows since the champion was put into service, oldest first."""
+        """Return the windows since the champion was put into production, oldest first."""
         since = datetime.fromisoformat(champion.since)
         paths = sorted(self.folder.glob("*.json"))
         found = [window for path in paths if (window := read_record(path, Window))]

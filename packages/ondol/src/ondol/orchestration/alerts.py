@@ -156,8 +156,8 @@ def outbox(settings: Settings) -> Path:
     return _folder(settings) / "outbox"
 
 
-def told_path(settings: Settings) -> Path:
-    """Return where it is kept of which champion people were told last."""
+def alerted_champion_path(settings: Settings) -> Path:
+    """Return the file that records the champion of the last alert."""
     return _folder(settings) / "champion.json"
 
 

@@ -87,7 +87,7 @@ def find_bundle(store: Path, name: str) -> Bundle | None:
     """Return the bundle with the folder name `name`, or None where it is missing or was changed.
 
     Raises:
-        UserError: the store is elsewhere and cannot be reached: nobody knows.
+        UserError: the store is remote and cannot be reached.
     """
     try:
         return open_bundle(store, name)
@@ -96,7 +96,7 @@ def find_bundle(store: Path, name: str) -> Bundle | None:
 
 
 def drop_bundle(bundle: Bundle) -> None:
-    """Remove a bundle that never served."""
+    """Remove a bundle that never was in production."""
     remove(bundle.path)
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.orchestration.alerts import alert, told_path
+from ondol.orchestration.alerts import alert, alerted_champion_path
 from ondol.registry.bundles import Bundle, open_bundle
 from ondol.storage.files import (
     BACKUP,
@@ -43,7 +43,7 @@ class HistoryEntry(BaseModel):
 
 
 class Champion(BaseModel):
-    """The version in service, the MLflow run that made it, its bundle's folder and digest, and every move so far.
+    """The version in production, the MLflow run that made it, its bundle's folder and digest, and every move so far.
 
     A version's number says little: another registry begins at 1 again. The run's id is what names a model.
     """
@@ -79,7 +79,7 @@ def require_champion(store: Path) -> Champion:
     """
     champion = read_champion(store)
     if champion is None:
-        raise UserError("No model is in service yet: `ml run` trains, checks and deploys one.")
+        raise UserError("No model is in production yet: `ml run` trains, checks and deploys one.")
     return champion
 
 
@@ -88,44 +88,46 @@ def version_of(bundle: str) -> str:
     return bundle.rpartition("-")[0]
 
 
-def taken_out(champion: Champion | None, version: str) -> HistoryEntry | None:
-    """Return the move by hand (rollback or promotion) that ended `version`'s service, unless it was put back since."""
+def rolled_back(champion: Champion | None, version: str) -> HistoryEntry | None:
+    """Return the rollback or promotion that took `version` out of production, unless it was put back since."""
     moves = [c for c in (champion.history if champion else ()) if version in map(version_of, (c.before or "", c.to))]
     last = moves[-1] if moves else None
     return last if last and last.action in ("promote", "rollback") and version_of(last.to) != version else None
 
 
 def served_bundle(store: Path, version: str) -> Bundle:
-    """Return the bundle under which a version served last.
+    """Return the bundle with which a version was last in production.
 
     Raises:
-        UserError: it never did: a bundle that was written but not put into service does not count.
+        UserError: it never was: a bundle that was written but not put into production does not count.
     """
     names = [change.to for change in require_champion(store).history if version_of(change.to) == version]
     if not names:
-        raise UserError(f"Version {version} never served, so it cannot be put back: `ml status` lists those that did.")
+        raise UserError(
+            f"Version {version} never was in production, so it cannot be put back: `ml status` lists those that were."
+        )
     return open_bundle(store, names[-1])
 
 
 def move_champion(store: Path, bundle: Bundle, action: Action, why: str, expected: str | None = ANY) -> Champion:
-    """Name `bundle` as the one in service and add the move to the history.
+    """Name `bundle` as the one in production and add the move to the history.
 
     Args:
         store: The store's folder.
-        bundle: What shall serve.
+        bundle: The bundle to put into production.
         action: What moved it.
         why: For the history.
-        expected: The bundle that must be in service now, None for none; default: whichever is.
+        expected: The bundle that must be in production now, None for none; default: any.
 
     Raises:
-        UserError: another bundle than `expected` serves.
+        UserError: another bundle than `expected` is in production.
     """
     now = utc_now()
     with locked(store / "champion.lock", wait=True):
         old = read_champion(store)
         before = old.bundle if old else None
         if expected not in (ANY, before):
-            raise UserError(f"Bundle {before} was put into service meanwhile: run `ml evaluate` against it.")
+            raise UserError(f"Bundle {before} was put into production meanwhile: run `ml evaluate` against it.")
         change = HistoryEntry(at=now, who=user_name(), action=action, before=before, to=bundle.name, why=why)
         champion = Champion(
             version=bundle.version,
@@ -140,7 +142,7 @@ def move_champion(store: Path, bundle: Bundle, action: Action, why: str, expecte
 
 
 def restore_champion(store: Path, bundle: Bundle, before: Champion | None) -> None:
-    """Put `before` back, unless something else than `bundle` was put into service since."""
+    """Put `before` back, unless something else than `bundle` was put into production since."""
     with locked(store / "champion.lock", wait=True):
         look_again(store / "champion.json")
         now = read_champion(store)
@@ -149,9 +151,9 @@ def restore_champion(store: Path, bundle: Bundle, before: Champion | None) -> No
 
 
 def write_champion(store: Path, champion: Champion | None) -> None:
-    """Put `champion`, or the word that nothing serves, in the place of what the file says.
+    """Write `champion`, or that nothing is in production, to the file.
 
-    The backup is written first: where it cannot be written, the champion has not moved.
+    The backup is written first: if it cannot be written, the champion has not changed.
     """
     text = champion.model_dump_json(indent=1, by_alias=True) if champion else json.dumps(NOTHING)
     for name in (BACKUP, "champion.json"):
@@ -159,18 +161,18 @@ def write_champion(store: Path, champion: Champion | None) -> None:
 
 
 def alert_new_champion(settings: Settings) -> None:
-    """Alert once that a new version was put into service: at its deploy, or later where that was killed before."""
+    """Send one alert for a new version in production: at its deploy, or later if the deploy was killed."""
     champion = read_champion(settings.store_path)
-    told = told_path(settings)
-    if champion is None or read_note(told) in (champion.move, champion.since):  # the time alone: before 0.3.1
+    path = alerted_champion_path(settings)
+    if champion is None or read_note(path) in (champion.move, champion.since):  # the time alone: before 0.3.1
         return
     change = champion.history[-1]
     if change.action == "deploy":
         instead = f" in place of version {version_of(change.before)}" if change.before else ""
-        what = f"Version {champion.version} was trained and serves{instead}."
+        what = f"Version {champion.version} was trained and is in production{instead}."
         todo = "`ml status` shows it."
         if change.before is not None:  # the first version has none before it to go back to
-            todo = '`ml status` shows it; `ml rollback --why "…"` brings the one before back.'
+            todo = '`ml status` shows it; `ml rollback --why "…"` brings the previous one back.'
         alert(settings, "retrained", what, todo, key=f"retrained {champion.move}")
     with suppress(OSError):  # a full disk: the same alert is not sent twice within `repeat_hours`
-        write_json(told, champion.move)
+        write_json(path, champion.move)

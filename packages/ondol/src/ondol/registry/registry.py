@@ -85,7 +85,7 @@ def relocate_artifacts(database: Path, artifacts: Path) -> int:
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """Return the project that a URI is in, as it is written there, and what follows its folder of artifacts."""
+    """Return the project that a URI is in, as written there, and what follows its folder of artifacts."""
     found = LOCAL.fullmatch(uri)
     assert found is not None
     return found["root"], found["rest"]
@@ -121,7 +121,7 @@ def _foreign(connection: sqlite3.Connection, here: str) -> list[tuple[str, str, 
 
 
 def _bring(old: str, artifacts: Path) -> None:
-    """Copy what is at the URI `old` and missing here; the source is left as it is.
+    """Copy what is at the URI `old` and missing here; the source is unchanged.
 
     Where the other folder is still a project, it may have changed its artifacts since: only what is missing as a whole
     comes. A folder that is no project any more holds what was written there after this project was moved away.
@@ -149,7 +149,7 @@ REMOTE_SECONDS = 10.0
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 MLFLOW_REMEDY = (
     "after `ml down`, bring it back from a backup, or move it away and run `ml run`, which registers a version in a "
-    "new database; the model in service goes on"
+    "new database; the model in production goes on"
 )
 
 
@@ -241,8 +241,8 @@ def connect(settings: Settings) -> "MlflowClient":
     try:
         client = mlflow.MlflowClient()
     except mlflow.MlflowException as error:
-        if said := explain_schema(str(error), os.environ["MLFLOW_TRACKING_URI"], "MLFLOW_TRACKING_URI"):
-            raise UserError(said) from None
+        if message := explain_schema(str(error), os.environ["MLFLOW_TRACKING_URI"], "MLFLOW_TRACKING_URI"):
+            raise UserError(message) from None
         raise
     if not embedded:
         _require_entry(client)
@@ -265,10 +265,10 @@ def check_schema(settings: Settings) -> None:
         if _all_tables_exist(engine):  # else MLflow upgrades it by itself
             _verify_schema(engine)
     except MlflowException as error:
-        if said := explain_schema(str(error), embedded_uri(settings), "MLFLOW_TRACKING_URI"):
-            raise UserError(said) from None
+        if message := explain_schema(str(error), embedded_uri(settings), "MLFLOW_TRACKING_URI"):
+            raise UserError(message) from None
     except DatabaseError:
-        return  # what the check of the file has said
+        return  # what the check of the file has message
     finally:
         engine.dispose()
 
@@ -285,7 +285,7 @@ def _require_answer(uri: str) -> None:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REMOTE_SECONDS) as answer:
             place = str(answer.url)
     except urllib.error.HTTPError:
-        return  # an answer, whatever it says
+        return  # any answer will do
     except OSError as error:
         raise UserError(
             f"No MLflow server answers at MLFLOW_TRACKING_URI = {show_uri(uri)} ({error}): start it or unset it."
@@ -371,7 +371,7 @@ KEY_TAG = "train_key"
 VIEW = "metrics"  # names the view of the runs in which their metrics are columns
 SHOWN_METRICS = 4  # metrics that MLflow's table of runs shows
 DELETED = "deleted"
-RECORD = ("contract.json", "baseline.json")  # of a run, without which its version cannot be judged
+RECORD = ("contract.json", "baseline.json")  # of a run, needed to evaluate its version
 CHALLENGER, CHAMPION = "challenger", "champion"
 
 
@@ -723,8 +723,8 @@ def read_version_tags(settings: Settings) -> dict[str, dict[str, str]]:
         champion = read_champion(settings.store_path)
         if champion is not None and not registry.made(champion):
             raise UserError(
-                f"MLflow does not know version {champion.version}, which serves: set MLFLOW_TRACKING_URI to the "
-                "server that it was registered with, or deploy a version of this one."
+                f"MLflow does not know version {champion.version}, which is in production: set "
+                "MLFLOW_TRACKING_URI to the server that it was registered with, or deploy a version of this one."
             )
         return {str(version.version): _tags_of(registry, version) for version in _list_versions(registry)}
     except (MlflowException, OSError) as error:

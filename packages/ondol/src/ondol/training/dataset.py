@@ -92,7 +92,7 @@ def _are_among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
 
 
 def key_column(contract: Contract) -> str | None:
-    """Return the column whose values never straddle: the group, else the id."""
+    """Return the column whose values are never in both training and holdout: the group, else the id."""
     key = contract.role("group") or contract.role("id")
     return key.name if key else None
 
@@ -156,7 +156,7 @@ def _salted(seed: int, salts: Any) -> Any:
 
 
 def below(hashes: np.ndarray, share: float) -> np.ndarray:
-    """Tell which hashes are among the lowest `share` of all there can be."""
+    """Return which hashes are among the lowest `share` of all possible ones."""
     return hashes < np.uint64(share * 2.0**64)
 
 

@@ -102,7 +102,7 @@ def code_digest(root: Path) -> str:
 
 
 def shaping_packages() -> dict[str, str]:
-    """Return the versions of the packages that shape a model, as it is fitted and as it is read again."""
+    """Return the versions of the packages that shape a model, at fitting and at loading."""
     return {name: version(name) for name in SHAPING}
 
 

@@ -69,7 +69,7 @@ def log_run(
     """Write down what decided the model, and what became of it."""
     settings = registry.settings
     log_dataset(registry, validation, run_id, fitted.contract, fitted.holdout, "training", fitted.rows)
-    said = {
+    parameters = {
         **{f"split.{k}": v for k, v in settings.split.model_dump().items()},
         "train.seed": settings.train.seed,
         "train.sample_share": sample_share(settings, validation),
@@ -91,7 +91,7 @@ def log_run(
         run_id,
         {"fit_seconds": fitted.seconds, "train_rows": fitted.rows},
         documents,
-        params={k: str(v)[:500] for k, v in said.items()},
+        params={k: str(v)[:500] for k, v in parameters.items()},
     )
 
 
@@ -245,7 +245,7 @@ def build_pipeline(settings: Settings) -> Any:
         made = estimator.build_estimator(settings.data.problem, settings.train.seed, **settings.train.params)
         built = features.build_features(**({"problem": settings.data.problem} if _asks_problem(features) else {}))
         pipeline = Pipeline([("features", built), ("estimator", made)])
-    except Exception as error:  # whatever the owner's code raises
+    except Exception as error:  # the owner's code may raise anything
         raise UserError(
             f"The model of model/estimator.py and model/features.py cannot be built: {explain(error)}."
         ) from error
