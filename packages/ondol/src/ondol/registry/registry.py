@@ -357,7 +357,7 @@ def load_pipeline(path: Path, trusted: tuple[str, ...]) -> Any:
 
 
 def explain_untrusted(error: Exception) -> str:
-    """Say what to do about what skops said of a type."""
+    """Return what to do about a type that skops refuses."""
     text = " ".join(str(error).split())
     return (
         "The model holds a type that skops does not trust, so it was not registered: add its full name to [train] "
