@@ -144,7 +144,7 @@ def test_image_that_is_not_in_the_registry_moves_nothing(host, container):
 def test_container_that_cannot_be_put_back_is_said_with_its_name(host, container):
     host.have(NAME)
     host.write(refused=["start"])
-    with pytest.raises(UserError, match=f"could not be put back: .*no start today See {KEPT} and {NAME} on ssh://"):
+    with pytest.raises(UserError, match=f"could not be restored: .*no start today See {KEPT} and {NAME} on ssh://"):
         fail(container())
 
 

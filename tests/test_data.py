@@ -17,7 +17,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from ondol import retention as garbage
-from ondol.cli import history
+from ondol.cli import data as ml_data
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.retention import Use, bundled, find_garbage, needed, registered, versions_of
@@ -213,7 +213,7 @@ def test_a_part_that_is_gone_is_said_and_never_recorded(tmp_path):
 def test_what_is_no_digest_is_refused(project, digest):
     take(project.store_path, "data.csv", a=[1])
     with pytest.raises(UserError, match=r"is no digest: give the first characters"):
-        history.print_difference(digest, digest)
+        ml_data.print_difference(digest, digest)
 
 
 def test_a_damaged_record_stops_the_removal(tmp_path):
@@ -228,8 +228,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A project whose MLflow is its own database."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     made = Settings(root=tmp_path)
-    monkeypatch.setattr(history, "open_project", lambda: made)
-    monkeypatch.setattr(history.console, "width", 160)
+    monkeypatch.setattr(ml_data, "open_project", lambda: made)
+    monkeypatch.setattr(ml_data.console, "width", 160)
     return made
 
 
@@ -248,14 +248,14 @@ def test_a_version_in_mlflow_keeps_its_snapshot(project, capsys):
     registry = Registry(project)
     registry.client.create_registered_model(registry.name)
     made = registry.client.create_model_version(registry.name, "file:///none", tags={"data_digest": old.digest})
-    history.collect(dry_run=False)
-    assert "Nothing to remove" in capsys.readouterr().out
+    ml_data.collect(dry_run=False)
+    assert "Nothing to delete" in capsys.readouterr().out
     assert versions_of(registered(project)) == {old.digest: ["1"]}
     registry.client.delete_model_version(registry.name, made.version)
-    history.collect(dry_run=True)
+    ml_data.collect(dry_run=True)
     assert old.digest[:12] in capsys.readouterr().out
     assert read(project.store_path, old.digest)
-    history.collect(dry_run=False)
+    ml_data.collect(dry_run=False)
     with pytest.raises(UserError, match="No such snapshot"):
         Snapshots(project.store_path).get(old.digest)
 
@@ -298,8 +298,8 @@ def test_nothing_is_removed_where_it_is_not_known_what_is_needed(project, monkey
         (project.store_path / "bundles" / "7-abc").mkdir(parents=True)
         (project.store_path / "bundles" / "7-abc" / "meta.json").write_text("{", encoding="utf-8")
     before = files_of(project.store_path)
-    with pytest.raises(UserError, match="Nothing was removed"):
-        history.collect(dry_run=False)
+    with pytest.raises(UserError, match="Nothing was deleted"):
+        ml_data.collect(dry_run=False)
     assert files_of(project.store_path) == before
 
 
@@ -314,7 +314,7 @@ def test_nothing_is_removed_while_another_run_goes_on(project):
         assert holder.stdout and holder.stdout.readline() == "True\n"
         before = files_of(project.store_path)
         with pytest.raises(UserError, match="Another run"):
-            history.collect(dry_run=False)
+            ml_data.collect(dry_run=False)
         assert files_of(project.store_path) == before
         holder.communicate()
 
@@ -324,7 +324,7 @@ def test_the_log_names_versions_and_hides_secrets_even_without_mlflow(project, c
     old, new = two_snapshots(project)
     write_json(project.store_path / "bundles" / "7-abc" / "meta.json", {"data_digest": old.digest})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    history.print_log()
+    ml_data.print_log()
     said = capsys.readouterr()
     assert "No MLflow server answers" in " ".join(said.err.split())
     assert "postgresql://db/shop?table=고객" in said.out and "geheim" not in said.out
@@ -396,7 +396,7 @@ def test_a_large_snapshot_is_sampled_evenly_over_all_its_row_groups(tmp_path, mo
 def test_differences_are_printed_with_korean_names_and_markup_in_them(project, capsys):
     one = take(project.store_path, "x", **{"도시 [b]": ["서울", "부산"] * 50, "n": [1, 2] * 50})
     other = take(project.store_path, "x", **{"도시 [b]": ["서울", "[red]"] * 60, "n": [5, 6] * 60, "새": [1] * 120})
-    history.print_difference(one.digest[:10], other.digest[:10])
+    ml_data.print_difference(one.digest[:10], other.digest[:10])
     said = capsys.readouterr().out
     for part in ("100 → 120 (+20)", "+ 새 int64", "도시 [b]", "+ [red]; − 부산", "1 → 5"):
         assert part in said

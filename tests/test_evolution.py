@@ -321,17 +321,17 @@ def test_schema_edited_meanwhile_is_not_overwritten(tmp_path):
 
 
 def test_nothing_changed_is_said_of_no_more_than_was_looked_at(project, monkeypatch, capsys):
-    from ondol.cli import console, contract
+    from ondol.cli import contract
 
     data = {"source": "sample://?rows=20000", "target": "churned", "problem": "binary"}
     settings = Settings(root=project, data=data)  # type: ignore[arg-type]
-    monkeypatch.setattr(console, "open_project", lambda: settings)
-    contract.print_changes()
+    monkeypatch.setattr(contract, "open_project", lambda: settings)
+    contract.print_changes(None)
     monkeypatch.setitem(read_table.__globals__, "MOST_ROWS", 200)
-    contract.print_changes()
+    contract.print_changes(None)
     assert capsys.readouterr().out.splitlines() == [
-        "Nothing changed: the source is as model/schema.py says.",
-        "Nothing changed of its first 16,384 rows: they are as model/schema.py says.",
+        "Nothing changed. The source matches model/schema.py.",
+        "Nothing changed. The first 16,384 rows of the source match model/schema.py.",
     ]
 
 

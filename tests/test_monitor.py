@@ -14,7 +14,7 @@ import pytest
 from monitor_support import START, records
 from nasty_support import MARKUP, NAMES
 
-from ondol.cli.loop import window_lines
+from ondol.cli.status import window_lines
 from ondol.config import Gates, Monitor, Retrain, Settings
 from ondol.contract import Column, Contract, Encoding
 from ondol.deployment.reference import Reference

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from ondol.cli import quarantine_files as quarantined
-from ondol.cli.quarantine import app
+from ondol.cli import quarantine as command
+from ondol.cli.app import quarantine_app
 from ondol.config import Settings
 from ondol.contract import load_contract
 from ondol.deployment.predict import open_output
@@ -89,7 +89,7 @@ class Project:
     def correct(self, validation: Validation, changes: dict[int, dict[str, Any]], suffix: str = "csv") -> str:
         """Write the quarantine to a file, change rows by `_row`, and leave the others out."""
         path = self.root / f"bad.{suffix}"
-        quarantined.write_quarantine(self.settings, validation, path)
+        command.write_quarantine(self.settings, validation, path)
         reader = {"csv": pd.read_csv, "parquet": pd.read_parquet, "jsonl": lambda p: pd.read_json(p, lines=True)}
         frame = reader[suffix](path).astype(object)
         frame = frame[frame["_row"].isin(changes)]
@@ -305,7 +305,7 @@ def test_what_is_text_in_the_snapshot_stays_as_it_is_written(made, suffix):
     assert made.snapshots.schema(first.digest).field("age").type == pyarrow.string()
     bad = made.validate(first)
     path = made.root / f"bad.{suffix}"
-    quarantined.write_quarantine(made.settings, bad, path)
+    command.write_quarantine(made.settings, bad, path)
     table = read_through(open_source(str(path), Reading({"age": "text"})), pyarrow.Table.from_batches)
     corrected = table.set_column(3, "income", pyarrow.array([1.0, 2.0, 3.0])).set_column(
         2, "age", pyarrow.array(["05", *table.column("age").to_pylist()[1:]])
@@ -365,7 +365,7 @@ def test_rows_that_are_written_and_replayed_unchanged_are_the_raw_rows(made, suf
         held.add(raw, np.arange(15), reasons)
         bad = held.finish(Validation(id="all", snapshot=base.digest, rows=15, bad=15, reasons={}))
     path = made.root / f"all.{suffix}"
-    quarantined.write_quarantine(made.settings, bad, path)
+    command.write_quarantine(made.settings, bad, path)
     taken = accept_corrected_rows(made.settings, bad, str(path))
     assert (taken.rows, taken.refused) == (15, {})
     assert made.snapshots.schema(taken.snapshot.digest) == raw.schema
@@ -435,16 +435,16 @@ def test_a_corrected_contract_takes_the_rows_in(made, contract):
 @pytest.fixture
 def typed(made: Project, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Type `ml quarantine …`; the answer has the exit status and what was printed."""
-    monkeypatch.setattr(quarantined, "open_project", lambda: made.settings)
+    monkeypatch.setattr(command, "open_project", lambda: made.settings)
 
     def run(*arguments: str) -> tuple[int, str]:
-        with quarantined.console.capture() as said:
-            result = CliRunner().invoke(app, list(arguments))
+        with command.console.capture() as said:
+            result = CliRunner().invoke(quarantine_app, list(arguments))
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result.exit_code, said.get()
 
-    monkeypatch.setattr(quarantined.console, "width", 200)
+    monkeypatch.setattr(command.console, "width", 200)
     return run
 
 
@@ -514,7 +514,7 @@ def test_rows_in_the_owner_s_notation_are_written_corrected_and_replayed_in_it(t
     bad = project.validate(snapshot)
     assert (bad.bad, bad.rows) == (2, 8)
     path = tmp_path / "bad.csv"
-    quarantined.write_quarantine(project.settings, bad, path)
+    command.write_quarantine(project.settings, bad, path)
     text = path.read_text(encoding="utf-8-sig")
     assert '"12.5"' in text and '"1234,5"' in text and "김" in text and ";" in text
     corrected = text.replace('"12.5"', '"1.312,25"').replace(";400;", ";40;").replace('"400"', '"40"')
@@ -537,7 +537,7 @@ def test_seconds_of_a_duration_are_written_and_replayed_with_a_point_whatever_th
     (tmp_path / "data.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     bad = project.validate(project.ingest())
     path = tmp_path / "bad.csv"
-    quarantined.write_quarantine(project.settings, bad, path)
+    command.write_quarantine(project.settings, bad, path)
     path.write_text(path.read_text(encoding="utf-8").replace(";400;", ";40;"), encoding="utf-8")
     taken = accept_corrected_rows(project.settings, bad, str(path))
     assert (bad.bad, taken.rows, taken.refused) == (1, 1, {})

@@ -77,7 +77,7 @@ def released(environments: Environments) -> Environments:
 def test_release_brings_the_champion_to_a_service_that_has_none(environments):
     assert environments.clients["staging"].get("/readyz").status_code == 503
     said = succeed(environments.release("staging", "--why", "first")).stdout
-    assert "version 1 serves in staging (first)" in said
+    assert "version 1 was released to staging (first)" in said
     assert environments.served("staging") == "1"
     change = environments.champion("staging")["history"][-1]
     assert (change["action"], change["why"], change["from"]) == ("release", "first", None)
@@ -85,7 +85,7 @@ def test_release_brings_the_champion_to_a_service_that_has_none(environments):
     project = environments.project
     assert environments.champion("staging")["digest"] == project.champion["digest"]
     assert environments.clients["production"].get("/readyz").status_code == 503
-    assert environments.alerts("released") == ["Version 1 was released to staging and proved there: first."]
+    assert environments.alerts("released") == ["Version 1 was released to staging and verified there: first."]
 
 
 def test_release_twice_changes_nothing(released):
@@ -126,11 +126,11 @@ def test_release_to_a_service_that_does_not_follow_restores_the_champion(release
     address = str(released.clients["staging"].base_url)
     wrong = {"ML_ENVIRONMENTS__PRODUCTION__URL": address, "ML_ENVIRONMENTS__PRODUCTION__WAIT_SECONDS": "2"}
     done = released.release("production", **wrong)
-    assert "version 1 serves again" in done.stdout
+    assert "version 1 is in production again" in done.stdout
     assert "but version 2 of" in refuse(done)
     assert released.champion("production") == before
     told = released.alerts("release-failed")[-1]
-    assert told.startswith("The release of version 2 to production was taken back, version 1 serves: ")
+    assert told.startswith("The release of version 2 to production was rolled back, version 1 is in production: ")
     wait_for_version(released.clients["production"], "1")
 
 
@@ -149,7 +149,7 @@ def test_first_release_that_fails_takes_the_model_out_of_service_again(released,
         new = {"STORE": str(store), "URL": address, "WAIT_SECONDS": "10"}
         done = released.release("new", **{f"ML_ENVIRONMENTS__NEW__{key}": value for key, value in new.items()})
         assert "but version 2 of" in refuse(done)
-        assert "nothing serves again" in done.stdout
+        assert "nothing is in production" in done.stdout
         wait_for(client, "/readyz", 503)
         assert client.post("/predict", json={"rows": []}).status_code == 503
         assert "Serving model version 2" in (home / "log").read_text(encoding="utf-8")
@@ -178,7 +178,7 @@ def test_release_of_what_was_proved_is_not_of_what_serves_by_now(released, tmp_p
     newest = released.champion("staging")["bundle"]
     succeed(released.project.ml("rollback", "--why", "it is bad", **store))
     said_no = refuse(released.release("production", "--from", "staging", "--bundle", newest), 1)
-    assert "was taken out of service" in said_no
+    assert "was taken out of production" in said_no
     assert "it is bad" in said_no
     assert released.served("production") == "1"
 
@@ -187,7 +187,7 @@ def test_bundle_that_never_served_or_is_gone_is_refused(released):
     before = released.champion("production")
     for name in ("9-0123456789ab", "../staging"):
         said = refuse(released.release("production", "--from", "staging", "--bundle", name))
-        assert said.startswith(f"No bundle {name} that has served is in ")
+        assert said.startswith(f"No bundle {name} was in production in ")
         assert before["bundle"] in said  # which staging serves, too
     assert released.champion("production") == before
 

@@ -197,7 +197,7 @@ def test_doctor_finds_what_was_deleted_in_mlflow(original: Path) -> None:
     registry.experiment_id()
     assert found() == ""
     shutil.rmtree(original / ".ml" / "mlflow" / "artifacts")
-    assert "Version 1 is not whole in MLflow" in found()
+    assert "Version 1 is incomplete in MLflow" in found()
 
 
 def _said(settings: Settings) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from ondol import redaction as secrets
-from ondol.cli import app as cli
 from ondol.cli import pipeline as stages
-from ondol.cli.console import report_unexpected
+from ondol.cli.console import absolute_source, report_unexpected
+from ondol.cli.init import source_from_root
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.ingestion.sources import Reading, open_source
@@ -176,7 +176,7 @@ def test_predict_refuses_a_plain_secret_before_prefect_is_told(monkeypatch: pyte
 
 @pytest.mark.parametrize("source", ["${DATABASE_URL}", "${DATABASE_URL}#t", "https://h/x", "postgresql://${A}@h/db"])
 def test_a_secret_that_is_a_whole_address_is_no_path_on_the_command_line(source: str, tmp_path: Path) -> None:
-    assert cli._absolute(source) == cli._from_root(source, tmp_path) == source
+    assert absolute_source(source) == source_from_root(source, tmp_path) == source
 
 
 def test_an_alert_says_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

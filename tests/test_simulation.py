@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ondol.cli.operate import LEAST_WEEKS
+from ondol.cli.app import LEAST_WEEKS
 from ondol.cli.simulate import count_calm_weeks, simulate
 from ondol.config import Gates, Retrain, load_settings
 from ondol.contract import Contract
@@ -171,7 +171,7 @@ def test_second_simulation_at_once_is_refused_and_touches_nothing(project, monke
     monkeypatch.chdir(project)
     with (
         locked(project / ".ml" / "simulation.lock", wait=False),
-        pytest.raises(UserError, match=r"Another `ml simulate` is at work here"),
+        pytest.raises(UserError, match=r"Another `ml simulate` is running here"),
     ):
         simulate(6, 1_000, shifts=True, keep=False)
     assert (sandbox.root / "left").exists()
@@ -179,7 +179,7 @@ def test_second_simulation_at_once_is_refused_and_touches_nothing(project, monke
 
 def test_simulation_too_short_for_a_week_after_the_swap_is_refused(project, monkeypatch):
     monkeypatch.chdir(project)
-    with pytest.raises(UserError, match=r"--weeks 3 leaves no week after the swap: give at least 4"):
+    with pytest.raises(UserError, match=r"--weeks 3 leaves no week after the promotion: give at least 4"):
         simulate(3, 1_000, shifts=True, keep=False)
     assert not (project / ".ml" / "simulation").exists()
 

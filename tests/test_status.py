@@ -17,8 +17,7 @@ from template_support import clean_environment, python_path
 
 from ondol.cli import up
 from ondol.cli.console import console
-from ondol.cli.loop import loop_lines
-from ondol.cli.status import print_alerts, print_due, print_processes
+from ondol.cli.status import loop_lines, print_alerts, print_due, print_processes
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.monitoring.retraining import pause
@@ -104,7 +103,7 @@ def test_process_that_has_ended_is_named_with_its_log(settings: Settings) -> Non
         keeper.kill()
         keeper.wait(30)
         said = said_by(print_processes, settings)
-        assert "worker has ended `ml up` starts it again; .ml/logs/worker.log may say why" in said
+        assert "worker has stopped `ml up` starts it again; see .ml/logs/worker.log" in said
     finally:
         stop(settings, record)
 
@@ -112,7 +111,7 @@ def test_process_that_has_ended_is_named_with_its_log(settings: Settings) -> Non
 def test_process_that_does_not_answer_is_named_with_its_log(settings: Settings) -> None:
     record = start(settings, "service", SLEEP, ENV, free_port())
     try:
-        assert f"service is not well {record.address}" in said_by(print_processes, settings)
+        assert f"service is not healthy {record.address}" in said_by(print_processes, settings)
     finally:
         stop(settings, record)
 
@@ -120,7 +119,7 @@ def test_process_that_does_not_answer_is_named_with_its_log(settings: Settings) 
 def test_prefect_that_is_down_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://anna:s3cret@127.0.0.1:9/api")
     said = said_by(print_due, settings)
-    assert said == "No Prefect server answers at http://127.0.0.1:9/api: what is due is not known."
+    assert said == "No Prefect server answers at http://127.0.0.1:9/api: scheduled runs are not known."
 
 
 def test_prefect_that_refuses_is_named(settings: Settings, guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,24 +160,24 @@ def test_server_that_does_not_know_its_name_is_told_it_rather_than_credentials(
 def test_paused_loop_is_told_before_there_is_a_champion(settings: Settings) -> None:
     pause(settings.store_path, "audit")
     [line] = loop_lines(settings)
-    assert line.startswith("The loop is paused since ")
+    assert line.startswith("Automatic retraining is paused since ")
     assert line.endswith(": audit")
 
 
 def test_alerts_that_nobody_gets_are_counted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not said_by(print_alerts, settings)
     alert(settings, "drift", "age drifted", "look")
-    assert said_by(print_alerts, settings).startswith("Alerts nobody was sent: 1.")
+    assert said_by(print_alerts, settings).startswith("Alerts not sent: 1.")
     monkeypatch.setenv("ML_ALERTS__WEBHOOK", f"http://127.0.0.1:{free_port()}/")
     known = load_settings(settings.root)
-    assert "wait for their receiver: 1 (ConnectionRefusedError)" in said_by(print_alerts, known)
+    assert "waiting to be sent: 1 (ConnectionRefusedError)" in said_by(print_alerts, known)
     refused(known).mkdir()
     [path] = waiting(known)
     path.rename(refused(known) / path.name)
-    assert "will not take: 1, in .ml/store/alerts/refused." in said_by(print_alerts, known)
+    assert "receiver rejected: 1, in .ml/store/alerts/refused." in said_by(print_alerts, known)
 
 
 def test_deploying_that_takes_too_long_is_one_sentence(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(up, "DEPLOY_SECONDS", 0.01)
-    with pytest.raises(UserError, match=r"did not end within .* `ml up` again"):
+    with pytest.raises(UserError, match=r"did not finish within .* `ml up` again"):
         up.deploy_flows(settings, "http://127.0.0.1:9/api")

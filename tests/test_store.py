@@ -320,7 +320,7 @@ def test_a_rollback_goes_back_one_and_the_next_one_more(tmp_path):
     moves = [("deploy", "1"), ("deploy", "2"), ("deploy", "3")]
     assert history(tmp_path, *moves, ("rollback", "")).version == "2"
     assert history(tmp_path, ("rollback", "")).version == "1"
-    with pytest.raises(UserError, match="Version 1 is the first that served"):
+    with pytest.raises(UserError, match="Version 1 is the first in production"):
         previous_bundle(require_champion(tmp_path))
 
 

@@ -244,7 +244,7 @@ def test_late_approval_releases_what_this_run_has_proved_and_a_dispatch_its_envi
 
         ended = dispatch("production", bundle="9-0123456789ab")
         assert (ended["production"], ended["deploy-ok"]) == ("failure", "failure")
-        assert "No bundle 9-0123456789ab that has served" in runner.output
+        assert "No bundle 9-0123456789ab was in production" in runner.output
         assert model(production) == "2"
 
 

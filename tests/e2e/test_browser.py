@@ -178,7 +178,7 @@ def test_verdict_is_read_in_prefect(shown: Shown, page: Page) -> None:
 
 def test_gates_are_a_table_in_prefect(shown: Shown, page: Page) -> None:
     page.open(shown.artifact("gates"))
-    page.await_text("gate figure limit ruling what it says", "floor", "passed", "no champion to compare with")
+    page.await_text("gate figure limit ruling explanation", "floor", "passed", "no champion to compare with")
     assert page.run("document.querySelectorAll('table tbody tr').length") == 2
 
 

@@ -214,6 +214,6 @@ def test_killed_rollback_is_finished_by_the_next_command(judged: Project, log: P
     assert changes(log) == ["champion.backup.json.json", "champion.json.json", "mlflow alias champion"]
     assert judged.champion and judged.champion["version"] == "1"
     assert judged.aliases()["champion"] == "2"
-    assert "was taken out of service" in refuse(judged.ml("run", **SEED), status=1)
+    assert "was taken out of production" in refuse(judged.ml("run", **SEED), status=1)
     assert judged.champion and judged.champion["version"] == "1"
     assert judged.aliases()["champion"] == "1"

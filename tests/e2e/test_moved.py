@@ -36,7 +36,7 @@ def test_copy_of_a_project_whose_servers_run_reaches_none_of_them(render: Render
         assert "Nothing runs in the background" in succeed(copy.ml("status")).stdout
         copy.run(ML_TRAIN__SEED="3")
         assert copy.versions() == ["1", "2"]
-        assert "Nothing of this project runs" in succeed(copy.ml("down")).stdout
+        assert "Nothing of this project is running" in succeed(copy.ml("down")).stdout
         after = files_of(original.root / ".ml" / "mlflow" / "artifacts"), original.versions(), original.champion
         assert after == before
         for path in ("/livez", "/readyz"):
@@ -56,7 +56,7 @@ def test_moved_project_goes_on_where_it_is(render: Render, tmp_path: Path) -> No
     succeed(project.ml("up"))
     moved = Project(project.root.rename(tmp_path / NASTY))
     try:
-        assert "uses the folder where the project was" in succeed(moved.ml("status")).stdout
+        assert "runs in the former folder of the project" in succeed(moved.ml("status")).stdout
         succeed(moved.ml("up"))
         succeed(moved.ml("run", ML_TRAIN__SEED="3"))
         succeed(moved.ml("reproduce", "1", timeout=600))

@@ -36,7 +36,7 @@ def test_commands_and_servers_work_and_the_proxy_sees_nothing_of_them(
     with project.brought_down():
         succeed(project.ml("up"))
         succeed(project.ml("predict", "sample://?rows=20", "out.csv"))
-        assert "has ended" not in succeed(project.ml("status")).stdout
+        assert "has stopped" not in succeed(project.ml("status")).stdout
     assert asked == []
     refuse(project.ml("predict", "http://rows.example/t.csv", "out.csv"))  # an empty answer
     assert set(asked) == {"GET http://rows.example/t.csv"}

@@ -19,7 +19,7 @@ from e2e.conftest import Make
 from e2e.support import Done, Project, refuse, sample, succeed, wait_until_alone
 
 HERE = "--no-install"  # the packages of this environment are those of the record
-EQUAL = "was made again: every figure is equal to 1e-09"
+EQUAL = "was reproduced: every figure is equal within 1e-09"
 CACHES = ("cache", "prefect", "bentoml", "matplotlib", "logs", "smoke", "store/quarantine", "store/verdicts")
 CACHES += ("store/holdouts", "store/bundles", "store/champion.json", "store/latest.json")
 
@@ -125,8 +125,8 @@ def test_model_that_draws_without_the_seed_is_not_equal(trained: Project) -> Non
     assert done.returncode in (0, 1)
     done = trained.ml("reproduce", "2", HERE)
     sentence = refuse(done, status=1)
-    assert "Version 2 was not made again" in sentence
-    assert "draws without the seed" in sentence
+    assert "Version 2 was not reproduced" in sentence
+    assert "draws random numbers without the seed" in sentence
     assert "roc_auc" in done.stdout
     require_untouched(trained)
 
@@ -142,7 +142,7 @@ def test_uncommitted_files_are_exact_only_while_they_are_here(trained: Project) 
     assert "cannot be made again exactly" in refuse(trained.ml("reproduce", "2", HERE))
     done = trained.ml("reproduce", "2", HERE, "--anyway")
     assert "cannot be made again exactly" in done.stdout
-    assert "what is said above explains it" in refuse(done, status=1)
+    assert "the differences above explain it" in refuse(done, status=1)
     require_untouched(trained)
 
 

@@ -67,7 +67,7 @@ def test_next_run_does_not_bring_back_what_was_rolled_back(three: Project) -> No
     """Version 3 is what the unchanged settings give, and somebody took it out of production."""
     succeed(three.ml("rollback", "--why", "too many complaints", **DOWN))
     sentence = refuse(three.ml("run", ML_TRAIN__SEED="2"), status=1)
-    assert "Version 3 was taken out of service" in sentence
+    assert "Version 3 was taken out of production" in sentence
     assert "too many complaints" in sentence
     assert serving(three) == "2"
     assert three.aliases()["champion"] == "2"

@@ -103,9 +103,9 @@ def ask(address: str, path: str, **body: Any) -> Any:
 
 @pytest.mark.slow
 def test_status_shows_the_worker_and_what_is_due(up: Project) -> None:
-    until(lambda: "Due: " in succeed(up.ml("status")).stdout, "something is due")
+    until(lambda: "Next runs: " in succeed(up.ml("status")).stdout, "a run is scheduled")
     said = succeed(up.ml("status")).stdout
-    assert "is not well" not in said
+    assert "is not healthy" not in said
     assert "worker   runs" in said
 
 

@@ -118,13 +118,13 @@ def test_up_again_leaves_what_runs(up: Up) -> None:
 
 
 def test_status_shows_what_runs_and_what_is_due(up: Up) -> None:
-    until(lambda: "Due: " in succeed(up.project.ml("status")).stdout, "something is due")
+    until(lambda: "Next runs: " in succeed(up.project.ml("status")).stdout, "a run is scheduled")
     said = succeed(up.project.ml("status")).stdout
     assert "version 1 is in production" in said
     for name in NAMES[:3]:
         assert re.search(rf"{name} +runs +{up.address(name)} +since 20", said), said
     assert re.search(r"worker +runs", said)
-    assert re.search(r"Due: .*pipeline in", said)
+    assert re.search(r"Next runs: .*pipeline in", said)
 
 
 def test_monitors_event_makes_the_worker_run_the_pipeline(up: Up) -> None:
@@ -179,7 +179,7 @@ def test_down_leaves_no_process_and_no_port_even_while_a_run_goes_on(up: Up) -> 
 
 def test_down_leaves_nothing_and_says_so(up: Up) -> None:
     require_down(up)
-    assert "Nothing of this project runs" in succeed(up.project.ml("down")).stdout
+    assert "Nothing of this project is running" in succeed(up.project.ml("down")).stdout
     assert "Nothing runs in the background" in succeed(up.project.ml("status")).stdout
     sizes = [path.stat().st_size for path in (up.project.root / ".ml" / "logs").iterdir()]
     assert max(sizes) <= 5_000_000
@@ -202,7 +202,7 @@ def test_flow_that_cannot_be_imported_is_named_before_anything_is_deployed(rende
 def require_down(up: Up) -> None:
     ports = [up.record(name)["port"] for name in NAMES[:3]]
     done: Done = succeed(up.project.ml("down"))
-    assert "All is down" in done.stdout
+    assert "Everything is stopped" in done.stdout
     assert not wait_until_alone(up.project.root, 2)
     for port in ports:
         with socket.socket() as probe:

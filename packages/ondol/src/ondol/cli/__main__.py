@@ -1,5 +1,5 @@
-"""`python -m ondol.cli` is `ml`."""
+"""`python -m ondol.cli` is `ml`: Python wants a module of this name for it, so it is a few lines only."""
 
-from ondol.cli.app import main
+from ondol.cli import main
 
 main()

@@ -1,4 +1,8 @@
-"""The `ml` command: one entry point for everything a project does."""
+"""The `ml` command: the signature and help text of every command.
+
+Every command waits for this import. So only Typer and a few small modules are imported at the top, and each function
+imports the module that does its work.
+"""
 
 import signal
 from pathlib import Path
@@ -6,16 +10,16 @@ from typing import Annotated
 
 import typer
 
-from ondol.cli import contract, data, delivery, loop, operate, quarantine, reproduce
 from ondol.errors import UserError
-from ondol.redaction import may_be_address
 from ondol.storage.permissions import keep_private
 
 HELP = """Train, check, deploy and serve this project's model.
 
 A first session: `ml run` trains on the sample and deploys, `ml serve` answers requests. Then
-`ml init data.csv --target COLUMN` puts your own data in the sample's place, and `ml run` again.
+`ml init data.csv --target COLUMN` replaces the sample with your own data, and `ml run` again.
 """
+LEAST_WEEKS = 4  # one before the drift, as many with it as [retrain] windows (2) asks for, one after the promotion
+
 app = typer.Typer(
     help=HELP,
     no_args_is_help=True,
@@ -23,17 +27,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # in rich's own markup, "[data] source" in a help text is a style and not shown
 )
-app.add_typer(operate.app)  # up, down, worker, follow
-app.add_typer(loop.app)  # monitor, loop
-app.add_typer(delivery.app)  # release, smoke, report, environments
-app.add_typer(data.app, name="data")  # log, diff, gc
-app.add_typer(contract.app)  # contract
-app.add_typer(reproduce.app)  # reproduce
-app.add_typer(quarantine.app, name="quarantine")
+data_app = typer.Typer(help="List snapshots, compare two, delete unused ones.", no_args_is_help=True)
+contract_app = typer.Typer(help="Compare model/schema.py with the data, and update it.", no_args_is_help=True)
+quarantine_app = typer.Typer(
+    help="Rows that failed validation: list them, look at them, bring corrected ones back.", no_args_is_help=True
+)
+loop_app = typer.Typer(help="Pause, resume or show automatic retraining.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(contract_app, name="contract")
+app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(loop_app, name="loop")
 
-Why = Annotated[str, typer.Option("--why", help="The reason, kept in the history.")]
 Breaking = Annotated[bool, typer.Option("--breaking", help="Deploy even if callers must change their requests.")]
+Digest = Annotated[str, typer.Argument(help="A snapshot's digest, or its first characters: see `ml data log`.")]
+Source = Annotated[
+    str | None, typer.Argument(help="Any source that ingest reads; default: [data] source.", show_default=False)
+]
+Validation = Annotated[str | None, typer.Argument(help="A validation's id; default: the last.", show_default=False)]
 Version = Annotated[str | None, typer.Argument(help="A model version; default: the latest.", show_default=False)]
+Why = Annotated[str, typer.Option("--why", help="The reason, kept in the history.")]
+
+
+# The pipeline and its stages.
 
 
 @app.command()
@@ -43,18 +58,10 @@ def init(
     problem: Annotated[str | None, typer.Option(help="binary, multiclass or regression; default: inferred.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite model/schema.py.")] = False,
 ) -> None:
-    """Name your data: write model/schema.py and the data section of config.toml from it."""
-    from ondol.cli.console import note_leftovers
-    from ondol.cli.init import print_report
-    from ondol.config import find_root
-    from ondol.setup.initialize import initialize
+    """Write model/schema.py and the data section of config.toml for your own data."""
+    from ondol.cli.init import initialize_project
 
-    root = find_root()
-    note_leftovers(root)
-    report = initialize(root, _from_root(source, root), target, problem, force)
-    print_report(report)
-    if report.status == "differs":
-        raise typer.Exit(1)
+    initialize_project(source, target, problem, force)
 
 
 @app.command()
@@ -67,9 +74,9 @@ def run(breaking: Breaking = False) -> None:
 
 @app.command()
 def ingest(
-    full: Annotated[bool, typer.Option("--full", help="Read all of it, not only what is new.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Read the whole source, not only new rows.")] = False,
 ) -> None:
-    """Copy the source into a snapshot, or append what is new in it."""
+    """Copy the source into a snapshot, or append its new rows."""
     from ondol.cli.pipeline import run_stage
 
     run_stage("ingest", full=full)
@@ -79,7 +86,7 @@ def ingest(
 def validate(
     snapshot: Annotated[str | None, typer.Argument(help="A snapshot's digest; default: the latest.")] = None,
 ) -> None:
-    """Hold a snapshot against model/schema.py; bad rows go to quarantine."""
+    """Validate a snapshot against model/schema.py; quarantine invalid rows."""
     from ondol.cli.pipeline import run_stage
 
     run_stage("validate", snapshot=snapshot)
@@ -89,7 +96,7 @@ def validate(
 def train(
     validation: Annotated[str | None, typer.Argument(help="A validation's id; default: the latest.")] = None,
 ) -> None:
-    """Fit a candidate and register it as challenger."""
+    """Train a candidate and register it as challenger."""
     from ondol.cli.pipeline import run_stage
 
     run_stage("train", validation=validation)
@@ -105,10 +112,27 @@ def evaluate(version: Version = None) -> None:
 
 @app.command()
 def deploy(version: Version = None, breaking: Breaking = False, why: Why = "passed its gates") -> None:
-    """Compile a version that passed, prove it, try it, and put it into production."""
+    """Compile a version that passed its gates, verify and smoke-test it, and put it into production."""
     from ondol.cli.pipeline import run_stage
 
     run_stage("deploy", version=version, breaking=breaking, why=why)
+
+
+@app.command()
+def predict(
+    source: Annotated[str, typer.Argument(metavar="IN", help="The rows: any source that ingest reads.")],
+    destination: Annotated[Path, typer.Argument(metavar="OUT", help="A .csv, .parquet or .jsonl file.")],
+    version: Annotated[
+        str | None, typer.Option(help="A version that was in production before; default: the current one.")
+    ] = None,
+) -> None:
+    """Predict the rows of a source with the champion, in batch."""
+    from ondol.cli.pipeline import run_predict
+
+    run_predict(source, destination.absolute(), version)
+
+
+# The model in production.
 
 
 @app.command()
@@ -122,20 +146,8 @@ def serve(
 
 
 @app.command()
-def predict(
-    source: Annotated[str, typer.Argument(metavar="IN", help="The rows: any source that ingest reads.")],
-    destination: Annotated[Path, typer.Argument(metavar="OUT", help="A .csv, .parquet or .jsonl file.")],
-    version: Annotated[str | None, typer.Option(help="A version that served; default: the one in production.")] = None,
-) -> None:
-    """Predict the rows of a source by the champion, in batch."""
-    from ondol.cli.pipeline import run_predict
-
-    run_predict(_absolute(source), destination.absolute(), version)
-
-
-@app.command()
 def status() -> None:
-    """Show which version serves, since when and from what; what is pending; the history."""
+    """Show the version in production, background processes, pending work and the history."""
     from ondol.cli.status import print_status
 
     print_status()
@@ -161,8 +173,32 @@ def rollback(why: Why) -> None:
 
 
 @app.command()
+def reproduce(
+    version: Annotated[str, typer.Argument(help="A registered version, deployed or not.")],
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="If its files were never committed: train from the commit they were based on."),
+    ] = False,
+    install: Annotated[
+        bool, typer.Option(help="Install its packages in a separate environment, or use the installed ones.")
+    ] = True,
+) -> None:
+    """Train a version again from its record, and compare every metric.
+
+    Its commit, packages, snapshot, settings and seed are the recorded ones, whatever the project holds today. The
+    project is not changed.
+    """
+    from ondol.cli.reproduce import reproduce_version
+
+    reproduce_version(version, anyway, install)
+
+
+# The project on this machine.
+
+
+@app.command()
 def doctor() -> None:
-    """Check the machine, the settings and the connections, and say what to correct."""
+    """Check the machine, the settings and the connections, and say how to fix what is wrong."""
     from ondol.cli.doctor import examine
 
     examine()
@@ -172,24 +208,273 @@ def doctor() -> None:
 def tidy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
 ) -> None:
-    """Delete files of earlier releases that `copier update` left, but for those that you edited: show the edits."""
+    """Delete files of earlier releases that `copier update` left; keep edited ones and show the edits."""
     from ondol.cli.tidy import tidy_project
 
     tidy_project(dry_run)
 
 
-def _absolute(source: str) -> str:
-    """Return a path on the command line as seen from here; another kind of source as it is."""
-    return source if may_be_address(source) else str(Path(source).expanduser().absolute())
+@app.command()
+def up() -> None:
+    """Start Prefect, MLflow, the service and a worker in the background, and deploy the flows."""
+    from ondol.cli.up import bring_up
+
+    bring_up()
 
 
-def _from_root(source: str, root: Path) -> str:
-    """Return a path on the command line as `config.toml` holds it: relative to the project where it lies inside."""
-    if may_be_address(source):
-        return source
-    path = Path(_absolute(source))
-    path = path.parent.resolve() / path.name  # as `root` is; the file itself may be a link to elsewhere
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+@app.command()
+def down() -> None:
+    """Stop what `ml up` started, and nothing else."""
+    from ondol.cli.up import bring_down
+
+    bring_down()
+
+
+@app.command()
+def worker() -> None:
+    """Run the worker that executes scheduled runs, until interrupted; `ml up` starts one in the background."""
+    from ondol.cli.up import run_worker
+
+    run_worker()
+
+
+@app.command()
+def follow(
+    into: Annotated[
+        Path | None, typer.Option(help="The service's ML_STORE; default: the project's own mirror.", show_default=False)
+    ] = None,
+) -> None:
+    """Keep a service's folder in sync with an object store (ML_STORE), until interrupted; `ml serve` starts one."""
+    from ondol.cli.up import follow_store
+
+    follow_store(into)
+
+
+@app.command()
+def retrain() -> None:
+    """Run the pipeline now on the worker: `prefect deployment run` on the running server."""
+    from ondol.cli.up import order_training
+
+    order_training()
+
+
+@app.command()
+def simulate(
+    weeks: Annotated[
+        int,
+        typer.Option(
+            min=LEAST_WEEKS,
+            max=52,
+            help="How many weeks; the drift begins half-way, or earlier if [retrain] windows needs the time.",
+        ),
+    ] = 8,
+    rows: Annotated[int, typer.Option(min=200, max=100_000, help="Requests (customers) per week.")] = 1000,
+    shift: Annotated[bool, typer.Option(help="Whether the data drifts at all.")] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the simulation's servers running, to look at them.")
+    ] = False,
+) -> None:
+    """Simulate weeks of the sample's traffic in a copy of the project: drift, retraining, gates, promotion."""
+    from ondol.cli.simulate import simulate as play
+
+    play(weeks, rows, shift, keep)
+
+
+# Monitoring and retraining.
+
+
+@app.command()
+def monitor() -> None:
+    """Compare the predictions logged since the last window with the reference; request retraining on drift."""
+    from ondol.cli.status import run_monitor
+
+    run_monitor()
+
+
+@loop_app.command("pause")
+def loop_pause(why: Why) -> None:
+    """Pause automatic retraining until `ml loop resume`; monitoring continues."""
+    from ondol.cli.status import pause_loop
+
+    pause_loop(why)
+
+
+@loop_app.command("resume")
+def loop_resume(why: Why = "resumed") -> None:
+    """Resume automatic retraining: the next `ml monitor` decides again."""
+    from ondol.cli.status import resume_loop
+
+    resume_loop(why)
+
+
+@loop_app.command("show")
+def loop_show() -> None:
+    """Show the last windows, and whether retraining is requested."""
+    from ondol.cli.status import show_loop
+
+    show_loop()
+
+
+# Delivery: what the workflows call.
+
+
+@app.command()
+def release(
+    to: Annotated[str, typer.Option("--to", help="The environment: environments.NAME in config.toml.")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="Release what is in production in that environment; default: in this project."),
+    ] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(help="Release this bundle, which was in production there before; default: the current one."),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ML_IMAGE", help="The image that the environment's host shall run; default: that of --from."
+        ),
+    ] = None,
+    breaking: Annotated[bool, typer.Option("--breaking", help="Release even if callers must change.")] = False,
+    why: Why = "released",
+    output: Annotated[
+        typer.FileTextWrite | None,
+        typer.Option(mode="a", encoding="utf-8", help="Append the verified bundle and image to this file."),
+    ] = None,
+    commit: Annotated[
+        str | None, typer.Option(help="The commit that releases: nothing is done if a later one has released.")
+    ] = None,
+) -> None:
+    """Release the champion, and the image, to an environment; verify both there, or restore both."""
+    from ondol.cli.release import release_to
+
+    release_to(to, source, bundle or None, image or None, breaking, why, output, commit or None)
+
+
+@app.command()
+def smoke(url: Annotated[str, typer.Argument(help="The address of a service.")]) -> None:
+    """Verify that a service is ready, runs the released version, and answers as its model does."""
+    from ondol.cli.release import smoke_url
+
+    smoke_url(url)
+
+
+@app.command()
+def report() -> None:
+    """Print the last model's metrics and gates as Markdown."""
+    from ondol.cli.deployment import print_report
+
+    print_report()
+
+
+@app.command()
+def environments() -> None:
+    """Print the version in production in each environment, and how to set up a missing one, as Markdown."""
+    from ondol.cli.deployment import print_environments
+
+    print_environments()
+
+
+@app.command()
+def pool(
+    commit: Annotated[
+        str | None,
+        typer.Option(help="The commit whose flows are deployed next: it is recorded, unless a later one is."),
+    ] = None,
+    output: Annotated[
+        typer.FileTextWrite | None,
+        typer.Option(
+            mode="a", encoding="utf-8", help="Append the commit to this file, unless a later one is recorded."
+        ),
+    ] = None,
+) -> None:
+    """Create the project's work pool on the Prefect server, unless it exists; flows are deployed to it."""
+    from ondol.cli.up import make_pool
+
+    make_pool(commit or None, output)
+
+
+# Data: snapshots, the contract, quarantined rows.
+
+
+@data_app.command("log")
+def data_log() -> None:
+    """List the snapshots, newest first, and the model versions that were trained from each."""
+    from ondol.cli.data import print_log
+
+    print_log()
+
+
+@data_app.command("diff")
+def data_diff(before: Digest, after: Digest) -> None:
+    """Compare two snapshots: columns, rows, and the distribution of each column."""
+    from ondol.cli.data import print_difference
+
+    print_difference(before, after)
+
+
+@data_app.command("gc")
+def data_gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
+) -> None:
+    """Delete data that no model version uses, that no ingest continues from, and that is at least a day old."""
+    from ondol.cli.data import collect
+
+    collect(dry_run)
+
+
+@contract_app.command("diff")
+def contract_diff(source: Source = None) -> None:
+    """Show how the source differs from model/schema.py; exit with 1 if it does."""
+    from ondol.cli.contract import print_changes
+
+    print_changes(source)
+
+
+@contract_app.command("update")
+def contract_update(
+    source: Source = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Write model/schema.py.")] = False,
+) -> None:
+    """Print the edit of model/schema.py that matches the source; write it only with --apply."""
+    from ondol.cli.contract import update
+
+    update(source, apply)
+
+
+@quarantine_app.command("list")
+def quarantine_list() -> None:
+    """List the validations, newest first, and how often each check failed over time."""
+    from ondol.cli.quarantine import print_validations
+
+    print_validations()
+
+
+@quarantine_app.command("show")
+def quarantine_show(
+    validation: Validation = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the rows and their reasons to this .csv, .parquet or .jsonl file.")
+    ] = None,
+) -> None:
+    """Show the reasons by column and check, and a few rows; with --out, write all rows to a file to correct them."""
+    from ondol.cli.quarantine import print_quarantine
+
+    print_quarantine(validation, out.absolute() if out else None)
+
+
+@quarantine_app.command("replay")
+def quarantine_replay(
+    validation: Validation = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="The corrected file of `show --out`; default: model/schema.py was corrected."),
+    ] = None,
+) -> None:
+    """Validate the corrected rows, or all rows by the corrected contract, again; valid ones join the next snapshot."""
+    from ondol.cli.quarantine import replay_quarantine
+
+    replay_quarantine(validation, source.absolute() if source else None)
 
 
 def main() -> None:

@@ -1,13 +1,15 @@
-"""Output of the commands: tables, messages, and where errors and warnings are logged."""
+"""Input and output of the commands: tables, messages, progress, and where errors and warnings are logged."""
 
 import errno
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import rich.console
@@ -18,7 +20,8 @@ from rich.text import Text
 from ondol.config import Settings, find_root, load_settings
 from ondol.errors import UserError
 from ondol.orchestration.environment import LOGGERS, prepare
-from ondol.redaction import redact
+from ondol.orchestration.progress import listeners
+from ondol.redaction import may_be_address, redact
 from ondol.setup.leftovers import count_leftovers
 from ondol.storage.files import explain_os_error
 from ondol.storage.reach import open_store, refresh
@@ -26,7 +29,7 @@ from ondol_serving.printable import printable
 
 FULL = (
     "The disk is full, and nothing was left half-written: make room where the store is (ML_STORE, default .ml/store; "
-    "`ml data gc` removes snapshots that nobody needs) and in .ml, and run the command again"
+    "`ml data gc` deletes unused snapshots) and in .ml, and run the command again"
 )
 
 
@@ -55,10 +58,10 @@ def print_plain(text: str) -> None:
 
 
 class Notices(logging.Handler):
-    """Prints what long work waits for."""
+    """Prints why long work is waiting."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line; while a spinner turns, it stands in for `sys.stderr`, and prints the line above itself."""
+        """Print one line; a running spinner replaces `sys.stderr`, and prints the line above itself."""
         print(record.getMessage(), file=sys.stderr)
 
 
@@ -93,6 +96,11 @@ def open_project(stored: bool = True, note: bool = True) -> Settings:
     return settings
 
 
+def absolute_source(source: str) -> str:
+    """Return a path on the command line as an absolute one; another kind of source as it is."""
+    return source if may_be_address(source) else str(Path(source).expanduser().absolute())
+
+
 def note_leftovers(root: Path) -> None:
     """Print one line to standard error where files of earlier releases are left."""
     if count := count_leftovers(root):
@@ -120,13 +128,13 @@ def leave(status: int) -> NoReturn:
 
 
 def report_error(error: UserError) -> int:
-    """Print what was wrong and return the exit status."""
+    """Print an error and return the exit status."""
     errors.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
     return error.exit_code
 
 
 def _explain(error: BaseException) -> UserError | None:
-    """Return what file of the project is behind an error that a library raised, if any is."""
+    """Return the damaged file of the project that made a library raise an error, as an error; None if there is none."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and (said := explain_os_error(cause)):
@@ -136,7 +144,7 @@ def _explain(error: BaseException) -> UserError | None:
         from ondol.cli.doctor import find_damage
 
         found = next(find_damage(load_settings()), None)
-    except Exception:  # it is the first error that is to be told
+    except Exception:  # the first error is the one to report
         return None
     return UserError(found) if found else None
 
@@ -162,3 +170,103 @@ def report_unexpected(error: Exception) -> int:
         f"[bold red]Unexpected {type(error).__name__}:[/] {escape(first[0][:500])} {escape(where)}", soft_wrap=True
     )
     return 1
+
+
+STAGES = {
+    "ingest": "reading the source",
+    "validate": "checking rows",
+    "train": "fitting",
+    "evaluate": "scoring candidate and champion",
+    "deploy": "compiling, verifying, smoke-testing",
+    "predict": "predicting",
+    "monitor": "comparing the log with the reference",
+}
+
+
+class Progress:
+    """A spinner that follows Prefect's flows by their hooks."""
+
+    def __init__(self, console: rich.console.Console) -> None:
+        """Show on `console`."""
+        self.console = console
+        self.status = console.status("starting")
+        self.started: dict[str, float] = {}
+
+    def __enter__(self) -> "Progress":
+        """Start spinning."""
+        self.status.start()
+        listeners.append(self._hear)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop spinning."""
+        listeners.remove(self._hear)
+        self.status.stop()
+
+    def follow(self, flow: Any) -> None:
+        """Show the stages of `flow`: itself, or those of the pipeline."""
+        module = sys.modules[flow.fn.__module__]
+        inner = [getattr(module, name) for name in STAGES if hasattr(module, name)]
+        for one in [flow] if flow.name in STAGES else inner:
+            one.on_running(self.show_start)
+            one.on_completion(self.show_end)
+            one.on_failure(self.show_failure)
+
+    def show_start(self, flow: Any, run: Any, state: Any) -> None:
+        """Show what a flow that has started does."""
+        self.started[flow.name] = time.perf_counter()
+        self.status.update(f"{flow.name}: {STAGES[flow.name]}")
+
+    def show_end(self, flow: Any, run: Any, state: Any) -> None:
+        """Print that a flow is done."""
+        self._line("[green]✓[/]", flow.name)
+
+    def show_failure(self, flow: Any, run: Any, state: Any) -> None:
+        """Print that a flow failed."""
+        self._line("[red]✗[/]", flow.name)
+
+    def _hear(self, words: str) -> None:
+        self.status.update(words)
+
+    def _line(self, mark: str, name: str) -> None:
+        seconds = time.perf_counter() - self.started.get(name, time.perf_counter())
+        self.console.print(f"{mark} {name:<9}[dim]{STAGES[name]:<36}{seconds:6.1f} s[/]")
+
+
+class Steps:
+    """A spinner over steps that are not flows; each gets a line when it ends."""
+
+    def __init__(self, console: rich.console.Console) -> None:
+        """Show on `console`."""
+        self.console = console
+        self.status = console.status("starting")
+        self.step: tuple[str, str, float] | None = None
+
+    def __enter__(self) -> "Steps":
+        """Start spinning."""
+        self.status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop spinning; the current step is done, or failed."""
+        self._end("[green]✓[/]" if kind is None else "[red]✗[/]")
+        self.status.stop()
+
+    def begin(self, name: str, what: str) -> None:
+        """Show which step begins; the one before is done."""
+        self._end("[green]✓[/]")
+        self.step = (name, what, time.perf_counter())
+        self.say(what)
+
+    def say(self, words: str) -> None:
+        """Show the progress of the step."""
+        self.status.update(escape(f"{self.step[0] if self.step else ''}: {words}"))
+
+    def _end(self, mark: str) -> None:
+        if self.step is not None:
+            name, what, since = self.step
+            self.console.print(f"{mark} {name:<9}[dim]{escape(what):<48}{time.perf_counter() - since:6.1f} s[/]")

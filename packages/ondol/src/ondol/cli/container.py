@@ -167,7 +167,7 @@ class Container:
         if self.is_reachable:
             console.print(
                 f"[yellow]Other machines can reach {escape(self.place)} of {escape(str(self.host))}, and the service "
-                f"does not ask who they are (\\[environments.{escape(self.environment)}] address).[/]",
+                f"does not authenticate callers (\\[environments.{escape(self.environment)}] address).[/]",
                 soft_wrap=True,
             )
 
@@ -176,8 +176,8 @@ class Container:
             self._put_back(had=state is not None, ran=state in RUNS)
         except UserError as second:
             raise UserError(
-                f"{error} And what ran before could not be put back: {second} See {self.kept} and {self.name} on "
-                f"{self.host}; the next release puts it back first."
+                f"{error} And the previous container could not be restored: {second} See {self.kept} and {self.name} "
+                f"on {self.host}; the next release restores it first."
             ) from error
 
     def _put_back(self, had: bool, ran: bool) -> None:
@@ -198,7 +198,7 @@ class Container:
     def _remove_kept(self) -> None:
         try:
             self._docker("rm", "--force", self.kept)
-        except UserError as error:  # what was released is proved and stays
+        except UserError as error:  # the release is verified and stays
             console.print(
                 f"[yellow]Remove {escape(self.kept)} by hand before the next release: {escape(str(error))}[/]"
             )
@@ -229,7 +229,7 @@ class Container:
         missing = [name for name in self.variables if not self.values.get(name)]
         if missing:
             raise UserError(
-                f"{' and '.join(missing)} must be set here, for the service in {self.environment} to be given it: see "
+                f"{' and '.join(missing)} must be set here and are passed to the service in {self.environment}: see "
                 f"`variables` in [environments.{self.environment}], and [log] sensitive, which asks for ML_LOG_KEY."
             )
 
@@ -253,7 +253,7 @@ class Container:
         except FileNotFoundError:
             raise UserError("The command `docker` is not installed: install Docker's client, or Podman's.") from None
         except subprocess.TimeoutExpired:
-            raise UserError(f"`{' '.join(command)}` did not end in {MINUTES} minutes: see the host.") from None
+            raise UserError(f"`{' '.join(command)}` did not finish within {MINUTES} minutes: see the host.") from None
         except subprocess.CalledProcessError as error:
             said = (error.stderr.strip().splitlines() or ["no output"])[-1]
             raise UserError(f"`{' '.join(command)}` failed: {said}") from None

@@ -1,39 +1,172 @@
-"""`ml data`: list snapshots, compare two, remove those that are not needed."""
+"""`ml data`: list snapshots, compare two, delete unused ones."""
 
-from typing import Annotated
+from typing import Any
 
-import typer
+from rich.markup import escape
+from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True)
-Digest = Annotated[str, typer.Argument(help="A snapshot's digest, or its first characters: see `ml data log`.")]
+from ondol.cli.console import console, errors, open_project
+from ondol.config import Settings
+from ondol.errors import UserError
+from ondol.orchestration.stage import SHORT
+from ondol.redaction import redact, show_uri
+from ondol.retention import Garbage, Use, all_snapshots, bundled, find_garbage, latest, needed, registered, versions_of
+from ondol.snapshots.diff import MOST_ROWS, MOVED, ColumnDiff, Difference, compare_columns, compare_schemas
+from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.storage.locks import only_one
 
-
-@app.callback()
-def data() -> None:
-    """List snapshots, compare two, remove those that nobody needs."""
-
-
-@app.command()
-def log() -> None:
-    """List the snapshots, the newest first, and the model versions that were made from each."""
-    from ondol.cli.history import print_log
-
-    print_log()
+NAMED = 3  # categories that are listed
 
 
-@app.command()
-def diff(before: Digest, after: Digest) -> None:
-    """Compare two snapshots: columns, rows, and how the values of each column moved."""
-    from ondol.cli.history import print_difference
+def print_log() -> None:
+    """Print the snapshots, the newest first."""
+    settings = open_project()
+    known = all_snapshots(Snapshots(settings.store_path))
+    if not known:
+        console.print("There is no snapshot yet: `ml ingest` makes one.")
+        return
+    versions = versions_of(_uses(settings))
+    table = _table("snapshots, newest first (UTC)", "digest", "parent", "rows", "when", "watermark", "versions")
+    table.add_column("source", overflow="fold")
+    for one in known:
+        table.add_row(
+            one.digest[:SHORT],
+            one.parent[:SHORT] if one.parent else "–",
+            f"{one.rows:,}",
+            _when(one),
+            escape("–" if one.watermark is None else _shown(one.watermark)),
+            ", ".join(versions.get(one.digest, [])) or "–",
+            escape(redact(show_uri(one.source))),
+        )
+    console.print(table)
 
-    print_difference(before, after)
+
+def _uses(settings: Settings) -> list[Use]:
+    """Return the known uses of snapshots: without MLflow, those of the bundles."""
+    try:
+        return [*registered(settings), *bundled(settings)]
+    except UserError as error:
+        errors.print(f"Only the versions of the bundles here are listed. {escape(str(error))}", soft_wrap=True)
+        return bundled(settings)
 
 
-@app.command()
-def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-) -> None:
-    """Remove data that no model version needs, no ingest goes on from, and that is at least a day old."""
-    from ondol.cli.history import collect
+def print_difference(one: str, other: str) -> None:
+    """Print what changed from one snapshot to another.
 
-    collect(dry_run)
+    Raises:
+        UserError: there is no such snapshot, or its files are missing or damaged.
+    """
+    settings = open_project()
+    snapshots = Snapshots(settings.store_path)
+    difference = compare_schemas(snapshots, one, other)
+    _print_schema(difference)
+    if not difference.shared:
+        return
+    table = _table("values, before → after", "column", "missing", "min", "median", "max", "distance")
+    table.add_column("new (+) and gone (−)", overflow="fold")
+    for column in compare_columns(snapshots, difference):
+        table.add_row(*_cells(column))
+    console.print(table)
+    console.print(
+        f"Distance: population stability index; {MOVED} or more is a large shift. It, medians and categories are "
+        f"computed from every k-th row, at most {MOST_ROWS:,} of each snapshot.",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _print_schema(difference: Difference) -> None:
+    before, after = difference.before, difference.after
+    for snapshot in (before, after):
+        source = escape(redact(show_uri(snapshot.source)))
+        console.print(f"{snapshot.digest[:SHORT]}  {_when(snapshot)}  {snapshot.rows:,} rows  {source}", soft_wrap=True)
+    console.print(f"Rows: {before.rows:,} → {after.rows:,} ({after.rows - before.rows:+,})")
+    lines = [f"[green]+ {escape(name)}[/] {kind}" for name, kind in difference.added.items()]
+    lines += [f"[red]− {escape(name)}[/] {kind}" for name, kind in difference.removed.items()]
+    lines += [f"[yellow]~ {escape(name)}[/] {old} → {new}" for name, (old, new) in difference.retyped.items()]
+    console.print("Columns:" if lines else "Columns: the same.")
+    for line in lines:
+        console.print(f"  {line}", soft_wrap=True)
+
+
+def _cells(column: ColumnDiff) -> list[str]:
+    before, after = column.before, column.after
+    cells = [escape(column.name), f"{before.missing_share:.1%} → {after.missing_share:.1%}"]
+    if column.ordered:
+        pairs = [(before.least, after.least), (before.median, after.median), (before.most, after.most)]
+        cells += [escape(f"{_shown(old)} → {_shown(new)}") for old, new in pairs]
+    else:
+        cells += ["", "", ""]
+    if column.distance is None:
+        return [*cells, "–", ""]
+    style = "[bold yellow]" if column.distance >= MOVED else "[default]"
+    names = [f"+ {_named(column.came)}"] if column.came else []
+    names += [f"− {_named(column.went)}"] if column.went else []
+    return [*cells, f"{style}{column.distance:.3f}[/]", escape("; ".join(names))]
+
+
+def _named(values: tuple[str, ...]) -> str:
+    more = len(values) - NAMED
+    return ", ".join(values[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def collect(dry_run: bool) -> None:
+    """Delete unused data, or only print it.
+
+    Raises:
+        UserError: MLflow cannot be asked, another run is going on, or a record cannot be read; nothing is deleted.
+    """
+    settings = open_project()
+    with only_one(settings, wait=False):
+        garbage = _find(settings)
+        size = garbage.size
+        if not dry_run:
+            garbage.remove()
+    _print_garbage(settings, garbage, size, dry_run)
+
+
+def _find(settings: Settings) -> Garbage:
+    try:
+        uses = [*registered(settings), *bundled(settings), latest(settings)]
+        return find_garbage(settings.store_path, *needed(settings, uses))
+    except UserError as error:
+        raise UserError(f"Nothing was deleted: {error}") from None
+
+
+def _print_garbage(settings: Settings, garbage: Garbage, size: int, dry_run: bool) -> None:
+    verb = "would be deleted" if dry_run else "deleted"
+    if not garbage.files:
+        console.print("Nothing to delete: everything is in use, or less than a day old.")
+        return
+    if garbage.snapshots:
+        table = _table("snapshots, newest first (UTC)", "digest", "rows", "when")
+        for one in garbage.snapshots:
+            table.add_row(one.digest[:SHORT], f"{one.rows:,}", _when(one))
+        console.print(table)
+    if dry_run:
+        for path in garbage.files:
+            console.print(settings.show(path), markup=False, soft_wrap=True)
+    console.print(f"{len(garbage.snapshots)} snapshots, {len(garbage.files)} files, {size:,} bytes {verb}.")
+
+
+def _table(title: str, *names: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        short = name in ("digest", "parent", "rows", "distance")  # the others fold where a terminal is narrow
+        table.add_column(
+            name, no_wrap=short, overflow="fold", justify="right" if name in ("rows", "distance") else "left"
+        )
+    return table
+
+
+def _when(snapshot: Snapshot) -> str:
+    return snapshot.created[:16].replace("T", " ")
+
+
+def _shown(value: Any) -> str:
+    """Return a number in at most six digits, a date without the parts of it that are zero."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value).replace("T", " ").removesuffix(" 00:00:00")

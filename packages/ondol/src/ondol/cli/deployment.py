@@ -1,4 +1,4 @@
-"""The champion: `ml promote`, `ml rollback`, `ml serve`, and its report for terminals and workflows."""
+"""`ml promote`, `ml rollback`, `ml serve`, `ml report` and `ml environments`: the champion, here and elsewhere."""
 
 import ipaddress
 import os
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from rich.markup import escape
 
 from ondol.cli.console import console, current_store, open_project, print_plain
-from ondol.cli.follow import start_follower
 from ondol.cli.release import GROUP
 from ondol.config import Environment, Settings, is_address
 from ondol.errors import UserError
@@ -26,7 +25,7 @@ def promote_version(version: str, why: str) -> None:
     """Put a version that was deployed before into production.
 
     Raises:
-        UserError: it serves already, or never served.
+        UserError: it is in production already, or never was.
     """
     settings = open_project()
     champion = require_champion(settings.store_path)
@@ -36,10 +35,10 @@ def promote_version(version: str, why: str) -> None:
 
 
 def roll_back(why: str) -> None:
-    """Put the version that served before the present one into production.
+    """Put the version that was in production before the current one back.
 
     Raises:
-        UserError: none did.
+        UserError: there is none.
     """
     settings = open_project()
     champion = require_champion(settings.store_path)
@@ -47,7 +46,7 @@ def roll_back(why: str) -> None:
 
 
 def previous_bundle(champion: Champion) -> str:
-    """Return the bundle that served before; rolling back twice goes back two steps, not back and forth.
+    """Return the previous bundle in production; rolling back twice goes back two steps, not back and forth.
 
     Raises:
         UserError: there is none.
@@ -59,15 +58,16 @@ def previous_bundle(champion: Champion) -> str:
         else:
             stack.append(change.to)
     if len(stack) < 2:
-        raise UserError(f"Version {champion.version} is the first that served: there is none to go back to.")
+        raise UserError(
+            f"Version {champion.version} is the first in production: there is no earlier one to roll back to."
+        )
     return stack[-2]
 
 
 def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why: str) -> None:
     now = move_champion(settings.store_path, bundle, action, why)
-    console.print(
-        f"[green]✓[/] version {old.version} → [bold]version {bundle.version}[/] is in production ({escape(why)})"
-    )
+    moved = f"[bold]version {bundle.version}[/] is in production in place of version {old.version}"
+    console.print(f"[green]✓[/] {moved} ({escape(why)})", soft_wrap=True)
     _copy_to_mlflow(settings)
     what = f"Version {bundle.version} was put into production by hand in place of version {old.version}: {why}"
     kind: Kind = "rolled-back" if action == "rollback" else "promoted"
@@ -75,12 +75,12 @@ def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why
 
 
 def _copy_to_mlflow(settings: Settings) -> None:
-    """Move MLflow's alias too; where MLflow is down, the next command does it."""
+    """Move MLflow's alias too; if MLflow is down, the next command does it."""
     from ondol.registry.registry import repair_alias
 
     try:
         repair_alias(settings)
-    except Exception as error:  # whatever a server that is down raises; champion.json has been written
+    except Exception as error:  # whatever an unreachable server raises; champion.json has been written
         console.print(f"  [yellow]MLflow's alias was not moved ({type(error).__name__}); the next `ml run` does it.[/]")
 
 
@@ -90,12 +90,12 @@ def print_report() -> None:
 
 
 def print_environments() -> None:
-    """Print every environment, and what to set for those of the workflow that are missing."""
+    """Print every environment, and how to configure those of the workflow that are missing."""
     print_plain("\n".join(environment_lines(open_project())))
 
 
 def environment_lines(settings: Settings) -> Iterator[str]:
-    """Yield a table of the environments, and what to set for those that deploy.yml knows and the settings do not."""
+    """Yield a table of the environments, and how to configure those that deploy.yml knows and the settings do not."""
     yield from ("## Environments", "")
     if rows := [*_running_rows(settings), *_environment_rows(settings)]:
         yield from table(("environment", "version", "since", "service", "host"), rows, show=str)
@@ -140,17 +140,19 @@ def serve_champion(port: int | None) -> None:
     """Become the service process; ready as soon as there is a champion.
 
     Raises:
-        UserError: the port is taken, the host is no address, or what is to be served is damaged.
+        UserError: the port is in use, the host is not an address, or the bundle is damaged.
     """
     settings = open_project(stored=False)
     host, chosen = settings.service.host, port or settings.service.port
     _require_free(host, chosen)
     place = f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
     if is_address(settings.store):
-        _bring(settings)
+        from ondol.cli.up import start_follower
+
+        _fetch_champion(settings)
         start_follower(settings)
     champion = read_champion(settings.store_path)
-    if champion and not is_address(settings.store):  # of a bucket, what is here serves though the bucket is away
+    if champion and not is_address(settings.store):  # the copy of a bucket is served though the bucket is away
         open_bundle(settings.store_path, champion.bundle)
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
     console.print(
@@ -158,8 +160,8 @@ def serve_champion(port: int | None) -> None:
     )
     if not is_loopback(host):
         console.print(
-            f"[yellow]Other machines can reach {escape(place)}, and the service does not ask who they are: put a proxy "
-            "that does so in front of it, or set \\[service] host to 127.0.0.1.[/]",
+            f"[yellow]Other machines can reach {escape(place)}, and the service does not authenticate callers: put a "
+            "proxy that does in front of it, or set \\[service] host to 127.0.0.1.[/]",
             soft_wrap=True,
         )
     sys.stdout.flush()
@@ -178,12 +180,12 @@ def serve_champion(port: int | None) -> None:
     os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen)])
 
 
-def _bring(settings: Settings) -> None:
-    """Bring what serves; where the store does not answer, what was brought before goes on serving."""
+def _fetch_champion(settings: Settings) -> None:
+    """Fetch the champion; if the store does not answer, the local copy is served."""
     try:
         look_again(settings.store_path / "champion.json")
     except UserError as error:
-        console.print(f"[yellow]{escape(str(error))}[/] The service begins with what is here.", soft_wrap=True)
+        console.print(f"[yellow]{escape(str(error))}[/] The service starts with the local copy.", soft_wrap=True)
 
 
 def _require_free(host: str, port: int) -> None:

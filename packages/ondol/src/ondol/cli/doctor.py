@@ -1,4 +1,4 @@
-"""`ml doctor`: what is wrong with the machine, the settings or the connections, and how to correct it."""
+"""`ml doctor`: check the machine, the settings and the connections, and say how to fix what is wrong."""
 
 import os
 import shutil
@@ -65,7 +65,7 @@ FOLDERS = ("bundles", "verdicts", "quarantine", "windows", "holdouts", "snapshot
 
 
 def find_damage(settings: Settings) -> Iterator[str]:
-    """Yield a sentence for each thing that is wrong; what decides most comes first."""
+    """Yield a sentence for each damaged file; the most important come first."""
     for subject in (_check_folders, _check_databases, _check_champion, _check_registry, _check_records, _check_rows):
         for check in subject(settings):
             try:
@@ -87,7 +87,7 @@ def _require_folder(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
-        what = "a link that leads nowhere" if folder.is_symlink() and not folder.exists() else "a file"
+        what = "a broken link" if folder.is_symlink() and not folder.exists() else "a file"
         raise UserError(f"{folder} is {what} where a folder belongs: move it away.")
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise UserError(f"{folder} cannot be written: make it and its file system writable for this user.")
@@ -146,8 +146,8 @@ def _require_registered(name: str, database: Path) -> None:
         if run is None or (path and not (path / MODEL_FILE).is_file()):
             lost = "its run is gone" if run is None else f"{path} has no {MODEL_FILE}"
             raise UserError(
-                f"Version {number} is not whole in MLflow ({lost}): bring it back from a backup, or run `ml train`, "
-                "which makes the version again."
+                f"Version {number} is incomplete in MLflow ({lost}): restore it from a backup, or run `ml train`, "
+                "which trains the version again."
             )
 
 
@@ -166,9 +166,9 @@ def _matching(store: Path, pattern: str) -> list[Path]:
 
 
 def _check_rows(settings: Settings) -> Iterator[Callable[[], object]]:
-    """Look at the files of rows: whether each is whole Parquet, and of the rows that are used now every byte.
+    """Check the files of rows: each is complete Parquet, and of the rows in use every byte is checked.
 
-    What of a store in a bucket is not here is not brought here for this.
+    Files of a store in a bucket that are not here are not downloaded for this.
     """
     store = settings.store_path
     snapshots, validations = Snapshots(store), Validations(store)
@@ -192,9 +192,9 @@ def _require_parquet(path: Path) -> None:
     try:
         pq.read_metadata(path)
     except FileNotFoundError:
-        raise explain_damage(path, "it is a link that leads nowhere") from None
+        raise explain_damage(path, "it is a broken link") from None
     except (ValueError, RuntimeError):  # pyarrow.ArrowInvalid is a ValueError
-        raise explain_damage(path, "it is no whole Parquet file") from None
+        raise explain_damage(path, "it is not a complete Parquet file") from None
 
 
 NEEDED = ("prefect", "mlflow", "bentoml", "pandera", "scikit-learn", "skl2onnx", "onnxruntime", "pandas", "pyarrow")
@@ -202,7 +202,7 @@ FREE_BYTES = 1_000_000_000
 
 
 class Advice(str):
-    """What a check found that stops nothing and should be changed."""
+    """A warning of a check: nothing fails, but it should be changed."""
 
 
 def examine() -> None:
@@ -227,10 +227,10 @@ def examine() -> None:
     for sentence in damage:
         console.print(f"[red]✗[/] {'files':<10} {escape(sentence)}", soft_wrap=True)
     if not damage:
-        console.print(f"[green]✓[/] {'files':<10} store, databases and records are whole")
+        console.print(f"[green]✓[/] {'files':<10} store, databases and records are intact")
     failed += len(damage)
     if failed:
-        raise UserError(f"{failed} of the checks above failed: correct what they name.")
+        raise UserError(f"{failed} of the checks above failed: fix what they report.")
 
 
 def _checks() -> Iterator[tuple[str, Callable[[Settings], str]]]:
@@ -291,8 +291,8 @@ def _secrets(settings: Settings) -> str:
     if not path.is_file():
         return "there is no .env"
     if path.stat().st_mode & 0o077:
-        return Advice(f"others on this machine may read {path}: `chmod 600 .env` keeps its secrets to you")
-    return ".env is yours alone"
+        return Advice(f"other users of this machine can read {path}: run `chmod 600 .env`")
+    return "only you can read .env"
 
 
 def _git(settings: Settings) -> str:
@@ -318,7 +318,7 @@ def _server(settings: Settings, name: str, variable: str) -> str:
             settings, name, f"{settings.show(settings.home / name)}; `ml up` starts a server with pages to look at"
         )
     if not url.startswith("http") or "@" in url:
-        return f"{show_uri(url)} (not tried)"
+        return f"{show_uri(url)} (not checked)"
     try:
         with urllib.request.urlopen(url.rstrip("/") + "/health", timeout=5):
             return f"{url} answers"
@@ -329,17 +329,17 @@ def _server(settings: Settings, name: str, variable: str) -> str:
 
 
 def _own(settings: Settings, name: str, otherwise: str) -> str:
-    """Return how a process of `ml up` is, or `otherwise` where it was not started.
+    """Return the state of a process of `ml up`, or `otherwise` if it was not started.
 
     Raises:
-        UserError: it has ended, or does not do what it is there for.
+        UserError: it has stopped, or is not healthy.
     """
     record = read_process_record(settings, name)
     if record is None:
         return otherwise
     log = settings.show(log_path(settings, name))
     if running(settings, name) is None:
-        raise UserError(f"The {name} of `ml up` has ended: `ml up` starts it again; {log} may say why.")
+        raise UserError(f"The {name} of `ml up` has stopped: `ml up` starts it again; see {log}.")
     if not is_well(record, settings, prefect_address(settings) or "", PATIENCE_SECONDS):
         raise UserError(
             f"The {name} of `ml up` does not answer{f' at {record.address}' if record.port else ''}: see {log}."
@@ -353,7 +353,7 @@ def _champion(settings: Settings) -> str:
     if champion is None:
         return "none yet: `ml run` deploys one"
     open_bundle(settings.store_path, champion.bundle)
-    return f"version {champion.version}, its bundle is whole"
+    return f"version {champion.version}, its bundle is intact"
 
 
 def _port(settings: Settings) -> str:

@@ -1,15 +1,51 @@
-"""Prints what `ml init` decided, what it was unsure of, and what to type next."""
+"""`ml init`: what was decided for the data, what was unsure, and what to type next."""
 
+from pathlib import Path
+
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ondol.cli.console import absolute_source, note_leftovers
 from ondol.cli.console import console as terminal
-from ondol.setup.initialize import InitReport
+from ondol.config import find_root
+from ondol.redaction import may_be_address
+from ondol.setup.initialize import InitReport, initialize
 from ondol.setup.schema_file import SCHEMA_PATH, Field
 
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 MOST_LISTED = 40
+
+
+def initialize_project(source: str, target: str, problem: str | None, force: bool) -> None:
+    """Write the schema and the data section of the settings for a source, and print the report.
+
+    Args:
+        source: The rows: a file, a folder or an address.
+        target: The column to predict.
+        problem: binary, multiclass or regression; None to infer it.
+        force: Whether an existing schema is overwritten.
+
+    Raises:
+        typer.Exit: with 1, where files exist that differ and `force` was not given.
+        UserError: the source cannot be read, or there is no project here.
+    """
+    root = find_root()
+    note_leftovers(root)
+    report = initialize(root, source_from_root(source, root), target, problem, force)
+    print_report(report)
+    if report.status == "differs":
+        raise typer.Exit(1)
+
+
+def source_from_root(source: str, root: Path) -> str:
+    """Return a path on the command line as `config.toml` holds it: relative to the project where it lies inside."""
+    if may_be_address(source):
+        return source
+    path = Path(absolute_source(source))
+    path = path.parent.resolve() / path.name  # as `root` is; the file itself may be a link to elsewhere
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def print_report(report: InitReport, console: Console | None = None) -> None:
@@ -32,7 +68,7 @@ def print_report(report: InitReport, console: Console | None = None) -> None:
 
 def _print_end(report: InitReport, console: Console) -> None:
     if report.status == "unchanged":
-        _say(console, f"{SCHEMA_PATH} and config.toml say this already: nothing to change.")
+        _say(console, f"{SCHEMA_PATH} and config.toml already hold this: nothing to change.")
     elif report.status == "differs":
         for line in report.diff.splitlines():
             _say(console, line, COLOURS.get(line[:1], ""))

@@ -9,8 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ondol.cli.console import console, open_project
-from ondol.cli.progress import Progress
+from ondol.cli.console import Progress, absolute_source, console, open_project
 from ondol.config import Settings
 from ondol.errors import Refused
 from ondol.evaluation.metrics import Interval
@@ -25,7 +24,7 @@ from ondol.storage.remote_files import refuse_plain
 from ondol.training.provenance import installed_packages
 from ondol.validation.results import Validation, Validations, read_latest
 
-WARM = {  # what a stage will import anyway, imported while the server starts
+WARM = {  # modules that a stage imports anyway: imported while the server starts
     "train": ("sklearn.ensemble", "mlflow.sklearn", "skops.io"),
     "evaluate": ("sklearn.ensemble", "mlflow.sklearn", "skops.io", "matplotlib.figure"),
     "deploy": ("sklearn.ensemble", "mlflow.sklearn", "skops.io", "skl2onnx", "onnxruntime", "bentoml.models"),
@@ -38,7 +37,7 @@ def run_stage(stage: str, **parameters: Any) -> Any:
     """Run one flow and print what it returned.
 
     Raises:
-        UserError: whatever the flow says went wrong.
+        UserError: the flow failed.
     """
     settings = open_project()
     result = _run(settings, stage, parameters)
@@ -66,11 +65,13 @@ def run_predict(source: str, destination: Path, version: str | None) -> None:
     """Predict the rows of a source and print how many.
 
     Raises:
-        UserError: the source holds a secret in plain text, which Prefect would keep, or cannot be read.
+        UserError: the source holds a secret in plain text, which Prefect would store, or cannot be read.
     """
     refuse_plain(source)
     settings = open_project()
-    done = _run(settings, "predict", {"source": source, "destination": str(destination), "version": version})
+    done = _run(
+        settings, "predict", {"source": absolute_source(source), "destination": str(destination), "version": version}
+    )
     console.print(
         f"[green]✓[/] {done['rows']:,} rows predicted by version {done['version']}: {escape(str(destination))}"
     )
@@ -116,7 +117,8 @@ def print_summary(settings: Settings, before: Champion | None, refused: bool = F
         return
     if before is not None and before.bundle == champion.bundle and record and record.version == champion.version:
         console.print(
-            f"\nNothing changed: version {champion.version} was trained from this data, code and settings, and serves."
+            f"\nNothing changed: version {champion.version} was trained from this data, code and settings, and is "
+            "in production."
         )
     elif before is None or before.bundle != champion.bundle:
         console.print(
@@ -149,7 +151,7 @@ def _print_metrics(record: StoredVerdict) -> None:
 
 
 def _print_gates(record: StoredVerdict) -> None:
-    table = Table("gate", "figure", "limit", "", "what it says", title="gates", title_justify="left")
+    table = Table("gate", "figure", "limit", "", "explanation", title="gates", title_justify="left")
     for gate in record.verdict.gates:
         mark = "[green]passed[/]" if gate.passed else "[bold red]refused[/]"
         table.add_row(gate.name, _figure(gate.figure), _figure(gate.limit), mark, escape(gate.sentence))

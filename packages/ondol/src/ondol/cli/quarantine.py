@@ -1,45 +1,185 @@
-"""`ml quarantine`: list, show and replay quarantined rows."""
+"""`ml quarantine`: list validations, show and write invalid rows, validate corrected ones.
 
+Values of sensitive columns are not printed.
+"""
+
+from collections.abc import Set
 from pathlib import Path
-from typing import Annotated
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import typer
+from rich.markup import escape
+from rich.table import Table
 
-app = typer.Typer(help="The rows that broke the contract: count them, see them, bring them back.", no_args_is_help=True)
+from ondol.cli.console import console, open_project
+from ondol.config import Settings
+from ondol.contract import load_contract
+from ondol.deployment.predict import open_output, require_destination
+from ondol.errors import UserError
+from ondol.snapshots.parts import ROW
+from ondol.storage.files import publish, scratch
+from ondol.storage.locks import only_one
+from ondol.validation.corrections import accept_corrected_rows, revalidate
+from ondol.validation.results import REASONS, Latest, Validation, Validations
+from ondol.validation.validate import CHECKED
 
-Name = Annotated[str | None, typer.Argument(help="A validation's id; default: the last.", show_default=False)]
-
-
-@app.command("list")
-def list_() -> None:
-    """List the validations, the newest first, and how often each check failed over time."""
-    from ondol.cli.quarantine_files import print_validations
-
-    print_validations()
-
-
-@app.command()
-def show(
-    validation: Name = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the rows and their reasons to this .csv, .parquet or .jsonl file.")
-    ] = None,
-) -> None:
-    """Show the reasons by column and check, and a few rows; with --out, write all rows to a file for correction."""
-    from ondol.cli.quarantine_files import print_quarantine
-
-    print_quarantine(validation, out.absolute() if out else None)
+EXAMPLES = 5
+VALIDATIONS = 20
+OVER_TIME = 5
 
 
-@app.command()
-def replay(
-    validation: Name = None,
-    source: Annotated[
-        Path | None,
-        typer.Option("--from", help="The corrected file of `show --out`. Default: the contract changed."),
-    ] = None,
-) -> None:
-    """Validate corrected rows, or all with a corrected contract; valid ones join the next snapshot."""
-    from ondol.cli.quarantine_files import replay_quarantine
+def print_validations() -> None:
+    """Print the validations, the newest first, and the counts of each reason over time."""
+    recent = Validations(open_project().store_path).recent()
+    if not recent:
+        console.print("Nothing was validated yet: `ml validate`, or `ml run` for the whole pipeline.")
+        return
+    table = Table(title="validations, newest first (UTC)", title_justify="left")
+    for name in ("validation", "when", "snapshot", "rows", "bad", "share"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("rows", "bad", "share") else "left")
+    table.add_column("most often")
+    for when, one in recent[:VALIDATIONS]:
+        counts = (f"{one.rows:,}", f"{one.bad:,}", f"{one.bad_share:.2%}")
+        table.add_row(one.id, f"{when:%m-%d %H:%M}", one.snapshot[:8], *counts, escape("; ".join([*one.reasons][:2])))
+    console.print(table)
+    _print_reasons_over_time([(f"{when:%m-%d %H:%M}", one) for when, one in recent[:OVER_TIME][::-1]])
 
-    replay_quarantine(validation, source.absolute() if source else None)
+
+def _print_reasons_over_time(oldest_first: list[tuple[str, Validation]]) -> None:
+    newest = oldest_first[-1][1].reasons
+    reasons = dict.fromkeys([*newest, *(reason for _, one in oldest_first for reason in one.reasons)])
+    if not reasons:
+        return
+    table = Table(title="cells that failed, by validation", title_justify="left")
+    table.add_column("reason")
+    for when, _ in oldest_first:
+        table.add_column(when, justify="right")
+    for reason in reasons:
+        table.add_row(escape(reason), *(f"{one.reasons.get(reason, 0):,}" for _, one in oldest_first))
+    console.print(table)
+
+
+def print_quarantine(name: str | None, out: Path | None) -> None:
+    """Print the reasons of a validation and a few rows, and write all of them to `out`.
+
+    Raises:
+        UserError: there is no such validation, or the file cannot be written.
+    """
+    settings = open_project()
+    validation = _find(settings, name)
+    console.print(
+        f"[bold]{validation.id}[/]: {validation.bad:,} of {validation.labelled:,} rows ({validation.bad_share:.2%}) "
+        f"of snapshot {validation.snapshot[:8]} break the contract."
+    )
+    if validation.unlabelled:
+        console.print(f"{validation.unlabelled:,} others have no label: they are left out and not counted as invalid.")
+    if validation.bad:
+        _print_reasons(validation.reasons)
+        _print_examples(settings, validation)
+    if out is not None:
+        write_quarantine(settings, validation, out)
+        console.print(f"[green]✓[/] {validation.bad:,} rows in {escape(str(out))}", soft_wrap=True)
+
+
+def _print_reasons(reasons: dict[str, int]) -> None:
+    table = Table()
+    for name in ("column", "check", "cells"):
+        table.add_column(name, justify="right" if name == "cells" else "left")
+    for reason, count in reasons.items():
+        column, _, check = reason.partition(": ")
+        table.add_row(escape(column), escape(check), f"{count:,}")
+    console.print(table)
+
+
+def _print_examples(settings: Settings, validation: Validation) -> None:
+    hidden = {c.name for c in load_contract(settings).columns if c.role == "sensitive"}
+    with pq.ParquetFile(Validations(settings.store_path).rows_path(validation.id)) as file:
+        rows = next(file.iter_batches(EXAMPLES, columns=[ROW, REASONS])).to_pylist()
+    for row in rows:
+        reasons = "; ".join(_hide(reason, hidden) for reason in row[REASONS])
+        console.print(f"  row {row[ROW]:,}: {reasons}", markup=False, soft_wrap=True)
+
+
+def _hide(reason: str, hidden: Set[str]) -> str:
+    """Return a reason, `column = value: check`, without the value of a sensitive column."""
+    column = next((name for name in hidden if reason.startswith(f"{name} = ")), None)
+    return reason if column is None else f"{column}: {reason.rpartition(': ')[2]}"
+
+
+def write_quarantine(settings: Settings, validation: Validation, out: Path) -> None:
+    """Write the quarantined rows, their numbers and reasons to a file; a CSV in the dialect of the owner's own."""
+    require_destination(out)
+    with pq.ParquetFile(Validations(settings.store_path).rows_path(validation.id)) as file, scratch(out) as made:
+        place = file.schema_arrow.get_field_index(REASONS)
+        schema = file.schema_arrow.set(place, pa.field(REASONS, pa.string()))
+        output = open_output(made, schema, settings.data.dialect, load_contract(settings).kinds)
+        for batch in file.iter_batches():
+            table = pa.Table.from_batches([batch])
+            told = pc.binary_join(table.column(REASONS), "; ")
+            table = table.set_column(place, schema.field(REASONS), told).cast(schema)
+            output.write_table(_spell_infinite(table) if out.suffix.lower() == ".jsonl" else table)
+        output.close()
+        publish(made, out)
+
+
+def _spell_infinite(table: pa.Table) -> pa.Table:
+    """Return the table with numbers as text where one is infinite: JSON has no such number, and would write null."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_floating(field.type) and pc.any(pc.is_inf(table.column(place))).as_py():
+            table = table.set_column(place, field.name, table.column(place).cast(pa.string()))
+    return table
+
+
+def replay_quarantine(name: str | None, source: Path | None) -> None:
+    """Validate the rows of a validation again and print the result.
+
+    Raises:
+        UserError: there is no such validation, nothing was corrected, or the file is unusable.
+    """
+    settings = open_project()
+    validation = _find(settings, name)
+    with only_one(settings, wait=False):
+        if source is None:
+            _replay_contract(settings, validation)
+        else:
+            _replay_rows(settings, validation, source)
+
+
+def _replay_contract(settings: Settings, validation: Validation) -> None:
+    again = revalidate(settings, validation)
+    text = f"{again.good:,} of {validation.bad:,} rows are valid now, {again.still:,} are not"
+    more = f", and {again.new:,} others became invalid" if again.new else ""
+    console.print(f"{text}{more}: validation {again.validation.id}. The next `ml run` uses it.", soft_wrap=True)
+    if again.validation.reasons:
+        _print_reasons(again.validation.reasons)
+
+
+def _replay_rows(settings: Settings, validation: Validation, source: Path) -> None:
+    taken = accept_corrected_rows(settings, validation, str(source))
+    if taken.snapshot is not None:
+        console.print(
+            f"[green]✓[/] {taken.rows:,} rows joined snapshot {taken.snapshot.digest[:8]}. The next `ml run` uses it."
+        )
+    if taken.refused:
+        console.print(f"{len(taken.refused):,} rows were refused:")
+        _print_reasons(taken.reasons)
+        for number, reasons in list(taken.refused.items())[:EXAMPLES]:
+            console.print(f"  row {number:,}: {'; '.join(reasons)}", markup=False, soft_wrap=True)
+    if taken.snapshot is None:
+        raise typer.Exit(1)
+
+
+def _find(settings: Settings, name: str | None) -> Validation:
+    """Return the validation called `name`, by default the one used last, else the newest."""
+    store = Validations(settings.store_path)
+    if name is not None:
+        return store.get(name)
+    last = Latest(settings.store_path).find(CHECKED)
+    if last is not None and (found := store.find(last)):
+        return found
+    recent = store.recent()
+    if not recent:
+        raise UserError("Nothing was validated yet: run `ml validate`, or `ml run` for the whole pipeline.")
+    return recent[0][1]

@@ -1,4 +1,4 @@
-"""`ml release --to NAME`: deploy the champion, and the image, to an environment; verify both or restore both."""
+"""`ml release` and `ml smoke`: deploy the champion, and the image, to an environment; verify both or restore both."""
 
 import http.client
 import json
@@ -50,36 +50,36 @@ from ondol.training.provenance import is_behind
 WAIT_SECONDS = 60.0
 PAUSE_SECONDS = 0.2
 GROUP = "service-sklearn"  # what the Dockerfile installs for a bundle without ONNX
-TIMES = 5  # in a row, each over a connection of its own: a service has several workers and swaps in each
+TIMES = 5  # in a row, each over its own connection: each worker of a service loads the bundle by itself
 
 
 def smoke_url(url: str) -> None:
-    """Prove the service at `url` against the champion of the environment that has this address, else of this project.
+    """Verify the service at `url` against the champion of the environment with this address, else of this project.
 
     Raises:
-        UserError: nothing was released, or the service is not ready, serves another version or answers wrongly.
+        UserError: nothing was released, or the service is not ready, serves another version or answers incorrectly.
     """
     settings = open_project()
     known = (e for e in settings.environments.values() if e.url.rstrip("/") == url.rstrip("/"))
     environment = next(known, None)
     store = current_store(settings, environment.store) if environment else settings.store_path
     wait = environment.wait_seconds if environment else WAIT_SECONDS
-    prove(url, open_bundle(store, require_champion(store).bundle), wait)
+    verify(url, open_bundle(store, require_champion(store).bundle), wait)
 
 
-def prove(url: str, bundle: Bundle, wait_seconds: float = WAIT_SECONDS) -> None:
-    """Prove that the service at `url` is ready, serves `bundle`, and answers its example as its model does.
+def verify(url: str, bundle: Bundle, wait_seconds: float = WAIT_SECONDS) -> None:
+    """Verify that the service at `url` is ready, serves `bundle`, and answers its example as its model does.
 
     Args:
         url: The service's address.
         bundle: What it must serve.
-        wait_seconds: How long it may take to be ready, and then to swap.
+        wait_seconds: How long it may take to be ready, and then to load the bundle.
 
     Raises:
-        UserError: one of these does not hold, also after some waiting.
+        UserError: one of these is still not true after that time.
     """
     try:
-        _prove(url.rstrip("/"), bundle, wait_seconds)
+        _verify(url.rstrip("/"), bundle, wait_seconds)
     except UserError as error:
         if bundle.meta.get("runtime") != "sklearn":
             raise
@@ -89,7 +89,7 @@ def prove(url: str, bundle: Bundle, wait_seconds: float = WAIT_SECONDS) -> None:
         ) from None
 
 
-def _prove(base: str, bundle: Bundle, wait_seconds: float) -> None:
+def _verify(base: str, bundle: Bundle, wait_seconds: float) -> None:
     _wait(lambda: _require_ready(base), wait_seconds)
     console.print(f"[green]✓[/] {escape(base)} is ready")
     _wait(lambda: _require_version(base, bundle), wait_seconds)
@@ -120,7 +120,7 @@ def _require_version(base: str, bundle: Bundle) -> None:
 
 
 def _wait(check: Callable[[], None], seconds: float) -> None:
-    """Repeat a check until it passes; after `seconds` its error stands."""
+    """Repeat a check until it passes; after `seconds` raise its error."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -135,10 +135,10 @@ def _read(url: str) -> dict[str, Any]:
     """Return the JSON object at `url`.
 
     Raises:
-        UserError: there is none: something else than the service answers.
+        UserError: there is none: something other than the service answers.
     """
     try:
-        return dict(json.loads(_get(url, "does not tell its model")))
+        return dict(json.loads(_get(url, "does not report its model")))
     except (ValueError, RecursionError):
         raise UserError(f"{url} answers, but not as the service does: see whether the address is right.") from None
 
@@ -161,41 +161,41 @@ def _get(url: str, lacks: str) -> bytes:
 FILE = "release.json"
 
 
-class Unproved(BaseModel):
-    """The bundle that is on its way, and what served before it."""
+class Unverified(BaseModel):
+    """The bundle that is being released, and the champion before it."""
 
     bundle: str
     before: Champion | None
 
 
-def read_unproved(store: Path) -> Unproved | None:
-    """Return what a release to `store` has not proved, None where none is going on or was killed."""
+def read_unverified(store: Path) -> Unverified | None:
+    """Return what a release to `store` has not verified yet; None if none is going on or was killed."""
     look_again(store / FILE)
-    return read_record(store / FILE, Unproved)
+    return read_record(store / FILE, Unverified)
 
 
-def require_proved(store: Path) -> None:
-    """Check that what serves in `store`, the image too, was proved.
+def require_verified(store: Path) -> None:
+    """Check that what is in production in `store`, the image too, was verified.
 
     Raises:
         UserError: a release is going on there, or was killed.
     """
-    if found := read_unproved(store):
-        raise not_proved(store, found)
+    if found := read_unverified(store):
+        raise unverified_error(store, found)
 
 
-def not_proved(store: Path, found: Unproved) -> UserError:
-    """Return the error that says so."""
+def unverified_error(store: Path, found: Unverified) -> UserError:
+    """Return the error for an unverified release."""
     return UserError(
-        f"Bundle {found.bundle} is not proved in {store}: wait until its release ends, or release there again if that "
+        f"Bundle {found.bundle} is not verified in {store}: wait until its release ends, or release there again if it "
         "was killed."
     )
 
 
 @contextmanager
 def noted(store: Path, bundle: Bundle) -> Iterator[None]:
-    """Keep a note that `bundle` is not proved, until the block has ended and all is proved or as it was."""
-    note = Unproved(bundle=bundle.name, before=read_champion(store))
+    """Record that `bundle` is not verified, until the block has ended and all is verified or restored."""
+    note = Unverified(bundle=bundle.name, before=read_champion(store))
     write_bytes(store / FILE, f"{note.model_dump_json(indent=1, by_alias=True)}\n".encode())
     try:
         yield
@@ -206,7 +206,7 @@ def noted(store: Path, bundle: Bundle) -> Iterator[None]:
 
 
 def undo(store: Path) -> bool:
-    """Let what served before an unproved release serve again, and forget it; return whether there was one."""
+    """Restore what an unverified release has replaced, and forget the release; return whether there was one."""
     there_was = restore(store)
     if there_was:
         remove(store / FILE)
@@ -214,21 +214,21 @@ def undo(store: Path) -> bool:
 
 
 def restore(store: Path) -> bool:
-    """Let what served before an unproved release serve again, unless it does; return whether there was one."""
-    found = read_unproved(store)
+    """Restore the champion that an unverified release has replaced; return whether there was such a release."""
+    found = read_unverified(store)
     if found is None:
         return False
     now, before = read_champion(store), found.before
     if now is not None and now.bundle == found.bundle and before != now:
         left = Bundle(path=store / "bundles" / found.bundle, version=version_of(found.bundle), digest="")
         restore_champion(store, left, before)
-        serves = f"version {before.version}" if before else "nothing"
-        console.print(f"[yellow]A release failed: {serves} serves again.[/]")
+        again = f"version {before.version} is in production again" if before else "nothing is in production"
+        console.print(f"[yellow]A release failed: {again}.[/]")
     return True
 
 
 RELEASED = "released.json"
-TODO = "`ml environments` shows what serves where."
+TODO = "`ml environments` shows the version in production of each environment."
 
 
 def release_to(
@@ -246,29 +246,31 @@ def release_to(
     Args:
         name: A section `[environments.NAME]` of the settings.
         source: The environment to release from; None for this project's own store.
-        chosen: The bundle, one that has served there; None for the one that serves there.
-        image: What the environment's host shall run; None for what runs in `source`, and without that for what it runs.
+        chosen: A bundle that was in production there; None for the current one.
+        image: The image for the environment's host; None for that of `source`, or to keep the current one.
         breaking: Release even if callers must change their requests.
         why: For the history.
-        output: What takes `bundle=…` and `image=…` once they are proved.
-        commit: The commit that releases; where a later one has released there, nothing is done.
+        output: Receives `bundle=…` and `image=…` once they are verified.
+        commit: The commit that releases; if a later one has released there, nothing is done.
 
     Raises:
-        UserError: it cannot be brought there, or was not proved; champion and image are what they were.
-        Refused: it would break the callers of what serves there, or was taken out of production where it comes from.
+        UserError: it cannot be copied there, or was not verified; champion and image are restored.
+        Refused: it would break the callers of the version there, or was taken out of production where it comes from.
     """
     settings = open_project()
     target = current_store(settings, find_environment(settings, name).store)
     origin = current_store(settings, find_environment(settings, source).store) if source else settings.store_path
     if target.resolve() == origin.resolve():
-        raise UserError(f"The store of {name} is the one to release from: give [environments.{name}] one of its own.")
+        raise UserError(
+            f"The store of {name} is the one to release from: give [environments.{name}] a store of its own."
+        )
     bundle = choose_bundle(origin, chosen)
     image = image or running_image(settings, name, source)
-    with sole(target / "release.lock", f"Another release to {name} is at work: wait until it ends."):
+    with sole(target / "release.lock", f"Another release to {name} is running: wait until it ends."):
         recover(settings, name)
         last = released_commit(target)
         if commit and is_behind(settings.root, commit, last):
-            console.print(f"Nothing is released to {name}: commit {commit[:12]} is behind {last}, which was.")
+            console.print(f"Nothing is released to {name}: commit {commit[:12]} is behind {last}, which was released.")
             return
         if settings.environments[name].host:
             open_for_others(target)  # its container reads it as a user of its own
@@ -282,14 +284,14 @@ def release_to(
         if commit:
             write_json(target / RELEASED, {"commit": commit})
         alert_release(settings, name, before, require_champion(target), why)
-    console.print(f"[green]✓[/] [bold]version {bundle.version}[/] serves in {name} ({escape(why)})")
+    console.print(f"[green]✓[/] [bold]version {bundle.version}[/] was released to {name} ({escape(why)})")
     console.print(f"  bundle {bundle.name}{f', image {escape(image)}' if image else ''}", soft_wrap=True)
     if output is not None:
         output.write(f"bundle={bundle.name}\nimage={image or ''}\n")
 
 
 def released_commit(store: Path) -> str | None:
-    """Return the commit that has released to `store` last, None where none was named."""
+    """Return the commit that released to `store` last; None if none was given."""
     look_again(store / RELEASED)
     found = read_json(store / RELEASED)
     return str(found["commit"]) if found else None
@@ -310,100 +312,104 @@ def find_environment(settings: Settings, name: str) -> Environment:
 
 
 def choose_bundle(store: Path, name: str | None) -> Bundle:
-    """Return the bundle that serves in `store`, or the one called `name`, which has served there.
+    """Return the bundle in production in `store`, or the one called `name`, which was in production there.
 
     Raises:
-        UserError: nothing serves there, or that one never did or is gone.
+        UserError: nothing is in production there, or that one never was or is gone.
         Refused: it was taken out of production there by hand.
     """
-    champion = proved_champion(store, name)
+    champion = verified_champion(store, name)
     if name is None or name == champion.bundle:
         return open_bundle(store, champion.bundle)
     bundle = find_bundle(store, name)
     if bundle is None or name not in {change.to for change in champion.history}:
         raise UserError(
-            f"No bundle {name} that has served is in {store}: leave --bundle out for {champion.bundle}, which serves."
+            f"No bundle {name} was in production in {store}: omit --bundle to release {champion.bundle}, which is."
         )
     if change := rolled_back(champion, bundle.version):
         raise Refused(
-            f"Bundle {name} was taken out of production at {change.at} by {change.who} ({change.why}): leave --bundle "
-            f"out for {champion.bundle}, which serves in {store}."
+            f"Bundle {name} was taken out of production at {change.at} by {change.who} ({change.why}): omit "
+            f"--bundle to release {champion.bundle}, which is in production in {store}."
         )
     return bundle
 
 
-def proved_champion(store: Path, name: str | None) -> Champion:
-    """Return what serves in `store`; while a release to it is not proved, what served before, for a bundle by name.
+def verified_champion(store: Path, name: str | None) -> Champion:
+    """Return the champion of `store`; while a release to it is not verified, the one before, for a bundle by name.
 
     Raises:
-        UserError: nothing serves there, or no bundle is named and what serves is not proved.
+        UserError: nothing is in production there, or no bundle is named and the current one is not verified.
     """
     champion = require_champion(store)
-    unproved = read_unproved(store)  # after the champion: a release writes this before that
-    if unproved is None:
+    unverified = read_unverified(store)  # after the champion: a release writes this before that
+    if unverified is None:
         return champion
-    if name is None or unproved.before is None:
-        raise not_proved(store, unproved)
-    return unproved.before
+    if name is None or unverified.before is None:
+        raise unverified_error(store, unverified)
+    return unverified.before
 
 
 def running_image(settings: Settings, name: str, source: str | None) -> str | None:
-    """Return the image that runs in `source`, where both environments have a host to run it on."""
+    """Return the image that runs in `source`, if both environments have a host to run it on."""
     if source is None or None in (settings.environments[name].host, settings.environments[source].host):
         return None
     image = Container(settings, source).image()
-    require_proved(open_store(settings, settings.environments[source].store))  # it is written before the image is moved
+    require_verified(
+        open_store(settings, settings.environments[source].store)
+    )  # it is written before the image is moved
     return image
 
 
 def recover(settings: Settings, name: str) -> None:
-    """Undo what a release to the environment has left that was killed: champion and container."""
+    """Restore champion and container after a release to the environment that was killed."""
     environment = settings.environments[name]
     store = open_store(settings, environment.store)
-    unproved = read_unproved(store)
+    unverified = read_unverified(store)
     if not undo(store):
         return
     if environment.host:
         Container(settings, name).put_back()
-    what = f"A release of bundle {unproved.bundle if unproved else 'unknown'} to {name} ended before it was proved"
+    what = (
+        f"A release of bundle {unverified.bundle if unverified else 'unknown'} to {name} ended before it was verified"
+    )
     alert(settings, "release-failed", f"{what}: {serving(read_champion(store))}.", TODO)
 
 
 def alert_release(settings: Settings, name: str, before: Champion | None, now: Champion, why: str) -> None:
-    """Alert people that an environment serves another bundle, proved; nothing where it is the one from before."""
+    """Alert people that another bundle was released and verified; do nothing if it is the one from before."""
     if before is not None and before.bundle == now.bundle:
         return
     instead = f" in place of version {before.version}" if before else ""
     todo = TODO
     if before is not None:
-        todo += f' `ml release --to {name} --bundle {before.bundle} --why "…"` brings the previous one back.'
-    what = f"Version {now.version} was released to {name} and proved there{instead}: {why}."
+        todo += f' `ml release --to {name} --bundle {before.bundle} --why "…"` restores the previous one.'
+    what = f"Version {now.version} was released to {name} and verified there{instead}: {why}."
     alert(settings, "released", what, todo, key=f"released {name} {now.move}")
 
 
 def alert_failure(settings: Settings, name: str, bundle: Bundle, now: Champion | None, error: Exception) -> None:
-    """Alert people that a release was taken back."""
+    """Alert people that a release was rolled back."""
     reason = str(error) or type(error).__name__
-    what = f"The release of version {bundle.version} to {name} was taken back, {serving(now)}: {reason}"
+    what = f"The release of version {bundle.version} to {name} was rolled back, {serving(now)}: {reason}"
     alert(settings, "release-failed", what, TODO)
 
 
 def serving(champion: Champion | None) -> str:
-    """Return in words what serves."""
-    return f"version {champion.version} serves" if champion else "nothing serves"
+    """Return a phrase for the version in production."""
+    return f"version {champion.version} is in production" if champion else "nothing is in production"
 
 
 def require_compatible(store: Path, before: Champion | None, bundle: Bundle, breaking: bool) -> None:
-    """Check that those who call what serves in `store` can go on as they are.
+    """Check that callers of the version in production in `store` need no change.
 
     Raises:
-        Refused: they cannot, and `breaking` was not given.
+        Refused: they need one, and `breaking` was not given.
     """
     old = find_bundle(store, before.bundle) if before and not breaking else None
     changes = breaking_changes(old.contract, bundle.contract) if old else []
     if old and changes:
         raise Refused(
-            f"Version {old.version} goes on serving: version {bundle.version} would break its callers "
+            f"Version {old.version} stays in production: version {bundle.version} would break its callers "
             f"({'; '.join(changes)}). Tell them, then release again with --breaking."
         )
 
@@ -422,29 +428,29 @@ def copy_bundle(bundle: Bundle, store: Path) -> Bundle:
         shutil.copytree(bundle.path, made)
         if digest_folder(made) != bundle.digest:
             raise UserError(f"The copy of {bundle.path} to {target} differs from it: see the disk of {store}.")
-        remove(target)  # what was found there is damaged
+        remove(target)  # a damaged copy
         publish(made, target)
     return open_bundle(store, bundle.name)
 
 
 def bring(settings: Settings, name: str, bundle: Bundle, image: str | None, why: str) -> None:
-    """Let the environment serve `bundle`, by `image` where one is given, and prove it.
+    """Put `bundle` into production in the environment, with `image` if one is given, and verify it.
 
     Raises:
-        UserError: it did not pass; both are what they were.
+        UserError: it did not pass; both are restored.
     """
     environment = settings.environments[name]
     host = Container(settings, name).replaced(image) if environment.host and image else nullcontext()
     store = open_store(settings, environment.store)
     with noted(store, bundle), host, _moved_champion(store, bundle, why):
         try:
-            prove(environment.url, bundle, environment.wait_seconds)
+            verify(environment.url, bundle, environment.wait_seconds)
         except UserError as error:
             raise UserError(f"{error}{_hint_of_address(name, environment)}") from error
 
 
 def _hint_of_address(name: str, environment: Environment) -> str:
-    """Return what may be wrong where the container is published on the loopback and asked from elsewhere."""
+    """Return a hint if the container is published on the loopback address and called from elsewhere."""
     url = urlsplit(environment.url)
     if not environment.host or url.scheme != "http" or not environment.address.is_loopback:
         return ""
@@ -458,7 +464,7 @@ def _hint_of_address(name: str, environment: Environment) -> str:
 
 @contextmanager
 def _moved_champion(store: Path, bundle: Bundle, why: str) -> Iterator[None]:
-    """Name `bundle` the store's champion; whatever fails within, the one before serves again."""
+    """Make `bundle` the store's champion; if anything fails within, restore the one before."""
     before = read_champion(store)
     try:
         if before is None or before.bundle != bundle.name:

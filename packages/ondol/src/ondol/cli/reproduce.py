@@ -1,27 +1,109 @@
-"""`ml reproduce`: train a version again from its record."""
+"""`ml reproduce`: train a version again, and print the recorded metrics beside the reproduced ones."""
 
-from typing import Annotated
+import math
 
-import typer
+from rich.markup import escape
+from rich.table import Table
 
-app = typer.Typer()
+from ondol.cli.console import Steps, console, open_project
+from ondol.errors import Refused
+from ondol.evaluation.reproduction import (
+    PREDICTIONS,
+    TOLERANCE,
+    Again,
+    Figure,
+    FigureComparison,
+    compare_all,
+    figures_of,
+    make_again,
+    other_packages,
+)
+
+SHOWN_PACKAGES = 8
 
 
-@app.command()
-def reproduce(
-    version: Annotated[str, typer.Argument(help="A registered version, deployed or not.")],
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Where its files were never committed: train from the commit below them.")
-    ] = False,
-    install: Annotated[
-        bool, typer.Option(help="Install its packages in an environment of its own, or use those that are here.")
-    ] = True,
-) -> None:
-    """Train a version again from its record, and compare every metric: equal, or by how much not.
+def reproduce_version(version: str, anyway: bool, fresh: bool) -> None:
+    """Train a version again, print every figure beside the recorded one, and compare them.
 
-    Its commit, packages, snapshot, settings and seed are the recorded ones, whatever the project says today. Nothing of
-    the project is changed.
+    Args:
+        version: A registered version.
+        anyway: Continue if its files were never committed.
+        fresh: Install its packages in a separate environment.
+
+    Raises:
+        UserError: something that it was trained from is missing.
+        Refused: a figure differs.
     """
-    from ondol.cli.reproduce_report import reproduce_version
+    settings = open_project()
+    with Steps(console) as steps:
+        again = make_again(settings, version, anyway, fresh, steps)
+    outcome = again.outcome
+    lines = compare_all(again.recorded.figures, figures_of(outcome.train_rows, outcome.verdict), outcome.apart)
+    _print_lines(version, lines)
+    differences = _differences(again)
+    for note in [again.origin.note, *_notes(again), *differences]:
+        if note:
+            console.print(escape(note), soft_wrap=True)
+    if other := [line for line in lines if not line.equal]:
+        raise Refused(_tell(version, other, len(lines), bool(differences) or not again.origin.exact))
+    console.print(f"[bold green]Version {version} was reproduced:[/] every figure is equal within {TOLERANCE:g}.")
 
-    reproduce_version(version, anyway, install)
+
+def _print_lines(version: str, lines: list[FigureComparison]) -> None:
+    title = f"version {version}: each metric with the ends of its interval"
+    table = Table("figure", "recorded", "reproduced", "difference", title=title, title_justify="left")
+    for line in lines:
+        shown = [_show(line.recorded), _show(line.again)]
+        if line.name == PREDICTIONS:
+            shown = ["of the recorded model", "largest difference"]
+        table.add_row(line.name, *shown, f"[{'green' if line.equal else 'bold red'}]{_show_apart(line.apart)}[/]")
+    console.print(table)
+
+
+def _notes(again: Again) -> list[str]:
+    """Return notes for the reader of the figures."""
+    recorded = again.recorded
+    if recorded.verdict is None:
+        return [f"Version {recorded.version} was never evaluated (`ml evaluate`): it has no metrics to compare."]
+    if recorded.basis is None:
+        return [
+            "Its metrics were recorded without their evaluation rows by an older `ml evaluate`: they are not compared."
+        ]
+    return []
+
+
+def _differences(again: Again) -> list[str]:
+    """Return in sentences how the environment differs from the recorded one."""
+    recorded, outcome = again.recorded.origin, again.outcome
+    found = []
+    if recorded.python and recorded.python != outcome.python:
+        found.append(f"Reproduced with Python {outcome.python}, recorded with {recorded.python}.")
+    if recorded.machine and recorded.machine != outcome.machine:
+        found.append(f"Reproduced on another machine: {outcome.machine}, recorded on {recorded.machine}.")
+    if others := other_packages(recorded.packages, outcome.packages):
+        more = f" and {len(others) - SHOWN_PACKAGES} more" if len(others) > SHOWN_PACKAGES else ""
+        found.append(f"Packages differ from the record: {', '.join(others[:SHOWN_PACKAGES])}{more}.")
+    return found
+
+
+def _tell(version: str, other: list[FigureComparison], figures: int, explained: bool) -> str:
+    """Return a sentence with the largest difference, and where to look."""
+    worst = max(other, key=lambda line: line.apart)
+    why = (
+        "the differences above explain it"
+        if explained
+        else "model/ draws random numbers without the seed, reads files that are not in git, or sums in a varying order"
+    )
+    return (
+        f"Version {version} was not reproduced: {len(other)} of {figures} figures differ, most of all {worst.name} by "
+        f"{_show_apart(worst.apart)}; {why}."
+    )
+
+
+def _show(figure: Figure | None) -> str:
+    """Return a figure with all significant digits."""
+    return "–" if figure is None or figure[0] is None else f"{figure[0]:.12g}"
+
+
+def _show_apart(apart: float) -> str:
+    return "not comparable" if math.isinf(apart) else f"{apart:.2g}"

@@ -15,20 +15,20 @@ from ondol.storage.files import sole
 
 
 def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
-    """Play the weeks in a copy of the project and print the timeline.
+    """Simulate the weeks in a copy of the project and print the timeline.
 
     Args:
-        weeks: How many; the customers move half-way, or earlier where the loop needs more weeks to ask for training.
+        weeks: How many; the drift begins half-way, or earlier if more weeks are needed to request retraining.
         rows: Customers in a week.
-        shifts: Whether they move at all.
-        keep: Whether the copy's servers stay up afterwards, to be looked at.
+        shifts: Whether the data drifts at all.
+        keep: Whether the servers of the copy keep running afterwards.
 
     Raises:
-        UserError: the loop did not close, or retrained where nothing moved.
+        UserError: the drift led to no recovery, or a model was trained without drift.
     """
     settings = open_project(stored=False)
     calm = count_calm_weeks(weeks, settings.retrain.windows) if shifts else weeks
-    complaint = "Another `ml simulate` is at work here: wait until it ends."
+    complaint = "Another `ml simulate` is running here: wait until it ends."
     with sole(settings.home / "simulation.lock", complaint):
         sandbox = make_sandbox(settings)
         with console.status("starting") as status, _stopped_at_end(sandbox, keep, status.update):
@@ -38,15 +38,17 @@ def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
             trainings = play.trainings()
         _show(settings, sandbox, played, conclude(played, shifts, trainings, _recovery(sandbox, played, rows)))
     if keep:
-        console.print(f"Its servers run: `cd {escape(settings.show(sandbox.root))}`, then `ml status` and `ml down`.")
+        console.print(
+            f"Its servers are running: `cd {escape(settings.show(sandbox.root))}`, then `ml status` and `ml down`."
+        )
 
 
 def count_calm_weeks(weeks: int, windows: int) -> int:
-    """Return after how many weeks the customers move, so that a week is left for the new version.
+    """Return after how many weeks the drift begins, so that a week is left for the new version.
 
     Args:
-        weeks: How many are played.
-        windows: How many bad ones it takes to ask for training.
+        weeks: How many are simulated.
+        windows: How many drifted windows it takes to request retraining.
 
     Raises:
         UserError: there are too few weeks.
@@ -54,15 +56,15 @@ def count_calm_weeks(weeks: int, windows: int) -> int:
     calm = min(weeks // 2, weeks - windows - 1)
     if calm < 1:
         raise UserError(
-            f"--weeks {weeks} leaves no week after the swap: give at least {windows + 2}, since [retrain] windows = "
-            f"{windows}, or --no-shift to play a rest."
+            f"--weeks {weeks} leaves no week after the promotion: give at least {windows + 2}, since [retrain] windows "
+            f"= {windows}, or --no-shift to simulate without drift."
         )
     return calm
 
 
 @contextmanager
 def _stopped_at_end(sandbox: Sandbox, keep: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """Stop the sandbox's servers at the end; what went wrong before is not hidden by what goes wrong then.
+    """Stop the sandbox's servers at the end; an earlier error is not hidden by one of stopping.
 
     Raises:
         UserError: they do not stop.
@@ -79,13 +81,13 @@ def _stopped_at_end(sandbox: Sandbox, keep: bool, say: Callable[[str], None]) ->
 
 
 def _recovery(sandbox: Sandbox, played: list[Week], rows: int) -> Recovery | None:
-    """Return what became of the metric after the swap."""
+    """Return how the metric recovered after the promotion."""
     old = served_bundle(sandbox.settings.store_path, played[0].version)
     return measure_champions(played, rows, sandbox.answers, old, sandbox.settings.gates)
 
 
 def _show(settings: Settings, sandbox: Sandbox, played: list[Week], verdict: tuple[bool, str]) -> None:
-    """Print the timeline, write its picture, and say whether the loop closed.
+    """Print the timeline, write its picture, and print the conclusion.
 
     Raises:
         UserError: it did not.

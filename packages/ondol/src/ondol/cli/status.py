@@ -1,4 +1,4 @@
-"""`ml status`: the version in production, background processes, pending runs and alerts, and the history."""
+"""`ml status`, `ml monitor` and `ml loop`: the version in production, processes, pending work, retraining."""
 
 from datetime import UTC, datetime
 
@@ -6,9 +6,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from ondol.cli.console import console, open_project
-from ondol.cli.loop import loop_lines
+from ondol.cli.pipeline import run_stage
 from ondol.config import Settings
+from ondol.errors import UserError
 from ondol.evaluation.verdicts import Verdicts, show_interval
+from ondol.monitoring.report import headline
+from ondol.monitoring.retraining import decide_now, open_request, pause, read_loop, resume
+from ondol.monitoring.windows import Windows
 from ondol.orchestration.alerts import deliver, refused, waiting
 from ondol.orchestration.processes import (
     ProcessRecord,
@@ -30,11 +34,12 @@ from ondol.storage.files import read_json
 from ondol.validation.results import read_latest
 
 PATIENCE_SECONDS = 2.0
-DUE_RUNS = 200  # as many as Prefect gives at once
+SHOWN_WINDOWS = 5
+DUE_RUNS = 200  # the most that Prefect returns at once
 
 
 def print_processes(settings: Settings) -> None:
-    """Print of each process of `ml up` since when it runs, where, and whether it is well; or that it has ended."""
+    """Print each process of `ml up`: since when it runs, its address, and whether it is healthy, or has stopped."""
     known = [record for name in NAMES if (record := read_process_record(settings, name))]
     found = [record for record in known if not is_foreign(settings, record)]
     if not found:
@@ -47,31 +52,31 @@ def print_processes(settings: Settings) -> None:
         table.add_row(f"  {record.name}", *_state(settings, record))
     console.print(table)
     if lost := [r.name for r in found if running(settings, r.name) and not keeper_of(r)]:
-        console.print(f"[yellow]Nobody starts {', '.join(lost)} again if it dies: `ml up` sees to that.[/]")
+        console.print(f"[yellow]No supervisor restarts {', '.join(lost)} on failure: run `ml up`.[/]")
 
 
 def _state(settings: Settings, record: ProcessRecord) -> tuple[str, str, str]:
-    """Return how a process is, its address, and what else there is to say."""
+    """Return the state of a process, its address, and details."""
     log = escape(settings.show(log_path(settings, record.name)))
     if was_elsewhere(settings, record) and (keeper_of(record) or family(record)):
-        return "[red]uses the folder where the project was[/]", "", "`ml up` starts it here, `ml down` stops it"
+        return "[red]runs in the former folder of the project[/]", "", "`ml up` starts it here, `ml down` stops it"
     if running(settings, record.name) is None:
-        return "[red]has ended[/]", "", f"`ml up` starts it again; [dim]{log} may say why[/]"
+        return "[red]has stopped[/]", "", f"`ml up` starts it again; [dim]see {log}[/]"
     if is_well(record, settings, prefect_address(settings) or "", PATIENCE_SECONDS):
         return "[green]runs[/]", record.address or "", f"[dim]since {record.since}{_restarts(settings, record)}[/]"
-    again = "it is started again when it ends" + _restarts(settings, record)
-    return "[red]is not well[/]", record.address or "", f"{again}; [dim]{log} may say why[/]"
+    again = "it is restarted when it stops" + _restarts(settings, record)
+    return "[red]is not healthy[/]", record.address or "", f"{again}; [dim]see {log}[/]"
 
 
 def print_due(settings: Settings) -> None:
-    """Print when each deployment runs next, or why that is not known."""
+    """Print the next run of each deployment, or why it is not known."""
     prefect = prefect_address(settings)
     if prefect is None:
         return
     pool = {"work_pools": {"name": {"any_": [settings.project.name]}}}
     answer = call_prefect("POST", f"{prefect}/deployments/filter", PATIENCE_SECONDS, json=pool)
     if answer is None or not answer.is_success:
-        silent = f"No Prefect server answers at {show_uri(prefect)}: what is due is not known."
+        silent = f"No Prefect server answers at {show_uri(prefect)}: scheduled runs are not known."
         console.print(f"[yellow]{escape(refusal_of(answer, prefect) or silent)}[/]", soft_wrap=True)
         return
     names = {deployment["id"]: deployment["entrypoint"].rpartition(":")[2] for deployment in answer.json()}
@@ -81,38 +86,40 @@ def print_due(settings: Settings) -> None:
     for run in runs or []:
         first.setdefault(names.get(run["deployment_id"], run["name"]), run["expected_start_time"])
     if first:
-        console.print("Due: " + ", ".join(f"{escape(name)} {_when(at)}" for name, at in first.items()), soft_wrap=True)
+        console.print(
+            "Next runs: " + ", ".join(f"{escape(name)} {_when(at)}" for name, at in first.items()), soft_wrap=True
+        )
 
 
 def print_alerts(settings: Settings) -> None:
-    """Send the alerts that wait, and print how many still do, and how many the receiver will not take."""
+    """Send the waiting alerts, and print how many still wait, and how many the receiver rejected."""
     if settings.alerts.webhook is None:
         if count := len(waiting(settings)):
-            console.print(f"[dim]Alerts nobody was sent: {count:,}. `ML_ALERTS__WEBHOOK` names who gets them.[/]")
+            console.print(f"[dim]Alerts not sent: {count:,}. Set `ML_ALERTS__WEBHOOK` to their receiver.[/]")
         return
     done = deliver(settings)
     if done.waiting:
-        console.print(f"[yellow]Alerts that wait for their receiver: {done.waiting:,} ({done.problem}).[/]")
+        console.print(f"[yellow]Alerts waiting to be sent: {done.waiting:,} ({done.problem}).[/]")
     if count := len(list(refused(settings).glob("*.json"))):
         folder = escape(settings.show(refused(settings)))
         console.print(
-            f"[yellow]Alerts that the receiver will not take: {count:,}, in {folder}.[/] Move them into "
+            f"[yellow]Alerts that the receiver rejected: {count:,}, in {folder}.[/] Move them into "
             "`outbox` beside it to send them again, or delete them.",
             soft_wrap=True,
         )
 
 
 def _restarts(settings: Settings, record: ProcessRecord) -> str:
-    """Return how often a process died and was started again."""
+    """Return how often a process was restarted."""
     known = read_json(restarts_path(settings, record.name))
     if known is None:
         return ""
     times = "once" if known["count"] == 1 else f"{known['count']:,} times"
-    return f", started again {times}, last at {known['last']}"
+    return f", restarted {times}, last at {known['last']}"
 
 
 def _when(at: str) -> str:
-    """Return a time for people: in how long."""
+    """Return a time as a duration from now."""
     seconds = (datetime.fromisoformat(at) - datetime.now(UTC)).total_seconds()
     if seconds <= 0:
         return "now"
@@ -126,7 +133,7 @@ HISTORY_ROWS = 10
 
 
 def print_status() -> None:
-    """Print the state of the project: read from the store, and from Prefect where it answers at once."""
+    """Print the state of the project: from the store, and from Prefect if it answers at once."""
     settings = open_project()
     champion = read_champion(settings.store_path)
     if champion is None:
@@ -152,7 +159,7 @@ def _print_champion(settings: Settings, champion: Champion) -> None:
         f"since {champion.since}"
     )
     if bundle is None:
-        console.print(f"  [red]Its bundle {champion.bundle} is missing or was changed:[/] `ml run` makes it again.")
+        console.print(f"  [red]Its bundle {champion.bundle} is missing or was changed:[/] `ml run` builds it again.")
         return
     meta = bundle.meta
     table = Table.grid(padding=(0, 2))
@@ -178,7 +185,7 @@ def _print_pending(settings: Settings, champion: Champion | None) -> None:
     elif record is None:
         console.print(f"Pending: version {candidate} is trained and not evaluated yet: `ml evaluate`.")
     elif record.verdict.passed:
-        console.print(f"Version {candidate} passed its gates but does not serve: `ml deploy {candidate}`.")
+        console.print(f"Version {candidate} passed its gates but is not in production: `ml deploy {candidate}`.")
     else:
         console.print(f"Version {candidate} was refused: {escape(record.refusal)}")
 
@@ -194,3 +201,71 @@ def _print_history(champion: Champion) -> None:
             change.at[:16].replace("T", " "), escape(change.who), change.action, *versions, escape(change.why)
         )
     console.print(table)
+
+
+def run_monitor() -> None:
+    """Run the monitor flow, and print the last window and whether training is requested."""
+    settings = open_project()
+    run_stage("monitor")
+    for line in (*window_lines(settings, 1), *loop_lines(settings)):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def pause_loop(why: str) -> None:
+    """Pause automatic retraining."""
+    pause(open_project().store_path, why)
+    console.print(
+        "Automatic retraining is paused: monitoring continues, and nothing is trained until `ml loop resume`."
+    )
+
+
+def resume_loop(why: str) -> None:
+    """Resume automatic retraining.
+
+    Raises:
+        UserError: it is not paused.
+    """
+    settings = open_project()
+    if read_loop(settings.store_path).paused is None:
+        raise UserError("Automatic retraining is not paused: `ml loop show` prints its state.")
+    resume(settings.store_path, why)
+    console.print("Automatic retraining is resumed: the next `ml monitor` decides.")
+
+
+def show_loop() -> None:
+    """Print the last windows, whether training is requested, and the last pauses and requests."""
+    settings = open_project()
+    for line in (*window_lines(settings, SHOWN_WINDOWS), *loop_lines(settings)):
+        console.print(line, markup=False, soft_wrap=True)
+    for change in reversed(read_loop(settings.store_path).history[-SHOWN_WINDOWS:]):
+        console.print(f"  {change.at} {change.who}: {change.what} ({change.why})", markup=False, soft_wrap=True)
+
+
+def window_lines(settings: Settings, most: int) -> list[str]:
+    """Return the champion's last windows in lines, the newest first: verdict, live metric, reasons and notes."""
+    champion = read_champion(settings.store_path)
+    if champion is None:
+        return []
+    lines = []
+    for window in reversed(Windows(settings.store_path).of(champion)[-most:]):
+        live = window.performance
+        # Where performance is lost, the reason says the metric already.
+        metric = [f"live {live.sentence}"] if live is not None and not live.lost else []
+        lines += [headline(window), *(f"  {said}" for said in (*metric, *window.reasons, *window.notes))]
+    return lines
+
+
+def loop_lines(settings: Settings) -> list[str]:
+    """Return the state of automatic retraining, in lines; `ml status` shows them too."""
+    loop, champion = read_loop(settings.store_path), read_champion(settings.store_path)
+    lines = []
+    if loop.paused is not None:
+        lines.append(f"Automatic retraining is paused since {loop.paused.at} by {loop.paused.who}: {loop.paused.why}")
+    if champion is None:
+        return lines
+    if (wanted := open_request(loop, champion)) is not None:
+        since = f"Retraining is requested since {wanted.requested_at}, and Prefect has not received the event"
+        return [*lines, f"{since}: the next `ml monitor` while `ml up` runs sends it, `ml run` trains now."]
+    decision = decide_now(settings, champion)
+    asked = "The next `ml monitor` requests retraining" if decision.wanted else "No retraining is requested"
+    return [*lines, f"{asked}: {decision.why}."]

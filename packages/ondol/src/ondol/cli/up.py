@@ -1,9 +1,11 @@
-"""`ml up` and `ml down`: Prefect, MLflow, the service and a worker in the background."""
+"""`ml up`, `ml down`, `ml worker`, `ml follow`, `ml retrain`, `ml pool`: servers, background processes and flows."""
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import NoReturn, TextIO
 from rich.markup import escape
 
 from ondol.cli.console import console, open_project
-from ondol.config import Settings
+from ondol.config import Settings, is_address
 from ondol.errors import UserError
 from ondol.orchestration.deployments import (
     deployed_commit,
@@ -22,6 +24,7 @@ from ondol.orchestration.deployments import (
     read_deployments,
     remove_renamed,
 )
+from ondol.orchestration.guard import Child
 from ondol.orchestration.processes import (
     ProcessRecord,
     choose_port,
@@ -39,8 +42,21 @@ from ondol.orchestration.server import Server, no_embedded_server, prefect_serve
 from ondol.redaction import show_uri
 from ondol.registry.pages import find_experiment, models_path, runs_path
 from ondol.registry.registry import is_embedded
-from ondol.services import NAMES, is_ours, is_well, only_up, plan, prefect_address, stop_all, wanted_port
+from ondol.services import (
+    NAMES,
+    become_worker,
+    is_ours,
+    is_well,
+    only_up,
+    plan,
+    prefect_address,
+    stop_all,
+    wanted_port,
+)
+from ondol.storage.log_upload import PATIENCE, follow
+from ondol.storage.objects import Objects
 from ondol.storage.permissions import withdraw
+from ondol.storage.remote import Mirror
 from ondol.training.provenance import is_behind
 
 HEALTHY_SECONDS = 120.0
@@ -48,10 +64,10 @@ DEPLOY_SECONDS = 300.0
 
 
 def bring_up() -> None:
-    """Start what does not run yet, wait until all is well, deploy `prefect.yaml`, and print the addresses.
+    """Start what does not run yet, wait until all are healthy, deploy `prefect.yaml`, and print the addresses.
 
     Raises:
-        UserError: a command is at work with a server of its own, one of them did not become well, Prefect wants other
+        UserError: a command is running with its own Prefect server, one of them is not healthy, Prefect wants other
             credentials, or a flow cannot be deployed.
     """
     settings = open_project(stored=False)
@@ -82,7 +98,16 @@ def bring_down() -> None:
     settings = open_project(stored=False)
     with only_up(settings):
         ended = stop_all(settings, lambda name: console.print(f"[green]✓[/] {name} stopped"))
-    console.print("[green]✓[/] All is down." if ended else "Nothing of this project runs.")
+    console.print("[green]✓[/] Everything is stopped." if ended else "Nothing of this project is running.")
+
+
+def run_worker() -> None:
+    """Become the project's worker.
+
+    Raises:
+        UserError: no Prefect server is known.
+    """
+    become_worker(open_project(stored=False))
 
 
 def order_training() -> NoReturn:
@@ -101,7 +126,7 @@ def order_training() -> NoReturn:
 
 
 def require_importable(settings: Settings) -> None:
-    """Check that the flows of `prefect.yaml` can be imported: Prefect deploys one that cannot, without a word.
+    """Check that the flows of `prefect.yaml` can be imported: Prefect deploys one that cannot without an error.
 
     Raises:
         UserError: one cannot, or there is no such file.
@@ -120,7 +145,7 @@ def deploy_flows(settings: Settings, prefect: str) -> None:
     """Deploy `prefect.yaml` to the server at `prefect`.
 
     Raises:
-        UserError: Prefect refuses it, or does not end in time.
+        UserError: Prefect refuses it, or does not finish in time.
     """
     log = log_path(settings, "deploy")
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
@@ -141,12 +166,12 @@ def deploy_flows(settings: Settings, prefect: str) -> None:
         except subprocess.CalledProcessError:
             raise UserError(f"`prefect deploy --all` failed: see {log}.") from None
         except subprocess.TimeoutExpired:
-            late = f"`prefect deploy --all` did not end within {DEPLOY_SECONDS:.0f} s"
-            raise UserError(f"{late} (see {log}): `ml up` again goes on from here.") from None
+            late = f"`prefect deploy --all` did not finish within {DEPLOY_SECONDS:.0f} s"
+            raise UserError(f"{late} (see {log}): run `ml up` again.") from None
 
 
 def _ensure(settings: Settings, name: str, prefect: str = "") -> ProcessRecord:
-    """Return the record of a process, started unless it runs; a worker that asks another server is replaced."""
+    """Return the record of a process, started unless it runs; a worker of another server is replaced."""
     record = read_process_record(settings, name)
     keeper = keeper_of(record) if record and not was_elsewhere(settings, record) else None
     if record and keeper and (name != "worker" or keeper.environ().get("PREFECT_API_URL") == prefect):
@@ -161,7 +186,7 @@ def _start(settings: Settings, name: str, prefect: str) -> ProcessRecord:
 
 def _replace(settings: Settings, name: str, prefect: str) -> ProcessRecord:
     if stale := read_process_record(settings, name):
-        stop(settings, stale)  # what it left behind, if it was killed
+        stop(settings, stale)  # remove what a killed one has left
     wanted = wanted_port(name, settings)
     port = choose_port(wanted) if wanted else None
     if port != wanted:
@@ -171,22 +196,22 @@ def _replace(settings: Settings, name: str, prefect: str) -> ProcessRecord:
 
 
 def _await(settings: Settings, record: ProcessRecord, prefect: str, begun: float) -> ProcessRecord:
-    """Wait until a process is well, and return its record; it moves where a stranger took its port meanwhile.
+    """Wait until a process is healthy, and return its record; it gets another port if its own was taken meanwhile.
 
     Raises:
-        UserError: it ended, or is not well in time.
+        UserError: it stopped, or is not healthy in time.
     """
     end = time.monotonic() + HEALTHY_SECONDS
     with console.status(f"{record.name}: starting"):
         while not is_well(record, settings, prefect):
             if time.monotonic() > end or running(settings, record.name) is None:
                 log = log_path(settings, record.name)
-                raise UserError(f"{record.name} did not start ({_tail(log)}): see {log}; `ml down` ends the others.")
+                raise UserError(f"{record.name} did not start ({_tail(log)}): see {log}; `ml down` stops the others.")
             time.sleep(0.1)
             if record.port and is_taken(record):
                 record = _start(settings, record.name, prefect)
     seconds = time.perf_counter() - begun
-    console.print(f"[green]✓[/] {record.name:<8} [dim]{record.address or 'asks for runs':<28}{seconds:6.1f} s[/]")
+    console.print(f"[green]✓[/] {record.name:<8} [dim]{record.address or 'polls for runs':<28}{seconds:6.1f} s[/]")
     return record
 
 
@@ -214,11 +239,11 @@ def _print_addresses(settings: Settings, records: dict[str, ProcessRecord], pref
 
 
 def make_pool(commit: str | None = None, output: TextIO | None = None) -> None:
-    """Make the project's work pool on the Prefect server, unless it is there.
+    """Create the project's work pool on the Prefect server, unless it exists.
 
     Args:
-        commit: The commit whose flows are deployed next. It is noted on the server, unless a later one is.
-        output: What takes `commit=…`, unless a later one is noted: then its flows are there.
+        commit: The commit whose flows are deployed next. It is recorded on the server, unless a later one is.
+        output: Receives `commit=…`, unless a later one is recorded, whose flows are deployed.
 
     Raises:
         UserError: no server is known, or it does not answer or refuses.
@@ -229,12 +254,12 @@ def make_pool(commit: str | None = None, output: TextIO | None = None) -> None:
     name = settings.project.name
     with prefect_server(settings) as server:
         server.wait()
-        made = "is made" if make_work_pool(name) else "is there"
+        made = "was created" if make_work_pool(name) else "exists"
         remove_renamed(settings, server.url)
         later = _later_commit(settings, commit) if commit else None
     console.print(f"[green]✓[/] the work pool {escape(name)} {made}")
     if later:
-        console.print(f"The flows stay as they are: commit {commit} is behind {later}, whose flows were deployed.")
+        console.print(f"The flows are not deployed: commit {commit} is behind {later}, whose flows were deployed.")
     elif commit and output is not None:
         output.write(f"commit={commit}\n")
 
@@ -246,3 +271,37 @@ def _later_commit(settings: Settings, commit: str) -> str | None:
         return noted
     note_deployed(settings, commit)
     return None
+
+
+def follow_store(into: Path | None) -> None:
+    """Keep a folder in sync with the store until SIGTERM or SIGINT.
+
+    Args:
+        into: The folder that the service has as its `ML_STORE`; None for the project's own mirror.
+
+    Raises:
+        UserError: the store is a folder.
+    """
+    settings = open_project(stored=False)
+    if not is_address(settings.store):
+        raise UserError(f"The store is the folder {settings.store_path}: the service reads it directly.")
+    folder = into.absolute() if into else settings.store_path
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    _say(f"Keeping {folder} in sync with {settings.store}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    follow(Mirror(folder, Objects(settings.store, PATIENCE)), settings.log.keep_bytes, stop, _say)
+
+
+def start_follower(settings: Settings) -> None:
+    """Keep the mirror in sync for as long as this process lives, also after `exec`."""
+    command = [sys.executable, "-m", "ondol.cli", "follow"]
+    child = Child(command, os.environ, settings.root, settings.home / "logs" / "follow.log")
+    assert child.process.stdin is not None
+    os.set_inheritable(child.process.stdin.fileno(), True)  # its end is the follower's
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
+    sys.stdout.flush()

@@ -53,7 +53,7 @@ def gate_rows(record: StoredVerdict) -> list[dict[str, str]]:
             "figure": _figure(gate.figure),
             "limit": _figure(gate.limit),
             "ruling": _decision(gate),
-            "what it says": gate.sentence,
+            "explanation": gate.sentence,
         }
         for gate in record.verdict.gates
     ]

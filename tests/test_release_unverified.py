@@ -1,4 +1,4 @@
-"""What a release has not proved, killed or not, is left neither to the next one there nor to one from there."""
+"""What a release has not verified, killed or not, is left neither to the next one there nor to one from there."""
 
 import os
 import subprocess
@@ -46,15 +46,15 @@ class Delivery:
         return self.root / place
 
     def serve(self, place: str, version: str) -> Champion:
-        """Let a version serve there, as one that was proved."""
-        return move_champion(self.store(place), self.bundle(place, version), "release", "proved")
+        """Let a version serve there, as one that was verified."""
+        return move_champion(self.store(place), self.bundle(place, version), "release", "verified")
 
     def version(self, place: str) -> str | None:
         champion = read_champion(self.store(place))
         return champion.version if champion else None
 
     def kill_amid_release(self, place: str, version: str) -> None:
-        """Begin a release that is never proved, and kill it as soon as it has moved the champion."""
+        """Begin a release that is never verified, and kill it as soon as it has moved the champion."""
         self.serve(".ml/store", version)
         env = os.environ | {f"ML_ENVIRONMENTS__{place.upper()}__WAIT_SECONDS": "600"}
         command = [sys.executable, "-c", RELEASE.format(place)]
@@ -83,16 +83,17 @@ def delivery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Delivery:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_next_release_begins_with_what_was_proved(delivery, capsys, first):
+def test_next_release_begins_with_what_was_verified(delivery, capsys, first):
     """Of the very bundle that was killed, and of another one; where nothing served before, too."""
-    proved = None if first else delivery.serve("production", "1")
+    verified = None if first else delivery.serve("production", "1")
     delivery.kill_amid_release("production", "2")
     for version in ("2", "3"):
         delivery.serve(".ml/store", version)
         assert "/readyz is not ready" in delivery.fail("production")
-        assert read_champion(delivery.store("production")) == proved
+        assert read_champion(delivery.store("production")) == verified
         assert not (delivery.store("production") / "release.json").exists()
-    assert f"{'nothing' if first else 'version 1'} serves again" in capsys.readouterr().out
+    now = "nothing is in production" if first else "version 1 is in production again"
+    assert f"A release failed: {now}." in capsys.readouterr().out
 
 
 def test_what_somebody_put_into_service_since_stays(delivery):
@@ -103,16 +104,16 @@ def test_what_somebody_put_into_service_since_stays(delivery):
     assert read_champion(delivery.store("production")) == by_hand
 
 
-def test_what_is_not_proved_in_one_environment_reaches_no_other(delivery):
+def test_what_is_not_verified_in_one_environment_reaches_no_other(delivery):
     old = delivery.serve("staging", "1")
     delivery.kill_amid_release("staging", "2")
     said = delivery.fail("production", source="staging")
-    assert said.startswith(f"Bundle {delivery.bundle('staging', '2').name} is not proved in ")
-    assert "that has served" in delivery.fail(
+    assert said.startswith(f"Bundle {delivery.bundle('staging', '2').name} is not verified in ")
+    assert "was in production" in delivery.fail(
         "production", source="staging", chosen=delivery.bundle("staging", "2").name
     )
     assert delivery.version("production") is None
-    # What was proved before goes on to be: a late approval names it.
+    # What was verified before remains so: a late approval names it.
     assert "/readyz is not ready" in delivery.fail("production", source="staging", chosen=old.bundle)
     assert delivery.version("staging") == "2"
 
@@ -121,10 +122,10 @@ def test_a_champion_that_moves_within_the_block_is_noted_before(delivery, monkey
     """Whoever looks while the proof goes on finds the note."""
     seen = []
 
-    def prove(*_: object) -> None:
+    def verify(*_: object) -> None:
         seen.append((delivery.version("staging"), (delivery.store("staging") / "release.json").exists()))
 
-    monkeypatch.setattr("ondol.cli.release.prove", prove)
+    monkeypatch.setattr("ondol.cli.release.verify", verify)
     delivery.serve(".ml/store", "1")
     release_to("staging")
     assert seen == [("1", True)]
