@@ -77,18 +77,18 @@ class Topic(Table):
         self.key = ["topic", "group"]
         self.messages = rows
         self.position: Any = None
-        self.settled: list[int] = []
+        self.committed: list[int] = []
 
     def resume(self, position: Any, full: bool = False) -> None:
-        self.rows = self.messages[position or (0 if full else self.settled[-1] if self.settled else 0) :]
+        self.rows = self.messages[position or (0 if full else self.committed[-1] if self.committed else 0) :]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         end = len(self.messages)
         yield from super().batches()
         self.position = end
 
-    def settle(self, position: Any) -> None:
-        self.settled.append(position)
+    def commit(self, position: Any) -> None:
+        self.committed.append(position)
 
 
 def make_settings(root: Path, **data: Any) -> Settings:
@@ -236,7 +236,7 @@ def test_a_stream_is_read_on_and_told_only_when_all_is_written(tmp_path):
     topic.messages = [*topic.messages, ("a", 0, 5.0), ("c", 0, 3.0), ("b", 0, 2.0)]
     made = grow(chosen, CONTRACT, topic)
     assert sorted(rows_of(chosen, made)) == [("a", 0, 5.0), ("b", 0, 2.0), ("c", 0, 3.0)]
-    assert topic.settled == [2, 5]
+    assert topic.committed == [2, 5]
     assert grow(chosen, CONTRACT, topic) == made  # nothing new
 
 
@@ -402,7 +402,7 @@ class Orders:
     def batches(self) -> Iterator[pa.RecordBatch]:
         yield from self.table.to_batches()
 
-    def settle(self, position: Any) -> None:
+    def commit(self, position: Any) -> None:
         pass
 
 

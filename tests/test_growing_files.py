@@ -209,7 +209,7 @@ def test_rows_that_are_told_apart_otherwise_are_refused_and_read_anew_in_full(la
     lake.grow()
     columns = tuple(c.model_copy(update={"kind": "integer"}) if c.name == "고객" else c for c in CONTRACT.columns)
     contract = CONTRACT.model_copy(update={"columns": columns})
-    with pytest.raises(UserError, match=r'told apart by "고객" \(text\), .* "고객" \(integer\) now: .*--full'):
+    with pytest.raises(UserError, match=r'identified by "고객" \(text\), .* "고객" \(integer\): .*--full'):
         lake.grow(contract)
     assert [row[0] for row in lake.rows(lake.grow(contract, full=True))] == [7, 8]
     assert lake.grow(contract) and lake.read == []

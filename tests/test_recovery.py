@@ -145,7 +145,7 @@ def test_run_is_given_up_after_its_starts_and_people_are_told_once(
             prefect.set(run, {"type": "RUNNING", "name": "Running"})
     assert started == MOST_STARTS
     assert prefect.runs[run]["state"]["type"] == "CRASHED"
-    assert Recovery(settings, "http://nowhere/api", OURS).look() == 0  # the next worker's
+    assert Recovery(settings, "http://nowhere/api", OURS).check() == 0  # the next worker's
     [alert] = [read_json(path) for path in waiting(settings)]
     assert alert and "ended 3 times with its process" in alert["what"]
 
@@ -158,7 +158,7 @@ def test_server_that_does_not_answer_starts_nothing(
     monkeypatch.setattr(recovery, "ask", lambda *_: None)
     assert look() == 0
     monkeypatch.setattr(recovery, "ask", prefect.ask)
-    assert (look(), look()) == (0, 1)  # seen anew
+    assert (look(), look()) == (0, 1)  # seen again
 
 
 def test_worker_s_name_is_its_home_s_own_and_stays(settings: Settings, tmp_path: Path) -> None:

@@ -326,7 +326,7 @@ def test_snapshot_is_required_whole(settings):
     assert require_snapshot(settings, digest).rows == 3
     path = settings.store_path / "snapshots" / f"{digest}.json"
     path.rename(path.with_suffix(".gone"))
-    with pytest.raises(UserError, match=f"snapshot {digest} .* bring it back"):
+    with pytest.raises(UserError, match=f"snapshot {digest} .* restore it"):
         require_snapshot(settings, digest)
 
 

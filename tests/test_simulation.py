@@ -19,7 +19,7 @@ from ondol.demo.sandbox import make_sandbox
 from ondol.demo.simulation import (
     HISTORY,
     Answered,
-    Recovery,
+    MetricRecovery,
     Week,
     conclude,
     draw,
@@ -37,7 +37,7 @@ from ondol.storage.files import locked
 
 REPOSITORY = Path(__file__).parents[1]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
-BACK = Recovery("roc_auc", 0.86, 0.80, 0.85, Interval(0.05, 0.03, 0.07), 0.83, 1_000)
+BACK = MetricRecovery("roc_auc", 0.86, 0.80, 0.85, Interval(0.05, 0.03, 0.07), 0.83, 1_000)
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 CONFIG = """[project]
 name = "dev"  # ours

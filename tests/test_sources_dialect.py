@@ -235,7 +235,7 @@ def test_a_delimiter_at_the_end_of_each_line_makes_no_column(tmp_path, header):
 
 def test_a_file_in_another_dialect_says_how_it_was_read(tmp_path):
     write(tmp_path, "id,preis,art\n0,1.5,b\n")
-    with pytest.raises(UserError, match=r'no column that is asked for .*\(delimiter = ";", decimal = ","\)'):
+    with pytest.raises(UserError, match=r'none of the required columns .*\(delimiter = ";", decimal = ","\)'):
         read(tmp_path, KINDS, delimiter=";", decimal=",")
 
 

@@ -72,7 +72,7 @@ def test_many_cuts_lose_and_double_nothing(cluster):
         read += [row["id"] for row in _read(source)]
         position = source.position
         if draw.random() < 0.5:
-            source.settle(position)
+            source.commit(position)
             position = None
     assert sorted(read) == list(range(600))
 
@@ -81,7 +81,7 @@ def test_full_goes_before_the_group(cluster):
     cluster.send("anew", [{"id": n} for n in range(20)])
     source = open_source(cluster.uri("anew"), PATIENT)
     _read(source)
-    source.settle(source.position)
+    source.commit(source.position)
     source.resume(None)
     assert _read(source) == []
     source.resume(None, full=True)
@@ -91,7 +91,7 @@ def test_full_goes_before_the_group(cluster):
 def test_position_goes_before_the_group(cluster):
     cluster.send("both", [{"id": n} for n in range(30)])
     source = open_source(cluster.uri("both"), PATIENT)
-    source.settle({"0": 9, "1": 10})
+    source.commit({"0": 9, "1": 10})
     assert cluster.committed("both") == {0: 9, 1: 10}
     assert sorted(row["id"] for row in _read(source)) == [*range(2, 27, 3), 27, 29]
     source.resume({"0": 0, "1": 10, "2": 10, "3": 0})
@@ -109,13 +109,13 @@ def test_beginning_where_the_group_stands_is_said(cluster, caplog):
     cluster.send("midway", [{"id": n} for n in range(30)])
     source = open_source(cluster.uri("midway"), PATIENT)
     assert len(_read(source)) == 30 and not caplog.records
-    source.settle({"0": 9, "1": 10})
+    source.commit({"0": 9, "1": 10})
     source.resume({"0": 9, "1": 9, "2": 10, "3": 0})
     assert len(_read(source)) == 2 and not caplog.records
     source.resume(None)
     assert len(_read(source)) == 11
     [said] = [record.getMessage() for record in caplog.records]
-    assert 'group "churn" stands: 19 earlier messages' in said and "ml ingest --full" in said
+    assert 'group "churn": 19 earlier messages' in said and "ml ingest --full" in said
     source.resume(None, full=True)
     assert len(_read(source)) == 30 and len(caplog.records) == 1
 
@@ -197,7 +197,7 @@ def test_topic_that_does_not_exist_names_the_nearest(cluster):
 def test_broker_that_is_not_there_is_said_in_time():
     assert "no broker answers there" in _refusal("kafka://127.0.0.1:1/orders?group=g", reading=HURRIED)
     with pytest.raises(UserError, match="no broker answers there"):
-        open_source("kafka://127.0.0.1:1/orders?group=g", HURRIED).settle({"0": 1})
+        open_source("kafka://127.0.0.1:1/orders?group=g", HURRIED).commit({"0": 1})
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ rows = [row["id"] for batch in source.batches() for row in batch.to_pylist()]
 Path(sys.argv[2]).write_text(json.dumps([rows, source.position]), encoding="utf-8")
 print("read", flush=True)
 time.sleep(600)
-source.settle(source.position)
+source.commit(source.position)
 """
 
 
@@ -281,6 +281,6 @@ def test_reader_killed_between_reading_and_settling_is_read_again_whole(cluster,
     again.resume(None)
     assert sorted(row["id"] for row in _read(again)) == list(range(500))
     assert again.position == position
-    again.settle(position)
+    again.commit(position)
     again.resume(None)
     assert _read(again) == []

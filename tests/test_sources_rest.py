@@ -346,7 +346,7 @@ def test_slow_page_is_given_up(serve, pauses):
 
 def test_host_that_is_not_there_is_said(pauses, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
-    assert "nobody answers there" in _refusal("rest+http://127.0.0.1:1/x")
+    assert "no server answers there" in _refusal("rest+http://127.0.0.1:1/x")
     assert "no host has that name" in _refusal("rest+http://nowhere.invalid/x")
 
 

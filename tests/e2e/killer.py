@@ -78,7 +78,7 @@ watch(Registry, "set_alias", lambda _, alias, __: f"mlflow alias {alias}")
 watch(Registry, "log_results", into_run)
 watch(ondol.deployment.bundle, "import_bundle", lambda *_: "bentoml model")
 watch(SmokeService, "offer", lambda *_: "smoke test")
-watch(KafkaSource, "settle", lambda *_: "kafka offsets")
+watch(KafkaSource, "commit", lambda *_: "kafka offsets")
 
 if __name__ == "__main__":
     from ondol.cli.app import main

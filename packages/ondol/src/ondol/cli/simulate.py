@@ -8,7 +8,7 @@ from rich.markup import escape
 from ondol.cli.console import console, open_project
 from ondol.config import Settings
 from ondol.demo.sandbox import Sandbox, make_sandbox
-from ondol.demo.simulation import Play, Recovery, Week, conclude, draw, measure_champions, tabulate
+from ondol.demo.simulation import MetricRecovery, Play, Week, conclude, draw, measure_champions, tabulate
 from ondol.errors import UserError
 from ondol.registry.champion import served_bundle
 from ondol.storage.files import sole
@@ -80,7 +80,7 @@ def _stopped_at_end(sandbox: Sandbox, keep: bool, say: Callable[[str], None]) ->
         sandbox.ml("down")
 
 
-def _recovery(sandbox: Sandbox, played: list[Week], rows: int) -> Recovery | None:
+def _recovery(sandbox: Sandbox, played: list[Week], rows: int) -> MetricRecovery | None:
     """Return how the metric recovered after the promotion."""
     old = served_bundle(sandbox.settings.store_path, played[0].version)
     return measure_champions(played, rows, sandbox.answers, old, sandbox.settings.gates)

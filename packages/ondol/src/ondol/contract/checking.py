@@ -76,7 +76,7 @@ class Checked:
 
 
 def check_rows(table: pa.Table, columns: Sequence[Column], schema: "DataFrameSchema | None" = None) -> Checked:
-    """Clean the rows of `table` and hold them against the checks of `schema`, but not against one another.
+    """Clean the rows of `table` and validate them with the checks of `schema`, but not their uniqueness.
 
     Args:
         table: Raw rows, of a whole table or of a part.
@@ -134,7 +134,7 @@ def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
 
 
 def _untyped(columns: Sequence[Column], schema: "DataFrameSchema | None") -> "DataFrameSchema":
-    """Return Pandera's checks of `columns` without types, which `clean` has settled already.
+    """Return Pandera's checks of `columns` without types, which `clean` has converted already.
 
     Nor are values wanted to be unique: that is for the whole table to say, see `ondol.contract.uniqueness`.
     """

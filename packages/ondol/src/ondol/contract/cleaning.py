@@ -194,7 +194,7 @@ def _parse(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _integer(values: pa.ChunkedArray) -> "pd.Series[Any]":
-    """Return whole numbers exactly: ids and sums go beyond what a float64 tells apart."""
+    """Return whole numbers exactly: ids and sums exceed what a float64 can represent."""
     kind = values.type
     if pa.types.is_decimal(kind) or pa.types.is_uint64(kind):
         values = values.cast(pa.string())

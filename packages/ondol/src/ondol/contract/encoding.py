@@ -20,7 +20,7 @@ LARGEST = float(np.finfo(np.float32).max)
 MOST_KNOWN = 1000
 AFFINE = "affine"  # in an encoded frame's `attrs`
 PROBE_ROWS = 100_000
-MANY = 255  # values that a histogram of scikit-learn's tells apart
+MANY = 255  # values that a histogram of scikit-learn distinguishes
 CYCLES: dict[Part, pd.Timedelta] = {
     "month": pd.Timedelta(days=366),
     "weekday": pd.Timedelta(days=14),
@@ -52,7 +52,7 @@ def fit_encodings(contract: Contract, frame: pd.DataFrame, parts: bool = True) -
 def encode(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
     """Return the features of `frame` as the model sees them: real names, float32 columns or strings.
 
-    Texts of many values are of dtype `str`, others of dtype `object`. Behind all columns stand the parts of dates.
+    Texts of many values are of dtype `str`, others of dtype `object`. The parts of dates follow all columns.
     `attrs` has the offset and the scale of the columns that have one.
     """
     columns = {c.name: encode_column(c, frame[c.name]) for c in contract.features}

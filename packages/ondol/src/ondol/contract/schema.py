@@ -54,7 +54,7 @@ class Encoding(Frozen):
     origin: str | None = None
     missing: str | None = None
     known: tuple[str, ...] | None = None
-    many: bool = False  # more values than a tree can tell apart by their codes: of dtype str, not object
+    many: bool = False  # more values than a tree can distinguish by their codes: of dtype str, not object
     order: tuple[str, ...] | None = None
     parts: dict[Part, str] | None = None
 
@@ -178,7 +178,7 @@ def load_schema() -> type["pa.DataFrameModel"]:
     """
     try:
         module = importlib.import_module("model.schema")
-    except Exception as error:  # whatever a person's edit can raise
+    except Exception as error:  # an edited file may raise anything
         raise UserError(f"{SCHEMA} cannot be imported: {type(error).__name__}: {error}.") from error
     schema = getattr(module, "Schema", None)
     if schema is None:
@@ -267,8 +267,8 @@ def _choose_target(columns: list[Column], target: str | None) -> str:
 
 
 def _column(name: str, field: Any) -> Column:
-    said = field.metadata or {}
-    role, ordered = said.get("role", "feature"), bool(said.get("ordered", False))
+    metadata = field.metadata or {}
+    role, ordered = metadata.get("role", "feature"), bool(metadata.get("ordered", False))
     if role not in get_args(Role):
         raise UserError(f'Column "{name}" in {SCHEMA} has the role "{role}": allowed are {", ".join(get_args(Role))}.')
     kind = _kind(name, str(field.dtype))
@@ -276,9 +276,9 @@ def _column(name: str, field: Any) -> Column:
         limits = _limits(field)
         column = Column(name=name, kind=kind, role=role, nullable=bool(field.nullable), ordered=ordered, **limits)
     except (TypeError, ValueError) as error:
-        said = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f'The checks of column "{name}" in {SCHEMA} do not fit its type {field.dtype}: {said}.'
+            f'The checks of column "{name}" in {SCHEMA} do not fit its type {field.dtype}: {reason}.'
         ) from error
     if ordered and (kind != "text" or not column.categories):
         raise UserError(f'Column "{name}" in {SCHEMA} is ordered: write its values in order, as str with isin=[…].')
@@ -303,10 +303,10 @@ def _normalize(value: Any) -> Any:
 
 
 def _range(check: Any) -> dict[str, float]:
-    said = check.statistics
-    low = "minimum" if said.get("include_min", True) else "exclusive_minimum"
-    high = "maximum" if said.get("include_max", True) else "exclusive_maximum"
-    return {low: _as_number(said["min_value"]), high: _as_number(said["max_value"])}
+    statistics = check.statistics
+    low = "minimum" if statistics.get("include_min", True) else "exclusive_minimum"
+    high = "maximum" if statistics.get("include_max", True) else "exclusive_maximum"
+    return {low: _as_number(statistics["min_value"]), high: _as_number(statistics["max_value"])}
 
 
 def _as_number(value: Any) -> float:
@@ -401,7 +401,7 @@ def can_score(old: Contract, new: Contract) -> str | None:
     if (old.problem, old.target) != (new.problem, new.target):
         return f'it predicts "{old.target}" ({old.problem})'
     present = {c.name: c.kind for c in new.used}
-    # The columns that decide which rows it was trained on are needed as they were, or it would be judged on those.
+    # The columns that decide which rows it was trained on are needed as they were, or it would be evaluated on those.
     needed = [c for c in old.used if c.role not in ("target", "ignored")]
     missing = [c.name for c in needed if present.get(c.name) != c.kind]
     return f'the data no longer has its column "{missing[0]}" as it was' if missing else None

@@ -53,13 +53,13 @@ def find_repeats(hashes: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def hash_rows(frame: pd.DataFrame) -> np.ndarray:
-    """Return two hashes for each row of cleaned columns, [rows, 2], equal for equal values in whatever type."""
+    """Return two hashes for each row of cleaned columns, [rows, 2], equal for equal values of any type."""
     columns = [_hash(frame[name]) for name in frame]
     return np.stack([_combine(hashes) for hashes in zip(*columns, strict=True)], axis=1)
 
 
 def hash_content(table: pa.Table, names: Sequence[str], columns: Mapping[str, Column]) -> np.ndarray:
-    """Return two hashes for each raw row, [rows, 2], equal for equal rows in whatever types they were read.
+    """Return two hashes for each raw row, [rows, 2], equal for equal rows of any types.
 
     Args:
         table: Rows as a source gave them.

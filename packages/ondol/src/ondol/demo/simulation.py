@@ -226,7 +226,7 @@ LEAST_SHARE = 1 / 3  # of what the old champion lost; the new one still learns f
 
 
 @dataclass(frozen=True)
-class Recovery:
+class MetricRecovery:
     """The metric that decides, in three figures.
 
     Attributes:
@@ -275,7 +275,9 @@ class Answered:
     other: np.ndarray
 
 
-def measure_champions(weeks: Sequence[Week], rows: int, answers: Path, old: Bundle, gates: Gates) -> Recovery | None:
+def measure_champions(
+    weeks: Sequence[Week], rows: int, answers: Path, old: Bundle, gates: Gates
+) -> MetricRecovery | None:
     """Compare the champions of a simulation that has swapped; None where no week came after the swap.
 
     Args:
@@ -294,7 +296,7 @@ def measure_champions(weeks: Sequence[Week], rows: int, answers: Path, old: Bund
     return measure_recovery(model.contract, first, last, gates)
 
 
-def measure_recovery(contract: Contract, first: Answered, last: Answered, gates: Gates) -> Recovery | None:
+def measure_recovery(contract: Contract, first: Answered, last: Answered, gates: Gates) -> MetricRecovery | None:
     """Return the figures of two stretches of weeks; None where the metric is undefined on one."""
     problem, metric = contract.problem, choose_metric(contract.problem, gates.metric)
     before, back = (score_metrics(problem, one.y, one.served).get(metric) for one in (first, last))
@@ -304,7 +306,7 @@ def measure_recovery(contract: Contract, first: Answered, last: Answered, gates:
     if before is None or back is None or lost is None or gain is None:
         return None
     loss = before - lost if metrics_of(problem)[metric].greater_is_better else lost - before
-    return Recovery(metric, before, lost, back, gain, gain.value / loss if loss > 0 else None, len(last.y))
+    return MetricRecovery(metric, before, lost, back, gain, gain.value / loss if loss > 0 else None, len(last.y))
 
 
 def read_answers(path: Path) -> dict[int, np.ndarray]:
@@ -352,7 +354,7 @@ def tabulate(weeks: Sequence[Week]) -> Table:
     return table
 
 
-def conclude(weeks: Sequence[Week], shifts: bool, trainings: int, recovery: Recovery | None) -> tuple[bool, str]:
+def conclude(weeks: Sequence[Week], shifts: bool, trainings: int, recovery: MetricRecovery | None) -> tuple[bool, str]:
     """Return whether the loop did what it should, and a summary.
 
     Args:

@@ -23,7 +23,7 @@ class StreamingSource(Protocol):
     """A source that is read on from a position, and never from its start again.
 
     Attributes:
-        position: A JSON-able value: where the rows that were yielded end. Whoever has kept them keeps it too.
+        position: A JSON-able value: where the rows that were yielded end. It is stored together with the rows.
         key: A JSON-able value: what a position holds in, however it is reached.
     """
 
@@ -31,11 +31,11 @@ class StreamingSource(Protocol):
     key: Any
 
     def resume(self, position: Any, full: bool = False) -> None:
-        """Begin at `position`; without one where the group of readers stands, with `full` at the start."""
+        """Begin at `position`; without one at the consumer group's offset, with `full` at the start."""
         ...
 
-    def settle(self, position: Any) -> None:
-        """Tell the source that all rows before `position` are safely kept."""
+    def commit(self, position: Any) -> None:
+        """Commit `position` to the source: all rows before it are stored."""
         ...
 
 
@@ -44,7 +44,7 @@ class MultiFileSource(Protocol):
     """A source of files, of which those that are known can be left out."""
 
     def files(self) -> dict[str, str] | None:
-        """Return by each file's name a SHA-256 that changes whenever its rows may; None where that cannot be told."""
+        """Return by each file's name a SHA-256 that changes whenever its rows may; None if that is unknown."""
         ...
 
     def without(self, names: Collection[str]) -> Source:

@@ -63,7 +63,7 @@ def read_cells(values: pa.Array, dialect: Dialect, kind: str, name: str) -> pa.A
     it: no reader takes it for one.
 
     Args:
-        values: Text, as it stands in the file; null where missing.
+        values: The text in the file; null if missing.
         dialect: How the file is written.
         kind: The contract's kind of the column.
         name: Its name.
@@ -237,7 +237,7 @@ def find_layout(head: bytes, uri: str, given: Dialect, expected: Collection[str]
     Args:
         head: The first of its text, in UTF-8, without Excel's hint.
         uri: What it is called.
-        given: What is set is taken as it is.
+        given: The settings that are given; they are kept.
         expected: Names that the header has, if there is one; or such as column_1 if there is none.
 
     Raises:
@@ -273,7 +273,7 @@ def _lay_out(head: bytes, delimiter: str, expected: Collection[str] | None) -> _
     Args:
         head: The first of the text.
         delimiter: The character.
-        expected: Names that a header has; None where no title or comment may stand above it.
+        expected: Names that a header has; None if no title or comment may be above it.
     """
     records = read_lines(head, delimiter, RECORDS + MOST_TITLES)
     records = records[:-1] if len(records) > 2 else records  # the last may be cut
@@ -290,7 +290,7 @@ def _lay_out(head: bytes, delimiter: str, expected: Collection[str] | None) -> _
 
 
 def _find_first(records: list[list[str]], width: int, expected: Collection[str]) -> int:
-    """Return the place of the header, or of the first row: what stands above it is a title or a comment."""
+    """Return the place of the header, or of the first row: what is above it is a title or a comment."""
     for place, record in enumerate(records[: MOST_TITLES + 1]):
         after = records[place + 1] if place + 1 < len(records) else record
         if record[0].lstrip().startswith(COMMENT):
@@ -431,7 +431,7 @@ class DelimitedSource(FileSource):
             file: The file.
             columns: What its columns are read as; see `Reading`.
             head: The first of its text, in UTF-8.
-            quoted: Whether what stands in quotes is never missing.
+            quoted: Whether a quoted field is never missing.
             dialect: How it is written.
             expected: Names in the header, where the dialect is to be found; see `Reading`.
 
@@ -475,17 +475,17 @@ class DelimitedSource(FileSource):
         self._has_hex = False  # where there is any, integers are read as text first
 
     def _require_known(self, columns: Columns) -> None:
-        """Check that a table that is read by settings of its own has any of the columns that are asked for.
+        """Check that a table that is read by settings of its own has any of the required columns.
 
         Raises:
             UserError: it has none, as one that is written in another way.
         """
-        told = self.dialect.model_dump(exclude_defaults=True, mode="json")
-        if columns and told and not set(columns) & set(self._names):
-            said = ", ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in told.items())
+        settings = self.dialect.model_dump(exclude_defaults=True, mode="json")
+        if columns and settings and not set(columns) & set(self._names):
+            listed = ", ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items())
             raise UserError(
-                f'"{self.uri}" has no column that is asked for when it is read as [data] in config.toml says ({said}); '
-                f"its first is {self._names[0]!r}: save it as these settings say, or as Parquet."
+                f'"{self.uri}" has none of the required columns when it is read with [data] of config.toml ({listed}); '
+                f"its first is {self._names[0]!r}: save it in the format of these settings, or as Parquet."
             )
 
     def _name_columns(self, first: list[str]) -> list[str]:
@@ -506,9 +506,9 @@ class DelimitedSource(FileSource):
         """Names and types, as far as they are known now."""
         return pa.schema(list(self.types.items()))
 
-    def anew(self) -> Self:
-        """Return the same file; see `FileSource`."""
-        made = super().anew()
+    def reset_copy(self) -> Self:
+        """Return a copy without inferred types; see `FileSource`."""
+        made = super().reset_copy()
         made.types = self._first_types()
         return made
 
@@ -637,7 +637,7 @@ class _HexWatch(io.RawIOBase):
     """A stream that notes where it has `0x`, behind which Arrow's reader takes digits for a hexadecimal integer."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        """Watch what is read from `stream`."""
+        """Record what is read from `stream`."""
         super().__init__()
         self._stream, self._last = stream, b""
         self.found = False

@@ -338,14 +338,14 @@ def _is_korean(sample: bytes) -> bool:
 
 
 def _has_words(decoded: str, script: str) -> bool:
-    """Return True if most letters beyond ASCII are of a script and stand beside one another, as in its words."""
+    """Return True if most letters beyond ASCII are of a script and adjacent, as in its words."""
     marks = [unicodedata.name(letter, "").startswith(script) for letter in decoded]
     pairs = sum(one and other for one, other in pairwise(marks))
     return pairs > 0.5 * sum(marks) > 0
 
 
 def _count_broken(sample: bytes, name: str) -> int:
-    """Count the symbols that stand inside words, which a wrong page makes of letters."""
+    """Count the symbols inside words, which a wrong page makes of letters."""
     decoded = sample.decode(name, errors="replace")
     around = zip(f" {decoded}", decoded, f"{decoded[1:]} ", strict=False)
     return sum(
@@ -364,7 +364,7 @@ OBJECTS = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')
 
 
 def is_json(head: bytes) -> bool:
-    """Return True if a file that begins with `head` is JSON of whatever kind, not delimited text."""
+    """Return True if a file that begins with `head` is JSON of any kind, not delimited text."""
     text = _decode(head)
     if OBJECTS.match(text):
         return True
@@ -418,7 +418,7 @@ class ArrayReader:
     """Splits a document into the texts of its array's elements; at most one of them is held, and a mebibyte.
 
     Attributes:
-        key: The name of the array, as it is written, where an object is around it.
+        key: The name of the array, unchanged, if an object is around it.
     """
 
     def __init__(self, stream: TextIO, uri: str, start: "re.Match[str]") -> None:
@@ -477,7 +477,7 @@ class ArrayReader:
         self._text = held + chunk
 
     def _require_between(self, text: str, number: int, mark: str) -> None:
-        """Check what stands between two elements: a comma; nothing before the first and the array's end."""
+        """Check what is between two elements: a comma; nothing before the first and the array's end."""
         wanted = "," if number > 1 and mark != "]" else ""
         if mark == "[" or mark == "}" or text.strip() != wanted:
             self._refuse(number)
@@ -493,7 +493,7 @@ class ArrayReader:
                 )
             rest = rest[1:]
         if rest.strip():
-            raise UserError(f'"{self._uri}" goes on behind its array: write one JSON object on each line.')
+            raise UserError(f'"{self._uri}" has more after its array: write one JSON object on each line.')
 
     def _refuse(self, number: int) -> None:
         raise UserError(
@@ -537,8 +537,8 @@ class FileSource(ABC):
         """Return the SHA-256 of the file's bytes and of how they are read."""
         return sign(self.file.digest(), self.columns, self.dialect)
 
-    def anew(self) -> Self:
-        """Return the same file, without what was learned of its types from reading it."""
+    def reset_copy(self) -> Self:
+        """Return a copy of the source without the types inferred by reading it."""
         return copy.copy(self)
 
     @abstractmethod
@@ -549,10 +549,10 @@ class FileSource(ABC):
 def sign(content: Any, columns: Columns, dialect: Dialect | None = None) -> str:
     """Return the SHA-256 of what files hold, given as a JSON-able value, and of how they are read."""
     kinds = None if columns is None else sorted(columns.items())
-    told = [READER, kinds, content]
+    parts = [READER, kinds, content]
     if dialect is not None and dialect != Dialect():
-        told.append(dialect.model_dump(mode="json"))
-    return hashlib.sha256(json.dumps(told, ensure_ascii=False).encode()).hexdigest()
+        parts.append(dialect.model_dump(mode="json"))
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 
 def open_file(uri: str, reading: Reading) -> Source:
@@ -604,7 +604,7 @@ def open_table(file: RawFile, reading: Reading) -> FileSource:
 
 
 def check_names(names: Sequence[str], uri: str) -> None:
-    """Refuse a table whose columns cannot be told apart by name.
+    """Refuse a table whose columns are not distinguishable by name.
 
     Raises:
         UserError: a name is there twice, or is empty.
@@ -613,7 +613,7 @@ def check_names(names: Sequence[str], uri: str) -> None:
         if not name.strip():
             raise UserError(
                 f'Column {place} of "{uri}" has no name: name every column in the header '
-                "(pandas writes such a column unless told index=False)."
+                "(pandas writes such a column without index=False)."
             )
     name, times = Counter(names).most_common(1)[0]
     normal, alike = Counter(map(normalize, names)).most_common(1)[0]

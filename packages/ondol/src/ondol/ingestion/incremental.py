@@ -1,7 +1,7 @@
 """Incremental ingestion: new rows are appended as a part, and none is lost or doubled if the process is killed.
 
 `snapshots/lines/<key>.json` says where a source was last read to. It is replaced in one step when all else is written,
-and only then a stream is told that its rows are safe: who is killed before reads the same rows again.
+and only then a stream's position is committed: a run that is killed before reads the same rows again.
 
 The cursor of a source (its watermark) is a column of dates or numbers that grow. It is kept as a number; that of a date
 as microseconds since 1970.
@@ -72,7 +72,7 @@ def require_forward(
         was, now = (show_watermark(watermark, value) for value in (before, newest))
         raise WentBack(
             f'The watermark of "{source.uri}" went back: "{watermark.name}" was {was} and is '
-            f"{'in no row' if now is None else now} now; if the source began anew, run `ml ingest --full`."
+            f"{'in no row' if now is None else now} now; if the source was replaced, run `ml ingest --full`."
         )
 
 
@@ -86,7 +86,7 @@ def find_start(watermark: Column | None, before: int | float | None, lateness: f
 
 
 def not_before(batches: Iterator[pa.RecordBatch], watermark: Column | None, since: Any) -> Iterator[pa.RecordBatch]:
-    """Yield the rows whose watermark is at or after `since`, or missing: of these nobody knows how old they are."""
+    """Yield the rows whose watermark is at or after `since`, or missing: the age of these is unknown."""
     for batch in batches:
         if since is None or watermark is None:
             yield batch
@@ -97,7 +97,7 @@ def not_before(batches: Iterator[pa.RecordBatch], watermark: Column | None, sinc
 
 
 def show_watermark(watermark: Column | None, value: int | float | None) -> Any:
-    """Return a watermark as it is told: a date in ISO 8601, UTC."""
+    """Return a watermark as it is shown: a date in ISO 8601, UTC."""
     if watermark is None or value is None:
         return None
     if watermark.kind == "date":
@@ -113,8 +113,8 @@ class Cursor(BaseModel):
         watermark: The greatest value of the watermark column: a number, or a date in microseconds since 1970.
         position: Where a stream is read on.
         fingerprint: The source's when it was last read.
-        files: What tells each of its files from an earlier state, where it has files that do.
-        identity: The name and the kind of the id by which rows were told apart; None of lines before 0.3.
+        files: The tag of each file that changes with its content, if the source has such tags.
+        identity: The name and the kind of the id that identified rows; None of cursors before 0.3.
     """
 
     snapshot: str
@@ -139,17 +139,17 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
     """
     keys = find_keys(settings, contract, source)
     snapshots = Snapshots(settings.store_path)
-    path, known = _find_line(snapshots.folder / "lines", source, settings.data.watermark)
-    line = known if known and not full else None
+    path, known = _find_cursor(snapshots.folder / "lines", source, settings.data.watermark)
+    cursor = known if known and not full else None
     identity = (keys.id.name, keys.id.kind)
-    _require_same_id(source, line, identity)
+    _require_same_id(source, cursor, identity)
     fingerprint = source.fingerprint()
-    if line and fingerprint and fingerprint == line.fingerprint:
-        return snapshots.get(line.snapshot)
+    if cursor and fingerprint and fingerprint == cursor.fingerprint:
+        return snapshots.get(cursor.snapshot)
     if isinstance(source, StreamingSource):
-        source.resume(line.position if line else None, full)
+        source.resume(cursor.position if cursor else None, full)
     files = source.files() if isinstance(source, MultiFileSource) else None
-    snapshot, newest = _read_rest(settings, contract, source, keys, line, files)
+    snapshot, newest = _read_rest(settings, contract, source, keys, cursor, files)
     position = source.position if isinstance(source, StreamingSource) else None
     made = Cursor(
         snapshot=snapshot.digest,
@@ -161,26 +161,26 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
     )
     write_json(path, made.model_dump())
     if isinstance(source, StreamingSource):
-        source.settle(position)
+        source.commit(position)
     return snapshot
 
 
-def _find_line(folder: Path, source: Source, watermark: str | None) -> tuple[Path, Cursor | None]:
-    """Return where the line of `source` is kept, and the line, None where there is none.
+def _find_cursor(folder: Path, source: Source, watermark: str | None) -> tuple[Path, Cursor | None]:
+    """Return the path of the cursor of `source`, and the cursor, None if there is none.
 
-    A stream's position holds whatever else its address and the settings say, by which earlier versions kept it.
+    A stream's position stays valid if its address or the settings change, by which earlier versions stored it.
     """
     path = folder / f"{digest_json([source.uri, watermark])}.json"
     lasting = folder / f"{digest_json(source.key)}.json" if isinstance(source, StreamingSource) else path
     return lasting, read_record(lasting, Cursor) or read_record(path, Cursor)
 
 
-def _require_same_id(source: Source, line: Cursor | None, identity: tuple[str, str]) -> None:
-    if line and line.identity not in (None, identity):
-        was, now = (f'"{name}" ({kind})' for name, kind in (line.identity or identity, identity))
+def _require_same_id(source: Source, cursor: Cursor | None, identity: tuple[str, str]) -> None:
+    if cursor and cursor.identity not in (None, identity):
+        was, now = (f'"{name}" ({kind})' for name, kind in (cursor.identity or identity, identity))
         raise UserError(
-            f'The rows of "{source.uri}" were told apart by {was}, and model/schema.py says {now} now: '
-            "run `ml ingest --full`, which reads all of them anew."
+            f'The rows of "{source.uri}" were identified by {was}, and model/schema.py now has {now}: '
+            "run `ml ingest --full`, which reads all of them again."
         )
 
 
@@ -189,26 +189,26 @@ def _read_rest(
     contract: Contract,
     source: Source,
     keys: Keys,
-    line: Cursor | None,
+    cursor: Cursor | None,
     files: dict[str, str] | None,
 ) -> tuple[Snapshot, int | float | None]:
-    """Read what may be new; of files, whole, those from the first on that is not as it was.
+    """Read what may be new; of files, those from the first changed one on, completely.
 
     They are in their order, in which the last of equally new rows counts. All are read where those do not reach as far
     as what was read before.
     """
-    if isinstance(source, StreamingSource):  # it is read on by its position, whatever the watermark
-        return _read(settings, contract, source, keys, line, None, reaches=True)
+    if isinstance(source, StreamingSource):  # it continues at its position, for any watermark
+        return _read(settings, contract, source, keys, cursor, None, reaches=True)
     if not isinstance(source, MultiFileSource):
-        since = find_start(keys.watermark, line.watermark if line else None, settings.data.lateness)
-        return _read(settings, contract, source, keys, line, since)
-    now, known = files or {}, (line.files if line else None) or {}
+        since = find_start(keys.watermark, cursor.watermark if cursor else None, settings.data.lateness)
+        return _read(settings, contract, source, keys, cursor, since)
+    now, known = files or {}, (cursor.files if cursor else None) or {}
     same = list(takewhile(lambda name: known.get(name) == now[name], now))
     if same and len(same) < len(now):
         with contextlib.suppress(WentBack):
             reaches = all(now.get(name) == state for name, state in known.items())
-            return _read(settings, contract, source.without(same), keys, line, None, reaches)
-    return _read(settings, contract, source, keys, line, None)
+            return _read(settings, contract, source.without(same), keys, cursor, None, reaches)
+    return _read(settings, contract, source, keys, cursor, None)
 
 
 def _read(
@@ -216,11 +216,11 @@ def _read(
     contract: Contract,
     source: Source,
     keys: Keys,
-    line: Cursor | None,
+    cursor: Cursor | None,
     since: Any,
     reaches: bool = False,
 ) -> tuple[Snapshot, int | float | None]:
-    """Append what is new, of the rows from `since` on, to what `line` has.
+    """Append what is new, of the rows from `since` on, to what `cursor` has.
 
     Returns:
         The snapshot, and the greatest watermark.
@@ -229,7 +229,7 @@ def _read(
         WentBack: the newest row of before is not among them; with `reaches` it need not be.
     """
     snapshots = Snapshots(settings.store_path)
-    head = snapshots.get(line.snapshot) if line else None
+    head = snapshots.get(cursor.snapshot) if cursor else None
     if isinstance(source, SupportsSince) and since is not None and keys.watermark:
         source = source.since(keys.watermark.name, since)
 
@@ -237,7 +237,7 @@ def _read(
         rows = not_before(_complete(track(batches, "rows read"), contract), keys.watermark, since)
         with snapshots.parts.draft(rows) as draft:
             choice = choose(draft, snapshots, head, keys) if draft else None
-            before = line.watermark if line else None
+            before = cursor.watermark if cursor else None
             if not reaches:
                 require_forward(source, keys.watermark, before, choice.newest if choice else None)
             if draft is None or choice is None or not choice.new.any():
@@ -262,7 +262,7 @@ def _append(
 
 def _unchanged(source: Source, head: Snapshot | None) -> Snapshot:
     if head is None:
-        raise UserError(f"{source.uri} has no rows: there is nothing to learn from.")
+        raise UserError(f"{source.uri} has no rows: there is nothing to train on.")
     return head
 
 

@@ -30,7 +30,7 @@ def explain(error: Any, uri: str, others: Sequence[Any] = ()) -> str:
     Args:
         error: What was raised.
         uri: The source as the user wrote it.
-        others: What was told on the way; wrong credentials are told, and then something else times out.
+        others: Errors reported before; wrong credentials are reported first, then something else times out.
     """
     from confluent_kafka import KafkaError as Known
 
@@ -60,14 +60,14 @@ def explain_lost(uri: str, partition: int, begin: int, first: int, end: int) -> 
         )
     return (
         f'Partition {partition} of "{uri}" ends at offset {end}, before offset {begin}, up to which it was read: '
-        "the topic was made anew; ingest it whole with `ml ingest --full`."
+        "the topic was created again; ingest all of it with `ml ingest --full`."
     )
 
 
 def say_begun(uri: str, group: str, passed: int) -> str:
-    """Return the sentence on a read that begins where the group stands, `passed` offsets after the first."""
+    """Return the message on a read that begins at the group's offset, `passed` offsets after the first."""
     return (
-        f'"{uri}" is read from where the group "{group}" stands: {passed:,} earlier messages are passed over; '
+        f'"{uri}" is read from the offset of the group "{group}": {passed:,} earlier messages are skipped; '
         "if they were never ingested here, run `ml ingest --full`, which reads from the start."
     )
 
@@ -180,20 +180,20 @@ class Topic:
         if gone := sorted(set(known) - set(self.partitions)):
             raise UserError(
                 f'Partition {gone[0]} of "{self._uri}" is gone, which was read up to offset {known[gone[0]]}: the '
-                "topic was made anew; ingest it whole with `ml ingest --full`."
+                "topic was created again; ingest all of it with `ml ingest --full`."
             )
         others = self.at(dict.fromkeys(set(self.partitions) - set(known), 0)) if not full else []
         committed = self.consumer.committed(others, self._seconds) if others else []
-        stands = {p.partition: p.offset for p in committed if p.offset >= 0}
-        known |= stands
+        group_offsets = {p.partition: p.offset for p in committed if p.offset >= 0}
+        known |= group_offsets
         begin, end, passed = {}, {}, 0
         for number in self.partitions:
             first, end[number] = self.range(number)
             begin[number] = known.get(number, first)
             if not first <= begin[number] <= end[number]:
                 raise UserError(explain_lost(self._uri, number, begin[number], first, end[number]))
-            passed += begin[number] - first if number in stands else 0
-        if passed:  # on purpose, or what the group read before was lost: nobody but the user knows
+            passed += begin[number] - first if number in group_offsets else 0
+        if passed:  # on purpose, or what the group read before was lost: only the user knows
             log.warning(say_begun(self._uri, self._address.group, passed))
         return begin, end
 
@@ -232,7 +232,7 @@ def connect(address: Address, uri: str, fetch: Fetch) -> Iterator[Topic]:
 
 
 def _silent() -> logging.Logger:
-    """Return a logger that says nothing: librdkafka's lines would stand between those of a run."""
+    """Return a disabled logger: librdkafka's lines would mix with those of a run."""
     logger = logging.getLogger("ondol.ingestion.kafka.librdkafka")
     logger.setLevel(logging.CRITICAL)
     return logger
@@ -246,14 +246,14 @@ Offsets = dict[int, int]
 class KafkaSource(RecordSource):
     """A topic from a position to where its partitions ended when reading began.
 
-    Its partitions are assigned, not subscribed to: nobody else's coming or going moves them. Nothing is committed but
-    by `settle`.
+    Its partitions are assigned, not subscribed to: other consumers that join or leave do not move them. Only
+    `commit` commits.
 
     Attributes:
         key: The topic and the group: brokers, settings and what is dropped may change under a position.
         position: The next offset of each partition, by its number as text, after the last row was yielded; until
             then where reading begins.
-        tombstones: How many messages without a value were passed over.
+        tombstones: The number of skipped messages without a value.
     """
 
     def __init__(self, uri: str, reading: Reading, address: Address) -> None:
@@ -272,12 +272,12 @@ class KafkaSource(RecordSource):
         self.position = self._reached
 
     def resume(self, position: Any, full: bool = False) -> None:
-        """Begin at `position`; partitions that are not in it where the group stands, with `full` at their start."""
+        """Begin at `position`; partitions that are not in it at the group's offset, with `full` at their start."""
         self._full = full
         self.position = None if position is None else {str(key): int(value) for key, value in position.items()}
         self._spool = None
 
-    def settle(self, position: Any) -> None:
+    def commit(self, position: Any) -> None:
         """Commit `position` for the group, and wait until the brokers have it.
 
         Raises:

@@ -39,7 +39,7 @@ class ManySource:
         """All columns of all files: integers beside numbers are numbers, other mixtures text.
 
         Raises:
-            UserError: a file lacks a column that is asked for and that others have.
+            UserError: a file lacks a required column that others have.
         """
         schemas = [part.schema for part in self._parts]
         self._require_alike(schemas)
@@ -55,7 +55,7 @@ class ManySource:
             whole = kinds.get(name) == "integer" and kind == pa.float64()
             if whole and any(name in schema.names and schema.field(name).type == pa.int64() for schema in schemas):
                 types[name] = TEXT
-        for part in self._texts:  # as text, a value is read as it is written
+        for part in self._texts:  # as text, a value is read unchanged
             part.types |= {name: TEXT for name in part.types if types[name] == TEXT}
         said = {field.name: field.metadata for schema in reversed(schemas) for field in schema}
         return pa.schema([pa.field(name, kind, metadata=said[name]) for name, kind in types.items()])
@@ -71,7 +71,7 @@ class ManySource:
 
     def without(self, names: Collection[str]) -> "ManySource":
         """Return the source of the other files."""
-        rest = {name: part.anew() for name, part in self._names.items() if name not in names}
+        rest = {name: part.reset_copy() for name, part in self._names.items() if name not in names}
         return ManySource(self.uri, rest, self._reading)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -151,7 +151,7 @@ def open_parts(uri: str, files: Mapping[str, RawFile], reading: Reading) -> Many
         UserError: there is none, or one is no table.
     """
     if not files:
-        raise UserError(f'"{uri}" names no file: check the path, or the pattern (a ** stands for any folders).')
+        raise UserError(f'"{uri}" names no file: check the path, or the pattern (a ** matches any folders).')
     parts = {}
     for name, file in files.items():
         try:

@@ -17,7 +17,7 @@ from ondol_serving.grammar import normalize
 
 BATCH_ROWS = 65_536
 MOMENT = pa.timestamp("us")
-SAFE_DIGITS = 18  # of a decimal that an int64 holds whatever it is
+SAFE_DIGITS = 18  # of a decimal that always fits an int64
 ORDER, DURATION = b"order", b"duration"  # what a field's metadata says that its plain type does not
 
 
@@ -160,7 +160,7 @@ def _fits_int64(footer: pq.FileMetaData, name: str) -> bool:
 def _with_moments(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
     """Return the file's schema, as text its columns of moments that may lie outside the years 1 to 9999.
 
-    Text tells which they are; microseconds of 64 bits would make other moments of them.
+    Text keeps them exactly; microseconds of 64 bits would make other moments of them.
     """
     for place, field in enumerate(schema):
         coarse = pa.types.is_timestamp(field.type) and field.type.unit in ("s", "ms")
@@ -191,7 +191,7 @@ def _is_text(kind: pa.DictionaryType) -> bool:
 
 
 def _describe(stored: pa.Field, kind: pa.DataType) -> pa.Field:
-    """Return a column as it is read; what its type said of it beyond that stands in its metadata, for `ml init`."""
+    """Return a column as it is read; more of its original type is in its metadata, for `ml init`."""
     said = {DURATION: "s"} if pa.types.is_duration(stored.type) else {}
     if order := (stored.metadata or {}).get(ORDER):
         said[ORDER] = order

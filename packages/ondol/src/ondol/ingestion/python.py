@@ -1,6 +1,6 @@
 """Rows that a function of the project returns, `python://model.source:rows`, or that it makes of another source's.
 
-Its tables are kept as Parquet files in a scratch folder under `.ml/cache` while they are read: types are settled over
+Its tables are kept as Parquet files in a scratch folder under `.ml/cache` while they are read: types are decided over
 all of them, memory is bounded by one table, and equal rows have an equal fingerprint.
 """
 
@@ -93,7 +93,7 @@ class PythonSource:
                 yield self._to_table(one)
         except (UserError, Retyped):
             raise
-        except Exception as error:  # whatever the project's code raises
+        except Exception as error:  # the project's code may raise anything
             raise UserError(f"{self._name} failed: {explain(error)}.") from error
 
     def _to_table(self, value: Any) -> pa.Table:
@@ -118,7 +118,7 @@ def open_python(uri: str, reading: Reading) -> PythonSource:
     module, name = found["module"], found["function"]
     try:
         function = getattr(importlib.import_module(module), name, None)
-    except Exception as error:  # whatever the project's code raises
+    except Exception as error:  # the project's code may raise anything
         raise UserError(f'"{uri}": {module} cannot be imported ({explain(error)}).') from error
     if not callable(function):
         raise UserError(f'"{uri}": {module} has no function "{name}".')

@@ -35,7 +35,7 @@ class Kinds:
         self._seen: dict[str, set[str]] = {}
 
     def add(self, columns: Lists) -> None:
-        """Look at every value of some rows."""
+        """Update the types by every value of some rows."""
         for name, values in columns.items():
             self._seen.setdefault(name, set()).update(_kinds_of(values))
 

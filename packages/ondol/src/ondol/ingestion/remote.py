@@ -29,13 +29,13 @@ PLAIN = {"accept", "accept-language", "user-agent"}  # headers that hold no secr
 
 
 class WebFile:
-    """One file of a web server; headers to send stand after `#`, as `#header=Authorization: Bearer ${TOKEN}`."""
+    """One file of a web server; headers to send are after `#`, as `#header=Authorization: Bearer ${TOKEN}`."""
 
     def __init__(self, uri: str, resolved: str, fetch: Fetch) -> None:
         """Name the file; nothing is asked yet.
 
         Raises:
-            UserError: what stands after `#` is no header.
+            UserError: what follows `#` is not a header.
         """
         require_library("aiohttp", "aiohttp", uri)
         self._uri = uri
@@ -157,22 +157,22 @@ class RemoteSource:
         return self._open().schema
 
     def fingerprint(self) -> str | None:
-        """Return the SHA-256 of what the place tells of the files' content, or None where it tells too little."""
+        """Return the SHA-256 of the tags of the files' content, or None if the server gives none."""
         if any(file.tag is None for file in self._files):
             return None
         reading = self._reading
-        told = [[file.name, file.size, file.tag] for file in self._files]
-        return sign(told, reading.columns, reading.dialect)
+        tags = [[file.name, file.size, file.tag] for file in self._files]
+        return sign(tags, reading.columns, reading.dialect)
 
     def files(self) -> dict[str, str] | None:
-        """Return a SHA-256 of what the place tells of each file; see `ondol.ingestion.base.MultiFileSource`."""
+        """Return a SHA-256 of the tag of each file; see `ondol.ingestion.base.MultiFileSource`."""
         reading = self._reading
-        told = {
+        tags = {
             file.name: file.tag and sign([file.size, file.tag], reading.columns, reading.dialect)
             for file in self._files
         }
-        known = {name: tag for name, tag in told.items() if tag is not None}
-        return known if len(known) == len(told) else None
+        known = {name: tag for name, tag in tags.items() if tag is not None}
+        return known if len(known) == len(tags) else None
 
     def without(self, names: Collection[str]) -> "RemoteSource":
         """Return the source of the other files."""

@@ -1,7 +1,7 @@
 """APIs as sources: JSON in pages.
 
-`rest+https://api.example.org/v1/customers?limit=500#records=data.items&next=meta.next_cursor&param=cursor`: what stands
-before `#` is asked for, what follows says how it is read (`ondol.ingestion.rest`, docs/data.md).
+`rest+https://api.example.org/v1/customers?limit=500#records=data.items&next=meta.next_cursor&param=cursor`: the part
+before `#` is requested, what follows says how it is read (`ondol.ingestion.rest`, docs/data.md).
 """
 
 import hashlib
@@ -74,7 +74,7 @@ def explain(error: Exception, fetch: Fetch) -> str:
     if isinstance(reason, urllib3.exceptions.NameResolutionError):
         return "cannot be reached, no host has that name: check the address."
     if isinstance(reason, urllib3.exceptions.NewConnectionError):  # urllib3 counts it as a timeout
-        return "cannot be reached, nobody answers there: check the address, and that the server runs."
+        return "cannot be reached, no server answers there: check the address, and that the server runs."
     if isinstance(error, requests.Timeout) or isinstance(reason, urllib3.exceptions.TimeoutError):
         return (
             f"did not come within {fetch.timeout_seconds:g} seconds after {fetch.retries} retries: try again later, "
@@ -450,7 +450,7 @@ class Pager:
         return inside
 
     def _refuse_more(self, body: Any) -> None:
-        """Refuse a page that says itself that it is not the last, where nothing says how to go on."""
+        """Refuse a page that is not the last by its own field, if no setting names the next one."""
         envelope = body if isinstance(body, dict) else {}
         for name, value in envelope.items():
             inner = value if isinstance(value, dict) else {}
@@ -458,7 +458,7 @@ class Pager:
             for path, tells in paths.items():
                 last = path.rpartition(".")[2]
                 if TELLS_MORE.fullmatch(last) and tells and not isinstance(tells, list | dict):
-                    raise Trouble(f'is not the last, says its "{path}": say with #next=… or #page=… how to go on.')
+                    raise Trouble(f'is not the last by its "{path}": name the next page with #next=… or #page=….')
 
 
 def walk(body: Any, path: str) -> Any:

@@ -43,7 +43,7 @@ class Reading:
         root: The project's folder, to which paths are relative.
         fetch: Timeouts, retries and limits.
         required: The columns that all of several files must have, where one has them; None for all of `columns`.
-        quoted: Whether in delimited text whatever stands in quotes is a text, be it "NA" or nothing.
+        quoted: Whether a quoted field of delimited text is text, also "NA" and an empty one.
         dialect: How delimited text is written: the settings under [data].
         expected: Where not None, the dialect is found in each file, but for what `dialect` sets. These are names that
             a header has, if there is one.
@@ -75,7 +75,7 @@ class Source(Protocol):
     def fingerprint(self) -> str | None:
         """Return a SHA-256 that changes whenever the rows that `batches` yields may change.
 
-        None where that cannot be told without reading them.
+        None if that is unknown without reading them.
         """
         ...
 
@@ -106,7 +106,7 @@ def open_source(uri: str, reading: Reading | None = None) -> Source:
 
 
 def _find_opener(uri: str) -> str:
-    """Return the opener of the address's scheme, which may stand inside its secret.
+    """Return the opener of the address's scheme, which may be inside its secret.
 
     Raises:
         UserError: the scheme is unknown.

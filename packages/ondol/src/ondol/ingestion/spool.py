@@ -43,7 +43,7 @@ class RecordSource:
         return self._guard(lambda spool: spool.schema())
 
     def fingerprint(self) -> None:
-        """Tell that nobody knows whether the rows changed before they are read."""
+        """Return None: whether the rows changed is unknown before they are read."""
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `ondol.ingestion.sources.Source`."""

@@ -1,6 +1,6 @@
 """Alerts to a webhook: stored in an outbox first and sent in order, so that none is lost.
 
-An alert is taken out of the outbox once it was received, so that one may arrive twice if this process is killed in
+An alert is removed from the outbox once it was received, so that one may arrive twice if this process is killed in
 between: its `id` is the same then. What a full disk cannot take is sent all the same, and waits in this process.
 """
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
 
 SEND_SECONDS = 5.0
-LATER = (408, 425, 429)  # the receiver asks for patience, as it does with 500 and above
+LATER = (408, 425, 429)  # the receiver asks to retry later, as with 500 and above
 NO_WIDTH = "\u200b"  # parts what would mean something together
-UNFIT = (400, 413, 422)  # the receiver will not take this one, ever
+UNFIT = (400, 413, 422)  # the receiver will never take this one
 
 
 @dataclass(frozen=True)
 class AlertResult:
-    """What became of an alert.
+    """The result of sending an alert.
 
     Attributes:
-        fate: `received`; `down`: nobody takes any now; `refused`: not by this address, or with these credentials;
-            `unfit`: not this one, ever.
+        fate: `received`; `down`: the receiver takes none now; `refused`: not at this address or with these
+            credentials; `unfit`: never this one.
         problem: What was wrong, in words that hold no part of the address.
     """
 
@@ -66,13 +66,13 @@ def send(settings: Settings, message: dict[str, Any]) -> AlertResult:
         with _opener.open(request, timeout=SEND_SECONDS):
             return AlertResult("received")
     except urllib.error.HTTPError as error:
-        return _judge(error.code)
+        return _result_of(error.code)
     except Exception as error:  # an error's text may hold the address
         reason = getattr(error, "reason", None)
         return AlertResult("down", type(reason if isinstance(reason, Exception) else error).__name__)
 
 
-def _judge(status: int) -> AlertResult:
+def _result_of(status: int) -> AlertResult:
     if 300 <= status < 400:
         return AlertResult("refused", f"it redirects ({status}): name the address it redirects to")
     if status in LATER or status >= 500:
@@ -100,7 +100,7 @@ Kind = Literal[
 ]
 Message = dict[str, Any]
 KEPT_UNSENT = 100  # where no webhook is named, only the last ones are kept for the day when one is
-REFUSED_DAYS = 7  # an address that is wrong is set right within that time, or what it refused is put aside
+REFUSED_DAYS = 7  # an address that is wrong is corrected within that time, or what it refused is put aside
 log = logging.getLogger(__name__)
 _unkept: dict[tuple[Path, str], Message | None] = {}  # by outbox and key; None once it was received
 _at_unkept = threading.Lock()
@@ -116,13 +116,13 @@ class Delivery:
 
 
 def alert(settings: Settings, kind: Kind, what: str, todo: str, key: str | None = None) -> None:
-    """Tell people that something happened; never raises.
+    """Send an alert; never raises.
 
     Args:
         settings: Those of the project.
-        kind: What sort of thing happened.
+        kind: The kind of event.
         what: What happened, in a sentence.
-        todo: What to type or to look at.
+        todo: What to type or to check.
         key: Alerts of the same key are one for `[alerts] repeat_hours`; default: the same kind and sentence.
     """
     what = printable(redact(what))  # it may be the text of any library's error, with names and values of the data
@@ -131,7 +131,7 @@ def alert(settings: Settings, kind: Kind, what: str, todo: str, key: str | None 
     made |= {"at": datetime.now(UTC).isoformat(), "id": uuid.uuid4().hex}
     try:
         new = _keep_new(settings, made, digest)
-    except Exception as error:  # such as a full disk; an alert must not end what it tells of
+    except Exception as error:  # such as a full disk; an alert must not end the run that it reports
         log.warning("An alert could not be kept (%s): it waits in this process.", type(error).__name__)
         with _at_unkept:
             new = _unkept.setdefault((outbox(settings), digest), made) is made
@@ -275,7 +275,7 @@ def alert_failed_run(flow: Any, flow_run: "FlowRun", state: "State[Any]") -> Non
             if state.is_crashed() and flow_run.work_pool_name
             else ""
         )
-        todo = f"{again}Look at run {flow_run.id} in Prefect; `ml doctor` checks the machine."
+        todo = f"{again}See run {flow_run.id} in Prefect; `ml doctor` checks the machine."
         alert(settings, "run-failed", f"The run of {flow.name} failed: {what}", todo)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ondol_serving.printable import printable
 
-TABLE_ROWS = 100  # the UI is for looking; the whole stands in the store
+TABLE_ROWS = 100  # the UI shows a part; the store has all
 
 
 def publish_markdown(key: str, text: str) -> None:

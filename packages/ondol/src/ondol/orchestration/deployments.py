@@ -73,8 +73,8 @@ def make_work_pool(name: str) -> bool:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "work-pool", "create", name, "--type", "process"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode and not _has_work_pool(name):  # another may have been faster
-        said = (done.stdout + done.stderr).strip().splitlines() or ["it said nothing"]
-        raise UserError(f"Prefect made no work pool {name}: {said[-1].strip()}")
+        output = (done.stdout + done.stderr).strip().splitlines() or ["it printed nothing"]
+        raise UserError(f"Prefect made no work pool {name}: {output[-1].strip()}")
     return True
 
 

@@ -27,7 +27,7 @@ def send_event(name: str, resource: dict[str, str], payload: dict[str, Any], eve
         event_id: The server saves one event of an id.
 
     Raises:
-        OSError: it could not be sent, or is not saved in time, or whatever else the connection raises.
+        OSError: it could not be sent, or is not saved in time, or another error of the connection.
     """
     from prefect.events import Event
     from prefect.events.clients import get_events_client

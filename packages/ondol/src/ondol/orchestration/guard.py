@@ -1,7 +1,7 @@
 """Child processes that end with their parent, even if it is killed.
 
 Run as `python -m ondol.orchestration.guard COMMAND …`: starts the command and ends it when standard input closes,
-which the system does whatever happens to the parent.
+which the system does even if the parent is killed.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 """Background processes of `ml up`, as `.ml/run/*.json` records them: id, port, command and token.
 
 A process id alone says little: the system gives it to a stranger once its process is gone. So a record also holds a
-token that stands in the environment of the process and of all it starts.
+token in the environment of the process and of all it starts.
 """
 
 import ipaddress
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TOKEN = "ML_PROCESS"
 STOP_SECONDS = 20.0
 LOOPBACK = "127.0.0.1"
-_started: list["subprocess.Popen[bytes]"] = []  # they outlive us: Python must not warn that nobody waits for them
+_started: list["subprocess.Popen[bytes]"] = []  # they outlive us: Python must not warn that they were not awaited
 
 
 class ProcessRecord(BaseModel):
@@ -158,7 +158,7 @@ def start(
 ) -> ProcessRecord:
     """Start `command` in the background, in a session of its own, and record it.
 
-    It is recorded before it starts: whatever ends us in between, its token finds it.
+    It is recorded before it starts: if this process is killed in between, its token finds it.
     """
     record = ProcessRecord(
         name=name,

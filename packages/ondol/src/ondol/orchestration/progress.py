@@ -47,7 +47,7 @@ class Ticker:
             self._tell()
 
     def close(self) -> None:
-        """Say that all is done, where anything was said."""
+        """Report the end, if any progress was reported."""
         if self._artifact is not None:
             _update(self._artifact, 100.0, f"{self.rows:,} {self.what}")
 

@@ -17,13 +17,13 @@ from ondol.orchestration.server import ask, call_prefect, look_up
 from ondol.storage.files import HOST, locked
 
 MOST_STARTS = 3  # a run that takes its process along each time must not do so for ever
-LOOK_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 SUBMIT_SECONDS = 60.0  # from a run's being taken by a worker until its process is there, at most
 CRASHED_SECONDS = 3600.0  # a run that crashed longer ago is past
 MESSAGE = "Its process ended while it ran."
 COMMAND = "ml:"  # begins the note of which command runs a flow, where no worker does
 NOTE_SECONDS = 5.0
-RUN_ID = "PREFECT__FLOW_RUN_ID"  # stands in the environment of a run's process and of all it starts
+RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of a run's process and of all it starts
 Run = dict[str, Any]
 
 
@@ -36,17 +36,17 @@ class Recovery:
     """
 
     def __init__(self, settings: Settings, prefect: str, worker: str) -> None:
-        """Look for runs of the project's pool at `prefect`, the address of Prefect's API, for the worker so named."""
+        """Watch runs of the project's pool at `prefect`, the address of Prefect's API, for the worker of this name."""
         self.settings, self.prefect, self.worker = settings, prefect, worker
-        self.missing: dict[str, str] = {}  # runs without a process at the last look, and the states they were in
+        self.missing: dict[str, str] = {}  # runs without a process at the last check, and their states
         self.given_up: set[str] = set()
 
     def start(self) -> None:
-        """Look again and again in a thread of its own."""
+        """Check periodically in a thread of its own."""
         threading.Thread(target=self._go_on, daemon=True, name="recovery").start()
 
-    def look(self) -> int:
-        """Start the runs again that were lost at the last look and still are; return how many."""
+    def check(self) -> int:
+        """Start the runs again that were lost at the last check and still are; return how many."""
         runs = [run for run in self._candidates() if run["id"] not in self.given_up and _is_ripe(run)]
         alive = living_runs() if runs else set()
         now = {run["id"]: run["state"]["id"] for run in runs if run["id"] not in alive}
@@ -56,9 +56,9 @@ class Recovery:
 
     def _go_on(self) -> None:
         while True:
-            with suppress(Exception):  # whatever the server answers: the worker itself must not end by it
-                self.look()
-            time.sleep(LOOK_SECONDS)
+            with suppress(Exception):  # an answer of the server must not end the worker
+                self.check()
+            time.sleep(CHECK_SECONDS)
 
     def _candidates(self) -> list[Run]:
         """Return the runs that this worker answers for and that have not ended, or crashed."""
@@ -213,6 +213,6 @@ def _age(run: Run) -> float:
 
 
 def _worker_of(run: Run) -> str | None:
-    """Return the name of the worker that took a run; None where it was killed before it could say so."""
+    """Return the name of the worker that took a run; None if it was killed before it recorded it."""
     name = (run.get("labels") or {}).get("prefect.worker.name")
     return None if name is None else str(name)

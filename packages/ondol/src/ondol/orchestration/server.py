@@ -55,7 +55,7 @@ def look_up(url: str, timeout: float = 5.0) -> Any | None:
 def call_prefect(
     method: Literal["GET", "POST", "PATCH", "DELETE"], url: str, timeout: float, **request: Any
 ) -> "httpx.Response | None":
-    """Return what Prefect answers, be it a refusal, or None where nobody does; nothing is tried again.
+    """Return Prefect's response, also a refusal, or None if there is none; without retries.
 
     Prefect's client brings what its settings say: credentials, CSRF tokens, certificates, headers.
 
@@ -178,7 +178,7 @@ class Server:
 
 
 def refusal_of(answer: "httpx.Response | None", url: str) -> str:
-    """Return in a sentence why Prefect refuses us, by credentials or Host, where its answer says so, else nothing."""
+    """Return a sentence on why Prefect refuses the credentials or the Host, empty if its answer gives no reason."""
     if answer is None or answer.status_code not in (401, 403, 421):
         return ""
     if answer.status_code == 421:

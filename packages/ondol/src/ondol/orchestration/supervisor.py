@@ -57,7 +57,7 @@ class Keeper:
         self.stopping = threading.Event()
 
     def run(self) -> int:
-        """Run the command, again and again, until told to stop or the first try fails; return the exit status."""
+        """Run the command, again and again, until stopped or the first try fails; return the exit status."""
         first, pause, count = True, 1.0, 0
         while not self.stopping.is_set():
             started = time.monotonic()
@@ -96,7 +96,7 @@ class Keeper:
         assert self.child.stdout is not None
         pump = threading.Thread(target=self._pump, args=(self.child.stdout,), daemon=True)
         pump.start()
-        if self.stopping.is_set():  # told to stop between the loop's question and the start
+        if self.stopping.is_set():  # stopped between the loop's check and the start
             end_group(self.child)
         status = self.child.wait()
         end_orphans()

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 
-TOP = 100  # categories that are told apart in the distance
+TOP = 100  # categories that the distance distinguishes
 MOVED = 0.2  # the population stability index from which on a distribution is commonly said to have moved
 
 

@@ -17,8 +17,8 @@ from ondol.storage.parquet import arrange_table, cast_table, unify_files, write_
 from ondol.storage.reach import fetch, is_published, sizes
 
 ROW = "_row"
-TOLD = ("The snapshot's file", "run `ml ingest --full`")  # what messages call a part, and what makes it again
-_whole: set[tuple[Path, str]] = set()  # files whose bytes this process has held against their digests
+MESSAGE = ("The snapshot's file", "run `ml ingest --full`")  # what messages call a part, and what makes it again
+_whole: set[tuple[Path, str]] = set()  # files whose digests this process has verified
 
 
 class Part(BaseModel):
@@ -38,7 +38,7 @@ class Part(BaseModel):
 
 
 def require_whole(path: Path, digest: str | None, what: str, again: str) -> None:
-    """Check that a file is there, and hold its bytes against their SHA-256, once in a process.
+    """Check that a file exists and has its SHA-256, once per process.
 
     Args:
         path: The file.
@@ -70,7 +70,7 @@ class Parts:
     """The files in one folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Look into `folder`; nothing is made."""
+        """Open `folder`; creates nothing."""
         self.folder = folder
 
     def place(self, digest: str) -> Path:
@@ -84,7 +84,7 @@ class Parts:
             UserError: it is missing.
         """
         path = fetch(self.place(digest))
-        require_whole(path, None, *TOLD)
+        require_whole(path, None, *MESSAGE)
         return path
 
     def has(self, digest: str) -> bool:
@@ -125,13 +125,13 @@ class Parts:
         return unify_files(pq.read_metadata(self.path(part.digest)) for part in parts)
 
     def verify(self, part: Part) -> None:
-        """Hold a part's bytes against its name, once in a process.
+        """Verify a part's digest, once per process.
 
         Raises:
             UserError: a file is missing, or its bytes are no longer what they were.
         """
         for digest in _names(part):
-            require_whole(self.path(digest), digest, *TOLD)
+            require_whole(self.path(digest), digest, *MESSAGE)
 
     def require(self, parts: Iterable[Part]) -> None:
         """Check that all files are there; their bytes are not looked at.
@@ -142,7 +142,7 @@ class Parts:
         there = {path.stem for path in sizes(self.folder, "*.parquet")}
         for digest in (digest for part in parts for digest in _names(part)):
             if digest not in there:
-                raise _missing(self.place(digest), *TOLD)
+                raise _missing(self.place(digest), *MESSAGE)
 
     def _keep(self, made: Path) -> str:
         """Give the file at `made` its name."""

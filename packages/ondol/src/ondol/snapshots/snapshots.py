@@ -54,7 +54,7 @@ class Snapshots:
     """The snapshots of one store."""
 
     def __init__(self, store: Path) -> None:
-        """Look into the store at `store`; nothing is made."""
+        """Open the store at `store`; creates nothing."""
         self.folder = store / "snapshots"
         self.parts = Parts(self.folder)
 
@@ -99,7 +99,7 @@ class Snapshots:
         """
         part = self.parts.write(batches)
         if part is None:
-            raise UserError(f"{source} has no rows: there is nothing to learn from.")
+            raise UserError(f"{source} has no rows: there is nothing to train on.")
         snapshot = self.record([part], source)
         if fingerprint:
             write_json(self.folder / "sources" / f"{fingerprint}.json", snapshot.digest)

@@ -21,7 +21,7 @@ OLDEST = np.iinfo(np.int64).min  # of a row without a watermark
 
 @dataclass(frozen=True)
 class Keys:
-    """What tells rows apart, and which of two is newer.
+    """What identifies rows, and which of two is newer.
 
     Attributes:
         id: The column that names a row.
@@ -90,7 +90,7 @@ def choose(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys: Keys)
         draft: A Parquet file of the rows that were read.
         snapshots: Where `head` is.
         head: The snapshot that the rows are to be appended to.
-        keys: How rows are told apart.
+        keys: What identifies rows.
     """
     columns = unify([*([snapshots.schema(head.digest)] if head else []), pq.read_schema(draft)]).names
     groups = _groups(draft)

@@ -77,7 +77,7 @@ def parse_address(uri: str) -> Address:
             "The source's address is no SQLAlchemy URL: write scheme://user:${PASSWORD}@host:port/database#table."
         ) from None
     url = url.set(drivername=DRIVERS.get(url.drivername, url.drivername))
-    if url.get_backend_name() in FILES and url.database:  # as it is written: SQLAlchemy 2.1 decodes it, 2.0 did not
+    if url.get_backend_name() in FILES and url.database:  # unchanged: SQLAlchemy 2.1 decodes it, 2.0 did not
         url = url.set(database=filled.partition("://")[2].partition("/")[2].partition("?")[0])
     text = resolve(rest).strip().rstrip(";").rstrip()
     if not QUERY.match(text):

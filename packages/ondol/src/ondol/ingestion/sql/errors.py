@@ -100,9 +100,9 @@ OTHER = Rule("cannot be read", "correct the address or the query", frozenset(), 
 def find_rule(error: BaseException) -> Rule:
     """Return the kind of failure that `error` is."""
     code, text = _code(error), _reason(error)
-    told = len(code) == 5 or code.startswith("1")  # by the server: its words may quote anything
+    by_server = len(code) == 5 or code.startswith("1")  # its words may quote anything
     for rule in (*RULES, LOST):
-        if code in rule.codes or (not told and re.search(rule.words, text)):
+        if code in rule.codes or (not by_server and re.search(rule.words, text)):
             return rule
     return LOST if isinstance(error, DBAPIError) and error.connection_invalidated else OTHER
 
@@ -132,7 +132,7 @@ def _code(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of what the database says."""
+    """Return the first line of the database's message."""
     original = _original(error)
     code, *rest = original.args or ("",)
     text = str(rest[0]) if isinstance(code, int) and rest else str(original)

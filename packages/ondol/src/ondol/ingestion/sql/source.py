@@ -41,7 +41,7 @@ ISO_DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"
 
 
 def tells_older(kind: pa.DataType, value: Any, dialect: str) -> bool:
-    """Return True if a database can hold a column that is read as `kind` against a watermark.
+    """Return True if a database can compare a column that is read as `kind` with a watermark.
 
     A date or number in a column of text it would compare letter by letter, or refuse to. SQLite's columns hold
     anything, which the condition itself looks at.
@@ -170,7 +170,7 @@ class Rows:
         return list(zip(*self._result.fetchmany(size), strict=True)) if self._result is not None else []
 
     def close(self) -> None:
-        """End the session at once, whatever rows are left; the server rolls back."""
+        """End the session at once, also with unread rows; the server rolls back."""
         left: Any = getattr(self._result and self._result.cursor, "_result", None)
         if hasattr(left, "unbuffered_active"):
             left.unbuffered_active = False  # or PyMySQL would first read all that is left
@@ -277,7 +277,7 @@ class SqlSource:
         return pa.schema(list((self._types or {}).items()))
 
     def fingerprint(self) -> None:
-        """Return None: whether a table changed cannot be told without reading it."""
+        """Return None: whether a table changed is unknown without reading it."""
         return None
 
     def since(self, column: str, value: Any) -> Self:
@@ -344,7 +344,7 @@ class SqlSource:
 
     @contextlib.contextmanager
     def _begin(self) -> Iterator[Rows]:
-        """Give the open rows, tried for again while a failure may pass; one that stays is said in a sentence."""
+        """Yield the open rows, with retries of transient failures; another failure becomes a UserError."""
         fetch = self._reading.fetch
         retrying = Retrying(
             stop=stop_after_attempt(1 + fetch.retries),
@@ -370,11 +370,11 @@ class SqlSource:
         values = rows.first or [()] * len(rows.names)
         found = zip(self._raw, rows.declared, values, strict=True)
         return {
-            name: TEXT if kinds.get(name) == "text" else self._settle(name, declared, some)
+            name: TEXT if kinds.get(name) == "text" else self._decide_type(name, declared, some)
             for name, declared, some in found
         }
 
-    def _settle(self, name: str, declared: pa.DataType | None, values: Any) -> pa.DataType:
+    def _decide_type(self, name: str, declared: pa.DataType | None, values: Any) -> pa.DataType:
         if declared is None:
             return infer(values)
         return TEXT if pa.types.is_time(declared) else simplify(declared, name, self._address.shown, None)

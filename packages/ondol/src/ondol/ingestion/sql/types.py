@@ -95,7 +95,7 @@ def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Return the values as a column of `kind`.
 
     Raises:
-        Unfit: one cannot be told in it.
+        Unfit: a value cannot be expressed in it.
         Binary: one is bytes.
     """
     if isinstance(values, pa.Array):  # DuckDB's, whose types are strict
