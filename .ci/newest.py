@@ -43,8 +43,8 @@ def failed(results: Path) -> list[str]:
     lines = []
     for case in ElementTree.parse(results).iter("testcase"):
         for fault in (*case.findall("failure"), *case.findall("error")):
-            said = (fault.get("message") or "").strip().splitlines() or [""]
-            lines.append(f"`{case.get('classname')}::{case.get('name')}`: {said[0][:200]}")
+            message = (fault.get("message") or "").strip().splitlines() or [""]
+            lines.append(f"`{case.get('classname')}::{case.get('name')}`: {message[0][:200]}")
     return lines
 
 

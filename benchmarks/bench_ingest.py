@@ -77,18 +77,18 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
-    said = parser.parse_args()
+    options = parser.parse_args()
     ours = ("ML_", "MLFLOW_", "PREFECT_", "PYTHONDONTWRITEBYTECODE")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        for rows in said.rows:
+        for rows in options.rows:
             source = make_csv(Path(folder), rows, env)
-            made = report(rows, compare(Path(folder), source, rows, said.rounds, env))
+            made = report(rows, compare(Path(folder), source, rows, options.rounds, env))
             figures |= {f"ingest_{name}_{rows}": value for name, value in made.items()}
             source.unlink()
-    if said.out:
-        said.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the monitor costs on a large log: `python benchmarks/bench_monitor.py`.
 
 A project's champion gets a log of a million rows (single-row requests, or as many in each as named), and `ml monitor`
-judges all of it as one window: wall time and peak memory of the command. Goals: 20 s and 1 GB.
+evaluates all of it as one window: wall time and peak memory of the command. Goals: 20 s and 1 GB.
 """
 
 import argparse
@@ -107,20 +107,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--together", type=int, nargs="+", default=[1, 100], help="rows in each request")
     parser.add_argument("--out", type=Path)
-    said = parser.parse_args()
+    options = parser.parse_args()
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        for together in said.together:
-            cost, size = run(Path(folder), said.rows, together, env)
+        for together in options.together:
+            cost, size = run(Path(folder), options.rows, together, env)
             print(
-                f"{said.rows:>10,} rows, {together:>4} in a request ({size / 1e6:,.0f} MB): {cost.seconds:6.1f} s "
+                f"{options.rows:>10,} rows, {together:>4} in a request ({size / 1e6:,.0f} MB): {cost.seconds:6.1f} s "
                 f"(goal {GOAL_SECONDS:.0f}) {cost.megabytes:6.0f} MB (goal {GOAL_MEGABYTES:.0f})",
                 flush=True,
             )
             figures |= {f"seconds_{together}": cost.seconds, f"megabytes_{together}": cost.megabytes}
-    if said.out:
-        said.out.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -168,16 +168,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fixed-only", action="store_true")
     parser.add_argument("--out", type=Path)
-    said = parser.parse_args()
+    options = parser.parse_args()
     ours = ("ML_", "MLFLOW_", "PREFECT_", "PYTHONDONTWRITEBYTECODE")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        figures = fixed_cost(Path(folder), said.rounds, env)
-        if not said.fixed_only:
-            figures |= report(compare(Path(folder), sorted(said.rows), said.rounds, env))
-    if said.out:
-        said.out.parent.mkdir(parents=True, exist_ok=True)
-        said.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        figures = fixed_cost(Path(folder), options.rounds, env)
+        if not options.fixed_only:
+            figures |= report(compare(Path(folder), sorted(options.rows), options.rounds, env))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -100,13 +100,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path)
-    said = parser.parse_args()
+    options = parser.parse_args()
     ours = ("ML_", "MLFLOW_", "PREFECT_", "PYTHONDONTWRITEBYTECODE")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     figures: dict[str, float] = {}
-    for rows in said.rows:
+    for rows in options.rows:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            found = [run_stages(Path(folder), rows, env) for _ in range(said.rounds)]
+            found = [run_stages(Path(folder), rows, env) for _ in range(options.rounds)]
         for name in (*STAGES, *GROWTH):
             figures[f"{name}_seconds_{rows}"] = statistics.median(costs[name].seconds for costs in found)
             figures[f"{name}_megabytes_{rows}"] = max(costs[name].megabytes for costs in found)
@@ -118,8 +118,8 @@ def main() -> None:
                 f"{name:<11} 10,000,000 rows take {large / small:.1f} times 1,000,000 (goal {GOAL_RATIO:.0f}), "
                 f"peak {peak:.0f} MB (goal {GOAL_MEGABYTES:.0f})"
             )
-    if said.out:
-        said.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if options.out:
+        options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ def alerts() -> int:
     task(alert_drops)(settings)
     task(alert_new_champion)(settings)
     delivery = task(deliver)(settings)
-    said = f"**{delivery.sent:,} sent, {delivery.waiting:,} wait**"
-    said += f": {delivery.problem}." if delivery.waiting else "."
-    say(said.replace("**", ""))
-    publish_markdown("alerts", said)
+    summary = f"**{delivery.sent:,} sent, {delivery.waiting:,} wait**"
+    summary += f": {delivery.problem}." if delivery.waiting else "."
+    say(summary.replace("**", ""))
+    publish_markdown("alerts", summary)
     return delivery.waiting

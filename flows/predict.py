@@ -24,7 +24,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
         `rows` (all of them), `refused` and `version`.
 
     Raises:
-        UserError: nothing serves, the source lacks a column, or the destination is no good.
+        UserError: no model is in production, the source lacks a column, or the destination is invalid.
     """
     project = open_project()
     path = require_destination(project.settings.root / destination)

@@ -291,9 +291,9 @@ def test_set_with_too_many_new_values_is_opened(project):
     ("frame", "why"),
     [
         (_case(level=_with_tail(BASE["level"], "top")), '"level" (category) is left to you: its isin is computed'),
-        (BASE.drop(columns="age"), '"age" (missing) is left to you: line 29 speaks of it'),
-        (_case(age=[f"{age}세" for age in BASE["age"]]), '"age" (retyped) is left to you: line 29 speaks of it'),
-        (BASE.rename(columns={"age": "Age"}), '"age" (renamed) is left to you: line 29 speaks of it'),
+        (BASE.drop(columns="age"), '"age" (missing) is left to you: line 29 mentions it'),
+        (_case(age=[f"{age}세" for age in BASE["age"]]), '"age" (retyped) is left to you: line 29 mentions it'),
+        (BASE.rename(columns={"age": "Age"}), '"age" (renamed) is left to you: line 29 mentions it'),
         (BASE.drop(columns="y"), '"y" (missing) is left to you: it is the target'),
     ],
 )

@@ -156,7 +156,7 @@ def test_an_encoding_that_is_a_guess_is_to_be_checked(project):
     report, written = init(project, table(город=["Москва", "Сидорова"]), encoding="cp1251")
     assert written == {"encoding": "cp1251"}
     assert report.notes == (
-        "Its text is encoded as CP1251, as far as its letters tell: see whether the names and values below are right.",
+        "Its text is encoded as CP1251, as a guess by its letters: check the names and values below.",
     )
 
 
@@ -264,7 +264,7 @@ def test_dates_that_may_be_either_stay_text_and_the_setting_that_decides_is_name
     report, written = init(project, text)
     assert kinds(report)["sold"] == "text" and "date_formats" not in written
     [doubt] = [doubt for doubt in report.doubts if doubt.startswith('"sold"')]
-    assert f'date_formats = ["{form}"]' in doubt and "does not tell" in doubt
+    assert f'date_formats = ["{form}"]' in doubt and "does not decide" in doubt
     path = project / "config.toml"
     path.write_text(CONFIG.replace("max_bad", f'date_formats = ["{form}"]\nmax_bad', 1), encoding="utf-8")
     report, written = init(project, text)
@@ -331,7 +331,7 @@ def test_other_markers_among_classes_are_doubted_with_the_setting_and_signs_alon
 def test_the_setting_that_is_named_for_labels_keeps_the_markers_of_other_columns(project, marker):
     text = table(pulse=["1", "2", "3", marker], z=["no", "yes", "unknown", "yes"])
     report, _ = init(project, text, "z")
-    [setting] = [doubt.partition(": ")[2] for doubt in report.doubts if "may stand for no label" in doubt]
+    [setting] = [doubt.partition(": ")[2] for doubt in report.doubts if "may mean that there is no label" in doubt]
     config = project / "config.toml"
     lines = [line for line in config.read_text().splitlines() if not line.startswith("missing")]
     place = next(number for number, line in enumerate(lines) if line.startswith("target"))
@@ -365,7 +365,7 @@ def test_digits_of_other_scripts_are_text(project):
 def test_numbers_with_other_signs_stay_text_with_a_hint_and_are_no_target(project, cells):
     report, _ = init(project, table(amount=cells))
     assert kinds(report)["amount"] == "text" and any("write them as 1234.5" in doubt for doubt in report.doubts)
-    with pytest.raises(UserError, match=r'The target "amount" cannot be learned as it is: .* write them as 1234\.5'):
+    with pytest.raises(UserError, match=r'The target "amount" cannot be used in this form: .* write them as 1234\.5'):
         init(project, table(amount=cells), "amount")
 
 

@@ -5,4 +5,4 @@ from ondol_serving.service import ModelService, service
 
 @service
 class Service(ModelService):
-    """Predictions of the champion. Send rows to `POST /predict`; `GET /model` tells which model answers."""
+    """Predictions of the champion. Send rows to `POST /predict`; `GET /model` returns which model answers."""

@@ -86,7 +86,7 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
             bundle.predict(bundle.parse(json.dumps({"rows": example[: bundle.limits.max_rows]}).encode()))
     except BundleError:
         raise
-    except Exception as error:  # whatever a broken file makes a library raise, the old bundle must go on
+    except Exception as error:  # a library may raise anything on a broken file, and the old bundle must stay
         reason = str(error).splitlines()[0] if str(error) else ""
         raise BundleError(f"{folder} cannot be loaded: {type(error).__name__}: {reason}") from error
     return bundle

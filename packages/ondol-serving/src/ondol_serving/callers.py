@@ -1,7 +1,7 @@
 """Who may ask: requests for a name of the server, and of web pages those of its own alone.
 
-A browser sends any page's requests to any address, the loopback included. Two headers, which no page can set, tell them
-apart: `Origin` is the page's own address, and `Host` the name by which it asked. A foreign name that leads to this
+A browser sends any page's requests to any address, the loopback included. Two headers, which no page can set, identify
+them: `Origin` is the page's own address, and `Host` the name by which it asked. A foreign name that leads to this
 machine (DNS rebinding) is seen by `Host`, since the browser takes such a page for one of ours.
 
 The service, Prefect and MLflow decide here alike.
@@ -14,7 +14,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-PROBES = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})  # asked under any name, and they tell no data
+PROBES = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})  # asked under any name, and they reveal no data
 ONCE = (b"host", b"origin", b"content-type", b"content-encoding", b"content-length")
 LONGEST_HOST = 300  # bytes of Host and Origin; a name has at most 253
 OTHER_SITES = frozenset({b"cross-site", b"same-site"})
@@ -106,7 +106,7 @@ def split_host(host: bytes) -> str | None:
 
 
 def split_hosts(value: Any) -> Any:
-    """Return the list that a variable gives in JSON, or as NAME,NAME; any other value as it is."""
+    """Return the list that a variable gives in JSON, or as NAME,NAME; any other value unchanged."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):

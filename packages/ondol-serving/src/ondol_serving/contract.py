@@ -79,7 +79,7 @@ class Contract:
 
 
 class Envelope(BaseModel):
-    """What every request is, whatever the model: rows of named values."""
+    """The request of every model: rows of named values."""
 
     rows: list[dict[str, Any]] = Field(min_length=1)
 

@@ -22,7 +22,7 @@ class Encoder:
     """Turns rows into tensors `c0…cn` of shape [N, 1], float32 or text.
 
     All numbers go through one float64 matrix [columns, N] and all texts through one object matrix, so that a
-    request of one row costs a handful of numpy calls whatever its number of columns.
+    request of one row costs a handful of numpy calls for any number of columns.
     """
 
     def __init__(self, features: Sequence[Column]) -> None:

@@ -20,5 +20,5 @@ def read_settings(model: type[Model], settings: dict[str, Any], prefix: str, own
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = f"{prefix}{str(first['loc'][0]).upper()}"
-        said = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{owner}'s setting {name} is {first['input']!r}: {said}") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{owner}'s setting {name} is {first['input']!r}: {reason}") from None

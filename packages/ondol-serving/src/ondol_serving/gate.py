@@ -127,7 +127,7 @@ def require_type(headers: Headers, wanted: str) -> None:
             raise Refused(415, "unsupported_media_type", f"Send the body as Content-Type: {wanted}", {"Accept": wanted})
     encoding = headers.get(b"content-encoding")
     if encoding is not None and encoding.strip().lower() != b"identity":
-        raise Refused(415, "unsupported_encoding", "Send the body as it is, without a Content-Encoding")
+        raise Refused(415, "unsupported_encoding", "Send the body without a Content-Encoding")
 
 
 async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes, int]:

@@ -52,7 +52,7 @@ def _marks() -> re.Pattern[str]:
 
 
 def _long_runs(text: str) -> Iterator[slice]:
-    """Yield where more than `_MOST_MARKS` combining marks stand in a row."""
+    """Yield where more than `_MOST_MARKS` combining marks follow one another."""
     end = 0
     for place in range(0, len(text), _MOST_MARKS + 1):  # a long run has a mark at one of these places
         if place < end or not unicodedata.combining(text[place]):
@@ -225,7 +225,7 @@ class DateGrammar:
         if not text.isascii():
             text = normalize(text)
         if self.reads_digits and text.endswith(".0") and text[:-2].isdecimal():
-            text = text[:-2]  # 20240131.0, as which a number stands where other cells have no integer
+            text = text[:-2]  # 20240131.0, the form of a number where other cells are not integers
         if listed := [found for shape in self._listed if (found := shape.fullmatch(text))]:
             # A standard form may have day and month the other way round: it does not read what looks like a listed one.
             return next((moment for moment in map(_to_moment, listed) if moment is not None), None)
@@ -259,12 +259,12 @@ def compile_format(form: str) -> re.Pattern[str]:
             known = ", ".join(f"%{name}" for name in DIRECTIVES)
             raise ValueError(f'the date format "{form}" has %{directive}: known are {known}')
     groups = [re.sub(r"\W", "", "".join(re.findall(r"\?P<(\w)>", DIRECTIVES[name]))) for name in named]
-    said = {{"y": "Y", "b": "m"}.get(group, group) for group in groups if group}
+    directives = {{"y": "Y", "b": "m"}.get(group, group) for group in groups if group}
     if form.endswith("%") and not form.endswith("%%"):
         raise ValueError(f'the date format "{form}" ends in %')
-    if len(said) < len([group for group in groups if group]):
+    if len(directives) < len([group for group in groups if group]):
         raise ValueError(f'the date format "{form}" says one part of a date twice')
-    if not {"Y", "m"} <= said:
+    if not {"Y", "m"} <= directives:
         raise ValueError(f'the date format "{form}" does not say the year and the month, as "%d/%m/%Y" does')
     parts = []
     for place, (directive, blank, letter) in enumerate(tokens):
@@ -274,7 +274,7 @@ def compile_format(form: str) -> re.Pattern[str]:
             parts.append(pattern.replace("{1,2}", "{2}") if beside else pattern)
         else:
             parts.append(r" +" if blank else re.escape(letter))
-    time = _TIME if "d" in said and "H" not in said else ""
+    time = _TIME if "d" in directives and "H" not in directives else ""
     return re.compile(normalize("".join(parts)) + time, re.ASCII | re.IGNORECASE)
 
 

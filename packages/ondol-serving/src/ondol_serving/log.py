@@ -47,7 +47,7 @@ class PredictionLog:
                 file, size = self._ready(recorder, len(line))
                 self._write(file, line, size)
                 self._recover()
-        except Exception as error:  # whatever it is, the answer goes out
+        except Exception as error:  # the answer is sent in any case
             self._drop(error)
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ def open_file(folder: Path, number: int) -> int:
     Raises:
         OSError: it cannot be made.
     """
-    # Who may read the folder, or the one that it is made in, may read the log: below a private `.ml` nobody else.
+    # Who may read the folder, or the one that it is made in, may read the log: below a private `.ml` no other user.
     above = next(path for path in (folder, *folder.parents) if path.exists())
     shared = above.stat().st_mode & 0o077
     folder.mkdir(0o700 | shared, parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def remove_oldest(folder: Path, keep_bytes: int) -> None:
 
 
 def _remove_closed(path: Path) -> bool:
-    """Remove a file that nobody holds locked; return whether that was so."""
+    """Remove a file that is not locked; return True if it was removed."""
     file = os.open(path, os.O_WRONLY)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

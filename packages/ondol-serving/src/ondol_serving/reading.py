@@ -148,8 +148,8 @@ class Reader:
 def _texts(contract: Contract) -> Iterator[str]:
     """Yield the names and texts of a contract; bundles of earlier versions hold them as the data had them."""
     for column in contract.columns:
-        said = (*(column.categories or ()), *(column.encoding.get("known") or ()))
-        yield from (text for text in (column.name, *said) if isinstance(text, str))
+        texts = (*(column.categories or ()), *(column.encoding.get("known") or ()))
+        yield from (text for text in (column.name, *texts) if isinstance(text, str))
 
 
 def _is_normal(body: bytes) -> bool:

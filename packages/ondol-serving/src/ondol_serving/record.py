@@ -101,15 +101,15 @@ class Recorder:
 
 
 def _is_plain(body: bytes, keys: int) -> bool:
-    """Return True if no key stands twice: JSON allows it, and strict readers of the log would fail on it."""
+    """Return True if no key is there twice: JSON allows it, and strict readers of the log would fail on it."""
     if body.count(b":") == keys:
         return True
-    # A colon may stand in a text too, but then only after an escaped quote could it look like a key's.
+    # A colon may be in a text too, but then only after an escaped quote could it look like a key's.
     return body.count(b'":') == keys and not any(colon in body for colon in SPACED_COLONS)
 
 
 def _has_constants(body: bytes) -> bool:
-    """Return True if NaN or Infinity may stand in an id, which is not validated."""
+    """Return True if NaN or Infinity may be in an id, which is not validated."""
     return b"NaN" in body or b"Infinity" in body
 
 

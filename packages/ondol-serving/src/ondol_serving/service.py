@@ -109,8 +109,8 @@ def service(cls: type[ModelService]) -> TypedService:
             service_class=TypedService,
             workers=WORKERS,
             logging={"access": {"enabled": False}},  # /metrics counts requests by status
-            # Spans that nobody collects cost a third of a request. Whoever sets up an exporter in BENTOML_CONFIG sets
-            # `excluded_urls: []` beside it.
+            # Spans that are not collected cost a third of a request. A deployment that sets an exporter in
+            # BENTOML_CONFIG sets `excluded_urls: []` beside it.
             tracing={"excluded_urls": ["/predict"]},
         )(with_model),
     )

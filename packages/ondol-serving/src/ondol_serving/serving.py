@@ -1,4 +1,4 @@
-"""Which bundle serves: named by `ML_BUNDLE` or by `champion.json` in `ML_STORE`, read twice a second."""
+"""The bundle in production: named by `ML_BUNDLE` or by `champion.json` in `ML_STORE`, read twice a second."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ class Serving:
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
-        """Load what is named now, unless it serves; where that fails, log it, keep the old one and try again later."""
+        """Load the bundle that is named now; on failure log it, keep the old one and retry later."""
         with self._lock:
             try:
                 folder, digest = find_bundle()
@@ -73,7 +73,7 @@ class Serving:
 
     def _withdraw(self) -> None:
         if self.bundle is not None:
-            log.warning("Version %s is taken back, and nothing serves", self.bundle.version)
+            log.warning("Version %s is taken back, no model is in production", self.bundle.version)
         self.forget()
 
     def _refuse(self, error: Exception) -> None:

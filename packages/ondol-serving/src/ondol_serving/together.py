@@ -1,7 +1,7 @@
 """Requests that arrive together go through the model together.
 
 A call of the model costs far more than one more row in it. So the rows of all requests that the event loop
-has read by now are predicted in one call; nobody waits for others to come, so a lone client loses nothing.
+has read by now are predicted in one call; no request waits for others to arrive, so a lone client loses no time.
 BentoML's own adaptive batching does wait, in steps of a millisecond; `benchmarks/bench_serving.py` of the
 template compares the two.
 """
@@ -39,7 +39,7 @@ class Together:
         return await future
 
     async def _work(self) -> None:
-        """Predict until nobody waits; what arrives during a slow call makes the next batch."""
+        """Predict until no request waits; what arrives during a slow call makes the next batch."""
         try:
             while self._jobs:
                 jobs, self._jobs = self._jobs, []

@@ -59,7 +59,7 @@ NAMED_CHARACTERS = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";", "
 
 
 def _read_character(value: Any) -> Any:
-    """Return the character that a name such as "tab" stands for; others stay as they are."""
+    """Return the character that a name such as "tab" means; others are unchanged."""
     return NAMED_CHARACTERS.get(value.lower(), value) if isinstance(value, str) and len(value) > 1 else value
 
 
@@ -101,12 +101,12 @@ class Dialect(Section):
     Attributes:
         encoding: A codec of Python, such as "cp949" or "utf-16", of files without the mark of UTF-8.
         delimiter: The character between two fields, or "tab"; None to find it in each file.
-        skip_lines: How many lines above the header (or above the first row) are passed over.
+        skip_lines: How many lines above the header (or above the first row) are skipped.
         header: Whether the first line has the columns' names. False: they are called column_1, column_2, … A list
             has the names of a table without a header.
         trim: Whether spaces around names and values are dropped.
         decimal: The decimal sign of numbers, "." or ",".
-        thousands: What stands between the thousands of numbers, or "" for nothing.
+        thousands: The separator of thousands in numbers, or "" for none.
         missing: Texts that mean that there is no value. A list holds in columns of numbers, dates, durations and
             truth values. A table, by a column's name, holds in that column, of whichever kind.
     """
@@ -187,7 +187,7 @@ class Data(Dialect):
         source: See docs/data.md.
         target: The column to predict.
         problem: What kind of prediction it is.
-        date_formats: How dates are written whose order of day and month cannot be told, or with two digits of a year,
+        date_formats: How dates are written whose order of day and month is ambiguous, or with two digits of a year,
             in the directives of strptime (English names on every machine). They are read beside the standard forms
             of docs/contract.md, in place of the default's month/day/year.
         max_bad_share: The share of the rows with a label in quarantine from which on a run fails.
@@ -354,17 +354,17 @@ class Monitor(Section):
     """What the monitor compares and from when on a difference counts; see docs/monitoring.md.
 
     Attributes:
-        labels: A source with what came true, in the grammar of `[data] source`: the target and `request_id`
+        labels: A source with the true targets, in the grammar of `[data] source`: the target and `request_id`
             (with `row`, from 0, where requests hold several), or the id column that callers sent along.
         min_rows: Fewer rows are too few to evaluate, of the window and of its labels.
         sample_rows: As many rows of a window are compared at most, drawn by a seed.
-        distance: From where on a column has drifted, unless chance alone goes further at the window's size.
+        distance: The distance from which a column has drifted, unless chance alone exceeds it at the window's size.
         missing: By how much a column's share of missing values may change.
         unseen: By how much the share of values never seen in training may grow.
         drift_share: The share of drifted columns from which on the window has drifted.
         loss: By how much the metric may fall before performance is lost; of errors in the target's unit, a share.
         keep: How many reports are kept.
-        metrics: Where the worker serves how the loop stands to Prometheus, such as 127.0.0.1:9464; None for nowhere.
+        metrics: Where the worker exposes the loop's metrics to Prometheus, such as 127.0.0.1:9464; None for nowhere.
     """
 
     labels: str | None = None
@@ -471,8 +471,8 @@ def keep_loopback_direct() -> None:
     """
     if not any(name.lower() in VARIABLES and value for name, value in os.environ.items()):
         return
-    said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    names = [name.strip().translate(BRACKETS) for name in said.split(",") if name.strip()]
+    value = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = [name.strip().translate(BRACKETS) for name in value.split(",") if name.strip()]
     if names != ["*"]:
         names = list(dict.fromkeys([*names, *LOOPBACK]))
     if {os.environ.get(name) for name in EXCEPTIONS} == {",".join(names)}:
@@ -531,7 +531,7 @@ class Settings(BaseSettings):
         return (env_settings, init_settings) if cls.overridable else (init_settings,)
 
     def show(self, path: Path) -> str:
-        """Return a path as it is shown: relative to the project where it lies inside."""
+        """Return a path for display: relative to the project where it lies inside."""
         return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
 
     @property
@@ -614,10 +614,10 @@ def _explain(error: ValidationError) -> str:
         known = _keys(place[:-1])
         hint = nearest(place[-1], known) or f" Known here: {', '.join(known)}."
         return f'{FILE_NAME} or the environment has the unknown setting "{name}".{hint}'
-    said = first["msg"].removeprefix("Value error, ")
+    reason = first["msg"].removeprefix("Value error, ")
     if isinstance(first["input"], dict) and "." not in name:  # what is wrong between several settings of a section
-        return f"The section [{name}] ({FILE_NAME} or environment) cannot be used: {said}."
-    return f'The setting "{name}" ({FILE_NAME} or environment) is {first["input"]!r}: {said}.'
+        return f"The section [{name}] ({FILE_NAME} or environment) cannot be used: {reason}."
+    return f'The setting "{name}" ({FILE_NAME} or environment) is {first["input"]!r}: {reason}.'
 
 
 def _keys(place: list[str]) -> list[str]:

@@ -16,13 +16,13 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        """Say `message`, with secrets shown by their names and control characters of the data escaped."""
+        """Store `message`, with secrets replaced by their names and control characters of the data escaped."""
         # On one line: a name with a line feed in it cannot look like a message of its own.
         super().__init__(printable(" ".join(redact(message).split("\n"))))
 
 
 class Refused(UserError):
-    """A gate said no: the work was done and its result turned down."""
+    """A gate refused: the work was done and its result was not accepted."""
 
     exit_code = 1
 

@@ -35,7 +35,7 @@ def import_owned(module: str) -> ModuleType:
     """
     try:
         return importlib.import_module(f"model.{module}")
-    except Exception as error:  # whatever the project's code raises
+    except Exception as error:  # the project's code may raise anything
         raise UserError(f"{FILE(module)} cannot be imported: {explain(error)}.") from error
 
 

@@ -47,9 +47,9 @@ class Written:
 
     Attributes:
         name: The column.
-        fits: The listed formats that read its values; more than one where day and month cannot be told apart.
+        fits: The listed formats that read its values; more than one if day and month are ambiguous.
         example: A value that only the first of them reads, or any where there are more.
-        proof: Why the first is taken, where no value proves it.
+        proof: Why the first is taken, if no value decides it.
     """
 
     name: str
@@ -110,9 +110,9 @@ def find_written(name: str, texts: "pd.Series[str]", counts: "pd.Series[int]") -
     for forms in (*orders, *((form,) for form in SINGLE)):
         if fitting := [form for form in forms if _reads_form(form, texts, counts)]:
             others = [date_grammar((form,)) for form in forms if form not in fitting]
-            telling = (t for t in texts if all(other.parse(t) is None for other in others))
+            deciding = (t for t in texts if all(other.parse(t) is None for other in others))
             if len(fitting) == 1:
-                return Written(name, tuple(fitting), next(telling, example))
+                return Written(name, tuple(fitting), next(deciding, example))
             near = _keep_nearest(fitting, texts)
             proof = "as they then lie closest together" if len(near) == 1 else ""
             return Written(name, tuple(near), example, proof)
@@ -136,7 +136,7 @@ def _are_digits(texts: "pd.Series[str]") -> bool:
     return len(texts) >= 3 and all(DIGITS.fullmatch(t) and grammar.parse(t) is not None for t in texts)
 
 
-def settle_formats(
+def decide_formats(
     found: Sequence[Written], given: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], list[str], list[str]]:
     """Return the formats for `[data] date_formats`, sentences on how columns are read, and others on why some are not.
@@ -171,7 +171,7 @@ def settle_formats(
             settings = " or ".join(f'date_formats = ["{form}"]' for form in column.fits)
             doubts.append(
                 f'"{column.name}" stays text: "{column.example}" and the others may be '
-                f"{' or '.join(map(describe_format, column.fits))}, which the data does not tell; write {settings} "
+                f"{' or '.join(map(describe_format, column.fits))}, which the data does not decide; write {settings} "
                 "under [data] in config.toml, and run this again."
             )
     return tuple(dict.fromkeys(form for form, _ in chosen.values())) if given is None else given, notes, doubts

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from ondol.config import Dialect
 from ondol.ingestion.csv_files import SPACES, name_markers, number_pattern, read_numbers
-from ondol.setup.dates import ENOUGH, READABLE, describe_standard, find_written, settle_formats, shape
+from ondol.setup.dates import ENOUGH, READABLE, decide_formats, describe_standard, find_written, shape
 from ondol.setup.inference import TableFormat, guess_counted
 
 # Most likely first: of those that suit as many columns, the first is taken.
@@ -73,7 +73,7 @@ def find_format(
     """Return how a table is read, as its cells show.
 
     Args:
-        table: Its columns as their source gave them, those of delimited text as text, as it stands in the file.
+        table: Its columns as their source gave them, those of delimited text as the text in the file.
         dialect: How it is written, as far as that is known; what is set in it stays. None where it is not of
             delimited text.
         formats: Of its dates, where they are known.
@@ -81,24 +81,24 @@ def find_format(
     """
     types = zip(table.schema.names, table.schema.types, strict=True)
     cells = [_count(name, table.column(name)) for name, kind in types if pa.types.is_string(kind)]
-    told, notes, doubts = dialect, [], []
+    resolved, notes, doubts = dialect, [], []
     if dialect is None:
         doubts = _doubt_markers(cells, formats)
     else:
         labels = next((column for column in cells if column.name == target), None)
-        told, doubts = _find_dialect(table, cells, dialect)
+        resolved, doubts = _find_dialect(table, cells, dialect)
         if "missing" not in dialect.model_fields_set:
-            told = _add(told, {"missing": _find_missing(cells, labels, told, formats)})
-        marks = _count_marks(cells, told, formats)
-        doubts += _doubt_labels(labels, told, marks) if labels else []
-        notes = [*_say(told, table.num_columns), *(_say_marks(name, marks[name]) for name in marks)]
-    columns = [column.without(_markers_of(column, told)) for column in cells]
+            resolved = _add(resolved, {"missing": _find_missing(cells, labels, resolved, formats)})
+        marks = _count_marks(cells, resolved, formats)
+        doubts += _doubt_labels(labels, resolved, marks) if labels else []
+        notes = [*_say(resolved, table.num_columns), *(_say_marks(name, marks[name]) for name in marks)]
+    columns = [column.without(_markers_of(column, resolved)) for column in cells]
     listed = None if formats is None else set(map(shape, formats))
     dated = [found for c in columns if (found := find_written(c.name, c.texts, c.counts))]
     dated = [found for found in dated if listed is None or shape(found.fits[0]) in listed]
-    formats, said, unsettled = settle_formats(dated, formats)
-    notes += [*said, *filter(None, (describe_standard(c.name, c.texts, c.counts) for c in columns))]
-    return TableFormat(told, formats, tuple(notes), (*doubts, *unsettled), frozenset(found.name for found in dated))
+    formats, sentences, undecided = decide_formats(dated, formats)
+    notes += [*sentences, *filter(None, (describe_standard(c.name, c.texts, c.counts) for c in columns))]
+    return TableFormat(resolved, formats, tuple(notes), (*doubts, *undecided), frozenset(found.name for found in dated))
 
 
 def _find_dialect(table: pa.Table, cells: Sequence[Cells], dialect: Dialect) -> tuple[Dialect, list[str]]:
@@ -152,7 +152,7 @@ def _find_notation(cells: Sequence[Cells], delimiter: str | None) -> tuple[str, 
     best = [notation for notation in NOTATIONS if score[notation] == max(score.values())]
     for sign, plain, grouped in ((".", (".", ""), (",", ".")), (",", (",", ""), (".", ","))):
         if best[0] == plain and grouped in best:  # every value suits both, such as 1.234
-            return _settle(sign, plain, grouped, suited, delimiter)
+            return _decide_notation(sign, plain, grouped, suited, delimiter)
     return *best[0], []
 
 
@@ -163,7 +163,7 @@ def _fits(cells: Cells, decimal: str, thousands: str) -> bool:
     return bool(fits.all() or (total >= ENOUGH and cells.counts[fits].sum() >= READABLE * total))
 
 
-def _settle(
+def _decide_notation(
     sign: str, plain: tuple[str, str], grouped: tuple[str, str], columns: Sequence[Cells], delimiter: str | None
 ) -> tuple[str, str, list[str]]:
     """Choose between a decimal sign and a separator of thousands, which all values suit alike."""
@@ -183,7 +183,7 @@ def _settle(
     as_number = example.replace(sign, "" if chosen == grouped else ".")
     other = grouped if chosen == plain else plain
     setting = f'decimal = "{other[0]}"' + (f' and thousands = "{other[1]}"' if other[1] else ' and thousands = ""')
-    doubt = f'"{example}" is read as {as_number}, which the data cannot prove: {setting} read it otherwise.'
+    doubt = f'"{example}" is read as {as_number}, which the data does not decide: {setting} read it otherwise.'
     certain = sign == "." and chosen == plain and delimiter != ";"
     return *chosen, [] if certain or (large and sign == ".") else [doubt]
 
@@ -244,8 +244,8 @@ def _find_markers(
             ENOUGH, LEAST_SHARE * column.counts.sum()
         )
         if 0 < len(markers) <= MOST_MARKERS and enough and _is_readable(rest, dialect, formats):
-            told = dict(zip(column.texts, column.counts, strict=True))
-            found[column.name] = {text: int(told[text]) for text in markers}
+            counts = dict(zip(column.texts, column.counts, strict=True))
+            found[column.name] = {text: int(counts[text]) for text in markers}
     return found
 
 
@@ -270,13 +270,15 @@ def _doubt_labels(labels: Cells, dialect: Dialect, marks: Mapping[str, Mapping[s
         return []
     if not isinstance(dialect.missing, dict) and set(markers) <= set(dialect.missing):
         return []  # of a column of numbers
-    told = dialect.missing if isinstance(dialect.missing, dict) else {name: tuple(marks[name]) for name in marks}
-    kept = told | {labels.name: (*told.get(labels.name, ()), *markers)}
+    markers_by_column = (
+        dialect.missing if isinstance(dialect.missing, dict) else {name: tuple(marks[name]) for name in marks}
+    )
+    kept = markers_by_column | {labels.name: (*markers_by_column.get(labels.name, ()), *markers)}
     setting = ", ".join(f"{_quote(name)} = {_quote(list(texts))}" for name, texts in kept.items())
     rows = int(labels.counts[labels.texts.isin(markers)].sum())
     values = f"value{'s' * (len(markers) > 1)} {_quote(markers).strip('[]')}"
     return [
-        f'"{labels.name}" has the {values} in {rows:,} rows, which may stand for no label: '
+        f'"{labels.name}" has the {values} in {rows:,} rows, which may mean that there is no label: '
         f"missing = {{ {setting} }} under [data] in config.toml leaves them out."
     ]
 
@@ -296,32 +298,32 @@ def _is_readable(cells: Cells, dialect: Dialect, formats: tuple[str, ...] | None
 
 
 def _say(dialect: Dialect, columns: int) -> list[str]:
-    """Return sentences that say how a table is read, as far as that is not as usual."""
-    said = []
+    """Return sentences on how a table is read where that differs from the default."""
+    sentences = []
     if dialect.encoding != "utf-8":
         # Any bytes are text of most code pages; Korean and UTF-16 are recognized by their structure.
         guessed = not dialect.encoding.startswith(("utf", "cp949"))
-        check = ", as far as its letters tell: see whether the names and values below are right" * guessed
-        said.append(f"Its text is encoded as {dialect.encoding.upper()}{check}.")
+        check = ", as a guess by its letters: check the names and values below" * guessed
+        sentences.append(f"Its text is encoded as {dialect.encoding.upper()}{check}.")
     if dialect.delimiter not in (None, ","):
-        said.append(f"Its fields are divided by {SPELLED.get(str(dialect.delimiter), repr(dialect.delimiter))}.")
+        sentences.append(f"Its fields are divided by {SPELLED.get(str(dialect.delimiter), repr(dialect.delimiter))}.")
     if dialect.skip_lines:
         lines = "line is" if dialect.skip_lines == 1 else f"{dialect.skip_lines} lines are"
-        said.append(f"Its first {lines} above the table and not read.")
+        sentences.append(f"Its first {lines} above the table and not read.")
     if dialect.header is False:
-        said.append(
+        sentences.append(
             f"It has no header: its columns are called column_1 to column_{columns}, in order "
-            '(header = true under [data] says otherwise, header = ["…", …] names them).'
+            '(header = true under [data] changes that, header = ["…", …] names them).'
         )
     if dialect.trim:
-        said.append("Spaces around names and values are dropped.")
+        sentences.append("Spaces around names and values are dropped.")
     if (dialect.decimal, dialect.thousands) != (".", ""):
         sign = "comma" if dialect.decimal == "," else "point"
         groups = f", and {SPELLED.get(dialect.thousands, repr(dialect.thousands))} between thousands" * bool(
             dialect.thousands
         )
-        said.append(f"Its numbers have a decimal {sign}{groups}.")
-    return said
+        sentences.append(f"Its numbers have a decimal {sign}{groups}.")
+    return sentences
 
 
 def _say_marks(name: str, counts: dict[str, int]) -> str:

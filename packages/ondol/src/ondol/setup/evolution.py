@@ -34,7 +34,7 @@ class ContractChange:
     Attributes:
         what: Its kind.
         column: The column's name, after any renaming.
-        said: The sentence a person reads.
+        sentence: The change in words.
         role: What the column is for.
         field: A new column as `ml init` would write it.
         before: The name that a renamed column has in the contract.
@@ -47,7 +47,7 @@ class ContractChange:
 
     what: What
     column: str
-    said: str
+    sentence: str
     role: str = "feature"
     field: Field | None = None
     before: str = ""
@@ -59,7 +59,7 @@ class ContractChange:
 
     def __str__(self) -> str:
         """The line that is printed."""
-        return f"{self.what}: {self.said}."
+        return f"{self.what}: {self.sentence}."
 
 
 ALIKE = 0.7
@@ -71,7 +71,7 @@ def find_renames(
     """Return the new name of each missing column that seems to be there still, each new column taken once.
 
     A column is taken for another where its values fit, and it has nearly the same name, the same closed set of values,
-    or stands between the same neighbours.
+    or is between the same neighbours.
     """
     scores = [(_likeness(contract, c, p, there), c.name, p.name) for c in missing for p in new if _fits(c, p)]
     renamed: dict[str, str] = {}
@@ -135,12 +135,12 @@ def find_changes(
             changes += _compare(column, table, typed, contract, written)
         elif column.name in renamed:
             now = column.model_copy(update={"name": renamed[column.name]})
-            said = f'"{column.name}" is probably "{now.name}" now{_note(column, contract, problem=False)}'
-            changes.append(ContractChange("renamed", now.name, said, column.role, before=column.name))
+            sentence = f'"{column.name}" is probably "{now.name}" now{_note(column, contract, problem=False)}'
+            changes.append(ContractChange("renamed", now.name, sentence, column.role, before=column.name))
             changes += _compare(now, table, typed, contract, written)
         else:
-            said = f'"{column.name}" ({column.kind}, {column.role}) is not in the source'
-            changes.append(ContractChange("missing", column.name, said, column.role))
+            sentence = f'"{column.name}" ({column.kind}, {column.role}) is not in the source'
+            changes.append(ContractChange("missing", column.name, sentence, column.role))
     return changes + _describe_new([p for p in profiles if p.name not in renamed.values()], contract)
 
 
@@ -166,9 +166,9 @@ def _compare(
     column: Column, table: pa.Table, typed: bool, contract: Contract, written: TableFormat
 ) -> list[ContractChange]:
     changes: list[ContractChange] = []
-    said, raw = table.field(column.name), table.column(column.name)
+    field, raw = table.field(column.name), table.column(column.name)
     values, unreadable = clean_column(written.spell(raw, column.kind, column.name), column)
-    if unreadable.any() and (kind := profile_column(said, raw, typed, written).kind) != column.kind:
+    if unreadable.any() and (kind := profile_column(field, raw, typed, written).kind) != column.kind:
         found = int(unreadable.sum())
         as_kind = column.model_copy(update={"kind": kind, "formats": written.column(column.name, kind).formats})
         values, unreadable = clean_column(written.spell(raw, kind, column.name), as_kind)
@@ -178,21 +178,23 @@ def _compare(
     gaps = int((values.isna().to_numpy() & ~unreadable).sum())
     # A row without a target is left out, and one without an id quarantined, as ever.
     if gaps and not column.nullable and column.role not in ("target", "id"):
-        said = f'"{column.name}" has no value in {_rows(gaps)}{_note(column, contract)}'
-        changes.append(ContractChange("gaps", column.name, said, column.role, kind=column.kind))
+        sentence = f'"{column.name}" has no value in {_rows(gaps)}{_note(column, contract)}'
+        changes.append(ContractChange("gaps", column.name, sentence, column.role, kind=column.kind))
     return [*changes, *_compare_values(column, values.dropna(), contract)]
 
 
 def _retype(column: Column, kind: Kind, found: int, values: "pd.Series[Any]", contract: Contract) -> ContractChange:
-    said = f'"{column.name}" is {column.kind} in the contract, and {found:,} of its values are not: it is {kind} now'
+    sentence = (
+        f'"{column.name}" is {column.kind} in the contract, and {found:,} of its values are not: it is {kind} now'
+    )
     fits = column.kind in NUMERIC and kind in NUMERIC
     classes = column.role == "target" and contract.problem != "regression" and not fits
     categories = _labels(pd.Series(values.dropna().unique()), kind) if classes else None
-    said += _note(column, contract)
+    sentence += _note(column, contract)
     return ContractChange(
         "retyped",
         column.name,
-        said,
+        sentence,
         column.role,
         kind=kind,
         nullable=column.nullable,
@@ -225,11 +227,13 @@ def _extend(column: Column, new: "pd.Series[int]", contract: Contract) -> Contra
     labels = _labels(new.index.to_series(), column.kind)
     shown = ", ".join(f"{literal(_label(v, column.kind))} ({n:,})" for v, n in new.head(SHOWN).items())
     more = ", …" if len(new) > SHOWN else ""
-    said = f'"{column.name}" has {len(new):,} new value{"s" * (len(new) > 1)} in {_rows(int(new.sum()))}: {shown}{more}'
+    sentence = (
+        f'"{column.name}" has {len(new):,} new value{"s" * (len(new) > 1)} in {_rows(int(new.sum()))}: {shown}{more}'
+    )
     many = len(column.categories or ()) + len(new) > MOST_CATEGORIES and column.role != "target"
-    said += "; so many that the set is no longer closed" if many else _note(column, contract)
-    said += "; it is ordered: put them in their place" if column.ordered and not many else ""
-    return ContractChange("category", column.name, said, column.role, categories=None if many else labels)
+    sentence += "; so many that the set is no longer closed" if many else _note(column, contract)
+    sentence += "; it is ordered: put them in their place" if column.ordered and not many else ""
+    return ContractChange("category", column.name, sentence, column.role, categories=None if many else labels)
 
 
 def _seconds(values: "pd.Series[Any]") -> "pd.Series[Any]":
@@ -258,18 +262,20 @@ def _widen(column: Column, seen: np.ndarray, contract: Contract) -> list[Contrac
     rows = int(np.logical_or.reduce([beyond[key] & ~marks for key in failed]).sum())
     bounds = tuple((key, (rest.min() if key in ("ge", "gt") else rest.max()).item()) for key in failed)
     shown = " and ".join(f"{key}={limits[key][0]:g}" for key in failed)
-    said = f'"{column.name}" goes from {_show(column, rest.min())} to {_show(column, rest.max())}, beyond {shown} in '
-    said += f"{_rows(rows)}{_note(column, contract)}"
-    return [*changes, ContractChange("range", column.name, said, column.role, kind=column.kind, bounds=bounds)]
+    sentence = (
+        f'"{column.name}" goes from {_show(column, rest.min())} to {_show(column, rest.max())}, beyond {shown} in '
+    )
+    sentence += f"{_rows(rows)}{_note(column, contract)}"
+    return [*changes, ContractChange("range", column.name, sentence, column.role, kind=column.kind, bounds=bounds)]
 
 
 def _leave_marks(column: Column, marks: np.ndarray) -> ContractChange:
     """Return the change that no bound follows: it would let the marks be learned as values."""
     shown = ", ".join(_show(column, value) for value in np.unique(marks)[:SHOWN])
-    said = (
+    sentence = (
         f'"{column.name}" is {shown} in {_rows(len(marks))}: apart from all other values, as a mark for a missing one'
     )
-    return ContractChange("mark", column.name, said, column.role, kind=column.kind)
+    return ContractChange("mark", column.name, sentence, column.role, kind=column.kind)
 
 
 def _show(column: Column, value: Any) -> str:
@@ -281,7 +287,7 @@ def _show(column: Column, value: Any) -> str:
 
 
 def _note(column: Column, contract: Contract, problem: bool = True) -> str:
-    """Say what follows where a column is no mere feature."""
+    """Return the consequence if the column has a role."""
     if column.role == "target" and problem:
         return f"; it is the target, so this changes the {contract.problem} problem that is learned"
     if column.role == "target":

@@ -1,6 +1,6 @@
 """Hints on a table's rows, each with the setting that helps.
 
-Repeats, classes that are alike or rare, numbers that stand for a missing value, times.
+Repeats, classes that are alike or rare, numbers that mean a missing value, times.
 """
 
 import json
@@ -17,7 +17,7 @@ from ondol.setup.schema_file import Field
 
 MOST_ROWS = 200_000
 BEYOND_CHANCE = 5.0  # times as many repeats as independent columns would give
-NOTABLE = 0.02  # share of repeats from which they are told
+NOTABLE = 0.02  # share of repeats from which they are reported
 FEW_ROWS, RARE = 10, 0.02  # of a class; its share of the rows
 MOST_SHOWN = 5
 
@@ -29,16 +29,16 @@ def find_hints(
 
     Args:
         profiles: The columns as they were read.
-        fields: What the contract will say of each, in the same order.
+        fields: The contract's field of each, in the same order.
         goal: What is predicted.
         split: How rows are held out now: `[split] by`.
         delimited: Whether the source is delimited text, which `[data] missing` is about.
     """
     aim = next(p for p in profiles if p.name == goal.field.name)
     classes = goal.problem != "regression"
-    said = [*(_hint_variants(aim) if classes else []), *(_hint_rare(aim, fields, split) if classes else [])]
-    said += [hint for pair in zip(profiles, fields, strict=True) for hint in _hint_marks(*pair, delimited)]
-    return [*said, *_hint_repeats(profiles, fields), *_hint_time(fields, split)]
+    reasons = [*(_hint_variants(aim) if classes else []), *(_hint_rare(aim, fields, split) if classes else [])]
+    reasons += [hint for pair in zip(profiles, fields, strict=True) for hint in _hint_marks(*pair, delimited)]
+    return [*reasons, *_hint_repeats(profiles, fields), *_hint_time(fields, split)]
 
 
 def _hint_variants(aim: Profile) -> list[str]:
@@ -59,20 +59,20 @@ def _hint_variants(aim: Profile) -> list[str]:
 
 
 def _hint_rare(aim: Profile, fields: Sequence[Field], split: str) -> list[str]:
-    """Say which class has few rows, with the split that helps where there is one."""
+    """Return hints on classes with few rows, with the split that helps."""
     times, label = int(aim.counts.iloc[-1]), aim.counts.index[-1]
     share = times / max(aim.present, 1)
-    said = ["few for training and a holdout"] * (times < FEW_ROWS)
-    if share < RARE or said:
+    reasons = ["few for training and a holdout"] * (times < FEW_ROWS)
+    if share < RARE or reasons:
         stratifies = split != "stratified" and not any(field.role == "group" for field in fields)
-        said += ['[split] by = "stratified" in config.toml holds out the same share of each class'] * stratifies
+        reasons += ['[split] by = "stratified" in config.toml holds out the same share of each class'] * stratifies
     shown = f'"{label}"' if isinstance(label, str) else str(label)
     rows = "1 row has" if times == 1 else f"{times:,} rows have"
-    return [f'Only {rows} the class {shown} of "{aim.name}" ({share:.1%}): {"; ".join(said)}.'] * bool(said)
+    return [f'Only {rows} the class {shown} of "{aim.name}" ({share:.1%}): {"; ".join(reasons)}.'] * bool(reasons)
 
 
 def _hint_marks(profile: Profile, field: Field, delimited: bool) -> list[str]:
-    """Say which numbers or dates of a column probably stand for a missing value, as 9999 among ages."""
+    """Return hints on numbers or dates of a column that probably mean a missing value, such as 9999 among ages."""
     if field.role == "ignored" or field.kind not in ("number", "integer", "date"):
         return []
     counts = profile.counts
@@ -94,7 +94,7 @@ def _hint_marks(profile: Profile, field: Field, delimited: bool) -> list[str]:
 
 
 def _hint_repeats(profiles: Sequence[Profile], fields: Sequence[Field]) -> list[str]:
-    """Say how many rows repeat others in all columns, where chance does not explain it."""
+    """Return a hint if more rows repeat others in all columns than by chance."""
     frame = pd.DataFrame({p.name: p.values for p in profiles}).head(MOST_ROWS)
     names = [field.name for field in fields if field.role != "ignored"]
     if any(field.role == "id" for field in fields) or len(frame) < 2:
@@ -105,7 +105,7 @@ def _hint_repeats(profiles: Sequence[Profile], fields: Sequence[Field]) -> list[
         return []
     return [
         f"{count:,} rows ({share:.1%}) repeat an earlier row in every column. They stay on one side of the split, but "
-        "count as often as they stand there: take them out of the source, or give the column that names a row the "
+        "count each time: remove them from the source, or give the column that names a row the "
         "role id with unique=True in model/schema.py, so that repeats of it are quarantined."
     ]
 
@@ -124,7 +124,7 @@ def _expect_equal(distinct: pd.DataFrame, names: Sequence[str], rows: int) -> fl
 
 
 def _hint_time(fields: Sequence[Field], split: str) -> list[str]:
-    """Say that the rows have times, and are not split by them."""
+    """Return a hint if the rows have times and are not split by them."""
     time = next((field.name for field in fields if field.role == "time"), None)
     if time is None or split == "time":
         return []

@@ -144,7 +144,7 @@ class Profile:
         name: Its real name.
         kind: What its values seem to be.
         values: The values as that kind (see `ondol.contract.clean_column`), missing where unreadable.
-        blanks: How many texts were blank where numbers or dates stand.
+        blanks: The number of blank texts among numbers or dates.
         broken: How many values could not be read as the kind.
         stored_as_text: Whether the source holds numbers as text.
         hint: Why it is read as text, where that needs saying.
@@ -202,8 +202,8 @@ class TableFormat:
     Attributes:
         dialect: How its text is written; None where it is not of delimited text.
         formats: The listed formats of its dates; see `ondol_serving.grammar`.
-        notes: Sentences that say so, where that is not as usual.
-        doubts: Sentences that say what the table does not tell.
+        notes: Sentences on what differs from the default.
+        doubts: Sentences on what the table does not decide.
         dated: The columns whose date format `notes` or `doubts` explain.
     """
 
@@ -235,12 +235,12 @@ def profile_column(
         typed: Whether the source has types, so that a number in a text column is stored as text.
         written: How its table is read.
     """
-    name, said, written = field.name, field.metadata or {}, written or TableFormat()
-    text, order = pa.types.is_string(values.type), said.get(ORDER)
+    name, metadata, written = field.name, field.metadata or {}, written or TableFormat()
+    text, order = pa.types.is_string(values.type), metadata.get(ORDER)
     kind: Kind = "text"
     hint = ""
     if order is None:
-        kind, hint = _guess(values, name, written) if text else (_of_type(values.type, said), "")
+        kind, hint = _guess(values, name, written) if text else (_of_type(values.type, metadata), "")
         hint = "" if name in written.dated else hint
     blanks = _count_blanks(values) if text and kind != "text" else 0
     values = written.spell(values, kind, name)
@@ -258,8 +258,8 @@ def _guess(values: pa.ChunkedArray, name: str, written: TableFormat) -> tuple[Ki
     return guess_text(written.spell(values, "date", name), written.formats)
 
 
-def _of_type(kind: pa.DataType, said: Mapping[bytes, bytes]) -> Kind:
-    if DURATION in said:
+def _of_type(kind: pa.DataType, metadata: Mapping[bytes, bytes]) -> Kind:
+    if DURATION in metadata:
         return "duration"
     if pa.types.is_boolean(kind):
         return "boolean"
@@ -273,7 +273,7 @@ def _count_blanks(values: pa.ChunkedArray) -> int:
 
 
 def _cast(values: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:
-    """Return a text column of numbers as numbers, or as it is where one is none."""
+    """Return a text column of numbers as numbers, or unchanged if one is not a number."""
     if kind not in NUMERIC:
         return values
     trimmed = pc.utf8_trim_whitespace(values)
@@ -296,7 +296,7 @@ WORDS_OF_PROSE = 5
 
 @dataclass(frozen=True)
 class Guess:
-    """A role and the sentence that says why; `doubt` is what the owner should look at."""
+    """A role and the reason for it; `doubt` is what the owner should check."""
 
     role: Role
     reason: str = ""
@@ -456,9 +456,9 @@ def _is_named_time(name: str) -> bool:
 
 
 def _count(profile: Profile) -> str:
-    said = [f"{profile.blanks:,} blank"] if profile.blanks else []
-    said += [f"{profile.broken:,} unreadable"] if profile.broken else []
-    return f" ({' and '.join(said)})" if said else ""
+    parts = [f"{profile.blanks:,} blank"] if profile.blanks else []
+    parts += [f"{profile.broken:,} unreadable"] if profile.broken else []
+    return f" ({' and '.join(parts)})" if parts else ""
 
 
 def _rarest(profile: Profile) -> str:
@@ -501,24 +501,24 @@ def set_goal(profile: Profile, problem: Problem | None) -> Goal:
 
     Args:
         profile: The target column.
-        problem: What the user said it is; None to infer it.
+        problem: The problem that the user gave; None to infer it.
 
     Raises:
         UserError: it has no value or one only, is an id or a date, or does not suit the problem.
     """
     _refuse_unlearnable(profile)
-    found, reason = (problem, "as told") if problem else _infer(profile)
+    found, reason = (problem, "as given") if problem else _infer(profile)
     _refuse_mismatch(profile, found)
     if found == "regression":
         require_answerable(profile.name, profile.values)
     classes = None if found == "regression" else profile.whole and profile.kind == "number"
-    settled = profile.read_as("integer") if classes else profile
+    target = profile.read_as("integer") if classes else profile
     field = Field(
         name=profile.name,
-        kind=settled.kind,
+        kind=target.kind,
         role="target",
-        minimum=find_minimum(settled) if found == "regression" else None,
-        categories=_classes(settled) if found != "regression" else None,
+        minimum=find_minimum(target) if found == "regression" else None,
+        categories=_classes(target) if found != "regression" else None,
     )
     return Goal(field, found, reason, tuple(_doubt(profile, found, reason)))
 
@@ -528,11 +528,13 @@ def _refuse_unlearnable(profile: Profile) -> None:
     if not profile.distinct:
         raise UserError(f'The target "{name}" has no value in any row: name a column that has some.')
     if profile.distinct == 1:
-        raise UserError(f'The target "{name}" is {profile.counts.index[0]!r} in every row: nothing is to be learned.')
+        raise UserError(
+            f'The target "{name}" is {profile.counts.index[0]!r} in every row: there is nothing to predict.'
+        )
     if profile.kind in ("date", "duration"):
         raise UserError(f'The target "{name}" is a {profile.kind}: name a column of classes or numbers.')
     if profile.kind == "text" and profile.hint:
-        raise UserError(f'The target "{name}" cannot be learned as it is: {profile.hint}.')
+        raise UserError(f'The target "{name}" cannot be used in this form: {profile.hint}.')
     many = profile.distinct > max(PERHAPS_FEW, NEAR_UNIQUE * profile.present)
     if is_sequence(profile) or (profile.kind == "text" and many):
         raise UserError(
@@ -601,11 +603,11 @@ HELD = 0.2
 
 
 def find_leaks(profiles: Sequence[Profile], fields: Sequence[Field], target: str, problem: Problem) -> list[Alarm]:
-    """Return what looks like a leak, in up to 100,000 rows of which a fifth stands for those that will be held out.
+    """Return what looks like a leak, in up to 100,000 rows of which a fifth represents the holdout.
 
     Args:
         profiles: The columns as they were read.
-        fields: What the contract will say of each, in the same order.
+        fields: The contract's field of each, in the same order.
         target: The column to predict.
         problem: What kind of prediction it is.
     """
@@ -628,7 +630,7 @@ def _names(profile: Profile) -> bool:
 LIMITS = {sign * (2**bits - 1) for bits in (15, 16, 31, 32, 63) for sign in (1, -1)} | {-(2**15), -(2**31), -(2**63)}
 FIRST_DAYS = ("0001-01-01", "1753-01-01", "1899-12-30", "1899-12-31", "1900-01-01", "1970-01-01")
 LAST_YEAR = 2999
-LARGEST = 1e30  # beyond it stand the limits of floating point numbers
+LARGEST = 1e30  # beyond it are the limits of floating point numbers
 
 
 def find_marks(values: np.ndarray, column: Column) -> np.ndarray:

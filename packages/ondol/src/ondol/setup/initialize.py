@@ -57,7 +57,7 @@ class InitReport:
         reason: How the problem was found.
         notes: How the table is written, where that is not as usual: sentences.
         fields: What the schema says of each column, in order.
-        doubts: What the owner should look at: sentences.
+        doubts: What the owner should check: sentences.
         status: "written", "unchanged" (nothing to change) or "differs" (not written: needs --force).
         diff: What changes (or would), as a unified diff; empty where there was nothing of the owner's.
     """
@@ -168,18 +168,20 @@ def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> 
 
 
 def note_forms(table: pa.Table, source: Source) -> list[str]:
-    """Say which names and texts are not in Unicode's normal form C, in which they are compared."""
+    """Return notes on names and texts that are not in Unicode's normal form C, in which they are compared."""
     listed = ", ".join(f'"{name}"' for name in sorted(getattr(source, "renamed", ())))
-    said = [f"Written in decomposed letters (Unicode's NFD), and read in composed ones (NFC): {listed}."] * bool(listed)
+    sentences = [f"Written in decomposed letters (Unicode's NFD), and read in composed ones (NFC): {listed}."] * bool(
+        listed
+    )
     for field in table.schema:
         values = table.column(field.name)
         normal = normalize_texts(values) if pa.types.is_string(field.type) else values
         if normal is not values and (count := pc.sum(pc.not_equal(normal, values)).as_py()):
-            said.append(
+            sentences.append(
                 f'"{field.name}" has {count:,} value{"s" * (count > 1)} in decomposed letters (Unicode\'s NFD): the '
                 "same text in composed ones (NFC) is the same value."
             )
-    return said
+    return sentences
 
 
 def _profile(table: pa.Table, source: Source, written: TableFormat) -> list[Profile]:
@@ -192,11 +194,13 @@ def _doubt(profile: Profile, guess: Guess, fate: str) -> list[str]:
     lost = f"{profile.broken:,} value{'s' * (profile.broken != 1)}"
     whose = f"{'its row is' if profile.broken == 1 else 'their rows are'} {fate}"
     if profile.stored_as_text:
-        said = [f"{profile.blanks:,} blank value{'s are' if profile.blanks > 1 else ' is'} missing"] * bool(
+        sentences = [f"{profile.blanks:,} blank value{'s are' if profile.blanks > 1 else ' is'} missing"] * bool(
             profile.blanks
         )
-        said += [f"{lost} cannot be read: {whose}"] * bool(profile.broken)
-        doubts.append(f'"{profile.name}" holds numbers stored as text{": " if said else ""}{", ".join(said)}.')
+        sentences += [f"{lost} cannot be read: {whose}"] * bool(profile.broken)
+        doubts.append(
+            f'"{profile.name}" holds numbers stored as text{": " if sentences else ""}{", ".join(sentences)}.'
+        )
     elif profile.broken:
         doubts.append(f'"{profile.name}" has {lost} that cannot be read as a {profile.kind}: {whose}.')
     return doubts + ([f'"{profile.name}": {profile.hint}.'] if profile.hint else [])
@@ -206,7 +210,9 @@ def _refuse_target(source: Source, target: str, names: list[str]) -> None:
     hint = nearest(target, names) or f" It has: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."
     dialect = getattr(source, "dialect", None)
     bare = dialect is not None and dialect.header is False
-    told = (
-        " Its first line looks like a row, not like names (header = true under [data] says otherwise)." if bare else ""
+    hint_on_header = (
+        " Its first line looks like a row, not like names (header = true under [data] reads it as names)."
+        if bare
+        else ""
     )
-    raise UserError(f'"{source.uri}" has no column "{target}".{told}{hint}')
+    raise UserError(f'"{source.uri}" has no column "{target}".{hint_on_header}{hint}')

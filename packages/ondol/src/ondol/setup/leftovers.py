@@ -1,7 +1,7 @@
 """Files of earlier releases that lie in a project after `copier update`, and what its owner changed in them.
 
 Copier would delete a file that the template no longer has, the owner's edit with it. So copier.yml excludes them from
-updates, and they are deleted here, where the digests of the releases tell an edited file from one that is not.
+updates, and they are deleted here, where the digests of the releases distinguish edited files from others.
 """
 
 import ast
@@ -71,7 +71,7 @@ def delete_leftovers(root: Path, names: tuple[str, ...]) -> list[str]:
 
 
 def show_edit(root: Path, name: str) -> str | None:
-    """Return the unified diff from the last committed text that equals a release to the file as it is.
+    """Return the unified diff from the last committed text that equals a release to the present file.
 
     None where the project is no git repository, its history has no such text, or a link leads elsewhere.
     """

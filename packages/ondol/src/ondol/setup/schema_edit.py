@@ -24,11 +24,11 @@ from ondol_serving.grammar import normalize
 
 
 class Uneditable(Exception):
-    """What stands there cannot be edited by rule: says why."""
+    """The code there cannot be edited automatically; the message is the reason."""
 
 
 def replace(text: str, node: ast.expr | ast.keyword, new: str) -> str:
-    """Return the text with what stands at `node` replaced."""
+    """Return the text with the code at `node` replaced."""
     start, end = span(text, node)
     return text[:start] + new + text[end:]
 
@@ -56,7 +56,7 @@ def insert_lines(text: str, row: int, new: str) -> str:
 
 
 def has_comment(text: str, first: int, last: int) -> bool:
-    """Return True if a comment stands in these rows."""
+    """Return True if there is a comment in these rows."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return any(token.type == tokenize.COMMENT and first <= token.start[0] <= last for token in tokens)
 
@@ -69,7 +69,7 @@ def find_class(text: str) -> ast.ClassDef:
     for node in ast.parse(text).body:
         if isinstance(node, ast.ClassDef) and node.name == "Schema":
             return node
-    raise Uneditable("the class Schema does not stand in model/schema.py itself")
+    raise Uneditable("the class Schema is not in model/schema.py itself")
 
 
 def fields_of(text: str) -> dict[str, ast.AnnAssign]:
@@ -101,7 +101,7 @@ def arguments(node: ast.AnnAssign) -> dict[str, ast.keyword]:
 
 
 def edit_field(text: str, name: str, edit: Callable[[str], str], now: str = "") -> str:
-    """Return the text with one field edited while its arguments stand on lines of their own, then joined as before.
+    """Return the text with one field edited while its arguments are on lines of their own, then joined as before.
 
     Args:
         text: The module.
@@ -133,7 +133,7 @@ def drop_argument(text: str, name: str, key: str) -> str:
         return text
     rows = (old.lineno, old.end_lineno or 0)
     if has_comment(text, *rows):
-        raise Uneditable(f"a comment stands beside its {key}")
+        raise Uneditable(f"there is a comment beside its {key}")
     lines = text.split("\n")
     return "\n".join([*lines[: rows[0] - 1], *lines[rows[1] :]])
 
@@ -188,7 +188,7 @@ def _explode(text: str, name: str) -> str:
     if _is_exploded(text, call):
         return text
     if has_comment(text, node.lineno, (node.end_lineno or 0) - 1):
-        raise Uneditable("comments stand between its arguments")
+        raise Uneditable("there are comments between its arguments")
     indent = " " * node.col_offset
     inside = "".join(f"{indent}    {part},\n" for part in parts)
     return replace(text, call, f"{segment(text, call.func)}(\n{inside}{indent})")
@@ -389,7 +389,7 @@ def _refuse_mentioned(text: str, name: str) -> None:
         spelled |= isinstance(node, ast.Name) and node.id == named
         spelled |= isinstance(node, ast.Attribute) and node.attr == named
         if spelled:
-            raise Uneditable(f"line {getattr(node, 'lineno', 0)} speaks of it")
+            raise Uneditable(f"line {getattr(node, 'lineno', 0)} mentions it")
 
 
 EDITS = {

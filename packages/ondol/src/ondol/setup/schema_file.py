@@ -58,7 +58,7 @@ def _identify(name: str) -> str:
 
 
 def _is_plain(letter: str) -> bool:
-    """Return True if a letter may stand in an identifier and looks the same everywhere."""
+    """Return True if a letter may be in an identifier and looks the same everywhere."""
     stable = unicodedata.normalize("NFKC", letter) == letter
     return (letter.isascii() and letter.isalnum()) or (stable and unicodedata.category(letter) in {"Lu", "Ll", "Lo"})
 
@@ -151,7 +151,7 @@ def reads_sample(root: Path, source: str) -> bool:
 
 
 def may_keep_format(config: tomlkit.TOMLDocument, source: str) -> bool:
-    """Return True if what `config.toml` says of how a table is written was said of `source`, not of another one."""
+    """Return True if the format settings of `config.toml` are for `source`, not for another source."""
     now = str(config.get("data", {}).get("source", SAMPLE))
     return now == source or now.startswith(SAMPLE)
 
@@ -164,17 +164,17 @@ def edit_config(
     if "data" not in edited:
         edited["data"] = tomlkit.table()
     data: Any = edited["data"]
-    told: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     if written is not None and written.dialect is not None:
-        told = written.dialect.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        found = written.dialect.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     listed = written.formats if written is not None else ()
     if listed and ("date_formats" in data or listed != AMBIGUOUS_FORMATS):
-        told["date_formats"] = list(listed)
+        found["date_formats"] = list(listed)
     for key in (*Dialect.model_fields, "date_formats"):
-        if key in data and key not in told:
+        if key in data and key not in found:
             del data[key]
     before = ""
-    for key, value in ({"source": source, "target": target, "problem": problem} | told).items():
+    for key, value in ({"source": source, "target": target, "problem": problem} | found).items():
         if key not in data:
             _insert(data, before, key, value)
         elif data[key] != value:
@@ -240,7 +240,7 @@ HEAD = '''"""The data's contract, drafted by `ml init`. Yours to edit.
 
 Everything else is derived from this class: validation, the service's request type, the compiled model.
 `isin` closes a set (any other value is a bad row, a 4xx in the service); a plain `str` is open to new ones.
-Roles: feature (where none is said), id, time, target, group, sensitive (a feature kept out of logs), ignored.
+Roles: feature (the default), id, time, target, group, sensitive (a feature kept out of logs), ignored.
 """
 
 '''
@@ -263,10 +263,10 @@ CONFIG = '''
 
 @dataclass(frozen=True)
 class Field:
-    """What the schema will say of one column.
+    """The schema's field of one column.
 
     Attributes:
-        comments: Sentences that stand above it: a reason for each guess.
+        comments: The comments above it: a reason for each guess.
     """
 
     name: str
@@ -304,15 +304,15 @@ def write_field(field: Field, attribute: str) -> str:
 
 
 def _options(field: Field, attribute: str) -> list[str]:
-    said = [f"alias={quote(field.name)}"] if attribute != field.name else []
-    said += ["nullable=True"] if field.nullable else []
-    said += ["unique=True"] if field.unique else []
-    said += [f"ge={field.minimum}"] if field.minimum is not None else []
+    arguments = [f"alias={quote(field.name)}"] if attribute != field.name else []
+    arguments += ["nullable=True"] if field.nullable else []
+    arguments += ["unique=True"] if field.unique else []
+    arguments += [f"ge={field.minimum}"] if field.minimum is not None else []
     if field.categories is not None:
-        said.append(f"isin=[{', '.join(literal(value) for value in field.categories)}]")
+        arguments.append(f"isin=[{', '.join(literal(value) for value in field.categories)}]")
     about = [f'"role": "{field.role}"'] if field.role != "feature" else []
     about += ['"ordered": True'] if field.ordered else []
-    return said + ([f"metadata={{{', '.join(about)}}}"] if about else [])
+    return arguments + ([f"metadata={{{', '.join(about)}}}"] if about else [])
 
 
 def _break_list(option: str, field: Field) -> str:
