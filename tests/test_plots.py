@@ -7,8 +7,17 @@ import matplotlib
 import numpy as np
 import pytest
 
-from ondol.evaluation.figure import bin_means, find_fonts, letter, letter_all, romanize, show_number
-from ondol.evaluation.plots import MOST_CLASSES, draw_plots, merge_rare
+from ondol.evaluation.plots import (
+    MOST_CLASSES,
+    bin_means,
+    draw_plots,
+    find_fonts,
+    letter,
+    letter_all,
+    merge_rare,
+    romanize,
+    show_number,
+)
 
 NAMES = {
     "binary": ["roc", "precision-recall", "calibration", "confusion-matrix"],

@@ -16,14 +16,8 @@ from flows.predict import predict
 from ondol.config import Data, Dialect, Settings
 from ondol.contract import Column, Contract, encode
 from ondol.deployment.onnx import compile_model
-from ondol.deployment.predict import (
-    choose_bundle,
-    free_names,
-    open_output,
-    predict_rows,
-    require_destination,
-    require_places,
-)
+from ondol.deployment.predict import choose_bundle, open_output, predict_rows, require_destination, require_places
+from ondol.deployment.reference import free_names
 from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer
 from ondol.ingestion.sources import Reading, open_source

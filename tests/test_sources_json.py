@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ondol.errors import UserError
 from ondol.ingestion import json_files as json_columns
 from ondol.ingestion import json_files as jsonlines
+from ondol.ingestion.columns import Unusual
 from ondol.ingestion.json_files import parse, write
-from ondol.ingestion.records import Unusual
 from ondol.ingestion.sources import Reading, open_source, read_through
 
 HEAD = '{"head": "x"}\n'

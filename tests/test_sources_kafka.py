@@ -18,9 +18,8 @@ from ondol import redaction as secrets
 from ondol.config import Fetch
 from ondol.errors import UserError
 from ondol.ingestion import spool
-from ondol.ingestion.base import StreamingSource, SupportsSince
 from ondol.ingestion.kafka import explain, explain_lost
-from ondol.ingestion.sources import Reading, open_source, read_through
+from ondol.ingestion.sources import Reading, StreamingSource, SupportsSince, open_source, read_through
 
 PATIENT = Reading(fetch=Fetch(timeout_seconds=60))
 HURRIED = Reading(fetch=Fetch(timeout_seconds=2))

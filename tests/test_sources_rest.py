@@ -18,8 +18,7 @@ from ondol.config import Fetch
 from ondol.errors import UserError
 from ondol.ingestion import rest as rest_session
 from ondol.ingestion import spool
-from ondol.ingestion.base import SupportsSince
-from ondol.ingestion.sources import Reading, open_source, read_through
+from ondol.ingestion.sources import Reading, SupportsSince, open_source, read_through
 
 ROWS = [{"id": n, "name": f"n{n}"} for n in range(25)]
 QUICK = Fetch(timeout_seconds=20, retries=2)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from ondol.config import Dialect
 from ondol.contract import Column, Contract, check_rows, require_columns, require_known_markers
+from ondol.deployment.reference import free_names
 from ondol.errors import UserError, nearest
 from ondol.evaluation.scoring import CHUNK, PREDICTION, Scorer
 from ondol.ingestion.csv_files import NUMERIC, write_numbers
@@ -291,18 +292,6 @@ def predict_table(scorer: Scorer, table: pa.Table) -> tuple[pa.Table, int]:
     errors = pd.concat([broken, large]).reindex(range(table.num_rows))
     columns[ERROR] = pa.array(errors, pa.string(), from_pandas=True)
     return pa.table(columns), int((places < 0).sum())
-
-
-def free_names(wanted: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """Return `wanted`, each with a number behind it where the name is taken: `prediction 2`."""
-    names: list[str] = []
-    for name in wanted:
-        free, number = name, 1
-        while free in taken or free in names:
-            number += 1
-            free = f"{name} {number}"
-        names.append(free)
-    return names
 
 
 def _too_large(features: Sequence[Column], good: pd.DataFrame) -> "pd.Series[Any]":

@@ -10,10 +10,9 @@ from ondol.errors import Refused
 from ondol.evaluation.gates import apply_gates, apply_own_gates, refusal_sentence
 from ondol.evaluation.metrics import choose_metric
 from ondol.evaluation.plots import draw_plots
-from ondol.evaluation.report import gate_rows, verdict_markdown
 from ondol.evaluation.scoring import Scorer, predict_dummy
 from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
-from ondol.evaluation.verdicts import StoredVerdict
+from ondol.evaluation.verdicts import StoredVerdict, gate_rows, verdict_markdown
 from ondol.extensions import EVALUATION, digest_extension
 from ondol.orchestration.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from ondol.orchestration.progress import say

@@ -1,11 +1,13 @@
-"""Verdicts: what was compared, what the gates decided, and how both are stored."""
+"""Verdicts: what was compared, what the gates decided, and how both are stored and shown."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from ondol.evaluation.metrics import Interval, Metric, metrics_of
+from ondol.orchestration.artifacts import plain, table
 from ondol.storage.files import read_record, write_bytes
 
 
@@ -143,3 +145,49 @@ class Verdicts:
     def write(self, record: StoredVerdict) -> None:
         """Store a verdict in place of the version's last."""
         write_bytes(self.folder / f"{record.version}.json", record.model_dump_json(indent=1).encode())
+
+
+WHO = ("candidate", "champion", "dummy")
+
+
+def verdict_markdown(record: StoredVerdict) -> str:
+    """Return the verdict on a version, its metrics, and the decision of every gate."""
+    word = "refused" if record.refusal else "passed"
+    first = f"**Version {record.version} {word}** on {record.verdict.rows:,} held-out rows."
+    gates = [f"- **{gate.name}** {_decision(gate)}: {plain(gate.sentence)}" for gate in record.verdict.gates]
+    notes = [f"- {plain(note)}" for note in record.notes]
+    return "\n".join([first, "", *metric_lines(record), "", *gates, *notes, "", plain(record.refusal)]).strip()
+
+
+def gate_rows(record: StoredVerdict) -> list[dict[str, str]]:
+    """Return the decision of every gate, by heading."""
+    return [
+        {
+            "gate": gate.name,
+            "figure": _figure(gate.figure),
+            "limit": _figure(gate.limit),
+            "ruling": _decision(gate),
+            "explanation": gate.sentence,
+        }
+        for gate in record.verdict.gates
+    ]
+
+
+def metric_lines(record: StoredVerdict) -> Iterator[str]:
+    """Yield a table in Markdown of all metrics of all models."""
+    scores = {who: record.verdict.scores[who] for who in WHO if who in record.verdict.scores}
+    yield from table(
+        ("metric", *scores),
+        (
+            (name, *(show_interval(f.value, f.low, f.high) if (f := scores[who].get(name)) else "–" for who in scores))
+            for name in scores["candidate"]
+        ),
+    )
+
+
+def _decision(gate: Gate) -> str:
+    return "passed" if gate.passed else "refused"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else show_figure(value)

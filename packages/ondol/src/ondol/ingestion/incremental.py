@@ -20,8 +20,7 @@ from pydantic import BaseModel
 from ondol.config import Settings
 from ondol.contract import Column, Contract, clean, require_columns
 from ondol.errors import UserError, nearest
-from ondol.ingestion.base import MultiFileSource, StreamingSource, SupportsSince
-from ondol.ingestion.sources import Source, read_through
+from ondol.ingestion.sources import MultiFileSource, Source, StreamingSource, SupportsSince, read_through
 from ondol.orchestration.progress import track
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.snapshots.upsert import Choice, Keys, choose, rows_of

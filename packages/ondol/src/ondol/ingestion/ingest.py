@@ -3,10 +3,9 @@
 from ondol.config import Settings
 from ondol.contract import Contract, require_columns, require_known_markers
 from ondol.extensions import SOURCE, read_extension
-from ondol.ingestion.base import StreamingSource
 from ondol.ingestion.incremental import grow
 from ondol.ingestion.python import change_rows
-from ondol.ingestion.sources import Reading, Source, open_source, read_through
+from ondol.ingestion.sources import Reading, Source, StreamingSource, open_source, read_through
 from ondol.orchestration.artifacts import code, publish_markdown
 from ondol.orchestration.progress import say, track
 from ondol.orchestration.stage import SHORT

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from ondol.errors import UserError
-from ondol.ingestion.base import EXACT
+from ondol.ingestion.columns import BATCH_ROWS, EXACT, Kinds, Lists, Row, Unusual, by_name, flatten, to_batch
 from ondol.ingestion.files import (
     FileSource,
     NoRows,
@@ -26,7 +26,6 @@ from ondol.ingestion.files import (
     is_array,
     read_elements,
 )
-from ondol.ingestion.records import BATCH_ROWS, Kinds, Lists, Row, Unusual, by_name, flatten, to_batch
 from ondol_serving.grammar import normalize
 
 LARGEST_PART = 1 << 30  # bytes: Arrow reads a part as one block, whose size it counts in 31 bits

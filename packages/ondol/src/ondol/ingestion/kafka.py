@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from ondol.config import Fetch
 from ondol.errors import UserError, nearest
+from ondol.ingestion.columns import Row, flatten
 from ondol.ingestion.json_files import parse_object
-from ondol.ingestion.records import Row, flatten
 from ondol.ingestion.sources import Reading
 from ondol.ingestion.spool import Pages, RecordSource
 from ondol.storage.remote_files import require_library, resolve

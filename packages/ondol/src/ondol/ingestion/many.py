@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ondol.config import Dialect
 from ondol.errors import UserError
-from ondol.ingestion.base import TEXT
+from ondol.ingestion.columns import TEXT
 from ondol.ingestion.csv_files import DelimitedSource, agree_types, retype
 from ondol.ingestion.files import FileSource, NoRows, RawFile, open_table, sign
 from ondol.ingestion.sources import Reading
@@ -65,7 +65,7 @@ class ManySource:
         return sign([list(item) for item in self._digests.items()], self._reading.columns, self._reading.dialect)
 
     def files(self) -> dict[str, str]:
-        """Return a SHA-256 of each file's bytes and of how it is read; see `ondol.ingestion.base.MultiFileSource`."""
+        """Return a SHA-256 of each file's bytes and of how it is read; see `sources.MultiFileSource`."""
         reading = self._reading
         return {name: sign(digest, reading.columns, reading.dialect) for name, digest in self._digests.items()}
 

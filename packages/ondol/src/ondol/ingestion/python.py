@@ -18,10 +18,9 @@ import pyarrow.parquet as pq
 
 from ondol.errors import UserError
 from ondol.extensions import FILE, SOURCE, explain
-from ondol.ingestion.base import StreamingSource
 from ondol.ingestion.files import RawFile
 from ondol.ingestion.many import ManySource, open_parts
-from ondol.ingestion.sources import Reading, Retyped, Source
+from ondol.ingestion.sources import Reading, Retyped, Source, StreamingSource
 from ondol.orchestration.progress import Ticker
 from ondol.storage.files import scratch
 

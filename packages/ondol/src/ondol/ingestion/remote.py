@@ -165,7 +165,7 @@ class RemoteSource:
         return sign(tags, reading.columns, reading.dialect)
 
     def files(self) -> dict[str, str] | None:
-        """Return a SHA-256 of the tag of each file; see `ondol.ingestion.base.MultiFileSource`."""
+        """Return a SHA-256 of the tag of each file; see `ondol.ingestion.sources.MultiFileSource`."""
         reading = self._reading
         tags = {
             file.name: file.tag and sign([file.size, file.tag], reading.columns, reading.dialect)

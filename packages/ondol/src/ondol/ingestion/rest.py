@@ -25,8 +25,8 @@ from urllib3.util import Retry
 
 from ondol.config import Fetch
 from ondol.errors import UserError, nearest
+from ondol.ingestion.columns import Row, flatten
 from ondol.ingestion.json_files import parse
-from ondol.ingestion.records import Row, flatten
 from ondol.ingestion.sources import Reading, Source
 from ondol.ingestion.spool import Pages, RecordSource
 from ondol.redaction import PLACEHOLDER, redact

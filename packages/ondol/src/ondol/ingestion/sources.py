@@ -1,4 +1,4 @@
-"""Opens a source by the scheme of its URI.
+"""What a source is, with its optional abilities, and `open_source`, which opens one by the scheme of its URI.
 
 A new source is a module with an opener `(uri, reading) -> Source` and one line in `OPENERS`.
 """
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from ondol.config import Dialect, Fetch
 from ondol.errors import UserError, nearest
@@ -89,6 +89,49 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsSince(Protocol):
+    """A source that can leave out old rows where they live, as a database can."""
+
+    def since(self, column: str, value: Any) -> Source:
+        """Return the source of the rows whose `column` is at or after `value` (a number, text or datetime), or more."""
+        ...
+
+
+@runtime_checkable
+class StreamingSource(Protocol):
+    """A source that is read on from a position, and never from its start again.
+
+    Attributes:
+        position: A JSON-able value: where the rows that were yielded end. It is stored together with the rows.
+        key: A JSON-able value: what a position holds in, however it is reached.
+    """
+
+    position: Any
+    key: Any
+
+    def resume(self, position: Any, full: bool = False) -> None:
+        """Begin at `position`; without one at the consumer group's offset, with `full` at the start."""
+        ...
+
+    def commit(self, position: Any) -> None:
+        """Commit `position` to the source: all rows before it are stored."""
+        ...
+
+
+@runtime_checkable
+class MultiFileSource(Protocol):
+    """A source of files, of which those that are known can be left out."""
+
+    def files(self) -> dict[str, str] | None:
+        """Return by each file's name a SHA-256 that changes whenever its rows may; None if that is unknown."""
+        ...
+
+    def without(self, names: Collection[str]) -> Source:
+        """Return the source of the other files, which may be without rows."""
+        ...
+
+
 class Retyped(Exception):
     """A column turned out to be of another type after batches were yielded: call `batches` again."""
 
@@ -125,9 +168,14 @@ def _find_opener(uri: str) -> str:
 
 
 def _is_dialect(scheme: str) -> bool:
-    from ondol.ingestion.sql.address import is_dialect
+    """Return True if SQLAlchemy knows `scheme`: of its own, or by a package that is installed."""
+    import sqlalchemy as sa
 
-    return is_dialect(scheme)
+    try:
+        sa.URL.create(scheme).get_dialect()
+    except (sa.exc.ArgumentError, ImportError):
+        return False
+    return True
 
 
 def read_through(source: Source, consume: "Callable[[Iterator[pa.RecordBatch]], T]") -> T:

@@ -11,10 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from ondol.errors import UserError
-from ondol.ingestion.base import LADDERS
+from ondol.ingestion.columns import BATCH_ROWS, LADDERS, Kinds, Row, by_name
 from ondol.ingestion.files import check_names
 from ondol.ingestion.json_files import JsonReader, parse, write
-from ondol.ingestion.records import BATCH_ROWS, Kinds, Row, by_name
 from ondol.ingestion.sources import Reading, Retyped
 from ondol.orchestration.progress import Ticker
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ondol.evaluation.figure import BLUE, GREY, ORANGE, find_fonts, letter, letter_all, mark_thousands
 from ondol.evaluation.metrics import Interval
-from ondol.evaluation.plots import DPI, STYLE
+from ondol.evaluation.plots import BLUE, DPI, GREY, ORANGE, STYLE, find_fonts, letter, letter_all, mark_thousands
 from ondol.evaluation.verdicts import show_interval
 from ondol.monitoring.drift import ColumnDrift, Comparison, Sides
 from ondol.monitoring.retraining import Decision, by_distance

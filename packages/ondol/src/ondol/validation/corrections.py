@@ -32,7 +32,7 @@ from ondol.contract import Column, Contract, check_rows, clean, load_checks, loa
 from ondol.contract.cleaning import clean_column
 from ondol.contract.uniqueness import find_repeats, hash_content, hash_rows, unique_sets
 from ondol.errors import UserError
-from ondol.ingestion.base import EXACT
+from ondol.ingestion.columns import EXACT
 from ondol.ingestion.csv_files import NUMERIC, read_cells
 from ondol.ingestion.sources import Reading, open_source, read_through
 from ondol.project import Project

@@ -50,15 +50,6 @@ class Address:
     query: str | None = None
 
 
-def is_dialect(scheme: str) -> bool:
-    """Return True if SQLAlchemy knows `scheme`: of its own, or by a package that is installed."""
-    try:
-        sa.URL.create(scheme).get_dialect()
-    except (sa.exc.ArgumentError, ImportError):
-        return False
-    return True
-
-
 def parse_address(uri: str) -> Address:
     """Take `uri` apart and fill in its secrets.
 

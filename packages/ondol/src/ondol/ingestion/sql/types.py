@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.types import TypeEngine
 
-from ondol.ingestion.base import EXACT
+from ondol.ingestion.columns import EXACT
 from ondol.ingestion.parquet import MOMENT, cast_batch
 
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()

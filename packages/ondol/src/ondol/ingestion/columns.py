@@ -1,4 +1,4 @@
-"""JSON objects, flattened and converted to Arrow batches of one schema."""
+"""Columns of texts and of JSON objects: the types that their values are read as, and batches of one schema."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,74 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ondol.errors import UserError
-from ondol.ingestion.base import EXACT, LADDERS
 from ondol.ingestion.files import check_names
 from ondol.ingestion.sources import Columns
 from ondol_serving.grammar import normalize
+
+TEXT = pa.string()
+LADDERS: dict[str, tuple[pa.DataType, ...]] = {
+    "number": (pa.float64(), TEXT),
+    "integer": (pa.int64(), pa.float64(), TEXT),
+    "boolean": (pa.bool_(), TEXT),
+    "date": (pa.timestamp("us"), TEXT),
+    "duration": (pa.float64(), TEXT),  # seconds
+    "text": (TEXT,),
+}
+EXACT = 2**53  # integers below survive as float64
+
+
+def find_fitting(values: pa.Array, kind: str, current: pa.DataType) -> pa.DataType:
+    """Return the first type, from `current` on, that holds every value of a text column.
+
+    Args:
+        values: Text; null where missing.
+        kind: The contract's kind of the column.
+        current: A rung of that kind's ladder: stricter ones have failed before.
+    """
+    ladder = LADDERS[kind]
+    for rung in ladder[ladder.index(current) : -1]:
+        # In an integer's place, a float64 of 12.0 is fine; 2^60 beside 0.5 would be rounded.
+        if _fits(values, rung, exact=kind == "integer" and rung == pa.float64()):
+            return rung
+    return TEXT
+
+
+def cast_texts(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return texts as `kind`, as the grammar reads them.
+
+    Raises:
+        ArrowInvalid: one is not of that kind, or Arrow may read it in another way.
+    """
+    made = pc.cast(pc.utf8_trim_whitespace(values), kind)
+    if not is_finite(made):
+        raise pa.ArrowInvalid("not finite")
+    if pa.types.is_integer(kind) and pc.any(pc.match_substring(values, "x", ignore_case=True)).as_py():
+        raise pa.ArrowInvalid("hexadecimal")  # Arrow reads 0x10 as 16
+    return made
+
+
+def is_finite(values: pa.Array) -> bool:
+    """Return True unless a float is infinite or NaN, which Arrow reads in texts such as `1e400`, `inf` and `NAN`."""
+    return not pa.types.is_floating(values.type) or pc.all(pc.is_finite(values)).as_py() is not False
+
+
+def survives_float(values: pa.Array) -> bool:
+    """Return True if integers in text are the same as float64."""
+    return _is_exact(cast_texts(values, pa.int64()))
+
+
+def _fits(values: pa.Array, kind: pa.DataType, exact: bool) -> bool:
+    try:
+        numbers = cast_texts(values, kind)
+    except pa.ArrowInvalid:
+        return False
+    return not exact or _is_exact(numbers)
+
+
+def _is_exact(numbers: pa.Array) -> bool:
+    largest = pc.max(pc.abs(numbers)).as_py()
+    return largest is None or largest < EXACT
+
 
 BATCH_ROWS = 16_384
 LONGEST = 2**63
