@@ -2,13 +2,10 @@
 
 from prefect import flow
 
-from ondol.monitoring.log import alert_drops
-from ondol.orchestration.alerts import deliver
-from ondol.orchestration.artifacts import publish_markdown
-from ondol.orchestration.progress import say
-from ondol.orchestration.stage import task
+from ondol.monitoring import alert_drops
+from ondol.orchestration import deliver, publish_markdown, say, task
 from ondol.project import open_project
-from ondol.registry.champion import alert_new_champion
+from ondol.registry import alert_new_champion
 
 
 @flow(name="alerts", flow_run_name="alerts", timeout_seconds=600)

@@ -4,23 +4,23 @@ from functools import partial
 
 from prefect.transactions import transaction
 
-from ondol.deployment.bundle import forget_bundle, import_bundle
-from ondol.deployment.deploy import (
+from ondol.deployment import (
     build,
     check_deployable,
     discard,
+    forget_bundle,
+    import_bundle,
     is_in_service,
-    report,
+    report_deployment,
     restore,
     set_alias,
     set_champion,
+    smoke_service,
     smoke_test,
 )
-from ondol.deployment.smoke import smoke_service
-from ondol.orchestration.stage import name_run, stage, task
+from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
-from ondol.registry.champion import alert_new_champion
-from ondol.registry.registry import repair_alias
+from ondol.registry import alert_new_champion, repair_alias
 
 
 @stage(timeout_hours=3)
@@ -49,6 +49,6 @@ def deploy(version: str | None = None, breaking: bool = False, why: str = "passe
             task(smoke_test)(project, service, bundle)
             task(set_champion, undo=partial(restore, project, champion))(project, bundle, champion, why)
             task(set_alias)(project, version)
-        report(bundle, champion)
+        report_deployment(bundle, champion)
     alert_new_champion(project.settings)
     return version

@@ -1,7 +1,7 @@
 """Evaluate: candidate and champion are scored on the same held-out rows, and the gates decide."""
 
-from ondol.evaluation.evaluate import check_gates, evaluate_candidate, find_verdict, log_verdict, score_holdout
-from ondol.orchestration.stage import name_run, stage, task
+from ondol.evaluation import check_gates, evaluate_candidate, find_verdict, log_verdict, score_holdout
+from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
 
 

@@ -1,9 +1,9 @@
 """Ingest: the source becomes a snapshot."""
 
-from ondol.ingestion.ingest import read_source, report
-from ondol.orchestration.stage import name_run, stage, task
+from ondol.ingestion import read_source, report_snapshot
+from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
-from ondol.validation.corrections import apply_corrections
+from ondol.validation import apply_corrections
 
 
 @stage(timeout_hours=3)
@@ -18,5 +18,5 @@ def ingest(full: bool = False) -> str:
     snapshot = task(apply_corrections)(project, snapshot)
     project.latest.set("ingest", snapshot.digest)
     name_run("ingest", data=snapshot.digest)
-    report(snapshot)
+    report_snapshot(snapshot)
     return snapshot.digest

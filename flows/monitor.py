@@ -1,18 +1,18 @@
 """Monitor: the predictions since the last window are compared with the reference; drift requests retraining."""
 
-from ondol.monitoring.monitor import (
+from ondol.monitoring import (
     compare,
     decide,
     log_report,
     measure_performance,
     only_monitor,
     open_context,
-    report,
+    report_window,
     save_window,
     send_pending,
     window_end,
 )
-from ondol.orchestration.stage import name_run, stage, task
+from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
 from ondol.storage.reach import refresh
 
@@ -38,5 +38,5 @@ def monitor() -> str:
         logged = task(log_report)(project, found, window)
         task(save_window)(project, logged)
         decision, request = task(decide)(project)
-        report(project, window, decision, request)
+        report_window(project, window, decision, request)
     return window.id

@@ -5,9 +5,9 @@ from flows.evaluate import evaluate
 from flows.ingest import ingest
 from flows.train import train
 from flows.validate import validate
-from ondol.deployment.smoke import smoke_service
-from ondol.evaluation.evaluate import summarize
-from ondol.orchestration.stage import name_run, stage, task
+from ondol.deployment import smoke_service
+from ondol.evaluation import summarize
+from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ondol.deployment.predict import choose_bundle, predict_rows, report, require_destination
-from ondol.orchestration.stage import name_run, stage, task
+from ondol.deployment import choose_bundle, predict_rows, report_predictions, require_destination
+from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
 from ondol.storage.reach import refresh
 
@@ -32,5 +32,5 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
     bundle = task(choose_bundle)(project.store, version)
     counts = task(predict_rows)(project, bundle, source, path)
     name_run("predict", version=bundle.version)
-    report(bundle, counts, destination)
+    report_predictions(bundle, counts, destination)
     return counts | {"version": bundle.version}

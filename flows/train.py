@@ -1,9 +1,9 @@
 """Train: a candidate for the service is fitted on validated rows."""
 
-from ondol.orchestration.stage import name_run, stage, task
+from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
-from ondol.registry.registry import repair_alias
-from ondol.training.train import check_leakage, find_version, fit, load_rows, register, train_key
+from ondol.registry import repair_alias
+from ondol.training import check_leakage, find_version, fit, load_rows, register, train_key
 
 
 @stage(timeout_hours=6)

@@ -1,8 +1,8 @@
 """Validate: the rows of a snapshot that break the contract go to quarantine."""
 
-from ondol.orchestration.stage import name_run, stage, task
+from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
-from ondol.validation.validate import check_bad_share, report, validate_rows
+from ondol.validation import check_bad_share, report_validation, validate_rows
 
 
 @stage(timeout_hours=3)
@@ -18,7 +18,7 @@ def validate(snapshot: str | None = None) -> str:
     project = open_project()
     validation = task(validate_rows)(project, snapshot or project.latest.get("ingest"))
     name_run("validate", data=validation.snapshot)
-    task(report)(validation)
+    task(report_validation)(validation)
     task(check_bad_share)(project, validation)
     project.latest.set("validate", validation.id)
     return validation.id

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from imports_support import module_defining
 
 FLOWS = Path(__file__).parents[1] / "flows"
 MOST_LINES = 60
 TASKS = {
     "ingest": ["read_source", "apply_corrections"],
-    "validate": ["validate_rows", "report", "check_bad_share"],
+    "validate": ["validate_rows", "report_validation", "check_bad_share"],
     "train": ["load_rows", "check_leakage", "fit", "register"],
     "evaluate": ["score_holdout", "evaluate_candidate", "log_verdict", "check_gates"],
     "deploy": ["check_deployable", "build", "import_bundle", "smoke_test", "set_champion", "set_alias"],
@@ -39,7 +40,12 @@ DECIDING = {  # whether there is anything to do, and on what
     "window_end",
 }
 UNDOING = {"discard", "restore"}  # what a task did
-REPORTING = {"report"}  # on the page of the run itself
+REPORTING = {
+    "report_snapshot",
+    "report_deployment",
+    "report_predictions",
+    "report_window",
+}  # on the page of the run itself
 
 
 def read(name: str) -> ast.Module:
@@ -63,8 +69,8 @@ def plain_calls(tree: ast.Module) -> Iterator[str]:
 
 def imported_steps(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module in MODULES:
-            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names if module_defining(f"{node.module}.{alias.name}") in MODULES)
 
 
 def is_flow(tree: ast.Module) -> bool:

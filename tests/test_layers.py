@@ -9,6 +9,7 @@ from imports_support import ENGINE, imports
 
 # From the lowest to the highest: a package imports those before it. A name may be a single module.
 ORDER = [
+    "exports",
     "redaction",
     "errors",
     "config",

@@ -14,7 +14,7 @@ from ondol.contract import Checked, Contract, check_rows, load_contract, load_sc
 from ondol.orchestration.environment import prepare
 
 if TYPE_CHECKING:
-    from ondol.training.train import Fitted
+    from ondol.training import Fitted
 
 ROOT = Path(__file__).parents[1]
 READ, USED = 100_000, 2_000  # rows that are read, and drawn from these
@@ -39,8 +39,8 @@ def contract(settings: Settings) -> Contract:
 def table(settings: Settings, contract: Contract) -> pa.Table:
     """Rows with a label, drawn from the beginning of the source, as they are."""
     from ondol.contract.cleaning import clean_column
+    from ondol.ingestion import read_through
     from ondol.ingestion.ingest import open_project_source
-    from ondol.ingestion.sources import read_through
 
     source = settings.data.source
     if "://" not in source and not (settings.root / source).exists():

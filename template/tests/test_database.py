@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy
 
 from ondol.contract import Checked, Contract, check_rows, load_schema
-from ondol.ingestion.sources import Reading, open_source, read_through
+from ondol.ingestion import Reading, open_source, read_through
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from ondol.config import Settings
 from ondol.deployment.onnx import compile_model
 from ondol.deployment.parity import check_parity
-from ondol.training.train import Fitted
+from ondol.training import Fitted
 
 ROOT = Path(__file__).parents[1]
 PRIVATE = ("PREFECT_", "MLFLOW_", "BENTOML_", "MPLCONFIGDIR", "ML_")  # no server or folder but the copy's own

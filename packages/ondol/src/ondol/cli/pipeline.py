@@ -83,7 +83,7 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
     # Scoring changes nothing that others read, and the monitor has a lock of its own.
     alone = nullcontext() if stage in ("predict", "monitor") else only_one(settings, wait=False)
     with alone, registered(settings) as command, prefect_server(settings) as server, Progress(console) as progress:
-        from ondol.orchestration.stage import run_watched
+        from ondol.orchestration.flow import run_watched
 
         flow = getattr(importlib.import_module(f"flows.{stage}"), stage)
         for module in WARM.get(stage, ()):

@@ -1,24 +1,35 @@
-"""The data's contract: derived from `model/schema.py`, copied into the bundle as `contract.json`."""
+"""The data's contract: derived from `model/schema.py`, copied into the bundle as `contract.json`.
 
-from ondol.contract.checking import Checked, check_rows
-from ondol.contract.cleaning import clean, typed
-from ondol.contract.encoding import encode, encode_target, fit_encodings
-from ondol.contract.schema import (
-    Checks,
-    Column,
-    Contract,
-    Encoding,
-    describe,
-    load_checks,
-    load_contract,
-    load_schema,
-    require_columns,
-    require_known,
-    require_known_markers,
-    required_dtype,
-    reserved_names,
-    schema_digest,
-)
+Every later step asks it what a column is: `schema` reads it, `cleaning` makes values of its types, `checking` finds
+invalid rows, `encoding` fits and applies what the model is given.
+"""
+
+from typing import TYPE_CHECKING
+
+from ondol.exports import export
+
+if TYPE_CHECKING:
+    from ondol.contract.checking import Checked, check_rows
+    from ondol.contract.cleaning import clean, typed
+    from ondol.contract.encoding import encode, encode_target, fit_encodings
+    from ondol.contract.schema import (
+        Checks,
+        Column,
+        Contract,
+        Encoding,
+        describe,
+        load_checks,
+        load_contract,
+        load_schema,
+        require_columns,
+        require_known,
+        require_known_markers,
+        required_dtype,
+        reserved_names,
+        schema_digest,
+    )
+else:
+    __getattr__ = export(__name__)
 
 __all__ = [
     "Checked",

@@ -130,7 +130,7 @@ def set_alias(project: Project, version: str) -> None:
     project.registry.set_alias(CHAMPION, version)
 
 
-def report(bundle: Bundle, champion: Champion | None) -> None:
+def report_deployment(bundle: Bundle, champion: Champion | None) -> None:
     """Show in the log and in the Prefect UI what is in production, and what was before."""
     instead = f" in place of version {champion.version}" if champion else ""
     say(f"Version {bundle.version} is in production{instead}, from bundle {bundle.name}.")

@@ -189,7 +189,7 @@ def predict_rows(project: Project, bundle: Bundle, source: str, destination: Pat
     return counts
 
 
-def report(bundle: Bundle, counts: dict[str, int], destination: str) -> None:
+def report_predictions(bundle: Bundle, counts: dict[str, int], destination: str) -> None:
     """Show in the log and in the Prefect UI how many rows were predicted."""
     rows, refused = counts["rows"], counts["refused"]
     say(f"Version {bundle.version} predicted {rows:,} rows; {refused:,} broke the contract.")

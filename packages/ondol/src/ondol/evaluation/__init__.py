@@ -1,1 +1,40 @@
-"""How good a version is: metrics, intervals, gates, verdicts, plots and reproduction."""
+"""Evaluation: candidate and champion are scored on the same held-out rows, and the gates decide.
+
+The steps of the flow are in `evaluate`. A new metric belongs to `metrics`, a new gate to `gates`; a project has its own
+in `model/evaluation.py`. `ml reproduce` is in `reproduction`.
+"""
+
+from typing import TYPE_CHECKING
+
+from ondol.exports import export
+
+if TYPE_CHECKING:
+    from ondol.evaluation.evaluate import (
+        Scored,
+        check_gates,
+        evaluate_candidate,
+        find_verdict,
+        log_verdict,
+        score_holdout,
+        summarize,
+    )
+    from ondol.evaluation.metrics import Metric
+    from ondol.evaluation.scoring import Scorer
+    from ondol.evaluation.verdicts import Comparison, Gate, Verdicts
+else:
+    __getattr__ = export(__name__)
+
+__all__ = [
+    "Comparison",
+    "Gate",
+    "Metric",
+    "Scored",
+    "Scorer",
+    "Verdicts",
+    "check_gates",
+    "evaluate_candidate",
+    "find_verdict",
+    "log_verdict",
+    "score_holdout",
+    "summarize",
+]

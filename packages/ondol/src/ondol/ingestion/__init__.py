@@ -1,1 +1,35 @@
-"""From a source to a snapshot: readers of files, databases, APIs and topics, and incremental reading."""
+"""Ingestion: the source that `config.toml` names becomes a snapshot.
+
+The steps of the flow are in `ingest`. A new kind of source is a module of its own with one line in `sources`; a
+project's own source needs neither, see `python`. What was read before is not read again: `incremental`.
+"""
+
+from typing import TYPE_CHECKING
+
+from ondol.exports import export
+
+if TYPE_CHECKING:
+    from ondol.ingestion.ingest import read_source, report_snapshot
+    from ondol.ingestion.sources import (
+        MultiFileSource,
+        Reading,
+        Source,
+        StreamingSource,
+        SupportsSince,
+        open_source,
+        read_through,
+    )
+else:
+    __getattr__ = export(__name__)
+
+__all__ = [
+    "MultiFileSource",
+    "Reading",
+    "Source",
+    "StreamingSource",
+    "SupportsSince",
+    "open_source",
+    "read_source",
+    "read_through",
+    "report_snapshot",
+]

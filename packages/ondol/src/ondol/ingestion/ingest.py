@@ -7,8 +7,8 @@ from ondol.ingestion.incremental import grow
 from ondol.ingestion.python import change_rows
 from ondol.ingestion.sources import Reading, Source, StreamingSource, open_source, read_through
 from ondol.orchestration.artifacts import code, publish_markdown
+from ondol.orchestration.flow import SHORT
 from ondol.orchestration.progress import say, track
-from ondol.orchestration.stage import SHORT
 from ondol.project import Project
 from ondol.redaction import redact_exceptions, show_uri
 from ondol.snapshots.snapshots import Snapshot, Snapshots
@@ -56,7 +56,7 @@ def open_project_source(settings: Settings, contract: Contract) -> Source:
     return source if prepare is None else change_rows(source, prepare, reading)
 
 
-def report(snapshot: Snapshot) -> None:
+def report_snapshot(snapshot: Snapshot) -> None:
     """Show the snapshot in the log and in the Prefect UI."""
     said = f"{snapshot.rows:,} rows × {len(snapshot.columns)} columns"
     say(f"{said} from {show_uri(snapshot.source)}: snapshot {snapshot.digest[:SHORT]}, taken {snapshot.created}.")

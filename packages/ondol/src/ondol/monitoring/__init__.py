@@ -1,1 +1,44 @@
-"""The model in production: prediction log, windows, drift, performance and the decision to retrain."""
+"""Monitoring: the prediction log is compared, window by window, with the reference in the bundle.
+
+The steps of the flow are in `monitor`. `log` reads the predictions, `windows` keeps the results, `drift` holds the
+drift methods, `performance` the metrics of labelled predictions; the rule that decides to retrain is in `retraining`.
+The only package that imports Evidently.
+"""
+
+from typing import TYPE_CHECKING
+
+from ondol.exports import export
+
+if TYPE_CHECKING:
+    from ondol.monitoring.log import alert_drops
+    from ondol.monitoring.monitor import (
+        compare,
+        decide,
+        log_report,
+        measure_performance,
+        only_monitor,
+        open_context,
+        report_window,
+        save_window,
+        send_pending,
+        window_end,
+    )
+    from ondol.monitoring.windows import Window, Windows
+else:
+    __getattr__ = export(__name__)
+
+__all__ = [
+    "Window",
+    "Windows",
+    "alert_drops",
+    "compare",
+    "decide",
+    "log_report",
+    "measure_performance",
+    "only_monitor",
+    "open_context",
+    "report_window",
+    "save_window",
+    "send_pending",
+    "window_end",
+]

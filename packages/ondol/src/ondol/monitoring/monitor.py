@@ -239,7 +239,7 @@ def decide(project: Project) -> tuple[Decision, str]:
     return decide_and_request(project.settings)
 
 
-def report(project: Project, window: Window, decision: Decision, request: str) -> None:
+def report_window(project: Project, window: Window, decision: Decision, request: str) -> None:
     """Show the window and the decision in the log and in the Prefect UI."""
     for sentence in (headline(window), *window.reasons, *window.notes):
         say(f"{sentence[0].upper()}{sentence[1:]}." if sentence else "")

@@ -1,1 +1,30 @@
-"""Prefect and processes: stages, progress, alerts, servers, supervision and recovery."""
+"""Flows and tasks, progress and alerts, servers and background processes: the only package that imports Prefect.
+
+A flow is made of `stage`, `task` and `name_run` (`flow`); its steps say what they do by `say` (`progress`) and show it
+in Prefect's UI (`artifacts`). A command's Prefect server is in `server`, the processes of `ml up` in `processes`.
+"""
+
+from typing import TYPE_CHECKING
+
+from ondol.exports import export
+
+if TYPE_CHECKING:
+    from ondol.orchestration.alerts import alert, deliver
+    from ondol.orchestration.artifacts import publish_image, publish_link, publish_markdown, publish_table
+    from ondol.orchestration.flow import name_run, stage, task
+    from ondol.orchestration.progress import say
+else:
+    __getattr__ = export(__name__)
+
+__all__ = [
+    "alert",
+    "deliver",
+    "name_run",
+    "publish_image",
+    "publish_link",
+    "publish_markdown",
+    "publish_table",
+    "say",
+    "stage",
+    "task",
+]

@@ -143,7 +143,7 @@ class Profile:
     Attributes:
         name: Its real name.
         kind: What its values seem to be.
-        values: The values as that kind (see `ondol.contract.clean_column`), missing where unreadable.
+        values: The values as that kind (see `ondol.contract.cleaning.clean_column`), missing where unreadable.
         blanks: The number of blank texts among numbers or dates.
         broken: How many values could not be read as the kind.
         stored_as_text: Whether the source holds numbers as text.

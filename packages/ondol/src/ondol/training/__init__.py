@@ -1,1 +1,29 @@
-"""From valid rows to a fitted model: the split, the rows of each side, and the fit."""
+"""Training: a pipeline is fitted on the validated rows of the training side, and registered as the challenger.
+
+The steps of the flow are in `train`. Which rows are held out is decided in `dataset`; what decides a model besides its
+rows is read in `provenance`.
+"""
+
+from typing import TYPE_CHECKING
+
+from ondol.exports import export
+
+if TYPE_CHECKING:
+    from ondol.training.dataset import Holdout
+    from ondol.training.formulas import Formulas
+    from ondol.training.train import Fitted, Rows, check_leakage, find_version, fit, load_rows, register, train_key
+else:
+    __getattr__ = export(__name__)
+
+__all__ = [
+    "Fitted",
+    "Formulas",
+    "Holdout",
+    "Rows",
+    "check_leakage",
+    "find_version",
+    "fit",
+    "load_rows",
+    "register",
+    "train_key",
+]

@@ -17,8 +17,8 @@ from ondol.contract.encoding import require_answerable
 from ondol.errors import UserError
 from ondol.extensions import explain, import_owned
 from ondol.orchestration.artifacts import publish_markdown
+from ondol.orchestration.flow import SHORT
 from ondol.orchestration.progress import say
-from ondol.orchestration.stage import SHORT
 from ondol.project import Project
 from ondol.redaction import redact, show_uri
 from ondol.registry.registry import CHALLENGER, KEY_TAG, Registry

@@ -1,1 +1,29 @@
-"""Valid and quarantined rows, their correction, and leakage."""
+"""Validation: rows of a snapshot that break the contract are quarantined, and leaks are searched for.
+
+The steps of the flow are in `validate`, its records in `results`. Corrected rows come back by `corrections`.
+`leakage` searches the training rows; a new search is a function in `leakage_checks`.
+"""
+
+from typing import TYPE_CHECKING
+
+from ondol.exports import export
+
+if TYPE_CHECKING:
+    from ondol.validation.corrections import apply_corrections
+    from ondol.validation.leakage import check_leaks, find_alarms
+    from ondol.validation.results import Latest, Validation, Validations
+    from ondol.validation.validate import check_bad_share, report_validation, validate_rows
+else:
+    __getattr__ = export(__name__)
+
+__all__ = [
+    "Latest",
+    "Validation",
+    "Validations",
+    "apply_corrections",
+    "check_bad_share",
+    "check_leaks",
+    "find_alarms",
+    "report_validation",
+    "validate_rows",
+]

@@ -22,8 +22,8 @@ from ondol.contract.cleaning import clean_column
 from ondol.contract.uniqueness import find_repeats, hash_rows, unique_sets
 from ondol.errors import UserError
 from ondol.orchestration.artifacts import publish_markdown, publish_table
+from ondol.orchestration.flow import SHORT
 from ondol.orchestration.progress import say, track
-from ondol.orchestration.stage import SHORT
 from ondol.project import Project
 from ondol.snapshots.parts import Block
 from ondol.snapshots.snapshots import Snapshots
@@ -151,7 +151,7 @@ def check_bad_share(project: Project, validation: Validation) -> None:
     )
 
 
-def report(validation: Validation) -> None:
+def report_validation(validation: Validation) -> None:
     """Show in the log and in the Prefect UI how many rows were kept and why others were not."""
     say(f"{validation.rows - validation.bad:,} rows are valid, {validation.bad:,} are quarantined.")
     for reason, rows in list(validation.reasons.items())[:LOGGED]:
