@@ -8,7 +8,7 @@ from rich.table import Table
 from ondol.cli.console import console, errors, open_project
 from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.orchestration.stage import SHORT
+from ondol.orchestration.flow import SHORT
 from ondol.redaction import redact, show_uri
 from ondol.retention import Garbage, Use, all_snapshots, bundled, find_garbage, latest, needed, registered, versions_of
 from ondol.snapshots.diff import MOST_ROWS, MOVED, ColumnDiff, Difference, compare_columns, compare_schemas
