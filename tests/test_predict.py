@@ -83,13 +83,13 @@ def project(tmp_path: Path) -> Project:
         ("column_4", 2, True),
     ],
 )
-def test_columns_without_names_are_told_by_their_places_so_none_may_be_left_out(tmp_path, target, cells, refused):
+def test_columns_without_names_are_known_by_position_so_none_may_be_left_out(tmp_path, target, cells, refused):
     columns = tuple(Column(name=f"column_{i}", kind="text", role="ignored") for i in range(1, 5))
     contract = Contract(problem="binary", target=target, columns=columns)
     (tmp_path / "t.csv").write_text(",".join("abcd"[:cells]) + "\n", encoding="utf-8")
     rows = open_source("t.csv", Reading(contract.kinds, tmp_path, dialect=Dialect(header=False)))
     if refused:
-        with pytest.raises(UserError, match="told by their places"):
+        with pytest.raises(UserError, match="known by position"):
             require_places(rows, contract)
     else:
         require_places(rows, contract)

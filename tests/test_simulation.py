@@ -272,7 +272,7 @@ def test_answers_are_read_by_week_in_their_order(tmp_path):
     ("weeks", "shifts", "trainings", "told"),
     [
         ([week(1), week(2, moved=True)], True, 0, "no window saw it"),
-        ([week(1), week(2, "drift", True, "Failed")], True, 1, "no new version came into service"),
+        ([week(1), week(2, "drift", True, "Failed")], True, 1, "no new version came into production"),
         ([week(1, training="Completed", after="2"), week(2, "drift", True)], True, 1, "before anything moved: week 1"),
         ([week(1), week(2, training="Completed")], False, 1, "without need: week 2"),
         ([week(1), week(2, after="2")], False, 0, "without need: week 2"),

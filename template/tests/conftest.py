@@ -63,13 +63,13 @@ def table(settings: Settings, contract: Contract) -> pa.Table:
 
 @pytest.fixture(scope="session")
 def checked(table: pa.Table, contract: Contract) -> Checked:
-    """These rows, held against `model/schema.py`."""
+    """These rows, validated with `model/schema.py`."""
     return check_rows(table, contract.used, load_schema().to_schema())
 
 
 @pytest.fixture(scope="session")
 def rows(checked: Checked) -> pd.DataFrame:
-    """Those that keep the contract, under the columns' real names."""
+    """The valid ones, under the columns' real names."""
     return checked.valid().reset_index(drop=True)
 
 

@@ -1,4 +1,4 @@
-"""The contract in `model/schema.py`, and this project's source held against it."""
+"""The contract in `model/schema.py`, and this project's source validated with it."""
 
 import re
 

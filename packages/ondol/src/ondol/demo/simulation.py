@@ -376,11 +376,11 @@ def conclude(weeks: Sequence[Week], shifts: bool, trainings: int, recovery: Metr
     if not swapped:
         return False, f"Drift was seen in week {seen[0].number}, and no new version came into production."
     if recovery is None:
-        return False, f"Version {swapped[0].after} was swapped in, and no metric shows whether it is better."
+        return False, f"Version {swapped[0].after} was promoted, and no metric shows whether it is better."
     last = swapped[0]
     summary = (
         f"The customers moved in week {moved[0].number}; the monitor saw it in week {seen[0].number}; the automation "
-        f"retrained in week {last.number}, and version {last.after} passed its gates and was swapped in. "
+        f"retrained in week {last.number}, and version {last.after} passed its gates and was promoted. "
     )
     word = "The metric recovered. " if recovery.complete else "The metric did not recover. "
     return recovery.complete, summary + word + recovery.sentence
@@ -407,7 +407,7 @@ def draw(weeks: Sequence[Week], path: Path) -> None:
         side.set_ylabel(measured[0][1].metric)
     for week in weeks:
         if week.after != week.version:
-            top.axvline(week.number + 0.5, color="#d55e00", linestyle="--", label=f"version {week.after} swapped in")
+            top.axvline(week.number + 0.5, color="#d55e00", linestyle="--", label=f"version {week.after} promoted")
     handles = [*top.get_legend_handles_labels()[0], *side.get_legend_handles_labels()[0]]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
     made = io.BytesIO()

@@ -524,7 +524,7 @@ def make_again(settings: Settings, version: str, anyway: bool, fresh: bool, prog
         version: A registered version.
         anyway: Take the commit that it was based on where its files were never committed.
         fresh: Install its packages; else those that are here are used.
-        progress: Is told.
+        progress: Where the progress is reported.
 
     Raises:
         UserError: something that it was made from is missing, or it cannot be trained.

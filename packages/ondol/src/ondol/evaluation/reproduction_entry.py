@@ -58,7 +58,7 @@ def retrain(settings: Settings, order: Order) -> Outcome:
 
 
 def check_again(settings: Settings, order: Order) -> None:
-    """Hold the snapshot against the contract; where that is another than it was, the old record must be there.
+    """Validate the snapshot with the contract; if the contract is another one, the old record must be there.
 
     Raises:
         UserError: it is another, and the record is not there.

@@ -88,7 +88,7 @@ class RemoteFile:
     Attributes:
         name: Below the folder, or its whole name.
         path: What its place knows it by.
-        size: In bytes, where it is told.
+        size: In bytes, if it is known.
         tag: Changes whenever its bytes do; None where the place does not tell.
     """
 

@@ -218,5 +218,7 @@ class Latest:
         """
         value = self.find(stage)
         if value is None:
-            raise UserError(f"`ml {stage}` has no result yet: run it first, or `ml run` for the whole pipeline.")
+            raise UserError(
+                f"`ml {stage}` has no result yet: run `ml {stage}` first, or `ml run` for the whole pipeline."
+            )
         return value
