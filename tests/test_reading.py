@@ -1,4 +1,4 @@
-"""How many modules a reader opens to follow a flow.
+"""How many modules a reader opens to follow a flow, and no module is a fragment.
 
 Counted are the flow's module and, transitively, those that a module imports, at its top or in a function. For a name
 that a package gives, it is the module that defines it. What is imported for types only does not count.
@@ -10,9 +10,15 @@ where the attribute or the function that needs it is named, as in `project.regis
 import ast
 
 import pytest
-from imports_support import FUNCTIONS, imports_of, module_defining, parse
+from imports_support import ENGINE, FUNCTIONS, imports_of, module_defining, parse
 
 PROJECT = "ondol.project"
+FEWEST_LINES = 40
+SHORT = {  # modules with fewer lines, and why
+    "cli.__main__": "`python -m ondol.cli`",
+    "errors": "imported by nearly every module: classes of errors, and nothing else",
+    "exports": "imported by every package: nothing else",
+}
 MOST = {  # to be lowered, never raised: a flow that needs more has a step that belongs elsewhere
     "train": 36,
     "pipeline": 73,
@@ -58,3 +64,12 @@ def test_what_a_flow_takes_from_its_project_is_counted():
     assert "ondol.validation.results.Latest" in imported_by("flows.ingest")  # `project.latest`
     assert "ondol.evaluation.verdicts.Verdicts" not in imported_by("flows.ingest")
     assert {"ondol.project", "ondol.validation.results"} <= opened_for("ingest")
+
+
+def test_a_short_module_has_a_reason():
+    lines = {
+        ".".join(path.relative_to(ENGINE).with_suffix("").parts): len(path.read_text(encoding="utf-8").splitlines())
+        for path in ENGINE.rglob("*.py")
+        if path.stem != "__init__"
+    }
+    assert {module for module, count in lines.items() if count < FEWEST_LINES} == SHORT.keys()

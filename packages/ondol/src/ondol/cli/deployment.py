@@ -12,13 +12,16 @@ from ondol.cli.console import console, current_store, open_project, print_plain
 from ondol.cli.release import GROUP
 from ondol.config import Environment, Settings, is_address
 from ondol.errors import UserError
-from ondol.evaluation.report import report_lines
+from ondol.evaluation.verdicts import StoredVerdict, Verdicts, gate_rows, metric_lines
 from ondol.orchestration.alerts import Kind, alert
 from ondol.orchestration.artifacts import plain, table
 from ondol.orchestration.processes import is_loopback, running
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle
 from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion, served_bundle
 from ondol.storage.reach import look_again
+from ondol.validation.results import Validations, read_latest
+
+MARKED = {"passed": "✅ passed", "refused": "❌ refused"}  # not where a browser may have no font with them
 
 
 def promote_version(version: str, why: str) -> None:
@@ -87,6 +90,41 @@ def _copy_to_mlflow(settings: Settings) -> None:
 def print_report() -> None:
     """Print the metrics and gates of the last model."""
     print_plain("\n".join(report_lines(open_project())))
+
+
+def report_lines(settings: Settings) -> Iterator[str]:
+    """Yield the last model's report, as far as the last run came."""
+    latest = read_latest(settings.store_path)
+    record = Verdicts(settings.store_path).find(latest.get("train", ""))
+    champion = read_champion(settings.store_path)
+    yield f"## {plain(settings.project.name)}"
+    yield ""
+    yield (
+        f"Version {champion.version} is in production since {champion.since}."
+        if champion
+        else "No model is in production yet."
+    )
+    if validation := Validations(settings.store_path).find(latest.get("validate", "")):
+        bare = f", {validation.unlabelled:,} without a label left out" if validation.unlabelled else ""
+        yield f"{validation.kept:,} rows were kept, {validation.bad:,} quarantined{bare}."
+    if record is None:
+        yield "No candidate was evaluated yet: `ml run` trains and evaluates one."
+        return
+    yield from _metric_lines(record)
+    yield from _gate_lines(record)
+    if record.refusal:
+        yield from ("", f"**Refused**: {plain(record.refusal)}")
+
+
+def _metric_lines(record: StoredVerdict) -> Iterator[str]:
+    yield from ("", f"### Version {record.version} on {record.verdict.rows:,} held-out rows", "")
+    yield from metric_lines(record)
+
+
+def _gate_lines(record: StoredVerdict) -> Iterator[str]:
+    yield from ("", "### Gates", "")
+    rows = gate_rows(record)
+    yield from table(rows[0], ((MARKED.get(cell, cell) for cell in row.values()) for row in rows))
 
 
 def print_environments() -> None:
