@@ -30,7 +30,7 @@ from ondol.validation.leakage import accept_alarms, check_leaks
 from ondol.validation.leakage_checks import SAMPLE_ROWS, Alarm
 from ondol.validation.results import Validations
 
-TYPES = {
+TYPES = {  # of MLflow, by the kinds of the contract
     "number": "double",
     "integer": "long",
     "boolean": "boolean",
@@ -38,93 +38,6 @@ TYPES = {
     "date": "datetime",
     "duration": "string",
 }
-
-
-def tags_of(
-    settings: Settings, validation: str, fitted: "Fitted", alarms: Sequence[Alarm], origin: Provenance
-) -> dict[str, str]:
-    """Return what a run and its version are found by."""
-    record = Validations(settings.store_path).get(validation)
-    accepted = ", ".join(name for alarm in alarms for name in alarm.columns)
-    return {
-        "validation": validation,
-        "data_digest": record.snapshot,
-        "git_commit": origin.commit,
-        "git_base": origin.base or "",
-        "patch_digest": origin.patch_digest or "",
-        "holdout": fitted.holdout.model_dump_json(),
-        **({"leaks_accepted": accepted[:500]} if accepted else {}),
-    }
-
-
-def log_run(
-    registry: Registry,
-    validation: str,
-    run_id: str,
-    fitted: "Fitted",
-    alarms: Sequence[Alarm],
-    origin: Provenance,
-    params: Mapping[str, Any],
-) -> None:
-    """Write down what decided the model, and what became of it."""
-    settings = registry.settings
-    log_dataset(registry, validation, run_id, fitted.contract, fitted.holdout, "training", fitted.rows)
-    parameters = {
-        **{f"split.{k}": v for k, v in settings.split.model_dump().items()},
-        "train.seed": settings.train.seed,
-        "train.sample_share": sample_share(settings, validation),
-        "data.window_days": settings.data.window_days,
-        "problem": settings.data.problem,
-        "target": settings.data.target or fitted.contract.target,
-        "estimator": type(fitted.pipeline[-1]).__name__,
-        **{f"estimator.{k}": v for k, v in fitted.pipeline[-1].get_params(deep=False).items()},
-        **params,
-    }
-    documents = {
-        "contract.json": fitted.contract.model_dump(mode="json"),
-        "baseline.json": {"prediction": fitted.baseline},
-        "leakage.json": {"alarms": accept_alarms(alarms, settings.leakage.accept)},
-        "provenance.json": origin.model_dump(),
-        "settings.json": settings.model_dump(mode="json", exclude={"root"}),
-    }
-    registry.log_results(
-        run_id,
-        {"fit_seconds": fitted.seconds, "train_rows": fitted.rows},
-        documents,
-        params={k: str(v)[:500] for k, v in parameters.items()},
-    )
-
-
-def log_dataset(
-    registry: Registry,
-    validation: str,
-    run_id: str,
-    contract: Contract,
-    holdout: Holdout,
-    context: Literal["training", "evaluation"],
-    rows: int,
-) -> None:
-    """Record as a run's dataset which rows it used, without reading them.
-
-    Its digest begins with the snapshot's, and differs by the rows that were used of it.
-    """
-    settings = registry.settings
-    record = Validations(settings.store_path).get(validation)
-    uri = redact(show_uri(Snapshots(settings.store_path).get(record.snapshot).source))
-    part = digest_json([validation, holdout.model_dump(mode="json"), context, rows])
-    columns = [{"name": c.name, "type": TYPES[c.kind], "required": not c.nullable} for c in contract.used]
-    web = uri.startswith(("http://", "https://"))
-    dataset = {
-        "name": f"{settings.project.name} {'training rows' if context == 'training' else 'held-out rows'}",
-        "digest": f"{record.snapshot[:SHORT]}-{part[:8]}",
-        "source_type": "http" if web else uri.partition("://")[0] if "://" in uri else "local",
-        "source": json.dumps({"url" if web else "uri": uri, "snapshot": record.snapshot, "validation": validation}),
-        "schema": json.dumps({"mlflow_colspec": columns}, ensure_ascii=False),
-        "profile": json.dumps({"num_rows": rows, "num_elements": rows * len(columns)}),
-    }
-    registry.log_input(run_id, context, dataset)
-
-
 EXAMPLE_ROWS = 5
 
 
@@ -270,6 +183,127 @@ def baseline_of(contract: Contract, target: np.ndarray) -> list[float]:
     return [float(share) for share in np.bincount(target, minlength=len(contract.classes)) / len(target)]
 
 
+def register(
+    project: Project,
+    validation: str,
+    key: str,
+    fitted: Fitted,
+    alarms: tuple[Alarm, ...],
+    params: Mapping[str, Any] = MappingProxyType({}),
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> str:
+    """Record the run with all that made it, register the version, and give it the alias challenger.
+
+    Args:
+        project: The project.
+        validation: Whose rows were learned from.
+        key: Digest of everything that decides what is learned.
+        fitted: The model.
+        alarms: Of leakage, which were accepted.
+        params: Parameters that the run has besides.
+        files: Files that the run has besides, by their paths among its artifacts.
+    """
+    settings, registry = project.settings, project.registry
+    origin = read_provenance(settings.root, settings.data.source)  # once: the tags and the artifact must say the same
+    tags = tags_of(settings, validation, fitted, alarms, origin)
+    with registry.run(f"train-{validation}", tags) as run_id:
+        if files:
+            registry.log_files(run_id, files)
+        log_run(registry, validation, run_id, fitted, alarms, origin, params)
+        requirements = [f"{name}=={version}" for name, version in shaping_packages().items()]
+        uri, model_id = registry.log_model(fitted.pipeline, fitted.example, requirements)
+    version = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
+    registry.set_alias(CHALLENGER, version)
+    say(f"Version {version} was fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s and registered.")
+    publish_markdown("candidate", f"**Version {version}**, fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s.")
+    return version
+
+
+def tags_of(
+    settings: Settings, validation: str, fitted: "Fitted", alarms: Sequence[Alarm], origin: Provenance
+) -> dict[str, str]:
+    """Return what a run and its version are found by."""
+    record = Validations(settings.store_path).get(validation)
+    accepted = ", ".join(name for alarm in alarms for name in alarm.columns)
+    return {
+        "validation": validation,
+        "data_digest": record.snapshot,
+        "git_commit": origin.commit,
+        "git_base": origin.base or "",
+        "patch_digest": origin.patch_digest or "",
+        "holdout": fitted.holdout.model_dump_json(),
+        **({"leaks_accepted": accepted[:500]} if accepted else {}),
+    }
+
+
+def log_run(
+    registry: Registry,
+    validation: str,
+    run_id: str,
+    fitted: "Fitted",
+    alarms: Sequence[Alarm],
+    origin: Provenance,
+    params: Mapping[str, Any],
+) -> None:
+    """Write down what decided the model, and what became of it."""
+    settings = registry.settings
+    log_dataset(registry, validation, run_id, fitted.contract, fitted.holdout, "training", fitted.rows)
+    parameters = {
+        **{f"split.{k}": v for k, v in settings.split.model_dump().items()},
+        "train.seed": settings.train.seed,
+        "train.sample_share": sample_share(settings, validation),
+        "data.window_days": settings.data.window_days,
+        "problem": settings.data.problem,
+        "target": settings.data.target or fitted.contract.target,
+        "estimator": type(fitted.pipeline[-1]).__name__,
+        **{f"estimator.{k}": v for k, v in fitted.pipeline[-1].get_params(deep=False).items()},
+        **params,
+    }
+    documents = {
+        "contract.json": fitted.contract.model_dump(mode="json"),
+        "baseline.json": {"prediction": fitted.baseline},
+        "leakage.json": {"alarms": accept_alarms(alarms, settings.leakage.accept)},
+        "provenance.json": origin.model_dump(),
+        "settings.json": settings.model_dump(mode="json", exclude={"root"}),
+    }
+    registry.log_results(
+        run_id,
+        {"fit_seconds": fitted.seconds, "train_rows": fitted.rows},
+        documents,
+        params={k: str(v)[:500] for k, v in parameters.items()},
+    )
+
+
+def log_dataset(
+    registry: Registry,
+    validation: str,
+    run_id: str,
+    contract: Contract,
+    holdout: Holdout,
+    context: Literal["training", "evaluation"],
+    rows: int,
+) -> None:
+    """Record as a run's dataset which rows it used, without reading them.
+
+    Its digest begins with the snapshot's, and differs by the rows that were used of it.
+    """
+    settings = registry.settings
+    record = Validations(settings.store_path).get(validation)
+    uri = redact(show_uri(Snapshots(settings.store_path).get(record.snapshot).source))
+    part = digest_json([validation, holdout.model_dump(mode="json"), context, rows])
+    columns = [{"name": c.name, "type": TYPES[c.kind], "required": not c.nullable} for c in contract.used]
+    web = uri.startswith(("http://", "https://"))
+    dataset = {
+        "name": f"{settings.project.name} {'training rows' if context == 'training' else 'held-out rows'}",
+        "digest": f"{record.snapshot[:SHORT]}-{part[:8]}",
+        "source_type": "http" if web else uri.partition("://")[0] if "://" in uri else "local",
+        "source": json.dumps({"url" if web else "uri": uri, "snapshot": record.snapshot, "validation": validation}),
+        "schema": json.dumps({"mlflow_colspec": columns}, ensure_ascii=False),
+        "profile": json.dumps({"num_rows": rows, "num_elements": rows * len(columns)}),
+    }
+    registry.log_input(run_id, context, dataset)
+
+
 def parts_of(value: Any) -> Iterator[Any]:
     """Yield every estimator in `value`, however deep, each once."""
     yield from _walk(value, set())
@@ -320,39 +354,3 @@ def _children(value: Any) -> list[Any]:
 
 def _round(values: Any) -> Any:
     return np.asarray(values).astype(np.float32).astype(np.float64)[()]  # a scalar stays one
-
-
-def register(
-    project: Project,
-    validation: str,
-    key: str,
-    fitted: Fitted,
-    alarms: tuple[Alarm, ...],
-    params: Mapping[str, Any] = MappingProxyType({}),
-    files: Mapping[str, bytes] = MappingProxyType({}),
-) -> str:
-    """Record the run with all that made it, register the version, and give it the alias challenger.
-
-    Args:
-        project: The project.
-        validation: Whose rows were learned from.
-        key: Digest of everything that decides what is learned.
-        fitted: The model.
-        alarms: Of leakage, which were accepted.
-        params: Parameters that the run has besides.
-        files: Files that the run has besides, by their paths among its artifacts.
-    """
-    settings, registry = project.settings, project.registry
-    origin = read_provenance(settings.root, settings.data.source)  # once: the tags and the artifact must say the same
-    tags = tags_of(settings, validation, fitted, alarms, origin)
-    with registry.run(f"train-{validation}", tags) as run_id:
-        if files:
-            registry.log_files(run_id, files)
-        log_run(registry, validation, run_id, fitted, alarms, origin, params)
-        requirements = [f"{name}=={version}" for name, version in shaping_packages().items()]
-        uri, model_id = registry.log_model(fitted.pipeline, fitted.example, requirements)
-    version = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
-    registry.set_alias(CHALLENGER, version)
-    say(f"Version {version} was fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s and registered.")
-    publish_markdown("candidate", f"**Version {version}**, fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s.")
-    return version
