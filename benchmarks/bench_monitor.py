@@ -30,9 +30,10 @@ from ondol.contract import typed
 from ondol.deployment.predict import choose_bundle
 from ondol.evaluation.scoring import Scorer
 from ondol.ingestion.sample import SampleSource
+from ondol.storage.store import Store
 import pyarrow as pa
 
-bundle = choose_bundle(Path(".ml/store"), None)
+bundle = choose_bundle(Store(Path(".ml/store")), None)
 scorer = Scorer.open(bundle.path)
 table = pa.Table.from_batches(list(SampleSource(rows=int(sys.argv[1]), start=10**6).batches()))
 frame = typed(table.to_pandas(), bundle.contract.used)

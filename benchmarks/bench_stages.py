@@ -23,10 +23,11 @@ VALIDATE = """
 import sys
 from ondol.config import load_settings
 from ondol.snapshots.snapshots import Snapshots
+from ondol.storage.store import open_store
 from ondol.validation.validate import validate_snapshot
 
 settings = load_settings()
-[snapshot] = [s for s in Snapshots(settings.store_path).folder.glob("*.json")]
+[snapshot] = [s for s in Snapshots(open_store(settings)).folder.glob("*.json")]
 done = validate_snapshot(settings, snapshot.stem, sys.argv[3])
 assert done.rows == int(sys.argv[2])
 print(done.bad)

@@ -14,7 +14,6 @@ from ondol.monitoring import (
 )
 from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
-from ondol.storage.reach import refresh
 
 
 @stage(timeout_hours=1, alone=False)
@@ -28,7 +27,7 @@ def monitor() -> str:
     """
     project = open_project()
     end = window_end(project.settings)
-    refresh(project.store)
+    project.store.refresh()
     with only_monitor(project.settings):
         context = open_context(project.settings)
         name_run("monitor", version=context.champion.version)

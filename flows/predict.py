@@ -5,7 +5,6 @@ from typing import Any
 from ondol.deployment import choose_bundle, predict_rows, report_predictions, require_destination
 from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
-from ondol.storage.reach import refresh
 
 
 @stage(timeout_hours=6, alone=False)
@@ -28,7 +27,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
     """
     project = open_project()
     path = require_destination(project.settings.root / destination)
-    refresh(project.store)
+    project.store.refresh()
     bundle = task(choose_bundle)(project.store, version)
     counts = task(predict_rows)(project, bundle, source, path)
     name_run("predict", version=bundle.version)

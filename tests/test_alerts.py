@@ -19,6 +19,7 @@ from ondol.orchestration.alerts import REFUSED_DAYS, alert, deliver, refused, wa
 from ondol.orchestration.guard import free_port
 from ondol.registry.bundles import Bundle
 from ondol.registry.champion import alert_new_champion, move_champion
+from ondol.storage.store import open_store
 
 SECRET = "T0P-5ECRET"
 
@@ -167,7 +168,7 @@ def test_first_version_is_told_without_a_rollback_that_cannot_be(
         for version in ("1", "2"):
             monkeypatch.setattr("ondol.registry.champion.utc_now", lambda day=version: f"2026-01-0{day}T00:00:00+00:00")
             bundle = Bundle(path=settings.store_path / "bundles" / f"{version}-b", version=version, digest="d")
-            move_champion(settings.store_path, bundle, "deploy", "passed its gates")
+            move_champion(open_store(settings), bundle, "deploy", "passed its gates")
             alert_new_champion(settings)
     first, second = receiver.got
     assert "Version 1" in first["what"] and "rollback" not in first["todo"]
@@ -182,7 +183,7 @@ def test_each_version_is_alerted_once_however_soon_one_follows_the_other(
     with receiver.up():
         for version in ("1", "2", "1"):
             bundle = Bundle(path=settings.store_path / "bundles" / f"{version}-b", version=version, digest="d")
-            move_champion(settings.store_path, bundle, "deploy", "passed its gates")
+            move_champion(open_store(settings), bundle, "deploy", "passed its gates")
             alert_new_champion(settings)
             alert_new_champion(settings)
     assert [said.split()[1] for said in receiver.said] == ["1", "2", "1"]

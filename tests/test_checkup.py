@@ -27,6 +27,7 @@ from ondol.registry.registry import ARTIFACT_ROOT, connect, embedded_uri, mlflow
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import explain_os_error, write_json
 from ondol.storage.sqlite import check_database, explain_schema
+from ondol.storage.store import Store, open_store
 from ondol.validation.results import Latest, Validation, Validations
 
 Damage = Callable[[Path], None]
@@ -94,7 +95,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project") / "it's 한글"
     root.mkdir()
     (root / "config.toml").write_text("", encoding="utf-8")
-    store = root / ".ml" / "store"
+    store = Store(root / ".ml" / "store")
     rows = pa.table({"x": list(range(1000))})
     snapshot = Snapshots(store).write(iter(rows.to_batches()), "rows.csv", "fingerprint")
     with Validations(store).quarantine("v", rows.schema) as quarantine:
@@ -132,7 +133,7 @@ def settings(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Set
 
 def place_of(settings: Settings, name: str) -> Path:
     """Return the file that a row of the table names."""
-    champion = read_champion(settings.store_path)
+    champion = read_champion(open_store(settings))
     (manifest,) = (settings.store_path / "snapshots").glob("*.json")
     assert champion
     return settings.home / name.replace("SNAPSHOT", manifest.stem).replace("BUNDLE", champion.bundle)
@@ -196,14 +197,14 @@ def test_file_that_cannot_be_read_is_named(settings: Settings, monkeypatch: pyte
 
     monkeypatch.setattr(Path, "read_bytes", denied)
     with pytest.raises(UserError, match=r"champion.json cannot be used .*give this user the right"):
-        read_champion(settings.store_path)
+        read_champion(open_store(settings))
 
 
 def test_copy_beside_the_champion_is_what_it_last_said(settings: Settings) -> None:
-    store = settings.store_path
+    store = open_store(settings)
     second = write_bundle(store, "2", {"meta.json": b'{"run_id": "s", "version": "2"}', "contract.json": b"{}"})
     move_champion(store, second, "deploy", "second")
-    assert (store / "champion.json").read_bytes() == (store / "champion.backup.json").read_bytes()
+    assert (store.folder / "champion.json").read_bytes() == (store.folder / "champion.backup.json").read_bytes()
 
 
 def test_locked_database_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

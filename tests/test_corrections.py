@@ -12,6 +12,7 @@ import pytest
 from ondol.contract import Column
 from ondol.retention import all_snapshots
 from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.storage.store import Store
 from ondol.validation.corrections import (
     Correction,
     correct_snapshot,
@@ -30,7 +31,7 @@ Rows = list[tuple[Any, ...]]
 @pytest.fixture
 def snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshots:
     monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 3)
-    return Snapshots(tmp_path)
+    return Snapshots(Store(tmp_path))
 
 
 def table(rows: Rows, names: Sequence[str] = ("a", "b")) -> pa.Table:

@@ -25,6 +25,7 @@ from ondol.snapshots import diff as comparing
 from ondol.snapshots.diff import ColumnDiff, compare_columns, compare_schemas, read_sides
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import read_json, write_json
+from ondol.storage.store import Store, open_store
 from ondol.validation.results import Latest, Validation, Validations
 
 
@@ -37,17 +38,17 @@ def rows(**columns: list[object] | np.ndarray) -> Iterator[pa.RecordBatch]:
     yield pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})
 
 
-def take(store: Path, source: str, fingerprint: str | None = None, **columns: list[object] | np.ndarray) -> Snapshot:
+def take(store: Store, source: str, fingerprint: str | None = None, **columns: list[object] | np.ndarray) -> Snapshot:
     return Snapshots(store).write(rows(**columns), source, fingerprint)
 
 
-def read(store: Path, digest: str) -> list[dict[str, object]]:
+def read(store: Store, digest: str) -> list[dict[str, object]]:
     snapshots = Snapshots(store)
     names = snapshots.schema(digest).names
     return [row for table in snapshots.batches(digest, names) for row in table.to_pylist()]
 
 
-def grow_by(store: Path, head: Snapshot | None, value: int, replaced: int | None) -> Snapshot:
+def grow_by(store: Store, head: Snapshot | None, value: int, replaced: int | None) -> Snapshot:
     """Append a row, and leave out one of the first part."""
     snapshots = Snapshots(store)
     part = snapshots.parts.write(rows(a=[value, value + 1]))
@@ -58,7 +59,7 @@ def grow_by(store: Path, head: Snapshot | None, value: int, replaced: int | None
     return snapshots.record([*older, part], "db", head)
 
 
-def validate(store: Path, snapshot: Snapshot, name: str) -> str:
+def validate(store: Store, snapshot: Snapshot, name: str) -> str:
     made = f"{snapshot.digest[:12]}-{name}"
     schema = Snapshots(store).schema(snapshot.digest)
     with Validations(store).quarantine(made, schema) as quarantine:
@@ -66,9 +67,9 @@ def validate(store: Path, snapshot: Snapshot, name: str) -> str:
     return made
 
 
-def age(store: Path, snapshot: Snapshot, days: int) -> None:
+def age(store: Store, snapshot: Snapshot, days: int) -> None:
     """Date a snapshot, since those of one test are all taken within a second."""
-    path = store / "snapshots" / f"{snapshot.digest}.json"
+    path = store.folder / "snapshots" / f"{snapshot.digest}.json"
     when = (datetime(2026, 1, 1) + timedelta(days=days)).isoformat()
     path.write_text(snapshot.model_copy(update={"created": when}).model_dump_json(), encoding="utf-8")
 
@@ -85,7 +86,7 @@ STEPS = st.lists(
 )
 
 
-def play(store: Path, steps: list[Step]) -> list[tuple[Snapshot, str]]:
+def play(store: Store, steps: list[Step]) -> list[tuple[Snapshot, str]]:
     """Make a history: snapshots read whole of two sources, and some that grow; each is validated."""
     made, head = [], None
     for day, (kind, value, other) in enumerate(steps):
@@ -93,7 +94,7 @@ def play(store: Path, steps: list[Step]) -> list[tuple[Snapshot, str]]:
             one = take(store, kind, f"{kind[-1]}{value}", a=[value, value * 2])
         else:
             one = head = grow_by(store, head if kind == "grow" else None, value, int(other))
-            write_json(store / "snapshots" / "lines" / "key.json", {"snapshot": one.digest})
+            store.write_json(store.folder / "snapshots" / "lines" / "key.json", {"snapshot": one.digest})
         if not any(old.digest == one.digest for old, _ in made):
             age(store, one, day)
         made.append((one, validate(store, one, "contract")))
@@ -103,10 +104,10 @@ def play(store: Path, steps: list[Step]) -> list[tuple[Snapshot, str]]:
 @examples(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, picks=st.sets(st.integers(0, 7)), stop=st.integers(0, 40))
 def test_whatever_happened_and_wherever_it_stops_nothing_needed_goes(tmp_path_factory, steps, picks, stop):
-    store = tmp_path_factory.mktemp("store")
+    store = Store(tmp_path_factory.mktemp("store"))
     made = play(store, steps)
     used = {made[i][0].digest for i in picks if i < len(made)}
-    line = read_json(store / "snapshots" / "lines" / "key.json")
+    line = read_json(store.folder / "snapshots" / "lines" / "key.json")
     kept = used | {line["snapshot"]} if line else used
     before = {digest: read(store, digest) for digest in kept}
     found = find_garbage(store, used, set())
@@ -123,7 +124,7 @@ def test_whatever_happened_and_wherever_it_stops_nothing_needed_goes(tmp_path_fa
     assert not any(one.digest in kept for one in found.snapshots)
 
 
-def assert_nothing_dangles(store: Path) -> None:
+def assert_nothing_dangles(store: Store) -> None:
     """Whatever is recorded can be read whole, and whatever refers to a snapshot finds it."""
     snapshots = Snapshots(store)
     for path in snapshots.folder.glob("*.json"):
@@ -136,12 +137,12 @@ def assert_nothing_dangles(store: Path) -> None:
 
 
 def test_of_a_source_the_newest_snapshot_stays_and_the_others_go(tmp_path):
-    old, new = (take(tmp_path, "data.csv", f"f{i}", a=[i, i]) for i in (1, 2))
-    other = take(tmp_path, "other.csv", "f3", a=[3])
-    names = [validate(tmp_path, one, "c") for one in (old, new)]
+    old, new = (take(Store(tmp_path), "data.csv", f"f{i}", a=[i, i]) for i in (1, 2))
+    other = take(Store(tmp_path), "other.csv", "f3", a=[3])
+    names = [validate(Store(tmp_path), one, "c") for one in (old, new)]
     for day, one in enumerate((old, new, other)):
-        age(tmp_path, one, day)
-    found = find_garbage(tmp_path, set(), set())
+        age(Store(tmp_path), one, day)
+    found = find_garbage(Store(tmp_path), set(), set())
     assert [one.digest for one in found.snapshots] == [old.digest]
     assert found.size > 0
     found.remove()
@@ -151,47 +152,47 @@ def test_of_a_source_the_newest_snapshot_stays_and_the_others_go(tmp_path):
         "snapshots/sources/f3.json",
         *(f"quarantine/{names[1]}.{end}" for end in ("json", "parquet")),
     }
-    assert Snapshots(tmp_path).by_fingerprint("f1") is None
-    assert take(tmp_path, "data.csv", "f1", a=[1, 1]).digest == old.digest
+    assert Snapshots(Store(tmp_path)).by_fingerprint("f1") is None
+    assert take(Store(tmp_path), "data.csv", "f1", a=[1, 1]).digest == old.digest
 
 
 def test_parts_that_a_kept_snapshot_shares_stay_though_their_first_owner_goes(tmp_path):
-    first = grow_by(tmp_path, None, 1, None)
-    second = grow_by(tmp_path, first, 10, 0)
-    third = grow_by(tmp_path, second, 20, 1)
+    first = grow_by(Store(tmp_path), None, 1, None)
+    second = grow_by(Store(tmp_path), first, 10, 0)
+    third = grow_by(Store(tmp_path), second, 20, 1)
     for day, one in enumerate((first, second, third)):
-        age(tmp_path, one, day)
-    found = find_garbage(tmp_path, set(), set())
+        age(Store(tmp_path), one, day)
+    found = find_garbage(Store(tmp_path), set(), set())
     found.remove()
     assert [one.digest for one in found.snapshots] == [second.digest, first.digest]
-    assert [row["a"] for row in read(tmp_path, third.digest)] == [10, 11, 20, 21]
+    assert [row["a"] for row in read(Store(tmp_path), third.digest)] == [10, 11, 20, 21]
     assert not (tmp_path / "snapshots" / f"{second.parts[0].dropped}.parquet").exists()
 
 
 def test_what_another_host_has_written_and_not_yet_named_stays_for_a_day(tmp_path, monkeypatch):
     monkeypatch.setattr(garbage, "YOUNG_SECONDS", 3600)
-    old, new = (take(tmp_path, "data.csv", f"f{i}", a=[i, i]) for i in (1, 2))
+    old, new = (take(Store(tmp_path), "data.csv", f"f{i}", a=[i, i]) for i in (1, 2))
     for day, one in enumerate((old, new)):
-        age(tmp_path, one, day)
-    name = validate(tmp_path, new, "c")
+        age(Store(tmp_path), one, day)
+    name = validate(Store(tmp_path), new, "c")
     (tmp_path / "quarantine" / f"{name}.json").unlink()  # as if it were about to be written
-    part = Snapshots(tmp_path).parts.write(rows(a=[3]))
+    part = Snapshots(Store(tmp_path)).parts.write(rows(a=[3]))
     assert part is not None
     before = files_of(tmp_path)
-    find_garbage(tmp_path, set(), set()).remove()
+    find_garbage(Store(tmp_path), set(), set()).remove()
     assert files_of(tmp_path) == before | {f"snapshots/{part.digest}.parquet"}
     for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
         os.utime(path, (time.time() - 4000,) * 2)
-    assert Snapshots(tmp_path).parts.write(rows(a=[3])) == part  # wanted anew, it is young again
-    find_garbage(tmp_path, set(), set()).remove()
+    assert Snapshots(Store(tmp_path)).parts.write(rows(a=[3])) == part  # wanted anew, it is young again
+    find_garbage(Store(tmp_path), set(), set()).remove()
     kept = {f"snapshots/{one}.parquet" for one in (new.digest, part.digest)}
     assert files_of(tmp_path) == kept | {f"snapshots/{new.digest}.json", "snapshots/sources/f2.json"}
 
 
 def test_a_part_that_is_gone_is_said_and_never_recorded(tmp_path):
-    snapshots = Snapshots(tmp_path)
-    first = grow_by(tmp_path, None, 1, None)
-    second = grow_by(tmp_path, first, 10, 0)
+    snapshots = Snapshots(Store(tmp_path))
+    first = grow_by(Store(tmp_path), None, 1, None)
+    second = grow_by(Store(tmp_path), first, 10, 0)
     part = snapshots.parts.write(rows(a=[20]))
     assert part is not None and second.parts[0].dropped
     for gone, kept in ((part.digest, second.parts), (second.parts[0].dropped, (*second.parts, part))):
@@ -211,16 +212,16 @@ def test_a_part_that_is_gone_is_said_and_never_recorded(tmp_path):
 
 @pytest.mark.parametrize("digest", ["*", "", "../x", "[a-f]", "zz", "ABC"])
 def test_what_is_no_digest_is_refused(project, digest):
-    take(project.store_path, "data.csv", a=[1])
+    take(open_store(project), "data.csv", a=[1])
     with pytest.raises(UserError, match=r"is no digest: give the first characters"):
         ml_data.print_difference(digest, digest)
 
 
 def test_a_damaged_record_stops_the_removal(tmp_path):
-    one = take(tmp_path, "data.csv", a=[1])
+    one = take(Store(tmp_path), "data.csv", a=[1])
     (tmp_path / "snapshots" / f"{one.digest}.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="changed or damaged"):
-        find_garbage(tmp_path, set(), set())
+        find_garbage(Store(tmp_path), set(), set())
 
 
 @pytest.fixture
@@ -234,10 +235,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def two_snapshots(project: Settings) -> tuple[Snapshot, Snapshot]:
-    old, new = (take(project.store_path, "data.csv", a=[i]) for i in (1, 2))
-    age(project.store_path, old, 0)
-    age(project.store_path, new, 1)
-    Latest(project.store_path).set("ingest", new.digest)
+    old, new = (take(open_store(project), "data.csv", a=[i]) for i in (1, 2))
+    age(open_store(project), old, 0)
+    age(open_store(project), new, 1)
+    Latest(open_store(project)).set("ingest", new.digest)
     return old, new
 
 
@@ -254,10 +255,10 @@ def test_a_version_in_mlflow_keeps_its_snapshot(project, capsys):
     registry.client.delete_model_version(registry.name, made.version)
     ml_data.collect(dry_run=True)
     assert old.digest[:12] in capsys.readouterr().out
-    assert read(project.store_path, old.digest)
+    assert read(open_store(project), old.digest)
     ml_data.collect(dry_run=False)
     with pytest.raises(UserError, match="No such snapshot"):
-        Snapshots(project.store_path).get(old.digest)
+        Snapshots(open_store(project)).get(old.digest)
 
 
 def test_all_pages_of_mlflow_are_read(monkeypatch, project):
@@ -282,7 +283,7 @@ def test_a_bundle_keeps_its_snapshot_and_a_validation_the_one_that_it_names(proj
     write_json(project.store_path / "bundles" / "7-abc" / "meta.json", {"data_digest": old.digest})
     assert needed(project, bundled(project)) == ({old.digest}, set())
     assert versions_of(bundled(project)) == {old.digest: ["7"]}
-    name = validate(project.store_path, old, "c")
+    name = validate(open_store(project), old, "c")
     assert needed(project, [Use(None, None, name)]) == ({old.digest}, {name})
 
 
@@ -320,7 +321,7 @@ def test_nothing_is_removed_while_another_run_goes_on(project):
 
 
 def test_the_log_names_versions_and_hides_secrets_even_without_mlflow(project, capsys, monkeypatch):
-    take(project.store_path, "postgresql://me:geheim@db/shop?table=고객", a=[9])
+    take(open_store(project), "postgresql://me:geheim@db/shop?table=고객", a=[9])
     old, new = two_snapshots(project)
     write_json(project.store_path / "bundles" / "7-abc" / "meta.json", {"data_digest": old.digest})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -333,7 +334,7 @@ def test_the_log_names_versions_and_hides_secrets_even_without_mlflow(project, c
     assert " 7 " in lines[1] and " 7 " not in lines[0]
 
 
-def compared(store: Path, one: dict[str, object], other: dict[str, object]) -> dict[str, ColumnDiff]:
+def compared(store: Store, one: dict[str, object], other: dict[str, object]) -> dict[str, ColumnDiff]:
     before, after = (take(store, "x", **columns) for columns in (one, other))  # type: ignore[arg-type]
     snapshots = Snapshots(store)
     found = compare_columns(snapshots, compare_schemas(snapshots, before.digest[:12], after.digest[:12]))
@@ -341,9 +342,9 @@ def compared(store: Path, one: dict[str, object], other: dict[str, object]) -> d
 
 
 def test_the_schemas_of_two_snapshots_are_compared(tmp_path):
-    one = take(tmp_path, "x", gone=[1], kind=[1], same=["a"])
-    other = take(tmp_path, "x", same=["b"], kind=["1"], new=[True])
-    found = compare_schemas(Snapshots(tmp_path), one.digest[:8], other.digest[:8])
+    one = take(Store(tmp_path), "x", gone=[1], kind=[1], same=["a"])
+    other = take(Store(tmp_path), "x", same=["b"], kind=["1"], new=[True])
+    found = compare_schemas(Snapshots(Store(tmp_path)), one.digest[:8], other.digest[:8])
     assert (found.added, found.removed) == ({"new": "bool"}, {"gone": "int64"})
     assert (found.retyped, found.shared) == ({"kind": ("int64", "string")}, ("same",))
 
@@ -353,7 +354,7 @@ def test_the_values_of_two_snapshots_are_compared(tmp_path):
     dates = [[start + timedelta(days=i + shift) for i in range(400)] for shift in (0, 0, 300)]
     ones = {"n": [1.0, None, 3.0, float("nan")] * 100, "도시": ["서울", "부산"] * 200, "when": dates[0]}
     others = {"n": [1.0, 2.0, 3.0, 9.0] * 100, "도시": ["서울", "제주"] * 200, "when": dates[2]}
-    found = compared(tmp_path, ones, others)  # type: ignore[arg-type]
+    found = compared(Store(tmp_path), ones, others)  # type: ignore[arg-type]
     number, city, when = found["n"], found["도시"], found["when"]
     assert (number.before.missing_share, number.after.missing_share) == (0.5, 0.0)
     assert (number.before.least, number.before.most, number.after.most) == (1.0, 3.0, 9.0)
@@ -373,29 +374,29 @@ def test_the_distance_is_small_between_alike_and_large_between_others(tmp_path, 
         flags = (draw.random(5000) < 0.05 + shift / 2).astype(int)
         return list(flags if kind == "flag" else np.array(["a", "b"])[flags])
 
-    alike, moved = (compared(tmp_path, {"x": values(0)}, {"x": values(shift)})["x"].distance for shift in (0, 1))
+    alike, moved = (compared(Store(tmp_path), {"x": values(0)}, {"x": values(shift)})["x"].distance for shift in (0, 1))
     assert alike is not None and alike < 0.05
     assert moved is not None and moved > 0.5
 
 
 def test_names_of_rows_have_no_distance(tmp_path):
     ids = [[f"id{i}" for i in range(start, start + 500)] for start in (0, 500)]
-    column = compared(tmp_path, {"id": ids[0]}, {"id": ids[1]})["id"]
+    column = compared(Store(tmp_path), {"id": ids[0]}, {"id": ids[1]})["id"]
     assert (column.distance, column.came) == (None, ())
 
 
 def test_a_large_snapshot_is_sampled_evenly_over_all_its_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 16)
     monkeypatch.setattr(comparing, "MOST_ROWS", 30)
-    one = take(tmp_path, "x", a=list(range(100)))
-    side = read_sides(Snapshots(tmp_path), one, ["a"])["a"]
+    one = take(Store(tmp_path), "x", a=list(range(100)))
+    side = read_sides(Snapshots(Store(tmp_path)), one, ["a"])["a"]
     assert list(side.values) == list(range(0, 100, 4))
     assert (side.rows, side.least, side.most) == (100, 0, 99)
 
 
 def test_differences_are_printed_with_korean_names_and_markup_in_them(project, capsys):
-    one = take(project.store_path, "x", **{"도시 [b]": ["서울", "부산"] * 50, "n": [1, 2] * 50})
-    other = take(project.store_path, "x", **{"도시 [b]": ["서울", "[red]"] * 60, "n": [5, 6] * 60, "새": [1] * 120})
+    one = take(open_store(project), "x", **{"도시 [b]": ["서울", "부산"] * 50, "n": [1, 2] * 50})
+    other = take(open_store(project), "x", **{"도시 [b]": ["서울", "[red]"] * 60, "n": [5, 6] * 60, "새": [1] * 120})
     ml_data.print_difference(one.digest[:10], other.digest[:10])
     said = capsys.readouterr().out
     for part in ("100 → 120 (+20)", "+ 새 int64", "도시 [b]", "+ [red]; − 부산", "1 → 5"):

@@ -20,6 +20,7 @@ from ondol.snapshots import parts
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import digest_json
 from ondol.storage.parquet import unify
+from ondol.storage.store import open_store
 
 CONTRACT = Contract(
     problem="regression",
@@ -102,7 +103,7 @@ def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def rows_of(chosen: Settings, snapshot: Snapshot) -> list[Row]:
-    tables = list(Snapshots(chosen.store_path).batches(snapshot.digest, ["고객", "changed", "y"]))
+    tables = list(Snapshots(open_store(chosen)).batches(snapshot.digest, ["고객", "changed", "y"]))
     frame = pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame()
     assert len(frame) == snapshot.rows
     return [(name, (when - START).days, y) for name, when, y in frame.itertuples(index=False)]
@@ -117,7 +118,7 @@ def test_what_is_new_is_appended_and_names_its_parent(chosen):
     assert (first.parent, second.parent) == (None, first.digest)
     assert second.watermark == "2026-01-04T00:00:00"
     assert second.parts[0] == first.parts[0] and second.parts[1].rows == 2
-    assert rows_of(chosen, Snapshots(chosen.store_path).get(first.digest)) == table.rows[:2]
+    assert rows_of(chosen, Snapshots(open_store(chosen)).get(first.digest)) == table.rows[:2]
 
 
 def test_the_id_may_be_the_watermark(tmp_path):
@@ -313,7 +314,6 @@ def patch_publish(patch: pytest.MonkeyPatch, publish: Any) -> None:
     from ondol.storage import files
 
     patch.setattr(files, "publish", publish)
-    patch.setattr(parts, "publish", publish)
 
 
 def kill_at(patch: pytest.MonkeyPatch, place: int, after: bool) -> None:
@@ -321,11 +321,11 @@ def kill_at(patch: pytest.MonkeyPatch, place: int, after: bool) -> None:
 
     seen = iter(range(10**6))
 
-    def fatal(made: Path, target: Path) -> None:
+    def fatal(made: Path, target: Path, *how: Any) -> None:
         here = next(seen) == place
         if here and not after:
             raise Killed
-        publish(made, target)
+        publish(made, target, *how)
         if here:
             raise Killed
 
@@ -337,9 +337,9 @@ def count_writes(kind: type[Table], history: list[list[Row]], chosen: Settings, 
 
     counted = []
 
-    def count(made: Path, target: Path) -> None:
+    def count(made: Path, target: Path, *how: Any) -> None:
         counted.append(target)
-        publish(made, target)
+        publish(made, target, *how)
 
     source = kind([])
     with patch.context() as inner:
@@ -363,12 +363,12 @@ def test_parts_of_other_columns_and_types_are_one_table(chosen):
             yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     made = grow(make_settings(chosen.root, watermark="changed"), CONTRACT, Wider([]), full=False)
-    found = Snapshots(chosen.store_path).batches(made.digest, ["y", "extra", "고객"])
+    found = Snapshots(open_store(chosen)).batches(made.digest, ["y", "extra", "고객"])
     assert [block.to_pydict() for block in found] == [
         {"y": [1.0], "extra": [None], "고객": ["a"]},
         {"y": ["x"], "extra": [7], "고객": ["b"]},
     ]
-    alike = [block.read_alike(["y", "extra", "고객"]) for block in Snapshots(chosen.store_path).blocks(made.digest)]
+    alike = [block.read_alike(["y", "extra", "고객"]) for block in Snapshots(open_store(chosen)).blocks(made.digest)]
     assert pa.concat_tables(alike).to_pydict() == {"y": ["1", "x"], "extra": [None, 7], "고객": ["a", "b"]}
 
 
@@ -411,7 +411,7 @@ def read_orders(root: Path, *loads: dict[str, list[Any]]) -> list[tuple[Any, Any
     for load in loads:
         source.table = pa.table(load)
         made = grow(chosen, ORDERS, source)
-    blocks = Snapshots(chosen.store_path).batches(made.digest, ["order", "y"])
+    blocks = Snapshots(open_store(chosen)).batches(made.digest, ["order", "y"])
     return [(row["order"], row["y"]) for block in blocks for row in block.to_pylist()]
 
 
@@ -438,14 +438,14 @@ def test_an_odd_record_changes_no_row_that_is_there(odd, tmp_path):
     first = {"order": [LARGE, LARGE + 1, LARGE + 2], "y": [0.0, 1.0, 2.0]}
     found = read_orders(tmp_path, first, {"order": [odd], "y": [3.0]}, {"order": [LARGE + 1], "y": [4.0]})
     assert found == [(LARGE, 0.0), (LARGE + 2, 2.0), (odd, 3.0), (LARGE + 1, 4.0)]
-    snapshots = Snapshots(make_settings(tmp_path).store_path)
+    snapshots = Snapshots(open_store(make_settings(tmp_path)))
     alike = unify(snapshots.schema(path.stem) for path in snapshots.folder.glob("*.json"))
     assert alike.field("order").type == (pa.int64() if odd is None else pa.string())  # a float64 would round
 
 
 def test_a_part_that_was_changed_is_refused(chosen, monkeypatch):
     made = grow(chosen, CONTRACT, Table([(f"r{i}", i, 0.0) for i in range(9)]))
-    path = Snapshots(chosen.store_path).parts.path(made.parts[0].digest)
+    path = Snapshots(open_store(chosen)).parts.path(made.parts[0].digest)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

@@ -16,6 +16,7 @@ from ondol.ingestion.csv_files import DelimitedSource
 from ondol.ingestion.incremental import grow
 from ondol.ingestion.sources import Reading, open_source
 from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.storage.store import open_store
 
 CONTRACT = Contract(
     problem="regression",
@@ -53,7 +54,7 @@ class Lake:
 
     def rows(self, snapshot: Snapshot) -> list[Row]:
         """Return all rows, sorted."""
-        found = Snapshots(self.settings.store_path).batches(snapshot.digest, ["고객", "day", "y"])
+        found = Snapshots(open_store(self.settings)).batches(snapshot.digest, ["고객", "day", "y"])
         return sorted((tuple(row.values()) for batch in found for row in batch.to_pylist()), key=str)  # type: ignore[misc]
 
 
@@ -169,7 +170,7 @@ def test_a_file_of_other_columns_and_types_changes_none_that_was_read(lake: Lake
     lake._put("2.csv", "extra,y,고객,day\n7,oops,b,2\n".encode())
     made = lake.grow()
     alike = [
-        block.read_alike(["고객", "y", "extra"]) for block in Snapshots(lake.settings.store_path).blocks(made.digest)
+        block.read_alike(["고객", "y", "extra"]) for block in Snapshots(open_store(lake.settings)).blocks(made.digest)
     ]
     assert pa.concat_tables(alike).to_pydict() == {"고객": ["a", "b"], "y": ["1.5", "oops"], "extra": [None, "7"]}
     lake._put("3.csv", "고객,day\nc,3\n".encode())
@@ -231,7 +232,7 @@ def test_a_row_without_an_id_is_there_once_whichever_files_are_read_with_its_own
     lake.grow()
     lake._put("2.jsonl", '{"고객": "c", "day": 2, "y": 1.0, "ms": 7}\n'.encode())
     lake._put("0.jsonl", '{"고객": "d", "day": 2, "y": 1.0, "ms": 8}\n'.encode())
-    found = Snapshots(lake.settings.store_path).batches(lake.grow().digest, ["고객"])
+    found = Snapshots(open_store(lake.settings)).batches(lake.grow().digest, ["고객"])
     assert sorted(str(key) for batch in found for key in batch["고객"].to_pylist()) == ["None", "b", "c", "d"]
 
 

@@ -30,8 +30,8 @@ from ondol.storage import objects
 from ondol.storage.files import read_json, write_json
 from ondol.storage.log_upload import PATIENCE, Shipper, fetch_log, follow
 from ondol.storage.objects import Objects
-from ondol.storage.reach import elsewhere_of, is_published, open_store, refresh, remove, sizes
 from ondol.storage.remote import Mirror, is_deciding, is_record
+from ondol.storage.store import Store, open_store
 from ondol.validation.results import Latest, Validation, Validations
 
 ADDRESS = "s3://lake/상점/churn"
@@ -47,22 +47,27 @@ class Host:
         )  # type: ignore[arg-type]
 
     @property
-    def folder(self) -> Path:
-        """The mirror as it is."""
+    def stale(self) -> Store:
+        """The store, its mirror as it is."""
         return open_store(self.settings)
 
     @property
-    def store(self) -> Path:
-        """The mirror as the next command has it."""
-        refresh(self.folder)
-        return self.folder
+    def store(self) -> Store:
+        """The store as the next command has it."""
+        self.stale.refresh()
+        return self.stale
+
+    @property
+    def folder(self) -> Path:
+        """The mirror."""
+        return self.stale.folder
 
     def forget(self) -> None:
         shutil.rmtree(self.folder)
 
     def deploy(self, version: str, expected: Any = "any bundle") -> Any:
         bundle = write_bundle(self.store, version, files(version))
-        move_champion(self.folder, bundle, "deploy", "a test", expected)
+        move_champion(self.stale, bundle, "deploy", "a test", expected)
         return bundle
 
 
@@ -95,15 +100,15 @@ def two(bucket: Any, tmp_path: Path) -> tuple[Host, Host]:
 
 def test_a_snapshot_that_one_host_grew_is_grown_on_by_another(hosts):
     one, other = hosts("a"), hosts("b")
-    refresh(one.folder)
+    one.stale.refresh()
     table = Table(ROWS)
     first = grow(one.settings, CONTRACT, table)
     table.rows = [*ROWS, ("d", 3, 4.0), ("a", 4, 9.0)]
-    refresh(other.folder)
+    other.stale.refresh()
     second = grow(other.settings, CONTRACT, table)
     assert second.parent == first.digest
-    refresh(one.folder)
-    assert sorted(rows_of(one.settings, Snapshots(one.folder).get(second.digest))) == sorted(table.rows[1:])
+    one.stale.refresh()
+    assert sorted(rows_of(one.settings, Snapshots(one.stale).get(second.digest))) == sorted(table.rows[1:])
 
 
 def test_bundle_and_champion_reach_another_host_and_go_back_there(hosts):
@@ -112,11 +117,11 @@ def test_bundle_and_champion_reach_another_host_and_go_back_there(hosts):
         one.deploy(version)
     champion = read_champion(other.store)
     assert champion is not None and champion.version == "2"
-    bundle = open_bundle(other.folder, previous_bundle(champion))
+    bundle = open_bundle(other.stale, previous_bundle(champion))
     assert (bundle.path / "model.onnx").read_bytes() == files("1")["model.onnx"]
-    move_champion(other.folder, bundle, "rollback", "night")
+    move_champion(other.stale, bundle, "rollback", "night")
     assert read_champion(one.store).version == "1"
-    assert [change.action for change in read_champion(one.folder).history] == ["deploy", "deploy", "rollback"]
+    assert [change.action for change in read_champion(one.stale).history] == ["deploy", "deploy", "rollback"]
 
 
 def test_quarantined_rows_come_when_they_are_read(hosts):
@@ -132,13 +137,13 @@ def test_quarantined_rows_come_when_they_are_read(hosts):
 
 def test_what_is_removed_on_one_host_is_gone_on_the_other(hosts):
     one, other = hosts("a"), hosts("b")
-    write_json(one.store / "verdicts" / "1.json", {"x": 1})
-    assert read_json(other.store / "verdicts" / "1.json") == {"x": 1}
-    remove(one.folder / "verdicts" / "1.json")
-    assert read_json(other.store / "verdicts" / "1.json") is None
-    bundle = write_bundle(one.folder, "1", files("1"))
+    one.store.write_json(one.folder / "verdicts" / "1.json", {"x": 1})
+    assert read_json(other.store.folder / "verdicts" / "1.json") == {"x": 1}
+    one.stale.remove(one.folder / "verdicts" / "1.json")
+    assert read_json(other.store.folder / "verdicts" / "1.json") is None
+    bundle = write_bundle(one.stale, "1", files("1"))
     assert find_bundle(other.store, bundle.name)
-    drop_bundle(bundle)
+    drop_bundle(one.stale, bundle)
     assert find_bundle(one.store, bundle.name) is None
 
 
@@ -146,28 +151,28 @@ def test_the_mirror_may_go_at_any_time(hosts):
     one = hosts("a")
     bundle = one.deploy("1")
     made = grow(one.settings, CONTRACT, Table(ROWS))
-    Latest(one.folder).set("ingest", made.digest)
+    Latest(one.stale).set("ingest", made.digest)
     one.forget()
     assert open_bundle(one.store, bundle.name).digest == bundle.digest
-    assert read_champion(one.folder).bundle == bundle.name
-    assert rows_of(one.settings, Snapshots(one.folder).get(Latest(one.folder).get("ingest"))) == ROWS
+    assert read_champion(one.stale).bundle == bundle.name
+    assert rows_of(one.settings, Snapshots(one.stale).get(Latest(one.stale).get("ingest"))) == ROWS
     assert grow(one.settings, CONTRACT, Table(ROWS)) == made
 
 
 def test_only_what_changed_is_brought_again(hosts, monkeypatch):
     one, other = hosts("a"), hosts("b")
     for number in range(20):
-        write_json(one.store / "verdicts" / f"{number}.json", number)
+        one.store.write_json(one.folder / "verdicts" / f"{number}.json", number)
     one.deploy("1")
-    refresh(other.folder)
+    other.stale.refresh()
     got: list[str] = []
     get = Objects.get
     monkeypatch.setattr(Objects, "get", lambda self, name, path: got.append(name) or get(self, name, path))
-    refresh(other.folder)
-    refresh(one.folder)
+    other.stale.refresh()
+    one.stale.refresh()
     assert got == []
-    write_json(one.folder / "verdicts" / "7.json", "new")
-    refresh(other.folder)
+    one.stale.write_json(one.folder / "verdicts" / "7.json", "new")
+    other.stale.refresh()
     assert got == ["verdicts/7.json"]
 
 
@@ -177,7 +182,7 @@ def test_a_part_that_another_host_collected_is_uploaded_again(two):
     made = Snapshots(one.store).write(batches, "s", "f")
     assert Snapshots(other.store).by_fingerprint("f") == made
     for path in (f"{made.digest}.json", "sources/f.json", f"{made.digest}.parquet"):
-        remove(other.folder / "snapshots" / path)
+        other.stale.remove(other.folder / "snapshots" / path)
     snapshots = Snapshots(one.store)
     assert snapshots.parts.place(made.digest).exists() and snapshots.by_fingerprint("f") is None
     snapshots.write(batches, "s", "f")
@@ -196,14 +201,15 @@ def test_garbage_goes_from_the_store_also_where_this_host_never_had_it(hosts, mo
     one, other = hosts("a"), hosts("b")
     old = Snapshots(one.store).write(pa.table({"x": [1]}).to_batches(), "s", "1")
     time.sleep(1.1)  # `created` is in seconds
-    new = Snapshots(one.folder).write(pa.table({"x": [2]}).to_batches(), "s", "2")
+    new = Snapshots(one.stale).write(pa.table({"x": [2]}).to_batches(), "s", "2")
     garbage = find_garbage(other.store, set(), set())
     assert [snapshot.digest for snapshot in garbage.snapshots] == [old.digest]
     assert garbage.size > 0
     garbage.remove()
     one.forget()
-    assert list(sizes(one.store / "snapshots", "*.parquet")) == [one.folder / "snapshots" / f"{new.digest}.parquet"]
-    assert Snapshots(one.folder).by_fingerprint("2") == new and Snapshots(one.folder).by_fingerprint("1") is None
+    folder = one.folder / "snapshots"
+    assert list(one.store.sizes(folder, "*.parquet")) == [folder / f"{new.digest}.parquet"]
+    assert Snapshots(one.stale).by_fingerprint("2") == new and Snapshots(one.stale).by_fingerprint("1") is None
 
 
 # Of two hosts that change the same at once, one is refused.
@@ -214,11 +220,11 @@ def test_of_two_hosts_that_move_the_champion_one_is_refused(hosts):
     one.deploy("1")
     theirs = write_bundle(other.store, "2", files("2"))
     ours = write_bundle(one.store, "3", files("3"))
-    move_champion(one.folder, ours, "promote", "first")
+    move_champion(one.stale, ours, "promote", "first")
     with pytest.raises(UserError, match=r"champion\.json was changed by another host meanwhile: run the command again"):
-        move_champion(other.folder, theirs, "promote", "second")
+        move_champion(other.stale, theirs, "promote", "second")
     assert read_champion(other.store).version == "3"
-    move_champion(other.folder, theirs, "promote", "again")
+    move_champion(other.stale, theirs, "promote", "again")
     assert [change.why for change in read_champion(one.store).history] == ["a test", "first", "again"]
 
 
@@ -230,7 +236,7 @@ def test_of_many_that_make_the_first_champion_at_the_same_moment_one_does(bucket
     def move(place: int) -> None:
         begin.wait()
         try:
-            move_champion(hosts[place].folder, bundles[place], "deploy", "race")
+            move_champion(hosts[place].stale, bundles[place], "deploy", "race")
             said.append(bundles[place].name)
         except UserError as error:
             assert "another host" in str(error)
@@ -246,13 +252,13 @@ def test_of_many_that_make_the_first_champion_at_the_same_moment_one_does(bucket
 
 def test_of_two_ingests_at_once_one_is_refused_and_nothing_is_lost(hosts):
     one, other = hosts("a"), hosts("b")
-    refresh(one.folder)
-    refresh(other.folder)
+    one.stale.refresh()
+    other.stale.refresh()
     table = Table(ROWS)
     grow(one.settings, CONTRACT, table)
     with pytest.raises(UserError, match="changed by another host"):
         grow(other.settings, CONTRACT, Table([*ROWS, ("z", 9, 9.0)]))
-    refresh(other.folder)
+    other.stale.refresh()
     made = grow(other.settings, CONTRACT, Table([*ROWS, ("z", 9, 9.0)]))
     assert sorted(rows_of(other.settings, made)) == sorted([*ROWS, ("z", 9, 9.0)])
 
@@ -261,19 +267,19 @@ def test_the_loop_is_not_paused_over_what_another_host_noted(hosts):
     one, other = hosts("a"), hosts("b")
     pause(one.store, "audit")
     with pytest.raises(UserError, match="another host"):
-        pause(other.folder, "mine")
+        pause(other.stale, "mine")
     assert read_loop(other.store).paused.why == "audit"
 
 
 def test_a_champion_that_another_host_named_since_is_not_put_back(two):
     one, other = two
-    before = one.deploy("1") and read_champion(one.folder)
+    before = one.deploy("1") and read_champion(one.stale)
     failed = one.deploy("2")
     other.deploy("3")
-    restore_champion(one.folder, failed, before)
+    restore_champion(one.stale, failed, before)
     assert read_champion(other.store).version == "3"
     last = other.deploy("4")
-    restore_champion(other.folder, last, read_champion(one.store))
+    restore_champion(other.stale, last, read_champion(one.store))
     assert read_champion(one.store).version == "4"  # what is put back is the champion as it is named
 
 
@@ -340,23 +346,23 @@ def work(host: Host, table: Table) -> None:
     if champion is None or champion.bundle != bundle.name:
         move_champion(store, bundle, "deploy", "work")
     old = write_bundle(store, "0", files("0"))
-    drop_bundle(old)
+    drop_bundle(store, old)
 
 
 def require_whole(host: Host) -> None:
     """Check on a machine that has nothing that all that is named is there."""
     store = host.store
     snapshots = Snapshots(store)
-    for path in (store / "snapshots").glob("*.json"):
+    for path in (store.folder / "snapshots").glob("*.json"):
         assert snapshots.is_whole(snapshots.get(path.stem))
-    for path in (store / "snapshots" / "lines").glob("*.json"):
+    for path in (store.folder / "snapshots" / "lines").glob("*.json"):
         rows = rows_of(host.settings, snapshots.get(read_json(path)["snapshot"]))
         assert len({row[0] for row in rows}) == len(rows)
-    for path in (store / "quarantine").glob("*.json"):
+    for path in (store.folder / "quarantine").glob("*.json"):
         assert Validations(store).bad_rows(path.stem).tolist() == [3]
     champion = read_champion(store)
     assert champion is not None and open_bundle(store, champion.bundle).digest == champion.digest
-    if ingested := (read_json(store / "latest.json") or {}).get("ingest"):
+    if ingested := (read_json(store.folder / "latest.json") or {}).get("ingest"):
         snapshots.get(ingested)
 
 
@@ -389,23 +395,23 @@ def test_whichever_call_of_the_store_fails_nothing_is_lost(hosts, tmp_path, monk
         work(host, table)
         other = Host(tmp_path / f"{at} third", address)
         require_whole(other)
-        assert read_champion(other.folder).version == "2"
-        assert find_bundle(other.folder, host_bundle(host, "0")) is None
-        latest = Snapshots(other.folder).get(Latest(other.folder).get("ingest"))
+        assert read_champion(other.stale).version == "2"
+        assert find_bundle(other.stale, host_bundle(host, "0")) is None
+        latest = Snapshots(other.stale).get(Latest(other.stale).get("ingest"))
         assert sorted(rows_of(other.settings, latest)) == sorted(table.rows[1:])
     assert at > 20
 
 
 def host_bundle(host: Host, version: str) -> str:
     """Name the bundle of a version that is not there any more."""
-    bundle = write_bundle(host.settings.root / "aside", version, files(version))
+    bundle = write_bundle(Store(host.settings.root / "aside"), version, files(version))
     return bundle.name
 
 
 def test_a_killed_process_between_upload_and_rename_leaves_what_the_next_takes_up(two, monkeypatch):
     one, other = two
     one.deploy("1")
-    bundle = write_bundle(one.folder, "2", files("2"))
+    bundle = write_bundle(one.stale, "2", files("2"))
     rename = Path.replace
 
     def die_at_the_champion(path: Path, target: Path) -> Path:
@@ -416,8 +422,8 @@ def test_a_killed_process_between_upload_and_rename_leaves_what_the_next_takes_u
     with monkeypatch.context() as context:
         context.setattr("ondol.storage.files.Path.replace", die_at_the_champion)
         with pytest.raises(Killed):
-            move_champion(one.folder, bundle, "promote", "killed")
-    assert read_champion(one.folder).version == "1"
+            move_champion(one.stale, bundle, "promote", "killed")
+    assert read_champion(one.stale).version == "1"
     assert read_champion(one.store).version == "2" == read_champion(other.store).version
 
 
@@ -438,8 +444,7 @@ def test_an_answer_that_was_lost_is_no_conflict(two, monkeypatch):
     host = Host(one.settings.root)
     mirror = Mirror(one.folder, Objects(ADDRESS, host.settings.fetch.model_copy(update={"retries": 2})))
     made = write_file(one.folder.parent / "made", b'{"bundle": null}')
-    with mirror.uploading(made, one.folder / "champion.json"):
-        made.replace(one.folder / "champion.json")
+    mirror.publish(made, one.folder / "champion.json")
     assert len(tries) == 2 and read_champion(one.store) is None
 
 
@@ -451,9 +456,9 @@ def write_file(path: Path, content: bytes) -> Path:
 # What cannot be reached is one sentence.
 
 
-def sentence(host: Host, act: Callable[[Path], Any] = refresh) -> str:
+def sentence(host: Host, act: Callable[[Store], Any] = Store.refresh) -> str:
     with pytest.raises(UserError) as caught:
-        act(host.folder)
+        act(host.stale)
     said = str(caught.value)
     assert "\n" not in said and said.endswith(".") and "planted" not in said
     return said
@@ -475,7 +480,7 @@ def test_what_cannot_be_written_is_said_and_is_not_here_either(two, monkeypatch)
     one.deploy("1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     cut = Host(one.settings.root / "again")
-    said = sentence(cut, lambda store: write_json(store / "latest.json", {}))
+    said = sentence(cut, lambda store: store.write_json(store.folder / "latest.json", {}))
     assert "cannot be written" in said
     assert not (cut.folder / "latest.json").exists()
 
@@ -484,7 +489,7 @@ def test_a_bundle_that_cannot_be_reached_is_not_taken_for_missing(two, monkeypat
     """Else the gates would judge without the champion."""
     one, other = two
     bundle = one.deploy("1")
-    refresh(other.folder)
+    other.stale.refresh()
     shutil.rmtree(other.folder / "bundles")
     monkeypatch.setattr(Objects, "_ask", lambda *_, **__: (_ for _ in ()).throw(UserError("The store is away.")))
     assert sentence(other, lambda store: find_bundle(store, bundle.name)) == "The store is away."
@@ -513,28 +518,41 @@ def test_a_web_server_is_no_store(tmp_path):
 def test_a_store_in_a_folder_imports_nothing_of_it(tmp_path):
     code = (
         "import sys; from pathlib import Path; from ondol.config import Settings;"
-        "from ondol.storage.files import *;"
-        f"s = Settings(root=Path({str(tmp_path)!r})); write_json(s.store_path / 'x.json', 1);"
-        "from ondol.storage.reach import open_store, refresh; refresh(open_store(s));"
+        "from ondol.storage.store import open_store;"
+        f"store = open_store(Settings(root=Path({str(tmp_path)!r}))); store.write_json(store.folder / 'x.json', 1);"
+        "store.refresh();"
         "assert not {'fsspec', 's3fs', 'ondol.storage.remote'} & set(sys.modules)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "ML_STORE"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
-def test_settings_open_no_store_and_nothing_is_written_to_a_store_that_is_not_open(tmp_path):
+def test_opening_a_store_connects_to_nothing(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from ondol.config import Settings;"
+        "from ondol.storage.store import open_store;"
+        f"settings = Settings(root=Path({str(tmp_path)!r}), store={ADDRESS!r});"
+        "assert open_store(settings).remote is open_store(settings).remote;"
+        "assert not {'fsspec', 's3fs'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_is_written_into_a_mirror_past_its_store(tmp_path):
     settings = Settings(root=tmp_path, store=ADDRESS)
-    for use in (lambda: write_json(settings.store_path / "x.json", 1), lambda: pause(settings.store_path, "a test")):
-        with pytest.raises(RuntimeError, match="was not opened"):
-            use()
-    assert not list(settings.store_path.glob("*.json"))
+    folder = open_store(settings).folder
+    with pytest.raises(RuntimeError, match="write it through its Store"):
+        write_json(folder / "x.json", 1)
+    with pytest.raises(RuntimeError, match="mirrors a remote store"):
+        Store(folder)
+    assert not list(folder.glob("*.json"))
 
 
 def test_alerts_wait_on_the_host_that_raised_them(two):
     one, other = two
     alert(one.settings, "run-failed", "It failed.", "Look.")
     assert len(waiting(one.settings)) == 1 and not waiting(other.settings)
-    refresh(other.folder)
+    other.stale.refresh()
     assert not waiting(other.settings)
 
 
@@ -566,7 +584,7 @@ def test_a_followers_folder_gets_the_champion_after_its_bundle(followed):
     for version in ("1", "2"):
         bundle = host.deploy(version)
         wait_until(lambda name=bundle.name: (read_json(folder / "champion.json") or {}).get("bundle") == name)
-        assert open_bundle(folder, bundle.name).digest == bundle.digest
+        assert open_bundle(Store(folder), bundle.name).digest == bundle.digest
     assert said == []
 
 
@@ -595,7 +613,7 @@ def test_an_outage_is_said_once_and_survived(two, tmp_path, monkeypatch):
     stop.set()
     thread.join()
     assert said == ["The store is away. The service goes on with what it has.", "The store answers again."]
-    assert open_bundle(mirror.folder, bundle.name)
+    assert open_bundle(Store(mirror.folder), bundle.name)
 
 
 def log_file(folder: Path, name: str, *lines: str) -> Path:
@@ -607,25 +625,25 @@ def log_file(folder: Path, name: str, *lines: str) -> Path:
 
 def test_log_files_go_up_and_come_down_where_they_are_needed(two):
     service, monitor = two
-    shipper = Shipper(elsewhere_of(service.folder), 10**9)
+    shipper = Shipper(service.stale.remote, 10**9)
     began = datetime.now(UTC)
     path = log_file(service.folder, "20260101T000000-h-1-1", "one")
     shipper.step()
-    fetch_log(monitor.folder, began)
+    fetch_log(monitor.stale, began)
     copy = monitor.folder / "log" / path.name
     assert copy.read_bytes() == b"one\n"
     with path.open("ab") as file:
         file.write("둘\nhalf".encode())
     shipper.step()  # not due yet
-    assert is_published(copy)
-    fetch_log(monitor.folder, began)
+    assert monitor.stale.has(copy)
+    fetch_log(monitor.stale, began)
     assert copy.read_bytes() == b"one\n"
     shipper.step(all_of_it=True)
-    fetch_log(monitor.folder, began)
+    fetch_log(monitor.stale, began)
     assert copy.read_bytes() == "one\n둘\n".encode()
     log_file(service.folder, "20260102T000000-h-1-2", "old")
     shipper.step()
-    fetch_log(monitor.folder, began + timedelta(hours=1))
+    fetch_log(monitor.stale, began + timedelta(hours=1))
     assert not (monitor.folder / "log" / "20260102T000000-h-1-2.jsonl").exists()
 
 
@@ -640,21 +658,21 @@ def test_a_followers_end_ships_what_was_logged_last(two, tmp_path):
     log_file(mirror.folder, "20260101T000000-h-1-1", "one", "two")
     stop.set()
     thread.join()
-    fetch_log(monitor.folder, datetime.now(UTC))
+    fetch_log(monitor.stale, datetime.now(UTC))
     assert (monitor.folder / "log" / path.name).read_bytes() == b"one\ntwo\n"
 
 
 def test_the_stores_log_is_bounded_and_what_it_let_go_goes_elsewhere(two):
     service, monitor = two
-    shipper = Shipper(elsewhere_of(service.folder), 10)
+    shipper = Shipper(service.stale.remote, 10)
     now = datetime.now(UTC)
     first = log_file(service.folder, "20260101T000000-h-1-1", "12345678")
     shipper.step()
-    fetch_log(monitor.folder, now)
+    fetch_log(monitor.stale, now)
     assert (monitor.folder / "log" / first.name).exists()
     first.unlink()  # the service rotated
     log_file(service.folder, "20260102T000000-h-1-2", "12345678")
     shipper.step()
-    fetch_log(monitor.folder, now)
+    fetch_log(monitor.stale, now)
     names = [path.name for path in (monitor.folder / "log").iterdir()]
     assert names == ["20260102T000000-h-1-2.jsonl"]

@@ -53,6 +53,7 @@ from ondol.monitoring.windows import Window, Windows, metric_names, window_id
 from ondol.orchestration.alerts import waiting
 from ondol.registry.champion import Champion, write_champion
 from ondol.storage.files import read_json
+from ondol.storage.store import Store, open_store
 
 HOUR = timedelta(hours=1)
 ANSWER = {"label": "no", "probabilities": {"no": 0.9, "yes": 0.1}}
@@ -312,12 +313,12 @@ def test_one_window_is_enough_where_it_is_set_so():
 
 
 def test_a_pause_holds_training_back_and_says_who_and_why(tmp_path):
-    pause(tmp_path, "점검 중")
-    decision = ask("dd", read_loop(tmp_path))
+    pause(Store(tmp_path), "점검 중")
+    decision = ask("dd", read_loop(Store(tmp_path)))
     assert not decision.wanted and "점검 중" in decision.why and "ml loop resume" in decision.why
-    resume(tmp_path, "done")
-    assert ask("dd", read_loop(tmp_path)).wanted
-    assert [(c.what, c.why) for c in read_loop(tmp_path).history] == [("pause", "점검 중"), ("resume", "done")]
+    resume(Store(tmp_path), "done")
+    assert ask("dd", read_loop(Store(tmp_path))).wanted
+    assert [(c.what, c.why) for c in read_loop(Store(tmp_path)).history] == [("pause", "점검 중"), ("resume", "done")]
 
 
 def wanted(number: int, hours: float) -> TrainingRequest:
@@ -343,12 +344,12 @@ def test_the_same_window_never_asks_twice():
 def alerted(tmp_path, monkeypatch):
     """A store, and what people are told of its windows: `alerted(verdicts, **settings)` looks as a monitor does."""
     monkeypatch.setattr("ondol.monitoring.retraining.has_automation", lambda project: False)  # no server here
-    write_champion(tmp_path / ".ml" / "store", CHAMPION)
+    write_champion(Store(tmp_path / ".ml" / "store"), CHAMPION)
 
     def look(verdicts: str, **rules: Any) -> list[str]:
         settings = Settings(root=tmp_path, retrain=Retrain(**rules), project={"name": "shop"})  # type: ignore[arg-type]
         words = {"o": "ok", "d": "drift", "w": "worse", "s": "too small"}
-        windows = Windows(settings.store_path)
+        windows = Windows(open_store(settings))
         for number, letter in enumerate(verdicts):
             made = window(number, words[letter])
             path = windows.path(made.id, "json")
@@ -362,12 +363,12 @@ def alerted(tmp_path, monkeypatch):
 
 
 def test_drift_is_alerted_while_the_loop_is_paused(alerted, tmp_path):
-    pause(tmp_path / ".ml" / "store", "stocktaking")
+    pause(Store(tmp_path / ".ml" / "store"), "stocktaking")
     (told,) = alerted("dd"[:1])
     assert "1 of the last 3 windows" in told
     told = alerted("dd")[-1]
     assert "so" in told and "paused" in told and "stocktaking" in told
-    assert read_loop(tmp_path / ".ml" / "store").wanted is None
+    assert read_loop(Store(tmp_path / ".ml" / "store")).wanted is None
 
 
 def test_drift_is_alerted_while_the_loop_cools_down(alerted):
@@ -386,12 +387,12 @@ def test_a_window_is_alerted_once_for_each_verdict(alerted):
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_the_console_shows_the_live_metric_and_the_labelled_rows(tmp_path, lost):
-    write_champion(tmp_path / ".ml" / "store", CHAMPION)
+    write_champion(Store(tmp_path / ".ml" / "store"), CHAMPION)
     settings = Settings(root=tmp_path)
     figure, before = Interval(value=0.81, low=0.78, high=0.84), Interval(value=0.9, low=0.88, high=0.92)
     live = Performance(metric="roc_auc", rows=412, figure=figure, before=before, metrics={}, lost=lost)
     verdict, reasons = ("worse", (f"performance lost: {live.sentence}",)) if lost else ("ok", ())
-    Windows(settings.store_path).write(window(0, verdict, performance=live, reasons=reasons))
+    Windows(open_store(settings)).write(window(0, verdict, performance=live, reasons=reasons))
     text = "\n".join(window_lines(settings, 5))
     assert (
         text.count("roc_auc 0.8100 (0.7800 to 0.8400) on 412 labelled rows, 0.9000 (0.8800 to 0.9200) on the holdout")
@@ -404,9 +405,9 @@ def test_windows_that_are_well_or_too_small_alert_nobody(alerted):
 
 
 def test_confirmation_is_of_the_request_that_was_sent(tmp_path):
-    save_request(tmp_path, wanted(1, 1))
-    assert confirm(tmp_path, "another").wanted.emitted_at is None  # type: ignore[union-attr]
-    assert confirm(tmp_path, wanted(1, 1).window).wanted.emitted_at  # type: ignore[union-attr]
+    save_request(Store(tmp_path), wanted(1, 1))
+    assert confirm(Store(tmp_path), "another").wanted.emitted_at is None  # type: ignore[union-attr]
+    assert confirm(Store(tmp_path), wanted(1, 1).window).wanted.emitted_at  # type: ignore[union-attr]
 
 
 def test_settings_that_can_never_be_met_are_refused():
@@ -460,7 +461,7 @@ def test_an_event_keeps_its_id_and_is_heard_by_its_project_alone():
 
 
 def test_the_next_window_begins_where_the_last_evaluated_one_ended(tmp_path):
-    windows = Windows(tmp_path)
+    windows = Windows(Store(tmp_path))
     assert windows.next_start(CHAMPION) == START
     windows.write(window(0, "ok"))
     windows.write(window(1, "too small"))
@@ -470,7 +471,7 @@ def test_the_next_window_begins_where_the_last_evaluated_one_ended(tmp_path):
 
 
 def test_a_new_champion_begins_a_new_history(tmp_path):
-    windows = Windows(tmp_path)
+    windows = Windows(Store(tmp_path))
     windows.write(window(0, "drift"))
     again = CHAMPION.model_copy(update={"since": (START + 5 * HOUR).isoformat()})
     assert windows.of(again) == []
@@ -479,7 +480,7 @@ def test_a_new_champion_begins_a_new_history(tmp_path):
 
 
 def test_old_reports_go_and_records_stay(tmp_path):
-    windows = Windows(tmp_path)
+    windows = Windows(Store(tmp_path))
     for number in range(5):
         windows.write(window(number, "ok"))
         windows.write_report(window(number, "ok").id, "<html>")

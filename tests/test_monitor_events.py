@@ -27,6 +27,7 @@ from ondol.orchestration import events
 from ondol.orchestration.guard import Child, free_port
 from ondol.orchestration.server import EMBEDDED, PREFECT, Server
 from ondol.registry.champion import Champion
+from ondol.storage.store import open_store
 
 CHAMPION = Champion(version="1", run_id="r", bundle="1-b", digest="d", since=START.isoformat())
 WANTED = TrainingRequest(
@@ -98,7 +99,7 @@ def received(project: str) -> list[dict[str, Any]]:
 
 
 def test_a_request_stays_open_until_somebody_listens_and_arrives_once(settings):
-    store, project = settings.store_path, settings.project.name
+    store, project = open_store(settings), settings.project.name
     save_request(store, WANTED)
     assert send_request(settings, CHAMPION) == NO_AUTOMATION
     assert read_loop(store).wanted.emitted_at is None
@@ -117,7 +118,7 @@ def test_a_request_stays_open_until_somebody_listens_and_arrives_once(settings):
 
 
 def test_a_request_of_an_old_champion_or_in_a_pause_is_not_sent(settings):
-    store, project = settings.store_path, settings.project.name
+    store, project = open_store(settings), settings.project.name
     save_request(store, WANTED)
     listen(project)
     assert send_request(settings, CHAMPION.model_copy(update={"bundle": "2-c"})) == ""
@@ -129,17 +130,17 @@ def test_a_request_of_an_old_champion_or_in_a_pause_is_not_sent(settings):
 def test_a_server_that_is_gone_leaves_the_request_open(settings):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    save_request(settings.store_path, WANTED)
+    save_request(open_store(settings), WANTED)
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
         assert "could not be sent" in send_request(settings, CHAMPION)
-    assert read_loop(settings.store_path).wanted.emitted_at is None
+    assert read_loop(open_store(settings)).wanted.emitted_at is None
 
 
 def test_a_request_that_the_server_has_heard_and_not_kept_stays_open(settings, monkeypatch):
     """As where it is killed before it writes events down."""
-    save_request(settings.store_path, WANTED)
+    save_request(open_store(settings), WANTED)
     listen(settings.project.name)
     monkeypatch.setattr(events, "_is_kept", lambda event: False)
     monkeypatch.setattr(events, "KEPT_SECONDS", 0.1)
     assert "could not be sent" in send_request(settings, CHAMPION)
-    assert read_loop(settings.store_path).wanted.emitted_at is None
+    assert read_loop(open_store(settings)).wanted.emitted_at is None

@@ -20,6 +20,7 @@ from ondol.monitoring.windows import Window, Windows
 from ondol.registry.bundles import Bundle, open_bundle
 from ondol.registry.champion import Champion, read_champion, write_champion
 from ondol.storage.files import digest_folder, write_json
+from ondol.storage.store import Store
 
 ROWS = 400
 KEPT = 3  # reports: as many as decide, where `keep` says fewer
@@ -32,7 +33,7 @@ class Served:
     def __init__(self, folder: Path, prefect: str) -> None:
         self.folder = folder
         self.project = Project(folder, PREFECT_API_URL=prefect)
-        self.store = folder / ".ml" / "store"
+        self.store = Store(folder / ".ml" / "store")
         self.sent = 0
 
     @property
@@ -53,7 +54,9 @@ class Served:
         """Log answers to rows that no model has seen, and return these with their request ids."""
         frame = typed_sample(self.bundle.contract, rows, start=50_000 + self.sent, **parameters)
         self.sent += rows
-        logged = write_log(self.store, self.bundle, frame, datetime.now(UTC) - timedelta(milliseconds=rows + 100))
+        logged = write_log(
+            self.store.folder, self.bundle, frame, datetime.now(UTC) - timedelta(milliseconds=rows + 100)
+        )
         return frame.assign(request_id=[record["id"] for record in logged])
 
     def log_begins(self) -> None:
@@ -82,7 +85,7 @@ def monitor(served: Served) -> Window:
 
 
 def loop(served: Served) -> dict[str, Any]:
-    path = served.store / "loop.json"
+    path = served.store.folder / "loop.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
 
@@ -139,7 +142,7 @@ def test_drift_is_kept_told_and_shown(served):
     wanted = loop(served)["wanted"]
     assert wanted["window"] == drifted.id and wanted["windows"][-1] == drifted.id
     assert wanted["emitted_at"] is None  # nobody listens to the server of one command
-    alerts = [json.loads(path.read_bytes()) for path in (served.store / "alerts" / "outbox").glob("*.json")]
+    alerts = [json.loads(path.read_bytes()) for path in (served.store.folder / "alerts" / "outbox").glob("*.json")]
     told = sorted((a for a in alerts if a["kind"] == "drift"), key=lambda a: a["at"])
     assert "performance lost" in told[0]["what"] and drifted.reasons[0] in told[1]["what"] and len(told) == 2
     shown = served.project.ml("loop", "show").stdout

@@ -34,6 +34,7 @@ from ondol.monitoring.retraining import pause
 from ondol.monitoring.windows import Window, Windows, window_id
 from ondol.orchestration.guard import free_port
 from ondol.registry.champion import Champion, write_champion
+from ondol.storage.store import open_store
 
 BIN = Path(sys.executable).parent
 ONE_SHOT = {"flows"}
@@ -496,7 +497,7 @@ def loop_store(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = Settings(root=tmp_path_factory.mktemp("loop"))
     start = datetime.now(UTC) - timedelta(days=4)
     champion = Champion(version="3", run_id="r", bundle="3-b", digest="d", since=start.isoformat())
-    write_champion(settings.store_path, champion)
+    write_champion(open_store(settings), champion)
     column = {"method": "wasserstein", "score": 0.3, "limit": 0.1, "missing": 0.2, "missing_before": 0.1}
     live = Performance(
         metric="roc_auc", rows=412, figure=Interval(0.81, 0.78, 0.84), before=Interval(0.9, 0.88, 0.92), metrics={},
@@ -512,7 +513,7 @@ def loop_store(tmp_path_factory: pytest.TempPathFactory) -> Settings:
                 "prediction": column | {"name": "probability"},
             }
         )  # fmt: skip
-        Windows(settings.store_path).write(window)
+        Windows(open_store(settings)).write(window)
     return settings
 
 
@@ -563,7 +564,7 @@ def test_what_the_loop_exports_follows_the_store_and_says_where_it_cannot_be_rea
     assert exported(settings) == {
         "ml_store_readable": 1.0, "ml_loop_paused": 0.0, "ml_alerts_waiting": 0.0, "ml_alerts_webhook": 0.0
     }  # fmt: skip
-    pause(settings.store_path, "a test")
+    pause(open_store(settings), "a test")
     assert exported(settings)["ml_loop_paused"] == 1.0
     (settings.store_path / "loop.json").write_text("{", encoding="utf-8")
     assert exported(settings) == {"ml_store_readable": 0.0}

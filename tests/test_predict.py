@@ -24,6 +24,7 @@ from ondol.ingestion.sources import Reading, open_source
 from ondol.project import Project as OpenProject
 from ondol.registry.bundles import write_bundle
 from ondol.registry.champion import move_champion
+from ondol.storage.store import open_store
 
 
 class Project:
@@ -40,8 +41,8 @@ class Project:
             "contract.json": self.contract.model_dump_json().encode(),
             "meta.json": json.dumps({"format": 1, "version": version}).encode(),
         }
-        self.bundle = write_bundle(self.settings.store_path, version, files)
-        move_champion(self.settings.store_path, self.bundle, "deploy", "a test")
+        self.bundle = write_bundle(open_store(self.settings), version, files)
+        move_champion(open_store(self.settings), self.bundle, "deploy", "a test")
         return self
 
     def write(self, frame: pd.DataFrame, name: str = "in.parquet") -> str:

@@ -27,6 +27,7 @@ from ondol.ingestion.ingest import snapshot_source
 from ondol.ingestion.sources import Reading, open_source, read_through
 from ondol.retention import find_garbage
 from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.storage.store import open_store
 from ondol.validation.corrections import GONE, accept_corrected_rows, correct_snapshot, read_corrections, revalidate
 from ondol.validation.results import Latest, Validation, Validations
 from ondol.validation.validate import find_or_validate, validate_snapshot, validation_id
@@ -67,19 +68,19 @@ class Project:
         (root / "model").mkdir()
         (root / "model" / "schema.py").write_text("one", encoding="utf-8")
         self.settings = Settings(root=root, data={"source": "data.csv", "target": "y", **data})  # type: ignore[arg-type]
-        self.snapshots = Snapshots(self.settings.store_path)
+        self.snapshots = Snapshots(open_store(self.settings))
 
     def ingest(self, rows: list[list[Any]] | None = None, full: bool = False) -> Snapshot:
         if rows is not None:
             write_csv(self.root / "data.csv", HEADER, rows)
         contract = load_contract(self.settings)
         made = correct_snapshot(self.snapshots, snapshot_source(self.settings, contract, full), contract.by_name)
-        Latest(self.settings.store_path).set("ingest", made.digest)
+        Latest(open_store(self.settings)).set("ingest", made.digest)
         return made
 
     def validate(self, snapshot: Snapshot) -> Validation:
         name = validation_id(self.settings, snapshot.digest)
-        store = Validations(self.settings.store_path)
+        store = Validations(open_store(self.settings))
         return store.find(name) or validate_snapshot(self.settings, snapshot.digest, name)
 
     def rows(self, snapshot: Snapshot) -> list[list[Any]]:
@@ -135,7 +136,7 @@ def test_corrected_rows_take_the_place_of_the_raw_ones_in_a_child_of_the_snapsho
     assert child.parent == first.digest and child.rows == first.rows == 9
     assert ids(made, child) == [0, 1, 2, 3, 4, 6, 8, 5, 7]
     assert made.rows(child)[7][2:] == [40, 10.5, "김", "yes"]
-    assert Latest(made.settings.store_path).get("ingest") == child.digest
+    assert Latest(open_store(made.settings)).get("ingest") == child.digest
     again = made.validate(child)
     assert (again.bad, again.rows) == (2, 9)
 
@@ -157,7 +158,7 @@ def test_collecting_garbage_keeps_what_the_next_ingest_corrects(made, monkeypatc
         record = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(record | {"created": "2020-01-01T00:00:00+00:00"}), encoding="utf-8")
     latest = made.ingest([*GOOD, *BAD, row(20)])
-    garbage = find_garbage(made.settings.store_path, {latest.digest}, set())
+    garbage = find_garbage(open_store(made.settings), {latest.digest}, set())
     old = {one.digest for one in garbage.snapshots if one.created.startswith("2020")}
     assert len(old) == 2 and latest.digest not in {one.digest for one in garbage.snapshots}
     garbage.remove()
@@ -321,7 +322,7 @@ def test_a_value_that_is_none_of_its_column_s_type_is_refused_where_no_contract_
     kinds = {"id": [1, 2], "when": [START, START], "age": [400, 1], "income": [1.0, 1.0], "name": ["a", "b"]}
     table = pyarrow.table({**kinds, "y": ["no", "no"], "seen": [START, START]})
     base = made.snapshots.write(table.to_batches(), "data.csv", None)
-    Latest(made.settings.store_path).set("ingest", base.digest)
+    Latest(open_store(made.settings)).set("ingest", base.digest)
     bad = made.validate(base)
     with pytest.raises(UserError, match=r'"seen" of the corrected rows is not all timestamp'):
         accept_corrected_rows(made.settings, bad, made.correct(bad, {0: {"age": 40, "seen": "yesterday"}}))
@@ -334,7 +335,7 @@ def test_a_value_that_is_none_of_its_column_s_type_is_refused_where_no_contract_
 def test_of_a_snapshot_s_two_equal_files_one_row_is_corrected(made):
     part = made.ingest([row(0), row(5, age=400)]).parts[0]
     twice = made.snapshots.record([part, part], "data.csv")
-    Latest(made.settings.store_path).set("ingest", twice.digest)
+    Latest(open_store(made.settings)).set("ingest", twice.digest)
     bad = made.validate(twice)
     child = accept_corrected_rows(made.settings, bad, made.correct(bad, {3: {"id": 55, "age": 40}})).snapshot
     assert ids(made, child) == [0, 5, 0, 55]
@@ -359,8 +360,8 @@ def test_rows_that_are_written_and_replayed_unchanged_are_the_raw_rows(made, suf
     known["when"] = [datetime.fromisoformat(value) for value in known["when"]]
     raw = pyarrow.table(known | {name: list(values) for name, values in NASTY.items()})
     base = made.snapshots.write(raw.to_batches(), "data.csv", None)
-    Latest(made.settings.store_path).set("ingest", base.digest)
-    with Validations(made.settings.store_path).quarantine("all", raw.schema) as held:
+    Latest(open_store(made.settings)).set("ingest", base.digest)
+    with Validations(open_store(made.settings)).quarantine("all", raw.schema) as held:
         reasons = pyarrow.array([["because"]] * 15)
         held.add(raw, np.arange(15), reasons)
         bad = held.finish(Validation(id="all", snapshot=base.digest, rows=15, bad=15, reasons={}))
@@ -380,7 +381,7 @@ def test_rows_that_are_written_and_replayed_unchanged_are_the_raw_rows(made, suf
 def test_only_the_row_groups_of_corrected_rows_are_read(made):
     rows = [row(i, age=400 + i) for i in range(12)]
     bad = made.validate(made.ingest(rows))
-    store = Validations(made.settings.store_path)
+    store = Validations(open_store(made.settings))
     path = store.rows_path(bad.id)
     footer = pq.read_metadata(path)
     assert footer.num_row_groups == 3
@@ -398,7 +399,7 @@ def test_rows_of_another_source_are_refused(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
     corrected = made.correct(bad, {5: {"age": 40}})
     other = made.snapshots.write(pyarrow.table({"id": [1]}).to_batches(), "elsewhere.csv", None)
-    Latest(made.settings.store_path).set("ingest", other.digest)
+    Latest(open_store(made.settings)).set("ingest", other.digest)
     with pytest.raises(UserError, match=r"data\.csv.*elsewhere\.csv"):
         accept_corrected_rows(made.settings, bad, corrected)
 
@@ -469,7 +470,7 @@ def test_the_validation_that_was_looked_at_last_is_shown_though_another_was_made
     schema.write_text("one", encoding="utf-8")
     assert find_or_validate(made.settings, snapshot.digest) == first
     assert first.id in typed("show")[1]
-    (Validations(made.settings.store_path).folder / f"{first.id}.json").unlink()  # as `ml data gc` may
+    (Validations(open_store(made.settings)).folder / f"{first.id}.json").unlink()  # as `ml data gc` may
     assert second.id in typed("show")[1]
 
 

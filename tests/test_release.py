@@ -13,6 +13,7 @@ from e2e.support import Project, make_project, refuse, succeed, wait_for_version
 from service_server import serve, wait_for
 
 from ondol.registry.champion import read_champion
+from ondol.storage.store import Store
 
 NAME, STAGING = "customer-churn-production", "customer-churn-staging"
 NOBODY = {  # answers at production's address
@@ -138,7 +139,7 @@ def test_release_to_a_service_that_is_down_says_so_and_restores_nothing_where_no
     new = {"STORE": str(tmp_path / "store"), "URL": "http://127.0.0.1:9", "WAIT_SECONDS": "0.5"}
     said = refuse(released.release("new", **{f"ML_ENVIRONMENTS__NEW__{key}": value for key, value in new.items()}))
     assert said.startswith("http://127.0.0.1:9/readyz is not ready")
-    assert read_champion(tmp_path / "store") is None
+    assert read_champion(Store(tmp_path / "store")) is None
 
 
 def test_first_release_that_fails_takes_the_model_out_of_service_again(released, tmp_path):
@@ -154,7 +155,7 @@ def test_first_release_that_fails_takes_the_model_out_of_service_again(released,
         assert client.post("/predict", json={"rows": []}).status_code == 503
         assert "Serving model version 2" in (home / "log").read_text(encoding="utf-8")
         assert "Version 2 is taken back" in (home / "log").read_text(encoding="utf-8")
-        assert read_champion(store) is None
+        assert read_champion(Store(store)) is None
         new |= {"URL": str(client.base_url), "WAIT_SECONDS": "60"}
         succeed(released.release("new", **{f"ML_ENVIRONMENTS__NEW__{key}": value for key, value in new.items()}))
         assert client.get("/model").json()["version"] == "2"

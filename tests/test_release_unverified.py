@@ -15,6 +15,7 @@ from ondol.contract import Contract
 from ondol.errors import UserError
 from ondol.registry.bundles import Bundle, write_bundle
 from ondol.registry.champion import Champion, move_champion, read_champion
+from ondol.storage.store import Store
 
 CONFIG = """[project]
 name = "churn"
@@ -42,8 +43,8 @@ class Delivery:
         meta = f'{{"version": "{version}", "run_id": "r{version}", "runtime": "{runtime}"}}'.encode()
         return write_bundle(self.store(place), version, {"contract.json": CONTRACT, "meta.json": meta})
 
-    def store(self, place: str) -> Path:
-        return self.root / place
+    def store(self, place: str) -> Store:
+        return Store(self.root / place)
 
     def serve(self, place: str, version: str) -> Champion:
         """Let a version serve there, as one that was verified."""
@@ -91,7 +92,7 @@ def test_next_release_begins_with_what_was_verified(delivery, capsys, first):
         delivery.serve(".ml/store", version)
         assert "/readyz is not ready" in delivery.fail("production")
         assert read_champion(delivery.store("production")) == verified
-        assert not (delivery.store("production") / "release.json").exists()
+        assert not (delivery.store("production").folder / "release.json").exists()
     now = "nothing is in production" if first else "version 1 is in production again"
     assert f"A release failed: {now}." in capsys.readouterr().out
 
@@ -123,14 +124,14 @@ def test_a_champion_that_moves_within_the_block_is_noted_before(delivery, monkey
     seen = []
 
     def verify(*_: object) -> None:
-        seen.append((delivery.version("staging"), (delivery.store("staging") / "release.json").exists()))
+        seen.append((delivery.version("staging"), (delivery.store("staging").folder / "release.json").exists()))
 
     monkeypatch.setattr("ondol.cli.release.verify", verify)
     delivery.serve(".ml/store", "1")
     release_to("staging")
     assert seen == [("1", True)]
     assert delivery.version("staging") == "1"
-    assert not (delivery.store("staging") / "release.json").exists()
+    assert not (delivery.store("staging").folder / "release.json").exists()
 
 
 @pytest.mark.parametrize(("runtime", "told"), [("sklearn", True), ("onnx", False)])

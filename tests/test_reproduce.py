@@ -32,6 +32,7 @@ from ondol.evaluation.reproduction import (
 )
 from ondol.registry.registry import Registry
 from ondol.snapshots.snapshots import Snapshots
+from ondol.storage.store import open_store
 from ondol.training.provenance import Provenance, project_files, read_machine, read_provenance, tree_digest
 
 MODEL = "model/estimator.py"
@@ -318,7 +319,7 @@ def test_without_git_all_that_trains_is_in_the_digest(tmp_path, name):
 
 def write_snapshot(settings: Settings) -> str:
     batch = pa.RecordBatch.from_pydict({"a": [1, 2, 3]})
-    return Snapshots(settings.store_path).write([batch], "rows.csv", None).digest
+    return Snapshots(open_store(settings)).write([batch], "rows.csv", None).digest
 
 
 def test_snapshot_is_required_whole(settings):

@@ -12,6 +12,7 @@ from ondol.config import Settings
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
 from ondol.snapshots.snapshots import Snapshots
+from ondol.storage.store import Store
 from ondol.training.dataset import (
     Holdout,
     define_holdout,
@@ -112,10 +113,10 @@ def test_a_larger_share_holds_out_what_the_smaller_did_and_more():
 def store(root: Path, frame: pd.DataFrame, bad: list[int], unlabelled: int = 0) -> str:
     """Write `frame` as a snapshot of several row groups, with some rows quarantined; return the validation."""
     whole = pa.Table.from_pandas(frame, preserve_index=False)
-    made = Snapshots(root / ".ml" / "store").write(whole.to_batches(max_chunksize=50), "s", "f")
+    made = Snapshots(Store(root / ".ml" / "store")).write(whole.to_batches(max_chunksize=50), "s", "f")
     counts = {"rows": len(frame), "bad": len(bad), "unlabelled": unlabelled}
     record = Validation(id="v", snapshot=made.digest, reasons={}, **counts)
-    with Validations(root / ".ml" / "store").quarantine("v", whole.schema) as quarantine:
+    with Validations(Store(root / ".ml" / "store")).quarantine("v", whole.schema) as quarantine:
         quarantine.add(
             whole.take(np.array(bad, int)), np.array(bad, int), pa.array([["x"]] * len(bad), pa.list_(pa.string()))
         )

@@ -466,12 +466,13 @@ def test_champion_file_that_says_nothing_takes_the_model_out_until_one_is_named(
     client: TestClient, store: Path
 ) -> None:
     from ondol.registry.champion import read_champion, write_champion
+    from ondol.storage.store import Store
     from ondol_serving.serving import serving as state
 
     named = (store / "champion.json").read_text(encoding="utf-8")
-    write_champion(store, None)
+    write_champion(Store(store), None)
     state.refresh()
-    assert read_champion(store) is None
+    assert read_champion(Store(store)) is None
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 503
     for answer in (client.post("/predict", json={"rows": [ROW]}), client.get("/model")):
@@ -486,6 +487,7 @@ def test_request_that_came_before_the_model_was_taken_out_is_answered(
 ) -> None:
     """The gate has let it through, and the endpoint has not read it yet."""
     from ondol.registry.champion import write_champion
+    from ondol.storage.store import Store
     from ondol_serving import gate
     from ondol_serving.serving import serving as state
 
@@ -493,7 +495,7 @@ def test_request_that_came_before_the_model_was_taken_out_is_answered(
 
     async def read_and_take_out(*arguments: Any) -> Any:
         found = await read(*arguments)
-        write_champion(store, None)
+        write_champion(Store(store), None)
         state.refresh()
         return found
 
@@ -524,6 +526,7 @@ def test_service_and_flows_read_one_meaning_out_of_the_champion_file(
     """Only where the file is absent do they differ: flows begin, a service goes on."""
     from ondol.registry.champion import read_champion
     from ondol.storage.files import Damaged
+    from ondol.storage.store import Store
     from ondol_serving.bundle import BundleError
     from ondol_serving.serving import NothingServes, find_bundle
 
@@ -539,7 +542,7 @@ def test_service_and_flows_read_one_meaning_out_of_the_champion_file(
 
     def flows() -> str:
         try:
-            champion = read_champion(tmp_path)
+            champion = read_champion(Store(tmp_path))
         except Damaged:
             return "broken"
         return champion.bundle if champion else "nothing"

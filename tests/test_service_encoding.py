@@ -9,6 +9,7 @@ import pandas as pd
 from ondol.contract import fit_encodings
 from ondol.contract.encoding import encode
 from ondol.contract.schema import Column, Contract
+from ondol.storage.store import Store
 
 COLUMNS = (
     Column(name="won amount", kind="integer", nullable=True),
@@ -69,5 +70,5 @@ def test_service_hashes_a_bundle_as_the_store_does(tmp_path: Path) -> None:
     from ondol.registry.bundles import write_bundle
     from ondol_serving.bundle import digest_folder
 
-    bundle = write_bundle(tmp_path, "1", {"b.json": b"{}", "a.onnx": b"\x00", "meta.json": b"1"})
+    bundle = write_bundle(Store(tmp_path), "1", {"b.json": b"{}", "a.onnx": b"\x00", "meta.json": b"1"})
     assert digest_folder(bundle.path) == bundle.digest

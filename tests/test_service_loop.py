@@ -20,6 +20,7 @@ from service_support import ROW, bundle_files, compile_model, crown, fit, write_
 
 from ondol.registry.bundles import Bundle
 from ondol.registry.champion import move_champion
+from ondol.storage.store import Store
 from ondol_serving.bundle import load_bundle
 
 CLIENTS = 8
@@ -175,7 +176,7 @@ def test_promotions_and_rollbacks_under_load_fail_no_request_and_mix_no_models(
     written = [write_bundle(store, bundle_files(str(v), *model)) for v, model in enumerate(models, start=1)]
     bundles = [Bundle(path=store / "bundles" / n, version=n.split("-")[0], digest=d) for n, d in written]
     offline = {bundle.version: load_bundle(bundle.path, bundle.digest) for bundle in bundles}
-    move_champion(store, bundles[0], "deploy", "first")
+    move_champion(Store(store), bundles[0], "deploy", "first")
     seconds: list[float] = []
     with serve(store, tmp_path / "home", ML_SERVICE__WORKERS="2") as client:
         wait_for(client, "/readyz", 200)
@@ -183,7 +184,7 @@ def test_promotions_and_rollbacks_under_load_fail_no_request_and_mix_no_models(
             until(lambda: all(c.answers for c in clients) and len(read_log(store)) == 2, "answers of both workers")
             for number, bundle in zip(range(swaps), cycle(bundles[1:] + bundles[:1]), strict=False):
                 start = time.monotonic()
-                move_champion(store, bundle, "rollback" if number % 2 else "promote", "test")
+                move_champion(Store(store), bundle, "rollback" if number % 2 else "promote", "test")
                 until(
                     lambda v=bundle.version: all(c.answers[-1]["model_version"] == v for c in clients),
                     f"swap {number} to {bundle.version}",

@@ -26,6 +26,7 @@ from ondol.orchestration.asgi import SameOrigin
 from ondol.orchestration.guard import free_port
 from ondol.orchestration.processes import start, stop
 from ondol.registry.registry import connect
+from ondol.storage.store import open_store
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 ENV = {"PYTHONPATH": python_path()}
@@ -158,7 +159,7 @@ def test_server_that_does_not_know_its_name_is_told_it_rather_than_credentials(
 
 
 def test_paused_loop_is_told_before_there_is_a_champion(settings: Settings) -> None:
-    pause(settings.store_path, "audit")
+    pause(open_store(settings), "audit")
     [line] = loop_lines(settings)
     assert line.startswith("Automatic retraining is paused since ")
     assert line.endswith(": audit")

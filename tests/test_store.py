@@ -34,6 +34,7 @@ from ondol.storage.files import (
     write_bytes,
     write_json,
 )
+from ondol.storage.store import Store
 from ondol.validation.results import Latest, Validation, Validations
 
 FILES = {"model.onnx": b"\x00\x01", "contract.json": b"{}", "meta.json": b'{"name": "t"}'}
@@ -74,7 +75,7 @@ def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sizes", [[1], [7, 300], [256], [255, 257], [10_000]])
 def test_a_snapshots_digest_is_the_same_however_the_source_is_cut(sizes, tmp_path):
     digests = [
-        Snapshots(tmp_path / str(i)).write(cut(table(), pieces), "s", "f").digest
+        Snapshots(Store(tmp_path / str(i))).write(cut(table(), pieces), "s", "f").digest
         for i, pieces in enumerate([[1000], sizes])
     ]
     assert digests[0] == digests[1]
@@ -82,7 +83,7 @@ def test_a_snapshots_digest_is_the_same_however_the_source_is_cut(sizes, tmp_pat
 
 @pytest.mark.parametrize("rows", [1, 255, 256, 257, 512])
 def test_a_snapshot_holds_every_row_once_and_in_order(rows, tmp_path):
-    snapshots = Snapshots(tmp_path)
+    snapshots = Snapshots(Store(tmp_path))
     made = snapshots.write(cut(table(rows), [100]), "s", "f")
     assert made.rows == rows and made.columns == ("id", "지역", "x")
     groups = list(snapshots.batches(made.digest, ["x", "id"]))
@@ -92,7 +93,7 @@ def test_a_snapshot_holds_every_row_once_and_in_order(rows, tmp_path):
 
 
 def test_the_same_content_is_written_once_whatever_it_comes_from(tmp_path):
-    snapshots = Snapshots(tmp_path)
+    snapshots = Snapshots(Store(tmp_path))
     first = snapshots.write(cut(table(), [100]), "a.csv", "f1")
     before = files_of(tmp_path)
     second = snapshots.write(cut(table(), [33]), "b.parquet", "f2")
@@ -104,14 +105,14 @@ def test_the_same_content_is_written_once_whatever_it_comes_from(tmp_path):
 
 
 def test_other_content_has_another_digest(tmp_path):
-    snapshots = Snapshots(tmp_path)
+    snapshots = Snapshots(Store(tmp_path))
     made = {snapshots.write(cut(table(seed=seed), [100]), "s", str(seed)).digest for seed in range(3)}
     made.add(snapshots.write(cut(table().rename_columns(["id", "region", "x"]), [100]), "s", "names").digest)
     assert len(made) == 4
 
 
 def test_a_known_fingerprint_gives_its_snapshot_unless_that_is_gone(tmp_path):
-    snapshots = Snapshots(tmp_path)
+    snapshots = Snapshots(Store(tmp_path))
     made = snapshots.write(cut(table(), [100]), "s", "f")
     assert snapshots.by_fingerprint("f") == snapshots.get(made.digest)
     assert snapshots.by_fingerprint("g") is None
@@ -120,7 +121,7 @@ def test_a_known_fingerprint_gives_its_snapshot_unless_that_is_gone(tmp_path):
 
 
 def test_a_snapshot_is_found_by_its_first_characters(tmp_path):
-    snapshots = Snapshots(tmp_path)
+    snapshots = Snapshots(Store(tmp_path))
     made = [snapshots.write(cut(table(seed=seed), [100]), "s", str(seed)).digest for seed in range(2)]
     assert snapshots.get(made[0][:12]).digest == made[0]
     with pytest.raises(UserError, match=r"No such snapshot.*run `ml ingest`"):
@@ -132,7 +133,7 @@ def test_a_snapshot_is_found_by_its_first_characters(tmp_path):
 
 def test_a_source_without_rows_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match=r"data\.csv has no rows"):
-        Snapshots(tmp_path).write(iter(()), "data.csv", "f")
+        Snapshots(Store(tmp_path)).write(iter(()), "data.csv", "f")
     assert files_of(tmp_path) == {}
 
 
@@ -142,7 +143,7 @@ def test_a_source_that_fails_midway_leaves_nothing(tmp_path):
         raise OSError("unplugged")
 
     with pytest.raises(OSError, match="unplugged"):
-        Snapshots(tmp_path).write(broken(), "s", "f")
+        Snapshots(Store(tmp_path)).write(broken(), "s", "f")
     assert files_of(tmp_path) == {}
 
 
@@ -177,7 +178,7 @@ def test_what_a_killed_process_left_is_never_used_and_swept_by_the_next(tmp_path
 def test_a_killed_bundle_is_no_bundle(tmp_path):
     kill_while_writing(tmp_path / "bundles" / "1")
     assert [p.name[:5] for p in (tmp_path / "bundles").iterdir()] == [".tmp-"]
-    made = write_bundle(tmp_path, "1", FILES)
+    made = write_bundle(Store(tmp_path), "1", FILES)
     assert [p.name for p in (tmp_path / "bundles").iterdir()] == [made.name]
 
 
@@ -223,7 +224,7 @@ def test_digests_do_not_depend_on_the_order_of_keys_or_files(tmp_path):
 
 
 def test_a_folders_digest_is_what_sha256sum_prints(tmp_path):
-    made = write_bundle(tmp_path, "1", FILES)
+    made = write_bundle(Store(tmp_path), "1", FILES)
     said = subprocess.check_output(
         "sha256sum * | sha256sum", shell=True, cwd=made.path, env=os.environ | {"LC_ALL": "C"}, text=True
     )
@@ -234,18 +235,18 @@ def test_a_folders_digest_is_what_sha256sum_prints(tmp_path):
 
 
 def test_a_bundle_is_named_by_version_and_content_and_written_once(tmp_path):
-    made = write_bundle(tmp_path, "3", FILES)
+    made = write_bundle(Store(tmp_path), "3", FILES)
     assert made.name == f"3-{made.digest[:12]}"
     before = files_of(tmp_path)
-    assert write_bundle(tmp_path, "3", FILES) == made
+    assert write_bundle(Store(tmp_path), "3", FILES) == made
     assert files_of(tmp_path) == before
-    assert write_bundle(tmp_path, "3", FILES | {"model.onnx": b"2"}).name != made.name
-    assert open_bundle(tmp_path, made.name) == made and made.meta == {"name": "t"}
+    assert write_bundle(Store(tmp_path), "3", FILES | {"model.onnx": b"2"}).name != made.name
+    assert open_bundle(Store(tmp_path), made.name) == made and made.meta == {"name": "t"}
 
 
 @pytest.mark.parametrize("change", ["content", "added", "removed", "renamed"])
 def test_a_changed_bundle_is_refused(change, tmp_path):
-    made = write_bundle(tmp_path, "3", FILES)
+    made = write_bundle(Store(tmp_path), "3", FILES)
     model = made.path / "model.onnx"
     {
         "content": lambda: model.write_bytes(b"\x00\x02"),
@@ -254,18 +255,18 @@ def test_a_changed_bundle_is_refused(change, tmp_path):
         "renamed": lambda: model.rename(made.path / "model.bin"),
     }[change]()
     with pytest.raises(UserError, match="was changed after it was written"):
-        open_bundle(tmp_path, made.name)
+        open_bundle(Store(tmp_path), made.name)
 
 
 def test_a_missing_bundle_is_said_to_be_missing(tmp_path):
     with pytest.raises(UserError, match="is missing: `ml run` deploys again"):
-        open_bundle(tmp_path, "1-000000000000")
+        open_bundle(Store(tmp_path), "1-000000000000")
 
 
 # The champion.
 
 
-def history(store: Path, *moves: tuple[str, str]) -> Champion:
+def history(store: Store, *moves: tuple[str, str]) -> Champion:
     """Move the champion to versions: ("deploy", "1"), …, ("rollback", "")."""
     for action, version in moves:
         champion = read_champion(store)
@@ -279,13 +280,13 @@ def history(store: Path, *moves: tuple[str, str]) -> Champion:
 
 
 def test_no_champion_is_none_and_where_one_is_needed_a_sentence(tmp_path):
-    assert read_champion(tmp_path) is None
+    assert read_champion(Store(tmp_path)) is None
     with pytest.raises(UserError, match="No model is in production yet"):
-        require_champion(tmp_path)
+        require_champion(Store(tmp_path))
 
 
 def test_every_move_of_the_champion_is_in_its_history(tmp_path):
-    champion = history(tmp_path, ("deploy", "1"), ("deploy", "2"))
+    champion = history(Store(tmp_path), ("deploy", "1"), ("deploy", "2"))
     assert champion.version == "2" and champion.bundle.startswith("2-")
     assert [(c.action, c.before and c.before[0], c.to[0], c.why) for c in champion.history] == [
         ("deploy", None, "1", "because 1"),
@@ -294,69 +295,69 @@ def test_every_move_of_the_champion_is_in_its_history(tmp_path):
     said = json.loads((tmp_path / "champion.json").read_text(encoding="utf-8"))
     assert set(said) == {"version", "run_id", "bundle", "digest", "since", "history"}
     assert set(said["history"][0]) == {"at", "who", "from", "to", "why", "action"}
-    assert open_bundle(tmp_path, said["bundle"]).digest == said["digest"]
+    assert open_bundle(Store(tmp_path), said["bundle"]).digest == said["digest"]
 
 
 def test_the_champion_is_replaced_in_one_step(tmp_path):
-    history(tmp_path, ("deploy", "1"))
+    history(Store(tmp_path), ("deploy", "1"))
     with (tmp_path / "champion.json").open(encoding="utf-8") as reader:
-        history(tmp_path, ("deploy", "2"))
+        history(Store(tmp_path), ("deploy", "2"))
         assert json.load(reader)["version"] == "1"
-    assert require_champion(tmp_path).version == "2"
+    assert require_champion(Store(tmp_path)).version == "2"
     assert not list(tmp_path.glob(".tmp-*"))
 
 
 def test_the_champion_can_be_put_back_to_what_it_was(tmp_path):
-    before = history(tmp_path, ("deploy", "1"))
+    before = history(Store(tmp_path), ("deploy", "1"))
     content = (tmp_path / "champion.json").read_bytes()
-    history(tmp_path, ("deploy", "2"))
-    write_champion(tmp_path, before)
+    history(Store(tmp_path), ("deploy", "2"))
+    write_champion(Store(tmp_path), before)
     assert (tmp_path / "champion.json").read_bytes() == content
-    write_champion(tmp_path, None)
-    assert read_champion(tmp_path) is None
+    write_champion(Store(tmp_path), None)
+    assert read_champion(Store(tmp_path)) is None
 
 
 def test_a_rollback_goes_back_one_and_the_next_one_more(tmp_path):
     moves = [("deploy", "1"), ("deploy", "2"), ("deploy", "3")]
-    assert history(tmp_path, *moves, ("rollback", "")).version == "2"
-    assert history(tmp_path, ("rollback", "")).version == "1"
+    assert history(Store(tmp_path), *moves, ("rollback", "")).version == "2"
+    assert history(Store(tmp_path), ("rollback", "")).version == "1"
     with pytest.raises(UserError, match="Version 1 is the first in production"):
-        previous_bundle(require_champion(tmp_path))
+        previous_bundle(require_champion(Store(tmp_path)))
 
 
 def test_a_rollback_after_a_new_deployment_returns_to_what_served_before_it(tmp_path):
-    champion = history(tmp_path, ("deploy", "1"), ("deploy", "2"), ("rollback", ""), ("deploy", "3"))
+    champion = history(Store(tmp_path), ("deploy", "1"), ("deploy", "2"), ("rollback", ""), ("deploy", "3"))
     assert previous_bundle(champion).startswith("1-")
-    assert history(tmp_path, ("rollback", "")).version == "1"
+    assert history(Store(tmp_path), ("rollback", "")).version == "1"
 
 
 def test_a_promotion_can_be_rolled_back(tmp_path):
-    champion = history(tmp_path, ("deploy", "1"), ("deploy", "2"), ("promote", "1"))
+    champion = history(Store(tmp_path), ("deploy", "1"), ("deploy", "2"), ("promote", "1"))
     assert champion.version == "1"
-    assert history(tmp_path, ("rollback", "")).version == "2"
+    assert history(Store(tmp_path), ("rollback", "")).version == "2"
 
 
 def test_only_a_bundle_that_served_is_a_versions_bundle(tmp_path):
     """One that was written but failed its smoke test is not."""
-    champion = history(tmp_path, ("deploy", "1"), ("deploy", "11"))
-    write_bundle(tmp_path, "1", FILES)
-    write_bundle(tmp_path, "2", FILES)
-    assert served_bundle(tmp_path, "1").name == champion.history[0].to
+    champion = history(Store(tmp_path), ("deploy", "1"), ("deploy", "11"))
+    write_bundle(Store(tmp_path), "1", FILES)
+    write_bundle(Store(tmp_path), "2", FILES)
+    assert served_bundle(Store(tmp_path), "1").name == champion.history[0].to
     for version in ("2", "*", ""):
         with pytest.raises(UserError, match="never was in production"):
-            served_bundle(tmp_path, version)
+            served_bundle(Store(tmp_path), version)
 
 
 def test_the_first_version_has_none_before_it(tmp_path):
-    with pytest.raises(UserError, match="there is none to go back to"):
-        previous_bundle(history(tmp_path, ("deploy", "1")))
+    with pytest.raises(UserError, match="there is no earlier one to roll back to"):
+        previous_bundle(history(Store(tmp_path), ("deploy", "1")))
 
 
 # Validations.
 
 
 def test_quarantined_rows_are_kept_raw_with_their_numbers_and_reasons(tmp_path):
-    validations = Validations(tmp_path)
+    validations = Validations(Store(tmp_path))
     record = Validation(id="v", snapshot="s", rows=10, bad=2, reasons={"x: isin": 2})
     rows = table(10).take([3, 7])
     with validations.quarantine("v", rows.schema) as quarantine:
@@ -370,7 +371,7 @@ def test_quarantined_rows_are_kept_raw_with_their_numbers_and_reasons(tmp_path):
 
 
 def test_quarantined_rows_are_held_against_what_was_recorded_of_them(tmp_path, monkeypatch):
-    validations = Validations(tmp_path)
+    validations = Validations(Store(tmp_path))
     rows = table(10).take([3])
 
     def write(name: str) -> None:
@@ -400,11 +401,11 @@ def test_quarantined_rows_are_held_against_what_was_recorded_of_them(tmp_path, m
 
 
 def test_an_unknown_validation_and_a_stage_that_has_not_run_are_said(tmp_path):
-    assert Validations(tmp_path).find("v") is None
+    assert Validations(Store(tmp_path)).find("v") is None
     with pytest.raises(UserError, match="`ml validate` makes one"):
-        Validations(tmp_path).get("v")
+        Validations(Store(tmp_path)).get("v")
     with pytest.raises(UserError, match="run `ml train` first"):
-        Latest(tmp_path).get("train")
-    Latest(tmp_path).set("ingest", "a")
-    Latest(tmp_path).set("train", "1")
-    assert (Latest(tmp_path).get("ingest"), Latest(tmp_path).get("train")) == ("a", "1")
+        Latest(Store(tmp_path)).get("train")
+    Latest(Store(tmp_path)).set("ingest", "a")
+    Latest(Store(tmp_path)).set("train", "1")
+    assert (Latest(Store(tmp_path)).get("ingest"), Latest(Store(tmp_path)).get("train")) == ("a", "1")

@@ -9,6 +9,7 @@ from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.registry.champion import Champion, write_champion
 from ondol.registry.registry import MODEL_FILE, RECORD, Registry, mlflow_artifacts, read_version_tags
+from ondol.storage.store import open_store
 
 
 @pytest.fixture
@@ -67,6 +68,6 @@ def test_the_tags_of_all_versions_are_read_unless_the_champion_is_of_another_ser
         "2": "of the version",
     }
     other = Champion(version="1", run_id="of another", bundle="1-b", digest="d", since="2026-01-01")
-    write_champion(registry.settings.store_path, other)
+    write_champion(open_store(registry.settings), other)
     with pytest.raises(UserError, match="MLflow does not know version 1, which is in production"):
         read_version_tags(registry.settings)

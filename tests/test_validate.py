@@ -19,6 +19,7 @@ from ondol.errors import UserError
 from ondol.ingestion.sources import open_source
 from ondol.project import Project
 from ondol.snapshots.snapshots import Snapshots
+from ondol.storage.store import Store, open_store
 from ondol.validation.results import Validation, Validations
 from ondol.validation.validate import check_bad_share, validate_snapshot
 
@@ -36,9 +37,9 @@ def spoil(table: pyarrow.Table, column: str, changes: dict[int, Any]) -> pyarrow
 def judge(root: Path, table: pyarrow.Table, group: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Validation, Any]:
     monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", group)
     chosen = Settings(root=root, data={"target": "churned"})  # type: ignore[arg-type]
-    made = Snapshots(chosen.store_path).write(table.to_batches(), "s", None)
+    made = Snapshots(open_store(chosen)).write(table.to_batches(), "s", None)
     validation = validate_snapshot(chosen, made.digest, "v")
-    return validation, pq.read_table(Validations(chosen.store_path).rows_path("v"))
+    return validation, pq.read_table(Validations(open_store(chosen)).rows_path("v"))
 
 
 def test_row_groups_change_nothing_of_the_verdict(tmp_path, monkeypatch):
@@ -112,10 +113,10 @@ def test_a_set_that_must_be_unique_counts_whole_though_a_column_of_it_is_ignored
     monkeypatch.setattr("ondol.contract.schema.load_schema", lambda: Partly)
     chosen = Settings(root=tmp_path, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
     table = pyarrow.table({"a": [1, 1, 1], "b": ["x", "y", "x"], "y": [0.0, 1.0, 2.0]})
-    snapshots = Snapshots(chosen.store_path)
+    snapshots = Snapshots(open_store(chosen))
     validation = validate_snapshot(chosen, snapshots.write(table.to_batches(), "s", None).digest, "v")
     assert validation.reasons == {"a: multiple_fields_uniqueness": 1}
-    assert Validations(chosen.store_path).bad_rows("v").tolist() == [2]
+    assert Validations(open_store(chosen)).bad_rows("v").tolist() == [2]
     less = snapshots.write(table.drop_columns("b").to_batches(), "s", None).digest
     with pytest.raises(UserError, match='no column "b"'):
         validate_snapshot(chosen, less, "w")
@@ -138,7 +139,7 @@ def judge_labels(root: Path, monkeypatch: pytest.MonkeyPatch, group: int = 100, 
     monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", group)
     monkeypatch.setattr("ondol.contract.schema.load_schema", lambda: Labelled)
     chosen = Settings(root=root, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
-    made = Snapshots(chosen.store_path).write(pyarrow.table(columns).to_batches(), "s", None)
+    made = Snapshots(open_store(chosen)).write(pyarrow.table(columns).to_batches(), "s", None)
     validation = validate_snapshot(chosen, made.digest, "v")
     check_bad_share(Project(chosen), validation)
     return validation
@@ -153,7 +154,7 @@ def test_a_row_without_a_label_is_left_out_and_is_neither_bad_nor_a_repeat(tmp_p
     assert (validation.rows, validation.bad, validation.unlabelled, validation.kept) == (28, 2, 3, 23)
     assert validation.reasons == {"id: field_uniqueness": 1, "y: not a finite number": 1}
     assert validation.bad_share == 2 / 25
-    rows = pq.read_table(Validations(tmp_path / ".ml" / "store").rows_path("v"))
+    rows = pq.read_table(Validations(Store(tmp_path / ".ml" / "store")).rows_path("v"))
     assert rows.column("_row").to_pylist() == [4, 5]
 
 

@@ -21,6 +21,7 @@ from e2e.browser import Browser, Page, open_browser
 from e2e.support import Project, make_project, succeed
 from ondol.demo.traffic import send_rows
 from ondol.registry.bundles import open_bundle
+from ondol.storage.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -209,7 +210,7 @@ def test_version_is_read_in_mlflow(shown: Shown, page: Page) -> None:
     page.await_text("data_digest", shown.project.latest["ingest"], git(shown.project.root, "rev-parse", "HEAD").strip())
     close_assistant(page)
     keep(page, "mlflow-version", 1000)
-    inputs = open_bundle(shown.project.store, (shown.project.champion or {})["bundle"]).contract.inputs
+    inputs = open_bundle(Store(shown.project.store), (shown.project.champion or {})["bundle"]).contract.inputs
     page.click(f"Inputs ({len(inputs)})", "td, span, div, p")
     page.await_text(*(name for name, *_ in inputs))
 

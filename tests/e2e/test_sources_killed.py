@@ -23,6 +23,7 @@ from template_support import commit_all, python_path
 from e2e.conftest import Make
 from e2e.support import KILLER, Project, succeed
 from ondol.snapshots.snapshots import Snapshots
+from ondol.storage.store import Store
 
 pytestmark = pytest.mark.slow
 ROWS, MORE, AGAIN = 20_000, 300, 40  # rows at first, new ones each time, and old ones that change each time
@@ -187,7 +188,7 @@ def growing(request: pytest.FixtureRequest, make: Make, tmp_path: Path) -> Itera
 
 def require_all(project: Project, orders: Orders) -> None:
     """Check that the latest snapshot has every order once, in its newest state."""
-    snapshots = Snapshots(project.store)
+    snapshots = Snapshots(Store(project.store))
     table = pa.concat_tables(list(snapshots.batches(project.latest["ingest"], ["id", "amount"])))
     found = sorted(zip(table["id"].to_pylist(), table["amount"].to_pylist(), strict=True))
     assert found == sorted((row["id"], row["amount"]) for row in orders.state.values())

@@ -487,7 +487,7 @@ def keep_loopback_direct() -> None:
 
 
 FILE_NAME = "config.toml"
-HOME, MIRRORS = ".ml", "mirrors"  # folders of a project; `ondol.storage.reach` opens what is in the second one
+HOME, MIRRORS = ".ml", "mirrors"  # folders of a project; `ondol.storage.store` opens what is in the second one
 
 
 class Settings(BaseSettings):
@@ -541,7 +541,7 @@ class Settings(BaseSettings):
 
     @property
     def store_path(self) -> Path:
-        """The store's folder, or the one that mirrors it once `ondol.storage.reach.open_store` has opened it."""
+        """The store's folder, or the one that mirrors it: see `ondol.storage.store.open_store`, which opens it."""
         return self.folder_of(self.store)
 
     def folder_of(self, store: str) -> Path:

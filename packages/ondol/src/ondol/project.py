@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ondol.config import Settings, load_settings
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from ondol.registry.champion import Champion
     from ondol.registry.registry import Registry
     from ondol.snapshots.snapshots import Snapshots
+    from ondol.storage.store import Store
     from ondol.validation.results import Latest, Validations
 
 
@@ -23,9 +23,11 @@ class Project:
     settings: Settings
 
     @cached_property
-    def store(self) -> Path:
-        """The store's folder, or the one that mirrors it."""
-        return self.settings.store_path
+    def store(self) -> "Store":
+        """The store: its folder, or the folder that mirrors a remote one."""
+        from ondol.storage.store import open_store
+
+        return open_store(self.settings)
 
     @cached_property
     def contract(self) -> "Contract":
@@ -78,13 +80,9 @@ class Project:
 
 
 def open_project() -> Project:
-    """Return the project in whose folder this process runs, its store opened.
+    """Return the project in whose folder this process runs.
 
     Raises:
         UserError: there is none, or its settings are wrong.
     """
-    from ondol.storage.reach import open_store
-
-    settings = load_settings()
-    open_store(settings)
-    return Project(settings)
+    return Project(load_settings())

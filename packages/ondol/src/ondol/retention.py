@@ -21,7 +21,7 @@ from ondol.errors import UserError
 from ondol.registry.champion import version_of
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import TEMPORARY, read_json, read_record
-from ondol.storage.reach import remove, sizes
+from ondol.storage.store import Store, open_store
 from ondol.validation.corrections import CORRECTED, CORRECTIONS_FOLDER
 from ondol.validation.results import Validation, Validations, read_latest
 
@@ -35,11 +35,13 @@ class Garbage:
     """What may go.
 
     Attributes:
+        store: Where it is.
         snapshots: The snapshots, the newest first.
         sizes: All files and their sizes, those that refer to others before these, so that whatever stops their
             removal leaves nothing that refers to what is gone.
     """
 
+    store: Store
     snapshots: tuple[Snapshot, ...]
     sizes: dict[Path, int]
 
@@ -56,7 +58,7 @@ class Garbage:
     def remove(self) -> None:
         """Remove the files."""
         for path in self.files:
-            remove(path)
+            self.store.remove(path)
 
 
 def all_snapshots(snapshots: Snapshots) -> list[Snapshot]:
@@ -69,26 +71,26 @@ def all_snapshots(snapshots: Snapshots) -> list[Snapshot]:
     return sorted(filter(None, found), key=lambda snapshot: snapshot.created, reverse=True)
 
 
-def find_garbage(store: Path, snapshots: set[str], validations: set[str]) -> Garbage:
+def find_garbage(store: Store, snapshots: set[str], validations: set[str]) -> Garbage:
     """Return what neither the given snapshots and validations, nor the next ingest, need.
 
     Args:
-        store: The store's folder.
+        store: Where they are.
         snapshots: Digests of snapshots that somebody needs.
         validations: Ids of validations that somebody needs.
     """
     source = Snapshots(store)
     known = all_snapshots(source)
     until = time.time() - YOUNG_SECONDS
-    kept = snapshots | _read_on_from(source.folder) | _newest(known) | _young(source.folder, until)
+    kept = snapshots | _read_on_from(source.folder) | _newest(known) | _young(store, source.folder, until)
     gone = [snapshot for snapshot in known if snapshot.digest not in kept]
     notes = _notes(source.folder, {s.digest for s in known if s.digest in kept})
-    records, rows = _quarantines(store, kept, validations | _young(Validations(store).folder, until), until)
+    records, rows = _quarantines(store, kept, validations | _young(store, Validations(store).folder, until), until)
     manifests = [source.folder / f"{snapshot.digest}.json" for snapshot in gone]
     named = kept | _correction_files(source.folder)
-    parts = _parts(source.folder, [snapshot for snapshot in known if snapshot.digest in kept], named, until)
+    parts = _parts(source, [snapshot for snapshot in known if snapshot.digest in kept], named, until)
     small = {path: path.stat().st_size for path in (*notes, *records, *manifests)}
-    return Garbage(tuple(gone), small | rows | parts)
+    return Garbage(store, tuple(gone), small | rows | parts)
 
 
 def _read_on_from(folder: Path) -> set[str]:
@@ -96,9 +98,9 @@ def _read_on_from(folder: Path) -> set[str]:
     return {line["snapshot"] for line in lines if "snapshot" in line}
 
 
-def _young(folder: Path, until: float) -> set[str]:
+def _young(store: Store, folder: Path, until: float) -> set[str]:
     """Return what the records that were written after `until` are named by."""
-    return {path.stem for path in folder.glob("*.json")} - {path.stem for path in sizes(folder, "*.json", until)}
+    return {path.stem for path in folder.glob("*.json")} - {path.stem for path in store.sizes(folder, "*.json", until)}
 
 
 def _newest(known: Iterable[Snapshot]) -> set[str]:
@@ -129,7 +131,7 @@ def _notes(folder: Path, kept: set[str]) -> list[Path]:
 
 
 def _quarantines(
-    store: Path, kept: set[str], validations: set[str], until: float
+    store: Store, kept: set[str], validations: set[str], until: float
 ) -> tuple[list[Path], dict[Path, int]]:
     """Return the records of validations that may go, and the quarantined rows."""
     folder = Validations(store).folder
@@ -140,13 +142,15 @@ def _quarantines(
             needed.add(path.stem)
         else:
             records.append(path)
-    return records, {path: size for path, size in sizes(folder, "*.parquet", until).items() if path.stem not in needed}
+    rows = store.sizes(folder, "*.parquet", until)
+    return records, {path: size for path, size in rows.items() if path.stem not in needed}
 
 
-def _parts(folder: Path, snapshots: Iterable[Snapshot], kept: set[str], until: float) -> dict[Path, int]:
+def _parts(source: Snapshots, snapshots: Iterable[Snapshot], kept: set[str], until: float) -> dict[Path, int]:
     """Return the files that none of `snapshots` has; a file that bears a needed name stays, recorded or not."""
     needed = kept | {name for s in snapshots for part in s.parts for name in (part.digest, part.dropped) if name}
-    files = {path: size for path, size in sizes(folder, "*.parquet", until).items() if NAME.fullmatch(path.stem)}
+    found = source.store.sizes(source.folder, "*.parquet", until)
+    files = {path: size for path, size in found.items() if NAME.fullmatch(path.stem)}
     return {path: size for path, size in files.items() if path.stem not in needed}
 
 
@@ -184,7 +188,7 @@ def bundled(settings: Settings) -> list[Use]:
         UserError: one says nothing that can be read.
     """
     found = []
-    for folder in sorted((settings.store_path / "bundles").glob("*")):
+    for folder in sorted((open_store(settings).folder / "bundles").glob("*")):
         if folder.name.startswith(TEMPORARY) or not folder.is_dir():
             continue
         try:
@@ -197,13 +201,13 @@ def bundled(settings: Settings) -> list[Use]:
 
 def latest(settings: Settings) -> Use:
     """Return what the stages made last, from which they go on."""
-    made = read_latest(settings.store_path)
+    made = read_latest(open_store(settings))
     return Use(None, made.get("ingest"), made.get("validate"))
 
 
 def needed(settings: Settings, uses: Iterable[Use]) -> tuple[set[str], set[str]]:
     """Return the digests of the snapshots, and the ids of the validations, that `uses` refer to."""
-    validations = Validations(settings.store_path)
+    validations = Validations(open_store(settings))
     names = {use.validation for use in uses if use.validation}
     records = filter(None, map(validations.find, names))
     return {use.snapshot for use in uses if use.snapshot} | {record.snapshot for record in records}, names

@@ -24,7 +24,7 @@ from ondol.orchestration.progress import listeners
 from ondol.redaction import may_be_address, redact
 from ondol.setup.leftovers import count_leftovers
 from ondol.storage.files import explain_os_error
-from ondol.storage.reach import open_store, refresh
+from ondol.storage.store import Store, open_store
 from ondol_serving.printable import printable
 
 FULL = (
@@ -88,11 +88,10 @@ def open_project(stored: bool = True, note: bool = True) -> Settings:
     warnings.handlers[:], warnings.propagate = [handler], False
     for name in LOGGERS:
         logging.getLogger(name).addHandler(notices)
-    store = open_store(settings)
     if note:
         note_leftovers(settings.root)
     if stored:
-        refresh(store)
+        open_store(settings).refresh()
     return settings
 
 
@@ -108,15 +107,15 @@ def note_leftovers(root: Path) -> None:
         errors.print(f"[yellow]Note:[/] {what} left in this project: run `ml tidy`.", soft_wrap=True)
 
 
-def current_store(settings: Settings, store: str) -> Path:
-    """Return the folder of a store of the settings, its records up to date.
+def current_store(settings: Settings, place: str) -> Store:
+    """Return a store of the settings, its records up to date.
 
     Raises:
         UserError: it cannot be reached.
     """
-    folder = open_store(settings, store)
-    refresh(folder)
-    return folder
+    store = open_store(settings, place)
+    store.refresh()
+    return store
 
 
 def leave(status: int) -> NoReturn:

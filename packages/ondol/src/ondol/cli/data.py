@@ -14,6 +14,7 @@ from ondol.retention import Garbage, Use, all_snapshots, bundled, find_garbage, 
 from ondol.snapshots.diff import MOST_ROWS, MOVED, ColumnDiff, Difference, compare_columns, compare_schemas
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.locks import only_one
+from ondol.storage.store import open_store
 
 NAMED = 3  # categories that are listed
 
@@ -21,7 +22,7 @@ NAMED = 3  # categories that are listed
 def print_log() -> None:
     """Print the snapshots, the newest first."""
     settings = open_project()
-    known = all_snapshots(Snapshots(settings.store_path))
+    known = all_snapshots(Snapshots(open_store(settings)))
     if not known:
         console.print("There is no snapshot yet: `ml ingest` makes one.")
         return
@@ -57,7 +58,7 @@ def print_difference(one: str, other: str) -> None:
         UserError: there is no such snapshot, or its files are missing or damaged.
     """
     settings = open_project()
-    snapshots = Snapshots(settings.store_path)
+    snapshots = Snapshots(open_store(settings))
     difference = compare_schemas(snapshots, one, other)
     _print_schema(difference)
     if not difference.shared:
@@ -128,7 +129,7 @@ def collect(dry_run: bool) -> None:
 def _find(settings: Settings) -> Garbage:
     try:
         uses = [*registered(settings), *bundled(settings), latest(settings)]
-        return find_garbage(settings.store_path, *needed(settings, uses))
+        return find_garbage(open_store(settings), *needed(settings, uses))
     except UserError as error:
         raise UserError(f"Nothing was deleted: {error}") from None
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from ondol.cli.console import console, current_store, open_project, print_plain
 from ondol.cli.release import GROUP
-from ondol.config import Environment, Settings, is_address
+from ondol.config import Environment, Settings
 from ondol.errors import UserError
 from ondol.evaluation.verdicts import StoredVerdict, Verdicts, gate_rows, metric_lines
 from ondol.orchestration.alerts import Kind, alert
@@ -18,7 +18,8 @@ from ondol.orchestration.artifacts import plain, table
 from ondol.orchestration.processes import is_loopback, running
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle
 from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion, served_bundle
-from ondol.storage.reach import look_again
+from ondol.storage.files import CHAMPION_FILE
+from ondol.storage.store import Store, open_store
 from ondol.validation.results import Validations, read_latest
 
 MARKED = {"passed": "✅ passed", "refused": "❌ refused"}  # not where a browser may have no font with them
@@ -31,10 +32,11 @@ def promote_version(version: str, why: str) -> None:
         UserError: it is in production already, or never was.
     """
     settings = open_project()
-    champion = require_champion(settings.store_path)
+    store = open_store(settings)
+    champion = require_champion(store)
     if champion.version == version:
         raise UserError(f"Version {version} is in production already, since {champion.since}.")
-    _move(settings, champion, served_bundle(settings.store_path, version), "promote", why)
+    _move(settings, champion, served_bundle(store, version), "promote", why)
 
 
 def roll_back(why: str) -> None:
@@ -44,8 +46,9 @@ def roll_back(why: str) -> None:
         UserError: there is none.
     """
     settings = open_project()
-    champion = require_champion(settings.store_path)
-    _move(settings, champion, open_bundle(settings.store_path, previous_bundle(champion)), "rollback", why)
+    store = open_store(settings)
+    champion = require_champion(store)
+    _move(settings, champion, open_bundle(store, previous_bundle(champion)), "rollback", why)
 
 
 def previous_bundle(champion: Champion) -> str:
@@ -68,7 +71,7 @@ def previous_bundle(champion: Champion) -> str:
 
 
 def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why: str) -> None:
-    now = move_champion(settings.store_path, bundle, action, why)
+    now = move_champion(open_store(settings), bundle, action, why)
     moved = f"[bold]version {bundle.version}[/] is in production in place of version {old.version}"
     console.print(f"[green]✓[/] {moved} ({escape(why)})", soft_wrap=True)
     _copy_to_mlflow(settings)
@@ -94,9 +97,9 @@ def print_report() -> None:
 
 def report_lines(settings: Settings) -> Iterator[str]:
     """Yield the last model's report, as far as the last run came."""
-    latest = read_latest(settings.store_path)
-    record = Verdicts(settings.store_path).find(latest.get("train", ""))
-    champion = read_champion(settings.store_path)
+    store = open_store(settings)
+    latest, champion = read_latest(store), read_champion(store)
+    record = Verdicts(store).find(latest.get("train", ""))
     yield f"## {plain(settings.project.name)}"
     yield ""
     yield (
@@ -104,7 +107,7 @@ def report_lines(settings: Settings) -> Iterator[str]:
         if champion
         else "No model is in production yet."
     )
-    if validation := Validations(settings.store_path).find(latest.get("validate", "")):
+    if validation := Validations(store).find(latest.get("validate", "")):
         bare = f", {validation.unlabelled:,} without a label left out" if validation.unlabelled else ""
         yield f"{validation.kept:,} rows were kept, {validation.bad:,} quarantined{bare}."
     if record is None:
@@ -158,7 +161,7 @@ def environment_lines(settings: Settings) -> Iterator[str]:
 def _running_rows(settings: Settings) -> Iterator[tuple[str, ...]]:
     """Yield the line of the service that `ml up` runs here, if it does."""
     if record := running(settings, "service"):
-        champion = read_champion(settings.store_path)
+        champion = read_champion(open_store(settings))
         version, since = (champion.version, champion.since) if champion else ("none yet", "–")
         yield "here, by `ml up`", plain(version), since, str(record.address), "–"
 
@@ -184,14 +187,15 @@ def serve_champion(port: int | None) -> None:
     host, chosen = settings.service.host, port or settings.service.port
     _require_free(host, chosen)
     place = f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
-    if is_address(settings.store):
+    store = open_store(settings)
+    if store.remote:
         from ondol.cli.up import start_follower
 
-        _fetch_champion(settings)
+        _fetch_champion(store)
         start_follower(settings)
-    champion = read_champion(settings.store_path)
-    if champion and not is_address(settings.store):  # the copy of a bucket is served though the bucket is away
-        open_bundle(settings.store_path, champion.bundle)
+    champion = read_champion(store)
+    if champion and not store.remote:  # the copy of a bucket is served though the bucket is away
+        open_bundle(store, champion.bundle)
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
     console.print(
         f"Serving [bold]{escape(settings.project.name)}[/] ({serving}) on http://{escape(place)}. Stop with Ctrl-C."
@@ -203,7 +207,7 @@ def serve_champion(port: int | None) -> None:
             soft_wrap=True,
         )
     sys.stdout.flush()
-    os.environ |= {"ML_STORE": str(settings.store_path)}
+    os.environ |= {"ML_STORE": str(store.folder)}
     limits = settings.service.model_dump(exclude={"host", "port"}) | {
         "hosts": ",".join((*settings.service.hosts, place))
     }
@@ -218,10 +222,10 @@ def serve_champion(port: int | None) -> None:
     os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen)])
 
 
-def _fetch_champion(settings: Settings) -> None:
+def _fetch_champion(store: Store) -> None:
     """Fetch the champion; if the store does not answer, the local copy is served."""
     try:
-        look_again(settings.store_path / "champion.json")
+        store.look(store.folder / CHAMPION_FILE)
     except UserError as error:
         console.print(f"[yellow]{escape(str(error))}[/] The service starts with the local copy.", soft_wrap=True)
 

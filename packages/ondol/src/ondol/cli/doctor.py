@@ -20,7 +20,7 @@ from rich.markup import escape
 from ondol.cli.console import console, open_project
 from ondol.cli.status import PATIENCE_SECONDS
 from ondol.cli.tidy import describe_leftovers
-from ondol.config import Settings, is_address
+from ondol.config import Settings
 from ondol.contract import load_contract
 from ondol.errors import UserError
 from ondol.evaluation.metrics import choose_metric
@@ -41,8 +41,8 @@ from ondol.setup.leftovers import find_leftovers
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import BACKUP, explain_damage, explain_os_error, read_json
 from ondol.storage.files import read_record as read_json_record
-from ondol.storage.reach import refresh
 from ondol.storage.sqlite import WAIT_SECONDS, check_database
+from ondol.storage.store import open_store
 from ondol.validation.results import Validation, Validations, read_latest
 
 RECORDS: tuple[tuple[str, type[BaseModel] | None], ...] = (
@@ -77,7 +77,7 @@ def find_damage(settings: Settings) -> Iterator[str]:
 
 
 def _check_folders(settings: Settings) -> Iterator[Callable[[], object]]:
-    store = settings.store_path
+    store = open_store(settings).folder
     homes = [settings.home, *(settings.home / name for name in ("prefect", "mlflow", "logs", "run", "bentoml"))]
     for folder in (*homes, store, *(store / name for name in FOLDERS)):
         yield partial(_require_folder, folder)
@@ -99,13 +99,15 @@ def _check_databases(settings: Settings) -> Iterator[Callable[[], object]]:
 
 
 def _check_champion(settings: Settings) -> Iterator[Callable[[], object]]:
+    store = open_store(settings)
+
     def check() -> None:
-        champion = read_champion(settings.store_path)
+        champion = read_champion(store)
         if champion is not None:
-            open_bundle(settings.store_path, champion.bundle)
+            open_bundle(store, champion.bundle)
 
     yield check
-    yield partial(read_latest, settings.store_path)
+    yield partial(read_latest, store)
 
 
 REGISTERED = """
@@ -152,7 +154,7 @@ def _require_registered(name: str, database: Path) -> None:
 
 
 def _check_records(settings: Settings) -> Iterator[Callable[[], object]]:
-    store = settings.store_path
+    store = open_store(settings).folder
     found = [(path, kind) for pattern, kind in RECORDS for path in _matching(store, pattern)]
     found += [(path, Process) for path in sorted(run_folder(settings).glob("*.json"))]
     found += [(path, None) for path in sorted(run_folder(settings).glob("*.restarts"))]
@@ -170,11 +172,11 @@ def _check_rows(settings: Settings) -> Iterator[Callable[[], object]]:
 
     Files of a store in a bucket that are not here are not downloaded for this.
     """
-    store = settings.store_path
+    store = open_store(settings)
     snapshots, validations = Snapshots(store), Validations(store)
     for path in (*sorted(snapshots.folder.glob("*.parquet")), *sorted(validations.folder.glob("*.parquet"))):
         yield partial(_require_parquet, path)
-    if is_address(settings.store):
+    if store.remote:
         return
 
     def check() -> None:
@@ -348,11 +350,12 @@ def _own(settings: Settings, name: str, otherwise: str) -> str:
 
 
 def _champion(settings: Settings) -> str:
-    refresh(settings.store_path)
-    champion = read_champion(settings.store_path)
+    store = open_store(settings)
+    store.refresh()
+    champion = read_champion(store)
     if champion is None:
         return "none yet: `ml run` deploys one"
-    open_bundle(settings.store_path, champion.bundle)
+    open_bundle(store, champion.bundle)
     return f"version {champion.version}, its bundle is intact"
 
 

@@ -21,6 +21,7 @@ from ondol.registry.champion import Champion, read_champion
 from ondol.registry.registry import connect
 from ondol.storage.locks import only_one
 from ondol.storage.remote_files import refuse_plain
+from ondol.storage.store import open_store
 from ondol.training.provenance import installed_packages
 from ondol.validation.results import Validation, Validations, read_latest
 
@@ -52,7 +53,7 @@ def run_pipeline(breaking: bool) -> None:
         UserError: a stage failed.
     """
     settings = open_project()
-    before = read_champion(settings.store_path)
+    before = read_champion(open_store(settings))
     try:
         _run(settings, "pipeline", {"breaking": breaking})
     except Refused:
@@ -104,10 +105,10 @@ CURL_ROWS = 1
 
 def print_summary(settings: Settings, before: Champion | None, refused: bool = False) -> None:
     """Print rows, metrics and gates, and, unless the candidate was refused, a prediction."""
-    latest = read_latest(settings.store_path)
-    champion = read_champion(settings.store_path)
-    validation = Validations(settings.store_path).find(latest.get("validate", ""))
-    record = Verdicts(settings.store_path).find(latest.get("train", ""))
+    store = open_store(settings)
+    latest, champion = read_latest(store), read_champion(store)
+    validation = Validations(store).find(latest.get("validate", ""))
+    record = Verdicts(store).find(latest.get("train", ""))
     if validation:
         _print_rows(settings, validation)
     if record:
@@ -134,7 +135,7 @@ def _print_rows(settings: Settings, validation: Validation) -> None:
     for reason, count in list(validation.reasons.items())[:5]:
         console.print(f"      {count:>7,}  {escape(reason)}")
     if validation.bad:
-        console.print(f"      {escape(settings.show(Validations(settings.store_path).find_rows(validation.id)))}")
+        console.print(f"      {escape(settings.show(Validations(open_store(settings)).find_rows(validation.id)))}")
 
 
 def _print_metrics(record: StoredVerdict) -> None:
@@ -163,7 +164,7 @@ def _interval(figure: Interval | None) -> str:
 
 
 def _print_prediction(settings: Settings, champion: Champion) -> None:
-    bundle = find_bundle(settings.store_path, champion.bundle)
+    bundle = find_bundle(open_store(settings), champion.bundle)
     if bundle is None:
         return
     meta = bundle.meta

@@ -21,6 +21,7 @@ from ondol.errors import UserError
 from ondol.snapshots.parts import ROW
 from ondol.storage.files import publish, scratch
 from ondol.storage.locks import only_one
+from ondol.storage.store import open_store
 from ondol.validation.corrections import accept_corrected_rows, revalidate
 from ondol.validation.results import REASONS, Latest, Validation, Validations
 from ondol.validation.validate import CHECKED
@@ -32,7 +33,7 @@ OVER_TIME = 5
 
 def print_validations() -> None:
     """Print the validations, the newest first, and the counts of each reason over time."""
-    recent = Validations(open_project().store_path).recent()
+    recent = Validations(open_store(open_project())).recent()
     if not recent:
         console.print("Nothing was validated yet: `ml validate`, or `ml run` for the whole pipeline.")
         return
@@ -95,7 +96,7 @@ def _print_reasons(reasons: dict[str, int]) -> None:
 
 def _print_examples(settings: Settings, validation: Validation) -> None:
     hidden = {c.name for c in load_contract(settings).columns if c.role == "sensitive"}
-    with pq.ParquetFile(Validations(settings.store_path).rows_path(validation.id)) as file:
+    with pq.ParquetFile(Validations(open_store(settings)).rows_path(validation.id)) as file:
         rows = next(file.iter_batches(EXAMPLES, columns=[ROW, REASONS])).to_pylist()
     for row in rows:
         reasons = "; ".join(_hide(reason, hidden) for reason in row[REASONS])
@@ -111,7 +112,7 @@ def _hide(reason: str, hidden: Set[str]) -> str:
 def write_quarantine(settings: Settings, validation: Validation, out: Path) -> None:
     """Write the quarantined rows, their numbers and reasons to a file; a CSV in the dialect of the owner's own."""
     require_destination(out)
-    with pq.ParquetFile(Validations(settings.store_path).rows_path(validation.id)) as file, scratch(out) as made:
+    with pq.ParquetFile(Validations(open_store(settings)).rows_path(validation.id)) as file, scratch(out) as made:
         place = file.schema_arrow.get_field_index(REASONS)
         schema = file.schema_arrow.set(place, pa.field(REASONS, pa.string()))
         output = open_output(made, schema, settings.data.dialect, load_contract(settings).kinds)
@@ -173,13 +174,14 @@ def _replay_rows(settings: Settings, validation: Validation, source: Path) -> No
 
 def _find(settings: Settings, name: str | None) -> Validation:
     """Return the validation called `name`, by default the one used last, else the newest."""
-    store = Validations(settings.store_path)
+    store = open_store(settings)
+    validations = Validations(store)
     if name is not None:
-        return store.get(name)
-    last = Latest(settings.store_path).find(CHECKED)
-    if last is not None and (found := store.find(last)):
+        return validations.get(name)
+    last = Latest(store).find(CHECKED)
+    if last is not None and (found := validations.find(last)):
         return found
-    recent = store.recent()
+    recent = validations.recent()
     if not recent:
         raise UserError("Nothing was validated yet: run `ml validate`, or `ml run` for the whole pipeline.")
     return recent[0][1]

@@ -8,7 +8,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
@@ -23,7 +22,7 @@ from ondol.deployment.smoke import REQUEST_SECONDS, ask, require_same
 from ondol.errors import Refused, UserError, nearest
 from ondol.orchestration.alerts import alert
 from ondol.orchestration.processes import is_loopback
-from ondol.registry.bundles import Bundle, find_bundle, open_bundle
+from ondol.registry.bundles import Bundle, bundle_path, find_bundle, open_bundle
 from ondol.registry.champion import (
     Champion,
     move_champion,
@@ -35,16 +34,13 @@ from ondol.registry.champion import (
 )
 from ondol.storage.files import (
     digest_folder,
-    publish,
     read_json,
     read_record,
     scratch,
     sole,
-    write_bytes,
-    write_json,
 )
 from ondol.storage.permissions import open_for_others
-from ondol.storage.reach import look_again, open_store, remove
+from ondol.storage.store import Store, open_store
 from ondol.training.provenance import is_behind
 
 WAIT_SECONDS = 60.0
@@ -62,7 +58,7 @@ def smoke_url(url: str) -> None:
     settings = open_project()
     known = (e for e in settings.environments.values() if e.url.rstrip("/") == url.rstrip("/"))
     environment = next(known, None)
-    store = current_store(settings, environment.store) if environment else settings.store_path
+    store = current_store(settings, environment.store) if environment else open_store(settings)
     wait = environment.wait_seconds if environment else WAIT_SECONDS
     verify(url, open_bundle(store, require_champion(store).bundle), wait)
 
@@ -168,13 +164,13 @@ class Unverified(BaseModel):
     before: Champion | None
 
 
-def read_unverified(store: Path) -> Unverified | None:
+def read_unverified(store: Store) -> Unverified | None:
     """Return what a release to `store` has not verified yet; None if none is going on or was killed."""
-    look_again(store / FILE)
-    return read_record(store / FILE, Unverified)
+    store.look(store.folder / FILE)
+    return read_record(store.folder / FILE, Unverified)
 
 
-def require_verified(store: Path) -> None:
+def require_verified(store: Store) -> None:
     """Check that what is in production in `store`, the image too, was verified.
 
     Raises:
@@ -184,7 +180,7 @@ def require_verified(store: Path) -> None:
         raise unverified_error(store, found)
 
 
-def unverified_error(store: Path, found: Unverified) -> UserError:
+def unverified_error(store: Store, found: Unverified) -> UserError:
     """Return the error for an unverified release."""
     return UserError(
         f"Bundle {found.bundle} is not verified in {store}: wait until its release ends, or release there again if it "
@@ -193,34 +189,34 @@ def unverified_error(store: Path, found: Unverified) -> UserError:
 
 
 @contextmanager
-def noted(store: Path, bundle: Bundle) -> Iterator[None]:
+def noted(store: Store, bundle: Bundle) -> Iterator[None]:
     """Record that `bundle` is not verified, until the block has ended and all is verified or restored."""
     note = Unverified(bundle=bundle.name, before=read_champion(store))
-    write_bytes(store / FILE, f"{note.model_dump_json(indent=1, by_alias=True)}\n".encode())
+    store.write_bytes(store.folder / FILE, f"{note.model_dump_json(indent=1, by_alias=True)}\n".encode())
     try:
         yield
     except BaseException:
         undo(store)
         raise
-    remove(store / FILE)
+    store.remove(store.folder / FILE)
 
 
-def undo(store: Path) -> bool:
+def undo(store: Store) -> bool:
     """Restore what an unverified release has replaced, and forget the release; return whether there was one."""
     there_was = restore(store)
     if there_was:
-        remove(store / FILE)
+        store.remove(store.folder / FILE)
     return there_was
 
 
-def restore(store: Path) -> bool:
+def restore(store: Store) -> bool:
     """Restore the champion that an unverified release has replaced; return whether there was such a release."""
     found = read_unverified(store)
     if found is None:
         return False
     now, before = read_champion(store), found.before
     if now is not None and now.bundle == found.bundle and before != now:
-        left = Bundle(path=store / "bundles" / found.bundle, version=version_of(found.bundle), digest="")
+        left = Bundle(path=bundle_path(store, found.bundle), version=version_of(found.bundle), digest="")
         restore_champion(store, left, before)
         again = f"version {before.version} is in production again" if before else "nothing is in production"
         console.print(f"[yellow]A release failed: {again}.[/]")
@@ -259,21 +255,21 @@ def release_to(
     """
     settings = open_project()
     target = current_store(settings, find_environment(settings, name).store)
-    origin = current_store(settings, find_environment(settings, source).store) if source else settings.store_path
-    if target.resolve() == origin.resolve():
+    origin = current_store(settings, find_environment(settings, source).store) if source else open_store(settings)
+    if target.folder.resolve() == origin.folder.resolve():
         raise UserError(
             f"The store of {name} is the one to release from: give [environments.{name}] a store of its own."
         )
     bundle = choose_bundle(origin, chosen)
     image = image or running_image(settings, name, source)
-    with sole(target / "release.lock", f"Another release to {name} is running: wait until it ends."):
+    with sole(target.folder / "release.lock", f"Another release to {name} is running: wait until it ends."):
         recover(settings, name)
         last = released_commit(target)
         if commit and is_behind(settings.root, commit, last):
             console.print(f"Nothing is released to {name}: commit {commit[:12]} is behind {last}, which was released.")
             return
         if settings.environments[name].host:
-            open_for_others(target)  # its container reads it as a user of its own
+            open_for_others(target.folder)  # its container reads it as a user of its own
         before = read_champion(target)
         require_compatible(target, before, bundle, breaking)
         try:
@@ -282,7 +278,7 @@ def release_to(
             alert_failure(settings, name, bundle, read_champion(target), error)
             raise
         if commit:
-            write_json(target / RELEASED, {"commit": commit})
+            target.write_json(target.folder / RELEASED, {"commit": commit})
         alert_release(settings, name, before, require_champion(target), why)
     console.print(f"[green]✓[/] [bold]version {bundle.version}[/] was released to {name} ({escape(why)})")
     console.print(f"  bundle {bundle.name}{f', image {escape(image)}' if image else ''}", soft_wrap=True)
@@ -290,10 +286,10 @@ def release_to(
         output.write(f"bundle={bundle.name}\nimage={image or ''}\n")
 
 
-def released_commit(store: Path) -> str | None:
+def released_commit(store: Store) -> str | None:
     """Return the commit that released to `store` last; None if none was given."""
-    look_again(store / RELEASED)
-    found = read_json(store / RELEASED)
+    store.look(store.folder / RELEASED)
+    found = read_json(store.folder / RELEASED)
     return str(found["commit"]) if found else None
 
 
@@ -311,7 +307,7 @@ def find_environment(settings: Settings, name: str) -> Environment:
     return settings.environments[name]
 
 
-def choose_bundle(store: Path, name: str | None) -> Bundle:
+def choose_bundle(store: Store, name: str | None) -> Bundle:
     """Return the bundle in production in `store`, or the one called `name`, which was in production there.
 
     Raises:
@@ -334,7 +330,7 @@ def choose_bundle(store: Path, name: str | None) -> Bundle:
     return bundle
 
 
-def verified_champion(store: Path, name: str | None) -> Champion:
+def verified_champion(store: Store, name: str | None) -> Champion:
     """Return the champion of `store`; while a release to it is not verified, the one before, for a bundle by name.
 
     Raises:
@@ -399,7 +395,7 @@ def serving(champion: Champion | None) -> str:
     return f"version {champion.version} is in production" if champion else "nothing is in production"
 
 
-def require_compatible(store: Path, before: Champion | None, bundle: Bundle, breaking: bool) -> None:
+def require_compatible(store: Store, before: Champion | None, bundle: Bundle, breaking: bool) -> None:
     """Check that callers of the version in production in `store` need no change.
 
     Raises:
@@ -414,7 +410,7 @@ def require_compatible(store: Path, before: Champion | None, bundle: Bundle, bre
         )
 
 
-def copy_bundle(bundle: Bundle, store: Path) -> Bundle:
+def copy_bundle(bundle: Bundle, store: Store) -> Bundle:
     """Copy a bundle into `store`, unless it is there whole; it appears there in one step.
 
     Raises:
@@ -423,13 +419,13 @@ def copy_bundle(bundle: Bundle, store: Path) -> Bundle:
     there = find_bundle(store, bundle.name)
     if there is not None:
         return there
-    target = store / "bundles" / bundle.name
+    target = bundle_path(store, bundle.name)
     with scratch(target) as made:
         shutil.copytree(bundle.path, made)
         if digest_folder(made) != bundle.digest:
             raise UserError(f"The copy of {bundle.path} to {target} differs from it: see the disk of {store}.")
-        remove(target)  # a damaged copy
-        publish(made, target)
+        store.remove(target)  # a damaged copy
+        store.publish(made, target)
     return open_bundle(store, bundle.name)
 
 
@@ -463,7 +459,7 @@ def _hint_of_address(name: str, environment: Environment) -> str:
 
 
 @contextmanager
-def _moved_champion(store: Path, bundle: Bundle, why: str) -> Iterator[None]:
+def _moved_champion(store: Store, bundle: Bundle, why: str) -> Iterator[None]:
     """Make `bundle` the store's champion; if anything fails within, restore the one before."""
     before = read_champion(store)
     try:

@@ -12,6 +12,7 @@ from ondol.demo.simulation import MetricRecovery, Play, Week, conclude, draw, me
 from ondol.errors import UserError
 from ondol.registry.champion import served_bundle
 from ondol.storage.files import sole
+from ondol.storage.store import open_store
 
 
 def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
@@ -82,7 +83,7 @@ def _stopped_at_end(sandbox: Sandbox, keep: bool, say: Callable[[str], None]) ->
 
 def _recovery(sandbox: Sandbox, played: list[Week], rows: int) -> MetricRecovery | None:
     """Return how the metric recovered after the promotion."""
-    old = served_bundle(sandbox.settings.store_path, played[0].version)
+    old = served_bundle(open_store(sandbox.settings), played[0].version)
     return measure_champions(played, rows, sandbox.answers, old, sandbox.settings.gates)
 
 

@@ -31,6 +31,7 @@ from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion, read_champion, rolled_back, version_of
 from ondol.services import NAMES, is_well, prefect_address
 from ondol.storage.files import read_json
+from ondol.storage.store import open_store
 from ondol.validation.results import read_latest
 
 PATIENCE_SECONDS = 2.0
@@ -135,7 +136,7 @@ HISTORY_ROWS = 10
 def print_status() -> None:
     """Print the state of the project: from the store, and from Prefect if it answers at once."""
     settings = open_project()
-    champion = read_champion(settings.store_path)
+    champion = read_champion(open_store(settings))
     if champion is None:
         console.print(
             f"[bold]{escape(settings.project.name)}[/]: no model is in production yet. `ml run` trains and deploys one."
@@ -153,7 +154,7 @@ def print_status() -> None:
 
 
 def _print_champion(settings: Settings, champion: Champion) -> None:
-    bundle = find_bundle(settings.store_path, champion.bundle)
+    bundle = find_bundle(open_store(settings), champion.bundle)
     console.print(
         f"[bold]{escape(settings.project.name)}[/]: [bold green]version {champion.version}[/] is in production "
         f"since {champion.since}"
@@ -176,10 +177,11 @@ def _print_champion(settings: Settings, champion: Champion) -> None:
 
 
 def _print_pending(settings: Settings, champion: Champion | None) -> None:
-    candidate = read_latest(settings.store_path).get("train")
+    store = open_store(settings)
+    candidate = read_latest(store).get("train")
     if candidate is None or (champion and champion.version == candidate):
         return
-    record = Verdicts(settings.store_path).find(candidate)
+    record = Verdicts(store).find(candidate)
     if change := rolled_back(champion, candidate):
         console.print(f"Version {candidate} was taken out of production by hand: {escape(change.why)}")
     elif record is None:
@@ -213,7 +215,7 @@ def run_monitor() -> None:
 
 def pause_loop(why: str) -> None:
     """Pause automatic retraining."""
-    pause(open_project().store_path, why)
+    pause(open_store(open_project()), why)
     console.print(
         "Automatic retraining is paused: monitoring continues, and nothing is trained until `ml loop resume`."
     )
@@ -225,10 +227,10 @@ def resume_loop(why: str) -> None:
     Raises:
         UserError: it is not paused.
     """
-    settings = open_project()
-    if read_loop(settings.store_path).paused is None:
+    store = open_store(open_project())
+    if read_loop(store).paused is None:
         raise UserError("Automatic retraining is not paused: `ml loop show` prints its state.")
-    resume(settings.store_path, why)
+    resume(store, why)
     console.print("Automatic retraining is resumed: the next `ml monitor` decides.")
 
 
@@ -237,17 +239,18 @@ def show_loop() -> None:
     settings = open_project()
     for line in (*window_lines(settings, SHOWN_WINDOWS), *loop_lines(settings)):
         console.print(line, markup=False, soft_wrap=True)
-    for change in reversed(read_loop(settings.store_path).history[-SHOWN_WINDOWS:]):
+    for change in reversed(read_loop(open_store(settings)).history[-SHOWN_WINDOWS:]):
         console.print(f"  {change.at} {change.who}: {change.what} ({change.why})", markup=False, soft_wrap=True)
 
 
 def window_lines(settings: Settings, most: int) -> list[str]:
     """Return the champion's last windows in lines, the newest first: verdict, live metric, reasons and notes."""
-    champion = read_champion(settings.store_path)
+    store = open_store(settings)
+    champion = read_champion(store)
     if champion is None:
         return []
     lines = []
-    for window in reversed(Windows(settings.store_path).of(champion)[-most:]):
+    for window in reversed(Windows(store).of(champion)[-most:]):
         live = window.performance
         # Where performance is lost, the reason says the metric already.
         metric = [f"live {live.sentence}"] if live is not None and not live.lost else []
@@ -257,7 +260,8 @@ def window_lines(settings: Settings, most: int) -> list[str]:
 
 def loop_lines(settings: Settings) -> list[str]:
     """Return the state of automatic retraining, in lines; `ml status` shows them too."""
-    loop, champion = read_loop(settings.store_path), read_champion(settings.store_path)
+    store = open_store(settings)
+    loop, champion = read_loop(store), read_champion(store)
     lines = []
     if loop.paused is not None:
         lines.append(f"Automatic retraining is paused since {loop.paused.at} by {loop.paused.who}: {loop.paused.why}")

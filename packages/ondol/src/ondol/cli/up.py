@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 from rich.markup import escape
 
 from ondol.cli.console import console, open_project
-from ondol.config import Settings, is_address
+from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.deployments import (
     deployed_commit,
@@ -57,6 +57,7 @@ from ondol.storage.log_upload import PATIENCE, follow
 from ondol.storage.objects import Objects
 from ondol.storage.permissions import withdraw
 from ondol.storage.remote import Mirror
+from ondol.storage.store import open_store
 from ondol.training.provenance import is_behind
 
 HEALTHY_SECONDS = 120.0
@@ -283,9 +284,10 @@ def follow_store(into: Path | None) -> None:
         UserError: the store is a folder.
     """
     settings = open_project(stored=False)
-    if not is_address(settings.store):
-        raise UserError(f"The store is the folder {settings.store_path}: the service reads it directly.")
-    folder = into.absolute() if into else settings.store_path
+    store = open_store(settings)
+    if store.remote is None:
+        raise UserError(f"The store is the folder {store}: the service reads it directly.")
+    folder = into.absolute() if into else store.folder
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -28,6 +28,7 @@ from ondol.orchestration.processes import running
 from ondol.orchestration.server import ask, look_up
 from ondol.registry.bundles import Bundle
 from ondol.registry.champion import Champion, require_champion
+from ondol.storage.store import open_store
 
 END_STATES = ("COMPLETED", "FAILED", "CANCELLED")  # what crashed is started again by the worker
 RUN_SECONDS = 600.0
@@ -186,13 +187,13 @@ class Play:
         raise UserError(f"The monitor's run of week {number} ended as {run['state_name']}: see {self._api()}.")
 
     def _latest(self, champion: Champion) -> Window:
-        found = [window for window in Windows(self.sandbox.settings.store_path).of(champion) if window.evaluated]
+        found = [window for window in Windows(open_store(self.sandbox.settings)).of(champion) if window.evaluated]
         if not found:
             raise UserError("The monitor ran and left no window: see the flow run in the Prefect UI.")
         return found[-1]
 
     def _asked(self, window: Window) -> TrainingRequest | None:
-        wanted = read_loop(self.sandbox.settings.store_path).wanted
+        wanted = read_loop(open_store(self.sandbox.settings)).wanted
         return wanted if wanted and wanted.window == window.id else None
 
     def _wait_for_training(self, number: int) -> str:
@@ -210,7 +211,7 @@ class Play:
         return str(runs[-1]["state_name"]) if runs else None
 
     def _champion(self) -> Champion:
-        return require_champion(self.sandbox.settings.store_path)
+        return require_champion(open_store(self.sandbox.settings))
 
     def _api(self) -> str:
         return f"{self._address('prefect')}/api"

@@ -22,6 +22,7 @@ from ondol.evaluation.verdicts import Verdicts
 from ondol.registry.bundles import Bundle, write_bundle
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import utc_now
+from ondol.storage.store import open_store
 from ondol.training.train import parts_of
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def build_bundle(settings: Settings, version: str) -> Bundle:
         "contract.json": candidate.contract.model_dump_json(indent=1).encode(),
         "meta.json": json.dumps(meta, ensure_ascii=False, indent=1).encode(),
     }
-    return write_bundle(settings.store_path, version, files)
+    return write_bundle(open_store(settings), version, files)
 
 
 def smoke_rows(settings: Settings, bundle: Bundle) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -128,7 +129,8 @@ def _compile(settings: Settings, candidate: Candidate) -> tuple[dict[str, bytes]
 
 
 def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
-    record = Verdicts(settings.store_path).find(candidate.version)
+    store = open_store(settings)
+    record = Verdicts(store).find(candidate.version)
     return {
         "format": 1,
         "name": settings.project.name,
@@ -140,7 +142,7 @@ def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
         "trusted": [name for name in candidate.trusted if not name.startswith("ondol.")]
         if settings.deploy.runtime == "sklearn"
         else [],
-        "source": Snapshots(settings.store_path).get(candidate.tags["data_digest"]).source,
+        "source": Snapshots(store).get(candidate.tags["data_digest"]).source,
         "data_digest": candidate.tags["data_digest"],
         "commit": candidate.tags["git_commit"],
         "run_id": candidate.run_id,

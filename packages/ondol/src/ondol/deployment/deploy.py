@@ -11,9 +11,8 @@ from ondol.orchestration.artifacts import publish_markdown
 from ondol.orchestration.progress import say
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, drop_bundle, find_bundle
-from ondol.registry.champion import Champion, move_champion, restore_champion, rolled_back
+from ondol.registry.champion import Champion, look_at_champion, move_champion, restore_champion, rolled_back
 from ondol.registry.registry import CHAMPION
-from ondol.storage.reach import look_again
 
 
 def is_in_service(project: Project, champion: Champion | None, version: str) -> bool:
@@ -100,10 +99,9 @@ def build(project: Project, version: str) -> Bundle:
 
 def discard(project: Project, bundle: Bundle) -> None:
     """Remove a bundle, unless it is in production."""
-    look_again(project.store / "champion.json")
-    champion = project.champion
+    champion = look_at_champion(project.store)
     if champion is None or champion.bundle != bundle.name:
-        drop_bundle(bundle)
+        drop_bundle(project.store, bundle)
 
 
 def smoke_test(project: Project, service: SmokeService, bundle: Bundle) -> None:

@@ -27,6 +27,7 @@ from ondol.registry.bundles import Bundle, open_bundle
 from ondol.registry.champion import require_champion, served_bundle
 from ondol.storage.files import publish, scratch
 from ondol.storage.permissions import make_folder
+from ondol.storage.store import Store
 
 Kinds = Mapping[str, str]  # the contract's kind of each column by its name
 
@@ -219,7 +220,7 @@ def require_places(rows: Source, contract: Contract) -> None:
         )
 
 
-def choose_bundle(store: Path, version: str | None) -> Bundle:
+def choose_bundle(store: Store, version: str | None) -> Bundle:
     """Return the champion's bundle, or the last of `version`.
 
     Raises:

@@ -29,9 +29,9 @@ from ondol.orchestration.environment import clean_environment
 from ondol.orchestration.guard import Child
 from ondol.redaction import show_uri
 from ondol.registry.registry import Registry
-from ondol.snapshots.parts import Parts
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import digest_json, sole
+from ondol.storage.store import open_store
 from ondol.training.provenance import SHAPING, Provenance, project_files, tree_digest
 from ondol.validation.results import Validations
 
@@ -239,7 +239,7 @@ def require_snapshot(settings: Settings, digest: str) -> Snapshot:
     Raises:
         UserError: it is missing or was changed.
     """
-    snapshots = Snapshots(settings.store_path)
+    snapshots = Snapshots(open_store(settings))
     if not (snapshots.folder / f"{digest}.json").exists():
         raise UserError(
             f"The snapshot {digest} that it was trained on is not in {snapshots.folder}: restore it from a backup of "
@@ -247,7 +247,7 @@ def require_snapshot(settings: Settings, digest: str) -> Snapshot:
         )
     snapshot = snapshots.get(digest)
     for part in snapshot.parts:
-        Parts(snapshots.folder).verify(part)
+        snapshots.parts.verify(part)
     return snapshot
 
 
@@ -566,15 +566,16 @@ def _clear(settings: Settings, folder: Path) -> None:
 
 def _write_order(settings: Settings, registry: Registry, recorded: Recorded, snapshot: Snapshot, folder: Path) -> Order:
     """Lay out what the retraining reads: links to the data, and the recorded model."""
-    here, store = settings.store_path.resolve(), folder / "store"
+    here, store = open_store(settings), folder / "store"
     files = [name for part in snapshot.parts for name in (part.digest, part.dropped) if name]
-    data = [here / "snapshots" / name for name in (f"{snapshot.digest}.json", *(f"{f}.parquet" for f in files))]
+    data = [here.folder / "snapshots" / name for name in (f"{snapshot.digest}.json", *(f"{f}.parquet" for f in files))]
     validation = recorded.tags["validation"]
-    rows = [Validations(here).find_rows(validation), Validations(here).folder / f"{validation}.json"]
+    validations = Validations(here)
+    rows = [validations.find_rows(validation), validations.folder / f"{validation}.json"]
     for path in [*data, *(path for path in rows if path.exists())]:
-        link = store / path.relative_to(here)
+        link = store / path.relative_to(here.folder)
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path)
+        link.symlink_to(path.resolve())
     return Order(
         settings=recorded.settings,
         store=store,

@@ -1,14 +1,14 @@
 """Verdicts: what was compared, what the gates decided, and how both are stored and shown."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from ondol.evaluation.metrics import Interval, Metric, metrics_of
 from ondol.orchestration.artifacts import plain, table
-from ondol.storage.files import read_record, write_bytes
+from ondol.storage.files import read_record
+from ondol.storage.store import Store
 
 
 class FrozenModel(BaseModel):
@@ -134,9 +134,10 @@ class StoredVerdict(BaseModel):
 class Verdicts:
     """The verdicts of one store, the last one of each version."""
 
-    def __init__(self, store: Path) -> None:
-        """Open the store at `store`; creates nothing."""
-        self.folder = store / "verdicts"
+    def __init__(self, store: Store) -> None:
+        """Open `store`; creates nothing."""
+        self.store = store
+        self.folder = store.folder / "verdicts"
 
     def find(self, version: str) -> StoredVerdict | None:
         """Return the last verdict on a version, or None."""
@@ -144,7 +145,7 @@ class Verdicts:
 
     def write(self, record: StoredVerdict) -> None:
         """Store a verdict in place of the version's last."""
-        write_bytes(self.folder / f"{record.version}.json", record.model_dump_json(indent=1).encode())
+        self.store.write_bytes(self.folder / f"{record.version}.json", record.model_dump_json(indent=1).encode())
 
 
 WHO = ("candidate", "champion", "dummy")

@@ -24,7 +24,8 @@ from ondol.ingestion.sources import MultiFileSource, Source, StreamingSource, Su
 from ondol.orchestration.progress import track
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.snapshots.upsert import Choice, Keys, choose, rows_of
-from ondol.storage.files import digest_json, read_record, write_json
+from ondol.storage.files import digest_json, read_record
+from ondol.storage.store import open_store
 
 EPOCH = datetime(1970, 1, 1)
 
@@ -137,7 +138,7 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
         UserError: the source is no good, has no id or another than before, or its watermark went back.
     """
     keys = find_keys(settings, contract, source)
-    snapshots = Snapshots(settings.store_path)
+    snapshots = Snapshots(open_store(settings))
     path, known = _find_cursor(snapshots.folder / "lines", source, settings.data.watermark)
     cursor = known if known and not full else None
     identity = (keys.id.name, keys.id.kind)
@@ -158,7 +159,7 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
         files=files,
         identity=identity,
     )
-    write_json(path, made.model_dump())
+    snapshots.store.write_json(path, made.model_dump())
     if isinstance(source, StreamingSource):
         source.commit(position)
     return snapshot
@@ -227,7 +228,7 @@ def _read(
     Raises:
         WentBack: the newest row of before is not among them; with `reaches` it need not be.
     """
-    snapshots = Snapshots(settings.store_path)
+    snapshots = Snapshots(open_store(settings))
     head = snapshots.get(cursor.snapshot) if cursor else None
     if isinstance(source, SupportsSince) and since is not None and keys.watermark:
         source = source.since(keys.watermark.name, since)

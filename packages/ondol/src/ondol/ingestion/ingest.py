@@ -12,6 +12,7 @@ from ondol.orchestration.progress import say, track
 from ondol.project import Project
 from ondol.redaction import redact_exceptions, show_uri
 from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.storage.store import open_store
 
 
 @redact_exceptions()
@@ -29,7 +30,7 @@ def snapshot_source(settings: Settings, contract: Contract, full: bool = False) 
         UserError: the source is missing, is no table, or lacks a column of the contract.
     """
     source = open_project_source(settings, contract)
-    snapshots = Snapshots(settings.store_path)
+    snapshots = Snapshots(open_store(settings))
     if settings.data.watermark is not None or isinstance(source, StreamingSource):
         return grow(settings, contract, source, full)
     fingerprint = source.fingerprint()

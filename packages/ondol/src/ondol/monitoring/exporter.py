@@ -18,6 +18,7 @@ from ondol.monitoring.retraining import by_distance, open_request, read_loop
 from ondol.monitoring.windows import Window, Windows
 from ondol.orchestration.alerts import waiting
 from ondol.registry.champion import read_champion
+from ondol.storage.store import open_store
 from ondol_serving.printable import printable
 
 MOST_COLUMNS = 50  # the farthest beyond their limits; each is a series of its own
@@ -45,7 +46,7 @@ class LoopCollector(Collector):
         return self._known
 
     def _read(self) -> Iterator[GaugeMetricFamily]:
-        store = self.settings.store_path
+        store = open_store(self.settings)
         loop, champion = read_loop(store), read_champion(store)
         yield _gauge("ml_loop_paused", "Whether the loop is paused", float(loop.paused is not None))
         yield _gauge("ml_alerts_waiting", "Alerts that were not sent yet", float(len(waiting(self.settings))))

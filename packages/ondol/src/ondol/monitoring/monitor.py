@@ -28,6 +28,7 @@ from ondol.registry.bundles import Bundle, open_bundle
 from ondol.registry.champion import Champion, require_champion
 from ondol.storage.files import sole
 from ondol.storage.log_upload import LAG_SECONDS, fetch_log
+from ondol.storage.store import open_store
 
 LOG_DELAY_SECONDS = 1.0  # between an answer's time and its record in the file
 SEED = 0
@@ -57,8 +58,9 @@ def open_context(settings: Settings) -> MonitorContext:
     Raises:
         UserError: no model is in production, or its bundle has no reference.
     """
-    champion = require_champion(settings.store_path)
-    bundle = open_bundle(settings.store_path, champion.bundle)
+    store = open_store(settings)
+    champion = require_champion(store)
+    bundle = open_bundle(store, champion.bundle)
     return MonitorContext(champion, bundle, read_reference(bundle))
 
 
@@ -70,7 +72,7 @@ def only_monitor(settings: Settings) -> Iterator[None]:
         UserError: another monitor holds it.
     """
     complaint = "Another `ml monitor` is running on this store: wait until it ends."
-    with sole(settings.store_path / "monitor.lock", complaint):
+    with sole(open_store(settings).folder / "monitor.lock", complaint):
         yield
 
 
@@ -85,12 +87,12 @@ def compare_window(settings: Settings, context: MonitorContext, end: datetime) -
 
     The record itself is not written yet: until it is, the rows belong to no window and the next run uses them.
     """
-    store, rules = settings.store_path, settings.monitor
+    store, rules = open_store(settings), settings.monitor
     windows = Windows(store)
     start = windows.next_start(context.champion)
     wait_until(end)
     fetch_log(store, start)
-    tally = tally_window(store / "log", start, end, context.bundle.name)
+    tally = tally_window(store.folder / "log", start, end, context.bundle.name)
     window = describe(context, start, end, tally)
     if tally.rows < rules.min_rows:
         return WindowResult(too_small(window, rules.min_rows))
@@ -151,7 +153,7 @@ def measure_windows(settings: Settings, context: MonitorContext, windows: list[W
     """
     if settings.monitor.labels is None:
         return windows
-    kept = {window.id: Windows(settings.store_path).read_sample(window.id) for window in windows if window.evaluated}
+    kept = {window.id: Windows(open_store(settings)).read_sample(window.id) for window in windows if window.evaluated}
     samples = {name: sample for name, sample in kept.items() if sample is not None}
     try:
         labels = read_labels(settings, context.reference.contract, list(samples.values()))

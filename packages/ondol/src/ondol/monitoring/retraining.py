@@ -7,7 +7,6 @@ The decision is written first, then the alert and the event are sent, so that th
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -20,7 +19,8 @@ from ondol.monitoring.windows import Verdict, Window, Windows
 from ondol.orchestration.alerts import alert, deliver
 from ondol.orchestration.events import read_triggers, send_event
 from ondol.registry.champion import Champion, read_champion
-from ondol.storage.files import locked, read_record, user_name, utc_now, write_bytes
+from ondol.storage.files import locked, read_record, user_name, utc_now
+from ondol.storage.store import Store, open_store
 
 KEPT = 100  # changes
 
@@ -60,38 +60,38 @@ class Loop(BaseModel):
     history: tuple[LoopEntry, ...] = ()
 
 
-def read_loop(store: Path) -> Loop:
+def read_loop(store: Store) -> Loop:
     """Return the loop of the store."""
-    return read_record(store / "loop.json", Loop) or Loop()
+    return read_record(store.folder / "loop.json", Loop) or Loop()
 
 
-def change_loop(store: Path, change: Callable[[Loop], Loop]) -> Loop:
+def change_loop(store: Store, change: Callable[[Loop], Loop]) -> Loop:
     """Replace the loop's state by what `change` makes of it, in one step, and return it."""
-    with locked(store / "loop.lock", wait=True):
+    with locked(store.folder / "loop.lock", wait=True):
         loop = change(read_loop(store))
-        write_bytes(store / "loop.json", (loop.model_dump_json(indent=1) + "\n").encode())
+        store.write_bytes(store.folder / "loop.json", (loop.model_dump_json(indent=1) + "\n").encode())
     return loop
 
 
-def pause(store: Path, why: str) -> Loop:
+def pause(store: Store, why: str) -> Loop:
     """Stop training requests until `resume`; windows are still evaluated."""
     made = _change("pause", why)
     return change_loop(store, lambda loop: _note(loop.model_copy(update={"paused": made}), made))
 
 
-def resume(store: Path, why: str) -> Loop:
+def resume(store: Store, why: str) -> Loop:
     """End a pause."""
     made = _change("resume", why)
     return change_loop(store, lambda loop: _note(loop.model_copy(update={"paused": None}), made))
 
 
-def save_request(store: Path, wanted: TrainingRequest) -> Loop:
+def save_request(store: Store, wanted: TrainingRequest) -> Loop:
     """Save a request."""
     made = LoopEntry(at=wanted.requested_at, who="monitor", what="retrain", why=wanted.reason)
     return change_loop(store, lambda loop: _note(loop.model_copy(update={"wanted": wanted}), made))
 
 
-def confirm(store: Path, window: str) -> Loop:
+def confirm(store: Store, window: str) -> Loop:
     """Record that Prefect received the event of the request of `window`."""
 
     def mark(loop: Loop) -> Loop:
@@ -211,12 +211,12 @@ def decide_and_request(settings: Settings) -> tuple[Decision, str]:
     Returns:
         The decision, and a sentence on the open request: empty if there is none or it was received.
     """
-    champion = read_champion(settings.store_path)
+    champion = read_champion(open_store(settings))
     if champion is None:
         return Decision(wanted=False, why="no model is in production"), ""
     decision = decide_now(settings, champion)
     if decision.wanted:
-        save_request(settings.store_path, _request(champion, decision))
+        save_request(open_store(settings), _request(champion, decision))
     alert_verdicts(settings, champion, decision)
     unsent = send_request(settings, champion)
     deliver(settings)
@@ -225,7 +225,7 @@ def decide_and_request(settings: Settings) -> tuple[Decision, str]:
 
 def decide_now(settings: Settings, champion: Champion) -> Decision:
     """Return the decision on the current windows and state of the loop."""
-    store = settings.store_path
+    store = open_store(settings)
     return decide(Windows(store).of(champion), champion, settings.retrain, read_loop(store), datetime.now(UTC))
 
 
@@ -249,7 +249,7 @@ def alert_verdicts(settings: Settings, champion: Champion, decision: Decision) -
     Labels that come late make an earlier window bad too. An alert may be sent twice if this process is killed before
     it is noted; it has the same key.
     """
-    windows = Windows(settings.store_path)
+    windows = Windows(open_store(settings))
     recent = [window for window in windows.of(champion) if window.evaluated][-settings.retrain.of :]
     for window in recent:
         if window.bad and window.verdict not in window.alerted:
@@ -274,7 +274,7 @@ def send_request(settings: Settings, champion: Champion) -> str:
 
     The event may be sent twice if the monitor is killed in between: it carries the window's name.
     """
-    wanted = open_request(read_loop(settings.store_path), champion)
+    wanted = open_request(read_loop(open_store(settings)), champion)
     if wanted is None:
         return ""
     project = settings.project.name
@@ -287,7 +287,7 @@ def send_request(settings: Settings, champion: Champion) -> str:
             f"Retraining is requested, but the event could not be sent to Prefect ({type(error).__name__}): the next "
             "`ml monitor` sends it."
         )
-    confirm(settings.store_path, wanted.window)
+    confirm(open_store(settings), wanted.window)
     return ""
 
 

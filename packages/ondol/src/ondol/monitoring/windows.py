@@ -20,8 +20,8 @@ from ondol.monitoring.performance import Performance
 from ondol.registry.champion import Champion
 from ondol.registry.pages import run_address
 from ondol.registry.registry import Registry
-from ondol.storage.files import publish, read_record, scratch, write_bytes
-from ondol.storage.reach import fetch, remove, sizes
+from ondol.storage.files import read_record, scratch
+from ondol.storage.store import Store
 
 Verdict = Literal["ok", "drift", "worse", "too small"]
 SAMPLE = pa.schema(
@@ -83,9 +83,10 @@ class Window(BaseModel):
 class Windows:
     """The windows of one store."""
 
-    def __init__(self, store: Path) -> None:
-        """Open the store at `store`; creates nothing."""
-        self.folder = store / "windows"
+    def __init__(self, store: Store) -> None:
+        """Open `store`; creates nothing."""
+        self.store = store
+        self.folder = store.folder / "windows"
 
     def path(self, window: str, kind: str) -> Path:
         """Return where a window's record (`json`), report (`html`) or sample (`parquet`) is."""
@@ -93,7 +94,7 @@ class Windows:
 
     def write(self, window: Window) -> None:
         """Write a window's record; only then do its rows count as evaluated."""
-        write_bytes(self.path(window.id, "json"), window.model_dump_json(indent=1).encode())
+        self.store.write_bytes(self.path(window.id, "json"), window.model_dump_json(indent=1).encode())
 
     def of(self, champion: Champion) -> list[Window]:
         """Return the windows since the champion was put into production, oldest first."""
@@ -110,7 +111,7 @@ class Windows:
     def write_report(self, window: str, html: str) -> Path:
         """Keep a window's report and return where."""
         path = self.path(window, "html")
-        write_bytes(path, html.encode())
+        self.store.write_bytes(path, html.encode())
         return path
 
     def write_sample(
@@ -130,18 +131,18 @@ class Windows:
         table = pa.table([pa.array(a, f.type) for a, f in zip(arrays, SAMPLE, strict=True)], schema=SAMPLE)
         with scratch(path) as made:
             pq.write_table(table, made, compression="zstd")
-            publish(made, path)
+            self.store.publish(made, path)
 
     def read_sample(self, window: str) -> pd.DataFrame | None:
         """Return a window's sample, or None where it was not kept."""
-        path = fetch(self.path(window, "parquet"))
+        path = self.store.fetch(self.path(window, "parquet"))
         return pd.read_parquet(path) if path.exists() else None
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest reports and samples; the records stay."""
         for kind in ("html", "parquet"):
-            for path in list(sizes(self.folder, f"*.{kind}"))[:-keep]:
-                remove(path)
+            for path in list(self.store.sizes(self.folder, f"*.{kind}"))[:-keep]:
+                self.store.remove(path)
 
 
 def window_id(start: datetime, version: str) -> str:

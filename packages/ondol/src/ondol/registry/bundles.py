@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from ondol.config import Settings
 from ondol.contract.schema import Contract
 from ondol.errors import UserError
-from ondol.storage.files import digest_folder, publish, read_json, scratch
-from ondol.storage.reach import fetch_folder, is_published, remove
+from ondol.storage.files import digest_folder, read_json, scratch
+from ondol.storage.store import Store
 
 SHORT = 12  # characters of a digest in a name
 
@@ -47,31 +47,36 @@ class Bundle(BaseModel):
         return read_json(self.path / "meta.json") or {}
 
 
-def write_bundle(store: Path, version: str, files: dict[str, bytes]) -> Bundle:
+def bundle_path(store: Store, name: str) -> Path:
+    """Return the folder of the bundle `name`, there or not."""
+    return store.folder / "bundles" / name
+
+
+def write_bundle(store: Store, version: str, files: dict[str, bytes]) -> Bundle:
     """Write `files` as a bundle, or find the one that holds the same."""
-    with scratch(store / "bundles" / version) as made:
+    with scratch(bundle_path(store, version)) as made:
         made.mkdir()
         for name, content in files.items():
             (made / name).write_bytes(content)
         digest = digest_folder(made)
-        path = store / "bundles" / f"{version}-{digest[:SHORT]}"
-        if not is_published(path / "meta.json"):
-            publish(made, path)
+        path = bundle_path(store, f"{version}-{digest[:SHORT]}")
+        if not store.has(path / "meta.json"):
+            store.publish(made, path)
     return Bundle(path=path, version=version, digest=digest)
 
 
-def open_bundle(store: Path, name: str) -> Bundle:
+def open_bundle(store: Store, name: str) -> Bundle:
     """Return the bundle with the folder name `name`, its bytes checked against it.
 
     Raises:
         Unusable: there is none, or it was changed since it was written.
         UserError: the store is elsewhere and cannot be reached.
     """
-    path = store / "bundles" / name
+    path = bundle_path(store, name)
     version, _, short = name.rpartition("-")
     digest = digest_folder(path) if path.is_dir() else None
     if digest is None or not digest.startswith(short):
-        fetch_folder(path)
+        store.fetch_folder(path)
         digest = digest_folder(path) if path.is_dir() else None
     if digest is None:
         raise Unusable(f"The bundle {path} is missing: `ml run` deploys again.")
@@ -83,7 +88,7 @@ def open_bundle(store: Path, name: str) -> Bundle:
     return Bundle(path=path, version=version, digest=digest)
 
 
-def find_bundle(store: Path, name: str) -> Bundle | None:
+def find_bundle(store: Store, name: str) -> Bundle | None:
     """Return the bundle with the folder name `name`, or None where it is missing or was changed.
 
     Raises:
@@ -95,9 +100,9 @@ def find_bundle(store: Path, name: str) -> Bundle | None:
         return None
 
 
-def drop_bundle(bundle: Bundle) -> None:
+def drop_bundle(store: Store, bundle: Bundle) -> None:
     """Remove a bundle that never was in production."""
-    remove(bundle.path)
+    store.remove(bundle.path)
 
 
 SHARED = ("bentos", "models")  # what an owner may have put into BentoML's own stores

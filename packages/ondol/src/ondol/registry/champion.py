@@ -2,7 +2,6 @@
 
 import json
 from contextlib import suppress
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -13,16 +12,16 @@ from ondol.orchestration.alerts import alert, alerted_champion_path
 from ondol.registry.bundles import Bundle, open_bundle
 from ondol.storage.files import (
     BACKUP,
+    CHAMPION_FILE,
     locked,
     read_json,
     read_note,
     read_record,
     user_name,
     utc_now,
-    write_bytes,
     write_json,
 )
-from ondol.storage.reach import look_again
+from ondol.storage.store import Store, open_store
 
 ANY = "any bundle"
 NOTHING = {"bundle": None}  # in the file, because a file that is not there for a moment must stop no service
@@ -61,17 +60,27 @@ class Champion(BaseModel):
         return f"{len(self.history)} {self.bundle} {self.since}"
 
 
-def read_champion(store: Path) -> Champion | None:
+def read_champion(store: Store) -> Champion | None:
     """Return the champion of the store, or None where nothing was deployed yet, or it was all taken back.
 
     Raises:
         Damaged: the file cannot be read.
     """
-    path = store / "champion.json"
+    path = store.folder / CHAMPION_FILE
     return None if read_json(path) == NOTHING else read_record(path, Champion)
 
 
-def require_champion(store: Path) -> Champion:
+def look_at_champion(store: Store) -> Champion | None:
+    """Return the champion as the remote store has it now, as `read_champion` does.
+
+    Raises:
+        UserError: the store cannot be reached.
+    """
+    store.look(store.folder / CHAMPION_FILE)
+    return read_champion(store)
+
+
+def require_champion(store: Store) -> Champion:
     """Return the champion of the store.
 
     Raises:
@@ -95,7 +104,7 @@ def rolled_back(champion: Champion | None, version: str) -> HistoryEntry | None:
     return last if last and last.action in ("promote", "rollback") and version_of(last.to) != version else None
 
 
-def served_bundle(store: Path, version: str) -> Bundle:
+def served_bundle(store: Store, version: str) -> Bundle:
     """Return the bundle with which a version was last in production.
 
     Raises:
@@ -109,11 +118,11 @@ def served_bundle(store: Path, version: str) -> Bundle:
     return open_bundle(store, names[-1])
 
 
-def move_champion(store: Path, bundle: Bundle, action: Action, why: str, expected: str | None = ANY) -> Champion:
+def move_champion(store: Store, bundle: Bundle, action: Action, why: str, expected: str | None = ANY) -> Champion:
     """Name `bundle` as the one in production and add the move to the history.
 
     Args:
-        store: The store's folder.
+        store: The store.
         bundle: The bundle to put into production.
         action: What moved it.
         why: For the history.
@@ -123,7 +132,7 @@ def move_champion(store: Path, bundle: Bundle, action: Action, why: str, expecte
         UserError: another bundle than `expected` is in production.
     """
     now = utc_now()
-    with locked(store / "champion.lock", wait=True):
+    with locked(store.folder / "champion.lock", wait=True):
         old = read_champion(store)
         before = old.bundle if old else None
         if expected not in (ANY, before):
@@ -141,28 +150,27 @@ def move_champion(store: Path, bundle: Bundle, action: Action, why: str, expecte
     return champion
 
 
-def restore_champion(store: Path, bundle: Bundle, before: Champion | None) -> None:
+def restore_champion(store: Store, bundle: Bundle, before: Champion | None) -> None:
     """Put `before` back, unless something else than `bundle` was put into production since."""
-    with locked(store / "champion.lock", wait=True):
-        look_again(store / "champion.json")
-        now = read_champion(store)
+    with locked(store.folder / "champion.lock", wait=True):
+        now = look_at_champion(store)
         if now is not None and now.bundle == bundle.name:
             write_champion(store, before)
 
 
-def write_champion(store: Path, champion: Champion | None) -> None:
+def write_champion(store: Store, champion: Champion | None) -> None:
     """Write `champion`, or that nothing is in production, to the file.
 
     The backup is written first: if it cannot be written, the champion has not changed.
     """
     text = champion.model_dump_json(indent=1, by_alias=True) if champion else json.dumps(NOTHING)
-    for name in (BACKUP, "champion.json"):
-        write_bytes(store / name, f"{text}\n".encode())
+    for name in (BACKUP, CHAMPION_FILE):
+        store.write_bytes(store.folder / name, f"{text}\n".encode())
 
 
 def alert_new_champion(settings: Settings) -> None:
     """Send one alert for a new version in production: at its deploy, or later if the deploy was killed."""
-    champion = read_champion(settings.store_path)
+    champion = read_champion(open_store(settings))
     path = alerted_champion_path(settings)
     if champion is None or read_note(path) in (champion.move, champion.since):  # the time alone: before 0.3.1
         return

@@ -29,6 +29,7 @@ from ondol.redaction import leads_elsewhere, show_uri
 from ondol.registry.champion import Champion, read_champion
 from ondol.storage.files import locked, publish, scratch
 from ondol.storage.sqlite import check_database, explain_schema, sqlite_url
+from ondol.storage.store import open_store
 from ondol_serving.callers import NOT_ANSWERED
 
 if TYPE_CHECKING:
@@ -702,7 +703,7 @@ def _is_gone(error: Exception) -> bool:
 
 def repair_alias(settings: Settings) -> None:
     """Make MLflow's alias agree with `champion.json`, which leads."""
-    champion = read_champion(settings.store_path)
+    champion = read_champion(open_store(settings))
     if champion is None:
         return
     registry = Registry(settings)
@@ -720,7 +721,7 @@ def read_version_tags(settings: Settings) -> dict[str, dict[str, str]]:
 
     try:
         registry = Registry(settings)
-        champion = read_champion(settings.store_path)
+        champion = read_champion(open_store(settings))
         if champion is not None and not registry.made(champion):
             raise UserError(
                 f"MLflow does not know version {champion.version}, which is in production: set "

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from ondol.errors import UserError
-from ondol.storage.files import digest_file, publish, scratch
+from ondol.storage.files import digest_file, scratch
 from ondol.storage.parquet import arrange_table, cast_table, unify_files, write_rows
-from ondol.storage.reach import fetch, is_published, sizes
+from ondol.storage.store import Store
 
 ROW = "_row"
 MESSAGE = ("The snapshot's file", "run `ml ingest --full`")  # what messages call a part, and what makes it again
@@ -67,10 +67,11 @@ def _names(part: Part) -> list[str]:
 
 
 class Parts:
-    """The files in one folder."""
+    """The files in one folder of a store."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open `folder`; creates nothing."""
+    def __init__(self, store: Store, folder: Path) -> None:
+        """Open `folder` of `store`; creates nothing."""
+        self.store = store
         self.folder = folder
 
     def place(self, digest: str) -> Path:
@@ -83,13 +84,13 @@ class Parts:
         Raises:
             UserError: it is missing.
         """
-        path = fetch(self.place(digest))
+        path = self.store.fetch(self.place(digest))
         require_whole(path, None, *MESSAGE)
         return path
 
     def has(self, digest: str) -> bool:
         """Return True if a file is there."""
-        return is_published(self.place(digest))
+        return self.store.has(self.place(digest))
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> Part | None:
         """Write rows, all of one schema, or find that they are there already; None where there are none."""
@@ -139,7 +140,7 @@ class Parts:
         Raises:
             UserError: one is missing.
         """
-        there = {path.stem for path in sizes(self.folder, "*.parquet")}
+        there = {path.stem for path in self.store.sizes(self.folder, "*.parquet")}
         for digest in (digest for part in parts for digest in _names(part)):
             if digest not in there:
                 raise _missing(self.place(digest), *MESSAGE)
@@ -149,7 +150,7 @@ class Parts:
         digest = digest_file(made)
         place = self.place(digest)
         if not self.has(digest):
-            publish(made, place)
+            self.store.publish(made, place)
         with suppress(OSError):  # used again: the removal of old files goes by this time
             os.utime(place)
         return digest

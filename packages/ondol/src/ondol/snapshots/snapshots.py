@@ -7,7 +7,6 @@ are left out by their numbers.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ from pydantic import BaseModel
 
 from ondol.errors import UserError
 from ondol.snapshots.parts import Block, Part, Parts
-from ondol.storage.files import digest_json, read_json, read_record, utc_now, write_bytes, write_json
-from ondol.storage.reach import is_published
+from ondol.storage.files import digest_json, read_json, read_record, utc_now
+from ondol.storage.store import Store
 
 
 class Snapshot(BaseModel):
@@ -53,10 +52,11 @@ class Snapshot(BaseModel):
 class Snapshots:
     """The snapshots of one store."""
 
-    def __init__(self, store: Path) -> None:
-        """Open the store at `store`; creates nothing."""
-        self.folder = store / "snapshots"
-        self.parts = Parts(self.folder)
+    def __init__(self, store: Store) -> None:
+        """Open `store`; creates nothing."""
+        self.store = store
+        self.folder = store.folder / "snapshots"
+        self.parts = Parts(store, self.folder)
 
     def get(self, digest: str) -> Snapshot:
         """Return the snapshot named by `digest` or by its first characters.
@@ -102,7 +102,7 @@ class Snapshots:
             raise UserError(f"{source} has no rows: there is nothing to train on.")
         snapshot = self.record([part], source)
         if fingerprint:
-            write_json(self.folder / "sources" / f"{fingerprint}.json", snapshot.digest)
+            self.store.write_json(self.folder / "sources" / f"{fingerprint}.json", snapshot.digest)
         return snapshot
 
     def record(
@@ -128,8 +128,8 @@ class Snapshots:
             watermark=watermark,
         )
         path = self.folder / f"{snapshot.digest}.json"
-        if not is_published(path):
-            write_bytes(path, snapshot.model_dump_json(indent=1).encode())
+        if not self.store.has(path):
+            self.store.write_bytes(path, snapshot.model_dump_json(indent=1).encode())
         return snapshot
 
     def succeed(

@@ -10,7 +10,7 @@ import platform
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ondol.config import HOME, MIRRORS
 from ondol.errors import UserError
 from ondol.storage.permissions import make_folder, mode_of
-from ondol.storage.reach import uploading
 
 TEMPORARY = ".tmp-"  # of the folders that files are written in first
+CHAMPION_FILE = "champion.json"
 BACKUP = "champion.backup.json"  # what champion.json said at its last move
 REMEDIES = (  # of a file by its path, the first that matches
     ("store/alerts/champion.json", "remove it"),
@@ -63,7 +64,7 @@ def explain_damage(path: Path, why: str = "") -> Damaged:
 
 def find_remedy(path: Path) -> str:
     """Return what to do about a damaged file."""
-    if path.name == "champion.json" and path.parent.name != "alerts":
+    if path.name == CHAMPION_FILE and path.parent.name != "alerts":
         backup = path.with_name(BACKUP)
         if backup.is_file():
             away = "move that folder away and " * path.is_dir()
@@ -149,18 +150,33 @@ def sweep(folder: Path, everywhere: bool = False) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def publish(made: Path, target: Path) -> None:
-    """Flush the file or folder at `made` to disk and rename it to `target` in one step; see `ondol.storage.reach` too.
+def publish(made: Path, target: Path, rename: Callable[[Path, Path], object] | None = None) -> None:
+    """Flush the file or folder at `made` to disk and rename it to `target` in one step.
 
-    It gets the mode that `ondol.storage.permissions.mode_of` says.
+    It gets the mode that `ondol.storage.permissions.mode_of` says. What belongs into a store is published by
+    `ondol.storage.store.Store.publish`.
+
+    Args:
+        made: What was written.
+        target: Where it belongs.
+        rename: What moves it; default: a plain rename.
+
+    Raises:
+        RuntimeError: `target` is in the mirror of a remote store, where a plain rename would reach no other host.
     """
+    if rename is None and is_mirrored(target):
+        raise RuntimeError(f"{target} is in the mirror of a remote store: write it through its Store.")
     mode = mode_of(target)
     for path in [made, *made.iterdir()] if made.is_dir() else [made]:
         path.chmod(mode_of(target, folder=True) if path.is_dir() else mode)
         _sync(path)
-    with uploading(made, target):
-        made.replace(target)
+    (rename or Path.replace)(made, target)
     _sync(target.parent)
+
+
+def is_mirrored(path: Path) -> bool:
+    """Return True if a path is in a folder that mirrors a remote store; see `Settings.folder_of`."""
+    return (HOME, MIRRORS) in zip(path.parts, path.parts[1:], strict=False)
 
 
 @contextmanager
@@ -198,7 +214,7 @@ def sole(path: Path, complaint: str) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the file at `path` by `content` in one step."""
+    """Replace the file at `path` by `content` in one step; see `publish`."""
     with scratch(path) as made:
         made.write_bytes(content)
         publish(made, path)
@@ -206,7 +222,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace the file at `path` by `value` as JSON in one step."""
-    write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode())
+    write_bytes(path, encode_json(value))
+
+
+def encode_json(value: Any) -> bytes:
+    """Return `value` as JSON, as files have it."""
+    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def read_json(path: Path) -> Any | None:

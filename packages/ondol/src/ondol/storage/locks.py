@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.storage.files import locked, sweep
-from ondol.storage.reach import open_store, refresh
+from ondol.storage.store import open_store
 
 WAIT_SECONDS = 2 * 3600.0
 POLL_SECONDS = 0.5
@@ -30,7 +30,7 @@ def exclusive(function: Callable[P, R]) -> Callable[P, R]:
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
         settings = load_settings()
         with only_one(settings, wait=True):
-            refresh(open_store(settings))
+            open_store(settings).refresh()
             return function(*args, **kwargs)
 
     return alone
@@ -51,7 +51,7 @@ def only_one(settings: Settings, *, wait: bool) -> Iterator[None]:
     while True:
         with locked(path, wait=False) as mine:
             if mine:
-                sweep(settings.store_path, everywhere=True)
+                sweep(open_store(settings).folder, everywhere=True)
                 token = _held.set(True)
                 try:
                     yield

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ondol.config import Fetch
 from ondol.errors import UserError
-from ondol.storage.files import locked
-from ondol.storage.reach import elsewhere_of
-from ondol.storage.remote import CHAMPION, LOG, Mirror
+from ondol.storage.files import CHAMPION_FILE, locked
+from ondol.storage.remote import LOG, Mirror
+from ondol.storage.store import Store
 
 SKEW_SECONDS = 300.0  # by which the store's clock may differ from ours
 FIRST_SECONDS, MORE_SECONDS = 10.0, 50.0  # between two copies of a file that grows, and more for its size
@@ -73,14 +73,14 @@ class Shipper:
                 total -= about.size
 
 
-def fetch_log(store: Path, since: datetime) -> None:
-    """Bring what the services of other hosts logged since, where the store is elsewhere.
+def fetch_log(store: Store, since: datetime) -> None:
+    """Bring what the services of other hosts logged since, where the store is remote.
 
     Raises:
         UserError: it cannot be reached.
     """
-    mirror = elsewhere_of(store)
-    if not isinstance(mirror, Mirror):
+    mirror = store.remote
+    if mirror is None:
         return
     found = mirror.objects.list(LOG)
     start = since.timestamp() - SKEW_SECONDS
@@ -135,7 +135,7 @@ def follow(mirror: Mirror, keep_bytes: int, stop: threading.Event, say: Callable
     """
     outage, shipper = Outage(say), Shipper(mirror, keep_bytes)
     with locked(mirror.folder / ".follow.lock", wait=True):  # a second one takes over when the first ends
-        steps = {"champion": partial(mirror.look, mirror.folder / CHAMPION), "log": shipper.step}
+        steps = {"champion": partial(mirror.look, mirror.folder / CHAMPION_FILE), "log": shipper.step}
         threads = [threading.Thread(target=_repeat, args=(*one, stop, outage)) for one in steps.items()]
         for thread in threads:
             thread.start()

@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ondol.errors import UserError
-from ondol.storage.files import locked, read_json, scratch
+from ondol.storage.files import CHAMPION_FILE, locked, read_json, scratch
 from ondol.storage.objects import ANY, Changed, Object, Objects
 
-CHAMPION = "champion.json"
-DECIDING = (CHAMPION, "loop.json", "snapshots/lines/*.json", "snapshots/mended/*.json", "holdouts/*.json")
+DECIDING = (CHAMPION_FILE, "loop.json", "snapshots/lines/*.json", "snapshots/mended/*.json", "holdouts/*.json")
 LAST = "meta.json"  # of a bundle's files: with it the bundle is there
 LOG = "log"
 PASSES = 5
@@ -67,7 +66,7 @@ class Mirror:
         """Return True if a file is in the store."""
         return self.objects.look(self._name(path)) is not None
 
-    def drop(self, path: Path) -> None:
+    def remove(self, path: Path) -> None:
         """Remove a file, or a folder: the file that makes it one first."""
         name = self._name(path)
         names = list(self.objects.list(name)) if path.is_dir() else [name]
@@ -80,9 +79,10 @@ class Mirror:
         old = {self.folder / n: about.size for n, about in found.items() if (about.modified or 0) <= until}
         return {path: size for path, size in old.items() if path.parent == folder and path.match(pattern)}
 
-    @contextmanager
-    def uploading(self, made: Path, target: Path) -> Iterator[None]:
-        """Upload what is to be at `target`, and then let the block put it there.
+    def publish(self, made: Path, target: Path) -> None:
+        """Upload the file or folder at `made`, then rename it to `target`.
+
+        So nothing that is not in the store is ever taken for published: the local name comes last.
 
         Raises:
             UserError: the store cannot be written, or another host changed what decides.
@@ -92,18 +92,18 @@ class Mirror:
             with self._alone():
                 tags = self._tags()
                 tag = self._replace(name, made.read_bytes(), tags.get(name))
-                yield
+                made.replace(target)
                 self._keep(tags | {name: tag})
             return
         if not made.is_dir():
             self.objects.put_file(name, made)
-            yield
+            made.replace(target)
             return
         for file in sorted(made.iterdir(), key=lambda p: (p.name == LAST, p.name)):
             self.objects.put_file(f"{name}/{file.name}", file)
         with self._alone():
             shutil.rmtree(target, ignore_errors=True)  # its records alone, or it was no longer in the store
-            yield
+            made.replace(target)
             made_now = {n: about.tag for n, about in self.objects.list(name).items() if is_record(n)}
             self._keep(self._tags() | made_now)
 
@@ -119,8 +119,8 @@ class Mirror:
         found = {name: about for name, about in self.objects.list().items() if is_record(name)}
         tags = self._tags()
         changed = {n: o for n, o in found.items() if tags.get(n) != o.tag or not (self.folder / n).exists()}
-        self._bring({name: about for name, about in changed.items() if name != CHAMPION})
-        self._bring({name: about for name, about in changed.items() if name == CHAMPION})
+        self._bring({name: about for name, about in changed.items() if name != CHAMPION_FILE})
+        self._bring({name: about for name, about in changed.items() if name == CHAMPION_FILE})
         for name in self._records() - found.keys():
             (self.folder / name).unlink(missing_ok=True)
         if changed or tags.keys() != found.keys():
@@ -139,7 +139,7 @@ class Mirror:
                 return
             if about and about.modified:
                 os.utime(made, (about.modified, about.modified))
-            if name == CHAMPION:
+            if name == CHAMPION_FILE:
                 self._bring_bundle(_bundle_in(made))
             made.replace(path)
 

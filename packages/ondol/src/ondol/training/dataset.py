@@ -18,7 +18,8 @@ from ondol.config import Settings, Split
 from ondol.contract import Column, Contract, clean, typed
 from ondol.errors import UserError
 from ondol.snapshots.snapshots import Snapshots
-from ondol.storage.files import digest_json, read_json, write_json
+from ondol.storage.files import digest_json, read_json
+from ondol.storage.store import open_store
 from ondol.validation.results import Validations
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -199,7 +200,7 @@ def read_sides(
     settings: Settings, contract: Contract, validation: str, holdout: Holdout, most_held: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows to train on, as `read_rows` does, and about `most_held` of those held out, read in one go."""
-    record = Validations(settings.store_path).get(validation)
+    record = Validations(open_store(settings)).get(validation)
     expected = record.kept * settings.split.holdout
     shares: dict[Part, float] = {"train": sample_share(settings, validation)}
     found = _read_parts(settings, contract, validation, holdout, shares | {"holdout": min(1.0, most_held / expected)})
@@ -235,7 +236,7 @@ def _early_keys(settings: Settings, contract: Contract, validation: str, holdout
 def sample_share(settings: Settings, validation: str) -> float:
     """Return the share of the rows that are learned from: the most that `train.sample_rows` allows to be expected."""
     most = settings.train.sample_rows
-    record = Validations(settings.store_path).get(validation)
+    record = Validations(open_store(settings)).get(validation)
     expected = record.kept * (1 - settings.split.holdout)
     return 1.0 if most is None or expected <= most else most / expected
 
@@ -259,7 +260,7 @@ def _valid_frames(
 
     Where `since` is given, those from then on, by the column with the role time, if it is one of the columns.
     """
-    validations = Validations(settings.store_path)
+    validations = Validations(open_store(settings))
     record = validations.get(validation)
     bad = validations.bad_rows(validation)
     columns = tuple(c for c in contract.used if columns is None or c in columns)
@@ -267,7 +268,7 @@ def _valid_frames(
     read = columns if target in columns or not record.unlabelled else (*columns, target)
     time = next((c for c in columns if c.role == "time"), None) if since else None
     start = 0
-    for table in Snapshots(settings.store_path).batches(record.snapshot, [c.name for c in read]):
+    for table in Snapshots(validations.store).batches(record.snapshot, [c.name for c in read]):
         frame, _ = clean(table, read)
         frame.index = pd.RangeIndex(start, start + len(frame))
         drop = bad[(bad >= start) & (bad < start + len(frame))]
@@ -363,13 +364,14 @@ def _fix_strata(
     )
     read = [(hash_keys(frame, contract), frame[contract.target]) for frame in frames]
     hashes, target = np.concatenate([keys for keys, _ in read]), pd.concat([values for _, values in read])
-    path = settings.store_path / "holdouts" / f"{_strata_key(settings, contract)}.json"
+    store = open_store(settings)
+    path = store.folder / "holdouts" / f"{_strata_key(settings, contract)}.json"
     fixed = read_json(path) or {"edges": part_numbers(target) if contract.problem == "regression" else None}
     edges = None if fixed["edges"] is None else tuple(fixed["edges"])
     strata, codes = find_strata(target, edges)
     _require_one_stratum(contract, hashes, codes)
     salts = choose_salts(hashes, strata, codes, settings.split, fixed.get("salts", {}))
-    write_json(path, {"edges": edges, "salts": salts})
+    store.write_json(path, {"edges": edges, "salts": salts})
     return edges, salts
 
 

@@ -24,6 +24,7 @@ from ondol.redaction import redact, show_uri
 from ondol.registry.registry import CHALLENGER, KEY_TAG, Registry
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import digest_json
+from ondol.storage.store import open_store
 from ondol.training.dataset import Holdout, define_holdout, read_sides, sample_share
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
 from ondol.validation.leakage import accept_alarms, check_leaks
@@ -223,7 +224,7 @@ def tags_of(
     settings: Settings, validation: str, fitted: "Fitted", alarms: Sequence[Alarm], origin: Provenance
 ) -> dict[str, str]:
     """Return what a run and its version are found by."""
-    record = Validations(settings.store_path).get(validation)
+    record = Validations(open_store(settings)).get(validation)
     accepted = ", ".join(name for alarm in alarms for name in alarm.columns)
     return {
         "validation": validation,
@@ -288,8 +289,9 @@ def log_dataset(
     Its digest begins with the snapshot's, and differs by the rows that were used of it.
     """
     settings = registry.settings
-    record = Validations(settings.store_path).get(validation)
-    uri = redact(show_uri(Snapshots(settings.store_path).get(record.snapshot).source))
+    store = open_store(settings)
+    record = Validations(store).get(validation)
+    uri = redact(show_uri(Snapshots(store).get(record.snapshot).source))
     part = digest_json([validation, holdout.model_dump(mode="json"), context, rows])
     columns = [{"name": c.name, "type": TYPES[c.kind], "required": not c.nullable} for c in contract.used]
     web = uri.startswith(("http://", "https://"))

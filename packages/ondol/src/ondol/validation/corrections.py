@@ -38,8 +38,9 @@ from ondol.ingestion.sources import Reading, open_source, read_through
 from ondol.project import Project
 from ondol.snapshots.parts import ROW, Block, Part
 from ondol.snapshots.snapshots import Snapshot, Snapshots
-from ondol.storage.files import digest_json, read_json, write_json
+from ondol.storage.files import digest_json, read_json
 from ondol.storage.parquet import cast_table, unify_files
+from ondol.storage.store import open_store
 from ondol.validation.results import REASONS, Latest, Validation, Validations
 from ondol.validation.validate import find_or_validate, hash_blocks, validation_id
 
@@ -320,9 +321,9 @@ def record_correction(snapshots: Snapshots, base: Snapshot, made: Snapshot, corr
     """Record the correction of rows of `base`, which gave `made`, so that the source's next ingest applies it too."""
     before = read_corrections(snapshots, base.source)
     corrections = [*before, correction]
-    write_json(_path(snapshots, base.source), [one.model_dump(by_alias=True) for one in corrections])
+    snapshots.store.write_json(_path(snapshots, base.source), [one.model_dump(by_alias=True) for one in corrections])
     if raw := _find_raw(snapshots, base, before):
-        write_json(_note(snapshots, raw, corrections), made.digest)
+        snapshots.store.write_json(_note(snapshots, raw, corrections), made.digest)
 
 
 def read_corrections(snapshots: Snapshots, source: str) -> list[Correction]:
@@ -352,7 +353,7 @@ def correct_snapshot(snapshots: Snapshots, snapshot: Snapshot, columns: Mapping[
     ]
     gone, taken = fold_corrections(snapshots, snapshot, files, columns)
     made = replace_rows(snapshots, snapshot, gone, _read_masked([corrected for _, corrected in files], taken))
-    write_json(note, made.digest)
+    snapshots.store.write_json(note, made.digest)
     return made
 
 
@@ -553,9 +554,9 @@ def revalidate(settings: Settings, before: Validation) -> Revalidation:
             f"model/schema.py has not changed since it put these {before.bad:,} rows into quarantine: correct it, or "
             "write the rows to a file with `ml quarantine show --out FILE`, correct them there, and pass --from FILE."
         )
-    store = Validations(settings.store_path)
+    validations = Validations(open_store(settings))
     now = find_or_validate(settings, before.snapshot)
-    still = len(np.intersect1d(store.bad_rows(before.id), store.bad_rows(now.id), assume_unique=True))
+    still = len(np.intersect1d(validations.bad_rows(before.id), validations.bad_rows(now.id), assume_unique=True))
     return Revalidation(now, before.bad - still, still, now.bad - still)
 
 
@@ -565,7 +566,7 @@ def accept_corrected_rows(settings: Settings, validation: Validation, uri: str) 
     Raises:
         UserError: `_row` does not name the rows to replace, or the latest snapshot is of another source.
     """
-    contract, snapshots = load_contract(settings), Snapshots(settings.store_path)
+    contract, snapshots = load_contract(settings), Snapshots(open_store(settings))
     base = _latest(settings, validation)
     schema = snapshots.schema(base.digest)
     corrected, numbers = _read_corrected(settings, contract, schema, uri)
@@ -584,14 +585,15 @@ def accept_corrected_rows(settings: Settings, validation: Validation, uri: str) 
     kept = [part.digest for batches in both if (part := snapshots.parts.write(batches))]
     correction = Correction(raw=kept[0], corrected=kept[1], rows=int(good.sum()), validation=validation.id)
     record_correction(snapshots, base, made, correction)
-    Latest(settings.store_path).set("ingest", made.digest)
+    Latest(snapshots.store).set("ingest", made.digest)
     return Accepted(made, correction.rows, by_number)
 
 
 def _latest(settings: Settings, validation: Validation) -> Snapshot:
     """Return the snapshot that will be validated next, which the corrected rows join."""
-    snapshots = Snapshots(settings.store_path)
-    latest = snapshots.get(Latest(settings.store_path).get("ingest"))
+    store = open_store(settings)
+    snapshots = Snapshots(store)
+    latest = snapshots.get(Latest(store).get("ingest"))
     validated = snapshots.get(validation.snapshot)
     if latest.source != validated.source:
         raise UserError(
@@ -633,16 +635,16 @@ def _read_corrected(settings: Settings, contract: Contract, schema: pa.Schema, u
 
 def _raw_rows(settings: Settings, validation: Validation, numbers: np.ndarray, uri: str) -> pa.Table:
     """Return quarantined rows as the source gave them, in the order of `numbers`."""
-    store = Validations(settings.store_path)
-    held = store.bad_rows(validation.id)
+    validations = Validations(open_store(settings))
+    held = validations.bad_rows(validation.id)
     unknown = numbers[~np.isin(numbers, held)]
     if len(unknown):
         raise UserError(
             f'"{uri}" has the {ROW} {unknown[0]}, which is not in the quarantine of validation {validation.id}: '
             "name the validation whose rows these are."
         )
-    table = store.read_rows(validation.id, np.searchsorted(held, numbers))
-    return table.rename_columns(Snapshots(settings.store_path).schema(validation.snapshot).names)
+    table = validations.read_rows(validation.id, np.searchsorted(held, numbers))
+    return table.rename_columns(Snapshots(validations.store).schema(validation.snapshot).names)
 
 
 def _refuse(

@@ -12,17 +12,8 @@ from pydantic import BaseModel
 
 from ondol.errors import UserError
 from ondol.snapshots.parts import ROW, require_whole
-from ondol.storage.files import (
-    digest_file,
-    explain_damage,
-    publish,
-    read_json,
-    read_record,
-    scratch,
-    write_bytes,
-    write_json,
-)
-from ondol.storage.reach import fetch, is_published
+from ondol.storage.files import digest_file, explain_damage, read_json, read_record, scratch
+from ondol.storage.store import Store
 
 REASONS = "_reasons"
 
@@ -72,9 +63,10 @@ class Validation(BaseModel):
 class Validations:
     """The validations of one store, and the quarantined rows beside them."""
 
-    def __init__(self, store: Path) -> None:
-        """Open the store at `store`; creates nothing."""
-        self.folder = store / "quarantine"
+    def __init__(self, store: Store) -> None:
+        """Open `store`; creates nothing."""
+        self.store = store
+        self.folder = store.folder / "quarantine"
 
     def find(self, name: str) -> Validation | None:
         """Return the validation with the id `name`, or None."""
@@ -109,17 +101,17 @@ class Validations:
             quarantine.close()
             if quarantine.validation is not None:
                 quarantine.validation.digest = digest_file(made)
-                publish(made, place)
+                self.store.publish(made, place)
                 record = quarantine.validation.model_dump_json(indent=1)
-                write_bytes(self.folder / f"{name}.json", record.encode())
+                self.store.write_bytes(self.folder / f"{name}.json", record.encode())
 
     def has_rows(self, name: str) -> bool:
         """Return True if the quarantined rows of a validation are there."""
-        return is_published(self._place(name))
+        return self.store.has(self._place(name))
 
     def find_rows(self, name: str) -> Path:
         """Return where the quarantined rows of a validation are, or would be."""
-        return fetch(self._place(name))
+        return self.store.fetch(self._place(name))
 
     def rows_path(self, name: str) -> Path:
         """Return where the quarantined rows of a validation are, to be opened.
@@ -182,13 +174,16 @@ class Quarantine:
         self._writer.close()
 
 
-def read_latest(store: Path) -> dict[str, str]:
+FILE = "latest.json"
+
+
+def read_latest(store: Store) -> dict[str, str]:
     """Return by stage what was made last.
 
     Raises:
         Damaged: the file cannot be read.
     """
-    path = store / "latest.json"
+    path = store.folder / FILE
     value = read_json(path)
     if value is not None and not isinstance(value, dict):
         raise explain_damage(path, "it is no object")
@@ -198,17 +193,17 @@ def read_latest(store: Path) -> dict[str, str]:
 class Latest:
     """What each stage made last, so that the next can be run alone."""
 
-    def __init__(self, store: Path) -> None:
-        """Open the store at `store`; creates nothing."""
-        self.path = store / "latest.json"
+    def __init__(self, store: Store) -> None:
+        """Open `store`; creates nothing."""
+        self.store = store
 
     def set(self, stage: str, value: str) -> None:
         """Remember what `stage` made."""
-        write_json(self.path, read_latest(self.path.parent) | {stage: value})
+        self.store.write_json(self.store.folder / FILE, read_latest(self.store) | {stage: value})
 
     def find(self, stage: str) -> str | None:
         """Return what `stage` made last, or None."""
-        return read_latest(self.path.parent).get(stage)
+        return read_latest(self.store).get(stage)
 
     def get(self, stage: str) -> str:
         """Return what `stage` made last.

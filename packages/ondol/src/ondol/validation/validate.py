@@ -28,6 +28,7 @@ from ondol.project import Project
 from ondol.snapshots.parts import Block
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import digest_file, digest_json
+from ondol.storage.store import open_store
 from ondol.validation.results import Latest, Validation, Validations
 
 GRAMMAR = 2  # raised whenever the same cells are read as other values
@@ -42,10 +43,10 @@ def validate_rows(project: Project, snapshot: str) -> Validation:
 
 def find_or_validate(settings: Settings, digest: str) -> Validation:
     """Return the validation of a snapshot, computed unless it exists, and record it as the one used last."""
-    name, validations = validation_id(settings, digest), Validations(settings.store_path)
+    name, validations = validation_id(settings, digest), Validations(open_store(settings))
     known = validations.find(name) if validations.has_rows(name) else None
     found = known or validate_snapshot(settings, digest, name)
-    Latest(settings.store_path).set(CHECKED, found.id)
+    Latest(validations.store).set(CHECKED, found.id)
     return found
 
 
@@ -59,14 +60,14 @@ def validation_id(settings: Settings, digest: str) -> str:
 
 def validate_snapshot(settings: Settings, digest: str, name: str) -> Validation:
     """Check every row of a snapshot, a row group at a time, and write the quarantine and the record."""
-    contract, snapshots = load_contract(settings), Snapshots(settings.store_path)
+    contract, snapshots = load_contract(settings), Snapshots(open_store(settings))
     schema = snapshots.schema(digest)
     require_columns(schema.names, contract.used)
     checks = load_checks()
     repeats = _find_repeats(snapshots, digest, contract, checks)
     counts: Counter[str] = Counter()
     rows = bad = unlabelled = 0
-    with Validations(settings.store_path).quarantine(name, schema) as quarantine:
+    with Validations(snapshots.store).quarantine(name, schema) as quarantine:
         for block in track(snapshots.blocks(digest), "rows checked", snapshots.get(digest).rows):
             checked, bare = _check_block(block, contract, checks, repeats).without_unlabelled(contract.target)
             unlabelled += len(bare)
