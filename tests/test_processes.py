@@ -315,7 +315,7 @@ def test_moved_project_stops_what_was_started_before(
     moved = move_to(nested, tmp_path / "moved", copied=False)
     assert running(moved, "service") is None  # it uses files of the former folder
     print_processes(moved)
-    assert "uses the folder where" in capsys.readouterr().out  # the table wraps the rest
+    assert "runs in the former" in capsys.readouterr().out  # the table wraps the rest
     assert stop_all(moved)
     assert not family(record)
     assert read_process_record(moved, "service") is None

@@ -103,4 +103,4 @@ def test_a_table_of_another_country_goes_through_every_command(make: Make) -> No
     frame.head(5).to_csv(project.root / "plain.csv", index=False)
     assert "is not CP949" in refuse(project.ml("predict", "plain.csv", "no.csv"))
     frame.head(5).to_csv(project.root / "plain.csv", index=False, encoding="utf-8-sig")
-    assert "when it is read as [data] in config.toml says" in refuse(project.ml("predict", "plain.csv", "no.csv"))
+    assert "when it is read with [data] of config.toml" in refuse(project.ml("predict", "plain.csv", "no.csv"))

@@ -78,7 +78,7 @@ def test_rollback_twice_goes_back_two_versions_and_then_no_further(three: Projec
     succeed(three.ml("rollback", "--why", "two"))
     assert serving(three) == "1"
     before = three.champion
-    assert "there is none to go back to" in refuse(three.ml("rollback", "--why", "three"))
+    assert "there is no earlier one to roll back to" in refuse(three.ml("rollback", "--why", "three"))
     assert three.champion == before
 
 
