@@ -18,7 +18,7 @@ from ondol.validation.corrections import (
     correct_snapshot,
     find_rows,
     find_selective_column,
-    pair,
+    pair_keys,
     read_corrections,
     record_correction,
     replace_rows,
@@ -128,9 +128,9 @@ def test_of_two_equal_files_of_a_snapshot_one_row_gives_way_in_one(snapshots):
 
 
 def test_of_equal_rows_the_last_are_found_in_the_order_in_which_they_are_looked_for():
-    rows, others = pair(np.array([4, 2, 4, 9]), np.array([4, 4, 2, 4, 3]))
+    rows, others = pair_keys(np.array([4, 2, 4, 9]), np.array([4, 4, 2, 4, 3]))
     assert dict(zip(rows.tolist(), others.tolist(), strict=True)) == {0: 1, 1: 2, 2: 3}
-    assert [len(one) for one in pair(np.array([1]), np.empty(0, np.int64))] == [0, 0]
+    assert [len(one) for one in pair_keys(np.array([1]), np.empty(0, np.int64))] == [0, 0]
 
 
 def test_the_column_that_is_read_first_tells_most_rows_apart():

@@ -251,14 +251,14 @@ def test_openapi_says_what_a_duration_and_an_order_are(model):
 
 def test_the_monitor_sees_each_kind_drift(tmp_path):
     from ondol.deployment.reference import Reference
-    from ondol.monitoring.drift import pair
+    from ondol.monitoring.drift import pair_sides
 
     frame = make_rows()
     contract = fit_encodings(describe(Schema, "b", "binary"), frame)
     frame.assign(prediction="no", probability=0.5).to_parquet(tmp_path / "r.parquet")
     reference = Reference(pd.read_parquet(tmp_path / "r.parquet"), contract, "prediction", "probability")
     longer = reference.frame.assign(lasted=reference.frame["lasted"] * 2, size="large")
-    sides = pair(reference, longer)
+    sides = pair_sides(reference, longer)
     kinds = {kind: sides.kinds[name] for kind, name in KINDS.items()}
     assert kinds == {"date": "number", "duration": "number", "ordered": "category", "text": "category"}
     known = reference.frame["lasted"].dt.total_seconds()

@@ -27,7 +27,7 @@ from ondol.monitoring.drift import (
     confine,
     label_all,
     number_limit,
-    pair,
+    pair_sides,
     share_limit,
     window_frame,
 )
@@ -176,7 +176,7 @@ def test_rare_values_share_a_category_and_unseen_ones_are_counted():
     names = [f"n{i}" for i in range(100)]
     encoding = Encoding(tensor="string", known=tuple(names[:50]))
     known = reference({"name": names}, Column(name="name", kind="text", encoding=encoding))
-    sides = pair(known, window_frame(known, logged([{"name": "new"}, {"name": "n1"}])))
+    sides = pair_sides(known, window_frame(known, logged([{"name": "new"}, {"name": "n1"}])))
     assert sides.window["name"][0] == OTHERS
     assert sides.reference["name"].nunique() == 31
     assert sides.unseen["name"] == (0.5, 0.5)
@@ -184,20 +184,20 @@ def test_rare_values_share_a_category_and_unseen_ones_are_counted():
 
 def test_a_number_with_two_values_is_a_flag_and_large_ids_stay_apart():
     known = reference({"n": [10_000_001, 10_000_002, 10_000_001]}, Column(name="n", kind="integer"))
-    sides = pair(known, window_frame(known, logged([{"n": 10_000_002.0}])))
+    sides = pair_sides(known, window_frame(known, logged([{"n": 10_000_002.0}])))
     assert sides.kinds["n"] == "category"
     assert sides.window["n"][0] == sides.reference["n"][1] == "10000002"
 
 
 def test_one_absurd_value_is_brought_to_the_rim():
     known = reference({"x": [0.0, 5.0, 10.0]}, Column(name="x", kind="number"))
-    sides = pair(known, window_frame(known, logged([{"x": 1e300}, {"x": -1e300}])))
+    sides = pair_sides(known, window_frame(known, logged([{"x": 1e300}, {"x": -1e300}])))
     assert sides.window["x"].tolist() == [20.0, -10.0]
 
 
 def test_tiny_numbers_are_scaled_alike_on_both_sides():
     known = reference({"x": [1e-6, 2e-6, 3e-6]}, Column(name="x", kind="number"))
-    sides = pair(known, window_frame(known, logged([{"x": 2e-6}])))
+    sides = pair_sides(known, window_frame(known, logged([{"x": 2e-6}])))
     assert sides.reference["x"].std() > 0.1
     assert sides.window["x"][0] == pytest.approx(sides.reference["x"][1])
 

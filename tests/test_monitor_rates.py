@@ -19,7 +19,7 @@ from ondol.contract import describe, encode, encode_target
 from ondol.deployment.reference import Reference, output_columns
 from ondol.evaluation.metrics import bootstrap
 from ondol.evaluation.scoring import Scorer
-from ondol.monitoring.drift import compare_columns, pair, window_frame
+from ondol.monitoring.drift import compare_sides, pair_sides, window_frame
 from ondol.monitoring.log import Logged
 from ondol.monitoring.performance import measure
 from ondol.monitoring.retraining import Loop, decide, with_comparison, with_performance
@@ -79,10 +79,10 @@ def window(project: Project, number: int, drift: float, shift: float, labels: bo
     rows = [{k: v for k, v in row.items() if not pd.isna(v)} for row in frame[names].astype(object).to_dict("records")]
     rows = [{k: v.isoformat() if isinstance(v, pd.Timestamp) else v for k, v in row.items()} for row in rows]
     logged = [Logged(str(i), 0, row, answer) for i, (row, answer) in enumerate(zip(rows, answers, strict=True))]
-    sides = pair(project.reference, window_frame(project.reference, logged))
+    sides = pair_sides(project.reference, window_frame(project.reference, logged))
     start = START + timedelta(days=7 * number)
     made = Window(id=str(number), start=start, end=start + timedelta(days=7), version="1", bundle="1-b", verdict="ok")
-    made = with_comparison(made, compare_columns(sides, project.reference.output, RULES), RULES.drift_share)
+    made = with_comparison(made, compare_sides(sides, project.reference.output, RULES), RULES.drift_share)
     if not labels:
         return made
     predicted = [a["probabilities"].values() if "probabilities" in a else [a["value"]] for a in answers]

@@ -33,7 +33,7 @@ from ondol.orchestration.processes import (
     start,
     stop,
 )
-from ondol.orchestration.supervisor import Log
+from ondol.orchestration.supervisor import RotatingLog
 from ondol.services import stop_all
 from ondol.storage.files import read_json, write_json
 
@@ -264,7 +264,7 @@ def test_port_is_held_by_the_record_or_taken_by_a_stranger(settings: Settings) -
 
 
 def test_log_never_exceeds_twice_its_limit(tmp_path: Path) -> None:
-    log = Log(tmp_path / "x.log", most=1_000)
+    log = RotatingLog(tmp_path / "x.log", most=1_000)
     for number in range(500):
         log.write(f"line {number:04}\n".encode())
     log.file.close()

@@ -619,7 +619,7 @@ def run_protocol(protocol: Any) -> Iterator[int]:
             thread.join(20)
 
 
-@pytest.mark.parametrize("name", ["PatientH11", "PatientHttpTools"])
+@pytest.mark.parametrize("name", ["TimedH11", "TimedHttpTools"])
 def test_connection_is_ended_that_leaves_something_unfinished(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from ondol_serving import protocol
 

@@ -18,9 +18,9 @@ from ondol.contract import Contract
 from ondol.demo.sandbox import make_sandbox
 from ondol.demo.simulation import (
     HISTORY,
-    Answered,
     MetricRecovery,
     Week,
+    WeekPredictions,
     conclude,
     draw,
     measure_recovery,
@@ -247,11 +247,11 @@ def test_recovery_compares_both_versions_on_the_same_rows(problem, metric):
         found = truth + error * draw.normal(size=len(truth))
         return np.stack([-found, found], 1) if problem == "binary" else found
 
-    first = Answered(y, model(0.5), model(9.0))
-    found = measure_recovery(contract, first, Answered(y, model(0.6), model(2.0)), Gates(metric=metric))
+    first = WeekPredictions(y, model(0.5), model(9.0))
+    found = measure_recovery(contract, first, WeekPredictions(y, model(0.6), model(2.0)), Gates(metric=metric))
     assert found.complete
     assert 0.8 < found.share < 1
-    worse = measure_recovery(contract, first, Answered(y, model(2.0), model(2.0)), Gates(metric=metric))
+    worse = measure_recovery(contract, first, WeekPredictions(y, model(2.0), model(2.0)), Gates(metric=metric))
     assert not worse.complete
     assert worse.share < 0.2
 

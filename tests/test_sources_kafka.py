@@ -21,7 +21,7 @@ from ondol.ingestion import spool
 from ondol.ingestion.kafka import explain, explain_lost
 from ondol.ingestion.sources import Reading, StreamingSource, SupportsSince, open_source, read_through
 
-PATIENT = Reading(fetch=Fetch(timeout_seconds=60))
+RETRYING = Reading(fetch=Fetch(timeout_seconds=60))
 HURRIED = Reading(fetch=Fetch(timeout_seconds=2))
 
 
@@ -34,7 +34,7 @@ def _read(source) -> list[dict]:
     return read_through(source, lambda batches: [row for batch in batches for row in batch.to_pylist()])
 
 
-def _refusal(uri, position=None, reading=PATIENT):
+def _refusal(uri, position=None, reading=RETRYING):
     with pytest.raises(UserError) as caught:
         source = open_source(uri, reading)
         source.resume(position)
@@ -46,7 +46,7 @@ def _refusal(uri, position=None, reading=PATIENT):
 
 def test_topic_is_read_to_its_end_and_nothing_is_committed(cluster):
     cluster.send("whole", [{"id": n, "at": {"city": "서울"}} for n in range(1000)])
-    source = open_source(cluster.uri("whole"), PATIENT)
+    source = open_source(cluster.uri("whole"), RETRYING)
     assert (
         isinstance(source, StreamingSource) and not isinstance(source, SupportsSince) and source.fingerprint() is None
     )
@@ -66,7 +66,7 @@ def test_many_cuts_lose_and_double_nothing(cluster):
     position = None
     for begin, end in pairwise(cuts):
         cluster.send("cuts", [{"id": n} for n in range(begin, end)])
-        source = open_source(cluster.uri("cuts"), PATIENT)
+        source = open_source(cluster.uri("cuts"), RETRYING)
         source.resume(position)
         read += [row["id"] for row in _read(source)]
         position = source.position
@@ -78,7 +78,7 @@ def test_many_cuts_lose_and_double_nothing(cluster):
 
 def test_full_goes_before_the_group(cluster):
     cluster.send("anew", [{"id": n} for n in range(20)])
-    source = open_source(cluster.uri("anew"), PATIENT)
+    source = open_source(cluster.uri("anew"), RETRYING)
     _read(source)
     source.commit(source.position)
     source.resume(None)
@@ -89,7 +89,7 @@ def test_full_goes_before_the_group(cluster):
 
 def test_position_goes_before_the_group(cluster):
     cluster.send("both", [{"id": n} for n in range(30)])
-    source = open_source(cluster.uri("both"), PATIENT)
+    source = open_source(cluster.uri("both"), RETRYING)
     source.commit({"0": 9, "1": 10})
     assert cluster.committed("both") == {0: 9, 1: 10}
     assert sorted(row["id"] for row in _read(source)) == [*range(2, 27, 3), 27, 29]
@@ -106,7 +106,7 @@ def test_key_is_what_a_position_holds_in(cluster):
 
 def test_beginning_where_the_group_stands_is_said(cluster, caplog):
     cluster.send("midway", [{"id": n} for n in range(30)])
-    source = open_source(cluster.uri("midway"), PATIENT)
+    source = open_source(cluster.uri("midway"), RETRYING)
     assert len(_read(source)) == 30 and not caplog.records
     source.commit({"0": 9, "1": 10})
     source.resume({"0": 9, "1": 9, "2": 10, "3": 0})
@@ -122,7 +122,7 @@ def test_beginning_where_the_group_stands_is_said(cluster, caplog):
 def test_position_stays_until_all_is_read(cluster, monkeypatch):
     monkeypatch.setattr(spool, "BATCH_ROWS", 4)
     cluster.send("head", [{"id": n} for n in range(10)])
-    source = open_source(cluster.uri("head"), PATIENT)
+    source = open_source(cluster.uri("head"), RETRYING)
     source.resume({"0": 1})
     batches = source.batches()
     assert next(batches).num_rows == 4 and source.position == {"0": 1}
@@ -133,16 +133,16 @@ def test_position_stays_until_all_is_read(cluster, monkeypatch):
 def test_message_that_is_no_object_is_passed_over_where_the_address_says_so(cluster):
     cluster.send("mixed", [{"id": 0}, "oops", {"id": 2}], partition=1)
     assert "&skip=1:1" in _refusal(cluster.uri("mixed"))
-    source = open_source(cluster.uri("mixed") + "&skip=1:1", PATIENT)
+    source = open_source(cluster.uri("mixed") + "&skip=1:1", RETRYING)
     source.resume(None)
     assert [row["id"] for row in _read(source)] == [0, 2] and source.position["1"] == 3
     with pytest.raises(UserError, match="skip=PARTITION:OFFSET"):
-        open_source(cluster.uri("mixed") + "&skip=1", PATIENT)
+        open_source(cluster.uri("mixed") + "&skip=1", RETRYING)
 
 
 def test_nothing_new_is_no_rows_and_no_error(cluster):
     cluster.send("quiet", [{"id": 1}], partition=0)
-    source = open_source(cluster.uri("quiet"), PATIENT)
+    source = open_source(cluster.uri("quiet"), RETRYING)
     source.resume({"0": 1})
     assert _read(source) == [] and source.position == {"0": 1, "1": 0, "2": 0, "3": 0}
 
@@ -152,14 +152,14 @@ def test_late_types_hold_for_all_rows(cluster, monkeypatch):
     monkeypatch.setattr(spool, "BATCH_ROWS", 7)
     monkeypatch.setattr("ondol.ingestion.kafka.MESSAGES", 5)
     cluster.send("late", [{"n": n} for n in range(40)] + [{"n": 0.5, "new": True}], partition=0)
-    source = open_source(cluster.uri("late"), PATIENT)
+    source = open_source(cluster.uri("late"), RETRYING)
     table = read_through(source, lambda batches: pa.Table.from_batches(list(batches)))
     assert table.schema == pa.schema([("n", pa.float64()), ("new", pa.bool_())]) and table.num_rows == 41
 
 
 def test_tombstones_are_passed_over_and_counted(cluster):
     cluster.send("deleted", [{"id": 1}, None, {"id": 2}, None], partition=1)
-    source = open_source(cluster.uri("deleted"), PATIENT)
+    source = open_source(cluster.uri("deleted"), RETRYING)
     assert [row["id"] for row in _read(source)] == [1, 2]
     assert source.tombstones == 2 and source.position["1"] == 4
 
@@ -179,7 +179,7 @@ def test_rows_that_retention_removed_unread_are_not_passed_over_in_silence(clust
     consumer.close()
     assert 1 < first < end == 121
     assert f"read up to offset 1 and now begins at {first}" in _refusal(cluster.uri("short"), {"0": 1})
-    assert len(_read(open_source(cluster.uri("short"), PATIENT))) == end - first
+    assert len(_read(open_source(cluster.uri("short"), RETRYING))) == end - first
 
 
 def test_topic_made_anew_or_with_fewer_partitions_is_said(cluster):
@@ -276,7 +276,7 @@ def test_reader_killed_between_reading_and_settling_is_read_again_whole(cluster,
     assert cluster.committed("killed") == {}
     rows, position = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))
     assert sorted(rows) == list(range(500))
-    again = open_source(cluster.uri("killed"), PATIENT)
+    again = open_source(cluster.uri("killed"), RETRYING)
     again.resume(None)
     assert sorted(row["id"] for row in _read(again)) == list(range(500))
     assert again.position == position

@@ -23,7 +23,7 @@ READ_SECONDS = 60.0  # for a client to go on reading
 ANSWER = b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-class Patience:
+class ConnectionTimeouts:
     """What is added to a protocol of uvicorn: one connection."""
 
     _timer: asyncio.TimerHandle | None = None
@@ -85,7 +85,7 @@ class Patience:
             self.transport.close()
 
 
-class PatientH11(Patience, H11Protocol):
+class TimedH11(ConnectionTimeouts, H11Protocol):
     """With h11, which limits the size of a head itself."""
 
     def in_head(self) -> bool:
@@ -99,7 +99,7 @@ class PatientH11(Patience, H11Protocol):
 
 if HttpToolsProtocol is not None:
 
-    class PatientHttpTools(Patience, HttpToolsProtocol):
+    class TimedHttpTools(ConnectionTimeouts, HttpToolsProtocol):
         """With httptools."""
 
         _head = _message = False  # whether one has begun and not ended
@@ -140,5 +140,5 @@ if HttpToolsProtocol is not None:
 
 def use_protocol() -> None:
     """Let the servers of this process speak it."""
-    name = "PatientH11" if HttpToolsProtocol is None else "PatientHttpTools"
+    name = "TimedH11" if HttpToolsProtocol is None else "TimedHttpTools"
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{name}"

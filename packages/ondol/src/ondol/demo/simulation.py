@@ -268,7 +268,7 @@ class MetricRecovery:
 
 
 @dataclass(frozen=True)
-class Answered:
+class WeekPredictions:
     """Rows of some weeks: the true targets, and the predictions of the service and of another model."""
 
     y: np.ndarray
@@ -297,7 +297,9 @@ def measure_champions(
     return measure_recovery(model.contract, first, last, gates)
 
 
-def measure_recovery(contract: Contract, first: Answered, last: Answered, gates: Gates) -> MetricRecovery | None:
+def measure_recovery(
+    contract: Contract, first: WeekPredictions, last: WeekPredictions, gates: Gates
+) -> MetricRecovery | None:
     """Return the figures of two stretches of weeks; None where the metric is undefined on one."""
     problem, metric = contract.problem, choose_metric(contract.problem, gates.metric)
     before, back = (score_metrics(problem, one.y, one.served).get(metric) for one in (first, last))
@@ -319,7 +321,7 @@ def read_answers(path: Path) -> dict[int, np.ndarray]:
     return {week: np.array(numbers, dtype=np.float64) for week, numbers in found.items()}
 
 
-def _gather(model: Scorer, weeks: Sequence[Week], rows: int, served: dict[int, np.ndarray]) -> Answered:
+def _gather(model: Scorer, weeks: Sequence[Week], rows: int, served: dict[int, np.ndarray]) -> WeekPredictions:
     frame = pd.concat([draw_week(w.number, rows, HISTORY, movement(w.moved)) for w in weeks], ignore_index=True)
     table, contract = pa.Table.from_pandas(frame), model.contract
     target = (contract.target_column,)
@@ -327,7 +329,7 @@ def _gather(model: Scorer, weeks: Sequence[Week], rows: int, served: dict[int, n
     features = check_rows(table, contract.features).valid()
     places = features.index.to_numpy()
     answers = np.concatenate([served[week.number] for week in weeks])
-    return Answered(encode_target(contract, labels)[places], answers[places], model.predict(features))
+    return WeekPredictions(encode_target(contract, labels)[places], answers[places], model.predict(features))
 
 
 def _numbers(prediction: dict[str, object]) -> list[float] | float:

@@ -236,7 +236,7 @@ def _read(
     def write(batches: Iterator[pa.RecordBatch]) -> tuple[Snapshot, int | float | None]:
         rows = not_before(_complete(track(batches, "rows read"), contract), keys.watermark, since)
         with snapshots.parts.draft(rows) as draft:
-            choice = choose(draft, snapshots, head, keys) if draft else None
+            choice = choose_newest(draft, snapshots, head, keys) if draft else None
             before = cursor.watermark if cursor else None
             if not reaches:
                 require_forward(source, keys.watermark, before, choice.newest if choice else None)

@@ -88,7 +88,7 @@ OURS = {
 
 
 @dataclass(frozen=True)
-class Address:
+class TopicAddress:
     """What a topic's address says, its secrets not filled in.
 
     Attributes:
@@ -108,7 +108,7 @@ class Address:
     skip: frozenset[str] = frozenset()
 
 
-def split_uri(uri: str) -> Address:
+def split_uri(uri: str) -> TopicAddress:
     """Return what `uri` says.
 
     Raises:
@@ -131,7 +131,7 @@ def split_uri(uri: str) -> Address:
         if name in OURS:
             raise UserError(f'"{uri}" sets {name}, which is not to be set: write {OURS[name]}.')
     settings = {name: values[0] for name, values in given.items()}
-    return Address(servers, unquote(topic), groups[0], settings, tuple(drop), frozenset(skip))
+    return TopicAddress(servers, unquote(topic), groups[0], settings, tuple(drop), frozenset(skip))
 
 
 class Topic:
@@ -141,7 +141,7 @@ class Topic:
         consumer: confluent_kafka's.
     """
 
-    def __init__(self, consumer: Any, address: Address, uri: str, seconds: float) -> None:
+    def __init__(self, consumer: Any, address: TopicAddress, uri: str, seconds: float) -> None:
         """Look up the topic's partitions.
 
         Raises:
@@ -199,7 +199,7 @@ class Topic:
 
 
 @contextlib.contextmanager
-def connect(address: Address, uri: str, fetch: Fetch) -> Iterator[Topic]:
+def connect(address: TopicAddress, uri: str, fetch: Fetch) -> Iterator[Topic]:
     """Open a connection to the topic, and close it.
 
     Raises:
@@ -256,7 +256,7 @@ class KafkaSource(RecordSource):
         tombstones: The number of skipped messages without a value.
     """
 
-    def __init__(self, uri: str, reading: Reading, address: Address) -> None:
+    def __init__(self, uri: str, reading: Reading, address: TopicAddress) -> None:
         """Remember the topic; nothing is asked of it yet."""
         super().__init__(uri, reading)
         self._address = address

@@ -196,7 +196,7 @@ class Answer(NamedTuple):
     link: str | None
 
 
-class Patience(Retry):
+class RetryPolicy(Retry):
     """Retries with growing pauses, none where waiting would not help."""
 
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
@@ -221,7 +221,7 @@ class Patience(Retry):
             tell_pause(f"The API {what}", seconds)
         super().sleep(response)
 
-    def increment(self, *args: Any, **named: Any) -> "Patience":
+    def increment(self, *args: Any, **named: Any) -> "RetryPolicy":
         """Count a failure; a certificate that does not verify will not at the next try."""
         error = named.get("error")
         if isinstance(error, SSLError):
@@ -258,7 +258,7 @@ class Api:
         """Fill in the secrets of `headers`; nothing is asked yet."""
         self._uri = uri
         self._fetch = fetch
-        self._retry = Patience(
+        self._retry = RetryPolicy(
             fetch.retries,
             backoff_factor=0.5,
             status_forcelist=PASSING,

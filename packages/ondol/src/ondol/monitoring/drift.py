@@ -72,7 +72,7 @@ def window_frame(reference: Reference, logged: Sequence[Logged]) -> pd.DataFrame
     return pd.DataFrame(columns)
 
 
-def pair(reference: Reference, window: pd.DataFrame) -> Sides:
+def pair_sides(reference: Reference, window: pd.DataFrame) -> Sides:
     """Return both sides with the features and the model's output as they are compared."""
     sides: dict[str, tuple[pd.Series[Any], pd.Series[Any]]] = {}
     kinds: dict[str, As] = {}
@@ -210,7 +210,7 @@ class ColumnDrift(BaseModel):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DriftComparison:
     """What Evidently found.
 
     Attributes:
@@ -234,7 +234,7 @@ class Comparison:
         return "" if self.report is None else confine(str(self.report.get_html_str(as_iframe=False)))
 
 
-def compare_columns(sides: "Sides", output: str, rules: Monitor) -> Comparison:
+def compare_sides(sides: "Sides", output: str, rules: Monitor) -> DriftComparison:
     """Compare both sides column by column.
 
     Args:
@@ -247,7 +247,7 @@ def compare_columns(sides: "Sides", output: str, rules: Monitor) -> Comparison:
     scores, report = _ask_evidently(sides, comparable, output, rules.drift_share)
     found = [_describe(sides, name, scores.get(name), limits[name], rules) for name in sides.kinds]
     features = tuple(column for column in found if column.name != output)
-    return Comparison(features, next(c for c in found if c.name == output), report)
+    return DriftComparison(features, next(c for c in found if c.name == output), report)
 
 
 def confine(html: str) -> str:

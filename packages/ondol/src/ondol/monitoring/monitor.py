@@ -13,8 +13,7 @@ import pandas as pd
 from ondol.config import Settings, is_address
 from ondol.deployment.reference import Reference, read_reference
 from ondol.errors import UserError
-from ondol.monitoring.drift import Comparison, Sides, pair, plain_text, window_frame
-from ondol.monitoring.drift import compare_columns as compare_sides
+from ondol.monitoring.drift import DriftComparison, Sides, compare_sides, pair_sides, plain_text, window_frame
 from ondol.monitoring.labels import Labels, read_labels
 from ondol.monitoring.log import Logged, Tally, sample_logged, tally_window
 from ondol.monitoring.performance import measure
@@ -49,7 +48,7 @@ class WindowResult:
 
     window: Window
     sides: Sides | None = None
-    comparison: Comparison | None = None
+    comparison: DriftComparison | None = None
 
 
 def open_context(settings: Settings) -> MonitorContext:
@@ -97,7 +96,7 @@ def compare_window(settings: Settings, context: MonitorContext, end: datetime) -
     if tally.rows < rules.min_rows:
         return WindowResult(too_small(window, rules.min_rows))
     logged = sample_logged(tally, rules.sample_rows, SEED)
-    sides = pair(context.reference, window_frame(context.reference, logged))
+    sides = pair_sides(context.reference, window_frame(context.reference, logged))
     comparison = compare_sides(sides, context.reference.output, rules)
     _save_files(windows, context, window, logged, comparison)
     window = window.model_copy(update={"sampled": len(logged)})
@@ -109,7 +108,7 @@ def wait_until(end: datetime) -> None:
     time.sleep(max(0.0, end.timestamp() + LOG_DELAY_SECONDS - datetime.now(UTC).timestamp()))
 
 
-def describe(context: MonitorContext, start: datetime, end: datetime, tally: Tally) -> Window:
+def describe_window(context: MonitorContext, start: datetime, end: datetime, tally: Tally) -> Window:
     """Return the window with its volume and latency."""
     hours = max((end - start).total_seconds(), 1.0) / 3600
     latency = dict(zip(("p50", "p99"), np.quantile(tally.ms, (0.5, 0.99)).tolist(), strict=True)) if tally.ms else {}
@@ -138,7 +137,7 @@ def too_small(window: Window, least: int) -> Window:
 
 
 def _save_files(
-    windows: Windows, context: MonitorContext, window: Window, logged: list[Logged], comparison: Comparison
+    windows: Windows, context: MonitorContext, window: Window, logged: list[Logged], comparison: DriftComparison
 ) -> None:
     identity = context.reference.contract.role("id")
     windows.write_sample(window.id, logged, identity.name if identity else None, plain_text)

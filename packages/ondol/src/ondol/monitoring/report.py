@@ -10,7 +10,7 @@ import pandas as pd
 from ondol.evaluation.metrics import Interval
 from ondol.evaluation.plots import BLUE, DPI, GREY, ORANGE, STYLE, find_fonts, letter, letter_all, mark_thousands
 from ondol.evaluation.verdicts import show_interval
-from ondol.monitoring.drift import ColumnDrift, Comparison, Sides
+from ondol.monitoring.drift import ColumnDrift, DriftComparison, Sides
 from ondol.monitoring.retraining import Decision, by_distance
 from ondol.monitoring.windows import Window
 from ondol.orchestration.artifacts import code, plain, table
@@ -25,7 +25,7 @@ BINS = 30
 MOST_CATEGORIES = 10
 
 
-def draw_drift(comparison: Comparison, sides: Sides, note: str) -> dict[str, bytes]:
+def draw_drift(comparison: DriftComparison, sides: Sides, note: str) -> dict[str, bytes]:
     """Return the pictures as PNG by name: `drift-by-column` and `reference-and-window`.
 
     Args:

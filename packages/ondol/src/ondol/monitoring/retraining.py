@@ -13,7 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from pydantic import BaseModel
 
 from ondol.config import Retrain, Settings
-from ondol.monitoring.drift import ColumnDrift, Comparison
+from ondol.monitoring.drift import ColumnDrift, DriftComparison
 from ondol.monitoring.performance import Performance
 from ondol.monitoring.windows import Verdict, Window, Windows
 from ondol.orchestration.alerts import alert, deliver
@@ -187,7 +187,7 @@ def matches(trigger: dict[str, Any], project: str) -> bool:
     return f'"{EVENT}"' in text and about
 
 
-def send(project: str, wanted: TrainingRequest) -> None:
+def send_retrain_event(project: str, wanted: TrainingRequest) -> None:
     """Send the event; see `ondol.orchestration.events.send_event`."""
     payload = {
         "version": wanted.version,
@@ -281,7 +281,7 @@ def send_request(settings: Settings, champion: Champion) -> str:
     try:
         if not has_automation(project):
             return NO_AUTOMATION
-        send(project, wanted)
+        send_retrain_event(project, wanted)
     except Exception as error:  # any error of a server that stops: the next run sends it
         return (
             f"Retraining is requested, but the event could not be sent to Prefect ({type(error).__name__}): the next "
@@ -337,7 +337,7 @@ def by_distance(columns: "tuple[ColumnDrift, ...] | list[ColumnDrift]") -> list[
     return sorted(columns, key=far, reverse=True)
 
 
-def with_comparison(window: Window, comparison: Comparison, drift_share: float) -> Window:
+def with_comparison(window: Window, comparison: DriftComparison, drift_share: float) -> Window:
     """Return the window with the results of the comparison."""
     verdict, reasons = assess_window(comparison.features, comparison.prediction, None, drift_share)
     found = {"columns": comparison.features, "prediction": comparison.prediction, "drift_share": comparison.share}

@@ -188,7 +188,7 @@ class WindowRuns(Registry):
 
     def log_figures(self, run: str, window: Window) -> None:
         """Show a window's figures and verdict, in the place of earlier ones."""
-        self.log_results(run, metrics_of(window), {RECORD: window.model_dump(mode="json")})
+        self.log_results(run, window_metrics(window), {RECORD: window.model_dump(mode="json")})
         for name, value in {"verdict": window.verdict, "version": window.version}.items():
             self.client.set_tag(run, name, value)
 
@@ -209,7 +209,7 @@ class WindowRuns(Registry):
         return f"{run_address(self, run)}/artifacts/{REPORT}"
 
 
-def metrics_of(window: Window) -> dict[str, float]:
+def window_metrics(window: Window) -> dict[str, float]:
     """Return a window's figures by the names of metrics."""
     figures: dict[str, float | None] = {
         "rows": window.rows,

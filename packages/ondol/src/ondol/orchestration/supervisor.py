@@ -24,7 +24,7 @@ STEADY_SECONDS = 60.0
 MOST_SECONDS = 30.0
 
 
-class Log:
+class RotatingLog:
     """A file that is put aside as `NAME.1` when it is full."""
 
     def __init__(self, path: Path, most: int = LOG_BYTES) -> None:
@@ -50,7 +50,7 @@ class Log:
 class Keeper:
     """The loop around one command."""
 
-    def __init__(self, log: Log, restarts: Path, command: Sequence[str]) -> None:
+    def __init__(self, log: RotatingLog, restarts: Path, command: Sequence[str]) -> None:
         """Prepare to run `command`; `restarts` gets how often it was started again, and when last."""
         self.log, self.restarts, self.command = log, restarts, command
         self.child: subprocess.Popen[bytes] | None = None
@@ -113,7 +113,7 @@ class Keeper:
 def main(log: str, restarts: str, *command: str) -> int:
     """Keep `command` running until SIGTERM or SIGINT."""
     adopt_orphans()
-    keeper = Keeper(Log(Path(log)), Path(restarts), command)
+    keeper = Keeper(RotatingLog(Path(log)), Path(restarts), command)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, keeper.stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal may close

@@ -189,11 +189,11 @@ def compare_columns(snapshots: Snapshots, difference: Difference) -> Iterator[Co
     names = list(difference.shared)
     for start in range(0, len(names), COLUMNS_AT_ONCE):
         some = names[start : start + COLUMNS_AT_ONCE]
-        ours, theirs = (read_sides(snapshots, s, some) for s in (difference.before, difference.after))
+        ours, theirs = (read_both(snapshots, s, some) for s in (difference.before, difference.after))
         yield from (compare_sides(name, ours[name], theirs[name]) for name in some)
 
 
-def read_sides(snapshots: Snapshots, snapshot: Snapshot, names: list[str]) -> dict[str, Side]:
+def read_both(snapshots: Snapshots, snapshot: Snapshot, names: list[str]) -> dict[str, Side]:
     """Read some columns of a snapshot, a row group at a time."""
     sides = {name: Side() for name in names}
     step = -(-snapshot.rows // MOST_ROWS) or 1

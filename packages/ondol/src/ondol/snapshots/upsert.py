@@ -81,7 +81,7 @@ class Choice:
     newest: int | float | None
 
 
-def choose(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys: Keys) -> Choice:
+def choose_newest(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys: Keys) -> Choice:
     """Choose which rows of `draft` are new, and the rows that they replace.
 
     A row that is there already, unchanged, is not new; nor is one that is older than what is there.

@@ -159,7 +159,7 @@ def find_rows(
     wanted = want(snapshots, snapshot, [raw], raw.schema.names, columns)
     found = list(search(snapshots, snapshot, [wanted])) if wanted else []
     keys = np.concatenate([np.empty(0, np.int64), *(keys for _, keys, _ in found)])
-    rows, others = pair(wanted.keys if wanted else keys, keys)
+    rows, others = pair_keys(wanted.keys if wanted else keys, keys)
     order = np.argsort(rows)
     return rows[order], join_places(places for *_, places in found).take(others[order])
 
@@ -176,7 +176,7 @@ def search(
                 yield which, keys, Places(block.start + rows, parts, block.numbers[rows])
 
 
-def pair(wanted: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pair_keys(wanted: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs of equal keys, each index once: in `wanted` and in `offered`; of surplus keys the last are used."""
     ours, theirs = (np.argsort(keys, kind="stable") for keys in (wanted, offered))
     keys, held = wanted[ours], offered[theirs]
@@ -231,7 +231,7 @@ class _Group:
         asked = np.zeros(self.wanted.size, bool)
         asked[ours] = True
         near = np.flatnonzero(there[self.candidates] & asked[self.theirs])
-        rows, others = pair(ours, self.theirs[near])
+        rows, others = pair_keys(ours, self.theirs[near])
         there[self.candidates[near[others]]] = False
         there[start + rows] = True
 
@@ -413,7 +413,7 @@ def kinds_of(schema: pa.Schema) -> dict[str, str]:
     return {field.name: KINDS.get(field.type, "text") for field in schema}
 
 
-def retype(table: pa.Table, schema: pa.Schema, contract: Contract) -> pa.Table:
+def cast_to_schema(table: pa.Table, schema: pa.Schema, contract: Contract) -> pa.Table:
     """Return valid rows in the columns of `schema` that they have, and in its types.
 
     The column's type changes instead of the value where the contract has text, where whole numbers meet a fraction, and
@@ -522,7 +522,7 @@ class Revalidation:
 
 
 @dataclass(frozen=True)
-class Accepted:
+class CorrectionResult:
     """Which corrected rows were accepted.
 
     Attributes:
@@ -560,7 +560,7 @@ def revalidate(settings: Settings, before: Validation) -> Revalidation:
     return Revalidation(now, before.bad - still, still, now.bad - still)
 
 
-def accept_corrected_rows(settings: Settings, validation: Validation, uri: str) -> Accepted:
+def accept_corrected_rows(settings: Settings, validation: Validation, uri: str) -> CorrectionResult:
     """Add the valid ones of the corrected rows at `uri` to the next snapshot, in place of the raw ones.
 
     Raises:
@@ -578,9 +578,9 @@ def accept_corrected_rows(settings: Settings, validation: Validation, uri: str) 
     by_number = {int(numbers[row]): reasons for row, reasons in sorted(refused.items())}
     good = ~np.isin(rows, list(refused))
     if not good.any():
-        return Accepted(None, 0, by_number)
+        return CorrectionResult(None, 0, by_number)
     raw, corrected = (table.take(pa.array(rows[good])) for table in (raw, corrected))
-    both = [table.combine_chunks().to_batches() for table in (raw, retype(corrected, schema, contract))]
+    both = [table.combine_chunks().to_batches() for table in (raw, cast_to_schema(corrected, schema, contract))]
     made = replace_rows(snapshots, base, places.take(good), both[1])
     kept = [part.digest for batches in both if (part := snapshots.parts.write(batches))]
     correction = Correction(raw=kept[0], corrected=kept[1], rows=int(good.sum()), validation=validation.id)

@@ -34,7 +34,7 @@ QUOTED = re.compile(rf"(?s)'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|{COMMENT}"
 
 
 @dataclass(frozen=True)
-class Address:
+class DatabaseAddress:
     """Where a table is.
 
     Attributes:
@@ -50,7 +50,7 @@ class Address:
     query: str | None = None
 
 
-def parse_address(uri: str) -> Address:
+def parse_address(uri: str) -> DatabaseAddress:
     """Take `uri` apart and fill in its secrets.
 
     Raises:
@@ -72,13 +72,13 @@ def parse_address(uri: str) -> Address:
         url = url.set(database=filled.partition("://")[2].partition("/")[2].partition("?")[0])
     text = resolve(rest).strip().rstrip(";").rstrip()
     if not QUERY.match(text):
-        return Address(shown, url, table=text or None)
+        return DatabaseAddress(shown, url, table=text or None)
     if ";" in QUOTED.sub("", text):
         raise UserError(f'"{shown}" holds more than one statement: name one SELECT.')
-    return Address(shown, url, query=text)
+    return DatabaseAddress(shown, url, query=text)
 
 
-def make_engine(address: Address, reading: Reading) -> sa.Engine:
+def make_engine(address: DatabaseAddress, reading: Reading) -> sa.Engine:
     """Return an engine for `address` that opens a connection each time, and reads only.
 
     Raises:
@@ -122,7 +122,7 @@ def _options(url: URL, seconds: float) -> dict[str, object]:
     return {key: value for key, value in known.get(url.get_driver_name(), {}).items() if key not in url.query}
 
 
-def _place_file(address: Address, root: Path) -> URL:
+def _place_file(address: DatabaseAddress, root: Path) -> URL:
     """Return the address with the path of the database's file relative to `root`.
 
     Raises:

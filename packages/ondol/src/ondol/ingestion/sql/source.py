@@ -17,7 +17,7 @@ from ondol.errors import UserError, nearest
 from ondol.ingestion.files import check_names
 from ondol.ingestion.parquet import MOMENT, simplify
 from ondol.ingestion.sources import Reading, Retyped, Source
-from ondol.ingestion.sql.address import Address, make_engine, parse_address
+from ondol.ingestion.sql.address import DatabaseAddress, make_engine, parse_address
 from ondol.ingestion.sql.errors import explain, find_rule, is_passing
 from ondol.ingestion.sql.types import (
     FLOAT,
@@ -109,7 +109,9 @@ class Rows:
         first: The columns of the first rows.
     """
 
-    def __init__(self, engine: sa.Engine, address: Address, since: tuple[str, Any] | None, seconds: float) -> None:
+    def __init__(
+        self, engine: sa.Engine, address: DatabaseAddress, since: tuple[str, Any] | None, seconds: float
+    ) -> None:
         """Connect, begin and fetch the first rows, with `seconds` for each answer.
 
         Raises:
@@ -194,7 +196,9 @@ def next_size(batch: pa.RecordBatch) -> int:
     return max(1, min(MOST_ROWS, BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)))
 
 
-def _find_target(connection: sa.Connection, address: Address) -> tuple[sa.FromClause, dict[str, pa.DataType | None]]:
+def _find_target(
+    connection: sa.Connection, address: DatabaseAddress
+) -> tuple[sa.FromClause, dict[str, pa.DataType | None]]:
     """Return what is selected from, and what a table declares of its columns.
 
     Raises:
@@ -225,7 +229,9 @@ def _list_tables(inspector: sa.Inspector, schema: str | None) -> list[str]:
     return sorted({*inspector.get_table_names(schema), *inspector.get_view_names(schema)})
 
 
-def _refuse(inspector: sa.Inspector, address: Address, schema: str | None, name: str, default: str | None) -> UserError:
+def _refuse(
+    inspector: sa.Inspector, address: DatabaseAddress, schema: str | None, name: str, default: str | None
+) -> UserError:
     """Return the sentence for a table that is not named, or not there."""
     there = _list_tables(inspector, schema)
     more = f" and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else ""
@@ -254,7 +260,7 @@ def open_sql(uri: str, reading: Reading) -> Source:
 class SqlSource:
     """One table or query of a database."""
 
-    def __init__(self, uri: str, address: Address, reading: Reading) -> None:
+    def __init__(self, uri: str, address: DatabaseAddress, reading: Reading) -> None:
         """Remember what is read; nothing is connected to.
 
         Raises:
