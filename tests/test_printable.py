@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from ondol.cli.console import Console, print_plain
 from ondol.errors import UserError
-from ondol.orchestration.supervisor import Keeper, RotatingLog
+from ondol.orchestration.supervisor import RotatingLog, Supervisor
 from ondol_serving.printable import printable
 
 RAW = [
@@ -104,8 +104,8 @@ def test_every_log_handler_gets_message_and_traceback_escaped():
 def test_the_log_of_a_background_process_is_escaped(tmp_path):
     code = r"import sys; sys.stdout.buffer.write('나이 \x1b[2J \u202e'.encode() + b' \xff\n')"
     log = RotatingLog(tmp_path / "a.log")
-    keeper = Keeper(log, tmp_path / "restarts.json", [sys.executable, "-c", code])
-    assert keeper.run() == 1  # it ended at once
+    supervisor = Supervisor(log, tmp_path / "restarts.json", [sys.executable, "-c", code])
+    assert supervisor.run() == 1  # it ended at once
     log.file.close()
     said = (tmp_path / "a.log").read_text(encoding="utf-8")
     assert "나이 \\x1b[2J \\u202e \\xff" in said

@@ -23,7 +23,6 @@ from ondol.orchestration.processes import (
     choose_port,
     family,
     is_taken,
-    keeper_of,
     listens,
     log_path,
     read_process_record,
@@ -32,6 +31,7 @@ from ondol.orchestration.processes import (
     running,
     start,
     stop,
+    supervisor_of,
 )
 from ondol.orchestration.supervisor import RotatingLog
 from ondol.services import stop_all
@@ -91,17 +91,17 @@ def test_process_runs_in_a_session_of_its_own_and_is_recorded(settings: Settings
 
 def test_stop_takes_along_all_that_was_started(settings: Settings) -> None:
     made = start(settings, "service", BROOD, ENV)
-    until(lambda: len(family(made)) == 4)  # keeper, command, child, grandchild
+    until(lambda: len(family(made)) == 4)  # supervisor, command, child, grandchild
     assert stop(settings, made)
     assert not family(made)
     assert read_process_record(settings, "service") is None
 
 
-def test_what_a_killed_keeper_leaves_behind_is_stopped(settings: Settings) -> None:
+def test_what_a_killed_supervisor_leaves_behind_is_stopped(settings: Settings) -> None:
     made = start(settings, "service", BROOD, ENV)
     until(lambda: len(family(made)) == 4)
     psutil.Process(made.pid).kill()
-    until(lambda: keeper_of(made) is None)
+    until(lambda: supervisor_of(made) is None)
     assert len(family(made)) == 3
     assert running(settings, "service") == made  # it serves on, with nobody to start it again
     assert stop(settings, made)
@@ -127,7 +127,7 @@ def test_process_whose_starter_was_killed_before_it_could_record_it_is_stopped(s
     assert done.returncode == -9
     record = read_process_record(settings, "service")
     assert record and record.pid is None
-    until(lambda: len(family(record)) == 2)  # keeper and command
+    until(lambda: len(family(record)) == 2)  # supervisor and command
     assert running(settings, "service") == record
     assert stop(settings, record)
     assert not family(record)
@@ -166,11 +166,11 @@ def test_process_that_does_not_end_is_named_and_its_record_stays(
 
 def test_killed_process_is_started_again_and_counted(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     made = start(settings, "service", SLEEP, ENV)
-    keeper = psutil.Process(made.pid)
-    until(lambda: keeper.children())
-    [first] = keeper.children()
+    supervisor = psutil.Process(made.pid)
+    until(lambda: supervisor.children())
+    [first] = supervisor.children()
     first.kill()
-    until(lambda: [child for child in keeper.children() if child.pid != first.pid])
+    until(lambda: [child for child in supervisor.children() if child.pid != first.pid])
     assert running(settings, "service") == made
     assert "ended with status -9" in log_path(settings, "service").read_text(encoding="utf-8")
     until(lambda: restarts_path(settings, "service").exists())
@@ -181,7 +181,7 @@ def test_killed_process_is_started_again_and_counted(settings: Settings, capsys:
     assert not restarts_path(settings, "service").exists()
 
 
-def test_killed_brood_leaves_no_zombie_with_its_keeper(settings: Settings) -> None:
+def test_killed_brood_leaves_no_zombie_with_its_supervisor(settings: Settings) -> None:
     made = start(settings, "service", BROOD, ENV)
     until(lambda: len(family(made)) == 4)
     brood = [process for process in family(made) if process.pid != made.pid]
@@ -217,8 +217,8 @@ def test_process_of_another_user_is_known_by_its_command_whatever_the_clock_says
     made = start(settings, "service", SLEEP, ENV, 3999)
     monkeypatch.setattr(psutil.Process, "environ", refuse)
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: 1.0)
-    assert keeper_of(made) is not None
-    assert keeper_of(made.model_copy(update={"pid": stranger.pid})) is None
+    assert supervisor_of(made) is not None
+    assert supervisor_of(made.model_copy(update={"pid": stranger.pid})) is None
 
 
 def test_another_projects_process_is_a_stranger(settings: Settings) -> None:
@@ -234,7 +234,7 @@ def test_another_projects_process_is_a_stranger(settings: Settings) -> None:
 def test_record_of_nobody_is_harmless(settings: Settings) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
-    assert keeper_of(record_of(ended.pid)) is None
+    assert supervisor_of(record_of(ended.pid)) is None
     assert not stop(settings, record_of(ended.pid))
 
 

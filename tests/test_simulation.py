@@ -130,7 +130,7 @@ def test_earlier_simulation_is_stopped_before_it_is_removed(project, earlier):
 
 def test_simulation_whose_servers_do_not_stop_is_not_removed_beneath_them(project, earlier, monkeypatch):
     monkeypatch.setattr("ondol.orchestration.processes.kill_all", lambda find, seconds: find() or family(record))
-    monkeypatch.setattr("ondol.orchestration.processes.keeper_of", lambda record: None)
+    monkeypatch.setattr("ondol.orchestration.processes.supervisor_of", lambda record: None)
     record = running(earlier.settings, "service")
     (earlier.root / "left").touch()
     with pytest.raises(UserError, match=r"service goes on although it was killed \(process \d+\)"):

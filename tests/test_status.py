@@ -100,9 +100,9 @@ def test_nothing_up_is_said(settings: Settings) -> None:
 def test_process_that_has_ended_is_named_with_its_log(settings: Settings) -> None:
     record = start(settings, "worker", SLEEP, ENV)
     try:
-        keeper = psutil.Process(record.pid)
-        keeper.kill()
-        keeper.wait(30)
+        supervisor = psutil.Process(record.pid)
+        supervisor.kill()
+        supervisor.wait(30)
         said = said_by(print_processes, settings)
         assert "worker has stopped `ml up` starts it again; see .ml/logs/worker.log" in said
     finally:

@@ -61,7 +61,7 @@ class Killer:
         return dict(json.loads((self.sandbox / ".ml" / "run" / f"{name}.json").read_text(encoding="utf-8")))
 
     def children(self, name: str) -> Processes:
-        """What the keeper of a recorded process runs."""
+        """What the supervisor of a recorded process runs."""
         return psutil.Process(self.record(name)["pid"]).children()
 
     def tree(self, name: str) -> Processes:

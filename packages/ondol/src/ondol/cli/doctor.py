@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 
 from ondol.cli.console import console, open_project
-from ondol.cli.status import PATIENCE_SECONDS
+from ondol.cli.status import ANSWER_SECONDS
 from ondol.cli.tidy import describe_leftovers
 from ondol.config import Settings
 from ondol.contract import load_contract
@@ -342,7 +342,7 @@ def _own(settings: Settings, name: str, otherwise: str) -> str:
     log = settings.show(log_path(settings, name))
     if running(settings, name) is None:
         raise UserError(f"The {name} of `ml up` has stopped: `ml up` starts it again; see {log}.")
-    if not is_well(record, settings, prefect_address(settings) or "", PATIENCE_SECONDS):
+    if not is_well(record, settings, prefect_address(settings) or "", ANSWER_SECONDS):
         raise UserError(
             f"The {name} of `ml up` does not answer{f' at {record.address}' if record.port else ''}: see {log}."
         )

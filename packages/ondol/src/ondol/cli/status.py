@@ -18,11 +18,11 @@ from ondol.orchestration.processes import (
     ProcessRecord,
     family,
     is_foreign,
-    keeper_of,
     log_path,
     read_process_record,
     restarts_path,
     running,
+    supervisor_of,
     was_elsewhere,
 )
 from ondol.orchestration.server import ask, call_prefect, refusal_of
@@ -34,7 +34,7 @@ from ondol.storage.files import read_json
 from ondol.storage.store import open_store
 from ondol.validation.results import read_latest
 
-PATIENCE_SECONDS = 2.0
+ANSWER_SECONDS = 2.0
 SHOWN_WINDOWS = 5
 DUE_RUNS = 200  # the most that Prefect returns at once
 
@@ -52,18 +52,18 @@ def print_processes(settings: Settings) -> None:
     for record in found:
         table.add_row(f"  {record.name}", *_state(settings, record))
     console.print(table)
-    if lost := [r.name for r in found if running(settings, r.name) and not keeper_of(r)]:
+    if lost := [r.name for r in found if running(settings, r.name) and not supervisor_of(r)]:
         console.print(f"[yellow]No supervisor restarts {', '.join(lost)} on failure: run `ml up`.[/]")
 
 
 def _state(settings: Settings, record: ProcessRecord) -> tuple[str, str, str]:
     """Return the state of a process, its address, and details."""
     log = escape(settings.show(log_path(settings, record.name)))
-    if was_elsewhere(settings, record) and (keeper_of(record) or family(record)):
+    if was_elsewhere(settings, record) and (supervisor_of(record) or family(record)):
         return "[red]runs in the former folder of the project[/]", "", "`ml up` starts it here, `ml down` stops it"
     if running(settings, record.name) is None:
         return "[red]has stopped[/]", "", f"`ml up` starts it again; [dim]see {log}[/]"
-    if is_well(record, settings, prefect_address(settings) or "", PATIENCE_SECONDS):
+    if is_well(record, settings, prefect_address(settings) or "", ANSWER_SECONDS):
         return "[green]runs[/]", record.address or "", f"[dim]since {record.since}{_restarts(settings, record)}[/]"
     again = "it is restarted when it stops" + _restarts(settings, record)
     return "[red]is not healthy[/]", record.address or "", f"{again}; [dim]see {log}[/]"
@@ -75,14 +75,14 @@ def print_due(settings: Settings) -> None:
     if prefect is None:
         return
     pool = {"work_pools": {"name": {"any_": [settings.project.name]}}}
-    answer = call_prefect("POST", f"{prefect}/deployments/filter", PATIENCE_SECONDS, json=pool)
+    answer = call_prefect("POST", f"{prefect}/deployments/filter", ANSWER_SECONDS, json=pool)
     if answer is None or not answer.is_success:
         silent = f"No Prefect server answers at {show_uri(prefect)}: scheduled runs are not known."
         console.print(f"[yellow]{escape(refusal_of(answer, prefect) or silent)}[/]", soft_wrap=True)
         return
     names = {deployment["id"]: deployment["entrypoint"].rpartition(":")[2] for deployment in answer.json()}
     scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_ASC"}
-    runs = ask(f"{prefect}/flow_runs/filter", pool | scheduled | {"limit": DUE_RUNS}, PATIENCE_SECONDS)
+    runs = ask(f"{prefect}/flow_runs/filter", pool | scheduled | {"limit": DUE_RUNS}, ANSWER_SECONDS)
     first: dict[str, str] = {}
     for run in runs or []:
         first.setdefault(names.get(run["deployment_id"], run["name"]), run["expected_start_time"])

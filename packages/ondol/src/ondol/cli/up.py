@@ -29,12 +29,12 @@ from ondol.orchestration.processes import (
     ProcessRecord,
     choose_port,
     is_taken,
-    keeper_of,
     log_path,
     read_process_record,
     running,
     start,
     stop,
+    supervisor_of,
     was_elsewhere,
 )
 from ondol.orchestration.recovery import end_lost
@@ -53,7 +53,7 @@ from ondol.services import (
     stop_all,
     wanted_port,
 )
-from ondol.storage.log_upload import PATIENCE, follow
+from ondol.storage.log_upload import ONE_TRY, follow
 from ondol.storage.objects import Objects
 from ondol.storage.permissions import withdraw
 from ondol.storage.remote import Mirror
@@ -78,7 +78,7 @@ def bring_up() -> None:
         require_importable(settings)  # meanwhile they start
         records = {name: _await(settings, record, "", begun) for name, record in records.items()}
         prefect = os.environ.get("PREFECT_API_URL") or f"{records['prefect'].address}/api"
-        Server(None, prefect, patience=0).wait()
+        Server(None, prefect, start_seconds=0).wait()
         if is_ours("prefect", settings):
             end_lost(settings, prefect, embedded=False)
         worker = _ensure(settings, "worker", prefect)
@@ -174,8 +174,8 @@ def deploy_flows(settings: Settings, prefect: str) -> None:
 def _ensure(settings: Settings, name: str, prefect: str = "") -> ProcessRecord:
     """Return the record of a process, started unless it runs; a worker of another server is replaced."""
     record = read_process_record(settings, name)
-    keeper = keeper_of(record) if record and not was_elsewhere(settings, record) else None
-    if record and keeper and (name != "worker" or keeper.environ().get("PREFECT_API_URL") == prefect):
+    supervisor = supervisor_of(record) if record and not was_elsewhere(settings, record) else None
+    if record and supervisor and (name != "worker" or supervisor.environ().get("PREFECT_API_URL") == prefect):
         return record
     return _start(settings, name, prefect)
 
@@ -218,7 +218,7 @@ def _await(settings: Settings, record: ProcessRecord, prefect: str, begun: float
 
 def _tail(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    said = [line for line in lines if " keeper: " not in line]
+    said = [line for line in lines if " supervisor: " not in line]
     return said[-1] if said else "no output"
 
 
@@ -293,7 +293,7 @@ def follow_store(into: Path | None) -> None:
         signal.signal(number, lambda *_: stop.set())
     _say(f"Keeping {folder} in sync with {settings.store}.")
     folder.mkdir(parents=True, exist_ok=True)
-    follow(Mirror(folder, Objects(settings.store, PATIENCE)), settings.log.keep_bytes, stop, _say)
+    follow(Mirror(folder, Objects(settings.store, ONE_TRY)), settings.log.keep_bytes, stop, _say)
 
 
 def start_follower(settings: Settings) -> None:

@@ -307,14 +307,14 @@ class KafkaSource(RecordSource):
         """
         behind = {number for number, at in begin.items() if at < end[number]}
         topic.consumer.assign(topic.at({number: begin[number] for number in behind}))
-        patience = self.reading.fetch.timeout_seconds
-        limit = time.monotonic() + patience
+        seconds = self.reading.fetch.timeout_seconds
+        limit = time.monotonic() + seconds
         while behind:
             page: list[Row] = []
             for message in topic.consumer.consume(MESSAGES, POLL_SECONDS):
                 number = message.partition()
                 if self._is_event(message, topic, begin):
-                    limit = time.monotonic() + patience
+                    limit = time.monotonic() + seconds
                     if message.error() is None and message.offset() < end[number]:
                         page.extend(self._row(message))
                     done = message.error() is not None or message.offset() + 1 >= end[number]
@@ -322,11 +322,11 @@ class KafkaSource(RecordSource):
                     behind -= {number} if done else set()
             if page:
                 yield page
-                limit = time.monotonic() + patience
+                limit = time.monotonic() + seconds
             if behind and time.monotonic() > limit:
                 number = min(behind)
                 raise UserError(
-                    f'"{self.uri}" gives nothing more of partition {number} within {patience:g} seconds, though it '
+                    f'"{self.uri}" gives nothing more of partition {number} within {seconds:g} seconds, though it '
                     f"goes on to offset {end[number]}: see that its leader is up, and run this again."
                 )
 

@@ -70,7 +70,7 @@ def log_path(settings: Settings, name: str) -> Path:
 
 
 def restarts_path(settings: Settings, name: str) -> Path:
-    """Return where a process's keeper counts how often it started it again."""
+    """Return where a process's supervisor counts how often it started it again."""
     return run_folder(settings) / f"{name}.restarts"
 
 
@@ -80,18 +80,18 @@ def read_process_record(settings: Settings, name: str) -> ProcessRecord | None:
 
 
 def running(settings: Settings, name: str) -> ProcessRecord | None:
-    """Return the record of a process if it runs; what a killed keeper left behind goes on, and is not kept any more."""
+    """Return the record of a process if it runs; what a killed supervisor left keeps running without one."""
     record = read_process_record(settings, name)
     if record is None or was_elsewhere(settings, record):
         return None
-    return record if keeper_of(record) or family(record) else None
+    return record if supervisor_of(record) or family(record) else None
 
 
 def was_elsewhere(settings: Settings, record: ProcessRecord) -> bool:
     """Return True if a process was started while the project was in another folder: it uses the files there."""
     root = record.root
-    if root is None and (keeper := keeper_of(record)):  # an older record
-        root = _directory(keeper)
+    if root is None and (supervisor := supervisor_of(record)):  # an older record
+        root = _directory(supervisor)
     return root is not None and Path(root) != settings.root
 
 
@@ -102,7 +102,7 @@ def is_foreign(settings: Settings, record: ProcessRecord) -> bool:
     """
     if not was_elsewhere(settings, record):
         return False
-    root = record.root or _directory(keeper_of(record)) or ""
+    root = record.root or _directory(supervisor_of(record)) or ""
     try:
         original = read_json(Path(root) / run_folder(settings).relative_to(settings.root) / f"{record.name}.json")
     except (OSError, ValueError):
@@ -119,7 +119,7 @@ def _directory(process: "psutil.Process | None") -> str | None:
     return None
 
 
-def keeper_of(record: ProcessRecord) -> "psutil.Process | None":
+def supervisor_of(record: ProcessRecord) -> "psutil.Process | None":
     """Return the recorded process, or None where it ended, even if a stranger has its number now."""
     import psutil
 
@@ -207,16 +207,16 @@ def stop(settings: Settings, record: ProcessRecord) -> bool:
     if is_foreign(settings, record):
         _forget(settings, record)
         return False
-    keeper = keeper_of(record)
-    if keeper is not None:
+    supervisor = supervisor_of(record)
+    if supervisor is not None:
         with suppress(psutil.Error):
-            keeper.terminate()
-            wait_for_end(keeper, STOP_SECONDS)
+            supervisor.terminate()
+            wait_for_end(supervisor, STOP_SECONDS)
     found = family(record)
     if left := kill_all(lambda: family(record), STOP_SECONDS):
         raise UserError(f"{record.name} goes on although it was killed (process {left[0].pid}): see `ps`.")
     _forget(settings, record)
-    return keeper is not None or bool(found)
+    return supervisor is not None or bool(found)
 
 
 def _forget(settings: Settings, record: ProcessRecord) -> None:

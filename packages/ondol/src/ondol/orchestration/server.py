@@ -126,19 +126,19 @@ class Server:
     """A Prefect server that is starting or running."""
 
     def __init__(
-        self, child: Child | None, url: str, patience: float = START_SECONDS, turn: IO[str] | None = None
+        self, child: Child | None, url: str, start_seconds: float = START_SECONDS, turn: IO[str] | None = None
     ) -> None:
         """Wrap the process, None where the server is not this command's.
 
         Args:
             child: The process.
             url: The address of its API.
-            patience: How many seconds it may start.
+            start_seconds: How many seconds it may start.
             turn: A file whose lock is to be let go once it has started.
         """
         self.child = child
         self.url = url
-        self.patience = patience
+        self.start_seconds = start_seconds
         self.turn = turn
         self.ours = True
 
@@ -148,7 +148,7 @@ class Server:
         Raises:
             UserError: it ended, did not answer in time, or wants other credentials.
         """
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.start_seconds
         while not self._answers():
             late = time.monotonic() > deadline
             if late or (self.child is not None and not self.child.alive()):
@@ -199,7 +199,7 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
     Must be entered before Prefect is imported.
     """
     given = os.environ.get("PREFECT_API_URL")
-    server = Server(None, given, patience=0) if given else _find_or_embed(settings)
+    server = Server(None, given, start_seconds=0) if given else _find_or_embed(settings)
     server.ours = not given  # only this project uses it
     os.environ["PREFECT_API_URL"] = server.url
     try:

@@ -44,10 +44,10 @@ class RotatingLog:
 
     def say(self, text: str) -> None:
         """Add a line of our own."""
-        self.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} keeper: {text}\n".encode())
+        self.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} supervisor: {text}\n".encode())
 
 
-class Keeper:
+class Supervisor:
     """The loop around one command."""
 
     def __init__(self, log: RotatingLog, restarts: Path, command: Sequence[str]) -> None:
@@ -113,11 +113,11 @@ class Keeper:
 def main(log: str, restarts: str, *command: str) -> int:
     """Keep `command` running until SIGTERM or SIGINT."""
     adopt_orphans()
-    keeper = Keeper(RotatingLog(Path(log)), Path(restarts), command)
+    supervisor = Supervisor(RotatingLog(Path(log)), Path(restarts), command)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, keeper.stop)
+        signal.signal(number, supervisor.stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal may close
-    return keeper.run()
+    return supervisor.run()
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def fetch_log(store: Store, since: datetime) -> None:
 
 EACH_SECONDS = 1.0  # and half a second of the service: a promotion is in production within two
 REQUEST_SECONDS = 10.0
-PATIENCE = Fetch(timeout_seconds=REQUEST_SECONDS, retries=0)  # the next second is the next try
+ONE_TRY = Fetch(timeout_seconds=REQUEST_SECONDS, retries=0)  # the next second is the next try
 
 
 class Outage:
