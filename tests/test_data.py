@@ -22,7 +22,7 @@ from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.retention import Use, bundled, find_garbage, needed, registered, versions_of
 from ondol.snapshots import diff as comparing
-from ondol.snapshots.diff import ColumnDiff, compare_columns, compare_schemas, read_both
+from ondol.snapshots.diff import ColumnDiff, compare_columns, compare_schemas
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import read_json, write_json
 from ondol.storage.store import Store, open_store
@@ -389,7 +389,7 @@ def test_a_large_snapshot_is_sampled_evenly_over_all_its_row_groups(tmp_path, mo
     monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 16)
     monkeypatch.setattr(comparing, "MOST_ROWS", 30)
     one = take(Store(tmp_path), "x", a=list(range(100)))
-    side = read_sides(Snapshots(Store(tmp_path)), one, ["a"])["a"]
+    side = read_both(Snapshots(Store(tmp_path)), one, ["a"])["a"]
     assert list(side.values) == list(range(0, 100, 4))
     assert (side.rows, side.least, side.most) == (100, 0, 99)
 

@@ -23,7 +23,7 @@ from ondol.errors import UserError, nearest
 from ondol.ingestion.sources import MultiFileSource, Source, StreamingSource, SupportsSince, read_through
 from ondol.orchestration.progress import track
 from ondol.snapshots.snapshots import Snapshot, Snapshots
-from ondol.snapshots.upsert import Choice, Keys, choose, rows_of
+from ondol.snapshots.upsert import Choice, Keys, choose_newest, rows_of
 from ondol.storage.files import digest_json, read_record
 from ondol.storage.store import open_store
 

@@ -92,7 +92,7 @@ def compare_window(settings: Settings, context: MonitorContext, end: datetime) -
     wait_until(end)
     fetch_log(store, start)
     tally = tally_window(store.folder / "log", start, end, context.bundle.name)
-    window = describe(context, start, end, tally)
+    window = describe_window(context, start, end, tally)
     if tally.rows < rules.min_rows:
         return WindowResult(too_small(window, rules.min_rows))
     logged = sample_logged(tally, rules.sample_rows, SEED)

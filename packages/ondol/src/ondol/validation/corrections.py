@@ -586,7 +586,7 @@ def accept_corrected_rows(settings: Settings, validation: Validation, uri: str) 
     correction = Correction(raw=kept[0], corrected=kept[1], rows=int(good.sum()), validation=validation.id)
     record_correction(snapshots, base, made, correction)
     Latest(snapshots.store).set("ingest", made.digest)
-    return Accepted(made, correction.rows, by_number)
+    return CorrectionResult(made, correction.rows, by_number)
 
 
 def _latest(settings: Settings, validation: Validation) -> Snapshot:
