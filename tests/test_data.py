@@ -22,7 +22,7 @@ from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.retention import Use, bundled, find_garbage, needed, registered, versions_of
 from ondol.snapshots import diff as comparing
-from ondol.snapshots.diff import ColumnDiff, compare_columns, compare_schemas
+from ondol.snapshots.diff import ColumnDiff, compare_columns, compare_schemas, read_both
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import read_json, write_json
 from ondol.storage.store import Store, open_store
