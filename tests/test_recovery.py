@@ -85,7 +85,7 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> Prefect:
 
 @pytest.fixture
 def look(settings: Settings, prefect: Prefect) -> Callable[[], int]:
-    return Recovery(settings, "http://nowhere/api", OURS).look
+    return Recovery(settings, "http://nowhere/api", OURS).check
 
 
 def test_run_whose_process_is_gone_starts_again_at_the_second_look(prefect: Prefect, look: Callable[[], int]) -> None:

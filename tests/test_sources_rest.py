@@ -252,8 +252,8 @@ def test_errors_that_stay_are_named_and_only_passing_ones_tried_again(serve, pau
         (b'{"a": [], "b": []}', "has 2 lists (a, b)"),
         (b'{"error": "x"}', "has no list"),
         (b'"text"', "a text"),
-        (b'{"items": [{"a": 1}], "has_more": true}', 'is not the last, says its "has_more"'),
-        (b'{"items": [{"a": 1}], "meta": {"next_cursor": "x"}}', 'says its "meta.next_cursor"'),
+        (b'{"items": [{"a": 1}], "has_more": true}', 'is not the last by its "has_more"'),
+        (b'{"items": [{"a": 1}], "meta": {"next_cursor": "x"}}', 'by its "meta.next_cursor"'),
     ],
 )
 def test_body_that_is_no_table_is_refused(serve, body, said):
