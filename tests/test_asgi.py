@@ -11,8 +11,8 @@ from ondol.errors import UserError
 from ondol.orchestration import asgi
 from ondol.orchestration.asgi import SameOrigin
 from ondol_serving.callers import refuse_caller
-from ondol_serving.gate import HOSTS
-from ondol_serving.limits import read_limits
+from ondol_serving.middleware import HOSTS
+from ondol_serving.settings import read_limits
 
 FORMS = [
     "text/plain",

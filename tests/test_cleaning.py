@@ -17,8 +17,8 @@ from ondol.contract import Column, describe, fit_encodings
 from ondol.contract.cleaning import clean_column, to_required
 from ondol.errors import UserError
 from ondol.validation.validate import validation_id
-from ondol_serving.contract import compile_request, read_contract
-from ondol_serving.reading import Reader
+from ondol_serving.contract import read_contract
+from ondol_serving.request import Reader, compile_request
 
 NAN = float("nan")
 DAY = datetime(2024, 5, 1)

@@ -27,10 +27,9 @@ from ondol.contract.schema import Kind
 from ondol.ingestion.csv_files import NULLS
 from ondol.ingestion.sources import Reading, open_source, read_through
 from ondol.ingestion.sql.types import fits, to_array
-from ondol_serving.contract import compile_request, read_contract
-from ondol_serving.encoding import Encoder
+from ondol_serving.contract import Encoder, read_contract
 from ondol_serving.grammar import date_grammar, normalize, parse_boolean, parse_duration, parse_integer, parse_number
-from ondol_serving.reading import Reader
+from ondol_serving.request import Reader, compile_request
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TARGET = Column(name="y", kind="number", role="target")

@@ -569,7 +569,8 @@ def test_times_are_in_utc():
 
 def test_what_the_service_writes_is_read_the_fast_way(tmp_path):
     from ondol_serving.contract import Contract as ServiceContract
-    from ondol_serving.record import Answered, Recorder, Rules
+    from ondol_serving.log import Answered, Recorder
+    from ondol_serving.settings import Rules
 
     recorder = Recorder(ServiceContract("regression", "y", None, ()), "3", tmp_path / "3-abcdef012345", Rules())
     line = recorder.line(Answered("a" * 32, 0.41, b'{"rows": [{"x": 1}]}', 2, b'[{"value":2.0}]'))

@@ -23,9 +23,9 @@ from ondol.contract.uniqueness import hash_content, unique_sets
 from ondol.errors import UserError
 from ondol.ingestion.sources import Reading, open_source, read_through
 from ondol.monitoring.labels import keys_of
-from ondol_serving.contract import compile_request, read_contract
+from ondol_serving.contract import read_contract
 from ondol_serving.grammar import normalize
-from ondol_serving.reading import Reader
+from ondol_serving.request import Reader, compile_request
 
 NAME, WORD, OTHER = "지역", "서울", "부산"
 NFD_NAME, NFD_WORD = (unicode_form("NFD", text) for text in (NAME, WORD))

@@ -237,7 +237,8 @@ def test_dates_are_read_in_utc(client: TestClient, moment: str) -> None:
 def test_closed_sets_of_numbers_are_closed() -> None:
     from pydantic import ValidationError
 
-    from ondol_serving.contract import compile_request, read_contract
+    from ondol_serving.contract import read_contract
+    from ondol_serving.request import compile_request
 
     encoding = {"tensor": "float32", "offset": 0.0, "scale": 1.0}
     column = {"name": "n", "kind": "integer", "role": "feature", "nullable": True, "categories": [1, 2]}
@@ -255,7 +256,8 @@ def test_closed_sets_of_numbers_are_closed() -> None:
 def test_closed_sets_of_booleans_are_closed() -> None:
     from pydantic import ValidationError
 
-    from ondol_serving.contract import compile_request, read_contract
+    from ondol_serving.contract import read_contract
+    from ondol_serving.request import compile_request
 
     encoding = {"tensor": "float32", "offset": 0.0, "scale": 1.0}
     column = {"name": "ok", "kind": "boolean", "role": "feature", "nullable": True, "categories": [True]}
@@ -322,9 +324,9 @@ def test_rows_are_counted_once_when_a_batch_fails_and_each_request_is_tried_alon
     import asyncio
 
     from ondol_serving.bundle import Bundle
+    from ondol_serving.endpoint import Batcher
     from ondol_serving.metrics import counters
     from ondol_serving.serving import serving as state
-    from ondol_serving.together import Together
 
     assert state.bundle is not None
     bundle, predict = state.bundle, Bundle.predict
@@ -336,8 +338,8 @@ def test_rows_are_counted_once_when_a_batch_fails_and_each_request_is_tried_alon
         return predict(self, rows)
 
     async def ask() -> list[Any]:
-        together = Together()
-        return await asyncio.gather(*(together.predict(bundle, rows) for _ in range(3)))
+        batcher = Batcher()
+        return await asyncio.gather(*(batcher.predict(bundle, rows) for _ in range(3)))
 
     def counts() -> tuple[float, float]:
         predicted, unknown = counters().predictions.labels(bundle.version), counters().unknown.labels("class")
@@ -485,13 +487,13 @@ def test_champion_file_that_says_nothing_takes_the_model_out_until_one_is_named(
 def test_request_that_came_before_the_model_was_taken_out_is_answered(
     client: TestClient, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gate has let it through, and the endpoint has not read it yet."""
+    """It was admitted, and the endpoint has not read it yet."""
     from ondol.registry.champion import write_champion
     from ondol.storage.store import Store
-    from ondol_serving import gate
+    from ondol_serving import middleware
     from ondol_serving.serving import serving as state
 
-    read = gate.read_body
+    read = middleware.read_body
 
     async def read_and_take_out(*arguments: Any) -> Any:
         found = await read(*arguments)
@@ -499,7 +501,7 @@ def test_request_that_came_before_the_model_was_taken_out_is_answered(
         state.refresh()
         return found
 
-    monkeypatch.setattr(gate, "read_body", read_and_take_out)
+    monkeypatch.setattr(middleware, "read_body", read_and_take_out)
     answer = client.post("/predict", json={"rows": [ROW]})
     assert (answer.status_code, answer.json()["model_version"]) == (200, "7")
     assert client.get("/readyz").status_code == 503

@@ -49,8 +49,8 @@ def as_json(value: Any) -> Any:
 def test_service_encodes_every_kind_of_column_to_the_same_bits_as_training() -> None:
     import json
 
-    from ondol_serving.contract import compile_request, read_contract
-    from ondol_serving.encoding import Encoder
+    from ondol_serving.contract import Encoder, read_contract
+    from ondol_serving.request import compile_request
 
     frame = make_frame(300)
     contract = fit_encodings(Contract(problem="regression", target="target", columns=COLUMNS), frame)

@@ -16,10 +16,11 @@ from service_server import mount_disk
 from service_support import ROW, bundle_files, describe, write_bundle
 
 from ondol_serving.bundle import BundleError, load_bundle
-from ondol_serving.contract import compile_request, read_contract
-from ondol_serving.log import PredictionLog, open_file, remove_oldest
+from ondol_serving.contract import read_contract
+from ondol_serving.log import Answered, PredictionLog, Recorder, _warn_of_missing_key, open_file, remove_oldest
 from ondol_serving.metrics import counters
-from ondol_serving.record import Answered, Recorder, Rules, _warn_of_missing_key, read_rules
+from ondol_serving.request import compile_request
+from ondol_serving.settings import Rules, read_rules
 
 PREDICTIONS = '[{"label":"예","probabilities":{"예":0.75}}]'.encode()
 

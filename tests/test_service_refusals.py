@@ -117,7 +117,7 @@ def test_hosts_of_the_settings_are_answered(serving: Any, hosts: list[str], host
 
 
 def test_environment_names_hosts_as_a_list_with_commas_or_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ondol_serving.limits import read_limits
+    from ondol_serving.settings import read_limits
 
     for text in ("a.example, *.b.example", '["a.example", "*.b.example"]'):
         monkeypatch.setenv("ML_SERVICE__HOSTS", text)
@@ -255,10 +255,10 @@ def test_openapi_shows_what_is_not_read(serving: Any) -> None:
 def test_body_of_more_values_than_a_valid_one_has_is_refused_before_it_is_parsed(
     serving: Any, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
-    from ondol_serving import reading
+    from ondol_serving import request
 
     client = serving(max_body_bytes=100_000)
-    monkeypatch.setattr(reading, "from_json", lambda *_: pytest.fail("it was parsed"))
+    monkeypatch.setattr(request, "from_json", lambda *_: pytest.fail("it was parsed"))
     answer = client.post("/predict", content=body)
     assert answer.status_code == 400
     assert answer.json()["detail"][0]["type"] == "too_long"
@@ -289,12 +289,12 @@ def structure(value: Any) -> int:
 @settings(max_examples=200, deadline=None)
 @given(value=JSON_VALUE, ascii_only=st.booleans(), block=st.integers(1, 9))
 def test_values_are_counted_exactly(value: Any, ascii_only: bool, block: int) -> None:
-    from ondol_serving import reading
+    from ondol_serving import request
 
     body = json.dumps(value, ensure_ascii=ascii_only).encode()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "BLOCK", block)
-        found = reading.count_values(body, structure(value))
+        patch.setattr(request, "BLOCK", block)
+        found = request.count_values(body, structure(value))
         rough = body.count(b",") + body.count(b"[") + body.count(b"{")
     assert found == structure(value) or found == rough <= structure(value)
 
@@ -317,14 +317,14 @@ def test_error_of_a_large_request_is_small(serving: Any) -> None:
 
 
 def test_wide_message_of_a_closed_set_is_cut(serving: Any) -> None:
-    from ondol_serving.reading import LONGEST_MESSAGE
+    from ondol_serving.request import LONGEST_MESSAGE
 
     names = [f"category {i}" for i in range(2_000)]
     text = {"tensor": "string", "missing": "<missing>", "known": names}
     # Beside the features of the model, of which it is none: the row is refused before the model is asked.
     wide = {"name": "wide", "kind": "text", "role": "feature", "categories": names, "input": "c1", "encoding": text}
-    from ondol_serving.contract import compile_request, read_contract
-    from ondol_serving.reading import Reader
+    from ondol_serving.contract import read_contract
+    from ondol_serving.request import Reader, compile_request
 
     document = describe()
     document["columns"].append({"nullable": False} | wide)
@@ -354,19 +354,19 @@ def test_long_text_of_a_date_is_no_date(serving: Any, length: int) -> None:
 
 
 class Clock:
-    """The time that `ondol_serving.load` sees."""
+    """The time that `ondol_serving.middleware` sees."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from ondol_serving import load
+        from ondol_serving import middleware
 
         self.now = 100.0
-        monkeypatch.setattr(load, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(middleware, "perf_counter", lambda: self.now)
 
 
 def test_more_than_can_be_served_in_time_is_refused_at_once_with_when_to_try_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from ondol_serving.load import Busy, Load
+    from ondol_serving.middleware import Busy, Load
 
     async def ask() -> tuple[int, int]:
         clock, load = Clock(monkeypatch), Load()
@@ -390,7 +390,7 @@ def test_more_than_can_be_served_in_time_is_refused_at_once_with_when_to_try_aga
 
 
 def test_a_lone_request_is_never_refused_however_slow_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ondol_serving.load import Load
+    from ondol_serving.middleware import Load
 
     async def ask() -> None:
         clock, load = Clock(monkeypatch), Load()
@@ -403,7 +403,7 @@ def test_a_lone_request_is_never_refused_however_slow_the_model(monkeypatch: pyt
 
 
 def test_large_requests_wait_for_a_turn_and_not_for_longer_than_is_set() -> None:
-    from ondol_serving.load import HEAVY_AT_ONCE, HEAVY_BYTES, Busy, Load
+    from ondol_serving.middleware import HEAVY_AT_ONCE, HEAVY_BYTES, Busy, Load
 
     async def ask() -> None:
         load = Load()
@@ -701,6 +701,6 @@ def test_openapi_declares_each_refusal_and_the_largest_numbers(serving: Any) -> 
 
 def test_service_and_project_have_the_same_default_limits() -> None:
     from ondol.config import Service
-    from ondol_serving.limits import Limits
+    from ondol_serving.settings import Limits
 
     assert Service().model_dump(exclude={"host", "port", "workers"}) == Limits().model_dump()

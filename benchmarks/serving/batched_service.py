@@ -7,7 +7,7 @@ import bentoml
 
 from ondol_serving.bundle import load_bundle
 from ondol_serving.endpoint import Accepted, Answer, PredictRequest, PredictResponse
-from ondol_serving.gate import Gate
+from ondol_serving.middleware import AdmissionControl
 from ondol_serving.serving import serving
 
 EMPTY = bool(os.environ.get("BENCH_EMPTY"))
@@ -66,4 +66,4 @@ class Batched:
         return serving.bundle.predict(rows)
 
 
-Batched.add_asgi_middleware(Gate)
+Batched.add_asgi_middleware(AdmissionControl)

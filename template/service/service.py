@@ -1,6 +1,6 @@
 """The BentoML service of the project: `ml serve`. An endpoint of your own is a method with `@bentoml.api`."""
 
-from ondol_serving.service import ModelService, service
+from ondol_serving import ModelService, service
 
 
 @service

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from ondol_serving.contract import Contract, compile_request, read_contract
-from ondol_serving.encoding import Encoder, Rows
-from ondol_serving.limits import Limits, read_limits
-from ondol_serving.reading import Read, Reader
-from ondol_serving.record import Recorder, read_rules
+from ondol_serving.contract import Contract, Encoder, Rows, read_contract
+from ondol_serving.log import Recorder
+from ondol_serving.request import Read, Reader, compile_request
 from ondol_serving.runtime import OnnxRuntime, Runtime
+from ondol_serving.settings import Limits, read_limits, read_rules
 
 
 class BundleError(Exception):

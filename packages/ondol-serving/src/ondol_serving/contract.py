@@ -1,28 +1,21 @@
-"""The bundle's contract as the service sees it, and the request type compiled from it."""
+"""The bundle's contract as the service sees it, and the encoding of validated rows into the model's input tensors."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Optional
+from datetime import datetime, timedelta
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictStr,
-    WithJsonSchema,
-    create_model,
-)
-from pydantic_core import PydanticCustomError
-
-from ondol_serving.grammar import LARGEST_INTEGER, SMALLEST_INTEGER, date_grammar
-from ondol_serving.moments import date_type, duration_type
+import numpy as np
+from numpy.typing import NDArray
 
 FEATURES = ("feature", "sensitive")
-LARGEST = 3.4028234e38  # of float32, which every number becomes
+DAY = timedelta(days=1)
+PARTS: dict[str, Callable[[datetime], float]] = {
+    "month": lambda date: date.month,
+    "weekday": datetime.weekday,
+    "hour": lambda date: date.hour,
+}
+Rows = Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +71,6 @@ class Contract:
         return tuple([one for inputs in made for one in inputs[:1]] + [one for inputs in made for one in inputs[1:]])
 
 
-class Envelope(BaseModel):
-    """The request of every model: rows of named values."""
-
-    rows: list[dict[str, Any]] = Field(min_length=1)
-
-
 def read_contract(document: dict[str, Any]) -> Contract:
     """Return the contract that the parsed `contract.json` holds.
 
@@ -97,25 +84,6 @@ def read_contract(document: dict[str, Any]) -> Contract:
         raise ValueError(f"features without an encoding: {', '.join(unfit)}")
     classes = document.get("classes")
     return Contract(document["problem"], document["target"], None if classes is None else tuple(classes), columns)
-
-
-def compile_request(contract: Contract, max_rows: int) -> type[BaseModel]:
-    """Return the pydantic type of a request: `rows`, at least one and at most `max_rows` of them.
-
-    The fields of a row are `f0`, `f1`, … in the order of the contract's features, with the real names as
-    aliases, so that any name works. The columns that the model does not see come last: they may be given, and are
-    ignored.
-    """
-    fields: dict[str, Any] = {}
-    for i, column in enumerate(contract.features):
-        default = None if column.nullable else ...
-        fields[f"f{i}"] = (_type_of(column), Field(default, alias=column.name))
-    for i, column in enumerate((*contract.ids, *contract.unread)):
-        text = "Logged, but not read." if column.role == "id" else f"Not read ({column.role})."
-        fields[f"x{i}"] = (Any, Field(None, alias=column.name, description=text))
-    row = create_model("Row", __config__=ConfigDict(extra="forbid"), **fields)
-    rows: Any = (Annotated[list[row], Field(min_length=1, max_length=max_rows)], ...)  # type: ignore[valid-type]
-    return create_model("Request", __config__=ConfigDict(extra="forbid"), rows=rows)
 
 
 def _read_column(entry: dict[str, Any]) -> Column:
@@ -134,84 +102,60 @@ def _read_column(entry: dict[str, Any]) -> Column:
     )
 
 
-def _type_of(column: Column) -> Any:
-    """Return the annotation of one column; strict, so that no "3" or true becomes a number."""
-    base = _TYPES[column.kind](column)
-    if column.kind == "text" and column.nullable:
-        return Annotated[Optional[base], BeforeValidator(_blank_to_none)]  # noqa: UP045 - as below
-    return Optional[base] if column.nullable else base  # noqa: UP045 - `base` is a value, not a type expression
+class Encoder:
+    """Turns rows into tensors `c0…cn` of shape [N, 1], float32 or text.
+
+    All numbers go through one float64 matrix [columns, N] and all texts through one object matrix, so that a
+    request of one row costs a handful of numpy calls for any number of columns.
+    """
+
+    def __init__(self, features: Sequence[Column]) -> None:
+        """Prepare the tables for `features`, in the order of a row's values."""
+        places = range(len(features))
+        self._numbers = [i for i in places if features[i].encoding["tensor"] == "float32"]
+        self._texts = [i for i in places if features[i].encoding["tensor"] == "string"]
+        self._readers = {i: reader for i in self._numbers if (reader := _reader(features[i])) is not None}
+        self._parts = [(i, PARTS[p], f"{c.input}_{p}") for i, c in enumerate(features) for p in _parts(c)]
+        self._inputs = [str(c.input) for c in features]
+        self._missing = [c.encoding.get("missing") or "<missing>" for c in features]
+        rules = [features[i].encoding for i in self._numbers]
+        self._offsets = np.array([[r.get("offset") or 0.0] for r in rules], dtype=np.float64)
+        self._scales = np.array([[r.get("scale") or 1.0] for r in rules], dtype=np.float64)
+        self._shifted = bool((self._offsets != 0).any() or (self._scales != 1).any())
+
+    def encode(self, rows: Rows) -> dict[str, NDArray[Any]]:
+        """Return the tensor of every input. The request type has made sure that numbers fit into float32."""
+        columns = list(zip(*rows, strict=False))
+        tensors: dict[str, NDArray[Any]] = {}
+        for i, part, name in self._parts:
+            tensors[name] = np.array([[None if v is None else part(v)] for v in columns[i]], dtype=np.float32)
+        if self._numbers:
+            for i, tensor in zip(self._numbers, self._encode_numbers(columns), strict=True):
+                tensors[self._inputs[i]] = tensor[:, None]
+        if self._texts:
+            texts = [[v or self._missing[i] for v in columns[i]] for i in self._texts]
+            for i, tensor in zip(self._texts, np.array(texts, dtype=object), strict=True):
+                tensors[self._inputs[i]] = tensor[:, None]
+        return tensors
+
+    def _encode_numbers(self, columns: list[tuple[Any, ...]]) -> NDArray[np.float32]:
+        """Return float32 [columns, N]; None becomes NaN."""
+        for i, read in self._readers.items():
+            columns[i] = tuple(None if v is None else read(v) for v in columns[i])
+        matrix = np.array([columns[i] for i in self._numbers], dtype=np.float64)
+        if self._shifted:
+            matrix = (matrix - self._offsets) / self._scales
+        return matrix.astype(np.float32)
 
 
-def _number(column: Column) -> Any:
-    # Integers are parsed as floats too: they become float64 anyway, and 3.0 is what pandas writes for 3.
-    rule = column.encoding
-    offset, reach = rule.get("offset") or 0.0, LARGEST * (rule.get("scale") or 1.0)
-    bounds: dict[str, Any] = {"ge": offset - reach, "le": offset + reach} | column.bounds
-    kind: Any = Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
-    if column.kind == "integer":
-        kind = Annotated[kind, BeforeValidator(_check_whole)]  # `multiple_of` would let 1000000000.5 pass
-    schema = {"type": column.kind, **_bounds_schema(bounds)}
-    if column.categories is None:
-        return Annotated[kind, WithJsonSchema(schema)]
-    inside = _inside({float(c) for c in column.categories}, column.categories)
-    enum = {"type": column.kind, "enum": list(column.categories)}
-    return Annotated[kind, AfterValidator(inside), WithJsonSchema(enum)]
+def _reader(column: Column) -> Callable[[Any], float | None] | None:
+    """Return what makes a number of a value that is none: a date's days, an ordered text's rank."""
+    if column.kind == "date":
+        origin = datetime.fromisoformat(column.encoding["origin"])
+        return lambda date: (date - origin) / DAY
+    order = column.encoding.get("order")
+    return {text: float(rank) for rank, text in enumerate(order)}.get if order else None
 
 
-def _bounds_schema(bounds: dict[str, float]) -> dict[str, float]:
-    names = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
-    return {names[short]: bound for short, bound in bounds.items()}
-
-
-def _boolean(column: Column) -> Any:
-    if column.categories is None:
-        return StrictBool
-    inside = _inside(set(column.categories), tuple(json.dumps(c) for c in column.categories))
-    enum = {"type": "boolean", "enum": list(column.categories)}
-    return Annotated[StrictBool, AfterValidator(inside), WithJsonSchema(enum)]
-
-
-def _text(column: Column) -> Any:
-    if column.categories is not None:
-        return Literal[column.categories]
-    # A blank text is a missing one, which only a nullable column may be.
-    filled: Any = Field(min_length=1, json_schema_extra={"pattern": r"\S"})
-    return StrictStr if column.nullable else Annotated[StrictStr, filled, AfterValidator(_refuse_blank)]
-
-
-def _refuse_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("Input should be a text that is not blank")
-    return text
-
-
-def _blank_to_none(value: Any) -> Any:
-    return None if isinstance(value, str) and not value.strip() else value
-
-
-_TYPES: dict[str, Callable[[Column], Any]] = {
-    "number": _number,
-    "integer": _number,
-    "boolean": _boolean,
-    "text": _text,
-    "date": lambda column: date_type(column.bounds, date_grammar(column.formats)),
-    "duration": lambda column: duration_type(column.bounds, _bounds_schema(column.bounds)),
-}
-
-
-def _check_whole(value: Any) -> Any:
-    """Refuse fractions and what is beyond 64 bits; what is no number is refused as such afterwards."""
-    if isinstance(value, float) and not value.is_integer():
-        raise PydanticCustomError("int_type", "Input should be a valid integer")
-    if isinstance(value, int | float) and not SMALLEST_INTEGER <= value <= LARGEST_INTEGER:
-        raise PydanticCustomError("int_type", "Input should be an integer of 64 bits")
-    return value
-
-
-def _inside(allowed: set[Any], names: tuple[Any, ...]) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if value not in allowed:
-            raise ValueError(f"Input should be one of {', '.join(map(str, names))}")
-        return value
-
-    return check
+def _parts(column: Column) -> Sequence[str]:
+    return tuple(column.encoding.get("parts") or ())

@@ -1,7 +1,8 @@
-"""How `/predict` reads a body and writes an answer, in place of BentoML's generic reading and writing.
+"""How `/predict` reads a body, predicts requests in batches and writes an answer.
 
-BentoML takes both as its `input_spec` and `output_spec`. The request type is that of the bundle in production
-when the request arrives, and that bundle predicts it, so that a swap never mixes two models in one answer.
+BentoML takes reading and writing as its `input_spec` and `output_spec`. The request type is that of the bundle in
+production when the request arrives, and that bundle predicts it, so that a new model never shares an answer with the
+old one.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import json
 import secrets
 import time
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from bentoml import IODescriptor
@@ -16,17 +18,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from ondol_serving.bundle import Bundle
-from ondol_serving.contract import Envelope
-from ondol_serving.load import HEAVY_BYTES
-from ondol_serving.log import prediction_log
-from ondol_serving.reading import shorten
-from ondol_serving.record import Answered
-from ondol_serving.together import MANY_ROWS
+from ondol_serving.log import Answered, prediction_log
+from ondol_serving.metrics import counters
+from ondol_serving.middleware import HEAVY_BYTES
+from ondol_serving.request import Envelope, shorten
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 LONGEST_PLACE = 200
+MANY_ROWS = 64  # more, of one request or of a batch, are predicted in a thread: the event loop stays free
+Predictions = list[dict[str, Any]]
 _write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -73,13 +75,13 @@ class Prediction(BaseModel):
 
 
 class PredictRequest(IODescriptor, Envelope):
-    """Rows to predict. The fields of a row are those of the model in production."""
+    """Rows to predict. The fields of a row are those of the model in service."""
 
     __root_input__: ClassVar[bool] = True
 
     @classmethod
     async def from_http_request(cls, request: "Request", serde: Any) -> Any:
-        """Return the request's rows, validated by the bundle that the gate saw in production, or its refusal."""
+        """Return the request's rows, validated by the bundle that was in production at its arrival, or its refusal."""
         bundle: Bundle = request.scope["bundle"]
         body, arrived = request.scope["body"], time.perf_counter()
         try:
@@ -133,3 +135,67 @@ def _refuse(refusal: Refusal) -> JSONResponse:
     place = shorten(".".join(map(str, first["loc"])) or "body", LONGEST_PLACE)
     more = f" (and {len(refusal.errors) - 1} more)" if len(refusal.errors) > 1 else ""
     return JSONResponse({"error": f"{place}: {first['msg']}{more}", "detail": refusal.errors}, 400)
+
+
+Job = tuple[Bundle, list[Any], "asyncio.Future[Predictions]"]
+
+
+class Batcher:
+    """Predicts requests that arrive together in one call of the model. One for each event loop.
+
+    A call of the model costs far more than one more row in it. So the rows of all requests that the event loop has read
+    by now are predicted in one call; no request waits for others to come, so a lone client loses nothing. BentoML's own
+    adaptive batching does wait, in steps of a millisecond; `benchmarks/bench_serving.py` of the template compares them.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing to do."""
+        self._jobs: list[Job] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def predict(self, bundle: Bundle, rows: list[Any]) -> Predictions:
+        """Return the predictions of `bundle` for `rows`."""
+        if len(rows) > MANY_ROWS:
+            return await asyncio.to_thread(_predict, bundle, rows)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Predictions] = loop.create_future()
+        self._jobs.append((bundle, rows, future))
+        if self._worker is None:
+            self._worker = loop.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        """Predict until no request waits; what arrives during a slow call makes the next batch."""
+        try:
+            while self._jobs:
+                jobs, self._jobs = self._jobs, []
+                for bundle, run in groupby(jobs, key=lambda job: job[0]):
+                    await _predict_batch(bundle, list(run))
+        finally:
+            self._worker = None
+
+
+async def _predict_batch(bundle: Bundle, jobs: list[Job]) -> None:
+    """Predict the rows of `jobs` in one call; where it fails, each alone, so that none spoils the others."""
+    rows = [row for _, rows, _ in jobs for row in rows]
+    try:
+        slow = bundle.runtime.slow or len(rows) > MANY_ROWS
+        predictions = await asyncio.to_thread(_predict, bundle, rows) if slow else _predict(bundle, rows)
+    except Exception as error:
+        if len(jobs) > 1:
+            for job in jobs:
+                await _predict_batch(bundle, [job])
+        elif not jobs[0][2].done():
+            jobs[0][2].set_exception(error)
+        return
+    start = 0
+    for _, own, future in jobs:
+        if not future.done():  # done: the client has gone
+            future.set_result(predictions[start : start + len(own)])
+        start += len(own)
+
+
+def _predict(bundle: Bundle, rows: list[Any]) -> Predictions:
+    predictions = bundle.predict(rows)
+    counters().count(bundle, rows)  # after: what failed is tried again
+    return predictions

@@ -1,10 +1,12 @@
-"""The prediction log's files: JSON Lines in the store, each file written by one process alone.
+"""The prediction log: each answered request is one line of JSON in the store, each file written by one process alone.
 
 A record is given to the operating system before its answer is sent, so that killing the process loses none that
 a client has seen. What the disk does not take is counted and left out: no answer waits for the log or fails by it.
 """
 
 import fcntl
+import hmac
+import json
 import logging
 import os
 import re
@@ -13,17 +15,107 @@ import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
+from pydantic_core import from_json, to_json
+
+from ondol_serving.contract import Contract
 from ondol_serving.metrics import counters
-
-if TYPE_CHECKING:
-    from ondol_serving.record import Answered, Recorder
+from ondol_serving.settings import Rules
 
 COMPLAINT_SECONDS = 60.0
+SPACED_COLONS = (b" :", b"\t:", b"\n:", b"\r:")
 
 log = logging.getLogger("bentoml.service")
+
+
+class Answered(NamedTuple):
+    """A valid request and its answer."""
+
+    request_id: str
+    milliseconds: float  # from the request's arrival
+    body: bytes  # the request's
+    keys: int  # of the validated request, `rows` among them
+    predictions: bytes  # the answer's, as JSON
+    unread: bool = False  # whether a row holds a column that is neither read nor logged
+
+
+class Recorder:
+    """Writes the records of one bundle's answers.
+
+    A body that was validated is JSON already, so its bytes go into the record as they came. It is read and
+    written again only where columns are left out, or where a reader of the log could stumble over it.
+    """
+
+    def __init__(self, contract: Contract, version: str, folder: Path, rules: Rules) -> None:
+        """Prepare for the bundle in `folder`."""
+        self.rules = rules
+        self.folder = str(Path(os.environ.get("ML_STORE") or ".ml/store") / "log")
+        self._sensitive = frozenset(c.name for c in contract.columns if c.role == "sensitive")
+        self._unread = frozenset(c.name for c in contract.unread)
+        self._has_ids = bool(contract.ids)
+        self._key = (os.environ.get("ML_LOG_KEY") or "").encode() if rules.sensitive == "hash" else b""
+        if rules.enabled and self._sensitive and rules.sensitive == "hash" and not self._key:
+            _warn_of_missing_key()
+        names = {"version": version, "bundle": folder.resolve().name}
+        self._about = json.dumps(names, ensure_ascii=False, separators=(",", ":"))[1:-1]
+
+    def line(self, answered: Answered) -> bytes:
+        """Return the record of an answer, stamped with the time that it is now."""
+        at = datetime.now(UTC).isoformat("T", "microseconds")
+        request_id, milliseconds, body, keys, predictions, unread = answered
+        head = f'{{"id":"{request_id}","at":"{at}",{self._about},"ms":{milliseconds:.3f},"request":'
+        request = self._request(body, keys, unread)
+        return b"".join((head.encode(), request, b',"predictions":', predictions, b"}\n"))
+
+    def _request(self, body: bytes, keys: int, unread: bool) -> bytes:
+        """Return the request in one line, each key once, without what is sensitive or not read."""
+        if (
+            not unread
+            and not self._sensitive
+            and _is_plain(body, keys)
+            and not (self._has_ids and _has_constants(body))
+        ):
+            return body.replace(b"\n", b" ").replace(b"\r", b" ")  # JSON has both between its tokens only
+        request = from_json(body)
+        if unread:
+            request["rows"] = [{n: v for n, v in row.items() if n not in self._unread} for row in request["rows"]]
+        if self._sensitive:
+            for row in request["rows"]:
+                for name in self._sensitive & row.keys():
+                    value = row.pop(name)
+                    if self._key:
+                        row[name] = _hash(self._key, value)
+        return to_json(request, inf_nan_mode="null")
+
+
+def _is_plain(body: bytes, keys: int) -> bool:
+    """Return True if no key is there twice: JSON allows it, and strict readers of the log would fail on it."""
+    if body.count(b":") == keys:
+        return True
+    # A colon may be in a text too, but then only after an escaped quote could it look like a key's.
+    return body.count(b'":') == keys and not any(colon in body for colon in SPACED_COLONS)
+
+
+def _has_constants(body: bytes) -> bool:
+    """Return True if NaN or Infinity may be in an id, which is not validated."""
+    return b"NaN" in body or b"Infinity" in body
+
+
+def _hash(key: bytes, value: Any) -> str | None:
+    """Return the keyed hash of a value, None for a missing one; 3 and 3.0 are one number."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    text = value if isinstance(value, str) else json.dumps(float(value) if number else value)
+    return hmac.digest(key, text.encode(), "sha256").hex()
+
+
+@cache  # once for the process
+def _warn_of_missing_key() -> None:
+    log.warning('[log] sensitive = "hash" needs a key in ML_LOG_KEY: sensitive columns are left out of the log')
 
 
 class PredictionLog:
@@ -39,7 +131,7 @@ class PredictionLog:
         self._complained = False  # about these
         self._spoke = -COMPLAINT_SECONDS
 
-    def append(self, recorder: "Recorder", answered: "Answered") -> None:
+    def append(self, recorder: Recorder, answered: Answered) -> None:
         """Write the record of an answer."""
         try:
             line = recorder.line(answered)
@@ -56,7 +148,7 @@ class PredictionLog:
             file, self._file = self._file, None
             os.close(file)
 
-    def _ready(self, recorder: "Recorder", length: int) -> tuple[int, int]:
+    def _ready(self, recorder: Recorder, length: int) -> tuple[int, int]:
         """Return a file with room for a record, and its size."""
         if self._file is not None:
             status = os.fstat(self._file)

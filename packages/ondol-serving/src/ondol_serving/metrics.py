@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ondol_serving.bundle import Bundle
-    from ondol_serving.encoding import Rows
+    from ondol_serving.contract import Rows
 
 
 # Of each file that a process counts in; a histogram takes 4 KB for each pair of an endpoint and a status code.

@@ -1,16 +1,24 @@
-"""The OpenAPI document of the model in production."""
+"""The documentation of the model in production: the OpenAPI document, and the page at `/`."""
 
 import inspect
+import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import bentoml
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
-from starlette.types import ASGIApp
+from starlette.responses import HTMLResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ondol_serving.bundle import Bundle
-from ondol_serving.front import Front
+from ondol_serving.middleware import PathFilter
 from ondol_serving.serving import serving
 
+PAGE = Path(bentoml.__file__).parents[1] / "_bentoml_impl" / "server" / "main-openapi.html"
+TRACKER = re.compile(r"<!-- Google Tag Manager.*?<!-- End Google Tag Manager[^>]*-->", re.DOTALL)
+UNFRAMED = {"X-Frame-Options": "DENY", "Content-Security-Policy": "frame-ancestors 'none'"}
+NAMED = "<style>.info .main .title { visibility: visible } .info .main .title span { position: static }</style></head>"
 REFERENCE = "#/components/schemas/{model}"
 ERROR = {
     "title": "Error",
@@ -65,7 +73,7 @@ class Document:
 
 
 class TypedService(bentoml.Service[Any]):
-    """A BentoML service whose documentation shows the types of the bundle that it serves, behind a `Front`."""
+    """A BentoML service whose documentation shows the types of the bundle that it serves, behind a `PathFilter`."""
 
     _made: tuple[Bundle | None, Document] | None = None
 
@@ -77,7 +85,7 @@ class TypedService(bentoml.Service[Any]):
         # Starlette tries one route after another, and BentoML has its probes first.
         ours = {api.route for api in self.apis.values()}
         app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in ours)
-        return Front(app, app.routes)
+        return PathFilter(app, app.routes)
 
     @property
     def doc(self) -> str:
@@ -86,7 +94,7 @@ class TypedService(bentoml.Service[Any]):
 
     @property
     def openapi_spec(self) -> Any:
-        """BentoML's document with the request type of the bundle in production, and `/model`; made once per bundle."""
+        """BentoML's document with the request type of the bundle in service, and `/model`; made once for a bundle."""
         bundle = serving.bundle
         if self._made is None or self._made[0] is not bundle:
             self._made = bundle, Document(self._describe(bundle))
@@ -123,7 +131,7 @@ def _describe_model() -> dict[str, Any]:
     found = {"200": {"description": "The model", "content": content}}
     return {
         "tags": ["Service APIs"],
-        "description": "The model in production: version, data digest, commit, metrics, schema.",
+        "description": "The model in service: version, data digest, commit, metrics, schema.",
         "responses": found | _describe(CALLERS | {503: "There is no model yet"}),
     }
 
@@ -131,3 +139,26 @@ def _describe_model() -> dict[str, Any]:
 def _describe(refusals: dict[int, str]) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": REFERENCE.format(model="Error")}}}
     return {str(status): {"description": text, "content": content} for status, text in refusals.items()}
+
+
+class Page:
+    """ASGI middleware: the page at `/` is BentoML's own, with the model's name, which its style hides.
+
+    The tracker that it would load from Google is left out.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap `app`."""
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer `GET /` with the page, and let every other request through."""
+        if scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET" and PAGE.exists():
+            return await HTMLResponse(read_page(), headers=UNFRAMED)(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
+@cache
+def read_page() -> str:
+    """Return the page."""
+    return TRACKER.sub("", PAGE.read_text(encoding="utf-8")).replace("</head>", NAMED)

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn speaks it, with an end to what a client may leave unfinished.
+"""uvicorn's HTTP/1.1 protocols, with timeouts for what a client may leave unfinished.
 
 uvicorn waits without end for the rest of a head, for the rest of a body whose answer has been given, and for a client
 that does not read; with httptools it also gathers a head of any size. None of these reaches an ASGI application.
@@ -24,7 +24,7 @@ ANSWER = b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class ConnectionTimeouts:
-    """What is added to a protocol of uvicorn: one connection."""
+    """Timeouts added to one of uvicorn's protocols: one connection."""
 
     _timer: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
@@ -139,6 +139,6 @@ if HttpToolsProtocol is not None:
 
 
 def use_protocol() -> None:
-    """Let the servers of this process speak it."""
+    """Make the servers of this process use these protocols."""
     name = "TimedH11" if HttpToolsProtocol is None else "TimedHttpTools"
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{name}"

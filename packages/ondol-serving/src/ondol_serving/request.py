@@ -1,23 +1,49 @@
 """From the body of a request to validated rows, at a cost that the size of the body bounds.
 
-Pydantic's own reading of JSON makes an error of every unknown key and copies the row into the error of every missing
-one: 5 MB of invalid JSON then cost seconds and gigabytes. So the values are counted before any is read, rows are
-validated one after another, and an invalid request ends at its first fifty errors.
+The type of a request is compiled from the contract. Pydantic's own reading of JSON makes an error of every unknown key
+and copies the row into the error of every missing one: 5 MB of invalid JSON then cost seconds and gigabytes. So the
+values are counted before any is read, rows are validated one after another, and an invalid request ends at its first
+fifty errors.
 """
 
+import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, NamedTuple, NoReturn, get_args
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Optional, get_args
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictStr,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError, from_json, to_json
 
-from ondol_serving.contract import Contract
-from ondol_serving.grammar import normalize
+from ondol_serving.contract import Column, Contract
+from ondol_serving.grammar import (
+    AMBIGUOUS_FORMATS,
+    LARGEST_INTEGER,
+    MICROSECONDS,
+    SMALLEST_INTEGER,
+    DateGrammar,
+    date_grammar,
+    normalize,
+    parse_duration,
+    to_microseconds,
+)
 
+LARGEST = 3.4028234e38  # of float32, which every number becomes
 MOST_ERRORS = 50
 NESTED_VALUES = 32  # that the columns of a row may hold which are not read, on average
 LONGEST_NAME = 200  # of an unknown field, in an error
@@ -34,6 +60,160 @@ QUOTE = ord('"')
 STARTS_VALUE = np.isin(np.arange(256), list(b",[{"))  # each value of a JSON text follows one of these
 
 Error = dict[str, Any]
+
+
+class Envelope(BaseModel):
+    """The request of every model: rows of named values."""
+
+    rows: list[dict[str, Any]] = Field(min_length=1)
+
+
+def compile_request(contract: Contract, max_rows: int) -> type[BaseModel]:
+    """Return the pydantic type of a request: `rows`, at least one and at most `max_rows` of them.
+
+    The fields of a row are `f0`, `f1`, … in the order of the contract's features, with the real names as
+    aliases, so that any name works. The columns that the model does not see come last: they may be given, and are
+    ignored.
+    """
+    fields: dict[str, Any] = {}
+    for i, column in enumerate(contract.features):
+        default = None if column.nullable else ...
+        fields[f"f{i}"] = (_type_of(column), Field(default, alias=column.name))
+    for i, column in enumerate((*contract.ids, *contract.unread)):
+        text = "Logged, but not read." if column.role == "id" else f"Not read ({column.role})."
+        fields[f"x{i}"] = (Any, Field(None, alias=column.name, description=text))
+    row = create_model("Row", __config__=ConfigDict(extra="forbid"), **fields)
+    rows: Any = (Annotated[list[row], Field(min_length=1, max_length=max_rows)], ...)  # type: ignore[valid-type]
+    return create_model("Request", __config__=ConfigDict(extra="forbid"), rows=rows)
+
+
+def _type_of(column: Column) -> Any:
+    """Return the annotation of one column; strict, so that no "3" or true becomes a number."""
+    base = _TYPES[column.kind](column)
+    if column.kind == "text" and column.nullable:
+        return Annotated[Optional[base], BeforeValidator(_blank_to_none)]  # noqa: UP045 - as below
+    return Optional[base] if column.nullable else base  # noqa: UP045 - `base` is a value, not a type expression
+
+
+def _number(column: Column) -> Any:
+    # Integers are parsed as floats too: they become float64 anyway, and 3.0 is what pandas writes for 3.
+    rule = column.encoding
+    offset, reach = rule.get("offset") or 0.0, LARGEST * (rule.get("scale") or 1.0)
+    bounds: dict[str, Any] = {"ge": offset - reach, "le": offset + reach} | column.bounds
+    kind: Any = Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
+    if column.kind == "integer":
+        kind = Annotated[kind, BeforeValidator(_check_whole)]  # `multiple_of` would let 1000000000.5 pass
+    schema = {"type": column.kind, **_bounds_schema(bounds)}
+    if column.categories is None:
+        return Annotated[kind, WithJsonSchema(schema)]
+    inside = _inside({float(c) for c in column.categories}, column.categories)
+    enum = {"type": column.kind, "enum": list(column.categories)}
+    return Annotated[kind, AfterValidator(inside), WithJsonSchema(enum)]
+
+
+def _bounds_schema(bounds: dict[str, float]) -> dict[str, float]:
+    names = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
+    return {names[short]: bound for short, bound in bounds.items()}
+
+
+def _boolean(column: Column) -> Any:
+    if column.categories is None:
+        return StrictBool
+    inside = _inside(set(column.categories), tuple(json.dumps(c) for c in column.categories))
+    enum = {"type": "boolean", "enum": list(column.categories)}
+    return Annotated[StrictBool, AfterValidator(inside), WithJsonSchema(enum)]
+
+
+def _text(column: Column) -> Any:
+    if column.categories is not None:
+        return Literal[column.categories]
+    # A blank text is a missing one, which only a nullable column may be.
+    filled: Any = Field(min_length=1, json_schema_extra={"pattern": r"\S"})
+    return StrictStr if column.nullable else Annotated[StrictStr, filled, AfterValidator(_refuse_blank)]
+
+
+def _refuse_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("Input should be a text that is not blank")
+    return text
+
+
+def _blank_to_none(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _check_whole(value: Any) -> Any:
+    """Refuse fractions and what is beyond 64 bits; what is no number is refused as such afterwards."""
+    if isinstance(value, float) and not value.is_integer():
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    if isinstance(value, int | float) and not SMALLEST_INTEGER <= value <= LARGEST_INTEGER:
+        raise PydanticCustomError("int_type", "Input should be an integer of 64 bits")
+    return value
+
+
+def _inside(allowed: set[Any], names: tuple[Any, ...]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value not in allowed:
+            raise ValueError(f"Input should be one of {', '.join(map(str, names))}")
+        return value
+
+    return check
+
+
+def date_type(bounds: dict[str, float], grammar: DateGrammar) -> Any:
+    """Return the annotation of a date within `bounds`, which are seconds since 1970, UTC."""
+    # Pydantic compares and reports datetimes.
+    moments: dict[str, Any] = {k: datetime.fromtimestamp(v, UTC).replace(tzinfo=None) for k, v in bounds.items()}
+    schema = WithJsonSchema({"type": "string", "format": "date-time"})
+
+    forms = " or ".join(("in ISO 8601", *grammar.formats)) if grammar.formats != AMBIGUOUS_FORMATS else "in ISO 8601"
+    expected = f"Input should be a date or a date and time {forms}"
+
+    def parse(value: Any) -> datetime:
+        if not isinstance(value, str):
+            number = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+            if not (number and grammar.reads_digits):  # 20240131, where its format is listed
+                raise ValueError(f"{expected}, as text")
+            value = str(int(value))
+        moment = grammar.parse(value)
+        if moment is None:
+            raise ValueError(expected)
+        return moment
+
+    return Annotated[datetime, PlainValidator(parse), Field(**moments), schema]
+
+
+def duration_type(bounds: dict[str, float], shown: dict[str, float]) -> Any:
+    """Return the annotation of a duration, which becomes seconds, within `bounds`, `shown` in JSON Schema's words."""
+    schema = {
+        "anyOf": [{"type": "string", "format": "duration"}, {"type": "number", **shown}],
+        "description": "An ISO 8601 duration of weeks to seconds, such as P1DT2H30M, or a number of seconds.",
+    }
+    limits: dict[str, Any] = dict(bounds)
+    kind: Any = Annotated[float, PlainValidator(_parse_duration), Field(**limits)]
+    return Annotated[kind, WithJsonSchema(schema)]
+
+
+def _parse_duration(value: Any) -> float:
+    """Return a text, or a number of seconds, as seconds to the microsecond."""
+    micros = None
+    if isinstance(value, str):
+        micros = parse_duration(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        micros = to_microseconds(value)
+    if micros is None:
+        raise ValueError("Input should be a duration in ISO 8601, of weeks to seconds, or a number of seconds")
+    return micros / MICROSECONDS
+
+
+_TYPES: dict[str, Callable[[Column], Any]] = {
+    "number": _number,
+    "integer": _number,
+    "boolean": _boolean,
+    "text": _text,
+    "date": lambda column: date_type(column.bounds, date_grammar(column.formats)),
+    "duration": lambda column: duration_type(column.bounds, _bounds_schema(column.bounds)),
+}
 
 
 class Read(NamedTuple):

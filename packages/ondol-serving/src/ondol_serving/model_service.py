@@ -16,16 +16,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ondol_serving.bundle import Bundle
-from ondol_serving.endpoint import Accepted, Answer, PredictRequest, PredictResponse, Refusal
-from ondol_serving.front import refuse
-from ondol_serving.gate import Gate
+from ondol_serving.endpoint import Accepted, Answer, Batcher, PredictRequest, PredictResponse, Refusal
 from ondol_serving.metrics import counters
-from ondol_serving.openapi import TypedService
-from ondol_serving.page import Page
+from ondol_serving.middleware import AdmissionControl, refuse
+from ondol_serving.openapi import Page, TypedService
 from ondol_serving.printable import PrintableRecord
 from ondol_serving.protocol import use_protocol
 from ondol_serving.serving import NO_MODEL, serving
-from ondol_serving.together import Together
 
 logging.setLogRecordFactory(PrintableRecord)  # an error's text may hold names and values of the data
 
@@ -60,7 +57,7 @@ class ModelService:
         """Load the champion, if there is one, and watch for the next."""
         serving.forget()
         counters()
-        self._together = Together()
+        self._batcher = Batcher()
         # Resolved once: BentoML would inspect the method's signature at every request.
         self.__dict__["predict"] = self.predict
         await asyncio.to_thread(serving.refresh)
@@ -79,10 +76,10 @@ class ModelService:
 
     @bentoml.api(input_spec=PredictRequest, output_spec=PredictResponse)
     async def predict(self, request: Accepted | Refusal, /) -> Answer | Refusal:
-        """Predict each row by the model in production."""
+        """Predict each row with the model in production."""
         if isinstance(request, Refusal):
             return request
-        return Answer(request, await self._together.predict(request.bundle, request.rows))
+        return Answer(request, await self._batcher.predict(request.bundle, request.rows))
 
     async def predict_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the predictions of `rows`, as `POST /predict` answers them, for an endpoint of the project's own.
@@ -96,7 +93,7 @@ class ModelService:
         bundle = serving.bundle
         if bundle is None:
             raise ServiceUnavailable(NO_MODEL)
-        return await self._together.predict(bundle, bundle.parse(json.dumps({"rows": rows}).encode()))
+        return await self._batcher.predict(bundle, bundle.parse(json.dumps({"rows": rows}).encode()))
 
 
 def service(cls: type[ModelService]) -> TypedService:
@@ -114,7 +111,9 @@ def service(cls: type[ModelService]) -> TypedService:
             tracing={"excluded_urls": ["/predict"]},
         )(with_model),
     )
-    made.add_asgi_middleware(Gate, types={api.route: api.input_spec.mime_type() for api in made.apis.values()})
+    made.add_asgi_middleware(
+        AdmissionControl, types={api.route: api.input_spec.mime_type() for api in made.apis.values()}
+    )
     made.add_asgi_middleware(Page)
     use_protocol()
     return made

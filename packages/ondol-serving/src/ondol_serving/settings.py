@@ -1,0 +1,71 @@
+"""The service's settings: what a request may cost, who may ask, and what is logged.
+
+Each is read from the environment (`ML_SERVICE__…`, `ML_LOG__…`), else from the bundle, else it is the default.
+"""
+
+import os
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ondol_serving.callers import require_host, split_hosts
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Limits(BaseModel):
+    """What a request may cost, and who may ask; the meaning of each entry is `ondol.config.Service`'s."""
+
+    model_config = ConfigDict(frozen=True)
+
+    max_rows: int = Field(1000, ge=1)
+    max_body_bytes: int = Field(5_000_000, ge=1)
+    max_bytes_in_flight: int = Field(50_000_000, ge=1)
+    body_seconds: float = Field(10.0, gt=0)
+    max_wait_seconds: float = Field(2.0, gt=0)
+    hosts: Annotated[tuple[Annotated[str, AfterValidator(require_host)], ...], BeforeValidator(split_hosts)] = ()
+
+
+class Rules(BaseModel):
+    """What is logged and how much is kept; the meaning of each entry is `ondol.config.Log`'s."""
+
+    model_config = ConfigDict(frozen=True)
+
+    enabled: bool = True
+    sensitive: Literal["drop", "hash"] = "drop"
+    file_bytes: int = Field(64_000_000, ge=1)
+    keep_bytes: int = Field(2_000_000_000, ge=1)
+
+
+def read_limits(settings: dict[str, Any]) -> Limits:
+    """Return the limits, those of the bundle being `settings`.
+
+    Raises:
+        ValueError: one is not allowed.
+    """
+    return read_settings(Limits, settings, "ML_SERVICE__", "the service")
+
+
+def read_rules(settings: dict[str, Any]) -> Rules:
+    """Return the rules: each entry the environment's (`ML_LOG__…`), else the bundle's, else the default.
+
+    Raises:
+        ValueError: an entry is not allowed.
+    """
+    return read_settings(Rules, settings, "ML_LOG__", "the log")
+
+
+def read_settings(model: type[Model], settings: dict[str, Any], prefix: str, owner: str) -> Model:
+    """Return `model`: each entry is taken from the environment (`prefix` and its name), else from `settings`.
+
+    Raises:
+        ValueError: an entry is not allowed; `owner` says whose setting it is.
+    """
+    given = {name: os.environ.get(f"{prefix}{name.upper()}") or settings.get(name) for name in model.model_fields}
+    try:
+        return model.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = f"{prefix}{str(first['loc'][0]).upper()}"
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{owner}'s setting {name} is {first['input']!r}: {reason}") from None
