@@ -200,7 +200,7 @@ def test_a_part_that_is_gone_is_said_and_never_recorded(tmp_path):
         content = path.read_bytes()
         path.unlink()
         before = files_of(tmp_path)
-        with pytest.raises(UserError, match=rf"file .*{gone}.parquet is missing: bring it back, or run `ml ingest"):
+        with pytest.raises(UserError, match=rf"file .*{gone}.parquet is missing: restore it, or run `ml ingest"):
             snapshots.record([*kept, part], "db", second)
         assert files_of(tmp_path) == before
         path.write_bytes(content)

@@ -19,7 +19,7 @@ SECRET_NAME = re.compile(
 )
 WORDS = re.compile(r"[-.]|(?<=[a-z])(?=[A-Z])")  # where a name's words are parted otherwise
 KEY_HEADER = re.compile(r"(?i)(?!(idempotency|(x-)?(partition|sort))-).*key")
-PLAIN_VALUE = re.compile(r"(?i)\d{0,3}|true|false")  # no secret has it, whatever its name is
+PLAIN_VALUE = re.compile(r"(?i)\d{0,3}|true|false")  # no secret has such a value
 WEB = re.compile(r"(?i)(rest\+)?https?")
 PORT = re.compile(r"\d{1,5}/")  # behind a host: what follows is a path, an "@" in it or not
 SHORTEST = 4  # a shorter value would blank out ordinary words
@@ -51,7 +51,7 @@ def expand(text: str) -> str:
 
 
 def _forms(value: str) -> set[str]:
-    """Return a secret as it stands, and as it is sent and printed: of addresses, forms, JSON and Python."""
+    """Return a secret unchanged, and as it is sent and printed: of addresses, forms, JSON and Python."""
     forms = {value, unquote(value), unquote_plus(value)}
     for bare in tuple(forms):
         for safe in ("", "/"):

@@ -76,8 +76,8 @@ def find_garbage(store: Store, snapshots: set[str], validations: set[str]) -> Ga
 
     Args:
         store: Where they are.
-        snapshots: Digests of snapshots that somebody needs.
-        validations: Ids of validations that somebody needs.
+        snapshots: Digests of snapshots that are needed.
+        validations: Ids of validations that are needed.
     """
     source = Snapshots(store)
     known = all_snapshots(source)
@@ -200,7 +200,7 @@ def bundled(settings: Settings) -> list[Use]:
 
 
 def latest(settings: Settings) -> Use:
-    """Return what the stages made last, from which they go on."""
+    """Return the last results of the stages, which the next ones use."""
     made = read_latest(open_store(settings))
     return Use(None, made.get("ingest"), made.get("validate"))
 

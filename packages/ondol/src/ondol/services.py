@@ -43,7 +43,7 @@ class Launch:
 
 
 def is_ours(name: str, settings: Settings) -> bool:
-    """Return True if `ml up` runs it, rather than somebody whose server the environment names."""
+    """Return True if `ml up` runs it, rather than a server that the environment names."""
     if name == "prefect":
         return not os.environ.get("PREFECT_API_URL")
     return name != "mlflow" or is_embedded(settings)
@@ -104,7 +104,7 @@ def stop_all(settings: Settings, say: Callable[[str], None] = lambda name: None)
 
 
 def is_well(record: ProcessRecord, settings: Settings, prefect: str, timeout: float = 5.0) -> bool:
-    """Return True if a process does what it is there for."""
+    """Return True if a process works as intended."""
     if record.name == "worker":
         return _worker_is_well(record, settings, prefect, timeout)
     paths = {"prefect": "/api/health", "mlflow": "/health", "service": "/livez"}

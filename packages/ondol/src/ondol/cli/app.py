@@ -30,7 +30,7 @@ app = typer.Typer(
 data_app = typer.Typer(help="List snapshots, compare two, delete unused ones.", no_args_is_help=True)
 contract_app = typer.Typer(help="Compare model/schema.py with the data, and update it.", no_args_is_help=True)
 quarantine_app = typer.Typer(
-    help="Rows that failed validation: list them, look at them, bring corrected ones back.", no_args_is_help=True
+    help="Rows that failed validation: list them, show them, add corrected ones again.", no_args_is_help=True
 )
 loop_app = typer.Typer(help="Pause, resume or show automatic retraining.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -185,8 +185,8 @@ def reproduce(
 ) -> None:
     """Train a version again from its record, and compare every metric.
 
-    Its commit, packages, snapshot, settings and seed are the recorded ones, whatever the project holds today. The
-    project is not changed.
+    Its commit, packages, snapshot, settings and seed are the recorded ones. The project is not
+    changed.
     """
     from ondol.cli.reproduce import reproduce_version
 
@@ -271,7 +271,7 @@ def simulate(
     rows: Annotated[int, typer.Option(min=200, max=100_000, help="Requests (customers) per week.")] = 1000,
     shift: Annotated[bool, typer.Option(help="Whether the data drifts at all.")] = True,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave the simulation's servers running, to look at them.")
+        bool, typer.Option("--keep", help="Leave the simulation's servers running for inspection.")
     ] = False,
 ) -> None:
     """Simulate weeks of the sample's traffic in a copy of the project: drift, retraining, gates, promotion."""

@@ -37,7 +37,7 @@ class Console(rich.console.Console):
     """A console on which no text of the data moves the cursor, sets a style or hides another text."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return a text as it is laid out: escaped before widths are measured."""
+        """Return a text for the layout: escaped before widths are measured."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
@@ -96,7 +96,7 @@ def open_project(stored: bool = True, note: bool = True) -> Settings:
 
 
 def absolute_source(source: str) -> str:
-    """Return a path on the command line as an absolute one; another kind of source as it is."""
+    """Return a path on the command line as an absolute one; another kind of source unchanged."""
     return source if may_be_address(source) else str(Path(source).expanduser().absolute())
 
 
@@ -136,8 +136,8 @@ def _explain(error: BaseException) -> UserError | None:
     """Return the damaged file of the project that made a library raise an error, as an error; None if there is none."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and (said := explain_os_error(cause)):
-            return said
+        if isinstance(cause, OSError) and (damaged := explain_os_error(cause)):
+            return damaged
         cause = cause.__cause__ or cause.__context__
     try:
         from ondol.cli.doctor import find_damage

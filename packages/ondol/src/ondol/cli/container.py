@@ -37,10 +37,10 @@ def free_port(settings: Settings, name: str) -> int:
 
 
 def port_of(settings: Settings, name: str) -> int:
-    """Return the port that is said for an environment, in its section, in its address or for all services."""
+    """Return the port that is set for an environment, in its section, in its address or for all services."""
     environment = settings.environments[name]
-    said = PORT_OF_AN_ADDRESS.match(environment.url)
-    return environment.port or (int(said[1]) if said else settings.service.port)
+    found = PORT_OF_AN_ADDRESS.match(environment.url)
+    return environment.port or (int(found[1]) if found else settings.service.port)
 
 
 def published(made: dict[str, Any]) -> list[str]:
@@ -88,7 +88,7 @@ KEPT = "-BEFORE"  # no project's name has capitals
 
 
 class Container:
-    """The one container that serves an environment on its host, named like the project and the environment."""
+    """The one container of an environment on its host, named like the project and the environment."""
 
     def __init__(self, settings: Settings, environment: str) -> None:
         """Look at nothing yet.
@@ -121,7 +121,7 @@ class Container:
 
     @contextmanager
     def replaced(self, image: str) -> Iterator[None]:
-        """Run `image` in the place of the one that runs; whatever fails within, that one runs again.
+        """Run `image` in the place of the one that runs; if the block fails, that one runs again.
 
         The old container is kept, stopped, until the block has ended well: no registry is needed to go back.
 
@@ -181,7 +181,7 @@ class Container:
             ) from error
 
     def _put_back(self, had: bool, ran: bool) -> None:
-        """Make the host what it was, as far as it is not: whether it had a container, and whether that ran."""
+        """Restore the previous state of the host: its container, and whether it ran."""
         there = self._states()
         if self.name in there and (self.kept in there or not had):
             self._docker("rm", "--force", self.name)
@@ -205,10 +205,10 @@ class Container:
 
     def _states(self) -> dict[str, str]:
         """Return the states of the service's containers, by name."""
-        said = self._docker(
+        output = self._docker(
             *("container", "ls", "--all", "--filter", f"name={self.project}", "--format", "{{.Names}} {{.State}}")
         )
-        found = dict(line.split(maxsplit=1) for line in said.splitlines())
+        found = dict(line.split(maxsplit=1) for line in output.splitlines())
         ours = (self.name, self.kept, self.project, f"{self.project}{KEPT}")
         return {name: state for name, state in found.items() if name in ours}
 
@@ -255,6 +255,6 @@ class Container:
         except subprocess.TimeoutExpired:
             raise UserError(f"`{' '.join(command)}` did not finish within {MINUTES} minutes: see the host.") from None
         except subprocess.CalledProcessError as error:
-            said = (error.stderr.strip().splitlines() or ["no output"])[-1]
-            raise UserError(f"`{' '.join(command)}` failed: {said}") from None
+            message = (error.stderr.strip().splitlines() or ["no output"])[-1]
+            raise UserError(f"`{' '.join(command)}` failed: {message}") from None
         return done.stdout

@@ -47,7 +47,7 @@ def update(source: str | None, apply: bool) -> None:
         errors.print(line, markup=False, soft_wrap=True)
     diff = show_differences(settings.root, {SCHEMA_PATH: proposal.text})
     if not changes:
-        console.print("Nothing changed: model/schema.py stays as it is.")
+        console.print("Nothing changed: model/schema.py is unchanged.")
     if diff:
         console.print(diff, markup=False, soft_wrap=True)
     if diff and apply:
@@ -56,10 +56,10 @@ def update(source: str | None, apply: bool) -> None:
 
 
 def replace_schema(path: Path, before: bytes, text: str) -> None:
-    """Write the schema, unless somebody has edited it since it was read.
+    """Write the schema, unless it was edited since it was read.
 
     Raises:
-        UserError: somebody has.
+        UserError: it was.
     """
     if path.read_bytes() != before:
         raise UserError(f"{path} was edited while the source was read: nothing is written; run the command again.")

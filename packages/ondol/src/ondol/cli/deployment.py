@@ -86,7 +86,7 @@ def _copy_to_mlflow(settings: Settings) -> None:
 
     try:
         repair_alias(settings)
-    except Exception as error:  # whatever an unreachable server raises; champion.json has been written
+    except Exception as error:  # an unreachable server may raise anything; champion.json has been written
         console.print(f"  [yellow]MLflow's alias was not moved ({type(error).__name__}); the next `ml run` does it.[/]")
 
 

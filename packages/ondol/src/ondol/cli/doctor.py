@@ -24,7 +24,7 @@ from ondol.config import Settings
 from ondol.contract import load_contract
 from ondol.errors import UserError
 from ondol.evaluation.metrics import choose_metric
-from ondol.evaluation.verdicts import StoredVerdict as Judged
+from ondol.evaluation.verdicts import StoredVerdict
 from ondol.ingestion.incremental import Cursor
 from ondol.monitoring.retraining import Loop
 from ondol.monitoring.windows import Window
@@ -49,7 +49,7 @@ RECORDS: tuple[tuple[str, type[BaseModel] | None], ...] = (
     (BACKUP, None),
     ("loop.json", Loop),
     ("release.json", None),
-    ("verdicts/*.json", Judged),
+    ("verdicts/*.json", StoredVerdict),
     ("quarantine/*.json", Validation),
     ("windows/*.json", Window),
     ("holdouts/*.json", None),
@@ -137,7 +137,7 @@ def _require_registered(name: str, database: Path) -> None:
         with closing(sqlite3.connect(database, timeout=WAIT_SECONDS)) as connection:
             stages = connection.execute("select lifecycle_stage from experiments where name = ?", (name,)).fetchall()
             versions = connection.execute(REGISTERED, (name,)).fetchall()
-    except sqlite3.Error:  # no table yet, or what the check of the database has said
+    except sqlite3.Error:  # no table yet, or a fault that the check of the database reports
         return
     if ("deleted",) in stages:
         raise UserError(f'The experiment "{name}" was deleted in MLflow: the next training restores it.')
@@ -217,9 +217,9 @@ def examine() -> None:
     failed, printed = 0, set[str]()
     for name, check in _checks():
         try:
-            said = check(settings)
-            mark = "[yellow]![/]" if isinstance(said, Advice) else "[green]✓[/]"
-            console.print(f"{mark} {name:<10} {escape(said)}", soft_wrap=True)
+            result = check(settings)
+            mark = "[yellow]![/]" if isinstance(result, Advice) else "[green]✓[/]"
+            console.print(f"{mark} {name:<10} {escape(result)}", soft_wrap=True)
         except (UserError, OSError) as error:
             failed += 1
             reason = str((explain_os_error(error) if isinstance(error, OSError) else None) or error)
@@ -316,9 +316,7 @@ def _leftovers(settings: Settings) -> str:
 def _server(settings: Settings, name: str, variable: str) -> str:
     url = os.environ.get(variable, "")
     if is_ours(name, settings):
-        return _own(
-            settings, name, f"{settings.show(settings.home / name)}; `ml up` starts a server with pages to look at"
-        )
+        return _own(settings, name, f"{settings.show(settings.home / name)}; `ml up` starts a server with its pages")
     if not url.startswith("http") or "@" in url:
         return f"{show_uri(url)} (not checked)"
     try:

@@ -60,7 +60,7 @@ def print_report(report: InitReport, console: Console | None = None) -> None:
     _say(console, f'Target "{report.target}": {report.problem} ({report.reason}).')
     console.print(_tabulate(report.fields))
     if report.doubts:
-        _say(console, "Please look at these:", "bold")
+        _say(console, "Please check:", "bold")
         for doubt in report.doubts:
             _say(console, f"  • {doubt}", "yellow")
     _print_end(report, console)
@@ -95,13 +95,13 @@ def _tabulate(fields: tuple[Field, ...]) -> Table:
 
 
 def _allowed(field: Field) -> str:
-    said = []
+    parts = []
     if field.categories is not None:
         shown = ", ".join(str(value) for value in field.categories[:6])
-        said.append(shown + (f", … ({len(field.categories)})" if len(field.categories) > 6 else ""))
+        parts.append(shown + (f", … ({len(field.categories)})" if len(field.categories) > 6 else ""))
     if field.minimum is not None:
-        said.append(f"≥ {field.minimum}")
-    return "; ".join(said + (["may be missing"] if field.nullable else []))
+        parts.append(f"≥ {field.minimum}")
+    return "; ".join(parts + (["may be missing"] if field.nullable else []))
 
 
 def _say(console: Console, sentence: str, style: str = "") -> None:

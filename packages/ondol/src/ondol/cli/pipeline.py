@@ -130,8 +130,8 @@ def print_summary(settings: Settings, before: Champion | None, refused: bool = F
 
 
 def _print_rows(settings: Settings, validation: Validation) -> None:
-    told = validation.describe().replace(" rows kept", " kept", 1)
-    console.print(f"\n[bold]Rows[/]  {told}")
+    summary = validation.describe().replace(" rows kept", " kept", 1)
+    console.print(f"\n[bold]Rows[/]  {summary}")
     for reason, count in list(validation.reasons.items())[:5]:
         console.print(f"      {count:>7,}  {escape(reason)}")
     if validation.bad:

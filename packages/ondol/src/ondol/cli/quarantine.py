@@ -118,8 +118,8 @@ def write_quarantine(settings: Settings, validation: Validation, out: Path) -> N
         output = open_output(made, schema, settings.data.dialect, load_contract(settings).kinds)
         for batch in file.iter_batches():
             table = pa.Table.from_batches([batch])
-            told = pc.binary_join(table.column(REASONS), "; ")
-            table = table.set_column(place, schema.field(REASONS), told).cast(schema)
+            joined = pc.binary_join(table.column(REASONS), "; ")
+            table = table.set_column(place, schema.field(REASONS), joined).cast(schema)
             output.write_table(_spell_infinite(table) if out.suffix.lower() == ".jsonl" else table)
         output.close()
         publish(made, out)

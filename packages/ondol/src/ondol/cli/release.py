@@ -53,7 +53,7 @@ def smoke_url(url: str) -> None:
     """Verify the service at `url` against the champion of the environment with this address, else of this project.
 
     Raises:
-        UserError: nothing was released, or the service is not ready, serves another version or answers incorrectly.
+        UserError: nothing was released, or the service is not ready, has another version or answers incorrectly.
     """
     settings = open_project()
     known = (e for e in settings.environments.values() if e.url.rstrip("/") == url.rstrip("/"))
@@ -64,7 +64,7 @@ def smoke_url(url: str) -> None:
 
 
 def verify(url: str, bundle: Bundle, wait_seconds: float = WAIT_SECONDS) -> None:
-    """Verify that the service at `url` is ready, serves `bundle`, and answers its example as its model does.
+    """Verify that the service at `url` is ready, has loaded `bundle`, and answers its example as its model does.
 
     Args:
         url: The service's address.

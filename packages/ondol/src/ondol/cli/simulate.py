@@ -93,10 +93,10 @@ def _show(settings: Settings, sandbox: Sandbox, played: list[Week], verdict: tup
     Raises:
         UserError: it did not.
     """
-    closed, told = verdict
+    closed, conclusion = verdict
     console.print(tabulate(played))
     draw(played, sandbox.root / "timeline.png")
     if not closed:
-        raise UserError(f"{told} The simulation's project is {settings.show(sandbox.root)}.")
-    console.print(told, markup=False)
+        raise UserError(f"{conclusion} The simulation's project is {settings.show(sandbox.root)}.")
+    console.print(conclusion, markup=False)
     console.print(f"[dim]The picture: {escape(settings.show(sandbox.root / 'timeline.png'))}.[/]")

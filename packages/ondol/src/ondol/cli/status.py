@@ -254,7 +254,7 @@ def window_lines(settings: Settings, most: int) -> list[str]:
         live = window.performance
         # Where performance is lost, the reason says the metric already.
         metric = [f"live {live.sentence}"] if live is not None and not live.lost else []
-        lines += [headline(window), *(f"  {said}" for said in (*metric, *window.reasons, *window.notes))]
+        lines += [headline(window), *(f"  {line}" for line in (*metric, *window.reasons, *window.notes))]
     return lines
 
 

@@ -138,7 +138,7 @@ def require_importable(settings: Settings) -> None:
         file, _, function = deployment["entrypoint"].partition(":")
         try:
             getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), function)
-        except Exception as error:  # whatever an owner's edit can raise
+        except Exception as error:  # an edited file may raise anything
             raise UserError(f"{file} cannot be imported: {type(error).__name__}: {error}.") from error
 
 
@@ -218,8 +218,8 @@ def _await(settings: Settings, record: ProcessRecord, prefect: str, begun: float
 
 def _tail(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    said = [line for line in lines if " supervisor: " not in line]
-    return said[-1] if said else "no output"
+    output = [line for line in lines if " supervisor: " not in line]
+    return output[-1] if output else "no output"
 
 
 def _print_addresses(settings: Settings, records: dict[str, ProcessRecord], prefect: str) -> None:

@@ -30,7 +30,7 @@ from ondol.ingestion.json_files import parse
 from ondol.ingestion.sources import Reading, Source
 from ondol.ingestion.spool import Pages, RecordSource
 from ondol.redaction import PLACEHOLDER, redact
-from ondol.storage.remote_files import resolve, tell_pause
+from ondol.storage.remote_files import log_pause_of, resolve
 
 REFUSED = (401, 403, 407)
 
@@ -218,7 +218,7 @@ class RetryPolicy(Retry):
         asked = self.get_retry_after(response) if response is not None else None
         if seconds := asked or self.get_backoff_time():
             what = "does not answer" if response is None else f"answers with {response.status}"
-            tell_pause(f"The API {what}", seconds)
+            log_pause_of(f"The API {what}", seconds)
         super().sleep(response)
 
     def increment(self, *args: Any, **named: Any) -> "RetryPolicy":

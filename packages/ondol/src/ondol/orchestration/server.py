@@ -106,7 +106,7 @@ def _json_of(answer: "httpx.Response | None") -> Any | None:
 
 START_SECONDS = 120.0
 PREFECT_REMEDY = (
-    "bring it back from a backup, or move it away, with `prefect.db-wal` and `prefect.db-shm` beside it, and run the "
+    "restore it from a backup, or move it away, with `prefect.db-wal` and `prefect.db-shm` beside it, and run the "
     "command again: the record of past runs is lost then, models and data are not"
 )
 ANSWER_SECONDS = 5.0

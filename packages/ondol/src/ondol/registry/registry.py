@@ -149,7 +149,7 @@ REMOTE_SECONDS = 10.0
 # What a client's store takes for its root too; else the experiment "Default" gets `./mlruns`, unquoted in an SQL text.
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 MLFLOW_REMEDY = (
-    "after `ml down`, bring it back from a backup, or move it away and run `ml run`, which registers a version in a "
+    "after `ml down`, restore it from a backup, or move it away and run `ml run`, which registers a version in a "
     "new database; the model in production goes on"
 )
 

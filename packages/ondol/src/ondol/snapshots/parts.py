@@ -59,7 +59,7 @@ def require_whole(path: Path, digest: str | None, what: str, again: str) -> None
 
 
 def _missing(path: Path, what: str, again: str) -> UserError:
-    return UserError(f"{what} {path} is missing: bring it back, or {again}.")
+    return UserError(f"{what} {path} is missing: restore it, or {again}.")
 
 
 def _names(part: Part) -> list[str]:

@@ -24,27 +24,27 @@ from ondol.storage.permissions import make_folder, mode_of
 
 TEMPORARY = ".tmp-"  # of the folders that files are written in first
 CHAMPION_FILE = "champion.json"
-BACKUP = "champion.backup.json"  # what champion.json said at its last move
+BACKUP = "champion.backup.json"  # the content of champion.json after its last change
 REMEDIES = (  # of a file by its path, the first that matches
     ("store/alerts/champion.json", "remove it"),
     ("store/alerts/recent.json", "remove it"),
     ("alerts/outbox/*.json", "remove it: it is an alert that is not sent"),
     ("store/latest.json", "remove it, and run `ml run`"),
-    ("store/loop.json", "bring it back from a backup, or remove it: a pause and the history of the loop are lost then"),
-    ("champion.backup.json", "remove it: it is written again when the champion moves"),
+    ("store/loop.json", "restore it from a backup, or remove it: a pause and the history of the loop are lost then"),
+    ("champion.backup.json", "remove it: it is written again when the champion changes"),
     ("store/release.json", "remove it, and release again"),
-    ("verdicts/*.json", "remove it, and run `ml run`, which judges again"),
+    ("verdicts/*.json", "remove it, and run `ml run`, which evaluates again"),
     ("quarantine/*.parquet", "remove it, and run `ml validate`"),
-    ("snapshots/*.parquet", "bring it back from a backup, or remove it and run `ml ingest --full`"),
+    ("snapshots/*.parquet", "restore it from a backup, or remove it and run `ml ingest --full`"),
     ("quarantine/*.json", "remove it, and run `ml validate`"),
-    ("windows/*.json", "remove it: the monitor judges its rows again"),
-    ("holdouts/*.json", "bring it back from a backup, or remove it: rows are drawn again for it then"),
+    ("windows/*.json", "remove it: the monitor evaluates its rows again"),
+    ("holdouts/*.json", "restore it from a backup, or remove it: rows are drawn again for it then"),
     ("snapshots/sources/*.json", "remove it, and run `ml ingest`"),
     ("snapshots/lines/*.json", "remove it, and run `ml ingest`, which reads the source from its beginning"),
     ("mended/made/*.json", "remove it, and run `ml ingest`"),
-    ("snapshots/mended/*.json", "bring it back from a backup, or remove it: the corrected rows are lost then"),
+    ("snapshots/mended/*.json", "restore it from a backup, or remove it: the corrected rows are lost then"),
     ("snapshots/*.json", "remove it, and run `ml ingest --full`"),
-    ("bundles/*/*.json", "bring it back from a backup, or remove its folder and run `ml run`, which deploys again"),
+    ("bundles/*/*.json", "restore it from a backup, or remove its folder and run `ml run`, which deploys again"),
     (".ml/run/*", "remove it, and run `ml up`"),
     (".tags.json", "remove its folder, which mirrors the store in the bucket"),
     (".ml/drops.json", "remove it"),
@@ -58,8 +58,8 @@ class Damaged(UserError):
 
 def explain_damage(path: Path, why: str = "") -> Damaged:
     """Return the error that says that the content of a file is not what was written."""
-    said = f" ({why})" if why else ""
-    return Damaged(f"{path} was changed or damaged{said}: {find_remedy(path)}.")
+    reason = f" ({why})" if why else ""
+    return Damaged(f"{path} was changed or damaged{reason}: {find_remedy(path)}.")
 
 
 def find_remedy(path: Path) -> str:
@@ -68,16 +68,16 @@ def find_remedy(path: Path) -> str:
         backup = path.with_name(BACKUP)
         if backup.is_file():
             away = "move that folder away and " * path.is_dir()
-            return f"{away}copy {backup} to {path.name}, which is what it last said; the service goes on meanwhile"
-        return "bring it back from a backup, or remove it and run `ml run`, which deploys again; the service goes on"
+            return f"{away}copy {backup} to {path.name}, which has its last content; the service keeps running"
+        return "restore it from a backup, or remove it and run `ml run`, which deploys again; the service keeps running"
     for pattern, remedy in REMEDIES:
         if path.match(pattern):
             return remedy
-    return "bring it back from a backup, or remove it"
+    return "restore it from a backup, or remove it"
 
 
 def explain_os_error(error: OSError) -> Damaged | None:
-    """Return in a sentence which file the system does not let us use, and what to do; None for other errors."""
+    """Return an error that names the file that cannot be used and what to do; None for other errors."""
     path = error.filename2 or error.filename
     if path is None or isinstance(path, int):
         return None
@@ -97,9 +97,9 @@ def explain_os_error(error: OSError) -> Damaged | None:
     elif error.errno in (errno.EEXIST, errno.EISDIR):
         todo = "a file and a folder of one name are in each other's way: move away what does not belong there"
     elif error.errno == errno.ELOOP or (error.errno == errno.ENOENT and Path(name).is_symlink()):
-        todo = "it is a link that leads nowhere: bring back what it names, or remove the link"
+        todo = "it is a broken link: restore its target, or remove the link"
     elif error.errno in (errno.EIO, errno.ESTALE, errno.ENXIO):
-        todo = "look at the disk or the network share that it is on"
+        todo = "check the disk or the network share that it is on"
     else:
         return None
     return Damaged(f"{name} cannot be used ({reason}): {todo}.")
@@ -124,7 +124,7 @@ def digest_folder(path: Path) -> str:
 
 
 def digest_json(value: Any) -> str:
-    """Return the SHA-256 of a JSON-able value, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON-able value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -141,7 +141,7 @@ def scratch(target: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, everywhere: bool = False) -> None:
-    """Remove what killed processes left half-written in `folder`, or in all below it."""
+    """Remove what killed processes left partly written in `folder`, or in all below it."""
     pattern = f"{TEMPORARY}*"
     for path in list(folder.rglob(pattern) if everywhere else folder.glob(pattern)):
         host, _, rest = path.name.removeprefix(TEMPORARY).partition("-")  # a store may be shared by machines
@@ -181,11 +181,11 @@ def is_mirrored(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock file at `path`, which the system frees whatever ends the process; yield whether it was got.
+    """Hold the lock file at `path`, and yield True if it was acquired. The system frees it when the process ends.
 
     Args:
         path: The lock file; it holds the number of the process that took the lock last.
-        wait: Whether to wait for another process to let go.
+        wait: Whether to wait for another process to release it.
     """
     make_folder(path.parent)
     with path.open("a+") as file:
@@ -202,7 +202,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
 
 @contextmanager
 def sole(path: Path, complaint: str) -> Iterator[None]:
-    """Hold the lock file at `path`, or say at once that another process does.
+    """Hold the lock file at `path`, or raise at once if another process does.
 
     Raises:
         UserError: one does: `complaint`.
@@ -284,8 +284,8 @@ def read_bytes(path: Path) -> bytes | None:
     except IsADirectoryError:
         raise explain_damage(path, "it is a folder") from None
     except OSError as error:
-        if said := explain_os_error(error):
-            raise said from None
+        if damaged := explain_os_error(error):
+            raise damaged from None
         raise
 
 

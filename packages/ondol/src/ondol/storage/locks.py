@@ -21,7 +21,7 @@ _held: ContextVar[bool] = ContextVar("project_lock_held", default=False)
 
 
 def exclusive(function: Callable[P, R]) -> Callable[P, R]:
-    """Let `function`, the body of a flow, hold the project's lock and begin on the store as it is now.
+    """Let `function`, the body of a flow, hold the project's lock and begin with the store's current records.
 
     A run of a worker waits for its turn. A command holds the lock before its flow begins, and does not wait.
     """
@@ -38,10 +38,10 @@ def exclusive(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def only_one(settings: Settings, *, wait: bool) -> Iterator[None]:
-    """Hold the project's lock, which the system frees whatever ends this process.
+    """Hold the project's lock, which the system frees at the end of this process, even if it is killed.
 
     Raises:
-        UserError: another process holds it, and goes on doing so for two hours where this one waits.
+        UserError: another process holds it; with `wait`, for more than two hours.
     """
     if _held.get():
         yield

@@ -33,7 +33,7 @@ class Shipper:
         self._due: dict[str, float] = {}
 
     def step(self, all_of_it: bool = False) -> None:
-        """Copy each file that has grown and is due, or, at the end, whatever has grown.
+        """Copy each file that has grown and is due, or, at the end, every file that has grown.
 
         Raises:
             UserError: the store cannot be reached.
@@ -99,7 +99,7 @@ ONE_TRY = Fetch(timeout_seconds=REQUEST_SECONDS, retries=0)  # the next second i
 
 
 class Outage:
-    """Says once that the store does not answer, whatever fails by that, and once that it does again."""
+    """Reports once that the store does not answer, for any number of failures, and once that it answers again."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """Say it by `say`."""
@@ -111,8 +111,8 @@ class Outage:
         """Note that `what` failed."""
         with self._lock:
             if not self._failing:
-                said = str(error) if isinstance(error, UserError) else f"{type(error).__name__} was raised."
-                self._say(f"{said} The service goes on with what it has.")
+                reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__} was raised."
+                self._say(f"{reason} The service continues with what it has.")
             self._failing.add(what)
 
     def passed(self, what: str) -> None:
@@ -153,7 +153,7 @@ def _repeat(what: str, step: Callable[[], None], stop: threading.Event, outage: 
 def _try(what: str, step: Callable[[], None], outage: Outage) -> None:
     try:
         step()
-    except Exception as error:  # whatever it is, the next try comes
+    except Exception as error:  # any error: the next try follows
         outage.failed(what, error)
     else:
         outage.passed(what)

@@ -19,7 +19,7 @@ TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
 
 @dataclass(frozen=True)
 class Object:
-    """An object as the store tells of it: `tag` changes whenever its bytes do, `modified` is in seconds since 1970."""
+    """An object as the store lists it: `tag` changes whenever its bytes do, `modified` is in seconds since 1970."""
 
     tag: str
     size: int
@@ -66,7 +66,7 @@ class Objects:
         Args:
             name: The object.
             content: Its bytes.
-            expected: The tag that it must have now, None where there must be none; default: whatever it is.
+            expected: The tag that it must have now, None if there must be none; default: any.
 
         Raises:
             Changed: it has another one.
@@ -121,7 +121,7 @@ class Objects:
         """Return what `ask` returns of the store, asked again where it fails for a passing reason.
 
         Raises:
-            UserError: it goes on failing; with `missing`, FileNotFoundError of an object comes through.
+            UserError: all tries failed; with `missing`, FileNotFoundError of an object comes through.
         """
         from ondol.storage.remote_files import with_retries
 
@@ -140,8 +140,8 @@ def _open_other(objects: Objects) -> Any:
     try:
         return fsspec.filesystem(objects._scheme)
     except (ImportError, ValueError) as error:
-        said = f'"{objects.address}" cannot be a store ({error}): use a folder, s3://, gs:// or az://.'
-        raise UserError(said) from None
+        message = f'"{objects.address}" cannot be a store ({error}): use a folder, s3://, gs:// or az://.'
+        raise UserError(message) from None
 
 
 def _describe(about: dict[str, Any]) -> Object:
@@ -185,5 +185,5 @@ def _known(store: Any, path: str) -> Object | None:
 
 
 def _is_conflict(error: OSError) -> bool:
-    said = getattr(error.__cause__ or error, "response", {}).get("Error", {}).get("Code")
-    return said in CONFLICTS or isinstance(error, FileExistsError)
+    code = getattr(error.__cause__ or error, "response", {}).get("Error", {}).get("Code")
+    return code in CONFLICTS or isinstance(error, FileExistsError)

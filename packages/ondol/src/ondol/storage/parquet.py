@@ -58,8 +58,12 @@ def _large_columns(file: pq.FileMetaData) -> Iterator[str]:
     whole = {field.name for field in file.schema.to_arrow_schema() if pa.types.is_integer(field.type)}
     for group in (file.row_group(number) for number in range(file.num_row_groups)):
         for column in (group.column(place) for place in range(file.num_columns)):
-            said = column.statistics if column.path_in_schema in whole else None
-            if said is not None and said.has_min_max and max(abs(said.min), abs(said.max)) > 2**53:
+            statistics = column.statistics if column.path_in_schema in whole else None
+            if (
+                statistics is not None
+                and statistics.has_min_max
+                and max(abs(statistics.min), abs(statistics.max)) > 2**53
+            ):
                 yield column.path_in_schema
 
 

@@ -12,7 +12,7 @@ OTHERS = 0o077
 
 
 def keep_private() -> None:
-    """Let this process, and all that it starts, make files that nobody else may read.
+    """Let this process, and all that it starts, make files that only this user may read.
 
     So the databases and logs of Prefect, MLflow and BentoML are private too. What a user names as an output gets the
     mode of the user's own umask where it is published, see `mode_of`.
@@ -73,7 +73,7 @@ def open_for_others(store: Path) -> None:
 
 
 def _withdraw(path: Path) -> None:
-    with suppress(OSError):  # it was removed meanwhile, belongs to somebody else, or the disk is read-only
+    with suppress(OSError):  # it was removed meanwhile, belongs to another user, or the disk is read-only
         state = path.lstat()
         if stat.S_ISDIR(state.st_mode) or (stat.S_ISREG(state.st_mode) and state.st_nlink == 1):
             path.chmod(stat.S_IMODE(state.st_mode) & ~OTHERS)

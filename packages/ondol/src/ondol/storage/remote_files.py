@@ -39,7 +39,7 @@ def refuse_plain(uri: str) -> None:
     """
     if what := find_plain(uri):
         raise UserError(
-            f"The source's {what} stands in plain text: write ${{NAME}} in its place, and NAME=… in .env "
+            f"The source's {what} is in plain text: write ${{NAME}} in its place, and NAME=… in .env "
             "or in the environment."
         )
 
@@ -89,7 +89,7 @@ class RemoteFile:
         name: Below the folder, or its whole name.
         path: What its place knows it by.
         size: In bytes, if it is known.
-        tag: Changes whenever its bytes do; None where the place does not tell.
+        tag: Changes whenever its bytes do; None if the server gives none.
     """
 
     name: str
@@ -202,9 +202,9 @@ def _describe(name: str, about: dict[str, Any]) -> RemoteFile:
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 DENIED = "access is denied: check the credentials, and what they may read"
 MISSING = "it does not exist: check the address"
-BROKEN = "the server fails, each time it is asked: try again later, or ask whoever runs it"
+BROKEN = "the server fails at every request: try again later, or ask its operator"
 # By the names of the libraries' classes, so that none has to be installed; the first that fits counts.
-SAID = (
+MESSAGES = (
     (("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "CredentialUnavailableError"),
      "there are no credentials: set those of the store in the environment or in .env (see docs/data.md)", False),
     (("SSLError", "ClientSSLError", "SSLCertVerificationError", "ClientConnectorCertificateError"),
@@ -215,7 +215,7 @@ SAID = (
      "the server does not answer in time: try again, or raise `timeout_seconds` under [fetch]", True),
     (("ClientPayloadError", "ServerDisconnectedError", "ClientOSError", "IncompleteReadError", "ConnectionError",
       "HTTPClientError", "ConnectionClosedError", "ResponseStreamingError", "Cut"),
-     "the connection was cut, each time it was opened: try again later", True),
+     "the connection was cut at every try: try again later", True),
     (("FileExpired",), "it changed while it was read: run the command again", False),
     (("InvalidURL",), "that is no address: write it as https://host/path", False),
     (("PermissionError", "ClientAuthenticationError", "RefreshError"), DENIED, False),
@@ -237,17 +237,17 @@ class Fault:
     """What was wrong.
 
     Attributes:
-        said: The end of a sentence.
+        text: The end of the message.
         passing: Whether trying again may help.
     """
 
-    said: str
+    text: str
     passing: bool = False
 
     @property
     def brief(self) -> str:
         """What is wrong, without how often it was tried and what to do."""
-        return re.split("[,:]", self.said)[0]
+        return re.split("[,:]", self.text)[0]
 
 
 def explain_fault(error: BaseException) -> Fault:
@@ -258,9 +258,9 @@ def explain_fault(error: BaseException) -> Fault:
     names = {kind.__name__ for kind in type(error).__mro__}
     if lacks_bucket(error):
         return Fault("its bucket does not exist: check the address")
-    for known, said, passing in SAID:
+    for known, text, passing in MESSAGES:
         if names & set(known):
-            return Fault(said, passing)
+            return Fault(text, passing)
     number = getattr(error, "errno", None)
     if number in BY_NUMBER:
         return Fault(BY_NUMBER[number], BY_NUMBER[number] == BROKEN)
@@ -273,8 +273,8 @@ def lacks_bucket(error: BaseException) -> bool:
 
 
 def refuse(uri: str, error: BaseException, doing: str = "read") -> UserError:
-    """Return what to tell the user of an error."""
-    return UserError(f'"{uri}" cannot be {doing}: {explain_fault(error).said}.')
+    """Return the error for the user."""
+    return UserError(f'"{uri}" cannot be {doing}: {explain_fault(error).text}.')
 
 
 def _by_status(status: int) -> Fault:
@@ -293,27 +293,27 @@ LONGEST_PAUSE_SECONDS = 60.0
 log = logging.getLogger(__name__)  # one of `ondol.orchestration.environment.LOGGERS`
 
 
-def tell_pause(what: str, seconds: float) -> None:
-    """Say that what failed, `what` (without secrets), is tried again in `seconds`."""
+def log_pause_of(what: str, seconds: float) -> None:
+    """Log that `what` (without secrets) failed and is tried again in `seconds`."""
     log.warning("%s: trying again in %s s", what, f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}")
 
 
 def before_sleep(describe: Callable[[BaseException], str]) -> "Callable[[RetryCallState], None]":
-    """Return what tenacity calls before each pause; `describe` says what failed."""
+    """Return what tenacity calls before each pause; `describe` returns what failed."""
 
-    def tell(state: "RetryCallState") -> None:
+    def log_pause(state: "RetryCallState") -> None:
         error = state.outcome.exception() if state.outcome else None
         if error is not None and state.next_action is not None:
-            tell_pause(describe(error), state.next_action.sleep)
+            log_pause_of(describe(error), state.next_action.sleep)
 
-    return tell
+    return log_pause
 
 
 def with_retries(uri: str, ask: Callable[[], T], retries: int, doing: str = "read", missing: bool = False) -> T:
-    """Return what `ask` returns, asking again after a growing pause where it failed for a passing reason.
+    """Return what `ask` returns, with retries of transient failures after increasing pauses.
 
     Raises:
-        UserError: it goes on failing; says what could not be done, `doing`.
+        UserError: all tries failed; names what could not be done, `doing`.
         FileNotFoundError: with `missing`, where a bucket is there and the file is not.
     """
     attempts = Retrying(
@@ -327,7 +327,7 @@ def with_retries(uri: str, ask: Callable[[], T], retries: int, doing: str = "rea
         return attempts(ask)
     except UserError:
         raise
-    except Exception as error:  # of whichever library: they share no base
+    except Exception as error:  # of any library: they share no base
         if missing and isinstance(error, FileNotFoundError) and not lacks_bucket(error):
             raise
         raise refuse(uri, error, doing) from None

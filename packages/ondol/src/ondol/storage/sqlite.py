@@ -36,19 +36,19 @@ def sqlite_url(path: Path, driver: str = "pysqlite") -> str:
 
 
 def is_plain(path: str) -> bool:
-    """Return True if SQLAlchemy takes a path in a URL as it is."""
+    """Return True if SQLAlchemy accepts the path in a URL unchanged."""
     return not {"%", "?"} & set(path)
 
 
-def explain_schema(said: str, uri: str, variable: str) -> str:
+def explain_schema(message: str, uri: str, variable: str) -> str:
     """Return in a sentence what to do about a database of another MLflow version; empty where it is another error.
 
     Args:
-        said: The error of MLflow.
+        message: The error of MLflow.
         uri: The database.
         variable: Which variable of the environment holds an address that may hold a password.
     """
-    found = OTHER_SCHEMA.search(said)
+    found = OTHER_SCHEMA.search(message)
     if found is None:
         return ""
     local = uri.startswith("sqlite")
@@ -100,7 +100,7 @@ def _read(path: Path, size: int, remedy: str, thorough: bool) -> None:
         url = f"file:{quote(str(path))}?mode={mode}"
         with closing(sqlite3.connect(url, uri=True, timeout=WAIT_SECONDS)) as connection:
             connection.execute("begin")
-            connection.execute("select count(*) from sqlite_master").fetchone()  # nobody writes meanwhile
+            connection.execute("select count(*) from sqlite_master").fetchone()  # no other process writes now
             pages, length = (connection.execute(f"pragma {name}").fetchone()[0] for name in ("page_count", "page_size"))
             cut = not path.with_name(f"{path.name}-wal").exists() and path.stat().st_size < pages * length
             found = [("cut",)] if cut else connection.execute("pragma quick_check(1)").fetchall() if thorough else []
