@@ -249,7 +249,7 @@ def test_release_from_an_environment_brings_the_image_that_runs_there(released, 
 def test_mistakes_are_one_sentence(released):
     project = released.project
     assert 'Did you mean "staging"?' in refuse(project.ml("release", "--to", "stagin"))
-    assert "one of its own" in refuse(
+    assert "a store of its own" in refuse(
         project.ml("release", "--to", "staging", ML_ENVIRONMENTS__STAGING__STORE=str(project.store))
     )
     assert "No model is in production yet" in refuse(
