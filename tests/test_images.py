@@ -16,7 +16,7 @@ from conftest import Render
 from e2e.support import Project, make_project, succeed, wait_for
 
 from ondol.orchestration.guard import free_port
-from ondol.storage.permissions import open_for_others
+from ondol.storage.files import open_for_others
 
 pytestmark = pytest.mark.slow
 TOOLS = ("buildah", "podman", "runc", "mmdebstrap")

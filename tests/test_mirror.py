@@ -29,8 +29,7 @@ from ondol.snapshots.snapshots import Snapshots
 from ondol.storage import objects
 from ondol.storage.files import read_json, write_json
 from ondol.storage.log_upload import PATIENCE, Shipper, fetch_log, follow
-from ondol.storage.objects import Objects
-from ondol.storage.remote import Mirror, is_deciding, is_record
+from ondol.storage.remote import Mirror, Objects, is_deciding, is_record
 from ondol.storage.store import Store, open_store
 from ondol.validation.results import Latest, Validation, Validations
 

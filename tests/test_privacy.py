@@ -9,8 +9,7 @@ import pytest
 
 from ondol.config import Settings, load_settings
 from ondol.orchestration.environment import prepare
-from ondol.storage.files import locked, publish, scratch, write_json
-from ondol.storage.permissions import keep_private, make_private, open_for_others
+from ondol.storage.files import keep_private, locked, make_private, open_for_others, publish, scratch, write_json
 
 
 def mode(path: Path) -> int:

@@ -20,8 +20,15 @@ SHORT = {  # modules with fewer lines, and why
     "exports": "imported by every package: nothing else",
 }
 MOST = {  # to be lowered, never raised: a flow that needs more has a step that belongs elsewhere
-    "train": 36,
-    "pipeline": 73,
+    "ingest": 37,
+    "validate": 24,
+    "train": 32,
+    "evaluate": 42,
+    "deploy": 49,
+    "predict": 40,
+    "monitor": 47,
+    "pipeline": 70,
+    "alerts": 22,
 }
 
 

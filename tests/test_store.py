@@ -14,15 +14,8 @@ import pytest
 
 from ondol.cli.deployment import previous_bundle
 from ondol.errors import UserError
-from ondol.registry.bundles import open_bundle, write_bundle
-from ondol.registry.champion import (
-    Champion,
-    move_champion,
-    read_champion,
-    require_champion,
-    served_bundle,
-    write_champion,
-)
+from ondol.registry.bundles import open_bundle, served_bundle, write_bundle
+from ondol.registry.champion import Champion, move_champion, read_champion, require_champion, write_champion
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import (
     digest_file,
@@ -392,7 +385,7 @@ def test_quarantined_rows_are_held_against_what_was_recorded_of_them(tmp_path, m
         validations.bad_rows("v")
     path.write_bytes(good)
     looked: list[Path] = []
-    monkeypatch.setattr("ondol.snapshots.parts.digest_file", lambda path: looked.append(path) or digest_file(path))
+    monkeypatch.setattr("ondol.snapshots.snapshots.digest_file", lambda path: looked.append(path) or digest_file(path))
     assert [validations.bad_rows("v").tolist() for _ in range(2)] == [[3], [3]]
     assert looked == [path]
     record = tmp_path / "quarantine" / "other.json"

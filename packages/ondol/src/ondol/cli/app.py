@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ondol.errors import UserError
-from ondol.storage.permissions import keep_private
+from ondol.storage.files import keep_private
 
 HELP = """Train, check, deploy and serve this project's model.
 

@@ -16,8 +16,8 @@ from ondol.evaluation.verdicts import StoredVerdict, Verdicts, gate_rows, metric
 from ondol.orchestration.alerts import Kind, alert
 from ondol.orchestration.artifacts import plain, table
 from ondol.orchestration.processes import is_loopback, running
-from ondol.registry.bundles import Bundle, new_bento_home, open_bundle
-from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion, served_bundle
+from ondol.registry.bundles import Bundle, new_bento_home, open_bundle, served_bundle
+from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion
 from ondol.storage.files import CHAMPION_FILE
 from ondol.storage.store import Store, open_store
 from ondol.validation.results import Validations, read_latest

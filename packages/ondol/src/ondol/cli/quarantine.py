@@ -18,7 +18,7 @@ from ondol.config import Settings
 from ondol.contract import load_contract
 from ondol.deployment.predict import open_output, require_destination
 from ondol.errors import UserError
-from ondol.snapshots.parts import ROW
+from ondol.snapshots.snapshots import ROW
 from ondol.storage.files import publish, scratch
 from ondol.storage.locks import only_one
 from ondol.storage.store import open_store

@@ -34,12 +34,12 @@ from ondol.registry.champion import (
 )
 from ondol.storage.files import (
     digest_folder,
+    open_for_others,
     read_json,
     read_record,
     scratch,
     sole,
 )
-from ondol.storage.permissions import open_for_others
 from ondol.storage.store import Store, open_store
 from ondol.training.provenance import is_behind
 

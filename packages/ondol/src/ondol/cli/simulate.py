@@ -10,7 +10,7 @@ from ondol.config import Settings
 from ondol.demo.sandbox import Sandbox, make_sandbox
 from ondol.demo.simulation import MetricRecovery, Play, Week, conclude, draw, measure_champions, tabulate
 from ondol.errors import UserError
-from ondol.registry.champion import served_bundle
+from ondol.registry.bundles import served_bundle
 from ondol.storage.files import sole
 from ondol.storage.store import open_store
 

@@ -23,10 +23,9 @@ from ondol.orchestration.artifacts import code, publish_markdown
 from ondol.orchestration.progress import say
 from ondol.project import Project
 from ondol.redaction import redact_exceptions
-from ondol.registry.bundles import Bundle, open_bundle
-from ondol.registry.champion import require_champion, served_bundle
-from ondol.storage.files import publish, scratch
-from ondol.storage.permissions import make_folder
+from ondol.registry.bundles import Bundle, open_bundle, served_bundle
+from ondol.registry.champion import require_champion
+from ondol.storage.files import make_folder, publish, scratch
 from ondol.storage.store import Store
 
 Kinds = Mapping[str, str]  # the contract's kind of each column by its name

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ondol.config import Settings, is_address
-from ondol.storage.permissions import make_private
+from ondol.storage.files import make_private
 from ondol.storage.sqlite import is_plain, sqlite_url
 
 QUIET = {

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from ondol.config import Settings
 from ondol.contract.schema import Contract
 from ondol.errors import UserError
+from ondol.registry.champion import require_champion, version_of
 from ondol.storage.files import digest_folder, read_json, scratch
 from ondol.storage.store import Store
 
@@ -98,6 +99,20 @@ def find_bundle(store: Store, name: str) -> Bundle | None:
         return open_bundle(store, name)
     except Unusable:
         return None
+
+
+def served_bundle(store: Store, version: str) -> Bundle:
+    """Return the bundle with which a version was last in production.
+
+    Raises:
+        UserError: it never was: a bundle that was written but not put into production does not count.
+    """
+    names = [change.to for change in require_champion(store).history if version_of(change.to) == version]
+    if not names:
+        raise UserError(
+            f"Version {version} never was in production, so it cannot be put back: `ml status` lists those that were."
+        )
+    return open_bundle(store, names[-1])
 
 
 def drop_bundle(store: Store, bundle: Bundle) -> None:

@@ -2,14 +2,13 @@
 
 import json
 from contextlib import suppress
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.alerts import alert, alerted_champion_path
-from ondol.registry.bundles import Bundle, open_bundle
 from ondol.storage.files import (
     BACKUP,
     CHAMPION_FILE,
@@ -22,6 +21,9 @@ from ondol.storage.files import (
     write_json,
 )
 from ondol.storage.store import Store, open_store
+
+if TYPE_CHECKING:
+    from ondol.registry.bundles import Bundle
 
 ANY = "any bundle"
 NOTHING = {"bundle": None}  # in the file, because a file that is not there for a moment must stop no service
@@ -104,21 +106,7 @@ def rolled_back(champion: Champion | None, version: str) -> HistoryEntry | None:
     return last if last and last.action in ("promote", "rollback") and version_of(last.to) != version else None
 
 
-def served_bundle(store: Store, version: str) -> Bundle:
-    """Return the bundle with which a version was last in production.
-
-    Raises:
-        UserError: it never was: a bundle that was written but not put into production does not count.
-    """
-    names = [change.to for change in require_champion(store).history if version_of(change.to) == version]
-    if not names:
-        raise UserError(
-            f"Version {version} never was in production, so it cannot be put back: `ml status` lists those that were."
-        )
-    return open_bundle(store, names[-1])
-
-
-def move_champion(store: Store, bundle: Bundle, action: Action, why: str, expected: str | None = ANY) -> Champion:
+def move_champion(store: Store, bundle: "Bundle", action: Action, why: str, expected: str | None = ANY) -> Champion:
     """Name `bundle` as the one in production and add the move to the history.
 
     Args:
@@ -150,7 +138,7 @@ def move_champion(store: Store, bundle: Bundle, action: Action, why: str, expect
     return champion
 
 
-def restore_champion(store: Store, bundle: Bundle, before: Champion | None) -> None:
+def restore_champion(store: Store, bundle: "Bundle", before: Champion | None) -> None:
     """Put `before` back, unless something else than `bundle` was put into production since."""
     with locked(store.folder / "champion.lock", wait=True):
         now = look_at_champion(store)

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from ondol.contract import Column, clean
 from ondol.contract.uniqueness import hash_content, hash_rows
-from ondol.snapshots.parts import Block
-from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.snapshots.snapshots import Block, Snapshot, Snapshots
 from ondol.storage.parquet import arrange_table, unify
 
 OLDEST = np.iinfo(np.int64).min  # of a row without a watermark

@@ -128,7 +128,6 @@ def open_store(settings: Settings, place: str | None = None) -> Store:
 @cache
 def _mirror(folder: Path, address: str, fetch: Fetch) -> "Mirror":
     """Return the mirror of a store, one in a process: connecting its client takes time."""
-    from ondol.storage.objects import Objects
-    from ondol.storage.remote import Mirror
+    from ondol.storage.remote import Mirror, Objects
 
     return Mirror(folder, Objects(address, fetch))

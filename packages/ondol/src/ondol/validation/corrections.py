@@ -36,8 +36,7 @@ from ondol.ingestion.columns import EXACT
 from ondol.ingestion.csv_files import NUMERIC, read_cells
 from ondol.ingestion.sources import Reading, open_source, read_through
 from ondol.project import Project
-from ondol.snapshots.parts import ROW, Block, Part
-from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.snapshots.snapshots import ROW, Block, Part, Snapshot, Snapshots
 from ondol.storage.files import digest_json, read_json
 from ondol.storage.parquet import cast_table, unify_files
 from ondol.storage.store import open_store

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from ondol.errors import UserError
-from ondol.snapshots.parts import ROW, require_whole
+from ondol.snapshots.snapshots import ROW, require_whole
 from ondol.storage.files import digest_file, explain_damage, read_json, read_record, scratch
 from ondol.storage.store import Store
 

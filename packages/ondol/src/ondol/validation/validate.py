@@ -25,8 +25,7 @@ from ondol.orchestration.artifacts import publish_markdown, publish_table
 from ondol.orchestration.flow import SHORT
 from ondol.orchestration.progress import say, track
 from ondol.project import Project
-from ondol.snapshots.parts import Block
-from ondol.snapshots.snapshots import Snapshots
+from ondol.snapshots.snapshots import Block, Snapshots
 from ondol.storage.files import digest_file, digest_json
 from ondol.storage.store import open_store
 from ondol.validation.results import Latest, Validation, Validations
