@@ -53,10 +53,9 @@ from ondol.services import (
     stop_all,
     wanted_port,
 )
+from ondol.storage.files import withdraw
 from ondol.storage.log_upload import ONE_TRY, follow
-from ondol.storage.objects import Objects
-from ondol.storage.permissions import withdraw
-from ondol.storage.remote import Mirror
+from ondol.storage.remote import Mirror, Objects
 from ondol.storage.store import open_store
 from ondol.training.provenance import is_behind
 
