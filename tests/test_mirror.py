@@ -220,7 +220,9 @@ def test_of_two_hosts_that_move_the_champion_one_is_refused(hosts):
     theirs = write_bundle(other.store, "2", files("2"))
     ours = write_bundle(one.store, "3", files("3"))
     move_champion(one.stale, ours, "promote", "first")
-    with pytest.raises(UserError, match=r"champion\.json was changed by another host meanwhile: run the command again"):
+    with pytest.raises(
+        UserError, match=r"champion\.json was changed by another host in the meantime: run the command again"
+    ):
         move_champion(other.stale, theirs, "promote", "second")
     assert read_champion(other.store).version == "3"
     move_champion(other.stale, theirs, "promote", "again")

@@ -47,7 +47,7 @@ def test_service_becomes_ready_when_there_is_a_champion_and_refuses_a_corrupted_
             if "Refused a bundle" in log.read_text():
                 break
             threading.Event().wait(0.1)
-        assert "version 1 goes on serving" in log.read_text()
+        assert "version 1 stays in production" in log.read_text()
         assert ask(client).json()["model_version"] == "1"
 
         crown(store, *write_bundle(store, bundle_files("3", "regression", models["regression"])))

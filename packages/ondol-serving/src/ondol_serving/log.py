@@ -187,7 +187,7 @@ class PredictionLog:
 
     def _recover(self) -> None:
         if self._complained:
-            log.warning("The prediction log goes on; %s answers are missing from it", self._dropped)
+            log.warning("The prediction log continues; %s answers are missing in it", self._dropped)
         self._complained, self._dropped = False, 0
 
 

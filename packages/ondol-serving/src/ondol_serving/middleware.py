@@ -314,7 +314,7 @@ class AdmissionControl:
             work.end()
             await send(message)
 
-        scope["bundle"] = bundle  # for the endpoint: what is in service may be taken back meanwhile
+        scope["bundle"] = bundle  # for the endpoint: the bundle may be rolled back in the meantime
         scope["body"] = body
         try:
             await self.app(scope, replay, send_and_end)

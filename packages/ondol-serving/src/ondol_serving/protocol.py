@@ -19,7 +19,7 @@ else:
 
 HEAD_SECONDS = 10.0  # for a whole head, and for the rest of a body that was answered
 HEAD_BYTES = 65_536  # beside what came in the same piece as its beginning
-READ_SECONDS = 60.0  # for a client to go on reading
+READ_SECONDS = 60.0  # for a client to continue reading
 ANSWER = b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 

@@ -43,7 +43,7 @@ class Serving:
                 folder, digest = find_bundle()
                 named = (folder, digest, *_stamps(folder))
                 if named == self._loaded:
-                    self._tried, self._complaint = None, ""  # a refused one may have been named meanwhile
+                    self._tried, self._complaint = None, ""  # a refused one may have been named in the meantime
                     return
                 if named == self._tried and time.monotonic() < self._retry_at:
                     return
@@ -59,7 +59,7 @@ class Serving:
                 self._refuse(error)
 
     async def watch(self) -> None:
-        """Refresh forever. Loading runs in a thread, so that requests go on meanwhile."""
+        """Refresh forever. Loading runs in a thread, so that requests are answered in the meantime."""
         while True:
             await asyncio.sleep(POLL_SECONDS if self.bundle else WAITING_SECONDS)
             try:
@@ -81,7 +81,7 @@ class Serving:
         if str(error) == self._complaint:  # the same at every try
             return
         self._complaint = str(error)
-        old = "there is none yet" if self.bundle is None else f"version {self.bundle.version} goes on serving"
+        old = "there is none yet" if self.bundle is None else f"version {self.bundle.version} stays in production"
         log.error("Refused a bundle, %s: %s", old, error)
 
 

@@ -462,7 +462,7 @@ BRACKETS = str.maketrans("", "", "[]")  # of IPv6 addresses: httpx takes them fo
 
 
 def keep_loopback_direct() -> None:
-    """Let no library, here and in processes started from here, send what is for this machine through a proxy.
+    """Exclude this machine from proxies, for libraries here and in child processes.
 
     Every server that is started here listens on the loopback. Each library reads the variables in its own way, so both
     spellings of NO_PROXY say the same. A proxy that httpx cannot use (SOCKS without `socksio`, or no address at all)
@@ -606,7 +606,7 @@ def load_settings(root: Path | None = None, kind: type[Settings] = Settings) -> 
 
 
 def _explain(error: ValidationError) -> str:
-    """Say in one sentence what the first mistake in the settings is, and what would be right."""
+    """Return a sentence on the first mistake in the settings, with the correction."""
     first = error.errors(include_url=False)[0]
     place = [str(part) for part in first["loc"]]
     name = ".".join(place)

@@ -120,9 +120,9 @@ def _correction_files(folder: Path) -> set[str]:
 
 
 def _notes(folder: Path, kept: set[str]) -> list[Path]:
-    """Return the notes of which snapshot came of a source's bytes, or of corrections, where that is not kept.
+    """Return the notes on snapshots that resulted from a source's bytes or from corrections and are not kept.
 
-    It is made again where it is wanted again.
+    It is made again when it is needed again.
     """
     found = [
         path for name in ("sources", f"{CORRECTIONS_FOLDER}/made") for path in sorted((folder / name).glob("*.json"))

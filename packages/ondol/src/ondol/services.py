@@ -87,7 +87,7 @@ def stop_all(settings: Settings, say: Callable[[str], None] = lambda name: None)
         say: Gets the name of each process that was stopped.
 
     Raises:
-        UserError: one does not stop; the others are stopped all the same.
+        UserError: one does not stop; the others are stopped nevertheless.
     """
     ended, refusals = False, []
     for name in STOP_ORDER:

@@ -483,7 +483,7 @@ def main() -> None:
 
     keep_private()
     # A shell without job control, such as a script's, starts `ml … &` with SIGINT ignored, and Python leaves it so. Who
-    # sends one all the same means this command, as `kill -INT` does: it ends with 130 then, however it was started.
+    # sends one nevertheless means this command, as `kill -INT` does: it ends with 130 then, however it was started.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app(prog_name="ml")

@@ -37,7 +37,7 @@ def update(source: str | None, apply: bool) -> None:
     """Print the edit of model/schema.py that matches a source, by default the project's; write it if `apply`.
 
     Raises:
-        UserError: the source cannot be read, or the schema was edited meanwhile.
+        UserError: the source cannot be read, or the schema was edited in the meantime.
     """
     settings = open_project()
     before = (settings.root / SCHEMA_PATH).read_bytes()

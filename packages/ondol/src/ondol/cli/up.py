@@ -196,7 +196,7 @@ def _replace(settings: Settings, name: str, prefect: str) -> ProcessRecord:
 
 
 def _await(settings: Settings, record: ProcessRecord, prefect: str, begun: float) -> ProcessRecord:
-    """Wait until a process is healthy, and return its record; it gets another port if its own was taken meanwhile.
+    """Wait until a process is healthy, and return its record; it gets another port if its own is taken by then.
 
     Raises:
         UserError: it stopped, or is not healthy in time.

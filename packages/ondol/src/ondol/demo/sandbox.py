@@ -91,7 +91,7 @@ def clear(sandbox: Sandbox, settings: Settings) -> None:
     """End what runs in a sandbox and remove it; its own code and settings may be half there, so ours do that.
 
     Raises:
-        UserError: something goes on there, and nothing was removed.
+        UserError: a process still runs there, and nothing was removed.
     """
     if not sandbox.root.exists():
         return
@@ -129,7 +129,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _rewrite_config(path: Path) -> None:
-    """Let the copy read the simulated table, find labels in it, and need no rest between two trainings."""
+    """Configure the copy: the simulated table, its labels, and no cooldown between two trainings."""
     config = tomlkit.parse(path.read_text(encoding="utf-8"))
     changes = {
         "data": {"source": DATA},

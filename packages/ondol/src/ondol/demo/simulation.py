@@ -148,7 +148,7 @@ class Play:
         self.began = self.looked = datetime.now(UTC)
 
     def trainings(self) -> int:
-        """Return how many trainings somebody or something has ordered since the first week."""
+        """Return how many trainings were requested since the first week."""
         return len(runs_since(self._api(), "pipeline", self.began))
 
     def play_week(self, number: int, moved: bool) -> Week:
@@ -347,7 +347,7 @@ def tabulate(weeks: Sequence[Week]) -> Table:
         share = week.window.drift_share
         table.add_row(
             str(week.number),
-            "moved" if week.moved else "as ever",
+            "moved" if week.moved else "unchanged",
             f"version {week.version}",
             "–" if share is None else f"{share:.0%}",
             _figure(week),

@@ -70,7 +70,7 @@ def wait_for_version(address: str, version: str, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while _ask(f"{address}/model")["version"] != version:
         if time.monotonic() > end:
-            raise UserError(f"The service at {address} did not take up version {version} within {seconds:.0f} s.")
+            raise UserError(f"The service at {address} did not load version {version} within {seconds:.0f} s.")
         time.sleep(0.2)
 
 

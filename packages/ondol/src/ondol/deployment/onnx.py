@@ -56,7 +56,7 @@ def convert_targets(scope: Any, operator: Any, container: Any) -> None:
 
 
 def shape_targets(operator: Any) -> None:
-    """Say how many numbers each row becomes."""
+    """Declare the number of outputs of each row."""
     from skl2onnx.common.data_types import FloatTensorType
 
     encoder = operator.raw_operator
@@ -132,7 +132,7 @@ def convert_formulas(scope: Any, operator: Any, container: Any) -> None:
 
 
 def shape_formulas(operator: Any) -> None:
-    """Say how many columns there are."""
+    """Declare the number of columns."""
     from skl2onnx.common.data_types import FloatTensorType
 
     formulas = operator.raw_operator

@@ -176,7 +176,7 @@ class Parity(BaseModel):
         largest: The largest difference: of a probability, or of a value as a share of it.
         row: The index of the row with the largest difference.
         labels_differ: Rows that were given another label, ties within the tolerance aside.
-        tolerance: What is let through.
+        tolerance: The allowed difference.
     """
 
     rows: int = 0
@@ -208,7 +208,7 @@ def check_parity(
         pipeline: What it was compiled from.
         contract: With encodings.
         frame: The rows.
-        tolerance: The largest difference that is let through.
+        tolerance: The largest allowed difference.
         predicted: The pipeline's probabilities or values for `frame`, where they are known already.
 
     Raises:
@@ -267,7 +267,7 @@ def _check_extremes(scorer: Scorer, pipeline: Any, frame: pd.DataFrame, toleranc
         raise UserError(
             f"The compiled model differs from scikit-learn on {int(wrong.sum()):,} of {int(compared.sum()):,} rows "
             f"with extreme values that model/schema.py allows, such as {name_extreme(extremes, worst)}, by up to "
-            f"{gaps[worst]:.2g} ({tolerance:.2g} is let through). Nothing was deployed: give the columns of numbers "
+            f"{gaps[worst]:.2g} ({tolerance:.2g} is allowed). Nothing was deployed: give the columns of numbers "
             f"and dates their bounds (ge=…, le=…) in model/schema.py, or {BY_SKLEARN}."
         )
     return int(compared.sum())
@@ -366,7 +366,7 @@ def _require(parity: Parity, where: str) -> None:
         return
     raise UserError(
         f"The compiled model differs from scikit-learn on {where}: by up to {parity.largest:.2g} (row {parity.row}; "
-        f"{parity.tolerance:.2g} is let through), with another label for {parity.labels_differ:,}. Nothing was "
+        f"{parity.tolerance:.2g} is allowed), with another label for {parity.labels_differ:,}. Nothing was "
         f"deployed: simplify model/features.py, or {BY_SKLEARN}."
     )
 

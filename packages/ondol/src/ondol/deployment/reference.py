@@ -85,7 +85,7 @@ def read_reference(bundle: Bundle) -> Reference:
     if about is None or not path.exists():
         raise UserError(
             f"Version {bundle.version} was deployed before bundles had a reference to compare the log with: "
-            "it goes on serving, and the next version that `ml run` deploys can be monitored."
+            "it stays in production, and the next version that `ml run` deploys can be monitored."
         )
     return Reference(pd.read_parquet(path), bundle.contract, about["prediction"], about["probability"])
 

@@ -79,7 +79,7 @@ class SmokeService:
         return ask(f"http://127.0.0.1:{self.port}", body)
 
     def stop(self) -> None:
-        """End the service; it takes itself down while the run goes on."""
+        """End the service; it shuts down while the run continues."""
         self.child.dismiss()
         self.bundle.unlink(missing_ok=True)
 

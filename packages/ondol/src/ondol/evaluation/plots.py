@@ -211,7 +211,7 @@ def draw_plots(
     """
     import matplotlib
 
-    # A font without a bold face is drawn in the nearest it has, which is no news to whoever looks at the terminal.
+    # matplotlib warns of each font without a bold face, which the user cannot act on.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
     rows = sample_rows(len(y), seed)

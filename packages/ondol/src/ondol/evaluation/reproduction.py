@@ -65,7 +65,7 @@ class Order(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What came of it.
+    """The result of a reproduction.
 
     Attributes:
         error: Why it failed, in one sentence.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def main(order_path: Path, outcome_path: Path) -> int:
-    """Carry out the order, write what came of it, and return the exit status."""
+    """Carry out the order, write the result, and return the exit status."""
     order = Order.model_validate_json(order_path.read_bytes())
     settings = FileSettings(**(order.settings | {"root": Path.cwd(), "store": order.store}))
     prepare(settings)

@@ -442,7 +442,7 @@ class ArrayReader:
         depth, begun, place, number = 0, 0, 0, 1
         while True:
             token = TOKEN.search(self._text, place)
-            if token is None or token[1] == "":  # none, or a string that goes on
+            if token is None or token[1] == "":  # none, or a string that continues
                 place = (len(self._text) if token is None else token.start()) - begun
                 self._more(self._text[begun:], number)
                 begun = 0
@@ -556,7 +556,7 @@ def sign(content: Any, columns: Columns, dialect: Dialect | None = None) -> str:
 
 
 def open_file(uri: str, reading: Reading) -> Source:
-    """Open the file, or the files of the folder or the pattern, at the path `uri`; their content tells their formats.
+    """Open the file, or the files of the folder or the pattern, at the path `uri`; their content decides their formats.
 
     Raises:
         UserError: there is none, or one is no table.

@@ -135,7 +135,7 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
         full: Read everything, and start again.
 
     Raises:
-        UserError: the source is no good, has no id or another than before, or its watermark went back.
+        UserError: the source is invalid, has no id or another than before, or its watermark went back.
     """
     keys = find_keys(settings, contract, source)
     snapshots = Snapshots(open_store(settings))

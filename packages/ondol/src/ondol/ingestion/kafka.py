@@ -207,7 +207,7 @@ def connect(address: TopicAddress, uri: str, fetch: Fetch) -> Iterator[Topic]:
     """
     from confluent_kafka import Consumer, KafkaException
 
-    refused: list[Any] = []  # wrong credentials come by this way; what is asked meanwhile just times out
+    refused: list[Any] = []  # wrong credentials come by this way; other requests just time out
     settings = {name: resolve(value) for name, value in address.settings.items()} | {
         "bootstrap.servers": resolve(address.servers),
         "group.id": address.group,
@@ -327,7 +327,7 @@ class KafkaSource(RecordSource):
                 number = min(behind)
                 raise UserError(
                     f'"{self.uri}" gives nothing more of partition {number} within {seconds:g} seconds, though it '
-                    f"goes on to offset {end[number]}: see that its leader is up, and run this again."
+                    f"continues to offset {end[number]}: see that its leader is up, and run this again."
                 )
 
     def _is_event(self, message: Any, topic: Any, reached: Offsets) -> bool:

@@ -224,7 +224,7 @@ class RemoteSource:
         """Copy a file, going on where a connection was cut.
 
         Raises:
-            UserError: it cannot be read, or changed meanwhile.
+            UserError: it cannot be read, or changed in the meantime.
         """
         path.touch()
         self._ask(lambda: self._read_on(file, path, ticker))

@@ -230,7 +230,7 @@ class RetryPolicy(Retry):
 
 
 class Session(requests.Session):
-    """A session that goes on at the same host only: headers may hold secrets."""
+    """A session that follows redirects on the same host only: headers may hold secrets."""
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """Refuse a redirect elsewhere.
@@ -342,7 +342,7 @@ def _hide(record: logging.LogRecord) -> bool:
 
 
 MOST_EMPTY = 1_000  # pages without records, one after the other
-TELLS_MORE = re.compile(r"(?i)(has_?more|next(_?(page|cursor|token|link|url|offset|page_?token))?)")
+MORE_FIELD = re.compile(r"(?i)(has_?more|next(_?(page|cursor|token|link|url|offset|page_?token))?)")
 MISSING = object()
 
 
@@ -455,9 +455,9 @@ class Pager:
         for name, value in envelope.items():
             inner = value if isinstance(value, dict) else {}
             paths = {name: value} | {f"{name}.{key}": inside for key, inside in inner.items()}
-            for path, tells in paths.items():
+            for path, value in paths.items():
                 last = path.rpartition(".")[2]
-                if TELLS_MORE.fullmatch(last) and tells and not isinstance(tells, list | dict):
+                if MORE_FIELD.fullmatch(last) and value and not isinstance(value, list | dict):
                     raise Trouble(f'is not the last by its "{path}": name the next page with #next=… or #page=….')
 
 

@@ -96,7 +96,7 @@ def tally_window(folder: Path, start: datetime, end: datetime, bundle: str) -> T
 def sample_logged(tally: Tally, most: int, seed: int = 0) -> list[Logged]:
     """Return at most `most` rows, each as likely as any other, in the log's order.
 
-    A file that rotation removed meanwhile gives none.
+    A file that rotation removed in the meantime gives none.
     """
     counts = np.asarray(tally.count, dtype=np.int64)
     ends = counts.cumsum()

@@ -23,7 +23,7 @@ class Performance(BaseModel):
         figure: Its figure with interval.
         before: The holdout's, None where it is not known.
         metrics: Every metric's figure.
-        lost: Whether it is worse than the holdout's beyond doubt and by more than is let through.
+        lost: Whether it is worse than the holdout's beyond chance and by more than is allowed.
     """
 
     metric: str
@@ -50,7 +50,7 @@ def measure(
         holdout: The metrics of the bundle's `meta.json`.
         rows: Columns `prediction` (lists of numbers) and `label` (in the target's dtype).
         gates: The metric and how its interval is found.
-        loss: How much is let through.
+        loss: The allowed loss.
     """
     y = encode_target(contract, rows["label"])
     predicted = np.array(rows["prediction"].tolist(), dtype=np.float64)

@@ -1,7 +1,7 @@
 """Alerts to a webhook: stored in an outbox first and sent in order, so that none is lost.
 
 An alert is removed from the outbox once it was received, so that one may arrive twice if this process is killed in
-between: its `id` is the same then. What a full disk cannot take is sent all the same, and waits in this process.
+between: its `id` is the same then. An alert that a full disk cannot store is still sent, and waits in this process.
 """
 
 import hashlib
@@ -268,7 +268,7 @@ def alert_failed_run(flow: Any, flow_run: "FlowRun", state: "State[Any]") -> Non
     error = _error_of(state)
     what = str(error) if error is not None and str(error) else state.message or state.name or "no reason is known"
     if isinstance(error, Refused):
-        alert(settings, "gate-refused", what, "`ml status` shows the gates; the old version goes on serving.")
+        alert(settings, "gate-refused", what, "`ml status` shows the gates; the old version stays in production.")
     else:
         again = (
             "The worker starts it again, three times at most. "

@@ -11,7 +11,7 @@ TABLE_ROWS = 100  # the UI shows a part; the store has all
 
 
 def publish_markdown(key: str, text: str) -> None:
-    """Show Markdown under `key` in the run that is going on; its first line can be read in the list of artifacts."""
+    """Show Markdown under `key` in the current run; its first line can be read in the list of artifacts."""
     first, _, rest = text.partition("\n")
     from prefect.artifacts import create_markdown_artifact
 

@@ -1,6 +1,6 @@
 """The Prefect server as an ASGI application that refuses requests of other sites' pages.
 
-Prefect's and MLflow's servers answer whoever reaches their port, and Prefect's worker runs what the API says. A web
+Prefect's and MLflow's servers answer everyone who reaches their port; Prefect's worker runs what the API says. A web
 page that a browser on the same machine shows can reach that port: by a cross-origin request, by a WebSocket, or by a
 name that its owner lets point to 127.0.0.1 (DNS rebinding). So `ml up`, the commands and `ops/compose.yaml` start the
 application here, `uvicorn --factory ondol.orchestration.asgi:prefect`, and the one of `ondol.registry.mlflow_server`.

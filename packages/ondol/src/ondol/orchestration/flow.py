@@ -82,7 +82,7 @@ class Step(Task[P, R]):
 
 
 def run_watched(stage: Flow[..., R], parameters: Mapping[str, Any]) -> R:
-    """Run a flow in this process, on a terminal that somebody watches."""
+    """Run a flow in this process, with a terminal as output."""
     # Prefect waits up to a second for each flow's heartbeat thread, six times in a pipeline; nothing
     # watches the heartbeats of such a run.
     with temporary_settings({"flows.heartbeat_frequency": None}):
@@ -93,7 +93,7 @@ SHORT = 12
 
 
 def name_run(what: str, *, version: str | None = None, data: str | None = None) -> None:
-    """Name the run that is going on by its version and the digest of its data; do nothing outside of one."""
+    """Name the current run by its version and the digest of its data; do nothing outside of a run."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return

@@ -75,7 +75,7 @@ def free_port(host: str = "127.0.0.1") -> int:
     """Return a TCP port that nothing listens on, at random from `SERVER_PORTS`.
 
     A server binds the port some seconds later. A port that the system chooses (port 0) is one that it also gives to
-    outgoing connections, and one of those could take it meanwhile.
+    outgoing connections, and one of those could take it in the meantime.
     """
     for port in random.SystemRandom().sample(SERVER_PORTS, 100):
         with socket.socket() as probe, suppress(OSError):
@@ -115,7 +115,7 @@ def end_orphans() -> None:
 
 
 def kill_all(find: "Callable[[], list[psutil.Process]]", seconds: float) -> "list[psutil.Process]":
-    """Kill what `find` finds until it finds nothing: a child may be born meanwhile. Return what goes on even so."""
+    """Kill what `find` finds until it finds nothing: a child may be started in the meantime. Return what still runs."""
     import psutil
 
     end = time.monotonic() + seconds

@@ -132,7 +132,7 @@ def supervisor_of(record: ProcessRecord) -> "psutil.Process | None":
 
 
 def family(record: ProcessRecord) -> list["psutil.Process"]:
-    """Return every living process whose environment holds the record's token, whoever its parent is now."""
+    """Return every living process whose environment holds the record's token, with any parent."""
     import psutil
 
     found = []
@@ -200,7 +200,7 @@ def stop(settings: Settings, record: ProcessRecord) -> bool:
     A record that came with a copy of a project is removed, and the process that it names is the original's: it stays.
 
     Raises:
-        UserError: something of it goes on all the same; the record stays.
+        UserError: a part of it still runs; the record stays.
     """
     import psutil
 
@@ -214,7 +214,7 @@ def stop(settings: Settings, record: ProcessRecord) -> bool:
             wait_for_end(supervisor, STOP_SECONDS)
     found = family(record)
     if left := kill_all(lambda: family(record), STOP_SECONDS):
-        raise UserError(f"{record.name} goes on although it was killed (process {left[0].pid}): see `ps`.")
+        raise UserError(f"{record.name} still runs although it was killed (process {left[0].pid}): see `ps`.")
     _forget(settings, record)
     return supervisor is not None or bool(found)
 

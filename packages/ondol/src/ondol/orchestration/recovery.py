@@ -141,7 +141,7 @@ def noting(command: str) -> Callable[[Any, Any, Any], None]:
 
 
 def end_lost(settings: Settings, prefect: str, *, embedded: bool) -> int:
-    """Mark as crashed the runs whose process was killed; what a worker takes up again is left to it.
+    """Mark as crashed the runs whose process was killed; runs that a worker starts again are left to it.
 
     Args:
         settings: Those of the project.

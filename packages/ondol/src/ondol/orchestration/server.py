@@ -194,7 +194,7 @@ def refusal_of(answer: "httpx.Response | None", url: str) -> str:
 
 @contextmanager
 def prefect_server(settings: Settings) -> Iterator[Server]:
-    """Yield a server that is starting, so that imports can go on meanwhile; stop it at the end if it is ours.
+    """Yield a server that is starting, so that imports can run in the meantime; stop it at the end if it is ours.
 
     Must be entered before Prefect is imported.
     """

@@ -66,7 +66,7 @@ class Supervisor:
             if self.stopping.is_set():
                 return 0
             self.log.say(f"ended with status {status} after {lasted:.0f} s")
-            if first and lasted < FIRST_SECONDS and status >= 0:  # below zero: somebody killed it
+            if first and lasted < FIRST_SECONDS and status >= 0:  # below zero: it was killed
                 return status or 1
             first, pause = False, 1.0 if lasted > STEADY_SECONDS else min(2 * pause, MOST_SECONDS)
             if not self.stopping.wait(pause):

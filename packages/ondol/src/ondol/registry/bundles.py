@@ -127,7 +127,7 @@ def new_bento_home(settings: Settings) -> tuple[dict[str, str], list[int]]:
     """Make a home for a process that is about to start, and remove those whose process has ended.
 
     Returns:
-        What its environment must say, and the files that it must hold open: their locks tell that it still runs. Both
+        What its environment must say, and the files that it must hold open: their locks show that it still runs. Both
         are empty where the disk takes no folder, so that it shares a home with others rather than not start.
     """
     shared = Path(os.environ.get("BENTOML_HOME") or settings.home / "bentoml")

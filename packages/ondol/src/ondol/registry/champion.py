@@ -124,7 +124,7 @@ def move_champion(store: Store, bundle: "Bundle", action: Action, why: str, expe
         old = read_champion(store)
         before = old.bundle if old else None
         if expected not in (ANY, before):
-            raise UserError(f"Bundle {before} was put into production meanwhile: run `ml evaluate` against it.")
+            raise UserError(f"Bundle {before} was put into production in the meantime: run `ml evaluate` against it.")
         change = HistoryEntry(at=now, who=user_name(), action=action, before=before, to=bundle.name, why=why)
         champion = Champion(
             version=bundle.version,

@@ -150,7 +150,7 @@ REMOTE_SECONDS = 10.0
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 MLFLOW_REMEDY = (
     "after `ml down`, restore it from a backup, or move it away and run `ml run`, which registers a version in a "
-    "new database; the model in production goes on"
+    "new database; the model in production is not affected"
 )
 
 
@@ -198,7 +198,7 @@ def _make_database(database: Path, artifacts: str) -> None:
     if _has_content(database):
         return
     with locked(database.with_name("making.lock"), wait=True), scratch(database) as made:
-        if _has_content(database):  # by another process meanwhile
+        if _has_content(database):  # by another process in the meantime
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -406,7 +406,7 @@ class Registry:
         return str(self._get_run(run_id).info.experiment_id)
 
     def restore_run(self, run_id: str) -> None:
-        """Restore a run, and its experiment, that somebody deleted in MLflow: only then can it be logged to.
+        """Restore a run, and its experiment, that was deleted in MLflow: only then can it be logged to.
 
         Raises:
             UserError: it is gone for good.

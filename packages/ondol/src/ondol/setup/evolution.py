@@ -176,7 +176,7 @@ def _compare(
         changes.append(retyped)
         column = _as_kind(column, kind, retyped)
     gaps = int((values.isna().to_numpy() & ~unreadable).sum())
-    # A row without a target is left out, and one without an id quarantined, as ever.
+    # A row without a target is left out, and one without an id quarantined, as always.
     if gaps and not column.nullable and column.role not in ("target", "id"):
         sentence = f'"{column.name}" has no value in {_rows(gaps)}{_note(column, contract)}'
         changes.append(ContractChange("gaps", column.name, sentence, column.role, kind=column.kind))

@@ -42,7 +42,7 @@ def find_hints(
 
 
 def _hint_variants(aim: Profile) -> list[str]:
-    """Name the classes that differ only in case or spaces."""
+    """Return hints on classes that differ only in case or spaces."""
     if aim.kind != "text":
         return []
     groups: dict[str, list[str]] = defaultdict(list)

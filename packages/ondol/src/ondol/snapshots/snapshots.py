@@ -260,7 +260,7 @@ class Snapshots:
             raise UserError(f"No such snapshot in {self.folder}: {digest}; run `ml ingest` to make one.")
         snapshot = read_record(found[0], Snapshot)
         if snapshot is None:
-            raise UserError(f"{found[0]} is gone: another command removed it meanwhile.")
+            raise UserError(f"{found[0]} is gone: another command removed it in the meantime.")
         return snapshot
 
     def by_fingerprint(self, fingerprint: str | None) -> Snapshot | None:

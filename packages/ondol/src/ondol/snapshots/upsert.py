@@ -156,7 +156,7 @@ class Contents:
         self._known: dict[int, np.ndarray] = {}
 
     def equal(self, block: Block, theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
-        """Tell for each pair of a row of `block` and a row of the draft whether they hold the same."""
+        """Return for each pair of a row of `block` and a row of the draft whether they are equal."""
         return (self._hash(block.read(self._names).take(pa.array(theirs))) == self._of(ours)).all(axis=1)
 
     def _of(self, rows: np.ndarray) -> np.ndarray:

@@ -294,7 +294,7 @@ class Mirror:
             return self.objects.put(name, content, tag if is_deciding(name) else ANY)
         except Changed:
             place = f"{self.objects.address}/{name}"
-            raise UserError(f"{place} was changed by another host meanwhile: run the command again.") from None
+            raise UserError(f"{place} was changed by another host in the meantime: run the command again.") from None
 
     def _bring_changed(self) -> bool:
         """Make the records those of the store; return whether one changed that names others."""

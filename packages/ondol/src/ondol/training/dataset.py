@@ -48,14 +48,14 @@ class Holdout(BaseModel):
 
 
 def in_holdout(frame: pd.DataFrame, contract: Contract, holdout: Holdout) -> np.ndarray:
-    """Tell for each row of `frame`, which has all rows of its groups, whether it is held out."""
+    """Return for each row of `frame`, which has all rows of its groups, whether it is held out."""
     return find_sides(frame, contract, holdout)[1]
 
 
 def find_sides(
     frame: pd.DataFrame, contract: Contract, holdout: Holdout, early: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tell for each row whether it is trained on, and whether it is held out.
+    """Return for each row whether it is trained on, and whether it is held out.
 
     By time, the rows before the cutoff are trained on. Of those from it on, the ones are held out whose group or id has
     no row before it; the others are on neither side.
@@ -376,7 +376,7 @@ def _fix_strata(
 
 
 def _strata_key(settings: Settings, contract: Contract) -> str:
-    """Name what the strata are fixed for."""
+    """Return the key of what the strata are fixed for."""
     return digest_json([settings.split.model_dump(), contract.problem, contract.target, key_column(contract)])[:12]
 
 

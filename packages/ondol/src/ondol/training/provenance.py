@@ -25,7 +25,7 @@ class Provenance(BaseModel):
         patch_digest: SHA-256 over the project's files as they are; None for a clean tree.
         packages: Versions by distribution name.
         python: The version of Python; None in records that are older than it.
-        machine: System and processor, as the libraries of linear algebra tell processors apart; None likewise.
+        machine: System and processor, as the libraries of linear algebra distinguish processors; None likewise.
         threads: How many "blas" and "openmp" compute with: sums depend on it in their last digits.
     """
 

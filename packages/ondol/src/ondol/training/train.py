@@ -246,7 +246,7 @@ def log_run(
     origin: Provenance,
     params: Mapping[str, Any],
 ) -> None:
-    """Write down what decided the model, and what became of it."""
+    """Record what the model depends on, and the result."""
     settings = registry.settings
     log_dataset(registry, validation, run_id, fitted.contract, fitted.holdout, "training", fitted.rows)
     parameters = {

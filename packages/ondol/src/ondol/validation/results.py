@@ -55,7 +55,7 @@ class Validation(BaseModel):
         return self.labelled - self.bad
 
     def describe(self) -> str:
-        """Say how many rows were kept, how many were not, and why."""
+        """Return how many rows were kept, how many were not, and why."""
         text = f"{self.kept:,} rows kept, {self.bad:,} quarantined ({self.bad_share:.2%})"
         return f"{text}, {self.unlabelled:,} without a label left out" if self.unlabelled else text
 

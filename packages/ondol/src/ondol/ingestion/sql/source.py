@@ -105,7 +105,7 @@ class Rows:
 
     Attributes:
         names: The columns' names.
-        declared: The type that the database tells for each, None where only its values tell.
+        declared: The type that the database declares for each, None if only its values decide.
         first: The columns of the first rows.
     """
 
