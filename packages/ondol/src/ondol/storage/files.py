@@ -390,7 +390,7 @@ def open_for_others(store: Path) -> None:
 
 
 def _withdraw(path: Path) -> None:
-    with suppress(OSError):  # it was removed meanwhile, belongs to another user, or the disk is read-only
+    with suppress(OSError):  # it was removed in the meantime, belongs to another user, or the disk is read-only
         state = path.lstat()
         if stat.S_ISDIR(state.st_mode) or (stat.S_ISREG(state.st_mode) and state.st_nlink == 1):
             path.chmod(stat.S_IMODE(state.st_mode) & ~OTHERS)
