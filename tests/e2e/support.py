@@ -17,6 +17,7 @@ import pandas as pd
 import tomlkit
 from template_support import clean_environment, commit_all, git, project_environment
 
+from e2e.commands import run_command
 from ondol.orchestration.guard import free_port
 
 SAMPLE_ROWS = 1_500
@@ -35,7 +36,7 @@ class Project:
         self.saved = root.with_name(f"{root.name}-saved")
 
     def ml(self, *words: str, timeout: float = 240, **environment: str) -> Done:
-        return self.python("-m", "ondol.cli", *words, timeout=timeout, **environment)
+        return run_command(words, self.root, self.environment | environment, timeout)
 
     def python(self, *words: str, timeout: float = 240, **environment: str) -> Done:
         return subprocess.run(
