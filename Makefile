@@ -1,6 +1,6 @@
 # Each target does its own set-up: it needs Python 3.11 to 3.13, git and PyPI. PYTHON=/path/to/python3 chooses one.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-newest all-issue newest-issue lint bench clean
+.PHONY: help setup demo test coverage test-all test-newest all-issue newest-issue lint bench clean
 SHELL := bash
 IN_VENV = . .ci/environment && PATH=$$venv/bin:$$PATH &&
 
@@ -17,6 +17,12 @@ demo: ## scaffold a project into build/demo, train, deploy and serve its model, 
 
 test: lint ## run the tests of every change (under twenty minutes on two cores)
 	@$(IN_VENV) pytest -n 2 -m "not slow" $(ARGS)
+
+coverage: ## run the same tests, and write which lines of the engine they reach to build/coverage/html
+	@.ci/setup tests
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@-$(IN_VENV) coverage run -m pytest -n 2 -m "not slow" $(ARGS)
+	@$(IN_VENV) coverage combine --quiet && coverage html --quiet && coverage report --format=total
 
 test-all: ## run every test
 	@rm -f build/all.xml
