@@ -31,6 +31,17 @@ FULL = (
     "The disk is full, and nothing was left half-written: make room where the store is (ML_STORE, default .ml/store; "
     "`ml data gc` deletes unused snapshots) and in .ml, and run the command again"
 )
+PIPED = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # 80 columns would cut tables in a log
+KEPT_TRACES = 50
+STAGES = {
+    "ingest": "reading the source",
+    "validate": "checking rows",
+    "train": "fitting",
+    "evaluate": "scoring candidate and champion",
+    "deploy": "compiling, verifying, smoke-testing",
+    "predict": "predicting",
+    "monitor": "comparing the log with the reference",
+}
 
 
 class Console(rich.console.Console):
@@ -46,8 +57,6 @@ class Console(rich.console.Console):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
-PIPED = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # 80 columns would cut tables in a log
-KEPT_TRACES = 50
 console = Console(highlight=False, emoji=False, width=PIPED)  # ":id:" in a name is no emoji
 errors = Console(stderr=True, highlight=False, emoji=False)
 
@@ -169,17 +178,6 @@ def report_unexpected(error: Exception) -> int:
         f"[bold red]Unexpected {type(error).__name__}:[/] {escape(first[0][:500])} {escape(where)}", soft_wrap=True
     )
     return 1
-
-
-STAGES = {
-    "ingest": "reading the source",
-    "validate": "checking rows",
-    "train": "fitting",
-    "evaluate": "scoring candidate and champion",
-    "deploy": "compiling, verifying, smoke-testing",
-    "predict": "predicting",
-    "monitor": "comparing the log with the reference",
-}
 
 
 class Progress:

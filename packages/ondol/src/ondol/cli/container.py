@@ -1,4 +1,4 @@
-"""The container of a service on an environment's host, moved by the `docker` command (Podman's bears that name too)."""
+"""The container of a service on an environment's host, replaced by the `docker` command (Docker's or Podman's)."""
 
 import json
 import os
@@ -17,18 +17,24 @@ from ondol.config import Settings, is_address
 from ondol.errors import UserError
 
 INSIDE = "3000/tcp"
-PORT_OF_AN_ADDRESS = re.compile(r"http://[^/]*:(\d+)(?:/|$)")  # an https:// address is that of a proxy in front of it
+URL_PORT = re.compile(r"http://[^/]*:(\d+)(?:/|$)")  # an https:// address is that of a proxy in front of it
+MINUTES = 15
+RESTRICTIONS = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+WORKERS = "ML_SERVICE__WORKERS"  # the one setting of the service that no bundle carries
+HOSTS = "ML_SERVICE__HOSTS"  # those of the environment beside those of the bundle
+RUNS = ("running", "restarting")
+KEPT = "-BEFORE"  # no project's name has capitals
 
 
-def free_port(settings: Settings, name: str) -> int:
+def published_port(settings: Settings, name: str) -> int:
     """Return the port that an environment's container publishes.
 
     Raises:
         UserError: another environment's container has it on the same host.
     """
-    host, port = settings.environments[name].host, port_of(settings, name)
+    host, port = settings.environments[name].host, environment_port(settings, name)
     for other, environment in settings.environments.items():
-        if other != name and environment.host == host and port_of(settings, other) == port:
+        if other != name and environment.host == host and environment_port(settings, other) == port:
             raise UserError(
                 f"{name} and {other} both publish the port {port} of {host}: give [environments.{name}] a `port` of "
                 "its own."
@@ -36,17 +42,17 @@ def free_port(settings: Settings, name: str) -> int:
     return port
 
 
-def port_of(settings: Settings, name: str) -> int:
+def environment_port(settings: Settings, name: str) -> int:
     """Return the port that is set for an environment, in its section, in its address or for all services."""
     environment = settings.environments[name]
-    found = PORT_OF_AN_ADDRESS.match(environment.url)
+    found = URL_PORT.match(environment.url)
     return environment.port or (int(found[1]) if found else settings.service.port)
 
 
-def published(made: dict[str, Any]) -> list[str]:
+def published_addresses(inspected: dict[str, Any]) -> list[str]:
     """Return the addresses, `ADDRESS:PORT`, of the host at which an inspected container answers."""
-    places = (made["HostConfig"].get("PortBindings") or {}).get(INSIDE) or []
-    return [place(at.get("HostIp") or "0.0.0.0", int(at["HostPort"])) for at in places]
+    bindings = (inspected["HostConfig"].get("PortBindings") or {}).get(INSIDE) or []
+    return [place(at.get("HostIp") or "0.0.0.0", int(at["HostPort"])) for at in bindings]
 
 
 def place(address: str, port: int) -> str:
@@ -54,44 +60,36 @@ def place(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def names_of(settings: Settings, name: str) -> str:
-    """Return the hosts by which an environment's service is asked: the settings', and that of its address."""
+def service_hosts(settings: Settings, name: str) -> str:
+    """Return the host names that an environment's service answers to: the settings', and that of its URL."""
     url = urlsplit(settings.environments[name].url)
     return ",".join(
         dict.fromkeys((*settings.service.hosts, *filter(None, [url.hostname, url.netloc.rpartition("@")[2]])))
     )
 
 
-def mounts(made: dict[str, Any], *stores: str) -> bool:
+def mounts(inspected: dict[str, Any], *stores: str) -> bool:
     """Return True if an inspected container has one of these as its store; Podman adds options of its own."""
     wanted = {f"{store}:/store" for store in stores}
-    return any(":".join(bind.split(":")[:2]) in wanted for bind in made["HostConfig"].get("Binds") or [])
+    return any(":".join(bind.split(":")[:2]) in wanted for bind in inspected["HostConfig"].get("Binds") or [])
 
 
-def in_a_name(environment: str) -> str:
-    """Return an environment's name as a container's may hold it."""
+def name_part(environment: str) -> str:
+    """Return an environment's name in the characters that a container's name may have."""
     allowed = re.fullmatch(r"[A-Za-z0-9_.-]+", environment)
     return environment if allowed else f"{zlib.crc32(environment.encode()):08x}"
 
 
-def key_of_the_log(settings: Settings) -> tuple[str, ...]:
-    """Return the names of the variables that the log asks for without being listed."""
+def log_key_variables(settings: Settings) -> tuple[str, ...]:
+    """Return the names of the variables that the prediction log needs and that need not be listed."""
     return ("ML_LOG_KEY",) if settings.log.enabled and settings.log.sensitive == "hash" else ()
-
-
-MINUTES = 15
-LEAST_RIGHTS = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-WORKERS = "ML_SERVICE__WORKERS"  # the one setting of the service that no bundle carries
-HOSTS = "ML_SERVICE__HOSTS"  # those of the environment beside those of the bundle
-RUNS = ("running", "restarting")
-KEPT = "-BEFORE"  # no project's name has capitals
 
 
 class Container:
     """The one container of an environment on its host, named like the project and the environment."""
 
     def __init__(self, settings: Settings, environment: str) -> None:
-        """Look at nothing yet.
+        """Read the settings; the host is not contacted yet.
 
         Args:
             settings: The project's.
@@ -102,18 +100,18 @@ class Container:
         """
         chosen = settings.environments[environment]
         self.project = settings.project.name
-        self.name = f"{self.project}-{in_a_name(environment)}"
+        self.name = f"{self.project}-{name_part(environment)}"
         self.kept = f"{self.name}{KEPT}"
-        self.place = place(str(chosen.address), free_port(settings, environment))
+        self.place = place(str(chosen.address), published_port(settings, environment))
         self.is_reachable = not chosen.address.is_loopback
         self.store = f"{self.name}-store" if is_address(chosen.store) else str(settings.root / chosen.store)
         self.host = str(chosen.host)
         self.environment = environment
-        self.variables = tuple(dict.fromkeys((*chosen.variables, *key_of_the_log(settings), WORKERS, HOSTS)))
-        self.values = os.environ | {WORKERS: str(settings.service.workers), HOSTS: names_of(settings, environment)}
+        self.variables = tuple(dict.fromkeys((*chosen.variables, *log_key_variables(settings), WORKERS, HOSTS)))
+        self.values = os.environ | {WORKERS: str(settings.service.workers), HOSTS: service_hosts(settings, environment)}
 
     def image(self) -> str | None:
-        """Return the image that runs, None where none does."""
+        """Return the image of the running container; None if none runs."""
         states = self._states()
         name = self.name if self.name in states else self.project
         runs = states.get(name) in RUNS and (name == self.name or self._is_ours(name))
@@ -123,7 +121,7 @@ class Container:
     def replaced(self, image: str) -> Iterator[None]:
         """Run `image` in the place of the one that runs; if the block fails, that one runs again.
 
-        The old container is kept, stopped, until the block has ended well: no registry is needed to go back.
+        The old container is kept, stopped, until the block has succeeded: no image registry is needed to go back.
 
         Raises:
             UserError: the host, the image or a variable is missing, or the container does not start.
@@ -145,12 +143,12 @@ class Container:
             self._remove_kept()
 
     def put_back(self) -> None:
-        """Undo what a release has left that was killed; nothing where none was."""
+        """Restore the container after a release that was killed; do nothing if none was."""
         self._take_over()
         self._put_back(had=True, ran=True)
 
     def _take_over(self) -> None:
-        """Name what a version released that did not name the environment as this one does, if it has its store."""
+        """Rename the container of a template version that did not name the environment, if it has this one's store."""
         there = self._states()
         for end in ("", KEPT):
             old, new = f"{self.project}{end}", f"{self.name}{end}"
@@ -158,7 +156,7 @@ class Container:
                 self._docker("rename", old, new)
 
     def _replace(self, image: str, state: str | None) -> None:
-        """Put a container of `image` in the place of the one in that state; the image is there already."""
+        """Put a container of `image` in place of the one in that state; the image has been pulled."""
         if state:
             self._docker("rename", self.name, self.kept)
         if state in RUNS:
@@ -220,10 +218,10 @@ class Container:
         return mounts(self._inspect(name), self.store, f"{self.project}-store")
 
     def _is_as_wanted(self, image: str) -> bool:
-        made = self._inspect(self.name)
+        inspected = self._inspect(self.name)
         wanted = [f"{name}={self.values[name]}" for name in self.variables]
-        alike = made["Config"]["Image"] == image and set(wanted) <= set(made["Config"]["Env"])
-        return alike and mounts(made, self.store) and published(made) == [self.place]
+        alike = inspected["Config"]["Image"] == image and set(wanted) <= set(inspected["Config"]["Env"])
+        return alike and mounts(inspected, self.store) and published_addresses(inspected) == [self.place]
 
     def _require_variables(self) -> None:
         missing = [name for name in self.variables if not self.values.get(name)]
@@ -234,10 +232,10 @@ class Container:
             )
 
     def _run(self, image: str) -> list[str]:
-        """Return the words that start a container; of secrets they hold the names, `docker` knows the values."""
+        """Return the arguments that start a container; secrets are passed by name, `docker` reads their values."""
         return [
             *("run", "--detach", "--pull", "never", "--name", self.name, "--restart", "unless-stopped"),
-            *LEAST_RIGHTS,
+            *RESTRICTIONS,
             *("--publish", f"{self.place}:3000"),
             *(word for name in self.variables for word in ("--env", name)),
             *("--volume", f"{self.store}:/store", "--env", "ML_STORE=/store"),

@@ -62,6 +62,15 @@ RECORDS: tuple[tuple[str, type[BaseModel] | None], ...] = (
     ("alerts/outbox/*.json", None),
 )
 FOLDERS = ("bundles", "verdicts", "quarantine", "windows", "holdouts", "snapshots", "alerts", "log")
+REGISTERED = """
+    select v.version, r.run_uuid, r.lifecycle_stage, v.storage_location
+    from registered_model_aliases a
+    join model_versions v on v.name = a.name and v.version = a.version
+    left join runs r on r.run_uuid = v.run_id
+    where a.name = ? group by v.version
+"""
+NEEDED = ("prefect", "mlflow", "bentoml", "pandera", "scikit-learn", "skl2onnx", "onnxruntime", "pandas", "pyarrow")
+FREE_BYTES = 1_000_000_000
 
 
 def find_damage(settings: Settings) -> Iterator[str]:
@@ -108,15 +117,6 @@ def _check_champion(settings: Settings) -> Iterator[Callable[[], object]]:
 
     yield check
     yield partial(read_latest, store)
-
-
-REGISTERED = """
-    select v.version, r.run_uuid, r.lifecycle_stage, v.storage_location
-    from registered_model_aliases a
-    join model_versions v on v.name = a.name and v.version = a.version
-    left join runs r on r.run_uuid = v.run_id
-    where a.name = ? group by v.version
-"""
 
 
 def _check_registry(settings: Settings) -> Iterator[Callable[[], object]]:
@@ -197,10 +197,6 @@ def _require_parquet(path: Path) -> None:
         raise explain_damage(path, "it is a broken link") from None
     except (ValueError, RuntimeError):  # pyarrow.ArrowInvalid is a ValueError
         raise explain_damage(path, "it is not a complete Parquet file") from None
-
-
-NEEDED = ("prefect", "mlflow", "bentoml", "pandera", "scikit-learn", "skl2onnx", "onnxruntime", "pandas", "pyarrow")
-FREE_BYTES = 1_000_000_000
 
 
 class Advice(str):

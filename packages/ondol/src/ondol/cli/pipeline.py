@@ -32,6 +32,7 @@ WARM = {  # modules that a stage imports anyway: imported while the server start
 }
 WARM["monitor"] = ("evidently", "evidently.presets", "mlflow", "matplotlib.figure")
 WARM["pipeline"] = (*WARM["evaluate"], *WARM["deploy"], "pandera.pandas")
+CURL_ROWS = 1
 
 
 def run_stage(stage: str, **parameters: Any) -> Any:
@@ -98,9 +99,6 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
             flow.on_running(noting(command))
         progress.follow(flow)
         return run_watched(flow, parameters)
-
-
-CURL_ROWS = 1
 
 
 def print_summary(settings: Settings, before: Champion | None, refused: bool = False) -> None:

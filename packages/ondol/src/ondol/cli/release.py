@@ -47,6 +47,9 @@ WAIT_SECONDS = 60.0
 PAUSE_SECONDS = 0.2
 GROUP = "service-sklearn"  # what the Dockerfile installs for a bundle without ONNX
 TIMES = 5  # in a row, each over its own connection: each worker of a service loads the bundle by itself
+UNVERIFIED = "release.json"
+RELEASED = "released.json"
+TODO = "`ml environments` shows the version in production of each environment."
 
 
 def smoke_url(url: str) -> None:
@@ -154,9 +157,6 @@ def _get(url: str, lacks: str) -> bytes:
         raise UserError(f"{url} {lacks} ({error}): see whether the address is right and the service runs.") from None
 
 
-FILE = "release.json"
-
-
 class Unverified(BaseModel):
     """The bundle that is being released, and the champion before it."""
 
@@ -166,8 +166,8 @@ class Unverified(BaseModel):
 
 def read_unverified(store: Store) -> Unverified | None:
     """Return what a release to `store` has not verified yet; None if none is going on or was killed."""
-    store.look(store.folder / FILE)
-    return read_record(store.folder / FILE, Unverified)
+    store.look(store.folder / UNVERIFIED)
+    return read_record(store.folder / UNVERIFIED, Unverified)
 
 
 def require_verified(store: Store) -> None:
@@ -192,20 +192,20 @@ def unverified_error(store: Store, found: Unverified) -> UserError:
 def noted(store: Store, bundle: Bundle) -> Iterator[None]:
     """Record that `bundle` is not verified, until the block has ended and all is verified or restored."""
     note = Unverified(bundle=bundle.name, before=read_champion(store))
-    store.write_bytes(store.folder / FILE, f"{note.model_dump_json(indent=1, by_alias=True)}\n".encode())
+    store.write_bytes(store.folder / UNVERIFIED, f"{note.model_dump_json(indent=1, by_alias=True)}\n".encode())
     try:
         yield
     except BaseException:
         undo(store)
         raise
-    store.remove(store.folder / FILE)
+    store.remove(store.folder / UNVERIFIED)
 
 
 def undo(store: Store) -> bool:
     """Restore what an unverified release has replaced, and forget the release; return whether there was one."""
     there_was = restore(store)
     if there_was:
-        store.remove(store.folder / FILE)
+        store.remove(store.folder / UNVERIFIED)
     return there_was
 
 
@@ -221,10 +221,6 @@ def restore(store: Store) -> bool:
         again = f"version {before.version} is in production again" if before else "nothing is in production"
         console.print(f"[yellow]A release failed: {again}.[/]")
     return True
-
-
-RELEASED = "released.json"
-TODO = "`ml environments` shows the version in production of each environment."
 
 
 def release_to(
@@ -273,7 +269,7 @@ def release_to(
         before = read_champion(target)
         require_compatible(target, before, bundle, breaking)
         try:
-            bring(settings, name, copy_bundle(bundle, target), image, why)
+            put_into_production(settings, name, copy_bundle(bundle, target), image, why)
         except Exception as error:
             alert_failure(settings, name, bundle, read_champion(target), error)
             raise
@@ -429,7 +425,7 @@ def copy_bundle(bundle: Bundle, store: Store) -> Bundle:
     return open_bundle(store, bundle.name)
 
 
-def bring(settings: Settings, name: str, bundle: Bundle, image: str | None, why: str) -> None:
+def put_into_production(settings: Settings, name: str, bundle: Bundle, image: str | None, why: str) -> None:
     """Put `bundle` into production in the environment, with `image` if one is given, and verify it.
 
     Raises:

@@ -37,6 +37,7 @@ from ondol.validation.results import read_latest
 ANSWER_SECONDS = 2.0
 SHOWN_WINDOWS = 5
 DUE_RUNS = 200  # the most that Prefect returns at once
+HISTORY_ROWS = 10
 
 
 def print_processes(settings: Settings) -> None:
@@ -128,9 +129,6 @@ def _when(at: str) -> str:
         if seconds >= length:
             return f"in {seconds / length:.0f} {unit}"
     return f"in {seconds:.0f} s"
-
-
-HISTORY_ROWS = 10
 
 
 def print_status() -> None:
