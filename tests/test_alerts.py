@@ -161,7 +161,7 @@ def test_text_of_the_data_mentions_nobody_and_shows_no_picture(settings: Setting
     assert text.replace("\u200b", "") == "*shop*: @all ![x](http://planted.invalid/x) \\x1b[2J\\u202e\nlook"
 
 
-def test_first_version_is_told_without_a_rollback_that_cannot_be(
+def test_first_version_is_reported_without_a_rollback_that_cannot_be(
     settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with receiver.up():
@@ -313,7 +313,7 @@ def full(settings: Settings, tmp_path: Path) -> Iterator[Path]:
     settings.store_path.unlink()
 
 
-def test_full_disk_is_told_at_once_and_once(settings: Settings, receiver: Receiver, full: Path) -> None:
+def test_full_disk_is_reported_at_once_and_once(settings: Settings, receiver: Receiver, full: Path) -> None:
     with receiver.up():
         for _ in range(3):
             alert(settings, "log-dropped", "the disk is full", "make room")

@@ -402,7 +402,7 @@ def named_table(kinds: dict[str, str]) -> tuple[pd.DataFrame, tuple[Column, ...]
 
 
 @pytest.mark.parametrize("first", ["number", "text"])
-def test_names_that_collide_after_rewriting_are_told_apart(first):
+def test_names_that_collide_after_rewriting_are_distinguished(first):
     other = "text" if first == "number" else "number"
     kinds = {name: first if i % 2 else other for i, name in enumerate(NAMES)}
     frame, columns = named_table(kinds)

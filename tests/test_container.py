@@ -22,7 +22,7 @@ url = "https://churn.example.org:8443"
 Open = Callable[..., Container]
 
 
-class Unproved(Exception):
+class Unverified(Exception):
     """What the proof of a release raises."""
 
 
@@ -57,8 +57,8 @@ def replace(container: Container, image: str = "churn:2") -> None:
 
 def fail(container: Container, image: str = "churn:2") -> None:
     """Replace the container by one that is not proved."""
-    with pytest.raises(Unproved), container.replaced(image):
-        raise Unproved
+    with pytest.raises(Unverified), container.replaced(image):
+        raise Unverified
 
 
 def test_container_has_the_least_rights(host, container, tmp_path):
@@ -90,7 +90,7 @@ def test_image_that_runs_is_not_replaced(host, container, tmp_path):
     assert set(host.commands()) == {"container"}
 
 
-def test_image_that_runs_is_told(host, container):
+def test_image_that_runs_is_reported(host, container):
     assert container().image() is None
     host.have(NAME, state="exited")
     assert container().image() is None
@@ -148,11 +148,11 @@ def test_container_that_cannot_be_put_back_is_said_with_its_name(host, container
         fail(container())
 
 
-@pytest.mark.parametrize("unproved", [{}, {NAME: "churn:3"}])
-def test_release_after_one_that_was_killed_begins_with_what_was_proved(host, container, unproved):
+@pytest.mark.parametrize("unverified", [{}, {NAME: "churn:3"}])
+def test_release_after_one_that_was_killed_begins_with_what_was_verified(host, container, unverified):
     """Killed before or after the new container came."""
     host.have(KEPT, "churn:1", "exited")
-    for name, image in unproved.items():
+    for name, image in unverified.items():
         host.have(name, image)
     fail(container())
     assert host.running == {NAME: "churn:1"}

@@ -1,4 +1,4 @@
-"""The contract: what `model/schema.py` says, as data, and rows held against it."""
+"""The contract: what `model/schema.py` says, as data, and rows validated with it."""
 
 import sys
 from collections.abc import Callable
@@ -173,7 +173,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_sentence(mistake):
+def test_a_mistake_is_reported_in_one_sentence(mistake):
     call, said = MISTAKES[mistake]
     with pytest.raises(UserError, match=said) as error:
         call()
@@ -218,7 +218,7 @@ def test_classes_keep_their_type_through_json(classes):
     assert [(c, type(c)) for c in again] == [(c, type(c)) for c in classes]
 
 
-# Rows held against it.
+# Rows validated with it.
 
 
 def test_good_rows_have_no_reasons_and_the_contracts_dtypes():
@@ -287,7 +287,7 @@ def test_an_owners_own_checks_are_held():
     assert {(row[0], row[2]) for row in found} == {(0, "whole won"), (0, "adults pay")}
 
 
-def test_a_check_that_fails_as_a_whole_is_told_in_one_sentence():
+def test_a_check_that_fails_as_a_whole_is_reported_in_one_sentence():
     class Aggregate(Schema):
         @pa.check("fee", name="mean")
         def mean_is_small(cls, values: pd.Series) -> bool:  # type: ignore[type-arg]

@@ -80,7 +80,7 @@ def files_of(store: Path) -> set[str]:
 
 Step = tuple[str, int, bool]
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["whole a", "whole b", "grow", "begin anew"]), st.integers(0, 5), st.booleans()),
+    st.tuples(st.sampled_from(["whole a", "whole b", "grow", "start again"]), st.integers(0, 5), st.booleans()),
     min_size=1,
     max_size=8,
 )
@@ -183,7 +183,7 @@ def test_what_another_host_has_written_and_not_yet_named_stays_for_a_day(tmp_pat
     assert files_of(tmp_path) == before | {f"snapshots/{part.digest}.parquet"}
     for path in [p for p in tmp_path.rglob("*") if p.is_file()]:
         os.utime(path, (time.time() - 4000,) * 2)
-    assert Snapshots(Store(tmp_path)).parts.write(rows(a=[3])) == part  # wanted anew, it is young again
+    assert Snapshots(Store(tmp_path)).parts.write(rows(a=[3])) == part  # written again, it is young again
     find_garbage(Store(tmp_path), set(), set()).remove()
     kept = {f"snapshots/{one}.parquet" for one in (new.digest, part.digest)}
     assert files_of(tmp_path) == kept | {f"snapshots/{new.digest}.json", "snapshots/sources/f2.json"}

@@ -49,7 +49,7 @@ def test_nothing_dropped_alerts_nobody(settings):
     assert said(settings) == []
 
 
-def test_drops_are_told_once_and_later_ones_again(settings):
+def test_drops_are_reported_once_and_later_ones_again(settings):
     Metrics.text = 'ml_log_dropped_total{pid="1"} 3.0\nml_log_dropped_total{pid="2"} 4.0\n'
     assert [alert_drops(settings), alert_drops(settings)] == [7, 0]
     Metrics.text = "ml_log_dropped_total 2.0\n"  # started again

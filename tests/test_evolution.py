@@ -153,7 +153,7 @@ MUTATIONS = [("new", _new), ("missing", _missing), ("renamed", _renamed), ("rety
 
 
 @pytest.mark.parametrize("name", slow_but(["korean", "odd names"], TABLES))
-def test_every_kind_of_change_of_every_column_is_told_and_gone_after_the_edit(project, name):
+def test_every_kind_of_change_of_every_column_is_reported_and_gone_after_the_edit(project, name):
     make, target = TABLES[name]
     frame = make()
     text, problem = _draft(project, frame, target)
@@ -383,7 +383,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("case", MARKS)
-def test_marks_for_missing_values_are_told_from_values(case):
+def test_marks_for_missing_values_are_distinguished_from_values(case):
     kind, others, marks = MARKS[case]
     found = find_marks(np.concatenate([others, marks]), Column(name="x", kind=kind))
     assert found.sum() == len(marks) and found[len(others) :].all()

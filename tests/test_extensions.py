@@ -31,7 +31,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def judged(**settings: Any) -> Any:
+def evaluated(**settings: Any) -> Any:
     return apply_gates("binary", Y, GOOD, None, DUMMY, Gates(**settings))
 
 
@@ -46,9 +46,9 @@ def test_own_metrics_stand_behind_those_of_the_problem(own):
 
 def test_own_metric_decides(own):
     own.METRICS = {"hits": Metric(True, score=hits), "misses": Metric(False, score=lambda *a: 1 - hits(*a))}
-    assert judged(metric="hits").passed
-    assert judged(metric="misses", minimum=0.1).passed
-    assert not judged(metric="hits", minimum=1.1).passed
+    assert evaluated(metric="hits").passed
+    assert evaluated(metric="misses", minimum=0.1).passed
+    assert not evaluated(metric="hits", minimum=1.1).passed
     gain = paired_difference("binary", "misses", Y, GOOD, DUMMY)
     assert gain is not None and gain.value == pytest.approx(0.5)
 
@@ -85,8 +85,8 @@ def test_own_gates_decide_by_the_comparison_and_the_rows(own):
         return Gate(name="few", figure=compared.rows, limit=200, passed=compared.rows > scored, sentence="few rows")
 
     own.GATES = [few]
-    assert [gate.passed for gate in apply_own_gates(judged(), 99)] == [True]  # type: ignore[arg-type]
-    assert [gate.passed for gate in apply_own_gates(judged(), 100)] == [False]  # type: ignore[arg-type]
+    assert [gate.passed for gate in apply_own_gates(evaluated(), 99)] == [True]  # type: ignore[arg-type]
+    assert [gate.passed for gate in apply_own_gates(evaluated(), 100)] == [False]  # type: ignore[arg-type]
 
 
 def fail(compared: Any, scored: Any) -> Gate:
@@ -109,7 +109,7 @@ def forget(compared: Any, scored: Any) -> None:
 def test_mistakes_in_gates_are_one_sentence(own, gates, said):
     own.GATES = gates
     with pytest.raises(UserError) as caught:
-        apply_own_gates(judged(), None)  # type: ignore[arg-type]
+        apply_own_gates(evaluated(), None)  # type: ignore[arg-type]
     assert str(caught.value) == said
 
 

@@ -159,7 +159,7 @@ def test_a_changed_row_replaces_its_old_state(chosen):
     assert again.rows == 9
 
 
-def test_what_changed_at_the_same_moment_is_told_from_what_did_not_across_row_groups(chosen):
+def test_what_changed_at_the_same_moment_is_distinguished_from_what_did_not_across_row_groups(chosen):
     rows = [(f"고객 {number}", number % 2, float(number)) for number in range(30)]
     first = grow(chosen, CONTRACT, Table(rows))
     again = [(name, day, y + (y % 7 == 0)) for name, day, y in rows if day == 1]
@@ -193,7 +193,7 @@ def test_a_watermark_that_goes_back_is_refused_and_changes_nothing(chosen):
     assert grow(chosen, CONTRACT, table) == first
 
 
-def test_full_begins_anew(chosen):
+def test_full_begins_again(chosen):
     grow(chosen, CONTRACT, Table([("a", 0, 1.0), ("b", 5, 2.0)]))
     made = grow(chosen, CONTRACT, Table([("c", 3, 1.0)]), full=True)
     assert (rows_of(chosen, made), made.parent) == ([("c", 3, 1.0)], None)
@@ -425,7 +425,7 @@ def test_rows_without_an_id_are_all_kept_and_never_twice(tmp_path):
 
 
 @pytest.mark.parametrize("beside", [None, "oops"])
-def test_ids_that_a_float_would_round_are_told_apart_whatever_is_beside_them(beside, tmp_path):
+def test_ids_that_a_float_would_round_are_distinguished_whatever_is_beside_them(beside, tmp_path):
     ids: list[Any] = [LARGE, LARGE + 1, LARGE + 2, beside]
     if beside:
         ids = [str(value) for value in ids]

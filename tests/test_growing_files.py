@@ -205,7 +205,7 @@ def test_whole_numbers_are_exact_though_files_are_read_twice(lake: Lake) -> None
     assert sorted(found) == ["1", "2", "4", str(big + 1), str(big + 3)]
 
 
-def test_rows_that_are_told_apart_otherwise_are_refused_and_read_anew_in_full(lake: Lake) -> None:
+def test_rows_that_are_distinguished_otherwise_are_refused_and_read_again_in_full(lake: Lake) -> None:
     lake.put("1.csv", [("007", 1, 1.0), ("008", 2, 1.0)])
     lake.grow()
     columns = tuple(c.model_copy(update={"kind": "integer"}) if c.name == "고객" else c for c in CONTRACT.columns)

@@ -1,4 +1,4 @@
-"""Servers that the environment names: what they are told, and that nobody else is."""
+"""Servers that the environment names: which credentials they get, and that no other server does."""
 
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

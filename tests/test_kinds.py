@@ -266,7 +266,7 @@ def test_the_monitor_sees_each_kind_drift(tmp_path):
     assert sides.window["lasted"].median() > 1.5 * known.median() and set(sides.window["size"]) == {"large"}
 
 
-def test_a_new_value_of_an_ordered_text_is_told_and_its_order_kept():
+def test_a_new_value_of_an_ordered_text_is_reported_and_its_order_kept():
     from ondol.setup.evolution import find_changes
     from ondol.setup.schema_edit import propose
 

@@ -447,7 +447,7 @@ def test_an_alarm_is_accepted_by_any_of_its_columns_and_shown_with_the_reason():
     assert [line["accepted"] for line in accept_alarms([TOTAL, CODE], {"fare": "known before"})] == ["known before", ""]
 
 
-def test_what_is_accepted_in_vain_is_told_and_what_is_no_column_is_refused_with_the_nearest_name(caplog):
+def test_what_is_accepted_in_vain_is_reported_and_what_is_no_column_is_refused_with_the_nearest_name(caplog):
     contract = describe(trips(0, 10), "tip", "regression")
     accept = {"fare": "b", "zone": "d"}
     require_known("[leakage] accept", accept, contract.by_name)

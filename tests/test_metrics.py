@@ -170,7 +170,7 @@ def test_interval_is_unknown_where_most_resamples_have_one_class():
     p = np.column_stack([np.linspace(1, 0, 30), np.linspace(0, 1, 30)])
     assert paired_difference("binary", "roc_auc", y, p, p) is None
     assert "roc_auc" not in bootstrap("binary", y, p)
-    y[3] = 1  # 36% of resamples leave it out: judged by the others
+    y[3] = 1  # 36% of resamples leave it out: evaluated by the others
     assert bootstrap("binary", y, p)["roc_auc"].low is not None
 
 

@@ -487,7 +487,7 @@ def test_what_cannot_be_written_is_said_and_is_not_here_either(two, monkeypatch)
 
 
 def test_a_bundle_that_cannot_be_reached_is_not_taken_for_missing(two, monkeypatch):
-    """Else the gates would judge without the champion."""
+    """Else the gates would decide without the champion."""
     one, other = two
     bundle = one.deploy("1")
     other.stale.refresh()

@@ -342,7 +342,7 @@ def test_the_same_window_never_asks_twice():
 
 @pytest.fixture
 def alerted(tmp_path, monkeypatch):
-    """A store, and what people are told of its windows: `alerted(verdicts, **settings)` looks as a monitor does."""
+    """A store, and the alerts on its windows: `alerted(verdicts, **settings)` looks as a monitor does."""
     monkeypatch.setattr("ondol.monitoring.retraining.has_automation", lambda project: False)  # no server here
     write_champion(Store(tmp_path / ".ml" / "store"), CHAMPION)
 
@@ -492,7 +492,7 @@ def test_old_reports_go_and_records_stay(tmp_path):
     assert windows.path(window(4, "ok").id, "html").exists()
 
 
-def test_a_window_is_told_in_words():
+def test_a_window_is_reported_in_words():
     moved = window(0, "drift", columns=(column("도시", "moved", score=None), column("b")), prediction=column("p"))
     text = as_markdown(moved, ask("dd"), "", "report.html")
     assert "1 of 2" in text and "so" in text and "report.html" in text

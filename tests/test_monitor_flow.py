@@ -90,7 +90,7 @@ def loop(served: Served) -> dict[str, Any]:
     return found
 
 
-def test_a_window_too_small_to_judge_leaves_its_rows_to_the_next(served):
+def test_a_window_too_small_to_evaluate_leaves_its_rows_to_the_next(served):
     served.send(150)
     small = monitor(served)
     assert (small.verdict, small.rows) == ("too small", 150)
@@ -121,7 +121,7 @@ def test_a_monitor_that_is_killed_neither_loses_nor_doubles_rows(served):
     assert sum(w.rows for w in served.windows) == served.sent
 
 
-def test_labels_that_come_late_judge_an_earlier_window(served):
+def test_labels_that_arrive_late_evaluate_an_earlier_window(served):
     frame = served.send(shift=1.0)
     moved = monitor(served)
     assert moved.verdict == "ok"  # the features are as they were
@@ -129,9 +129,9 @@ def test_labels_that_come_late_judge_an_earlier_window(served):
     served.send()
     later = monitor(served)
     assert later.verdict == "ok"
-    judged = served.windows[-2]
-    assert judged.id == moved.id and judged.verdict == "worse"
-    assert judged.performance is not None and judged.performance.rows == ROWS
+    evaluated = served.windows[-2]
+    assert evaluated.id == moved.id and evaluated.verdict == "worse"
+    assert evaluated.performance is not None and evaluated.performance.rows == ROWS
     assert not loop(served).get("wanted")  # the latest window is well
 
 

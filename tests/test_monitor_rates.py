@@ -1,4 +1,4 @@
-"""How often the monitor cries wolf, and how often it sleeps: simulated windows of the sample, judged as the flow does.
+"""How often the monitor cries wolf, and how often it sleeps: simulated windows of the sample, as in the flow.
 
 Each simulated project has its own data, model and reference (about 1,000 held-out rows of 5,000). Its windows follow
 each other; an alarm is a decision that would start the pipeline. docs/monitoring.md has the figures.
@@ -71,7 +71,7 @@ def project(problem: str, target: str, seed: int) -> Project:
 
 
 def window(project: Project, number: int, drift: float, shift: float, labels: bool) -> Window:
-    """Judge the project's window of that number, as `ondol.monitoring.monitor` and `truth` do."""
+    """Evaluate the project's window of that number, as `ondol.monitoring.monitor` does."""
     contract = project.reference.contract
     frame = typed_sample(contract, ROWS, seed=project.seed, start=100_000 + number * ROWS, drift=drift, shift=shift)
     answers = predictions(project.scorer, frame)

@@ -1,4 +1,4 @@
-"""ops/: the compose file, the alert rules and the dashboard, held against the real service and a real Prometheus."""
+"""ops/: the compose file, the alert rules and the dashboard, tested with the real service and a real Prometheus."""
 
 import contextlib
 import json
@@ -132,7 +132,7 @@ def test_prefects_leases_outlive_its_server(compose):
     assert prefect["environment"]["PREFECT_HOME"].startswith("/app/.ml/")
 
 
-def test_service_and_images_are_told_what_is_set_here(ops):
+def test_service_and_images_get_what_is_set_here(ops):
     for name, value in (
         ("GROUP", "service-sklearn"),
         ("ML_LOG_KEY", "k"),
@@ -190,7 +190,7 @@ def test_images_are_pinned_and_built_ones_are_targets_of_the_dockerfile(compose,
 
 
 def test_addresses_inside_compose_name_its_services_and_their_ports(compose, ops):
-    """Whatever a service is told to call is a service, on the port that its command opens."""
+    """Whatever a service has to call is a service, on the port that its command opens."""
     listens = {
         "prefect": "4200",
         "mlflow": "5000",
@@ -370,7 +370,7 @@ SITUATIONS = [
     ("3d", "WindowDrifted", WORKS | verdict("drift")),
     ("3d", "PerformanceDegraded", WORKS | verdict("worse")),
     ("3d", "WindowIsOverdue", WORKS | TRAFFIC | {"ml_window_end_seconds": f"3600x{DAYS}"}),
-    ("3d", "WindowIsOverdue", WORKS | TRAFFIC),  # none was judged since the version was put into production
+    ("3d", "WindowIsOverdue", WORKS | TRAFFIC),  # none was evaluated since the version was put into production
     ("3d", "RetrainingDoesNotStart", WORKS | {"ml_loop_request_open": f"1x{DAYS}"}),
     ("3d", "AlertsAreWaiting", WORKS | {"ml_alerts_waiting": f"0x60 2x{DAYS}", "ml_alerts_webhook": f"1x{DAYS}"}),
     ("8d", "LoopIsPaused", WORKS | TRAFFIC | {"ml_loop_paused": f"1x{DAYS}"}),

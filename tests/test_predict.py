@@ -312,7 +312,7 @@ def test_a_long_source_is_scored_in_parts_of_bounded_size(project, monkeypatch):
     assert done["refused"] == 10
 
 
-def test_a_column_that_turns_out_to_be_text_late_starts_the_file_anew(project, monkeypatch):
+def test_a_column_that_turns_out_to_be_text_late_starts_the_file_again(project, monkeypatch):
     monkeypatch.setattr("ondol.ingestion.csv_files.HELD_BYTES", 1)
     monkeypatch.setattr("ondol.ingestion.csv_files.BLOCK_BYTES", 20_000)
     project.crown()

@@ -318,7 +318,7 @@ def test_what_is_text_in_the_snapshot_stays_as_it_is_written(made, suffix):
     assert [one[2] for one in made.rows(taken.snapshot)[-3:]] == ["05", "007", " 12"]
 
 
-def test_a_value_that_is_none_of_its_column_s_type_is_refused_where_no_contract_judges_it(made):
+def test_a_value_that_is_none_of_its_column_s_type_is_refused_where_no_contract_checks_it(made):
     kinds = {"id": [1, 2], "when": [START, START], "age": [400, 1], "income": [1.0, 1.0], "name": ["a", "b"]}
     table = pyarrow.table({**kinds, "y": ["no", "no"], "seen": [START, START]})
     base = made.snapshots.write(table.to_batches(), "data.csv", None)

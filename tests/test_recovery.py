@@ -135,7 +135,7 @@ def test_run_of_another_worker_starts_again_only_where_no_other_is_alive(
     assert (look(), look()) == (0, 1)
 
 
-def test_run_is_given_up_after_its_starts_and_people_are_told_once(
+def test_run_is_given_up_after_its_starts_and_an_alert_is_sent_once(
     prefect: Prefect, look: Callable[[], int], settings: Settings
 ) -> None:
     run, started = prefect.add(), 1

@@ -38,7 +38,7 @@ class Environments:
         return str(self.clients[name].get("/model").json()["version"])
 
     def alerts(self, kind: str) -> list[str]:
-        """What people are told of a kind, the oldest first."""
+        """The alerts of a kind, the oldest first."""
         outbox = sorted((self.project.store / "alerts" / "outbox").glob("*.json"))
         told = [json.loads(path.read_bytes()) for path in outbox]
         return [message["what"] for message in told if message["kind"] == kind]
@@ -104,7 +104,7 @@ def test_smoke_proves_what_was_released_there(released):
 
 
 def test_smoke_fails_where_another_version_serves(released):
-    """An address of no environment is held against the project's own champion."""
+    """An address of no environment is compared with the project's own champion."""
     address = str(released.clients["staging"].base_url).replace("127.0.0.1", "localhost")
     staging_serves_first = released.served("staging") == "1"
     assert staging_serves_first
@@ -161,7 +161,7 @@ def test_first_release_that_fails_takes_the_model_out_of_service_again(released,
         assert client.get("/model").json()["version"] == "2"
 
 
-def test_release_of_what_was_proved_is_not_of_what_serves_by_now(released, tmp_path):
+def test_release_of_what_was_verified_is_not_of_what_serves_by_now(released, tmp_path):
     """As a late approval does: staging has gone on to version 2 meanwhile."""
     proved = tmp_path / "proved"
     succeed(released.release("staging", "--bundle", released.champion("staging")["bundle"], "--output", str(proved)))

@@ -134,12 +134,12 @@ def test_a_champion_that_moves_within_the_block_is_noted_before(delivery, monkey
     assert not (delivery.store("staging").folder / "release.json").exists()
 
 
-@pytest.mark.parametrize(("runtime", "told"), [("sklearn", True), ("onnx", False)])
-def test_failed_release_of_a_bundle_without_onnx_names_what_its_image_needs(delivery, runtime, told):
+@pytest.mark.parametrize(("runtime", "named"), [("sklearn", True), ("onnx", False)])
+def test_failed_release_of_a_bundle_without_onnx_names_what_its_image_needs(delivery, runtime, named):
     move_champion(delivery.store(".ml/store"), delivery.bundle(".ml/store", "1", runtime), "deploy", "new")
     said = delivery.fail("staging")
     assert said.startswith("http://127.0.0.1:9/readyz is not ready")
-    assert ("GROUP=service-sklearn" in said) is told
+    assert ("GROUP=service-sklearn" in said) is named
 
 
 def test_environments_tell_what_the_image_of_a_bundle_without_onnx_needs(delivery, capsys, monkeypatch):

@@ -169,7 +169,7 @@ def registry(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Registry:
     return made
 
 
-def test_record_that_is_not_whole_is_told_from_one_that_cannot_be_reached(registry, monkeypatch):
+def test_record_that_is_not_whole_is_distinguished_from_one_that_cannot_be_reached(registry, monkeypatch):
     import mlflow.artifacts
 
     assert read_recorded(registry, "1").origin.commit == "c"
@@ -234,7 +234,7 @@ def test_project_without_repository_says_what_to_do(tmp_path):
         pass
 
 
-def test_project_that_lay_elsewhere_is_told(root, folder):
+def test_project_that_lay_elsewhere_is_reported(root, folder):
     commit = read_provenance(root).commit
     git(root.parent, "mv", "shop", "moved")
     commit_all(root.parent)
@@ -366,7 +366,7 @@ Path(sys.argv[2]).write_text(json.dumps(made), encoding="utf-8")
 """
 
 
-def test_code_older_than_the_command_is_told(tmp_path):
+def test_code_older_than_the_command_is_reported(tmp_path):
     with pytest.raises(UserError, match="older than `ml reproduce`"):
         retrain(worker(tmp_path)[0], Path(sys.executable), OLD, order(tmp_path), tmp_path)
 
@@ -400,7 +400,7 @@ def test_command_tells_what_it_says_while_it_runs(tmp_path):
     assert not one.run([sys.executable, "-c", "raise SystemExit(3)"], {"PATH": "/usr/bin:/bin"})
 
 
-def test_missing_uv_is_told(tmp_path, monkeypatch):
+def test_missing_uv_is_reported(tmp_path, monkeypatch):
     monkeypatch.delenv("UV", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"uv, which installs the packages, is not on PATH.*--no-install"):

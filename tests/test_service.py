@@ -380,7 +380,7 @@ def test_too_many_rows_name_the_limit(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_oversized_body_is_refused_whether_its_length_is_told_or_not(client: TestClient, chunked: bool) -> None:
+def test_oversized_body_is_refused_whether_its_length_is_declared_or_not(client: TestClient, chunked: bool) -> None:
     body = b" " * 60_000
     answer = client.post("/predict", content=iter([body[:30_000], body[30_000:]]) if chunked else body)
     assert answer.status_code == 413

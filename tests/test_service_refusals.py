@@ -336,7 +336,7 @@ def test_wide_message_of_a_closed_set_is_cut(serving: Any) -> None:
     assert len(error["msg"]) <= LONGEST_MESSAGE + 1
 
 
-def test_errors_of_several_rows_are_told_together(serving: Any) -> None:
+def test_errors_of_several_rows_are_reported_together(serving: Any) -> None:
     rows = [ROW, ROW | {"a.b/c?": "x", "unknown": 1}, ROW, {}]
     answer = serving().post("/predict", json={"rows": rows})
     places = [tuple(e["loc"]) for e in answer.json()["detail"]]

@@ -203,7 +203,7 @@ def test_weeks_are_other_customers_who_move_half_way():
     assert abs(moved["age"].mean() - still["age"].mean()) > 2
 
 
-def test_closed_loop_is_told_with_its_weeks():
+def test_closed_loop_is_reported_with_its_weeks():
     weeks = [
         week(1),
         week(2, "drift", True),

@@ -388,7 +388,7 @@ def test_zst_cut_short_is_refused(tmp_path):
     assert "cut short" in _refusal(tmp_path, "t.csv.zst")
 
 
-def test_a_value_of_a_whole_parquet_file_that_cannot_be_read_is_told_with_its_column(tmp_path):
+def test_a_value_of_a_whole_parquet_file_that_cannot_be_read_is_reported_with_its_column(tmp_path):
     beyond = pa.array([2**63, 1], pa.uint64())
     pq.write_table(pa.table({"a": [1, 2], "값": beyond}), tmp_path / "t.parquet")
     source = open_source("t.parquet", Reading(root=tmp_path))

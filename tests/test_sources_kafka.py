@@ -77,8 +77,8 @@ def test_many_cuts_lose_and_double_nothing(cluster):
 
 
 def test_full_goes_before_the_group(cluster):
-    cluster.send("anew", [{"id": n} for n in range(20)])
-    source = open_source(cluster.uri("anew"), RETRYING)
+    cluster.send("again", [{"id": n} for n in range(20)])
+    source = open_source(cluster.uri("again"), RETRYING)
     _read(source)
     source.commit(source.position)
     source.resume(None)
@@ -182,10 +182,10 @@ def test_rows_that_retention_removed_unread_are_not_passed_over_in_silence(clust
     assert len(_read(open_source(cluster.uri("short"), RETRYING))) == end - first
 
 
-def test_topic_made_anew_or_with_fewer_partitions_is_said(cluster):
-    cluster.send("anew", [{"id": 0}], partition=0)
-    assert "before offset 50" in _refusal(cluster.uri("anew"), {"0": 50})
-    assert "Partition 9" in _refusal(cluster.uri("anew"), {"9": 1})
+def test_topic_made_again_or_with_fewer_partitions_is_said(cluster):
+    cluster.send("again", [{"id": 0}], partition=0)
+    assert "before offset 50" in _refusal(cluster.uri("again"), {"0": 50})
+    assert "Partition 9" in _refusal(cluster.uri("again"), {"9": 1})
 
 
 def test_topic_that_does_not_exist_names_the_nearest(cluster):

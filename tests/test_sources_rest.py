@@ -416,7 +416,7 @@ def test_secret_is_in_no_message_or_log(serve, pauses, monkeypatch, caplog):
         assert form not in everything and form not in caplog.text
 
 
-def test_secret_in_a_query_that_is_written_anew_is_in_no_log(serve, pauses, monkeypatch, caplog):
+def test_secret_in_a_query_that_is_written_again_is_in_no_log(serve, pauses, monkeypatch, caplog):
     monkeypatch.setenv("API_TOKEN", "pl anted!x")
     server = serve(lambda query, number: (500, {}, {}) if number == 2 else (200, {}, ROWS if number == 1 else []))
     with caplog.at_level(logging.DEBUG):

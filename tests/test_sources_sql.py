@@ -388,7 +388,7 @@ def test_only_a_single_select_is_run(db):
 
 
 @on()
-def test_a_wrong_query_is_told_in_the_database_s_words(db):
+def test_a_wrong_query_is_reported_in_the_database_s_words(db):
     _customers(db)
     assert "nowhere" in _refusal(lambda: _table(db.source("SELECT nowhere FROM TABLE_")))
 
@@ -425,12 +425,12 @@ def test_a_host_that_does_not_answer_is_tried_again_and_then_told(scheme):
     assert "cannot be reached" in sentence and "refused" in sentence and "${PLANTED}" in sentence
 
 
-def test_an_unknown_host_is_told(postgres):
+def test_an_unknown_host_is_reported(postgres):
     uri = "postgresql://ann:${PLANTED}@nowhere.invalid/shop#t"
     assert "cannot be reached" in _refusal(lambda: open_source(uri, Reading(fetch=SOON)).schema)
 
 
-def test_unknown_databases_are_told(postgres, maria):
+def test_unknown_databases_are_reported(postgres, maria):
     for uri in (postgres, maria):
         named = uri.replace("/test", "/nowhere_there").replace("/postgres?", "/nowhere_there?")
         assert "database that is not there" in _refusal(
@@ -438,7 +438,7 @@ def test_unknown_databases_are_told(postgres, maria):
         )
 
 
-def test_wrong_password_is_told_by_mariadb_and_postgresql(maria):
+def test_wrong_password_is_reported_by_mariadb_and_postgresql(maria):
     uri = "mariadb://nobody:${PLANTED}@127.0.0.1/test#t"
     assert "user or password" in _refusal(lambda: open_source(uri, Reading(fetch=SOON)).schema)
     with _refusing_postgres() as (port, heard):
@@ -471,7 +471,7 @@ def _refusing_postgres():
 
 
 @on("postgres")
-def test_a_missing_right_is_told(db):
+def test_a_missing_right_is_reported(db):
     _customers(db)
     if "127.0.0.1" not in db.uri:
         pytest.skip("the embedded server is on a socket")
@@ -485,14 +485,14 @@ def test_a_missing_right_is_told(db):
 
 
 @on("postgres", "maria")
-def test_a_query_over_its_time_is_told(db):
+def test_a_query_over_its_time_is_reported(db):
     slow = "SELECT pg_sleep(60)" if "postgres" in db.uri else "SELECT SLEEP(60) AS s"
     source = db.source(slow, fetch=Fetch(timeout_seconds=2, retries=0))
     assert "took longer than 2 s" in _refusal(lambda: source.schema)
 
 
 @on("postgres", "maria")
-def test_a_connection_that_is_cut_midway_is_told(db):
+def test_a_connection_that_is_cut_midway_is_reported(db):
     mark = f"m{uuid.uuid4().hex}"
     table = "generate_series(1, 3000000)" if "postgres" in db.uri else "seq_1_to_3000000"
     named = f"&application_name={mark}" if "?" in db.uri else f"?application_name={mark}"

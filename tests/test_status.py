@@ -145,7 +145,7 @@ def guarded_by_host() -> Iterator[str]:
     thread.join()
 
 
-def test_server_that_does_not_know_its_name_is_told_it_rather_than_credentials(
+def test_server_that_does_not_know_its_name_gets_it_rather_than_credentials(
     settings: Settings, guarded_by_host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remedy = "does not answer under this name: where it runs, add it to [ports] hosts (ML_PORTS__HOSTS)."
@@ -158,7 +158,7 @@ def test_server_that_does_not_know_its_name_is_told_it_rather_than_credentials(
     assert str(refused.value).startswith(f"The MLflow server at {guarded_by_host} {remedy}")
 
 
-def test_paused_loop_is_told_before_there_is_a_champion(settings: Settings) -> None:
+def test_paused_loop_is_reported_before_there_is_a_champion(settings: Settings) -> None:
     pause(open_store(settings), "audit")
     [line] = loop_lines(settings)
     assert line.startswith("Automatic retraining is paused since ")

@@ -34,7 +34,9 @@ def spoil(table: pyarrow.Table, column: str, changes: dict[int, Any]) -> pyarrow
     return table.set_column(place, column, pyarrow.array(values, table.schema.field(column).type))
 
 
-def judge(root: Path, table: pyarrow.Table, group: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Validation, Any]:
+def validate_table(
+    root: Path, table: pyarrow.Table, group: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Validation, Any]:
     monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", group)
     chosen = Settings(root=root, data={"target": "churned"})  # type: ignore[arg-type]
     made = Snapshots(open_store(chosen)).write(table.to_batches(), "s", None)
@@ -47,9 +49,9 @@ def test_row_groups_change_nothing_of_the_verdict(tmp_path, monkeypatch):
     table = spoil(SAMPLE, "customer_id", {130: ids[5], 640: ids[639], 990: ids[5]})
     table = spoil(table, "age", {0: 400, 99: -1, 100: 300, 130: 500, 999: 121})
     table = spoil(table, "plan", dict.fromkeys((1, 7, 500), "unheard of"))
-    whole, rows = judge(tmp_path / "whole", table, 100_000, monkeypatch)
+    whole, rows = validate_table(tmp_path / "whole", table, 100_000, monkeypatch)
     for group in (1, 7, 100, 130, 131):
-        part, cut = judge(tmp_path / str(group), table, group, monkeypatch)
+        part, cut = validate_table(tmp_path / str(group), table, group, monkeypatch)
         assert cut.equals(rows)
         others = {"snapshot", "digest"}  # the bytes of files have groups
         assert part.model_dump(exclude=others) == whole.model_dump(exclude=others)
@@ -135,7 +137,7 @@ class Labelled(pa.DataFrameModel):
         metadata = None
 
 
-def judge_labels(root: Path, monkeypatch: pytest.MonkeyPatch, group: int = 100, **columns: list[Any]) -> Validation:
+def validate_labels(root: Path, monkeypatch: pytest.MonkeyPatch, group: int = 100, **columns: list[Any]) -> Validation:
     monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", group)
     monkeypatch.setattr("ondol.contract.schema.load_schema", lambda: Labelled)
     chosen = Settings(root=root, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
@@ -150,7 +152,7 @@ def test_a_row_without_a_label_is_left_out_and_is_neither_bad_nor_a_repeat(tmp_p
     labels = ["", None, " ", "1", "2", "oops", "3", "4", *map(str, range(20))]
     ids = ["a", "b", "c", "a", "a", "d", "e", "f", *(f"i{i}" for i in range(20))]
     x = ["-1", "x", "0", "1", "1", "1", "1", "1", *["1"] * 20]
-    validation = judge_labels(tmp_path, monkeypatch, group, id=ids, x=x, y=labels)
+    validation = validate_labels(tmp_path, monkeypatch, group, id=ids, x=x, y=labels)
     assert (validation.rows, validation.bad, validation.unlabelled, validation.kept) == (28, 2, 3, 23)
     assert validation.reasons == {"id: field_uniqueness": 1, "y: not a finite number": 1}
     assert validation.bad_share == 2 / 25
@@ -161,15 +163,15 @@ def test_a_row_without_a_label_is_left_out_and_is_neither_bad_nor_a_repeat(tmp_p
 def test_no_share_of_missing_labels_fails_a_run_but_all(tmp_path, monkeypatch):
     n = 100
     labels: list[Any] = [None] * (n - 1) + [1.0]
-    validation = judge_labels(tmp_path, monkeypatch, id=[str(i) for i in range(n)], x=[1.0] * n, y=labels)
+    validation = validate_labels(tmp_path, monkeypatch, id=[str(i) for i in range(n)], x=[1.0] * n, y=labels)
     assert validation.describe() == "1 rows kept, 0 quarantined (0.00%), 99 without a label left out"
     with pytest.raises(UserError, match='None of the 100 rows has a value of the target "y"'):
-        judge_labels(tmp_path, monkeypatch, id=[str(i) for i in range(n)], x=[1.0] * n, y=pyarrow.nulls(n, "double"))
+        validate_labels(tmp_path, monkeypatch, id=[str(i) for i in range(n)], x=[1.0] * n, y=pyarrow.nulls(n, "double"))
 
 
 def test_column_of_the_wrong_type_is_named_with_its_rows(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"x: not a finite number \(3 rows\)"):
-        judge_labels(tmp_path, monkeypatch, id=["a", "b", "c"], x=["많이"] * 3, y=[1.0] * 3)
+        validate_labels(tmp_path, monkeypatch, id=["a", "b", "c"], x=["많이"] * 3, y=[1.0] * 3)
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.01, False), (0.02, True)])
@@ -177,10 +179,10 @@ def test_the_share_of_bad_rows_that_fails_a_run_is_the_owner_s_choice(tmp_path, 
     monkeypatch.setenv("ML_DATA__MAX_BAD_SHARE", str(share))
     columns = {"id": [str(i) for i in range(100)], "x": ["much", "-1", *["1"] * 98], "y": [1.0] * 100}
     if kept:
-        assert judge_labels(tmp_path, monkeypatch, **columns).bad == 2
+        assert validate_labels(tmp_path, monkeypatch, **columns).bad == 2
         return
     with pytest.raises(UserError, match=r"2 of 100 rows \(2.0%\) break the contract.*max_bad_share = 1%.*quarantine/"):
-        judge_labels(tmp_path, monkeypatch, **columns)
+        validate_labels(tmp_path, monkeypatch, **columns)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-ROOTS = ("packages", "flows", "template", "docs", "README.md", "copier.yml")
+ROOTS = ("packages", "flows", "template", "docs", "tests", "benchmarks", "README.md", "copier.yml")
 SUFFIXES = {".jinja", ".json", ".md", ".py", ".toml", ".yaml", ".yml"}
 INSTEAD = {  # by phrase: what to write
     r"tells? whether|telling whether": "Return True if …, check whether",
@@ -25,7 +25,9 @@ def written() -> list[Path]:
     files = [REPOSITORY / root for root in ROOTS]
     files += [path for root in files if root.is_dir() for path in root.rglob("*")]
     texts = [path for path in files if path.is_file() and (path.suffix in SUFFIXES or path.name == "Dockerfile")]
-    return sorted({path for path in texts if not {".venv", "__pycache__", "vendor"} & set(path.parts)})
+    return sorted(
+        {path for path in texts if not {".venv", "__pycache__", "vendor", Path(__file__).name} & set(path.parts)}
+    )
 
 
 @pytest.mark.parametrize("phrase", FORBIDDEN)

@@ -90,7 +90,7 @@ def test_runs_are_bounded(path):
         assert 0 < int(job["timeout-minutes"]) <= (300 if name == "test-all" else 120), name
 
 
-def test_a_job_that_takes_too_long_is_told_too():
+def test_a_job_that_takes_too_long_is_reported_too():
     """GitHub cancels it, which is no failure."""
     for name, job in load(REPOSITORY / ".github" / "workflows" / "weekly.yml")["jobs"].items():
         told = [step["if"] for step in job["steps"] if "-issue" in step.get("run", "")]

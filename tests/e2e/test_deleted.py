@@ -27,7 +27,7 @@ def do(project: Project, code: str) -> None:
     succeed(project.python("-c", PRELUDE + code, MLFLOW_TRACKING_URI=uri))
 
 
-def train_anew(project: Project, seed: int) -> Done:
+def train_again(project: Project, seed: int) -> Done:
     """Run the pipeline on settings that no version was trained under; a gate may refuse the version."""
     project.configure("train", seed=seed)
     done = project.ml("run")
@@ -47,8 +47,8 @@ def say_no(done: Done, *words: str) -> None:
     assert all(word in sentence for word in words), sentence
 
 
-def judge_anew(project: Project) -> Done:
-    """Evaluate version 1 under gates that it was not judged by."""
+def evaluate_again(project: Project) -> Done:
+    """Evaluate version 1 under gates that it was not evaluated by."""
     project.configure("gates", resamples=300)
     shutil.rmtree(project.store / "verdicts")
     return project.ml("evaluate", "1")
@@ -56,21 +56,21 @@ def judge_anew(project: Project) -> Done:
 
 def test_deleted_experiment_is_restored(trained: Project) -> None:
     do(trained, "client.delete_experiment('1')")
-    assert "was deleted in MLflow: it is restored" in train_anew(trained, 11).stderr
+    assert "was deleted in MLflow: it is restored" in train_again(trained, 11).stderr
     do(trained, "assert experiment.lifecycle_stage == 'active'")
     assert trained.versions() == ["1", "2"]
 
 
 def test_deleted_run_is_restored_where_it_is_logged_to(trained: Project) -> None:
     do(trained, "client.delete_run(version.run_id)")
-    assert "it is restored" in succeed(judge_anew(trained)).stderr
+    assert "it is restored" in succeed(evaluate_again(trained)).stderr
     do(trained, "assert client.get_run(version.run_id).info.lifecycle_stage == 'active'")
 
 
 def test_renamed_experiment_stays_and_a_new_one_takes_the_next_run(trained: Project) -> None:
     do(trained, "client.rename_experiment('1', 'renamed')")
-    succeed(judge_anew(trained))
-    train_anew(trained, 12)
+    succeed(evaluate_again(trained))
+    train_again(trained, 12)
     do(trained, "assert client.get_experiment_by_name(model.name).experiment_id != '1'")
     assert trained.versions() == ["1", "2"]
 
@@ -99,7 +99,7 @@ def test_deleted_alias_comes_back(trained: Project) -> None:
 def test_deleted_artifacts_are_named_and_the_version_is_trained_again(trained: Project) -> None:
     before = trained.champion
     shutil.rmtree(trained.root / ".ml" / "mlflow" / "artifacts")
-    say_no(judge_anew(trained), "is not whole in MLflow any more", "ml train")
+    say_no(evaluate_again(trained), "is not whole in MLflow any more", "ml train")
     say_no(trained.ml("reproduce", "1"), "incomplete")
     assert trained.champion == before
     done = trained.ml("run")

@@ -191,7 +191,7 @@ def test_bundle_that_the_service_refuses_is_said_at_once(trained: Project) -> No
     assert trained.champion == before
 
 
-def test_changed_deploy_settings_deploy_the_champion_anew(trained: Project) -> None:
+def test_changed_deploy_settings_deploy_the_champion_again(trained: Project) -> None:
     before = trained.champion
     trained.run(ML_DEPLOY__TOLERANCE="1e-4")
     assert before and trained.champion

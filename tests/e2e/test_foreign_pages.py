@@ -1,4 +1,4 @@
-"""Web pages of other origins, in a real browser, against the servers of `ml up`, whose worker runs what it is told."""
+"""Web pages of other origins, in a real browser, against the servers of `ml up`, whose worker runs what it gets."""
 
 import json
 import time

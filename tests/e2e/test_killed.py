@@ -98,7 +98,7 @@ def fresh(fresh_once: Project) -> Iterator[Project]:
 
 
 @pytest.fixture(scope="module")
-def judged_once(make: Make) -> Project:
+def evaluated_once(make: Make) -> Project:
     """Version 1 is in production, version 2 has passed its gates and is not deployed yet."""
     project = make(rows=1_000)
     project.run()
@@ -108,9 +108,9 @@ def judged_once(make: Make) -> Project:
 
 
 @pytest.fixture
-def judged(judged_once: Project) -> Iterator[Project]:
-    yield judged_once
-    judged_once.restore()
+def evaluated(evaluated_once: Project) -> Iterator[Project]:
+    yield evaluated_once
+    evaluated_once.restore()
 
 
 def test_list_of_changes_is_complete(fresh: Project, log: Path) -> None:
@@ -120,30 +120,30 @@ def test_list_of_changes_is_complete(fresh: Project, log: Path) -> None:
 
 
 @pytest.mark.parametrize("name", slow_but(["champion.json.json"], DEPLOY))
-def test_killed_between_two_writes_of_deploy(judged: Project, log: Path, name: str) -> None:
-    before, point = judged.champion, DEPLOY.index(name) + 1
-    done = kill(judged, log, point, "before", "deploy", **SEED)
+def test_killed_between_two_writes_of_deploy(evaluated: Project, log: Path, name: str) -> None:
+    before, point = evaluated.champion, DEPLOY.index(name) + 1
+    done = kill(evaluated, log, point, "before", "deploy", **SEED)
     assert done.returncode == -signal.SIGKILL
     assert changes(log) == DEPLOY[:point], done.stderr
-    require_whole(judged)
+    require_whole(evaluated)
     if name == "mlflow alias champion":
-        assert judged.champion and judged.champion["version"] == "2"
-        assert judged.aliases()["champion"] == "1"
+        assert evaluated.champion and evaluated.champion["version"] == "2"
+        assert evaluated.aliases()["champion"] == "1"
     else:
-        assert judged.champion == before
-    assert not wait_until_alone(judged.root)
-    require_complete(judged, **SEED)
-    assert judged.versions() == ["1", "2"]
+        assert evaluated.champion == before
+    assert not wait_until_alone(evaluated.root)
+    require_complete(evaluated, **SEED)
+    assert evaluated.versions() == ["1", "2"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bundles", "champion.json.json"])
-def test_killed_while_half_is_written_in_deploy(judged: Project, log: Path, name: str) -> None:
-    before = judged.champion
-    assert kill(judged, log, DEPLOY.index(name) + 1, "within", "deploy", **SEED).returncode == -signal.SIGKILL
-    assert judged.champion == before
-    require_whole(judged)
-    require_complete(judged, **SEED)
+def test_killed_while_half_is_written_in_deploy(evaluated: Project, log: Path, name: str) -> None:
+    before = evaluated.champion
+    assert kill(evaluated, log, DEPLOY.index(name) + 1, "within", "deploy", **SEED).returncode == -signal.SIGKILL
+    assert evaluated.champion == before
+    require_whole(evaluated)
+    require_complete(evaluated, **SEED)
 
 
 @pytest.mark.parametrize(("name", "when"), slow_but(EARLY[:1], EARLY))
@@ -178,20 +178,20 @@ def test_killed_while_half_of_any_file_is_written(fresh: Project, log: Path, poi
 
 
 @pytest.mark.slow
-def test_killed_at_every_change_while_a_champion_serves(judged: Project, log: Path) -> None:
+def test_killed_at_every_change_while_a_champion_serves(evaluated: Project, log: Path) -> None:
     """New rows and a new model: the champion is the old or the new one at every moment."""
-    judged.configure("data", source="sample://?rows=1200")
+    evaluated.configure("data", source="sample://?rows=1200")
     point = 0
     while True:
         point += 1
-        judged.restore()
-        judged.configure("data", source="sample://?rows=1200")
-        done = kill(judged, log, point, "before", "run")
+        evaluated.restore()
+        evaluated.configure("data", source="sample://?rows=1200")
+        done = kill(evaluated, log, point, "before", "run")
         if done.returncode == 0:
             break
-        assert judged.champion and judged.champion["version"] in ("1", "3")
-        require_whole(judged)
-        require_complete(judged)
+        assert evaluated.champion and evaluated.champion["version"] in ("1", "3")
+        require_whole(evaluated)
+        require_complete(evaluated)
     assert point == len(FIRST_RUN) + 1
 
 
@@ -208,12 +208,12 @@ def test_servers_of_a_killed_run_end_with_it(fresh: Project, log: Path, name: st
     assert not wait_until_alone(fresh.root)
 
 
-def test_killed_rollback_is_finished_by_the_next_command(judged: Project, log: Path) -> None:
-    succeed(judged.ml("deploy", **SEED))
-    assert kill(judged, log, 3, "before", "rollback", "--why", "night").returncode == -signal.SIGKILL
+def test_killed_rollback_is_finished_by_the_next_command(evaluated: Project, log: Path) -> None:
+    succeed(evaluated.ml("deploy", **SEED))
+    assert kill(evaluated, log, 3, "before", "rollback", "--why", "night").returncode == -signal.SIGKILL
     assert changes(log) == ["champion.backup.json.json", "champion.json.json", "mlflow alias champion"]
-    assert judged.champion and judged.champion["version"] == "1"
-    assert judged.aliases()["champion"] == "2"
-    assert "was taken out of production" in refuse(judged.ml("run", **SEED), status=1)
-    assert judged.champion and judged.champion["version"] == "1"
-    assert judged.aliases()["champion"] == "1"
+    assert evaluated.champion and evaluated.champion["version"] == "1"
+    assert evaluated.aliases()["champion"] == "2"
+    assert "was taken out of production" in refuse(evaluated.ml("run", **SEED), status=1)
+    assert evaluated.champion and evaluated.champion["version"] == "1"
+    assert evaluated.aliases()["champion"] == "1"

@@ -70,7 +70,7 @@ def lasting(project: Project) -> dict[str, bytes]:
 
 
 def test_versions_are_equal_months_later(trained: Project) -> None:
-    """Another seed by the environment, then other code, parameters and split, and a champion to be judged against."""
+    """Another seed by the environment, then other code, parameters and split, and a champion to compare with."""
     project = trained
     project.run(ML_TRAIN__SEED="7", ML_TRAIN__PARAMS='{"max_iter": 60}')
     replace(project, '"max_leaf_nodes": 15', '"max_leaf_nodes": 9')

@@ -60,8 +60,8 @@ def test_same_content_under_another_name_is_the_same_snapshot(trained: Project) 
     assert files_of(trained.store / "snapshots", "sources") == before
 
 
-def test_changed_gate_judges_again_without_refit(trained: Project) -> None:
-    """The champion's own verdict stands; a candidate's is asked for anew."""
+def test_changed_gate_evaluates_again_without_refit(trained: Project) -> None:
+    """The champion's own verdict stands; a candidate's is computed again."""
     runs = trained.training_runs()
     trained.configure("gates", minimum=0.5)
     trained.run()
@@ -85,7 +85,7 @@ def test_stage_without_its_predecessor_says_what_to_run(trained: Project, stage:
     assert "run `ml " in refuse(trained.ml(stage))
 
 
-def test_second_command_at_the_same_time_is_told_to_wait(trained: Project) -> None:
+def test_second_command_at_the_same_time_is_asked_to_wait(trained: Project) -> None:
     import fcntl
 
     with (trained.root / ".ml" / "lock").open("a+") as lock:

@@ -32,7 +32,7 @@ from e2e.support import (
 
 CORE = "pLaNted7f3a"  # no encoding of text changes these letters
 PASSWORD, TOKEN = f"{CORE}@/비밀", f"{CORE}-hook"
-SPACED = f"pl {CORE}!/+x"  # which a query that is written anew holds in another form
+SPACED = f"pl {CORE}!/+x"  # which a query that is rewritten holds in another form
 TABLE = "심은_고객"
 
 

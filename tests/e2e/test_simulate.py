@@ -45,7 +45,7 @@ def test_loop_goes_on_whatever_is_killed(make: Make) -> None:
     require_closed(done.stdout)
     assert not wait_until_alone(project.root)
     require_each_answer_once(sandbox, WEEKS * 1000)
-    require_each_record_judged_once(sandbox.store)
+    require_each_record_evaluated_once(sandbox.store)
     require_one_retraining(sandbox)
     require_ended_runs(sandbox, monitors=WEEKS)
 
@@ -75,18 +75,18 @@ def read_lines(path: Path) -> list[bytes]:
     return path.read_bytes().split(b"\n")[:-1]
 
 
-def require_each_record_judged_once(store: Path) -> None:
-    """Each record of the log is in one judged window, and in no other; so is each row that was compared."""
+def require_each_record_evaluated_once(store: Path) -> None:
+    """Each record of the log is in one evaluated window, and in no other; so is each row that was compared."""
     windows = [json.loads(path.read_text(encoding="utf-8")) for path in (store / "windows").glob("*.json")]
-    judged = [window for window in windows if window["verdict"] != "too small"]
-    assert len(judged) == WEEKS
+    evaluated = [window for window in windows if window["verdict"] != "too small"]
+    assert len(evaluated) == WEEKS
     for record in log_records(store):
         at = datetime.fromisoformat(record["at"])
-        holding = [w for w in judged if w["bundle"] == record["bundle"] and is_in(at, w)]
+        holding = [w for w in evaluated if w["bundle"] == record["bundle"] and is_in(at, w)]
         assert len(holding) == 1, (record["id"], holding)
-    samples = pd.concat([pd.read_parquet(store / "windows" / f"{window['id']}.parquet") for window in judged])
+    samples = pd.concat([pd.read_parquet(store / "windows" / f"{window['id']}.parquet") for window in evaluated])
     assert not samples.duplicated(["request_id", "row"]).any()
-    assert sum(window["rows"] for window in judged) == len(samples)
+    assert sum(window["rows"] for window in evaluated) == len(samples)
 
 
 def is_in(at: datetime, window: dict[str, Any]) -> bool:

@@ -195,7 +195,7 @@ def require_all(project: Project, orders: Orders) -> None:
 
 
 def kill_at(project: Project, log: Path, point: int, when: str) -> bool:
-    """Ingest until the change number `point`; tell whether there is such a one."""
+    """Ingest until the change number `point`; return True if there is one."""
     log.unlink(missing_ok=True)
     path = {"PYTHONPATH": python_path(project.root, engine=project.root / "vendor")}
     done = project.python(str(KILLER), str(log), str(point), when, "ingest", **path)
