@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from ondol.errors import UserError
-from ondol.storage.files import keep_private
 
 HELP = """Train, check, deploy and serve this project's model.
 
@@ -480,6 +479,7 @@ def quarantine_replay(
 def main() -> None:
     """Run the command line; a user's mistake is one sentence, anything else is kept in a log."""
     from ondol.cli.console import leave, report_error, report_unexpected
+    from ondol.storage.files import keep_private
 
     keep_private()
     # A shell without job control, such as a script's, starts `ml … &` with SIGINT ignored, and Python leaves it so. Who
