@@ -10,13 +10,13 @@ from template_support import REPOSITORY, repository_environment
 
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
-from ondol.storage import locks as exclusive
-from ondol.storage.locks import only_one
+from ondol.storage import store as exclusive
+from ondol.storage.store import only_one
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from ondol.storage.locks import only_one
+from ondol.storage.store import only_one
 from ondol.config import load_settings
 with only_one(load_settings(Path(sys.argv[1])), wait=False):
     print("held", flush=True)

@@ -16,7 +16,6 @@ from ondol.config import Settings
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
 from ondol.ingestion.incremental import grow
-from ondol.snapshots import parts
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import digest_json
 from ondol.storage.parquet import unify
@@ -449,7 +448,7 @@ def test_a_part_that_was_changed_is_refused(chosen, monkeypatch):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    monkeypatch.setattr(parts, "_whole", set())
+    monkeypatch.setattr("ondol.snapshots.snapshots._whole", set())
     with pytest.raises(UserError, match="was changed or damaged"):
         rows_of(chosen, made)
     path.unlink()

@@ -26,9 +26,9 @@ from ondol.registry.bundles import drop_bundle, find_bundle, open_bundle, write_
 from ondol.registry.champion import move_champion, read_champion, restore_champion
 from ondol.retention import find_garbage
 from ondol.snapshots.snapshots import Snapshots
-from ondol.storage import objects
+from ondol.storage import remote
 from ondol.storage.files import read_json, write_json
-from ondol.storage.log_upload import PATIENCE, Shipper, fetch_log, follow
+from ondol.storage.log_upload import ONE_TRY, Shipper, fetch_log, follow
 from ondol.storage.remote import Mirror, Objects, is_deciding, is_record
 from ondol.storage.store import Store, open_store
 from ondol.validation.results import Latest, Validation, Validations
@@ -431,7 +431,7 @@ def test_a_killed_process_between_upload_and_rename_leaves_what_the_next_takes_u
 def test_an_answer_that_was_lost_is_no_conflict(two, monkeypatch):
     one, _ = two
     one.deploy("1")
-    put, tries = objects._put_s3, []
+    put, tries = remote._put_s3, []
 
     def lost(*words: Any) -> str:
         tag = put(*words)
@@ -440,7 +440,7 @@ def test_an_answer_that_was_lost_is_no_conflict(two, monkeypatch):
             raise ConnectionError("cut")
         return tag
 
-    monkeypatch.setattr(objects, "_put_s3", lost)
+    monkeypatch.setattr(remote, "_put_s3", lost)
     monkeypatch.setattr("ondol.storage.remote_files.PAUSE_SECONDS", 0.01)
     host = Host(one.settings.root)
     mirror = Mirror(one.folder, Objects(ADDRESS, host.settings.fetch.model_copy(update={"retries": 2})))
@@ -565,7 +565,7 @@ def followed(two: tuple[Host, Host], tmp_path: Path) -> Iterator[tuple[Host, Pat
     """A host that deploys, and the folder of a service elsewhere that follows; with what the follower says."""
     stop, said = threading.Event(), []
     folder = tmp_path / "service"
-    mirror = Mirror(folder, Objects(ADDRESS, PATIENCE))
+    mirror = Mirror(folder, Objects(ADDRESS, ONE_TRY))
     thread = threading.Thread(target=follow, args=(mirror, 10**9, stop, said.append))
     thread.start()
     yield two[0], folder, said
@@ -603,7 +603,7 @@ def test_an_outage_is_said_once_and_survived(two, tmp_path, monkeypatch):
     monkeypatch.setattr("ondol.storage.log_upload.EACH_SECONDS", 0.01)
     away.set()
     stop, said = threading.Event(), []
-    mirror = Mirror(tmp_path / "service", Objects(ADDRESS, PATIENCE))
+    mirror = Mirror(tmp_path / "service", Objects(ADDRESS, ONE_TRY))
     thread = threading.Thread(target=follow, args=(mirror, 10**9, stop, said.append))
     thread.start()
     wait_until(lambda: said)
@@ -651,7 +651,7 @@ def test_log_files_go_up_and_come_down_where_they_are_needed(two):
 def test_a_followers_end_ships_what_was_logged_last(two, tmp_path):
     _, monitor = two
     stop = threading.Event()
-    mirror = Mirror(tmp_path / "service", Objects(ADDRESS, PATIENCE))
+    mirror = Mirror(tmp_path / "service", Objects(ADDRESS, ONE_TRY))
     thread = threading.Thread(target=follow, args=(mirror, 10**9, stop, print))
     thread.start()
     path = log_file(mirror.folder, "20260101T000000-h-1-1", "one")

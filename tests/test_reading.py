@@ -20,15 +20,15 @@ SHORT = {  # modules with fewer lines, and why
     "exports": "imported by every package: nothing else",
 }
 MOST = {  # to be lowered, never raised: a flow that needs more has a step that belongs elsewhere
-    "ingest": 38,
-    "validate": 25,
-    "train": 32,
-    "evaluate": 43,
-    "deploy": 50,
-    "predict": 41,
-    "monitor": 48,
-    "pipeline": 70,
-    "alerts": 21,
+    "ingest": 37,
+    "validate": 24,
+    "train": 31,
+    "evaluate": 42,
+    "deploy": 49,
+    "predict": 40,
+    "monitor": 47,
+    "pipeline": 69,
+    "alerts": 20,
 }
 
 

@@ -13,8 +13,7 @@ from ondol.redaction import redact, show_uri
 from ondol.retention import Garbage, Use, all_snapshots, bundled, find_garbage, latest, needed, registered, versions_of
 from ondol.snapshots.diff import MOST_ROWS, MOVED, ColumnDiff, Difference, compare_columns, compare_schemas
 from ondol.snapshots.snapshots import Snapshot, Snapshots
-from ondol.storage.locks import only_one
-from ondol.storage.store import open_store
+from ondol.storage.store import only_one, open_store
 
 NAMED = 3  # categories that are listed
 

@@ -19,9 +19,8 @@ from ondol.orchestration.server import prefect_server
 from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion, read_champion
 from ondol.registry.registry import connect
-from ondol.storage.locks import only_one
 from ondol.storage.remote_files import refuse_plain
-from ondol.storage.store import open_store
+from ondol.storage.store import only_one, open_store
 from ondol.training.provenance import installed_packages
 from ondol.validation.results import Validation, Validations, read_latest
 

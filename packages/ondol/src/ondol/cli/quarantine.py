@@ -20,8 +20,7 @@ from ondol.deployment.predict import open_output, require_destination
 from ondol.errors import UserError
 from ondol.snapshots.snapshots import ROW
 from ondol.storage.files import publish, scratch
-from ondol.storage.locks import only_one
-from ondol.storage.store import open_store
+from ondol.storage.store import only_one, open_store
 from ondol.validation.corrections import accept_corrected_rows, revalidate
 from ondol.validation.results import REASONS, Latest, Validation, Validations
 from ondol.validation.validate import CHECKED

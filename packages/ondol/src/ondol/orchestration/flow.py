@@ -12,7 +12,7 @@ from prefect.settings import temporary_settings
 from prefect.transactions import Transaction
 
 from ondol.orchestration.alerts import alert_failed_run
-from ondol.storage.locks import exclusive
+from ondol.storage.store import exclusive
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,8 +1,8 @@
 """Storage: files, the store, locks, Parquet and files at addresses; nothing here knows of models.
 
 A project's records and large files are in its `Store`, a folder or the mirror of a remote store (`store`, `remote`).
-What is written whole or not at all is in `files`, the project's lock in `locks`. Data of users, at an address or in a
-bucket, is opened by `remote_files`.
+The project's lock is beside it. What is written whole or not at all is in `files`; data of users at an address or in a
+bucket is opened by `remote_files`.
 """
 
 from typing import TYPE_CHECKING
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from ondol.exports import export
 
 if TYPE_CHECKING:
-    from ondol.storage.locks import only_one
-    from ondol.storage.store import Store, open_store
+    from ondol.storage.store import Store, only_one, open_store
 else:
     __getattr__ = export(__name__)
 

@@ -1,4 +1,4 @@
-"""The store of a project: a folder, or a folder that mirrors a remote store.
+"""The store of a project: a folder, or a folder that mirrors a remote store; and the lock of who changes it.
 
 Records (JSON) are small: they are read from the folder by their paths, after `refresh` or `look`. Large files are
 opened through `fetch`. Whatever is written or removed goes through the `Store`, which keeps the remote copy the same.
@@ -6,16 +6,27 @@ opened through `fetch`. Whatever is written or removed goes through the `Store`,
 
 import math
 import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from ondol.config import Fetch, Settings, is_address
+from ondol.config import Fetch, Settings, is_address, load_settings
+from ondol.errors import UserError
 from ondol.storage import files
 
 if TYPE_CHECKING:
     from ondol.storage.remote import Mirror
+
+WAIT_SECONDS = 2 * 3600.0
+POLL_SECONDS = 0.5
+P = ParamSpec("P")
+R = TypeVar("R")
+_held: ContextVar[bool] = ContextVar("project_lock_held", default=False)
 
 
 @dataclass(frozen=True)
@@ -131,3 +142,51 @@ def _mirror(folder: Path, address: str, fetch: Fetch) -> "Mirror":
     from ondol.storage.remote import Mirror, Objects
 
     return Mirror(folder, Objects(address, fetch))
+
+
+def exclusive(function: Callable[P, R]) -> Callable[P, R]:
+    """Let `function`, the body of a flow, hold the project's lock and begin with the store's current records.
+
+    A run of a worker waits for its turn. A command holds the lock before its flow begins, and does not wait.
+    """
+
+    @wraps(function)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        settings = load_settings()
+        with only_one(settings, wait=True):
+            open_store(settings).refresh()
+            return function(*args, **kwargs)
+
+    return alone
+
+
+@contextmanager
+def only_one(settings: Settings, *, wait: bool) -> Iterator[None]:
+    """Hold the project's lock, which the system frees at the end of this process, even if it is killed.
+
+    Raises:
+        UserError: another process holds it; with `wait`, for more than two hours.
+    """
+    if _held.get():
+        yield
+        return
+    path = settings.home / "lock"
+    end = time.monotonic() + (WAIT_SECONDS if wait else 0)
+    while True:
+        with files.locked(path, wait=False) as mine:
+            if mine:
+                files.sweep(open_store(settings).folder, everywhere=True)
+                token = _held.set(True)
+                try:
+                    yield
+                finally:
+                    _held.reset(token)
+                return
+        if time.monotonic() >= end:
+            raise UserError(_occupied(path))
+        time.sleep(POLL_SECONDS)
+
+
+def _occupied(path: Path) -> str:
+    number = path.read_text(encoding="utf-8")
+    return f"Another run of this project is going on (process {number}): wait until it ends."
