@@ -71,7 +71,7 @@ class Checked:
         made = join_reasons(
             [reasons_of(rows, name, check, self.frame[name].loc[rows].to_numpy(object)) for name in shown]
         )
-        found = _show_whole(_unless_known(join_reasons(made), self.reasons), self.columns)
+        found = _show_whole(_unless_known(made, self.reasons), self.columns)
         return replace(self, reasons=join_reasons([self.reasons, found]))
 
 
