@@ -11,7 +11,7 @@ from ondol.orchestration.artifacts import publish_markdown
 from ondol.orchestration.progress import say
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, drop_bundle, find_bundle
-from ondol.registry.champion import Champion, look_at_champion, move_champion, restore_champion, rolled_back
+from ondol.registry.champion import Champion, move_champion, refresh_champion, restore_champion, rolled_back
 from ondol.registry.registry import CHAMPION
 
 
@@ -99,7 +99,7 @@ def build(project: Project, version: str) -> Bundle:
 
 def discard(project: Project, bundle: Bundle) -> None:
     """Remove a bundle, unless it is in production."""
-    champion = look_at_champion(project.store)
+    champion = refresh_champion(project.store)
     if champion is None or champion.bundle != bundle.name:
         drop_bundle(project.store, bundle)
 

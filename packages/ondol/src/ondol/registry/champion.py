@@ -72,8 +72,8 @@ def read_champion(store: Store) -> Champion | None:
     return None if read_json(path) == NOTHING else read_record(path, Champion)
 
 
-def look_at_champion(store: Store) -> Champion | None:
-    """Return the champion as the remote store has it now, as `read_champion` does.
+def refresh_champion(store: Store) -> Champion | None:
+    """Return the champion, as `read_champion` does, after bringing its record up to date.
 
     Raises:
         UserError: the store cannot be reached.
@@ -141,7 +141,7 @@ def move_champion(store: Store, bundle: "Bundle", action: Action, why: str, expe
 def restore_champion(store: Store, bundle: "Bundle", before: Champion | None) -> None:
     """Put `before` back, unless something else than `bundle` was put into production since."""
     with locked(store.folder / "champion.lock", wait=True):
-        now = look_at_champion(store)
+        now = refresh_champion(store)
         if now is not None and now.bundle == bundle.name:
             write_champion(store, before)
 

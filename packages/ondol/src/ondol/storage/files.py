@@ -109,6 +109,7 @@ def explain_os_error(error: OSError) -> Damaged | None:
 
 
 M = TypeVar("M", bound=BaseModel)
+Rename = Callable[[Path, Path], object]  # moves what was written to its place
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # of this machine, short and without a hyphen
 
@@ -153,11 +154,10 @@ def sweep(folder: Path, everywhere: bool = False) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def publish(made: Path, target: Path, rename: Callable[[Path, Path], object] | None = None) -> None:
+def publish(made: Path, target: Path, rename: Rename | None = None) -> None:
     """Flush the file or folder at `made` to disk and rename it to `target` in one step.
 
-    It gets the mode that `ondol.storage.files.mode_of` says. What belongs into a store is published by
-    `ondol.storage.store.Store.publish`.
+    It gets the mode that `mode_of` says. Files of a store are published by `ondol.storage.store.Store.publish`.
 
     Args:
         made: What was written.
@@ -216,11 +216,11 @@ def sole(path: Path, complaint: str) -> Iterator[None]:
         yield
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, rename: Rename | None = None) -> None:
     """Replace the file at `path` by `content` in one step; see `publish`."""
     with scratch(path) as made:
         made.write_bytes(content)
-        publish(made, path)
+        publish(made, path, rename)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -23,17 +23,17 @@ LAG_SECONDS = 120.0  # after which what was answered is in the store, as long as
 
 
 class Shipper:
-    """Copies the log's files of one folder into the store while they grow."""
+    """Uploads the log's files of one folder while they grow."""
 
     def __init__(self, mirror: Mirror, keep_bytes: int) -> None:
-        """Ship to the store that `mirror` is of, which keeps the newest `keep_bytes` of the log."""
+        """Upload to the store of `mirror`, which keeps the newest `keep_bytes` of the log."""
         self._mirror = mirror
         self._keep_bytes = keep_bytes
         self._sent: dict[str, int] | None = None
         self._due: dict[str, float] = {}
 
     def step(self, all_of_it: bool = False) -> None:
-        """Copy each file that has grown and is due, or, at the end, every file that has grown.
+        """Upload each file that has grown and is due or, at the end, each that has grown.
 
         Raises:
             UserError: the store cannot be reached.
@@ -74,7 +74,7 @@ class Shipper:
 
 
 def fetch_log(store: Store, since: datetime) -> None:
-    """Bring what the services of other hosts logged since, where the store is remote.
+    """Download what the services of other hosts logged since, if the store is remote.
 
     Raises:
         UserError: it cannot be reached.
@@ -99,10 +99,10 @@ ONE_TRY = Fetch(timeout_seconds=REQUEST_SECONDS, retries=0)  # the next second i
 
 
 class Outage:
-    """Reports once that the store does not answer, for any number of failures, and once that it answers again."""
+    """Reports once that the store does not answer, whatever fails by that, and once that it does again."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        """Say it by `say`."""
+        """Report through `say`."""
         self._say = say
         self._failing: set[str] = set()
         self._lock = threading.Lock()
@@ -125,7 +125,7 @@ class Outage:
 
 
 def follow(mirror: Mirror, keep_bytes: int, stop: threading.Event, say: Callable[[str], None]) -> None:
-    """Follow the store until `stop` is set; then copy what was logged last.
+    """Follow the store until `stop` is set; then upload what was logged last.
 
     Args:
         mirror: The service's folder and its store.

@@ -1,8 +1,8 @@
 """A store at an address such as `s3://bucket/prefix`, mirrored by a local folder.
 
-Records (JSON) are brought up to date by `refresh`; what is large and never changes comes when it is opened.
-`.tags.json` says of which state of an object each record here is a copy. The files on which others hang are replaced
-in that state alone, so that of two hosts that change one at once, one is refused.
+Records (JSON) are brought up to date by `refresh`; large files never change, and are downloaded when they are opened.
+`.tags.json` has the tag of the object of which each local record is a copy. A record that names others is replaced only
+if the object still has that tag: of two hosts that change one at the same time, one is refused.
 """
 
 import json
@@ -200,14 +200,14 @@ def _is_conflict(error: OSError) -> bool:
 
 
 DECIDING = (CHAMPION_FILE, "loop.json", "snapshots/lines/*.json", "snapshots/mended/*.json", "holdouts/*.json")
-LAST = "meta.json"  # of a bundle's files: with it the bundle is there
+LAST = "meta.json"  # uploaded last and removed first: it marks a bundle as complete
 LOG = "log"
 PASSES = 5
 AT_ONCE = 8
 
 
 class Mirror:
-    """One folder and the objects that it mirrors."""
+    """A folder, and the objects in a remote store of which its files are copies."""
 
     def __init__(self, folder: Path, objects: Objects) -> None:
         """Mirror `objects` in `folder`."""
@@ -215,14 +215,14 @@ class Mirror:
         self.objects = objects
 
     def refresh(self) -> None:
-        """Bring the records that changed, and remove those that are gone."""
+        """Download the records that changed, and remove those that are gone."""
         with self._alone():
-            for _ in range(PASSES):  # what decides may be newer than the list, and name what this lacks
+            for _ in range(PASSES):  # a record may be newer than the list of objects, and name what the list lacks
                 if not self._bring_changed():
                     return
 
     def look(self, path: Path) -> None:
-        """Bring one record, where it changed."""
+        """Download one record if it changed; remove it if it is gone."""
         with self._alone():
             name, tags = self._name(path), self._tags()
             about = self.objects.look(name)
@@ -233,7 +233,7 @@ class Mirror:
                 self._keep(tags | {name: about.tag})
 
     def fetch(self, path: Path) -> None:
-        """Bring a file that never changes, where it is not here."""
+        """Download a file, which never changes, unless it is here."""
         if not path.exists():
             self.bring(self._name(path))
 
@@ -249,14 +249,14 @@ class Mirror:
         return self.objects.look(self._name(path)) is not None
 
     def remove(self, path: Path) -> None:
-        """Remove a file, or a folder: the file that makes it one first."""
+        """Remove a file, or a folder; of a bundle the file that marks it as complete first."""
         name = self._name(path)
         names = list(self.objects.list(name)) if path.is_dir() else [name]
         for one in sorted(names, key=lambda n: not n.endswith(f"/{LAST}")):
             self.objects.delete(one)
 
     def sizes(self, folder: Path, pattern: str, until: float) -> dict[Path, int]:
-        """Return the sizes of the files in a folder of the store that match and are not known to be younger."""
+        """Return the sizes of the files in a folder of the store that match and are not known to be newer."""
         found = self.objects.list(self._name(folder))
         old = {self.folder / n: about.size for n, about in found.items() if (about.modified or 0) <= until}
         return {path: size for path, size in old.items() if path.parent == folder and path.match(pattern)}
@@ -267,7 +267,7 @@ class Mirror:
         So nothing that is not in the store is ever taken for published: the local name comes last.
 
         Raises:
-            UserError: the store cannot be written, or another host changed what decides.
+            UserError: the store cannot be written, or another host changed a record that names others.
         """
         name = self._name(target)
         if is_record(name):
@@ -297,7 +297,7 @@ class Mirror:
             raise UserError(f"{place} was changed by another host in the meantime: run the command again.") from None
 
     def _bring_changed(self) -> bool:
-        """Make the records those of the store; return whether one changed that names others."""
+        """Make the records those of the store; return whether one that names others changed."""
         found = {name: about for name, about in self.objects.list().items() if is_record(name)}
         tags = self._tags()
         changed = {n: o for n, o in found.items() if tags.get(n) != o.tag or not (self.folder / n).exists()}
@@ -314,7 +314,7 @@ class Mirror:
             list(pool.map(self.bring, objects, objects.values()))
 
     def bring(self, name: str, about: Object | None = None) -> None:
-        """Copy an object here whole, with the time of its last change; nothing where there is none."""
+        """Download an object, with the time of its last change; do nothing if there is none."""
         path = self.folder / name
         with scratch(path) as made:
             if not self.objects.get(name, made):
@@ -326,7 +326,7 @@ class Mirror:
             made.replace(path)
 
     def _bring_bundle(self, bundle: str | None) -> None:
-        """Bring what the champion's bundle lacks here, before the file that names it: a service may be waiting."""
+        """Download the rest of the champion's bundle before the file that names it: a service may be waiting."""
         found = self.objects.list(f"bundles/{bundle}") if bundle else {}
         self._bring({name: about for name, about in found.items() if not (self.folder / name).exists()})
 
@@ -346,7 +346,7 @@ class Mirror:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the records of this folder: another process of this host may refresh or write them too."""
+        """Hold the lock of the folder's records: another process of this host may refresh or write them too."""
         with locked(self.folder / ".lock", wait=True):
             yield
 
@@ -366,5 +366,5 @@ def is_record(name: str) -> bool:
 
 
 def is_deciding(name: str) -> bool:
-    """Return True if an object names others, and is written in the state alone in which it was read."""
+    """Return True if a record names others: it is replaced only if the object is the one that was read."""
     return any(PurePosixPath(name).match(pattern) and name.count("/") == pattern.count("/") for pattern in DECIDING)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from ondol.config import Fetch, Settings, is_address, load_settings
 from ondol.errors import UserError
 from ondol.storage import files
+from ondol.storage.files import Rename
 
 if TYPE_CHECKING:
     from ondol.storage.remote import Mirror
@@ -44,7 +45,7 @@ class Store:
     remote: "Mirror | None" = None
 
     def __post_init__(self) -> None:
-        """Refuse a mirror without what it mirrors: what is written there would reach no other host."""
+        """Refuse a mirror's folder without its remote store: what is written there would reach no other host."""
         if self.remote is None and files.is_mirrored(self.folder):
             raise RuntimeError(f"{self.folder} mirrors a remote store: open it by open_store.")
 
@@ -94,21 +95,23 @@ class Store:
         states = {path: path.stat() for path in sorted(folder.glob(pattern))}
         return {path: state.st_size for path, state in states.items() if state.st_mtime <= until}
 
+    @property
+    def _rename(self) -> Rename | None:
+        return self.remote.publish if self.remote else None
+
     def publish(self, made: Path, target: Path) -> None:
         """Move the file or folder at `made` to `target` in one step; see `ondol.storage.files.publish`.
 
-        Where the store is remote it is uploaded first: what has its name here is in the store.
+        If the store is remote, it is uploaded first: a file that has its name here is in the remote store.
 
         Raises:
-            UserError: the store cannot be written, or another host changed a record that decides.
+            UserError: the store cannot be written, or another host changed a record that names others.
         """
-        files.publish(made, target, self.remote.publish if self.remote else None)
+        files.publish(made, target, self._rename)
 
     def write_bytes(self, path: Path, content: bytes) -> None:
         """Replace the file at `path` by `content` in one step."""
-        with files.scratch(path) as made:
-            made.write_bytes(content)
-            self.publish(made, path)
+        files.write_bytes(path, content, self._rename)
 
     def write_json(self, path: Path, value: Any) -> None:
         """Replace the file at `path` by `value` as JSON in one step."""
