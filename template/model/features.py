@@ -14,9 +14,9 @@ TARGETS = {"binary": "binary", "multiclass": "multiclass", "regression": "contin
 
 
 def build_features(problem: str) -> ColumnTransformer:
-    """Return the unfitted transformer for `problem`: texts to numbers, everything else unchanged."""
+    """Return the unfitted transformer for `problem`: texts to numbers, everything else as it is."""
     few = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
-    folds = KFold(5, shuffle=True, random_state=0)  # a row's own target is not in its text's encoding
+    folds = KFold(5, shuffle=True, random_state=0)  # a row's own target is not in what its text stands for
     many = TargetEncoder(target_type=TARGETS[problem], cv=folds)
     return ColumnTransformer(
         [
