@@ -77,7 +77,7 @@ def test_up_is_refused_until_every_embedded_server_has_ended(settings: Settings)
     with command(settings) as one, command(settings) as other:
         assert said_by(one) == said_by(other) == "its own"
         for process in (one, other):
-            with pytest.raises(UserError, match="server of its own"), no_embedded_server(settings):
+            with pytest.raises(UserError, match="its own Prefect server"), no_embedded_server(settings):
                 pass
             process.communicate("")
         assert not servers_of(settings)

@@ -156,7 +156,7 @@ def test_simulation_in_which_a_command_is_still_at_work_is_not_removed(project):
 
 def test_simulation_in_which_ml_up_is_at_work_is_not_removed(project):
     sandbox = make_sandbox(load_settings(project))
-    busy = r"Another `ml up` or `ml down` is at work in .*simulation"
+    busy = r"Another `ml up` or `ml down` is running in .*simulation"
     with (
         locked(sandbox.root / ".ml" / "run" / "lock", wait=False),
         pytest.raises(UserError, match=busy),

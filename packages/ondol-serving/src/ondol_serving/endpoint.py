@@ -75,7 +75,7 @@ class Prediction(BaseModel):
 
 
 class PredictRequest(IODescriptor, Envelope):
-    """Rows to predict. The fields of a row are those of the model in service."""
+    """Rows to predict. The fields of a row are those of the model in production."""
 
     __root_input__: ClassVar[bool] = True
 

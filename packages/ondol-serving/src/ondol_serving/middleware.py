@@ -135,17 +135,17 @@ class Busy(Exception):
 
 
 class Load:
-    """The requests at work in one event loop, and whether more can be admitted.
+    """The load of one event loop, and whether more requests can be admitted.
 
-    The time that a request will wait is what is at work divided by how fast work was done lately. Only time in which
+    The time that a request will wait is the load divided by the rate at which work was done lately. Only time in which
     there was work counts, so a quiet service keeps what it has measured.
     """
 
     def __init__(self) -> None:
-        """Start with nothing at work."""
+        """Start without load."""
         self.bytes = 0  # of bodies that are not answered yet, but for small ones that came in one piece
         self.turns = asyncio.Semaphore(HEAVY_AT_ONCE)
-        self._cost = 0  # of all that is at work
+        self._cost = 0  # of all requests in progress
         self._done, self._seconds = FIRST_GUESS
         self._since = 0.0
 
@@ -187,7 +187,7 @@ class Load:
 
 
 class Work:
-    """A request at work."""
+    """A request in progress."""
 
     __slots__ = ("_cost", "_load", "_max_wait", "_turn")
 

@@ -131,7 +131,7 @@ def _describe_model() -> dict[str, Any]:
     found = {"200": {"description": "The model", "content": content}}
     return {
         "tags": ["Service APIs"],
-        "description": "The model in service: version, data digest, commit, metrics, schema.",
+        "description": "The model in production: version, data digest, commit, metrics, schema.",
         "responses": found | _describe(CALLERS | {503: "There is no model yet"}),
     }
 

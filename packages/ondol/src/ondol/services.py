@@ -74,7 +74,7 @@ def only_up(settings: Settings) -> Iterator[None]:
     Raises:
         UserError: another `ml up` or `ml down` holds it.
     """
-    complaint = f"Another `ml up` or `ml down` is at work in {settings.root}: wait until it ends."
+    complaint = f"Another `ml up` or `ml down` is running in {settings.root}: wait until it ends."
     with sole(run_folder(settings) / "lock", complaint):
         yield
 

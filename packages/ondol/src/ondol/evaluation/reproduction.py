@@ -550,7 +550,7 @@ def make_again(settings: Settings, version: str, anyway: bool, fresh: bool, prog
 def _workplace(settings: Settings) -> Iterator[Path]:
     """Yield an empty folder, removed at the end; what a killed process left there is removed first."""
     folder = settings.home / "reproduce"
-    with sole(settings.home / "reproduce.lock", "Another `ml reproduce` is at work here: wait until it ends."):
+    with sole(settings.home / "reproduce.lock", "Another `ml reproduce` is running here: wait until it ends."):
         try:
             _clear(settings, folder)
             folder.mkdir(parents=True)

@@ -92,7 +92,7 @@ class Recovery:
             return True
         self.given_up.add(run["id"])
         what = f"The run {run['name']} ended {MOST_STARTS} times with its process and is not started again."
-        todo = f"`.ml/logs/worker.log` may say why; the run is {run['id']} in Prefect."
+        todo = f"See `.ml/logs/worker.log`; the run is {run['id']} in Prefect."
         alert(self.settings, "run-failed", what, todo, key=f"given-up-{run['id']}")
         return False
 

@@ -221,7 +221,7 @@ def no_embedded_server(settings: Settings) -> Iterator[None]:
     Raises:
         UserError: a command has one.
     """
-    complaint = "An `ml` command is at work here with a Prefect server of its own: wait until it ends."
+    complaint = "An `ml` command is running here with its own Prefect server: wait until it ends."
     with sole(_lock_path(settings), complaint):
         yield
 
