@@ -45,7 +45,7 @@ def retrain(settings: Settings, order: Order) -> Outcome:
     _say("predicting")
     apart = compare_predictions(candidate, order.model)
     _say("scoring")
-    verdict = judge_again(candidate, order.basis) if order.basis else None
+    verdict = score_again(candidate, order.basis) if order.basis else None
     about = read_machine()
     return Outcome(
         train_rows=rows,
@@ -122,7 +122,7 @@ def compare_predictions(candidate: "Candidate", recorded: Path) -> float | None:
     return float((np.abs(candidate.predictions - old) / np.maximum(1.0, np.abs(old))).max())
 
 
-def judge_again(candidate: "Candidate", recorded: dict[str, Any]) -> dict[str, Any]:
+def score_again(candidate: "Candidate", recorded: dict[str, Any]) -> dict[str, Any]:
     """Return the candidate's figures on the rows that the version was evaluated on; no champion is scored."""
     from ondol.config import Gates
     from ondol.evaluation.gates import apply_gates
