@@ -37,8 +37,8 @@ class Garbage:
     Attributes:
         store: Where it is.
         snapshots: The snapshots, the newest first.
-        sizes: All files and their sizes, those that refer to others before these, so that whatever stops their
-            removal leaves nothing that refers to what is gone.
+        sizes: All files and their sizes, those that refer to others before these, so that an interruption of their
+            removal leaves no reference to a removed file.
     """
 
     store: Store

@@ -179,7 +179,7 @@ def write(value: Any) -> bytes:
 def _has_names(text: str, count: int) -> bool:
     """Return True if the objects in `text` certainly have `count` names; more are there where one comes twice.
 
-    What ends a name may stand in a string too, behind an escaped quote: such a text is not certain.
+    What ends a name may be in a string too, behind an escaped quote: such a text is not certain.
     """
     if not any(blank in text for blank in (" :", "\t:", "\r:", "\n:")):
         return text.count('":') == count

@@ -99,7 +99,7 @@ ONE_TRY = Fetch(timeout_seconds=REQUEST_SECONDS, retries=0)  # the next second i
 
 
 class Outage:
-    """Reports once that the store does not answer, whatever fails by that, and once that it does again."""
+    """Reports once that the store does not answer, for any number of failures, and once that it answers again."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """Report through `say`."""
