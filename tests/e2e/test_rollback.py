@@ -35,7 +35,7 @@ def test_running_service_takes_up_the_previous_version(three: Project) -> None:
     with three.serve() as client:
         wait_for_version(client, "3")
         done = succeed(three.ml("rollback", "--why", "too many complaints"))
-        assert "version 3 → version 2 is in production (too many complaints)" in done.stdout
+        assert "version 2 is in production in place of version 3 (too many complaints)" in done.stdout
         wait_for_version(client, "2")
         answer = client.post("/predict", json=body)
         assert answer.status_code in (400, 422)  # it answers; the row lacks columns
