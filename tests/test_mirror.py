@@ -613,7 +613,7 @@ def test_an_outage_is_said_once_and_survived(two, tmp_path, monkeypatch):
     wait_until((mirror.folder / "champion.json").exists)
     stop.set()
     thread.join()
-    assert said == ["The store is away. The service goes on with what it has.", "The store answers again."]
+    assert said == ["The store is away. The service continues with what it has.", "The store answers again."]
     assert open_bundle(Store(mirror.folder), bundle.name)
 
 
