@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -62,18 +63,29 @@ def copy(template: Path, folder: Path, **answers: str) -> Path:
 
 @pytest.fixture(scope="module")
 def asking(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The questions alone, with one file: no repository that is cloned for each answer."""
+    """The questions and the files that hold answers, without the code: no repository that is cloned for each answer."""
     folder = tmp_path_factory.mktemp("asking")
     shutil.copy(REPOSITORY / "copier.yml", folder)
-    (folder / "template").mkdir()
-    (folder / "template" / "README.md").touch()
+    without = shutil.ignore_patterns("flows", "model", "service", "tests", "vendor")
+    shutil.copytree(REPOSITORY / "template", folder / "template", ignore=without)
     return folder
 
 
+@pytest.fixture
+def answer(asking: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Render those files with the given answers."""
+
+    def render_one(**answers: str) -> Path:
+        run_copy(str(asking), tmp_path / "customer-churn", data=answers, defaults=True, quiet=True)
+        return tmp_path / "customer-churn"
+
+    return render_one
+
+
 @pytest.mark.parametrize(("question", "value", "allowed"), BAD)
-def test_bad_answer_is_refused_by_name_with_what_is_allowed(asking, tmp_path, question, value, allowed):
+def test_bad_answer_is_refused_by_name_with_what_is_allowed(answer, tmp_path, question, value, allowed):
     with pytest.raises(ValueError) as refused:
-        copy(asking, tmp_path / "churn", **{question: value})
+        answer(**{question: value})
     assert question in str(refused.value)
     assert allowed in " ".join(str(refused.value).split())
     assert not list(tmp_path.iterdir())
@@ -135,8 +147,8 @@ def type_answers(command: list[str], answers: list[tuple[str, str]], seconds: fl
         pytest.param("x" * 70, "x" * 50, marks=pytest.mark.slow),
     ],
 )
-def test_slug_is_derived_from_the_name(render, name, slug):
-    assert read_toml(render(project_name=name) / "pyproject.toml")["project"]["name"] == slug
+def test_slug_is_derived_from_the_name(answer, name, slug):
+    assert read_toml(answer(project_name=name) / "pyproject.toml")["project"]["name"] == slug
 
 
 def test_name_is_derived_from_the_folder(template, tmp_path):
@@ -146,8 +158,8 @@ def test_name_is_derived_from_the_folder(template, tmp_path):
 
 
 @pytest.mark.parametrize("text", slow_but([NASTY[0], NASTY[2], NASTY[5]], NASTY))
-def test_any_name_and_description_give_valid_files(render, text):
-    project = render(project_name=text, project_slug="churn", description=text)
+def test_any_name_and_description_give_valid_files(answer, text):
+    project = answer(project_name=text, project_slug="churn", description=text)
     line = " ".join(text.split())
     assert read_toml(project / "pyproject.toml")["project"]["description"] == f"{line}: {line}"
     assert read_toml(project / "config.toml")["project"]["name"] == "churn"
