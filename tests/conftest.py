@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from template_support import commit_all, copy_working_tree, python_path, run_python
+from template_support import commit_all, copy_working_tree, project_environment, python_path
 
 os.environ["PYTHONPATH"] = python_path()  # processes that the tests start import the engine from here, too
 # Tests run side by side on few cores: OpenMP's threads would fight each other.
@@ -65,8 +65,10 @@ def project(render: Render, tmp_path: Path) -> Path:
 def ml() -> Run:
     """Run `ml` in a project, in this environment: `ml(project, "run")`."""
 
+    from e2e.commands import run_command
+
     def run_ml(project: Path, *arguments: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
-        return run_python(project, "-m", "ondol.cli", *arguments, timeout=timeout)
+        return run_command(arguments, project, project_environment(project) | {"PYTHONUTF8": "1"}, timeout)
 
     return run_ml
 

@@ -50,9 +50,9 @@ class Environments:
 
 
 @pytest.fixture(scope="module")
-def environments(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environments]:
+def environments(render: Render, prefect: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environments]:
     folder = tmp_path_factory.mktemp("environments")
-    project = make_project(render(), folder / "shop-churn")
+    project = make_project(render(), folder / "shop-churn", PREFECT_API_URL=prefect)
     project.run()
     staging, production = folder / "staging", folder / "production"
     with serve(staging, folder / "s", ML_BUNDLE="") as first, serve(production, folder / "p", ML_BUNDLE="") as second:
@@ -266,7 +266,7 @@ def test_report_is_a_table_of_metrics_and_gates(released):
 
 
 def test_environments_are_listed_with_what_serves_there(released):
-    said = succeed(released.project.ml("environments")).stdout
+    said = succeed(released.project.ml("environments", PREFECT_API_URL="")).stdout
     assert f"| production | {released.champion('production')['version']} |" in said
     assert "No staging" not in said
     assert "`PREFECT_API_URL`" in said
