@@ -289,11 +289,11 @@ def test_lost_files_are_refused_and_the_commit_below_them_is_offered(root):
     edit(root, "second")
     recorded = read_provenance(root)
     edit(root, "third")
-    with pytest.raises(UserError, match=r"cannot be made again exactly.*no longer here.*`--anyway`"):
+    with pytest.raises(UserError, match=r"cannot be reproduced exactly.*no longer here.*`--anyway`"):
         find_origin(root, recorded, False)
     origin = find_origin(root, recorded, True)
     assert (origin.commit, origin.exact) == (recorded.base, False)
-    assert "cannot be made again exactly" in origin.note
+    assert "cannot be reproduced exactly" in origin.note
 
 
 def test_lost_files_without_any_commit_are_refused_even_so(tmp_path):

@@ -1,4 +1,4 @@
-"""A version is made again from its record, months later: from commit, snapshot and MLflow alone."""
+"""A version is reproduced from its record, months later: from commit, snapshot and MLflow alone."""
 
 import json
 import os
@@ -139,9 +139,9 @@ def test_uncommitted_files_are_exact_only_while_they_are_here(trained: Project) 
     assert EQUAL in said
     assert "files that are not committed" in said
     replace(trained, '"max_leaf_nodes": 14', '"max_leaf_nodes": 13')
-    assert "cannot be made again exactly" in refuse(trained.ml("reproduce", "2", HERE))
+    assert "cannot be reproduced exactly" in refuse(trained.ml("reproduce", "2", HERE))
     done = trained.ml("reproduce", "2", HERE, "--anyway")
-    assert "cannot be made again exactly" in done.stdout
+    assert "cannot be reproduced exactly" in done.stdout
     assert "the differences above explain it" in refuse(done, status=1)
     require_untouched(trained)
 

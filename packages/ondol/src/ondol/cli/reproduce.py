@@ -51,12 +51,12 @@ def reproduce_version(version: str, anyway: bool, fresh: bool) -> None:
 
 def _print_lines(version: str, lines: list[FigureComparison]) -> None:
     title = f"version {version}: each metric with the ends of its interval"
-    table = Table("figure", "recorded", "reproduced", "difference", title=title, title_justify="left")
+    table = Table("figure", "recorded", "reproduced", "deviation", title=title, title_justify="left")
     for line in lines:
         shown = [_show(line.recorded), _show(line.again)]
         if line.name == PREDICTIONS:
-            shown = ["of the recorded model", "largest difference"]
-        table.add_row(line.name, *shown, f"[{'green' if line.equal else 'bold red'}]{_show_apart(line.apart)}[/]")
+            shown = ["of the recorded model", "largest deviation"]
+        table.add_row(line.name, *shown, f"[{'green' if line.equal else 'bold red'}]{_show_deviation(line.apart)}[/]")
     console.print(table)
 
 
@@ -87,7 +87,7 @@ def _differences(again: Again) -> list[str]:
 
 
 def _tell(version: str, other: list[FigureComparison], figures: int, explained: bool) -> str:
-    """Return a sentence with the largest difference, and where to look."""
+    """Return a sentence with the largest deviation, and where to look."""
     worst = max(other, key=lambda line: line.apart)
     why = (
         "the differences above explain it"
@@ -96,7 +96,7 @@ def _tell(version: str, other: list[FigureComparison], figures: int, explained: 
     )
     return (
         f"Version {version} was not reproduced: {len(other)} of {figures} figures differ, most of all {worst.name} by "
-        f"{_show_apart(worst.apart)}; {why}."
+        f"{_show_deviation(worst.apart)}; {why}."
     )
 
 
@@ -105,5 +105,5 @@ def _show(figure: Figure | None) -> str:
     return "–" if figure is None or figure[0] is None else f"{figure[0]:.12g}"
 
 
-def _show_apart(apart: float) -> str:
+def _show_deviation(apart: float) -> str:
     return "not comparable" if math.isinf(apart) else f"{apart:.2g}"

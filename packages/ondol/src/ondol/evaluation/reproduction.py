@@ -203,7 +203,7 @@ class Recorded:
 
     @property
     def figures(self) -> dict[str, Figure]:
-        """Every figure that can be made again."""
+        """Every figure that can be reproduced."""
         return figures_of(self.train_rows, self.verdict if self.basis else None)
 
 
@@ -304,7 +304,7 @@ def find_origin(root: Path, recorded: Provenance, anyway: bool) -> Origin:
         return Origin(None, "It was trained from files that are not committed; they are still as they were.")
     base = recorded.base[:SHORT] if recorded.base else ""
     what = f"changes to commit {base}" if base else "files"
-    message = f"It cannot be made again exactly: it was trained from {what} that were never committed"
+    message = f"It cannot be reproduced exactly: it was trained from {what} that were never committed"
     if anyway and recorded.base:
         return Origin(recorded.base, f"{message} (digest {digest[:SHORT]}); this is commit {base} without them.", False)
     hint = f"; `--anyway` trains from commit {base} without them" if base else ""
