@@ -523,25 +523,25 @@ def make_again(settings: Settings, version: str, anyway: bool, fresh: bool, prog
         settings: Of the project as it is; of these only says where store and MLflow are.
         version: A registered version.
         anyway: Take the commit that it was based on where its files were never committed.
-        fresh: Install its packages; else those that are here are used.
+        fresh: Install its packages; else the installed ones are used.
         progress: Where the progress is reported.
 
     Raises:
         UserError: something that it was made from is missing, or it cannot be trained.
     """
     with _workplace(settings) as folder:
-        progress.begin("record", "reading what made it, and its data")
+        progress.begin("record", "reading its record and its data")
         registry = Registry(settings)
         recorded = read_recorded(registry, version)
         snapshot = require_snapshot(settings, recorded.tags["data_digest"])
         order = _write_order(settings, registry, recorded, snapshot, folder)
         origin = find_origin(settings.root, recorded.origin, anyway)
-        progress.begin("files", f"commit {origin.commit[:SHORT]}" if origin.commit else "a copy of those that are here")
+        progress.begin("files", f"commit {origin.commit[:SHORT]}" if origin.commit else "a copy of the current files")
         with checked_out(settings.root, origin, folder / "tree") as project:
             worker = Worker(project, settings.home / "logs" / "reproduce.log", progress.say)
-            progress.begin("packages", "installing them" if fresh else "those that are here")
+            progress.begin("packages", "installing them" if fresh else "the installed ones")
             python = install(worker, recorded.origin) if fresh else Path(sys.executable)
-            progress.begin("train", "by its own code, settings and seed")
+            progress.begin("train", "with its own code, settings and seed")
             outcome = retrain(worker, python, recorded.origin, order, folder)
     return Again(recorded, snapshot, origin, outcome)
 
