@@ -1,7 +1,9 @@
 """Real servers for the tests of the service."""
 
+import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -67,3 +69,57 @@ def wait_for(client: httpx.Client, path: str, status: int, seconds: float = 120)
             pass
         time.sleep(0.1)
     raise TimeoutError(f"{path} did not answer {status} in {seconds} s")
+
+
+class Server:
+    """A real service, and what it says to raw bytes."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self.client = client
+        self.port = client.base_url.port or 0
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 30)
+
+    def say(self, *pieces: bytes) -> bytes:
+        """Send the pieces and return all that is answered until the server ends the connection."""
+        with self.connect() as connection:
+            for piece in pieces:
+                connection.sendall(piece)
+            return read_to_the_end(connection)
+
+    def head(self, *headers: str, request: str = "POST /predict", host: str = "127.0.0.1") -> bytes:
+        return "\r\n".join([f"{request} HTTP/1.1", f"Host: {host}", *headers, "", ""]).encode()
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    said = b""
+    try:
+        while piece := connection.recv(65_536):
+            said += piece
+    except ConnectionResetError:
+        pass
+    return said
+
+
+def unknown_paths(count: int) -> Iterator[tuple[str, str]]:
+    forms = ("/{}", "/predict/{}", "/static_content/{}", "/docs.json/{}", "/%EA%B3%A0{}", "//{}", "/{}/livez",
+             "/model{}", "/static_content/../{}", "/livez{}",
+             "/metrics/{}", "/predict;{}", "/" + "x" * 300 + "{}")  # fmt: skip
+    methods = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "PROPFIND")
+    for number in range(count):
+        yield methods[number % len(methods)], forms[number % len(forms)].format(number)
+
+
+def ask_unknown_paths(server: Server, count: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)  # sends a path as it is
+    for method, path in unknown_paths(count):
+        connection.request(method, path)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status in (403, 404, 405), (method, path, answer.status)
+    connection.close()
+
+
+def metric_lines(server: Server) -> list[str]:
+    return [line.rpartition(" ")[0] for line in server.client.get("/metrics").text.splitlines()]

@@ -126,3 +126,10 @@ def expected_files() -> set[str]:
         for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+
+
+def find_uv() -> str | None:
+    """The uv of this environment as a binary: what is found on PATH may be a script of pyenv's."""
+    places = [str(Path(sys.executable).parent), *os.environ["PATH"].split(os.pathsep)]
+    found = [path for place in places if (path := shutil.which("uv", path=place))]
+    return next((path for path in found if Path(path).read_bytes()[:4] == b"\x7fELF"), None)

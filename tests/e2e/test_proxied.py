@@ -7,7 +7,7 @@ from threading import Thread
 
 import pytest
 from conftest import Render
-from test_proxies import Recorder
+from proxies_support import Recorder
 
 from e2e.support import make_project, refuse, succeed
 

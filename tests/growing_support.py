@@ -1,0 +1,60 @@
+"""A source that grows, and what a snapshot of it holds."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import pandas as pd
+import pyarrow as pa
+
+from ondol.config import Settings
+from ondol.contract import Column, Contract
+from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.storage.store import open_store
+
+CONTRACT = Contract(
+    problem="regression",
+    target="y",
+    columns=(
+        Column(name="고객", kind="text", role="id"),
+        Column(name="changed", kind="date", role="time"),
+        Column(name="y", kind="number", role="target"),
+    ),
+)
+
+
+START = datetime(2026, 1, 1)
+
+
+Row = tuple[str, int, float]  # id, days since START, y
+
+
+class Table:
+    """A source whose rows the test changes; it counts what it was asked for."""
+
+    uri = "test://table"
+    schema = pa.schema([("고객", pa.string()), ("changed", pa.timestamp("us")), ("y", pa.float64())])
+
+    def __init__(self, rows: list[Row], size: int = 3) -> None:
+        self.rows = rows
+        self.size = size
+        self.given = 0
+
+    def fingerprint(self) -> str | None:
+        return None
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(self.rows), self.size):
+            part = self.rows[start : start + self.size]
+            self.given += len(part)
+            columns = zip(*((name, START + timedelta(days=day), y) for name, day, y in part), strict=True)
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(values, field.type) for values, field in zip(columns, self.schema, strict=True)],
+                schema=self.schema,
+            )
+
+
+def rows_of(chosen: Settings, snapshot: Snapshot) -> list[Row]:
+    tables = list(Snapshots(open_store(chosen)).batches(snapshot.digest, ["고객", "changed", "y"]))
+    frame = pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame()
+    assert len(frame) == snapshot.rows
+    return [(name, (when - START).days, y) for name, when, y in frame.itertuples(index=False)]

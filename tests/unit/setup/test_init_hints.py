@@ -1,0 +1,157 @@
+"""`ml init` says what the rows tell beyond the columns, each time with the setting that helps, and nothing in vain."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from init_support import draft, make_frame, make_project, of_role
+
+
+@pytest.fixture
+def project(tmp_path):
+    return make_project(tmp_path)
+
+
+def said(report, words):
+    return [doubt for doubt in report.doubts if words in doubt]
+
+
+def test_classes_that_differ_in_case_or_spaces_are_named_with_how_many_there_would_be(project):
+    rng = np.random.default_rng(1)
+    labels = rng.choice(["No", "yes", "no", "YES", "네", "네"], 300)
+    frame = pd.DataFrame({"x": rng.normal(size=300).round(3), "y": labels})
+    [doubt] = said(draft(project, frame), "differ only in case")
+    assert all(f'"{label}"' in doubt for label in ("No", "no", "yes", "YES")) and "they would be 3" in doubt
+    assert '"네"' not in doubt and "source" in doubt
+
+
+def test_classes_that_differ_otherwise_are_not_doubted(project):
+    assert not said(draft(project, make_frame()), "differ only in case")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_exact_repeats_are_counted_with_what_to_do(project, share):
+    rng = np.random.default_rng(2)
+    frame = pd.DataFrame({"a": rng.normal(size=500).round(4), "b": rng.normal(size=500).round(4)})
+    frame["y"] = rng.choice(["no", "yes"], 500)
+    frame = pd.concat([frame, frame.sample(round(500 * share), random_state=0)], ignore_index=True)
+    doubts = said(draft(project, frame), "repeat an earlier row")
+    assert len(doubts) == bool(share)
+    assert all("150 rows (23.1%)" in doubt and "unique=True" in doubt for doubt in doubts)
+
+
+def test_repeats_of_one_measurement_beside_flags_are_not_explained_by_chance(project):
+    rng = np.random.default_rng(2)
+    frame = pd.DataFrame({"x": rng.random(150).round(3), "flag": rng.choice(["a", "b"], 150)})
+    frame["y"] = rng.choice(["no", "yes"], 150)
+    frame = pd.concat([frame, frame.sample(60, random_state=0)], ignore_index=True)
+    assert len(said(draft(project, frame), "repeat an earlier row")) == 1
+
+
+def test_rows_of_few_flags_that_are_equal_by_chance_are_no_repeats(project):
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({f"f{i}": rng.integers(0, 2, 600) for i in range(4)} | {"y": rng.choice(["a", "b"], 600)})
+    assert not said(draft(project, frame), "repeat an earlier row")
+
+
+@pytest.mark.parametrize("by", ["random", "stratified"])
+def test_a_rare_class_is_named_with_the_split_that_keeps_its_share(project, by):
+    with (project / "config.toml").open("a") as config:
+        config.write(f'\n[split]\nby = "{by}"\n')
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({"x": rng.normal(size=2000).round(3), "y": np.where(np.arange(2000) < 20, "yes", "no")})
+    doubts = said(draft(project, frame), 'by = "stratified"')
+    assert len(doubts) == (by == "random")
+    assert all('20 rows have the class "yes" of "y" (1.0%)' in doubt for doubt in doubts)
+
+
+@pytest.mark.parametrize("by", ["random", "stratified"])
+@pytest.mark.parametrize("few", [1, 9])
+def test_a_class_of_few_rows_is_named_in_one_sentence(project, by, few):
+    with (project / "config.toml").open("a") as config:
+        config.write(f'\n[split]\nby = "{by}"\n')
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({"x": rng.normal(size=200).round(3), "y": np.where(np.arange(200) < few, "드묾", "no")})
+    [doubt] = said(draft(project, frame), "드묾")
+    assert (
+        doubt.startswith(f"Only {few} row{'s have' if few > 1 else ' has'} the class") and "few for training" in doubt
+    )
+    assert ('by = "stratified"' in doubt) == (by == "random")
+
+
+@pytest.mark.parametrize("by", ["random", "time"])
+def test_a_time_is_named_with_the_split_that_goes_by_it(project, by):
+    with (project / "config.toml").open("a") as config:
+        config.write(f'\n[split]\nby = "{by}"\n')
+    frame = make_frame(created_at=pd.date_range("2024-01-01", periods=200, freq="h").astype(str))
+    doubts = said(draft(project, frame), '[split] by = "time" in config.toml')
+    assert len(doubts) == (by == "random")
+
+
+@pytest.mark.parametrize("beside", [{}, {"id": range(300)}])
+def test_a_date_alone_is_a_feature(project, beside):
+    dates = pd.date_range("2021-01-01", periods=300)
+    level = (10 + np.arange(300) / 30 + np.random.default_rng(5).normal(0, 0.3, 300)).round(3)
+    report = draft(project, pd.DataFrame({**beside, "date": dates.astype(str), "y": level}))
+    assert of_role(report, "feature") == ["date"] and of_role(report, "time") == []
+    assert said(report, '"date" is the only column to predict from')
+
+
+def test_a_date_beside_a_feature_stays_the_rows_time(project):
+    report = draft(project, make_frame(date=pd.date_range("2021-01-01", periods=200).astype(str)))
+    assert of_role(report, "time") == ["date"]
+
+
+def test_numbers_and_dates_that_stand_for_a_missing_value_are_named(project):
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"age": rng.integers(18, 90, 400), "나이": rng.normal(50, 9, 400).round(1)})
+    frame["since"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 300, 400), "D")
+    frame["step"] = rng.integers(-1, 2, 400)  # a sign is no mark
+    frame["y"] = rng.choice(["no", "yes"], 400)
+    frame.loc[::10, "age"], frame.loc[::8, "나이"] = -1, 9999.0
+    frame.loc[::10, "since"] = pd.Timestamp("1900-01-01")
+    doubts = said(draft(project, frame), "far from all other values")
+    assert [doubt.partition(" has ")[0] for doubt in doubts] == ['"age"', '"나이"', '"since"']
+    assert 'missing = { "나이" = ["9999"] } under [data]' in doubts[1] and "in 50 rows" in doubts[1]
+    assert 'missing = { "since" = ["1900-01-01"] }' in doubts[2]
+
+
+def test_the_setting_that_is_named_for_such_numbers_takes_them_out(project):
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"v": rng.integers(1, 90, 400), "y": rng.choice(["no", "yes"], 400)})
+    frame.loc[::10, "v"] = 999
+    assert said(draft(project, frame), "far from all other values")
+    config = project / "config.toml"
+    written = config.read_text(encoding="utf-8")
+    config.write_text(written.replace("[data]\n", '[data]\nmissing = { "v" = ["999"] }\n'), encoding="utf-8")
+    report = draft(project, frame, force=True)
+    assert not said(report, "far from all other values")
+    assert report.fields[0].nullable
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        (["No Data"], 'most values are numbers, but 40 are not: .* write missing = \\["No Data"\\] under'),
+        (["12.34-", "1.5-", "7-", "0.2-"], 'most values are numbers, but 4 others are not, such as "12.34-", '),
+    ],
+)
+def test_a_column_of_numbers_but_for_some_texts_is_named_as_such(project, others, words):
+    rng = np.random.default_rng(6)
+    frame = pd.DataFrame(
+        {"v": rng.normal(size=400).round(3).astype(str), "x": rng.random(400), "y": rng.choice(["no", "yes"], 400)}
+    )
+    frame.loc[::10, "v"] = [others[i % len(others)] for i in range(40)]
+    [doubt] = said(draft(project, frame), "most values are")
+    assert re.search(words, doubt)
+
+
+@pytest.mark.parametrize(("other", "rest"), [("0000-00-00", 'missing = ["0000-00-00"]'), ("2021-02-30", "2021-02-30")])
+def test_a_column_of_dates_but_for_some_texts_is_named_as_such(project, other, rest):
+    rng = np.random.default_rng(7)
+    days = pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 900, 400), "D")
+    frame = pd.DataFrame({"d": days.strftime("%Y-%m-%d"), "x": rng.random(400), "y": rng.choice(["no", "yes"], 400)})
+    frame.loc[::5, "d"] = other
+    [doubt] = said(draft(project, frame), "most values are dates, but 80 are not")
+    assert rest in doubt

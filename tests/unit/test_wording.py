@@ -1,0 +1,47 @@
+"""Plain technical English: phrases that the code, the messages and the docs of this project do not use."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+ROOTS = ("packages", "flows", "template", "docs", "tests", "benchmarks", "README.md", "copier.yml")
+SUFFIXES = {".jinja", ".json", ".md", ".py", ".toml", ".yaml", ".yml"}
+INSTEAD = {  # by phrase: what to write
+    r"tells? whether|telling whether": "Return True if …, check whether",
+    r"(hold|held|holding)s? (\w+ ){0,4}against": "validate with, compare with, verify",
+    r"(un)?mend(s|ed|ing)?": "correct",
+    r"anew": "again",
+    r"(is|are|was|were) told": "gets, is given",
+    r"nobody waits": "no request waits",
+    r"patient(ly)?": "with retries",
+}
+RECORDED = re.compile(r'"mended"|mended/|flows/mending\S*')  # names in existing stores and released versions
+FORBIDDEN = {phrase: re.compile(rf"\b({phrase})\b", re.IGNORECASE) for phrase in INSTEAD}
+
+
+def written() -> list[Path]:
+    files = [REPOSITORY / root for root in ROOTS]
+    files += [path for root in files if root.is_dir() for path in root.rglob("*")]
+    texts = [path for path in files if path.is_file() and (path.suffix in SUFFIXES or path.name == "Dockerfile")]
+    return sorted(
+        {path for path in texts if not {".venv", "__pycache__", "vendor", Path(__file__).name} & set(path.parts)}
+    )
+
+
+@pytest.mark.parametrize("phrase", FORBIDDEN)
+def test_a_forbidden_phrase_is_in_no_text(phrase):
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()}"
+        for path in written()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if FORBIDDEN[phrase].search(RECORDED.sub("", line))
+    ]
+    assert not found, f"write {INSTEAD[phrase]} in: " + "\n".join(found)
+
+
+def test_forbidden_phrases_are_found_in_any_form():
+    texts = ("Tell whether", "held the file against", "unmended", "ANEW", "are told", "nobody waits", "patiently")
+    assert [bool(pattern.search(text)) for pattern, text in zip(FORBIDDEN.values(), texts, strict=True)] == [True] * 7
+    assert not any(pattern.search("recommended amends, told, a new one") for pattern in FORBIDDEN.values())
