@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ondol.contract import Column, Contract, encode, encode_target, fit_encodings
-from ondol.contract.encoding import MOST_KNOWN, encode_column
+from ondol.contract.encoding import AFFINE, MOST_KNOWN, encode_column
 from ondol.contract.schema import MISSING_TEXT, Encoding
 
 TARGET = Column(name="y", kind="number", role="target")
@@ -125,6 +125,16 @@ def test_dates_become_days_since_the_first_ones_midnight():
     column = fitted("date", dates)
     assert column.encoding is not None and column.encoding.origin == "2024-05-01T00:00:00"
     np.testing.assert_array_equal(encode_column(column, dates), np.array([2.5, 0.25, np.nan], dtype=np.float32))
+
+
+def test_dates_may_all_be_after_what_nanoseconds_can_hold():
+    dates = pd.Series(pd.to_datetime(["9998-12-31", "9999-12-31"])).dt.as_unit("us")
+    frame = pd.DataFrame({"d": dates})
+    made = encode(
+        fit_encodings(Contract(problem="binary", target="y", columns=(Column(name="d", kind="date"),)), frame), frame
+    )
+    assert made["d"].tolist() == [0.0, 365.0]
+    assert made.attrs[AFFINE]["d"] == (2932531.0, 1.0)
 
 
 def test_later_and_earlier_dates_than_trainings_keep_their_place():

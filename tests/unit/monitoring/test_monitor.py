@@ -195,6 +195,15 @@ def test_one_absurd_value_is_brought_to_the_rim():
     assert sides.window["x"].tolist() == [20.0, -10.0]
 
 
+def test_dates_that_nanoseconds_cannot_hold_are_compared():
+    known = reference(
+        {"d": pd.to_datetime(["2022-01-01", "2022-06-01", "9999-12-31"]).as_unit("us")}, Column(name="d", kind="date")
+    )
+    sides = pair_sides(known, window_frame(known, logged([{"d": "9999-12-31T00:00:00"}, {"d": "2022-01-01T00:00:00"}])))
+    assert sides.reference["d"].tolist() == [18993.0, 19144.0, 2932896.0]
+    assert sides.window["d"].tolist() == [2932896.0, 18993.0]
+
+
 def test_tiny_numbers_are_scaled_alike_on_both_sides():
     known = reference({"x": [1e-6, 2e-6, 3e-6]}, Column(name="x", kind="number"))
     sides = pair_sides(known, window_frame(known, logged([{"x": 2e-6}])))

@@ -117,6 +117,13 @@ def test_numbers_and_dates_that_stand_for_a_missing_value_are_named(project):
     assert 'missing = { "since" = ["1900-01-01"] }' in doubts[2]
 
 
+def test_an_open_end_that_nanoseconds_cannot_hold_is_doubted(project):
+    days = pd.date_range("2020-01-01", periods=190).strftime("%Y-%m-%d").tolist()
+    frame = make_frame(valid_to=days + ["9999-12-31"] * 10)
+    (doubt,) = said(draft(project, frame), "far from all other values")
+    assert "9999-12-31 in 10 rows" in doubt
+
+
 def test_the_setting_that_is_named_for_such_numbers_takes_them_out(project):
     rng = np.random.default_rng(5)
     frame = pd.DataFrame({"v": rng.integers(1, 90, 400), "y": rng.choice(["no", "yes"], 400)})

@@ -27,6 +27,9 @@ CYCLES: dict[Part, pd.Timedelta] = {
     "hour": pd.Timedelta(days=2),
 }
 DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
+EPOCH = pd.Timestamp(0).as_unit(
+    "s"
+)  # of nanoseconds it could not be subtracted from a date after 2262, such as 9999-12-31
 
 
 def fit_encodings(contract: Contract, frame: pd.DataFrame, parts: bool = True) -> Contract:
@@ -69,7 +72,7 @@ def _affine(column: Column) -> tuple[float, float]:
     rule = column.encoding
     if rule is None or rule.tensor == "string":
         return 0.0, 1.0
-    days = 0.0 if rule.origin is None else (pd.Timestamp(rule.origin) - pd.Timestamp(0)) / DAY
+    days = 0.0 if rule.origin is None else (pd.Timestamp(rule.origin) - EPOCH) / DAY
     return rule.offset + days, rule.scale
 
 

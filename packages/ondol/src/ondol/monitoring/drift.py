@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from ondol.config import Monitor
 from ondol.contract import Column
 from ondol.contract.cleaning import clean_column
+from ondol.contract.encoding import DAY, EPOCH, SECOND
 from ondol.deployment.reference import Reference
 from ondol.monitoring.log import Logged
 from ondol_serving.printable import printable
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 MOST_CATEGORIES = 30  # the rest of the reference's values share one, so that names and free texts compare too
 OTHERS = "(others)"
 LEAST_SPREAD = 0.01  # below it Evidently's norm (at least 0.001) would not be the column's standard deviation
-DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
 
 As = Literal["number", "category"]
 
@@ -135,7 +135,7 @@ def plain_text(value: Any) -> str:
 
 def _numbers(values: "pd.Series[Any]") -> "pd.Series[Any]":
     if values.dtype.kind == "M":
-        return ((values - pd.Timestamp(0)) / DAY).astype("float64")
+        return ((values - EPOCH) / DAY).astype("float64")
     if values.dtype.kind == "m":
         return (values / SECOND).astype("float64")
     return pd.Series(values.to_numpy(dtype=np.float64, na_value=np.nan))

@@ -82,7 +82,7 @@ def _draw_grid(figure: "Figure", columns: list[ColumnDrift], note: str, sides: S
         draw = _draw_numbers if sides.kinds[column.name] == "number" else _draw_categories
         draw(axes, ours, theirs)
         if column.name in sides.dates:
-            axes.xaxis.set_major_formatter(lambda days, _: f"{pd.Timestamp(0) + pd.Timedelta(days=days):%Y-%m}")
+            axes.xaxis.set_major_formatter(lambda days, _: str(np.datetime64(int(days), "D"))[:7])
         axes.tick_params(labelsize=7)
 
 

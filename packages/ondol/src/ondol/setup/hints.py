@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ondol.contract import Column
+from ondol.contract.encoding import EPOCH
 from ondol.setup.inference import Goal, Profile, find_marks
 from ondol.setup.schema_file import Field
 
@@ -78,7 +79,7 @@ def _hint_marks(profile: Profile, field: Field, delimited: bool) -> list[str]:
     counts = profile.counts
     values = pd.Series(counts.index)
     dated = field.kind == "date"
-    moments = (values - pd.Timestamp(0, tz=values.dt.tz)).dt.total_seconds() if dated else values
+    moments = (values - EPOCH.tz_localize(values.dt.tz)).dt.total_seconds() if dated else values
     marks = find_marks(moments.to_numpy(np.float64), Column(name=field.name, kind=field.kind))
     rows = int(counts.to_numpy()[marks].sum())
     if rows < FEW_ROWS or len(counts) - int(marks.sum()) < FEW_ROWS:  # a sign such as -1, 0, 1 is no mark
