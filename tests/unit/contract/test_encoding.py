@@ -129,10 +129,9 @@ def test_dates_become_days_since_the_first_ones_midnight():
 
 def test_dates_may_all_be_after_what_nanoseconds_can_hold():
     dates = pd.Series(pd.to_datetime(["9998-12-31", "9999-12-31"])).dt.as_unit("us")
-    frame = pd.DataFrame({"d": dates})
-    made = encode(
-        fit_encodings(Contract(problem="binary", target="y", columns=(Column(name="d", kind="date"),)), frame), frame
-    )
+    frame = pd.DataFrame({"d": dates, "y": ["no", "yes"]})
+    columns = (Column(name="d", kind="date"), Column(name="y", kind="text", role="target"))
+    made = encode(fit_encodings(Contract(problem="binary", target="y", columns=columns), frame), frame)
     assert made["d"].tolist() == [0.0, 365.0]
     assert made.attrs[AFFINE]["d"] == (2932531.0, 1.0)
 
