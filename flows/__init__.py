@@ -1,1 +1,1 @@
-"""The flows of the project: ingest, validate, train, evaluate, deploy, predict, monitor."""
+"""The flows of the project: pipeline (ingest, validate, train, evaluate, deploy), predict, monitor and alerts."""

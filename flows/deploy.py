@@ -5,22 +5,22 @@ from functools import partial
 from prefect.transactions import transaction
 
 from ondol.deployment import (
-    build,
+    build_bundle,
     check_deployable,
-    discard,
-    forget_bundle,
+    discard_bundle,
     import_bundle,
-    is_in_service,
+    is_in_production,
+    remove_imported_bundle,
     report_deployment,
-    restore,
-    set_alias,
+    restore_previous,
     set_champion,
+    set_mlflow_alias,
     smoke_service,
     smoke_test,
 )
 from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
-from ondol.registry import alert_new_champion, repair_alias
+from ondol.registry import alert_new_champion, repair_mlflow_alias
 
 
 @stage(timeout_hours=3)
@@ -40,15 +40,15 @@ def deploy(version: str | None = None, breaking: bool = False, why: str = "passe
     version = version or project.latest.get("train")
     champion = project.champion
     name_run("deploy", version=version, data=project.registry.get(version).tags.get("data_digest"))
-    repair_alias(project.settings)
-    if not is_in_service(project, champion, version):
+    repair_mlflow_alias(project.settings)
+    if not is_in_production(project, champion, version):
         task(check_deployable)(project, champion, version, breaking)
         with smoke_service(project.settings) as service, transaction():
-            bundle = task(build, undo=partial(discard, project))(project, version)
-            task(import_bundle, undo=forget_bundle)(bundle)
+            bundle = task(build_bundle, undo=partial(discard_bundle, project))(project, version)
+            task(import_bundle, undo=remove_imported_bundle)(bundle)
             task(smoke_test)(project, service, bundle)
-            task(set_champion, undo=partial(restore, project, champion))(project, bundle, champion, why)
-            task(set_alias)(project, version)
+            task(set_champion, undo=partial(restore_previous, project, champion))(project, bundle, champion, why)
+            task(set_mlflow_alias)(project, version)
         report_deployment(bundle, champion)
     alert_new_champion(project.settings)
     return version

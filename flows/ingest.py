@@ -11,7 +11,7 @@ def ingest(full: bool = False) -> str:
     """Copy the source that `config.toml` names into a snapshot; return its digest.
 
     Args:
-        full: Read all of a source that is otherwise read on from where the last ingest ended.
+        full: Read everything, even if the source supports incremental reads.
     """
     project = open_project()
     snapshot = task(read_source)(project, full)

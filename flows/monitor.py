@@ -1,15 +1,15 @@
 """Monitor: the predictions since the last window are compared with the reference; drift requests retraining."""
 
 from ondol.monitoring import (
-    compare,
-    decide,
-    log_report,
+    decide_retraining,
+    detect_drift,
+    load_context,
+    log_window,
     measure_performance,
-    only_monitor,
-    open_context,
+    monitor_lock,
     report_window,
     save_window,
-    send_pending,
+    send_training_request,
     window_end,
 )
 from ondol.orchestration import name_run, stage, task
@@ -18,7 +18,7 @@ from ondol.project import open_project
 
 @stage(timeout_hours=1, alone=False)
 def monitor() -> str:
-    """Compare what was answered since the last window with the reference in the bundle; return the window's id.
+    """Compare the predictions since the last window with the reference data in the bundle; return the window's id.
 
     The window's record is written last: after a run that is killed before that, the next one uses the same rows.
 
@@ -27,15 +27,15 @@ def monitor() -> str:
     """
     project = open_project()
     end = window_end(project.settings)
-    project.store.refresh()
-    with only_monitor(project.settings):
-        context = open_context(project.settings)
+    project.store.refresh()  # what other hosts wrote, if the store is remote
+    with monitor_lock(project.settings):
+        context = load_context(project.settings)
         name_run("monitor", version=context.champion.version)
-        task(send_pending)(project)
-        found = task(compare)(project, context, end)
-        window = task(measure_performance)(project, context, found.window)
-        logged = task(log_report)(project, found, window)
-        task(save_window)(project, logged)
-        decision, request = task(decide)(project)
+        task(send_training_request)(project)
+        drift = task(detect_drift)(project, context, end)
+        window = task(measure_performance)(project, context, drift.window)
+        window = task(log_window)(project, drift, window)
+        task(save_window)(project, window)
+        decision, request = task(decide_retraining)(project)
         report_window(project, window, decision, request)
     return window.id

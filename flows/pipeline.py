@@ -6,7 +6,7 @@ from flows.ingest import ingest
 from flows.train import train
 from flows.validate import validate
 from ondol.deployment import smoke_service
-from ondol.evaluation import summarize
+from ondol.evaluation import publish_summary
 from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
 
@@ -21,9 +21,9 @@ def pipeline(breaking: bool = False) -> str:
     project = open_project()
     snapshot = ingest()
     validation = validate(snapshot)
-    with smoke_service(project.settings):  # it takes seconds to start: beside the fit, they are free
+    with smoke_service(project.settings):  # started while training runs, because its start takes seconds
         candidate = train(validation)
         name_run("pipeline", version=candidate, data=snapshot)
-        verdict = evaluate(candidate)
-        task(summarize)(project, candidate)
-        return deploy(verdict, breaking)
+        approved = evaluate(candidate)
+        task(publish_summary)(project, candidate)
+        return deploy(approved, breaking)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ondol.deployment import choose_bundle, predict_rows, report_predictions, require_destination
+from ondol.deployment import choose_bundle, predict_rows, report_predictions, resolve_destination
 from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
 
@@ -26,8 +26,8 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
         UserError: no model is in production, the source lacks a column, or the destination is invalid.
     """
     project = open_project()
-    path = require_destination(project.settings.root / destination)
-    project.store.refresh()
+    path = resolve_destination(project.settings.root / destination)
+    project.store.refresh()  # what other hosts wrote, if the store is remote
     bundle = task(choose_bundle)(project.store, version)
     counts = task(predict_rows)(project, bundle, source, path)
     name_run("predict", version=bundle.version)

@@ -1,9 +1,9 @@
-"""Train: a candidate for the service is fitted on validated rows."""
+"""Train: a candidate version is fitted on the validated rows of the training split."""
 
 from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
-from ondol.registry import repair_alias
-from ondol.training import check_leakage, find_version, fit, load_rows, register, train_key
+from ondol.registry import repair_mlflow_alias
+from ondol.training import cache_key, check_leakage, find_version, fit, load_rows, register
 
 
 @stage(timeout_hours=6)
@@ -17,8 +17,8 @@ def train(validation: str | None = None) -> str:
     """
     project = open_project()
     validation = validation or project.latest.get("validate")
-    repair_alias(project.settings)
-    key = train_key(project, validation)
+    repair_mlflow_alias(project.settings)
+    key = cache_key(project, validation)
     version = find_version(project, key)
     if version is None:
         rows = task(load_rows)(project, validation)

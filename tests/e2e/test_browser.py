@@ -148,7 +148,7 @@ def test_run_of_the_pipeline_is_read_in_prefect(shown: Shown, page: Page) -> Non
     [
         ("ingest", ["read_source", "apply_corrections"]),
         ("evaluate", ["score_holdout", "evaluate_candidate", "log_verdict", "check_gates"]),
-        ("monitor", ["compare", "measure_performance", "log_report", "save_window", "decide"]),
+        ("monitor", ["detect_drift", "measure_performance", "log_window", "save_window", "decide_retraining"]),
     ],
 )
 def test_tasks_of_a_stage_are_listed_as_completed(shown: Shown, page: Page, flow: str, tasks: list[str]) -> None:

@@ -67,7 +67,10 @@ def test_inputs_of_tasks_are_of_kinds_that_prefects_ui_can_display(trained: Proj
     with httpx.Client(base_url=f"{prefect}/", timeout=30, trust_env=False) as client:
         tasks = client.post("task_runs/filter", json={"flows": {"name": {"any_": ["pipeline"]}}}).json()
     inputs = [
-        entry for task in tasks if task["task_key"].startswith("summarize") for entry in task["task_inputs"].values()
+        entry
+        for task in tasks
+        if task["task_key"].startswith("publish_summary")
+        for entry in task["task_inputs"].values()
     ]
     assert inputs
     assert {found["input_type"] for entry in inputs for found in entry} <= {"task_run", "parameter", "constant"}

@@ -14,11 +14,18 @@ TASKS = {
     "validate": ["validate_rows", "report_validation", "check_bad_share"],
     "train": ["load_rows", "check_leakage", "fit", "register"],
     "evaluate": ["score_holdout", "evaluate_candidate", "log_verdict", "check_gates"],
-    "deploy": ["check_deployable", "build", "import_bundle", "smoke_test", "set_champion", "set_alias"],
-    "pipeline": ["summarize"],  # its other steps are the five flows above
+    "deploy": ["check_deployable", "build_bundle", "import_bundle", "smoke_test", "set_champion", "set_mlflow_alias"],
+    "pipeline": ["publish_summary"],  # its other steps are the five flows above
     "predict": ["choose_bundle", "predict_rows"],
-    "monitor": ["send_pending", "compare", "measure_performance", "log_report", "save_window", "decide"],
-    "alerts": ["alert_drops", "alert_new_champion", "deliver"],
+    "monitor": [
+        "send_training_request",
+        "detect_drift",
+        "measure_performance",
+        "log_window",
+        "save_window",
+        "decide_retraining",
+    ],
+    "alerts": ["alert_dropped_records", "alert_new_champion", "send_alerts"],
 }
 MODULES = {  # of the engine, which hold the steps
     "ondol.ingestion.ingest",
@@ -30,16 +37,16 @@ MODULES = {  # of the engine, which hold the steps
     "ondol.monitoring.monitor",
 }
 DECIDING = {  # whether there is anything to do, and on what
-    "train_key",
+    "cache_key",
     "find_version",
     "find_verdict",
-    "is_in_service",
-    "only_monitor",
-    "open_context",
-    "require_destination",
+    "is_in_production",
+    "monitor_lock",
+    "load_context",
+    "resolve_destination",
     "window_end",
 }
-UNDOING = {"discard", "restore"}  # what a task did
+UNDOING = {"discard_bundle", "restore_previous"}  # what a task did
 REPORTING = {
     "report_snapshot",
     "report_deployment",

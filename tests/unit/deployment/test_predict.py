@@ -16,7 +16,7 @@ from flows.predict import predict
 from ondol.config import Data, Dialect, Settings
 from ondol.contract import Column, Contract, encode
 from ondol.deployment.onnx import compile_model
-from ondol.deployment.predict import choose_bundle, open_output, predict_rows, require_destination, require_places
+from ondol.deployment.predict import choose_bundle, open_output, predict_rows, require_places, resolve_destination
 from ondol.deployment.reference import free_names
 from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer
@@ -64,7 +64,7 @@ class Project:
     def predict_file(self, source: str, destination: str, version: str | None = None) -> dict[str, Any]:
         """Do what the flow does, outside of a run."""
         project = OpenProject(self.settings)
-        path = require_destination(self.root / destination)
+        path = resolve_destination(self.root / destination)
         bundle = choose_bundle(project.store, version)
         return predict_rows(project, bundle, source, path) | {"version": bundle.version}
 

@@ -15,7 +15,7 @@ from service_server import mount_disk
 
 from ondol.cli.deployment import roll_back
 from ondol.config import Settings, load_settings
-from ondol.orchestration.alerts import REFUSED_DAYS, alert, deliver, refused, waiting
+from ondol.orchestration.alerts import REFUSED_DAYS, alert, refused, send_alerts, waiting
 from ondol.orchestration.guard import free_port
 from ondol.registry.bundles import Bundle
 from ondol.registry.champion import alert_new_champion, move_champion
@@ -106,11 +106,11 @@ def test_receiver_that_is_down_loses_none_gets_none_twice_and_keeps_the_order(
     assert len(waiting(settings)) == 5
     receiver.status = 503
     with receiver.up():
-        done = deliver(settings)
+        done = send_alerts(settings)
         assert (done.sent, done.waiting, done.problem) == (0, 5, "it answers 503")
         receiver.status = 200
         alert(settings, "run-failed", "number 5", "look")
-        assert deliver(settings).sent == 0
+        assert send_alerts(settings).sent == 0
     assert receiver.said == [f"number {number}" for number in range(6)]
     assert len({message["id"] for message in receiver.got}) == 6
 
@@ -142,7 +142,7 @@ def test_alerts_of_several_threads_arrive_once_each(settings: Settings, receiver
             thread.start()
         for thread in threads:
             thread.join()
-        deliver(settings)
+        send_alerts(settings)
     assert sorted(receiver.said) == [f"number {number}" for number in range(8)]
 
 
@@ -193,7 +193,7 @@ def test_alert_that_is_refused_for_good_does_not_hold_up_the_next(settings: Sett
     alert(settings, "drift", "first", "look")
     receiver.status = 400
     with receiver.up():
-        deliver(settings)
+        send_alerts(settings)
         receiver.status = 200
         alert(settings, "drift", "second", "look")
     assert receiver.said == ["second"]
@@ -216,9 +216,9 @@ def test_redirect_is_not_followed_and_does_not_count_as_received(
     with receiver.up():
         alert(settings, "drift", "age drifted", "look")
         assert (receiver.asked, receiver.said, len(waiting(settings))) == (1, [], 1)
-        assert deliver(settings).problem == f"it redirects ({status}): name the address it redirects to"
+        assert send_alerts(settings).problem == f"it redirects ({status}): name the address it redirects to"
         receiver.status = 200
-        assert deliver(settings).sent == 1
+        assert send_alerts(settings).sent == 1
     assert receiver.said == ["age drifted"]
 
 
@@ -232,7 +232,7 @@ def test_alert_that_is_refused_is_kept_and_does_not_hold_up_the_next(
         alert(settings, "drift", "second", "look")
         assert (receiver.said, len(waiting(settings))) == (["second"], 1)
         del receiver.refuses["first"]
-        deliver(settings)
+        send_alerts(settings)
     assert receiver.said == ["second", "first"]
 
 
@@ -243,7 +243,7 @@ def test_alert_that_is_refused_for_a_week_is_put_aside(settings: Settings, recei
         [path] = waiting(settings)
         long_ago = datetime.now(UTC) - timedelta(days=REFUSED_DAYS, minutes=1)
         aside = path.rename(path.with_name(f"{long_ago:%Y%m%dT%H%M%S%f}-{path.name.partition('-')[2]}"))
-        deliver(settings)
+        send_alerts(settings)
     assert not waiting(settings)
     assert [one.name for one in refused(settings).iterdir()] == [aside.name]
 
@@ -255,9 +255,9 @@ def test_receiver_that_cannot_take_any_now_is_asked_once(settings: Settings, rec
         for number in range(3):
             alert(settings, "drift", f"number {number}", "look")
         receiver.asked = 0
-        assert (deliver(settings).waiting, receiver.asked) == (3, 1)
+        assert (send_alerts(settings).waiting, receiver.asked) == (3, 1)
         receiver.status = 200
-        deliver(settings)
+        send_alerts(settings)
     assert receiver.said == [f"number {number}" for number in range(3)]
 
 
@@ -270,7 +270,7 @@ def test_without_a_webhook_alerts_wait_for_one_but_not_for_ever(
     assert len(waiting(quiet)) == 100
     monkeypatch.setenv("ML_ALERTS__WEBHOOK", f"http://127.0.0.1:{receiver.port}/")
     with receiver.up():
-        assert deliver(load_settings(tmp_path)).sent == 100
+        assert send_alerts(load_settings(tmp_path)).sent == 100
     assert receiver.said[0] == "number 10"
 
 
@@ -282,7 +282,7 @@ def test_no_address_makes_an_alert_raise_or_shows_in_a_log(
     settings = configure(tmp_path)
     with caplog.at_level(logging.DEBUG):
         alert(settings, "drift", "age drifted", "look")
-        done = deliver(settings)
+        done = send_alerts(settings)
     assert done.waiting == 1
     shown = f"{caplog.text} {done} {settings!r} {settings.model_dump_json()}"
     assert SECRET not in shown
@@ -319,7 +319,7 @@ def test_full_disk_is_reported_at_once_and_once(settings: Settings, receiver: Re
             alert(settings, "log-dropped", "the disk is full", "make room")
         assert receiver.said == ["the disk is full"]
         full.unlink()
-        deliver(settings)
+        send_alerts(settings)
     assert (receiver.said, waiting(settings)) == (["the disk is full"], [])
 
 
@@ -328,9 +328,9 @@ def test_alert_on_a_full_disk_waits_in_the_process_for_its_receiver(
 ) -> None:
     for number in range(2):
         alert(settings, "run-failed", f"number {number}", "look")
-    assert deliver(settings).waiting == 2
+    assert send_alerts(settings).waiting == 2
     with receiver.up():
-        assert deliver(settings).sent == 2
+        assert send_alerts(settings).sent == 2
     assert receiver.said == ["number 0", "number 1"]
 
 
@@ -338,7 +338,7 @@ def test_alert_on_a_full_disk_is_kept_once_there_is_room(settings: Settings, rec
     alert(settings, "run-failed", "it failed", "look")
     assert not waiting(settings)
     full.unlink()
-    assert deliver(settings).waiting == 1
+    assert send_alerts(settings).waiting == 1
     assert len(waiting(settings)) == 1
 
 

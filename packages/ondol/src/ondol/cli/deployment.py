@@ -82,10 +82,10 @@ def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why
 
 def _copy_to_mlflow(settings: Settings) -> None:
     """Move MLflow's alias too; if MLflow is down, the next command does it."""
-    from ondol.registry.registry import repair_alias
+    from ondol.registry.registry import repair_mlflow_alias
 
     try:
-        repair_alias(settings)
+        repair_mlflow_alias(settings)
     except Exception as error:  # an unreachable server may raise anything; champion.json has been written
         console.print(f"  [yellow]MLflow's alias was not moved ({type(error).__name__}); the next `ml run` does it.[/]")
 

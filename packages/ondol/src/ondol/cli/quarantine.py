@@ -16,7 +16,7 @@ from rich.table import Table
 from ondol.cli.console import console, open_project
 from ondol.config import Settings
 from ondol.contract import load_contract
-from ondol.deployment.predict import open_output, require_destination
+from ondol.deployment.predict import open_output, resolve_destination
 from ondol.errors import UserError
 from ondol.snapshots.snapshots import ROW
 from ondol.storage.files import publish, scratch
@@ -110,7 +110,7 @@ def _hide(reason: str, hidden: Set[str]) -> str:
 
 def write_quarantine(settings: Settings, validation: Validation, out: Path) -> None:
     """Write the quarantined rows, their numbers and reasons to a file; a CSV in the dialect of the owner's own."""
-    require_destination(out)
+    resolve_destination(out)
     with pq.ParquetFile(Validations(open_store(settings)).rows_path(validation.id)) as file, scratch(out) as made:
         place = file.schema_arrow.get_field_index(REASONS)
         schema = file.schema_arrow.set(place, pa.field(REASONS, pa.string()))

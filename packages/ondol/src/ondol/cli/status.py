@@ -13,7 +13,7 @@ from ondol.evaluation.verdicts import Verdicts, show_interval
 from ondol.monitoring.report import headline
 from ondol.monitoring.retraining import decide_now, open_request, pause, read_loop, resume
 from ondol.monitoring.windows import Windows
-from ondol.orchestration.alerts import deliver, refused, waiting
+from ondol.orchestration.alerts import refused, send_alerts, waiting
 from ondol.orchestration.processes import (
     ProcessRecord,
     family,
@@ -99,7 +99,7 @@ def print_alerts(settings: Settings) -> None:
         if count := len(waiting(settings)):
             console.print(f"[dim]Alerts not sent: {count:,}. Set `ML_ALERTS__WEBHOOK` to their receiver.[/]")
         return
-    done = deliver(settings)
+    done = send_alerts(settings)
     if done.waiting:
         console.print(f"[yellow]Alerts waiting to be sent: {done.waiting:,} ({done.problem}).[/]")
     if count := len(list(refused(settings).glob("*.json"))):

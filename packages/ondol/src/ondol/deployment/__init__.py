@@ -9,38 +9,38 @@ from typing import TYPE_CHECKING
 from ondol.exports import export
 
 if TYPE_CHECKING:
-    from ondol.deployment.bundle import forget_bundle, import_bundle
+    from ondol.deployment.bundle import import_bundle, remove_imported_bundle
     from ondol.deployment.deploy import (
-        build,
+        build_bundle,
         check_deployable,
-        discard,
-        is_in_service,
+        discard_bundle,
+        is_in_production,
         report_deployment,
-        restore,
-        set_alias,
+        restore_previous,
         set_champion,
+        set_mlflow_alias,
         smoke_test,
     )
-    from ondol.deployment.predict import choose_bundle, predict_rows, report_predictions, require_destination
+    from ondol.deployment.predict import choose_bundle, predict_rows, report_predictions, resolve_destination
     from ondol.deployment.smoke import smoke_service
 else:
     __getattr__ = export(__name__)
 
 __all__ = [
-    "build",
+    "build_bundle",
     "check_deployable",
     "choose_bundle",
-    "discard",
-    "forget_bundle",
+    "discard_bundle",
     "import_bundle",
-    "is_in_service",
+    "is_in_production",
     "predict_rows",
+    "remove_imported_bundle",
     "report_deployment",
     "report_predictions",
-    "require_destination",
-    "restore",
-    "set_alias",
+    "resolve_destination",
+    "restore_previous",
     "set_champion",
+    "set_mlflow_alias",
     "smoke_service",
     "smoke_test",
 ]

@@ -53,7 +53,7 @@ def _middle(column: Column, values: "pd.Series[Any]") -> Any:
 SMOKE_ROWS = 3
 
 
-def build_bundle(settings: Settings, version: str) -> Bundle:
+def assemble_bundle(settings: Settings, version: str) -> Bundle:
     """Compile a version, check parity on every holdout row, and write its bundle.
 
     Raises:
@@ -181,7 +181,7 @@ def import_bundle(bundle: Bundle) -> str:
     return tag
 
 
-def forget_bundle(tag: "str | Tag") -> None:
+def remove_imported_bundle(tag: "str | Tag") -> None:
     """Remove a bundle from BentoML's model store."""
     import bentoml
 

@@ -1,7 +1,7 @@
 """Steps of the deploy flow: compile, verify, smoke-test and set the champion."""
 
 from ondol.contract.schema import breaking_changes
-from ondol.deployment.bundle import build_bundle, smoke_rows
+from ondol.deployment.bundle import assemble_bundle, smoke_rows
 from ondol.deployment.smoke import SmokeService, require_same
 from ondol.errors import Refused, UserError
 from ondol.evaluation.evaluate import known_verdict
@@ -15,7 +15,7 @@ from ondol.registry.champion import Champion, move_champion, refresh_champion, r
 from ondol.registry.registry import CHAMPION
 
 
-def is_in_service(project: Project, champion: Champion | None, version: str) -> bool:
+def is_in_production(project: Project, champion: Champion | None, version: str) -> bool:
     """Return True if the version is in production with a complete bundle made by the current [deploy] settings."""
     if champion is None or champion.run_id != project.registry.run_id(version):
         return False
@@ -88,16 +88,16 @@ def require_compatible(project: Project, version: str, champion: Champion | None
         )
 
 
-def build(project: Project, version: str) -> Bundle:
+def build_bundle(project: Project, version: str) -> Bundle:
     """Compile the version, check parity on the whole holdout, and write the bundle."""
-    bundle = build_bundle(project.settings, version)
+    bundle = assemble_bundle(project.settings, version)
     rows = bundle.meta["parity"]["rows"]
     equal = f", equal to scikit-learn on {rows:,} held-out rows" if rows else ""
     say(f"Version {version} is compiled{equal}: bundle {bundle.name}.")
     return bundle
 
 
-def discard(project: Project, bundle: Bundle) -> None:
+def discard_bundle(project: Project, bundle: Bundle) -> None:
     """Remove a bundle, unless it is in production."""
     champion = refresh_champion(project.store)
     if champion is None or champion.bundle != bundle.name:
@@ -118,12 +118,12 @@ def set_champion(project: Project, bundle: Bundle, champion: Champion | None, wh
     return bundle
 
 
-def restore(project: Project, champion: Champion | None, bundle: Bundle) -> None:
+def restore_previous(project: Project, champion: Champion | None, bundle: Bundle) -> None:
     """Put `champion` back in the place of the bundle."""
     restore_champion(project.store, bundle, champion)
 
 
-def set_alias(project: Project, version: str) -> None:
+def set_mlflow_alias(project: Project, version: str) -> None:
     """Move MLflow's alias `champion`, a copy of what `champion.json` says."""
     project.registry.set_alias(CHAMPION, version)
 

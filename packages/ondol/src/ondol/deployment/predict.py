@@ -44,7 +44,7 @@ class Output(Protocol):
 
 
 def open_output(path: Path, schema: pa.Schema, dialect: Dialect | None = None, kinds: Kinds | None = None) -> Output:
-    """Open a file for tables of `schema`, in the format that its suffix names; see `require_destination`.
+    """Open a file for tables of `schema`, in the format that its suffix names; see `resolve_destination`.
 
     Args:
         path: The file.
@@ -56,7 +56,7 @@ def open_output(path: Path, schema: pa.Schema, dialect: Dialect | None = None, k
     return OPENERS[path.suffix.lower()](path, schema, dialect or Dialect(), kinds or {})
 
 
-def require_destination(path: Path) -> Path:
+def resolve_destination(path: Path) -> Path:
     """Return `path` where a file of a known format can be written, its folder made.
 
     Raises:

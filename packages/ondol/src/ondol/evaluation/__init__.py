@@ -15,8 +15,8 @@ if TYPE_CHECKING:
         evaluate_candidate,
         find_verdict,
         log_verdict,
+        publish_summary,
         score_holdout,
-        summarize,
     )
     from ondol.evaluation.metrics import Metric
     from ondol.evaluation.scoring import Scorer
@@ -35,6 +35,6 @@ __all__ = [
     "evaluate_candidate",
     "find_verdict",
     "log_verdict",
+    "publish_summary",
     "score_holdout",
-    "summarize",
 ]

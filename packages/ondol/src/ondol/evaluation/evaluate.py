@@ -176,7 +176,7 @@ def check_gates(record: StoredVerdict) -> None:
         raise Refused(record.refusal)
 
 
-def summarize(project: Project, version: str) -> None:
+def publish_summary(project: Project, version: str) -> None:
     """Publish the verdict in the pipeline's own run; the stages publish their results in theirs."""
     if record := project.verdicts.find(version):
         publish_markdown("summary", verdict_markdown(record))

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 from ondol.exports import export
 
 if TYPE_CHECKING:
-    from ondol.monitoring.log import alert_drops
+    from ondol.monitoring.log import alert_dropped_records
     from ondol.monitoring.monitor import (
-        compare,
-        decide,
-        log_report,
+        decide_retraining,
+        detect_drift,
+        load_context,
+        log_window,
         measure_performance,
-        only_monitor,
-        open_context,
+        monitor_lock,
         report_window,
         save_window,
-        send_pending,
+        send_training_request,
         window_end,
     )
     from ondol.monitoring.windows import Window, Windows
@@ -30,15 +30,15 @@ else:
 __all__ = [
     "Window",
     "Windows",
-    "alert_drops",
-    "compare",
-    "decide",
-    "log_report",
+    "alert_dropped_records",
+    "decide_retraining",
+    "detect_drift",
+    "load_context",
+    "log_window",
     "measure_performance",
-    "only_monitor",
-    "open_context",
+    "monitor_lock",
     "report_window",
     "save_window",
-    "send_pending",
+    "send_training_request",
     "window_end",
 ]

@@ -193,7 +193,7 @@ COUNTER = "ml_log_dropped_total"
 SECONDS = 5.0
 
 
-def alert_drops(settings: Settings) -> int:
+def alert_dropped_records(settings: Settings) -> int:
     """Send an alert if a service dropped records since the last call; return how many.
 
     Asked are the service of this machine and those of `[environments]`; one that does not answer is skipped.

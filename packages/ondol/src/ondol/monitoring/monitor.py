@@ -51,7 +51,7 @@ class WindowResult:
     comparison: DriftComparison | None = None
 
 
-def open_context(settings: Settings) -> MonitorContext:
+def load_context(settings: Settings) -> MonitorContext:
     """Return the champion with its bundle and reference.
 
     Raises:
@@ -64,7 +64,7 @@ def open_context(settings: Settings) -> MonitorContext:
 
 
 @contextmanager
-def only_monitor(settings: Settings) -> Iterator[None]:
+def monitor_lock(settings: Settings) -> Iterator[None]:
     """Hold the monitor's lock: two at once would evaluate the same rows.
 
     Raises:
@@ -182,13 +182,13 @@ def _measure(
 log = logging.getLogger(__name__)
 
 
-def send_pending(project: Project) -> None:
+def send_training_request(project: Project) -> None:
     """Send the alerts and the request of an earlier run that was killed before it sent them."""
     if champion := project.champion:
         send_unsent(project.settings, champion)
 
 
-def compare(project: Project, context: MonitorContext, end: datetime) -> WindowResult:
+def detect_drift(project: Project, context: MonitorContext, end: datetime) -> WindowResult:
     """Read the prediction log up to `end` and compare it with the reference."""
     return compare_window(project.settings, context, end)
 
@@ -206,7 +206,7 @@ def measure_performance(project: Project, context: MonitorContext, window: Windo
     return newest
 
 
-def log_report(project: Project, found: WindowResult, window: Window) -> Window:
+def log_window(project: Project, found: WindowResult, window: Window) -> Window:
     """Log report, figures and plots to MLflow and Prefect; return the window with its MLflow run."""
     if found.comparison is None or found.sides is None:
         return window
@@ -235,7 +235,7 @@ def save_window(project: Project, window: Window) -> None:
         log.warning("Old reports stay in MLflow for now (%s).", type(error).__name__)
 
 
-def decide(project: Project) -> tuple[Decision, str]:
+def decide_retraining(project: Project) -> tuple[Decision, str]:
     """Decide on retraining by the windows so far, and request it if needed."""
     return decide_and_request(project.settings)
 

@@ -16,7 +16,7 @@ from ondol.config import Retrain, Settings
 from ondol.monitoring.drift import ColumnDrift, DriftComparison
 from ondol.monitoring.performance import Performance
 from ondol.monitoring.windows import Verdict, Window, Windows
-from ondol.orchestration.alerts import alert, deliver
+from ondol.orchestration.alerts import alert, send_alerts
 from ondol.orchestration.events import read_triggers, send_event
 from ondol.registry.champion import Champion, read_champion
 from ondol.storage.files import locked, read_record, user_name, utc_now
@@ -219,7 +219,7 @@ def decide_and_request(settings: Settings) -> tuple[Decision, str]:
         save_request(open_store(settings), _request(champion, decision))
     alert_verdicts(settings, champion, decision)
     unsent = send_request(settings, champion)
-    deliver(settings)
+    send_alerts(settings)
     return decision, unsent
 
 

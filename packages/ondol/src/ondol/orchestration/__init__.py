@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ondol.exports import export
 
 if TYPE_CHECKING:
-    from ondol.orchestration.alerts import alert, deliver
+    from ondol.orchestration.alerts import alert, send_alerts
     from ondol.orchestration.artifacts import publish_image, publish_link, publish_markdown, publish_table
     from ondol.orchestration.flow import name_run, stage, task
     from ondol.orchestration.progress import say
@@ -18,13 +18,13 @@ else:
 
 __all__ = [
     "alert",
-    "deliver",
     "name_run",
     "publish_image",
     "publish_link",
     "publish_markdown",
     "publish_table",
     "say",
+    "send_alerts",
     "stage",
     "task",
 ]

@@ -136,10 +136,10 @@ def alert(settings: Settings, kind: Kind, what: str, todo: str, key: str | None 
         with _at_unkept:
             new = _unkept.setdefault((outbox(settings), digest), made) is made
     if new:
-        deliver(settings)
+        send_alerts(settings)
 
 
-def deliver(settings: Settings) -> Delivery:
+def send_alerts(settings: Settings) -> Delivery:
     """Send what waits, oldest first, until the receiver fails; never raises."""
     direct = _deliver_unkept(settings)
     try:

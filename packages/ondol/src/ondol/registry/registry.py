@@ -368,7 +368,7 @@ def explain_untrusted(error: Exception) -> str:
 
 SHOWN = 20  # versions that a message lists, the newest
 PAGE = 1000  # versions that MLflow is asked for at once
-KEY_TAG = "train_key"
+KEY_TAG = "cache_key"
 VIEW = "metrics"  # names the view of the runs in which their metrics are columns
 SHOWN_METRICS = 4  # metrics that MLflow's table of runs shows
 DELETED = "deleted"
@@ -421,9 +421,9 @@ class Registry:
             self.client.restore_run(run_id)
             say(f'The run "{run.info.run_name}" was deleted in MLflow: it is restored.', notice=True)
 
-    def find(self, train_key: str) -> "ModelVersion | None":
-        """Return the newest version that was trained from exactly `train_key` and is whole, or None."""
-        found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{train_key}'")
+    def find(self, cache_key: str) -> "ModelVersion | None":
+        """Return the newest version that was trained from exactly `cache_key` and is whole, or None."""
+        found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{cache_key}'")
         for version in sorted(found, key=lambda v: int(v.version), reverse=True):
             lost = self.find_lost(str(version.version))
             if not lost:
@@ -701,7 +701,7 @@ def _is_gone(error: Exception) -> bool:
     return isinstance(error, Gone | FileNotFoundError)
 
 
-def repair_alias(settings: Settings) -> None:
+def repair_mlflow_alias(settings: Settings) -> None:
     """Make MLflow's alias agree with `champion.json`, which leads."""
     champion = read_champion(open_store(settings))
     if champion is None:

@@ -64,7 +64,7 @@ class Fitted:
     baseline: list[float]
 
 
-def train_key(project: Project, validation: str) -> str:
+def cache_key(project: Project, validation: str) -> str:
     """Return the digest of everything that decides what is learned."""
     settings = project.settings
     return digest_json(
