@@ -186,7 +186,7 @@ def test_labels_and_policy_of_the_report_hold_each_alone(kept: str, tmp_path: Pa
     kinds: dict[str, Any] = dict.fromkeys(MARKUP, "number") | {"text": "category"}
     sides = Sides(reference, window, kinds, frozenset(), {})
     path = tmp_path / "report.html"
-    path.write_text(drift.compare_columns(sides, MARKUP[0], Monitor()).html, encoding="utf-8")
+    path.write_text(drift.compare_sides(sides, MARKUP[0], Monitor()).html, encoding="utf-8")
     with open_browser(tmp_path / "chromium") as browser, browser.page() as page:
         page.open(path.as_uri(), 2000)
         page.settle()
