@@ -8,11 +8,11 @@ from rich.table import Table
 from ondol.cli.console import console, errors, open_project
 from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.orchestration.flow import SHORT
 from ondol.redaction import redact, show_uri
 from ondol.retention import Garbage, Use, all_snapshots, bundled, find_garbage, latest, needed, registered, versions_of
 from ondol.snapshots.diff import MOST_ROWS, MOVED, ColumnDiff, Difference, compare_columns, compare_schemas
 from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.storage.files import SHORT
 from ondol.storage.store import only_one, open_store
 
 NAMED = 3  # categories that are listed

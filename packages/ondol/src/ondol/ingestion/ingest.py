@@ -7,11 +7,11 @@ from ondol.ingestion.incremental import grow
 from ondol.ingestion.python import change_rows
 from ondol.ingestion.sources import Reading, Source, StreamingSource, open_source, read_through
 from ondol.orchestration.artifacts import code, publish_markdown
-from ondol.orchestration.flow import SHORT
 from ondol.orchestration.progress import say, track
 from ondol.project import Project
 from ondol.redaction import redact_exceptions, show_uri
 from ondol.snapshots.snapshots import Snapshot, Snapshots
+from ondol.storage.files import SHORT
 from ondol.storage.store import open_store
 
 

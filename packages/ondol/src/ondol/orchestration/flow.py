@@ -12,6 +12,7 @@ from prefect.settings import temporary_settings
 from prefect.transactions import Transaction
 
 from ondol.orchestration.alerts import alert_failed_run
+from ondol.storage.files import SHORT
 from ondol.storage.store import exclusive
 
 P = ParamSpec("P")
@@ -87,9 +88,6 @@ def run_watched(stage: Flow[..., R], parameters: Mapping[str, Any]) -> R:
     # watches the heartbeats of such a run.
     with temporary_settings({"flows.heartbeat_frequency": None}):
         return stage(**parameters)
-
-
-SHORT = 12
 
 
 def name_run(what: str, *, version: str | None = None, data: str | None = None) -> None:

@@ -111,6 +111,7 @@ def explain_os_error(error: OSError) -> Damaged | None:
 M = TypeVar("M", bound=BaseModel)
 Rename = Callable[[Path, Path], object]  # moves what was written to its place
 
+SHORT = 12  # characters of a digest in names and messages
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # of this machine, short and without a hyphen
 
 

@@ -17,13 +17,12 @@ from ondol.contract.encoding import require_answerable
 from ondol.errors import UserError
 from ondol.extensions import explain, import_owned
 from ondol.orchestration.artifacts import publish_markdown
-from ondol.orchestration.flow import SHORT
 from ondol.orchestration.progress import say
 from ondol.project import Project
 from ondol.redaction import redact, show_uri
 from ondol.registry.registry import CHALLENGER, KEY_TAG, Registry
 from ondol.snapshots.snapshots import Snapshots
-from ondol.storage.files import digest_json
+from ondol.storage.files import SHORT, digest_json
 from ondol.storage.store import open_store
 from ondol.training.dataset import Holdout, define_holdout, read_sides, sample_share
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages

@@ -22,11 +22,10 @@ from ondol.contract.cleaning import clean_column
 from ondol.contract.uniqueness import find_repeats, hash_rows, unique_sets
 from ondol.errors import UserError
 from ondol.orchestration.artifacts import publish_markdown, publish_table
-from ondol.orchestration.flow import SHORT
 from ondol.orchestration.progress import say, track
 from ondol.project import Project
 from ondol.snapshots.snapshots import Block, Snapshots
-from ondol.storage.files import digest_file, digest_json
+from ondol.storage.files import SHORT, digest_file, digest_json
 from ondol.storage.store import open_store
 from ondol.validation.results import Latest, Validation, Validations
 
