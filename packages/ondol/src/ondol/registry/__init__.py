@@ -11,7 +11,7 @@ from ondol.exports import export
 if TYPE_CHECKING:
     from ondol.registry.bundles import Bundle, find_bundle, open_bundle
     from ondol.registry.champion import Champion, alert_new_champion, read_champion, require_champion
-    from ondol.registry.registry import Registry, repair_mlflow_alias
+    from ondol.registry.registry import Registry, read_version_tags, repair_mlflow_alias
 else:
     __getattr__ = export(__name__)
 
@@ -23,6 +23,7 @@ __all__ = [
     "find_bundle",
     "open_bundle",
     "read_champion",
+    "read_version_tags",
     "repair_mlflow_alias",
     "require_champion",
 ]

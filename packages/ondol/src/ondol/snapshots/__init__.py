@@ -1,6 +1,6 @@
 """Snapshots: immutable tables, named by the digest of their content, which the steps after `ingestion` start from.
 
-A snapshot shares its unchanged parts with earlier ones (`parts`); rows with a newer version replace the older ones
+A snapshot shares its unchanged parts with earlier ones (`snapshots`); rows with a newer version replace the older ones
 (`upsert`); `diff` compares two snapshots.
 """
 
