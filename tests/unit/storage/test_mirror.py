@@ -277,10 +277,10 @@ def test_a_champion_that_another_host_named_since_is_not_put_back(two):
     before = one.deploy("1") and read_champion(one.stale)
     failed = one.deploy("2")
     other.deploy("3")
-    restore_champion(one.stale, failed, before)
+    restore_champion(one.stale, failed.name, before)
     assert read_champion(other.store).version == "3"
     last = other.deploy("4")
-    restore_champion(other.stale, last, read_champion(one.store))
+    restore_champion(other.stale, last.name, read_champion(one.store))
     assert read_champion(one.store).version == "4"  # what is put back is the champion as it is named
 
 

@@ -5,7 +5,6 @@ with them their files and validations. A snapshot lists all its files, so that i
 What is young stays too: another host or project may have written it just now, and not yet what names it.
 """
 
-import json
 import re
 import time
 from collections import defaultdict
@@ -17,7 +16,6 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from ondol.config import Settings
-from ondol.errors import UserError
 from ondol.registry.champion import version_of
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import TEMPORARY, read_json, read_record
@@ -185,16 +183,13 @@ def bundled(settings: Settings) -> list[Use]:
     """Return what the bundle of every version that served, or may, was made from.
 
     Raises:
-        UserError: one says nothing that can be read.
+        Damaged: the record of one cannot be read.
     """
     found = []
     for folder in sorted((open_store(settings).folder / "bundles").glob("*")):
         if folder.name.startswith(TEMPORARY) or not folder.is_dir():
             continue
-        try:
-            meta = read_json(folder / "meta.json") or {}
-        except json.JSONDecodeError:
-            raise UserError(f"{folder / 'meta.json'} cannot be read: bring the bundle back, or remove it.") from None
+        meta = read_json(folder / "meta.json") or {}
         found.append(Use(version_of(folder.name), meta.get("data_digest"), meta.get("validation")))
     return found
 

@@ -30,7 +30,6 @@ from ondol.registry.champion import (
     require_champion,
     restore_champion,
     rolled_back,
-    version_of,
 )
 from ondol.storage.files import (
     digest_folder,
@@ -216,8 +215,7 @@ def restore(store: Store) -> bool:
         return False
     now, before = read_champion(store), found.before
     if now is not None and now.bundle == found.bundle and before != now:
-        left = Bundle(path=bundle_path(store, found.bundle), version=version_of(found.bundle), digest="")
-        restore_champion(store, left, before)
+        restore_champion(store, found.bundle, before)
         again = f"version {before.version} is in production again" if before else "nothing is in production"
         console.print(f"[yellow]A release failed: {again}.[/]")
     return True
@@ -346,9 +344,8 @@ def running_image(settings: Settings, name: str, source: str | None) -> str | No
     if source is None or None in (settings.environments[name].host, settings.environments[source].host):
         return None
     image = Container(settings, source).image()
-    require_verified(
-        open_store(settings, settings.environments[source].store)
-    )  # it is written before the image is moved
+    # After the image: a release writes what it has not verified before it moves the image.
+    require_verified(open_store(settings, settings.environments[source].store))
     return image
 
 

@@ -120,7 +120,7 @@ def set_champion(project: Project, bundle: Bundle, champion: Champion | None, wh
 
 def restore_previous(project: Project, champion: Champion | None, bundle: Bundle) -> None:
     """Put `champion` back in the place of the bundle."""
-    restore_champion(project.store, bundle, champion)
+    restore_champion(project.store, bundle.name, champion)
 
 
 def set_mlflow_alias(project: Project, version: str) -> None:

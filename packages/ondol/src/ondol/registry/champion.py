@@ -138,11 +138,11 @@ def move_champion(store: Store, bundle: "Bundle", action: Action, why: str, expe
     return champion
 
 
-def restore_champion(store: Store, bundle: "Bundle", before: Champion | None) -> None:
-    """Put `before` back, unless something else than `bundle` was put into production since."""
+def restore_champion(store: Store, bundle: str, before: Champion | None) -> None:
+    """Put `before` back, unless another than the bundle of the name `bundle` was put into production since."""
     with locked(store.folder / "champion.lock", wait=True):
         now = refresh_champion(store)
-        if now is not None and now.bundle == bundle.name:
+        if now is not None and now.bundle == bundle:
             write_champion(store, before)
 
 
