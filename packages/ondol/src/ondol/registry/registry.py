@@ -269,7 +269,7 @@ def check_schema(settings: Settings) -> None:
         if message := explain_schema(str(error), embedded_uri(settings), "MLFLOW_TRACKING_URI"):
             raise UserError(message) from None
     except DatabaseError:
-        return  # what the check of the file has message
+        return  # the check of the file has reported it
     finally:
         engine.dispose()
 
@@ -368,7 +368,7 @@ def explain_untrusted(error: Exception) -> str:
 
 SHOWN = 20  # versions that a message lists, the newest
 PAGE = 1000  # versions that MLflow is asked for at once
-KEY_TAG = "cache_key"
+KEY_TAG = "train_key"  # recorded with every version in existing registries
 VIEW = "metrics"  # names the view of the runs in which their metrics are columns
 SHOWN_METRICS = 4  # metrics that MLflow's table of runs shows
 DELETED = "deleted"
