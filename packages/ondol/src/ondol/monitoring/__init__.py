@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         monitor_lock,
         report_window,
         save_window,
-        send_training_request,
+        send_unsent_request,
         window_end,
     )
     from ondol.monitoring.windows import Window, Windows
@@ -39,6 +39,6 @@ __all__ = [
     "monitor_lock",
     "report_window",
     "save_window",
-    "send_training_request",
+    "send_unsent_request",
     "window_end",
 ]

@@ -182,7 +182,7 @@ def _measure(
 log = logging.getLogger(__name__)
 
 
-def send_training_request(project: Project) -> None:
+def send_unsent_request(project: Project) -> None:
     """Send the alerts and the request of an earlier run that was killed before it sent them."""
     if champion := project.champion:
         send_unsent(project.settings, champion)

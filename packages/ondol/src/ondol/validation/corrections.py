@@ -308,7 +308,7 @@ class Correction(BaseModel):
         validation: The validation that quarantined them.
     """
 
-    model_config = ConfigDict(validate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     raw: str
     corrected: str = Field(alias=CORRECTED)
