@@ -64,7 +64,7 @@ READY = b"ready"
 def serve(path: Path) -> tuple[dict[str, Any], list[int]]:
     """Fork for each request; return in the child that is to run it, with the request and its files."""
     load(LIBRARIES)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those that answer are not waited for
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
         listener.bind(str(path))
         listener.listen()

@@ -64,7 +64,7 @@ def started(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[list[st
         commands.append(command)
 
     monkeypatch.setattr(serve.os, "execv", execv)
-    monkeypatch.setattr(serve, "open_project", lambda **_: load_settings(settings.root))
+    monkeypatch.setattr(serve, "start_command", lambda **_: load_settings(settings.root))
     for name in (
         "ML_STORE",
         "BENTOML_HOME",

@@ -169,7 +169,7 @@ def test_a_trace_is_kept_and_shown_without_secrets(
 
 
 def test_predict_refuses_a_plain_secret_before_prefect_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "open_project", lambda: pytest.fail("the flow was begun"))
+    monkeypatch.setattr(stages, "start_command", lambda: pytest.fail("the flow was begun"))
     with pytest.raises(UserError, match="password is in plain text"):
         stages.run_predict("postgresql://ann:hunter2@host/db#t", Path("out.csv"), None)
 

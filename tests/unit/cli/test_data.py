@@ -229,7 +229,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A project whose MLflow is its own database."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     made = Settings(root=tmp_path)
-    monkeypatch.setattr(ml_data, "open_project", lambda: made)
+    monkeypatch.setattr(ml_data, "start_command", lambda: made)
     monkeypatch.setattr(ml_data.console, "width", 160)
     return made
 

@@ -325,7 +325,7 @@ def test_nothing_changed_is_said_of_no_more_than_was_looked_at(project, monkeypa
 
     data = {"source": "sample://?rows=20000", "target": "churned", "problem": "binary"}
     settings = Settings(root=project, data=data)  # type: ignore[arg-type]
-    monkeypatch.setattr(contract, "open_project", lambda: settings)
+    monkeypatch.setattr(contract, "start_command", lambda: settings)
     contract.print_changes(None)
     monkeypatch.setitem(read_table.__globals__, "MOST_ROWS", 200)
     contract.print_changes(None)

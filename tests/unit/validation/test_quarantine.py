@@ -436,7 +436,7 @@ def test_a_corrected_contract_takes_the_rows_in(made, contract):
 @pytest.fixture
 def typed(made: Project, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Type `ml quarantine …`; the answer has the exit status and what was printed."""
-    monkeypatch.setattr(command, "open_project", lambda: made.settings)
+    monkeypatch.setattr(command, "start_command", lambda: made.settings)
 
     def run(*arguments: str) -> tuple[int, str]:
         with command.console.capture() as said:

@@ -77,11 +77,13 @@ class Notices(logging.Handler):
 notices = Notices(logging.WARNING)
 
 
-def open_project(stored: bool = True, note: bool = True) -> Settings:
-    """Read the settings of the project here, set the libraries' homes, send warnings to the log; print pauses.
+def start_command(stored: bool = True, note: bool = True) -> Settings:
+    """Prepare this process for a command of the project here, and return its settings.
+
+    The libraries' homes are set, warnings go to the log, and pauses of long work are printed.
 
     Args:
-        stored: Bring the records of a store that is elsewhere up to date.
+        stored: Bring the records of a remote store up to date.
         note: Print a line where files of earlier releases are left.
 
     Raises:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from ondol.cli.console import absolute_source, console, errors, open_project
+from ondol.cli.console import absolute_source, console, errors, start_command
 from ondol.config import Settings
 from ondol.contract import load_contract
 from ondol.errors import UserError
@@ -24,7 +24,7 @@ def print_changes(source: str | None) -> None:
         typer.Exit: with 1, where it does.
         UserError: the source cannot be read.
     """
-    changes, first = _find(open_project(), source)
+    changes, first = _find(start_command(), source)
     for change in changes:
         console.print(str(change), markup=False, soft_wrap=True)
     if changes:
@@ -39,7 +39,7 @@ def update(source: str | None, apply: bool) -> None:
     Raises:
         UserError: the source cannot be read, or the schema was edited in the meantime.
     """
-    settings = open_project()
+    settings = start_command()
     before = (settings.root / SCHEMA_PATH).read_bytes()
     changes, _ = _find(settings, source)
     proposal = propose(before.decode("utf-8"), changes)

@@ -5,7 +5,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ondol.cli.console import console, errors, open_project
+from ondol.cli.console import console, errors, start_command
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.redaction import redact, show_uri
@@ -20,7 +20,7 @@ NAMED = 3  # categories that are listed
 
 def print_log() -> None:
     """Print the snapshots, the newest first."""
-    settings = open_project()
+    settings = start_command()
     known = all_snapshots(Snapshots(open_store(settings)))
     if not known:
         console.print("There is no snapshot yet: `ml ingest` makes one.")
@@ -56,7 +56,7 @@ def print_difference(one: str, other: str) -> None:
     Raises:
         UserError: there is no such snapshot, or its files are missing or damaged.
     """
-    settings = open_project()
+    settings = start_command()
     snapshots = Snapshots(open_store(settings))
     difference = compare_schemas(snapshots, one, other)
     _print_schema(difference)
@@ -116,7 +116,7 @@ def collect(dry_run: bool) -> None:
     Raises:
         UserError: MLflow cannot be asked, another run is going on, or a record cannot be read; nothing is deleted.
     """
-    settings = open_project()
+    settings = start_command()
     with only_one(settings, wait=False):
         garbage = _find(settings)
         size = garbage.size

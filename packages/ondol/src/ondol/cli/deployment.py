@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from rich.markup import escape
 
-from ondol.cli.console import console, current_store, open_project, print_plain
+from ondol.cli.console import console, current_store, print_plain, start_command
 from ondol.cli.release import GROUP
 from ondol.config import Environment, Settings
 from ondol.errors import UserError
@@ -31,7 +31,7 @@ def promote_version(version: str, why: str) -> None:
     Raises:
         UserError: it is in production already, or never was.
     """
-    settings = open_project()
+    settings = start_command()
     store = open_store(settings)
     champion = require_champion(store)
     if champion.version == version:
@@ -45,7 +45,7 @@ def roll_back(why: str) -> None:
     Raises:
         UserError: there is none.
     """
-    settings = open_project()
+    settings = start_command()
     store = open_store(settings)
     champion = require_champion(store)
     _move(settings, champion, open_bundle(store, previous_bundle(champion)), "rollback", why)
@@ -92,7 +92,7 @@ def _copy_to_mlflow(settings: Settings) -> None:
 
 def print_report() -> None:
     """Print the metrics and gates of the last model."""
-    print_plain("\n".join(report_lines(open_project())))
+    print_plain("\n".join(report_lines(start_command())))
 
 
 def report_lines(settings: Settings) -> Iterator[str]:
@@ -132,7 +132,7 @@ def _gate_lines(record: StoredVerdict) -> Iterator[str]:
 
 def print_environments() -> None:
     """Print every environment, and how to configure those of the workflow that are missing."""
-    print_plain("\n".join(environment_lines(open_project())))
+    print_plain("\n".join(environment_lines(start_command())))
 
 
 def environment_lines(settings: Settings) -> Iterator[str]:
@@ -183,7 +183,7 @@ def serve_champion(port: int | None) -> None:
     Raises:
         UserError: the port is in use, the host is not an address, or the bundle is damaged.
     """
-    settings = open_project(stored=False)
+    settings = start_command(stored=False)
     host, chosen = settings.service.host, port or settings.service.port
     _require_free(host, chosen)
     place = f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"

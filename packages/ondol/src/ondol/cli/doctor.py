@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 from rich.markup import escape
 
-from ondol.cli.console import console, open_project
+from ondol.cli.console import console, start_command
 from ondol.cli.status import ANSWER_SECONDS
 from ondol.cli.tidy import describe_leftovers
 from ondol.config import Settings
@@ -209,7 +209,7 @@ def examine() -> None:
     Raises:
         UserError: a check failed.
     """
-    settings = open_project(stored=False, note=False)
+    settings = start_command(stored=False, note=False)
     failed, printed = 0, set[str]()
     for name, check in _checks():
         try:

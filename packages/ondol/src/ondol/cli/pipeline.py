@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ondol.cli.console import Progress, absolute_source, console, open_project
+from ondol.cli.console import Progress, absolute_source, console, start_command
 from ondol.config import Settings
 from ondol.errors import Refused
 from ondol.evaluation.metrics import Interval
@@ -40,7 +40,7 @@ def run_stage(stage: str, **parameters: Any) -> Any:
     Raises:
         UserError: the flow failed.
     """
-    settings = open_project()
+    settings = start_command()
     result = _run(settings, stage, parameters)
     console.print(f"[green]✓[/] {stage}: {escape(str(result))}")
     return result
@@ -52,7 +52,7 @@ def run_pipeline(breaking: bool) -> None:
     Raises:
         UserError: a stage failed.
     """
-    settings = open_project()
+    settings = start_command()
     before = read_champion(open_store(settings))
     try:
         _run(settings, "pipeline", {"breaking": breaking})
@@ -69,7 +69,7 @@ def run_predict(source: str, destination: Path, version: str | None) -> None:
         UserError: the source holds a secret in plain text, which Prefect would store, or cannot be read.
     """
     refuse_plain(source)
-    settings = open_project()
+    settings = start_command()
     done = _run(
         settings, "predict", {"source": absolute_source(source), "destination": str(destination), "version": version}
     )

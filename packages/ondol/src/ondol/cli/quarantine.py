@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ondol.cli.console import console, open_project
+from ondol.cli.console import console, start_command
 from ondol.config import Settings
 from ondol.contract import load_contract
 from ondol.deployment.predict import open_output, resolve_destination
@@ -32,7 +32,7 @@ OVER_TIME = 5
 
 def print_validations() -> None:
     """Print the validations, the newest first, and the counts of each reason over time."""
-    recent = Validations(open_store(open_project())).recent()
+    recent = Validations(open_store(start_command())).recent()
     if not recent:
         console.print("Nothing was validated yet: `ml validate`, or `ml run` for the whole pipeline.")
         return
@@ -67,7 +67,7 @@ def print_quarantine(name: str | None, out: Path | None) -> None:
     Raises:
         UserError: there is no such validation, or the file cannot be written.
     """
-    settings = open_project()
+    settings = start_command()
     validation = _find(settings, name)
     console.print(
         f"[bold]{validation.id}[/]: {validation.bad:,} of {validation.labelled:,} rows ({validation.bad_share:.2%}) "
@@ -138,7 +138,7 @@ def replay_quarantine(name: str | None, source: Path | None) -> None:
     Raises:
         UserError: there is no such validation, nothing was corrected, or the file is unusable.
     """
-    settings = open_project()
+    settings = start_command()
     validation = _find(settings, name)
     with only_one(settings, wait=False):
         if source is None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 from rich.markup import escape
 
-from ondol.cli.console import console, current_store, open_project
+from ondol.cli.console import console, current_store, start_command
 from ondol.cli.container import Container
 from ondol.config import Environment, Settings
 from ondol.contract.schema import breaking_changes
@@ -57,7 +57,7 @@ def smoke_url(url: str) -> None:
     Raises:
         UserError: nothing was released, or the service is not ready, has another version or answers incorrectly.
     """
-    settings = open_project()
+    settings = start_command()
     known = (e for e in settings.environments.values() if e.url.rstrip("/") == url.rstrip("/"))
     environment = next(known, None)
     store = current_store(settings, environment.store) if environment else open_store(settings)
@@ -247,7 +247,7 @@ def release_to(
         UserError: it cannot be copied there, or was not verified; champion and image are restored.
         Refused: it would break the callers of the version there, or was taken out of production where it comes from.
     """
-    settings = open_project()
+    settings = start_command()
     target = current_store(settings, find_environment(settings, name).store)
     origin = current_store(settings, find_environment(settings, source).store) if source else open_store(settings)
     if target.folder.resolve() == origin.folder.resolve():

@@ -5,7 +5,7 @@ import math
 from rich.markup import escape
 from rich.table import Table
 
-from ondol.cli.console import Steps, console, open_project
+from ondol.cli.console import Steps, console, start_command
 from ondol.errors import Refused
 from ondol.evaluation.reproduction import (
     PREDICTIONS,
@@ -34,7 +34,7 @@ def reproduce_version(version: str, anyway: bool, fresh: bool) -> None:
         UserError: something that it was trained from is missing.
         Refused: a figure differs.
     """
-    settings = open_project()
+    settings = start_command()
     with Steps(console) as steps:
         again = make_again(settings, version, anyway, fresh, steps)
     outcome = again.outcome

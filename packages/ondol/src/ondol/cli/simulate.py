@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from rich.markup import escape
 
-from ondol.cli.console import console, open_project
+from ondol.cli.console import console, start_command
 from ondol.config import Settings
 from ondol.demo.sandbox import Sandbox, make_sandbox
 from ondol.demo.simulation import MetricRecovery, Play, Week, conclude, draw, measure_champions, tabulate
@@ -27,7 +27,7 @@ def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
     Raises:
         UserError: the drift led to no recovery, or a model was trained without drift.
     """
-    settings = open_project(stored=False)
+    settings = start_command(stored=False)
     calm = count_calm_weeks(weeks, settings.retrain.windows) if shifts else weeks
     complaint = "Another `ml simulate` is running here: wait until it ends."
     with sole(settings.home / "simulation.lock", complaint):

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from rich.markup import escape
 from rich.table import Table
 
-from ondol.cli.console import console, open_project
+from ondol.cli.console import console, start_command
 from ondol.cli.pipeline import run_stage
 from ondol.config import Settings
 from ondol.errors import UserError
@@ -133,7 +133,7 @@ def _when(at: str) -> str:
 
 def print_status() -> None:
     """Print the state of the project: from the store, and from Prefect if it answers at once."""
-    settings = open_project()
+    settings = start_command()
     champion = read_champion(open_store(settings))
     if champion is None:
         console.print(
@@ -205,7 +205,7 @@ def _print_history(champion: Champion) -> None:
 
 def run_monitor() -> None:
     """Run the monitor flow, and print the last window and whether training is requested."""
-    settings = open_project()
+    settings = start_command()
     run_stage("monitor")
     for line in (*window_lines(settings, 1), *loop_lines(settings)):
         console.print(line, markup=False, soft_wrap=True)
@@ -213,7 +213,7 @@ def run_monitor() -> None:
 
 def pause_loop(why: str) -> None:
     """Pause automatic retraining."""
-    pause(open_store(open_project()), why)
+    pause(open_store(start_command()), why)
     console.print(
         "Automatic retraining is paused: monitoring continues, and nothing is trained until `ml loop resume`."
     )
@@ -225,7 +225,7 @@ def resume_loop(why: str) -> None:
     Raises:
         UserError: it is not paused.
     """
-    store = open_store(open_project())
+    store = open_store(start_command())
     if read_loop(store).paused is None:
         raise UserError("Automatic retraining is not paused: `ml loop show` prints its state.")
     resume(store, why)
@@ -234,7 +234,7 @@ def resume_loop(why: str) -> None:
 
 def show_loop() -> None:
     """Print the last windows, whether training is requested, and the last pauses and requests."""
-    settings = open_project()
+    settings = start_command()
     for line in (*window_lines(settings, SHOWN_WINDOWS), *loop_lines(settings)):
         console.print(line, markup=False, soft_wrap=True)
     for change in reversed(read_loop(open_store(settings)).history[-SHOWN_WINDOWS:]):

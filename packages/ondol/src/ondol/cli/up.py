@@ -13,7 +13,7 @@ from typing import NoReturn, TextIO
 
 from rich.markup import escape
 
-from ondol.cli.console import console, open_project
+from ondol.cli.console import console, start_command
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.deployments import (
@@ -70,7 +70,7 @@ def bring_up() -> None:
         UserError: a command is running with its own Prefect server, one of them is not healthy, Prefect wants other
             credentials, or a flow cannot be deployed.
     """
-    settings = open_project(stored=False)
+    settings = start_command(stored=False)
     with only_up(settings):
         begun = time.perf_counter()
         records = {name: _ensure(settings, name) for name in NAMES[:-1] if is_ours(name, settings)}
@@ -95,7 +95,7 @@ def bring_down() -> None:
     Raises:
         UserError: one does not stop.
     """
-    settings = open_project(stored=False)
+    settings = start_command(stored=False)
     with only_up(settings):
         ended = stop_all(settings, lambda name: console.print(f"[green]✓[/] {name} stopped"))
     console.print("[green]✓[/] Everything is stopped." if ended else "Nothing of this project is running.")
@@ -107,7 +107,7 @@ def run_worker() -> None:
     Raises:
         UserError: no Prefect server is known.
     """
-    become_worker(open_project(stored=False))
+    become_worker(start_command(stored=False))
 
 
 def order_training() -> NoReturn:
@@ -116,7 +116,7 @@ def order_training() -> NoReturn:
     Raises:
         UserError: no Prefect server is known.
     """
-    settings = open_project(stored=False)
+    settings = start_command(stored=False)
     prefect = prefect_address(settings)
     if prefect is None:
         raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
@@ -248,7 +248,7 @@ def make_pool(commit: str | None = None, output: TextIO | None = None) -> None:
     Raises:
         UserError: no server is known, or it does not answer or refuses.
     """
-    settings = open_project(stored=False)
+    settings = start_command(stored=False)
     if prefect_address(settings) is None:
         raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
     name = settings.project.name
@@ -282,7 +282,7 @@ def follow_store(into: Path | None) -> None:
     Raises:
         UserError: the store is a folder.
     """
-    settings = open_project(stored=False)
+    settings = start_command(stored=False)
     store = open_store(settings)
     if store.remote is None:
         raise UserError(f"The store is the folder {store}: the service reads it directly.")
