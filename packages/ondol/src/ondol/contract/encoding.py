@@ -27,9 +27,8 @@ CYCLES: dict[Part, pd.Timedelta] = {
     "hour": pd.Timedelta(days=2),
 }
 DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
-EPOCH = pd.Timestamp(0).as_unit(
-    "s"
-)  # of nanoseconds it could not be subtracted from a date after 2262, such as 9999-12-31
+# One of nanoseconds could not be subtracted from a date after 2262, such as 9999-12-31.
+EPOCH = pd.Timestamp(0).as_unit("s")
 
 
 def fit_encodings(contract: Contract, frame: pd.DataFrame, parts: bool = True) -> Contract:
