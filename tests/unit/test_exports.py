@@ -29,6 +29,7 @@ def test_a_package_says_what_it_is_for(package):
 def test_public_names_are_there_and_are_no_modules(package):
     names = public_names(package)
     assert names == sorted(names)
+    assert set(names) <= set(dir(import_module(package)))
     for name in names:
         assert hasattr(import_module(package), name)
         assert not (PACKAGES[package].parent / f"{name}.py").exists()

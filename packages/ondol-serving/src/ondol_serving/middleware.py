@@ -324,14 +324,22 @@ class AdmissionControl:
 
 
 def require_our_caller(scope: Scope, headers: Headers, hosts: tuple[str, ...]) -> None:
-    """Refuse a request for another host or of another origin's page."""
+    """Check that a request is for one of our hosts, and not of another origin's page.
+
+    Raises:
+        Refused: it is not.
+    """
     server = scope.get("server")
     if refusal := refuse_caller(scope["method"], headers, None if server is None else tuple(server), hosts, HOSTS):
         raise Refused(*refusal)
 
 
 def require_type(headers: Headers, wanted: str) -> None:
-    """Refuse a body of a media type or an encoding that the route does not declare; none is taken for the right one."""
+    """Check that a body has the media type that the route declares, and no encoding; no header counts as the right one.
+
+    Raises:
+        Refused: it has another one.
+    """
     given = headers.get(b"content-type")
     if given is not None and given != wanted.encode():
         media_type = given.partition(b";")[0].strip().lower().decode("latin-1")

@@ -15,14 +15,19 @@ from typing import Any
 
 
 def export(package: str) -> Callable[[str], Any]:
-    """Return the function `__getattr__` of a package (PEP 562), which imports a public name from its module."""
+    """Return the function `__getattr__` of a package (PEP 562), which imports a public name from its module.
+
+    `dir` lists the public names too, as a notebook's completion needs them.
+    """
+    module = sys.modules[package]
+    vars(module)["__dir__"] = lambda: sorted({*vars(module), *_modules_of(package)})
 
     def import_name(name: str) -> Any:
-        module = _modules_of(package).get(name)
-        if module is None:
+        defining = _modules_of(package).get(name)
+        if defining is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(module), name)
-        setattr(sys.modules[package], name, value)  # so that it is not asked for again
+        value = getattr(import_module(defining), name)
+        setattr(module, name, value)  # so that it is not asked for again
         return value
 
     return import_name

@@ -109,7 +109,7 @@ def is_ordered(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
 
 
-def compare_sides(name: str, before: Side, after: Side) -> ColumnDiff:
+def compare_column(name: str, before: Side, after: Side) -> ColumnDiff:
     """Compare a column of two snapshots."""
     if not is_ordered(before.type):
         return _compare_categories(name, before, after)
@@ -190,7 +190,7 @@ def compare_columns(snapshots: Snapshots, difference: Difference) -> Iterator[Co
     for start in range(0, len(names), COLUMNS_AT_ONCE):
         some = names[start : start + COLUMNS_AT_ONCE]
         ours, theirs = (read_both(snapshots, s, some) for s in (difference.before, difference.after))
-        yield from (compare_sides(name, ours[name], theirs[name]) for name in some)
+        yield from (compare_column(name, ours[name], theirs[name]) for name in some)
 
 
 def read_both(snapshots: Snapshots, snapshot: Snapshot, names: list[str]) -> dict[str, Side]:
