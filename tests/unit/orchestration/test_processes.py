@@ -176,7 +176,7 @@ def test_killed_process_is_started_again_and_counted(settings: Settings, capsys:
     until(lambda: restarts_path(settings, "service").exists())
     assert read_json(restarts_path(settings, "service"))["count"] == 1
     print_processes(settings)
-    assert "started again once" in " ".join(capsys.readouterr().out.split())
+    assert "restarted once" in " ".join(capsys.readouterr().out.split())
     stop(settings, made)
     assert not restarts_path(settings, "service").exists()
 

@@ -202,7 +202,7 @@ def _describe(name: str, about: dict[str, Any]) -> RemoteFile:
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 DENIED = "access is denied: check the credentials, and what they may read"
 MISSING = "it does not exist: check the address"
-BROKEN = "the server fails at every request: try again later, or ask its operator"
+BROKEN = "the server fails, at every request: try again later, or ask its operator"
 # By the names of the libraries' classes, so that none has to be installed; the first that fits counts.
 MESSAGES = (
     (("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "CredentialUnavailableError"),
