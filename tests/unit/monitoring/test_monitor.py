@@ -41,7 +41,7 @@ from ondol.monitoring.retraining import (
     assess_window,
     confirm,
     decide,
-    decide_and_request,
+    decide_retraining,
     event_id,
     matches,
     pause,
@@ -51,6 +51,7 @@ from ondol.monitoring.retraining import (
 )
 from ondol.monitoring.windows import Window, Windows, metric_names, window_id
 from ondol.orchestration.alerts import waiting
+from ondol.project import Project
 from ondol.registry.champion import Champion, write_champion
 from ondol.storage.files import read_json
 from ondol.storage.store import Store, open_store
@@ -364,7 +365,7 @@ def alerted(tmp_path, monkeypatch):
             path = windows.path(made.id, "json")
             known = Window.model_validate_json(path.read_bytes()) if path.exists() else made
             windows.write(made.model_copy(update={"alerted": known.alerted}))
-        decide_and_request(settings)
+        decide_retraining(Project(settings))
         messages = [read_json(path) for path in waiting(settings)]
         return [message["what"] for message in messages if message["kind"] == "drift"]  # type: ignore[index]
 

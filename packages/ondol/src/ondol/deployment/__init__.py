@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from ondol.exports import export
 
 if TYPE_CHECKING:
-    from ondol.deployment.bundle import import_bundle, remove_imported_bundle
+    from ondol.deployment.bundle import build_bundle, import_bundle, remove_imported_bundle
     from ondol.deployment.deploy import (
-        build_bundle,
         check_deployable,
         discard_bundle,
         is_in_production,

@@ -19,6 +19,8 @@ from ondol.deployment.reference import FILE, make_reference
 from ondol.errors import UserError
 from ondol.evaluation.targets import Candidate, load_candidate
 from ondol.evaluation.verdicts import Verdicts
+from ondol.orchestration.progress import say
+from ondol.project import Project
 from ondol.registry.bundles import Bundle, write_bundle
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import utc_now
@@ -53,12 +55,13 @@ def _middle(column: Column, values: "pd.Series[Any]") -> Any:
 SMOKE_ROWS = 3
 
 
-def assemble_bundle(settings: Settings, version: str) -> Bundle:
-    """Compile a version, check parity on every holdout row, and write its bundle.
+def build_bundle(project: Project, version: str) -> Bundle:
+    """Compile a version, check parity on every held-out row, and write its bundle.
 
     Raises:
         UserError: it cannot be compiled, or the compiled model differs from scikit-learn.
     """
+    settings = project.settings
     candidate = load_candidate(settings, version)
     model, parity = _compile(settings, candidate)
     example = typical_row(candidate.contract, candidate.held_out)
@@ -74,7 +77,11 @@ def assemble_bundle(settings: Settings, version: str) -> Bundle:
         "contract.json": candidate.contract.model_dump_json(indent=1).encode(),
         "meta.json": json.dumps(meta, ensure_ascii=False, indent=1).encode(),
     }
-    return write_bundle(open_store(settings), version, files)
+    bundle = write_bundle(project.store, version, files)
+    rows = bundle.meta["parity"]["rows"]
+    equal = f", equal to scikit-learn on {rows:,} held-out rows" if rows else ""
+    say(f"Version {version} is compiled{equal}: bundle {bundle.name}.")
+    return bundle
 
 
 def smoke_rows(settings: Settings, bundle: Bundle) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """Steps of the deploy flow: compile, verify, smoke-test and set the champion."""
 
 from ondol.contract.schema import breaking_changes
-from ondol.deployment.bundle import assemble_bundle, smoke_rows
+from ondol.deployment.bundle import smoke_rows
 from ondol.deployment.smoke import SmokeService, require_same
 from ondol.errors import Refused, UserError
 from ondol.evaluation.evaluate import known_verdict
@@ -86,15 +86,6 @@ def require_compatible(project: Project, version: str, champion: Champion | None
             f"({'; '.join(changes)}). "
             "Inform them, then run again with --breaking."
         )
-
-
-def build_bundle(project: Project, version: str) -> Bundle:
-    """Compile the version, check parity on the whole holdout, and write the bundle."""
-    bundle = assemble_bundle(project.settings, version)
-    rows = bundle.meta["parity"]["rows"]
-    equal = f", equal to scikit-learn on {rows:,} held-out rows" if rows else ""
-    say(f"Version {version} is compiled{equal}: bundle {bundle.name}.")
-    return bundle
 
 
 def discard_bundle(project: Project, bundle: Bundle) -> None:

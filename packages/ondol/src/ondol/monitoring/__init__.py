@@ -12,7 +12,6 @@ from ondol.exports import export
 if TYPE_CHECKING:
     from ondol.monitoring.log import alert_dropped_records
     from ondol.monitoring.monitor import (
-        decide_retraining,
         detect_drift,
         load_context,
         log_window,
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
         monitor_lock,
         report_window,
         save_window,
-        send_unsent_request,
         window_end,
     )
+    from ondol.monitoring.retraining import decide_retraining, send_unsent_request
     from ondol.monitoring.windows import Window, Windows
 else:
     __getattr__ = export(__name__)

@@ -18,7 +18,7 @@ from ondol.monitoring.labels import Labels, read_labels
 from ondol.monitoring.log import Logged, Tally, sample_logged, tally_window
 from ondol.monitoring.performance import measure
 from ondol.monitoring.report import as_markdown, column_rows, draw_drift, headline
-from ondol.monitoring.retraining import Decision, decide_and_request, send_unsent, with_comparison, with_performance
+from ondol.monitoring.retraining import Decision, with_comparison, with_performance
 from ondol.monitoring.windows import Window, WindowRuns, Windows, window_id
 from ondol.orchestration.artifacts import publish_image, publish_link, publish_markdown, publish_table
 from ondol.orchestration.progress import say
@@ -79,28 +79,6 @@ def window_end(settings: Settings) -> datetime:
     """Return up to when the log is complete: now, or when what was answered then is in an object store."""
     lag = LAG_SECONDS if is_address(settings.store) else 0.0
     return datetime.now(UTC) - timedelta(seconds=lag)
-
-
-def compare_window(settings: Settings, context: MonitorContext, end: datetime) -> WindowResult:
-    """Compare the log from where the last window ended up to `end`; report and sample are kept beside the record.
-
-    The record itself is not written yet: until it is, the rows belong to no window and the next run uses them.
-    """
-    store, rules = open_store(settings), settings.monitor
-    windows = Windows(store)
-    start = windows.next_start(context.champion)
-    wait_until(end)
-    fetch_log(store, start)
-    tally = tally_window(store.folder / "log", start, end, context.bundle.name)
-    window = describe_window(context, start, end, tally)
-    if tally.rows < rules.min_rows:
-        return WindowResult(too_small(window, rules.min_rows))
-    logged = sample_logged(tally, rules.sample_rows, SEED)
-    sides = pair_sides(context.reference, window_frame(context.reference, logged))
-    comparison = compare_sides(sides, context.reference.output, rules)
-    _save_files(windows, context, window, logged, comparison)
-    window = window.model_copy(update={"sampled": len(logged)})
-    return WindowResult(with_comparison(window, comparison, rules.drift_share), sides, comparison)
 
 
 def wait_until(end: datetime) -> None:
@@ -182,15 +160,26 @@ def _measure(
 log = logging.getLogger(__name__)
 
 
-def send_unsent_request(project: Project) -> None:
-    """Send the alerts and the request of an earlier run that was killed before it sent them."""
-    if champion := project.champion:
-        send_unsent(project.settings, champion)
-
-
 def detect_drift(project: Project, context: MonitorContext, end: datetime) -> WindowResult:
-    """Read the prediction log up to `end` and compare it with the reference."""
-    return compare_window(project.settings, context, end)
+    """Compare the log from where the last window ended up to `end`; report and sample are kept beside the record.
+
+    The record itself is not written yet: until it is, the rows belong to no window and the next run uses them.
+    """
+    store, rules = project.store, project.settings.monitor
+    windows = Windows(store)
+    start = windows.next_start(context.champion)
+    wait_until(end)
+    fetch_log(store, start)
+    tally = tally_window(store.folder / "log", start, end, context.bundle.name)
+    window = describe_window(context, start, end, tally)
+    if tally.rows < rules.min_rows:
+        return WindowResult(too_small(window, rules.min_rows))
+    logged = sample_logged(tally, rules.sample_rows, SEED)
+    sides = pair_sides(context.reference, window_frame(context.reference, logged))
+    comparison = compare_sides(sides, context.reference.output, rules)
+    _save_files(windows, context, window, logged, comparison)
+    window = window.model_copy(update={"sampled": len(logged)})
+    return WindowResult(with_comparison(window, comparison, rules.drift_share), sides, comparison)
 
 
 def measure_performance(project: Project, context: MonitorContext, window: Window) -> Window:
@@ -233,11 +222,6 @@ def save_window(project: Project, window: Window) -> None:
         WindowRuns(settings).prune(kept)
     except Exception as error:  # the MLflow server is down or lets nothing be removed: the next window tries again
         log.warning("Old reports stay in MLflow for now (%s).", type(error).__name__)
-
-
-def decide_retraining(project: Project) -> tuple[Decision, str]:
-    """Decide on retraining by the windows so far, and request it if needed."""
-    return decide_and_request(project.settings)
 
 
 def report_window(project: Project, window: Window, decision: Decision, request: str) -> None:

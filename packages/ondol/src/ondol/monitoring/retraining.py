@@ -18,7 +18,8 @@ from ondol.monitoring.performance import Performance
 from ondol.monitoring.windows import Verdict, Window, Windows
 from ondol.orchestration.alerts import alert, send_alerts
 from ondol.orchestration.events import read_triggers, send_event
-from ondol.registry.champion import Champion, read_champion
+from ondol.project import Project
+from ondol.registry.champion import Champion
 from ondol.storage.files import locked, read_record, user_name, utc_now
 from ondol.storage.store import Store, open_store
 
@@ -205,18 +206,18 @@ NO_AUTOMATION = (
 )
 
 
-def decide_and_request(settings: Settings) -> tuple[Decision, str]:
+def decide_retraining(project: Project) -> tuple[Decision, str]:
     """Decide on the current windows, write the decision, and send alerts and a request that were not sent yet.
 
     Returns:
         The decision, and a sentence on the open request: empty if there is none or it was received.
     """
-    champion = read_champion(open_store(settings))
+    settings, champion = project.settings, project.champion
     if champion is None:
         return Decision(wanted=False, why="no model is in production"), ""
     decision = decide_now(settings, champion)
     if decision.wanted:
-        save_request(open_store(settings), _request(champion, decision))
+        save_request(project.store, _request(champion, decision))
     alert_verdicts(settings, champion, decision)
     unsent = send_request(settings, champion)
     send_alerts(settings)
@@ -237,10 +238,11 @@ def open_request(loop: Loop, champion: Champion) -> TrainingRequest | None:
     return wanted
 
 
-def send_unsent(settings: Settings, champion: Champion) -> str:
+def send_unsent_request(project: Project) -> None:
     """Send the alerts and the request of an earlier monitor that was killed before it sent them."""
-    alert_verdicts(settings, champion, decide_now(settings, champion))
-    return send_request(settings, champion)
+    if champion := project.champion:
+        alert_verdicts(project.settings, champion, decide_now(project.settings, champion))
+        send_request(project.settings, champion)
 
 
 def alert_verdicts(settings: Settings, champion: Champion, decision: Decision) -> None:

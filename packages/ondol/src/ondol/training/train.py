@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from ondol.config import Settings
-from ondol.contract import Contract, encode, encode_target, fit_encodings
+from ondol.contract import Contract, encode, encode_target, fit_encodings, require_known
 from ondol.contract.encoding import require_answerable
 from ondol.errors import UserError
 from ondol.extensions import explain, import_owned
-from ondol.orchestration.artifacts import publish_markdown
+from ondol.orchestration.artifacts import publish_markdown, publish_table
 from ondol.orchestration.progress import say
 from ondol.project import Project
 from ondol.redaction import redact, show_uri
@@ -26,7 +26,7 @@ from ondol.storage.files import SHORT, digest_json
 from ondol.storage.store import open_store
 from ondol.training.dataset import Holdout, define_holdout, read_sides, sample_share
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
-from ondol.validation.leakage import accept_alarms, check_leaks
+from ondol.validation.leakage import accept_alarms, find_alarms, require_accepted, warn_of_needless
 from ondol.validation.leakage_checks import SAMPLE_ROWS, Alarm
 from ondol.validation.results import Validations
 
@@ -111,7 +111,15 @@ def check_leakage(project: Project, rows: Rows) -> tuple[Alarm, ...]:
     Raises:
         UserError: one is not accepted.
     """
-    return check_leaks(project.settings, project.contract, rows.train, rows.held_out)
+    accept = project.settings.leakage.accept
+    require_known("[leakage] accept", accept, project.contract.by_name)
+    alarms = find_alarms(project.contract, rows.train, rows.held_out)
+    if alarms:
+        lines = [line | {"columns": ", ".join(line["columns"])} for line in accept_alarms(alarms, accept)]
+        publish_table("leakage", lines)
+    warn_of_needless(alarms, accept)
+    require_accepted(alarms, accept)
+    return tuple(alarms)
 
 
 def fit(project: Project, rows: Rows) -> Fitted:

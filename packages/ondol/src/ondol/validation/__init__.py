@@ -10,7 +10,7 @@ from ondol.exports import export
 
 if TYPE_CHECKING:
     from ondol.validation.corrections import apply_corrections
-    from ondol.validation.leakage import check_leaks, find_alarms
+    from ondol.validation.leakage import find_alarms
     from ondol.validation.results import Latest, Validation, Validations
     from ondol.validation.validate import check_bad_share, report_validation, validate_rows
 else:
@@ -22,7 +22,6 @@ __all__ = [
     "Validations",
     "apply_corrections",
     "check_bad_share",
-    "check_leaks",
     "find_alarms",
     "report_validation",
     "validate_rows",

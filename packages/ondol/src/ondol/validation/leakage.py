@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ondol.config import Settings
-from ondol.contract import Column, Contract, require_known
+from ondol.contract import Column, Contract
 from ondol.errors import UserError
-from ondol.orchestration.artifacts import publish_table
 from ondol.validation.leakage_checks import (
     SAMPLE_ROWS,
     Alarm,
@@ -63,24 +61,6 @@ def _draw(frame: pd.DataFrame) -> pd.DataFrame:
 
 WHY = "why it is no leak"
 log = logging.getLogger(__name__)
-
-
-def check_leaks(settings: Settings, contract: Contract, frame: pd.DataFrame, held: pd.DataFrame) -> tuple[Alarm, ...]:
-    """Return the alarms of leaks, all of which are accepted, and show them in the run.
-
-    Raises:
-        UserError: one is not accepted.
-    """
-    accept = settings.leakage.accept
-    require_known("[leakage] accept", accept, contract.by_name)
-    alarms = find_alarms(contract, frame, held)
-    if alarms:
-        publish_table(
-            "leakage", [line | {"columns": ", ".join(line["columns"])} for line in accept_alarms(alarms, accept)]
-        )
-    warn_of_needless(alarms, accept)
-    require_accepted(alarms, accept)
-    return tuple(alarms)
 
 
 def accept_alarms(alarms: Sequence[Alarm], accept: Mapping[str, str]) -> list[dict[str, Any]]:
