@@ -260,7 +260,10 @@ def release_to(
         recover(settings, name)
         last = released_commit(target)
         if commit and is_behind(settings.root, commit, last):
-            console.print(f"Nothing is released to {name}: commit {commit[:12]} is behind {last}, which was released.")
+            console.print(
+                f"Nothing is released to {name}: commit {commit[:12]} is behind {last}, which was released.",
+                soft_wrap=True,
+            )
             return
         if settings.environments[name].host:
             open_for_others(target.folder)  # its container reads it as a user of its own

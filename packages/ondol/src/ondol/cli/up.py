@@ -259,7 +259,9 @@ def make_pool(commit: str | None = None, output: TextIO | None = None) -> None:
         later = _later_commit(settings, commit) if commit else None
     console.print(f"[green]✓[/] the work pool {escape(name)} {made}")
     if later:
-        console.print(f"The flows are not deployed: commit {commit} is behind {later}, whose flows were deployed.")
+        console.print(
+            f"The flows are not deployed: commit {commit} is behind {later}, whose flows were deployed.", soft_wrap=True
+        )
     elif commit and output is not None:
         output.write(f"commit={commit}\n")
 
