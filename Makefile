@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test coverage test-all test-newest all-issue newest-issue lint bench clean
 SHELL := bash
+# For two cores: the tests wait half of the time.
+WORKERS := 3
 IN_VENV = . .ci/environment && PATH=$$venv/bin:$$PATH &&
 
 help: ## show this list
@@ -15,24 +17,24 @@ demo: ## scaffold a project into build/demo, train, deploy and serve its model, 
 	@.ci/setup scaffold
 	@.ci/demo
 
-test: lint ## run the tests of every change (under twenty minutes on two cores)
-	@$(IN_VENV) pytest -n 2 -m "not slow" $(ARGS)
+test: lint ## run the tests of every change (eleven minutes on two cores)
+	@$(IN_VENV) pytest -n $(WORKERS) -m "not slow" $(ARGS)
 
 coverage: ## run the same tests, and write which lines of the engine they reach to build/coverage/html
 	@.ci/setup tests
 	@rm -rf build/coverage && mkdir -p build/coverage
-	@-$(IN_VENV) coverage run -m pytest -n 2 -m "not slow" $(ARGS)
+	@-$(IN_VENV) coverage run -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
 	@$(IN_VENV) coverage combine --quiet && coverage html --quiet && coverage report --format=total
 
 test-all: ## run every test
 	@rm -f build/all.xml
 	@$(MAKE) --no-print-directory lint
-	@$(IN_VENV) pytest -n 2 --junitxml build/all.xml $(ARGS)
+	@$(IN_VENV) pytest -n $(WORKERS) --junitxml build/all.xml $(ARGS)
 
 test-newest: ## run the tests with the newest dependencies, without the template's upper bounds
 	@rm -f build/newest.xml
 	@NEWEST=1 .ci/setup tests
-	@$(IN_VENV) pytest -n 2 -m "not slow" --junitxml build/newest.xml $(ARGS)
+	@$(IN_VENV) pytest -n $(WORKERS) -m "not slow" --junitxml build/newest.xml $(ARGS)
 
 all-issue: ## file what test-all found as an issue on GitHub
 	@$(IN_VENV) python .ci/newest.py all

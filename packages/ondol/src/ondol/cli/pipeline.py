@@ -24,13 +24,13 @@ from ondol.storage.store import only_one, open_store
 from ondol.training.provenance import installed_packages
 from ondol.validation.results import Validation, Validations, read_latest
 
-WARM = {  # modules that a stage imports anyway: imported while the server starts
+WARM = {  # modules that a stage needs, unless nothing changed: imported while the server starts
     "train": ("sklearn.ensemble", "mlflow.sklearn", "skops.io"),
     "evaluate": ("sklearn.ensemble", "mlflow.sklearn", "skops.io", "matplotlib.figure"),
     "deploy": ("sklearn.ensemble", "mlflow.sklearn", "skops.io", "skl2onnx", "onnxruntime", "bentoml.models"),
 }
 WARM["monitor"] = ("evidently", "evidently.presets", "mlflow", "matplotlib.figure")
-WARM["pipeline"] = (*WARM["evaluate"], *WARM["deploy"], "pandera.pandas")
+WARM["pipeline"] = ("pandera.pandas", *WARM["evaluate"], *WARM["deploy"])
 CURL_ROWS = 1
 
 
@@ -88,6 +88,8 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
 
         flow = getattr(importlib.import_module(f"flows.{stage}"), stage)
         for module in WARM.get(stage, ()):
+            if server.answers():  # the rest is imported where it is needed: if nothing changed, nowhere
+                break
             importlib.import_module(module)
         if stage in WARM:
             connect(settings)  # makes MLflow's tables the first time, while Prefect's server makes its own
