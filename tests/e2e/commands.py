@@ -38,8 +38,9 @@ def run_command(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
         )
     request = {"words": words, "folder": str(folder), "environment": dict(environment)}
-    connection, server = connect()
-    with connection, open(os.devnull) as nothing:  # noqa: PTH123
+    with socket.socket(socket.AF_UNIX) as connection, open(os.devnull) as nothing:  # noqa: PTH123
+        server = start()
+        connection.connect(str(server / "socket"))
         out, err = Reader(), Reader()
         socket.send_fds(connection, [json.dumps(request).encode()], [nothing.fileno(), out.given, err.given])
         connection.sendall(b"\n")
@@ -56,21 +57,6 @@ def run_command(
         said = (server / "log").read_text()
         assert not said, said  # what an import says would be missed in the command's own output
         return subprocess.CompletedProcess(["ml", *words], status, out.text(20), err.text(20))
-
-
-def connect() -> tuple[socket.socket, Path]:
-    """Return a connection to the process that forks, and its folder; one that has ended is started again."""
-    for attempt in range(2):
-        server, connection = start(), socket.socket(socket.AF_UNIX)
-        try:
-            connection.connect(str(server / "socket"))
-            break
-        except OSError:
-            connection.close()
-            start.cache_clear()
-            if attempt:
-                raise
-    return connection, server
 
 
 def early(environment: Mapping[str, str]) -> dict[str, str]:
@@ -113,7 +99,6 @@ def start() -> Path:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
-            start_new_session=True,  # signals to the tests' process group are not for it
         )
     assert process.stdin and process.stdout
     atexit.register(process.wait)

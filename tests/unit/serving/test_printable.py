@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 from ondol.cli.console import Console, print_plain
 from ondol.errors import UserError
-from ondol.orchestration.supervisor import RotatingLog, Supervisor
 from ondol_serving.printable import printable
 
 RAW = [
@@ -103,10 +102,10 @@ def test_every_log_handler_gets_message_and_traceback_escaped():
 
 def test_the_log_of_a_background_process_is_escaped(tmp_path):
     code = r"import sys; sys.stdout.buffer.write('나이 \x1b[2J \u202e'.encode() + b' \xff\n')"
-    log = RotatingLog(tmp_path / "a.log")
-    supervisor = Supervisor(log, tmp_path / "restarts.json", [sys.executable, "-c", code])
-    assert supervisor.run() == 1  # it ended at once
-    log.file.close()
+    # In a process of its own: the supervisor kills every process below it once the command has ended.
+    supervisor = [sys.executable, "-m", "ondol.orchestration.supervisor"]
+    done = subprocess.run([*supervisor, tmp_path / "a.log", tmp_path / "restarts.json", sys.executable, "-c", code])
+    assert done.returncode == 1  # it ended at once
     said = (tmp_path / "a.log").read_text(encoding="utf-8")
     assert "나이 \\x1b[2J \\u202e \\xff" in said
 
