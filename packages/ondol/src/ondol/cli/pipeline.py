@@ -30,7 +30,7 @@ WARM = {  # modules that a stage needs, unless nothing changed: imported while t
     "deploy": ("sklearn.ensemble", "mlflow.sklearn", "skops.io", "skl2onnx", "onnxruntime", "bentoml.models"),
 }
 WARM["monitor"] = ("evidently", "evidently.presets", "mlflow", "matplotlib.figure")
-WARM["pipeline"] = ("pandera.pandas", *WARM["evaluate"], *WARM["deploy"])
+WARM["pipeline"] = tuple(dict.fromkeys(("pandera.pandas", *WARM["evaluate"], *WARM["deploy"])))
 CURL_ROWS = 1
 
 
@@ -88,7 +88,7 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
 
         flow = getattr(importlib.import_module(f"flows.{stage}"), stage)
         for module in WARM.get(stage, ()):
-            if server.answers():  # the rest is imported where it is needed: if nothing changed, nowhere
+            if not server.is_starting():  # the rest is imported where it is needed: if nothing changed, nowhere
                 break
             importlib.import_module(module)
         if stage in WARM:

@@ -196,7 +196,7 @@ SECONDS = 5.0
 def alert_dropped_records(settings: Settings) -> int:
     """Send an alert if a service dropped records since the last call; return how many.
 
-    Asked are the service of this machine and those of `[environments]`; one that does not answer is skipped.
+    It asks the service of this machine and those of `[environments]`; one that does not answer is skipped.
     """
     path = settings.home / "drops.json"
     before = read_note(path) or {}

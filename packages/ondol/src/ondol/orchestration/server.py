@@ -149,7 +149,7 @@ class Server:
             UserError: it ended, did not answer in time, or wants other credentials.
         """
         deadline = time.monotonic() + self.start_seconds
-        while not self.answers():
+        while not self._answers():
             late = time.monotonic() > deadline
             if late or (self.child is not None and not self.child.alive()):
                 raise UserError(self._silence())
@@ -170,8 +170,11 @@ class Server:
             return f"The embedded Prefect server did not start ({self.child.tail()}): see {self.child.log}."
         return f"No Prefect server answers at PREFECT_API_URL = {show_uri(self.url)}: start it or unset the variable."
 
-    def answers(self) -> bool:
-        """Return True if it has started."""
+    def is_starting(self) -> bool:
+        """Return True if this command started it and it does not answer yet."""
+        return self.child is not None and not self._answers()
+
+    def _answers(self) -> bool:
         if self.child is not None:
             return answers(f"{self.url}/health")  # much cheaper, while it starts
         answer = call_prefect("GET", f"{self.url}/health", ANSWER_SECONDS)
