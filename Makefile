@@ -4,6 +4,7 @@
 SHELL := bash
 # For two cores: the tests wait half of the time.
 WORKERS := 3
+BENCHMARKS := serving log monitor ingest stages pipeline
 IN_VENV = . .ci/environment && PATH=$$venv/bin:$$PATH &&
 
 help: ## show this list
@@ -46,14 +47,10 @@ lint: ## check format, lint, types and workflows
 	@.ci/setup tests
 	@$(IN_VENV) ruff format --check --quiet . && ruff check --quiet . && mypy --no-error-summary && zizmor --offline --quiet --strict-collection .github template/.github
 
-bench: ## compare speed and memory with what one would otherwise use
+bench: ## compare speed and memory with what one would otherwise use; BENCHMARKS="serving log" runs these two
 	@.ci/setup tests
-	@-$(IN_VENV) python benchmarks/bench_serving.py
-	@-$(IN_VENV) python benchmarks/bench_log.py
-	@-$(IN_VENV) python benchmarks/bench_monitor.py
-	@-$(IN_VENV) python benchmarks/bench_ingest.py
-	@-$(IN_VENV) python benchmarks/bench_stages.py
-	@$(IN_VENV) python benchmarks/bench_pipeline.py
+	@$(IN_VENV) export PYTHONPATH=$$PWD/packages/ondol/src:$$PWD/packages/ondol-serving/src; \
+	for name in $(BENCHMARKS); do python benchmarks/bench_$$name.py $(ARGS) || failed=1; done; exit $${failed:-0}
 
 clean: ## remove what the targets above made
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis

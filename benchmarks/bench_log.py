@@ -1,6 +1,6 @@
 """What the prediction log costs: the service with it and without it, side by side in one run.
 
-    python benchmarks/bench_log.py [--seconds 2] [--rounds 15] [--out result.json]
+    make bench BENCHMARKS=log [ARGS="--seconds 2 --rounds 15 --out result.json"]
 
 One process each, with the same model and the same 19-field telco row; `wrk` asks them by turns, with one client.
 Each round gives a ratio of median latencies; the figure is the median of the ratios, since a machine's speed

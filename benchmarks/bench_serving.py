@@ -1,6 +1,6 @@
 """Serving speed, side by side in one run: our service against what one would otherwise use.
 
-    python benchmarks/bench_serving.py [--seconds 3] [--rounds 3] [--out result.json]
+    make bench BENCHMARKS=serving [ARGS="--seconds 3 --rounds 3 --out result.json"]
 
 Every server is one process with the same model and the same 19-field telco row; `wrk` asks with 1 and 16
 clients, the servers in turn, several rounds; the figures are medians. Goal, at 16 clients: 8 times the better

@@ -7,8 +7,7 @@ import pandas as pd
 
 from ondol.contract import Column, Contract
 from ondol.contract.schema import Kind, Role
-from ondol.validation.leakage import find_alarms
-from ondol.validation.leakage_checks import Alarm
+from ondol.validation.leakage import Alarm, find_alarms
 
 KINDS: dict[str, Kind] = {"i": "integer", "u": "integer", "f": "number", "b": "boolean", "M": "date"}
 

@@ -19,7 +19,7 @@ def logs_of(prefect: str, flow: str) -> list[str]:
         (run,) = client.post("flow_runs/filter", json=flows).json()
         wanted = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_ASC"}
         found: list[dict[str, Any]] = client.post("logs/filter", json=wanted).json()
-    return [entry["message"] for entry in found if entry["name"] == "ondol.orchestration.progress"]
+    return [entry["message"] for entry in found if entry["name"] == "ondol.orchestration.reporting"]
 
 
 @pytest.fixture(scope="module")

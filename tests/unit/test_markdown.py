@@ -5,7 +5,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from nasty_support import MARKUP, NAMES
 
-from ondol.orchestration.artifacts import code, plain, table
+from ondol.orchestration.reporting import code, plain, table
 from ondol_serving.printable import printable
 
 NASTY = [

@@ -19,15 +19,15 @@ SHORT = {  # modules with fewer lines, and why
     "errors": "imported by nearly every module: classes of errors, and nothing else",
 }
 MOST = {  # to be lowered, never raised: a flow that needs more has a step that belongs elsewhere
-    "ingest": 37,
-    "validate": 24,
-    "train": 31,
-    "evaluate": 42,
-    "deploy": 49,
-    "predict": 40,
-    "monitor": 47,
-    "pipeline": 69,
-    "alerts": 20,
+    "ingest": 31,
+    "validate": 20,
+    "train": 25,
+    "evaluate": 35,
+    "deploy": 42,
+    "predict": 35,
+    "monitor": 42,
+    "pipeline": 60,
+    "alerts": 18,
 }
 
 
@@ -68,7 +68,7 @@ def test_a_flow_is_followed_through_few_modules(flow):
 
 def test_what_a_flow_takes_from_its_project_is_counted():
     assert "ondol.validation.results.Latest" in imported_by("flows.ingest")  # `project.latest`
-    assert "ondol.evaluation.verdicts.Verdicts" not in imported_by("flows.ingest")
+    assert "ondol.evaluation.gates.Verdicts" not in imported_by("flows.ingest")
     assert {"ondol.project", "ondol.validation.results"} <= opened_for("ingest")
 
 

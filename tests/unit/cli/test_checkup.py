@@ -19,14 +19,20 @@ from template_support import repository_environment
 from ondol.cli.doctor import find_damage
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
-from ondol.evaluation.verdicts import StoredVerdict, Verdict, Verdicts
+from ondol.evaluation.gates import StoredVerdict, Verdict, Verdicts
 from ondol.monitoring.retraining import change_loop
 from ondol.registry.bundles import write_bundle
 from ondol.registry.champion import move_champion, read_champion
-from ondol.registry.registry import ARTIFACT_ROOT, connect, embedded_uri, mlflow_database, prepare_embedded
+from ondol.registry.registry import (
+    ARTIFACT_ROOT,
+    connect,
+    embedded_uri,
+    explain_schema,
+    mlflow_database,
+    prepare_embedded,
+)
 from ondol.snapshots.snapshots import Snapshots
-from ondol.storage.files import explain_os_error, write_json
-from ondol.storage.sqlite import check_database, explain_schema
+from ondol.storage.files import check_database, explain_os_error, write_json
 from ondol.storage.store import Store, open_store
 from ondol.validation.results import Latest, Validation, Validations
 
@@ -208,7 +214,7 @@ def test_copy_beside_the_champion_is_what_it_last_said(settings: Settings) -> No
 
 
 def test_locked_database_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ondol.storage.sqlite.WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("ondol.storage.files.SQLITE_WAIT_SECONDS", 0.1)
     path = settings.home / "mlflow" / "mlflow.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("begin exclusive")

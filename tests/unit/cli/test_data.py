@@ -386,7 +386,7 @@ def test_names_of_rows_have_no_distance(tmp_path):
 
 
 def test_a_large_snapshot_is_sampled_evenly_over_all_its_row_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 16)
+    monkeypatch.setattr("ondol.snapshots.snapshots.ROW_GROUP", 16)
     monkeypatch.setattr(comparing, "MOST_ROWS", 30)
     one = take(Store(tmp_path), "x", a=list(range(100)))
     side = read_both(Snapshots(Store(tmp_path)), one, ["a"])["a"]

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from ondol.config import Data, Leakage
 from ondol.contract import Column, Contract, check_rows, clean, describe, encode, encode_target, fit_encodings
-from ondol.contract.uniqueness import hash_content, unique_sets
+from ondol.contract.checking import hash_content, unique_sets
 from ondol.errors import UserError
 from ondol.ingestion.sources import Reading, open_source, read_through
 from ondol.monitoring.labels import keys_of

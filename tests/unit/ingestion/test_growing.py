@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from ondol.config import Settings
 from ondol.contract import Column
 from ondol.errors import UserError
-from ondol.ingestion.incremental import grow
-from ondol.snapshots.snapshots import Snapshots
+from ondol.ingestion.ingest import grow
+from ondol.snapshots.snapshots import Snapshots, unify
 from ondol.storage.files import digest_json
-from ondol.storage.parquet import unify
 from ondol.storage.store import open_store
 
 
@@ -60,7 +59,7 @@ def make_settings(root: Path, **data: Any) -> Settings:
 
 @pytest.fixture
 def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 4)
+    monkeypatch.setattr("ondol.snapshots.snapshots.ROW_GROUP", 4)
     return make_settings(tmp_path, watermark="changed")
 
 

@@ -22,8 +22,7 @@ from ondol import redaction as secrets
 from ondol.config import Data, Fetch, Settings
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
-from ondol.ingestion.incremental import grow
-from ondol.ingestion.ingest import open_project_source, snapshot_source
+from ondol.ingestion.ingest import grow, open_project_source, snapshot_source
 from ondol.ingestion.sources import Reading, Retyped, SupportsSince, open_source, read_through
 
 PASSWORD = "hunter2-geheim"

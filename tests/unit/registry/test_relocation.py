@@ -15,7 +15,7 @@ from ondol.cli.doctor import _check_registry
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.registry.registry import Registry, local_path, mlflow_database, relocate_artifacts
-from ondol.storage.sqlite import sqlite_url
+from ondol.storage.files import sqlite_url
 
 NAMES = ["copy", "한글 복사본", "a#b%20c?d", 'it\'s "quoted" 😀']
 

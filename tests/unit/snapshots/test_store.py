@@ -59,7 +59,7 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture(autouse=True)
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 256)
+    monkeypatch.setattr("ondol.snapshots.snapshots.ROW_GROUP", 256)
 
 
 # Snapshots.

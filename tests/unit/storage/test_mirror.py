@@ -19,18 +19,18 @@ from growing_support import CONTRACT, Row, Table, rows_of
 from ondol.cli.deployment import previous_bundle
 from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.ingestion.incremental import grow
+from ondol.ingestion.ingest import grow
 from ondol.monitoring.retraining import pause, read_loop
 from ondol.orchestration.alerts import alert, waiting
 from ondol.registry.bundles import drop_bundle, find_bundle, open_bundle, write_bundle
 from ondol.registry.champion import move_champion, read_champion, restore_champion
 from ondol.retention import find_garbage
 from ondol.snapshots.snapshots import Snapshots
-from ondol.storage import remote
+from ondol.storage import remote_files
 from ondol.storage.files import read_json, write_json
 from ondol.storage.log_upload import ONE_TRY, Shipper, fetch_log, follow
-from ondol.storage.remote import Mirror, Objects, is_deciding, is_record
-from ondol.storage.store import Store, open_store
+from ondol.storage.remote_files import Objects
+from ondol.storage.store import Mirror, Store, is_deciding, is_record, open_store
 from ondol.validation.results import Latest, Validation, Validations
 
 ADDRESS = "s3://lake/상점/churn"
@@ -77,7 +77,7 @@ def files(version: str) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 4)
+    monkeypatch.setattr("ondol.snapshots.snapshots.ROW_GROUP", 4)
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -431,7 +431,7 @@ def test_a_killed_process_between_upload_and_rename_leaves_what_the_next_takes_u
 def test_an_answer_that_was_lost_is_no_conflict(two, monkeypatch):
     one, _ = two
     one.deploy("1")
-    put, tries = remote._put_s3, []
+    put, tries = remote_files._put_s3, []
 
     def lost(*words: Any) -> str:
         tag = put(*words)
@@ -440,7 +440,7 @@ def test_an_answer_that_was_lost_is_no_conflict(two, monkeypatch):
             raise ConnectionError("cut")
         return tag
 
-    monkeypatch.setattr(remote, "_put_s3", lost)
+    monkeypatch.setattr(remote_files, "_put_s3", lost)
     monkeypatch.setattr("ondol.storage.remote_files.PAUSE_SECONDS", 0.01)
     host = Host(one.settings.root)
     mirror = Mirror(one.folder, Objects(ADDRESS, host.settings.fetch.model_copy(update={"retries": 2})))
@@ -522,7 +522,7 @@ def test_a_store_in_a_folder_imports_nothing_of_it(tmp_path):
         "from ondol.storage.store import open_store;"
         f"store = open_store(Settings(root=Path({str(tmp_path)!r}))); store.write_json(store.folder / 'x.json', 1);"
         "store.refresh();"
-        "assert not {'fsspec', 's3fs', 'ondol.storage.remote'} & set(sys.modules)"
+        "assert not {'fsspec', 's3fs', 'tenacity'} & set(sys.modules)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "ML_STORE"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

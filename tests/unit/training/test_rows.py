@@ -126,7 +126,7 @@ def store(root: Path, frame: pd.DataFrame, bad: list[int], unlabelled: int = 0) 
 
 @pytest.fixture(autouse=True)
 def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 100)
+    monkeypatch.setattr("ondol.snapshots.snapshots.ROW_GROUP", 100)
 
 
 @pytest.mark.parametrize("bare", [[0], [99, 100, 349], list(range(0, 350, 3))])

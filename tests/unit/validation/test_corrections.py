@@ -30,7 +30,7 @@ Rows = list[tuple[Any, ...]]
 
 @pytest.fixture
 def snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshots:
-    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 3)
+    monkeypatch.setattr("ondol.snapshots.snapshots.ROW_GROUP", 3)
     return Snapshots(Store(tmp_path))
 
 

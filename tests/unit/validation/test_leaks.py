@@ -15,8 +15,7 @@ from marks import slow_but
 from ondol.contract import require_known
 from ondol.contract.schema import Role
 from ondol.errors import UserError
-from ondol.validation.leakage import accept_alarms, find_alarms, require_accepted, warn_of_needless
-from ondol.validation.leakage_checks import Alarm
+from ondol.validation.leakage import Alarm, accept_alarms, find_alarms, require_accepted, warn_of_needless
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 ROWS = 4000

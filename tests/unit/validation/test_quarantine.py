@@ -112,7 +112,7 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
 @pytest.fixture
 def contract(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(sys.modules.get("model.schema") or importlib.import_module("model.schema"), "Schema", Schema)
-    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", 4)
+    monkeypatch.setattr("ondol.snapshots.snapshots.ROW_GROUP", 4)
     return monkeypatch
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ondol.config import Settings
 from ondol.contract import Column, check_rows, clean, load_schema
-from ondol.contract.uniqueness import find_repeats, hash_rows, unique_sets
+from ondol.contract.checking import find_repeats, hash_rows, unique_sets
 from ondol.errors import UserError
 from ondol.ingestion.sources import open_source
 from ondol.project import Project
@@ -37,7 +37,7 @@ def spoil(table: pyarrow.Table, column: str, changes: dict[int, Any]) -> pyarrow
 def validate_table(
     root: Path, table: pyarrow.Table, group: int, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Validation, Any]:
-    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", group)
+    monkeypatch.setattr("ondol.snapshots.snapshots.ROW_GROUP", group)
     chosen = Settings(root=root, data={"target": "churned"})  # type: ignore[arg-type]
     made = Snapshots(open_store(chosen)).write(table.to_batches(), "s", None)
     validation = validate_snapshot(chosen, made.digest, "v")
@@ -138,7 +138,7 @@ class Labelled(pa.DataFrameModel):
 
 
 def validate_labels(root: Path, monkeypatch: pytest.MonkeyPatch, group: int = 100, **columns: list[Any]) -> Validation:
-    monkeypatch.setattr("ondol.storage.parquet.ROW_GROUP", group)
+    monkeypatch.setattr("ondol.snapshots.snapshots.ROW_GROUP", group)
     monkeypatch.setattr("ondol.contract.schema.load_schema", lambda: Labelled)
     chosen = Settings(root=root, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
     made = Snapshots(open_store(chosen)).write(pyarrow.table(columns).to_batches(), "s", None)

@@ -1,19 +1,32 @@
-"""A project: its settings, and its contract, store, registry and champion, opened when they are first used."""
+"""A project: its settings, and its contract, store, registry and champion, opened when they are first used.
 
+Also what the optional modules of `model/` add to the engine: `model/evaluation.py` may have `METRICS` and `GATES`,
+`model/source.py` a function `prepare`.
+"""
+
+import importlib
+import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from ondol.config import Settings, load_settings
+from ondol.errors import UserError
+from ondol.storage.files import digest_file
 
 if TYPE_CHECKING:
     from ondol.contract import Contract
-    from ondol.evaluation.verdicts import Verdicts
+    from ondol.evaluation.gates import Verdicts
     from ondol.registry.champion import Champion
     from ondol.registry.registry import Registry
     from ondol.snapshots.snapshots import Snapshots
     from ondol.storage.store import Store
     from ondol.validation.results import Latest, Validations
+
+EVALUATION, SOURCE = "evaluation", "source"
+FILE = "model/{}.py".format
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,7 @@ class Project:
     @cached_property
     def verdicts(self) -> "Verdicts":
         """What the gates decided on each version."""
-        from ondol.evaluation.verdicts import Verdicts
+        from ondol.evaluation.gates import Verdicts
 
         return Verdicts(self.store)
 
@@ -86,3 +99,37 @@ def open_project() -> Project:
         UserError: there is none, or its settings are wrong.
     """
     return Project(load_settings())
+
+
+def read_extension(module: str, name: str) -> Any:
+    """Return the value `name` of a module in `model/`; None where there is no module, or no such value in it.
+
+    Raises:
+        UserError: the module cannot be imported.
+    """
+    if importlib.util.find_spec("model") is None or importlib.util.find_spec(f"model.{module}") is None:
+        return None
+    return getattr(import_owned(module), name, None)
+
+
+def import_owned(module: str) -> ModuleType:
+    """Return a module of `model/`.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(f"model.{module}")
+    except Exception as error:  # the project's code may raise anything
+        raise UserError(f"{FILE(module)} cannot be imported: {explain(error)}.") from error
+
+
+def digest_extension(root: Path, module: str) -> str | None:
+    """Return the SHA-256 of the module's file; None where there is none."""
+    path = root / FILE(module)
+    return digest_file(path) if path.is_file() else None
+
+
+def explain(error: Exception) -> str:
+    """Return an error of the project's code on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(" .:")

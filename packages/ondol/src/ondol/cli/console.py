@@ -20,7 +20,7 @@ from rich.text import Text
 from ondol.config import Settings, find_root, load_settings
 from ondol.errors import UserError
 from ondol.orchestration.environment import LOGGERS, prepare
-from ondol.orchestration.progress import listeners
+from ondol.orchestration.reporting import listeners
 from ondol.redaction import may_be_address, redact
 from ondol.setup.leftovers import count_leftovers
 from ondol.storage.files import explain_os_error

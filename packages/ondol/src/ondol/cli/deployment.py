@@ -12,10 +12,10 @@ from ondol.cli.console import console, current_store, print_plain, start_command
 from ondol.cli.release import GROUP
 from ondol.config import Environment, Settings
 from ondol.errors import UserError
-from ondol.evaluation.verdicts import StoredVerdict, Verdicts, gate_rows, metric_lines
+from ondol.evaluation.gates import StoredVerdict, Verdicts, gate_rows, metric_lines
 from ondol.orchestration.alerts import Kind, alert
-from ondol.orchestration.artifacts import plain, table
 from ondol.orchestration.processes import is_loopback, running
+from ondol.orchestration.reporting import plain, table
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle, served_bundle
 from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion
 from ondol.storage.files import CHAMPION_FILE

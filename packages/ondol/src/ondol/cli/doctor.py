@@ -23,9 +23,9 @@ from ondol.cli.tidy import describe_leftovers
 from ondol.config import Settings
 from ondol.contract import load_contract
 from ondol.errors import UserError
+from ondol.evaluation.gates import StoredVerdict
 from ondol.evaluation.metrics import choose_metric
-from ondol.evaluation.verdicts import StoredVerdict
-from ondol.ingestion.incremental import Cursor
+from ondol.ingestion.ingest import Cursor
 from ondol.monitoring.retraining import Loop
 from ondol.monitoring.windows import Window
 from ondol.orchestration.environment import prefect_database
@@ -39,9 +39,8 @@ from ondol.registry.registry import MLFLOW_REMEDY, MODEL_FILE, check_schema, is_
 from ondol.services import is_ours, is_well, prefect_address
 from ondol.setup.leftovers import find_leftovers
 from ondol.snapshots.snapshots import Snapshot, Snapshots
-from ondol.storage.files import BACKUP, explain_damage, explain_os_error, read_json
+from ondol.storage.files import BACKUP, SQLITE_WAIT_SECONDS, check_database, explain_damage, explain_os_error, read_json
 from ondol.storage.files import read_record as read_json_record
-from ondol.storage.sqlite import WAIT_SECONDS, check_database
 from ondol.storage.store import open_store
 from ondol.validation.results import Validation, Validations, read_latest
 
@@ -134,7 +133,7 @@ def _require_registered(name: str, database: Path) -> None:
         UserError: something of it was deleted.
     """
     try:
-        with closing(sqlite3.connect(database, timeout=WAIT_SECONDS)) as connection:
+        with closing(sqlite3.connect(database, timeout=SQLITE_WAIT_SECONDS)) as connection:
             stages = connection.execute("select lifecycle_stage from experiments where name = ?", (name,)).fetchall()
             versions = connection.execute(REGISTERED, (name,)).fetchall()
     except sqlite3.Error:  # no table yet, or a fault that the check of the database reports

@@ -12,8 +12,8 @@ from rich.table import Table
 from ondol.cli.console import Progress, absolute_source, console, start_command
 from ondol.config import Settings
 from ondol.errors import Refused
+from ondol.evaluation.gates import StoredVerdict, Verdicts, show_figure, show_interval
 from ondol.evaluation.metrics import Interval
-from ondol.evaluation.verdicts import StoredVerdict, Verdicts, show_figure, show_interval
 from ondol.orchestration.recovery import end_lost, noting, registered
 from ondol.orchestration.server import prefect_server
 from ondol.registry.bundles import find_bundle

@@ -9,7 +9,7 @@ from ondol.cli.console import console, start_command
 from ondol.cli.pipeline import run_stage
 from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.evaluation.verdicts import Verdicts, show_interval
+from ondol.evaluation.gates import Verdicts, show_interval
 from ondol.monitoring.report import headline
 from ondol.monitoring.retraining import decide_now, open_request, pause, read_loop, resume
 from ondol.monitoring.windows import Windows

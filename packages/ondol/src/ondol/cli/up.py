@@ -55,8 +55,8 @@ from ondol.services import (
 )
 from ondol.storage.files import withdraw
 from ondol.storage.log_upload import ONE_TRY, follow
-from ondol.storage.remote import Mirror, Objects
-from ondol.storage.store import open_store
+from ondol.storage.remote_files import Objects
+from ondol.storage.store import Mirror, open_store
 from ondol.training.provenance import is_behind
 
 HEALTHY_SECONDS = 120.0

@@ -19,9 +19,9 @@ from ondol.contract import Contract, check_rows, clean, encode_target, typed
 from ondol.demo.sandbox import Sandbox
 from ondol.demo.traffic import draw_week, send_rows, wait_for_version, write_table
 from ondol.errors import UserError
+from ondol.evaluation.gates import show_figure
 from ondol.evaluation.metrics import Interval, choose_metric, metrics_of, paired_difference, score_metrics
 from ondol.evaluation.scoring import Scorer
-from ondol.evaluation.verdicts import show_figure
 from ondol.monitoring.retraining import TrainingRequest, read_loop
 from ondol.monitoring.windows import Window, Windows
 from ondol.orchestration.processes import running

@@ -17,9 +17,9 @@ from ondol.deployment.onnx import compile_model
 from ondol.deployment.parity import check_parity
 from ondol.deployment.reference import FILE, make_reference
 from ondol.errors import UserError
+from ondol.evaluation.gates import Verdicts
 from ondol.evaluation.targets import Candidate, load_candidate
-from ondol.evaluation.verdicts import Verdicts
-from ondol.orchestration.progress import say
+from ondol.orchestration.reporting import say
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, write_bundle
 from ondol.snapshots.snapshots import Snapshots

@@ -5,10 +5,9 @@ from ondol.deployment.bundle import smoke_rows
 from ondol.deployment.smoke import SmokeService, require_same
 from ondol.errors import Refused, UserError
 from ondol.evaluation.evaluate import known_verdict
+from ondol.evaluation.gates import StoredVerdict
 from ondol.evaluation.targets import load_candidate
-from ondol.evaluation.verdicts import StoredVerdict
-from ondol.orchestration.artifacts import publish_markdown
-from ondol.orchestration.progress import say
+from ondol.orchestration.reporting import publish_markdown, say
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, drop_bundle, find_bundle
 from ondol.registry.champion import Champion, move_champion, refresh_champion, restore_champion, rolled_back

@@ -19,8 +19,7 @@ from ondol.errors import UserError, nearest
 from ondol.evaluation.scoring import CHUNK, PREDICTION, Scorer
 from ondol.ingestion.csv_files import NUMERIC, write_numbers
 from ondol.ingestion.sources import Reading, Source, open_source, read_through
-from ondol.orchestration.artifacts import code, publish_markdown
-from ondol.orchestration.progress import say
+from ondol.orchestration.reporting import code, publish_markdown, say
 from ondol.project import Project
 from ondol.redaction import redact_exceptions
 from ondol.registry.bundles import Bundle, open_bundle, served_bundle

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
         publish_summary,
         score_holdout,
     )
+    from ondol.evaluation.gates import Comparison, Gate, Verdicts
     from ondol.evaluation.metrics import Metric
     from ondol.evaluation.scoring import Scorer
-    from ondol.evaluation.verdicts import Comparison, Gate, Verdicts
 else:
     __getattr__ = export(__name__)
 

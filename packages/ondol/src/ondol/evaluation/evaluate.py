@@ -7,16 +7,20 @@ import pandas as pd
 
 from ondol.contract.schema import can_score
 from ondol.errors import Refused
-from ondol.evaluation.gates import apply_gates, apply_own_gates, refusal_sentence
+from ondol.evaluation.gates import (
+    StoredVerdict,
+    apply_gates,
+    apply_own_gates,
+    gate_rows,
+    refusal_sentence,
+    verdict_markdown,
+)
 from ondol.evaluation.metrics import choose_metric
 from ondol.evaluation.plots import draw_plots
 from ondol.evaluation.scoring import Scorer, predict_dummy
 from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
-from ondol.evaluation.verdicts import StoredVerdict, gate_rows, verdict_markdown
-from ondol.extensions import EVALUATION, digest_extension
-from ondol.orchestration.artifacts import publish_image, publish_link, publish_markdown, publish_table
-from ondol.orchestration.progress import say
-from ondol.project import Project
+from ondol.orchestration.reporting import publish_image, publish_link, publish_markdown, publish_table, say
+from ondol.project import EVALUATION, Project, digest_extension
 from ondol.registry.bundles import Bundle, find_bundle
 from ondol.registry.champion import Champion
 from ondol.registry.pages import run_address

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ondol.errors import UserError, nearest
-from ondol.extensions import EVALUATION, FILE, explain, read_extension
+from ondol.project import EVALUATION, FILE, explain, read_extension
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -12,7 +12,7 @@ from ondol.config import FileSettings, Settings
 from ondol.errors import UserError
 from ondol.evaluation.reproduction import Order, Outcome
 from ondol.orchestration.environment import prepare
-from ondol.orchestration.progress import listeners
+from ondol.orchestration.reporting import listeners
 
 if TYPE_CHECKING:
     from ondol.evaluation.targets import Candidate

@@ -1,18 +1,45 @@
-"""Steps of the ingest flow: the source's rows become a snapshot."""
+"""Steps of the ingest flow: the source's rows become a snapshot, which is read whole or grows by what is new.
+
+Incremental ingestion appends new rows as a part, and none is lost or doubled if the process is killed.
+`snapshots/lines/<key>.json` says where a source was last read to. It is replaced in one step when all else is written,
+and only then a stream's position is committed: a run that is killed before reads the same rows again.
+
+The cursor of a source (its watermark) is a column of dates or numbers that grow. It is kept as a number; that of a date
+as microseconds since 1970.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel
 
 from ondol.config import Settings
-from ondol.contract import Contract, require_columns, require_known_markers
-from ondol.extensions import SOURCE, read_extension
-from ondol.ingestion.incremental import grow
+from ondol.contract import Column, Contract, clean, require_columns, require_known_markers
+from ondol.errors import UserError, nearest
 from ondol.ingestion.python import change_rows
-from ondol.ingestion.sources import Reading, Source, StreamingSource, open_source, read_through
-from ondol.orchestration.artifacts import code, publish_markdown
-from ondol.orchestration.progress import say, track
-from ondol.project import Project
+from ondol.ingestion.sources import (
+    MultiFileSource,
+    Reading,
+    Source,
+    StreamingSource,
+    SupportsSince,
+    open_source,
+    read_through,
+)
+from ondol.orchestration.reporting import code, publish_markdown, say, track
+from ondol.project import SOURCE, Project, read_extension
 from ondol.redaction import redact_exceptions, show_uri
 from ondol.snapshots.snapshots import Snapshot, Snapshots
-from ondol.storage.files import SHORT
+from ondol.snapshots.upsert import Choice, Keys, choose_newest, rows_of
+from ondol.storage.files import SHORT, digest_json, read_record
 from ondol.storage.store import open_store
+
+EPOCH = datetime(1970, 1, 1)
 
 
 @redact_exceptions()
@@ -65,3 +92,246 @@ def report_snapshot(snapshot: Snapshot) -> None:
         "snapshot",
         f"**{said}** from {code(snapshot.source)}\n\nSnapshot `{snapshot.digest}`, taken {snapshot.created}.",
     )
+
+
+def find_keys(settings: Settings, contract: Contract, source: Source) -> Keys:
+    """Return the id and the watermark.
+
+    Raises:
+        UserError: there is no column with the role id, or the watermark is none of the contract, or a text.
+    """
+    identity = contract.role("id")
+    if identity is None:
+        raise UserError(
+            f'"{source.uri}" is read bit by bit, which needs a column with metadata={{"role": "id"}} in '
+            "model/schema.py, so that a row that comes again is known."
+        )
+    columns, watermark = contract.by_name, settings.data.watermark
+    column = None if watermark is None else columns.get(watermark)
+    if watermark is not None and column is None:
+        known = nearest(watermark, columns) or f" It has: {', '.join(columns)}."
+        raise UserError(f'[data] watermark in config.toml names "{watermark}", no column of model/schema.py.{known}')
+    if column and column.kind not in ("integer", "number", "date"):
+        raise UserError(
+            f'The watermark "{column.name}" is a {column.kind} in model/schema.py: name a date or a number.'
+        )
+    return Keys(identity, column, columns)
+
+
+class WentBack(UserError):
+    """The newest row that was read before is no longer there."""
+
+
+def require_forward(
+    source: Source, watermark: Column | None, before: int | float | None, newest: int | float | None
+) -> None:
+    """Check that what was read reaches as far as what was read before, whose newest row is read again each time.
+
+    Raises:
+        WentBack: it does not.
+    """
+    if watermark is None or before is None:
+        return
+    if newest is None or newest < before:
+        was, now = (show_watermark(watermark, value) for value in (before, newest))
+        raise WentBack(
+            f'The watermark of "{source.uri}" went back: "{watermark.name}" was {was} and is '
+            f"{'in no row' if now is None else now} now; if the source was replaced, run `ml ingest --full`."
+        )
+
+
+def find_start(watermark: Column | None, before: int | float | None, lateness: float) -> int | float | datetime | None:
+    """Return the value from which on rows are read, None for all."""
+    if watermark is None or before is None:
+        return None
+    if watermark.kind == "date":
+        return EPOCH + timedelta(microseconds=int(before)) - timedelta(days=lateness)
+    return before - (int(lateness) if lateness.is_integer() else lateness)
+
+
+def not_before(batches: Iterator[pa.RecordBatch], watermark: Column | None, since: Any) -> Iterator[pa.RecordBatch]:
+    """Yield the rows whose watermark is at or after `since`, or missing: the age of these is unknown."""
+    for batch in batches:
+        if since is None or watermark is None:
+            yield batch
+            continue
+        frame, _ = clean(pa.Table.from_batches([batch]).select([watermark.name]), [watermark])
+        values = frame[watermark.name]
+        yield batch.filter(pa.array((values.isna() | (values >= since)).to_numpy(bool)))
+
+
+def show_watermark(watermark: Column | None, value: int | float | None) -> Any:
+    """Return a watermark as it is shown: a date in ISO 8601, UTC."""
+    if watermark is None or value is None:
+        return None
+    if watermark.kind == "date":
+        return (EPOCH + timedelta(microseconds=int(value))).isoformat()
+    return value
+
+
+class Cursor(BaseModel):
+    """How far a source was read.
+
+    Attributes:
+        snapshot: What all reads have given together.
+        watermark: The greatest value of the watermark column: a number, or a date in microseconds since 1970.
+        position: Where a stream is read on.
+        fingerprint: The source's when it was last read.
+        files: The tag of each file that changes with its content, if the source has such tags.
+        identity: The name and the kind of the id that identified rows; None of cursors before 0.3.
+    """
+
+    snapshot: str
+    watermark: int | float | None = None
+    position: Any = None
+    fingerprint: str | None = None
+    files: dict[str, str] | None = None
+    identity: tuple[str, str] | None = None
+
+
+def grow(settings: Settings, contract: Contract, source: Source, full: bool = False) -> Snapshot:
+    """Read what is new in `source` and append it to the source's last snapshot; return the one that this makes.
+
+    Args:
+        settings: Name the watermark, and how late rows may be.
+        contract: Says which column is the id and what the watermark is.
+        source: What to read.
+        full: Read everything, and start again.
+
+    Raises:
+        UserError: the source is invalid, has no id or another than before, or its watermark went back.
+    """
+    keys = find_keys(settings, contract, source)
+    snapshots = Snapshots(open_store(settings))
+    path, known = _find_cursor(snapshots.folder / "lines", source, settings.data.watermark)
+    cursor = known if known and not full else None
+    identity = (keys.id.name, keys.id.kind)
+    _require_same_id(source, cursor, identity)
+    fingerprint = source.fingerprint()
+    if cursor and fingerprint and fingerprint == cursor.fingerprint:
+        return snapshots.get(cursor.snapshot)
+    if isinstance(source, StreamingSource):
+        source.resume(cursor.position if cursor else None, full)
+    files = source.files() if isinstance(source, MultiFileSource) else None
+    snapshot, newest = _read_rest(settings, contract, source, keys, cursor, files)
+    position = source.position if isinstance(source, StreamingSource) else None
+    made = Cursor(
+        snapshot=snapshot.digest,
+        watermark=newest,
+        position=position,
+        fingerprint=fingerprint,
+        files=files,
+        identity=identity,
+    )
+    snapshots.store.write_json(path, made.model_dump())
+    if isinstance(source, StreamingSource):
+        source.commit(position)
+    return snapshot
+
+
+def _find_cursor(folder: Path, source: Source, watermark: str | None) -> tuple[Path, Cursor | None]:
+    """Return the path of the cursor of `source`, and the cursor, None if there is none.
+
+    A stream's position stays valid if its address or the settings change, by which earlier versions stored it.
+    """
+    path = folder / f"{digest_json([source.uri, watermark])}.json"
+    lasting = folder / f"{digest_json(source.key)}.json" if isinstance(source, StreamingSource) else path
+    return lasting, read_record(lasting, Cursor) or read_record(path, Cursor)
+
+
+def _require_same_id(source: Source, cursor: Cursor | None, identity: tuple[str, str]) -> None:
+    if cursor and cursor.identity not in (None, identity):
+        was, now = (f'"{name}" ({kind})' for name, kind in (cursor.identity or identity, identity))
+        raise UserError(
+            f'The rows of "{source.uri}" were identified by {was}, and model/schema.py now has {now}: '
+            "run `ml ingest --full`, which reads all of them again."
+        )
+
+
+def _read_rest(
+    settings: Settings,
+    contract: Contract,
+    source: Source,
+    keys: Keys,
+    cursor: Cursor | None,
+    files: dict[str, str] | None,
+) -> tuple[Snapshot, int | float | None]:
+    """Read what may be new; of files, those from the first changed one on, completely.
+
+    They are in their order, in which the last of equally new rows counts. All are read where those do not reach as far
+    as what was read before.
+    """
+    if isinstance(source, StreamingSource):  # it continues at its position, for any watermark
+        return _read(settings, contract, source, keys, cursor, None, reaches=True)
+    if not isinstance(source, MultiFileSource):
+        since = find_start(keys.watermark, cursor.watermark if cursor else None, settings.data.lateness)
+        return _read(settings, contract, source, keys, cursor, since)
+    now, known = files or {}, (cursor.files if cursor else None) or {}
+    same = list(takewhile(lambda name: known.get(name) == now[name], now))
+    if same and len(same) < len(now):
+        with contextlib.suppress(WentBack):
+            reaches = all(now.get(name) == state for name, state in known.items())
+            return _read(settings, contract, source.without(same), keys, cursor, None, reaches)
+    return _read(settings, contract, source, keys, cursor, None)
+
+
+def _read(
+    settings: Settings,
+    contract: Contract,
+    source: Source,
+    keys: Keys,
+    cursor: Cursor | None,
+    since: Any,
+    reaches: bool = False,
+) -> tuple[Snapshot, int | float | None]:
+    """Append what is new, of the rows from `since` on, to what `cursor` has.
+
+    Returns:
+        The snapshot, and the greatest watermark.
+
+    Raises:
+        WentBack: the newest row of before is not among them; with `reaches` it need not be.
+    """
+    snapshots = Snapshots(open_store(settings))
+    head = snapshots.get(cursor.snapshot) if cursor else None
+    if isinstance(source, SupportsSince) and since is not None and keys.watermark:
+        source = source.since(keys.watermark.name, since)
+
+    def write(batches: Iterator[pa.RecordBatch]) -> tuple[Snapshot, int | float | None]:
+        rows = not_before(_complete(track(batches, "rows read"), contract), keys.watermark, since)
+        with snapshots.parts.draft(rows) as draft:
+            choice = choose_newest(draft, snapshots, head, keys) if draft else None
+            before = cursor.watermark if cursor else None
+            if not reaches:
+                require_forward(source, keys.watermark, before, choice.newest if choice else None)
+            if draft is None or choice is None or not choice.new.any():
+                return _unchanged(source, head), before
+            # What was left out may be newer, and so may what a stream gave before.
+            newest = max((value for value in (choice.newest, before) if value is not None), default=None)
+            return _append(snapshots, source, head, draft, choice, show_watermark(keys.watermark, newest)), newest
+
+    return read_through(source, write)
+
+
+def _append(
+    snapshots: Snapshots, source: Source, head: Snapshot | None, draft: Path, choice: Choice, watermark: Any
+) -> Snapshot:
+    """Record `head` without the rows that were replaced, and the draft's new rows behind it."""
+    parts = snapshots.parts
+    part = parts.keep(draft) if choice.new.all() else parts.write(rows_of(draft, choice.new))
+    if head is None:
+        return snapshots.record([part] if part else [], source.uri, watermark=watermark)
+    return snapshots.succeed(head, choice.replaced, part, watermark)
+
+
+def _unchanged(source: Source, head: Snapshot | None) -> Snapshot:
+    if head is None:
+        raise UserError(f"{source.uri} has no rows: there is nothing to train on.")
+    return head
+
+
+def _complete(batches: Iterator[pa.RecordBatch], contract: Contract) -> Iterator[pa.RecordBatch]:
+    """Yield the rows, which must have every column that the contract asks for."""
+    for batch in batches:
+        require_columns(batch.schema.names, contract.used)
+        yield batch

@@ -13,7 +13,7 @@ from ondol.ingestion.columns import TEXT
 from ondol.ingestion.csv_files import DelimitedSource, agree_types, retype
 from ondol.ingestion.files import FileSource, NoRows, RawFile, open_table, sign
 from ondol.ingestion.sources import Reading
-from ondol.storage.parquet import cast_values, unify
+from ondol.snapshots.snapshots import cast_values, unify
 from ondol.storage.remote_files import WILD, choose
 
 

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ondol.errors import UserError
-from ondol.extensions import FILE, SOURCE, explain
 from ondol.ingestion.files import RawFile
 from ondol.ingestion.many import ManySource, open_parts
 from ondol.ingestion.sources import Reading, Retyped, Source, StreamingSource
-from ondol.orchestration.progress import Ticker
+from ondol.orchestration.reporting import Ticker
+from ondol.project import FILE, SOURCE, explain
 from ondol.storage.files import scratch
 
 ADDRESS = re.compile(r"python://(?P<module>\w+(?:\.\w+)*):(?P<function>\w+)")

@@ -17,7 +17,7 @@ from ondol.errors import UserError
 from ondol.ingestion.files import NoRows, RawFile, open_table, sign
 from ondol.ingestion.many import open_parts
 from ondol.ingestion.sources import Reading, Retyped, Source
-from ondol.orchestration.progress import Ticker
+from ondol.orchestration.reporting import Ticker
 from ondol.redaction import leads_elsewhere, redact
 from ondol.storage.files import scratch
 from ondol.storage.remote_files import CHUNK, Bucket, Cut, Place, RemoteFile, require_library, resolve, with_retries

@@ -15,7 +15,7 @@ from ondol.ingestion.columns import BATCH_ROWS, LADDERS, Kinds, Row, by_name
 from ondol.ingestion.files import check_names
 from ondol.ingestion.json_files import JsonReader, parse, write
 from ondol.ingestion.sources import Reading, Retyped
-from ondol.orchestration.progress import Ticker
+from ondol.orchestration.reporting import Ticker
 
 HELD_BYTES = 64 << 20  # as much is fetched before the first batch is yielded, so that most surprises stay inside
 Pages = Iterator[list[Row]]

@@ -20,8 +20,7 @@ from ondol.monitoring.performance import measure
 from ondol.monitoring.report import as_markdown, column_rows, draw_drift, headline
 from ondol.monitoring.retraining import Decision, with_comparison, with_performance
 from ondol.monitoring.windows import Window, WindowRuns, Windows, window_id
-from ondol.orchestration.artifacts import publish_image, publish_link, publish_markdown, publish_table
-from ondol.orchestration.progress import say
+from ondol.orchestration.reporting import publish_image, publish_link, publish_markdown, publish_table, say
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, open_bundle
 from ondol.registry.champion import Champion, require_champion

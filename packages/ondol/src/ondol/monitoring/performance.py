@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from ondol.config import Gates
 from ondol.contract import Contract, encode_target
+from ondol.evaluation.gates import show_figure
 from ondol.evaluation.metrics import Interval, bootstrap, choose_metric, metrics_of, score_metrics
-from ondol.evaluation.verdicts import show_figure
 
 
 class Performance(BaseModel):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ondol.evaluation.gates import show_interval
 from ondol.evaluation.metrics import Interval
 from ondol.evaluation.plots import BLUE, DPI, GREY, ORANGE, STYLE, find_fonts, letter, letter_all, mark_thousands
-from ondol.evaluation.verdicts import show_interval
 from ondol.monitoring.drift import ColumnDrift, DriftComparison, Sides
 from ondol.monitoring.retraining import Decision, by_distance
 from ondol.monitoring.windows import Window
-from ondol.orchestration.artifacts import code, plain, table
+from ondol.orchestration.reporting import code, plain, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

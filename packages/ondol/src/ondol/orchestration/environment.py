@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 
 from ondol.config import Settings, is_address
-from ondol.storage.files import make_private
-from ondol.storage.sqlite import is_plain, sqlite_url
+from ondol.storage.files import is_plain, make_private, sqlite_url
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -26,7 +25,7 @@ QUIET = {
 
 
 # Their messages are written to the log of the run.
-LOGGERS = ("ondol.ingestion", "ondol.storage.remote_files", "ondol.orchestration.progress")
+LOGGERS = ("ondol.ingestion", "ondol.storage.remote_files", "ondol.orchestration.reporting")
 DATABASE = {"PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL"}
 STRIPPED = ("ML_", "MLFLOW_", "PREFECT_", "BENTOML_", "MPLCONFIGDIR")
 

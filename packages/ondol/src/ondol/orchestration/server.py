@@ -24,8 +24,7 @@ from ondol.orchestration.environment import prefect_database
 from ondol.orchestration.guard import Child, free_port
 from ondol.orchestration.processes import running
 from ondol.redaction import leads_elsewhere, show_uri
-from ondol.storage.files import sole
-from ondol.storage.sqlite import check_database
+from ondol.storage.files import check_database, sole
 
 if TYPE_CHECKING:
     import httpx

@@ -6,7 +6,7 @@
 import os
 
 from ondol.orchestration.asgi import SameOrigin, read_hosts
-from ondol.storage.sqlite import explain_schema
+from ondol.registry.registry import explain_schema
 
 
 def mlflow() -> SameOrigin:

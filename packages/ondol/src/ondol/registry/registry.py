@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 import tempfile
@@ -16,6 +17,8 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -24,11 +27,10 @@ from urllib.parse import urlsplit
 
 from ondol.config import FILE_NAME, HOSTS_SETTING, Settings
 from ondol.errors import UserError
-from ondol.orchestration.progress import say
+from ondol.orchestration.reporting import say
 from ondol.redaction import leads_elsewhere, show_uri
 from ondol.registry.champion import Champion, read_champion
-from ondol.storage.files import locked, publish, scratch
-from ondol.storage.sqlite import check_database, explain_schema, sqlite_url
+from ondol.storage.files import check_database, locked, publish, scratch, sqlite_url
 from ondol.storage.store import open_store
 from ondol_serving.callers import NOT_ANSWERED
 
@@ -372,6 +374,8 @@ KEY_TAG = "train_key"  # recorded with every version in existing registries
 VIEW = "metrics"  # names the view of the runs in which their metrics are columns
 SHOWN_METRICS = 4  # metrics that MLflow's table of runs shows
 DELETED = "deleted"
+# What MLflow says, also of a later one.
+OTHER_SCHEMA = re.compile(r"out-of-date database schema \(found version (?!None)(\w+)")
 RECORD = ("contract.json", "baseline.json")  # of a run, needed to evaluate its version
 CHALLENGER, CHAMPION = "challenger", "champion"
 
@@ -699,6 +703,33 @@ def _is_gone(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code in gone
     return isinstance(error, Gone | FileNotFoundError)
+
+
+def explain_schema(message: str, uri: str, variable: str) -> str:
+    """Return in a sentence what to do about a database of another MLflow version; empty where it is another error.
+
+    Args:
+        message: The error of MLflow.
+        uri: The database.
+        variable: Which variable of the environment holds an address that may hold a password.
+    """
+    found = OTHER_SCHEMA.search(message)
+    if found is None:
+        return ""
+    local = uri.startswith("sqlite")
+    place = shlex.quote(uri) if local else f"at {variable}"
+    spec, installed = find_spec("mlflow"), metadata.version("mlflow")
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    if not any(list(Path(folder).glob(f"store/db_migrations/versions/{found[1]}_*.py")) for folder in folders):
+        return (
+            f"The MLflow database {place} was made by a later version than MLflow {installed}: install "
+            "that version again, or bring the database back from a backup."
+        )
+    command = f"mlflow db upgrade {shlex.quote(uri)}" if local else f'mlflow db upgrade "${variable}"'
+    return (
+        f"The MLflow database {place} was made by an earlier version than MLflow {installed}: stop what "
+        f"uses it{' (`ml down`)' if local else ''}, make a backup, and run `uv run {command}`."
+    )
 
 
 def repair_mlflow_alias(settings: Settings) -> None:

@@ -22,8 +22,7 @@ from ondol.ingestion.csv_files import NUMERIC, converts, read_cells
 from ondol.ingestion.parquet import DURATION, ORDER
 from ondol.setup.dates import ENOUGH, TRIED, prevails, reads
 from ondol.setup.schema_file import Field
-from ondol.validation.leakage import find_alarms
-from ondol.validation.leakage_checks import Alarm
+from ondol.validation.leakage import Alarm, find_alarms
 from ondol_serving.grammar import AMBIGUOUS_FORMATS, NUMBER, DateGrammar, date_grammar, parse_duration
 
 EXACT = 2**53

@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ondol.contract import Column, clean
-from ondol.contract.uniqueness import hash_content, hash_rows
-from ondol.snapshots.snapshots import Block, Snapshot, Snapshots
-from ondol.storage.parquet import arrange_table, unify
+from ondol.contract.checking import hash_content, hash_rows
+from ondol.snapshots.snapshots import Block, Snapshot, Snapshots, arrange_table, unify
 
 OLDEST = np.iinfo(np.int64).min  # of a row without a watermark
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all; JSON records, digests and locks; who may read a file.
+"""Files that are written whole or not at all; JSON records, digests and locks; SQLite files; who may read a file.
 
 Below `.ml` files are for the user alone, elsewhere as the user's umask says.
 """
@@ -11,14 +11,17 @@ import json
 import os
 import platform
 import shutil
+import sqlite3
 import stat
 import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,6 +30,8 @@ from ondol.errors import UserError
 
 TEMPORARY = ".tmp-"  # of the folders that files are written in first
 CHAMPION_FILE = "champion.json"
+SQLITE_HEADER = b"SQLite format 3\0"
+SQLITE_WAIT_SECONDS = 10.0
 BACKUP = "champion.backup.json"  # the content of champion.json after its last change
 REMEDIES = (  # of a file by its path, the first that matches
     ("store/alerts/champion.json", "remove it"),
@@ -403,3 +408,71 @@ def _umask_of_the_user() -> int:
     umask = os.umask(OTHERS)
     os.umask(umask)
     return umask
+
+
+def sqlite_url(path: Path, driver: str = "pysqlite") -> str:
+    """Return the SQLAlchemy URL of a SQLite file.
+
+    SQLAlchemy decodes the path from 2.1 on. Before, it took a path as it was, and one with a `?`, which begins the
+    URL's query, only as a URI of SQLite.
+    """
+    name = str(path)
+    # MLflow makes the folder of what follows "sqlite:///" without decoding it; with a driver in the URL it makes none.
+    if is_plain(name):
+        return f"sqlite:///{name}" if driver == "pysqlite" else f"sqlite+{driver}:///{name}"
+    major, minor = map(int, metadata.version("sqlalchemy").split(".")[:2])
+    if (major, minor) >= (2, 1):
+        return f"sqlite+{driver}:///{name.replace('%', '%25').replace('?', '%3F')}"
+    return f"sqlite+{driver}:///file:{quote(name)}?uri=true"
+
+
+def is_plain(path: str) -> bool:
+    """Return True if SQLAlchemy accepts the path in a URL unchanged."""
+    return not {"%", "?"} & set(path)
+
+
+def check_database(path: Path, remedy: str, *, thorough: bool = False) -> None:
+    """Check that a SQLite file, where there is one, can be read and written.
+
+    Args:
+        path: The file.
+        remedy: What to do about one that is damaged, for the message.
+        thorough: Read all pages; else header and size alone, which takes no time.
+
+    Raises:
+        UserError: it is no database, was cut, is damaged, or cannot be written.
+    """
+    try:
+        if not os.path.lexists(path):
+            return
+        size = path.stat().st_size
+        if size:
+            with path.open("rb") as file:
+                if file.read(len(SQLITE_HEADER)) != SQLITE_HEADER:
+                    raise UserError(f"{path} is not a SQLite database any more: {remedy}.")
+            _read_database(path, size, remedy, thorough)
+        if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+            raise UserError(f"{path} cannot be written: make it and its folder writable for this user.")
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened ({error.strerror or error}): {remedy}.") from None
+
+
+def _read_database(path: Path, size: int, remedy: str, thorough: bool) -> None:
+    # What a killed process has left half-written is undone by who opens the file next, if it may write.
+    mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
+    try:
+        url = f"file:{quote(str(path))}?mode={mode}"
+        with closing(sqlite3.connect(url, uri=True, timeout=SQLITE_WAIT_SECONDS)) as connection:
+            connection.execute("begin")
+            connection.execute("select count(*) from sqlite_master").fetchone()  # no other process writes now
+            pages, length = (connection.execute(f"pragma {name}").fetchone()[0] for name in ("page_count", "page_size"))
+            cut = not path.with_name(f"{path.name}-wal").exists() and path.stat().st_size < pages * length
+            found = [("cut",)] if cut else connection.execute("pragma quick_check(1)").fetchall() if thorough else []
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise UserError(f"{path} is locked by another process: wait until that ends, or end it.") from None
+        raise UserError(f"{path} cannot be opened ({error}): {remedy}.") from None
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{path} is damaged ({error}): {remedy}.") from None
+    if found and found[0][0] != "ok":
+        raise UserError(f"{path} is damaged ({found[0][0]}): {remedy}.")

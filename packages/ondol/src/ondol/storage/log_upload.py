@@ -13,8 +13,7 @@ from pathlib import Path
 from ondol.config import Fetch
 from ondol.errors import UserError
 from ondol.storage.files import CHAMPION_FILE, locked
-from ondol.storage.remote import LOG, Mirror
-from ondol.storage.store import Store
+from ondol.storage.store import LOG, Mirror, Store
 
 SKEW_SECONDS = 300.0  # by which the store's clock may differ from ours
 FIRST_SECONDS, MORE_SECONDS = 10.0, 50.0  # between two copies of a file that grows, and more for its size

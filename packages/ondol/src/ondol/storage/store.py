@@ -2,29 +2,40 @@
 
 Records (JSON) are small: they are read from the folder by their paths, after `refresh` or `look`. Large files are
 opened through `fetch`. Whatever is written or removed goes through the `Store`, which keeps the remote copy the same.
+
+A store at an address such as `s3://bucket/prefix` is mirrored by a local folder. Records are brought up to date by
+`refresh`; large files never change, and are downloaded when they are opened. `.tags.json` has the tag of the object of
+which each local record is a copy. A record that names others is replaced only if the object still has that tag: of two
+hosts that change one at the same time, one is refused.
 """
 
+import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any, ParamSpec, TypeVar
 
 from ondol.config import Fetch, Settings, is_address, load_settings
 from ondol.errors import UserError
 from ondol.storage import files
-from ondol.storage.files import Rename
-
-if TYPE_CHECKING:
-    from ondol.storage.remote import Mirror
+from ondol.storage.files import CHAMPION_FILE, Rename, locked, read_json, scratch
+from ondol.storage.remote_files import ANY_TAG, Changed, Object, Objects
 
 WAIT_SECONDS = 2 * 3600.0
 POLL_SECONDS = 0.5
+DECIDING = (CHAMPION_FILE, "loop.json", "snapshots/lines/*.json", "snapshots/mended/*.json", "holdouts/*.json")
+LAST = "meta.json"  # uploaded last and removed first: it marks a bundle as complete
+LOG = "log"
+PASSES = 5
+AT_ONCE = 8
 P = ParamSpec("P")
 R = TypeVar("R")
 _held: ContextVar[bool] = ContextVar("project_lock_held", default=False)
@@ -139,11 +150,173 @@ def open_store(settings: Settings, place: str | None = None) -> Store:
     return Store(folder, _mirror(folder, place, settings.fetch) if is_address(place) else None)
 
 
-@cache
-def _mirror(folder: Path, address: str, fetch: Fetch) -> "Mirror":
-    """Return the mirror of a store, one in a process: connecting its client takes time."""
-    from ondol.storage.remote import Mirror, Objects
+class Mirror:
+    """A folder, and the objects in a remote store of which its files are copies."""
 
+    def __init__(self, folder: Path, objects: Objects) -> None:
+        """Mirror `objects` in `folder`."""
+        self.folder = folder
+        self.objects = objects
+
+    def refresh(self) -> None:
+        """Download the records that changed, and remove those that are gone."""
+        with self._alone():
+            for _ in range(PASSES):  # a record may be newer than the list of objects, and name what the list lacks
+                if not self._bring_changed():
+                    return
+
+    def look(self, path: Path) -> None:
+        """Download one record if it changed; remove it if it is gone."""
+        with self._alone():
+            name, tags = self._name(path), self._tags()
+            about = self.objects.look(name)
+            if about is None:
+                path.unlink(missing_ok=True)
+            elif tags.get(name) != about.tag or not path.exists():
+                self._bring({name: about})
+                self._keep(tags | {name: about.tag})
+
+    def fetch(self, path: Path) -> None:
+        """Download a file, which never changes, unless it is here."""
+        if not path.exists():
+            self.bring(self._name(path))
+
+    def fetch_folder(self, path: Path) -> None:
+        """Download all files of a folder again: the local copy is incomplete."""
+        found = self.objects.list(self._name(path))
+        self._bring(found)
+        if not found:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def has(self, path: Path) -> bool:
+        """Return True if a file is in the store."""
+        return self.objects.look(self._name(path)) is not None
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, or a folder; of a bundle the file that marks it as complete first."""
+        name = self._name(path)
+        names = list(self.objects.list(name)) if path.is_dir() else [name]
+        for one in sorted(names, key=lambda n: not n.endswith(f"/{LAST}")):
+            self.objects.delete(one)
+
+    def sizes(self, folder: Path, pattern: str, until: float) -> dict[Path, int]:
+        """Return the sizes of the files in a folder of the store that match and are not known to be newer."""
+        found = self.objects.list(self._name(folder))
+        old = {self.folder / n: about.size for n, about in found.items() if (about.modified or 0) <= until}
+        return {path: size for path, size in old.items() if path.parent == folder and path.match(pattern)}
+
+    def publish(self, made: Path, target: Path) -> None:
+        """Upload the file or folder at `made`, then rename it to `target`.
+
+        So nothing that is not in the store is ever taken for published: the local name comes last.
+
+        Raises:
+            UserError: the store cannot be written, or another host changed a record that names others.
+        """
+        name = self._name(target)
+        if is_record(name):
+            with self._alone():
+                tags = self._tags()
+                tag = self._replace(name, made.read_bytes(), tags.get(name))
+                made.replace(target)
+                self._keep(tags | {name: tag})
+            return
+        if not made.is_dir():
+            self.objects.put_file(name, made)
+            made.replace(target)
+            return
+        for file in sorted(made.iterdir(), key=lambda p: (p.name == LAST, p.name)):
+            self.objects.put_file(f"{name}/{file.name}", file)
+        with self._alone():
+            shutil.rmtree(target, ignore_errors=True)  # its records alone, or it was no longer in the store
+            made.replace(target)
+            made_now = {n: about.tag for n, about in self.objects.list(name).items() if is_record(n)}
+            self._keep(self._tags() | made_now)
+
+    def _replace(self, name: str, content: bytes, tag: str | None) -> str:
+        try:
+            return self.objects.put(name, content, tag if is_deciding(name) else ANY_TAG)
+        except Changed:
+            place = f"{self.objects.address}/{name}"
+            raise UserError(f"{place} was changed by another host in the meantime: run the command again.") from None
+
+    def _bring_changed(self) -> bool:
+        """Make the records those of the store; return whether one that names others changed."""
+        found = {name: about for name, about in self.objects.list().items() if is_record(name)}
+        tags = self._tags()
+        changed = {n: o for n, o in found.items() if tags.get(n) != o.tag or not (self.folder / n).exists()}
+        self._bring({name: about for name, about in changed.items() if name != CHAMPION_FILE})
+        self._bring({name: about for name, about in changed.items() if name == CHAMPION_FILE})
+        for name in self._records() - found.keys():
+            (self.folder / name).unlink(missing_ok=True)
+        if changed or tags.keys() != found.keys():
+            self._keep({name: about.tag for name, about in found.items()})
+        return any(map(is_deciding, changed))
+
+    def _bring(self, objects: dict[str, Object]) -> None:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(self.bring, objects, objects.values()))
+
+    def bring(self, name: str, about: Object | None = None) -> None:
+        """Download an object, with the time of its last change; do nothing if there is none."""
+        path = self.folder / name
+        with scratch(path) as made:
+            if not self.objects.get(name, made):
+                return
+            if about and about.modified:
+                os.utime(made, (about.modified, about.modified))
+            if name == CHAMPION_FILE:
+                self._bring_bundle(_bundle_in(made))
+            made.replace(path)
+
+    def _bring_bundle(self, bundle: str | None) -> None:
+        """Download the rest of the champion's bundle before the file that names it: a service may be waiting."""
+        found = self.objects.list(f"bundles/{bundle}") if bundle else {}
+        self._bring({name: about for name, about in found.items() if not (self.folder / name).exists()})
+
+    def _records(self) -> set[str]:
+        return {name for name in map(self._name, self.folder.rglob("*.json")) if is_record(name)}
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _tags(self) -> dict[str, str]:
+        return read_json(self.folder / ".tags.json") or {}
+
+    def _keep(self, tags: dict[str, str]) -> None:
+        with scratch(self.folder / ".tags.json") as made:
+            made.write_text(json.dumps(tags), encoding="utf-8")
+            made.replace(self.folder / ".tags.json")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock of the folder's records: another process of this host may refresh or write them too."""
+        with locked(self.folder / ".lock", wait=True):
+            yield
+
+
+def _bundle_in(champion: Path) -> str | None:
+    """Return the bundle that a champion's file names; one that is damaged, which its readers refuse, names none."""
+    try:
+        return str(json.loads(champion.read_bytes())["bundle"] or "") or None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def is_record(name: str) -> bool:
+    """Return True if an object is a small file that is kept up to date."""
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return name.endswith(".json") and not name.startswith(f"{LOG}/") and not hidden
+
+
+def is_deciding(name: str) -> bool:
+    """Return True if a record names others: it is replaced only if the object is the one that was read."""
+    return any(PurePosixPath(name).match(pattern) and name.count("/") == pattern.count("/") for pattern in DECIDING)
+
+
+@cache
+def _mirror(folder: Path, address: str, fetch: Fetch) -> Mirror:
+    """Return the mirror of a store, one in a process: connecting its client takes time."""
     return Mirror(folder, Objects(address, fetch))
 
 

@@ -15,10 +15,8 @@ from ondol.config import Settings
 from ondol.contract import Contract, encode, encode_target, fit_encodings, require_known
 from ondol.contract.encoding import require_answerable
 from ondol.errors import UserError
-from ondol.extensions import explain, import_owned
-from ondol.orchestration.artifacts import publish_markdown, publish_table
-from ondol.orchestration.progress import say
-from ondol.project import Project
+from ondol.orchestration.reporting import publish_markdown, publish_table, say
+from ondol.project import Project, explain, import_owned
 from ondol.redaction import redact, show_uri
 from ondol.registry.registry import CHALLENGER, KEY_TAG, Registry
 from ondol.snapshots.snapshots import Snapshots
@@ -26,8 +24,7 @@ from ondol.storage.files import SHORT, digest_json
 from ondol.storage.store import open_store
 from ondol.training.dataset import Holdout, define_holdout, read_sides, sample_share
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
-from ondol.validation.leakage import accept_alarms, find_alarms, require_accepted, warn_of_needless
-from ondol.validation.leakage_checks import SAMPLE_ROWS, Alarm
+from ondol.validation.leakage import SAMPLE_ROWS, Alarm, accept_alarms, find_alarms, require_accepted, warn_of_needless
 from ondol.validation.results import Validations
 
 TYPES = {  # of MLflow, by the kinds of the contract

@@ -1,7 +1,7 @@
 """Validation: rows of a snapshot that break the contract are quarantined, and leaks are searched for.
 
 The steps of the flow are in `validate`, its records in `results`. Corrected rows come back by `corrections`.
-`leakage` searches the training rows; a new search is a function in `leakage_checks`.
+`leakage` searches the training rows; a new search is a function of it.
 """
 
 from typing import TYPE_CHECKING

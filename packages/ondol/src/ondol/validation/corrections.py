@@ -29,16 +29,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ondol.config import Settings
 from ondol.contract import Column, Contract, check_rows, clean, load_checks, load_contract
+from ondol.contract.checking import find_repeats, hash_content, hash_rows, unique_sets
 from ondol.contract.cleaning import clean_column
-from ondol.contract.uniqueness import find_repeats, hash_content, hash_rows, unique_sets
 from ondol.errors import UserError
 from ondol.ingestion.columns import EXACT
 from ondol.ingestion.csv_files import NUMERIC, read_cells
 from ondol.ingestion.sources import Reading, open_source, read_through
 from ondol.project import Project
-from ondol.snapshots.snapshots import ROW, Block, Part, Snapshot, Snapshots
+from ondol.snapshots.snapshots import ROW, Block, Part, Snapshot, Snapshots, cast_table, unify_files
 from ondol.storage.files import digest_json, read_json
-from ondol.storage.parquet import cast_table, unify_files
 from ondol.storage.store import open_store
 from ondol.validation.results import REASONS, Latest, Validation, Validations
 from ondol.validation.validate import find_or_validate, hash_blocks, validation_id

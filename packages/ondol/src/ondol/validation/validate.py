@@ -18,11 +18,10 @@ from ondol.contract import (
     load_contract,
     require_columns,
 )
+from ondol.contract.checking import find_repeats, hash_rows, unique_sets
 from ondol.contract.cleaning import clean_column
-from ondol.contract.uniqueness import find_repeats, hash_rows, unique_sets
 from ondol.errors import UserError
-from ondol.orchestration.artifacts import publish_markdown, publish_table
-from ondol.orchestration.progress import say, track
+from ondol.orchestration.reporting import publish_markdown, publish_table, say, track
 from ondol.project import Project
 from ondol.snapshots.snapshots import Block, Snapshots
 from ondol.storage.files import SHORT, digest_file, digest_json

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ondol import extensions
+from ondol import project
 from ondol.config import Gates
 from ondol.errors import UserError
 from ondol.evaluation.gates import Gate, apply_gates, apply_own_gates
@@ -26,7 +26,7 @@ def hits(y: Any, probabilities: Any, weights: Any) -> float:
 def own(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module `model.evaluation` of a project, to be filled."""
     module = ModuleType("model.evaluation")
-    monkeypatch.setattr(extensions.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(project.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setitem(sys.modules, "model.evaluation", module)
     return module
 
@@ -117,7 +117,7 @@ def test_module_that_cannot_be_imported_is_one_sentence(own, monkeypatch):
     def refuse(name: str) -> None:
         raise SyntaxError("invalid\n syntax")
 
-    monkeypatch.setattr(extensions.importlib, "import_module", refuse)
+    monkeypatch.setattr(project.importlib, "import_module", refuse)
     with pytest.raises(UserError) as caught:
         choose_metric("binary", None)
     assert str(caught.value) == "model/evaluation.py cannot be imported: SyntaxError: invalid syntax."
