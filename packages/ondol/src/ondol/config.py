@@ -300,8 +300,8 @@ class Deploy(Section):
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(require_host)], ...], NoDecode, BeforeValidator(split_hosts)]
 
 
-class Project(Section):
-    """Who the project is."""
+class Naming(Section):
+    """How the project is called."""
 
     name: str = Field("project", pattern=r"^[a-z0-9][a-z0-9._-]*$")
 
@@ -501,7 +501,7 @@ class Settings(BaseSettings):
 
     root: Path
     store: StorePlace = ".ml/store"
-    project: Project = Project()
+    project: Naming = Naming()
     data: Data = Data()
     fetch: Fetch = Fetch()
     split: Split = Split()
