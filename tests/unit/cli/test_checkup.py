@@ -25,7 +25,7 @@ from ondol.registry.bundles import write_bundle
 from ondol.registry.champion import move_champion, read_champion
 from ondol.registry.registry import (
     ARTIFACT_ROOT,
-    connect,
+    connect_mlflow,
     embedded_uri,
     explain_schema,
     mlflow_database,
@@ -264,7 +264,7 @@ def test_database_of_another_mlflow_is_said_in_one_sentence_everywhere(
         database.execute("update alembic_version set version_num = ?", (revision,))
     [found] = find_damage(settings)
     with pytest.raises(UserError, match=told) as refused:
-        connect(settings)
+        connect_mlflow(settings)
     server = subprocess.run(
         [sys.executable, "-c", "from ondol.registry.mlflow_server import mlflow; mlflow()"],
         env=repository_environment() | {"MLFLOW_BACKEND_STORE_URI": embedded_uri(settings)},
@@ -283,9 +283,9 @@ def test_address_with_a_password_is_not_shown() -> None:
 CONNECT = """
 import sys
 from pathlib import Path
-from ondol.registry.registry import connect
+from ondol.registry.registry import connect_mlflow
 from ondol.config import load_settings
-connect(load_settings(Path(sys.argv[1]))).search_experiments()
+connect_mlflow(load_settings(Path(sys.argv[1]))).search_experiments()
 """
 
 

@@ -25,7 +25,7 @@ from ondol.orchestration.alerts import alert, refused, waiting
 from ondol.orchestration.asgi import SameOrigin
 from ondol.orchestration.guard import free_port
 from ondol.orchestration.processes import start, stop
-from ondol.registry.registry import connect
+from ondol.registry.registry import connect_mlflow
 from ondol.storage.store import open_store
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -154,7 +154,7 @@ def test_server_that_does_not_know_its_name_gets_it_rather_than_credentials(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", guarded_by_host)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(UserError) as refused:
-        connect(settings)
+        connect_mlflow(settings)
     assert str(refused.value).startswith(f"The MLflow server at {guarded_by_host} {remedy}")
 
 

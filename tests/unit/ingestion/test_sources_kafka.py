@@ -18,7 +18,7 @@ from ondol import redaction as secrets
 from ondol.config import Fetch
 from ondol.errors import UserError
 from ondol.ingestion import spool
-from ondol.ingestion.kafka import explain, explain_lost
+from ondol.ingestion.kafka import explain_kafka_error, explain_lost
 from ondol.ingestion.sources import Reading, StreamingSource, SupportsSince, open_source, read_through
 
 RETRYING = Reading(fetch=Fetch(timeout_seconds=60))
@@ -230,10 +230,10 @@ def test_grammar_is_checked(uri, said):
     ],
 )
 def test_errors_are_put_in_words(code, said):
-    assert said in explain(KafkaError(code), "kafka://h/t?group=g")
+    assert said in explain_kafka_error(KafkaError(code), "kafka://h/t?group=g")
     timed_out = KafkaError(KafkaError._TRANSPORT)
     if code in (KafkaError._AUTHENTICATION, KafkaError._SSL):  # told on the way, while the request just times out
-        assert said in explain(timed_out, "kafka://h/t?group=g", [KafkaError(code)])
+        assert said in explain_kafka_error(timed_out, "kafka://h/t?group=g", [KafkaError(code)])
 
 
 def test_lost_rows_are_put_in_numbers():

@@ -10,7 +10,7 @@ import pytest
 from ondol.config import load_settings
 from ondol.errors import UserError
 from ondol.orchestration.server import answers, call_prefect
-from ondol.registry.registry import connect
+from ondol.registry.registry import connect_mlflow
 
 
 class Site:
@@ -76,7 +76,7 @@ def test_mlflow_that_redirects_to_another_place_is_refused(
     (tmp_path / "config.toml").touch()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", first.url)
     with pytest.raises(UserError, match=r"The MLflow server at .* redirects to another place"):
-        connect(load_settings(tmp_path))
+        connect_mlflow(load_settings(tmp_path))
 
 
 def test_server_that_answers_is_well(make_site: Callable[[], Site]) -> None:

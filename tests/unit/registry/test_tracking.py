@@ -14,7 +14,7 @@ from ondol.storage.store import open_store
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # so that what `connect` sets is removed at the end
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # so that what `connect_mlflow` sets is removed at the end
     return Registry(Settings(root=tmp_path))
 
 

@@ -89,7 +89,7 @@ class PredictRequest(IODescriptor, Envelope):
             read = await asyncio.to_thread(bundle.read, body) if many else bundle.read(body)
             return Accepted(bundle, read.rows, read.body, read.keys, arrived, read.unread)
         except ValidationError as error:
-            return Refusal(explain(error))
+            return Refusal(list_errors(error))
 
 
 class PredictResponse(IODescriptor):
@@ -124,7 +124,7 @@ def _write_and_log(answer: Answer, request_id: str) -> bytes:
     return predictions
 
 
-def explain(error: ValidationError) -> list[dict[str, Any]]:
+def list_errors(error: ValidationError) -> list[dict[str, Any]]:
     """Return the errors of a request that was read, without the values that were sent."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return [dict(one) | {"loc": list(one["loc"])} for one in found]

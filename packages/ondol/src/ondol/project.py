@@ -121,7 +121,7 @@ def import_owned(module: str) -> ModuleType:
     try:
         return importlib.import_module(f"model.{module}")
     except Exception as error:  # the project's code may raise anything
-        raise UserError(f"{FILE(module)} cannot be imported: {explain(error)}.") from error
+        raise UserError(f"{FILE(module)} cannot be imported: {describe_error(error)}.") from error
 
 
 def digest_extension(root: Path, module: str) -> str | None:
@@ -130,6 +130,6 @@ def digest_extension(root: Path, module: str) -> str | None:
     return digest_file(path) if path.is_file() else None
 
 
-def explain(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Return an error of the project's code on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(" .:")

@@ -18,7 +18,7 @@ from ondol.orchestration.recovery import end_lost, noting, registered
 from ondol.orchestration.server import prefect_server
 from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion, read_champion
-from ondol.registry.registry import connect
+from ondol.registry.registry import connect_mlflow
 from ondol.storage.remote_files import refuse_plain
 from ondol.storage.store import only_one, open_store
 from ondol.training.provenance import installed_packages
@@ -92,7 +92,7 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
                 break
             importlib.import_module(module)
         if stage in WARM:
-            connect(settings)  # makes MLflow's tables the first time, while Prefect's server makes its own
+            connect_mlflow(settings)  # makes MLflow's tables the first time, while Prefect's server makes its own
             installed_packages()
         server.wait()
         if server.ours:

@@ -254,7 +254,7 @@ def release_to(
         raise UserError(
             f"The store of {name} is the one to release from: give [environments.{name}] a store of its own."
         )
-    bundle = choose_bundle(origin, chosen)
+    bundle = choose_bundle_to_release(origin, chosen)
     image = image or running_image(settings, name, source)
     with sole(target.folder / "release.lock", f"Another release to {name} is running: wait until it ends."):
         recover(settings, name)
@@ -268,7 +268,7 @@ def release_to(
         if settings.environments[name].host:
             open_for_others(target.folder)  # its container reads it as a user of its own
         before = read_champion(target)
-        require_compatible(target, before, bundle, breaking)
+        require_compatible_bundle(target, before, bundle, breaking)
         try:
             put_into_production(settings, name, copy_bundle(bundle, target), image, why)
         except Exception as error:
@@ -304,7 +304,7 @@ def find_environment(settings: Settings, name: str) -> Environment:
     return settings.environments[name]
 
 
-def choose_bundle(store: Store, name: str | None) -> Bundle:
+def choose_bundle_to_release(store: Store, name: str | None) -> Bundle:
     """Return the bundle in production in `store`, or the one called `name`, which was in production there.
 
     Raises:
@@ -364,7 +364,7 @@ def recover(settings: Settings, name: str) -> None:
     what = (
         f"A release of bundle {unverified.bundle if unverified else 'unknown'} to {name} ended before it was verified"
     )
-    alert(settings, "release-failed", f"{what}: {serving(read_champion(store))}.", TODO)
+    alert(settings, "release-failed", f"{what}: {describe_champion(read_champion(store))}.", TODO)
 
 
 def alert_release(settings: Settings, name: str, before: Champion | None, now: Champion, why: str) -> None:
@@ -382,16 +382,16 @@ def alert_release(settings: Settings, name: str, before: Champion | None, now: C
 def alert_failure(settings: Settings, name: str, bundle: Bundle, now: Champion | None, error: Exception) -> None:
     """Alert people that a release was rolled back."""
     reason = str(error) or type(error).__name__
-    what = f"The release of version {bundle.version} to {name} was rolled back, {serving(now)}: {reason}"
+    what = f"The release of version {bundle.version} to {name} was rolled back, {describe_champion(now)}: {reason}"
     alert(settings, "release-failed", what, TODO)
 
 
-def serving(champion: Champion | None) -> str:
+def describe_champion(champion: Champion | None) -> str:
     """Return a phrase for the version in production."""
     return f"version {champion.version} is in production" if champion else "nothing is in production"
 
 
-def require_compatible(store: Store, before: Champion | None, bundle: Bundle, breaking: bool) -> None:
+def require_compatible_bundle(store: Store, before: Champion | None, bundle: Bundle, breaking: bool) -> None:
     """Check that callers of the version in production in `store` need no change.
 
     Raises:

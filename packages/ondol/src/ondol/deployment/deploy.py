@@ -34,7 +34,7 @@ def check_deployable(project: Project, champion: Champion | None, version: str, 
     """
     require_not_rolled_back(champion, version)
     require_pass(known_verdict(project, version), version)
-    require_compatible(project, version, champion, breaking)
+    require_compatible_version(project, version, champion, breaking)
 
 
 def require_pass(record: StoredVerdict | None, version: str) -> None:
@@ -67,7 +67,7 @@ def require_not_rolled_back(champion: Champion | None, version: str) -> None:
         )
 
 
-def require_compatible(project: Project, version: str, champion: Champion | None, breaking: bool) -> None:
+def require_compatible_version(project: Project, version: str, champion: Champion | None, breaking: bool) -> None:
     """Check that the new contract keeps the champion's callers working; a model of the sample has no callers.
 
     Raises:

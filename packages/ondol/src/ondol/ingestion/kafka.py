@@ -24,7 +24,7 @@ from ondol.ingestion.spool import Pages, RecordSource
 from ondol.storage.remote_files import require_library, resolve
 
 
-def explain(error: Any, uri: str, others: Sequence[Any] = ()) -> str:
+def explain_kafka_error(error: Any, uri: str, others: Sequence[Any] = ()) -> str:
     """Return what a `KafkaError` means and what to do.
 
     Args:
@@ -108,7 +108,7 @@ class TopicAddress:
     skip: frozenset[str] = frozenset()
 
 
-def split_uri(uri: str) -> TopicAddress:
+def parse_topic_address(uri: str) -> TopicAddress:
     """Return what `uri` says.
 
     Raises:
@@ -156,7 +156,7 @@ class Topic:
                 f"check its name.{nearest(address.topic, found)}"
             )
         if (error := found[address.topic].error) is not None:
-            raise UserError(explain(error, uri))
+            raise UserError(explain_kafka_error(error, uri))
         self.partitions = sorted(found[address.topic].partitions)
 
     def at(self, offsets: Mapping[int, int]) -> list[Any]:
@@ -199,7 +199,7 @@ class Topic:
 
 
 @contextlib.contextmanager
-def connect(address: TopicAddress, uri: str, fetch: Fetch) -> Iterator[Topic]:
+def open_topic(address: TopicAddress, uri: str, fetch: Fetch) -> Iterator[Topic]:
     """Open a connection to the topic, and close it.
 
     Raises:
@@ -221,12 +221,12 @@ def connect(address: TopicAddress, uri: str, fetch: Fetch) -> Iterator[Topic]:
     try:
         consumer = Consumer(settings)
     except KafkaException as error:
-        raise UserError(explain(error.args[0], uri)) from None
+        raise UserError(explain_kafka_error(error.args[0], uri)) from None
     try:
         yield Topic(consumer, address, uri, fetch.timeout_seconds)
     except KafkaException as error:
         consumer.poll(0)  # lets `error_cb` speak
-        raise UserError(explain(error.args[0], uri, refused)) from None
+        raise UserError(explain_kafka_error(error.args[0], uri, refused)) from None
     finally:
         consumer.close()
 
@@ -286,15 +286,15 @@ class KafkaSource(RecordSource):
         offsets = {int(key): value for key, value in (position or {}).items()}
         if not offsets:
             return
-        with connect(self._address, self.uri, self.reading.fetch) as topic:
+        with open_topic(self._address, self.uri, self.reading.fetch) as topic:
             done = topic.consumer.commit(offsets=topic.at(offsets), asynchronous=False)
         for partition in done or []:
             if partition.error is not None:
-                raise UserError(explain(partition.error, self.uri))
+                raise UserError(explain_kafka_error(partition.error, self.uri))
 
     def _pages(self) -> Pages:
         """Yield the messages up to where the partitions end now."""
-        with connect(self._address, self.uri, self.reading.fetch) as topic:
+        with open_topic(self._address, self.uri, self.reading.fetch) as topic:
             reached, end = topic.bounds(self.position, self._full)
             self.tombstones = 0
             yield from self._read(topic, reached, end)
@@ -346,7 +346,7 @@ class KafkaSource(RecordSource):
             raise UserError(explain_lost(self.uri, number, reached[number], *topic.range(number)))
         if error.retriable() or error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
             return False
-        raise UserError(explain(error, self.uri))
+        raise UserError(explain_kafka_error(error, self.uri))
 
     def _row(self, message: Any) -> list[Row]:
         """Return a message's row; none of one that is passed over, or has no value, which marks a deleted key."""
@@ -373,4 +373,4 @@ def open_kafka(uri: str, reading: Reading) -> KafkaSource:
         UserError: the address is no such address, or the client library is missing.
     """
     require_library("confluent_kafka", "confluent-kafka", uri)
-    return KafkaSource(uri, reading, split_uri(uri))
+    return KafkaSource(uri, reading, parse_topic_address(uri))

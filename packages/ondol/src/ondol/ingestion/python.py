@@ -21,7 +21,7 @@ from ondol.ingestion.files import RawFile
 from ondol.ingestion.many import ManySource, open_parts
 from ondol.ingestion.sources import Reading, Retyped, Source, StreamingSource
 from ondol.orchestration.reporting import Ticker
-from ondol.project import FILE, SOURCE, explain
+from ondol.project import FILE, SOURCE, describe_error
 from ondol.storage.files import scratch
 
 ADDRESS = re.compile(r"python://(?P<module>\w+(?:\.\w+)*):(?P<function>\w+)")
@@ -93,7 +93,7 @@ class PythonSource:
         except (UserError, Retyped):
             raise
         except Exception as error:  # the project's code may raise anything
-            raise UserError(f"{self._name} failed: {explain(error)}.") from error
+            raise UserError(f"{self._name} failed: {describe_error(error)}.") from error
 
     def _to_table(self, value: Any) -> pa.Table:
         if isinstance(value, pd.DataFrame):
@@ -118,7 +118,7 @@ def open_python(uri: str, reading: Reading) -> PythonSource:
     try:
         function = getattr(importlib.import_module(module), name, None)
     except Exception as error:  # the project's code may raise anything
-        raise UserError(f'"{uri}": {module} cannot be imported ({explain(error)}).') from error
+        raise UserError(f'"{uri}": {module} cannot be imported ({describe_error(error)}).') from error
     if not callable(function):
         raise UserError(f'"{uri}": {module} has no function "{name}".')
     return PythonSource(uri, function, reading)

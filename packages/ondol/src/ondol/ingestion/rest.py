@@ -59,7 +59,7 @@ def check_status(response: requests.Response, retries: int) -> None:
     raise Trouble(f"is answered with {status} ({response.reason}): check the address and its parameters.")
 
 
-def explain(error: Exception, fetch: Fetch) -> str:
+def explain_connection_error(error: Exception, fetch: Fetch) -> str:
     """Return what a failure of the connection means and what to do."""
     cause = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
     inner = getattr(cause, "reason", cause)
@@ -126,7 +126,7 @@ class Plan:
     drop: tuple[str, ...] = ()
 
 
-def split_uri(uri: str) -> tuple[str, Plan]:
+def parse_api_address(uri: str) -> tuple[str, Plan]:
     """Return the address to be read, its secrets not filled in, and how.
 
     Raises:
@@ -297,7 +297,7 @@ class Api:
         except Trouble as error:
             reason = str(error)
         except (requests.RequestException, HTTPError, UnicodeError) as error:
-            reason = explain(error, self._fetch)
+            reason = explain_connection_error(error, self._fetch)
         raise UserError(f'{place} of "{self._uri}" {reason}')
 
     def _get(self, address: str) -> Answer:
@@ -536,7 +536,7 @@ def open_rest(uri: str, reading: Reading) -> RestSource:
     Raises:
         UserError: the address is no such address.
     """
-    address, plan = split_uri(uri)
+    address, plan = parse_api_address(uri)
     return RestSource(uri, reading, plan, address)
 
 

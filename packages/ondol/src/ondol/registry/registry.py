@@ -223,7 +223,7 @@ def is_embedded(settings: Settings) -> bool:
     return (os.environ.get("MLFLOW_TRACKING_URI") or embedded_uri(settings)) == embedded_uri(settings)
 
 
-def connect(settings: Settings) -> "MlflowClient":
+def connect_mlflow(settings: Settings) -> "MlflowClient":
     """Point MLflow at the server that the environment names, or at the project's own database.
 
     Raises:
@@ -392,7 +392,7 @@ class Registry:
         self.settings = settings
         self.name = settings.project.name
         self.trusted = trusted_types(settings)
-        self.client = connect(settings)
+        self.client = connect_mlflow(settings)
         self.artifacts = mlflow_artifacts(settings).as_uri() if is_embedded(settings) else None
 
     def experiment_id(self) -> str:

@@ -16,7 +16,7 @@ from ondol.contract import Contract, encode, encode_target, fit_encodings, requi
 from ondol.contract.encoding import require_answerable
 from ondol.errors import UserError
 from ondol.orchestration.reporting import publish_markdown, publish_table, say
-from ondol.project import Project, explain, import_owned
+from ondol.project import Project, describe_error, import_owned
 from ondol.redaction import redact, show_uri
 from ondol.registry.registry import CHALLENGER, KEY_TAG, Registry
 from ondol.snapshots.snapshots import Snapshots
@@ -165,7 +165,7 @@ def build_pipeline(settings: Settings) -> Any:
         pipeline = Pipeline([("features", built), ("estimator", made)])
     except Exception as error:  # the owner's code may raise anything
         raise UserError(
-            f"The model of model/estimator.py and model/features.py cannot be built: {explain(error)}."
+            f"The model of model/estimator.py and model/features.py cannot be built: {describe_error(error)}."
         ) from error
     if settings.data.problem != "regression" and not hasattr(pipeline, "predict_proba"):
         raise UserError(

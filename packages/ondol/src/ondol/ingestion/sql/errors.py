@@ -112,7 +112,7 @@ def is_passing(error: BaseException) -> bool:
     return find_rule(error).passing
 
 
-def explain(error: BaseException, shown: str, seconds: float) -> UserError:
+def explain_sql_error(error: BaseException, shown: str, seconds: float) -> UserError:
     """Return the one sentence that says what failed, what the database says of it, and what to do."""
     rule = find_rule(error)
     return UserError(f'"{shown}" {rule.what.format(seconds=seconds)} ({_reason(error)}): {rule.todo}.')

@@ -18,7 +18,7 @@ from ondol.ingestion.files import check_names
 from ondol.ingestion.parquet import MOMENT, simplify
 from ondol.ingestion.sources import Reading, Retyped, Source
 from ondol.ingestion.sql.address import DatabaseAddress, make_engine, parse_address
-from ondol.ingestion.sql.errors import explain, find_rule, is_passing
+from ondol.ingestion.sql.errors import explain_sql_error, find_rule, is_passing
 from ondol.ingestion.sql.types import (
     FLOAT,
     INT,
@@ -366,7 +366,7 @@ class SqlSource:
                     self._types = self._choose(rows)
                 yield rows
         except (sa.exc.SQLAlchemyError, driver, pa.ArrowException, OSError, UnicodeError) as error:
-            raise explain(error, self._address.shown, fetch.timeout_seconds) from None
+            raise explain_sql_error(error, self._address.shown, fetch.timeout_seconds) from None
 
     def _choose(self, rows: Rows) -> dict[str, pa.DataType]:
         """Return what each column is read as."""
