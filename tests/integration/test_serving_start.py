@@ -177,5 +177,7 @@ def test_smoke_test_asks_a_busy_service_again(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(smoke.time, "sleep", lambda _: None)
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        assert smoke.ask(f"http://127.0.0.1:{server.server_address[1]}", {"rows": []}) == {"predictions": []}
+        assert smoke.request_prediction(f"http://127.0.0.1:{server.server_address[1]}", {"rows": []}) == {
+            "predictions": []
+        }
         server.shutdown()

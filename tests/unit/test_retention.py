@@ -15,7 +15,7 @@ from ondol.config import Settings, load_settings
 from ondol.monitoring.windows import WindowRuns
 from ondol.orchestration.environment import prepare
 from ondol.orchestration.guard import Child, free_port
-from ondol.orchestration.server import Server, ask
+from ondol.orchestration.server import Server, post_prefect
 from ondol.services import plan
 
 HOMES = ("PREFECT_HOME", "PREFECT_PROFILES_PATH", "BENTOML_HOME", "MPLCONFIGDIR")
@@ -71,8 +71,8 @@ def test_server_of_up_removes_runs_that_ended_long_ago(settings: Settings, tmp_p
 
     def await_one(address: str) -> None:
         def names() -> set[str]:
-            found = {flow["id"]: flow["name"] for flow in ask(f"{address}/flows/filter", {}) or []}
-            return {found[run["flow_id"]] for run in ask(f"{address}/flow_runs/filter", {}) or []}
+            found = {flow["id"]: flow["name"] for flow in post_prefect(f"{address}/flows/filter", {}) or []}
+            return {found[run["flow_id"]] for run in post_prefect(f"{address}/flow_runs/filter", {}) or []}
 
         for _ in range(600):
             if names() == {"new"}:

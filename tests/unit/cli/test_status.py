@@ -32,8 +32,8 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 ENV = {"PYTHONPATH": python_path()}
 ASK = """
 import sys
-from ondol.orchestration.server import ask, look_up
-print(ask(f"{sys.argv[1]}/deployments/filter", {}), look_up(f"{sys.argv[1]}/flow_runs/1"))
+from ondol.orchestration.server import post_prefect, get_prefect
+print(post_prefect(f"{sys.argv[1]}/deployments/filter", {}), get_prefect(f"{sys.argv[1]}/flow_runs/1"))
 """
 
 

@@ -28,7 +28,7 @@ class Prefect:
             for flow, name in names
         }
 
-    def ask(self, url: str, body: dict[str, Any], timeout: float = 5.0) -> Any:
+    def post_prefect(self, url: str, body: dict[str, Any], timeout: float = 5.0) -> Any:
         assert body == {"work_pools": {"name": {"any_": ["shop"]}}}
         return list(self.there.values())
 
@@ -49,7 +49,7 @@ def test_only_what_prefect_yaml_names_otherwise_now_is_removed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefect = Prefect()
-    monkeypatch.setattr(deployments, "ask", prefect.ask)
+    monkeypatch.setattr(deployments, "post_prefect", prefect.post_prefect)
     monkeypatch.setattr(deployments, "call_prefect", prefect.call)
     before = set(prefect.there)
     assert remove_renamed(settings, "http://nowhere/api") == 2

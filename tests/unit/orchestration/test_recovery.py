@@ -53,7 +53,7 @@ class Prefect:
     def names(self, run: str) -> list[str]:
         return [state["name"] for state in self.states[run]]
 
-    def ask(self, url: str, body: dict[str, Any], timeout: float = 5.0) -> Any:
+    def post_prefect(self, url: str, body: dict[str, Any], timeout: float = 5.0) -> Any:
         if url.endswith("/set_state"):
             self.set(url.split("/")[-2], body["state"])
             return {}
@@ -64,7 +64,7 @@ class Prefect:
         after = body["flow_runs"].get("end_time", {}).get("after_", "")
         return [r for r in self.runs.values() if r["state"]["type"] in wanted and r["state"]["timestamp"] > after]
 
-    def look_up(self, url: str, timeout: float = 5.0) -> Any:
+    def get_prefect(self, url: str, timeout: float = 5.0) -> Any:
         return self.states[url.rpartition("=")[2]]
 
 
@@ -77,7 +77,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def prefect(monkeypatch: pytest.MonkeyPatch) -> Prefect:
     made = Prefect()
-    for name in ("ask", "look_up"):
+    for name in ("post_prefect", "get_prefect"):
         monkeypatch.setattr(recovery, name, getattr(made, name))
     monkeypatch.setattr(recovery, "living_runs", lambda: made.alive)
     return made
@@ -155,9 +155,9 @@ def test_server_that_does_not_answer_starts_nothing(
 ) -> None:
     prefect.add()
     look()
-    monkeypatch.setattr(recovery, "ask", lambda *_: None)
+    monkeypatch.setattr(recovery, "post_prefect", lambda *_: None)
     assert look() == 0
-    monkeypatch.setattr(recovery, "ask", prefect.ask)
+    monkeypatch.setattr(recovery, "post_prefect", prefect.post_prefect)
     assert (look(), look()) == (0, 1)  # seen again
 
 
@@ -191,7 +191,7 @@ class Finished:
         assert runs == {name for name, state in self.tasks.items() if state == "CRASHED"}
         return runs
 
-    def ask(self, url: str, body: dict[str, Any], timeout: float = 5.0) -> Any:
+    def post_prefect(self, url: str, body: dict[str, Any], timeout: float = 5.0) -> Any:
         kind, name = url.split("/")[-3:-1]
         if url.endswith("/set_state"):
             if kind == "task_runs":
@@ -216,9 +216,10 @@ class Command:
 
     def __init__(self, settings: Settings) -> None:
         code = (
-            "import sys, time; from pathlib import Path; from ondol.orchestration.recovery import registered; "
+            "import sys, time; from pathlib import Path; from ondol.orchestration.recovery import register_command; "
             "from ondol.config import load_settings\n"
-            "with registered(load_settings(Path(sys.argv[1]))) as command: print(command, flush=True); time.sleep(600)"
+            "with register_command(load_settings(Path(sys.argv[1]))) as command: "
+            "print(command, flush=True); time.sleep(600)"
         )
         self.process = subprocess.Popen([sys.executable, "-c", code, settings.root], stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -246,7 +247,7 @@ def test_command_lives_until_its_process_ends_however_that_ends(
     settings: Settings, start_command: Callable[[], Command]
 ) -> None:
     other = start_command()
-    with recovery.registered(settings) as mine:
+    with recovery.register_command(settings) as mine:
         assert recovery.living_commands(settings) == {mine, other.id}
         other.kill()
         assert recovery.living_commands(settings) == {mine}
@@ -260,9 +261,9 @@ def test_run_without_a_note_is_left_alone_while_another_command_lives(
     """The note may have failed: the server was slow, or its database was locked."""
     made = Finished()
     made.add("silent")
-    monkeypatch.setattr(recovery, "ask", made.ask)
+    monkeypatch.setattr(recovery, "post_prefect", made.post_prefect)
     other = start_command()
-    with recovery.registered(settings):
+    with recovery.register_command(settings):
         assert recovery.end_lost(settings, "http://nowhere/api", embedded=True) == 0
         other.kill()
         assert recovery.end_lost(settings, "http://nowhere/api", embedded=True) == 1
@@ -274,9 +275,9 @@ def test_clock_that_is_set_ends_no_run(
     """The start time of a process, as the system gives it, moves with the clock."""
     made = Finished()
     made.add("alive", **noted(start_command().id))
-    monkeypatch.setattr(recovery, "ask", made.ask)
+    monkeypatch.setattr(recovery, "post_prefect", made.post_prefect)
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: 1.0)
-    with recovery.registered(settings):
+    with recovery.register_command(settings):
         assert recovery.end_lost(settings, "http://nowhere/api", embedded=True) == 0
 
 
@@ -297,10 +298,10 @@ def test_runs_of_killed_commands_are_marked_as_crashed_with_what_is_inside(
     made.add("of another pool", work_pool_name="other")
     made.add("silent")
     made.add("just begun", age=1.0)
-    monkeypatch.setattr(recovery, "ask", made.ask)
+    monkeypatch.setattr(recovery, "post_prefect", made.post_prefect)
     monkeypatch.setattr(recovery, "living_runs", lambda: {"of a worker that lives"})
     more = {"silent"} if embedded else set()
-    with recovery.registered(settings) as mine:
+    with recovery.register_command(settings) as mine:
         made.add("alive", **noted(mine))
         assert recovery.end_lost(settings, "http://nowhere/api", embedded=embedded) == 2 + len(more)
         assert made.crashed == {"dead", "of dead", "inside that", "of a worker"} | more

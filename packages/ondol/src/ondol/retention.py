@@ -167,7 +167,7 @@ class Use:
     validation: str | None
 
 
-def registered(settings: Settings) -> list[Use]:
+def registered_uses(settings: Settings) -> list[Use]:
     """Return what every version that MLflow has was made from.
 
     Raises:
@@ -179,7 +179,7 @@ def registered(settings: Settings) -> list[Use]:
     return [Use(version, tags.get("data_digest"), tags.get("validation")) for version, tags in found.items()]
 
 
-def bundled(settings: Settings) -> list[Use]:
+def bundled_uses(settings: Settings) -> list[Use]:
     """Return what the bundle of every version that served, or may, was made from.
 
     Raises:
@@ -194,7 +194,7 @@ def bundled(settings: Settings) -> list[Use]:
     return found
 
 
-def latest(settings: Settings) -> Use:
+def latest_use(settings: Settings) -> Use:
     """Return the last results of the stages, which the next ones use."""
     made = read_latest(open_store(settings))
     return Use(None, made.get("ingest"), made.get("validate"))

@@ -24,7 +24,7 @@ from ondol.orchestration.processes import (
     stop,
 )
 from ondol.orchestration.recovery import Recovery
-from ondol.orchestration.server import PREFECT, UVICORN, Server, answers, ask
+from ondol.orchestration.server import PREFECT, UVICORN, Server, answers, post_prefect
 from ondol.registry.registry import embedded_uri, is_embedded, mlflow_artifacts, prepare_embedded
 from ondol.storage.files import sole, write_bytes
 
@@ -193,7 +193,7 @@ def _ml(*words: str) -> list[str]:
 
 def _worker_is_well(record: ProcessRecord, settings: Settings, prefect: str, timeout: float) -> bool:
     """Return True if the worker has reported since it was started, and lately."""
-    known = ask(f"{prefect}/work_pools/{settings.project.name}/workers/filter", {}, timeout) or []
+    known = post_prefect(f"{prefect}/work_pools/{settings.project.name}/workers/filter", {}, timeout) or []
     since = datetime.fromisoformat(record.since)
     return any(
         worker["name"] == worker_name(settings)

@@ -9,7 +9,17 @@ from ondol.cli.console import console, errors, start_command
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.redaction import redact, show_uri
-from ondol.retention import Garbage, Use, all_snapshots, bundled, find_garbage, latest, needed, registered, versions_of
+from ondol.retention import (
+    Garbage,
+    Use,
+    all_snapshots,
+    bundled_uses,
+    find_garbage,
+    latest_use,
+    needed,
+    registered_uses,
+    versions_of,
+)
 from ondol.snapshots.diff import MOST_ROWS, MOVED, ColumnDiff, Difference, compare_columns, compare_schemas
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import SHORT
@@ -44,10 +54,10 @@ def print_log() -> None:
 def _uses(settings: Settings) -> list[Use]:
     """Return the known uses of snapshots: without MLflow, those of the bundles."""
     try:
-        return [*registered(settings), *bundled(settings)]
+        return [*registered_uses(settings), *bundled_uses(settings)]
     except UserError as error:
         errors.print(f"Only the versions of the bundles here are listed. {escape(str(error))}", soft_wrap=True)
-        return bundled(settings)
+        return bundled_uses(settings)
 
 
 def print_difference(one: str, other: str) -> None:
@@ -127,7 +137,7 @@ def collect(dry_run: bool) -> None:
 
 def _find(settings: Settings) -> Garbage:
     try:
-        uses = [*registered(settings), *bundled(settings), latest(settings)]
+        uses = [*registered_uses(settings), *bundled_uses(settings), latest_use(settings)]
         return find_garbage(open_store(settings), *needed(settings, uses))
     except UserError as error:
         raise UserError(f"Nothing was deleted: {error}") from None

@@ -14,7 +14,7 @@ from ondol.config import Settings
 from ondol.errors import Refused
 from ondol.evaluation.gates import StoredVerdict, Verdicts, show_figure, show_interval
 from ondol.evaluation.metrics import Interval
-from ondol.orchestration.recovery import end_lost, noting, registered
+from ondol.orchestration.recovery import end_lost, noting, register_command
 from ondol.orchestration.server import prefect_server
 from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion, read_champion
@@ -83,7 +83,12 @@ def run_predict(source: str, destination: Path, version: str | None) -> None:
 def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
     # Scoring changes nothing that others read, and the monitor has a lock of its own.
     alone = nullcontext() if stage in ("predict", "monitor") else only_one(settings, wait=False)
-    with alone, registered(settings) as command, prefect_server(settings) as server, Progress(console) as progress:
+    with (
+        alone,
+        register_command(settings) as command,
+        prefect_server(settings) as server,
+        Progress(console) as progress,
+    ):
         from ondol.orchestration.flow import run_watched
 
         flow = getattr(importlib.import_module(f"flows.{stage}"), stage)

@@ -18,7 +18,7 @@ from ondol.cli.console import console, current_store, start_command
 from ondol.cli.container import Container
 from ondol.config import Environment, Settings
 from ondol.contract.schema import breaking_changes
-from ondol.deployment.smoke import REQUEST_SECONDS, ask, require_same
+from ondol.deployment.smoke import REQUEST_SECONDS, request_prediction, require_same
 from ondol.errors import Refused, UserError, nearest
 from ondol.orchestration.alerts import alert
 from ondol.orchestration.processes import is_loopback
@@ -93,7 +93,7 @@ def _verify(base: str, bundle: Bundle, wait_seconds: float) -> None:
     _wait(lambda: _require_version(base, bundle), wait_seconds)
     console.print(f"[green]✓[/] it serves version {bundle.version} ({bundle.name})")
     meta = bundle.meta
-    answer = ask(base, meta["example"])
+    answer = request_prediction(base, meta["example"])
     require_same(answer, meta["expected"], meta["deploy"]["tolerance"])
     if answer.get("model_version") != bundle.version:
         raise UserError(f"{base} answered by version {answer.get('model_version')}, not {bundle.version}.")

@@ -25,7 +25,7 @@ from ondol.orchestration.processes import (
     supervisor_of,
     was_elsewhere,
 )
-from ondol.orchestration.server import ask, call_prefect, refusal_of
+from ondol.orchestration.server import call_prefect, post_prefect, refusal_of
 from ondol.redaction import show_uri
 from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion, read_champion, rolled_back, version_of
@@ -83,7 +83,7 @@ def print_due(settings: Settings) -> None:
         return
     names = {deployment["id"]: deployment["entrypoint"].rpartition(":")[2] for deployment in answer.json()}
     scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_ASC"}
-    runs = ask(f"{prefect}/flow_runs/filter", pool | scheduled | {"limit": DUE_RUNS}, ANSWER_SECONDS)
+    runs = post_prefect(f"{prefect}/flow_runs/filter", pool | scheduled | {"limit": DUE_RUNS}, ANSWER_SECONDS)
     first: dict[str, str] = {}
     for run in runs or []:
         first.setdefault(names.get(run["deployment_id"], run["name"]), run["expected_start_time"])

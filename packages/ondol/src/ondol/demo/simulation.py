@@ -25,7 +25,7 @@ from ondol.evaluation.scoring import Scorer
 from ondol.monitoring.retraining import TrainingRequest, read_loop
 from ondol.monitoring.windows import Window, Windows
 from ondol.orchestration.processes import running
-from ondol.orchestration.server import ask, look_up
+from ondol.orchestration.server import get_prefect, post_prefect
 from ondol.registry.bundles import Bundle
 from ondol.registry.champion import Champion, require_champion
 from ondol.storage.store import open_store
@@ -44,10 +44,12 @@ def order_run(api: str, flow: str, project: str, key: str) -> Run:
     """
     wanted = {"flows": {"name": {"any_": [flow]}}, "work_pools": {"name": {"any_": [project]}}}
     search = f"{api}/deployments/filter"
-    found = _until(lambda: ask(search, wanted) or None, f"no deployment of {flow} of {project} was found at {api}")
+    found = _until(
+        lambda: post_prefect(search, wanted) or None, f"no deployment of {flow} of {project} was found at {api}"
+    )
     create = f"{api}/deployments/{found[0]['id']}/create_flow_run"
     body = {"idempotency_key": key, "state": {"type": "SCHEDULED"}}
-    run = _until(lambda: ask(create, body), f"a run of {flow}/{project} could not be ordered")
+    run = _until(lambda: post_prefect(create, body), f"a run of {flow}/{project} could not be ordered")
     return wait_for_run(api, run["id"])
 
 
@@ -62,7 +64,7 @@ def runs_since(api: str, flow: str, since: datetime) -> list[Run]:
         "flow_runs": {"expected_start_time": {"after_": since.isoformat()}},
         "sort": "EXPECTED_START_TIME_ASC",
     }
-    return list(_until(lambda: ask(f"{api}/flow_runs/filter", body), f"{api} did not list the runs of {flow}"))
+    return list(_until(lambda: post_prefect(f"{api}/flow_runs/filter", body), f"{api} did not list the runs of {flow}"))
 
 
 def wait_for_run(api: str, run_id: str) -> Run:
@@ -73,7 +75,7 @@ def wait_for_run(api: str, run_id: str) -> Run:
     """
 
     def ended() -> Run | None:
-        run = look_up(f"{api}/flow_runs/{run_id}")
+        run = get_prefect(f"{api}/flow_runs/{run_id}")
         return run if run and run["state_type"] in END_STATES else None
 
     return _until(ended, f"the flow run {run_id} did not end")

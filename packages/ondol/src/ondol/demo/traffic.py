@@ -48,7 +48,7 @@ def send_rows(address: str, frame: pd.DataFrame, week: int, answers: Path) -> No
     Raises:
         UserError: the service refuses one, or does not answer for a minute.
     """
-    names = list(_ask(f"{address}/model")["schema"]["$defs"]["Row"]["properties"])
+    names = list(_call(f"{address}/model")["schema"]["$defs"]["Row"]["properties"])
     records = [
         {name: json_value(value) for name, value in record.items() if not pd.isna(value)}
         for record in frame[names].to_dict("records")
@@ -56,7 +56,7 @@ def send_rows(address: str, frame: pd.DataFrame, week: int, answers: Path) -> No
     starts = range(0, len(records), ROWS_IN_A_REQUEST)
     with answers.open("a", encoding="utf-8") as file:
         for start in starts:
-            answer = _ask(f"{address}/predict", {"rows": records[start : start + ROWS_IN_A_REQUEST]})
+            answer = _call(f"{address}/predict", {"rows": records[start : start + ROWS_IN_A_REQUEST]})
             file.write(json.dumps({"week": week, **answer}, ensure_ascii=False) + "\n")
             file.flush()
 
@@ -68,13 +68,13 @@ def wait_for_version(address: str, version: str, seconds: float = 30.0) -> None:
         UserError: it does not in time.
     """
     end = time.monotonic() + seconds
-    while _ask(f"{address}/model")["version"] != version:
+    while _call(f"{address}/model")["version"] != version:
         if time.monotonic() > end:
             raise UserError(f"The service at {address} did not load version {version} within {seconds:.0f} s.")
         time.sleep(0.2)
 
 
-def _ask(url: str, body: Request | None = None) -> dict[str, Any]:
+def _call(url: str, body: Request | None = None) -> dict[str, Any]:
     """Return the service's answer; one that is down is asked again."""
     data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})

@@ -76,7 +76,7 @@ class SmokeService:
         Raises:
             UserError: it refused or failed.
         """
-        return ask(f"http://127.0.0.1:{self.port}", body)
+        return request_prediction(f"http://127.0.0.1:{self.port}", body)
 
     def stop(self) -> None:
         """End the service; it shuts down while the run continues."""
@@ -112,21 +112,21 @@ def smoke_service(settings: Settings) -> Iterator[SmokeService]:
         service.stop()
 
 
-def ask(base: str, body: dict[str, Any]) -> dict[str, Any]:
+def request_prediction(base: str, body: dict[str, Any]) -> dict[str, Any]:
     """Return the answer of the service at the address `base` to a request; a busy one is asked again.
 
     Raises:
         UserError: it refused or failed.
     """
     end = time.monotonic() + REQUEST_SECONDS
-    while (answer := _ask(base, body)) is None:
+    while (answer := _request_once(base, body)) is None:
         if time.monotonic() > end:
             raise UserError(f"The service at {base} was too busy for the smoke test for {REQUEST_SECONDS:.0f} s.")
         time.sleep(1.0)
     return answer
 
 
-def _ask(base: str, body: dict[str, Any]) -> dict[str, Any] | None:
+def _request_once(base: str, body: dict[str, Any]) -> dict[str, Any] | None:
     """Return the answer of the service, None where it says that it is busy."""
     request = urllib.request.Request(f"{base}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from ondol.config import Settings
 from ondol.orchestration.alerts import alert
 from ondol.orchestration.processes import running
-from ondol.orchestration.server import ask, call_prefect, look_up
+from ondol.orchestration.server import call_prefect, get_prefect, post_prefect
 from ondol.storage.files import HOST, locked
 
 MOST_STARTS = 3  # a run that takes its process along each time must not do so for ever
@@ -69,18 +69,18 @@ class Recovery:
         runs: list[Run] = []
         for wanted in (unfinished, crashed):
             body = {"work_pools": {"name": {"any_": [pool]}}, "flow_runs": wanted}
-            runs += ask(f"{self.prefect}/flow_runs/filter", body) or []
+            runs += post_prefect(f"{self.prefect}/flow_runs/filter", body) or []
         ours = [run for run in runs if _worker_of(run) == self.worker]
         return runs if len(ours) < len(runs) and self._is_alone() else ours
 
     def _is_alone(self) -> bool:
         """Return True if the pool has no other worker: what others left is this one's then."""
-        known = ask(f"{self.prefect}/work_pools/{self.settings.project.name}/workers/filter", {})
+        known = post_prefect(f"{self.prefect}/work_pools/{self.settings.project.name}/workers/filter", {})
         return known is not None and all(w["name"] == self.worker or w["status"] != "ONLINE" for w in known)
 
     def _restart(self, run: Run) -> bool:
         """Start a run again, unless that was done often enough; return whether it was."""
-        states = look_up(f"{self.prefect}/flow_run_states/?flow_run_id={run['id']}")
+        states = get_prefect(f"{self.prefect}/flow_run_states/?flow_run_id={run['id']}")
         if states is None:
             return False
         if run["state"]["type"] != "CRASHED":
@@ -97,11 +97,11 @@ class Recovery:
         return False
 
     def _set_state(self, run: Run, state: dict[str, Any], *, force: bool) -> None:
-        ask(f"{self.prefect}/flow_runs/{run['id']}/set_state", {"state": state, "force": force})
+        post_prefect(f"{self.prefect}/flow_runs/{run['id']}/set_state", {"state": state, "force": force})
 
 
 @contextmanager
-def registered(settings: Settings) -> Iterator[str]:
+def register_command(settings: Settings) -> Iterator[str]:
     """Register this process as a command that runs flows; yield the id to note in its runs.
 
     A command lives as long as its file is locked. The system releases the lock when the process ends, however it ends;
@@ -153,7 +153,7 @@ def end_lost(settings: Settings, prefect: str, *, embedded: bool) -> int:
         How many runs, without the ones inside others.
     """
     unfinished = {"type": {"any_": ["RUNNING", "PENDING"]}}
-    runs: list[Run] = ask(f"{prefect}/flow_runs/filter", {"flow_runs": {"state": unfinished}}) or []
+    runs: list[Run] = post_prefect(f"{prefect}/flow_runs/filter", {"flow_runs": {"state": unfinished}}) or []
     outer = [run for run in runs if run.get("parent_task_run_id") is None]
     commands = living_commands(settings)
     has_worker = running(settings, "worker") is not None
@@ -179,12 +179,12 @@ def _crash(prefect: str, ids: list[str], unfinished: dict[str, Any]) -> None:
     body = {"state": {"type": "CRASHED", "message": MESSAGE}, "force": True}
     while ids:
         inside = {"flow_runs": {"id": {"any_": ids}}, "task_runs": {"state": unfinished}}
-        for task in ask(f"{prefect}/task_runs/filter", inside) or []:
-            ask(f"{prefect}/task_runs/{task['id']}/set_state", body)
+        for task in post_prefect(f"{prefect}/task_runs/filter", inside) or []:
+            post_prefect(f"{prefect}/task_runs/{task['id']}/set_state", body)
         for run in ids:
-            ask(f"{prefect}/flow_runs/{run}/set_state", body)
+            post_prefect(f"{prefect}/flow_runs/{run}/set_state", body)
         within = {"flow_runs": {"parent_flow_run_id": {"any_": ids}, "state": unfinished}}
-        ids = [run["id"] for run in ask(f"{prefect}/flow_runs/filter", within) or []]
+        ids = [run["id"] for run in post_prefect(f"{prefect}/flow_runs/filter", within) or []]
 
 
 def _commands(settings: Settings) -> Path:

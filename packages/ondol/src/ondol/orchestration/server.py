@@ -41,12 +41,12 @@ def answers(url: str, timeout: float = 5.0) -> bool:
         return False
 
 
-def ask(url: str, body: dict[str, Any], timeout: float = 5.0) -> Any | None:
+def post_prefect(url: str, body: dict[str, Any], timeout: float = 5.0) -> Any | None:
     """Return Prefect's JSON answer to a POST of JSON, or None where there is none."""
     return _json_of(call_prefect("POST", url, timeout, json=body))
 
 
-def look_up(url: str, timeout: float = 5.0) -> Any | None:
+def get_prefect(url: str, timeout: float = 5.0) -> Any | None:
     """Return Prefect's JSON answer to a GET, or None where there is none."""
     return _json_of(call_prefect("GET", url, timeout))
 
