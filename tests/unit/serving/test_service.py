@@ -530,14 +530,14 @@ def test_service_and_flows_read_one_meaning_out_of_the_champion_file(
     from ondol.storage.files import Damaged
     from ondol.storage.store import Store
     from ondol_serving.bundle import BundleError
-    from ondol_serving.serving import NothingServes, find_bundle
+    from ondol_serving.serving import NothingInProduction, locate_bundle
 
     def service() -> str:
         try:
-            return find_bundle()[0].name
+            return locate_bundle()[0].name
         except FileNotFoundError:
             return "as it was"
-        except NothingServes:
+        except NothingInProduction:
             return "nothing"
         except BundleError:
             return "broken"

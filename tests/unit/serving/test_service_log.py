@@ -17,7 +17,7 @@ from service_support import ROW, bundle_files, describe, write_bundle
 
 from ondol_serving.bundle import BundleError, load_bundle
 from ondol_serving.contract import read_contract
-from ondol_serving.log import Answered, PredictionLog, Recorder, _warn_of_missing_key, open_file, remove_oldest
+from ondol_serving.log import Answered, PredictionLog, Recorder, _warn_of_missing_key, open_log_file, remove_oldest
 from ondol_serving.metrics import counters
 from ondol_serving.request import compile_request
 from ondol_serving.settings import Rules, read_rules
@@ -276,7 +276,7 @@ def test_oldest_files_are_removed_above_what_is_kept_but_none_that_is_being_writ
 
 
 def test_new_file_never_continues_one_that_is_there(tmp_path: Path) -> None:
-    files = [open_file(tmp_path, 1) for _ in range(3)]
+    files = [open_log_file(tmp_path, 1) for _ in range(3)]
     for file in files:
         os.close(file)
     assert len(list(tmp_path.iterdir())) == 3

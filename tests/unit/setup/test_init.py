@@ -19,7 +19,7 @@ from init_support import (
 )
 from rich.console import Console
 
-from ondol.cli.init import print_report
+from ondol.cli.init import print_init_report
 from ondol.errors import UserError
 from ondol.setup.initialize import initialize
 
@@ -362,7 +362,7 @@ def test_crash_before_config_was_written_is_made_good_by_the_same_command(projec
 def test_report_is_printed_in_plain_sentences(project):
     report = draft(project, make_frame(**{"[red]odd": ["a", "b"] * 100, "same": [1] * 200}))
     console = Console(file=io.StringIO(), width=200)
-    print_report(report, console)
+    print_init_report(report, console)
     said = console.file.getvalue()
     assert all(part in said for part in ("[red]odd", '"same" is constant', "binary", "Next: uv run ml run"))
 

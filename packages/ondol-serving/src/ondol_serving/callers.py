@@ -22,7 +22,7 @@ NOT_ANSWERED = "This server does not answer for the host"
 FOREIGN_PAGE = "This server does not answer the pages of another origin"
 
 Headers = Mapping[bytes, bytes]
-Server = tuple[str, int | None] | None
+ServerAddress = tuple[str, int | None] | None
 
 
 class Refusal(NamedTuple):
@@ -34,7 +34,13 @@ class Refusal(NamedTuple):
 
 
 def refuse_caller(
-    method: str, headers: Headers, server: Server, hosts: tuple[str, ...], setting: str, *, any_host: bool = False
+    method: str,
+    headers: Headers,
+    server: ServerAddress,
+    hosts: tuple[str, ...],
+    setting: str,
+    *,
+    any_host: bool = False,
 ) -> Refusal | None:
     """Return why a request for another host or of another origin's page is refused; None where it is not.
 
@@ -71,7 +77,7 @@ def read_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 @lru_cache(maxsize=512)
-def is_our_host(host: bytes, server: Server, hosts: tuple[str, ...]) -> bool:
+def is_our_host(host: bytes, server: ServerAddress, hosts: tuple[str, ...]) -> bool:
     """Return True if `host`, a Host header, is a name of the loopback, the address asked, or one of `hosts`."""
     name = split_host(host)
     if name is None:

@@ -33,7 +33,7 @@ _write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=F
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class InvalidRequest:
     """A request that was not of the bundle's type, on its way to becoming a 400."""
 
     errors: list[dict[str, Any]]
@@ -89,7 +89,7 @@ class PredictRequest(IODescriptor, Envelope):
             read = await asyncio.to_thread(bundle.read, body) if many else bundle.read(body)
             return Accepted(bundle, read.rows, read.body, read.keys, arrived, read.unread)
         except ValidationError as error:
-            return Refusal(list_errors(error))
+            return InvalidRequest(list_errors(error))
 
 
 class PredictResponse(IODescriptor):
@@ -102,9 +102,9 @@ class PredictResponse(IODescriptor):
     predictions: list[Prediction]
 
     @classmethod
-    async def to_http_response(cls, obj: Answer | Refusal, serde: Any) -> Response:
+    async def to_http_response(cls, obj: Answer | InvalidRequest, serde: Any) -> Response:
         """Write the answer, once it is in the log, or the 400 of a refused request."""
-        if isinstance(obj, Refusal):
+        if isinstance(obj, InvalidRequest):
             return _refuse(obj)
         asked, request_id = obj.asked, secrets.token_hex(16)
         write = asyncio.to_thread(_write_and_log, obj, request_id) if asked.heavy else None
@@ -130,7 +130,7 @@ def list_errors(error: ValidationError) -> list[dict[str, Any]]:
     return [dict(one) | {"loc": list(one["loc"])} for one in found]
 
 
-def _refuse(refusal: Refusal) -> JSONResponse:
+def _refuse(refusal: InvalidRequest) -> JSONResponse:
     first = refusal.errors[0]
     place = shorten(".".join(map(str, first["loc"])) or "body", LONGEST_PLACE)
     more = f" (and {len(refusal.errors) - 1} more)" if len(refusal.errors) > 1 else ""

@@ -157,7 +157,7 @@ class PredictionLog:
                 return self._file, status.st_size
             self.close()
         self._opened += 1
-        file = self._file = open_file(Path(recorder.folder), self._opened)
+        file = self._file = open_log_file(Path(recorder.folder), self._opened)
         self._folder = recorder.folder
         remove_oldest(Path(recorder.folder), recorder.rules.keep_bytes)
         return file, 0
@@ -191,7 +191,7 @@ class PredictionLog:
         self._complained, self._dropped = False, 0
 
 
-def open_file(folder: Path, number: int) -> int:
+def open_log_file(folder: Path, number: int) -> int:
     """Return a new file, locked for as long as its process lives.
 
     Raises:

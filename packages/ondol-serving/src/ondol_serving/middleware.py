@@ -228,11 +228,11 @@ class Work:
             self._load = None
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client has left in the middle of its body."""
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that is answered without being read."""
 
     def __init__(self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -276,16 +276,16 @@ class AdmissionControl:
             if scope["method"] in WITHOUT_BODY:
                 return await self.app(scope, receive, send)
             if bundle is None and scope["path"] == "/predict":
-                raise Refused(503, "no_model", NO_MODEL)
+                raise RequestRefused(503, "no_model", NO_MODEL)
             if (wanted := self._types.get(scope["path"])) is not None:
                 require_type(headers, wanted)
             declared = headers.get(b"content-length")
             if declared and declared.isdigit() and int(declared) > limits.max_body_bytes:
                 raise _too_large(limits)
             await self._answer(scope, receive, send, bundle, limits)
-        except Refused as refused:
+        except RequestRefused as refused:
             await refused.answer(scope, receive, send)
-        except Gone:
+        except ClientDisconnected:
             return
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, bundle: Bundle | None, limits: Limits) -> None:
@@ -301,7 +301,7 @@ class AdmissionControl:
             load.bytes -= held
             after = str(busy.retry_after)
             message = f"The service is busy: try again in {after} s"
-            raise Refused(503, "busy", message, {"Retry-After": after}) from None
+            raise RequestRefused(503, "busy", message, {"Retry-After": after}) from None
         except BaseException:
             load.bytes -= held
             raise
@@ -327,36 +327,38 @@ def require_our_caller(scope: Scope, headers: Headers, hosts: tuple[str, ...]) -
     """Check that a request is for one of our hosts, and not of another origin's page.
 
     Raises:
-        Refused: it is not.
+        RequestRefused: it is not.
     """
     server = scope.get("server")
     if refusal := refuse_caller(scope["method"], headers, None if server is None else tuple(server), hosts, HOSTS):
-        raise Refused(*refusal)
+        raise RequestRefused(*refusal)
 
 
 def require_type(headers: Headers, wanted: str) -> None:
     """Check that a body has the media type that the route declares, and no encoding; no header counts as the right one.
 
     Raises:
-        Refused: it has another one.
+        RequestRefused: it has another one.
     """
     given = headers.get(b"content-type")
     if given is not None and given != wanted.encode():
         media_type = given.partition(b";")[0].strip().lower().decode("latin-1")
         if not fnmatchcase(media_type, wanted):
-            raise Refused(415, "unsupported_media_type", f"Send the body as Content-Type: {wanted}", {"Accept": wanted})
+            raise RequestRefused(
+                415, "unsupported_media_type", f"Send the body as Content-Type: {wanted}", {"Accept": wanted}
+            )
     encoding = headers.get(b"content-encoding")
     if encoding is not None and encoding.strip().lower() != b"identity":
-        raise Refused(415, "unsupported_encoding", "Send the body without a Content-Encoding")
+        raise RequestRefused(415, "unsupported_encoding", "Send the body without a Content-Encoding")
 
 
 async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes, int]:
     """Return the whole body, and how many bytes of it are counted in `load`, which the caller gives back.
 
     Raises:
-        Refused: it is too large, or does not come in time.
+        RequestRefused: it is too large, or does not come in time.
         Busy: too many bytes are in flight.
-        Gone: the client left.
+        ClientDisconnected: the client left.
     """
     held = 0
     try:
@@ -368,7 +370,7 @@ async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes
             chunks, size = [body], len(body)
             while True:
                 if message["type"] != "http.request":
-                    raise Gone
+                    raise ClientDisconnected
                 if size > limits.max_body_bytes:
                     raise _too_large(limits)
                 if load.bytes + len(chunks[-1]) > max(limits.max_bytes_in_flight, limits.max_body_bytes):
@@ -383,7 +385,7 @@ async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes
     except TimeoutError:
         load.bytes -= held
         seconds = f"{limits.body_seconds:g} s"
-        raise Refused(
+        raise RequestRefused(
             408, "body_too_slow", f"The body did not arrive within {seconds} (body_seconds)", {"Connection": "close"}
         ) from None
     except BaseException:
@@ -391,6 +393,6 @@ async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes
         raise
 
 
-def _too_large(limits: Limits) -> Refused:
+def _too_large(limits: Limits) -> RequestRefused:
     message = f"The body is larger than the limit of {limits.max_body_bytes} bytes (max_body_bytes)"
-    return Refused(413, "body_too_large", message)
+    return RequestRefused(413, "body_too_large", message)

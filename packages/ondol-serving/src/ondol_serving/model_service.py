@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ondol_serving.bundle import Bundle
-from ondol_serving.endpoint import Accepted, Answer, Batcher, PredictRequest, PredictResponse, Refusal
+from ondol_serving.endpoint import Accepted, Answer, Batcher, InvalidRequest, PredictRequest, PredictResponse
 from ondol_serving.metrics import counters
 from ondol_serving.middleware import AdmissionControl, refuse
 from ondol_serving.openapi import Page, TypedService
@@ -32,11 +32,11 @@ WORKERS = int(os.environ.get("ML_SERVICE__WORKERS") or 1)
 async def show_model(_: Request) -> JSONResponse:
     """Answer `GET /model`."""
     bundle = serving.bundle
-    return refuse(503, "no_model", NO_MODEL) if bundle is None else describe(bundle)
+    return refuse(503, "no_model", NO_MODEL) if bundle is None else describe_model(bundle)
 
 
 @lru_cache(maxsize=1)
-def describe(bundle: Bundle) -> JSONResponse:
+def describe_model(bundle: Bundle) -> JSONResponse:
     """Return what `GET /model` answers; the schema of a wide model takes long to make."""
     names = ("name", "version", "created", "problem", "runtime", "data_digest", "commit", "run_id", "metrics")
     return JSONResponse(
@@ -75,9 +75,9 @@ class ModelService:
         return serving.bundle is not None
 
     @bentoml.api(input_spec=PredictRequest, output_spec=PredictResponse)
-    async def predict(self, request: Accepted | Refusal, /) -> Answer | Refusal:
+    async def predict(self, request: Accepted | InvalidRequest, /) -> Answer | InvalidRequest:
         """Predict each row with the model in production."""
-        if isinstance(request, Refusal):
+        if isinstance(request, InvalidRequest):
             return request
         return Answer(request, await self._batcher.predict(request.bundle, request.rows))
 

@@ -20,7 +20,7 @@ NO_MODEL = "There is no model yet: deploy one with `ml run`, and the service tak
 log = logging.getLogger("bentoml.service")  # BentoML's own logger: it has a handler and a format
 
 
-class NothingServes(Exception):
+class NothingInProduction(Exception):
     """What is in production, if anything, is to be taken out of it."""
 
 
@@ -40,7 +40,7 @@ class Serving:
         """Load the bundle that is named now; on failure log it, keep the old one and retry later."""
         with self._lock:
             try:
-                folder, digest = find_bundle()
+                folder, digest = locate_bundle()
                 named = (folder, digest, *_stamps(folder))
                 if named == self._loaded:
                     self._tried, self._complaint = None, ""  # a refused one may have been named in the meantime
@@ -53,7 +53,7 @@ class Serving:
                 log.info("Serving model version %s from %s", self.bundle.version, folder)
             except FileNotFoundError:
                 return
-            except NothingServes:
+            except NothingInProduction:
                 self._withdraw()
             except (BundleError, OSError, ValueError) as error:
                 self._refuse(error)
@@ -85,12 +85,12 @@ class Serving:
         log.error("Refused a bundle, %s: %s", old, error)
 
 
-def find_bundle() -> tuple[Path, str | None]:
+def locate_bundle() -> tuple[Path, str | None]:
     """Return the folder of the bundle that should serve, and its digest where that is recorded.
 
     Raises:
         FileNotFoundError: none is named, yet or for a moment.
-        NothingServes: `champion.json` says so: a first release failed and was taken back.
+        NothingInProduction: `champion.json` says so: a first release failed and was taken back.
         BundleError: `champion.json` cannot be understood.
     """
     if named := os.environ.get("ML_BUNDLE"):
@@ -104,7 +104,7 @@ def find_bundle() -> tuple[Path, str | None]:
     try:
         champion = json.loads(text)
         if champion == NOTHING:
-            raise NothingServes
+            raise NothingInProduction
         return store / "bundles" / champion["bundle"], champion["digest"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{store / 'champion.json'} cannot be understood: {error!r}") from error

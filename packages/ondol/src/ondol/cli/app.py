@@ -361,9 +361,9 @@ def smoke(url: Annotated[str, typer.Argument(help="The address of a service.")])
 @app.command()
 def report() -> None:
     """Print the last model's metrics and gates as Markdown."""
-    from ondol.cli.deployment import print_report
+    from ondol.cli.deployment import print_model_report
 
-    print_report()
+    print_model_report()
 
 
 @app.command()

@@ -182,7 +182,7 @@ def report_unexpected(error: Exception) -> int:
     return 1
 
 
-class Progress:
+class FlowProgress:
     """A spinner that follows Prefect's flows by their hooks."""
 
     def __init__(self, console: rich.console.Console) -> None:
@@ -191,7 +191,7 @@ class Progress:
         self.status = console.status("starting")
         self.started: dict[str, float] = {}
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "FlowProgress":
         """Start spinning."""
         self.status.start()
         listeners.append(self._hear)

@@ -13,7 +13,7 @@ from ondol.cli.release import GROUP
 from ondol.config import Environment, Settings
 from ondol.errors import UserError
 from ondol.evaluation.gates import StoredVerdict, Verdicts, gate_rows, metric_lines
-from ondol.orchestration.alerts import Kind, alert
+from ondol.orchestration.alerts import AlertKind, alert
 from ondol.orchestration.processes import is_loopback, running
 from ondol.orchestration.reporting import plain, table
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle, served_bundle
@@ -76,7 +76,7 @@ def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why
     console.print(f"[green]✓[/] {moved} ({escape(why)})", soft_wrap=True)
     _copy_to_mlflow(settings)
     what = f"Version {bundle.version} was put into production by hand in place of version {old.version}: {why}"
-    kind: Kind = "rolled-back" if action == "rollback" else "promoted"
+    kind: AlertKind = "rolled-back" if action == "rollback" else "promoted"
     alert(settings, kind, what, "`ml status` shows the history.", key=f"{kind} {now.move}")
 
 
@@ -90,7 +90,7 @@ def _copy_to_mlflow(settings: Settings) -> None:
         console.print(f"  [yellow]MLflow's alias was not moved ({type(error).__name__}); the next `ml run` does it.[/]")
 
 
-def print_report() -> None:
+def print_model_report() -> None:
     """Print the metrics and gates of the last model."""
     print_plain("\n".join(report_lines(start_command())))
 

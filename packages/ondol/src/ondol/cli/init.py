@@ -34,7 +34,7 @@ def initialize_project(source: str, target: str, problem: str | None, force: boo
     root = find_root()
     note_leftovers(root)
     report = initialize(root, source_from_root(source, root), target, problem, force)
-    print_report(report)
+    print_init_report(report)
     if report.status == "differs":
         raise typer.Exit(1)
 
@@ -48,7 +48,7 @@ def source_from_root(source: str, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def print_report(report: InitReport, console: Console | None = None) -> None:
+def print_init_report(report: InitReport, console: Console | None = None) -> None:
     """Print the report in plain sentences."""
     console = console or terminal
     read = f"the first {report.rows:,}" if report.limited else f"{report.rows:,}"

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ondol.cli.console import Progress, absolute_source, console, start_command
+from ondol.cli.console import FlowProgress, absolute_source, console, start_command
 from ondol.config import Settings
 from ondol.errors import Refused
 from ondol.evaluation.gates import StoredVerdict, Verdicts, show_figure, show_interval
@@ -87,7 +87,7 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
         alone,
         register_command(settings) as command,
         prefect_server(settings) as server,
-        Progress(console) as progress,
+        FlowProgress(console) as progress,
     ):
         from ondol.orchestration.flow import run_watched
 

@@ -54,7 +54,7 @@ from ondol.services import (
     wanted_port,
 )
 from ondol.storage.files import withdraw
-from ondol.storage.log_upload import ONE_TRY, follow
+from ondol.storage.log_upload import ONE_TRY, keep_in_sync
 from ondol.storage.remote_files import Objects
 from ondol.storage.store import Mirror, open_store
 from ondol.training.provenance import is_behind
@@ -294,7 +294,7 @@ def follow_store(into: Path | None) -> None:
         signal.signal(number, lambda *_: stop.set())
     _say(f"Keeping {folder} in sync with {settings.store}.")
     folder.mkdir(parents=True, exist_ok=True)
-    follow(Mirror(folder, Objects(settings.store, ONE_TRY)), settings.log.keep_bytes, stop, _say)
+    keep_in_sync(Mirror(folder, Objects(settings.store, ONE_TRY)), settings.log.keep_bytes, stop, _say)
 
 
 def start_follower(settings: Settings) -> None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from ondol.contract.schema import MISSING_TEXT, Column, Contract, Encoding, Part
+from ondol.contract.schema import MISSING_TEXT, Column, Contract, DatePart, Encoding
 from ondol.errors import UserError
 
 LARGEST_TARGET, SMALLEST_TARGET = 1e37, 1e-30
@@ -21,7 +21,7 @@ MOST_KNOWN = 1000
 AFFINE = "affine"  # in an encoded frame's `attrs`
 PROBE_ROWS = 100_000
 MANY = 255  # values that a histogram of scikit-learn distinguishes
-CYCLES: dict[Part, pd.Timedelta] = {
+CYCLES: dict[DatePart, pd.Timedelta] = {
     "month": pd.Timedelta(days=366),
     "weekday": pd.Timedelta(days=14),
     "hour": pd.Timedelta(days=2),
@@ -139,7 +139,7 @@ def _numbers(column: Column, values: "pd.Series[Any]", rule: Encoding) -> np.nda
     return values.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _part(dates: "pd.Series[Any]", part: Part) -> "pd.Series[Any]":
+def _part(dates: "pd.Series[Any]", part: DatePart) -> "pd.Series[Any]":
     """Return the month (1 to 12), weekday (0 for Monday) or hour of dates, NaN where missing."""
     return getattr(dates.dt, part)
 
@@ -161,13 +161,13 @@ def _fit(column: Column, values: "pd.Series[Any]", names: Collection[str] | None
     return made.model_copy(update={"offset": offset, "scale": scale})
 
 
-def _fit_parts(column: str, dates: "pd.Series[Any]", names: Collection[str] | None) -> dict[Part, str] | None:
+def _fit_parts(column: str, dates: "pd.Series[Any]", names: Collection[str] | None) -> dict[DatePart, str] | None:
     if names is None:
         return None
-    return {part: _name_part(column, part, names) for part in get_args(Part) if _recurs(dates, part)} or None
+    return {part: _name_part(column, part, names) for part in get_args(DatePart) if _recurs(dates, part)} or None
 
 
-def _recurs(dates: "pd.Series[Any]", part: Part) -> bool:
+def _recurs(dates: "pd.Series[Any]", part: DatePart) -> bool:
     """Return True if a part of the dates comes round in training, so that it says what the days alone do not."""
     found, span = dates.dropna(), dates.max() - dates.min()
     if found.empty or span < CYCLES[part] or _part(found, part).nunique() < 2:
@@ -175,7 +175,7 @@ def _recurs(dates: "pd.Series[Any]", part: Part) -> bool:
     return part != "weekday" or found.dt.day.nunique() > 1  # on the first of each month, it is chance
 
 
-def _name_part(column: str, part: Part, taken: Collection[str]) -> str:
+def _name_part(column: str, part: DatePart, taken: Collection[str]) -> str:
     name = f"{column}.{part}"
     while name in taken:
         name += "_"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandera.pandas as pa
 
 Kind = Literal["number", "integer", "boolean", "text", "date", "duration"]
-Part = Literal["month", "weekday", "hour"]
+DatePart = Literal["month", "weekday", "hour"]
 Role = Literal["feature", "id", "time", "target", "group", "sensitive", "ignored"]
 Label = bool | int | float | str
 
@@ -56,7 +56,7 @@ class Encoding(Frozen):
     known: tuple[str, ...] | None = None
     many: bool = False  # more values than a tree can distinguish by their codes: of dtype str, not object
     order: tuple[str, ...] | None = None
-    parts: dict[Part, str] | None = None
+    parts: dict[DatePart, str] | None = None
 
 
 class Column(Frozen):

@@ -96,7 +96,7 @@ def convert_formulas(scope: Any, operator: Any, container: Any) -> None:
     """Compute each formula by the operators that it is made of; what is not finite becomes NaN."""
     from onnx import TensorProto
 
-    from ondol.training.formulas import COMPARISONS, evaluate
+    from ondol.training.formulas import COMPARISONS, evaluate_formula
 
     formulas, columns = operator.raw_operator, _columns(scope, operator, container)
 
@@ -126,7 +126,7 @@ def convert_formulas(scope: Any, operator: Any, container: Any) -> None:
     ]
     made, missing = list(columns), add_number(math.nan, TensorProto.FLOAT)
     for tree in formulas.trees():
-        value = cast(evaluate(tree, formulas.columns_, real, compute), TensorProto.FLOAT)
+        value = cast(evaluate_formula(tree, formulas.columns_, real, compute), TensorProto.FLOAT)
         made.append(add("Where", [add("IsInf", [value]), missing, value]))
     container.add_node("Concat", made, operator.outputs[0].full_name, name=_name(scope), axis=1, op_version=13)
 

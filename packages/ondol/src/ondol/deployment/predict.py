@@ -27,7 +27,7 @@ from ondol.registry.champion import require_champion
 from ondol.storage.files import make_folder, publish, scratch
 from ondol.storage.store import Store
 
-Kinds = Mapping[str, str]  # the contract's kind of each column by its name
+ColumnKinds = Mapping[str, str]  # the contract's kind of each column by its name
 
 
 class Output(Protocol):
@@ -42,7 +42,9 @@ class Output(Protocol):
         ...
 
 
-def open_output(path: Path, schema: pa.Schema, dialect: Dialect | None = None, kinds: Kinds | None = None) -> Output:
+def open_output(
+    path: Path, schema: pa.Schema, dialect: Dialect | None = None, kinds: ColumnKinds | None = None
+) -> Output:
     """Open a file for tables of `schema`, in the format that its suffix names; see `resolve_destination`.
 
     Args:
@@ -80,7 +82,7 @@ def resolve_destination(path: Path) -> Path:
 class JsonLines:
     """One JSON object for each row; missing values, and numbers that JSON lacks, are null."""
 
-    def __init__(self, path: Path, schema: pa.Schema, dialect: Dialect, kinds: Kinds) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, dialect: Dialect, kinds: ColumnKinds) -> None:
         """Open the file; objects need no schema and no dialect."""
         self._file = path.open("wb")
 
@@ -111,7 +113,7 @@ def _to_list(values: pa.ChunkedArray) -> list[Any]:
 class Csv:
     """Delimited text in UTF-8."""
 
-    def __init__(self, path: Path, schema: pa.Schema, dialect: Dialect, kinds: Kinds) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, dialect: Dialect, kinds: ColumnKinds) -> None:
         """Open the file and write the header."""
         from pyarrow import csv
 
@@ -137,7 +139,7 @@ class Csv:
         self._file.close()
 
 
-def _has_fractions(field: pa.Field, kinds: Kinds) -> bool:
+def _has_fractions(field: pa.Field, kinds: ColumnKinds) -> bool:
     """Return True if a column's cells may have a decimal sign; seconds of a duration always have a point."""
     kind = field.type
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
@@ -145,13 +147,13 @@ def _has_fractions(field: pa.Field, kinds: Kinds) -> bool:
     return pa.types.is_string(kind) and kinds.get(field.name) in NUMERIC
 
 
-def _open_parquet(path: Path, schema: pa.Schema, dialect: Dialect, kinds: Kinds) -> Output:
+def _open_parquet(path: Path, schema: pa.Schema, dialect: Dialect, kinds: ColumnKinds) -> Output:
     from pyarrow import parquet
 
     return parquet.ParquetWriter(path, schema, compression="zstd")
 
 
-OPENERS: dict[str, Callable[[Path, pa.Schema, Dialect, Kinds], Output]] = {
+OPENERS: dict[str, Callable[[Path, pa.Schema, Dialect, ColumnKinds], Output]] = {
     ".csv": Csv,
     ".parquet": _open_parquet,
     ".jsonl": JsonLines,

@@ -90,7 +90,7 @@ class Verdict(Comparison):
         return all(gate.passed for gate in self.gates)
 
 
-class Limits(Protocol):
+class GateLimits(Protocol):
     """The part of the settings that is read here: `settings.gates`."""
 
     @property
@@ -234,7 +234,7 @@ def apply_gates(
     candidate: Array,
     champion: Array | None,
     dummy: Array,
-    limits: Limits,
+    limits: GateLimits,
     seed: int = 0,
 ) -> Verdict:
     """Score the predictions on the same rows and put the candidate through the gates.

@@ -27,11 +27,11 @@ from ondol.project import EVALUATION, FILE, describe_error, read_extension
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Scorer = Callable[[Floats], float]
+ScoreFunction = Callable[[Floats], float]
 NAN = float("nan")
 
 
-def prepare_scorers(problem: str, y: Integers | Floats, prediction: Floats) -> dict[str, Scorer]:
+def prepare_scorers(problem: str, y: Integers | Floats, prediction: Floats) -> dict[str, ScoreFunction]:
     """Return each metric of `problem` as a function of the rows' weights.
 
     Args:
@@ -50,7 +50,7 @@ def prepare_scorers(problem: str, y: Integers | Floats, prediction: Floats) -> d
     return _prepare_binary(y, prediction) if problem == "binary" else _prepare_multiclass(y, prediction)
 
 
-def _prepare_own(y: Integers | Floats, prediction: Floats) -> dict[str, Scorer]:
+def _prepare_own(y: Integers | Floats, prediction: Floats) -> dict[str, ScoreFunction]:
     return {name: partial(_score_own, name, metric, y, prediction) for name, metric in own_metrics().items()}
 
 
@@ -62,7 +62,7 @@ def _score_own(name: str, metric: "Metric", y: Integers | Floats, prediction: Fl
         raise UserError(f'The metric "{name}" of {FILE(EVALUATION)} failed: {describe_error(error)}.') from error
 
 
-def _prepare_binary(y: Integers, probabilities: Floats) -> dict[str, Scorer]:
+def _prepare_binary(y: Integers, probabilities: Floats) -> dict[str, ScoreFunction]:
     score = np.asarray(probabilities[:, 1], np.float64)
     ranking, confusion = Ranking(y == 1, score), Confusion(y, probabilities)
     return {
@@ -76,7 +76,7 @@ def _prepare_binary(y: Integers, probabilities: Floats) -> dict[str, Scorer]:
     }
 
 
-def _prepare_multiclass(y: Integers, probabilities: Floats) -> dict[str, Scorer]:
+def _prepare_multiclass(y: Integers, probabilities: Floats) -> dict[str, ScoreFunction]:
     confusion = Confusion(y, probabilities)
     rankings = [Ranking(y == k, probabilities[:, k]) for k in range(probabilities.shape[1])]
 
@@ -94,7 +94,7 @@ def _prepare_multiclass(y: Integers, probabilities: Floats) -> dict[str, Scorer]
     }
 
 
-def _prepare_regression(y: Floats, value: Floats) -> dict[str, Scorer]:
+def _prepare_regression(y: Floats, value: Floats) -> dict[str, ScoreFunction]:
     error = value - y
     squared, absolute = _mean(error**2), np.abs(error)
     centred = y - y.mean() if len(y) else y  # keeps the sum of squares exact for targets far from 0
@@ -105,7 +105,7 @@ def _prepare_regression(y: Floats, value: Floats) -> dict[str, Scorer]:
         variance = second(weights) - first(weights) ** 2
         return 1 - squared(weights) / variance if variance > 1e-12 * second(weights) else NAN
 
-    scorers: dict[str, Scorer] = {
+    scorers: dict[str, ScoreFunction] = {
         "r2": r2,
         "rmse": lambda weights: squared(weights) ** 0.5,
         "mae": _mean(absolute),
@@ -206,11 +206,11 @@ class Confusion:
         return f1
 
 
-def _mean(values: Floats) -> Scorer:
+def _mean(values: Floats) -> ScoreFunction:
     return lambda weights: float(weights @ values / weights.sum())
 
 
-def _log_loss(y: Integers, probabilities: Floats) -> Scorer:
+def _log_loss(y: Integers, probabilities: Floats) -> ScoreFunction:
     """Return the mean negative log-likelihood; probabilities are clipped at their type's precision."""
     tiny = np.finfo(probabilities.dtype).eps
     chosen = np.asarray(probabilities, np.float64)[np.arange(len(y)), y]
@@ -225,7 +225,7 @@ def _median(ordered: Floats, weights: Floats) -> float:
 
 
 Array = NDArray[Any]
-Scorers = Mapping[str, Scorer]
+ScoreFunctions = Mapping[str, ScoreFunction]
 SAMPLE_ROWS = 50_000
 LEAST_ROWS = 10
 
@@ -240,7 +240,7 @@ class Interval:
 
 
 def estimate(
-    prepare: Callable[[Array | slice], Scorers], rows: int, *, confidence: float, resamples: int, seed: int
+    prepare: Callable[[Array | slice], ScoreFunctions], rows: int, *, confidence: float, resamples: int, seed: int
 ) -> dict[str, Interval]:
     """Return each figure that all rows define, with its interval.
 
@@ -265,7 +265,7 @@ def estimate(
     }
 
 
-def score_all(scorers: Scorers, rows: int) -> dict[str, float]:
+def score_all(scorers: ScoreFunctions, rows: int) -> dict[str, float]:
     """Return the figures of `rows` rows that count once each, without those that are undefined."""
     weights = np.ones(rows)
     scores = {name: float(score(weights)) for name, score in scorers.items()}
@@ -279,7 +279,7 @@ def sample_rows(rows: int, seed: int, most: int = SAMPLE_ROWS) -> Array | None:
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False, shuffle=False))
 
 
-def _resample(scorers: Mapping[str, Scorer], rows: int, resamples: int, seed: int) -> dict[str, Array]:
+def _resample(scorers: Mapping[str, ScoreFunction], rows: int, resamples: int, seed: int) -> dict[str, Array]:
     """Return each metric on each resample, [resamples]; empty where the rows are too few."""
     if rows < LEAST_ROWS:
         return {}
@@ -420,7 +420,7 @@ def bootstrap(
     """
     costly = np.ndim(prediction) == 2 and np.shape(prediction)[1] > MANY_CLASSES
 
-    def prepare(rows: Array | slice) -> dict[str, Scorer]:
+    def prepare(rows: Array | slice) -> dict[str, ScoreFunction]:
         scorers = _prepare(problem, y[rows], prediction[rows])
         names = metrics or [n for n in scorers if not (costly and n == "roc_auc_ovr")]
         return {name: scorers[name] for name in names if name in scorers}
@@ -445,7 +445,7 @@ def paired_difference(
     """
     sign = 1.0 if metrics_of(problem)[metric].greater_is_better else -1.0
 
-    def prepare(rows: Array | slice) -> dict[str, Scorer]:
+    def prepare(rows: Array | slice) -> dict[str, ScoreFunction]:
         ours, theirs = (_prepare(problem, y[rows], p[rows]).get(metric) for p in (candidate, other))
         if ours is None or theirs is None:
             return {}
@@ -455,7 +455,7 @@ def paired_difference(
     return found.get(metric)
 
 
-def _prepare(problem: str, y: Array, prediction: Array) -> dict[str, Scorer]:
+def _prepare(problem: str, y: Array, prediction: Array) -> dict[str, ScoreFunction]:
     bad = np.count_nonzero(~np.isfinite(prediction))
     if bad:
         raise UserError(f"The model gave {bad:,} predictions that are not finite numbers: check model/estimator.py.")

@@ -128,7 +128,7 @@ class Scene:
 Chart = Callable[["Figure", Scene], None]
 
 
-def start(figure: "Figure", title: str, note: str) -> "Axes":
+def make_axes(figure: "Figure", title: str, note: str) -> "Axes":
     """Return the one pair of axes of a picture, with its title and, small, how many rows it shows."""
     axes = figure.subplots()
     axes.set_title(title, loc="left")
@@ -243,7 +243,7 @@ MOST_PAIRS = 4  # curves by class that are drawn for the champion too
 
 def draw_roc(figure: "Figure", scene: Scene) -> None:
     """Draw the true positive rate against the false positive rate."""
-    axes = start(figure, f"ROC curve, {_positive(scene)}", scene.note)
+    axes = make_axes(figure, f"ROC curve, {_positive(scene)}", scene.note)
     for name, prediction in scene.models.items():
         _draw_roc_curve(axes, scene.y == 1, prediction[:, 1], name, LINES[name])
     _finish_roc(axes)
@@ -251,7 +251,7 @@ def draw_roc(figure: "Figure", scene: Scene) -> None:
 
 def draw_precision_recall(figure: "Figure", scene: Scene) -> None:
     """Draw precision against recall, with the share of positives as the level of a guess."""
-    axes = start(figure, f"Precision and recall, {_positive(scene)}", scene.note)
+    axes = make_axes(figure, f"Precision and recall, {_positive(scene)}", scene.note)
     share = float(np.mean(scene.y == 1))
     axes.axhline(share, color=GREY, linewidth=1, linestyle=":", label=f"guess ({share:.3f})")
     for name, prediction in scene.models.items():
@@ -267,7 +267,7 @@ def draw_precision_recall(figure: "Figure", scene: Scene) -> None:
 
 def draw_calibration(figure: "Figure", scene: Scene) -> None:
     """Draw how often the positive class came true against how probable it was, in tenths of the rows."""
-    axes = start(figure, f"Calibration, {_positive(scene)}", scene.note)
+    axes = make_axes(figure, f"Calibration, {_positive(scene)}", scene.note)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="perfect")
     for name, prediction in scene.models.items():
         said, came = bin_means(prediction[:, 1], (prediction[:, 1], scene.y == 1), bins=10)
@@ -292,7 +292,7 @@ def draw_confusion(figure: "Figure", scene: Scene) -> None:
 
 def draw_roc_by_class(figure: "Figure", scene: Scene) -> None:
     """Draw one curve per class against the rest, of the most frequent classes."""
-    axes = start(figure, f"ROC curve of each {scene.target} against the rest", scene.note)
+    axes = make_axes(figure, f"ROC curve of each {scene.target} against the rest", scene.note)
     sizes = np.bincount(scene.y, minlength=len(scene.classes))
     shown = [k for k in np.argsort(-sizes, kind="stable")[: len(PALETTE)] if 0 < sizes[k] < len(scene.y)]
     models = scene.models if len(shown) <= MOST_PAIRS else {"candidate": scene.candidate}
@@ -373,7 +373,7 @@ DOTS: dict[str, Any] = {"s": 11, "alpha": 0.45, "color": "#9CC9E3", "linewidths"
 
 def draw_predicted(figure: "Figure", scene: Scene) -> None:
     """Draw predictions against the truth."""
-    axes = start(figure, f"Predicted against actual {scene.target}", scene.note)
+    axes = make_axes(figure, f"Predicted against actual {scene.target}", scene.note)
     both = np.concatenate([scene.y, scene.candidate])
     ends, keep = [float(both.min()), float(both.max())], thin(scene.y, MOST_POINTS)
     axes.scatter(scene.y[keep], scene.candidate[keep], label="candidate", **DOTS)
@@ -388,7 +388,7 @@ def draw_predicted(figure: "Figure", scene: Scene) -> None:
 
 def draw_residuals(figure: "Figure", scene: Scene) -> None:
     """Draw predicted minus actual against predicted: a trend or a funnel shows what the model misses."""
-    axes = start(figure, f"Residuals of {scene.target}", scene.note)
+    axes = make_axes(figure, f"Residuals of {scene.target}", scene.note)
     keep = thin(scene.y, MOST_POINTS)
     axes.axhline(0, color=GREY, linewidth=1, linestyle=":")
     residual = scene.candidate - scene.y
@@ -403,7 +403,7 @@ def draw_residuals(figure: "Figure", scene: Scene) -> None:
 
 def draw_residual_histogram(figure: "Figure", scene: Scene) -> None:
     """Draw how often residuals of each size occur, without the outermost hundredth."""
-    axes = start(figure, f"How far off predictions of {scene.target} are", scene.note)
+    axes = make_axes(figure, f"How far off predictions of {scene.target} are", scene.note)
     residuals = {name: prediction - scene.y for name, prediction in scene.models.items()}
     low, high = np.quantile(np.concatenate(list(residuals.values())), [0.005, 0.995])
     edges = np.linspace(low, high, 41) if high > low else np.linspace(low - 0.5, low + 0.5, 41)

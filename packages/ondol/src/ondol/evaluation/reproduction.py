@@ -448,7 +448,7 @@ def install(worker: Worker, recorded: Provenance) -> Path:
     return python
 
 
-def retrain(worker: Worker, python: Path, recorded: Provenance, order: Order, folder: Path) -> Outcome:
+def retrain_at_commit(worker: Worker, python: Path, recorded: Provenance, order: Order, folder: Path) -> Outcome:
     """Train again with the commit's own code.
 
     Raises:
@@ -542,7 +542,7 @@ def make_again(settings: Settings, version: str, anyway: bool, fresh: bool, prog
             progress.begin("packages", "installing them" if fresh else "the installed ones")
             python = install(worker, recorded.origin) if fresh else Path(sys.executable)
             progress.begin("train", "with its own code, settings and seed")
-            outcome = retrain(worker, python, recorded.origin, order, folder)
+            outcome = retrain_at_commit(worker, python, recorded.origin, order, folder)
     return Again(recorded, snapshot, origin, outcome)
 
 

@@ -21,13 +21,13 @@ PREDICTION = "prediction"
 ABSOLUTE = ("mae", "median_absolute_error", "mape")
 SILENT = 4  # of ONNX Runtime's log: what goes wrong is raised as well
 
-Runtime = Callable[[pd.DataFrame], list[np.ndarray]]  # encoded rows to [labels, probabilities] or [values]
+ModelFunction = Callable[[pd.DataFrame], list[np.ndarray]]  # encoded rows to [labels, probabilities] or [values]
 
 
 class Scorer:
     """A model and the contract that its inputs are encoded by."""
 
-    def __init__(self, contract: Contract, run: Runtime) -> None:
+    def __init__(self, contract: Contract, run: ModelFunction) -> None:
         """Score by `run`."""
         self.contract = contract
         self.run = run
@@ -126,7 +126,7 @@ def open_session(model: bytes) -> "InferenceSession":
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _onnx_runtime(model: bytes, contract: Contract) -> Runtime:
+def _onnx_runtime(model: bytes, contract: Contract) -> ModelFunction:
     import onnxruntime
 
     session = open_session(model)
@@ -143,7 +143,7 @@ def _onnx_runtime(model: bytes, contract: Contract) -> Runtime:
     return run
 
 
-def _skops_runtime(path: Path, trusted: list[str], contract: Contract) -> Runtime:
+def _skops_runtime(path: Path, trusted: list[str], contract: Contract) -> ModelFunction:
     import skops.io
 
     model = skops.io.load(path, trusted=[name for name in trusted if not name.startswith("builtins.")])

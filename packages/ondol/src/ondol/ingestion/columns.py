@@ -91,7 +91,7 @@ class Unusual(Exception):
     """Some values are not certainly what was written: they are to be looked at one by one."""
 
 
-class Kinds:
+class ValueKinds:
     """Which kinds of values each column of flat rows has held."""
 
     def __init__(self) -> None:

@@ -27,8 +27,8 @@ from ondol.ingestion.files import (
     NoRows,
     RawFile,
     check_names,
-    explain_damage,
     explain_encoding,
+    explain_read_errors,
     has_open_quote,
 )
 from ondol.ingestion.sources import Columns, Retyped
@@ -546,7 +546,7 @@ class DelimitedSource(FileSource):
             options.skip_rows, options.column_names = self._above + self._header_lines, [*self._raw_names, TAIL]
         elif self.dialect.header is not True:
             options.column_names = self._raw_names
-        with explain_damage(self.uri), self.file.open() as stream:
+        with explain_read_errors(self.uri), self.file.open() as stream:
             watched = _HexWatch(stream) if whole and not self._has_hex else stream
             try:
                 batch = None

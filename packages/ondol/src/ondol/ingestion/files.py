@@ -83,12 +83,12 @@ class RawFile:
 
     def read_head(self) -> bytes:
         """Return the first mebibyte, in its own encoding."""
-        with explain_damage(self.uri), self.open_raw() as stream:
+        with explain_read_errors(self.uri), self.open_raw() as stream:
             return bytes(stream.read(HEAD_BYTES))
 
     def digest(self) -> str:
         """Return the SHA-256 of its bytes as they are on disk."""
-        with explain_damage(self.uri), self.path.open("rb") as file:
+        with explain_read_errors(self.uri), self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -140,7 +140,7 @@ def has_open_quote(file: RawFile) -> bool:
 
 
 @contextlib.contextmanager
-def explain_damage(uri: str) -> Iterator[None]:
+def explain_read_errors(uri: str) -> Iterator[None]:
     """Turn a failing read of the bytes (cut short, corrupt, forbidden) into one sentence."""
     try:
         yield
@@ -272,7 +272,7 @@ def find_file_encoding(file: RawFile, head: bytes) -> str:
     if found := _find_unmarked(head):
         return found
     decoder, seen = codecs.getincrementaldecoder("utf-8")(), 0
-    with explain_damage(file.uri), file.open_raw() as stream:
+    with explain_read_errors(file.uri), file.open_raw() as stream:
         while seen < SCANNED_BYTES and (chunk := bytes(stream.read(HEAD_BYTES))):
             seen += len(chunk)
             try:

@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from ondol.errors import UserError
-from ondol.ingestion.columns import BATCH_ROWS, EXACT, Kinds, Lists, Row, Unusual, by_name, flatten, to_batch
+from ondol.ingestion.columns import BATCH_ROWS, EXACT, Lists, Row, Unusual, ValueKinds, by_name, flatten, to_batch
 from ondol.ingestion.files import (
     FileSource,
     NoRows,
     check_names,
-    explain_damage,
     explain_encoding,
+    explain_read_errors,
     is_array,
     read_elements,
 )
@@ -236,7 +236,7 @@ class JsonLinesSource(FileSource):
     @cached_property
     def schema(self) -> pa.Schema:
         """Names and types, from all lines."""
-        kinds = Kinds()
+        kinds = ValueKinds()
         for lines in self._parts():
             kinds.add(self._reader.columns(list(lines.values()), partial(self._flatten, lines)))
         if not kinds.names():
@@ -266,7 +266,7 @@ class JsonLinesSource(FileSource):
     def _lines(self) -> Iterator[tuple[int, str]]:
         """Yield each line that is not blank, or each element of the array, with its number."""
         one_array = is_array(self.file.read_head())
-        with explain_damage(self.uri), self.file.open() as stream:
+        with explain_read_errors(self.uri), self.file.open() as stream:
             lines = io.TextIOWrapper(stream, encoding="utf-8-sig")
             try:
                 if one_array:

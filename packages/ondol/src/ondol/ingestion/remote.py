@@ -40,7 +40,7 @@ class WebFile:
         require_library("aiohttp", "aiohttp", uri)
         self._uri = uri
         self._url, fragment = urldefrag(resolved)
-        self._headers = read_headers(uri, fragment)
+        self._headers = parse_headers(uri, fragment)
         self._secret = bool({name.lower() for name in self._headers} - PLAIN) or "@" in urlsplit(self._url).netloc
         self._fetch = fetch
 
@@ -92,7 +92,7 @@ class WebFile:
         return await handler(request)
 
 
-def read_headers(uri: str, fragment: str) -> dict[str, str]:
+def parse_headers(uri: str, fragment: str) -> dict[str, str]:
     """Return the headers that the part of an address after `#` names.
 
     Raises:

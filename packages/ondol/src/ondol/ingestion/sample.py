@@ -261,7 +261,7 @@ TEXTS = {
 }
 
 
-def to_batch(block: dict[str, Any], first: int) -> pa.RecordBatch:
+def block_to_batch(block: dict[str, Any], first: int) -> pa.RecordBatch:
     """Return a drawn block as Arrow columns."""
     block["customer_id"] = np.arange(FIRST_ID + first, FIRST_ID + first + len(block["age"]))
     block["signup_month"] = block["signup_month"].astype("datetime64[M]").astype("datetime64[us]")
@@ -347,7 +347,7 @@ def generate(
     end = start + rows
     for block in range(start // BLOCK, -(-end // BLOCK)):
         first = block * BLOCK
-        batch = to_batch(draw_block(BLOCK, seed, block, drift, shift), first)
+        batch = block_to_batch(draw_block(BLOCK, seed, block, drift, shift), first)
         low, high = max(start, first), min(end, first + BLOCK)
         yield batch.slice(low - first, high - low)
 

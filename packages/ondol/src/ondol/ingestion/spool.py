@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ondol.errors import UserError
-from ondol.ingestion.columns import BATCH_ROWS, LADDERS, Kinds, Row, by_name
+from ondol.ingestion.columns import BATCH_ROWS, LADDERS, Row, ValueKinds, by_name
 from ondol.ingestion.files import check_names
 from ondol.ingestion.json_files import JsonReader, parse, write
 from ondol.ingestion.sources import Reading, Retyped
@@ -73,7 +73,7 @@ class Spool:
         self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._pages, self._uri, self._columns = pages, uri, reading.columns
-        self._kinds = Kinds()
+        self._kinds = ValueKinds()
         self._reader = JsonReader()
         self._rows = self._size = 0
         self._ticker = Ticker("rows fetched")

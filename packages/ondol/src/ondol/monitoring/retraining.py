@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from ondol.config import Retrain, Settings
 from ondol.monitoring.drift import ColumnDrift, DriftComparison
 from ondol.monitoring.performance import Performance
-from ondol.monitoring.windows import Verdict, Window, Windows
+from ondol.monitoring.windows import Window, Windows, WindowVerdict
 from ondol.orchestration.alerts import alert, send_alerts
 from ondol.orchestration.events import read_triggers, send_event
 from ondol.project import Project
@@ -309,7 +309,7 @@ MOST_NAMED = 3
 
 def assess_window(
     features: tuple[ColumnDrift, ...], prediction: ColumnDrift, performance: Performance | None, drift_share: float
-) -> tuple[Verdict, tuple[str, ...]]:
+) -> tuple[WindowVerdict, tuple[str, ...]]:
     """Return the verdict and its reasons in words.
 
     A window is worse if labels show it; otherwise it drifted if enough features, or the predictions, did.

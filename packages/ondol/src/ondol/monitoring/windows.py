@@ -23,7 +23,7 @@ from ondol.registry.registry import Registry
 from ondol.storage.files import read_record, scratch
 from ondol.storage.store import Store
 
-Verdict = Literal["ok", "drift", "worse", "too small"]
+WindowVerdict = Literal["ok", "drift", "worse", "too small"]
 SAMPLE = pa.schema(
     [
         ("request_id", pa.string()),
@@ -52,7 +52,7 @@ class Window(BaseModel):
     end: datetime
     version: str
     bundle: str
-    verdict: Verdict
+    verdict: WindowVerdict
     reasons: tuple[str, ...] = ()
     requests: int = 0
     rows: int = 0
@@ -66,7 +66,7 @@ class Window(BaseModel):
     prediction: ColumnDrift | None = None
     performance: Performance | None = None
     notes: tuple[str, ...] = ()
-    alerted: tuple[Verdict, ...] = ()
+    alerted: tuple[WindowVerdict, ...] = ()
     run_id: str | None = None
 
     @property

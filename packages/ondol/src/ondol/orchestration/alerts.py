@@ -87,7 +87,7 @@ def _slack_text(message: dict[str, Any]) -> str:
     return text.replace("@", f"@{NO_WIDTH}").replace("](", f"]{NO_WIDTH}(")
 
 
-Kind = Literal[
+AlertKind = Literal[
     "gate-refused",
     "drift",
     "retrained",
@@ -115,7 +115,7 @@ class Delivery:
     problem: str = ""
 
 
-def alert(settings: Settings, kind: Kind, what: str, todo: str, key: str | None = None) -> None:
+def alert(settings: Settings, kind: AlertKind, what: str, todo: str, key: str | None = None) -> None:
     """Send an alert; never raises.
 
     Args:

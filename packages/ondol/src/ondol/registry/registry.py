@@ -380,7 +380,7 @@ RECORD = ("contract.json", "baseline.json")  # of a run, needed to evaluate its 
 CHALLENGER, CHAMPION = "challenger", "champion"
 
 
-class Gone(UserError):
+class Deleted(UserError):
     """What a version needs was deleted in MLflow for good."""
 
 
@@ -577,7 +577,7 @@ class Registry:
             if not _is_gone(error):
                 raise
             of = f" that made version {version}" if version else ""
-            raise Gone(
+            raise Deleted(
                 f"The run {run_id}{of} is gone from MLflow: `ml train` makes the version again under a new number."
             ) from None
 
@@ -702,7 +702,7 @@ def _is_gone(error: Exception) -> bool:
     gone = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
     if isinstance(error, MlflowException):
         return error.error_code in gone
-    return isinstance(error, Gone | FileNotFoundError)
+    return isinstance(error, Deleted | FileNotFoundError)
 
 
 def explain_schema(message: str, uri: str, variable: str) -> str:

@@ -123,7 +123,7 @@ class Outage:
                     self._say("The store answers again.")
 
 
-def follow(mirror: Mirror, keep_bytes: int, stop: threading.Event, say: Callable[[str], None]) -> None:
+def keep_in_sync(mirror: Mirror, keep_bytes: int, stop: threading.Event, say: Callable[[str], None]) -> None:
     """Follow the store until `stop` is set; then upload what was logged last.
 
     Args:

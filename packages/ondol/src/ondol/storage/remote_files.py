@@ -277,7 +277,7 @@ def lacks_bucket(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) and "bucket" in str(error).lower()
 
 
-def refuse(uri: str, error: BaseException, doing: str = "read") -> UserError:
+def explain_remote_error(uri: str, error: BaseException, doing: str = "read") -> UserError:
     """Return the error for the user."""
     return UserError(f'"{uri}" cannot be {doing}: {explain_fault(error).text}.')
 
@@ -337,7 +337,7 @@ def with_retries(uri: str, ask: Callable[[], T], retries: int, doing: str = "rea
     except Exception as error:  # of any library: they share no base
         if missing and isinstance(error, FileNotFoundError) and not lacks_bucket(error):
             raise
-        raise refuse(uri, error, doing) from None
+        raise explain_remote_error(uri, error, doing) from None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ondol.exports import export
 if TYPE_CHECKING:
     from ondol.training.dataset import Holdout
     from ondol.training.formulas import Formulas
-    from ondol.training.train import Fitted, Rows, cache_key, check_leakage, find_version, fit, load_rows, register
+    from ondol.training.train import Fitted, cache_key, check_leakage, find_version, fit, load_rows, register
 else:
     __getattr__ = export(__name__)
 
@@ -19,7 +19,6 @@ __all__ = [
     "Fitted",
     "Formulas",
     "Holdout",
-    "Rows",
     "cache_key",
     "check_leakage",
     "find_version",

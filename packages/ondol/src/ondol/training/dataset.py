@@ -176,11 +176,11 @@ def mix(hashes: np.ndarray, seed: Any) -> np.ndarray:
         return h ^ (h >> np.uint64(31))
 
 
-Part = Literal["train", "holdout"]
+Side = Literal["train", "holdout"]
 SAMPLING = 1 << 32  # added to a seed, so that the sample is drawn apart from the split
 
 
-def read_rows(settings: Settings, contract: Contract, validation: str, part: Part, holdout: Holdout) -> pd.DataFrame:
+def read_rows(settings: Settings, contract: Contract, validation: str, side: Side, holdout: Holdout) -> pd.DataFrame:
     """Return the valid rows of one side of the split, in the contract's dtypes, indexed by row number.
 
     Of the side to train on, about `train.sample_rows` are drawn where it has more.
@@ -189,11 +189,11 @@ def read_rows(settings: Settings, contract: Contract, validation: str, part: Par
         settings: Where the store is.
         contract: Which columns, and as what.
         validation: Names the snapshot and its quarantined rows.
-        part: Which side.
+        side: Which side.
         holdout: Which rows are held out.
     """
-    share = sample_share(settings, validation) if part == "train" else 1.0
-    return _read_parts(settings, contract, validation, holdout, {part: share})[part]
+    share = sample_share(settings, validation) if side == "train" else 1.0
+    return _read_sides(settings, contract, validation, holdout, {side: share})[side]
 
 
 def read_sides(
@@ -202,25 +202,25 @@ def read_sides(
     """Return the rows to train on, as `read_rows` does, and about `most_held` of those held out, read in one go."""
     record = Validations(open_store(settings)).get(validation)
     expected = record.kept * settings.split.holdout
-    shares: dict[Part, float] = {"train": sample_share(settings, validation)}
-    found = _read_parts(settings, contract, validation, holdout, shares | {"holdout": min(1.0, most_held / expected)})
+    shares: dict[Side, float] = {"train": sample_share(settings, validation)}
+    found = _read_sides(settings, contract, validation, holdout, shares | {"holdout": min(1.0, most_held / expected)})
     return found["train"], found["holdout"]
 
 
-def _read_parts(
-    settings: Settings, contract: Contract, validation: str, holdout: Holdout, shares: dict[Part, float]
-) -> dict[Part, pd.DataFrame]:
+def _read_sides(
+    settings: Settings, contract: Contract, validation: str, holdout: Holdout, shares: dict[Side, float]
+) -> dict[Side, pd.DataFrame]:
     """Return a share of each side that is asked for, drawn by a hash of the row's key and the seed of training."""
     early = _early_keys(settings, contract, validation, holdout)
-    parts: dict[Part, list[pd.DataFrame]] = {part: [] for part in shares}
+    drawn: dict[Side, list[pd.DataFrame]] = {side: [] for side in shares}
     for frame in _valid_frames(settings, contract, validation, holdout.since):
-        sides = dict(zip(("train", "holdout"), find_sides(frame, contract, holdout, early), strict=True))
-        for part, share in shares.items():
-            wanted = sides[part]
+        masks = dict(zip(("train", "holdout"), find_sides(frame, contract, holdout, early), strict=True))
+        for side, share in shares.items():
+            wanted = masks[side]
             if share < 1:
                 wanted = wanted & below(mix(hash_keys(frame, contract), settings.train.seed + SAMPLING), share)
-            parts[part].append(frame[wanted])
-    return {part: pd.concat(frames) if len(frames) > 1 else frames[0] for part, frames in parts.items()}
+            drawn[side].append(frame[wanted])
+    return {side: pd.concat(frames) if len(frames) > 1 else frames[0] for side, frames in drawn.items()}
 
 
 def _early_keys(settings: Settings, contract: Contract, validation: str, holdout: Holdout) -> np.ndarray | None:

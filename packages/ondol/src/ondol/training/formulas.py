@@ -79,7 +79,9 @@ class Formulas(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             columns = [
                 given[:, i].astype(np.float64) * scale + offset for i, (offset, scale) in enumerate(self.encodings_)
             ]
-            made = [evaluate(tree, self.columns_, columns, _compute).astype(np.float32) for tree in self.trees()]
+            made = [
+                evaluate_formula(tree, self.columns_, columns, _compute).astype(np.float32) for tree in self.trees()
+            ]
         return np.column_stack([given, *(np.where(np.isfinite(one), one, np.float32(np.nan)) for one in made)])
 
     def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> NDArray[Any]:
@@ -95,7 +97,7 @@ class Formulas(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 raise ValueError(f'the formula "{name}" cannot be read: {text}') from None
 
 
-def evaluate(
+def evaluate_formula(
     tree: ast.AST, names: Sequence[str], columns: Sequence[Value], compute: Callable[[str, Sequence[Value]], Value]
 ) -> Value:
     """Return the value of a formula.

@@ -39,7 +39,7 @@ EXAMPLE_ROWS = 5
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingRows:
     """The rows to train on, and some of those that the rule `holdout` holds out."""
 
     train: pd.DataFrame
@@ -88,7 +88,7 @@ def find_version(project: Project, key: str) -> str | None:
     return version
 
 
-def load_rows(project: Project, validation: str) -> Rows:
+def load_rows(project: Project, validation: str) -> TrainingRows:
     """Read the training side of the validated rows, and a sample of the holdout.
 
     Raises:
@@ -99,10 +99,10 @@ def load_rows(project: Project, validation: str) -> Rows:
     train, held_out = read_sides(settings, contract, validation, holdout, SAMPLE_ROWS)
     if contract.problem == "regression":
         require_answerable(contract.target, train[contract.target])
-    return Rows(train, held_out, holdout)
+    return TrainingRows(train, held_out, holdout)
 
 
-def check_leakage(project: Project, rows: Rows) -> tuple[Alarm, ...]:
+def check_leakage(project: Project, rows: TrainingRows) -> tuple[Alarm, ...]:
     """Return the alarms of leakage, all of which `config.toml` accepts.
 
     Raises:
@@ -119,7 +119,7 @@ def check_leakage(project: Project, rows: Rows) -> tuple[Alarm, ...]:
     return tuple(alarms)
 
 
-def fit(project: Project, rows: Rows) -> Fitted:
+def fit(project: Project, rows: TrainingRows) -> Fitted:
     """Fit the project's pipeline on the training rows."""
     return fit_rows(project.settings, project.contract, rows.train, rows.holdout)
 

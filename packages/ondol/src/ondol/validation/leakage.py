@@ -37,7 +37,7 @@ READABLE = 0.99
 WHY = "why it is no leak"
 log = logging.getLogger(__name__)
 
-Kind = Literal["alone", "sum", "product", "threshold", "group", "duplicates", "later"]
+AlarmKind = Literal["alone", "sum", "product", "threshold", "group", "duplicates", "later"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Alarm:
         remedy: What to do about it, as a clause.
     """
 
-    kind: Kind
+    kind: AlarmKind
     columns: tuple[str, ...]
     figure: float
     finding: str
@@ -152,7 +152,7 @@ def as_numbers(values: "pd.Series[Any]", column: Column) -> np.ndarray:
     return values.to_numpy(np.float64, na_value=np.nan)
 
 
-def read_numbers(values: "pd.Series[Any]") -> np.ndarray | None:
+def extract_numbers(values: "pd.Series[Any]") -> np.ndarray | None:
     """Return the numbers that nearly all texts of a column contain, such as "12.50 EUR"; None otherwise."""
     texts = values.dropna().astype("str")
     parts = texts.str.replace(",", "").str.extract(NUMBER, expand=False)
@@ -249,7 +249,7 @@ def find_alone(scores: dict[str, float], codes: Set[str], problem: Problem) -> l
 
 def _views(values: "pd.Series[Any]", column: Column) -> list[np.ndarray]:
     views = [as_numbers(values, column)]
-    written = read_numbers(values) if column.kind == "text" else None
+    written = extract_numbers(values) if column.kind == "text" else None
     return views if written is None else [*views, written]
 
 
@@ -588,7 +588,7 @@ def read_operands(frame: pd.DataFrame, columns: Sequence[Column]) -> list[Operan
     for column in columns:
         values = frame[column.name]
         if column.kind == "text":
-            numbers = read_numbers(values) if read_numbers(values.iloc[:200]) is not None else None
+            numbers = extract_numbers(values) if extract_numbers(values.iloc[:200]) is not None else None
             if numbers is None:
                 continue
         else:

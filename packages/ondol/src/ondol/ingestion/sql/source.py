@@ -100,7 +100,7 @@ MOST_NAMED = 20
 COLON = re.compile(r"(?<![:\w]):(?=\w+(?!:))")  # what SQLAlchemy would take for a parameter
 
 
-class Rows:
+class QueryRows:
     """The rows of one statement while it runs.
 
     Attributes:
@@ -349,7 +349,7 @@ class SqlSource:
         self._types = {name: kinds[0] for name, kinds in kept.items()}
 
     @contextlib.contextmanager
-    def _begin(self) -> Iterator[Rows]:
+    def _begin(self) -> Iterator[QueryRows]:
         """Yield the open rows, with retries of transient failures; another failure becomes a UserError."""
         fetch = self._reading.fetch
         retrying = Retrying(
@@ -361,14 +361,14 @@ class SqlSource:
         )
         driver = self._engine.dialect.loaded_dbapi.Error
         try:
-            with retrying(Rows, self._engine, self._address, self._since, fetch.timeout_seconds) as rows:
+            with retrying(QueryRows, self._engine, self._address, self._since, fetch.timeout_seconds) as rows:
                 if self._types is None:
                     self._types = self._choose(rows)
                 yield rows
         except (sa.exc.SQLAlchemyError, driver, pa.ArrowException, OSError, UnicodeError) as error:
             raise explain_sql_error(error, self._address.shown, fetch.timeout_seconds) from None
 
-    def _choose(self, rows: Rows) -> dict[str, pa.DataType]:
+    def _choose(self, rows: QueryRows) -> dict[str, pa.DataType]:
         """Return what each column is read as."""
         shown, kinds = self._address.shown, self._reading.columns or {}
         check_names(rows.names, shown)
