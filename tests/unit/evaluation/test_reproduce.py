@@ -28,7 +28,7 @@ from ondol.evaluation.reproduction import (
     other_packages,
     read_recorded,
     require_snapshot,
-    retrain,
+    retrain_at_commit,
 )
 from ondol.registry.registry import Registry
 from ondol.snapshots.snapshots import Snapshots
@@ -99,11 +99,11 @@ def test_every_figure_of_the_version_itself_is_compared():
 
 def test_equal_figures_are_equal_and_intervals_count():
     figures = figures_of(80, VERDICT)
-    assert all(line.equal and line.apart == 0 for line in compare_figures(figures, figures))
+    assert all(line.equal and line.deviation == 0 for line in compare_figures(figures, figures))
     moved = figures | {"roc_auc": (0.8, 0.7, 0.9 + 3e-9)}
     [other] = [line for line in compare_figures(figures, moved) if not line.equal]
     assert other.name == "roc_auc"
-    assert other.apart == pytest.approx(3e-9)
+    assert other.deviation == pytest.approx(3e-9)
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,12 @@ def test_tolerance_is_absolute_below_one_and_relative_above(old, new, equal):
 
 def test_figure_that_only_one_side_has_differs():
     lines = compare_figures({"gone": (1.0,)}, {"new": (1.0,)})
-    assert [(line.name, line.apart) for line in lines] == [("gone", math.inf), ("new", math.inf)]
+    assert [(line.name, line.deviation) for line in lines] == [("gone", math.inf), ("new", math.inf)]
 
 
-@pytest.mark.parametrize(("apart", "equal"), [(0.0, True), (1e-6, False), (None, False), (math.nan, False)])
-def test_predictions_count(apart, equal):
-    line = compare_all({}, {}, apart)[-1]
+@pytest.mark.parametrize(("deviation", "equal"), [(0.0, True), (1e-6, False), (None, False), (math.nan, False)])
+def test_predictions_count(deviation, equal):
+    line = compare_all({}, {}, deviation)[-1]
     assert (line.name, line.equal) == (PREDICTIONS, equal)
 
 
@@ -368,13 +368,13 @@ Path(sys.argv[2]).write_text(json.dumps(made), encoding="utf-8")
 
 def test_code_older_than_the_command_is_reported(tmp_path):
     with pytest.raises(UserError, match="older than `ml reproduce`"):
-        retrain(worker(tmp_path)[0], Path(sys.executable), OLD, order(tmp_path), tmp_path)
+        retrain_at_commit(worker(tmp_path)[0], Path(sys.executable), OLD, order(tmp_path), tmp_path)
 
 
 def test_retraining_has_the_recorded_threads_and_no_settings_of_today(tmp_path, monkeypatch):
     monkeypatch.setenv("ML_TRAIN__SEED", "7")
     write_entry(tmp_path, RETRAINING)
-    outcome = retrain(worker(tmp_path)[0], Path(sys.executable), OLD, order(tmp_path), tmp_path)
+    outcome = retrain_at_commit(worker(tmp_path)[0], Path(sys.executable), OLD, order(tmp_path), tmp_path)
     assert outcome.train_rows == 7
     assert outcome.packages == {"OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "2", "ML_TRAIN__SEED": ""}
 
@@ -383,13 +383,13 @@ def test_error_of_the_retraining_is_its_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("MORE", '{"error": "표가 비었습니다."}')
     write_entry(tmp_path, RETRAINING)
     with pytest.raises(UserError, match="cannot be trained again: 표가 비었습니다"):
-        retrain(worker(tmp_path)[0], Path(sys.executable), OLD, order(tmp_path), tmp_path)
+        retrain_at_commit(worker(tmp_path)[0], Path(sys.executable), OLD, order(tmp_path), tmp_path)
 
 
 def test_fault_of_the_retraining_names_its_log(tmp_path):
     write_entry(tmp_path, "raise RuntimeError('오류')")
     with pytest.raises(UserError, match=r"RuntimeError: 오류 \(all of it: .*log\)"):
-        retrain(worker(tmp_path)[0], Path(sys.executable), OLD, order(tmp_path), tmp_path)
+        retrain_at_commit(worker(tmp_path)[0], Path(sys.executable), OLD, order(tmp_path), tmp_path)
 
 
 def test_command_tells_what_it_says_while_it_runs(tmp_path):

@@ -28,7 +28,7 @@ from ondol.retention import find_garbage
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage import remote_files
 from ondol.storage.files import read_json, write_json
-from ondol.storage.log_upload import ONE_TRY, Shipper, fetch_log, follow
+from ondol.storage.log_upload import ONE_TRY, Shipper, fetch_log, keep_in_sync
 from ondol.storage.remote_files import Objects
 from ondol.storage.store import Mirror, Store, is_deciding, is_record, open_store
 from ondol.validation.results import Latest, Validation, Validations
@@ -566,7 +566,7 @@ def followed(two: tuple[Host, Host], tmp_path: Path) -> Iterator[tuple[Host, Pat
     stop, said = threading.Event(), []
     folder = tmp_path / "service"
     mirror = Mirror(folder, Objects(ADDRESS, ONE_TRY))
-    thread = threading.Thread(target=follow, args=(mirror, 10**9, stop, said.append))
+    thread = threading.Thread(target=keep_in_sync, args=(mirror, 10**9, stop, said.append))
     thread.start()
     yield two[0], folder, said
     stop.set()
@@ -604,7 +604,7 @@ def test_an_outage_is_said_once_and_survived(two, tmp_path, monkeypatch):
     away.set()
     stop, said = threading.Event(), []
     mirror = Mirror(tmp_path / "service", Objects(ADDRESS, ONE_TRY))
-    thread = threading.Thread(target=follow, args=(mirror, 10**9, stop, said.append))
+    thread = threading.Thread(target=keep_in_sync, args=(mirror, 10**9, stop, said.append))
     thread.start()
     wait_until(lambda: said)
     time.sleep(0.2)
@@ -652,7 +652,7 @@ def test_a_followers_end_ships_what_was_logged_last(two, tmp_path):
     _, monitor = two
     stop = threading.Event()
     mirror = Mirror(tmp_path / "service", Objects(ADDRESS, ONE_TRY))
-    thread = threading.Thread(target=follow, args=(mirror, 10**9, stop, print))
+    thread = threading.Thread(target=keep_in_sync, args=(mirror, 10**9, stop, print))
     thread.start()
     path = log_file(mirror.folder, "20260101T000000-h-1-1", "one")
     wait_until(lambda: mirror.objects.list("log"))

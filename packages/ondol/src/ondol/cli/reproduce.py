@@ -10,13 +10,13 @@ from ondol.errors import Refused
 from ondol.evaluation.reproduction import (
     PREDICTIONS,
     TOLERANCE,
-    Again,
     Figure,
     FigureComparison,
+    Reproduction,
     compare_all,
     figures_of,
-    make_again,
     other_packages,
+    retrain_version,
 )
 
 SHOWN_PACKAGES = 8
@@ -36,16 +36,16 @@ def reproduce_version(version: str, anyway: bool, fresh: bool) -> None:
     """
     settings = start_command()
     with Steps(console) as steps:
-        again = make_again(settings, version, anyway, fresh, steps)
-    outcome = again.outcome
-    lines = compare_all(again.recorded.figures, figures_of(outcome.train_rows, outcome.verdict), outcome.apart)
+        reproduction = retrain_version(settings, version, anyway, fresh, steps)
+    outcome = reproduction.outcome
+    lines = compare_all(reproduction.recorded.figures, figures_of(outcome.train_rows, outcome.verdict), outcome.apart)
     _print_lines(version, lines)
-    differences = _differences(again)
-    for note in [again.origin.note, *_notes(again), *differences]:
+    differences = _differences(reproduction)
+    for note in [reproduction.origin.note, *_notes(reproduction), *differences]:
         if note:
             console.print(escape(note), soft_wrap=True)
     if other := [line for line in lines if not line.equal]:
-        raise Refused(_tell(version, other, len(lines), bool(differences) or not again.origin.exact))
+        raise Refused(_tell(version, other, len(lines), bool(differences) or not reproduction.origin.exact))
     console.print(f"[bold green]Version {version} was reproduced:[/] every figure is equal within {TOLERANCE:g}.")
 
 
@@ -53,16 +53,18 @@ def _print_lines(version: str, lines: list[FigureComparison]) -> None:
     title = f"version {version}: each metric with the ends of its interval"
     table = Table("figure", "recorded", "reproduced", "deviation", title=title, title_justify="left")
     for line in lines:
-        shown = [_show(line.recorded), _show(line.again)]
+        shown = [_show(line.recorded), _show(line.reproduced)]
         if line.name == PREDICTIONS:
             shown = ["of the recorded model", "largest deviation"]
-        table.add_row(line.name, *shown, f"[{'green' if line.equal else 'bold red'}]{_show_deviation(line.apart)}[/]")
+        table.add_row(
+            line.name, *shown, f"[{'green' if line.equal else 'bold red'}]{_show_deviation(line.deviation)}[/]"
+        )
     console.print(table)
 
 
-def _notes(again: Again) -> list[str]:
+def _notes(reproduction: Reproduction) -> list[str]:
     """Return notes for the reader of the figures."""
-    recorded = again.recorded
+    recorded = reproduction.recorded
     if recorded.verdict is None:
         return [f"Version {recorded.version} was never evaluated (`ml evaluate`): it has no metrics to compare."]
     if recorded.basis is None:
@@ -72,9 +74,9 @@ def _notes(again: Again) -> list[str]:
     return []
 
 
-def _differences(again: Again) -> list[str]:
+def _differences(reproduction: Reproduction) -> list[str]:
     """Return in sentences how the environment differs from the recorded one."""
-    recorded, outcome = again.recorded.origin, again.outcome
+    recorded, outcome = reproduction.recorded.origin, reproduction.outcome
     found = []
     if recorded.python and recorded.python != outcome.python:
         found.append(f"Reproduced with Python {outcome.python}, recorded with {recorded.python}.")
@@ -88,7 +90,7 @@ def _differences(again: Again) -> list[str]:
 
 def _tell(version: str, other: list[FigureComparison], figures: int, explained: bool) -> str:
     """Return a sentence with the largest deviation, and where to look."""
-    worst = max(other, key=lambda line: line.apart)
+    worst = max(other, key=lambda line: line.deviation)
     why = (
         "the differences above explain it"
         if explained
@@ -96,7 +98,7 @@ def _tell(version: str, other: list[FigureComparison], figures: int, explained: 
     )
     return (
         f"Version {version} was not reproduced: {len(other)} of {figures} figures differ, most of all {worst.name} by "
-        f"{_show_deviation(worst.apart)}; {why}."
+        f"{_show_deviation(worst.deviation)}; {why}."
     )
 
 
@@ -105,5 +107,5 @@ def _show(figure: Figure | None) -> str:
     return "–" if figure is None or figure[0] is None else f"{figure[0]:.12g}"
 
 
-def _show_deviation(apart: float) -> str:
-    return "not comparable" if math.isinf(apart) else f"{apart:.2g}"
+def _show_deviation(deviation: float) -> str:
+    return "not comparable" if math.isinf(deviation) else f"{deviation:.2g}"

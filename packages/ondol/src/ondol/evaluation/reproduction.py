@@ -98,19 +98,19 @@ class FigureComparison:
     Attributes:
         name: The name of the metric.
         recorded: The recorded figure.
-        again: The reproduced figure.
-        apart: The largest difference; infinite if one of them is missing.
+        reproduced: The reproduced figure.
+        deviation: The largest difference; infinite if one of them is missing.
     """
 
     name: str
     recorded: Figure | None
-    again: Figure | None
-    apart: float
+    reproduced: Figure | None
+    deviation: float
 
     @property
     def equal(self) -> bool:
         """Whether they are the same to `TOLERANCE`."""
-        return self.apart <= TOLERANCE
+        return self.deviation <= TOLERANCE
 
 
 def figures_of(train_rows: float, verdict: Mapping[str, Any] | None) -> dict[str, Figure]:
@@ -129,26 +129,26 @@ def figures_of(train_rows: float, verdict: Mapping[str, Any] | None) -> dict[str
     return made | {f"gain over {who}": _figure(found) for who, found in verdict["gains"].items() if who == "dummy"}
 
 
-def compare_figures(recorded: Mapping[str, Figure], again: Mapping[str, Figure]) -> list[FigureComparison]:
+def compare_figures(recorded: Mapping[str, Figure], reproduced: Mapping[str, Figure]) -> list[FigureComparison]:
     """Return a comparison for each figure of either side, in the order of the record."""
-    names = dict.fromkeys([*recorded, *again])
-    pairs = [(name, recorded.get(name), again.get(name)) for name in names]
+    names = dict.fromkeys([*recorded, *reproduced])
+    pairs = [(name, recorded.get(name), reproduced.get(name)) for name in names]
     return [FigureComparison(name, old, new, distance(old, new)) for name, old, new in pairs]
 
 
 def compare_all(
-    recorded: Mapping[str, Figure], again: Mapping[str, Figure], apart: float | None
+    recorded: Mapping[str, Figure], reproduced: Mapping[str, Figure], deviation: float | None
 ) -> list[FigureComparison]:
     """Return a comparison for each figure, and one for the prediction farthest from the recorded model's."""
-    farthest = FigureComparison(PREDICTIONS, None, None, math.inf if apart is None or math.isnan(apart) else apart)
-    return [*compare_figures(recorded, again), farthest]
+    known = math.inf if deviation is None or math.isnan(deviation) else deviation
+    return [*compare_figures(recorded, reproduced), FigureComparison(PREDICTIONS, None, None, known)]
 
 
 def distance(old: Figure | None, new: Figure | None) -> float:
     """Return by how much two figures differ, relative to the old one where that is above 1."""
     if old is None or new is None or len(old) != len(new):
         return math.inf
-    return max((_apart(a, b) for a, b in zip(old, new, strict=True)), default=0.0)
+    return max((_deviation(a, b) for a, b in zip(old, new, strict=True)), default=0.0)
 
 
 def other_packages(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -157,7 +157,7 @@ def other_packages(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[
     return [f"{name} {recorded[name]} → {now.get(name, 'none')}" for name in names if now.get(name) != recorded[name]]
 
 
-def _apart(a: float | None, b: float | None) -> float:
+def _deviation(a: float | None, b: float | None) -> float:
     if a is None or b is None:
         return 0.0 if a is b else math.inf
     if a == b or (math.isnan(a) and math.isnan(b)):
@@ -507,7 +507,7 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class Again:
+class Reproduction:
     """A version's record, where its files were found, and the result of training it again."""
 
     recorded: Recorded
@@ -516,7 +516,7 @@ class Again:
     outcome: Outcome
 
 
-def make_again(settings: Settings, version: str, anyway: bool, fresh: bool, progress: Progress) -> Again:
+def retrain_version(settings: Settings, version: str, anyway: bool, fresh: bool, progress: Progress) -> Reproduction:
     """Train a version again.
 
     Args:
@@ -543,7 +543,7 @@ def make_again(settings: Settings, version: str, anyway: bool, fresh: bool, prog
             python = install(worker, recorded.origin) if fresh else Path(sys.executable)
             progress.begin("train", "with its own code, settings and seed")
             outcome = retrain_at_commit(worker, python, recorded.origin, order, folder)
-    return Again(recorded, snapshot, origin, outcome)
+    return Reproduction(recorded, snapshot, origin, outcome)
 
 
 @contextmanager

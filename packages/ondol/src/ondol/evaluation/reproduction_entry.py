@@ -43,14 +43,14 @@ def retrain(settings: Settings, order: Order) -> Outcome:
     check_again(settings, order)
     candidate, rows = fit_again(settings, order)
     _say("predicting")
-    apart = compare_predictions(candidate, order.model)
+    deviation = compare_predictions(candidate, order.model)
     _say("scoring")
     verdict = score_again(candidate, order.basis) if order.basis else None
     about = read_machine()
     return Outcome(
         train_rows=rows,
         verdict=verdict,
-        apart=apart,
+        apart=deviation,
         packages=about["packages"],
         python=about["python"],
         machine=about["machine"],
