@@ -1,5 +1,7 @@
 """The pipeline: the five stages in order."""
 
+from contextlib import nullcontext
+
 from flows.deploy import deploy
 from flows.evaluate import evaluate
 from flows.ingest import ingest
@@ -9,6 +11,7 @@ from ondol.deployment import smoke_service
 from ondol.evaluation import publish_summary
 from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
+from ondol.training import is_trained
 
 
 @stage(timeout_hours=12)
@@ -21,7 +24,8 @@ def pipeline(breaking: bool = False) -> str:
     project = open_project()
     snapshot = ingest()
     validation = validate(snapshot)
-    with smoke_service(project.settings):  # started while training runs, because its start takes seconds
+    trained = is_trained(project, validation)  # before, by unchanged data, code and settings
+    with nullcontext() if trained else smoke_service(project.settings):  # it starts while training runs
         candidate = train(validation)
         name_run("pipeline", version=candidate, data=snapshot)
         approved = evaluate(candidate)

@@ -41,6 +41,7 @@ DECIDING = {  # whether there is anything to do, and on what
     "find_version",
     "find_verdict",
     "is_in_production",
+    "is_trained",
     "monitor_lock",
     "load_context",
     "resolve_destination",

@@ -11,7 +11,16 @@ from ondol.exports import export
 if TYPE_CHECKING:
     from ondol.training.dataset import Holdout
     from ondol.training.formulas import Formulas
-    from ondol.training.train import Fitted, cache_key, check_leakage, find_version, fit, load_rows, register
+    from ondol.training.train import (
+        Fitted,
+        cache_key,
+        check_leakage,
+        find_version,
+        fit,
+        is_trained,
+        load_rows,
+        register,
+    )
 else:
     __getattr__ = export(__name__)
 
@@ -23,6 +32,7 @@ __all__ = [
     "check_leakage",
     "find_version",
     "fit",
+    "is_trained",
     "load_rows",
     "register",
 ]

@@ -76,6 +76,11 @@ def cache_key(project: Project, validation: str) -> str:
     )
 
 
+def is_trained(project: Project, validation: str) -> bool:
+    """Return True if a version was trained from these rows by the code and settings of now."""
+    return bool(project.registry.versions_of(cache_key(project, validation)))
+
+
 def find_version(project: Project, key: str) -> str | None:
     """Return the version that has this key, which becomes the challenger again; None where there is none."""
     found = project.registry.find(key)
