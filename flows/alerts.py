@@ -12,10 +12,10 @@ from ondol.registry import alert_new_champion
 @flow(name="alerts", flow_run_name="alerts", timeout_seconds=600)
 def alerts() -> int:
     """Raise alerts that are due and send all that wait; return how many still wait."""
-    settings = open_project().settings
-    task(alert_dropped_records)(settings)
-    task(alert_new_champion)(settings)
-    delivery = task(send_alerts)(settings)
+    project = open_project()
+    task(alert_dropped_records)(project)
+    task(alert_new_champion)(project)
+    delivery = task(send_alerts)(project.settings)
     summary = f"**{delivery.sent:,} sent, {delivery.waiting:,} wait**"
     summary += f": {delivery.problem}." if delivery.waiting else "."
     say(summary.replace("**", ""))

@@ -40,15 +40,15 @@ def deploy(version: str | None = None, breaking: bool = False, why: str = "passe
     version = version or project.latest.get("train")
     champion = project.champion
     name_run("deploy", version=version, data=project.registry.get(version).tags.get("data_digest"))
-    repair_mlflow_alias(project.settings)
+    repair_mlflow_alias(project)
     if not is_in_production(project, champion, version):
         task(check_deployable)(project, champion, version, breaking)
-        with smoke_service(project.settings) as service, transaction():
+        with smoke_service(project) as service, transaction():
             bundle = task(build_bundle, undo=partial(discard_bundle, project))(project, version)
             task(import_bundle, undo=remove_imported_bundle)(bundle)
             task(smoke_test)(project, service, bundle)
             task(set_champion, undo=partial(restore_previous, project, champion))(project, bundle, champion, why)
             task(set_mlflow_alias)(project, version)
         report_deployment(bundle, champion)
-    alert_new_champion(project.settings)
+    alert_new_champion(project)
     return version

@@ -26,10 +26,10 @@ def monitor() -> str:
         UserError: no model is in production, its bundle has no reference, or another monitor is running.
     """
     project = open_project()
-    end = window_end(project.settings)
+    end = window_end(project)
     project.store.refresh()  # what other hosts wrote, if the store is remote
-    with monitor_lock(project.settings):
-        context = load_context(project.settings)
+    with monitor_lock(project):
+        context = load_context(project)
         name_run("monitor", version=context.champion.version)
         task(send_unsent_request)(project)
         drift = task(detect_drift)(project, context, end)

@@ -25,7 +25,7 @@ def pipeline(breaking: bool = False) -> str:
     snapshot = ingest()
     validation = validate(snapshot)
     trained = is_trained(project, validation)  # before, by unchanged data, code and settings
-    with nullcontext() if trained else smoke_service(project.settings):  # it starts while training runs
+    with nullcontext() if trained else smoke_service(project):  # it starts while training runs
         candidate = train(validation)
         name_run("pipeline", version=candidate, data=snapshot)
         approved = evaluate(candidate)

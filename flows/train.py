@@ -17,7 +17,7 @@ def train(validation: str | None = None) -> str:
     """
     project = open_project()
     validation = validation or project.latest.get("validate")
-    repair_mlflow_alias(project.settings)
+    repair_mlflow_alias(project)
     key = cache_key(project, validation)
     version = find_version(project, key)
     if version is None:

@@ -20,6 +20,7 @@ from ondol import retention as garbage
 from ondol.cli import data as ml_data
 from ondol.config import Settings
 from ondol.errors import UserError
+from ondol.project import Project
 from ondol.retention import Use, bundled_uses, find_garbage, needed, registered_uses, versions_of
 from ondol.snapshots import diff as comparing
 from ondol.snapshots.diff import ColumnDiff, compare_columns, compare_schemas, read_both
@@ -251,7 +252,7 @@ def test_a_version_in_mlflow_keeps_its_snapshot(project, capsys):
     made = registry.client.create_model_version(registry.name, "file:///none", tags={"data_digest": old.digest})
     ml_data.collect(dry_run=False)
     assert "Nothing to delete" in capsys.readouterr().out
-    assert versions_of(registered_uses(project)) == {old.digest: ["1"]}
+    assert versions_of(registered_uses(Project(project))) == {old.digest: ["1"]}
     registry.client.delete_model_version(registry.name, made.version)
     ml_data.collect(dry_run=True)
     assert old.digest[:12] in capsys.readouterr().out
@@ -275,16 +276,16 @@ def test_all_pages_of_mlflow_are_read(monkeypatch, project):
 
     registry = SimpleNamespace(name="n", client=SimpleNamespace(search_model_versions=search))
     monkeypatch.setattr("ondol.registry.registry.Registry", lambda settings: registry)
-    assert [use.snapshot for use in registered_uses(project)] == ["d1", "d2", "d3"]
+    assert [use.snapshot for use in registered_uses(Project(project))] == ["d1", "d2", "d3"]
 
 
 def test_a_bundle_keeps_its_snapshot_and_a_validation_the_one_that_it_names(project):
     old, _ = two_snapshots(project)
     write_json(project.store_path / "bundles" / "7-abc" / "meta.json", {"data_digest": old.digest})
-    assert needed(project, bundled_uses(project)) == ({old.digest}, set())
-    assert versions_of(bundled_uses(project)) == {old.digest: ["7"]}
+    assert needed(Project(project), bundled_uses(Project(project))) == ({old.digest}, set())
+    assert versions_of(bundled_uses(Project(project))) == {old.digest: ["7"]}
     name = validate(open_store(project), old, "c")
-    assert needed(project, [Use(None, None, name)]) == ({old.digest}, {name})
+    assert needed(Project(project), [Use(None, None, name)]) == ({old.digest}, {name})
 
 
 @pytest.mark.parametrize("wrong", ["server", "registry", "bundle"])

@@ -8,6 +8,7 @@ import pytest
 
 from ondol.config import load_settings
 from ondol.monitoring.log import alert_dropped_records, read_count
+from ondol.project import Project
 
 
 class Metrics(http.server.BaseHTTPRequestHandler):
@@ -45,15 +46,15 @@ def said(settings):
 
 def test_nothing_dropped_alerts_nobody(settings):
     Metrics.text = "# HELP ml_log_dropped_total …\nml_log_dropped_total 0.0\n"
-    assert alert_dropped_records(settings) == 0
+    assert alert_dropped_records(Project(settings)) == 0
     assert said(settings) == []
 
 
 def test_drops_are_reported_once_and_later_ones_again(settings):
     Metrics.text = 'ml_log_dropped_total{pid="1"} 3.0\nml_log_dropped_total{pid="2"} 4.0\n'
-    assert [alert_dropped_records(settings), alert_dropped_records(settings)] == [7, 0]
+    assert [alert_dropped_records(Project(settings)), alert_dropped_records(Project(settings))] == [7, 0]
     Metrics.text = "ml_log_dropped_total 2.0\n"  # started again
-    assert alert_dropped_records(settings) == 2
+    assert alert_dropped_records(Project(settings)) == 2
     here = f"http://{settings.service.host}:{settings.service.port}"
     assert [what.partition(" answers")[0] for what in said(settings)] == [
         f"The service at {here} could not log 7",
@@ -66,7 +67,7 @@ def test_services_of_the_environments_are_asked_too(settings, address):
     silent = {"ML_ENVIRONMENTS__OTHER__URL": "http://127.0.0.1:9", "ML_ENVIRONMENTS__OTHER__STORE": "other"}
     elsewhere = load_settings_with(settings.root, silent | {"ML_SERVICE__PORT": "9"} | named("production", place))
     Metrics.text = "ml_log_dropped_total 5.0\n"
-    assert [alert_dropped_records(elsewhere), alert_dropped_records(elsewhere)] == [5, 0]
+    assert [alert_dropped_records(Project(elsewhere)), alert_dropped_records(Project(elsewhere))] == [5, 0]
     assert said(elsewhere) == [f"The service at {place} could not log 5 answers (all were given): its disk is full."]
 
 

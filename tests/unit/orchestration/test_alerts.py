@@ -17,6 +17,7 @@ from ondol.cli.deployment import roll_back
 from ondol.config import Settings, load_settings
 from ondol.orchestration.alerts import REFUSED_DAYS, alert, refused, send_alerts, waiting
 from ondol.orchestration.guard import free_port
+from ondol.project import Project
 from ondol.registry.bundles import Bundle
 from ondol.registry.champion import alert_new_champion, move_champion
 from ondol.storage.store import open_store
@@ -169,7 +170,7 @@ def test_first_version_is_reported_without_a_rollback_that_cannot_be(
             monkeypatch.setattr("ondol.registry.champion.utc_now", lambda day=version: f"2026-01-0{day}T00:00:00+00:00")
             bundle = Bundle(path=settings.store_path / "bundles" / f"{version}-b", version=version, digest="d")
             move_champion(open_store(settings), bundle, "deploy", "passed its gates")
-            alert_new_champion(settings)
+            alert_new_champion(Project(settings))
     first, second = receiver.got
     assert "Version 1" in first["what"] and "rollback" not in first["todo"]
     assert "in place of version 1" in second["what"] and "ml rollback" in second["todo"]
@@ -184,8 +185,8 @@ def test_each_version_is_alerted_once_however_soon_one_follows_the_other(
         for version in ("1", "2", "1"):
             bundle = Bundle(path=settings.store_path / "bundles" / f"{version}-b", version=version, digest="d")
             move_champion(open_store(settings), bundle, "deploy", "passed its gates")
-            alert_new_champion(settings)
-            alert_new_champion(settings)
+            alert_new_champion(Project(settings))
+            alert_new_champion(Project(settings))
     assert [said.split()[1] for said in receiver.said] == ["1", "2", "1"]
 
 

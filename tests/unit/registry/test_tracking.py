@@ -7,6 +7,7 @@ import pytest
 
 from ondol.config import Settings
 from ondol.errors import UserError
+from ondol.project import Project
 from ondol.registry.champion import Champion, write_champion
 from ondol.registry.registry import MODEL_FILE, RECORD, Registry, mlflow_artifacts, read_version_tags
 from ondol.storage.store import open_store
@@ -62,7 +63,7 @@ def test_a_dataset_is_an_input_of_its_run(registry, run_id):
 def test_the_tags_of_all_versions_are_read_unless_the_champion_is_of_another_server(registry, run_id, monkeypatch):
     monkeypatch.setattr("ondol.registry.registry.PAGE", 1)
     registry.register("file:///model", None, run_id, {"data_digest": "of the version"})
-    tags = read_version_tags(registry.settings)
+    tags = read_version_tags(Project(registry.settings))
     assert {version: found["data_digest"] for version, found in tags.items()} == {
         "1": "of the run",
         "2": "of the version",
@@ -70,4 +71,4 @@ def test_the_tags_of_all_versions_are_read_unless_the_champion_is_of_another_ser
     other = Champion(version="1", run_id="of another", bundle="1-b", digest="d", since="2026-01-01")
     write_champion(open_store(registry.settings), other)
     with pytest.raises(UserError, match="MLflow does not know version 1, which is in production"):
-        read_version_tags(registry.settings)
+        read_version_tags(Project(registry.settings))

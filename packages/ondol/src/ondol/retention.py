@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from ondol.config import Settings
+from ondol.project import Project
 from ondol.registry.champion import version_of
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import TEMPORARY, read_json, read_record
-from ondol.storage.store import Store, open_store
+from ondol.storage.store import Store
 from ondol.validation.corrections import CORRECTED, CORRECTIONS_FOLDER
 from ondol.validation.results import Validation, Validations, read_latest
 
@@ -167,7 +167,7 @@ class Use:
     validation: str | None
 
 
-def registered_uses(settings: Settings) -> list[Use]:
+def registered_uses(project: Project) -> list[Use]:
     """Return what every version that MLflow has was made from.
 
     Raises:
@@ -175,18 +175,18 @@ def registered_uses(settings: Settings) -> list[Use]:
     """
     from ondol.registry.registry import read_version_tags
 
-    found = read_version_tags(settings)
+    found = read_version_tags(project)
     return [Use(version, tags.get("data_digest"), tags.get("validation")) for version, tags in found.items()]
 
 
-def bundled_uses(settings: Settings) -> list[Use]:
+def bundled_uses(project: Project) -> list[Use]:
     """Return what the bundle of every version that served, or may, was made from.
 
     Raises:
         Damaged: the record of one cannot be read.
     """
     found = []
-    for folder in sorted((open_store(settings).folder / "bundles").glob("*")):
+    for folder in sorted((project.store.folder / "bundles").glob("*")):
         if folder.name.startswith(TEMPORARY) or not folder.is_dir():
             continue
         meta = read_json(folder / "meta.json") or {}
@@ -194,17 +194,16 @@ def bundled_uses(settings: Settings) -> list[Use]:
     return found
 
 
-def latest_use(settings: Settings) -> Use:
+def latest_use(project: Project) -> Use:
     """Return the last results of the stages, which the next ones use."""
-    made = read_latest(open_store(settings))
+    made = read_latest(project.store)
     return Use(None, made.get("ingest"), made.get("validate"))
 
 
-def needed(settings: Settings, uses: Iterable[Use]) -> tuple[set[str], set[str]]:
+def needed(project: Project, uses: Iterable[Use]) -> tuple[set[str], set[str]]:
     """Return the digests of the snapshots, and the ids of the validations, that `uses` refer to."""
-    validations = Validations(open_store(settings))
     names = {use.validation for use in uses if use.validation}
-    records = filter(None, map(validations.find, names))
+    records = filter(None, map(project.validations.find, names))
     return {use.snapshot for use in uses if use.snapshot} | {record.snapshot for record in records}, names
 
 

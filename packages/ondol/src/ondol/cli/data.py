@@ -8,6 +8,7 @@ from rich.table import Table
 from ondol.cli.console import console, errors, start_command
 from ondol.config import Settings
 from ondol.errors import UserError
+from ondol.project import Project
 from ondol.redaction import redact, show_uri
 from ondol.retention import (
     Garbage,
@@ -35,7 +36,7 @@ def print_log() -> None:
     if not known:
         console.print("There is no snapshot yet: `ml ingest` makes one.")
         return
-    versions = versions_of(_uses(settings))
+    versions = versions_of(_uses(Project(settings)))
     table = _table("snapshots, newest first (UTC)", "digest", "parent", "rows", "when", "watermark", "versions")
     table.add_column("source", overflow="fold")
     for one in known:
@@ -51,13 +52,13 @@ def print_log() -> None:
     console.print(table)
 
 
-def _uses(settings: Settings) -> list[Use]:
+def _uses(project: Project) -> list[Use]:
     """Return the known uses of snapshots: without MLflow, those of the bundles."""
     try:
-        return [*registered_uses(settings), *bundled_uses(settings)]
+        return [*registered_uses(project), *bundled_uses(project)]
     except UserError as error:
         errors.print(f"Only the versions of the bundles here are listed. {escape(str(error))}", soft_wrap=True)
-        return bundled_uses(settings)
+        return bundled_uses(project)
 
 
 def print_difference(one: str, other: str) -> None:
@@ -128,17 +129,17 @@ def collect(dry_run: bool) -> None:
     """
     settings = start_command()
     with only_one(settings, wait=False):
-        garbage = _find(settings)
+        garbage = _find(Project(settings))
         size = garbage.size
         if not dry_run:
             garbage.remove()
     _print_garbage(settings, garbage, size, dry_run)
 
 
-def _find(settings: Settings) -> Garbage:
+def _find(project: Project) -> Garbage:
     try:
-        uses = [*registered_uses(settings), *bundled_uses(settings), latest_use(settings)]
-        return find_garbage(open_store(settings), *needed(settings, uses))
+        uses = [*registered_uses(project), *bundled_uses(project), latest_use(project)]
+        return find_garbage(project.store, *needed(project, uses))
     except UserError as error:
         raise UserError(f"Nothing was deleted: {error}") from None
 

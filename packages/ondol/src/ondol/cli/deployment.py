@@ -16,6 +16,7 @@ from ondol.evaluation.gates import StoredVerdict, Verdicts, gate_rows, metric_li
 from ondol.orchestration.alerts import AlertKind, alert
 from ondol.orchestration.processes import is_loopback, running
 from ondol.orchestration.reporting import plain, table
+from ondol.project import Project
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle, served_bundle
 from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion
 from ondol.storage.files import CHAMPION_FILE
@@ -85,7 +86,7 @@ def _copy_to_mlflow(settings: Settings) -> None:
     from ondol.registry.registry import repair_mlflow_alias
 
     try:
-        repair_mlflow_alias(settings)
+        repair_mlflow_alias(Project(settings))
     except Exception as error:  # an unreachable server may raise anything; champion.json has been written
         console.print(f"  [yellow]MLflow's alias was not moved ({type(error).__name__}); the next `ml run` does it.[/]")
 

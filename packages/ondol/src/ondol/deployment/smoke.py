@@ -17,6 +17,7 @@ from typing import Any
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.guard import Child, free_port
+from ondol.project import Project
 from ondol.registry.bundles import new_bento_home
 
 START_SECONDS = 90.0
@@ -97,13 +98,13 @@ class SmokeService:
 
 
 @contextmanager
-def smoke_service(settings: Settings) -> Iterator[SmokeService]:
+def smoke_service(project: Project) -> Iterator[SmokeService]:
     """Yield the service, starting, and end it afterwards; within another such block, the service of that one."""
     outer = _running.get()
     if outer is not None:
         yield outer
         return
-    service = SmokeService(settings)
+    service = SmokeService(project.settings)
     token = _running.set(service)
     try:
         yield service

@@ -18,6 +18,7 @@ import numpy as np
 from ondol.config import Settings
 from ondol.orchestration.alerts import alert
 from ondol.orchestration.processes import running
+from ondol.project import Project
 from ondol.storage.files import read_note, write_json
 
 SKEW_SECONDS = 300.0  # by which a file's own time may differ from the clock that its records carry
@@ -193,11 +194,12 @@ COUNTER = "ml_log_dropped_total"
 SECONDS = 5.0
 
 
-def alert_dropped_records(settings: Settings) -> int:
+def alert_dropped_records(project: Project) -> int:
     """Send an alert if a service dropped records since the last call; return how many.
 
     It asks the service of this machine and those of `[environments]`; one that does not answer is skipped.
     """
+    settings = project.settings
     path = settings.home / "drops.json"
     before = read_note(path) or {}
     counts = {place: count for place in services(settings) if (count := read_count(f"{place}/metrics")) is not None}

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from ondol.config import Settings, is_address
+from ondol.config import Settings
 from ondol.deployment.reference import Reference, read_reference
 from ondol.errors import UserError
 from ondol.monitoring.drift import DriftComparison, Sides, compare_sides, pair_sides, plain_text, window_frame
@@ -50,33 +50,32 @@ class WindowResult:
     comparison: DriftComparison | None = None
 
 
-def load_context(settings: Settings) -> MonitorContext:
+def load_context(project: Project) -> MonitorContext:
     """Return the champion with its bundle and reference.
 
     Raises:
         UserError: no model is in production, or its bundle has no reference.
     """
-    store = open_store(settings)
-    champion = require_champion(store)
-    bundle = open_bundle(store, champion.bundle)
+    champion = require_champion(project.store)
+    bundle = open_bundle(project.store, champion.bundle)
     return MonitorContext(champion, bundle, read_reference(bundle))
 
 
 @contextmanager
-def monitor_lock(settings: Settings) -> Iterator[None]:
+def monitor_lock(project: Project) -> Iterator[None]:
     """Hold the monitor's lock: two at once would evaluate the same rows.
 
     Raises:
         UserError: another monitor holds it.
     """
     complaint = "Another `ml monitor` is running on this store: wait until it ends."
-    with sole(open_store(settings).folder / "monitor.lock", complaint):
+    with sole(project.store.folder / "monitor.lock", complaint):
         yield
 
 
-def window_end(settings: Settings) -> datetime:
+def window_end(project: Project) -> datetime:
     """Return up to when the log is complete: now, or when what was answered then is in an object store."""
-    lag = LAG_SECONDS if is_address(settings.store) else 0.0
+    lag = LAG_SECONDS if project.store.remote else 0.0
     return datetime.now(UTC) - timedelta(seconds=lag)
 
 

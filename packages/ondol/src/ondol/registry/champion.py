@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
-from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.alerts import alert, alerted_champion_path
+from ondol.project import Project
 from ondol.storage.files import (
     BACKUP,
     CHAMPION_FILE,
@@ -20,7 +20,7 @@ from ondol.storage.files import (
     utc_now,
     write_json,
 )
-from ondol.storage.store import Store, open_store
+from ondol.storage.store import Store
 
 if TYPE_CHECKING:
     from ondol.registry.bundles import Bundle
@@ -156,9 +156,9 @@ def write_champion(store: Store, champion: Champion | None) -> None:
         store.write_bytes(store.folder / name, f"{text}\n".encode())
 
 
-def alert_new_champion(settings: Settings) -> None:
+def alert_new_champion(project: Project) -> None:
     """Send one alert for a new version in production: at its deploy, or later if the deploy was killed."""
-    champion = read_champion(open_store(settings))
+    champion, settings = project.champion, project.settings
     path = alerted_champion_path(settings)
     if champion is None or read_note(path) in (champion.move, champion.since):  # the time alone: before 0.3.1
         return

@@ -28,10 +28,10 @@ from urllib.parse import urlsplit
 from ondol.config import FILE_NAME, HOSTS_SETTING, Settings
 from ondol.errors import UserError
 from ondol.orchestration.reporting import say
+from ondol.project import Project
 from ondol.redaction import leads_elsewhere, show_uri
-from ondol.registry.champion import Champion, read_champion
+from ondol.registry.champion import Champion
 from ondol.storage.files import check_database, locked, publish, scratch, sqlite_url
-from ondol.storage.store import open_store
 from ondol_serving.callers import NOT_ANSWERED
 
 if TYPE_CHECKING:
@@ -736,17 +736,14 @@ def explain_schema(message: str, uri: str, variable: str) -> str:
     )
 
 
-def repair_mlflow_alias(settings: Settings) -> None:
+def repair_mlflow_alias(project: Project) -> None:
     """Make MLflow's alias agree with `champion.json`, which leads."""
-    champion = read_champion(open_store(settings))
-    if champion is None:
-        return
-    registry = Registry(settings)
-    if registry.alias(CHAMPION) != champion.version and registry.made(champion):
+    champion, registry = project.champion, project.registry
+    if champion is not None and registry.alias(CHAMPION) != champion.version and registry.made(champion):
         registry.set_alias(CHAMPION, champion.version)
 
 
-def read_version_tags(settings: Settings) -> dict[str, dict[str, str]]:
+def read_version_tags(project: Project) -> dict[str, dict[str, str]]:
     """Return by version the tags of everything that is registered, which say what data it was trained on.
 
     Raises:
@@ -755,8 +752,7 @@ def read_version_tags(settings: Settings) -> dict[str, dict[str, str]]:
     from mlflow.exceptions import MlflowException
 
     try:
-        registry = Registry(settings)
-        champion = read_champion(open_store(settings))
+        registry, champion = project.registry, project.champion
         if champion is not None and not registry.made(champion):
             raise UserError(
                 f"MLflow does not know version {champion.version}, which is in production: set "
