@@ -17,18 +17,10 @@ from ondol.errors import UserError
 from ondol.registry.bundles import open_bundle, served_bundle, write_bundle
 from ondol.registry.champion import Champion, move_champion, read_champion, require_champion, write_champion
 from ondol.snapshots.snapshots import Snapshots
-from ondol.storage.files import (
-    digest_file,
-    digest_folder,
-    digest_json,
-    locked,
-    read_json,
-    scratch,
-    write_bytes,
-    write_json,
-)
+from ondol.storage.files import digest_file, digest_json, locked, read_json, scratch, write_bytes, write_json
 from ondol.storage.store import Store
 from ondol.validation.results import Latest, Validation, Validations
+from ondol_serving.grammar import digest_folder
 
 FILES = {"model.onnx": b"\x00\x01", "contract.json": b"{}", "meta.json": b'{"name": "t"}'}
 

@@ -1,6 +1,5 @@
 """A bundle: the folder that deploy writes and the service loads."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from ondol_serving.contract import Contract, Encoder, Rows, read_contract
+from ondol_serving.grammar import digest_folder, label_key
 from ondol_serving.log import Recorder
 from ondol_serving.request import Read, Reader, compile_request
 from ondol_serving.runtime import OnnxRuntime, Runtime
@@ -91,13 +91,6 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
     return bundle
 
 
-def digest_folder(folder: Path) -> str:
-    """Return the SHA-256 of a bundle: what `LC_ALL=C sha256sum * | sha256sum` prints inside it."""
-    files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: p.name.encode())
-    lines = "".join(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
 def _load(folder: Path) -> Bundle:
     meta = _read_json(folder / "meta.json")
     document = _read_json(folder / "contract.json")
@@ -118,7 +111,7 @@ def _load(folder: Path) -> Bundle:
         request_type=request_type,
         encoder=Encoder(contract.features),
         runtime=_open_runtime(folder, meta, contract),
-        class_names=None if contract.classes is None else tuple(_json_key(c) for c in contract.classes),
+        class_names=None if contract.classes is None else tuple(label_key(c) for c in contract.classes),
         known=tuple(
             (i, c.name, frozenset((*c.encoding["known"], None, "")))
             for i, c in enumerate(contract.features)
@@ -147,10 +140,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise BundleError(f"{path} is not a JSON object")
     return document
-
-
-def _json_key(label: Any) -> str:
-    return label if isinstance(label, str) else json.dumps(label)
 
 
 def _listed(numbers: NDArray[Any]) -> list[Any]:

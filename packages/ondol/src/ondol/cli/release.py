@@ -32,7 +32,6 @@ from ondol.registry.champion import (
     rolled_back,
 )
 from ondol.storage.files import (
-    digest_folder,
     open_for_others,
     read_json,
     read_record,
@@ -41,6 +40,7 @@ from ondol.storage.files import (
 )
 from ondol.storage.store import Store, open_store
 from ondol.training.provenance import is_behind
+from ondol_serving.grammar import digest_folder
 
 WAIT_SECONDS = 60.0
 PAUSE_SECONDS = 0.2

@@ -26,6 +26,7 @@ from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import utc_now
 from ondol.storage.store import open_store
 from ondol.training.train import parts_of
+from ondol_serving.grammar import label_key
 
 if TYPE_CHECKING:
     from bentoml import Tag
@@ -107,7 +108,7 @@ def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str
     if classes is None:
         return [{"value": float(value)} for value in predicted]
     answers: list[dict[str, Any]] = [{"label": classes[int(index)]} for index in predicted]
-    names = [c if isinstance(c, str) else json.dumps(c) for c in classes]
+    names = [label_key(label) for label in classes]
     for answer, row in zip(answers, candidate.pipeline.predict_proba(encoded), strict=True):
         answer["probabilities"] = dict(zip(names, map(float, row), strict=True))
     return answers

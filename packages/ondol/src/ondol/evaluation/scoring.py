@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ondol.contract import Contract, encode
 from ondol.errors import UserError
+from ondol_serving.grammar import label_key
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -56,7 +57,7 @@ class Scorer:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that `score` gives: `prediction` and, for classes, one `probability <class>` each."""
-        return (PREDICTION, *(f"probability {_shown(label)}" for label in self.contract.classes or ()))
+        return (PREDICTION, *(f"probability {label_key(label)}" for label in self.contract.classes or ()))
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
         """Return class probabilities [N, K] or values [N], float64, for rows in the contract's dtypes."""
@@ -161,8 +162,3 @@ def _tensor(values: "pd.Series[Any]") -> np.ndarray:
     """Return an encoded column as a tensor [N, 1]; texts as objects, the quickest form that the runtime takes."""
     array = values.to_numpy() if values.dtype == np.float32 else values.to_numpy(dtype=object)
     return array.reshape(-1, 1)
-
-
-def _shown(label: Any) -> str:
-    """Return a label as the service's JSON names it."""
-    return label if isinstance(label, str) else json.dumps(label)

@@ -15,10 +15,9 @@ from ondol.config import Settings
 from ondol.contract.schema import Contract
 from ondol.errors import UserError
 from ondol.registry.champion import require_champion, version_of
-from ondol.storage.files import digest_folder, read_json, scratch
+from ondol.storage.files import SHORT, read_json, scratch
 from ondol.storage.store import Store
-
-SHORT = 12  # characters of a digest in a name
+from ondol_serving.grammar import digest_folder
 
 
 class Unusable(UserError):

@@ -126,13 +126,6 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_folder(path: Path) -> str:
-    """Return the SHA-256 of a flat folder: what `LC_ALL=C sha256sum * | sha256sum` prints inside it."""
-    files = sorted((p for p in path.iterdir() if p.is_file()), key=lambda p: p.name.encode())
-    lines = "".join(f"{digest_file(p)}  {p.name}\n" for p in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
 def digest_json(value: Any) -> str:
     """Return the SHA-256 of a JSON-able value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
