@@ -9,7 +9,7 @@ from ondol.monitoring import (
     monitor_lock,
     report_window,
     save_window,
-    send_unsent_request,
+    send_unsent_training_request,
     window_end,
 )
 from ondol.orchestration import name_run, stage, task
@@ -31,7 +31,7 @@ def monitor() -> str:
     with monitor_lock(project):
         context = load_context(project)
         name_run("monitor", version=context.champion.version)
-        task(send_unsent_request)(project)
+        task(send_unsent_training_request)(project)
         drift = task(detect_drift)(project, context, end)
         window = task(measure_performance)(project, context, drift.window)
         window = task(log_window)(project, drift, window)

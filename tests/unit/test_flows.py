@@ -18,7 +18,7 @@ TASKS = {
     "pipeline": ["publish_summary"],  # its other steps are the five flows above
     "predict": ["choose_bundle", "predict_rows"],
     "monitor": [
-        "send_unsent_request",
+        "send_unsent_training_request",
         "detect_drift",
         "measure_performance",
         "log_window",

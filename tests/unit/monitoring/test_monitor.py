@@ -39,7 +39,7 @@ from ondol.monitoring.retraining import (
     Loop,
     TrainingRequest,
     assess_window,
-    confirm,
+    confirm_training_request,
     decide,
     decide_retraining,
     event_id,
@@ -47,7 +47,7 @@ from ondol.monitoring.retraining import (
     pause,
     read_loop,
     resume,
-    save_request,
+    save_training_request,
 )
 from ondol.monitoring.windows import Window, Windows, metric_names, window_id
 from ondol.orchestration.alerts import waiting
@@ -415,9 +415,9 @@ def test_windows_that_are_well_or_too_small_alert_nobody(alerted):
 
 
 def test_confirmation_is_of_the_request_that_was_sent(tmp_path):
-    save_request(Store(tmp_path), wanted(1, 1))
-    assert confirm(Store(tmp_path), "another").wanted.emitted_at is None  # type: ignore[union-attr]
-    assert confirm(Store(tmp_path), wanted(1, 1).window).wanted.emitted_at  # type: ignore[union-attr]
+    save_training_request(Store(tmp_path), wanted(1, 1))
+    assert confirm_training_request(Store(tmp_path), "another").wanted.emitted_at is None  # type: ignore[union-attr]
+    assert confirm_training_request(Store(tmp_path), wanted(1, 1).window).wanted.emitted_at  # type: ignore[union-attr]
 
 
 def test_settings_that_can_never_be_met_are_refused():

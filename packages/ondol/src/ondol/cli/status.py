@@ -11,7 +11,7 @@ from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.evaluation.gates import Verdicts, show_interval
 from ondol.monitoring.report import headline
-from ondol.monitoring.retraining import decide_now, open_request, pause, read_loop, resume
+from ondol.monitoring.retraining import decide_now, find_unsent_request, pause, read_loop, resume
 from ondol.monitoring.windows import Windows
 from ondol.orchestration.alerts import refused, send_alerts, waiting
 from ondol.orchestration.processes import (
@@ -265,7 +265,7 @@ def loop_lines(settings: Settings) -> list[str]:
         lines.append(f"Automatic retraining is paused since {loop.paused.at} by {loop.paused.who}: {loop.paused.why}")
     if champion is None:
         return lines
-    if (wanted := open_request(loop, champion)) is not None:
+    if (wanted := find_unsent_request(loop, champion)) is not None:
         since = f"Retraining is requested since {wanted.requested_at}, and Prefect has not received the event"
         return [*lines, f"{since}: the next `ml monitor` while `ml up` runs sends it, `ml run` trains now."]
     decision = decide_now(settings, champion)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         save_window,
         window_end,
     )
-    from ondol.monitoring.retraining import decide_retraining, send_unsent_request
+    from ondol.monitoring.retraining import decide_retraining, send_unsent_training_request
     from ondol.monitoring.windows import Window, Windows
 else:
     __getattr__ = export(__name__)
@@ -38,6 +38,6 @@ __all__ = [
     "monitor_lock",
     "report_window",
     "save_window",
-    "send_unsent_request",
+    "send_unsent_training_request",
     "window_end",
 ]

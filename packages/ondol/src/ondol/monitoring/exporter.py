@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.monitoring.drift import ColumnDrift
-from ondol.monitoring.retraining import by_distance, open_request, read_loop
+from ondol.monitoring.retraining import by_distance, find_unsent_request, read_loop
 from ondol.monitoring.windows import Window, Windows
 from ondol.orchestration.alerts import waiting
 from ondol.registry.champion import read_champion
@@ -59,7 +59,7 @@ class LoopCollector(Collector):
         yield _labelled(
             "ml_champion_since_seconds", "When the version was put into service", version={champion.version: since}
         )
-        wanted = open_request(loop, champion) is not None
+        wanted = find_unsent_request(loop, champion) is not None
         yield _gauge(
             "ml_loop_request_open",
             "Whether retraining is requested and Prefect has not received the event",

@@ -86,14 +86,14 @@ def resume(store: Store, why: str) -> Loop:
     return change_loop(store, lambda loop: _note(loop.model_copy(update={"paused": None}), made))
 
 
-def save_request(store: Store, wanted: TrainingRequest) -> Loop:
-    """Save a request."""
+def save_training_request(store: Store, wanted: TrainingRequest) -> Loop:
+    """Save a training request."""
     made = LoopEntry(at=wanted.requested_at, who="monitor", what="retrain", why=wanted.reason)
     return change_loop(store, lambda loop: _note(loop.model_copy(update={"wanted": wanted}), made))
 
 
-def confirm(store: Store, window: str) -> Loop:
-    """Record that Prefect received the event of the request of `window`."""
+def confirm_training_request(store: Store, window: str) -> Loop:
+    """Record that Prefect received the event of the training request of `window`."""
 
     def mark(loop: Loop) -> Loop:
         if loop.wanted is None or loop.wanted.window != window:
@@ -217,9 +217,9 @@ def decide_retraining(project: Project) -> tuple[Decision, str]:
         return Decision(wanted=False, why="no model is in production"), ""
     decision = decide_now(settings, champion)
     if decision.wanted:
-        save_request(project.store, _request(champion, decision))
+        save_training_request(project.store, _make_training_request(champion, decision))
     alert_verdicts(settings, champion, decision)
-    unsent = send_request(settings, champion)
+    unsent = send_training_request(settings, champion)
     send_alerts(settings)
     return decision, unsent
 
@@ -230,19 +230,19 @@ def decide_now(settings: Settings, champion: Champion) -> Decision:
     return decide(Windows(store).of(champion), champion, settings.retrain, read_loop(store), datetime.now(UTC))
 
 
-def open_request(loop: Loop, champion: Champion) -> TrainingRequest | None:
-    """Return the request that Prefect has not received yet; a new champion closes it."""
+def find_unsent_request(loop: Loop, champion: Champion) -> TrainingRequest | None:
+    """Return the training request that Prefect has not received yet; a new champion closes it."""
     wanted = loop.wanted
     if wanted is None or wanted.emitted_at or loop.paused or wanted.bundle != champion.bundle:
         return None
     return wanted
 
 
-def send_unsent_request(project: Project) -> None:
-    """Send the alerts and the request of an earlier monitor that was killed before it sent them."""
+def send_unsent_training_request(project: Project) -> None:
+    """Send the alerts and the training request of an earlier monitor that was killed before it sent them."""
     if champion := project.champion:
         alert_verdicts(project.settings, champion, decide_now(project.settings, champion))
-        send_request(project.settings, champion)
+        send_training_request(project.settings, champion)
 
 
 def alert_verdicts(settings: Settings, champion: Champion, decision: Decision) -> None:
@@ -271,12 +271,12 @@ def describe_alert(window: Window, decision: Decision) -> tuple[str, str]:
     return what, "`ml loop show` shows details, `ml run` trains now."
 
 
-def send_request(settings: Settings, champion: Champion) -> str:
-    """Send the event of an open request; return why it is still open, or nothing.
+def send_training_request(settings: Settings, champion: Champion) -> str:
+    """Send the event of a training request that Prefect has not received; return why it still has not, or nothing.
 
     The event may be sent twice if the monitor is killed in between: it carries the window's name.
     """
-    wanted = open_request(read_loop(open_store(settings)), champion)
+    wanted = find_unsent_request(read_loop(open_store(settings)), champion)
     if wanted is None:
         return ""
     project = settings.project.name
@@ -289,11 +289,11 @@ def send_request(settings: Settings, champion: Champion) -> str:
             f"Retraining is requested, but the event could not be sent to Prefect ({type(error).__name__}): the next "
             "`ml monitor` sends it."
         )
-    confirm(open_store(settings), wanted.window)
+    confirm_training_request(open_store(settings), wanted.window)
     return ""
 
 
-def _request(champion: Champion, decision: Decision) -> TrainingRequest:
+def _make_training_request(champion: Champion, decision: Decision) -> TrainingRequest:
     return TrainingRequest(
         window=decision.windows[-1],
         windows=decision.windows,

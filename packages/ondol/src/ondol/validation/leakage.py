@@ -62,31 +62,35 @@ class Alarm:
 
 
 def find_alarms(
-    contract: Contract, train: pd.DataFrame, held: pd.DataFrame, apart: Sequence[Column] = (), doubts: bool = False
+    contract: Contract,
+    train: pd.DataFrame,
+    held_out: pd.DataFrame,
+    other_groups: Sequence[Column] = (),
+    doubts: bool = False,
 ) -> list[Alarm]:
     """Return what looks like a leak.
 
     Args:
         contract: What the columns are.
         train: The rows to train on; 20,000 of them are examined, and values are looked up among all.
-        held: The rows held out, or a sample of them; 20,000 are examined.
-        apart: Columns that are not features but may still be groups.
+        held_out: The rows held out, or a sample of them; 20,000 are examined.
+        other_groups: Columns that are not features but may still be groups.
         doubts: Also report what is no alarm yet: codes that some rows contradict.
     """
     target, problem = contract.target, contract.problem
-    train, held = train[train[target].notna()], _draw(held[held[target].notna()])
+    train, held_out = train[train[target].notna()], _draw(held_out[held_out[target].notna()])
     sample = _draw(train)
-    scores = score_alone(sample, contract.features, target, problem)
-    alone = find_alone(scores, find_codes(sample, contract.features) if doubts else set(), problem)
+    scores = score_single_columns(sample, contract.features, target, problem)
+    alone = find_single_predictors(scores, find_codes(sample, contract.features) if doubts else set(), problem)
     named = {name for alarm in alone for name in alarm.columns}
     others = [column for column in contract.features if column.name not in named]
     return [
         *alone,
         *(sums := find_identities(sample, others, target, problem)),
         *([] if sums else find_thresholds(sample, others, target, problem)),
-        *find_groups(train, held, [*others, *apart], target, problem, scores),
-        *find_duplicates(train, held, contract),
-        *find_later(sample, contract),
+        *find_groups(train, held_out, [*others, *other_groups], target, problem, scores),
+        *find_duplicates(train, held_out, contract),
+        *find_later_dates(sample, contract),
     ]
 
 
@@ -171,7 +175,7 @@ def label(target: "pd.Series[Any]", problem: Problem) -> np.ndarray:
 NOTABLE, FEWEST_LATER = 0.01, 10
 
 
-def find_later(frame: pd.DataFrame, contract: Contract) -> list[Alarm]:
+def find_later_dates(frame: pd.DataFrame, contract: Contract) -> list[Alarm]:
     """Return an alarm for each date that is later than the row's time in 1% of the rows that have both, and ten.
 
     Where the rows' times are days, without an hour, only later days count.
@@ -204,7 +208,9 @@ FOLDS = 3
 LEAVES = 256
 
 
-def score_alone(frame: pd.DataFrame, columns: Sequence[Column], target: str, problem: Problem) -> dict[str, float]:
+def score_single_columns(
+    frame: pd.DataFrame, columns: Sequence[Column], target: str, problem: Problem
+) -> dict[str, float]:
     """Return how well each column alone predicts the target, of 1.
 
     A small tree is cross-validated on each: ROC AUC for a binary target, balanced accuracy for a multiclass one, R² (or
@@ -231,7 +237,7 @@ def find_codes(frame: pd.DataFrame, columns: Sequence[Column]) -> set[str]:
     return {c.name for c in columns if c.kind in kinds and frame[c.name].nunique() <= MOST_CODES}
 
 
-def find_alone(scores: dict[str, float], codes: Set[str], problem: Problem) -> list[Alarm]:
+def find_single_predictors(scores: dict[str, float], codes: Set[str], problem: Problem) -> list[Alarm]:
     """Return an alarm for each column whose score is suspicious; of `codes` a lower one is, where it is a class's."""
     coded = SUSPICIOUS[problem] if problem == "regression" else SUSPICIOUS_CODE
     return [
@@ -269,8 +275,8 @@ def _cross_validate(x: np.ndarray, y: np.ndarray, problem: Problem) -> float:
         made = tree(max_leaf_nodes=LEAVES, min_samples_leaf=3, random_state=0).fit(
             values[folds != fold], y[folds != fold]
         )
-        held = values[folds == fold]
-        predicted = made.predict_proba(held)[:, 1] if problem == "binary" else made.predict(held)
+        held_out = values[folds == fold]
+        predicted = made.predict_proba(held_out)[:, 1] if problem == "binary" else made.predict(held_out)
         scores.append(_score_predictions(predicted, y[folds == fold], problem))
     return float(np.mean(scores))
 
@@ -311,7 +317,7 @@ TWINS, FEWEST_TWINS = 0.01, 5
 
 def find_groups(
     train: pd.DataFrame,
-    held: pd.DataFrame,
+    held_out: pd.DataFrame,
     columns: Sequence[Column],
     target: str,
     problem: Problem,
@@ -321,7 +327,7 @@ def find_groups(
 
     Args:
         train: All rows to train on.
-        held: A sample of the rows held out.
+        held_out: A sample of the rows held out.
         columns: The features.
         target: The column to predict.
         problem: What kind of prediction it is.
@@ -329,7 +335,7 @@ def find_groups(
     """
     alarms = []
     for column in columns:
-        score, names = _score_values(train, held, column, target, problem)
+        score, names = _score_values(train, held_out, column, target, problem)
         names = names and score - alone.get(column.name, 0.0) > SMOOTH
         if score > (SURE if names else SUSPICIOUS[problem]):
             finding = (
@@ -341,19 +347,19 @@ def find_groups(
 
 
 def _score_values(
-    train: pd.DataFrame, held: pd.DataFrame, column: Column, target: str, problem: Problem
+    train: pd.DataFrame, held_out: pd.DataFrame, column: Column, target: str, problem: Problem
 ) -> tuple[float, bool]:
     """Return how well training rows of a value predict the held-out target, and whether the column names things."""
     part = train.iloc[:: max(1, len(train) // SAMPLE_ROWS)]
     if _names(column, part):
         part = train
-    part = part[part[column.name].isin(held[column.name].dropna())]
-    known = held[column.name].isin(part[column.name]).to_numpy()
+    part = part[part[column.name].isin(held_out[column.name].dropna())]
+    known = held_out[column.name].isin(part[column.name]).to_numpy()
     names = _names(column, part)
     share, fewest = (COVERED_BY_NAMES, FEWEST_BY_NAMES) if names else (COVERED, FEWEST_COVERED)
-    if known.sum() < max(fewest, share * len(held)):
+    if known.sum() < max(fewest, share * len(held_out)):
         return 0.0, names
-    return _agree(part, held[known], column.name, target, problem), names
+    return _agree(part, held_out[known], column.name, target, problem), names
 
 
 def _names(column: Column, rows: pd.DataFrame) -> bool:
@@ -361,19 +367,19 @@ def _names(column: Column, rows: pd.DataFrame) -> bool:
     return column.kind in ("text", "integer") and rows[column.name].nunique() >= MANY * len(rows)
 
 
-def _agree(part: pd.DataFrame, held: pd.DataFrame, name: str, target: str, problem: Problem) -> float:
+def _agree(part: pd.DataFrame, held_out: pd.DataFrame, name: str, target: str, problem: Problem) -> float:
     """Return the score of predicting held-out targets by the training rows of the same value."""
     if problem == "regression":
-        y = label(held[target], problem)
-        predicted = held[name].map(part[target].astype("float64").groupby(part[name]).mean()).to_numpy(np.float64)
+        y = label(held_out[target], problem)
+        predicted = held_out[name].map(part[target].astype("float64").groupby(part[name]).mean()).to_numpy(np.float64)
         spread = float(((y - y.mean()) ** 2).sum())
         return 1 - float(((y - predicted) ** 2).sum()) / spread if spread else 0.0
-    counts = held[target].value_counts()
+    counts = held_out[target].value_counts()
     classes = sorted(counts[counts >= OF_EACH].index)
     if len(classes) < 2:
         return 0.0
     shares = pd.crosstab(part[name], part[target], normalize="index").reindex(columns=classes, fill_value=0.0)
-    shown = held[held[target].isin(classes)]
+    shown = held_out[held_out[target].isin(classes)]
     predicted = shares.reindex(shown[name]).to_numpy()
     y = pd.Index(classes).get_indexer(pd.Index(shown[target]))
     return _auc(y, predicted[:, 1]) if problem == "binary" else _balanced_accuracy(y, predicted.argmax(axis=1))
@@ -391,7 +397,7 @@ def _balanced_accuracy(y: np.ndarray, predicted: np.ndarray) -> float:
     return float(balanced_accuracy_score(y, predicted))
 
 
-def find_duplicates(train: pd.DataFrame, held: pd.DataFrame, contract: Contract) -> list[Alarm]:
+def find_duplicates(train: pd.DataFrame, held_out: pd.DataFrame, contract: Contract) -> list[Alarm]:
     """Return an alarm where rows held out equal rows to train on in all features and the target.
 
     A row counts where chance does not explain it: where fewer than 0.0001 rows like it would be expected if the columns
@@ -400,16 +406,16 @@ def find_duplicates(train: pd.DataFrame, held: pd.DataFrame, contract: Contract)
 
     Args:
         train: All rows to train on.
-        held: A sample of the rows held out.
+        held_out: A sample of the rows held out.
         contract: What they are.
     """
     key = contract.role("group") or contract.role("id") or contract.role("time")
     names = [c.name for c in contract.features] + [contract.target]
-    if key is None or held.empty:
+    if key is None or held_out.empty:
         return []
-    twins = _find_twins(train, held, names)
-    rare = expect_by_chance(train, held[twins], names) < BY_CHANCE
-    count, share = int(rare.sum()), float(rare.sum()) / len(held)
+    twins = _find_twins(train, held_out, names)
+    rare = expect_by_chance(train, held_out[twins], names) < BY_CHANCE
+    count, share = int(rare.sum()), float(rare.sum()) / len(held_out)
     if count < FEWEST_TWINS or share < TWINS:
         return []
     where = f'in all features and the target, under another "{key.name}"'
@@ -425,11 +431,11 @@ def find_duplicates(train: pd.DataFrame, held: pd.DataFrame, contract: Contract)
     ]
 
 
-def _find_twins(train: pd.DataFrame, held: pd.DataFrame, names: list[str]) -> np.ndarray:
-    """Return which rows of `held` are in `train`; a few numbers exclude most before all columns are compared."""
+def _find_twins(train: pd.DataFrame, held_out: pd.DataFrame, names: list[str]) -> np.ndarray:
+    """Return which rows of `held_out` are in `train`; a few numbers exclude most before all columns are compared."""
     quick = [name for name in names if train[name].dtype.kind in "iufmM"][:QUICK]
-    near = train[np.isin(_hash(train, quick), _hash(held, quick))] if quick else train
-    return np.isin(_hash(held, names), _hash(near, names))
+    near = train[np.isin(_hash(train, quick), _hash(held_out, quick))] if quick else train
+    return np.isin(_hash(held_out, names), _hash(near, names))
 
 
 def _hash(frame: pd.DataFrame, names: list[str]) -> np.ndarray:
@@ -665,9 +671,9 @@ def _check_identity(expression: Expression, goal: Target, factor: float, most: i
         fine = half <= 0.05 * y.std() if half is loose else np.ones(len(y), bool)
         if fine.sum() < max(FEWEST_ROWS, COMPLETE * len(y)):
             continue
-        held = _fit_constants(y[fine], made[fine], half[fine], goal.rare[known][fine], goal.holds, most)
-        if held:
-            return Found(expression, factor, *held, rounding=float(np.median(half)))
+        fitted = _fit_constants(y[fine], made[fine], half[fine], goal.rare[known][fine], goal.holds, most)
+        if fitted:
+            return Found(expression, factor, *fitted, rounding=float(np.median(half)))
     return None
 
 
@@ -970,8 +976,8 @@ def _find_pair(operands: Sequence[Operand], goal: Target) -> Found | None:
             passed[place] = factor
     found = []
     for place, one in enumerate(pair_expressions(operands) if passed else ()):
-        if place in passed and (held := _check_identity(one, goal, passed[place], MOST_CONSTANTS)):
-            found.append(held)
+        if place in passed and (identity := _check_identity(one, goal, passed[place], MOST_CONSTANTS)):
+            found.append(identity)
     return min(found, key=lambda one: (len(one.constants), -round(one.share, 3)), default=None)
 
 
@@ -1015,8 +1021,8 @@ def _refine(expression: Expression, part: Target, slope: float) -> float | None:
         float(_fit_sparse(((e - np.median(e)) / size)[:, None], y, start, half, MOST_CONSTANTS, STARTS[0])[0]) / size
     )
     factors = dict.fromkeys((_whole(slope), _whole(fitted), fitted))
-    held = [made for factor in factors if (made := _check_identity(expression, part, factor, MOST_CONSTANTS))]
-    return min(held, key=lambda one: (len(one.constants), -round(one.share, 2))).factor if held else None
+    identities = [made for factor in factors if (made := _check_identity(expression, part, factor, MOST_CONSTANTS))]
+    return min(identities, key=lambda one: (len(one.constants), -round(one.share, 2))).factor if identities else None
 
 
 def _whole(factor: float) -> float:
@@ -1090,8 +1096,8 @@ def _find_powers(operands: Sequence[Operand], goal: Target) -> Found | None:
         found = _find_sum([Operand(f.text, log, 0.0) for f, log in zip(factors, logs, strict=True)], part, most=1)
         if found:
             powers = _powers_of(found.expression, {f.text: log for f, log in zip(factors, logs, strict=True)})
-            if held := _check_powers([f for f in factors if f.text in powers], powers, goal):
-                return held
+            if identity := _check_powers([f for f in factors if f.text in powers], powers, goal):
+                return identity
     return None
 
 
