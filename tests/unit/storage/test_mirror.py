@@ -315,7 +315,7 @@ class Faults:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls, self.at, self.late, self.error = 0, -1, False, Killed()
-        ask = Objects._ask
+        ask = Objects._retry
 
         def faulty(this: Objects, *words: Any, **named: Any) -> Any:
             self.calls += 1
@@ -328,7 +328,7 @@ class Faults:
                 if fails:
                     raise self.error
 
-        monkeypatch.setattr(Objects, "_ask", faulty)
+        monkeypatch.setattr(Objects, "_retry", faulty)
 
     def arm(self, at: int, late: bool, error: BaseException) -> None:
         self.calls, self.at, self.late, self.error = 0, at, late, error
@@ -492,7 +492,7 @@ def test_a_bundle_that_cannot_be_reached_is_not_taken_for_missing(two, monkeypat
     bundle = one.deploy("1")
     other.stale.refresh()
     shutil.rmtree(other.folder / "bundles")
-    monkeypatch.setattr(Objects, "_ask", lambda *_, **__: (_ for _ in ()).throw(UserError("The store is away.")))
+    monkeypatch.setattr(Objects, "_retry", lambda *_, **__: (_ for _ in ()).throw(UserError("The store is away.")))
     assert sentence(other, lambda store: find_bundle(store, bundle.name)) == "The store is away."
 
 
@@ -592,14 +592,14 @@ def test_a_followers_folder_gets_the_champion_after_its_bundle(followed):
 def test_an_outage_is_said_once_and_survived(two, tmp_path, monkeypatch):
     host, _ = two
     bundle = host.deploy("1")
-    away, ask = threading.Event(), Objects._ask
+    away, ask = threading.Event(), Objects._retry
 
     def maybe(this: Objects, *words: Any, **named: Any) -> Any:
         if away.is_set():
             raise UserError("The store is away.")
         return ask(this, *words, **named)
 
-    monkeypatch.setattr(Objects, "_ask", maybe)
+    monkeypatch.setattr(Objects, "_retry", maybe)
     monkeypatch.setattr("ondol.storage.log_upload.EACH_SECONDS", 0.01)
     away.set()
     stop, said = threading.Event(), []

@@ -291,19 +291,19 @@ class AdmissionControl:
     async def _answer(self, scope: Scope, receive: Receive, send: Send, bundle: Bundle | None, limits: Limits) -> None:
         """Read the body and let the request through when its turn comes."""
         load = self._load = self._load or Load()
-        body, held = b"", 0
+        body, counted = b"", 0
         try:
-            body, held = await read_body(receive, limits, load)
+            body, counted = await read_body(receive, limits, load)
             work = load.begin(len(body), limits.max_wait_seconds)
             if work.waits:
                 await work.wait()
         except Busy as busy:
-            load.bytes -= held
+            load.bytes -= counted
             after = str(busy.retry_after)
             message = f"The service is busy: try again in {after} s"
             raise RequestRefused(503, "busy", message, {"Retry-After": after}) from None
         except BaseException:
-            load.bytes -= held
+            load.bytes -= counted
             raise
         messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
@@ -320,7 +320,7 @@ class AdmissionControl:
             await self.app(scope, replay, send_and_end)
         finally:
             work.end()
-            load.bytes -= held
+            load.bytes -= counted
 
 
 def require_our_caller(scope: Scope, headers: Headers, hosts: tuple[str, ...]) -> None:
@@ -360,7 +360,7 @@ async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes
         Busy: too many bytes are in flight.
         ClientDisconnected: the client left.
     """
-    held = 0
+    counted = 0
     try:
         async with asyncio.timeout(limits.body_seconds):
             message = await receive()
@@ -376,20 +376,20 @@ async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes
                 if load.bytes + len(chunks[-1]) > max(limits.max_bytes_in_flight, limits.max_body_bytes):
                     raise Busy(1)
                 load.bytes += len(chunks[-1])
-                held += len(chunks[-1])
+                counted += len(chunks[-1])
                 if not message.get("more_body"):
-                    return b"".join(chunks), held
+                    return b"".join(chunks), counted
                 message = await receive()
                 chunks.append(message.get("body", b""))
                 size += len(chunks[-1])
     except TimeoutError:
-        load.bytes -= held
+        load.bytes -= counted
         seconds = f"{limits.body_seconds:g} s"
         raise RequestRefused(
             408, "body_too_slow", f"The body did not arrive within {seconds} (body_seconds)", {"Connection": "close"}
         ) from None
     except BaseException:
-        load.bytes -= held
+        load.bytes -= counted
         raise
 
 

@@ -240,13 +240,13 @@ class Reader:
         self.max_rows = max_rows
         self._width = len(contract.features)
         self._logged = frozenset(c.name for c in (*contract.features, *contract.ids))
-        self._known = self._logged | {c.name for c in contract.unread}
+        self._allowed = self._logged | {c.name for c in contract.unread}
         self._normalizes = all(normalize(text) == text for text in _texts(contract))
         self._integers = frozenset(c.name for c in contract.features if c.kind == "integer")
         row_type: type[BaseModel] = get_args(request_type.model_fields["rows"].annotation)[0]
         self._validate = row_type.__pydantic_validator__.validate_python
-        nested = NESTED_VALUES if len(self._known) > self._width else 0
-        self.max_values = 64 + max_rows * (len(self._known) + 1 + nested)
+        nested = NESTED_VALUES if len(self._allowed) > self._width else 0
+        self.max_values = 64 + max_rows * (len(self._allowed) + 1 + nested)
 
     def read(self, body: bytes) -> Read:
         """Return the rows of a request.
@@ -261,7 +261,7 @@ class Reader:
             for row in rows:
                 if not row.keys() <= self._logged:
                     unread = True
-                    if not row.keys() <= self._known:
+                    if not row.keys() <= self._allowed:
                         self._refuse(rows, len(made))
                 made.append(tuple(self._validate(row).__dict__.values())[: self._width])
                 keys += len(row)
@@ -315,14 +315,14 @@ class Reader:
             yield _describe("model_type", ("rows", number), "Input should be an object")
             return
         try:
-            self._validate({name: row[name] for name in row.keys() & self._known})
+            self._validate({name: row[name] for name in row.keys() & self._allowed})
         except ValidationError as error:
             for one in error.errors(include_url=False, include_context=False, include_input=False):
                 place, kind, message = one["loc"], one["type"], one["msg"].removeprefix("Value error, ")
                 if kind == "float_type" and place and place[-1] in self._integers:
                     kind, message = "int_type", "Input should be a valid integer"
                 yield _describe(kind, ("rows", number, *place), message)
-        yield from _unknown(row, self._known, ("rows", number))
+        yield from _unknown(row, self._allowed, ("rows", number))
 
 
 def _texts(contract: Contract) -> Iterator[str]:

@@ -214,9 +214,9 @@ def serve_champion(port: int | None) -> None:
     }
     for section, values in (("SERVICE", limits), ("LOG", settings.log.model_dump())):
         os.environ |= {f"ML_{section}__{name.upper()}": str(value) for name, value in values.items()}
-    environment, held = new_bento_home(settings)
+    environment, kept_open = new_bento_home(settings)
     os.environ |= environment
-    for file in held:
+    for file in kept_open:
         os.set_inheritable(file, True)
     os.chdir(settings.root)
     command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]

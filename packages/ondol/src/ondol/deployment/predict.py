@@ -304,9 +304,9 @@ def _too_large(features: Sequence[Column], good: pd.DataFrame) -> "pd.Series[Any
             continue
         numbers = good[column.name].to_numpy(dtype=np.float64, na_value=np.nan)
         for place in np.flatnonzero(np.abs(numbers - rule.offset) > LARGEST * rule.scale):
-            said = f"{column.name} = {numbers[place]:g}: {TOO_LARGE}"
+            reason = f"{column.name} = {numbers[place]:g}: {TOO_LARGE}"
             row = good.index[int(place)]
-            reasons[row] = f"{reasons[row]}; {said}" if row in reasons else said
+            reasons[row] = f"{reasons[row]}; {reason}" if row in reasons else reason
     return pd.Series(list(reasons.values()), index=list(reasons), dtype=object)
 
 
@@ -319,14 +319,14 @@ def _to_arrow(values: "pd.Series[Any]", name: str, contract: Contract) -> pa.Arr
 
 def _gather(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     """Yield tables of about `CHUNK` rows."""
-    held: list[pa.RecordBatch] = []
+    pending: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
         for start in range(0, batch.num_rows, CHUNK):
-            held.append(batch.slice(start, CHUNK))
-            count += held[-1].num_rows
+            pending.append(batch.slice(start, CHUNK))
+            count += pending[-1].num_rows
             if count >= CHUNK:
-                yield pa.Table.from_batches(held)
-                held, count = [], 0
+                yield pa.Table.from_batches(pending)
+                pending, count = [], 0
     if count:
-        yield pa.Table.from_batches(held)
+        yield pa.Table.from_batches(pending)

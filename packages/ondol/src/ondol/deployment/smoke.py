@@ -41,9 +41,9 @@ class SmokeService:
         path = os.pathsep.join([str(settings.root), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = os.environ | {"ML_BUNDLE": str(self.bundle), "ML_SERVICE__WORKERS": "1", "PYTHONPATH": path}
         env |= {"ML_LOG__ENABLED": "0"}  # its questions are not traffic
-        home, held = new_bento_home(settings)
-        self.child = Child(command, env | home, settings.root, settings.home / "logs" / "smoke-service.log", held)
-        for file in held:
+        home, kept_open = new_bento_home(settings)
+        self.child = Child(command, env | home, settings.root, settings.home / "logs" / "smoke-service.log", kept_open)
+        for file in kept_open:
             os.close(file)  # the child holds it
 
     def offer(self, bundle: Path) -> None:
@@ -136,8 +136,8 @@ def _request_once(base: str, body: dict[str, Any]) -> dict[str, Any] | None:
     except urllib.error.HTTPError as error:
         if error.code == 503 and "Retry-After" in error.headers:
             return None
-        said = error.read().decode(errors="replace")[:500]
-        raise UserError(f"The service answered the smoke test with {error.code}: {said}") from error
+        body_text = error.read().decode(errors="replace")[:500]
+        raise UserError(f"The service answered the smoke test with {error.code}: {body_text}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(f"The service gave the smoke test no answer ({error}): see its log.") from error
 
@@ -162,6 +162,8 @@ def require_same(answer: dict[str, Any], expected: list[dict[str, Any]], toleran
 def _same(got: dict[str, Any], want: dict[str, Any], unit: float, tolerance: float) -> bool:
     if "value" in want:
         return math.isclose(got["value"], want["value"], rel_tol=tolerance, abs_tol=tolerance * unit)
-    said, meant = got["probabilities"], want["probabilities"]
-    tie = sorted(meant.values())[-1] - sorted(meant.values())[-2] <= 2 * tolerance
-    return (got["label"] == want["label"] or tie) and all(abs(said[k] - p) <= tolerance for k, p in meant.items())
+    answered, expected = got["probabilities"], want["probabilities"]
+    tie = sorted(expected.values())[-1] - sorted(expected.values())[-2] <= 2 * tolerance
+    return (got["label"] == want["label"] or tie) and all(
+        abs(answered[k] - p) <= tolerance for k, p in expected.items()
+    )

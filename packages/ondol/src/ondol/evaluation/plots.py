@@ -270,9 +270,9 @@ def draw_calibration(figure: "Figure", scene: Scene) -> None:
     axes = make_axes(figure, f"Calibration, {_positive(scene)}", scene.note)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="perfect")
     for name, prediction in scene.models.items():
-        said, came = bin_means(prediction[:, 1], (prediction[:, 1], scene.y == 1), bins=10)
+        predicted, observed = bin_means(prediction[:, 1], (prediction[:, 1], scene.y == 1), bins=10)
         marker = "o" if name == "candidate" else "s"
-        axes.plot(said, came, marker=marker, markersize=5, label=name, **LINES[name])
+        axes.plot(predicted, observed, marker=marker, markersize=5, label=name, **LINES[name])
     axes.set(xlabel="predicted probability (mean of each tenth)", ylabel="share that came true")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="upper left")

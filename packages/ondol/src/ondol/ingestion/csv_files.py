@@ -710,15 +710,15 @@ def ends_in_line_break(batch: pa.RecordBatch) -> bool:
 
 def hold_back(batches: Iterator[pa.RecordBatch], most: int) -> Iterator[pa.RecordBatch]:
     """Yield `batches`, the first only when more than `most` bytes have been read, or all."""
-    held: list[pa.RecordBatch] = []
+    first: list[pa.RecordBatch] = []
     size = 0
     for batch in batches:
-        held.append(batch)
+        first.append(batch)
         size += batch.nbytes
         if size > most:
-            yield from held
+            yield from first
             break
     else:
-        yield from held
+        yield from first
         return
     yield from batches

@@ -466,15 +466,15 @@ class ArrayReader:
                 self._require_end(place)
                 return
 
-    def _more(self, held: str, number: int) -> None:
+    def _more(self, text: str, number: int) -> None:
         chunk = self._stream.read(CHUNK)
         if not chunk:
             raise UserError(f'"{self._uri}" ends within its array, in element {number}: fetch it again.')
-        if len(held) > LONGEST_ELEMENT:
+        if len(text) > LONGEST_ELEMENT:
             raise UserError(
                 f'Element {number} of the array in "{self._uri}" is too long: write one JSON object on each line.'
             )
-        self._text = held + chunk
+        self._text = text + chunk
 
     def _require_between(self, text: str, number: int, mark: str) -> None:
         """Check what is between two elements: a comma; nothing before the first and the array's end."""

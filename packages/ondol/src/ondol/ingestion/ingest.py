@@ -86,11 +86,11 @@ def open_project_source(settings: Settings, contract: Contract) -> Source:
 
 def report_snapshot(snapshot: Snapshot) -> None:
     """Show the snapshot in the log and in the Prefect UI."""
-    said = f"{snapshot.rows:,} rows × {len(snapshot.columns)} columns"
-    say(f"{said} from {show_uri(snapshot.source)}: snapshot {snapshot.digest[:SHORT]}, taken {snapshot.created}.")
+    summary = f"{snapshot.rows:,} rows × {len(snapshot.columns)} columns"
+    say(f"{summary} from {show_uri(snapshot.source)}: snapshot {snapshot.digest[:SHORT]}, taken {snapshot.created}.")
     publish_markdown(
         "snapshot",
-        f"**{said}** from {code(snapshot.source)}\n\nSnapshot `{snapshot.digest}`, taken {snapshot.created}.",
+        f"**{summary}** from {code(snapshot.source)}\n\nSnapshot `{snapshot.digest}`, taken {snapshot.created}.",
     )
 
 

@@ -57,8 +57,8 @@ class ManySource:
                 types[name] = TEXT
         for part in self._texts:  # as text, a value is read unchanged
             part.types |= {name: TEXT for name in part.types if types[name] == TEXT}
-        said = {field.name: field.metadata for schema in reversed(schemas) for field in schema}
-        return pa.schema([pa.field(name, kind, metadata=said[name]) for name, kind in types.items()])
+        metadata = {field.name: field.metadata for schema in reversed(schemas) for field in schema}
+        return pa.schema([pa.field(name, kind, metadata=metadata[name]) for name, kind in types.items()])
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the files' names, order and bytes, and of how they are read."""

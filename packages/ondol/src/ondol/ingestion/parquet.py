@@ -152,8 +152,10 @@ def _with_integers(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
 def _fits_int64(footer: pq.FileMetaData, name: str) -> bool:
     """Return True if the footer says that all values of a column are within 64 bits."""
     return all(
-        said is not None and said.has_min_max and all(-(2**63) <= end < 2**63 for end in (said.min, said.max))
-        for said in _statistics(footer, name)
+        statistics is not None
+        and statistics.has_min_max
+        and all(-(2**63) <= end < 2**63 for end in (statistics.min, statistics.max))
+        for statistics in _statistics(footer, name)
     )
 
 
@@ -172,7 +174,10 @@ def _with_moments(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
 def _fits_moment(footer: pq.FileMetaData, name: str) -> bool:
     """Return True if the footer says that all values of a column are dates that Python knows too."""
     try:
-        return all(said is not None and said.has_min_max and said.min <= said.max for said in _statistics(footer, name))
+        return all(
+            statistics is not None and statistics.has_min_max and statistics.min <= statistics.max
+            for statistics in _statistics(footer, name)
+        )
     except (ValueError, OverflowError):
         return False
 
@@ -181,9 +186,9 @@ def _statistics(footer: pq.FileMetaData, name: str) -> Iterator[pq.Statistics | 
     """Yield what the footer says of a column of each row group that has values in it."""
     for group in (footer.row_group(number) for number in range(footer.num_row_groups)):
         column = next(c for c in map(group.column, range(footer.num_columns)) if c.path_in_schema == name)
-        said = column.statistics
-        if said is None or not said.has_null_count or said.null_count < column.num_values:
-            yield said
+        statistics = column.statistics
+        if statistics is None or not statistics.has_null_count or statistics.null_count < column.num_values:
+            yield statistics
 
 
 def _is_text(kind: pa.DictionaryType) -> bool:
@@ -192,10 +197,10 @@ def _is_text(kind: pa.DictionaryType) -> bool:
 
 def _describe(stored: pa.Field, kind: pa.DataType) -> pa.Field:
     """Return a column as it is read; more of its original type is in its metadata, for `ml init`."""
-    said = {DURATION: "s"} if pa.types.is_duration(stored.type) else {}
+    metadata = {DURATION: "s"} if pa.types.is_duration(stored.type) else {}
     if order := (stored.metadata or {}).get(ORDER):
-        said[ORDER] = order
-    return pa.field(stored.name, kind, metadata=said or None)
+        metadata[ORDER] = order
+    return pa.field(stored.name, kind, metadata=metadata or None)
 
 
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -52,9 +52,9 @@ class WebFile:
     def look(self, file: RemoteFile) -> RemoteFile:
         """Ask for the file again, without reading it; see `Place`."""
         with closing(self._open({})) as stream:
-            said = stream.r.headers
-        tag = said.get("ETag")
-        size = int(said["Content-Length"]) if said.get("Content-Length", "").isdecimal() else None
+            headers = stream.r.headers
+        tag = headers.get("ETag")
+        size = int(headers["Content-Length"]) if headers.get("Content-Length", "").isdecimal() else None
         return RemoteFile(file.name, file.path, size, None if tag is None or tag.startswith("W/") else tag)
 
     def read(self, file: RemoteFile, start: int) -> tuple[int, Iterator[bytes]]:
@@ -134,7 +134,7 @@ class RemoteSource:
         self._place = place
         self._reading = reading
         self._partial = some is not None
-        self._files = self._ask(place.find) if some is None else some
+        self._files = self._retry(place.find) if some is None else some
         if not self._files:
             raise UserError(f'"{uri}" names no file: check the address, or the pattern.')
         self._copies = ExitStack()
@@ -227,8 +227,8 @@ class RemoteSource:
             UserError: it cannot be read, or changed in the meantime.
         """
         path.touch()
-        self._ask(lambda: self._read_on(file, path, ticker))
-        now = self._ask(lambda: self._place.look(file))
+        self._retry(lambda: self._read_on(file, path, ticker))
+        now = self._retry(lambda: self._place.look(file))
         if (now.size, now.tag) != (file.size, file.tag):
             raise UserError(f'"{self.uri}" changed while it was read ("{file.name}"): run the command again.')
 
@@ -243,7 +243,7 @@ class RemoteSource:
         if file.size is not None and path.stat().st_size < file.size:
             raise Cut
 
-    def _ask(self, ask: Callable[[], T]) -> T:
+    def _retry(self, ask: Callable[[], T]) -> T:
         return with_retries(self.uri, ask, self._reading.fetch.retries)
 
 

@@ -132,18 +132,18 @@ def parse_api_address(uri: str) -> tuple[str, Plan]:
     Raises:
         UserError: it is no such address, or a key is unknown, doubled or makes no sense.
     """
-    address, _, said = uri.partition("#")
+    address, _, fragment = uri.partition("#")
     if not re.match(r"rest\+https?://[^/?]", address):
         raise UserError(f'"{uri}" is no address of an API: write rest+https://host/path#records=….')
     if urlsplit(PLACEHOLDER.sub("x", address)).hostname is None:
         raise UserError(f'"{uri}" names no host: write rest+https://host/path#records=….')
-    return address.removeprefix("rest+"), _read_plan(uri, said)
+    return address.removeprefix("rest+"), _read_plan(uri, fragment)
 
 
-def _read_plan(uri: str, said: str) -> Plan:
+def _read_plan(uri: str, fragment: str) -> Plan:
     known = [f.name for f in fields(Plan)]
     values: dict[str, list[str]] = {}
-    for part in filter(None, said.split("&")):
+    for part in filter(None, fragment.split("&")):
         name, _, value = part.partition("=")
         if name not in known:
             raise UserError(f'"{uri}" has the unknown key "{name}" after #.{nearest(name, known) or _list(known)}')
@@ -274,7 +274,7 @@ class Api:
             name, _, value = header.partition(":")
             self.session.headers[name.strip()] = resolve(value.strip())
         if "Authorization" in self.session.headers:
-            self.session.auth = _keep  # otherwise requests would put what ~/.netrc says in its place
+            self.session.auth = _leave_unchanged  # otherwise requests would put what ~/.netrc says in its place
         for name in LOGGERS:
             logging.getLogger(name).addFilter(_hide)
 
@@ -332,7 +332,7 @@ class Api:
             raise Trouble(f"is {what}, where JSON is expected: check the address.") from None
 
 
-def _keep(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def _leave_unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 

@@ -33,17 +33,17 @@ class LoopCollector(Collector):
         """Read the store of `settings` when asked."""
         self.settings = settings
         self._read_at = float("-inf")
-        self._known: list[GaugeMetricFamily] = []
+        self._gauges: list[GaugeMetricFamily] = []
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Return the gauges; those of a store that cannot be read are missing, and `ml_store_readable` is 0."""
         if time.monotonic() - self._read_at > READ_SECONDS:
             try:
-                self._known = [_gauge("ml_store_readable", "Whether the store can be read", 1.0), *self._read()]
+                self._gauges = [_gauge("ml_store_readable", "Whether the store can be read", 1.0), *self._read()]
             except (UserError, OSError, ValueError):
-                self._known = [_gauge("ml_store_readable", "Whether the store can be read", 0.0)]
+                self._gauges = [_gauge("ml_store_readable", "Whether the store can be read", 0.0)]
             self._read_at = time.monotonic()
-        return self._known
+        return self._gauges
 
     def _read(self) -> Iterator[GaugeMetricFamily]:
         store = open_store(self.settings)

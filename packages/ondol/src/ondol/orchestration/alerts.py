@@ -184,7 +184,7 @@ def _keep_new(settings: Settings, message: Message, digest: str) -> bool:
         recent = {k: at for k, at in (read_note(path) or {}).items() if at > since}
         if digest in recent:
             return False
-        _keep(settings, message)
+        _queue(settings, message)
         try:
             write_json(path, recent | {digest: message["at"]})
         except OSError:  # the disk is full now: the same alert may be raised again too early
@@ -195,7 +195,7 @@ def _keep_new(settings: Settings, message: Message, digest: str) -> bool:
     return True
 
 
-def _keep(settings: Settings, message: Message) -> None:
+def _queue(settings: Settings, message: Message) -> None:
     at = datetime.fromisoformat(message["at"])
     write_json(outbox(settings) / f"{at:%Y%m%dT%H%M%S%f}-{message['id']}.json", message)
 
@@ -208,7 +208,7 @@ def _deliver_unkept(settings: Settings) -> Delivery:
             if message is None or place[0] != outbox(settings):
                 continue
             try:
-                _keep(settings, message)
+                _queue(settings, message)
                 _unkept[place] = None
             except OSError:
                 problem = _send_directly(settings, message)

@@ -30,9 +30,9 @@ class Child:
     """A guarded process; its output goes to a file."""
 
     def __init__(
-        self, command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path, held: Sequence[int] = ()
+        self, command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path, kept_open: Sequence[int] = ()
     ) -> None:
-        """Start `command` in `cwd`; the files `held`, and their locks, stay open until it has ended."""
+        """Start `command` in `cwd`; the files `kept_open`, and their locks, stay open until it has ended."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         with log.open("wb") as output:
@@ -44,7 +44,7 @@ class Child:
                 env=dict(env),
                 cwd=cwd,
                 start_new_session=True,
-                pass_fds=held,
+                pass_fds=kept_open,
             )
 
     def alive(self) -> bool:

@@ -257,8 +257,8 @@ def listens(record: ProcessRecord) -> bool:
 
     for process in family(record):
         with suppress(psutil.Error, OSError):
-            held = process.net_connections("inet")
-            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == record.port for one in held):
+            connections = process.net_connections("inet")
+            if any(one.status == psutil.CONN_LISTEN and one.laddr.port == record.port for one in connections):
                 return True
     return False
 

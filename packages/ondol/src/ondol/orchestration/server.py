@@ -253,7 +253,7 @@ def _embed(settings: Settings, lock: IO[str], turn: IO[str]) -> Server:
     port = free_port()
     command = [sys.executable, *PREFECT, "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
     log = settings.home / "logs" / "prefect-server.log"
-    child = Child(command, os.environ | EMBEDDED, settings.root, log, held=[lock.fileno()])
+    child = Child(command, os.environ | EMBEDDED, settings.root, log, kept_open=[lock.fileno()])
     return Server(child, f"http://127.0.0.1:{port}/api", turn=turn)
 
 

@@ -139,11 +139,11 @@ def new_bento_home(settings: Settings) -> tuple[dict[str, str], list[int]]:
             for name in SHARED:
                 (shared / name).mkdir(exist_ok=True)
                 (home / name).symlink_to((shared / name).resolve())
-            held = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(held, fcntl.LOCK_EX)
+            kept_open = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(kept_open, fcntl.LOCK_EX)
     except OSError:
         return {}, []
-    return {"BENTOML_HOME": str(home)}, [held]
+    return {"BENTOML_HOME": str(home)}, [kept_open]
 
 
 def _remove_ended(folder: Path) -> None:

@@ -212,10 +212,10 @@ def _count_marks(
     found = {}
     for column in cells:
         markers = _markers_of(column, dialect)
-        held = column.texts.isin(markers)
+        marked = column.texts.isin(markers)
         named = isinstance(dialect.missing, dict)
-        if held.any() and (named or _is_readable(column.without(markers), dialect, formats)):
-            found[column.name] = dict(zip(column.texts[held], map(int, column.counts[held]), strict=True))
+        if marked.any() and (named or _is_readable(column.without(markers), dialect, formats)):
+            found[column.name] = dict(zip(column.texts[marked], map(int, column.counts[marked]), strict=True))
     return found
 
 

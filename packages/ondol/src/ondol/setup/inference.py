@@ -598,7 +598,7 @@ def _doubt(profile: Profile, problem: Problem, reason: str) -> list[str]:
 
 
 MOST_ROWS = 100_000
-HELD = 0.2
+HELD_OUT_SHARE = 0.2
 
 
 def find_leaks(profiles: Sequence[Profile], fields: Sequence[Field], target: str, problem: Problem) -> list[Alarm]:
@@ -617,8 +617,8 @@ def find_leaks(profiles: Sequence[Profile], fields: Sequence[Field], target: str
     frame = pd.DataFrame({profile.name: profile.values for profile in profiles if profile.name in used})
     frame = frame[frame[target].notna()]
     chosen = np.random.default_rng(0).permutation(len(frame))[:MOST_ROWS]
-    held = round(len(chosen) * HELD)
-    return find_alarms(contract, frame.iloc[chosen[held:]], frame.iloc[chosen[:held]], ignored, doubts=True)
+    held_out = round(len(chosen) * HELD_OUT_SHARE)
+    return find_alarms(contract, frame.iloc[chosen[held_out:]], frame.iloc[chosen[:held_out]], ignored, doubts=True)
 
 
 def _names(profile: Profile) -> bool:
@@ -651,11 +651,11 @@ def find_marks(values: np.ndarray, column: Column) -> np.ndarray:
         return np.zeros(len(values), dtype=bool)
     low, high = others.min(), others.max()
     if column.kind == "date":
-        apart = (marks < low) | (marks > high)
+        far_off = (marks < low) | (marks > high)
     else:
         spread = max(high - low, 1.0)
-        apart = (marks > high + spread) | (marks < low - spread) | ((marks < 0) & (low >= 0))
-    return np.isin(values, marks[apart])
+        far_off = (marks > high + spread) | (marks < low - spread) | ((marks < 0) & (low >= 0))
+    return np.isin(values, marks[far_off])
 
 
 def _looks_so(value: float, column: Column) -> bool:

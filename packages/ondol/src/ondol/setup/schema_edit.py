@@ -198,8 +198,8 @@ def _is_exploded(text: str, call: ast.Call) -> bool:
     """Return True if each argument begins and ends on lines of its own, with a comma behind the last."""
     rows = [(call.func.end_lineno, call.func.end_lineno), *((k.lineno, k.end_lineno) for k in call.keywords)]
     rows.append((call.end_lineno, call.end_lineno))
-    apart = all((one[1] or 0) < (other[0] or 0) for one, other in itertools.pairwise(rows))
-    return apart and (not call.keywords or text[span(text, call.keywords[-1])[1] :].lstrip().startswith(","))
+    separate = all((one[1] or 0) < (other[0] or 0) for one, other in itertools.pairwise(rows))
+    return separate and (not call.keywords or text[span(text, call.keywords[-1])[1] :].lstrip().startswith(","))
 
 
 def _join(text: str, name: str) -> str:

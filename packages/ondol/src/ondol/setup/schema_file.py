@@ -325,8 +325,8 @@ def _break_list(option: str, field: Field) -> str:
 
 def allow_long(line: str) -> str:
     """Return a line that cannot be broken, exempt from the limit where the linter would mind."""
-    minded = display_width(line) > WIDTH and len(line.split()) > 1
-    return f"{line}  # noqa: E501\n" if minded else f"{line}\n"
+    too_long = display_width(line) > WIDTH and len(line.split()) > 1
+    return f"{line}  # noqa: E501\n" if too_long else f"{line}\n"
 
 
 def _write_comments(field: Field) -> str:

@@ -121,19 +121,19 @@ def _common(one: pa.DataType, other: pa.DataType, large: bool) -> pa.DataType:
 
 def _regroup(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     """Yield tables of exactly `ROW_GROUP` rows, and one with the rest."""
-    held: list[pa.RecordBatch] = []
+    pending: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
-        held.append(batch)
+        pending.append(batch)
         count += batch.num_rows
         if count >= ROW_GROUP:
-            table = pa.Table.from_batches(held)
+            table = pa.Table.from_batches(pending)
             whole = count - count % ROW_GROUP
             for start in range(0, whole, ROW_GROUP):
                 yield table.slice(start, ROW_GROUP)
-            held, count = table.slice(whole).to_batches(), count - whole
+            pending, count = table.slice(whole).to_batches(), count - whole
     if count:
-        yield pa.Table.from_batches(held)
+        yield pa.Table.from_batches(pending)
 
 
 _whole: set[tuple[Path, str]] = set()  # files whose digests this process has verified

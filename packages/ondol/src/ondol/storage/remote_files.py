@@ -363,7 +363,7 @@ class Objects:
 
     def list(self, below: str = "") -> dict[str, Object]:
         """Return all objects whose names begin with the folder `below`, sorted by name."""
-        found = self._ask(lambda store: store.find(self._path(below.rstrip("/")), detail=True))
+        found = self._retry(lambda store: store.find(self._path(below.rstrip("/")), detail=True))
         start = f"{self._base}/"
         files = {n: about for n, about in found.items() if about["type"] == "file" and n.startswith(start)}
         return {name.removeprefix(start): _describe_object(files[name]) for name in sorted(files)}
@@ -371,14 +371,14 @@ class Objects:
     def look(self, name: str) -> Object | None:
         """Return what the store says of an object now, None where there is none."""
         try:
-            return self._ask(lambda store: _describe_object(store.info(self._path(name))), missing=True)
+            return self._retry(lambda store: _describe_object(store.info(self._path(name))), missing=True)
         except FileNotFoundError:
             return None
 
     def get(self, name: str, path: Path) -> bool:
         """Copy an object to the file at `path`; return whether there is one."""
         try:
-            self._ask(lambda store: store.get_file(self._path(name), str(path)), missing=True)
+            self._retry(lambda store: store.get_file(self._path(name), str(path)), missing=True)
         except FileNotFoundError:
             return False
         return True
@@ -395,16 +395,16 @@ class Objects:
             Changed: it has another one.
         """
         put = _put_s3 if self._scheme == "s3" else _put
-        return self._ask(lambda store: put(store, self._place(store, name), content, expected), doing="written")
+        return self._retry(lambda store: put(store, self._place(store, name), content, expected), doing="written")
 
     def put_file(self, name: str, path: Path) -> None:
         """Replace an object by the file at `path`."""
-        self._ask(lambda store: store.put_file(str(path), self._place(store, name)), doing="written")
+        self._retry(lambda store: store.put_file(str(path), self._place(store, name)), doing="written")
 
     def delete(self, name: str) -> None:
         """Remove an object, unless it is gone."""
         try:
-            self._ask(lambda store: store.rm_file(self._path(name)), doing="written", missing=True)
+            self._retry(lambda store: store.rm_file(self._path(name)), doing="written", missing=True)
         except FileNotFoundError:
             return
 
@@ -436,7 +436,7 @@ class Objects:
             store.makedirs(path.rpartition("/")[0], exist_ok=True)
         return path
 
-    def _ask(self, ask: Callable[[Any], T], doing: str = "read", missing: bool = False) -> T:
+    def _retry(self, ask: Callable[[Any], T], doing: str = "read", missing: bool = False) -> T:
         """Return what `ask` returns of the store, asked again where it fails for a passing reason.
 
         Raises:

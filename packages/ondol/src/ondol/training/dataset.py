@@ -73,8 +73,8 @@ def find_sides(
             return before, ~before
         keys = hash_keys(frame, contract)
         return before, ~before & ~_are_among(keys, np.unique(keys[before]) if early is None else early)
-    held = below(mix(hash_keys(frame, contract), _seeds(frame, contract, holdout)), holdout.split.holdout)
-    return ~held, held
+    held_out = below(mix(hash_keys(frame, contract), _seeds(frame, contract, holdout)), holdout.split.holdout)
+    return ~held_out, held_out
 
 
 def _seeds(frame: pd.DataFrame, contract: Contract, holdout: Holdout) -> Any:
@@ -144,8 +144,8 @@ def _choose_salt(hashes: np.ndarray, split: Split) -> int:
     wanted = min(max(round(rows * split.holdout), min(1, rows - 1)), max(rows - 1, 0))
     misses = []
     for salt in range(SALTS):
-        held = int(below(mix(hashes, _salted(split.seed, np.uint64(salt))), split.holdout).sum())
-        misses.append(abs(held - wanted))
+        held_out = int(below(mix(hashes, _salted(split.seed, np.uint64(salt))), split.holdout).sum())
+        misses.append(abs(held_out - wanted))
         if misses[-1] <= NEAR * wanted:
             break
     return int(np.argmin(misses))

@@ -177,10 +177,10 @@ def search(
 def pair_keys(wanted: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs of equal keys, each index once: in `wanted` and in `offered`; of surplus keys the last are used."""
     ours, theirs = (np.argsort(keys, kind="stable") for keys in (wanted, offered))
-    keys, held = wanted[ours], offered[theirs]
+    keys, sorted_offered = wanted[ours], offered[theirs]
     rank = np.arange(len(keys)) - np.searchsorted(keys, keys)  # among equal ones
-    first = np.searchsorted(held, keys)
-    count = np.searchsorted(held, keys, "right") - first
+    first = np.searchsorted(sorted_offered, keys)
+    count = np.searchsorted(sorted_offered, keys, "right") - first
     served = rank < count
     count -= np.bincount(keys)[keys]
     chosen = first[served] + count[served].clip(min=0) + rank[served]
@@ -634,14 +634,14 @@ def _read_corrected(settings: Settings, contract: Contract, schema: pa.Schema, u
 def _raw_rows(settings: Settings, validation: Validation, numbers: np.ndarray, uri: str) -> pa.Table:
     """Return quarantined rows as the source gave them, in the order of `numbers`."""
     validations = Validations(open_store(settings))
-    held = validations.bad_rows(validation.id)
-    unknown = numbers[~np.isin(numbers, held)]
+    quarantined = validations.bad_rows(validation.id)
+    unknown = numbers[~np.isin(numbers, quarantined)]
     if len(unknown):
         raise UserError(
             f'"{uri}" has the {ROW} {unknown[0]}, which is not in the quarantine of validation {validation.id}: '
             "name the validation whose rows these are."
         )
-    table = validations.read_rows(validation.id, np.searchsorted(held, numbers))
+    table = validations.read_rows(validation.id, np.searchsorted(quarantined, numbers))
     return table.rename_columns(Snapshots(validations.store).schema(validation.snapshot).names)
 
 
