@@ -72,7 +72,8 @@ class Runner:
         for key, job in self.workflow["jobs"].items():  # each stands below those that it needs
             self.meanwhile.get(key, lambda: None)()
             needs = job.get("needs", [])
-            needed = {n: results[n] for n in ([needs] if isinstance(needs, str) else needs)}
+            # Reversed, because an object's values are in no order that GitHub promises.
+            needed = {n: results[n] for n in reversed([needs] if isinstance(needs, str) else needs)}
             results[key] = self._job(job, self.contexts | {"needs": needed})
         return results
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from template_support import REPOSITORY
+from copier import run_copy
+from template_support import REPOSITORY, commit_all, git
 
 OURS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
 THEIRS = sorted((REPOSITORY / "template" / ".github" / "workflows").glob("*.yml"))
@@ -182,6 +184,19 @@ def test_one_final_job_fails_unless_all_others_succeeded(path):
     assert not concludes(step, [])
 
 
+@every_workflow
+def test_final_job_depends_on_no_order_that_github_does_not_promise(path):
+    """`needs.*` is an object's values, in any order: fine where all are to be equal, else each is named."""
+    (final,) = [job for name, job in load(path)["jobs"].items() if name.endswith("-ok")]
+    (step,) = final["steps"]
+    results = step["env"]["RESULTS"]
+    if results == "${{ join(needs.*.result, ' ') }}":
+        (wanted,) = re.findall(r'^test "\$RESULTS" = "([a-z ]+)"$', step["run"])
+        assert wanted.split() == ["success"] * len(final["needs"])
+    else:
+        assert results == " ".join(f"${{{{ needs.{name}.result }}}}" for name in final["needs"])
+
+
 def test_deploy_by_hand_of_production_alone_concludes_by_it():
     (step,) = load(REPOSITORY / "template" / ".github" / "workflows" / "deploy.yml")["jobs"]["deploy-ok"]["steps"]
     skipped = ["skipped"] * 4  # the checks, image, flows and staging
@@ -261,6 +276,32 @@ def test_update_without_its_token_opens_nothing_and_says_so():
     assert "TEMPLATE_TOKEN is not set" in said["run"]
     assert said["if"] == "env.MAY_OPEN != 'true'"
     assert {step["if"] for step in others} == {"env.MAY_OPEN == 'true'"}
+
+
+def test_update_with_a_conflict_becomes_a_commit_too(tmp_path):
+    """The action that opens the pull request begins with a branch, which git refuses while a file is unmerged."""
+    template, project = tmp_path / "template", tmp_path / "project"
+    template.mkdir()
+    (template / "{{ _copier_conf.answers_file }}.jinja").write_text("{{ _copier_answers|to_yaml }}", encoding="utf-8")
+    for version in ("1.0", "2.0"):
+        (template / "file.toml").write_text(f"a = '{version}'\n", encoding="utf-8")
+        commit_all(template, f"v{version}")
+    run_copy(str(template), project, vcs_ref="v1.0", defaults=True, quiet=True)
+    commit_all(project)
+    (project / "file.toml").write_text("a = 'mine'\n", encoding="utf-8")
+    commit_all(project)
+    job = load(REPOSITORY / "template" / ".github" / "workflows" / "template.yml")["jobs"]["update"]
+    runs = [shlex.split(step["run"], comments=True) for step in job["steps"] if "run" in step]
+    for words in runs:
+        if "copier" in words:
+            subprocess.run([BIN / "copier", *words[words.index("copier") + 1 :]], cwd=project, check=True)
+        elif words[0] == "git":
+            git(project, *words[1:])
+    git(project, "checkout", "-B", "update", "HEAD", "--")  # what follows is what the action does
+    commit_all(project)
+    text = (project / "file.toml").read_text(encoding="utf-8")
+    assert "<<<<<<< before updating\na = 'mine'\n=======\na = '2.0'\n>>>>>>> after updating\n" in text
+    assert git(project, "status", "--short") == ""
 
 
 def test_workflows_have_no_known_weakness():
