@@ -194,14 +194,14 @@ class FlowProgress:
     def __enter__(self) -> "FlowProgress":
         """Start spinning."""
         self.status.start()
-        listeners.append(self._hear)
+        listeners.append(self._update)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop spinning."""
-        listeners.remove(self._hear)
+        listeners.remove(self._update)
         self.status.stop()
 
     def follow(self, flow: Any) -> None:
@@ -226,7 +226,7 @@ class FlowProgress:
         """Print that a flow failed."""
         self._line("[red]✗[/]", flow.name)
 
-    def _hear(self, words: str) -> None:
+    def _update(self, words: str) -> None:
         self.status.update(words)
 
     def _line(self, mark: str, name: str) -> None:

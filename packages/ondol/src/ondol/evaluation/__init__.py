@@ -18,9 +18,8 @@ if TYPE_CHECKING:
         publish_summary,
         score_holdout,
     )
-    from ondol.evaluation.gates import Comparison, Gate, Verdicts
+    from ondol.evaluation.gates import Comparison, Gate
     from ondol.evaluation.metrics import Metric
-    from ondol.evaluation.scoring import Scorer
 else:
     __getattr__ = export(__name__)
 
@@ -29,8 +28,6 @@ __all__ = [
     "Gate",
     "Metric",
     "Scored",
-    "Scorer",
-    "Verdicts",
     "check_gates",
     "evaluate_candidate",
     "find_verdict",

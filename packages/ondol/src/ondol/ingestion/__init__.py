@@ -10,24 +10,12 @@ from ondol.exports import export
 
 if TYPE_CHECKING:
     from ondol.ingestion.ingest import read_source, report_snapshot
-    from ondol.ingestion.sources import (
-        MultiFileSource,
-        Reading,
-        Source,
-        StreamingSource,
-        SupportsSince,
-        open_source,
-        read_through,
-    )
+    from ondol.ingestion.sources import Reading, open_source, read_through
 else:
     __getattr__ = export(__name__)
 
 __all__ = [
-    "MultiFileSource",
     "Reading",
-    "Source",
-    "StreamingSource",
-    "SupportsSince",
     "open_source",
     "read_source",
     "read_through",

@@ -243,8 +243,8 @@ class RemoteSource:
         if file.size is not None and path.stat().st_size < file.size:
             raise Cut
 
-    def _retry(self, ask: Callable[[], T]) -> T:
-        return with_retries(self.uri, ask, self._reading.fetch.retries)
+    def _retry(self, call: Callable[[], T]) -> T:
+        return with_retries(self.uri, call, self._reading.fetch.retries)
 
 
 def open_remote(uri: str, reading: Reading) -> RemoteSource:

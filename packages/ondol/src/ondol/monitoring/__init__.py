@@ -22,13 +22,10 @@ if TYPE_CHECKING:
         window_end,
     )
     from ondol.monitoring.retraining import decide_retraining, send_unsent_training_request
-    from ondol.monitoring.windows import Window, Windows
 else:
     __getattr__ = export(__name__)
 
 __all__ = [
-    "Window",
-    "Windows",
     "alert_dropped_records",
     "decide_retraining",
     "detect_drift",

@@ -224,14 +224,14 @@ class Parts:
     def keep(self, made: Path) -> Part:
         """Give a draft its name."""
         rows = pq.read_metadata(made).num_rows
-        return Part(digest=self._keep(made), rows=rows)
+        return Part(digest=self._publish(made), rows=rows)
 
     def drop(self, part: Part, rows: np.ndarray) -> Part:
         """Return `part` without some more of its rows, given by their numbers in its file."""
         gone = np.union1d(self.dropped(part), rows)
         with scratch(self.folder / "new.parquet") as made:
             pq.write_table(pa.table({ROW: pa.array(gone, pa.int64())}), made, compression="zstd")
-            return part.model_copy(update={"dropped": self._keep(made), "drops": len(gone)})
+            return part.model_copy(update={"dropped": self._publish(made), "drops": len(gone)})
 
     def dropped(self, part: Part) -> np.ndarray:
         """Return the numbers of the rows of a part that were replaced, in order."""
@@ -263,7 +263,7 @@ class Parts:
             if digest not in there:
                 raise _missing(self.place(digest), *MESSAGE)
 
-    def _keep(self, made: Path) -> str:
+    def _publish(self, made: Path) -> str:
         """Give the file at `made` its name."""
         digest = digest_file(made)
         place = self.place(digest)

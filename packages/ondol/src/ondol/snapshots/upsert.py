@@ -152,7 +152,7 @@ class Contents:
         """Compare the rows of `groups` in the columns `names`, as the contract's `columns` read them."""
         self._groups, self._names, self._columns = groups, names, columns
         self._starts = np.cumsum([0, *(group.rows for group in groups[:-1])])
-        self._known: dict[int, np.ndarray] = {}
+        self._hashes: dict[int, np.ndarray] = {}
 
     def equal(self, block: Block, theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
         """Return for each pair of a row of `block` and a row of the draft whether they are equal."""
@@ -167,9 +167,9 @@ class Contents:
         return made
 
     def _group(self, number: int) -> np.ndarray:
-        if number not in self._known:
-            self._known[number] = self._hash(self._groups[number].read(self._names))
-        return self._known[number]
+        if number not in self._hashes:
+            self._hashes[number] = self._hash(self._groups[number].read(self._names))
+        return self._hashes[number]
 
     def _hash(self, table: pa.Table) -> np.ndarray:
         return hash_content(table, self._names, self._columns)

@@ -4,18 +4,3 @@ A project's records and large files are in its `Store`, a folder or the mirror o
 beside it (`store`). What is written whole or not at all is in `files`; data of users at an address or in a bucket is
 opened by `remote_files`.
 """
-
-from typing import TYPE_CHECKING
-
-from ondol.exports import export
-
-if TYPE_CHECKING:
-    from ondol.storage.store import Store, only_one, open_store
-else:
-    __getattr__ = export(__name__)
-
-__all__ = [
-    "Store",
-    "only_one",
-    "open_store",
-]

@@ -314,8 +314,8 @@ def before_sleep(describe: Callable[[BaseException], str]) -> "Callable[[RetryCa
     return log_pause
 
 
-def with_retries(uri: str, ask: Callable[[], T], retries: int, doing: str = "read", missing: bool = False) -> T:
-    """Return what `ask` returns, with retries of transient failures after increasing pauses.
+def with_retries(uri: str, call: Callable[[], T], retries: int, doing: str = "read", missing: bool = False) -> T:
+    """Return what `call` returns, with retries of transient failures after increasing pauses.
 
     Raises:
         UserError: all tries failed; names what could not be done, `doing`.
@@ -331,7 +331,7 @@ def with_retries(uri: str, ask: Callable[[], T], retries: int, doing: str = "rea
         reraise=True,
     )
     try:
-        return attempts(ask)
+        return attempts(call)
     except UserError:
         raise
     except Exception as error:  # of any library: they share no base
@@ -436,14 +436,14 @@ class Objects:
             store.makedirs(path.rpartition("/")[0], exist_ok=True)
         return path
 
-    def _retry(self, ask: Callable[[Any], T], doing: str = "read", missing: bool = False) -> T:
-        """Return what `ask` returns of the store, asked again where it fails for a passing reason.
+    def _retry(self, call: Callable[[Any], T], doing: str = "read", missing: bool = False) -> T:
+        """Return what `call` returns of the store, asked again where it fails for a passing reason.
 
         Raises:
             UserError: all tries failed; with `missing`, FileNotFoundError of an object comes through.
         """
         store = self._store
-        return with_retries(self.address, lambda: ask(store), self._fetch.retries, doing, missing)
+        return with_retries(self.address, lambda: call(store), self._fetch.retries, doing, missing)
 
 
 def _open_other(objects: Objects) -> Any:

@@ -160,21 +160,21 @@ class Mirror:
 
     def refresh(self) -> None:
         """Download the records that changed, and remove those that are gone."""
-        with self._alone():
+        with self._mirror_lock():
             for _ in range(PASSES):  # a record may be newer than the list of objects, and name what the list lacks
                 if not self._bring_changed():
                     return
 
     def look(self, path: Path) -> None:
         """Download one record if it changed; remove it if it is gone."""
-        with self._alone():
+        with self._mirror_lock():
             name, tags = self._name(path), self._tags()
             about = self.objects.look(name)
             if about is None:
                 path.unlink(missing_ok=True)
             elif tags.get(name) != about.tag or not path.exists():
                 self._bring({name: about})
-                self._keep(tags | {name: about.tag})
+                self._write_tags(tags | {name: about.tag})
 
     def fetch(self, path: Path) -> None:
         """Download a file, which never changes, unless it is here."""
@@ -215,11 +215,11 @@ class Mirror:
         """
         name = self._name(target)
         if is_record(name):
-            with self._alone():
+            with self._mirror_lock():
                 tags = self._tags()
                 tag = self._replace(name, made.read_bytes(), tags.get(name))
                 made.replace(target)
-                self._keep(tags | {name: tag})
+                self._write_tags(tags | {name: tag})
             return
         if not made.is_dir():
             self.objects.put_file(name, made)
@@ -227,11 +227,11 @@ class Mirror:
             return
         for file in sorted(made.iterdir(), key=lambda p: (p.name == LAST, p.name)):
             self.objects.put_file(f"{name}/{file.name}", file)
-        with self._alone():
+        with self._mirror_lock():
             shutil.rmtree(target, ignore_errors=True)  # its records alone, or it was no longer in the store
             made.replace(target)
             made_now = {n: about.tag for n, about in self.objects.list(name).items() if is_record(n)}
-            self._keep(self._tags() | made_now)
+            self._write_tags(self._tags() | made_now)
 
     def _replace(self, name: str, content: bytes, tag: str | None) -> str:
         try:
@@ -250,7 +250,7 @@ class Mirror:
         for name in self._records() - found.keys():
             (self.folder / name).unlink(missing_ok=True)
         if changed or tags.keys() != found.keys():
-            self._keep({name: about.tag for name, about in found.items()})
+            self._write_tags({name: about.tag for name, about in found.items()})
         return any(map(is_deciding, changed))
 
     def _bring(self, objects: dict[str, Object]) -> None:
@@ -283,13 +283,13 @@ class Mirror:
     def _tags(self) -> dict[str, str]:
         return read_json(self.folder / ".tags.json") or {}
 
-    def _keep(self, tags: dict[str, str]) -> None:
+    def _write_tags(self, tags: dict[str, str]) -> None:
         with scratch(self.folder / ".tags.json") as made:
             made.write_text(json.dumps(tags), encoding="utf-8")
             made.replace(self.folder / ".tags.json")
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _mirror_lock(self) -> Iterator[None]:
         """Hold the lock of the folder's records: another process of this host may refresh or write them too."""
         with locked(self.folder / ".lock", wait=True):
             yield

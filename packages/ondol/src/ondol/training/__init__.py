@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from ondol.exports import export
 
 if TYPE_CHECKING:
-    from ondol.training.dataset import Holdout
     from ondol.training.formulas import Formulas
     from ondol.training.train import (
         Fitted,
@@ -27,7 +26,6 @@ else:
 __all__ = [
     "Fitted",
     "Formulas",
-    "Holdout",
     "cache_key",
     "check_leakage",
     "find_version",

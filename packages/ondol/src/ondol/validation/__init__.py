@@ -10,19 +10,13 @@ from ondol.exports import export
 
 if TYPE_CHECKING:
     from ondol.validation.corrections import apply_corrections
-    from ondol.validation.leakage import find_alarms
-    from ondol.validation.results import Latest, Validation, Validations
     from ondol.validation.validate import check_bad_share, report_validation, validate_rows
 else:
     __getattr__ = export(__name__)
 
 __all__ = [
-    "Latest",
-    "Validation",
-    "Validations",
     "apply_corrections",
     "check_bad_share",
-    "find_alarms",
     "report_validation",
     "validate_rows",
 ]
