@@ -134,6 +134,12 @@ def test_jobs_that_compare_commits_have_the_history():
             assert job["steps"][0]["with"]["fetch-depth"] == "0"
 
 
+def test_jobs_that_run_our_tests_have_the_releases_in_the_history():
+    """A shallow clone has none, and what compares with them is skipped there."""
+    for path, key in zip(OURS, ("test", "test-all"), strict=True):
+        assert load(path)["jobs"][key]["steps"][0]["with"]["fetch-depth"] == "0"
+
+
 def test_whoever_speaks_to_prefect_reaches_it_with_either_credential():
     for name, key in (("deploy.yml", "flows"), ("retrain.yml", "retrain")):
         job = load(REPOSITORY / "template" / ".github" / "workflows" / name)["jobs"][key]
