@@ -189,7 +189,7 @@ CHUNK_BYTES = 1 << 16
 LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry")  # they write addresses, whose query may hold a secret
 
 
-class Page(NamedTuple):
+class ApiPage(NamedTuple):
     """A page: its JSON value, and the address that its Link header calls the next."""
 
     body: Any
@@ -286,7 +286,7 @@ class Api:
         """Close the connections."""
         self.session.close()
 
-    def get(self, address: str, place: str) -> Page:
+    def get(self, address: str, place: str) -> ApiPage:
         """Return the page at `address`; `place` is what messages call it ("Page 3").
 
         Raises:
@@ -300,14 +300,14 @@ class Api:
             reason = explain_connection_error(error, self._fetch)
         raise UserError(f'{place} of "{self._uri}" {reason}')
 
-    def _get(self, address: str) -> Page:
+    def _get(self, address: str) -> ApiPage:
         retry = self._retry
         while True:
             with self.session.get(address, timeout=self._fetch.timeout_seconds, stream=True) as response:
                 check_status(response, self._fetch.retries)
                 try:
                     body = self._read(response)
-                    return Page(self._parse(body), response.links.get("next", {}).get("url"))
+                    return ApiPage(self._parse(body), response.links.get("next", {}).get("url"))
                 except HTTPError as error:  # it broke off after its head, where the adapter looks no more
                     retry = retry.increment("GET", "", error=error)
             retry.sleep()
@@ -414,7 +414,7 @@ class Pager:
             name = self._plan.param or self._plan.page or "the next address"
             raise Trouble(f"has the records of page {before} again: check that the API follows {name}.")
 
-    def _follow(self, address: str, answer: Page, records: list[Any]) -> str | None:
+    def _follow(self, address: str, answer: ApiPage, records: list[Any]) -> str | None:
         """Return the next page's address, None after the last."""
         plan = self._plan
         if plan.page:

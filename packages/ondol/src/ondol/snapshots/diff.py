@@ -20,7 +20,7 @@ MOVED = 0.2  # the population stability index from which on a distribution is co
 
 
 @dataclass
-class Side:
+class ColumnStatistics:
     """One column of one snapshot.
 
     Attributes:
@@ -97,8 +97,8 @@ class ColumnDiff:
 
     name: str
     ordered: bool
-    before: Side
-    after: Side
+    before: ColumnStatistics
+    after: ColumnStatistics
     distance: float | None
     came: tuple[str, ...] = ()
     went: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ def is_ordered(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
 
 
-def compare_column(name: str, before: Side, after: Side) -> ColumnDiff:
+def compare_column(name: str, before: ColumnStatistics, after: ColumnStatistics) -> ColumnDiff:
     """Compare a column of two snapshots."""
     if not is_ordered(before.type):
         return _compare_categories(name, before, after)
@@ -125,7 +125,7 @@ def compare_column(name: str, before: Side, after: Side) -> ColumnDiff:
     return ColumnDiff(name, True, before, after, stability(*counts))
 
 
-def _compare_categories(name: str, before: Side, after: Side) -> ColumnDiff:
+def _compare_categories(name: str, before: ColumnStatistics, after: ColumnStatistics) -> ColumnDiff:
     ours, theirs = before.categories, after.categories
     if not ours or not theirs or any(len(c) > TOP and 2 * len(c) > c.total() for c in (ours, theirs)):
         return ColumnDiff(name, False, before, after, None)
@@ -193,9 +193,9 @@ def compare_columns(snapshots: Snapshots, difference: Difference) -> Iterator[Co
         yield from (compare_column(name, ours[name], theirs[name]) for name in some)
 
 
-def read_both(snapshots: Snapshots, snapshot: Snapshot, names: list[str]) -> dict[str, Side]:
+def read_both(snapshots: Snapshots, snapshot: Snapshot, names: list[str]) -> dict[str, ColumnStatistics]:
     """Read some columns of a snapshot, a row group at a time."""
-    sides = {name: Side() for name in names}
+    sides = {name: ColumnStatistics() for name in names}
     step = -(-snapshot.rows // MOST_ROWS) or 1
     for block in snapshots.blocks(snapshot.digest):
         table = block.read_alike(names)
