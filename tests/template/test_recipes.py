@@ -368,9 +368,12 @@ def test_an_endpoint(cook):
         assert document["paths"]["/leavers"]["post"]["requestBody"]
         counted = client.get("/metrics").text
         assert re.search(r'bentoml_service_request_total\{endpoint="/leavers",http_response_code="200",.*\} 1', counted)
+    log = project.root.with_name("serve.log")
+    assert "Exception" not in log.read_text(encoding="utf-8") and "gold" not in log.read_text(encoding="utf-8")
     (project.store / "champion.json").unlink()
     with project.serve() as client:
         assert client.post("/leavers", json={"rows": given}).status_code == 503
+    assert "Exception" not in log.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import bentoml
 from bentoml.exceptions import ServiceUnavailable
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -22,9 +23,21 @@ from ondol_serving.middleware import AdmissionControl, refuse
 from ondol_serving.openapi import Page, TypedService
 from ondol_serving.printable import PrintableRecord
 from ondol_serving.protocol import use_protocol
+from ondol_serving.request import REQUEST
 from ondol_serving.serving import NO_MODEL, serving
 
 logging.setLogRecordFactory(PrintableRecord)  # an error's text may hold names and values of the data
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Return False where an endpoint of the project's own refused rows or had no model: its caller gets the reason."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (
+        isinstance(error, ServiceUnavailable) or (isinstance(error, ValidationError) and error.title == REQUEST)
+    )
+
+
+logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_fault)  # BentoML logs a traceback for each
 
 WORKERS = int(os.environ.get("ML_SERVICE__WORKERS") or 1)
 

@@ -60,6 +60,7 @@ QUOTE = ord('"')
 STARTS_VALUE = np.isin(np.arange(256), list(b",[{"))  # each value of a JSON text follows one of these
 
 Error = dict[str, Any]
+REQUEST = "Request"  # the name of the type, in OpenAPI and in errors
 
 
 class Envelope(BaseModel):
@@ -82,9 +83,10 @@ def compile_request(contract: Contract, max_rows: int) -> type[BaseModel]:
     for i, column in enumerate((*contract.ids, *contract.unread)):
         text = "Logged, but not read." if column.role == "id" else f"Not read ({column.role})."
         fields[f"x{i}"] = (Any, Field(None, alias=column.name, description=text))
-    row = create_model("Row", __config__=ConfigDict(extra="forbid"), **fields)
+    config = ConfigDict(extra="forbid", hide_input_in_errors=True)  # what an own endpoint logs holds no values
+    row = create_model("Row", __config__=config, **fields)
     rows: Any = (Annotated[list[row], Field(min_length=1, max_length=max_rows)], ...)  # type: ignore[valid-type]
-    return create_model("Request", __config__=ConfigDict(extra="forbid"), rows=rows)
+    return create_model(REQUEST, __config__=config, rows=rows)
 
 
 def _type_of(column: Column) -> Any:

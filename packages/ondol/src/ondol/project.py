@@ -118,10 +118,32 @@ def import_owned(module: str) -> ModuleType:
     Raises:
         UserError: it cannot be imported.
     """
+    return import_code(f"model.{module}")
+
+
+def import_code(name: str) -> ModuleType:
+    """Return a module of the project, such as `flows.train`.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
     try:
-        return importlib.import_module(f"model.{module}")
+        return importlib.import_module(name)
     except Exception as error:  # the project's code may raise anything
-        raise UserError(f"{FILE(module)} cannot be imported: {describe_error(error)}.") from error
+        if conflict := _find_conflict(error):
+            raise UserError(f"{conflict} is in a merge conflict (<<<<<<<): resolve it in this file.") from error
+        raise UserError(f"{name.replace('.', '/')}.py cannot be imported: {describe_error(error)}.") from error
+
+
+def _find_conflict(error: Exception) -> str:
+    """Return the file that a syntax error is in if it has git's conflict markers; otherwise an empty string."""
+    if not isinstance(error, SyntaxError) or error.filename is None:
+        return ""
+    try:
+        lines = Path(error.filename).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return error.filename if any(line.startswith("<<<<<<< ") for line in lines) else ""
 
 
 def digest_extension(root: Path, module: str) -> str | None:

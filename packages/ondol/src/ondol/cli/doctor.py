@@ -356,4 +356,5 @@ def _port(settings: Settings) -> str:
     host, port = settings.service.host, settings.service.port
     with socket.socket() as probe:
         taken = probe.connect_ex((host, port)) == 0
-    return _own(settings, "service", f"port {port} of {host} is {'in use by something else' if taken else 'free'}")
+    state = "in use, by `ml serve` or another program" if taken else "free"
+    return _own(settings, "service", f"port {port} of {host} is {state}")

@@ -16,6 +16,7 @@ from ondol.evaluation.gates import StoredVerdict, Verdicts, show_figure, show_in
 from ondol.evaluation.metrics import Interval
 from ondol.orchestration.recovery import end_lost, noting, register_command
 from ondol.orchestration.server import prefect_server
+from ondol.project import import_code
 from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion, read_champion
 from ondol.registry.registry import connect_mlflow
@@ -73,11 +74,12 @@ def run_predict(source: str, destination: Path, version: str | None) -> None:
     done = _run(
         settings, "predict", {"source": absolute_source(source), "destination": str(destination), "version": version}
     )
-    console.print(
-        f"[green]✓[/] {done['rows']:,} rows predicted by version {done['version']}: {escape(str(destination))}"
-    )
-    if done["refused"]:
-        console.print(f"  {done['refused']:,} rows break the contract: see their column `error`.")
+    rows, refused = done["rows"], done["refused"]
+    count = f"{rows - refused:,} of {rows:,}" if refused else f"{rows:,}"
+    mark = "[green]✓[/]" if refused < rows or not rows else "[red]✗[/]"
+    console.print(f"{mark} {count} rows predicted by version {done['version']}: {escape(str(destination))}")
+    if refused:
+        console.print(f"  {refused:,} rows break the contract: see their column `error`.")
 
 
 def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
@@ -91,7 +93,7 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
     ):
         from ondol.orchestration.flow import run_watched
 
-        flow = getattr(importlib.import_module(f"flows.{stage}"), stage)
+        flow = getattr(import_code(f"flows.{stage}"), stage)
         for module in WARM.get(stage, ()):
             if not server.is_starting():  # the rest is imported where it is needed: if nothing changed, nowhere
                 break

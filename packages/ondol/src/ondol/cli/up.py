@@ -1,6 +1,5 @@
 """`ml up`, `ml down`, `ml worker`, `ml follow`, `ml retrain`, `ml pool`: servers, background processes and flows."""
 
-import importlib
 import os
 import signal
 import subprocess
@@ -39,6 +38,7 @@ from ondol.orchestration.processes import (
 )
 from ondol.orchestration.recovery import end_lost
 from ondol.orchestration.server import Server, no_embedded_server, prefect_server
+from ondol.project import import_code
 from ondol.redaction import show_uri
 from ondol.registry.pages import find_experiment, models_path, runs_path
 from ondol.registry.registry import is_embedded
@@ -135,10 +135,8 @@ def require_importable(settings: Settings) -> None:
     sys.path.insert(0, str(settings.root))
     for deployment in deployments:
         file, _, function = deployment["entrypoint"].partition(":")
-        try:
-            getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), function)
-        except Exception as error:  # an edited file may raise anything
-            raise UserError(f"{file} cannot be imported: {type(error).__name__}: {error}.") from error
+        if not hasattr(import_code(file.removesuffix(".py").replace("/", ".")), function):
+            raise UserError(f'{file} has no flow "{function}", which prefect.yaml names.')
 
 
 def deploy_flows(settings: Settings, prefect: str) -> None:

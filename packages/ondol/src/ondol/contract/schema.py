@@ -1,7 +1,6 @@
 """Reads `model/schema.py`, a Pandera `DataFrameModel`, into a `Contract`."""
 
 import hashlib
-import importlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ondol.config import Dialect, Settings
 from ondol.errors import UserError, nearest
+from ondol.project import import_owned
 from ondol_serving.grammar import AMBIGUOUS_FORMATS, date_grammar, normalize
 
 if TYPE_CHECKING:
@@ -176,11 +176,7 @@ def load_schema() -> type["pa.DataFrameModel"]:
     Raises:
         UserError: the file cannot be imported or has no class `Schema`.
     """
-    try:
-        module = importlib.import_module("model.schema")
-    except Exception as error:  # an edited file may raise anything
-        raise UserError(f"{SCHEMA} cannot be imported: {type(error).__name__}: {error}.") from error
-    schema = getattr(module, "Schema", None)
+    schema = getattr(import_owned("schema"), "Schema", None)
     if schema is None:
         raise UserError(f"{SCHEMA} has no class named Schema: the contract is read from it.")
     return schema
@@ -348,10 +344,13 @@ def require_columns(present: Sequence[str], columns: Sequence[Column]) -> None:
     Raises:
         UserError: one is not; the nearest column of the data is named.
     """
-    for column in columns:
-        if column.name not in present:
-            hint = nearest(column.name, present) or f" It has: {', '.join(present)}."
-            raise UserError(f'The data has no column "{column.name}", which the contract asks for.{hint}')
+    missing = [column.name for column in columns if column.name not in present]
+    if not missing:
+        return
+    other = [name for name in present if name not in {column.name for column in columns}]
+    hint = nearest(missing[0], other) or f" It has: {', '.join(present)}."
+    more = f" {len(missing) - 1} more columns of the contract are missing." if len(missing) > 1 else ""
+    raise UserError(f'The data has no column "{missing[0]}", which the contract asks for.{hint}{more}')
 
 
 def require_known(setting: str, names: Iterable[str], known: Iterable[str]) -> None:

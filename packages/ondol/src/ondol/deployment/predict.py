@@ -193,8 +193,9 @@ def predict_rows(project: Project, bundle: Bundle, source: str, destination: Pat
 def report_predictions(bundle: Bundle, counts: dict[str, int], destination: str) -> None:
     """Show in the log and in the Prefect UI how many rows were predicted."""
     rows, refused = counts["rows"], counts["refused"]
-    say(f"Version {bundle.version} predicted {rows:,} rows; {refused:,} broke the contract.")
-    summary = f"**{rows:,} rows predicted by version {bundle.version}**, {refused:,} refused"
+    predicted = rows - refused
+    say(f"Version {bundle.version} predicted {predicted:,} of {rows:,} rows; {refused:,} broke the contract.")
+    summary = f"**{predicted:,} of {rows:,} rows predicted by version {bundle.version}**, {refused:,} refused"
     publish_markdown("predictions", f"{summary}: {code(destination)}.")
 
 

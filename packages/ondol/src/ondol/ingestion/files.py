@@ -629,6 +629,7 @@ def check_names(names: Sequence[str], uri: str) -> None:
 def _check_exists(path: Path, uri: str) -> None:
     if not path.exists():
         near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-        raise UserError(f'"{uri}" does not exist (looked for {path}): check the path.{near}')
+        place = "" if uri == str(path) else f" (looked for {path})"
+        raise UserError(f'"{uri}" does not exist{place}: check the path.{near}')
     if not path.is_file():
         raise UserError(f'"{uri}" is no regular file: name a CSV, Parquet or JSON Lines file.')

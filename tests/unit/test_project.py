@@ -1,0 +1,21 @@
+"""Modules of the project's own that cannot be imported."""
+
+import pytest
+
+from ondol.errors import UserError
+from ondol.project import import_code
+
+BROKEN = {
+    "half": ("def (", r"^half.py cannot be imported: SyntaxError: .*half.py, line 1"),
+    "raising": ("1 / 0", r"^raising.py cannot be imported: ZeroDivisionError: division by zero\.$"),
+    "merged": ("<<<<<<< before updating\na = 1\n=======\n", r"/merged.py is in a merge conflict \(<<<<<<<\): resolve"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_code_of_the_project_that_cannot_be_imported_is_one_sentence(name, tmp_path, monkeypatch):
+    text, message = BROKEN[name]
+    (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=message):
+        import_code(name)
