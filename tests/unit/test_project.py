@@ -1,7 +1,11 @@
-"""Modules of the project's own that cannot be imported."""
+"""Modules of the project's own that cannot be imported, and flows that are none."""
+
+import sys
+from types import ModuleType
 
 import pytest
 
+from ondol.cli.pipeline import load_flow
 from ondol.errors import UserError
 from ondol.project import import_code
 
@@ -19,3 +23,12 @@ def test_code_of_the_project_that_cannot_be_imported_is_one_sentence(name, tmp_p
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=message):
         import_code(name)
+
+
+@pytest.mark.parametrize("names", [{}, {"ingest": print}], ids=["renamed", "without @stage"])
+def test_a_module_of_a_flow_without_the_flow(names, monkeypatch):
+    module = ModuleType("flows.ingest")
+    vars(module).update(names)
+    monkeypatch.setitem(sys.modules, "flows.ingest", module)
+    with pytest.raises(UserError, match=r"^flows/ingest\.py has no flow ingest: .*@stage"):
+        load_flow("ingest")

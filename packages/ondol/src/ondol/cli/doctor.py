@@ -32,6 +32,7 @@ from ondol.orchestration.environment import prefect_database
 from ondol.orchestration.processes import ProcessRecord as Process
 from ondol.orchestration.processes import log_path, read_process_record, run_folder, running
 from ondol.orchestration.server import PREFECT_REMEDY
+from ondol.project import describe_error
 from ondol.redaction import show_uri
 from ondol.registry.bundles import open_bundle
 from ondol.registry.champion import read_champion
@@ -220,6 +221,9 @@ def examine() -> None:
             reason = str((explain_os_error(error) if isinstance(error, OSError) else None) or error)
             printed.add(reason)
             console.print(f"[red]✗[/] {name:<10} {escape(reason)}", soft_wrap=True)
+        except Exception as error:  # the other checks are wanted all the more
+            failed += 1
+            console.print(f"[red]✗[/] {name:<10} {escape(describe_error(error))}", soft_wrap=True)
     damage = [sentence for sentence in find_damage(settings) if sentence not in printed]
     for sentence in damage:
         console.print(f"[red]✗[/] {'files':<10} {escape(sentence)}", soft_wrap=True)
@@ -292,13 +296,19 @@ def _secrets(settings: Settings) -> str:
     return "only you can read .env"
 
 
-def _git(settings: Settings) -> str:
-    from ondol.training.provenance import read_provenance
+def _git(settings: Settings) -> "str | Advice":
+    from ondol.training.provenance import is_ignored, read_provenance
 
+    if is_ignored(settings.root, "vendor/ondol/pyproject.toml"):
+        raise UserError(
+            "git ignores vendor/, the engine of this project: a clone would lack it, and `copier update` would delete "
+            "it; remove the pattern from .gitignore (`git check-ignore -v vendor/ondol/pyproject.toml` shows it), and "
+            "commit vendor/."
+        )
     commit = read_provenance(settings.root, settings.data.source).commit
-    return (
-        "no clean commit: a model trained now cannot be reproduced exactly" if commit == "uncommitted" else commit[:12]
-    )
+    if commit == "uncommitted":
+        return Advice("there are changes that are not committed: commit before you train what others shall reproduce")
+    return commit[:12]
 
 
 def _leftovers(settings: Settings) -> str:

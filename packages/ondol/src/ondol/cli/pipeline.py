@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ondol.cli.console import FlowProgress, absolute_source, console, start_command
 from ondol.config import Settings
-from ondol.errors import Refused
+from ondol.errors import Refused, UserError
 from ondol.evaluation.gates import StoredVerdict, Verdicts, show_figure, show_interval
 from ondol.evaluation.metrics import Interval
 from ondol.orchestration.recovery import end_lost, noting, register_command
@@ -93,7 +93,7 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
     ):
         from ondol.orchestration.flow import run_watched
 
-        flow = getattr(import_code(f"flows.{stage}"), stage)
+        flow = load_flow(stage)
         for module in WARM.get(stage, ()):
             if not server.is_starting():  # the rest is imported where it is needed: if nothing changed, nowhere
                 break
@@ -107,6 +107,18 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
             flow.on_running(noting(command))
         progress.follow(flow)
         return run_watched(flow, parameters)
+
+
+def load_flow(stage: str) -> Any:
+    """Return the flow of `flows/<stage>.py`.
+
+    Raises:
+        UserError: the file cannot be imported, or has no flow of this name.
+    """
+    flow = getattr(import_code(f"flows.{stage}"), stage, None)
+    if not hasattr(flow, "on_running"):
+        raise UserError(f"flows/{stage}.py has no flow {stage}: a function of this name, decorated by @stage(…).")
+    return flow
 
 
 def print_summary(settings: Settings, before: Champion | None, refused: bool = False) -> None:

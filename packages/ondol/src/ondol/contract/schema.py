@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ondol.config import Dialect, Settings
 from ondol.errors import UserError, nearest
-from ondol.project import import_owned
+from ondol.project import describe_error, import_owned
 from ondol_serving.grammar import AMBIGUOUS_FORMATS, date_grammar, normalize
 
 if TYPE_CHECKING:
@@ -179,12 +179,26 @@ def load_schema() -> type["pa.DataFrameModel"]:
     schema = getattr(import_owned("schema"), "Schema", None)
     if schema is None:
         raise UserError(f"{SCHEMA} has no class named Schema: the contract is read from it.")
+    if not hasattr(schema, "to_schema"):
+        raise UserError(f"Schema in {SCHEMA} is no pandera.pandas.DataFrameModel: inherit it.")
     return schema
+
+
+def compile_schema(schema: type["pa.DataFrameModel"]) -> "pa.DataFrameSchema":
+    """Return Pandera's schema of a class.
+
+    Raises:
+        UserError: a field or check of it is wrong.
+    """
+    try:
+        return schema.to_schema()
+    except Exception as error:  # an edited class may raise anything
+        raise UserError(f"Schema in {SCHEMA} cannot be read: {describe_error(error)}.") from error
 
 
 def load_checks() -> Checks:
     """Return what `model/schema.py` checks, as `check_rows` and `unique_sets` take it."""
-    return load_schema().to_schema()
+    return compile_schema(load_schema())
 
 
 def reserved_names() -> set[str]:
@@ -222,7 +236,7 @@ def describe(
     Raises:
         UserError: a type or role is unknown, or the target is not one column with that role.
     """
-    fields = schema.to_schema().columns
+    fields = compile_schema(schema).columns
     columns = [_column(normalize(str(name)), field) for name, field in fields.items()]
     _require_distinct(columns)
     target = target and normalize(target)

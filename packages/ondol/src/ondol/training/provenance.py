@@ -1,7 +1,9 @@
 """Provenance of a version: commit, patch, packages, machine, and the digest of the code."""
 
+import hashlib
 import os
 import platform
+import re
 import subprocess
 from functools import lru_cache
 from importlib.metadata import distributions, version
@@ -13,6 +15,8 @@ from pydantic import BaseModel
 from ondol.errors import UserError
 from ondol.storage.files import digest_file, digest_json
 
+# The SHA-256 of the template's flows/train.py, so that versions are found again that were trained before it counted.
+TRAIN_FLOW = "f12630870f4e925eeed91d23adb5d8dac3d451c69d1f2572edf2985f42cde14f"
 SHAPING = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow", "skl2onnx", "onnxruntime")
 
 
@@ -45,7 +49,7 @@ def read_provenance(root: Path, source: str = "") -> Provenance:
         root: The project.
         source: Where its rows come from: what a snapshot was taken of is no change of the project.
     """
-    ignored = _git(root, "check-ignore", "-q", ".") is not None  # a folder that another repository leaves out
+    ignored = is_ignored(root, ".")  # a folder that another repository leaves out
     base = None if ignored else _git(root, "rev-parse", "--verify", "-q", "HEAD")
     changes = _git(root, "status", "--porcelain", "--untracked-files=all", "--", ".", *_leave_out(root, source))
     about = read_machine()
@@ -96,9 +100,20 @@ def project_files(root: Path) -> list[Path]:
 
 
 def code_digest(root: Path) -> str:
-    """Return the SHA-256 of everything in `model/` that can change what is learned."""
-    files = sorted((root / "model").rglob("*.py"))
+    """Return the SHA-256 of the project's code that can change what is learned: `model/`, and an edited train flow."""
+    files = [*sorted((root / "model").rglob("*.py")), *_edited_train_flow(root)]
     return digest_json({f.relative_to(root).as_posix(): digest_file(f) for f in files})
+
+
+def _edited_train_flow(root: Path) -> list[Path]:
+    """Return `flows/train.py` and what it imports of `flows/`; nothing where it is the template's."""
+    flow = root / "flows" / "train.py"
+    text = flow.read_text(encoding="utf-8", errors="replace") if flow.is_file() else ""
+    if not text or hashlib.sha256(text.encode()).hexdigest() == TRAIN_FLOW:
+        return []
+    imported = re.findall(r"^\s*(?:from|import)\s+flows\.(\w+)|^\s*from\s+\.(\w+)", text, re.MULTILINE)
+    names = sorted({first or second for first, second in imported})
+    return [path for path in (flow, *(flow.with_name(f"{name}.py") for name in names)) if path.is_file()]
 
 
 def shaping_packages() -> dict[str, str]:
@@ -125,6 +140,11 @@ def is_behind(root: Path, commit: str, other: str | None) -> bool:
             raise UserError(f"Commit {other[:12]} is not in this shallow clone: fetch the history (fetch-depth: 0).")
         return False
     return _git(root, "merge-base", "--is-ancestor", commit, other) is not None
+
+
+def is_ignored(root: Path, path: str) -> bool:
+    """Return True if git leaves out a file of the project; False where there is no git."""
+    return _git(root, "check-ignore", "-q", path) is not None
 
 
 def run_git(root: Path, *words: str) -> bytes | None:

@@ -148,8 +148,9 @@ def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdou
     started = time.perf_counter()
     try:
         pipeline.fit(encoded, target)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model/estimator.py or model/features.py failed to fit: {error}") from error
+    except Exception as error:  # the owner's code may raise anything
+        reason = str(error) if isinstance(error, ValueError | TypeError) else f"{describe_error(error)}."
+        raise UserError(f"model/estimator.py or model/features.py failed to fit: {reason}") from error
     round_targets(pipeline)
     seconds = time.perf_counter() - started
     return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline_of(fitted, target))
@@ -172,6 +173,11 @@ def build_pipeline(settings: Settings) -> Any:
         raise UserError(
             f"The model of model/estimator.py and model/features.py cannot be built: {describe_error(error)}."
         ) from error
+    if not hasattr(made, "get_params"):
+        raise UserError(
+            f"build_estimator in model/estimator.py returned {type(made).__name__}: return an estimator that inherits "
+            "sklearn.base.BaseEstimator."
+        )
     if settings.data.problem != "regression" and not hasattr(pipeline, "predict_proba"):
         raise UserError(
             f"{type(made).__name__} in model/estimator.py gives no probabilities, which metrics and service need: "
