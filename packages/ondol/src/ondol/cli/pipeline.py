@@ -193,7 +193,12 @@ def _print_prediction(settings: Settings, champion: Champion) -> None:
     console.print("\n[bold]For a made-up row[/] the service answers:", escape(answer), soft_wrap=True)
     console.print("Ask it yourself: `uv run ml serve`, and in another terminal")
     console.print(f"curl -s {address} -H 'Content-Type: application/json' -d '{text}'", soft_wrap=True, markup=False)
-    console.print("\nNext: `uv run ml status`, or `uv run ml init YOUR.csv --target COLUMN` for your own data.")
+    own = (
+        ""
+        if not settings.data.source.startswith("sample:")
+        else ", or `uv run ml init YOUR.csv --target COLUMN` for your own data"
+    )
+    console.print(f"\nNext: `uv run ml status`{own}.")
 
 
 def _figure(value: float | None) -> str:

@@ -183,7 +183,10 @@ def _decide_notation(
     as_number = example.replace(sign, "" if chosen == grouped else ".")
     other = grouped if chosen == plain else plain
     setting = f'decimal = "{other[0]}"' + (f' and thousands = "{other[1]}"' if other[1] else ' and thousands = ""')
-    doubt = f'"{example}" is read as {as_number}, which the data does not decide: {setting} read it otherwise.'
+    doubt = (
+        f'"{example}" is read as {as_number}, which the data does not decide: in [data] of config.toml, {setting} '
+        "read it otherwise."
+    )
     certain = sign == "." and chosen == plain and delimiter != ";"
     return *chosen, [] if certain or (large and sign == ".") else [doubt]
 
