@@ -4,7 +4,11 @@ Every command waits for this import. So only Typer and a few small modules are i
 imports the module that does its work.
 """
 
+import codecs
+import io
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +21,7 @@ HELP = """Train, check, deploy and serve this project's model.
 A first session: `ml run` trains on the sample and deploys, `ml serve` answers requests. Then
 `ml init data.csv --target COLUMN` replaces the sample with your own data, and `ml run` again.
 """
+PLAIN = {"✓": "v", "✗": "x", "–": "-", "…": "..."}  # for an encoding that lacks the character
 LEAST_WEEKS = 4  # one before the drift, as many with it as [retrain] windows (2) asks for, one after the promotion
 
 app = typer.Typer(
@@ -478,6 +483,7 @@ def quarantine_replay(
 
 def main() -> None:
     """Run the command line; a user's mistake is one sentence, anything else is kept in a log."""
+    _prepare_streams()  # before the console is made of them
     from ondol.cli.console import leave, report_error, report_unexpected
     from ondol.storage.files import keep_private
 
@@ -495,3 +501,25 @@ def main() -> None:
         leave(130)
     except Exception as error:  # a fault of ours: its trace goes to a file, not to the screen
         leave(report_unexpected(error))
+
+
+def _prepare_streams() -> None:
+    """Let output neither fail at a character that its encoding lacks, nor where the shell has closed the stream."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # `ml status >&-`; the next file to be opened would take its number
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+    codecs.register_error("ondol", _replace_unknown)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="ondol")
+
+
+def _replace_unknown(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return what is written for a character that the encoding lacks, as a handler of `codecs` does."""
+    if isinstance(error, UnicodeEncodeError) and (plain := PLAIN.get(error.object[error.start])):
+        return plain, error.start + 1
+    return codecs.backslashreplace_errors(error)

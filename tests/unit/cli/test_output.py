@@ -1,0 +1,64 @@
+"""Where the output of a command goes: every encoding can show it, and a place that takes none is one sentence."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from template_support import repository_environment
+
+Show = Callable[..., "subprocess.CompletedProcess[bytes]"]
+NARROW = {
+    "cp949": {"PYTHONIOENCODING": "cp949"},
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "C locale": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+PRINT = """
+import sys
+from ondol.cli import app
+
+@app.app.command()
+def show() -> None:
+    from ondol.cli.console import console, print_plain
+
+    console.print("✓ passed, ✗ failed – see 값 and é")
+    print_plain("✓ passed, ✗ failed – see 값 and é")
+
+sys.argv = ["ml", "show"]
+app.main()
+"""
+
+
+@pytest.fixture
+def show(tmp_path: Path) -> Show:
+    """Run a command that prints marks and letters, its streams redirected by a shell."""
+    (tmp_path / "show.py").write_text(PRINT, encoding="utf-8")
+
+    def run(redirected: str = "", **variables: str) -> "subprocess.CompletedProcess[bytes]":
+        command = ["sh", "-c", f'exec "$0" show.py {redirected}', sys.executable]
+        environment = repository_environment() | variables
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=False)
+
+    return run
+
+
+@pytest.mark.parametrize("case", NARROW)
+def test_a_character_that_the_encoding_lacks_is_replaced(show: Show, case: str) -> None:
+    done = show(**NARROW[case])
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.decode("cp949").splitlines()
+    assert lines[0] == lines[1]
+    assert lines[0].startswith("v passed, x failed - see ") and lines[0].endswith(r"and \xe9")
+
+
+def test_utf_8_is_written_unchanged(show: Show) -> None:
+    done = show(PYTHONUTF8="1")
+    assert done.stdout.decode().splitlines() == ["✓ passed, ✗ failed – see 값 and é"] * 2
+
+
+@pytest.mark.parametrize("redirected", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_error(show: Show, redirected: str) -> None:
+    done = show(redirected, PYTHONUTF8="1")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().count("✓") == (0 if ">&- " in f"{redirected} ".replace("2>&-", "") else 2)
