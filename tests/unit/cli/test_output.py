@@ -62,3 +62,11 @@ def test_a_closed_stream_is_no_error(show: Show, redirected: str) -> None:
     done = show(redirected, PYTHONUTF8="1")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode().count("✓") == (0 if ">&- " in f"{redirected} ".replace("2>&-", "") else 2)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_named_as_such(show: Show, unbuffered: str) -> None:
+    done = show("> /dev/full", PYTHONUTF8="1", PYTHONUNBUFFERED=unbuffered)
+    text = " ".join(done.stderr.decode().split())
+    assert done.returncode == 2
+    assert text == "Error: The output could not be written (No space left on device): write it to another place."

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -133,9 +134,19 @@ def current_store(settings: Settings, place: str) -> Store:
 def leave(status: int) -> NoReturn:
     """End the process at once: taking down these libraries' modules would cost one to two seconds more."""
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `ml report | head`: its reader has enough
+        pass
+    except OSError as error:
+        status = status or report_error(_unwritten(error))
+    with suppress(OSError):
+        sys.stderr.flush()
     os._exit(status)
+
+
+def _unwritten(error: OSError) -> UserError:
+    return UserError(f"The output could not be written ({error.strerror}): write it to another place.")
 
 
 def report_error(error: UserError) -> int:
@@ -163,6 +174,10 @@ def _explain(error: BaseException) -> UserError | None:
 def report_unexpected(error: Exception) -> int:
     """Keep the trace of a fault that is not the user's, print where, and return the exit status."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        try:
+            print(flush=True)  # fails where the output is what is full
+        except OSError as again:
+            return report_error(_unwritten(again))
         return report_error(UserError(f"{FULL}."))
     if damage := _explain(error):
         return report_error(damage)
