@@ -6,13 +6,14 @@ Also what the optional modules of `model/` add to the engine: `model/evaluation.
 
 import importlib
 import importlib.util
+import traceback
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ondol.config import Settings, load_settings
+from ondol.config import Settings, find_root, load_settings
 from ondol.errors import UserError
 from ondol.storage.files import digest_file
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 EVALUATION, SOURCE = "evaluation", "source"
 FILE = "model/{}.py".format
+OWN_FOLDERS = ("flows", "model", "service")
+OWN_ERRORS = (Exception, SystemExit)  # what the project's code may raise; `sys.exit` in it must not end the command
 
 
 @dataclass(frozen=True)
@@ -129,13 +132,14 @@ def import_code(name: str) -> ModuleType:
     """
     try:
         return importlib.import_module(name)
-    except Exception as error:  # the project's code may raise anything
+    except OWN_ERRORS as error:
         if conflict := _find_conflict(error):
             raise UserError(f"{conflict} is in a merge conflict (<<<<<<<): resolve it in this file.") from error
-        raise UserError(f"{name.replace('.', '/')}.py cannot be imported: {describe_error(error)}.") from error
+        reason = describe_error(error) + ("" if isinstance(error, SyntaxError) else place_in_project(error))
+        raise UserError(f"{name.replace('.', '/')}.py cannot be imported: {reason}.") from error
 
 
-def _find_conflict(error: Exception) -> str:
+def _find_conflict(error: BaseException) -> str:
     """Return the file that a syntax error is in if it has git's conflict markers; otherwise an empty string."""
     if not isinstance(error, SyntaxError) or error.filename is None:
         return ""
@@ -152,6 +156,23 @@ def digest_extension(root: Path, module: str) -> str | None:
     return digest_file(path) if path.is_file() else None
 
 
-def describe_error(error: Exception) -> str:
+def place_in_project(error: BaseException) -> str:
+    """Return the innermost place of an error in the project's own code, ` (flows/train.py, line 21)`, or nothing."""
+    try:
+        root = find_root()
+    except UserError:
+        return ""
+    places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [
+        (path.relative_to(root), line)
+        for path, line in places
+        if path.is_relative_to(root) and path.relative_to(root).parts[0] in OWN_FOLDERS
+    ]
+    return f" ({own[-1][0].as_posix()}, line {own[-1][1]})" if own else ""
+
+
+def describe_error(error: BaseException) -> str:
     """Return an error of the project's code on one line."""
+    if isinstance(error, SystemExit):
+        return f"it calls sys.exit({'' if error.code is None else repr(error.code)}), which ends the process"
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(" .:")

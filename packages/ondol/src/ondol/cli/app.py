@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ondol.errors import UserError
+from ondol.errors import Refused, UserError
 
 HELP = """Train, check, deploy and serve this project's model.
 
@@ -494,7 +494,9 @@ def main() -> None:
     try:
         app(prog_name="ml")
     except SystemExit as stop:
-        leave(int(stop.code or 0))
+        if isinstance(stop.code, int | None):
+            leave(stop.code or 0)
+        leave(report_error(Refused(str(stop.code))))
     except UserError as error:
         leave(report_error(error))
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from ondol.config import Settings, find_root, load_settings
 from ondol.errors import UserError
 from ondol.orchestration.environment import LOGGERS, prepare
 from ondol.orchestration.reporting import listeners
+from ondol.project import place_in_project
 from ondol.redaction import may_be_address, redact
 from ondol.setup.leftovers import count_leftovers
 from ondol.storage.files import explain_os_error
@@ -34,7 +35,6 @@ FULL = (
 )
 PIPED = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160  # 80 columns would cut tables in a log
 KEPT_TRACES = 50
-OWN_FOLDERS = ("flows", "model", "service")
 STAGES = {
     "ingest": "reading the source",
     "validate": "checking rows",
@@ -192,24 +192,9 @@ def report_unexpected(error: Exception) -> int:
     except (OSError, UserError):
         where = lines
     first = (redact(str(error)).strip().splitlines() or [""])[0][:500].rstrip(" .")
-    message = f"{first}{_place_in_project(error)}."
+    message = f"{first}{place_in_project(error)}."
     errors.print(f"[bold red]Unexpected {type(error).__name__}:[/] {escape(message)} {escape(where)}", soft_wrap=True)
     return 1
-
-
-def _place_in_project(error: BaseException) -> str:
-    """Return the innermost place of an error in the project's own code, ` (flows/train.py, line 21)`, or nothing."""
-    try:
-        root = find_root()
-    except UserError:
-        return ""
-    places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    own = [
-        (path.relative_to(root), line)
-        for path, line in places
-        if path.is_relative_to(root) and path.relative_to(root).parts[0] in OWN_FOLDERS
-    ]
-    return f" ({own[-1][0].as_posix()}, line {own[-1][1]})" if own else ""
 
 
 class FlowProgress:

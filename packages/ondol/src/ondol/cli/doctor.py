@@ -32,7 +32,7 @@ from ondol.orchestration.environment import prefect_database
 from ondol.orchestration.processes import ProcessRecord as Process
 from ondol.orchestration.processes import log_path, read_process_record, run_folder, running
 from ondol.orchestration.server import PREFECT_REMEDY
-from ondol.project import describe_error
+from ondol.project import OWN_ERRORS, describe_error
 from ondol.redaction import show_uri
 from ondol.registry.bundles import open_bundle
 from ondol.registry.champion import read_champion
@@ -221,7 +221,7 @@ def examine() -> None:
             reason = str((explain_os_error(error) if isinstance(error, OSError) else None) or error)
             printed.add(reason)
             console.print(f"[red]✗[/] {name:<10} {escape(reason)}", soft_wrap=True)
-        except Exception as error:  # the other checks are wanted all the more
+        except OWN_ERRORS as error:  # the other checks are wanted all the more
             failed += 1
             console.print(f"[red]✗[/] {name:<10} {escape(describe_error(error))}", soft_wrap=True)
     damage = [sentence for sentence in find_damage(settings) if sentence not in printed]

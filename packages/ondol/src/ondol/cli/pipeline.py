@@ -2,7 +2,8 @@
 
 import importlib
 import json
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ondol.evaluation.gates import StoredVerdict, Verdicts, show_figure, show_in
 from ondol.evaluation.metrics import Interval
 from ondol.orchestration.recovery import end_lost, noting, register_command
 from ondol.orchestration.server import prefect_server
-from ondol.project import import_code
+from ondol.project import describe_error, import_code, place_in_project
 from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion, read_champion
 from ondol.registry.registry import connect_mlflow
@@ -106,7 +107,21 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
             end_lost(settings, server.url, embedded=server.child is not None)
             flow.on_running(noting(command))
         progress.follow(flow)
-        return run_watched(flow, parameters)
+        with ended_by_exit(stage):
+            return run_watched(flow, parameters)
+
+
+@contextmanager
+def ended_by_exit(stage: str) -> Iterator[None]:
+    """Report `sys.exit` in a step of the project's own: to Prefect it is no error.
+
+    Raises:
+        UserError: it was called.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        raise UserError(f"The flow {stage} failed: {describe_error(stop)}{place_in_project(stop)}.") from stop
 
 
 def load_flow(stage: str) -> Any:

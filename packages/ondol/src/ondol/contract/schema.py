@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ondol.config import Dialect, Settings
 from ondol.errors import UserError, nearest
-from ondol.project import describe_error, import_owned
+from ondol.project import OWN_ERRORS, describe_error, import_owned
 from ondol_serving.grammar import AMBIGUOUS_FORMATS, date_grammar, normalize
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def compile_schema(schema: type["pa.DataFrameModel"]) -> "pa.DataFrameSchema":
     """
     try:
         return schema.to_schema()
-    except Exception as error:  # an edited class may raise anything
+    except OWN_ERRORS as error:
         raise UserError(f"Schema in {SCHEMA} cannot be read: {describe_error(error)}.") from error
 
 

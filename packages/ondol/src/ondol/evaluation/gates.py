@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from ondol.errors import UserError
 from ondol.evaluation.metrics import Interval, Metric, bootstrap, choose_metric, metrics_of, paired_difference
 from ondol.orchestration.reporting import plain, table
-from ondol.project import EVALUATION, FILE, describe_error, read_extension
+from ondol.project import EVALUATION, FILE, OWN_ERRORS, describe_error, read_extension
 from ondol.storage.files import read_record
 from ondol.storage.store import Store
 
@@ -329,7 +329,7 @@ def _apply_gate(gate: Any, compared: Comparison, scored: "Scored") -> Gate:
     name = getattr(gate, "__name__", repr(gate))
     try:
         result = gate(compared, scored)
-    except Exception as error:  # the project's code may raise anything
+    except OWN_ERRORS as error:
         raise UserError(f'The gate "{name}" of {FILE(EVALUATION)} failed: {describe_error(error)}.') from error
     if not isinstance(result, Gate):
         raise UserError(f'The gate "{name}" of {FILE(EVALUATION)} returned {type(result).__name__}: return a Gate.')

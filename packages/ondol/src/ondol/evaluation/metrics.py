@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ondol.errors import UserError, nearest
-from ondol.project import EVALUATION, FILE, describe_error, read_extension
+from ondol.project import EVALUATION, FILE, OWN_ERRORS, describe_error, read_extension
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -58,7 +58,7 @@ def _score_own(name: str, metric: "Metric", y: Integers | Floats, prediction: Fl
     assert metric.score is not None
     try:
         return float(metric.score(y, prediction, weights))
-    except Exception as error:  # the project's code may raise anything
+    except OWN_ERRORS as error:
         raise UserError(f'The metric "{name}" of {FILE(EVALUATION)} failed: {describe_error(error)}.') from error
 
 

@@ -21,7 +21,7 @@ from ondol.ingestion.files import RawFile
 from ondol.ingestion.many import ManySource, open_parts
 from ondol.ingestion.sources import Reading, Retyped, Source, StreamingSource
 from ondol.orchestration.reporting import Ticker
-from ondol.project import FILE, SOURCE, describe_error
+from ondol.project import FILE, OWN_ERRORS, SOURCE, describe_error
 from ondol.storage.files import scratch
 
 ADDRESS = re.compile(r"python://(?P<module>\w+(?:\.\w+)*):(?P<function>\w+)")
@@ -92,7 +92,7 @@ class PythonSource:
                 yield self._to_table(one)
         except (UserError, Retyped):
             raise
-        except Exception as error:  # the project's code may raise anything
+        except OWN_ERRORS as error:
             raise UserError(f"{self._name} failed: {describe_error(error)}.") from error
 
     def _to_table(self, value: Any) -> pa.Table:
@@ -117,7 +117,7 @@ def open_python(uri: str, reading: Reading) -> PythonSource:
     module, name = found["module"], found["function"]
     try:
         function = getattr(importlib.import_module(module), name, None)
-    except Exception as error:  # the project's code may raise anything
+    except OWN_ERRORS as error:
         raise UserError(f'"{uri}": {module} cannot be imported ({describe_error(error)}).') from error
     if not callable(function):
         raise UserError(f'"{uri}": {module} has no function "{name}".')

@@ -16,7 +16,7 @@ from ondol.contract import Contract, encode, encode_target, fit_encodings, requi
 from ondol.contract.encoding import require_answerable
 from ondol.errors import UserError
 from ondol.orchestration.reporting import publish_markdown, publish_table, say
-from ondol.project import Project, describe_error, import_owned
+from ondol.project import OWN_ERRORS, Project, describe_error, import_owned
 from ondol.redaction import redact, show_uri
 from ondol.registry.registry import CHALLENGER, KEY_TAG, Registry
 from ondol.snapshots.snapshots import Snapshots
@@ -148,7 +148,7 @@ def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdou
     started = time.perf_counter()
     try:
         pipeline.fit(encoded, target)
-    except Exception as error:  # the owner's code may raise anything
+    except OWN_ERRORS as error:
         reason = str(error) if isinstance(error, ValueError | TypeError) else f"{describe_error(error)}."
         raise UserError(f"model/estimator.py or model/features.py failed to fit: {reason}") from error
     round_targets(pipeline)
@@ -169,7 +169,7 @@ def build_pipeline(settings: Settings) -> Any:
         made = estimator.build_estimator(settings.data.problem, settings.train.seed, **settings.train.params)
         built = features.build_features(**({"problem": settings.data.problem} if _asks_problem(features) else {}))
         pipeline = Pipeline([("features", built), ("estimator", made)])
-    except Exception as error:  # the owner's code may raise anything
+    except OWN_ERRORS as error:
         raise UserError(
             f"The model of model/estimator.py and model/features.py cannot be built: {describe_error(error)}."
         ) from error
