@@ -1,10 +1,9 @@
 """Which files the earlier releases rendered into a project, and which of them this one does not.
 
-Run as `releases.py`, it writes `released.txt` of the engine: each such path with the digests that it had, by which
-`ml tidy` knows a file that its owner did not edit. It needs the whole history.
+Run as `releases.py`, it writes `released.txt` of the engine: each such path with the digests that it had, the first
+digits of git's object names, by which `ml tidy` knows a file that its owner did not edit. It needs the whole history.
 """
 
-import hashlib
 import posixpath
 import re
 import subprocess
@@ -14,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LISTED = ROOT / "packages" / "ondol" / "src" / "ondol" / "setup" / "released.txt"
 FIRST = "7a2ccccf773eaaa0c87e095146699c9dfcb87095"  # 0.1.0: the one that pyproject.toml does not tell
 LINK = "120000"
+DIGITS = 16  # as in leftovers.py of the engine
 ENGINE = "vendor/"  # what leaves it is to be deleted by `copier update`: it is not the owner's
 
 
@@ -76,10 +76,9 @@ def gone() -> dict[str, list[str]]:
     for commit in releases().values():
         for path, blob in rendered_at(commit).items():
             if path not in now and not path.startswith(ENGINE):
-                digest = hashlib.sha256(git("cat-file", "blob", blob)).hexdigest()[:16]
                 digests = found.setdefault(path, [])
-                if digest not in digests:
-                    digests.append(digest)
+                if blob[:DIGITS] not in digests:
+                    digests.append(blob[:DIGITS])
     return dict(sorted(found.items()))
 
 

@@ -24,7 +24,7 @@ from ondol.orchestration.environment import LOGGERS, prepare
 from ondol.orchestration.reporting import listeners
 from ondol.project import place_in_project
 from ondol.redaction import may_be_address, redact
-from ondol.setup.leftovers import count_leftovers
+from ondol.setup.leftovers import find_leftovers
 from ondol.storage.files import explain_os_error
 from ondol.storage.store import Store, open_store
 from ondol_serving.printable import printable
@@ -115,7 +115,8 @@ def absolute_source(source: str) -> str:
 
 def note_leftovers(root: Path) -> None:
     """Print one line to standard error where files of earlier releases are left."""
-    if count := count_leftovers(root):
+    found = find_leftovers(root)
+    if count := len(found.released) + len(found.edited):
         what = "1 file of an earlier release is" if count == 1 else f"{count} files of earlier releases are"
         errors.print(f"[yellow]Note:[/] {what} left in this project: run `ml tidy`.", soft_wrap=True)
 

@@ -11,6 +11,7 @@ def tidy_project(dry_run: bool) -> None:
     """Delete what equals a release, and print what was deleted and what was left."""
     root = find_root()
     found = find_leftovers(root)
+    importing = find_imports(root, found)
     if not (found.released or found.edited):
         console.print("[green]✓[/] No file of an earlier release is left here.")
     elif not found.released:
@@ -29,13 +30,13 @@ def tidy_project(dry_run: bool) -> None:
     for name in found.edited:
         diff = show_edit(root, name)
         if diff is None:
-            print_plain(f"{name} was edited and is kept; the git history here has no released text to compare with.")
+            print_plain(f"{name} was edited and is kept; git does not have its released text to compare with.")
         else:
             print_plain(f"{name} was edited and is kept. The edit:\n{diff}".rstrip("\n"))
     if found.edited:
         print_plain(f"This release does not use an edited file: move the edit ({WHERE}), then delete the file.")
-    for name, modules in find_imports(root):
-        print_plain(f"{name} imports {', '.join(modules)}, of an earlier release: import it from `ondol` instead.")
+    for name, modules in importing:
+        print_plain(f"{name} imports {', '.join(modules)}, of an earlier release: import from `ondol` instead.")
 
 
 def describe_leftovers(found: Leftovers) -> str:

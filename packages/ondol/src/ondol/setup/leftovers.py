@@ -1,20 +1,31 @@
 """Files of earlier releases that lie in a project after `copier update`, and what its owner changed in them.
 
 Copier would delete a file that the template no longer has, the owner's edit with it. So copier.yml excludes them from
-updates, and they are deleted here, where the digests of the releases distinguish edited files from others.
+updates, and they are deleted here, where the digests of the releases distinguish edited files from others. A path alone
+proves nothing: a file that equals no release is an edited one only if git has a text of a release at its path.
 """
 
 import ast
 import difflib
 import hashlib
+import json
 import os
+import re
+import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 RELEASED = Path(__file__).with_name("released.txt")  # by .ci/releases.py: a path and its digests in each line
-OWN_CODE = ("flows", "model", "service", "tests")
+DIGITS = 16  # of git's object name of a file, which `git log` prints without the file
+LOG = (
+    *("-c", "log.follow=false", "-c", "log.showRoot=true", "-c", "log.showSignature=false"),
+    *("log", "--format=", "--raw", "--no-abbrev", "--no-renames", "--no-color", "--relative", "--"),
+)
+SKIPPED = ("node_modules", "__pycache__")  # beside hidden folders, environments and the project's vendor/
+IMPORT = re.compile(r"^[ \t]*((?:from[ \t]+[.\w]+[ \t]+)?import\b[ \t]*(?:\([^)]*\)|.+))$", re.M)
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,7 @@ class Leftovers:
 
     Attributes:
         released: Files that equal a release.
-        edited: Files that differ from every release.
+        edited: Files that differ from every release, but were committed as a release had them.
     """
 
     released: tuple[str, ...]
@@ -37,21 +48,15 @@ def _digests() -> dict[str, list[str]]:
     return {path: digests for path, *digests in (line.split(" ") for line in lines)}
 
 
-def count_leftovers(root: Path) -> int:
-    """Return how many files of earlier releases lie in the project; reads none of them."""
-    return sum(_lies(root / name) for name in _digests())
-
-
 def find_leftovers(root: Path) -> Leftovers:
     """Return the files of earlier releases that lie in the project."""
-    released, edited = list[str](), list[str]()
+    released, others = list[str](), list[str]()
     for name, digests in _digests().items():
         path = root / name
-        if _lies(path):
-            # Through a link is another place, which is not to be deleted from.
-            same = path.resolve() == root.resolve() / name and _digest(path.read_bytes()) in digests
-            (released if same else edited).append(name)
-    return Leftovers(tuple(released), tuple(edited))
+        # Through a link is another place, which is the owner's.
+        if _lies(path) and path.resolve() == root.resolve() / name:
+            (released if _digest(path) in digests else others).append(name)
+    return Leftovers(tuple(released), tuple(_find_released_texts(root, others)))
 
 
 def delete_leftovers(root: Path, names: tuple[str, ...]) -> list[str]:
@@ -73,41 +78,125 @@ def delete_leftovers(root: Path, names: tuple[str, ...]) -> list[str]:
 def show_edit(root: Path, name: str) -> str | None:
     """Return the unified diff from the last committed text that equals a release to the present file.
 
-    None where the project is no git repository, its history has no such text, or a link leads elsewhere.
+    None where git does not have this text, such as in a clone that omits files.
     """
-    from ondol.training.provenance import run_git  # here: each command counts the leftovers by this module
-
-    if (root / name).resolve() != root.resolve() / name:
+    found = _find_released_texts(root, [name]).get(name)
+    text = _run_git(root, "cat-file", "blob", found) if found else None
+    if text is None:
         return None
-    digests = _digests()[name]
-    for commit in (run_git(root, "log", "--format=%H", "--", name) or b"").decode().split():
-        text = run_git(root, "show", f"{commit}:./{name}")
-        if text is not None and _digest(text) in digests:
-            before, now = (part.decode(errors="replace").split("\n") for part in (text, (root / name).read_bytes()))
-            return "\n".join(difflib.unified_diff(before, now, f"{name} (released)", name, lineterm=""))
-    return None
+    before, now = (part.decode(errors="replace").split("\n") for part in (text, (root / name).read_bytes()))
+    return "\n".join(difflib.unified_diff(before, now, f"{name} (released)", name, lineterm=""))
 
 
-def find_imports(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield each file of the owner that imports modules which only earlier releases had, with their names."""
-    modules = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in _digests()}
-    for path in sorted(path for folder in OWN_CODE for path in (root / folder).rglob("*.py")):
+def find_imports(root: Path, found: Leftovers) -> list[tuple[str, list[str]]]:
+    """Return each file of the owner that imports modules which only earlier releases had, with their names.
+
+    Args:
+        root: The project; its Python files and notebooks are read, those in vendor/ and in environments are not.
+        found: Its leftovers: a module at a path that a release had is the owner's if it is none of them.
+    """
+    left = {*found.released, *found.edited}
+    modules = {_module(name) for name in _digests()}
+    there = {module: next((path for path in _paths(module) if _lies(root / path)), None) for module in modules}
+    gone = {module for module, path in there.items() if path is None or path in left}
+    importing = []
+    for path in _code_files(root):
         name = path.relative_to(root).as_posix()
-        if name not in _digests() and (found := sorted(modules & set(_imported(path)))):
-            yield name, found
+        if name not in left and (names := sorted(set(_imported(path, root, gone)))):
+            importing.append((name, names))
+    return sorted(importing)
 
 
-def _imported(path: Path) -> Iterator[str]:
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):  # such as the markers of a conflict
-        return
-    for node in ast.walk(tree):
+def _find_released_texts(root: Path, names: list[str]) -> dict[str, str]:
+    """Return git's object of the last committed text that equals a release, of each of the files that had one.
+
+    Commits before the file was last deleted do not count: what came after is another file, the owner's.
+    """
+    if not names:
+        return {}
+    found = dict[str, str]()
+    closed = set[str]()
+    for line in (_run_git(root, *LOG, *names) or b"").decode(errors="replace").splitlines():
+        about, _, name = line.partition("\t")  # :mode mode object object status, the newest commit first
+        if name in names and name not in closed:
+            _, _, old, new, status = about.split(" ")
+            texts = [text for text in (new, old) if text[:DIGITS] in _digests()[name]]
+            if texts and status != "D":
+                found[name] = texts[0]
+            if texts or status == "D":
+                closed.add(name)
+    return {name: found[name] for name in names if name in found}
+
+
+def _run_git(root: Path, *words: str) -> bytes | None:
+    from ondol.training.provenance import run_git  # here: each command looks for leftovers, and most projects have none
+
+    return run_git(root, *words)
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _paths(module: str) -> tuple[str, str]:
+    path = module.replace(".", "/")
+    return f"{path}/__init__.py", f"{path}.py"  # in the order in which Python looks
+
+
+def _code_files(root: Path) -> Iterator[Path]:
+    """Yield the Python files and notebooks that are the owner's or the template's."""
+    for place, folders, files in os.walk(root):
+        at_root = Path(place) == root
+        folders[:] = [
+            name
+            for name in folders
+            if not (name.startswith(".") or name in SKIPPED or (at_root and name == "vendor"))
+            and not os.path.lexists(Path(place, name, "pyvenv.cfg"))
+        ]
+        yield from (Path(place, name) for name in files if name.endswith((".py", ".ipynb")))
+
+
+def _imported(path: Path, root: Path, modules: set[str]) -> Iterator[str]:
+    """Yield those of the modules that a file imports, also relative to its package."""
+    package = path.relative_to(root).parent.parts
+    for node in _nodes(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from ({alias.name for alias in node.names} & modules)
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(package):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                inside = f"{base}.{alias.name}"
+                if inside in modules:
+                    yield inside
+                elif base in modules and not any(_lies(root / name) for name in _paths(inside)):
+                    yield base
+
+
+def _nodes(path: Path) -> Iterator[ast.AST]:
+    """Yield the syntax nodes of a Python file, or of the code cells of a notebook."""
+    try:
+        if path.suffix == ".py":
+            yield from _parse(path.read_bytes())
+            return
+        for cell in json.loads(path.read_bytes())["cells"]:
+            if cell["cell_type"] == "code":
+                yield from _parse("".join(cell["source"]).encode())
+    except (OSError, ValueError, KeyError, TypeError):  # no notebook, or one of the format before 2015
+        return
+
+
+def _parse(code: bytes) -> Iterator[ast.AST]:
+    """Yield the syntax nodes of code, or of its imports alone where it is no Python."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the owner's code, such as of an escape in a string
+            tree = ast.parse(code)
+    except (SyntaxError, ValueError):  # such as the markers of a conflict, or a notebook's magic command
+        for found in IMPORT.finditer(code.decode(errors="replace")):
+            with suppress(SyntaxError, ValueError):
+                yield from ast.parse(found[1]).body
+    else:
+        yield from ast.walk(tree)
 
 
 def _remove_empty(folder: Path) -> bool:
@@ -121,5 +210,10 @@ def _lies(path: Path) -> bool:
     return os.path.lexists(path) and not path.is_dir()
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+def _digest(path: Path) -> str | None:
+    """Return the first digits of the name that git gives to a file with this content; None if it cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()[:DIGITS]
