@@ -111,6 +111,20 @@ def test_host_that_is_no_address_is_refused_in_one_sentence(
     assert started == []
 
 
+def test_a_bundle_that_is_named_must_be_there(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ML_BUNDLE", "handed/over")
+    with pytest.raises(UserError, match=r"^ML_BUNDLE is handed/over, and there is no meta\.json in it: set it to "):
+        serve.serve_champion(free_port())
+    assert (started, capsys.readouterr().out) == ([], "")
+    (Path.cwd() / "handed" / "over").mkdir(parents=True)
+    (Path.cwd() / "handed" / "over" / "meta.json").touch()
+    serve.serve_champion(free_port())
+    assert "the bundle handed/over, by ML_BUNDLE" in capsys.readouterr().out
+    assert len(started) == 1
+
+
 def test_counts_of_a_service_outlive_the_smoke_test_beside_it(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

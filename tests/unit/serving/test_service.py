@@ -1,6 +1,7 @@
 """The service in process: types, limits, encodings, predictions."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -294,6 +295,27 @@ def test_refused_bundle_is_tried_again_and_taken_up_once_it_loads(
         module.serving.refresh()
         versions.append(client.post("/predict", json={"rows": [ROW]}).json()["model_version"])
     assert versions == ["7", "7", "8", "8"]
+
+
+def test_service_says_once_that_the_bundle_named_for_it_is_missing(
+    models: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ondol_serving.serving import Serving
+
+    monkeypatch.setenv("ML_BUNDLE", str(tmp_path / "bundle"))
+    monkeypatch.setattr("ondol_serving.serving.log", logging.getLogger("plain"))
+    state = Serving()
+    for _ in range(3):
+        state.refresh()
+    said = f"ML_BUNDLE is {tmp_path / 'bundle'}, and there is no meta.json in it: the service waits for one"
+    assert caplog.messages == [said]
+    name, _ = write_bundle(tmp_path, bundle_files("7", "binary", models["binary"]))
+    (tmp_path / "bundle").symlink_to(tmp_path / "bundles" / name)
+    state.refresh()
+    assert state.bundle is not None and state.bundle.version == "7"
+    (tmp_path / "bundle").unlink()
+    state.refresh()
+    assert caplog.messages == [said] and state.bundle is not None
 
 
 def test_refused_bundle_is_not_read_again_at_once_and_the_old_one_can_be_named_meanwhile(

@@ -20,6 +20,10 @@ NO_MODEL = "There is no model yet: deploy one with `ml run`, and the service tak
 log = logging.getLogger("bentoml.service")  # BentoML's own logger: it has a handler and a format
 
 
+class NoBundle(FileNotFoundError):
+    """`ML_BUNDLE` names a folder in which there is no bundle, or not yet. The message is one sentence."""
+
+
 class NothingInProduction(Exception):
     """What is in production, if anything, is to be taken out of it."""
 
@@ -51,6 +55,8 @@ class Serving:
                 self.bundle = load_bundle(folder, digest)
                 self._loaded, self._complaint = named, ""
                 log.info("Serving model version %s from %s", self.bundle.version, folder)
+            except NoBundle as error:
+                self._wait(error)
             except FileNotFoundError:
                 return
             except NothingInProduction:
@@ -76,6 +82,11 @@ class Serving:
             log.warning("Version %s is taken back, no model is in production", self.bundle.version)
         self.forget()
 
+    def _wait(self, error: NoBundle) -> None:
+        if self.bundle is None and str(error) != self._complaint:
+            self._complaint = str(error)
+            log.warning("%s", error)
+
     def _refuse(self, error: Exception) -> None:
         self._retry_at = time.monotonic() + RETRY_SECONDS
         if str(error) == self._complaint:  # the same at every try
@@ -89,14 +100,14 @@ def locate_bundle() -> tuple[Path, str | None]:
     """Return the folder of the bundle that should serve, and its digest where that is recorded.
 
     Raises:
-        FileNotFoundError: none is named, yet or for a moment.
+        FileNotFoundError: none is named, yet or for a moment; `NoBundle` where `ML_BUNDLE` names it.
         NothingInProduction: `champion.json` says so: a first release failed and was taken back.
         BundleError: `champion.json` cannot be understood.
     """
     if named := os.environ.get("ML_BUNDLE"):
         folder = Path(named)
         if not (folder / "meta.json").exists():
-            raise FileNotFoundError(folder)
+            raise NoBundle(f"ML_BUNDLE is {named}, and there is no meta.json in it: the service waits for one")
         stated = re.search("-([0-9a-f]{12})$", folder.name)  # the store's name of a bundle ends so
         return folder, stated and stated[1]
     store = Path(os.environ.get("ML_STORE") or ".ml/store")

@@ -182,9 +182,10 @@ def serve_champion(port: int | None) -> None:
     """Become the service process; ready as soon as there is a champion.
 
     Raises:
-        UserError: the port is in use, the host is not an address, or the bundle is damaged.
+        UserError: the port is in use, the host is not an address, or the bundle is damaged or missing.
     """
     settings = start_command(stored=False)
+    named = _named_bundle(settings)
     host, chosen = settings.service.host, port or settings.service.port
     _require_free(host, chosen)
     place = f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
@@ -198,6 +199,7 @@ def serve_champion(port: int | None) -> None:
     if champion and not store.remote:  # the copy of a bucket is served though the bucket is away
         open_bundle(store, champion.bundle)
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
+    serving = escape(f"the bundle {named}, by ML_BUNDLE" if named else serving)
     console.print(
         f"Serving [bold]{escape(settings.project.name)}[/] ({serving}) on http://{escape(place)}. Stop with Ctrl-C."
     )
@@ -221,6 +223,21 @@ def serve_champion(port: int | None) -> None:
     os.chdir(settings.root)
     command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen)])
+
+
+def _named_bundle(settings: Settings) -> str:
+    """Return the folder that `ML_BUNDLE` names; empty if it is not set.
+
+    Raises:
+        UserError: there is no bundle in it.
+    """
+    named = os.environ.get("ML_BUNDLE", "")
+    if named and not (settings.root / named / "meta.json").is_file():
+        raise UserError(
+            f"ML_BUNDLE is {named}, and there is no meta.json in it: set it to a bundle's folder, or unset it to serve "
+            "the version in production."
+        )
+    return named
 
 
 def _fetch_champion(store: Store) -> None:
