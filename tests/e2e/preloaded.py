@@ -135,6 +135,10 @@ def become(request: dict[str, Any], files: list[int], before: list[str]) -> None
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    for name in ("stdout", "stderr"):  # opened again: Python recorded whether the earlier file can be sought in
+        old = getattr(sys, name)
+        new = os.fdopen(old.fileno(), "w", 1 if old.line_buffering else -1, old.encoding, old.errors, closefd=False)
+        setattr(sys, name, new)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
