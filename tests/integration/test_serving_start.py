@@ -15,6 +15,7 @@ from service_support import ROW, bundle_files, compile_model, crown, fit, write_
 from template_support import python_path
 
 from ondol.cli import deployment as serve
+from ondol.cli import doctor
 from ondol.config import Settings, load_settings
 from ondol.deployment import smoke
 from ondol.deployment.smoke import SmokeService
@@ -22,6 +23,8 @@ from ondol.errors import UserError
 from ondol.orchestration.guard import Child, free_port
 from ondol.registry.bundles import new_bento_home
 
+# BentoML uses pathspec and pydantic in ways that these call old.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 TEMPLATE = Path(__file__).parents[2] / "template"
 
 
@@ -64,6 +67,7 @@ def started(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[list[st
         commands.append(command)
 
     monkeypatch.setattr(serve.os, "execv", execv)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setattr(serve, "start_command", lambda **_: load_settings(settings.root))
     for name in (
         "ML_STORE",
@@ -123,6 +127,47 @@ def test_a_bundle_that_is_named_must_be_there(
     serve.serve_champion(free_port())
     assert "the bundle handed/over, by ML_BUNDLE" in capsys.readouterr().out
     assert len(started) == 1
+
+
+BROKEN = {
+    "syntax": ("\ndef (", "service/service.py cannot be imported: SyntaxError: invalid syntax (service.py, line 2)."),
+    "import": (
+        "\n\nimport no_such_package\n",
+        "service/service.py cannot be imported: ModuleNotFoundError: No module named 'no_such_package' "
+        "(service/service.py, line 3).",
+    ),
+    "exit": (
+        "import sys\nsys.exit(3)\n",
+        "service/service.py cannot be imported: it calls sys.exit(3), which ends the process (service/service.py, "
+        "line 2).",
+    ),
+    "none": (
+        "class Service: ...\n",
+        "service/service.py has no service named Service: a class of this name, decorated by @service.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_mistakes_in_service_py_are_one_sentence_and_nothing_is_started(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    text, said = BROKEN[case]
+    Path("service").mkdir()
+    Path("service", "__init__.py").touch()
+    Path("service", "service.py").write_text(text, encoding="utf-8")
+    for name in ("service", "service.service"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UserError) as caught:
+        serve.serve_champion(free_port())
+    assert (str(caught.value), started, capsys.readouterr().out) == (said, [], "")
+    for name in ("service", "service.service"):
+        sys.modules.pop(name, None)
+    checks = dict(doctor._checks())
+    with pytest.raises(UserError) as caught:
+        checks["endpoints"](load_settings())
+    assert str(caught.value) == said
 
 
 def test_counts_of_a_service_outlive_the_smoke_test_beside_it(

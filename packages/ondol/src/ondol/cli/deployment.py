@@ -16,7 +16,7 @@ from ondol.evaluation.gates import StoredVerdict, Verdicts, gate_rows, metric_li
 from ondol.orchestration.alerts import AlertKind, alert
 from ondol.orchestration.processes import is_loopback, running
 from ondol.orchestration.reporting import plain, table
-from ondol.project import Project
+from ondol.project import Project, import_code
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle, served_bundle
 from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion
 from ondol.storage.files import CHAMPION_FILE
@@ -182,7 +182,8 @@ def serve_champion(port: int | None) -> None:
     """Become the service process; ready as soon as there is a champion.
 
     Raises:
-        UserError: the port is in use, the host is not an address, or the bundle is damaged or missing.
+        UserError: the port is in use, the host is not an address, the bundle is damaged or missing, or
+            `service/service.py` cannot be imported.
     """
     settings = start_command(stored=False)
     named = _named_bundle(settings)
@@ -198,10 +199,19 @@ def serve_champion(port: int | None) -> None:
     champion = read_champion(store)
     if champion and not store.remote:  # the copy of a bucket is served though the bucket is away
         open_bundle(store, champion.bundle)
+    os.environ |= {"ML_STORE": str(store.folder)}
+    limits = settings.service.model_dump(exclude={"host", "port"}) | {
+        "hosts": ",".join((*settings.service.hosts, place))
+    }
+    for section, values in (("SERVICE", limits), ("LOG", settings.log.model_dump())):
+        os.environ |= {f"ML_{section}__{name.upper()}": str(value) for name, value in values.items()}
+    os.chdir(settings.root)
+    require_service(settings)  # of a mistake in it BentoML would print a traceback
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
     serving = escape(f"the bundle {named}, by ML_BUNDLE" if named else serving)
     console.print(
-        f"Serving [bold]{escape(settings.project.name)}[/] ({serving}) on http://{escape(place)}. Stop with Ctrl-C."
+        f"Serving [bold]{escape(settings.project.name)}[/] ({serving}) on http://{escape(place)}. Stop with Ctrl-C.",
+        soft_wrap=True,
     )
     if not is_loopback(host):
         console.print(
@@ -210,19 +220,23 @@ def serve_champion(port: int | None) -> None:
             soft_wrap=True,
         )
     sys.stdout.flush()
-    os.environ |= {"ML_STORE": str(store.folder)}
-    limits = settings.service.model_dump(exclude={"host", "port"}) | {
-        "hosts": ",".join((*settings.service.hosts, place))
-    }
-    for section, values in (("SERVICE", limits), ("LOG", settings.log.model_dump())):
-        os.environ |= {f"ML_{section}__{name.upper()}": str(value) for name, value in values.items()}
     environment, kept_open = new_bento_home(settings)
     os.environ |= environment
     for file in kept_open:
         os.set_inheritable(file, True)
-    os.chdir(settings.root)
     command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen)])
+
+
+def require_service(settings: Settings) -> None:
+    """Import `service/service.py`, as BentoML does for `ml serve`.
+
+    Raises:
+        UserError: it cannot be imported, or has no service.
+    """
+    sys.path.insert(0, str(settings.root))
+    if not hasattr(getattr(import_code("service.service"), "Service", None), "to_asgi"):
+        raise UserError("service/service.py has no service named Service: a class of this name, decorated by @service.")
 
 
 def _named_bundle(settings: Settings) -> str:

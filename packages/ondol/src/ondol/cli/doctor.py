@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 
 from ondol.cli.console import console, start_command
+from ondol.cli.deployment import require_service
 from ondol.cli.status import ANSWER_SECONDS
 from ondol.cli.tidy import describe_leftovers
 from ondol.config import Settings
@@ -248,6 +249,7 @@ def _checks() -> Iterator[tuple[str, Callable[[Settings], str]]]:
     yield "prefect", lambda s: _server(s, "prefect", "PREFECT_API_URL")
     yield "mlflow", lambda s: _server(s, "mlflow", "MLFLOW_TRACKING_URI")
     yield "champion", _champion
+    yield "endpoints", _endpoints
     yield "service", _port
     yield "worker", lambda s: _own(s, "worker", "none runs here; `ml up` starts one")
 
@@ -360,6 +362,11 @@ def _champion(settings: Settings) -> str:
         return "none yet: `ml run` deploys one"
     open_bundle(store, champion.bundle)
     return f"version {champion.version}, its bundle is intact"
+
+
+def _endpoints(settings: Settings) -> str:
+    require_service(settings)
+    return "service/service.py can be served"
 
 
 def _port(settings: Settings) -> str:
