@@ -95,8 +95,8 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
         from ondol.orchestration.flow import run_watched
 
         flow = load_flow(stage)
-        for module in WARM.get(stage, ()):
-            if not server.is_starting():  # the rest is imported where it is needed: if nothing changed, nowhere
+        for module in WARM.get(stage, ()) if _may_train(settings) else ():
+            if not server.is_starting():  # the rest is imported where it is needed
                 break
             importlib.import_module(module)
         if stage in WARM:
@@ -109,6 +109,25 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
         progress.follow(flow)
         with ended_by_exit(stage):
             return run_watched(flow, parameters)
+
+
+def _may_train(settings: Settings) -> bool:
+    """Return False if no file that decides on the model is newer than the last run.
+
+    It is a guess: a run that trains after all imports what it needs then, a second later. What is imported in vain
+    slows down the start of Prefect's server beside it, and with it each run in which nothing changed.
+    """
+    root, last = settings.root, _changed_at(open_store(settings).folder / "latest.json")
+    decisive = [*root.glob("model/**/*.py"), root / "flows" / "train.py", root / "config.toml"]
+    return not last or any(_changed_at(path) > last for path in (*decisive, root / settings.data.source))
+
+
+def _changed_at(path: Path) -> float:
+    """Return when a file was written last, in seconds since 1970; 0 where there is none, as for an address."""
+    try:
+        return path.stat().st_mtime
+    except (OSError, ValueError):
+        return 0.0
 
 
 @contextmanager
