@@ -243,7 +243,6 @@ def _looks_wrong(path: Path) -> bool:
         return True
     named = [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module and not node.level]
     named += [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
-    sys.path.insert(0, str(path.parents[1]))
     services = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Service"]
     return not any(node.decorator_list for node in services) or any(
         find_spec(name.partition(".")[0]) is None for name in named

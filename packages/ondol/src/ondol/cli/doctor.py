@@ -298,7 +298,7 @@ def _secrets(settings: Settings) -> str:
     return "only you can read .env"
 
 
-def _git(settings: Settings) -> "str | Advice":
+def _git(settings: Settings) -> str:
     from ondol.training.provenance import is_ignored, read_provenance
 
     if is_ignored(settings.root, "vendor/ondol/pyproject.toml"):

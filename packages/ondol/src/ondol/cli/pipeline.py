@@ -24,6 +24,7 @@ from ondol.registry.registry import connect_mlflow
 from ondol.storage.remote_files import refuse_plain
 from ondol.storage.store import only_one, open_store
 from ondol.training.provenance import installed_packages
+from ondol.validation.results import FILE as LATEST_FILE
 from ondol.validation.results import Validation, Validations, read_latest
 
 WARM = {  # modules that a stage needs, unless nothing changed: imported while the server starts
@@ -95,7 +96,8 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
         from ondol.orchestration.flow import run_watched
 
         flow = load_flow(stage)
-        for module in WARM.get(stage, ()) if _may_train(settings) else ():
+        idle = stage == "pipeline" and not _may_train(settings)  # a stage that is run alone has something to do
+        for module in () if idle else WARM.get(stage, ()):
             if not server.is_starting():  # the rest is imported where it is needed
                 break
             importlib.import_module(module)
@@ -117,7 +119,7 @@ def _may_train(settings: Settings) -> bool:
     It is a guess: a run that trains after all imports what it needs then, a second later. What is imported in vain
     slows down the start of Prefect's server beside it, and with it each run in which nothing changed.
     """
-    root, last = settings.root, _changed_at(open_store(settings).folder / "latest.json")
+    root, last = settings.root, _changed_at(open_store(settings).folder / LATEST_FILE)
     decisive = [*root.glob("model/**/*.py"), root / "flows" / "train.py", root / "config.toml"]
     return not last or any(_changed_at(path) > last for path in (*decisive, root / settings.data.source))
 
@@ -227,12 +229,9 @@ def _print_prediction(settings: Settings, champion: Champion) -> None:
     console.print("\n[bold]For a made-up row[/] the service answers:", escape(answer), soft_wrap=True)
     console.print("Ask it yourself: `uv run ml serve`, and in another terminal")
     console.print(f"curl -s {address} -H 'Content-Type: application/json' -d '{text}'", soft_wrap=True, markup=False)
-    own = (
-        ""
-        if not settings.data.source.startswith("sample:")
-        else ", or `uv run ml init YOUR.csv --target COLUMN` for your own data"
-    )
-    console.print(f"\nNext: `uv run ml status`{own}.")
+    sampled = settings.data.source.startswith("sample:")
+    other = ", or `uv run ml init YOUR.csv --target COLUMN` for your own data" if sampled else ""
+    console.print(f"\nNext: `uv run ml status`{other}.")
 
 
 def _figure(value: float | None) -> str:

@@ -145,7 +145,7 @@ def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
 def _untyped(columns: Sequence[Column], schema: "DataFrameSchema | None") -> "DataFrameSchema":
     """Return Pandera's checks of `columns` without types, which `clean` has converted already.
 
-    Nor are values wanted to be unique: that is for the whole table to say, see `ondol.contract.checking`.
+    Nor are values wanted to be unique: that is for the whole table to say, see `find_repeats`.
     """
     import pandera.pandas as pa_
 

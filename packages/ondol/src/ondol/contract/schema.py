@@ -361,7 +361,8 @@ def require_columns(present: Sequence[str], columns: Sequence[Column]) -> None:
     missing = [column.name for column in columns if column.name not in present]
     if not missing:
         return
-    other = [name for name in present if name not in {column.name for column in columns}]
+    asked = {column.name for column in columns}
+    other = [name for name in present if name not in asked]
     hint = nearest(missing[0], other) or f" It has: {', '.join(present)}."
     more = f" {len(missing) - 1} more columns of the contract are missing." if len(missing) > 1 else ""
     raise UserError(f'The data has no column "{missing[0]}", which the contract asks for.{hint}{more}')

@@ -425,14 +425,14 @@ class Registry:
             self.client.restore_run(run_id)
             say(f'The run "{run.info.run_name}" was deleted in MLflow: it is restored.', notice=True)
 
-    def versions_of(self, cache_key: str) -> "list[ModelVersion]":
+    def find_all(self, cache_key: str) -> "list[ModelVersion]":
         """Return the versions that were trained from exactly `cache_key`, the newest first; some may not be whole."""
         found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{cache_key}'")
         return sorted(found, key=lambda version: int(version.version), reverse=True)
 
     def find(self, cache_key: str) -> "ModelVersion | None":
         """Return the newest version that was trained from exactly `cache_key` and is whole, or None."""
-        for version in self.versions_of(cache_key):
+        for version in self.find_all(cache_key):
             lost = self.find_lost(str(version.version))
             if not lost:
                 return version

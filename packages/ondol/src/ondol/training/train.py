@@ -78,7 +78,7 @@ def cache_key(project: Project, validation: str) -> str:
 
 def is_trained(project: Project, validation: str) -> bool:
     """Return True if a version was trained from these rows by the code and settings of now."""
-    return bool(project.registry.versions_of(cache_key(project, validation)))
+    return bool(project.registry.find_all(cache_key(project, validation)))
 
 
 def find_version(project: Project, key: str) -> str | None:
