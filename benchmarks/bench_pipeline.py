@@ -125,7 +125,8 @@ def fixed_cost(work: Path, rounds: int, env: dict[str, str]) -> dict[str, float]
     alone = statistics.median(run_pipeline(work, source, env).seconds for _ in range(rounds))
     port, home = free_port(), work / "server"
     served = env | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    application = ["--lifespan", "on", "--factory", "ondol.orchestration.asgi:prefect"]  # as `ml up` starts it
+    command = [sys.executable, "-m", "uvicorn", *application]
     quiet = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     server = subprocess.Popen([*command, "--port", str(port), "--log-level", "error"], env=env | quiet)
     try:

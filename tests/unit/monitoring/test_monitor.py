@@ -257,7 +257,7 @@ def test_verdict_follows_columns_predictions_and_labels(drifted, prediction, los
     ("metric", "now", "lost"),
     [
         ("roc_auc", Interval(0.70, 0.66, 0.74), True),
-        ("roc_auc", Interval(0.81, 0.77, 0.85), False),  # as chance would have it
+        ("roc_auc", Interval(0.815, 0.775, 0.855), False),  # as chance would have it
         ("roc_auc", Interval(0.83, 0.829, 0.831), False),  # too little
         ("roc_auc", Interval(0.95, 0.94, 0.96), False),  # better
         ("roc_auc", Interval(0.50, None, None), False),
@@ -266,13 +266,19 @@ def test_verdict_follows_columns_predictions_and_labels(drifted, prediction, los
 )
 def test_performance_is_lost_beyond_doubt_only(metric, now, lost):
     before = Interval(0.84, 0.835, 0.845)
-    assert is_lost("binary", metric, now, before, 0.02, 0.95) is lost
+    assert is_lost("binary", metric, now, before, 0.95, Monitor()) is lost
+
+
+@pytest.mark.parametrize(("confidence", "lost"), [(0.9, True), (0.95, False)])
+def test_how_sure_a_loss_must_be_is_a_setting_of_the_monitor(confidence, lost):
+    now, before = Interval(0.81, 0.77, 0.85), Interval(0.84, 0.835, 0.845)
+    assert is_lost("binary", "roc_auc", now, before, 0.95, Monitor(confidence=confidence)) is lost
 
 
 def test_loss_of_an_error_in_the_targets_unit_is_a_share():
     before = Interval(100_000.0, 99_900.0, 100_100.0)
-    assert not is_lost("regression", "rmse", Interval(101_000.0, 100_900.0, 101_100.0), before, 0.02, 0.95)
-    assert is_lost("regression", "rmse", Interval(103_000.0, 102_900.0, 103_100.0), before, 0.02, 0.95)
+    assert not is_lost("regression", "rmse", Interval(101_000.0, 100_900.0, 101_100.0), before, 0.95, Monitor())
+    assert is_lost("regression", "rmse", Interval(103_000.0, 102_900.0, 103_100.0), before, 0.95, Monitor())
 
 
 def test_measure_leaves_out_labels_of_classes_never_trained():
@@ -280,7 +286,7 @@ def test_measure_leaves_out_labels_of_classes_never_trained():
     rows = pd.DataFrame(
         {"prediction": [[0.9, 0.1], [0.2, 0.8]] * 20 + [[0.5, 0.5]], "label": ["no", "yes"] * 20 + ["?"]}
     )
-    found = measure(known, {"roc_auc": {"value": 0.9, "low": 0.8, "high": 1.0}}, rows, Gates(), 0.02)
+    found = measure(known, {"roc_auc": {"value": 0.9, "low": 0.8, "high": 1.0}}, rows, Gates(), Monitor())
     assert found is not None
     assert (found.rows, found.figure.value, found.lost) == (40, 1.0, False)
 
@@ -288,7 +294,7 @@ def test_measure_leaves_out_labels_of_classes_never_trained():
 def test_measure_says_nothing_where_the_metric_is_undefined():
     known = contract(Column(name="x", kind="number"))
     rows = pd.DataFrame({"prediction": [[0.9, 0.1]] * 20, "label": ["no"] * 20})
-    assert measure(known, {}, rows, Gates(), 0.02) is None
+    assert measure(known, {}, rows, Gates(), Monitor()) is None
 
 
 # The decision

@@ -87,7 +87,7 @@ def window(project: Project, number: int, drift: float, shift: float, labels: bo
         return made
     predicted = [a["probabilities"].values() if "probabilities" in a else [a["value"]] for a in answers]
     truth = pd.DataFrame({"prediction": [list(p) for p in predicted], "label": frame[contract.target].to_numpy()})
-    return with_performance(made, measure(contract, project.metrics, truth, GATES, RULES.loss), RULES.drift_share)
+    return with_performance(made, measure(contract, project.metrics, truth, GATES, RULES), RULES.drift_share)
 
 
 def count_alarms(project: Project, numbers: range, drift: float = 0, shift: float = 0, labels: bool = True) -> int:

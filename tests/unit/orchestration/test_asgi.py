@@ -206,3 +206,63 @@ def test_websockets_follow_the_same_rules(headers: dict[str, str], answer: str) 
 def test_answers_cannot_be_framed_by_other_sites() -> None:
     assert (b"content-security-policy", b"frame-ancestors 'self'") in ask()["headers"]
     assert (b"content-security-policy", b"frame-ancestors 'self'") in ask(host="evil.example")["headers"]
+
+
+def handle(app: Any, body: tuple[bytes, ...] = (b"",)) -> tuple[list[int], bytes]:
+    """Return the statuses and the body that a client of `RetryLocked(app)` receives for a POST in these parts."""
+    parts = [{"type": "http.request", "body": part, "more_body": part is not body[-1]} for part in body]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return parts.pop(0) if parts else {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(asgi.RetryLocked(app)({"type": "http", "path": "/api/flow_runs/"}, receive, send))
+    return [m["status"] for m in sent if "status" in m], b"".join(m.get("body", b"") for m in sent)
+
+
+class Locked:
+    """An application that answers 503 a number of times, as Prefect does, and then with the body it was sent."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.asked = times, 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer; Starlette raises the error after it was answered."""
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        self.asked += 1
+        scope["path_params"] = {}  # as Starlette's router does
+        locked = self.asked <= self.times
+        await send({"type": "http.response.start", "status": 503 if locked else 201, "headers": []})
+        await send({"type": "http.response.body", "body": b"Service Unavailable" if locked else body})
+        if locked:
+            raise RuntimeError("database is locked")
+
+
+@pytest.mark.parametrize("times", [0, 1, 3])
+def test_a_request_that_meets_a_locked_database_is_handled_again_with_its_body(times):
+    app = Locked(times)
+    assert handle(app, (b'{"name"', b': "\xed\x9a\x8c"}')) == ([201], b'{"name": "\xed\x9a\x8c"}')
+    assert app.asked == times + 1
+
+
+def test_a_database_that_stays_locked_is_reported_to_the_client(monkeypatch):
+    monkeypatch.setattr(asgi, "RETRY_SECONDS", (0.0, 0.0))
+    app = Locked(100)
+    with pytest.raises(RuntimeError, match="locked"):
+        handle(app)
+    assert app.asked == 3
+
+
+def test_other_errors_are_passed_on_at_once():
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        raise RuntimeError("a fault")
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        handle(broken)

@@ -363,6 +363,7 @@ class Monitor(Section):
         unseen: By how much the share of values never seen in training may grow.
         drift_share: The share of drifted columns from which on the window has drifted.
         loss: By how much the metric may fall before performance is lost; of errors in the target's unit, a share.
+        confidence: How sure it must be that the fall is not chance; one-sided.
         keep: How many reports are kept.
         metrics: Where the worker exposes the loop's metrics to Prometheus, such as 127.0.0.1:9464; None for nowhere.
     """
@@ -375,6 +376,7 @@ class Monitor(Section):
     unseen: float = Field(0.05, gt=0, le=1)
     drift_share: float = Field(0.3, gt=0, le=1)
     loss: float = Field(0.02, ge=0)
+    confidence: float = Field(0.9, gt=0, lt=1)  # two windows must agree before the pipeline is asked to train
     keep: int = Field(20, ge=1)
     metrics: str | None = Field(None, pattern=r"^(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}$")
 

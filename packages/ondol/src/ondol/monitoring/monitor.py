@@ -148,7 +148,7 @@ def _measure(
         note = f"{len(rows):,} of {len(sample):,} compared rows have a label, too few to evaluate: {least:,} are needed"
         return window.model_copy(update={"notes": (note,)})
     holdout = context.bundle.meta.get("metrics") or {}
-    found = measure(context.reference.contract, holdout, rows, settings.gates, settings.monitor.loss)
+    found = measure(context.reference.contract, holdout, rows, settings.gates, settings.monitor)
     if found is None:
         note = f"the metric cannot be measured on {len(rows):,} labelled rows: they may be of one class only"
         return window.model_copy(update={"notes": (note,)})

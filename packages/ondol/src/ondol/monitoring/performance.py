@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from ondol.config import Gates
+from ondol.config import Gates, Monitor
 from ondol.contract import Contract, encode_target
 from ondol.evaluation.gates import show_figure
 from ondol.evaluation.metrics import Interval, bootstrap, choose_metric, metrics_of, score_metrics
@@ -41,7 +41,7 @@ class Performance(BaseModel):
 
 
 def measure(
-    contract: Contract, holdout: dict[str, Any], rows: pd.DataFrame, gates: Gates, loss: float
+    contract: Contract, holdout: dict[str, Any], rows: pd.DataFrame, gates: Gates, rules: Monitor
 ) -> Performance | None:
     """Return how good the labelled rows' predictions were; None where the metric is undefined on them.
 
@@ -50,7 +50,7 @@ def measure(
         holdout: The metrics of the bundle's `meta.json`.
         rows: Columns `prediction` (lists of numbers) and `label` (in the target's dtype).
         gates: The metric and how its interval is found.
-        loss: The allowed loss.
+        rules: The allowed loss, and how sure it must be.
     """
     y = encode_target(contract, rows["label"])
     predicted = np.array(rows["prediction"].tolist(), dtype=np.float64)
@@ -69,15 +69,15 @@ def measure(
         figure=figure,
         before=before,
         metrics=score_metrics(contract.problem, y, predicted),
-        lost=before is not None and is_lost(contract.problem, metric, figure, before, loss, gates.confidence),
+        lost=before is not None and is_lost(contract.problem, metric, figure, before, gates.confidence, rules),
     )
 
 
-def is_lost(problem: str, metric: str, now: Interval, before: Interval, loss: float, confidence: float) -> bool:
-    """Return True if a figure is worse than before by more than `loss`, and by more than chance.
+def is_lost(problem: str, metric: str, now: Interval, before: Interval, coverage: float, rules: Monitor) -> bool:
+    """Return True if a figure is worse than before by more than `[monitor] loss`, and by more than chance.
 
-    The figures are of different rows, so their standard errors, read from their intervals, add up in squares; the
-    fall must exceed the one-sided bound of the normal distribution at `confidence`.
+    The figures are of different rows, so their standard errors, read from their intervals of that coverage, add up in
+    squares; the fall must exceed the one-sided bound of the normal distribution at `[monitor] confidence`.
     """
     kind = metrics_of(problem)[metric]
     if now.low is None or now.high is None or before.low is None or before.high is None:
@@ -85,8 +85,10 @@ def is_lost(problem: str, metric: str, now: Interval, before: Interval, loss: fl
     normal = NormalDist()
     fall = before.value - now.value if kind.greater_is_better else now.value - before.value
     widths = math.hypot(now.high - now.low, before.high - before.low)
-    error = widths / (2 * normal.inv_cdf((1 + confidence) / 2))
-    return fall > max(normal.inv_cdf(confidence) * error, loss * (abs(before.value) if kind.relative else 1.0))
+    error = widths / (2 * normal.inv_cdf((1 + coverage) / 2))
+    return fall > max(
+        normal.inv_cdf(rules.confidence) * error, rules.loss * (abs(before.value) if kind.relative else 1.0)
+    )
 
 
 def _show(figure: Interval) -> str:

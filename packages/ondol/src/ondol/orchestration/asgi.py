@@ -1,4 +1,4 @@
-"""The Prefect server as an ASGI application that refuses requests of other sites' pages.
+"""The Prefect server as an ASGI application that refuses requests of other sites' pages and retries locked writes.
 
 Prefect's and MLflow's servers answer everyone who reaches their port; Prefect's worker runs what the API says. A web
 page that a browser on the same machine shows can reach that port: by a cross-origin request, by a WebSocket, or by a
@@ -6,6 +6,7 @@ name that its owner lets point to 127.0.0.1 (DNS rebinding). So `ml up`, the com
 application here, `uvicorn --factory ondol.orchestration.asgi:prefect`, and the one of `ondol.registry.mlflow_server`.
 """
 
+import asyncio
 import os
 from collections.abc import Collection, MutableMapping
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ READING = ("GET", "HEAD", "OPTIONS")
 # Media types, none among them, that a browser sends to another origin without asking that one first.
 UNASKED = (b"", b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data")
 HEADERS = [(b"content-security-policy", b"frame-ancestors 'self'"), (b"x-content-type-options", b"nosniff")]
+RETRY_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.4)  # before each further try of a request that met a locked database
 
 
 class SameOrigin:
@@ -67,12 +69,69 @@ class SameOrigin:
         return None
 
 
+class RetryLocked:
+    """ASGI middleware: handles a request again that Prefect answers with 503, as it does when SQLite is locked.
+
+    Two transactions that began by reading cannot both write: SQLite refuses the later one at once. Prefect leaves it to
+    its client to send the request again, and the client waits two seconds first, which made one run in two slower.
+    """
+
+    def __init__(self, app: "ASGIApp") -> None:
+        """Wrap an application."""
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Answer a request, after a few tries at most; see ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        received = [await receive()]
+        while received[-1].get("more_body"):
+            received.append(await receive())
+        for pause in RETRY_SECONDS:
+            if await self._answer(scope, received, receive, send):
+                return
+            await asyncio.sleep(pause)
+        await self.app(dict(scope), _replay(received, receive), send)
+
+    async def _answer(
+        self, scope: "Scope", received: list[MutableMapping[str, Any]], receive: "Receive", send: "Send"
+    ) -> bool:
+        """Pass on a request and its response; return False if the response is 503, which is held back."""
+        locked = False
+
+        async def send_unless_locked(message: MutableMapping[str, Any]) -> None:
+            nonlocal locked
+            locked = locked or message.get("status") == 503
+            if not locked:
+                await send(message)
+
+        try:
+            await self.app(dict(scope), _replay(received, receive), send_unless_locked)
+        except Exception:  # Starlette raises what it has answered once more
+            if not locked:
+                raise
+        return not locked
+
+
+def _replay(received: list[MutableMapping[str, Any]], receive: "Receive") -> "Receive":
+    """Return a `receive` that gives what was received before, and then what comes."""
+    messages = iter(received)
+
+    async def receive_again() -> MutableMapping[str, Any]:
+        for message in messages:
+            return message
+        return await receive()
+
+    return receive_again
+
+
 def prefect() -> SameOrigin:
     """Return the Prefect server, configured by its own variables; other hosts are in `ML_PORTS__HOSTS`."""
     hosts = read_hosts()
     from prefect.server.api.server import create_app
 
-    return SameOrigin(create_app(), hosts, ("/api/health", "/api/ready"), json_only=True)
+    return SameOrigin(RetryLocked(create_app()), hosts, ("/api/health", "/api/ready"), json_only=True)
 
 
 def read_hosts() -> list[str]:
