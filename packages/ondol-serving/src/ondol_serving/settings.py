@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Limits(BaseModel):
     """What a request may cost, and who may ask; the meaning of each entry is `ondol.config.Service`'s."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     max_rows: int = Field(1000, ge=1)
     max_body_bytes: int = Field(5_000_000, ge=1)

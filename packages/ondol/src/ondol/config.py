@@ -35,9 +35,9 @@ Problem = Literal["binary", "multiclass", "regression"]
 
 
 class Section(BaseModel):
-    """One section of `config.toml`: frozen, and refusing unknown keys."""
+    """One section of `config.toml`: frozen, and refusing unknown keys and numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def is_address(store: str) -> bool:
@@ -592,6 +592,8 @@ def load_settings(root: Path | None = None, kind: type[Settings] = Settings) -> 
     path = folder / FILE_NAME
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+        if unknown := values.keys() - _keys([]):  # pydantic-settings takes [Data] for [data], and drops the second one
+            raise UserError(_explain_unknown([min(unknown)]))
         return kind(**(values | {"root": folder}))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run this inside a project made with `copier copy`.") from None
@@ -613,13 +615,17 @@ def _explain(error: ValidationError) -> str:
     place = [str(part) for part in first["loc"]]
     name = ".".join(place)
     if first["type"] == "extra_forbidden":
-        known = _keys(place[:-1])
-        hint = nearest(place[-1], known) or f" Known here: {', '.join(known)}."
-        return f'{FILE_NAME} or the environment has the unknown setting "{name}".{hint}'
+        return _explain_unknown(place)
     reason = first["msg"].removeprefix("Value error, ")
     if isinstance(first["input"], dict) and "." not in name:  # what is wrong between several settings of a section
         return f"The section [{name}] ({FILE_NAME} or environment) cannot be used: {reason}."
     return f'The setting "{name}" ({FILE_NAME} or environment) is {first["input"]!r}: {reason}.'
+
+
+def _explain_unknown(place: list[str]) -> str:
+    known = _keys(place[:-1])
+    hint = nearest(place[-1], known) or f" Known here: {', '.join(known)}."
+    return f'{FILE_NAME} or the environment has the unknown setting "{".".join(place)}".{hint}'
 
 
 def _keys(place: list[str]) -> list[str]:

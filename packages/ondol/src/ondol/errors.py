@@ -29,5 +29,6 @@ class Refused(UserError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ` Did you mean "…"?` for the closest of `known`, or an empty string."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f' Did you mean "{matches[0]}"?' if matches else ""
+    names = {name.casefold(): name for name in known}
+    matches = difflib.get_close_matches(word.casefold(), names, n=1, cutoff=0.5)
+    return f' Did you mean "{names[matches[0]]}"?' if matches else ""
