@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from template_support import repository_environment
+from template_support import REPOSITORY, repository_environment
 
 Show = Callable[..., "subprocess.CompletedProcess[bytes]"]
 NARROW = {
@@ -70,3 +71,11 @@ def test_output_that_cannot_be_written_is_named_as_such(show: Show, unbuffered: 
     text = " ".join(done.stderr.decode().split())
     assert done.returncode == 2
     assert text == "Error: The output could not be written (No space left on device): write it to another place."
+
+
+@pytest.mark.parametrize("package", ["ondol", "ondol-serving"])
+def test_the_version_is_that_of_the_packages_also_outside_of_a_project(tmp_path: Path, package: str) -> None:
+    text = (REPOSITORY / "packages" / package / "pyproject.toml").read_text(encoding="utf-8")
+    command = [sys.executable, "-m", "ondol.cli", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, env=repository_environment(), capture_output=True, text=True)
+    assert done.stdout == f"ondol {tomllib.loads(text)['project']['version']}\n"

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from ondol import __version__
 from ondol.errors import Refused, UserError
 
 HELP = """Train, check, deploy and serve this project's model.
@@ -50,6 +51,22 @@ Source = Annotated[
 Validation = Annotated[str | None, typer.Argument(help="A validation's id; default: the last.", show_default=False)]
 Version = Annotated[str | None, typer.Argument(help="A model version; default: the latest.", show_default=False)]
 Why = Annotated[str, typer.Option("--why", help="The reason, kept in the history.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ondol {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def ml(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the engine's version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Hold the options of `ml` itself; `HELP` is its help text."""
 
 
 # The pipeline and its stages.
