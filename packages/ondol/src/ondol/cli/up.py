@@ -73,19 +73,22 @@ def bring_up() -> None:
     settings = start_command(stored=False)
     with only_up(settings):
         begun = time.perf_counter()
+        before = {name: read_process_record(settings, name) for name in NAMES}
         records = {name: _ensure(settings, name) for name in NAMES[:-1] if is_ours(name, settings)}
         require_importable(settings)  # meanwhile they start
-        records = {name: _await(settings, record, "", begun) for name, record in records.items()}
+        records = {name: _await(settings, record, "", begun, before[name]) for name, record in records.items()}
         prefect = os.environ.get("PREFECT_API_URL") or f"{records['prefect'].address}/api"
         Server(None, prefect, start_seconds=0).wait()
         if is_ours("prefect", settings):
             end_lost(settings, prefect, embedded=False)
         worker = _ensure(settings, "worker", prefect)
-        _await(settings, worker, prefect, begun)
+        worker = _await(settings, worker, prefect, begun, before["worker"])
         deploy_flows(settings, prefect)
         remove_renamed(settings, prefect)
         console.print(f"[green]✓[/] {'deployed':<8} [dim]the flows of prefect.yaml[/]")
         withdraw(settings.home / "prefect")  # Prefect copies its pages together with their modes
+    if all(record == before[name] for name, record in {**records, "worker": worker}.items()):
+        console.print("Everything ran already, and goes on: only the flows were deployed again.")
     _print_addresses(settings, records, prefect)
 
 
@@ -193,8 +196,17 @@ def _replace(settings: Settings, name: str, prefect: str) -> ProcessRecord:
     return start(settings, name, launch.command, launch.env, port)
 
 
-def _await(settings: Settings, record: ProcessRecord, prefect: str, begun: float) -> ProcessRecord:
+def _await(
+    settings: Settings, record: ProcessRecord, prefect: str, begun: float, before: ProcessRecord | None
+) -> ProcessRecord:
     """Wait until a process is healthy, and return its record; it gets another port if its own is taken by then.
+
+    Args:
+        settings: Those of the project.
+        record: The process.
+        prefect: The address of Prefect's API.
+        begun: When the command began.
+        before: The record of that time; the same one is of a process that ran already.
 
     Raises:
         UserError: it stopped, or is not healthy in time.
@@ -208,8 +220,8 @@ def _await(settings: Settings, record: ProcessRecord, prefect: str, begun: float
             time.sleep(0.1)
             if record.port and is_taken(record):
                 record = _start(settings, record.name, prefect)
-    seconds = time.perf_counter() - begun
-    console.print(f"[green]✓[/] {record.name:<8} [dim]{record.address or 'polls for runs':<28}{seconds:6.1f} s[/]")
+    took = f"{time.perf_counter() - begun:6.1f} s" if record != before else f"runs already, since {record.since}"
+    console.print(f"[green]✓[/] {record.name:<8} [dim]{record.address or 'polls for runs':<28}{took}[/]")
     return record
 
 
