@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from ondol.deployment import choose_bundle, predict_rows, report_predictions, resolve_destination
+from ondol.deployment import (
+    check_predictions,
+    choose_bundle,
+    predict_rows,
+    report_predictions,
+    resolve_destination,
+)
 from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
 
@@ -23,7 +29,8 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
         `rows` (all of them), `refused` and `version`.
 
     Raises:
-        UserError: no model is in production, the source lacks a column, or the destination is invalid.
+        UserError: no model is in production, the source lacks a column, the destination is invalid, or no row could
+            be predicted.
     """
     project = open_project()
     path = resolve_destination(project.settings.root / destination)
@@ -32,4 +39,5 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
     counts = task(predict_rows)(project, bundle, source, path)
     name_run("predict", version=bundle.version)
     report_predictions(bundle, counts, destination)
+    task(check_predictions)(counts, destination)
     return counts | {"version": bundle.version}

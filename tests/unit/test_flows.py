@@ -16,7 +16,7 @@ TASKS = {
     "evaluate": ["score_holdout", "evaluate_candidate", "log_verdict", "check_gates"],
     "deploy": ["check_deployable", "build_bundle", "import_bundle", "smoke_test", "set_champion", "set_mlflow_alias"],
     "pipeline": ["publish_summary"],  # its other steps are the five flows above
-    "predict": ["choose_bundle", "predict_rows"],
+    "predict": ["choose_bundle", "predict_rows", "check_predictions"],
     "monitor": [
         "send_unsent_training_request",
         "detect_drift",

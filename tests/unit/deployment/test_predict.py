@@ -16,7 +16,14 @@ from flows.predict import predict
 from ondol.config import Data, Dialect, Settings
 from ondol.contract import Column, Contract, encode
 from ondol.deployment.onnx import compile_model
-from ondol.deployment.predict import choose_bundle, open_output, predict_rows, require_places, resolve_destination
+from ondol.deployment.predict import (
+    check_predictions,
+    choose_bundle,
+    open_output,
+    predict_rows,
+    require_places,
+    resolve_destination,
+)
 from ondol.deployment.reference import free_names
 from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer
@@ -159,6 +166,10 @@ def test_rows_may_all_be_refused(project):
     project.crown("multiclass")
     written, done = project.predict(nasty_frame(5).assign(**{"a.b": -1.0}))
     assert done == {"rows": 5, "refused": 5, "version": "1"}
+    said = r"^None of the 5 rows could be predicted, .*: correct what the column `error` of \"out\.parquet\" names\.$"
+    with pytest.raises(UserError, match=said):
+        check_predictions(done, "out.parquet")
+    check_predictions(done | {"refused": 4}, "out.parquet")
     assert written["prediction"].isna().all() and written["error"].notna().all()
 
 

@@ -69,7 +69,8 @@ def run_predict(source: str, destination: Path, version: str | None) -> None:
     """Predict the rows of a source and print how many.
 
     Raises:
-        UserError: the source holds a secret in plain text, which Prefect would store, or cannot be read.
+        UserError: the source holds a secret in plain text, which Prefect would store, or cannot be read; or no row
+            could be predicted.
     """
     refuse_plain(source)
     settings = start_command()
@@ -78,8 +79,7 @@ def run_predict(source: str, destination: Path, version: str | None) -> None:
     )
     rows, refused = done["rows"], done["refused"]
     count = f"{rows - refused:,} of {rows:,}" if refused else f"{rows:,}"
-    mark = "[green]✓[/]" if refused < rows or not rows else "[red]✗[/]"
-    console.print(f"{mark} {count} rows predicted by version {done['version']}: {escape(str(destination))}")
+    console.print(f"[green]✓[/] {count} rows predicted by version {done['version']}: {escape(str(destination))}")
     if refused:
         console.print(f"  {refused:,} rows break the contract: see their column `error`.")
 

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
         set_mlflow_alias,
         smoke_test,
     )
-    from ondol.deployment.predict import choose_bundle, predict_rows, report_predictions, resolve_destination
+    from ondol.deployment.predict import (
+        check_predictions,
+        choose_bundle,
+        predict_rows,
+        report_predictions,
+        resolve_destination,
+    )
     from ondol.deployment.smoke import smoke_service
 else:
     __getattr__ = export(__name__)
@@ -28,6 +34,7 @@ else:
 __all__ = [
     "build_bundle",
     "check_deployable",
+    "check_predictions",
     "choose_bundle",
     "discard_bundle",
     "import_bundle",

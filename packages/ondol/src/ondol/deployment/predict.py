@@ -199,6 +199,20 @@ def report_predictions(bundle: Bundle, counts: dict[str, int], destination: str)
     publish_markdown("predictions", f"{summary}: {code(destination)}.")
 
 
+def check_predictions(counts: dict[str, int], destination: str) -> None:
+    """Check that any row was predicted.
+
+    Raises:
+        UserError: none was; they are in the file nevertheless, with their reasons.
+    """
+    rows = counts["rows"]
+    if rows == counts["refused"]:
+        raise UserError(
+            f"None of the {rows:,} rows could be predicted, as each breaks the contract: correct what the column "
+            f'`{ERROR}` of "{destination}" names.'
+        )
+
+
 def require_places(rows: Source, contract: Contract) -> None:
     """Check that columns without names, which are known by position, are complete; a target may follow them.
 
