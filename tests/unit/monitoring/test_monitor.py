@@ -416,6 +416,19 @@ def test_the_console_shows_the_live_metric_and_the_labelled_rows(tmp_path, lost)
     )
 
 
+def test_the_console_names_the_drifted_columns_and_the_report_that_is_kept(tmp_path):
+    write_champion(Store(tmp_path / ".ml" / "store"), CHAMPION)
+    settings = Settings(root=tmp_path)
+    windows = Windows(open_store(settings))
+    columns = (column("plan", "moved", score=0.2), column("fee", score=0.05), column("나이", "moved", score=0.9))
+    for number in range(2):
+        windows.write(window(number, "ok", columns=columns))
+    windows.write_report(window(1, "ok").id, "<html></html>")
+    lines = window_lines(settings, 5)
+    assert lines[1:3] == ["  drifted columns: 나이, plan", f"  report: .ml/store/windows/{window(1, 'ok').id}.html"]
+    assert [line for line in lines if "report" in line] == lines[2:3]  # the other one was removed
+
+
 def test_windows_that_are_well_or_too_small_alert_nobody(alerted):
     assert alerted("osos") == []
 

@@ -11,7 +11,7 @@ from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.evaluation.gates import Verdicts, show_interval
 from ondol.monitoring.report import headline
-from ondol.monitoring.retraining import decide_now, find_unsent_request, pause, read_loop, resume
+from ondol.monitoring.retraining import by_distance, decide_now, find_unsent_request, pause, read_loop, resume
 from ondol.monitoring.windows import Windows
 from ondol.orchestration.alerts import refused, send_alerts, waiting
 from ondol.orchestration.processes import (
@@ -36,6 +36,7 @@ from ondol.validation.results import read_latest
 
 ANSWER_SECONDS = 2.0
 SHOWN_WINDOWS = 5
+SHOWN_COLUMNS = 20
 DUE_RUNS = 200  # the most that Prefect returns at once
 HISTORY_ROWS = 10
 
@@ -242,17 +243,24 @@ def show_loop() -> None:
 
 
 def window_lines(settings: Settings, most: int) -> list[str]:
-    """Return the champion's last windows in lines, the newest first: verdict, live metric, reasons and notes."""
+    """Return the champion's last windows in lines, the newest first: verdict, live metric, reasons, what drifted."""
     store = open_store(settings)
     champion = read_champion(store)
     if champion is None:
         return []
-    lines = []
-    for window in reversed(Windows(store).of(champion)[-most:]):
+    lines = list[str]()
+    windows = Windows(store)
+    for window in reversed(windows.of(champion)[-most:]):
         live = window.performance
         # Where performance is lost, the reason says the metric already.
         metric = [f"live {live.sentence}"] if live is not None and not live.lost else []
-        lines += [headline(window), *(f"  {line}" for line in (*metric, *window.reasons, *window.notes))]
+        drifted = [column.name for column in by_distance(window.columns) if column.drifted]
+        more = f" and {len(drifted) - SHOWN_COLUMNS:,} more" if len(drifted) > SHOWN_COLUMNS else ""
+        named = [f"drifted columns: {', '.join(drifted[:SHOWN_COLUMNS])}{more}"] if drifted else []
+        path = windows.path(window.id, "html")
+        report = [f"report: {settings.show(path)}"] if path.exists() else []
+        details = (*metric, *window.reasons, *named, *window.notes, *report)
+        lines += [headline(window), *(f"  {line}" for line in details)]
     return lines
 
 
