@@ -22,8 +22,8 @@ from ondol.contract import (
     schema_digest,
     typed,
 )
-from ondol.contract.schema import breaking_changes, can_score
-from ondol.errors import UserError
+from ondol.contract.schema import breaking_changes, can_score, require_compatible
+from ondol.errors import Refused, UserError
 
 
 class Schema(pa.DataFrameModel):
@@ -338,6 +338,19 @@ def test_callers_are_broken_by_what_is_gone_retyped_or_newly_required():
     assert breaking_changes(changed("age", role="ignored"), old) == []
     assert breaking_changes(changed("fee", nullable=False), old) == []
     assert len(breaking_changes(old, contract("spend", "regression"))) == 1
+
+
+def test_what_breaks_callers_is_one_sentence_that_names_the_first_changes():
+    with pytest.raises(Refused) as refused:
+        require_compatible(contract(), changed("age", role="ignored"), "1", "2", "type `ml deploy 2 --breaking`")
+    assert str(refused.value) == (
+        'Version 2 would break callers of version 1 (the field "age" is gone): inform them, then type '
+        "`ml deploy 2 --breaking`."
+    )
+    bare = contract().model_copy(update={"columns": (contract().target_column,)})
+    gone = len(breaking_changes(contract(), bare))
+    with pytest.raises(Refused, match=rf"is gone; {gone - 3} more\): inform them, then add --breaking\.$"):
+        require_compatible(contract(), bare, "1", "2", "add --breaking")
 
 
 def test_an_old_model_scores_new_rows_only_where_its_columns_are_there():

@@ -17,7 +17,7 @@ from rich.markup import escape
 from ondol.cli.console import console, current_store, start_command
 from ondol.cli.container import Container
 from ondol.config import Environment, Settings
-from ondol.contract.schema import breaking_changes
+from ondol.contract.schema import require_compatible
 from ondol.deployment.smoke import REQUEST_SECONDS, request_prediction, require_same
 from ondol.errors import Refused, UserError, nearest
 from ondol.orchestration.alerts import alert
@@ -268,7 +268,8 @@ def release_to(
         if settings.environments[name].host:
             open_for_others(target.folder)  # its container reads it as a user of its own
         before = read_champion(target)
-        require_compatible_bundle(target, before, bundle, breaking)
+        if before and not breaking and (old := find_bundle(target, before.bundle)):
+            require_compatible(old.contract, bundle.contract, old.version, bundle.version, "add --breaking")
         try:
             put_into_production(settings, name, copy_bundle(bundle, target), image, why)
         except Exception as error:
@@ -389,21 +390,6 @@ def alert_failure(settings: Settings, name: str, bundle: Bundle, now: Champion |
 def describe_champion(champion: Champion | None) -> str:
     """Return a phrase for the version in production."""
     return f"version {champion.version} is in production" if champion else "nothing is in production"
-
-
-def require_compatible_bundle(store: Store, before: Champion | None, bundle: Bundle, breaking: bool) -> None:
-    """Check that callers of the version in production in `store` need no change.
-
-    Raises:
-        Refused: they need one, and `breaking` was not given.
-    """
-    old = find_bundle(store, before.bundle) if before and not breaking else None
-    changes = breaking_changes(old.contract, bundle.contract) if old else []
-    if old and changes:
-        raise Refused(
-            f"Version {old.version} stays in production: version {bundle.version} would break its callers "
-            f"({'; '.join(changes)}). Tell them, then release again with --breaking."
-        )
 
 
 def copy_bundle(bundle: Bundle, store: Store) -> Bundle:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 from pydantic import BaseModel, ConfigDict
 
 from ondol.config import Dialect, Settings
-from ondol.errors import UserError, nearest
+from ondol.errors import Refused, UserError, nearest
 from ondol.project import OWN_ERRORS, describe_error, import_owned
 from ondol_serving.grammar import AMBIGUOUS_FORMATS, date_grammar, normalize
 
@@ -152,6 +152,7 @@ class Contract(Frozen):
 
 
 SCHEMA = "model/schema.py"
+MOST_NAMED = 3  # changes that a message names
 Checks: TypeAlias = "pa.DataFrameSchema"
 DTYPES: dict[Kind, str] = {
     "number": "float64",
@@ -408,6 +409,27 @@ def breaking_changes(old: Contract, new: Contract) -> list[str]:
     if old.problem != new.problem or old.target != new.target:
         retyped.append(f'the answer was "{old.target}" ({old.problem}) and is "{new.target}" ({new.problem})')
     return removed + retyped + required
+
+
+def require_compatible(old: Contract, new: Contract, before: str, after: str, remedy: str) -> None:
+    """Check that callers of a version need no change for another.
+
+    Args:
+        old: What callers of the version `before` send.
+        new: What the version `after` takes.
+        before: The version in production.
+        after: The one that is to take its place.
+        remedy: What to type nevertheless, for the message.
+
+    Raises:
+        Refused: they need one.
+    """
+    if changes := breaking_changes(old, new):
+        more = f"; {len(changes) - MOST_NAMED:,} more" if len(changes) > MOST_NAMED else ""
+        raise Refused(
+            f"Version {after} would break callers of version {before} ({'; '.join(changes[:MOST_NAMED])}{more}): "
+            f"inform them, then {remedy}."
+        )
 
 
 def can_score(old: Contract, new: Contract) -> str | None:

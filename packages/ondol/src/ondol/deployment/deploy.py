@@ -1,6 +1,6 @@
 """Steps of the deploy flow: compile, verify, smoke-test and set the champion."""
 
-from ondol.contract.schema import breaking_changes
+from ondol.contract.schema import require_compatible
 from ondol.deployment.bundle import smoke_rows
 from ondol.deployment.smoke import SmokeService, require_same
 from ondol.errors import Refused, UserError
@@ -78,13 +78,9 @@ def require_compatible_version(project: Project, version: str, champion: Champio
     old = find_bundle(project.store, champion.bundle)
     if old is None or str(old.meta.get("source", "")).startswith("sample://"):
         return
-    changes = breaking_changes(old.contract, load_candidate(project.settings, version).contract)
-    if changes:
-        raise Refused(
-            f"Version {champion.version} stays in production: the new contract would break its callers "
-            f"({'; '.join(changes)}). "
-            "Inform them, then run again with --breaking."
-        )
+    new = load_candidate(project.settings, version).contract
+    remedy = f"type `ml deploy {version} --breaking`"
+    require_compatible(old.contract, new, champion.version, version, remedy)
 
 
 def discard_bundle(project: Project, bundle: Bundle) -> None:
