@@ -149,6 +149,29 @@ def test_file_at_the_path_of_a_release_is_the_owners_without_a_released_text_in_
     assert tidy(capsys).startswith("✓ No file of an earlier release is left here.")
 
 
+def test_a_shallow_clone_says_of_which_files_it_does_not_show_whether_they_were_edited(
+    project, capsys, monkeypatch, tmp_path
+):
+    commit_all(project.root)
+    edit(project, "flows/settings.py")
+    edit(project, "service/runtime.py")
+    commit_all(project.root)
+    (project.root / "flows" / "store" / "snapshots.py").unlink()
+    commit_all(project.root)
+    (project.root / "flows" / "store" / "snapshots.py").write_text("# the owner's\n", encoding="utf-8")
+    commit_all(project.root)
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "-q", "--depth", "3", f"file://{project.root}", str(shallow))
+    unknown = ("flows/settings.py", "service/runtime.py")
+    assert leftovers.find_leftovers(shallow) == leftovers.Leftovers(("flows/store/__init__.py",), (), unknown)
+    monkeypatch.chdir(shallow)
+    said = tidy(capsys)
+    assert "flows/settings.py, service/runtime.py have the names of files of an earlier release, and this" in said
+    assert "run `git fetch --unshallow`, then `ml tidy` again." in said
+    git(shallow, "fetch", "-q", "--unshallow")
+    assert leftovers.find_leftovers(shallow).edited == unknown
+
+
 def test_file_is_the_owners_that_was_made_after_the_release_s_was_deleted(project, capsys):
     commit_all(project.root)
     text = (project.root / "flows" / "settings.py").read_text("utf-8")

@@ -315,7 +315,7 @@ def _git(settings: Settings) -> str:
 
 def _leftovers(settings: Settings) -> str:
     found = find_leftovers(settings.root)
-    if found.released or found.edited:
+    if found.released or found.edited or found.unknown:
         return Advice(describe_leftovers(found))
     return "no file of an earlier release"
 

@@ -12,10 +12,10 @@ def tidy_project(dry_run: bool) -> None:
     root = find_root()
     found = find_leftovers(root)
     importing = find_imports(root, found)
-    if not (found.released or found.edited):
+    if not (found.released or found.edited or found.unknown):
         console.print("[green]✓[/] No file of an earlier release is left here.")
     elif not found.released:
-        console.print("Nothing to delete: each file of an earlier release that is left here was edited.")
+        console.print("Nothing to delete: no file here equals one of an earlier release.")
     elif dry_run:
         print_plain("\n".join(found.released))
         console.print(
@@ -35,6 +35,8 @@ def tidy_project(dry_run: bool) -> None:
             print_plain(f"{name} was edited and is kept. The edit:\n{diff}".rstrip("\n"))
     if found.edited:
         print_plain(f"This release does not use an edited file: move the edit ({WHERE}), then delete the file.")
+    if found.unknown:
+        print_plain(f"{describe_unknown(found)}, then `ml tidy` again.")
     for name, modules in importing:
         print_plain(f"{name} imports {', '.join(modules)}, of an earlier release: import from `ondol` instead.")
 
@@ -46,7 +48,17 @@ def describe_leftovers(found: Leftovers) -> str:
         parts.append(f"{_files(len(found.released))} of an earlier release")
     if found.edited:
         parts.append(f"{', '.join(found.edited)} with an edit of yours that this release does not use")
-    return f"{' and '.join(parts)}: run `ml tidy`"
+    advice = [f"{' and '.join(parts)}: run `ml tidy`"] if parts else []
+    return "; ".join([*advice, *([describe_unknown(found)] if found.unknown else [])])
+
+
+def describe_unknown(found: Leftovers) -> str:
+    """Return what a shallow clone does not show, and what to type."""
+    have = "has the name of a file" if len(found.unknown) == 1 else "have the names of files"
+    return (
+        f"{', '.join(found.unknown)} {have} of an earlier release, and this shallow clone does not show whether it is "
+        "that with an edit of yours: run `git fetch --unshallow`"
+    )
 
 
 def _files(count: int) -> str:

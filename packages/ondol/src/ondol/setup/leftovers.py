@@ -2,7 +2,8 @@
 
 Copier would delete a file that the template no longer has, the owner's edit with it. So copier.yml excludes them from
 updates, and they are deleted here, where the digests of the releases distinguish edited files from others. A path alone
-proves nothing: a file that equals no release is an edited one only if git has a text of a release at its path.
+proves nothing: a file that equals no release is an edited one only if git has a text of a release at its path. A
+shallow clone may lack that text.
 """
 
 import ast
@@ -22,8 +23,10 @@ RELEASED = Path(__file__).with_name("released.txt")  # by .ci/releases.py: a pat
 DIGITS = 16  # of git's object name of a file, which `git log` prints without the file
 LOG = (
     *("-c", "log.follow=false", "-c", "log.showRoot=true", "-c", "log.showSignature=false"),
-    *("log", "--format=", "--raw", "--no-abbrev", "--no-renames", "--no-color", "--relative", "--"),
+    *("log", "--decorate=full", "--format=commit%d", "--raw", "--no-abbrev", "--no-renames"),
+    *("--no-color", "--relative", "--"),
 )
+CUT = "commit (grafted"  # how git decorates the oldest commits of a shallow clone
 SKIPPED = ("node_modules", "__pycache__")  # beside hidden folders, environments and the project's vendor/
 IMPORT = re.compile(r"^[ \t]*((?:from[ \t]+[.\w]+[ \t]+)?import\b[ \t]*(?:\([^)]*\)|.+))$", re.M)
 
@@ -35,10 +38,12 @@ class Leftovers:
     Attributes:
         released: Files that equal a release.
         edited: Files that differ from every release, but were committed as a release had them.
+        unknown: Files that differ from every release, in a shallow clone that may lack such a commit.
     """
 
     released: tuple[str, ...]
     edited: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -56,7 +61,8 @@ def find_leftovers(root: Path) -> Leftovers:
         # Through a link is another place, which is the owner's.
         if _lies(path) and path.resolve() == root.resolve() / name:
             (released if _digest(path) in digests else others).append(name)
-    return Leftovers(tuple(released), tuple(_find_released_texts(root, others)))
+    texts, unknown = _find_released_texts(root, others)
+    return Leftovers(tuple(released), tuple(texts), unknown)
 
 
 def delete_leftovers(root: Path, names: tuple[str, ...]) -> list[str]:
@@ -80,7 +86,7 @@ def show_edit(root: Path, name: str) -> str | None:
 
     None where git does not have this text, such as in a clone that omits files.
     """
-    found = _find_released_texts(root, [name]).get(name)
+    found = _find_released_texts(root, [name])[0].get(name)
     text = _run_git(root, "cat-file", "blob", found) if found else None
     if text is None:
         return None
@@ -107,16 +113,21 @@ def find_imports(root: Path, found: Leftovers) -> list[tuple[str, list[str]]]:
     return sorted(importing)
 
 
-def _find_released_texts(root: Path, names: list[str]) -> dict[str, str]:
+def _find_released_texts(root: Path, names: list[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return git's object of the last committed text that equals a release, of each of the files that had one.
 
     Commits before the file was last deleted do not count: what came after is another file, the owner's.
+
+    Returns:
+        The objects by file, and the files whose earlier commits a shallow clone lacks.
     """
     if not names:
-        return {}
+        return {}, ()
     found = dict[str, str]()
-    closed = set[str]()
+    closed, unknown, is_oldest = set[str](), set[str](), False
     for line in (_run_git(root, *LOG, *names) or b"").decode(errors="replace").splitlines():
+        if line.startswith("commit"):
+            is_oldest = line.startswith(CUT)
         about, _, name = line.partition("\t")  # :mode mode object object status, the newest commit first
         if name in names and name not in closed:
             _, _, old, new, status = about.split(" ")
@@ -125,7 +136,9 @@ def _find_released_texts(root: Path, names: list[str]) -> dict[str, str]:
                 found[name] = texts[0]
             if texts or status == "D":
                 closed.add(name)
-    return {name: found[name] for name in names if name in found}
+            elif is_oldest:
+                unknown.add(name)
+    return {name: found[name] for name in names if name in found}, tuple(name for name in names if name in unknown)
 
 
 def _run_git(root: Path, *words: str) -> bytes | None:
