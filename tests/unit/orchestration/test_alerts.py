@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from service_server import mount_disk
 
 from ondol.cli.deployment import roll_back
 from ondol.config import Settings, load_settings
-from ondol.orchestration.alerts import REFUSED_DAYS, alert, refused, send_alerts, waiting
+from ondol.errors import Refused, UserError
+from ondol.orchestration.alerts import REFUSED_DAYS, alert, alert_failed_run, refused, send_alerts, waiting
 from ondol.orchestration.guard import free_port
 from ondol.project import Project
 from ondol.registry.bundles import Bundle
@@ -352,6 +354,38 @@ def test_what_was_kept_before_the_disk_was_full_is_sent_too(settings: Settings, 
     with receiver.up():
         alert(settings, "log-dropped", "the disk is full", "make room")
     assert sorted(receiver.said) == ["before", "the disk is full"]
+
+
+TYPED = {"deployment_id": None, "work_pool_name": None, "parent_task_run_id": None, "id": "1"}
+SCHEDULED = TYPED | {"deployment_id": "2", "work_pool_name": "shop"}
+MISTAKE = UserError('"rows.csv" is not there.')
+
+
+@pytest.mark.parametrize(
+    ("error", "run", "terminal", "kinds"),
+    [
+        (MISTAKE, TYPED, True, []),
+        (MISTAKE, TYPED, False, ["run-failed"]),  # by cron or a workflow
+        (MISTAKE, SCHEDULED, True, ["run-failed"]),  # by `ml worker` on a terminal
+        (Refused("The candidate is refused by the floor gate."), TYPED, True, ["gate-refused"]),
+        (ZeroDivisionError("division by zero"), TYPED, True, ["run-failed"]),
+        (None, TYPED, True, ["run-failed"]),
+    ],
+)
+def test_a_mistake_that_is_typed_on_a_terminal_is_no_alert(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+    run: dict[str, Any],
+    terminal: bool,
+    kinds: list[str],
+) -> None:
+    quiet = configure(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.isatty", lambda stream: terminal and stream == 2)
+    state = SimpleNamespace(data=error, message="It failed.", name="Failed", is_crashed=lambda: False)
+    alert_failed_run(SimpleNamespace(name="predict"), SimpleNamespace(**run), state)  # type: ignore[arg-type]
+    assert [json.loads(path.read_bytes())["kind"] for path in waiting(quiet)] == kinds
 
 
 def test_rollback_does_not_need_the_receiver() -> None:

@@ -7,6 +7,7 @@ between: its `id` is the same then. An alert that a full disk cannot store is st
 import hashlib
 import json
 import logging
+import os
 import threading
 import urllib.error
 import urllib.request
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ondol.config import Settings, is_address, load_settings
-from ondol.errors import Refused
+from ondol.errors import Refused, UserError
 from ondol.redaction import redact
 from ondol.storage.files import locked, read_note, write_json
 from ondol_serving.printable import printable
@@ -258,14 +259,17 @@ def _put_aside(settings: Settings, path: Path, problem: str) -> None:
 
 
 def alert_failed_run(flow: Any, flow_run: "FlowRun", state: "State[Any]") -> None:
-    """Alert that a run failed or crashed, or that a gate refused: the hook of a flow; only the outermost one alerts."""
-    if flow_run.parent_task_run_id is not None:
+    """Alert that a run failed or crashed, or that a gate refused: the hook of a flow; only the outermost one alerts.
+
+    No alert is of a mistake, such as a file that is not there, in what someone types on a terminal: it is said there.
+    """
+    error = _error_of(state)
+    if flow_run.parent_task_run_id is not None or (_is_mistake(error) and _is_typed(flow_run)):
         return
     try:
         settings = load_settings()
     except Exception:  # settings that cannot be read are why it failed, and name no webhook either
         return
-    error = _error_of(state)
     what = str(error) if error is not None and str(error) else state.message or state.name or "no reason is known"
     if isinstance(error, Refused):
         alert(settings, "gate-refused", what, "`ml status` shows the gates; the old version stays in production.")
@@ -277,6 +281,15 @@ def alert_failed_run(flow: Any, flow_run: "FlowRun", state: "State[Any]") -> Non
         )
         todo = f"{again}See run {flow_run.id} in Prefect; `ml doctor` checks the machine."
         alert(settings, "run-failed", f"The run of {flow.name} failed: {what}", todo)
+
+
+def _is_mistake(error: Exception | None) -> bool:
+    return isinstance(error, UserError) and not isinstance(error, Refused)
+
+
+def _is_typed(flow_run: "FlowRun") -> bool:
+    """Return True if a run is of a process on a terminal, rather than of a deployment, of cron or of a workflow."""
+    return flow_run.deployment_id is None and any(map(os.isatty, (0, 1, 2)))
 
 
 def _error_of(state: "State[Any]") -> Exception | None:
