@@ -12,7 +12,7 @@ from ondol.project import import_code
 BROKEN = {
     "half": ("def (", r"^half.py cannot be imported: SyntaxError: .*half.py, line 1"),
     "raising": ("1 / 0", r"^raising.py cannot be imported: ZeroDivisionError: division by zero\.$"),
-    "merged": ("<<<<<<< before updating\na = 1\n=======\n", r"/merged.py is in a merge conflict \(<<<<<<<\): resolve"),
+    "merged": ("\n<<<<<<< before\na = 1\n=======\n", r"/merged.py is in a merge conflict \(<<<<<<< in line 2\)"),
 }
 
 

@@ -176,6 +176,14 @@ def test_what_is_in_the_place_of_a_folder_is_named(settings: Settings, name: str
     assert "move it away" in found
 
 
+@pytest.mark.parametrize("name", ["pyproject.toml", "uv.lock", "prefect.yaml"])
+def test_file_in_a_merge_conflict_is_named_with_its_line(settings: Settings, name: str) -> None:
+    path = settings.root / name
+    path.write_text("# 고객\n<<<<<<< before updating\na = 1\n=======\n>>>>>>> after updating\n", encoding="utf-8")
+    said = f"{path} is in a merge conflict (<<<<<<< in line 2): resolve it in this file."
+    assert list(find_damage(settings)) == [said]
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO])
 def test_error_of_the_system_is_one_sentence_with_the_file(tmp_path: Path, code: int) -> None:
     path = tmp_path / "champion.json"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ondol.config import Settings, find_root, load_settings
 from ondol.errors import UserError
-from ondol.storage.files import digest_file
+from ondol.storage.files import digest_file, require_resolved
 
 if TYPE_CHECKING:
     from ondol.contract import Contract
@@ -133,21 +133,10 @@ def import_code(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except OWN_ERRORS as error:
-        if conflict := _find_conflict(error):
-            raise UserError(f"{conflict} is in a merge conflict (<<<<<<<): resolve it in this file.") from error
+        if isinstance(error, SyntaxError) and error.filename:
+            require_resolved(Path(error.filename))
         reason = describe_error(error) + ("" if isinstance(error, SyntaxError) else place_in_project(error))
         raise UserError(f"{name.replace('.', '/')}.py cannot be imported: {reason}.") from error
-
-
-def _find_conflict(error: BaseException) -> str:
-    """Return the file that a syntax error is in if it has git's conflict markers; otherwise an empty string."""
-    if not isinstance(error, SyntaxError) or error.filename is None:
-        return ""
-    try:
-        lines = Path(error.filename).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return error.filename if any(line.startswith("<<<<<<< ") for line in lines) else ""
 
 
 def digest_extension(root: Path, module: str) -> str | None:

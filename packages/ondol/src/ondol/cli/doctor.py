@@ -41,7 +41,15 @@ from ondol.registry.registry import MLFLOW_REMEDY, MODEL_FILE, check_schema, is_
 from ondol.services import is_ours, is_well, prefect_address
 from ondol.setup.leftovers import find_leftovers
 from ondol.snapshots.snapshots import Snapshot, Snapshots
-from ondol.storage.files import BACKUP, SQLITE_WAIT_SECONDS, check_database, explain_damage, explain_os_error, read_json
+from ondol.storage.files import (
+    BACKUP,
+    SQLITE_WAIT_SECONDS,
+    check_database,
+    explain_damage,
+    explain_os_error,
+    read_json,
+    require_resolved,
+)
 from ondol.storage.files import read_record as read_json_record
 from ondol.storage.store import open_store
 from ondol.validation.results import Validation, Validations, read_latest
@@ -72,11 +80,12 @@ REGISTERED = """
 """
 NEEDED = ("prefect", "mlflow", "bentoml", "pandera", "scikit-learn", "skl2onnx", "onnxruntime", "pandas", "pyarrow")
 FREE_BYTES = 1_000_000_000
+READ_BY_TOOLS = ("pyproject.toml", "uv.lock", "prefect.yaml")
 
 
 def find_damage(settings: Settings) -> Iterator[str]:
-    """Yield a sentence for each damaged file; the most important come first."""
-    for subject in (_check_folders, _check_databases, _check_champion, _check_registry, _check_records, _check_rows):
+    """Yield a sentence for each damaged file, and each in a merge conflict; the most important come first."""
+    for subject in SUBJECTS:
         for check in subject(settings):
             try:
                 check()
@@ -84,6 +93,12 @@ def find_damage(settings: Settings) -> Iterator[str]:
                 yield str(error)
             except OSError as error:
                 yield str(explain_os_error(error) or error)
+
+
+def _check_conflicts(settings: Settings) -> Iterator[Callable[[], object]]:
+    """Look at what uv and Prefect read of the project: with a merge conflict in it, neither starts."""
+    for name in READ_BY_TOOLS:
+        yield partial(require_resolved, settings.root / name)
 
 
 def _check_folders(settings: Settings) -> Iterator[Callable[[], object]]:
@@ -198,6 +213,17 @@ def _require_parquet(path: Path) -> None:
         raise explain_damage(path, "it is a broken link") from None
     except (ValueError, RuntimeError):  # pyarrow.ArrowInvalid is a ValueError
         raise explain_damage(path, "it is not a complete Parquet file") from None
+
+
+SUBJECTS = (
+    _check_conflicts,
+    _check_folders,
+    _check_databases,
+    _check_champion,
+    _check_registry,
+    _check_records,
+    _check_rows,
+)
 
 
 class Advice(str):

@@ -84,6 +84,21 @@ def find_remedy(path: Path) -> str:
     return "restore it from a backup, or remove it"
 
 
+def require_resolved(path: Path) -> None:
+    """Check that a text file, if it is there, has no merge conflict.
+
+    Raises:
+        UserError: git's markers are in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    number = next((number for number, line in enumerate(lines, start=1) if line.startswith("<<<<<<< ")), None)
+    if number is not None:
+        raise UserError(f"{path} is in a merge conflict (<<<<<<< in line {number}): resolve it in this file.")
+
+
 def explain_os_error(error: OSError) -> Damaged | None:
     """Return an error that names the file that cannot be used and what to do; None for other errors."""
     path = error.filename2 or error.filename
