@@ -1,6 +1,7 @@
 """What `ml status` says in every state: what has ended, refuses, waits or is paused is named with what to do."""
 
 import base64
+import re
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from template_support import clean_environment, python_path
 
 from ondol.cli import up
 from ondol.cli.console import console
-from ondol.cli.status import loop_lines, print_alerts, print_due, print_processes
+from ondol.cli.status import loop_lines, print_alerts, print_due, print_processes, print_running
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.monitoring.retraining import pause
@@ -25,6 +26,7 @@ from ondol.orchestration.alerts import alert, refused, waiting
 from ondol.orchestration.asgi import SameOrigin
 from ondol.orchestration.guard import free_port
 from ondol.orchestration.processes import start, stop
+from ondol.orchestration.recovery import flows_of_commands, note_step, register_command
 from ondol.registry.registry import connect_mlflow
 from ondol.storage.store import open_store
 
@@ -95,6 +97,16 @@ def test_prefect_is_asked_with_the_credentials_of_the_environment(
 def test_nothing_up_is_said(settings: Settings) -> None:
     assert "Nothing runs in the background" in said_by(print_processes, settings)
     assert not said_by(print_due, settings)
+
+
+def test_a_run_in_progress_is_shown_with_its_step(settings: Settings) -> None:
+    def show(settings: Settings) -> None:
+        print_running(flows_of_commands(settings), "a command")
+
+    with register_command(settings, "pipeline") as command:
+        note_step(settings, command, "train")
+        assert re.fullmatch(r"In progress: pipeline by a command since 20\S+, now train", said_by(show, settings))
+    assert not said_by(show, settings)
 
 
 def test_process_that_has_ended_is_named_with_its_log(settings: Settings) -> None:

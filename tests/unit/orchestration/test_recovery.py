@@ -255,6 +255,43 @@ def test_command_lives_until_its_process_ends_however_that_ends(
     assert not list((settings.home / "run" / "commands").iterdir())
 
 
+def test_what_commands_run_is_known_while_they_live(settings: Settings, start_command: Callable[[], Command]) -> None:
+    start_command()  # of an earlier release: it notes no flow
+    with recovery.register_command(settings, "pipeline") as mine:
+        [flow] = recovery.flows_of_commands(settings)
+        assert (flow.flow, flow.step) == ("pipeline", "")
+        for step in ("pipeline", "ingest", "train"):
+            recovery.note_step(settings, mine, step)
+        assert recovery.flows_of_commands(settings) == [flow.model_copy(update={"step": "train"})]
+        (settings.home / "run" / "commands" / f"{mine}.lock").write_bytes(b"")  # while it is written
+        assert recovery.flows_of_commands(settings) == []
+        assert mine in recovery.living_commands(settings)
+    assert recovery.flows_of_commands(settings) == []
+
+
+def test_what_workers_run_is_what_prefect_says(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    since = "2026-01-01T03:00:00.123456Z"
+    outer = {"id": "1", "name": "pipeline version 3, data 0af3b2c1d9e8", "start_time": since}
+
+    def post(url: str, body: dict[str, Any], timeout: float) -> Any:
+        assert body["flow_runs"]["state"] == {"type": {"any_": ["RUNNING"]}}
+        if "work_pools" in body:
+            assert body["work_pools"] == {"name": {"any_": ["shop"]}}
+            return [outer, outer | {"id": "2", "name": "monitor"}]
+        return {"1": [{"id": "3", "name": "train data 0af3b2c1d9e8"}]}.get(
+            body["flow_runs"]["parent_flow_run_id"]["any_"][0]
+        )
+
+    monkeypatch.setattr(recovery, "post_prefect", post)
+    begun = "2026-01-01T03:00:00+00:00"
+    assert recovery.flows_of_workers(settings, "http://nowhere/api", 1.0) == [
+        recovery.RunningFlow(flow="pipeline", since=begun, step="train"),
+        recovery.RunningFlow(flow="monitor", since=begun),
+    ]
+    monkeypatch.setattr(recovery, "post_prefect", lambda *_: None)
+    assert recovery.flows_of_workers(settings, "http://nowhere/api", 1.0) == []
+
+
 def test_run_without_a_note_is_left_alone_while_another_command_lives(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, start_command: Callable[[], Command]
 ) -> None:

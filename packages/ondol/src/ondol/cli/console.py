@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -201,9 +201,10 @@ def report_unexpected(error: Exception) -> int:
 class FlowProgress:
     """A spinner that follows Prefect's flows by their hooks."""
 
-    def __init__(self, console: rich.console.Console) -> None:
-        """Show on `console`."""
+    def __init__(self, console: rich.console.Console, begin: Callable[[str], None] = lambda name: None) -> None:
+        """Show on `console`; `begin` gets the name of each flow that starts."""
         self.console = console
+        self.begin = begin
         self.status = console.status("starting")
         self.started: dict[str, float] = {}
 
@@ -233,6 +234,7 @@ class FlowProgress:
         """Show what a flow that has started does."""
         self.started[flow.name] = time.perf_counter()
         self.status.update(f"{flow.name}: {STAGES[flow.name]}")
+        self.begin(flow.name)
 
     def show_end(self, flow: Any, run: Any, state: Any) -> None:
         """Print that a flow is done."""

@@ -4,6 +4,7 @@ import importlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ondol.config import Settings
 from ondol.errors import Refused, UserError
 from ondol.evaluation.gates import StoredVerdict, Verdicts, show_figure, show_interval
 from ondol.evaluation.metrics import Interval
-from ondol.orchestration.recovery import end_lost, noting, register_command
+from ondol.orchestration.recovery import end_lost, note_step, noting, register_command
 from ondol.orchestration.server import prefect_server
 from ondol.project import describe_error, import_code, place_in_project
 from ondol.registry.bundles import find_bundle
@@ -89,9 +90,9 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
     alone = nullcontext() if stage in ("predict", "monitor") else only_one(settings, wait=False)
     with (
         alone,
-        register_command(settings) as command,
+        register_command(settings, stage) as command,
         prefect_server(settings) as server,
-        FlowProgress(console) as progress,
+        FlowProgress(console, partial(note_step, settings, command)) as progress,
     ):
         from ondol.orchestration.flow import run_watched
 

@@ -25,6 +25,7 @@ from ondol.orchestration.processes import (
     supervisor_of,
     was_elsewhere,
 )
+from ondol.orchestration.recovery import RunningFlow, flows_of_commands, flows_of_workers
 from ondol.orchestration.server import call_prefect, post_prefect, refusal_of
 from ondol.redaction import show_uri
 from ondol.registry.bundles import find_bundle
@@ -71,8 +72,15 @@ def _state(settings: Settings, record: ProcessRecord) -> tuple[str, str, str]:
     return "[red]is not healthy[/]", record.address or "", f"{again}; [dim]see {log}[/]"
 
 
+def print_running(flows: list[RunningFlow], who: str) -> None:
+    """Print the flows that `who` runs."""
+    for one in flows:
+        step = f", now {one.step}" if one.step else ""
+        console.print(f"In progress: {one.flow} by {who} since {one.since}{step}", markup=False, soft_wrap=True)
+
+
 def print_due(settings: Settings) -> None:
-    """Print the next run of each deployment, or why it is not known."""
+    """Print what the workers run now, and the next run of each deployment, or why it is not known."""
     prefect = prefect_address(settings)
     if prefect is None:
         return
@@ -82,6 +90,7 @@ def print_due(settings: Settings) -> None:
         silent = f"No Prefect server answers at {show_uri(prefect)}: scheduled runs are not known."
         console.print(f"[yellow]{escape(refusal_of(answer, prefect) or silent)}[/]", soft_wrap=True)
         return
+    print_running(flows_of_workers(settings, prefect, ANSWER_SECONDS), "a worker")
     names = {deployment["id"]: deployment["entrypoint"].rpartition(":")[2] for deployment in answer.json()}
     scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_ASC"}
     runs = post_prefect(f"{prefect}/flow_runs/filter", pool | scheduled | {"limit": DUE_RUNS}, ANSWER_SECONDS)
@@ -146,6 +155,7 @@ def print_status() -> None:
     for line in loop_lines(settings):
         console.print(line, markup=False, soft_wrap=True)
     print_processes(settings)
+    print_running(flows_of_commands(settings), "a command")
     print_due(settings)
     print_alerts(settings)
     if champion is not None:

@@ -10,11 +10,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from ondol.config import Settings
 from ondol.orchestration.alerts import alert
 from ondol.orchestration.processes import running
 from ondol.orchestration.server import call_prefect, get_prefect, post_prefect
-from ondol.storage.files import HOST, locked
+from ondol.storage.files import HOST, locked, utc_now
 
 MOST_STARTS = 3  # a run that takes its process along each time must not do so for ever
 CHECK_SECONDS = 5.0
@@ -100,9 +102,23 @@ class Recovery:
         post_prefect(f"{self.prefect}/flow_runs/{run['id']}/set_state", {"state": state, "force": force})
 
 
+class RunningFlow(BaseModel):
+    """A flow that runs now.
+
+    Attributes:
+        flow: Its name.
+        since: When it began: ISO 8601 in UTC.
+        step: The flow inside it that runs now, if any.
+    """
+
+    flow: str
+    since: str
+    step: str = ""
+
+
 @contextmanager
-def register_command(settings: Settings) -> Iterator[str]:
-    """Register this process as a command that runs flows; yield the id to note in its runs.
+def register_command(settings: Settings, flow: str = "") -> Iterator[str]:
+    """Register this process as a command that runs `flow`; yield the id to note in its runs.
 
     A command lives as long as its file is locked. The system releases the lock when the process ends, however it ends;
     process ids are used again, and start times move when the clock is set.
@@ -111,6 +127,7 @@ def register_command(settings: Settings) -> Iterator[str]:
     path = _commands(settings) / f"{command}.lock"
     unlocked = path.with_suffix(".new")
     with locked(unlocked, wait=False):
+        _write(unlocked, RunningFlow(flow=flow, since=utc_now()))
         unlocked.rename(path)  # another command sees it only now, and locked
         try:
             yield command
@@ -128,6 +145,53 @@ def living_commands(settings: Settings) -> set[str]:
             else:
                 found.add(path.stem)
     return found
+
+
+def note_step(settings: Settings, command: str, step: str) -> None:
+    """Note which flow inside that of a command runs now."""
+    path = _commands(settings) / f"{command}.lock"
+    if (known := _read(path)) and step != known.flow:
+        _write(path, known.model_copy(update={"step": step}))
+
+
+def flows_of_commands(settings: Settings) -> list[RunningFlow]:
+    """Return the flows that commands on this machine run, the oldest first."""
+    notes = (_read(_commands(settings) / f"{command}.lock") for command in living_commands(settings))
+    return sorted((note for note in notes if note and note.flow), key=lambda note: note.since)
+
+
+def flows_of_workers(settings: Settings, prefect: str, seconds: float) -> list[RunningFlow]:
+    """Return the flows that workers of the project's pool run, by the server at `prefect`; none where it is silent.
+
+    Args:
+        settings: Those of the project.
+        prefect: The address of Prefect's API.
+        seconds: How long each of its answers may take.
+    """
+    found = []
+    running = {"state": {"type": {"any_": ["RUNNING"]}}}
+    ours = {"work_pools": {"name": {"any_": [settings.project.name]}}, "flow_runs": running}
+    for run in post_prefect(f"{prefect}/flow_runs/filter", ours, seconds) or []:
+        body = {"flow_runs": running | {"parent_flow_run_id": {"any_": [run["id"]]}}}
+        inside = post_prefect(f"{prefect}/flow_runs/filter", body, seconds) or []
+        since = datetime.fromisoformat(run["start_time"]).isoformat("T", "seconds")
+        name, *steps = (one["name"].partition(" ")[0] for one in (run, *inside))
+        found.append(RunningFlow(flow=name, since=since, step=steps[-1] if steps else ""))
+    return found
+
+
+def _read(path: Path) -> RunningFlow | None:
+    """Return the note in a command's file; None while it is written, and of an earlier release's command."""
+    try:
+        return RunningFlow.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _write(path: Path, note: RunningFlow) -> None:
+    """Write into a command's file, which stays the one that is locked; a full disk loses the note."""
+    with suppress(OSError):
+        path.write_bytes(note.model_dump_json().encode())
 
 
 def noting(command: str) -> Callable[[Any, Any, Any], None]:
