@@ -4,8 +4,14 @@ import re
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
-from init_support import draft, make_frame, make_project, of_role
+from init_support import draft, load_schema, make_frame, make_project, of_role
+from template_support import REPOSITORY
+
+from ondol.contract import check_rows, describe
+from ondol.ingestion.python import change_rows
+from ondol.ingestion.sources import Reading, open_source
 
 
 @pytest.fixture
@@ -162,3 +168,23 @@ def test_a_column_of_dates_but_for_some_texts_is_named_as_such(project, other, r
     frame.loc[::5, "d"] = other
     [doubt] = said(draft(project, frame), "most values are dates, but 80 are not")
     assert rest in doubt
+
+
+@pytest.mark.parametrize("cells", [["$1,234.50", "$8"], ["12%", "3.5 %"], ["$9", ""]])
+def test_numbers_with_marks_become_numbers_by_what_the_hint_names(project, cells):
+    report = draft(project, make_frame(price=cells * 100))
+    [hint] = said(report, "stay text")
+    assert "`prepare` in model/source.py (docs/recipes.md) and declare the column as float in model/schema.py" in hint
+    recipes = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
+    [expression] = re.findall(r"`(frame\.assign\(price=.+?\))`", recipes)
+    path = project / "model" / "schema.py"
+    drafted = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(r"price: str = pa\.Field\(.*", "price: float = pa.Field(nullable=True)", drafted), "utf-8")
+    schema = load_schema(path)
+    contract = describe(schema, report.target, report.problem)
+    reading = Reading(contract.kinds, project)
+    source = open_source(report.source, reading)
+    changed = change_rows(source, lambda frame: eval(expression, {"frame": frame, "pd": pd}), reading)
+    rows = pa.Table.from_batches(changed.batches())
+    assert rows.column("price").to_pylist()[0] == float(cells[0].strip("$%").replace(",", ""))
+    assert len(check_rows(rows, contract.columns, schema.to_schema()).reasons) == 0

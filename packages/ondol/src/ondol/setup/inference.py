@@ -21,7 +21,7 @@ from ondol.errors import UserError, nearest
 from ondol.ingestion.csv_files import NUMERIC, converts, read_cells
 from ondol.ingestion.parquet import DURATION, ORDER
 from ondol.setup.dates import ENOUGH, TRIED, prevails, reads
-from ondol.setup.schema_file import Field
+from ondol.setup.schema_file import ANNOTATIONS, Field
 from ondol.validation.leakage import Alarm, find_alarms
 from ondol_serving.grammar import AMBIGUOUS_FORMATS, NUMBER, DateGrammar, date_grammar, parse_duration
 
@@ -122,17 +122,27 @@ def _hint_mixed(texts: "pd.Series[str]", counts: "pd.Series[int]", grammar: Date
 
 def _hint(texts: "pd.Series[str]") -> str:
     if texts.str.fullmatch(SHORT_CLOCK).all():
-        return "clock times without seconds stay text: write them as 10:30:00 for them to be read as durations"
+        return f"clock times without seconds stay text: {_rewrite('10:30:00', 'duration')}"
     if len(texts) >= FEW and texts.str.fullmatch(DATE_LIKE).all():
-        return f'"{texts.iloc[0]}" and the like may be dates in a form that is not read: write them as 2024-01-31'
+        return (
+            f'"{texts.iloc[0]}" and the like may be dates in a form that is not read: {_rewrite("2024-01-31", "date")}'
+        )
     plain = texts.str.translate(str.maketrans("−﹣－（）", "---()"))
     bare = plain.str.replace(r"^\((.*)\)$", r"-\1", regex=True).str.replace(r"^--", "-", regex=True)
     if bare.str.fullmatch(AMOUNT).all() and not texts.str.fullmatch(NUMBER).all():
         return (
-            "numbers with commas, parentheses, another minus sign, or signs of money or percent stay text: write them "
-            "as 1234.5"
+            "numbers with commas, parentheses, another minus sign, or signs of money or percent stay text: "
+            f"{_rewrite('1234.5', 'number')}"
         )
     return ""
+
+
+def _rewrite(form: str, kind: Kind) -> str:
+    """Return what to do about texts that are not read as a kind."""
+    return (
+        f"write them as {form} in the source and run this again, or by `prepare` in model/source.py (docs/recipes.md) "
+        f"and declare the column as {ANNOTATIONS[kind]} in model/schema.py"
+    )
 
 
 @dataclass(frozen=True)
