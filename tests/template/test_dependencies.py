@@ -6,15 +6,23 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from template_support import REPOSITORY, clean_environment, copy_working_tree, find_uv
 
 from ondol.storage.remote_files import EXTRAS
 
 UV = find_uv()
+VARIANTS = [  # of Python and platform, on which a package may need another
+    {"python_version": version, "python_full_version": f"{version}.0", "sys_platform": system, "platform_system": name}
+    for version in ("3.11", "3.12", "3.13")
+    for system, name in (("linux", "Linux"), ("darwin", "Darwin"), ("win32", "Windows"))
+]
 PLATFORMS = {  # what a wheel calls it, and what markers do
     "manylinux_2_28_x86_64": {"sys_platform": "linux", "platform_machine": "x86_64"},
     "manylinux_2_28_aarch64": {"sys_platform": "linux", "platform_machine": "aarch64"},
@@ -100,6 +108,51 @@ def write_wheel(index: Path, name: str, version: str, platform: str) -> None:
         wheel.writestr(f"{info}/RECORD", "")
 
 
+def needed_packages() -> set[str]:
+    """Return the names of the engine's packages and of all that they need, with every extra, on every platform.
+
+    What an installed package needs is in its metadata; an extra that is not installed counts with its package alone.
+    """
+    found = dict[str, set[str]]()
+    waiting = [(name, extra) for name in ("ondol", "ondol-serving") for extra in ("", *read_package(name)[1])]
+    while waiting:
+        name, extra = waiting.pop()
+        if extra in found.setdefault(name, set()):
+            continue
+        found[name].add(extra)
+        for line in requirements_of(name, extra):
+            requirement = Requirement(line)
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate(variant | {"extra": extra}) for variant in VARIANTS):
+                waiting += [(canonicalize_name(requirement.name), one) for one in ("", *requirement.extras)]
+    return set(found)
+
+
+def read_package(name: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the dependencies of a package of this repository, and those of each of its extras."""
+    project = tomllib.loads((REPOSITORY / "packages" / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["dependencies"], project["optional-dependencies"]
+
+
+def requirements_of(name: str, extra: str) -> list[str]:
+    if name in ("ondol", "ondol-serving"):
+        dependencies, extras = read_package(name)
+        return extras[extra] if extra else dependencies
+    try:
+        return distribution(name).requires or []
+    except PackageNotFoundError:
+        return []
+
+
+def taken_slugs() -> set[str]:
+    return set(yaml.safe_load((REPOSITORY / "copier.yml").read_text(encoding="utf-8"))["taken_slugs"]["default"])
+
+
+def test_no_project_can_have_the_name_of_a_package_that_it_installs():
+    """uv takes the project for the package then, and finds no versions that fit."""
+    assert sorted(needed_packages() - taken_slugs()) == [], "add them to taken_slugs in copier.yml"
+
+
 @pytest.mark.slow
 def test_bounds_resolve_together_for_every_python_and_platform(render, tmp_path):
     """With every extra and every group, for Python 3.11 to 3.13."""
@@ -109,6 +162,7 @@ def test_bounds_resolve_together_for_every_python_and_platform(render, tmp_path)
     locked = tomllib.loads((tmp_path / "p" / "uv.lock").read_text(encoding="utf-8"))
     names = {package["name"] for package in locked["package"]}
     assert {name for path in REPOSITORY.glob("packages/*/pyproject.toml") for name in bounded_in(path)} <= names
+    assert names - {"p"} <= taken_slugs()
 
 
 @pytest.mark.slow
