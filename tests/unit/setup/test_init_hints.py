@@ -179,7 +179,8 @@ def test_numbers_with_marks_become_numbers_by_what_the_hint_names(project, cells
     [expression] = re.findall(r"`(frame\.assign\(price=.+?\))`", recipes)
     path = project / "model" / "schema.py"
     drafted = path.read_text(encoding="utf-8")
-    path.write_text(re.sub(r"price: str = pa\.Field\(.*", "price: float = pa.Field(nullable=True)", drafted), "utf-8")
+    edited = re.sub(r"price: str = pa\.Field\(.*", "price: float = pa.Field(nullable=True)", drafted)
+    path.write_text(edited, encoding="utf-8")
     schema = load_schema(path)
     contract = describe(schema, report.target, report.problem)
     reading = Reading(contract.kinds, project)
