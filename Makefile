@@ -1,6 +1,6 @@
 # Each target does its own set-up: it needs Python 3.11 to 3.13, git and PyPI. PYTHON=/path/to/python3 chooses one.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage test-all test-newest all-issue newest-issue lint bench clean
+.PHONY: help setup demo docs test coverage test-all test-newest all-issue newest-issue lint bench clean
 SHELL := bash
 # For two cores: the tests wait half of the time.
 WORKERS := 3
@@ -17,6 +17,10 @@ setup: ## prepare a checkout to contribute: .venv and the checks before each com
 demo: ## scaffold a project into build/demo, train, deploy and serve its model, ask for a prediction
 	@.ci/setup scaffold
 	@.ci/demo
+
+docs: ## write the generated parts of docs/reference from the code
+	@.ci/setup tests
+	@$(IN_VENV) python .ci/reference.py
 
 test: lint ## run the tests of every change (eleven minutes on two cores)
 	@$(IN_VENV) pytest -n $(WORKERS) -m "not slow" $(ARGS)

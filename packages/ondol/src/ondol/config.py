@@ -184,7 +184,7 @@ class Data(Dialect):
     """Where the rows come from, how they are written, and what is predicted.
 
     Attributes:
-        source: See docs/data.md.
+        source: The rows: a file, a folder, or an address of any kind in docs/data.md.
         target: The column to predict.
         problem: What kind of prediction it is.
         date_formats: How dates are written whose order of day and month is ambiguous, or with two digits of a year,
@@ -240,7 +240,7 @@ class Split(Section):
         by: "random" (by a hash of the group, else the id, else the row; once called "hash"), "group" (the same, and a
             column with that role is asked for), "stratified" (the same share of each class, or of each tenth of a
             number) or "time" (the latest).
-        holdout: Their share.
+        holdout: The share of the rows that is held out.
         seed: Another seed holds out other rows.
     """
 
@@ -255,7 +255,11 @@ class Split(Section):
 
 
 class Leakage(Section):
-    """Alarms that do not block: the name of a column, and why what was found of it is no leak."""
+    """Warnings of leakage that do not block.
+
+    Attributes:
+        accept: By the name of a column: why what was found in it is no leak. Training then continues.
+    """
 
     accept: dict[str, str] = Field({})
 
@@ -269,9 +273,14 @@ class Leakage(Section):
 
 
 class Train(Section):
-    """How the model is fitted; `params` go to `build_estimator`, `trusted_types` to skops.
+    """How the model is fitted.
 
-    Of more than `sample_rows` rows, about as many are learned from, chosen by a hash of the row and the seed.
+    Attributes:
+        seed: The seed of everything that is random in training, and of the choice of `sample_rows`.
+        sample_rows: Of more rows than this, about as many are used for training, chosen by a hash of the row and the
+            seed; None to use all.
+        params: What `build_estimator` in `model/estimator.py` gets as `params`.
+        trusted_types: Types that skops may load in a saved model, beside those of scikit-learn that are known.
     """
 
     seed: int = 0
@@ -281,7 +290,17 @@ class Train(Section):
 
 
 class Gates(Section):
-    """What a candidate must reach to be deployed; `metric` defaults to the problem's own."""
+    """What a candidate must reach to be deployed.
+
+    Attributes:
+        metric: The metric that the gates compare; None for the default of the problem.
+        minimum: The value that the metric must reach (an error must not exceed it), in place of the comparison with a
+            dummy model; None for that comparison.
+        margin: By how much the candidate may be worse than the champion on the same rows; of errors in the target's
+            unit, a share.
+        confidence: The confidence level of the intervals.
+        resamples: How many bootstrap samples an interval is computed from.
+    """
 
     metric: str | None = None
     minimum: float | None = None
@@ -291,7 +310,12 @@ class Gates(Section):
 
 
 class Deploy(Section):
-    """How the model is served; `tolerance` bounds compiled against scikit-learn probabilities."""
+    """How the model is compiled for the service.
+
+    Attributes:
+        runtime: "onnx" compiles the model. "sklearn" serves scikit-learn itself, for a model that ONNX cannot express.
+        tolerance: The largest allowed difference between a prediction of the compiled model and of scikit-learn.
+    """
 
     runtime: Literal["onnx", "sklearn"] = "onnx"
     tolerance: float = Field(1e-5, gt=0)
@@ -301,7 +325,11 @@ Hosts = Annotated[tuple[Annotated[str, AfterValidator(require_host)], ...], NoDe
 
 
 class Naming(Section):
-    """How the project is called."""
+    """How the project is called.
+
+    Attributes:
+        name: The name of the registered model, the experiments, the work pool and the deployments.
+    """
 
     name: str = Field("project", pattern=r"^[a-z0-9][a-z0-9._-]*$")
 
@@ -316,9 +344,9 @@ class Service(Section):
             `*.example.com`, or `*` for any. Web pages of an origin that is named here, with its port where a browser
             shows one, may ask too.
         workers: How many processes answer.
-        max_rows: Of a request.
-        max_body_bytes: Of a request.
-        max_bytes_in_flight: Of all requests that are being received or answered.
+        max_rows: How many rows a request may have.
+        max_body_bytes: How large the body of a request may be.
+        max_bytes_in_flight: How large the bodies of all requests may be that are being received or answered.
         body_seconds: How long the body of a request may take to arrive.
         max_wait_seconds: A request that would wait longer for its turn is answered 503 at once.
     """
@@ -338,8 +366,8 @@ class Log(Section):
     """The service's record of its answers, in the store's `log`.
 
     Attributes:
-        enabled: Whether there is one.
-        sensitive: Whether columns of that role are left out or hashed with the key in `ML_LOG_KEY`.
+        enabled: Whether answers are logged.
+        sensitive: Whether columns with the role sensitive are left out or hashed with the key in `ML_LOG_KEY`.
         file_bytes: A file that would grow over it is followed by the next.
         keep_bytes: The oldest files are removed while all together are over it.
     """
@@ -382,7 +410,13 @@ class Monitor(Section):
 
 
 class Retrain(Section):
-    """When the pipeline is asked to run again: `windows` of the last `of`, and the latest, drifted or got worse."""
+    """When retraining is requested.
+
+    Attributes:
+        windows: How many of the last `of` windows, the latest among them, must have drifted or become worse.
+        of: How many of the last windows are looked at.
+        cooldown_hours: How long after a request, or after a new version in production, none is made.
+    """
 
     windows: int = Field(2, ge=1)
     of: int = Field(3, ge=1)
@@ -427,7 +461,13 @@ class Retention(Section):
 
 
 class Alerts(Section):
-    """Where alerts are sent, best by `ML_ALERTS__WEBHOOK`; the same one again after `repeat_hours` at the earliest."""
+    """Where alerts are sent.
+
+    Attributes:
+        webhook: The address that receives them. It is a secret: set it by the environment variable.
+        format: "json", or "slack" for Slack and for receivers that take its form.
+        repeat_hours: How long the same alert is not sent again.
+    """
 
     webhook: SecretStr | None = None
     format: Literal["json", "slack"] = "json"
@@ -493,7 +533,12 @@ HOME, MIRRORS = ".ml", "mirrors"  # folders of a project; `ondol.storage.store` 
 
 
 class Settings(BaseSettings):
-    """All settings of a project; `root` is the folder that holds `config.toml`."""
+    """All settings of a project.
+
+    Attributes:
+        root: The folder that holds `config.toml`.
+        store: Where data, models and records are kept: a folder, or the address of an object store.
+    """
 
     overridable: ClassVar[bool] = True
 

@@ -24,6 +24,26 @@ from ondol_serving.printable import printable
 MOST_COLUMNS = 50  # the farthest beyond their limits; each is a series of its own
 READ_SECONDS = 10.0  # how long what was read is given again: a store may hold thousands of windows
 VERDICTS = ("ok", "drift", "worse")
+GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {  # by name: the help text, and the labels
+    "ml_store_readable": ("Whether the store can be read", ()),
+    "ml_loop_paused": ("Whether the loop is paused", ()),
+    "ml_alerts_waiting": ("Alerts that were not sent yet", ()),
+    "ml_alerts_webhook": ("Whether alerts have a receiver", ()),
+    "ml_champion_since_seconds": ("When the version was put into service", ("version",)),
+    "ml_loop_request_open": ("Whether retraining is requested and Prefect has not received the event", ()),
+    "ml_window_min_rows": ("Rows that a window needs to be evaluated", ()),
+    "ml_windows": ("Evaluated windows of the version in production", ("verdict",)),
+    "ml_window_end_seconds": ("When the last evaluated window ended", ()),
+    "ml_window_rows": ("Rows of the last evaluated window", ()),
+    "ml_window_verdict": ("1 for the verdict on the last evaluated window", ("verdict",)),
+    "ml_window_drift_share": ("Share of drifted columns in the last evaluated window", ()),
+    "ml_prediction_drift": ("Distance of the predictions to the reference, and its limit", ("what",)),
+    "ml_column_drift": ("Distance of a column to the reference over its limit", ("column",)),
+    "ml_column_missing": ("Share of missing values of a column", ("column",)),
+    "ml_live_metric": ("The metric on labelled rows, and on the holdout", ("metric", "what")),
+    "ml_labelled_rows": ("Labelled rows of the last window with labels", ()),
+    "ml_live_metric_window_end_seconds": ("When the last window with labels ended", ()),
+}
 
 
 class LoopCollector(Collector):
@@ -39,38 +59,30 @@ class LoopCollector(Collector):
         """Return the gauges; those of a store that cannot be read are missing, and `ml_store_readable` is 0."""
         if time.monotonic() - self._read_at > READ_SECONDS:
             try:
-                self._gauges = [_gauge("ml_store_readable", "Whether the store can be read", 1.0), *self._read()]
+                self._gauges = [_gauge("ml_store_readable", 1.0), *self._read()]
             except (UserError, OSError, ValueError):
-                self._gauges = [_gauge("ml_store_readable", "Whether the store can be read", 0.0)]
+                self._gauges = [_gauge("ml_store_readable", 0.0)]
             self._read_at = time.monotonic()
         return self._gauges
 
     def _read(self) -> Iterator[GaugeMetricFamily]:
         store = open_store(self.settings)
         loop, champion = read_loop(store), read_champion(store)
-        yield _gauge("ml_loop_paused", "Whether the loop is paused", float(loop.paused is not None))
-        yield _gauge("ml_alerts_waiting", "Alerts that were not sent yet", float(len(waiting(self.settings))))
-        yield _gauge(
-            "ml_alerts_webhook", "Whether alerts have a receiver", float(self.settings.alerts.webhook is not None)
-        )
+        yield _gauge("ml_loop_paused", float(loop.paused is not None))
+        yield _gauge("ml_alerts_waiting", float(len(waiting(self.settings))))
+        yield _gauge("ml_alerts_webhook", float(self.settings.alerts.webhook is not None))
         if champion is None:
             return
         since = datetime.fromisoformat(champion.since).timestamp()
-        yield _labelled(
-            "ml_champion_since_seconds", "When the version was put into service", version={champion.version: since}
-        )
+        yield _labelled("ml_champion_since_seconds", {champion.version: since})
         wanted = find_unsent_request(loop, champion) is not None
-        yield _gauge(
-            "ml_loop_request_open",
-            "Whether retraining is requested and Prefect has not received the event",
-            float(wanted),
-        )
+        yield _gauge("ml_loop_request_open", float(wanted))
         if self.settings.log.enabled:  # without a log no window is ever evaluated
             needed = float(self.settings.monitor.min_rows)
-            yield _gauge("ml_window_min_rows", "Rows that a window needs to be evaluated", needed)
+            yield _gauge("ml_window_min_rows", needed)
         windows = [window for window in Windows(store).of(champion) if window.evaluated]
         counts = {verdict: float(sum(w.verdict == verdict for w in windows)) for verdict in VERDICTS}
-        yield _labelled("ml_windows", "Evaluated windows of the version in production", verdict=counts)
+        yield _labelled("ml_windows", counts)
         if windows:
             yield from _of_window(windows[-1])
         if measured := [window for window in windows if window.performance is not None]:
@@ -99,22 +111,17 @@ def serve_metrics(settings: Settings) -> None:
 
 def _of_window(window: Window) -> Iterator[GaugeMetricFamily]:
     """Yield what the last evaluated window showed."""
-    yield _gauge("ml_window_end_seconds", "When the last evaluated window ended", window.end.timestamp())
-    yield _gauge("ml_window_rows", "Rows of the last evaluated window", float(window.rows))
+    yield _gauge("ml_window_end_seconds", window.end.timestamp())
+    yield _gauge("ml_window_rows", float(window.rows))
     verdicts = {verdict: float(window.verdict == verdict) for verdict in VERDICTS}
-    yield _labelled("ml_window_verdict", "1 for the verdict on the last evaluated window", verdict=verdicts)
-    yield _gauge("ml_window_drift_share", "Share of drifted columns in the last evaluated window", window.drift_share)
+    yield _labelled("ml_window_verdict", verdicts)
+    yield _gauge("ml_window_drift_share", window.drift_share)
     if window.prediction is not None:
         distance = {"distance": window.prediction.score, "limit": window.prediction.limit}
-        yield _labelled(
-            "ml_prediction_drift", "Distance of the predictions to the reference, and its limit", what=distance
-        )
+        yield _labelled("ml_prediction_drift", distance)
     columns = by_distance(window.columns)[:MOST_COLUMNS]
-    yield _labelled(
-        "ml_column_drift", "Distance of a column to the reference over its limit", column=dict(map(_ratio, columns))
-    )
-    missing = {column.name: column.missing for column in columns}
-    yield _labelled("ml_column_missing", "Share of missing values of a column", column=missing)
+    yield _labelled("ml_column_drift", dict(map(_ratio, columns)))
+    yield _labelled("ml_column_missing", {column.name: column.missing for column in columns})
 
 
 def _of_performance(window: Window) -> Iterator[GaugeMetricFamily]:
@@ -123,32 +130,34 @@ def _of_performance(window: Window) -> Iterator[GaugeMetricFamily]:
     assert live is not None
     holdout = live.before.value if live.before else None
     figures = {"value": live.figure.value, "low": live.figure.low, "high": live.figure.high, "holdout": holdout}
-    family = GaugeMetricFamily(
-        "ml_live_metric", "The metric on labelled rows, and on the holdout", labels=["metric", "what"]
-    )
+    family = _family("ml_live_metric")
     for what, value in figures.items():
         if value is not None:
             family.add_metric([live.metric, what], value)
     yield family
-    yield _gauge("ml_labelled_rows", "Labelled rows of the last window with labels", float(live.rows))
-    yield _gauge("ml_live_metric_window_end_seconds", "When the last window with labels ended", window.end.timestamp())
+    yield _gauge("ml_labelled_rows", float(live.rows))
+    yield _gauge("ml_live_metric_window_end_seconds", window.end.timestamp())
 
 
 def _ratio(column: ColumnDrift) -> tuple[str, float | None]:
     return column.name, column.score / column.limit if column.score is not None and column.limit else None
 
 
-def _gauge(name: str, about: str, value: float | None) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, about)
+def _family(name: str) -> GaugeMetricFamily:
+    about, labels = GAUGES[name]
+    return GaugeMetricFamily(name, about, labels=labels)
+
+
+def _gauge(name: str, value: float | None) -> GaugeMetricFamily:
+    family = _family(name)
     if value is not None:
         family.add_metric([], value)
     return family
 
 
-def _labelled(name: str, about: str, **values: Mapping[str, float | None]) -> GaugeMetricFamily:
+def _labelled(name: str, by_value: Mapping[str, float | None]) -> GaugeMetricFamily:
     """Return a gauge with one label; values that are None are left out."""
-    ((label, by_value),) = values.items()
-    family = GaugeMetricFamily(name, about, labels=[label])
+    family = _family(name)
     for value, figure in by_value.items():
         if figure is not None:
             family.add_metric([printable(value, one_line=True)], figure)
