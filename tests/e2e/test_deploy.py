@@ -118,6 +118,28 @@ def test_model_without_a_converter_is_served_by_scikit_learn_where_asked(trained
     assert [a["label"] for a in answer.json()["predictions"]] == [e["label"] for e in expected]
 
 
+OWN_CLASS = '''
+
+class Own(LabelPropagation):
+    """A class of the project's own."""
+'''
+
+
+@pytest.mark.slow
+def test_class_of_ones_own_cannot_be_served_by_scikit_learn(trained: Project) -> None:
+    write_model(trained)
+    path = trained.root / "model" / "estimator.py"
+    text = path.read_text(encoding="utf-8").replace("return LabelPropagation(", "return Own(")
+    path.write_text(text + OWN_CLASS, encoding="utf-8")
+    trained.configure("train", trusted_types=["model.estimator.Own"])
+    trained.configure("deploy", runtime="sklearn")
+    before = trained.champion
+    sentence = refuse(trained.ml("run"))
+    assert "The service refused the new bundle: its model needs model.estimator.Own, and the service has " in sentence
+    assert 'set runtime = "onnx"' in sentence
+    assert trained.champion == before
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     slow_but([BREAKING[0]], BREAKING),

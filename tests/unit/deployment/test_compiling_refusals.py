@@ -1,5 +1,7 @@
 """What cannot be compiled faithfully is refused in one sentence that says what to do; parity catches the rest."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ from ondol.contract import Column, encode, fit_encodings
 from ondol.deployment.onnx import compile_model
 from ondol.deployment.parity import UNKNOWN, check_parity, make_extremes, make_probes
 from ondol.errors import UserError
+from ondol.project import import_extension
 
 TEXTS = make_column_selector(dtype_exclude="number")
 CODES: dict[str, Any] = {"handle_unknown": "use_encoded_value", "unknown_value": -1}
@@ -93,7 +96,7 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
     ),
     "a class of one's own": (
         make_pipeline(ColumnTransformer([("n", Doubled(), ["a.b"])]), LogisticRegression()),
-        ["Doubled has no converter", "model/converters.py", SKLEARN],
+        ["Doubled has no converter", "model/converters.py", "or take another class."],
     ),
 }
 
@@ -106,6 +109,79 @@ def test_what_would_convert_wrongly_is_refused_with_the_way_out(name: str) -> No
         compile_model(fitted, contract)
     assert all(words in str(error.value) for words in said), str(error.value)
     assert "\n" not in str(error.value)
+
+
+HALVED = """import sys
+
+import numpy as np
+from skl2onnx import update_registered_converter
+from sklearn.base import BaseEstimator, TransformerMixin
+
+
+class Halved(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def transform(self, X):
+        return np.asarray(X) / 2
+
+
+def shape(operator):
+    operator.outputs[0].type = operator.inputs[0].type
+
+
+def convert(scope, operator, container):
+    {mistake}
+
+
+update_registered_converter(Halved, "Halved", shape, convert)
+"""
+
+
+def write_converters(root: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `root` a project with this `model/converters.py`, and the one in which this process runs."""
+    (root / "model").mkdir()
+    for name, content in {"config.toml": "", "model/__init__.py": "", "model/converters.py": text}.items():
+        (root / name).write_text(content, encoding="utf-8")
+    monkeypatch.chdir(root)
+    monkeypatch.syspath_prepend(root)
+    for name in ("model", "model.converters"):
+        monkeypatch.setitem(sys.modules, name, None)  # so that what is imported now is removed afterwards
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def (", r"SyntaxError: invalid syntax \(converters\.py, line 1\)\.$"),
+        ("\nimport no_such_package\n", r"ModuleNotFoundError: .* \(model/converters\.py, line 2\)\.$"),
+    ],
+)
+def test_converters_that_cannot_be_imported_are_one_sentence(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_converters(tmp_path, text, monkeypatch)
+    fitted, contract = fit(boosting("binary"), "binary", training("binary"))
+    with pytest.raises(UserError, match=rf"^model/converters\.py cannot be imported: {said}"):
+        compile_model(fitted, contract)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [("{}['half']", "KeyError: 'half'"), ("sys.exit(3)", r"it calls sys\.exit\(3\), which ends the process")],
+)
+def test_a_converter_that_fails_is_named_with_its_line(
+    mistake: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_converters(tmp_path, HALVED.replace("{mistake}", mistake), monkeypatch)
+    halved = import_extension("converters").Halved()  # type: ignore[union-attr]
+    model = make_pipeline(ColumnTransformer([("n", halved, ["a.b"])]), LogisticRegression())
+    fitted, contract = fit(model, "binary", training("binary"))
+    with pytest.raises(
+        UserError, match=rf"^A converter of the project failed: {said} \(model/converters\.py, line 22\)"
+    ):
+        compile_model(fitted, contract)
 
 
 def test_a_loss_with_a_link_is_refused() -> None:

@@ -602,13 +602,24 @@ def test_sklearn_bundle_gives_the_numbers_of_scikit_learn(store: Path, serving: 
     assert answer["probabilities"]["yes"] == pytest.approx(pipeline.predict_proba(frame)[0, 1], abs=1e-5)
 
 
-def test_sklearn_bundle_with_a_foreign_type_is_refused(store: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda trusted: ["model.features.Mine", *trusted], r"^its model needs model\.features\.Mine, .* converter"),
+        (lambda trusted: trusted[1:], "cannot be loaded: UntrustedTypesFoundException"),
+    ],
+    ids=["of another package", "not in the list"],
+)
+def test_sklearn_bundle_with_a_type_that_is_not_trusted_is_refused(
+    change: Callable[[list[str]], list[str]], error: str, store: Path
+) -> None:
     from ondol_serving.bundle import BundleError, load_bundle
 
     content = skops.io.dumps(fit("binary"))
-    files = bundle_files("7", "binary", content, runtime="sklearn", trusted=["my_package.Mine"])
+    trusted = skops.io.get_untrusted_types(data=content)
+    files = bundle_files("7", "binary", content, runtime="sklearn", trusted=change(trusted))
     name, digest = write_bundle(store, files)
-    with pytest.raises(BundleError, match="a custom class needs an ONNX converter"):
+    with pytest.raises(BundleError, match=error):
         load_bundle(store / "bundles" / name, digest)
 
 

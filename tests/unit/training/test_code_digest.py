@@ -30,11 +30,37 @@ def test_the_train_flow_of_the_template_does_not_count(root):
     assert code_digest(root) == before
 
 
-def test_an_edited_train_flow_counts_and_what_it_imports(root):
+IMPORTS = {
+    "flows/train.py": [
+        "from flows.report import B",
+        "from flows import report",
+        "import flows.report",
+        "from . import report",
+        "from .report import B",
+        "def extras() -> None:\n    from flows import (\n        report as r,\n    )",
+        "from flows.more import C",
+    ],
+    "model/estimator.py": ["from flows.report import B", "from tools import D", "import tools.words"],
+}
+
+
+@pytest.mark.parametrize(("path", "line"), [(path, line) for path, lines in IMPORTS.items() for line in lines])
+def test_what_is_imported_counts(root, path, line):
+    files = {"flows/more.py": "from .report import B as C\n", "tools/__init__.py": "from tools.words import D\n"}
+    for name, text in (files | {"tools/words.py": "from flows.report import B as D\n"}).items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
     digests = [code_digest(root)]
-    (root / "flows" / "train.py").write_text(f"{FLOW}\nfrom flows.report import B\n", encoding="utf-8")
+    (root / path).write_text(f"{(root / path).read_text(encoding='utf-8')}\n{line}\n", encoding="utf-8")
     digests.append(code_digest(root))
     (root / "flows" / "report.py").write_text("B = 2\n", encoding="utf-8")
     digests.append(code_digest(root))
-    (root / "model" / "estimator.py").write_text("A = 2\n", encoding="utf-8")
-    assert len({*digests, code_digest(root)}) == 4
+    (root / "flows" / "other.py").write_text("E = 1\n", encoding="utf-8")
+    assert len(set(digests)) == 3
+    assert code_digest(root) == digests[-1]
+
+
+def test_files_that_import_each_other_are_read_once(root):
+    (root / "model" / "estimator.py").write_text("from model import features\n", encoding="utf-8")
+    (root / "model" / "features.py").write_text("from model import estimator\n", encoding="utf-8")
+    assert code_digest(root) == code_digest(root)

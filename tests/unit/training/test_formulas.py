@@ -1,6 +1,5 @@
 """Formulas: columns computed in the model give the same numbers in scikit-learn and in ONNX, to the last bit."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
 from ondol.contract import Column, Contract, encode, fit_encodings
-from ondol.deployment.bundle import _compile
 from ondol.deployment.onnx import compile_model, convert_formulas, shape_formulas
-from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer, open_session
 from ondol.registry.registry import TRUSTED
 from ondol.training.formulas import Formulas
@@ -175,11 +172,3 @@ def test_columns_that_another_step_has_changed_are_refused():
     for given in (changed, rows.to_numpy()):
         with pytest.raises(ValueError, match="Formulas must be the first step for their columns"):
             Formulas({"made": "a + 1"}).fit(given)
-
-
-def test_scikit_learn_itself_cannot_serve_formulas():
-    model = Pipeline([("features", ColumnTransformer([("f", Formulas({"made": "a + 1"}), ["a"])]))])
-    settings: Any = SimpleNamespace(deploy=SimpleNamespace(runtime="sklearn"))
-    candidate: Any = SimpleNamespace(pipeline=model)
-    with pytest.raises(UserError, match=r'Formulas in model/features\.py cannot be served by scikit-learn .* "onnx"'):
-        _compile(settings, candidate)

@@ -1,7 +1,7 @@
 """The exception: a bundle whose estimator cannot be compiled carries a scikit-learn pipeline as skops.
 
 Imported only for such a bundle. It loads the types that the bundle's trust list names and no others, and the
-list may name scikit-learn's, numpy's and scipy's own only: a custom class needs an ONNX converter.
+list may name scikit-learn's, numpy's and scipy's own only: the service has no code of the project's model.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from skops.io import get_untrusted_types, load
 
+from ondol_serving.bundle import BundleError
 from ondol_serving.runtime import Tensors
 
 Inputs = Sequence[tuple[str, str, bool]]  # see `ondol_serving.contract.Contract.inputs`
@@ -28,12 +29,16 @@ class SklearnRuntime:
         """Load `model`, trusting exactly `trusted`.
 
         Raises:
-            ValueError: the trust list or the file names a type that is not scikit-learn's own.
+            BundleError: the trust list or the file names a type that is not scikit-learn's own.
+            skops's errors: the file names a type that the trust list does not.
         """
-        foreign = [name for name in trusted if not name.startswith(TRUSTWORTHY)]
-        foreign += sorted(set(get_untrusted_types(file=model)) - set(trusted))
-        if foreign:
-            raise ValueError(f"{', '.join(foreign)} not trusted: a custom class needs an ONNX converter")
+        named = {*trusted, *get_untrusted_types(file=model)}
+        if foreign := sorted(name for name in named if not name.startswith(TRUSTWORTHY)):
+            raise BundleError(
+                f"its model needs {', '.join(foreign)}, and the service has classes of scikit-learn, numpy and scipy "
+                'only: set runtime = "onnx" under [deploy] in config.toml, with a converter in model/converters.py for '
+                "a class of your own"
+            )
         self._pipeline = load(model, trusted=trusted)
         self._inputs = inputs
         self._classes = classes

@@ -1,12 +1,17 @@
 """A project: its settings, and its contract, store, registry and champion, opened when they are first used.
 
 Also what the optional modules of `model/` add to the engine: `model/evaluation.py` may have `METRICS` and `GATES`,
-`model/source.py` a function `prepare`.
+`model/source.py` a function `prepare`, `model/converters.py` registers converters to ONNX.
 """
 
+import ast
 import importlib
 import importlib.util
+import re
 import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 EVALUATION, SOURCE = "evaluation", "source"
 FILE = "model/{}.py".format
 OWN_FOLDERS = ("flows", "model", "service")
+IMPORT = re.compile(r"^[ \t]*((?:from[ \t]+[.\w]+[ \t]+)?import\b[ \t]*(?:\([^)]*\)|.+))$", re.M)
 OWN_ERRORS = (Exception, SystemExit)  # what the project's code may raise; `sys.exit` in it must not end the command
 
 
@@ -110,9 +116,18 @@ def read_extension(module: str, name: str) -> Any:
     Raises:
         UserError: the module cannot be imported.
     """
+    return getattr(import_extension(module), name, None)
+
+
+def import_extension(module: str) -> ModuleType | None:
+    """Return an optional module of `model/`; None where there is none.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
     if importlib.util.find_spec("model") is None or importlib.util.find_spec(f"model.{module}") is None:
         return None
-    return getattr(import_owned(module), name, None)
+    return import_owned(module)
 
 
 def import_owned(module: str) -> ModuleType:
@@ -143,6 +158,41 @@ def digest_extension(root: Path, module: str) -> str | None:
     """Return the SHA-256 of the module's file; None where there is none."""
     path = root / FILE(module)
     return digest_file(path) if path.is_file() else None
+
+
+def module_paths(module: str) -> tuple[str, str]:
+    """Return where the module of a dotted name can be, in the order in which Python looks."""
+    path = module.replace(".", "/")
+    return f"{path}/__init__.py", f"{path}.py"
+
+
+def read_imports(code: bytes, package: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Yield what Python code imports: each module by its full name, and the name from it, empty for `import module`.
+
+    Args:
+        code: Of a file, or of a notebook's cell.
+        package: The packages that the file is in, which relative imports begin from.
+    """
+    for node in _parse(code):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(package):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *filter(None, [node.module])])
+            yield from ((module, alias.name) for alias in node.names)
+
+
+def _parse(code: bytes) -> Iterator[ast.AST]:
+    """Yield the syntax nodes of code, or of its imports alone where it is no Python."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the owner's code, such as of an escape in a string
+            tree = ast.parse(code)
+    except (SyntaxError, ValueError):  # such as the markers of a conflict, or a notebook's magic command
+        for found in IMPORT.finditer(code.decode(errors="replace")):
+            with suppress(SyntaxError, ValueError):
+                yield from ast.parse(found[1]).body
+    else:
+        yield from ast.walk(tree)
 
 
 def place_in_project(error: BaseException) -> str:

@@ -16,7 +16,6 @@ from ondol.contract import Column, Contract, encode
 from ondol.deployment.onnx import compile_model
 from ondol.deployment.parity import check_parity
 from ondol.deployment.reference import FILE, make_reference
-from ondol.errors import UserError
 from ondol.evaluation.gates import Verdicts
 from ondol.evaluation.targets import Candidate, load_candidate
 from ondol.orchestration.reporting import say
@@ -25,7 +24,6 @@ from ondol.registry.bundles import Bundle, write_bundle
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import utc_now
 from ondol.storage.store import open_store
-from ondol.training.train import parts_of
 from ondol_serving.grammar import label_key
 
 if TYPE_CHECKING:
@@ -64,16 +62,16 @@ def build_bundle(project: Project, version: str) -> Bundle:
     """
     settings = project.settings
     candidate = load_candidate(settings, version)
-    model, parity = _compile(settings, candidate)
+    files, compiled = _compile(settings, candidate)
     example = typical_row(candidate.contract, candidate.held_out)
     reference, about = make_reference(candidate)
     meta = _meta(settings, candidate) | {
-        "parity": parity,
+        **compiled,
         "reference": about,
         "example": {"rows": json_rows(candidate.contract, example)},
         "expected": expected_answers(candidate, example),
     }
-    files = model | {
+    files |= {
         FILE: reference,
         "contract.json": candidate.contract.model_dump_json(indent=1).encode(),
         "meta.json": json.dumps(meta, ensure_ascii=False, indent=1).encode(),
@@ -115,15 +113,12 @@ def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str
 
 
 def _compile(settings: Settings, candidate: Candidate) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return the model's file and the record of its parity; the runtime sklearn needs no check."""
+    """Return the model's file and what is recorded of it; the runtime sklearn needs no check of parity."""
     if settings.deploy.runtime == "sklearn":
-        for part in parts_of(candidate.pipeline):
-            if type(part).__module__.startswith("ondol."):
-                raise UserError(
-                    f"{type(part).__name__} in model/features.py cannot be served by scikit-learn itself, as runtime "
-                    'under [deploy] says, because the service has no ondol: set runtime = "onnx".'
-                )
-        return {"model.skops": candidate.skops_bytes()}, {"rows": 0}
+        from skops.io import get_untrusted_types
+
+        content = candidate.skops_bytes()
+        return {"model.skops": content}, {"parity": {"rows": 0}, "trusted": get_untrusted_types(data=content)}
     model = compile_model(candidate.pipeline, candidate.contract)
     parity = check_parity(
         model,
@@ -133,7 +128,7 @@ def _compile(settings: Settings, candidate: Candidate) -> tuple[dict[str, bytes]
         settings.deploy.tolerance,
         candidate.predictions,
     )
-    return {"model.onnx": model}, parity.model_dump(mode="json")
+    return {"model.onnx": model}, {"parity": parity.model_dump(mode="json")}
 
 
 def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
@@ -146,10 +141,6 @@ def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
         "created": utc_now(),
         "problem": candidate.contract.problem,
         "runtime": settings.deploy.runtime,
-        # The service image has no `ondol`: a model with a class of it is refused before.
-        "trusted": [name for name in candidate.trusted if not name.startswith("ondol.")]
-        if settings.deploy.runtime == "sklearn"
-        else [],
         "source": Snapshots(store).get(candidate.tags["data_digest"]).source,
         "data_digest": candidate.tags["data_digest"],
         "commit": candidate.tags["git_commit"],

@@ -10,8 +10,6 @@ so trees and forests have converters here.
 """
 
 import copy
-import importlib
-import importlib.util
 import math
 import re
 import warnings
@@ -23,6 +21,7 @@ import numpy as np
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
 from ondol.evaluation.scoring import open_session
+from ondol.project import OWN_ERRORS, describe_error, import_extension, place_in_project
 from ondol.training.train import final_estimator, parts_of
 
 if TYPE_CHECKING:
@@ -378,7 +377,6 @@ def _set_flags(node: Any, flags: np.ndarray) -> None:
 
 
 OPSET = {"": 21, "ai.onnx.ml": 3}
-OWN_CONVERTERS = "model.converters"
 FORESTS = ("RandomForestClassifier", "ExtraTreesClassifier", "BaggingClassifier", "DecisionTreeClassifier")
 
 
@@ -394,10 +392,10 @@ def compile_model(pipeline: Any, contract: Contract) -> bytes:
             `label` (int64 [N]) and `probabilities` (float32 [N, K]), or `value` (float32 [N, 1]).
 
     Raises:
-        UserError: a part has no converter, or would convert wrongly.
+        UserError: a part has no converter, or would convert wrongly; or a converter of the project fails.
     """
     refuse_unfaithful(pipeline, contract)
-    _import_own_converters()
+    import_extension("converters")
     model = _convert(_merge_inputs(prepare_copy(pipeline), contract), contract)
     names = ("value",) if contract.classes is None else ("label", "probabilities")
     if len(model.graph.output) != len(names):
@@ -408,11 +406,6 @@ def compile_model(pipeline: Any, contract: Contract) -> bytes:
     content = bytes(model.SerializeToString(deterministic=True))
     _open(content)
     return content
-
-
-def _import_own_converters() -> None:
-    if importlib.util.find_spec("model") is not None and importlib.util.find_spec(OWN_CONVERTERS) is not None:
-        importlib.import_module(OWN_CONVERTERS)
 
 
 def _merge_inputs(pipeline: Any, contract: Contract) -> Any:
@@ -454,11 +447,10 @@ def _convert(pipeline: Any, contract: Contract) -> "ModelProto":
                 custom_shape_calculators={TargetEncoder: shape_targets, Formulas: shape_formulas},
             )
     except (MissingConverter, MissingShapeCalculator) as error:
-        raise UserError(
-            f"{_class_named(error)} has no converter to ONNX: register one in model/converters.py "
-            f"(skl2onnx.update_registered_converter), take another class, or {BY_SKLEARN}."
-        ) from error
-    except Exception as error:  # the converter may raise anything
+        raise UserError(_explain_missing(error)) from error
+    except OWN_ERRORS as error:  # a converter may raise anything
+        if place := place_in_project(error):
+            raise UserError(f"A converter of the project failed: {describe_error(error)}{place}.") from error
         message = (str(error).splitlines() or [""])[0][:300].rstrip(".")
         raise UserError(
             f"The model cannot be compiled to ONNX ({type(error).__name__}: {message}): {BY_SKLEARN}."
@@ -473,10 +465,13 @@ def _options(pipeline: Any, contract: Contract) -> dict[Any, dict[str, Any]]:
     return options if contract.classes is None else options | {id(pipeline): {"zipmap": False}}
 
 
-def _class_named(error: Exception) -> str:
-    """Return the class that the converter's error is about."""
-    found = re.search(r"<class '(?:[\w.]*\.)?(\w+)'>", str(error))
-    return found[1] if found else "A part of the model"
+def _explain_missing(error: Exception) -> str:
+    """Return what to do about the class that skl2onnx has no converter of; the service has no code of other classes."""
+    found = re.search(r"<class '([\w.]+)'>", str(error))
+    name = found[1] if found else "A part of the model"
+    register = "register one in model/converters.py (skl2onnx.update_registered_converter)"
+    otherwise = f", take another class, or {BY_SKLEARN}" if name.startswith("sklearn.") else " or take another class"
+    return f"{name.rpartition('.')[2]} has no converter to ONNX: {register}{otherwise}."
 
 
 def _open(content: bytes) -> None:

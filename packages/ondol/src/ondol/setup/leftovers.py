@@ -6,18 +6,16 @@ proves nothing: a file that equals no release is an edited one only if git has a
 shallow clone may lack that text.
 """
 
-import ast
 import difflib
 import hashlib
 import json
 import os
-import re
-import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from ondol.project import module_paths, read_imports
 
 RELEASED = Path(__file__).with_name("released.txt")  # by .ci/releases.py: a path and its digests in each line
 DIGITS = 16  # of git's object name of a file, which `git log` prints without the file
@@ -28,7 +26,6 @@ LOG = (
 )
 CUT = "commit (grafted"  # how git decorates the oldest commits of a shallow clone
 SKIPPED = ("node_modules", "__pycache__")  # beside hidden folders, environments and the project's vendor/
-IMPORT = re.compile(r"^[ \t]*((?:from[ \t]+[.\w]+[ \t]+)?import\b[ \t]*(?:\([^)]*\)|.+))$", re.M)
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def find_imports(root: Path, found: Leftovers) -> list[tuple[str, list[str]]]:
     """
     left = {*found.released, *found.edited}
     modules = {_module(name) for name in _digests()}
-    there = {module: next((path for path in _paths(module) if _lies(root / path)), None) for module in modules}
+    there = {module: next((path for path in module_paths(module) if _lies(root / path)), None) for module in modules}
     gone = {module for module, path in there.items() if path is None or path in left}
     importing = []
     for path in _code_files(root):
@@ -151,11 +148,6 @@ def _module(name: str) -> str:
     return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def _paths(module: str) -> tuple[str, str]:
-    path = module.replace(".", "/")
-    return f"{path}/__init__.py", f"{path}.py"  # in the order in which Python looks
-
-
 def _code_files(root: Path) -> Iterator[Path]:
     """Yield the Python files and notebooks that are the owner's or the template's."""
     for place, folders, files in os.walk(root):
@@ -172,44 +164,25 @@ def _code_files(root: Path) -> Iterator[Path]:
 def _imported(path: Path, root: Path, modules: set[str]) -> Iterator[str]:
     """Yield those of the modules that a file imports, also relative to its package."""
     package = path.relative_to(root).parent.parts
-    for node in _nodes(path):
-        if isinstance(node, ast.Import):
-            yield from ({alias.name for alias in node.names} & modules)
-        elif isinstance(node, ast.ImportFrom) and node.level <= len(package):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            base = ".".join([*above, *filter(None, [node.module])])
-            for alias in node.names:
-                inside = f"{base}.{alias.name}"
-                if inside in modules:
-                    yield inside
-                elif base in modules and not any(_lies(root / name) for name in _paths(inside)):
-                    yield base
+    for module, name in (found for code in _read_code(path) for found in read_imports(code, package)):
+        inside = f"{module}.{name}"
+        if name and inside in modules:
+            yield inside
+        elif module in modules and not (name and any(_lies(root / place) for place in module_paths(inside))):
+            yield module
 
 
-def _nodes(path: Path) -> Iterator[ast.AST]:
-    """Yield the syntax nodes of a Python file, or of the code cells of a notebook."""
+def _read_code(path: Path) -> Iterator[bytes]:
+    """Yield the code of a Python file, or of each code cell of a notebook."""
     try:
         if path.suffix == ".py":
-            yield from _parse(path.read_bytes())
+            yield path.read_bytes()
             return
         for cell in json.loads(path.read_bytes())["cells"]:
             if cell["cell_type"] == "code":
-                yield from _parse("".join(cell["source"]).encode())
+                yield "".join(cell["source"]).encode()
     except (OSError, ValueError, KeyError, TypeError):  # no notebook, or one of the format before 2015
         return
-
-
-def _parse(code: bytes) -> Iterator[ast.AST]:
-    """Yield the syntax nodes of code, or of its imports alone where it is no Python."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of the owner's code, such as of an escape in a string
-            tree = ast.parse(code)
-    except (SyntaxError, ValueError):  # such as the markers of a conflict, or a notebook's magic command
-        for found in IMPORT.finditer(code.decode(errors="replace")):
-            with suppress(SyntaxError, ValueError):
-                yield from ast.parse(found[1]).body
-    else:
-        yield from ast.walk(tree)
 
 
 def _remove_empty(folder: Path) -> bool:

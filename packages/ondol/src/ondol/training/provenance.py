@@ -3,7 +3,6 @@
 import hashlib
 import os
 import platform
-import re
 import subprocess
 from functools import lru_cache
 from importlib.metadata import distributions, version
@@ -13,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ondol.errors import UserError
+from ondol.project import module_paths, read_imports
 from ondol.storage.files import digest_file, digest_json
 
 # The SHA-256 of the template's flows/train.py, so that versions are found again that were trained before it counted.
@@ -100,20 +100,31 @@ def project_files(root: Path) -> list[Path]:
 
 
 def code_digest(root: Path) -> str:
-    """Return the SHA-256 of the project's code that can change what is learned: `model/`, and an edited train flow."""
+    """Return the SHA-256 of the project's code that can change what is learned.
+
+    It is `model/`, an edited train flow, and what these import of the project's other files, directly or not.
+    """
     files = [*sorted((root / "model").rglob("*.py")), *_edited_train_flow(root)]
+    for path in files:  # grows on the way
+        files += [imported for imported in _imported_files(root, path) if imported not in files]
     return digest_json({f.relative_to(root).as_posix(): digest_file(f) for f in files})
 
 
 def _edited_train_flow(root: Path) -> list[Path]:
-    """Return `flows/train.py` and what it imports of `flows/`; nothing where it is the template's."""
+    """Return `flows/train.py`; nothing where it is the template's."""
     flow = root / "flows" / "train.py"
     text = flow.read_text(encoding="utf-8", errors="replace") if flow.is_file() else ""
-    if not text or hashlib.sha256(text.encode()).hexdigest() == TRAIN_FLOW:
-        return []
-    imported = re.findall(r"^\s*(?:from|import)\s+flows\.(\w+)|^\s*from\s+\.(\w+)", text, re.MULTILINE)
-    names = sorted({first or second for first, second in imported})
-    return [path for path in (flow, *(flow.with_name(f"{name}.py") for name in names)) if path.is_file()]
+    return [flow] if text and hashlib.sha256(text.encode()).hexdigest() != TRAIN_FLOW else []
+
+
+def _imported_files(root: Path, path: Path) -> list[Path]:
+    """Return the files of the project that one of its files imports, those of the packages around them too."""
+    found = set[Path]()
+    for module, name in read_imports(path.read_bytes(), path.relative_to(root).parent.parts):
+        parts = f"{module}.{name}".split(".")
+        for end in range(1, len(parts) + 1):
+            found |= {root / place for place in module_paths(".".join(parts[:end]))}
+    return sorted(place for place in found if place.is_file())
 
 
 def shaping_packages() -> dict[str, str]:
