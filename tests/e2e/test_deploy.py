@@ -191,11 +191,13 @@ def test_broken_code_of_the_owner_is_one_sentence(trained: Project, file: str) -
 def test_service_that_cannot_start_leaves_all_as_it_was(trained: Project) -> None:
     """The smoke test is asked through the real service: what breaks it keeps the champion where it is."""
     path = trained.root / "service" / "service.py"
-    path.write_text("raise RuntimeError('broken on purpose')\n", encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(f"{text}\nraise RuntimeError('broken on purpose')\n", encoding="utf-8")
     before, aliases = trained.champion, trained.aliases()
     bundles = {p.name for p in (trained.root / ".ml" / "bentoml").rglob("model.yaml")}
     sentence = refuse(trained.ml("run", ML_TRAIN__SEED="1"))
-    assert "service did not become ready" in sentence
+    place = f"(service/service.py, line {text.count(chr(10)) + 2})"
+    assert sentence == f"service/service.py cannot be imported: RuntimeError: broken on purpose {place}."
     assert trained.champion == before
     assert trained.aliases() == aliases | {"challenger": "2"}
     assert {p.name for p in (trained.root / ".ml" / "bentoml").rglob("model.yaml")} == bundles

@@ -21,6 +21,7 @@ from ondol.deployment import smoke
 from ondol.deployment.smoke import SmokeService
 from ondol.errors import UserError
 from ondol.orchestration.guard import Child, free_port
+from ondol.project import Project
 from ondol.registry.bundles import new_bento_home
 
 # BentoML uses pathspec and pydantic in ways that these call old.
@@ -67,7 +68,6 @@ def started(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[list[st
         commands.append(command)
 
     monkeypatch.setattr(serve.os, "execv", execv)
-    monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setattr(serve, "start_command", lambda **_: load_settings(settings.root))
     for name in (
         "ML_STORE",
@@ -141,6 +141,11 @@ BROKEN = {
         "service/service.py cannot be imported: it calls sys.exit(3), which ends the process (service/service.py, "
         "line 2).",
     ),
+    "base": (
+        "from ondol_serving import service\n\n\n@service\nclass Service: ...\n",
+        "service/service.py cannot be imported: TypeError: Service does not inherit ModelService, which answers POST "
+        "/predict (service/service.py, line 4).",
+    ),
     "none": (
         "class Service: ...\n",
         "service/service.py has no service named Service: a class of this name, decorated by @service.",
@@ -148,18 +153,27 @@ BROKEN = {
 }
 
 
+def write_service(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this folder a project with this `service/service.py`, which is not imported yet."""
+    Path("service").mkdir()
+    Path("service", "__init__.py").touch()
+    Path("service", "service.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(Path.cwd())
+    for name in ("service", "service.service"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, name)
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_mistakes_in_service_py_are_one_sentence_and_nothing_is_started(
     started: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     text, said = BROKEN[case]
-    Path("service").mkdir()
-    Path("service", "__init__.py").touch()
-    Path("service", "service.py").write_text(text, encoding="utf-8")
-    for name in ("service", "service.service"):
-        monkeypatch.setitem(sys.modules, name, None)
-        monkeypatch.delitem(sys.modules, name)
+    write_service(text, monkeypatch)
     if case != "exit":  # the file is read and not imported
+        with pytest.raises(UserError) as caught, smoke.smoke_service(Project(load_settings())):
+            pytest.fail("the service is started")
+        assert str(caught.value) == said
         with pytest.raises(UserError) as caught:
             serve.serve_champion(free_port())
         assert (str(caught.value), started, capsys.readouterr().out) == (said, [], "")
@@ -169,6 +183,19 @@ def test_mistakes_in_service_py_are_one_sentence_and_nothing_is_started(
     with pytest.raises(UserError) as caught:
         checks["endpoints"](load_settings())
     assert str(caught.value) == said
+
+
+def test_a_mistake_in_service_py_that_ends_it_is_the_reason(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (TEMPLATE / "service" / "service.py").read_text(encoding="utf-8")
+    monkeypatch.chdir(settings.root)
+    monkeypatch.setenv("PYTHONPATH", python_path(TEMPLATE))
+    write_service(f"{text}\n1 / 0\n", monkeypatch)
+    with smoke.smoke_service(Project(settings)) as service, pytest.raises(UserError) as caught:
+        service.wait()
+    place = f"(service/service.py, line {text.count(chr(10)) + 2})"
+    assert str(caught.value) == f"service/service.py cannot be imported: ZeroDivisionError: division by zero {place}."
 
 
 def test_counts_of_a_service_outlive_the_smoke_test_beside_it(

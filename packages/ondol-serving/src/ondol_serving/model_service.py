@@ -110,7 +110,13 @@ class ModelService:
 
 
 def service(cls: type[ModelService]) -> TypedService:
-    """Make a BentoML service of a class, with `GET /model`, the limits of requests and the page of its routes."""
+    """Make a BentoML service of a class, with `GET /model`, the limits of requests and the page of its routes.
+
+    Raises:
+        TypeError: the class does not inherit `ModelService`.
+    """
+    if not issubclass(cls, ModelService):
+        raise TypeError(f"{cls.__name__} does not inherit ModelService, which answers POST /predict")
     with_model = bentoml.asgi_app(Starlette(routes=[Route("/model", show_model)]))(cls)
     made = cast(
         TypedService,

@@ -1,25 +1,23 @@
 """`ml promote`, `ml rollback`, `ml serve`, `ml report` and `ml environments`: the champion, here and elsewhere."""
 
-import ast
 import ipaddress
 import os
 import socket
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
 
 from rich.markup import escape
 
 from ondol.cli.console import console, current_store, print_plain, start_command
 from ondol.cli.release import GROUP
 from ondol.config import Environment, Settings
+from ondol.deployment.smoke import check_service
 from ondol.errors import UserError
 from ondol.evaluation.gates import StoredVerdict, Verdicts, gate_rows, metric_lines
 from ondol.orchestration.alerts import AlertKind, alert
 from ondol.orchestration.processes import is_loopback, running
 from ondol.orchestration.reporting import plain, table
-from ondol.project import Project, import_code
+from ondol.project import Project
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle, served_bundle
 from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion
 from ondol.storage.files import CHAMPION_FILE
@@ -209,8 +207,7 @@ def serve_champion(port: int | None) -> None:
     for section, values in (("SERVICE", limits), ("LOG", settings.log.model_dump())):
         os.environ |= {f"ML_{section}__{name.upper()}": str(value) for name, value in values.items()}
     os.chdir(settings.root)
-    if _looks_wrong(settings.root / "service" / "service.py"):
-        require_service(settings)  # BentoML would print a traceback
+    check_service(settings.root)  # BentoML would print a traceback
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
     serving = escape(f"the bundle {named}, by ML_BUNDLE" if named else serving)
     console.print(
@@ -230,34 +227,6 @@ def serve_champion(port: int | None) -> None:
         os.set_inheritable(file, True)
     command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
     os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen)])
-
-
-def _looks_wrong(path: Path) -> bool:
-    """Return True if a service's file is no Python, imports what is not there, or has no `Service`.
-
-    The file is only read: importing it takes a second.
-    """
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):
-        return True
-    named = [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module and not node.level]
-    named += [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
-    services = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Service"]
-    return not any(node.decorator_list for node in services) or any(
-        find_spec(name.partition(".")[0]) is None for name in named
-    )
-
-
-def require_service(settings: Settings) -> None:
-    """Import `service/service.py`, as BentoML does for `ml serve`.
-
-    Raises:
-        UserError: it cannot be imported, or has no service.
-    """
-    sys.path.insert(0, str(settings.root))
-    if not hasattr(getattr(import_code("service.service"), "Service", None), "to_asgi"):
-        raise UserError("service/service.py has no service named Service: a class of this name, decorated by @service.")
 
 
 def _named_bundle(settings: Settings) -> str:

@@ -134,9 +134,7 @@ def require_importable(settings: Settings) -> None:
     Raises:
         UserError: one cannot, or there is no such file.
     """
-    deployments = read_deployments(settings)
-    sys.path.insert(0, str(settings.root))
-    for deployment in deployments:
+    for deployment in read_deployments(settings):
         file, _, function = deployment["entrypoint"].partition(":")
         if not hasattr(import_code(file.removesuffix(".py").replace("/", ".")), function):
             raise UserError(f'{file} has no flow "{function}", which prefect.yaml names.')

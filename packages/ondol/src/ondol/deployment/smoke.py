@@ -1,5 +1,6 @@
-"""The smoke test: the real service, started with the bundle, answers real requests."""
+"""The smoke test: the real service, started with the bundle, answers real requests; and whether it can be started."""
 
+import ast
 import http.client
 import json
 import math
@@ -11,13 +12,14 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.guard import Child, free_port
-from ondol.project import Project
+from ondol.project import Project, import_code
 from ondol.registry.bundles import new_bento_home
 
 START_SECONDS = 90.0
@@ -65,7 +67,10 @@ class SmokeService:
         while not self._ready():
             if refusal := self._refusal():
                 raise UserError(f"The service refused the new bundle: {refusal}")
-            if not self.child.alive() or time.monotonic() > deadline:
+            ended = not self.child.alive()
+            if ended:
+                import_service()  # raises what is wrong with service.py, if that is the reason
+            if ended or time.monotonic() > deadline:
                 raise UserError(
                     f"The service did not become ready on the new bundle ({self.child.tail()}): see {self.child.log}."
                 )
@@ -97,13 +102,47 @@ class SmokeService:
             return False
 
 
+def check_service(root: Path) -> None:
+    """Check `service/service.py` by reading it; it is imported, which takes a second, only if it looks wrong.
+
+    Raises:
+        UserError: it cannot be imported, or has no service.
+    """
+    try:
+        tree = ast.parse((root / "service" / "service.py").read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        import_service()
+        return
+    named = [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    named += [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    services = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Service"]
+    missing = any(find_spec(name.partition(".")[0]) is None for name in named)
+    if missing or not any(node.decorator_list and node.bases for node in services):
+        import_service()
+
+
+def import_service() -> None:
+    """Import `service/service.py`, as BentoML does.
+
+    Raises:
+        UserError: it cannot be imported, or has no service.
+    """
+    if not hasattr(getattr(import_code("service.service"), "Service", None), "to_asgi"):
+        raise UserError("service/service.py has no service named Service: a class of this name, decorated by @service.")
+
+
 @contextmanager
 def smoke_service(project: Project) -> Iterator[SmokeService]:
-    """Yield the service, starting, and end it afterwards; within another such block, the service of that one."""
+    """Yield the service, starting, and end it afterwards; within another such block, the service of that one.
+
+    Raises:
+        UserError: `service/service.py` cannot be imported, or has no service.
+    """
     outer = _running.get()
     if outer is not None:
         yield outer
         return
+    check_service(project.settings.root)
     service = SmokeService(project.settings)
     token = _running.set(service)
     try:
