@@ -256,7 +256,7 @@ def _read_rest(
     cursor: Cursor | None,
     files: dict[str, str] | None,
 ) -> tuple[Snapshot, int | float | None]:
-    """Read what may be new; of files, those from the first changed one on, completely.
+    """Read what may be new; of files, and of what `prepare` makes, those from the first changed one on, completely.
 
     They are in their order, in which the last of equally new rows counts. All are read where those do not reach as far
     as what was read before.
@@ -264,7 +264,9 @@ def _read_rest(
     if isinstance(source, StreamingSource):  # it continues at its position, for any watermark
         return _read(settings, contract, source, keys, cursor, None, reaches=True)
     if not isinstance(source, MultiFileSource):
-        since = find_start(keys.watermark, cursor.watermark if cursor else None, settings.data.lateness)
+        # A cursor with files is of tables that `prepare` made; without it, all rows are others.
+        before = cursor.watermark if cursor and cursor.files is None else None
+        since = find_start(keys.watermark, before, settings.data.lateness)
         return _read(settings, contract, source, keys, cursor, since)
     now, known = files or {}, (cursor.files if cursor else None) or {}
     same = list(takewhile(lambda name: known.get(name) == now[name], now))

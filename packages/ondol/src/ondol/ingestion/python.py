@@ -7,7 +7,7 @@ all of them, memory is bounded by one table, and equal rows have an equal finger
 import importlib
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,14 @@ class PythonSource:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `ondol.ingestion.sources.Source`."""
         return self._open().batches()
+
+    def files(self) -> dict[str, str]:
+        """Return a SHA-256 of each table that the function gives, by its number; see `sources.MultiFileSource`."""
+        return self._open().files()
+
+    def without(self, names: Collection[str]) -> ManySource:
+        """Return the source of the other tables, which are there for as long as this source is."""
+        return self._open().without(names)
 
     def _open(self) -> ManySource:
         if self._table is None:
