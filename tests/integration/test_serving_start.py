@@ -206,8 +206,10 @@ def test_counts_of_a_service_outlive_the_smoke_test_beside_it(
     monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "True")
     monkeypatch.setenv("PYTHONPATH", python_path(TEMPLATE))
     crown(
-        settings.store_path,
-        *write_bundle(settings.store_path, bundle_files("1", "binary", compile_model(fit("binary"), "binary"))),
+        settings.folder_of(settings.store),
+        *write_bundle(
+            settings.folder_of(settings.store), bundle_files("1", "binary", compile_model(fit("binary"), "binary"))
+        ),
     )
     port = free_port()
     home, held = new_bento_home(settings)
@@ -222,7 +224,7 @@ def test_counts_of_a_service_outlive_the_smoke_test_beside_it(
         "--port",
         str(port),
     ]
-    environment = os.environ | home | {"ML_STORE": str(settings.store_path)}
+    environment = os.environ | home | {"ML_STORE": str(settings.folder_of(settings.store))}
     child = Child(command, environment, tmp_path, tmp_path / "ondol_serving.log", held)
     for file in held:
         os.close(file)
@@ -235,7 +237,7 @@ def test_counts_of_a_service_outlive_the_smoke_test_beside_it(
             assert counted in client.get("/metrics").text
             smoke = SmokeService(settings)
             try:
-                smoke.offer(next((settings.store_path / "bundles").iterdir()))
+                smoke.offer(next((settings.folder_of(settings.store) / "bundles").iterdir()))
                 smoke.predict({"rows": [ROW] * 2})
             finally:
                 smoke.child.stop()

@@ -566,7 +566,7 @@ def test_what_the_loop_exports_follows_the_store_and_says_where_it_cannot_be_rea
     }  # fmt: skip
     pause(open_store(settings), "a test")
     assert exported(settings)["ml_loop_paused"] == 1.0
-    (settings.store_path / "loop.json").write_text("{", encoding="utf-8")
+    (settings.folder_of(settings.store) / "loop.json").write_text("{", encoding="utf-8")
     assert exported(settings) == {"ml_store_readable": 0.0}
 
 

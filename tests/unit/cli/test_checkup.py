@@ -140,7 +140,7 @@ def settings(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Set
 def place_of(settings: Settings, name: str) -> Path:
     """Return the file that a row of the table names."""
     champion = read_champion(open_store(settings))
-    (manifest,) = (settings.store_path / "snapshots").glob("*.json")
+    (manifest,) = (settings.folder_of(settings.store) / "snapshots").glob("*.json")
     assert champion
     return settings.home / name.replace("SNAPSHOT", manifest.stem).replace("BUNDLE", champion.bundle)
 

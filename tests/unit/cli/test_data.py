@@ -281,7 +281,7 @@ def test_all_pages_of_mlflow_are_read(monkeypatch, project):
 
 def test_a_bundle_keeps_its_snapshot_and_a_validation_the_one_that_it_names(project):
     old, _ = two_snapshots(project)
-    write_json(project.store_path / "bundles" / "7-abc" / "meta.json", {"data_digest": old.digest})
+    write_json(project.folder_of(project.store) / "bundles" / "7-abc" / "meta.json", {"data_digest": old.digest})
     assert needed(Project(project), bundled_uses(Project(project))) == ({old.digest}, set())
     assert versions_of(bundled_uses(Project(project))) == {old.digest: ["7"]}
     name = validate(open_store(project), old, "c")
@@ -295,14 +295,14 @@ def test_nothing_is_removed_where_it_is_not_known_what_is_needed(project, monkey
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     elif wrong == "registry":
         champion = {"version": "3", "run_id": "r", "bundle": "3-a", "digest": "a", "since": "now"}
-        write_json(project.store_path / "champion.json", champion)
+        write_json(project.folder_of(project.store) / "champion.json", champion)
     else:
-        (project.store_path / "bundles" / "7-abc").mkdir(parents=True)
-        (project.store_path / "bundles" / "7-abc" / "meta.json").write_text("{", encoding="utf-8")
-    before = files_of(project.store_path)
+        (project.folder_of(project.store) / "bundles" / "7-abc").mkdir(parents=True)
+        (project.folder_of(project.store) / "bundles" / "7-abc" / "meta.json").write_text("{", encoding="utf-8")
+    before = files_of(project.folder_of(project.store))
     with pytest.raises(UserError, match="Nothing was deleted"):
         ml_data.collect(dry_run=False)
-    assert files_of(project.store_path) == before
+    assert files_of(project.folder_of(project.store)) == before
 
 
 def test_nothing_is_removed_while_another_run_goes_on(project):
@@ -314,17 +314,17 @@ def test_nothing_is_removed_while_another_run_goes_on(project):
     command = [sys.executable, "-c", code, str(project.home / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout and holder.stdout.readline() == "True\n"
-        before = files_of(project.store_path)
+        before = files_of(project.folder_of(project.store))
         with pytest.raises(UserError, match="Another run"):
             ml_data.collect(dry_run=False)
-        assert files_of(project.store_path) == before
+        assert files_of(project.folder_of(project.store)) == before
         holder.communicate()
 
 
 def test_the_log_names_versions_and_hides_secrets_even_without_mlflow(project, capsys, monkeypatch):
     take(open_store(project), "postgresql://me:geheim@db/shop?table=고객", a=[9])
     old, new = two_snapshots(project)
-    write_json(project.store_path / "bundles" / "7-abc" / "meta.json", {"data_digest": old.digest})
+    write_json(project.folder_of(project.store) / "bundles" / "7-abc" / "meta.json", {"data_digest": old.digest})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     ml_data.print_log()
     said = capsys.readouterr()

@@ -83,7 +83,7 @@ def test_sandbox_s_settings_are_its_file_s_whatever_the_environment_says(project
     monkeypatch.setenv("ML_RETRAIN__COOLDOWN_HOURS", "99")
     monkeypatch.setenv("ML_NO_SUCH__SETTING", "1")
     sandbox = make_sandbox(load_settings(project))
-    assert sandbox.settings.store_path == sandbox.root / ".ml" / "store"
+    assert sandbox.settings.folder_of(sandbox.settings.store) == sandbox.root / ".ml" / "store"
     assert sandbox.settings.retrain.cooldown_hours == 0
     assert sandbox.settings is sandbox.settings  # read once
 

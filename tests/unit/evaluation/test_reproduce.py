@@ -325,7 +325,7 @@ def write_snapshot(settings: Settings) -> str:
 def test_snapshot_is_required_whole(settings):
     digest = write_snapshot(settings)
     assert require_snapshot(settings, digest).rows == 3
-    path = settings.store_path / "snapshots" / f"{digest}.json"
+    path = settings.folder_of(settings.store) / "snapshots" / f"{digest}.json"
     path.rename(path.with_suffix(".gone"))
     with pytest.raises(UserError, match=f"snapshot {digest} .* restore it"):
         require_snapshot(settings, digest)
@@ -333,7 +333,7 @@ def test_snapshot_is_required_whole(settings):
 
 def test_changed_snapshot_is_refused(settings):
     digest = write_snapshot(settings)
-    path = settings.store_path / "snapshots" / f"{digest}.parquet"
+    path = settings.folder_of(settings.store) / "snapshots" / f"{digest}.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(UserError, match="changed or damaged"):
         require_snapshot(settings, digest)

@@ -97,7 +97,7 @@ def test_a_database_is_asked_only_for_what_is_new(chosen):
 def test_nothing_new_is_the_same_snapshot(chosen):
     table = Table([("a", 0, 1.0), ("b", 1, 2.0)])
     assert grow(chosen, CONTRACT, table) == grow(chosen, CONTRACT, table)
-    assert len(list((chosen.store_path / "snapshots").glob("*.parquet"))) == 1
+    assert len(list((chosen.folder_of(chosen.store) / "snapshots").glob("*.parquet"))) == 1
 
 
 def test_a_changed_row_replaces_its_old_state(chosen):
@@ -217,7 +217,7 @@ def test_a_stream_is_read_on_under_another_address_and_watermark(tmp_path):
 def test_a_stream_is_read_on_from_the_line_of_an_earlier_version(tmp_path):
     chosen, topic = make_settings(tmp_path), Topic([("a", 0, 1.0), ("b", 0, 2.0)])
     first = grow(chosen, CONTRACT, topic)
-    [line] = (chosen.store_path / "snapshots" / "lines").iterdir()
+    [line] = (chosen.folder_of(chosen.store) / "snapshots" / "lines").iterdir()
     line.rename(line.with_name(f"{digest_json([topic.uri, None])}.json"))
     topic.messages = [*topic.messages, ("c", 0, 3.0)]
     made = grow(chosen, CONTRACT, topic)

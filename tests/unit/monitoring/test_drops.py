@@ -40,7 +40,7 @@ def settings(tmp_path, address):
 
 
 def said(settings):
-    paths = sorted((settings.store_path / "alerts" / "outbox").glob("*.json"))
+    paths = sorted((settings.folder_of(settings.store) / "alerts" / "outbox").glob("*.json"))
     return [json.loads(path.read_text(encoding="utf-8"))["what"] for path in paths]
 
 

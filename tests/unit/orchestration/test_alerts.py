@@ -170,7 +170,9 @@ def test_first_version_is_reported_without_a_rollback_that_cannot_be(
     with receiver.up():
         for version in ("1", "2"):
             monkeypatch.setattr("ondol.registry.champion.utc_now", lambda day=version: f"2026-01-0{day}T00:00:00+00:00")
-            bundle = Bundle(path=settings.store_path / "bundles" / f"{version}-b", version=version, digest="d")
+            bundle = Bundle(
+                path=settings.folder_of(settings.store) / "bundles" / f"{version}-b", version=version, digest="d"
+            )
             move_champion(open_store(settings), bundle, "deploy", "passed its gates")
             alert_new_champion(Project(settings))
     first, second = receiver.got
@@ -185,7 +187,9 @@ def test_each_version_is_alerted_once_however_soon_one_follows_the_other(
     monkeypatch.setattr("ondol.registry.champion.utc_now", lambda: "2026-01-01T00:00:00+00:00")
     with receiver.up():
         for version in ("1", "2", "1"):
-            bundle = Bundle(path=settings.store_path / "bundles" / f"{version}-b", version=version, digest="d")
+            bundle = Bundle(
+                path=settings.folder_of(settings.store) / "bundles" / f"{version}-b", version=version, digest="d"
+            )
             move_champion(open_store(settings), bundle, "deploy", "passed its gates")
             alert_new_champion(Project(settings))
             alert_new_champion(Project(settings))
@@ -200,7 +204,7 @@ def test_alert_that_is_refused_for_good_does_not_hold_up_the_next(settings: Sett
         receiver.status = 200
         alert(settings, "drift", "second", "look")
     assert receiver.said == ["second"]
-    assert len(list((settings.store_path / "alerts" / "refused").glob("*.json"))) == 1
+    assert len(list((settings.folder_of(settings.store) / "alerts" / "refused").glob("*.json"))) == 1
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
@@ -289,13 +293,13 @@ def test_no_address_makes_an_alert_raise_or_shows_in_a_log(
     assert done.waiting == 1
     shown = f"{caplog.text} {done} {settings!r} {settings.model_dump_json()}"
     assert SECRET not in shown
-    for path in settings.store_path.rglob("*"):
+    for path in settings.folder_of(settings.store).rglob("*"):
         assert not path.is_file() or SECRET not in path.read_text(encoding="utf-8")
 
 
 def test_disk_that_refuses_does_not_make_an_alert_raise(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    settings.store_path.parent.mkdir(parents=True)
-    settings.store_path.write_text("a file where the folder should be", encoding="utf-8")
+    settings.folder_of(settings.store).parent.mkdir(parents=True)
+    settings.folder_of(settings.store).write_text("a file where the folder should be", encoding="utf-8")
     alert(settings, "drift", "age drifted", "look")
     assert "could not be kept" in caplog.text
 
@@ -305,7 +309,7 @@ def full(settings: Settings, tmp_path: Path) -> Iterator[Path]:
     """The settings' store on a disk without room; removing the yielded file makes some."""
     with mount_disk(tmp_path / "disk", "256k") as disk:
         settings.home.mkdir()
-        settings.store_path.symlink_to(disk)
+        settings.folder_of(settings.store).symlink_to(disk)
         filler = disk / "filler"
         with suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
@@ -313,7 +317,7 @@ def full(settings: Settings, tmp_path: Path) -> Iterator[Path]:
         with pytest.raises(OSError, match="No space left"):
             (disk / "proof").write_bytes(b"x" * 4096)
         yield filler
-    settings.store_path.unlink()
+    settings.folder_of(settings.store).unlink()
 
 
 def test_full_disk_is_reported_at_once_and_once(settings: Settings, receiver: Receiver, full: Path) -> None:

@@ -42,11 +42,14 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: None) -> Se
 
 def test_files_and_folders_below_ml_are_private(settings: Settings) -> None:
     prepare(settings)
-    write_json(settings.store_path / "deep" / "a.json", {})
-    with locked(settings.home / "locks" / "one", wait=True), scratch(settings.store_path / "parts") as made:
+    write_json(settings.folder_of(settings.store) / "deep" / "a.json", {})
+    with (
+        locked(settings.home / "locks" / "one", wait=True),
+        scratch(settings.folder_of(settings.store) / "parts") as made,
+    ):
         made.mkdir()
         (made / "rows").write_bytes(b"1")
-        publish(made, settings.store_path / "parts")
+        publish(made, settings.folder_of(settings.store) / "parts")
     keep_private()
     (settings.home / "logs").mkdir()
     (settings.home / "logs" / "of-a-library.log").touch()

@@ -586,11 +586,6 @@ class Settings(BaseSettings):
         """The ignored folder that holds everything a run leaves behind."""
         return self.root / HOME
 
-    @property
-    def store_path(self) -> Path:
-        """The store's folder, or the one that mirrors it: see `ondol.storage.store.open_store`, which opens it."""
-        return self.folder_of(self.store)
-
     def folder_of(self, store: str) -> Path:
         """Return the folder of a store, relative to the project; of an address the folder that mirrors it."""
         if not is_address(store):

@@ -174,7 +174,7 @@ def waiting(settings: Settings) -> list[Path]:
 
 def _folder(settings: Settings) -> Path:
     """Return the folder of the alerts of this host; each sends its own, whether or not a store elsewhere answers."""
-    return (settings.home if is_address(settings.store) else settings.store_path) / "alerts"
+    return (settings.home if is_address(settings.store) else settings.folder_of(settings.store)) / "alerts"
 
 
 def _keep_new(settings: Settings, message: Message, digest: str) -> bool:
