@@ -4,9 +4,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pytest
 from conftest import Render
 from copier import run_copy, run_update
-from e2e.support import Project, make_project, prefect_server, refuse, sample, succeed
+from e2e.support import Project, make_project, prefect_server, refuse, sample, succeed, wait_for
 from template_support import REPOSITORY, commit_all, git, project_environment, run_python
 
 from ondol.ingestion.sample import SampleSource
@@ -72,10 +73,11 @@ def read_recipes() -> dict[str, list[Block]]:
 RECIPES = read_recipes()
 
 
-def follow(project: Path, title: str) -> None:
-    """Do what a recipe says."""
+def follow(project: Path, title: str, names: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Do what a recipe says, with the owner's names in the place of the sample's."""
+    pattern = rf"\b({'|'.join(map(re.escape, names)) or 'x^'})\b"
     for block in RECIPES[title]:
-        block.apply(project)
+        replace(block, text=re.sub(pattern, lambda found: names[found[0]], block.text)).apply(project)
 
 
 @pytest.fixture(scope="module")
@@ -411,3 +413,65 @@ def test_a_notebook(cook):
     )
     auc = project.json("verdicts/1.json")["verdict"]["scores"]["candidate"]["roc_auc"]["value"]
     assert succeed(done).stdout.split("\n")[-2] == f"5000 {{'1': '{project.latest['ingest'][:12]}'}} {auc}"
+
+
+NAMED = ["A derived column", "A step between ingest and validate", "A transformer with its ONNX converter", "A gate"]
+KOREAN = {
+    "churned": "해지",
+    "data_gb": "데이터",
+    "plan": "요금제",
+    "region": "지역",
+    "tenure_months": "이용개월",
+    "total_paid": "누적결제액",
+    "voice_minutes": "통화분",
+}
+
+
+@pytest.fixture
+def korean(render: Render, tmp_path: Path) -> Project:
+    """A project of a table with columns and labels of its own."""
+    project = make_project(render(), tmp_path / "이탈", rows=None)
+    frame = sample().drop(columns=["next_plan", "next_spend"]).rename(columns=KOREAN)
+    frame["해지"] = frame["해지"].map({"no": "유지", "yes": "해지함"})
+    frame.to_csv(project.root / "고객.csv", index=False)
+    succeed(project.ml("init", "고객.csv", "--target", "해지"))
+    commit_all(project.root)
+    return project
+
+
+@pytest.mark.slow
+def test_recipes_without_columns_are_for_any_table(korean):
+    for title in RECIPES.keys() - {*NAMED, "A source in Python"}:
+        follow(korean.root, title)
+    korean.run()
+    params, metrics, files = mlflow_run(korean, "1")
+    assert (params["team"], params["estimator"]) == ("growth", "RandomForestClassifier")
+    assert "요금제" in files["features.txt"].splitlines() and "profit" in metrics
+    new = pd.read_csv(korean.root / "고객.csv", dtype=str, keep_default_na=False).drop(columns=["해지"]).head(300)
+    new.to_csv(korean.root / "new.csv", index=False)
+    done = succeed(korean.python("-c", "from flows.campaign import campaign; print(campaign(least=0.3))"))
+    calls = pd.read_csv(korean.root / "calls.csv")
+    assert done.stdout.splitlines()[-1] == str(len(calls))
+    assert 0 < len(calls) < 300 and (calls["probability 해지함"] >= 0.3).all()
+    rows = korean.json(f"bundles/{korean.champion['bundle']}/meta.json")["example"]["rows"]
+    with korean.serve() as client:
+        wait_for(client, "/readyz", 200)
+        assert client.post("/leavers", json={"rows": rows, "least": 0}).json() == [0]
+    succeed(korean.python("notebooks/explore.py"))
+
+
+@pytest.mark.slow
+def test_recipes_with_columns_are_for_those_of_any_table(korean):
+    schema = korean.root / "model" / "schema.py"
+    text = schema.read_text(encoding="utf-8")
+    schema.write_text(re.sub(r"(?m)^(    지역: str = pa\.Field\().*\)$", r"\1)", text), encoding="utf-8")
+    for title in NAMED:
+        follow(korean.root, title, KOREAN)
+    korean.run()
+    assert korean.json("verdicts/1.json")["verdict"]["gates"][-1]["name"] == "fair_by_plan"
+    sources = dict.fromkeys(("sample://?rows=3000", "sample://?rows=5000"), "고객.csv")
+    follow(korean.root, "A source in Python", KOREAN | sources)
+    path = korean.root / "model" / "source.py"
+    path.write_text(f"{path.read_text(encoding='utf-8')}\n\ndef prepare(frame):\n    return frame.assign(fibre=True)\n")
+    succeed(korean.ml("ingest"))
+    assert korean.json(f"snapshots/{korean.latest['ingest']}.json")["source"] == "python://model.source:rows"
