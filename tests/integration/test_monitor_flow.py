@@ -21,7 +21,7 @@ from ondol.registry.bundles import Bundle, open_bundle
 from ondol.registry.champion import Champion, read_champion, write_champion
 from ondol.storage.files import write_json
 from ondol.storage.store import Store
-from ondol_serving.grammar import digest_folder
+from ondol_serving.names import digest_folder
 
 ROWS = 400
 KEPT = 3  # reports: as many as decide, where `keep` says fewer

@@ -119,10 +119,11 @@ def test_flows_import_of_the_service_only_modules_of_the_standard_library(path):
         assert not third_party(parse(SERVING / f"{module.partition('.')[2]}.py")), module
 
 
-def test_what_flows_share_with_the_service_are_callers_the_grammar_and_what_is_printable():
+def test_what_flows_share_with_the_service_are_callers_the_grammar_names_and_what_is_printable():
     assert {module for path in OURS for module in service_modules(parse(path))} == {
         "ondol_serving.callers",
         "ondol_serving.grammar",
+        "ondol_serving.names",
         "ondol_serving.printable",
     }
 

@@ -15,6 +15,7 @@ from compiling_support import PLAN, PROBLEMS, REGION, boosting, fit, nasty_frame
 from flows.predict import predict
 from ondol.config import Data, Dialect, Settings
 from ondol.contract import Column, Contract, encode
+from ondol.contract.schema import free_names
 from ondol.deployment.onnx import compile_model
 from ondol.deployment.predict import (
     check_predictions,
@@ -24,7 +25,6 @@ from ondol.deployment.predict import (
     require_places,
     resolve_destination,
 )
-from ondol.deployment.reference import free_names
 from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer
 from ondol.ingestion.sources import Reading, open_source

@@ -68,7 +68,7 @@ def test_service_encodes_every_kind_of_column_to_the_same_bits_as_training() -> 
 
 def test_service_hashes_a_bundle_as_the_store_does(tmp_path: Path) -> None:
     from ondol.registry.bundles import write_bundle
-    from ondol_serving.grammar import digest_folder
+    from ondol_serving.names import digest_folder
 
     bundle = write_bundle(Store(tmp_path), "1", {"b.json": b"{}", "a.onnx": b"\x00", "meta.json": b"1"})
     assert digest_folder(bundle.path) == bundle.digest

@@ -20,7 +20,7 @@ from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import digest_file, digest_json, locked, read_json, scratch, write_bytes, write_json
 from ondol.storage.store import Store
 from ondol.validation.results import Latest, Validation, Validations
-from ondol_serving.grammar import digest_folder
+from ondol_serving.names import digest_folder
 
 FILES = {"model.onnx": b"\x00\x01", "contract.json": b"{}", "meta.json": b'{"name": "t"}'}
 

@@ -1,7 +1,7 @@
 """The prediction service of a project: it loads the champion's bundle and answers predictions over HTTP.
 
 What its image contains, and no more: neither the engine (`ondol`) nor pandas, scikit-learn, MLflow or Prefect. The
-engine imports three modules of it, so that nothing is written twice: `callers`, `grammar` and `printable`.
+engine imports four modules of it, so that nothing is written twice: `callers`, `grammar`, `names` and `printable`.
 
 A project's `service/service.py` inherits `ModelService` and is made a BentoML service by `service`. Both are loaded
 when they are first used: the engine must not wait for BentoML.

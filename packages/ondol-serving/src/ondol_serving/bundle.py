@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from ondol_serving.contract import Contract, Encoder, Rows, read_contract
-from ondol_serving.grammar import digest_folder, label_key
 from ondol_serving.log import Recorder
+from ondol_serving.names import digest_folder, label_key
 from ondol_serving.request import Read, Reader, compile_request
 from ondol_serving.runtime import OnnxRuntime, Runtime
 from ondol_serving.settings import Limits, read_limits, read_rules

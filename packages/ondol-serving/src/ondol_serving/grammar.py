@@ -3,12 +3,8 @@
 This module is the only place where the grammar is written. Training, batch prediction and the service read by it, so
 that a cell means the same everywhere. What a text means depends on the text and on the listed date formats, never on
 other texts, the locale, the machine's time zone or the clock. It imports the standard library alone.
-
-What else the engine and the service must write alike is at its end: a label as a key of JSON, a bundle's digest.
 """
 
-import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -18,8 +14,6 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 from math import isfinite
-from pathlib import Path
-from typing import Any
 
 EXACT = 2**53  # every integer below has a double of its own
 SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1
@@ -325,20 +319,3 @@ def _offset(zone: str) -> timedelta:
         raise ValueError(zone)
     offset = timedelta(hours=hours, minutes=minutes)
     return -offset if zone[0] == "-" else offset
-
-
-def label_key(label: Any) -> str:
-    """Return a label as the key of JSON under which an answer has its probability."""
-    return label if isinstance(label, str) else json.dumps(label)
-
-
-def digest_folder(folder: Path) -> str:
-    """Return the SHA-256 of a flat folder: what `LC_ALL=C sha256sum * | sha256sum` prints inside it."""
-    files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: p.name.encode())
-    lines = "".join(f"{_digest_file(p)}  {p.name}\n" for p in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

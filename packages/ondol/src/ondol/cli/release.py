@@ -40,7 +40,7 @@ from ondol.storage.files import (
 )
 from ondol.storage.store import Store, open_store
 from ondol.training.provenance import is_behind
-from ondol_serving.grammar import digest_folder
+from ondol_serving.names import digest_folder
 
 WAIT_SECONDS = 60.0
 PAUSE_SECONDS = 0.2

@@ -40,8 +40,7 @@ from ondol.orchestration.recovery import end_lost
 from ondol.orchestration.server import Server, no_embedded_server, prefect_server
 from ondol.project import import_code
 from ondol.redaction import show_uri
-from ondol.registry.pages import find_experiment, models_path, runs_path
-from ondol.registry.registry import is_embedded
+from ondol.registry.registry import find_experiment, is_embedded, models_path, runs_path
 from ondol.services import (
     NAMES,
     become_worker,

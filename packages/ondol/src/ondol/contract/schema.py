@@ -445,3 +445,15 @@ def can_score(old: Contract, new: Contract) -> str | None:
 
 def _newly_required(before: Column | None, after: Column) -> bool:
     return not after.nullable and (before is None or before.nullable)
+
+
+def free_names(wanted: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Return `wanted`, each with a number behind it where the name is taken: `prediction 2`."""
+    names: list[str] = []
+    for name in wanted:
+        free, number = name, 1
+        while free in taken or free in names:
+            number += 1
+            free = f"{name} {number}"
+        names.append(free)
+    return names

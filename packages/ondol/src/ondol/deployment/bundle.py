@@ -24,7 +24,7 @@ from ondol.registry.bundles import Bundle, write_bundle
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import utc_now
 from ondol.storage.store import open_store
-from ondol_serving.grammar import label_key
+from ondol_serving.names import label_key
 
 if TYPE_CHECKING:
     from bentoml import Tag

@@ -4,8 +4,7 @@ from ondol.contract.schema import require_compatible
 from ondol.deployment.bundle import smoke_rows
 from ondol.deployment.smoke import SmokeService, require_same
 from ondol.errors import Refused, UserError
-from ondol.evaluation.evaluate import known_verdict
-from ondol.evaluation.gates import StoredVerdict
+from ondol.evaluation.gates import StoredVerdict, known_verdict
 from ondol.evaluation.targets import load_candidate
 from ondol.orchestration.reporting import publish_markdown, say
 from ondol.project import Project

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ondol.config import Dialect
 from ondol.contract import Column, Contract, check_rows, require_columns, require_known_markers
-from ondol.deployment.reference import free_names
+from ondol.contract.schema import free_names
 from ondol.errors import UserError, nearest
 from ondol.evaluation.scoring import CHUNK, PREDICTION, Scorer
 from ondol.ingestion.csv_files import NUMERIC, write_numbers

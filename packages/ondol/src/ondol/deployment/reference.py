@@ -1,7 +1,6 @@
 """The reference for drift: held-out rows with the model's predictions, stored in the bundle."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ondol.contract import Column, Contract
+from ondol.contract.schema import free_names
 from ondol.errors import UserError
 from ondol.evaluation.targets import Candidate
 from ondol.registry.bundles import Bundle
@@ -88,15 +88,3 @@ def read_reference(bundle: Bundle) -> Reference:
             "it stays in production, and the next version that `ml run` deploys can be monitored."
         )
     return Reference(pd.read_parquet(path), bundle.contract, about["prediction"], about["probability"])
-
-
-def free_names(wanted: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """Return `wanted`, each with a number behind it where the name is taken: `prediction 2`."""
-    names: list[str] = []
-    for name in wanted:
-        free, number = name, 1
-        while free in taken or free in names:
-            number += 1
-            free = f"{name} {number}"
-        names.append(free)
-    return names

@@ -12,20 +12,21 @@ from ondol.evaluation.gates import (
     apply_gates,
     apply_own_gates,
     gate_rows,
+    known_verdict,
     refusal_sentence,
+    verdict_key,
     verdict_markdown,
 )
 from ondol.evaluation.metrics import choose_metric
 from ondol.evaluation.plots import draw_plots
 from ondol.evaluation.scoring import Scorer, predict_dummy
 from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
+from ondol.orchestration.processes import mlflow_ui
 from ondol.orchestration.reporting import publish_image, publish_link, publish_markdown, publish_table, say
-from ondol.project import EVALUATION, Project, digest_extension
+from ondol.project import Project
 from ondol.registry.bundles import Bundle, find_bundle
 from ondol.registry.champion import Champion
-from ondol.registry.pages import run_address
-from ondol.storage.files import digest_json
-from ondol.training.train import log_dataset
+from ondol.training.dataset import log_dataset
 
 
 @dataclass(frozen=True)
@@ -59,23 +60,6 @@ def find_verdict(project: Project, version: str) -> StoredVerdict | None:
     if record:
         say(f"Version {version} was already evaluated against the current champion: that verdict is used.")
     return record
-
-
-def known_verdict(project: Project, version: str) -> StoredVerdict | None:
-    """Return the valid verdict: the champion's own, or one of which nothing that it depends on has changed."""
-    record, champion = project.verdicts.find(version), project.champion
-    run_id = project.registry.run_id(version)
-    if record is None or record.run_id != run_id:
-        return None
-    in_production = champion is not None and champion.run_id == run_id
-    return record if in_production or record.key == verdict_key(project, version) else None
-
-
-def verdict_key(project: Project, version: str) -> str:
-    """Return the digest of everything that a verdict depends on."""
-    champion, settings = project.champion, project.settings
-    own = digest_extension(settings.root, EVALUATION)
-    return digest_json([version, champion and champion.bundle, settings.gates.model_dump(), *([own] if own else [])])
 
 
 def score_holdout(project: Project, version: str) -> Scored:
@@ -145,7 +129,7 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
         contract.problem, scored.y, scored.candidate, scored.champion, contract.classes or (), contract.target
     )
     log_dataset(
-        registry, candidate.validation, candidate.run_id, contract, candidate.holdout, "evaluation", len(scored.y)
+        project, candidate.validation, candidate.run_id, contract, candidate.holdout, "evaluation", len(scored.y)
     )
     metrics: dict[str, float] = {}
     for name, figure in verdict.scores["candidate"].items():
@@ -158,7 +142,8 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
     )
     registry.client.update_model_version(registry.name, record.version, verdict_markdown(record))
     publish_markdown("verdict", verdict_markdown(record))
-    publish_link("mlflow-run", run_address(registry, candidate.run_id), f"MLflow run of version {record.version}")
+    page = mlflow_ui(project.settings) + registry.run_path(candidate.run_id)
+    publish_link("mlflow-run", page, f"MLflow run of version {record.version}")
     publish_table("gates", gate_rows(record))
     for name, png in plots.items():
         publish_image(f"plot-{name}", png, name.replace("_", " "))

@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict
 from ondol.errors import UserError
 from ondol.evaluation.metrics import Interval, Metric, bootstrap, choose_metric, metrics_of, paired_difference
 from ondol.orchestration.reporting import plain, table
-from ondol.project import EVALUATION, FILE, OWN_ERRORS, describe_error, read_extension
-from ondol.storage.files import read_record
+from ondol.project import EVALUATION, FILE, OWN_ERRORS, Project, describe_error, digest_extension, read_extension
+from ondol.storage.files import digest_json, read_record
 from ondol.storage.store import Store
 
 if TYPE_CHECKING:
@@ -166,6 +166,23 @@ class Verdicts:
     def write(self, record: StoredVerdict) -> None:
         """Store a verdict in place of the version's last."""
         self.store.write_bytes(self.folder / f"{record.version}.json", record.model_dump_json(indent=1).encode())
+
+
+def known_verdict(project: Project, version: str) -> StoredVerdict | None:
+    """Return the valid verdict: the champion's own, or one of which nothing that it depends on has changed."""
+    record, champion = project.verdicts.find(version), project.champion
+    run_id = project.registry.run_id(version)
+    if record is None or record.run_id != run_id:
+        return None
+    in_production = champion is not None and champion.run_id == run_id
+    return record if in_production or record.key == verdict_key(project, version) else None
+
+
+def verdict_key(project: Project, version: str) -> str:
+    """Return the digest of everything that a verdict depends on."""
+    champion, settings = project.champion, project.settings
+    own = digest_extension(settings.root, EVALUATION)
+    return digest_json([version, champion and champion.bundle, settings.gates.model_dump(), *([own] if own else [])])
 
 
 WHO = ("candidate", "champion", "dummy")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ondol.contract import Contract, encode
 from ondol.errors import UserError
-from ondol_serving.grammar import label_key
+from ondol_serving.names import label_key
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -17,8 +17,8 @@ from ondol.config import Settings
 from ondol.monitoring.drift import ColumnDrift
 from ondol.monitoring.log import Logged
 from ondol.monitoring.performance import Performance
+from ondol.orchestration.processes import mlflow_ui
 from ondol.registry.champion import Champion
-from ondol.registry.pages import run_address
 from ondol.registry.registry import Registry
 from ondol.storage.files import read_record, scratch
 from ondol.storage.store import Store
@@ -206,7 +206,7 @@ class WindowRuns(Registry):
 
     def report_address(self, run: str) -> str:
         """Return where the MLflow UI shows the report."""
-        return f"{run_address(self, run)}/artifacts/{REPORT}"
+        return f"{mlflow_ui(self.settings)}{self.run_path(run)}/artifacts/{REPORT}"
 
 
 def window_metrics(window: Window) -> dict[str, float]:

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.guard import free_port, kill_all, wait_for_end
+from ondol.redaction import show_uri
 from ondol.storage.files import read_json, utc_now, write_json
 from ondol.storage.files import read_record as read_file
 
@@ -85,6 +86,15 @@ def running(settings: Settings, name: str) -> ProcessRecord | None:
     if record is None or was_elsewhere(settings, record):
         return None
     return record if supervisor_of(record) or family(record) else None
+
+
+def mlflow_ui(settings: Settings) -> str:
+    """Return the address of MLflow's UI; that of the project's own database is where `ml up` shows it, or would."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if settings.ports.mlflow_url or uri.startswith("http"):
+        return (settings.ports.mlflow_url or show_uri(uri)).rstrip("/")
+    record = running(settings, "mlflow")
+    return str(record.address) if record else f"http://{LOOPBACK}:{settings.ports.mlflow}"
 
 
 def was_elsewhere(settings: Settings, record: ProcessRecord) -> bool:

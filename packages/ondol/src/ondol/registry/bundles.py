@@ -17,7 +17,7 @@ from ondol.errors import UserError
 from ondol.registry.champion import require_champion, version_of
 from ondol.storage.files import SHORT, read_json, scratch
 from ondol.storage.store import Store
-from ondol_serving.grammar import digest_folder
+from ondol_serving.names import digest_folder
 
 
 class Unusable(UserError):

@@ -223,6 +223,28 @@ def is_embedded(settings: Settings) -> bool:
     return (os.environ.get("MLFLOW_TRACKING_URI") or embedded_uri(settings)) == embedded_uri(settings)
 
 
+def models_path(settings: Settings) -> str:
+    """Return the page of MLflow's UI with the project's versions."""
+    return f"/#/models/{settings.project.name}"
+
+
+def runs_path(experiment: str) -> str:
+    """Return the page of MLflow's UI with an experiment's runs and their metrics."""
+    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
+def find_experiment(settings: Settings) -> str | None:
+    """Return the id of the project's experiment in the embedded database, None where there is none yet."""
+    database = mlflow_database(settings)
+    if not database.is_file():
+        return None
+    with suppress(sqlite3.Error), closing(sqlite3.connect(database, timeout=1)) as connection:
+        query = "select experiment_id from experiments where name = ? and lifecycle_stage = 'active'"
+        row = connection.execute(query, (settings.project.name,)).fetchone()
+        return str(row[0]) if row else None
+    return None
+
+
 def connect_mlflow(settings: Settings) -> "MlflowClient":
     """Point MLflow at the server that the environment names, or at the project's own database.
 
@@ -408,6 +430,10 @@ class Registry:
     def experiment_of(self, run_id: str) -> str:
         """Return the id of a run's experiment."""
         return str(self._get_run(run_id).info.experiment_id)
+
+    def run_path(self, run_id: str) -> str:
+        """Return the page of MLflow's UI with a run."""
+        return f"/#/experiments/{self.experiment_of(run_id)}/runs/{run_id}"
 
     def restore_run(self, run_id: str) -> None:
         """Restore a run, and its experiment, that was deleted in MLflow: only then can it be logged to.

@@ -6,6 +6,7 @@ a few under which just the share asked for is held out of the rows that exist wh
 and later rows are held out at the same share, as by any hash.
 """
 
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Literal
@@ -17,8 +18,10 @@ from pydantic import BaseModel
 from ondol.config import Settings, Split
 from ondol.contract import Column, Contract, clean, typed
 from ondol.errors import UserError
+from ondol.project import Project
+from ondol.redaction import redact, show_uri
 from ondol.snapshots.snapshots import Snapshots
-from ondol.storage.files import digest_json, read_json
+from ondol.storage.files import SHORT, digest_json, read_json
 from ondol.storage.store import open_store
 from ondol.validation.results import Validations
 
@@ -389,3 +392,42 @@ def _require_one_stratum(contract: Contract, hashes: np.ndarray, codes: np.ndarr
             f'[split] by = "stratified" would put a "{key}" on both sides, for some have rows with different '
             f'"{contract.target}": use by = "random".'
         )
+
+
+TYPES = {  # of MLflow, by the kinds of the contract
+    "number": "double",
+    "integer": "long",
+    "boolean": "boolean",
+    "text": "string",
+    "date": "datetime",
+    "duration": "string",
+}
+
+
+def log_dataset(
+    project: Project,
+    validation: str,
+    run_id: str,
+    contract: Contract,
+    holdout: Holdout,
+    context: Literal["training", "evaluation"],
+    rows: int,
+) -> None:
+    """Record as a run's dataset which rows it used, without reading them.
+
+    Its digest begins with the snapshot's, and differs by the rows that were used of it.
+    """
+    record = project.validations.get(validation)
+    uri = redact(show_uri(project.snapshots.get(record.snapshot).source))
+    part = digest_json([validation, holdout.model_dump(mode="json"), context, rows])
+    columns = [{"name": c.name, "type": TYPES[c.kind], "required": not c.nullable} for c in contract.used]
+    web = uri.startswith(("http://", "https://"))
+    dataset = {
+        "name": f"{project.settings.project.name} {'training rows' if context == 'training' else 'held-out rows'}",
+        "digest": f"{record.snapshot[:SHORT]}-{part[:8]}",
+        "source_type": "http" if web else uri.partition("://")[0] if "://" in uri else "local",
+        "source": json.dumps({"url" if web else "uri": uri, "snapshot": record.snapshot, "validation": validation}),
+        "schema": json.dumps({"mlflow_colspec": columns}, ensure_ascii=False),
+        "profile": json.dumps({"num_rows": rows, "num_elements": rows * len(columns)}),
+    }
+    project.registry.log_input(run_id, context, dataset)

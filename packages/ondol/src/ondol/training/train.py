@@ -1,12 +1,11 @@
 """Steps of the train flow: fit a scikit-learn pipeline on the training rows and register it."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from types import MappingProxyType, ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,24 +16,12 @@ from ondol.contract.encoding import require_answerable
 from ondol.errors import UserError
 from ondol.orchestration.reporting import publish_markdown, publish_table, say
 from ondol.project import OWN_ERRORS, Project, describe_error, import_owned
-from ondol.redaction import redact, show_uri
-from ondol.registry.registry import CHALLENGER, KEY_TAG, Registry
-from ondol.snapshots.snapshots import Snapshots
-from ondol.storage.files import SHORT, digest_json
-from ondol.storage.store import open_store
-from ondol.training.dataset import Holdout, define_holdout, read_sides, sample_share
+from ondol.registry.registry import CHALLENGER, KEY_TAG
+from ondol.storage.files import digest_json
+from ondol.training.dataset import Holdout, define_holdout, log_dataset, read_sides, sample_share
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
 from ondol.validation.leakage import SAMPLE_ROWS, Alarm, accept_alarms, find_alarms, require_accepted, warn_of_needless
-from ondol.validation.results import Validations
 
-TYPES = {  # of MLflow, by the kinds of the contract
-    "number": "double",
-    "integer": "long",
-    "boolean": "boolean",
-    "text": "string",
-    "date": "datetime",
-    "duration": "string",
-}
 EXAMPLE_ROWS = 5
 
 
@@ -221,11 +208,11 @@ def register(
     """
     settings, registry = project.settings, project.registry
     origin = read_provenance(settings.root, settings.data.source)  # once: the tags and the artifact must say the same
-    tags = tags_of(settings, validation, fitted, alarms, origin)
+    tags = tags_of(project, validation, fitted, alarms, origin)
     with registry.run(f"train-{validation}", tags) as run_id:
         if files:
             registry.log_files(run_id, files)
-        log_run(registry, validation, run_id, fitted, alarms, origin, params)
+        log_run(project, validation, run_id, fitted, alarms, origin, params)
         requirements = [f"{name}=={version}" for name, version in shaping_packages().items()]
         uri, model_id = registry.log_model(fitted.pipeline, fitted.example, requirements)
     version = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
@@ -236,10 +223,10 @@ def register(
 
 
 def tags_of(
-    settings: Settings, validation: str, fitted: "Fitted", alarms: Sequence[Alarm], origin: Provenance
+    project: Project, validation: str, fitted: "Fitted", alarms: Sequence[Alarm], origin: Provenance
 ) -> dict[str, str]:
     """Return what a run and its version are found by."""
-    record = Validations(open_store(settings)).get(validation)
+    record = project.validations.get(validation)
     accepted = ", ".join(name for alarm in alarms for name in alarm.columns)
     return {
         "validation": validation,
@@ -253,7 +240,7 @@ def tags_of(
 
 
 def log_run(
-    registry: Registry,
+    project: Project,
     validation: str,
     run_id: str,
     fitted: "Fitted",
@@ -262,8 +249,8 @@ def log_run(
     params: Mapping[str, Any],
 ) -> None:
     """Record what the model depends on, and the result."""
-    settings = registry.settings
-    log_dataset(registry, validation, run_id, fitted.contract, fitted.holdout, "training", fitted.rows)
+    settings = project.settings
+    log_dataset(project, validation, run_id, fitted.contract, fitted.holdout, "training", fitted.rows)
     parameters = {
         **{f"split.{k}": v for k, v in settings.split.model_dump().items()},
         "train.seed": settings.train.seed,
@@ -282,43 +269,12 @@ def log_run(
         "provenance.json": origin.model_dump(),
         "settings.json": settings.model_dump(mode="json", exclude={"root"}),
     }
-    registry.log_results(
+    project.registry.log_results(
         run_id,
         {"fit_seconds": fitted.seconds, "train_rows": fitted.rows},
         documents,
         params={k: str(v)[:500] for k, v in parameters.items()},
     )
-
-
-def log_dataset(
-    registry: Registry,
-    validation: str,
-    run_id: str,
-    contract: Contract,
-    holdout: Holdout,
-    context: Literal["training", "evaluation"],
-    rows: int,
-) -> None:
-    """Record as a run's dataset which rows it used, without reading them.
-
-    Its digest begins with the snapshot's, and differs by the rows that were used of it.
-    """
-    settings = registry.settings
-    store = open_store(settings)
-    record = Validations(store).get(validation)
-    uri = redact(show_uri(Snapshots(store).get(record.snapshot).source))
-    part = digest_json([validation, holdout.model_dump(mode="json"), context, rows])
-    columns = [{"name": c.name, "type": TYPES[c.kind], "required": not c.nullable} for c in contract.used]
-    web = uri.startswith(("http://", "https://"))
-    dataset = {
-        "name": f"{settings.project.name} {'training rows' if context == 'training' else 'held-out rows'}",
-        "digest": f"{record.snapshot[:SHORT]}-{part[:8]}",
-        "source_type": "http" if web else uri.partition("://")[0] if "://" in uri else "local",
-        "source": json.dumps({"url" if web else "uri": uri, "snapshot": record.snapshot, "validation": validation}),
-        "schema": json.dumps({"mlflow_colspec": columns}, ensure_ascii=False),
-        "profile": json.dumps({"num_rows": rows, "num_elements": rows * len(columns)}),
-    }
-    registry.log_input(run_id, context, dataset)
 
 
 def parts_of(value: Any) -> Iterator[Any]:
