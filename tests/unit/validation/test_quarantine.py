@@ -25,6 +25,7 @@ from ondol.deployment.predict import open_output
 from ondol.errors import UserError
 from ondol.ingestion.ingest import snapshot_source
 from ondol.ingestion.sources import Reading, open_source, read_through
+from ondol.project import Project as OpenProject
 from ondol.retention import find_garbage
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.store import open_store
@@ -70,6 +71,11 @@ class Project:
         self.settings = Settings(root=root, data={"source": "data.csv", "target": "y", **data})  # type: ignore[arg-type]
         self.snapshots = Snapshots(open_store(self.settings))
 
+    @property
+    def project(self) -> OpenProject:
+        """With `model/schema.py` as it is now."""
+        return OpenProject(self.settings)
+
     def ingest(self, rows: list[list[Any]] | None = None, full: bool = False) -> Snapshot:
         if rows is not None:
             write_csv(self.root / "data.csv", HEADER, rows)
@@ -81,7 +87,7 @@ class Project:
     def validate(self, snapshot: Snapshot) -> Validation:
         name = validation_id(self.settings, snapshot.digest)
         store = Validations(open_store(self.settings))
-        return store.find(name) or validate_snapshot(self.settings, snapshot.digest, name)
+        return store.find(name) or validate_snapshot(self.project, snapshot.digest, name)
 
     def rows(self, snapshot: Snapshot) -> list[list[Any]]:
         tables = list(self.snapshots.batches(snapshot.digest, HEADER))
@@ -90,7 +96,7 @@ class Project:
     def correct(self, validation: Validation, changes: dict[int, dict[str, Any]], suffix: str = "csv") -> str:
         """Write the quarantine to a file, change rows by `_row`, and leave the others out."""
         path = self.root / f"bad.{suffix}"
-        command.write_quarantine(self.settings, validation, path)
+        command.write_quarantine(self.project, validation, path)
         reader = {"csv": pd.read_csv, "parquet": pd.read_parquet, "jsonl": lambda p: pd.read_json(p, lines=True)}
         frame = reader[suffix](path).astype(object)
         frame = frame[frame["_row"].isin(changes)]
@@ -130,7 +136,7 @@ def test_corrected_rows_take_the_place_of_the_raw_ones_in_a_child_of_the_snapsho
     first = made.ingest([*GOOD, *BAD])
     bad = made.validate(first)
     assert bad.bad == 4
-    taken = accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40}, 7: {"id": 7}}, suffix))
+    taken = accept_corrected_rows(made.project, bad, made.correct(bad, {5: {"age": 40}, 7: {"id": 7}}, suffix))
     assert (taken.rows, taken.refused) == (2, {})
     child = taken.snapshot
     assert child.parent == first.digest and child.rows == first.rows == 9
@@ -143,7 +149,7 @@ def test_corrected_rows_take_the_place_of_the_raw_ones_in_a_child_of_the_snapsho
 
 def test_the_next_ingest_of_a_file_that_is_read_whole_keeps_the_corrected_rows(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    child = accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40}})).snapshot
+    child = accept_corrected_rows(made.project, bad, made.correct(bad, {5: {"age": 40}})).snapshot
     assert made.ingest().digest == made.ingest(full=True).digest == child.digest
     more = made.ingest([row(20), *GOOD, *BAD, row(21)])
     assert ids(made, more) == [20, 0, 1, 2, 3, 4, 6, 3, 8, 21, 5]
@@ -153,7 +159,7 @@ def test_the_next_ingest_of_a_file_that_is_read_whole_keeps_the_corrected_rows(m
 def test_collecting_garbage_keeps_what_the_next_ingest_corrects(made, monkeypatch):
     monkeypatch.setattr("ondol.retention.YOUNG_SECONDS", 0)
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40}}))
+    accept_corrected_rows(made.project, bad, made.correct(bad, {5: {"age": 40}}))
     for path in made.snapshots.folder.glob("*.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(record | {"created": "2020-01-01T00:00:00+00:00"}), encoding="utf-8")
@@ -168,7 +174,7 @@ def test_collecting_garbage_keeps_what_the_next_ingest_corrects(made, monkeypatc
 
 def test_a_row_that_the_source_has_corrected_itself_is_the_source_s(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40}, 6: {"income": 1.0}}))
+    accept_corrected_rows(made.project, bad, made.correct(bad, {5: {"age": 40}, 6: {"income": 1.0}}))
     later = made.ingest([*GOOD, row(5, age=41), *BAD[1:]])
     assert sorted(ids(made, later)) == [0, 1, 2, 3, 3, 4, 5, 6, 8]
     assert {one[0]: one[2] for one in made.rows(later)}[5] == 41
@@ -181,7 +187,7 @@ def test_a_source_that_grows_goes_on_with_the_corrected_rows(tmp_path, contract,
     rows = [*GOOD, row(5, age=400)]  # the bad row is the newest, which the next ingest reads again
     bad = made.validate(made.ingest(rows))
     assert bad.bad == 1
-    accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40}}))
+    accept_corrected_rows(made.project, bad, made.correct(bad, {5: {"age": 40}}))
     later = made.ingest([*rows, row(6), row(7)], full)
     assert sorted(ids(made, later)) == [0, 1, 2, 3, 4, 5, 6, 7]
     assert {one[0]: one[2] for one in made.rows(later)}[5] == 40
@@ -192,14 +198,14 @@ def test_a_source_that_grows_goes_on_with_the_corrected_rows(tmp_path, contract,
 
 def test_rows_corrected_one_after_the_other_add_up(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    first = accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40}})).snapshot
-    second = accept_corrected_rows(made.settings, bad, made.correct(bad, {6: {"income": 1.0}})).snapshot
+    first = accept_corrected_rows(made.project, bad, made.correct(bad, {5: {"age": 40}})).snapshot
+    second = accept_corrected_rows(made.project, bad, made.correct(bad, {6: {"income": 1.0}})).snapshot
     assert second.parent == first.digest
     assert ids(made, second) == [0, 1, 2, 3, 4, 3, 8, 5, 6]
     assert made.ingest().digest == second.digest
     assert len(read_corrections(made.snapshots, second.source)) == 2
     now = made.validate(second)  # and the quarantine of the child is corrected just as well
-    third = accept_corrected_rows(made.settings, now, made.correct(now, {5: {"id": 30}, 6: {"age": 50, "y": "no"}}))
+    third = accept_corrected_rows(made.project, now, made.correct(now, {5: {"id": 30}, 6: {"age": 50, "y": "no"}}))
     assert (third.rows, made.validate(third.snapshot).bad) == (2, 0)
     assert made.ingest().digest == third.snapshot.digest
 
@@ -207,7 +213,7 @@ def test_rows_corrected_one_after_the_other_add_up(made):
 def test_of_equal_rows_only_as_many_are_replaced_as_were_corrected(made):
     bad = made.validate(made.ingest([*GOOD, row(3), row(3)]))
     assert bad.bad == 2
-    child = accept_corrected_rows(made.settings, bad, made.correct(bad, {6: {"id": 33}})).snapshot
+    child = accept_corrected_rows(made.project, bad, made.correct(bad, {6: {"id": 33}})).snapshot
     assert ids(made, child) == [0, 1, 2, 3, 4, 3, 33]
 
 
@@ -215,7 +221,7 @@ def test_a_corrected_row_that_is_still_bad_or_repeats_another_is_refused_with_th
     first = made.ingest([*GOOD, *BAD])
     bad = made.validate(first)
     changes = {5: {"age": 401}, 6: {"id": 2, "income": 1.0}, 7: {"id": 70}, 8: {"id": 70, "y": "no", "age": 1}}
-    taken = accept_corrected_rows(made.settings, bad, made.correct(bad, changes))
+    taken = accept_corrected_rows(made.project, bad, made.correct(bad, changes))
     assert taken.rows == 1
     assert taken.refused == {
         5: ["age: less_than_or_equal_to(120)"],
@@ -228,7 +234,7 @@ def test_a_corrected_row_that_is_still_bad_or_repeats_another_is_refused_with_th
 def test_the_id_of_a_row_that_is_refused_is_not_free(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
     taken = accept_corrected_rows(
-        made.settings, bad, made.correct(bad, {5: {"id": 55, "age": 401}, 6: {"id": 5, "income": 1.0}})
+        made.project, bad, made.correct(bad, {5: {"id": 55, "age": 401}, 6: {"id": 5, "income": 1.0}})
     )
     assert taken.snapshot is None and set(taken.refused) == {5, 6}
     assert made.ingest().digest == bad.snapshot
@@ -237,8 +243,8 @@ def test_the_id_of_a_row_that_is_refused_is_not_free(made):
 def test_the_same_file_twice_adds_nothing(made):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
     corrected = made.correct(bad, {5: {"age": 40}})
-    child = accept_corrected_rows(made.settings, bad, corrected).snapshot
-    again = accept_corrected_rows(made.settings, bad, corrected)
+    child = accept_corrected_rows(made.project, bad, corrected).snapshot
+    again = accept_corrected_rows(made.project, bad, corrected)
     assert again.snapshot is None and GONE in again.refused[5]
     assert made.ingest().digest == child.digest
 
@@ -249,8 +255,8 @@ def test_who_is_killed_before_the_latest_snapshot_is_named_loses_nothing(made, m
     with monkeypatch.context() as patch:
         patch.setattr(Latest, "set", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            accept_corrected_rows(made.settings, bad, corrected)
-    child = accept_corrected_rows(made.settings, bad, corrected).snapshot
+            accept_corrected_rows(made.project, bad, corrected)
+    child = accept_corrected_rows(made.project, bad, corrected).snapshot
     assert ids(made, made.ingest()) == ids(made, child) == [0, 1, 2, 3, 4, 6, 3, 8, 5]
 
 
@@ -268,13 +274,13 @@ def test_a_file_that_does_not_say_which_rows_it_corrects_is_refused(made, header
     bad = made.validate(made.ingest([*GOOD, *BAD]))
     write_csv(made.root / "corrected.csv", header, rows)
     with pytest.raises(UserError, match=said):
-        accept_corrected_rows(made.settings, bad, str(made.root / "corrected.csv"))
+        accept_corrected_rows(made.project, bad, str(made.root / "corrected.csv"))
 
 
 @pytest.mark.parametrize("value", [1704067200000, 1704067200000.5, True])
 def test_a_number_in_the_place_of_a_date_is_no_date(made, value):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
-    taken = accept_corrected_rows(made.settings, bad, made.correct(bad, {5: {"age": 40, "when": value}}, "jsonl"))
+    taken = accept_corrected_rows(made.project, bad, made.correct(bad, {5: {"age": 40, "when": value}}, "jsonl"))
     assert (taken.snapshot, taken.refused) == (None, {5: ["when: not a date"]})
 
 
@@ -290,7 +296,7 @@ def test_another_spelling_of_a_cell_leaves_the_columns_types(made):
         7: {"income": " 1e3", "when": "2024-01-05T10:00:00+09:00"},
         8: {"id": "+12", "age": ""},
     }
-    taken = accept_corrected_rows(made.settings, bad, made.correct(bad, changes))
+    taken = accept_corrected_rows(made.project, bad, made.correct(bad, changes))
     assert taken.refused == {}
     assert made.snapshots.schema(taken.snapshot.digest) == made.snapshots.schema(first.digest)
     rows = made.rows(taken.snapshot)
@@ -306,7 +312,7 @@ def test_what_is_text_in_the_snapshot_stays_as_it_is_written(made, suffix):
     assert made.snapshots.schema(first.digest).field("age").type == pyarrow.string()
     bad = made.validate(first)
     path = made.root / f"bad.{suffix}"
-    command.write_quarantine(made.settings, bad, path)
+    command.write_quarantine(made.project, bad, path)
     table = read_through(open_source(str(path), Reading({"age": "text"})), pyarrow.Table.from_batches)
     corrected = table.set_column(3, "income", pyarrow.array([1.0, 2.0, 3.0])).set_column(
         2, "age", pyarrow.array(["05", *table.column("age").to_pylist()[1:]])
@@ -314,7 +320,7 @@ def test_what_is_text_in_the_snapshot_stays_as_it_is_written(made, suffix):
     output = open_output(path, corrected.schema)
     output.write_table(corrected)
     output.close()
-    taken = accept_corrected_rows(made.settings, bad, str(path))
+    taken = accept_corrected_rows(made.project, bad, str(path))
     assert [one[2] for one in made.rows(taken.snapshot)[-3:]] == ["05", "007", " 12"]
 
 
@@ -325,9 +331,9 @@ def test_a_value_that_is_none_of_its_column_s_type_is_refused_where_no_contract_
     Latest(open_store(made.settings)).set("ingest", base.digest)
     bad = made.validate(base)
     with pytest.raises(UserError, match=r'"seen" of the corrected rows is not all timestamp'):
-        accept_corrected_rows(made.settings, bad, made.correct(bad, {0: {"age": 40, "seen": "yesterday"}}))
+        accept_corrected_rows(made.project, bad, made.correct(bad, {0: {"age": 40, "seen": "yesterday"}}))
     child = accept_corrected_rows(
-        made.settings, bad, made.correct(bad, {0: {"age": 40, "seen": " 2024-01-05"}})
+        made.project, bad, made.correct(bad, {0: {"age": 40, "seen": " 2024-01-05"}})
     ).snapshot
     assert made.snapshots.schema(child.digest).types == made.snapshots.schema(base.digest).types
 
@@ -337,7 +343,7 @@ def test_of_a_snapshot_s_two_equal_files_one_row_is_corrected(made):
     twice = made.snapshots.record([part, part], "data.csv")
     Latest(open_store(made.settings)).set("ingest", twice.digest)
     bad = made.validate(twice)
-    child = accept_corrected_rows(made.settings, bad, made.correct(bad, {3: {"id": 55, "age": 40}})).snapshot
+    child = accept_corrected_rows(made.project, bad, made.correct(bad, {3: {"id": 55, "age": 40}})).snapshot
     assert ids(made, child) == [0, 5, 0, 55]
 
 
@@ -366,8 +372,8 @@ def test_rows_that_are_written_and_replayed_unchanged_are_the_raw_rows(made, suf
         held.add(raw, np.arange(15), reasons)
         bad = held.finish(Validation(id="all", snapshot=base.digest, rows=15, bad=15, reasons={}))
     path = made.root / f"all.{suffix}"
-    command.write_quarantine(made.settings, bad, path)
-    taken = accept_corrected_rows(made.settings, bad, str(path))
+    command.write_quarantine(made.project, bad, path)
+    taken = accept_corrected_rows(made.project, bad, str(path))
     assert (taken.rows, taken.refused) == (15, {})
     assert made.snapshots.schema(taken.snapshot.digest) == raw.schema
     again = pyarrow.concat_tables(made.snapshots.batches(taken.snapshot.digest, raw.schema.names))
@@ -401,13 +407,13 @@ def test_rows_of_another_source_are_refused(made):
     other = made.snapshots.write(pyarrow.table({"id": [1]}).to_batches(), "elsewhere.csv", None)
     Latest(open_store(made.settings)).set("ingest", other.digest)
     with pytest.raises(UserError, match=r"data\.csv.*elsewhere\.csv"):
-        accept_corrected_rows(made.settings, bad, corrected)
+        accept_corrected_rows(made.project, bad, corrected)
 
 
 def test_a_corrected_contract_takes_the_rows_in(made, contract):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
     with pytest.raises(UserError, match="correct it"):
-        revalidate(made.settings, bad)
+        revalidate(made.project, bad)
 
     class Wider(Schema):
         """Older customers, but none called 김."""
@@ -418,7 +424,7 @@ def test_a_corrected_contract_takes_the_rows_in(made, contract):
 
     contract.setattr(sys.modules["model.schema"], "Schema", Wider)
     (made.root / "model" / "schema.py").write_text("two", encoding="utf-8")
-    again = revalidate(made.settings, bad)
+    again = revalidate(made.project, bad)
     assert (again.good, again.still, again.new) == (0, 4, 5)
 
     class Old(Schema):
@@ -428,7 +434,7 @@ def test_a_corrected_contract_takes_the_rows_in(made, contract):
 
     contract.setattr(sys.modules["model.schema"], "Schema", Old)
     (made.root / "model" / "schema.py").write_text("three", encoding="utf-8")
-    again = revalidate(made.settings, bad)
+    again = revalidate(made.project, bad)
     assert (again.good, again.still, again.new) == (1, 3, 0)
     assert made.validate(made.ingest()) == again.validation  # what the next run finds
 
@@ -463,12 +469,12 @@ def test_the_list_counts_reasons_over_time(made, typed):
 def test_the_validation_that_was_looked_at_last_is_shown_though_another_was_made_later(made, typed):
     snapshot = made.ingest([*GOOD, *BAD])
     schema = made.root / "model" / "schema.py"
-    first = find_or_validate(made.settings, snapshot.digest)
+    first = find_or_validate(made.project, snapshot.digest)
     schema.write_text("two", encoding="utf-8")
-    second = find_or_validate(made.settings, snapshot.digest)
+    second = find_or_validate(made.project, snapshot.digest)
     assert second.id in typed("show")[1]
     schema.write_text("one", encoding="utf-8")
-    assert find_or_validate(made.settings, snapshot.digest) == first
+    assert find_or_validate(made.project, snapshot.digest) == first
     assert first.id in typed("show")[1]
     (Validations(open_store(made.settings)).folder / f"{first.id}.json").unlink()  # as `ml data gc` may
     assert second.id in typed("show")[1]
@@ -515,12 +521,12 @@ def test_rows_in_the_owner_s_notation_are_written_corrected_and_replayed_in_it(t
     bad = project.validate(snapshot)
     assert (bad.bad, bad.rows) == (2, 8)
     path = tmp_path / "bad.csv"
-    command.write_quarantine(project.settings, bad, path)
+    command.write_quarantine(project.project, bad, path)
     text = path.read_text(encoding="utf-8-sig")
     assert '"12.5"' in text and '"1234,5"' in text and "김" in text and ";" in text
     corrected = text.replace('"12.5"', '"1.312,25"').replace(";400;", ";40;").replace('"400"', '"40"')
     path.write_text(corrected, encoding="cp949")  # as a spreadsheet saves it
-    taken = accept_corrected_rows(project.settings, bad, str(path))
+    taken = accept_corrected_rows(project.project, bad, str(path))
     assert (taken.rows, taken.refused) == (2, {})
     assert project.validate(taken.snapshot).bad == 0
     incomes = [float(one[HEADER.index("income")]) for one in project.rows(taken.snapshot)]
@@ -538,9 +544,9 @@ def test_seconds_of_a_duration_are_written_and_replayed_with_a_point_whatever_th
     (tmp_path / "data.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     bad = project.validate(project.ingest())
     path = tmp_path / "bad.csv"
-    command.write_quarantine(project.settings, bad, path)
+    command.write_quarantine(project.project, bad, path)
     path.write_text(path.read_text(encoding="utf-8").replace(";400;", ";40;"), encoding="utf-8")
-    taken = accept_corrected_rows(project.settings, bad, str(path))
+    taken = accept_corrected_rows(project.project, bad, str(path))
     assert (bad.bad, taken.rows, taken.refused) == (1, 1, {})
     table = pyarrow.concat_tables(list(project.snapshots.batches(taken.snapshot.digest, ["wait"])))
     assert sorted(table.column("wait").to_pylist()) == [12.5, 13.5, 14.5, 15.5]

@@ -40,7 +40,7 @@ def validate_table(
     monkeypatch.setattr("ondol.snapshots.snapshots.ROW_GROUP", group)
     chosen = Settings(root=root, data={"target": "churned"})  # type: ignore[arg-type]
     made = Snapshots(open_store(chosen)).write(table.to_batches(), "s", None)
-    validation = validate_snapshot(chosen, made.digest, "v")
+    validation = validate_snapshot(Project(chosen), made.digest, "v")
     return validation, pq.read_table(Validations(open_store(chosen)).rows_path("v"))
 
 
@@ -116,12 +116,12 @@ def test_a_set_that_must_be_unique_counts_whole_though_a_column_of_it_is_ignored
     chosen = Settings(root=tmp_path, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
     table = pyarrow.table({"a": [1, 1, 1], "b": ["x", "y", "x"], "y": [0.0, 1.0, 2.0]})
     snapshots = Snapshots(open_store(chosen))
-    validation = validate_snapshot(chosen, snapshots.write(table.to_batches(), "s", None).digest, "v")
+    validation = validate_snapshot(Project(chosen), snapshots.write(table.to_batches(), "s", None).digest, "v")
     assert validation.reasons == {"a: multiple_fields_uniqueness": 1}
     assert Validations(open_store(chosen)).bad_rows("v").tolist() == [2]
     less = snapshots.write(table.drop_columns("b").to_batches(), "s", None).digest
     with pytest.raises(UserError, match='no column "b"'):
-        validate_snapshot(chosen, less, "w")
+        validate_snapshot(Project(chosen), less, "w")
 
 
 class Labelled(pa.DataFrameModel):
@@ -142,7 +142,7 @@ def validate_labels(root: Path, monkeypatch: pytest.MonkeyPatch, group: int = 10
     monkeypatch.setattr("ondol.contract.schema.load_schema", lambda: Labelled)
     chosen = Settings(root=root, data={"target": "y", "problem": "regression"})  # type: ignore[arg-type]
     made = Snapshots(open_store(chosen)).write(pyarrow.table(columns).to_batches(), "s", None)
-    validation = validate_snapshot(chosen, made.digest, "v")
+    validation = validate_snapshot(Project(chosen), made.digest, "v")
     check_bad_share(Project(chosen), validation)
     return validation
 

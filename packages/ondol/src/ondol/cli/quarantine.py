@@ -14,15 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from ondol.cli.console import console, start_command
-from ondol.config import Settings
-from ondol.contract import load_contract
 from ondol.deployment.predict import open_output, resolve_destination
 from ondol.errors import UserError
+from ondol.project import Project
 from ondol.snapshots.snapshots import ROW
 from ondol.storage.files import publish, scratch
 from ondol.storage.store import only_one, open_store
 from ondol.validation.corrections import accept_corrected_rows, revalidate
-from ondol.validation.results import REASONS, Latest, Validation, Validations
+from ondol.validation.results import REASONS, Validation, Validations
 from ondol.validation.validate import CHECKED
 
 EXAMPLES = 5
@@ -67,8 +66,8 @@ def print_quarantine(name: str | None, out: Path | None) -> None:
     Raises:
         UserError: there is no such validation, or the file cannot be written.
     """
-    settings = start_command()
-    validation = _find(settings, name)
+    project = Project(start_command())
+    validation = _find(project, name)
     console.print(
         f"[bold]{validation.id}[/]: {validation.bad:,} of {validation.labelled:,} rows ({validation.bad_share:.2%}) "
         f"of snapshot {validation.snapshot[:8]} break the contract."
@@ -77,9 +76,9 @@ def print_quarantine(name: str | None, out: Path | None) -> None:
         console.print(f"{validation.unlabelled:,} others have no label: they are left out and not counted as invalid.")
     if validation.bad:
         _print_reasons(validation.reasons)
-        _print_examples(settings, validation)
+        _print_examples(project, validation)
     if out is not None:
-        write_quarantine(settings, validation, out)
+        write_quarantine(project, validation, out)
         console.print(f"[green]✓[/] {validation.bad:,} rows in {escape(str(out))}", soft_wrap=True)
 
 
@@ -93,9 +92,9 @@ def _print_reasons(reasons: dict[str, int]) -> None:
     console.print(table)
 
 
-def _print_examples(settings: Settings, validation: Validation) -> None:
-    hidden = {c.name for c in load_contract(settings).columns if c.role == "sensitive"}
-    with pq.ParquetFile(Validations(open_store(settings)).rows_path(validation.id)) as file:
+def _print_examples(project: Project, validation: Validation) -> None:
+    hidden = {c.name for c in project.contract.columns if c.role == "sensitive"}
+    with pq.ParquetFile(project.validations.rows_path(validation.id)) as file:
         rows = next(file.iter_batches(EXAMPLES, columns=[ROW, REASONS])).to_pylist()
     for row in rows:
         reasons = "; ".join(_hide(reason, hidden) for reason in row[REASONS])
@@ -108,13 +107,13 @@ def _hide(reason: str, hidden: Set[str]) -> str:
     return reason if column is None else f"{column}: {reason.rpartition(': ')[2]}"
 
 
-def write_quarantine(settings: Settings, validation: Validation, out: Path) -> None:
+def write_quarantine(project: Project, validation: Validation, out: Path) -> None:
     """Write the quarantined rows, their numbers and reasons to a file; a CSV in the dialect of the owner's own."""
     resolve_destination(out)
-    with pq.ParquetFile(Validations(open_store(settings)).rows_path(validation.id)) as file, scratch(out) as made:
+    with pq.ParquetFile(project.validations.rows_path(validation.id)) as file, scratch(out) as made:
         place = file.schema_arrow.get_field_index(REASONS)
         schema = file.schema_arrow.set(place, pa.field(REASONS, pa.string()))
-        output = open_output(made, schema, settings.data.dialect, load_contract(settings).kinds)
+        output = open_output(made, schema, project.settings.data.dialect, project.contract.kinds)
         for batch in file.iter_batches():
             table = pa.Table.from_batches([batch])
             joined = pc.binary_join(table.column(REASONS), "; ")
@@ -138,17 +137,17 @@ def replay_quarantine(name: str | None, source: Path | None) -> None:
     Raises:
         UserError: there is no such validation, nothing was corrected, or the file is unusable.
     """
-    settings = start_command()
-    validation = _find(settings, name)
-    with only_one(settings, wait=False):
+    project = Project(start_command())
+    validation = _find(project, name)
+    with only_one(project.settings, wait=False):
         if source is None:
-            _replay_contract(settings, validation)
+            _replay_contract(project, validation)
         else:
-            _replay_rows(settings, validation, source)
+            _replay_rows(project, validation, source)
 
 
-def _replay_contract(settings: Settings, validation: Validation) -> None:
-    again = revalidate(settings, validation)
+def _replay_contract(project: Project, validation: Validation) -> None:
+    again = revalidate(project, validation)
     text = f"{again.good:,} of {validation.bad:,} rows are valid now, {again.still:,} are not"
     more = f", and {again.new:,} others became invalid" if again.new else ""
     console.print(f"{text}{more}: validation {again.validation.id}. The next `ml run` uses it.", soft_wrap=True)
@@ -156,8 +155,8 @@ def _replay_contract(settings: Settings, validation: Validation) -> None:
         _print_reasons(again.validation.reasons)
 
 
-def _replay_rows(settings: Settings, validation: Validation, source: Path) -> None:
-    taken = accept_corrected_rows(settings, validation, str(source))
+def _replay_rows(project: Project, validation: Validation, source: Path) -> None:
+    taken = accept_corrected_rows(project, validation, str(source))
     if taken.snapshot is not None:
         console.print(
             f"[green]✓[/] {taken.rows:,} rows joined snapshot {taken.snapshot.digest[:8]}. The next `ml run` uses it."
@@ -171,13 +170,12 @@ def _replay_rows(settings: Settings, validation: Validation, source: Path) -> No
         raise typer.Exit(1)
 
 
-def _find(settings: Settings, name: str | None) -> Validation:
+def _find(project: Project, name: str | None) -> Validation:
     """Return the validation called `name`, by default the one used last, else the newest."""
-    store = open_store(settings)
-    validations = Validations(store)
+    validations = project.validations
     if name is not None:
         return validations.get(name)
-    last = Latest(store).find(CHECKED)
+    last = project.latest.find(CHECKED)
     if last is not None and (found := validations.find(last)):
         return found
     recent = validations.recent()

@@ -63,14 +63,13 @@ def check_again(settings: Settings, order: Order) -> None:
     Raises:
         UserError: it is another, and the record is not there.
     """
-    from ondol.storage.store import open_store
-    from ondol.validation.results import Validations
+    from ondol.project import Project
     from ondol.validation.validate import validate_snapshot, validation_id
 
     _say("checking rows")
     if validation_id(settings, order.snapshot) == order.validation:
-        validate_snapshot(settings, order.snapshot, order.validation)
-    elif Validations(open_store(settings)).find(order.validation) is None:
+        validate_snapshot(Project(settings), order.snapshot, order.validation)
+    elif Project(settings).validations.find(order.validation) is None:
         raise UserError(
             f"its rows were validated by another model/schema.py than its files have, and the record "
             f"{order.validation} is no longer in the store's quarantine: bring it back."

@@ -27,8 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from ondol.config import Settings
-from ondol.contract import Column, Contract, check_rows, clean, load_checks, load_contract
+from ondol.contract import Column, Contract, check_rows, clean, load_checks
 from ondol.contract.checking import find_repeats, hash_content, hash_rows, unique_sets
 from ondol.contract.cleaning import clean_column
 from ondol.errors import UserError
@@ -38,8 +37,7 @@ from ondol.ingestion.sources import Reading, open_source, read_through
 from ondol.project import Project
 from ondol.snapshots.snapshots import ROW, Block, Part, Snapshot, Snapshots, cast_table, unify_files
 from ondol.storage.files import digest_json, read_json
-from ondol.storage.store import open_store
-from ondol.validation.results import REASONS, Latest, Validation, Validations
+from ondol.validation.results import REASONS, Validation
 from ondol.validation.validate import find_or_validate, hash_blocks, validation_id
 
 CORRECTIONS_FOLDER = "mended"  # in the store's `snapshots/`; the name is recorded in existing stores
@@ -539,7 +537,7 @@ class CorrectionResult:
         return dict(Counter(reason for reasons in self.refused.values() for reason in set(reasons)).most_common())
 
 
-def revalidate(settings: Settings, before: Validation) -> Revalidation:
+def revalidate(project: Project, before: Validation) -> Revalidation:
     """Validate the snapshot of a validation again with the current contract; the next run finds the result.
 
     Raises:
@@ -547,28 +545,28 @@ def revalidate(settings: Settings, before: Validation) -> Revalidation:
     """
     if not before.bad:
         raise UserError(f"No rows of validation {before.id} are in quarantine: there is nothing to validate again.")
-    if validation_id(settings, before.snapshot) == before.id:
+    if validation_id(project.settings, before.snapshot) == before.id:
         raise UserError(
             f"model/schema.py has not changed since it put these {before.bad:,} rows into quarantine: correct it, or "
             "write the rows to a file with `ml quarantine show --out FILE`, correct them there, and pass --from FILE."
         )
-    validations = Validations(open_store(settings))
-    now = find_or_validate(settings, before.snapshot)
+    validations = project.validations
+    now = find_or_validate(project, before.snapshot)
     still = len(np.intersect1d(validations.bad_rows(before.id), validations.bad_rows(now.id), assume_unique=True))
     return Revalidation(now, before.bad - still, still, now.bad - still)
 
 
-def accept_corrected_rows(settings: Settings, validation: Validation, uri: str) -> CorrectionResult:
+def accept_corrected_rows(project: Project, validation: Validation, uri: str) -> CorrectionResult:
     """Add the valid ones of the corrected rows at `uri` to the next snapshot, in place of the raw ones.
 
     Raises:
         UserError: `_row` does not name the rows to replace, or the latest snapshot is of another source.
     """
-    contract, snapshots = load_contract(settings), Snapshots(open_store(settings))
-    base = _latest(settings, validation)
+    contract, snapshots = project.contract, project.snapshots
+    base = _latest(project, validation)
     schema = snapshots.schema(base.digest)
-    corrected, numbers = _read_corrected(settings, contract, schema, uri)
-    raw = _raw_rows(settings, validation, numbers, uri)
+    corrected, numbers = _read_corrected(project, schema, uri)
+    raw = _raw_rows(project, validation, numbers, uri)
     rows, places = find_rows(snapshots, base, raw, contract.by_name)
     positions = np.full(len(corrected), -1)
     positions[rows] = places.position
@@ -583,16 +581,14 @@ def accept_corrected_rows(settings: Settings, validation: Validation, uri: str) 
     kept = [part.digest for batches in both if (part := snapshots.parts.write(batches))]
     correction = Correction(raw=kept[0], corrected=kept[1], rows=int(good.sum()), validation=validation.id)
     record_correction(snapshots, base, made, correction)
-    Latest(snapshots.store).set("ingest", made.digest)
+    project.latest.set("ingest", made.digest)
     return CorrectionResult(made, correction.rows, by_number)
 
 
-def _latest(settings: Settings, validation: Validation) -> Snapshot:
+def _latest(project: Project, validation: Validation) -> Snapshot:
     """Return the snapshot that will be validated next, which the corrected rows join."""
-    store = open_store(settings)
-    snapshots = Snapshots(store)
-    latest = snapshots.get(Latest(store).get("ingest"))
-    validated = snapshots.get(validation.snapshot)
+    latest = project.snapshots.get(project.latest.get("ingest"))
+    validated = project.snapshots.get(validation.snapshot)
     if latest.source != validated.source:
         raise UserError(
             f'The rows of validation {validation.id} came from "{validated.source}", and the latest snapshot from '
@@ -601,8 +597,9 @@ def _latest(settings: Settings, validation: Validation) -> Snapshot:
     return latest
 
 
-def _read_corrected(settings: Settings, contract: Contract, schema: pa.Schema, uri: str) -> tuple[pa.Table, np.ndarray]:
+def _read_corrected(project: Project, schema: pa.Schema, uri: str) -> tuple[pa.Table, np.ndarray]:
     """Return corrected rows in columns of `schema`, and the numbers of the rows that they replace."""
+    settings, contract = project.settings, project.contract
     dialect = settings.data.dialect.model_copy(update={"header": True, "skip_lines": 0})
     clashed = {name: f"{name} of the data" for name in (ROW, REASONS)}  # as the quarantine renames them
     kinds = {clashed.get(name, name): kind for name, kind in kinds_of(schema).items()} | {ROW: "integer"}
@@ -631,9 +628,9 @@ def _read_corrected(settings: Settings, contract: Contract, schema: pa.Schema, u
     return pa.table({name: table.column(text) for name, text in shown if text in table.schema.names}), numbers
 
 
-def _raw_rows(settings: Settings, validation: Validation, numbers: np.ndarray, uri: str) -> pa.Table:
+def _raw_rows(project: Project, validation: Validation, numbers: np.ndarray, uri: str) -> pa.Table:
     """Return quarantined rows as the source gave them, in the order of `numbers`."""
-    validations = Validations(open_store(settings))
+    validations = project.validations
     quarantined = validations.bad_rows(validation.id)
     unknown = numbers[~np.isin(numbers, quarantined)]
     if len(unknown):
@@ -642,7 +639,7 @@ def _raw_rows(settings: Settings, validation: Validation, numbers: np.ndarray, u
             "name the validation whose rows these are."
         )
     table = validations.read_rows(validation.id, np.searchsorted(quarantined, numbers))
-    return table.rename_columns(Snapshots(validations.store).schema(validation.snapshot).names)
+    return table.rename_columns(project.snapshots.schema(validation.snapshot).names)
 
 
 def _refuse(

@@ -15,7 +15,6 @@ from ondol.contract import (
     check_rows,
     clean,
     load_checks,
-    load_contract,
     require_columns,
 )
 from ondol.contract.checking import find_repeats, hash_rows, unique_sets
@@ -25,8 +24,7 @@ from ondol.orchestration.reporting import publish_markdown, publish_table, say, 
 from ondol.project import Project
 from ondol.snapshots.snapshots import Block, Snapshots
 from ondol.storage.files import SHORT, digest_file, digest_json
-from ondol.storage.store import open_store
-from ondol.validation.results import Latest, Validation, Validations
+from ondol.validation.results import Validation
 
 GRAMMAR = 2  # raised whenever the same cells are read as other values
 LOGGED = 5  # reasons that the run's log names
@@ -35,15 +33,15 @@ CHECKED = "check"  # the entry of `Latest` for the validation used last, also if
 
 def validate_rows(project: Project, snapshot: str) -> Validation:
     """Return the validation of a snapshot with the current contract, computed unless it exists."""
-    return find_or_validate(project.settings, project.snapshots.get(snapshot).digest)
+    return find_or_validate(project, project.snapshots.get(snapshot).digest)
 
 
-def find_or_validate(settings: Settings, digest: str) -> Validation:
+def find_or_validate(project: Project, digest: str) -> Validation:
     """Return the validation of a snapshot, computed unless it exists, and record it as the one used last."""
-    name, validations = validation_id(settings, digest), Validations(open_store(settings))
+    name, validations = validation_id(project.settings, digest), project.validations
     known = validations.find(name) if validations.has_rows(name) else None
-    found = known or validate_snapshot(settings, digest, name)
-    Latest(validations.store).set(CHECKED, found.id)
+    found = known or validate_snapshot(project, digest, name)
+    project.latest.set(CHECKED, found.id)
     return found
 
 
@@ -55,16 +53,16 @@ def validation_id(settings: Settings, digest: str) -> str:
     return f"{digest[:SHORT]}-{contract[:SHORT]}"
 
 
-def validate_snapshot(settings: Settings, digest: str, name: str) -> Validation:
+def validate_snapshot(project: Project, digest: str, name: str) -> Validation:
     """Check every row of a snapshot, a row group at a time, and write the quarantine and the record."""
-    contract, snapshots = load_contract(settings), Snapshots(open_store(settings))
+    contract, snapshots = project.contract, project.snapshots
     schema = snapshots.schema(digest)
     require_columns(schema.names, contract.used)
     checks = load_checks()
     repeats = _find_repeats(snapshots, digest, contract, checks)
     counts: Counter[str] = Counter()
     rows = bad = unlabelled = 0
-    with Validations(snapshots.store).quarantine(name, schema) as quarantine:
+    with project.validations.quarantine(name, schema) as quarantine:
         for block in track(snapshots.blocks(digest), "rows checked", snapshots.get(digest).rows):
             checked, bare = _check_block(block, contract, checks, repeats).without_unlabelled(contract.target)
             unlabelled += len(bare)
