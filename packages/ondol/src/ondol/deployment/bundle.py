@@ -16,14 +16,11 @@ from ondol.contract import Column, Contract, encode
 from ondol.deployment.onnx import compile_model
 from ondol.deployment.parity import check_parity
 from ondol.deployment.reference import FILE, make_reference
-from ondol.evaluation.gates import Verdicts
 from ondol.evaluation.targets import Candidate, load_candidate
 from ondol.orchestration.reporting import say
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, write_bundle
-from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import utc_now
-from ondol.storage.store import open_store
 from ondol_serving.names import label_key
 
 if TYPE_CHECKING:
@@ -60,12 +57,11 @@ def build_bundle(project: Project, version: str) -> Bundle:
     Raises:
         UserError: it cannot be compiled, or the compiled model differs from scikit-learn.
     """
-    settings = project.settings
-    candidate = load_candidate(settings, version)
-    files, compiled = _compile(settings, candidate)
+    candidate = load_candidate(project.settings, version)
+    files, compiled = _compile(candidate)
     example = typical_row(candidate.contract, candidate.held_out)
     reference, about = make_reference(candidate)
-    meta = _meta(settings, candidate) | {
+    meta = _meta(project, candidate) | {
         **compiled,
         "reference": about,
         "example": {"rows": json_rows(candidate.contract, example)},
@@ -112,9 +108,10 @@ def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str
     return answers
 
 
-def _compile(settings: Settings, candidate: Candidate) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _compile(candidate: Candidate) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the model's file and what is recorded of it; the runtime sklearn needs no check of parity."""
-    if settings.deploy.runtime == "sklearn":
+    deploy = candidate.settings.deploy
+    if deploy.runtime == "sklearn":
         from skops.io import get_untrusted_types
 
         content = candidate.skops_bytes()
@@ -125,15 +122,14 @@ def _compile(settings: Settings, candidate: Candidate) -> tuple[dict[str, bytes]
         candidate.pipeline,
         candidate.contract,
         candidate.held_out,
-        settings.deploy.tolerance,
+        deploy.tolerance,
         candidate.predictions,
     )
     return {"model.onnx": model}, {"parity": parity.model_dump(mode="json")}
 
 
-def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
-    store = open_store(settings)
-    record = Verdicts(store).find(candidate.version)
+def _meta(project: Project, candidate: Candidate) -> dict[str, Any]:
+    settings, record = project.settings, project.verdicts.find(candidate.version)
     return {
         "format": 1,
         "name": settings.project.name,
@@ -141,7 +137,7 @@ def _meta(settings: Settings, candidate: Candidate) -> dict[str, Any]:
         "created": utc_now(),
         "problem": candidate.contract.problem,
         "runtime": settings.deploy.runtime,
-        "source": Snapshots(store).get(candidate.tags["data_digest"]).source,
+        "source": project.snapshots.get(candidate.tags["data_digest"]).source,
         "data_digest": candidate.tags["data_digest"],
         "commit": candidate.tags["git_commit"],
         "run_id": candidate.run_id,
