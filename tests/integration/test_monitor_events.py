@@ -26,6 +26,7 @@ from ondol.monitoring.retraining import (
 from ondol.orchestration import events
 from ondol.orchestration.guard import Child, free_port
 from ondol.orchestration.server import EMBEDDED, PREFECT, Server
+from ondol.project import Project
 from ondol.registry.champion import Champion
 from ondol.storage.store import open_store
 
@@ -101,18 +102,18 @@ def received(project: str) -> list[dict[str, Any]]:
 def test_a_request_stays_open_until_somebody_listens_and_arrives_once(settings):
     store, project = open_store(settings), settings.project.name
     save_training_request(store, WANTED)
-    assert send_training_request(settings, CHAMPION) == NO_AUTOMATION
+    assert send_training_request(Project(settings), CHAMPION) == NO_AUTOMATION
     assert read_loop(store).wanted.emitted_at is None
     listen("another")
     assert not has_automation(project)
     listen(project)
-    assert send_training_request(settings, CHAMPION) == ""
+    assert send_training_request(Project(settings), CHAMPION) == ""
     assert read_loop(store).wanted.emitted_at
     (event,) = received(project)
     assert event["id"] == str(event_id(project, "w2"))
     assert event["payload"] == {"version": "1", "window": "w2", "windows": ["w1", "w2"], "reason": "드리프트"}
     save_training_request(store, WANTED)  # as if the monitor had been killed before it could note the arrival
-    assert send_training_request(settings, CHAMPION) == ""
+    assert send_training_request(Project(settings), CHAMPION) == ""
     assert read_loop(store).wanted.emitted_at
     assert len(received(project)) == 1  # the event keeps its id, and the server keeps it once
 
@@ -121,9 +122,9 @@ def test_a_request_of_an_old_champion_or_in_a_pause_is_not_sent(settings):
     store, project = open_store(settings), settings.project.name
     save_training_request(store, WANTED)
     listen(project)
-    assert send_training_request(settings, CHAMPION.model_copy(update={"bundle": "2-c"})) == ""
+    assert send_training_request(Project(settings), CHAMPION.model_copy(update={"bundle": "2-c"})) == ""
     pause(store, "a test")
-    assert send_training_request(settings, CHAMPION) == ""
+    assert send_training_request(Project(settings), CHAMPION) == ""
     assert read_loop(store).wanted.emitted_at is None
 
 
@@ -132,7 +133,7 @@ def test_a_server_that_is_gone_leaves_the_request_open(settings):
 
     save_training_request(open_store(settings), WANTED)
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
-        assert "could not be sent" in send_training_request(settings, CHAMPION)
+        assert "could not be sent" in send_training_request(Project(settings), CHAMPION)
     assert read_loop(open_store(settings)).wanted.emitted_at is None
 
 
@@ -142,5 +143,5 @@ def test_a_request_that_the_server_has_heard_and_not_kept_stays_open(settings, m
     listen(settings.project.name)
     monkeypatch.setattr(events, "_is_kept", lambda event: False)
     monkeypatch.setattr(events, "KEPT_SECONDS", 0.1)
-    assert "could not be sent" in send_training_request(settings, CHAMPION)
+    assert "could not be sent" in send_training_request(Project(settings), CHAMPION)
     assert read_loop(open_store(settings)).wanted.emitted_at is None

@@ -27,6 +27,7 @@ from ondol.orchestration.asgi import SameOrigin
 from ondol.orchestration.guard import free_port
 from ondol.orchestration.processes import start, stop
 from ondol.orchestration.recovery import flows_of_commands, note_step, register_command
+from ondol.project import Project
 from ondol.registry.registry import connect_mlflow
 from ondol.storage.store import open_store
 
@@ -172,7 +173,7 @@ def test_server_that_does_not_know_its_name_gets_it_rather_than_credentials(
 
 def test_paused_loop_is_reported_before_there_is_a_champion(settings: Settings) -> None:
     pause(open_store(settings), "audit")
-    [line] = loop_lines(settings)
+    [line] = loop_lines(Project(settings))
     assert line.startswith("Automatic retraining is paused since ")
     assert line.endswith(": audit")
 

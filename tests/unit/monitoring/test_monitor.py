@@ -409,7 +409,7 @@ def test_the_console_shows_the_live_metric_and_the_labelled_rows(tmp_path, lost)
     live = Performance(metric="roc_auc", rows=412, figure=figure, before=before, metrics={}, lost=lost)
     verdict, reasons = ("worse", (f"performance lost: {live.sentence}",)) if lost else ("ok", ())
     Windows(open_store(settings)).write(window(0, verdict, performance=live, reasons=reasons))
-    text = "\n".join(window_lines(settings, 5))
+    text = "\n".join(window_lines(Project(settings), 5))
     assert (
         text.count("roc_auc 0.8100 (0.7800 to 0.8400) on 412 labelled rows, 0.9000 (0.8800 to 0.9200) on the holdout")
         == 1
@@ -424,7 +424,7 @@ def test_the_console_names_the_drifted_columns_and_the_report_that_is_kept(tmp_p
     for number in range(2):
         windows.write(window(number, "ok", columns=columns))
     windows.write_report(window(1, "ok").id, "<html></html>")
-    lines = window_lines(settings, 5)
+    lines = window_lines(Project(settings), 5)
     assert lines[1:3] == ["  drifted columns: 나이, plan", f"  report: .ml/store/windows/{window(1, 'ok').id}.html"]
     assert [line for line in lines if "report" in line] == lines[2:3]  # the other one was removed
 

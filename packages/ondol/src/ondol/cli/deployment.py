@@ -13,7 +13,7 @@ from ondol.cli.release import GROUP
 from ondol.config import Environment, Settings
 from ondol.deployment.smoke import check_service
 from ondol.errors import UserError
-from ondol.evaluation.gates import StoredVerdict, Verdicts, gate_rows, metric_lines
+from ondol.evaluation.gates import StoredVerdict, gate_rows, metric_lines
 from ondol.orchestration.alerts import AlertKind, alert
 from ondol.orchestration.processes import is_loopback, running
 from ondol.orchestration.reporting import plain, table
@@ -22,7 +22,6 @@ from ondol.registry.bundles import Bundle, new_bento_home, open_bundle, served_b
 from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion
 from ondol.storage.files import CHAMPION_FILE
 from ondol.storage.store import Store, open_store
-from ondol.validation.results import Validations, read_latest
 
 MARKED = {"passed": "✅ passed", "refused": "❌ refused"}  # not where a browser may have no font with them
 
@@ -94,22 +93,21 @@ def _copy_to_mlflow(settings: Settings) -> None:
 
 def print_model_report() -> None:
     """Print the metrics and gates of the last model."""
-    print_plain("\n".join(report_lines(start_command())))
+    print_plain("\n".join(report_lines(Project(start_command()))))
 
 
-def report_lines(settings: Settings) -> Iterator[str]:
+def report_lines(project: Project) -> Iterator[str]:
     """Yield the last model's report, as far as the last run came."""
-    store = open_store(settings)
-    latest, champion = read_latest(store), read_champion(store)
-    record = Verdicts(store).find(latest.get("train", ""))
-    yield f"## {plain(settings.project.name)}"
+    champion = project.champion
+    record = project.verdicts.find(project.latest.find("train") or "")
+    yield f"## {plain(project.settings.project.name)}"
     yield ""
     yield (
         f"Version {champion.version} is in production since {champion.since}."
         if champion
         else "No model is in production yet."
     )
-    if validation := Validations(store).find(latest.get("validate", "")):
+    if validation := project.validations.find(project.latest.find("validate") or ""):
         bare = f", {validation.unlabelled:,} without a label left out" if validation.unlabelled else ""
         yield f"{validation.kept:,} rows were kept, {validation.bad:,} quarantined{bare}."
     if record is None:

@@ -14,19 +14,19 @@ from rich.table import Table
 from ondol.cli.console import FlowProgress, absolute_source, console, start_command
 from ondol.config import Settings
 from ondol.errors import Refused, UserError
-from ondol.evaluation.gates import StoredVerdict, Verdicts, show_figure, show_interval
+from ondol.evaluation.gates import StoredVerdict, show_figure, show_interval
 from ondol.evaluation.metrics import Interval
 from ondol.orchestration.recovery import end_lost, note_step, noting, register_command
 from ondol.orchestration.server import prefect_server
-from ondol.project import describe_error, import_code, place_in_project
+from ondol.project import Project, describe_error, import_code, place_in_project
 from ondol.registry.bundles import find_bundle
-from ondol.registry.champion import Champion, read_champion
+from ondol.registry.champion import Champion
 from ondol.registry.registry import connect_mlflow
 from ondol.storage.remote_files import refuse_plain
 from ondol.storage.store import only_one, open_store
 from ondol.training.provenance import installed_packages
 from ondol.validation.results import FILE as LATEST_FILE
-from ondol.validation.results import Validation, Validations, read_latest
+from ondol.validation.results import Validation
 
 WARM = {  # modules that a stage needs, unless nothing changed: imported while the server starts
     "train": ("sklearn.ensemble", "mlflow.sklearn", "skops.io"),
@@ -56,14 +56,14 @@ def run_pipeline(breaking: bool) -> None:
     Raises:
         UserError: a stage failed.
     """
-    settings = start_command()
-    before = read_champion(open_store(settings))
+    project = Project(start_command())
+    before = project.champion
     try:
-        _run(settings, "pipeline", {"breaking": breaking})
+        _run(project.settings, "pipeline", {"breaking": breaking})
     except Refused:
-        print_summary(settings, before, refused=True)
+        print_summary(project, before, refused=True)
         raise
-    print_summary(settings, before)
+    print_summary(project, before)
 
 
 def run_predict(source: str, destination: Path, version: str | None) -> None:
@@ -158,14 +158,13 @@ def load_flow(stage: str) -> Any:
     return flow
 
 
-def print_summary(settings: Settings, before: Champion | None, refused: bool = False) -> None:
+def print_summary(project: Project, before: Champion | None, refused: bool = False) -> None:
     """Print rows, metrics and gates, and, unless the candidate was refused, a prediction."""
-    store = open_store(settings)
-    latest, champion = read_latest(store), read_champion(store)
-    validation = Validations(store).find(latest.get("validate", ""))
-    record = Verdicts(store).find(latest.get("train", ""))
+    champion = project.champion
+    validation = project.validations.find(project.latest.find("validate") or "")
+    record = project.verdicts.find(project.latest.find("train") or "")
     if validation:
-        _print_rows(settings, validation)
+        _print_rows(project, validation)
     if record:
         _print_metrics(record)
         _print_gates(record)
@@ -181,16 +180,16 @@ def print_summary(settings: Settings, before: Champion | None, refused: bool = F
             f"\n[bold green]Version {champion.version} is in production[/]"
             + (f" in place of version {before.version}." if before else ".")
         )
-    _print_prediction(settings, champion)
+    _print_prediction(project, champion)
 
 
-def _print_rows(settings: Settings, validation: Validation) -> None:
+def _print_rows(project: Project, validation: Validation) -> None:
     summary = validation.describe().replace(" rows kept", " kept", 1)
     console.print(f"\n[bold]Rows[/]  {summary}")
     for reason, count in list(validation.reasons.items())[:5]:
         console.print(f"      {count:>7,}  {escape(reason)}")
     if validation.bad:
-        console.print(f"      {escape(settings.show(Validations(open_store(settings)).find_rows(validation.id)))}")
+        console.print(f"      {escape(project.settings.show(project.validations.find_rows(validation.id)))}")
 
 
 def _print_metrics(record: StoredVerdict) -> None:
@@ -218,8 +217,8 @@ def _interval(figure: Interval | None) -> str:
     return "–" if figure is None else show_interval(figure.value, figure.low, figure.high)
 
 
-def _print_prediction(settings: Settings, champion: Champion) -> None:
-    bundle = find_bundle(open_store(settings), champion.bundle)
+def _print_prediction(project: Project, champion: Champion) -> None:
+    settings, bundle = project.settings, find_bundle(project.store, champion.bundle)
     if bundle is None:
         return
     meta = bundle.meta

@@ -9,7 +9,7 @@ from ondol.cli.console import console, start_command
 from ondol.cli.pipeline import run_stage
 from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.evaluation.gates import Verdicts, show_interval
+from ondol.evaluation.gates import show_interval
 from ondol.monitoring.report import headline
 from ondol.monitoring.retraining import by_distance, decide_now, find_unsent_request, pause, read_loop, resume
 from ondol.monitoring.windows import Windows
@@ -27,13 +27,13 @@ from ondol.orchestration.processes import (
 )
 from ondol.orchestration.recovery import RunningFlow, flows_of_commands, flows_of_workers
 from ondol.orchestration.server import call_prefect, post_prefect, refusal_of
+from ondol.project import Project, open_project
 from ondol.redaction import show_uri
 from ondol.registry.bundles import find_bundle
-from ondol.registry.champion import Champion, read_champion, rolled_back, version_of
+from ondol.registry.champion import Champion, rolled_back, version_of
 from ondol.services import NAMES, is_well, prefect_address
 from ondol.storage.files import read_json
 from ondol.storage.store import open_store
-from ondol.validation.results import read_latest
 
 ANSWER_SECONDS = 2.0
 SHOWN_WINDOWS = 5
@@ -144,15 +144,16 @@ def _when(at: str) -> str:
 def print_status() -> None:
     """Print the state of the project: from the store, and from Prefect if it answers at once."""
     settings = start_command()
-    champion = read_champion(open_store(settings))
+    project = Project(settings)
+    champion = project.champion
     if champion is None:
         console.print(
             f"[bold]{escape(settings.project.name)}[/]: no model is in production yet. `ml run` trains and deploys one."
         )
     else:
-        _print_champion(settings, champion)
-    _print_pending(settings, champion)
-    for line in loop_lines(settings):
+        _print_champion(project, champion)
+    _print_pending(project, champion)
+    for line in loop_lines(project):
         console.print(line, markup=False, soft_wrap=True)
     print_processes(settings)
     print_running(flows_of_commands(settings), "a command")
@@ -162,10 +163,10 @@ def print_status() -> None:
         _print_history(champion)
 
 
-def _print_champion(settings: Settings, champion: Champion) -> None:
-    bundle = find_bundle(open_store(settings), champion.bundle)
+def _print_champion(project: Project, champion: Champion) -> None:
+    bundle = find_bundle(project.store, champion.bundle)
     console.print(
-        f"[bold]{escape(settings.project.name)}[/]: [bold green]version {champion.version}[/] is in production "
+        f"[bold]{escape(project.settings.project.name)}[/]: [bold green]version {champion.version}[/] is in production "
         f"since {champion.since}"
     )
     if bundle is None:
@@ -185,12 +186,11 @@ def _print_champion(settings: Settings, champion: Champion) -> None:
     console.print(table)
 
 
-def _print_pending(settings: Settings, champion: Champion | None) -> None:
-    store = open_store(settings)
-    candidate = read_latest(store).get("train")
+def _print_pending(project: Project, champion: Champion | None) -> None:
+    candidate = project.latest.find("train")
     if candidate is None or (champion and champion.version == candidate):
         return
-    record = Verdicts(store).find(candidate)
+    record = project.verdicts.find(candidate)
     if change := rolled_back(champion, candidate):
         console.print(f"Version {candidate} was taken out of production by hand: {escape(change.why)}")
     elif record is None:
@@ -216,9 +216,9 @@ def _print_history(champion: Champion) -> None:
 
 def run_monitor() -> None:
     """Run the monitor flow, and print the last window and whether training is requested."""
-    settings = start_command()
     run_stage("monitor")
-    for line in (*window_lines(settings, 1), *loop_lines(settings)):
+    project = open_project()
+    for line in (*window_lines(project, 1), *loop_lines(project)):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -245,21 +245,20 @@ def resume_loop(why: str) -> None:
 
 def show_loop() -> None:
     """Print the last windows, whether training is requested, and the last pauses and requests."""
-    settings = start_command()
-    for line in (*window_lines(settings, SHOWN_WINDOWS), *loop_lines(settings)):
+    project = Project(start_command())
+    for line in (*window_lines(project, SHOWN_WINDOWS), *loop_lines(project)):
         console.print(line, markup=False, soft_wrap=True)
-    for change in reversed(read_loop(open_store(settings)).history[-SHOWN_WINDOWS:]):
+    for change in reversed(read_loop(project.store).history[-SHOWN_WINDOWS:]):
         console.print(f"  {change.at} {change.who}: {change.what} ({change.why})", markup=False, soft_wrap=True)
 
 
-def window_lines(settings: Settings, most: int) -> list[str]:
+def window_lines(project: Project, most: int) -> list[str]:
     """Return the champion's last windows in lines, the newest first: verdict, live metric, reasons, what drifted."""
-    store = open_store(settings)
-    champion = read_champion(store)
+    champion = project.champion
     if champion is None:
         return []
     lines = list[str]()
-    windows = Windows(store)
+    windows = Windows(project.store)
     for window in reversed(windows.of(champion)[-most:]):
         live = window.performance
         # Where performance is lost, the reason says the metric already.
@@ -268,16 +267,15 @@ def window_lines(settings: Settings, most: int) -> list[str]:
         more = f" and {len(drifted) - SHOWN_COLUMNS:,} more" if len(drifted) > SHOWN_COLUMNS else ""
         named = [f"drifted columns: {', '.join(drifted[:SHOWN_COLUMNS])}{more}"] if drifted else []
         path = windows.path(window.id, "html")
-        report = [f"report: {settings.show(path)}"] if path.exists() else []
+        report = [f"report: {project.settings.show(path)}"] if path.exists() else []
         details = (*metric, *window.reasons, *named, *window.notes, *report)
         lines += [headline(window), *(f"  {line}" for line in details)]
     return lines
 
 
-def loop_lines(settings: Settings) -> list[str]:
+def loop_lines(project: Project) -> list[str]:
     """Return the state of automatic retraining, in lines; `ml status` shows them too."""
-    store = open_store(settings)
-    loop, champion = read_loop(store), read_champion(store)
+    loop, champion = read_loop(project.store), project.champion
     lines = []
     if loop.paused is not None:
         lines.append(f"Automatic retraining is paused since {loop.paused.at} by {loop.paused.who}: {loop.paused.why}")
@@ -286,6 +284,6 @@ def loop_lines(settings: Settings) -> list[str]:
     if (wanted := find_unsent_request(loop, champion)) is not None:
         since = f"Retraining is requested since {wanted.requested_at}, and Prefect has not received the event"
         return [*lines, f"{since}: the next `ml monitor` while `ml up` runs sends it, `ml run` trains now."]
-    decision = decide_now(settings, champion)
+    decision = decide_now(project, champion)
     asked = "The next `ml monitor` requests retraining" if decision.wanted else "No retraining is requested"
     return [*lines, f"{asked}: {decision.why}."]

@@ -26,7 +26,6 @@ from ondol.registry.bundles import Bundle, open_bundle
 from ondol.registry.champion import Champion, require_champion
 from ondol.storage.files import sole
 from ondol.storage.log_upload import LAG_SECONDS, fetch_log
-from ondol.storage.store import open_store
 
 LOG_DELAY_SECONDS = 1.0  # between an answer's time and its record in the file
 SEED = 0
@@ -121,14 +120,15 @@ def _save_files(
         windows.write_report(window.id, comparison.html)
 
 
-def measure_windows(settings: Settings, context: MonitorContext, windows: list[Window]) -> list[Window]:
+def measure_windows(project: Project, context: MonitorContext, windows: list[Window]) -> list[Window]:
     """Return the windows with their performance, where labels have arrived and the samples are kept.
 
     Labels that cannot be read are noted; drift is evaluated all the same.
     """
+    settings = project.settings
     if settings.monitor.labels is None:
         return windows
-    kept = {window.id: Windows(open_store(settings)).read_sample(window.id) for window in windows if window.evaluated}
+    kept = {window.id: Windows(project.store).read_sample(window.id) for window in windows if window.evaluated}
     samples = {name: sample for name, sample in kept.items() if sample is not None}
     try:
         labels = read_labels(settings, context.reference.contract, list(samples.values()))
@@ -185,7 +185,7 @@ def measure_performance(project: Project, context: MonitorContext, window: Windo
     settings = project.settings
     windows = Windows(project.store)
     earlier = [w for w in windows.of(context.champion) if w.evaluated and w.id != window.id][-settings.retrain.of :]
-    *changed, newest = measure_windows(settings, context, [*earlier, window])
+    *changed, newest = measure_windows(project, context, [*earlier, window])
     for old, new in zip(earlier, changed, strict=True):
         if new != old:
             windows.write(new)

@@ -12,7 +12,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import BaseModel
 
-from ondol.config import Retrain, Settings
+from ondol.config import Retrain
 from ondol.monitoring.drift import ColumnDrift, DriftComparison
 from ondol.monitoring.performance import Performance
 from ondol.monitoring.windows import Window, Windows, WindowVerdict
@@ -21,7 +21,7 @@ from ondol.orchestration.events import read_triggers, send_event
 from ondol.project import Project
 from ondol.registry.champion import Champion
 from ondol.storage.files import locked, read_record, user_name, utc_now
-from ondol.storage.store import Store, open_store
+from ondol.storage.store import Store
 
 KEPT = 100  # changes
 
@@ -212,22 +212,22 @@ def decide_retraining(project: Project) -> tuple[Decision, str]:
     Returns:
         The decision, and a sentence on the open request: empty if there is none or it was received.
     """
-    settings, champion = project.settings, project.champion
+    champion = project.champion
     if champion is None:
         return Decision(wanted=False, why="no model is in production"), ""
-    decision = decide_now(settings, champion)
+    decision = decide_now(project, champion)
     if decision.wanted:
         save_training_request(project.store, _make_training_request(champion, decision))
-    alert_verdicts(settings, champion, decision)
-    unsent = send_training_request(settings, champion)
-    send_alerts(settings)
+    alert_verdicts(project, champion, decision)
+    unsent = send_training_request(project, champion)
+    send_alerts(project.settings)
     return decision, unsent
 
 
-def decide_now(settings: Settings, champion: Champion) -> Decision:
+def decide_now(project: Project, champion: Champion) -> Decision:
     """Return the decision on the current windows and state of the loop."""
-    store = open_store(settings)
-    return decide(Windows(store).of(champion), champion, settings.retrain, read_loop(store), datetime.now(UTC))
+    windows, loop = Windows(project.store).of(champion), read_loop(project.store)
+    return decide(windows, champion, project.settings.retrain, loop, datetime.now(UTC))
 
 
 def find_unsent_request(loop: Loop, champion: Champion) -> TrainingRequest | None:
@@ -241,22 +241,22 @@ def find_unsent_request(loop: Loop, champion: Champion) -> TrainingRequest | Non
 def send_unsent_training_request(project: Project) -> None:
     """Send the alerts and the training request of an earlier monitor that was killed before it sent them."""
     if champion := project.champion:
-        alert_verdicts(project.settings, champion, decide_now(project.settings, champion))
-        send_training_request(project.settings, champion)
+        alert_verdicts(project, champion, decide_now(project, champion))
+        send_training_request(project, champion)
 
 
-def alert_verdicts(settings: Settings, champion: Champion, decision: Decision) -> None:
+def alert_verdicts(project: Project, champion: Champion, decision: Decision) -> None:
     """Send an alert for each bad window, once for each verdict.
 
     Labels that come late make an earlier window bad too. An alert may be sent twice if this process is killed before
     it is noted; it has the same key.
     """
-    windows = Windows(open_store(settings))
-    recent = [window for window in windows.of(champion) if window.evaluated][-settings.retrain.of :]
+    windows = Windows(project.store)
+    recent = [window for window in windows.of(champion) if window.evaluated][-project.settings.retrain.of :]
     for window in recent:
         if window.bad and window.verdict not in window.alerted:
             what, todo = describe_alert(window, decision)
-            alert(settings, "drift", what, todo, key=f"drift-{window.id}-{window.verdict}")
+            alert(project.settings, "drift", what, todo, key=f"drift-{window.id}-{window.verdict}")
             windows.write(window.model_copy(update={"alerted": (*window.alerted, window.verdict)}))
 
 
@@ -271,25 +271,25 @@ def describe_alert(window: Window, decision: Decision) -> tuple[str, str]:
     return what, "`ml loop show` shows details, `ml run` trains now."
 
 
-def send_training_request(settings: Settings, champion: Champion) -> str:
+def send_training_request(project: Project, champion: Champion) -> str:
     """Send the event of a training request that Prefect has not received; return why it still has not, or nothing.
 
     The event may be sent twice if the monitor is killed in between: it carries the window's name.
     """
-    wanted = find_unsent_request(read_loop(open_store(settings)), champion)
+    wanted = find_unsent_request(read_loop(project.store), champion)
     if wanted is None:
         return ""
-    project = settings.project.name
+    name = project.settings.project.name
     try:
-        if not has_automation(project):
+        if not has_automation(name):
             return NO_AUTOMATION
-        send_retrain_event(project, wanted)
+        send_retrain_event(name, wanted)
     except Exception as error:  # any error of a server that stops: the next run sends it
         return (
             f"Retraining is requested, but the event could not be sent to Prefect ({type(error).__name__}): the next "
             "`ml monitor` sends it."
         )
-    confirm_training_request(open_store(settings), wanted.window)
+    confirm_training_request(project.store, wanted.window)
     return ""
 
 
