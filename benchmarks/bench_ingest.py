@@ -34,12 +34,10 @@ pq.write_table(csv.read_csv(sys.argv[1]), "plain.parquet", compression="zstd", c
 """
 INGEST = """
 import sys
-from ondol.contract import load_contract
-from ondol.ingestion.ingest import snapshot_source
-from ondol.config import load_settings
+from ondol.ingestion import read_source
+from ondol.project import open_project
 
-settings = load_settings()
-assert snapshot_source(settings, load_contract(settings)).rows == int(sys.argv[2])
+assert read_source(open_project()).rows == int(sys.argv[2])
 """
 IMPORTS = "import ondol.ingestion.ingest, ondol.contract, ondol.config, model.schema"
 SIDES = {"pyarrow": PLAIN, "pyarrow whole": WHOLE, "ingest": INGEST}

@@ -8,6 +8,9 @@ import pyarrow as pa
 
 from ondol.config import Settings
 from ondol.contract import Column, Contract
+from ondol.ingestion import ingest
+from ondol.ingestion.sources import Source
+from ondol.project import Project
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.store import open_store
 
@@ -23,6 +26,17 @@ CONTRACT = Contract(
 
 
 START = datetime(2026, 1, 1)
+
+
+def project_of(settings: Settings, contract: Contract) -> Project:
+    """Return a project whose contract is given, and not read from `model/schema.py`."""
+    made = Project(settings)
+    vars(made)["contract"] = contract
+    return made
+
+
+def grow(settings: Settings, contract: Contract, source: Source, full: bool = False) -> Snapshot:
+    return ingest.grow(project_of(settings, contract), source, full)
 
 
 Row = tuple[str, int, float]  # id, days since START, y

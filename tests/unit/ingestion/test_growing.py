@@ -8,14 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from growing_support import CONTRACT, START, Row, Table, rows_of
+from growing_support import CONTRACT, START, Row, Table, grow, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ondol.config import Settings
 from ondol.contract import Column
 from ondol.errors import UserError
-from ondol.ingestion.ingest import grow
 from ondol.snapshots.snapshots import Snapshots, unify
 from ondol.storage.files import digest_json
 from ondol.storage.store import open_store

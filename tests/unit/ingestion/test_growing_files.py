@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from growing_support import grow
 
 from ondol.config import Settings
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
 from ondol.ingestion.csv_files import DelimitedSource
-from ondol.ingestion.ingest import grow
 from ondol.ingestion.sources import Reading, open_source
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.store import open_store

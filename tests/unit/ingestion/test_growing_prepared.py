@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from growing_support import project_of
 
 from ondol.config import Settings
 from ondol.contract import Column, Contract
-from ondol.ingestion.ingest import snapshot_source
+from ondol.ingestion.ingest import read_source
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.store import open_store
 
@@ -62,7 +63,7 @@ class Shop:
 
     def ingest(self, prepare: Prepare | None = double, full: bool = False) -> Snapshot:
         self._monkeypatch.setattr("ondol.ingestion.ingest.read_extension", lambda *_: prepare)
-        return snapshot_source(self.settings, CONTRACT, full)
+        return read_source(project_of(self.settings, CONTRACT), full)
 
     def made(self, snapshot: Snapshot) -> dict[str, Any]:
         """Return by id what `prepare` made; each id is there once."""

@@ -17,12 +17,13 @@ import psycopg
 import pyarrow as pa
 import pymysql
 import pytest
+from growing_support import grow, project_of
 
 from ondol import redaction as secrets
 from ondol.config import Data, Fetch, Settings
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
-from ondol.ingestion.ingest import grow, open_project_source, snapshot_source
+from ondol.ingestion.ingest import open_project_source, read_source
 from ondol.ingestion.sources import Reading, Retyped, SupportsSince, open_source, read_through
 
 PASSWORD = "hunter2-geheim"
@@ -583,8 +584,8 @@ def test_ingest_takes_a_snapshot_of_a_table_with_a_secret_in_its_address(db, tmp
     uri = db.uri.replace("postgres@", "postgres:${PLANTED}@") + f"#{db.name}"
     settings = Settings(root=tmp_path, data=Data(source=uri))
     contract = SimpleNamespace(kinds={"id": "integer", "지역": "text"}, used=())
-    snapshot = snapshot_source(settings, contract)
+    snapshot = read_source(project_of(settings, contract))
     assert (snapshot.rows, snapshot.columns, snapshot.source) == (3, ("id", "이름", "지역"), uri)
-    assert snapshot_source(settings, contract).digest == snapshot.digest
+    assert read_source(project_of(settings, contract)).digest == snapshot.digest
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert kept and not any(PASSWORD.encode() in path.read_bytes() for path in kept)

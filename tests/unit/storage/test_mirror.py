@@ -14,12 +14,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from growing_support import CONTRACT, Row, Table, rows_of
+from growing_support import CONTRACT, Row, Table, grow, rows_of
 
 from ondol.cli.deployment import previous_bundle
 from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.ingestion.ingest import grow
 from ondol.monitoring.retraining import pause, read_loop
 from ondol.orchestration.alerts import alert, waiting
 from ondol.registry.bundles import drop_bundle, find_bundle, open_bundle, write_bundle

@@ -20,10 +20,9 @@ from typer.testing import CliRunner
 from ondol.cli import quarantine as command
 from ondol.cli.app import quarantine_app
 from ondol.config import Settings
-from ondol.contract import load_contract
 from ondol.deployment.predict import open_output
 from ondol.errors import UserError
-from ondol.ingestion.ingest import snapshot_source
+from ondol.ingestion.ingest import read_source
 from ondol.ingestion.sources import Reading, open_source, read_through
 from ondol.project import Project as OpenProject
 from ondol.retention import find_garbage
@@ -79,9 +78,9 @@ class Project:
     def ingest(self, rows: list[list[Any]] | None = None, full: bool = False) -> Snapshot:
         if rows is not None:
             write_csv(self.root / "data.csv", HEADER, rows)
-        contract = load_contract(self.settings)
-        made = correct_snapshot(self.snapshots, snapshot_source(self.settings, contract, full), contract.by_name)
-        Latest(open_store(self.settings)).set("ingest", made.digest)
+        project = self.project
+        made = correct_snapshot(self.snapshots, read_source(project, full), project.contract.by_name)
+        project.latest.set("ingest", made.digest)
         return made
 
     def validate(self, snapshot: Snapshot) -> Validation:

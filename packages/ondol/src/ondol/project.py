@@ -125,9 +125,11 @@ def import_extension(module: str) -> ModuleType | None:
     Raises:
         UserError: it cannot be imported.
     """
-    if importlib.util.find_spec("model") is None or importlib.util.find_spec(f"model.{module}") is None:
-        return None
-    return import_owned(module)
+    try:
+        found = importlib.util.find_spec("model") and importlib.util.find_spec(f"model.{module}")
+    except OWN_ERRORS:  # of model/__init__.py
+        return import_owned(module)
+    return import_owned(module) if found else None
 
 
 def import_owned(module: str) -> ModuleType:

@@ -37,34 +37,27 @@ from ondol.redaction import redact_exceptions, show_uri
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.snapshots.upsert import Choice, Keys, choose_newest, rows_of
 from ondol.storage.files import SHORT, digest_json, read_record
-from ondol.storage.store import open_store
 
 EPOCH = datetime(1970, 1, 1)
 
 
 @redact_exceptions()
 def read_source(project: Project, full: bool = False) -> Snapshot:
-    """Return the snapshot of the source that `config.toml` names; see `snapshot_source`."""
-    return snapshot_source(project.settings, project.contract, full)
-
-
-def snapshot_source(settings: Settings, contract: Contract, full: bool = False) -> Snapshot:
-    """Return the snapshot of the source's rows, read only where its bytes changed since the last time.
+    """Return the snapshot of the source that `config.toml` names, which is read only where its bytes changed.
 
     With a watermark, and from a stream, only what is new is read and appended to what was read before.
 
     Raises:
         UserError: the source is missing, is no table, or lacks a column of the contract.
     """
-    source = open_project_source(settings, contract)
-    snapshots = Snapshots(open_store(settings))
-    if settings.data.watermark is not None or isinstance(source, StreamingSource):
-        return grow(settings, contract, source, full)
+    snapshots, source = project.snapshots, open_project_source(project.settings, project.contract)
+    if project.settings.data.watermark is not None or isinstance(source, StreamingSource):
+        return grow(project, source, full)
     fingerprint = source.fingerprint()
     known = None if full else snapshots.by_fingerprint(fingerprint)
     if known is not None:
         return known
-    require_columns(source.schema.names, contract.used)
+    require_columns(source.schema.names, project.contract.used)
     return read_through(source, lambda batches: snapshots.write(track(batches, "rows read"), source.uri, fingerprint))
 
 
@@ -94,19 +87,19 @@ def report_snapshot(snapshot: Snapshot) -> None:
     )
 
 
-def find_keys(settings: Settings, contract: Contract, source: Source) -> Keys:
+def find_keys(project: Project, source: Source) -> Keys:
     """Return the id and the watermark.
 
     Raises:
         UserError: there is no column with the role id, or the watermark is none of the contract, or a text.
     """
-    identity = contract.role("id")
+    identity = project.contract.role("id")
     if identity is None:
         raise UserError(
             f'"{source.uri}" is read bit by bit, which needs a column with metadata={{"role": "id"}} in '
             "model/schema.py, so that a row that comes again is known."
         )
-    columns, watermark = contract.by_name, settings.data.watermark
+    columns, watermark = project.contract.by_name, project.settings.data.watermark
     column = None if watermark is None else columns.get(watermark)
     if watermark is not None and column is None:
         known = nearest(watermark, columns) or f" It has: {', '.join(columns)}."
@@ -189,21 +182,19 @@ class Cursor(BaseModel):
     identity: tuple[str, str] | None = None
 
 
-def grow(settings: Settings, contract: Contract, source: Source, full: bool = False) -> Snapshot:
+def grow(project: Project, source: Source, full: bool = False) -> Snapshot:
     """Read what is new in `source` and append it to the source's last snapshot; return the one that this makes.
 
     Args:
-        settings: Name the watermark, and how late rows may be.
-        contract: Says which column is the id and what the watermark is.
+        project: Its settings name the watermark, and how late rows may be; its contract the id.
         source: What to read.
         full: Read everything, and start again.
 
     Raises:
         UserError: the source is invalid, has no id or another than before, or its watermark went back.
     """
-    keys = find_keys(settings, contract, source)
-    snapshots = Snapshots(open_store(settings))
-    path, known = _find_cursor(snapshots.folder / "lines", source, settings.data.watermark)
+    keys, snapshots = find_keys(project, source), project.snapshots
+    path, known = _find_cursor(snapshots.folder / "lines", source, project.settings.data.watermark)
     cursor = known if known and not full else None
     identity = (keys.id.name, keys.id.kind)
     _require_same_id(source, cursor, identity)
@@ -213,7 +204,7 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
     if isinstance(source, StreamingSource):
         source.resume(cursor.position if cursor else None, full)
     files = source.files() if isinstance(source, MultiFileSource) else None
-    snapshot, newest = _read_rest(settings, contract, source, keys, cursor, files)
+    snapshot, newest = _read_rest(project, source, keys, cursor, files)
     position = source.position if isinstance(source, StreamingSource) else None
     made = Cursor(
         snapshot=snapshot.digest,
@@ -249,8 +240,7 @@ def _require_same_id(source: Source, cursor: Cursor | None, identity: tuple[str,
 
 
 def _read_rest(
-    settings: Settings,
-    contract: Contract,
+    project: Project,
     source: Source,
     keys: Keys,
     cursor: Cursor | None,
@@ -262,24 +252,23 @@ def _read_rest(
     as what was read before.
     """
     if isinstance(source, StreamingSource):  # it continues at its position, for any watermark
-        return _read(settings, contract, source, keys, cursor, None, reaches=True)
+        return _read(project, source, keys, cursor, None, reaches=True)
     if not isinstance(source, MultiFileSource):
         # A cursor with files is of tables that `prepare` made; without it, all rows are others.
         before = cursor.watermark if cursor and cursor.files is None else None
-        since = find_start(keys.watermark, before, settings.data.lateness)
-        return _read(settings, contract, source, keys, cursor, since)
+        since = find_start(keys.watermark, before, project.settings.data.lateness)
+        return _read(project, source, keys, cursor, since)
     now, known = files or {}, (cursor.files if cursor else None) or {}
     same = list(takewhile(lambda name: known.get(name) == now[name], now))
     if same and len(same) < len(now):
         with contextlib.suppress(WentBack):
             reaches = all(now.get(name) == state for name, state in known.items())
-            return _read(settings, contract, source.without(same), keys, cursor, None, reaches)
-    return _read(settings, contract, source, keys, cursor, None)
+            return _read(project, source.without(same), keys, cursor, None, reaches)
+    return _read(project, source, keys, cursor, None)
 
 
 def _read(
-    settings: Settings,
-    contract: Contract,
+    project: Project,
     source: Source,
     keys: Keys,
     cursor: Cursor | None,
@@ -294,13 +283,13 @@ def _read(
     Raises:
         WentBack: the newest row of before is not among them; with `reaches` it need not be.
     """
-    snapshots = Snapshots(open_store(settings))
+    snapshots = project.snapshots
     head = snapshots.get(cursor.snapshot) if cursor else None
     if isinstance(source, SupportsSince) and since is not None and keys.watermark:
         source = source.since(keys.watermark.name, since)
 
     def write(batches: Iterator[pa.RecordBatch]) -> tuple[Snapshot, int | float | None]:
-        rows = not_before(_complete(track(batches, "rows read"), contract), keys.watermark, since)
+        rows = not_before(_complete(track(batches, "rows read"), project.contract), keys.watermark, since)
         with snapshots.parts.draft(rows) as draft:
             choice = choose_newest(draft, snapshots, head, keys) if draft else None
             before = cursor.watermark if cursor else None
