@@ -174,12 +174,14 @@ def test_a_column_of_dates_but_for_some_texts_is_named_as_such(project, other, r
 def test_numbers_with_marks_become_numbers_by_what_the_hint_names(project, cells):
     report = draft(project, make_frame(price=cells * 100))
     [hint] = said(report, "stay text")
-    assert "`prepare` in model/source.py (docs/recipes.md) and declare the column as float in model/schema.py" in hint
+    declared = "declare the column as `float = pa.Field()` in model/schema.py"
+    assert f"by `prepare` in model/source.py (docs/recipes.md) and {declared}" in hint
     recipes = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
     [expression] = re.findall(r"`(frame\.assign\(price=.+?\))`", recipes)
     path = project / "model" / "schema.py"
     drafted = path.read_text(encoding="utf-8")
-    edited = re.sub(r"price: str = pa\.Field\(.*", "price: float = pa.Field(nullable=True)", drafted)
+    field = "float = pa.Field(nullable=True)" if "" in cells else "float = pa.Field()"
+    edited = re.sub(r"price: str = pa\.Field\(.*", f"price: {field}", drafted)
     path.write_text(edited, encoding="utf-8")
     schema = load_schema(path)
     contract = describe(schema, report.target, report.problem)

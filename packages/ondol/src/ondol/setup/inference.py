@@ -141,7 +141,7 @@ def _rewrite(form: str, kind: Kind) -> str:
     """Return what to do about texts that are not read as a kind."""
     return (
         f"write them as {form} in the source and run this again, or by `prepare` in model/source.py (docs/recipes.md) "
-        f"and declare the column as {ANNOTATIONS[kind]} in model/schema.py"
+        f"and declare the column as `{ANNOTATIONS[kind]} = pa.Field()` in model/schema.py"
     )
 
 
