@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from conftest import Render
 from copier import run_copy, run_update
+from docs_support import Block
 from e2e.support import Project, make_project, prefect_server, refuse, sample, succeed, wait_for
 from template_support import REPOSITORY, commit_all, git, project_environment, run_python
 
@@ -26,38 +27,6 @@ MOST_FILES = 2
 MOST_LINES = 15
 LONGER = {"A transformer with its ONNX converter": 45}
 BLOCK = re.compile(r"^```(?P<kind>python|diff)\n# (?P<path>\S+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block of a recipe: a whole file, or hunks of lines to add, remove and leave."""
-
-    kind: str
-    path: str
-    text: str
-
-    def added(self) -> list[str]:
-        lines = self.text.splitlines()
-        if self.kind == "diff":
-            lines = [line[1:] for line in lines if line.startswith("+")]
-        return [line for line in lines if line.strip()]
-
-    def apply(self, project: Path) -> None:
-        path = project / self.path
-        path.parent.mkdir(exist_ok=True)
-        if self.kind == "python":
-            path.write_text(self.text, encoding="utf-8")
-            return
-        content = path.read_text(encoding="utf-8")
-        for hunk in re.split(r"^@@\n", self.text, flags=re.MULTILINE):
-            lines = hunk.splitlines(keepends=True)
-            assert all(line[0] in " +-\n" for line in lines), hunk
-            old = "".join(line[1:] or "\n" for line in lines if line[0] != "+")
-            new = "".join(line[1:] or "\n" for line in lines if line[0] != "-")
-            if old:
-                assert content.count(old) == 1, f"{self.path} has {content.count(old)} times:\n{old}"
-            content = content.replace(old, new) if old else f"{content}\n{new}"
-        path.write_text(content, encoding="utf-8")
 
 
 def read_recipes() -> dict[str, list[Block]]:

@@ -14,7 +14,7 @@ import pytest
 from monitor_support import START, records
 from nasty_support import MARKUP, NAMES
 
-from ondol.cli.status import window_lines
+from ondol.cli.status import loop_lines, window_lines
 from ondol.config import Gates, Monitor, Retrain, Settings
 from ondol.contract import Column, Contract, Encoding
 from ondol.deployment.reference import Reference
@@ -39,6 +39,7 @@ from ondol.monitoring.retraining import (
     Loop,
     TrainingRequest,
     assess_window,
+    change_loop,
     confirm_training_request,
     decide,
     decide_retraining,
@@ -414,6 +415,23 @@ def test_the_console_shows_the_live_metric_and_the_labelled_rows(tmp_path, lost)
         text.count("roc_auc 0.8100 (0.7800 to 0.8400) on 412 labelled rows, 0.9000 (0.8800 to 0.9200) on the holdout")
         == 1
     )
+
+
+def test_the_console_shows_a_request_that_prefect_received(tmp_path):
+    store, settings = Store(tmp_path / ".ml" / "store"), Settings(root=tmp_path)
+    write_champion(store, CHAMPION)
+    for number in range(2):
+        Windows(open_store(settings)).write(window(number, "drift"))
+    assert loop_lines(Project(settings))[0].startswith(
+        "The next `ml monitor` requests retraining: 2 of the last windows"
+    )
+    request = wanted(1, 2)
+    change_loop(store, lambda loop: loop.model_copy(update={"wanted": request}))
+    assert "Prefect has not received the event" in loop_lines(Project(settings))[0]
+    confirm_training_request(store, request.window)
+    assert loop_lines(Project(settings)) == [
+        f"Retraining was requested at {request.requested_at}, and Prefect received the event."
+    ]
 
 
 def test_the_console_names_the_drifted_columns_and_the_report_that_is_kept(tmp_path):

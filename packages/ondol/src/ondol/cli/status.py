@@ -285,5 +285,7 @@ def loop_lines(project: Project) -> list[str]:
         since = f"Retraining is requested since {wanted.requested_at}, and Prefect has not received the event"
         return [*lines, f"{since}: the next `ml monitor` while `ml up` runs sends it, `ml run` trains now."]
     decision = decide_now(project, champion)
+    if loop.wanted is not None and loop.wanted.emitted_at and loop.wanted.window in decision.windows[-1:]:
+        return [*lines, f"Retraining was requested at {loop.wanted.requested_at}, and Prefect received the event."]
     asked = "The next `ml monitor` requests retraining" if decision.wanted else "No retraining is requested"
     return [*lines, f"{asked}: {decision.why}."]
