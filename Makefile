@@ -1,6 +1,6 @@
 # Each target does its own set-up: it needs Python 3.11 to 3.13, git and PyPI. PYTHON=/path/to/python3 chooses one.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo docs test coverage test-all test-newest all-issue newest-issue lint bench clean
+.PHONY: help setup demo docs site publish test coverage test-all test-newest all-issue newest-issue lint bench clean
 SHELL := bash
 # For two cores: the tests wait half of the time.
 WORKERS := 3
@@ -21,6 +21,15 @@ demo: ## scaffold a project into build/demo, train, deploy and serve its model, 
 docs: ## write the generated parts of docs/reference from the code
 	@.ci/setup tests
 	@$(IN_VENV) python .ci/reference.py
+
+site: ## build the site of docs/ into build/site
+	@.ci/setup scaffold
+	@.ci/site
+
+publish: ## publish the site of a release: GH_REPO is OWNER/NAME on GitHub, TAG the release's tag
+	@.ci/setup scaffold
+	@SITE_URL=$$($(IN_VENV) python .ci/site.py address) .ci/site
+	@$(IN_VENV) python .ci/site.py publish build/site
 
 test: lint ## run the tests of every change (eleven minutes on two cores)
 	@$(IN_VENV) pytest -n $(WORKERS) -m "not slow" $(ARGS)
@@ -57,4 +66,4 @@ bench: ## compare speed and memory with what one would otherwise use; BENCHMARKS
 	for name in $(BENCHMARKS); do python benchmarks/bench_$$name.py $(ARGS) || failed=1; done; exit $${failed:-0}
 
 clean: ## remove what the targets above made
-	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

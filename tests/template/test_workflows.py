@@ -36,7 +36,7 @@ every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=name_of)
 
 
 def test_there_are_workflows_here_and_in_projects():
-    assert {p.name for p in OURS} >= {"ci.yml", "weekly.yml"}
+    assert {p.name for p in OURS} == {"ci.yml", "pages.yml", "weekly.yml"}
     assert {p.name for p in THEIRS} == {"ci.yml", "deploy.yml", "retrain.yml", "template.yml"}
 
 
@@ -136,8 +136,19 @@ def test_jobs_that_compare_commits_have_the_history():
 
 def test_jobs_that_run_our_tests_have_the_releases_in_the_history():
     """A shallow clone has none, and what compares with them is skipped there."""
-    for path, key in zip(OURS, ("test", "test-all"), strict=True):
-        assert load(path)["jobs"][key]["steps"][0]["with"]["fetch-depth"] == "0"
+    for name, key in (("ci.yml", "test"), ("weekly.yml", "test-all")):
+        job = load(REPOSITORY / ".github" / "workflows" / name)["jobs"][key]
+        assert job["steps"][0]["with"]["fetch-depth"] == "0"
+
+
+def test_each_push_builds_the_site_and_a_release_alone_publishes_it():
+    folder = REPOSITORY / ".github" / "workflows"
+    assert load(folder / "ci.yml")["jobs"]["site"]["steps"][1]["run"] == "make site"
+    pages = load(folder / "pages.yml")
+    assert pages["on"] == {"release": {"types": ["published"]}}
+    assert pages["jobs"]["publish"]["permissions"] == {"contents": "write"}
+    writing = [path.name for path in OURS if "contents: write" in path.read_text(encoding="utf-8")]
+    assert writing == ["pages.yml"]
 
 
 def test_whoever_speaks_to_prefect_reaches_it_with_either_credential():
