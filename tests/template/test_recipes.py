@@ -438,7 +438,8 @@ def test_recipes_with_columns_are_for_those_of_any_table(korean):
         follow(korean.root, title, KOREAN)
     korean.run()
     assert korean.json("verdicts/1.json")["verdict"]["gates"][-1]["name"] == "fair_by_plan"
-    sources = dict.fromkeys(("sample://?rows=3000", "sample://?rows=5000"), "고객.csv")
+    pd.read_csv(korean.root / "고객.csv").to_parquet(korean.root / "고객.parquet")
+    sources = {"sample://?rows=3000": "고객.parquet", "sample://?rows=5000": "고객.csv"}
     follow(korean.root, "A source in Python", KOREAN | sources)
     path = korean.root / "model" / "source.py"
     path.write_text(f"{path.read_text(encoding='utf-8')}\n\ndef prepare(frame):\n    return frame.assign(fibre=True)\n")
