@@ -18,6 +18,8 @@ INSTEAD = {  # by phrase: what to write
     r"patient(ly)?": "with retries",
 }
 RECORDED = re.compile(r'"mended"|mended/|flows/mending\S*')  # names in existing stores and released versions
+MOST_WORDS = 35  # of a sentence
+SHORT = ("index.md", "tutorial/*.md", "how-to/*.md", "explanation/*.md")  # pages whose sentences are that short
 FORBIDDEN = {phrase: re.compile(rf"\b({phrase})\b", re.IGNORECASE) for phrase in INSTEAD}
 
 
@@ -45,3 +47,31 @@ def test_forbidden_phrases_are_found_in_any_form():
     texts = ("Tell whether", "held the file against", "unmended", "ANEW", "are told", "nobody waits", "patiently")
     assert [bool(pattern.search(text)) for pattern, text in zip(FORBIDDEN.values(), texts, strict=True)] == [True] * 7
     assert not any(pattern.search("recommended amends, told, a new one") for pattern in FORBIDDEN.values())
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a page outside of code, tables and headings; an item of a list begins one."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^(\||#|!).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^\s*([-*]|\d+\.) ", "\n\n", text, flags=re.MULTILINE)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    parts = (part for paragraph in re.split(r"\n\s*\n", text) for part in re.split(r"(?<=[.?!])\s+", paragraph))
+    return [" ".join(part.split()) for part in parts if part.strip()]
+
+
+@pytest.mark.parametrize("pages", SHORT)
+def test_sentences_are_short(pages):
+    found = sorted((REPOSITORY / "docs").glob(pages))
+    assert found
+    long = [
+        f"{path.name}: {sentence}"
+        for path in found
+        for sentence in sentences(path.read_text(encoding="utf-8"))
+        if len(sentence.split()) > MOST_WORDS
+    ]
+    assert not long, f"more than {MOST_WORDS} words in: " + "\n".join(long)
+
+
+def test_sentences_are_found_in_text_alone():
+    page = "# A title\n\nOne\nword. Two?\n\n- [three](a.md)\n- four\n\n| a | b |\n\n```bash\nfive\n```\n"
+    assert sentences(page) == ["One word.", "Two?", "[three]", "four"]

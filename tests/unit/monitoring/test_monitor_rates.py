@@ -1,7 +1,7 @@
 """How often the monitor cries wolf, and how often it sleeps: simulated windows of the sample, as in the flow.
 
 Each simulated project has its own data, model and reference (about 1,000 held-out rows of 5,000). Its windows follow
-each other; an alarm is a decision that would start the pipeline. docs/monitoring.md has the figures.
+each other; an alarm is a decision that would start the pipeline. docs/explanation/drift.md has the figures.
 """
 
 from dataclasses import dataclass

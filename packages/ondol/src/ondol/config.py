@@ -234,7 +234,7 @@ class Fetch(Section):
 
 
 class Split(Section):
-    """Which rows are held out, see docs/pipeline.md.
+    """Which rows are held out, see docs/explanation/holdout.md.
 
     Attributes:
         by: "random" (by a hash of the group, else the id, else the row; once called "hash"), "group" (the same, and a
@@ -379,7 +379,7 @@ class Log(Section):
 
 
 class Monitor(Section):
-    """What the monitor compares and from when on a difference counts; see docs/monitoring.md.
+    """What the monitor compares and from when on a difference counts; see docs/explanation/drift.md.
 
     Attributes:
         labels: A source with the true targets, in the grammar of `[data] source`: the target and `request_id`
