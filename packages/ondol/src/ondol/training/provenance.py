@@ -127,6 +127,7 @@ def _imported_files(root: Path, path: Path) -> list[Path]:
     return sorted(place for place in found if place.is_file())
 
 
+@lru_cache(maxsize=1)
 def shaping_packages() -> dict[str, str]:
     """Return the versions of the packages that shape a model, at fitting and at loading."""
     return {name: version(name) for name in SHAPING}
