@@ -50,7 +50,7 @@ def test_a_module_that_exits_cannot_be_imported(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=f"^leaving.py cannot be imported: {said}"):
         import_code("leaving")
-    with pytest.raises(UserError, match=rf'^"python://leaving:rows": leaving cannot be imported \({said}'):
+    with pytest.raises(UserError, match=rf'^"python://leaving:rows": leaving\.py cannot be imported: {said}'):
         open_source("python://leaving:rows", Reading({}, tmp_path))
 
 

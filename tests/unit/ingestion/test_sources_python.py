@@ -135,7 +135,7 @@ def test_mistakes_of_a_change_name_it(tmp_path):
         ("python://own_source", "names no function: write python://module:function"),
         ("python://own_source:", "names no function"),
         ("python://own_source:other", 'own_source has no function "other"'),
-        ("python://no_such_module:rows", "no_such_module cannot be imported (ModuleNotFoundError"),
+        ("python://no_such_module:rows", "no_such_module.py cannot be imported: ModuleNotFoundError"),
     ],
 )
 def test_addresses_without_a_function_are_refused(source, tmp_path, uri, said):

@@ -4,7 +4,6 @@ Its tables are kept as Parquet files in a scratch folder under `.ml/cache` while
 all of them, memory is bounded by one table, and equal rows have an equal fingerprint.
 """
 
-import importlib
 import re
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -21,7 +20,7 @@ from ondol.ingestion.files import RawFile
 from ondol.ingestion.many import ManySource, open_parts
 from ondol.ingestion.sources import Reading, Retyped, Source, StreamingSource
 from ondol.orchestration.reporting import Ticker
-from ondol.project import FILE, OWN_ERRORS, SOURCE, describe_error
+from ondol.project import FILE, OWN_ERRORS, SOURCE, describe_error, import_code
 from ondol.storage.files import scratch
 
 ADDRESS = re.compile(r"python://(?P<module>\w+(?:\.\w+)*):(?P<function>\w+)")
@@ -124,9 +123,9 @@ def open_python(uri: str, reading: Reading) -> PythonSource:
         raise UserError(f'"{uri}" names no function: write python://module:function, as python://model.source:rows.')
     module, name = found["module"], found["function"]
     try:
-        function = getattr(importlib.import_module(module), name, None)
-    except OWN_ERRORS as error:
-        raise UserError(f'"{uri}": {module} cannot be imported ({describe_error(error)}).') from error
+        function = getattr(import_code(module), name, None)
+    except UserError as error:
+        raise UserError(f'"{uri}": {error}') from error
     if not callable(function):
         raise UserError(f'"{uri}": {module} has no function "{name}".')
     return PythonSource(uri, function, reading)
