@@ -168,7 +168,7 @@ def serve(
 
 @app.command()
 def status() -> None:
-    """Show the version in production, background processes, pending work and the history."""
+    """Show the version in production, background processes, runs in progress, pending work and the history."""
     from ondol.cli.status import print_status
 
     print_status()
