@@ -14,6 +14,7 @@ LISTED = ROOT / "packages" / "ondol" / "src" / "ondol" / "setup" / "released.txt
 FIRST = "7a2ccccf773eaaa0c87e095146699c9dfcb87095"  # 0.1.0: the one that pyproject.toml does not tell
 LINK = "120000"
 DIGITS = 16  # as in leftovers.py of the engine
+LEFT_OUT = ("vendor/ondol/docs/pictures/", "vendor/ondol/docs/stylesheets/")  # by copier.yml
 ENGINE = "vendor/"  # what leaves it is to be deleted by `copier update`: it is not the owner's
 
 
@@ -57,16 +58,16 @@ def rendered_now() -> set[str]:
 
 
 def rendered(names: set[str], links: dict[str, str]) -> dict[str, str]:
-    """Return the name here of each path in a project; Copier follows the links in template/."""
-    found = {name.removeprefix("template/"): name for name in names - set(links) if name.startswith("template/")}
-    for link, target in links.items():
-        if link.startswith("template/"):
-            place = posixpath.normpath(posixpath.join(posixpath.dirname(link), target))
-            if place in names:
-                found[link.removeprefix("template/")] = place
-            folder, inside = place + "/", link.removeprefix("template/") + "/"
-            found |= {inside + name.removeprefix(folder): name for name in names if name.startswith(folder)}
-    return {path.removesuffix(".jinja"): name for path, name in found.items()}
+    """Return the name here of each path in a project; Copier follows the links in template/, and those behind them."""
+    places = {name: name for name in names - set(links)}  # by a path through links: the file
+    for link, target in sorted(links.items(), key=lambda one: one[0].startswith("template/")):
+        place = posixpath.normpath(posixpath.join(posixpath.dirname(link), target))
+        if place in places:
+            places[link] = places[place]
+        inside = {path: file for path, file in places.items() if path.startswith(f"{place}/")}
+        places |= {link + path.removeprefix(place): file for path, file in inside.items()}
+    found = {path.removeprefix("template/"): file for path, file in places.items() if path.startswith("template/")}
+    return {path.removesuffix(".jinja"): file for path, file in found.items() if not path.startswith(LEFT_OUT)}
 
 
 def gone() -> dict[str, list[str]]:

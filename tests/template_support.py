@@ -46,8 +46,10 @@ OURS = {
 PACKAGES = {
     "flows": REPOSITORY / "flows",
     "vendor": REPOSITORY / "packages",
+    "vendor/ondol/docs": REPOSITORY / "docs",
     **{name: REPOSITORY / "template" / name for name in ("model", "service")},
 }
+NOT_COPIED = {"__pycache__", "pictures", "stylesheets"}
 ENGINE = ("ondol/src", "ondol-serving/src")
 
 
@@ -124,7 +126,7 @@ def expected_files() -> set[str]:
         f"{name}/{path.relative_to(folder).as_posix()}"
         for name, folder in PACKAGES.items()
         for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not NOT_COPIED & set(path.parts)
     }
 
 

@@ -1,5 +1,6 @@
 """How a project is made: Python copied as it stands, nothing executed on the way, a mistake in a template refused."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,11 +16,24 @@ def test_python_is_copied_byte_for_byte(render):
             assert (project / name / path.relative_to(folder)).read_bytes() == path.read_bytes(), path
 
 
-@pytest.mark.parametrize(("name", "folder"), [("flows", "flows"), ("vendor", "packages")])
-def test_what_the_repository_runs_itself_is_a_link_in_the_template(name, folder):
-    link = REPOSITORY / "template" / name
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("template/flows", "../flows"), ("template/vendor", "../packages"), ("packages/ondol/docs", "../../docs")],
+)
+def test_what_the_repository_uses_itself_is_a_link_in_the_template(name, target):
+    link = REPOSITORY / name
     assert link.is_symlink()
-    assert link.readlink() == Path("..") / folder
+    assert link.readlink() == Path(target)
+
+
+def test_the_documentation_of_its_version_comes_with_a_project(render):
+    project = render()
+    linked = re.findall(r"\]\(([^)#:]+)\)", (project / "README.md").read_text(encoding="utf-8"))
+    assert "vendor/ondol/docs/index.md" in linked
+    assert [name for name in linked if not (project / name).is_file()] == []
+    docs = project / "vendor" / "ondol" / "docs"
+    assert {path.suffix for path in docs.rglob("*") if path.is_file()} == {".md"}
+    assert sum(path.stat().st_size for path in docs.rglob("*.md")) < 500_000
 
 
 def test_no_python_file_carries_jinja():

@@ -226,6 +226,18 @@ def doctor() -> None:
 
 
 @app.command()
+def docs(
+    page: Annotated[
+        str | None, typer.Argument(help="A page of the list; the last part of its name is enough.", show_default=False)
+    ] = None,
+) -> None:
+    """Show a page of the documentation of this version, or list the pages; needs no network."""
+    from ondol.cli.docs import print_docs
+
+    print_docs(page)
+
+
+@app.command()
 def tidy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be deleted.")] = False,
 ) -> None:
