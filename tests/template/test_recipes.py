@@ -1,4 +1,4 @@
-"""Every recipe of docs/recipes.md works in a rendered project, is as short as it promises, and survives an update."""
+"""Every recipe of docs/how-to works in a rendered project, is as short as it promises, and survives an update."""
 
 import re
 import shutil
@@ -25,27 +25,26 @@ from ondol.ingestion.sample import SampleSource
 
 MOST_FILES = 2
 MOST_LINES = 15
-LONGER = {"A transformer with its ONNX converter": 45}
+LONGER = {"write-a-transformer": 45}
+HOW_TO = REPOSITORY / "docs" / "how-to"
+FENCE = re.compile(r"^ *```(?:python|diff)$", re.MULTILINE)
 BLOCK = re.compile(r"^```(?P<kind>python|diff)\n# (?P<path>\S+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def read_recipes() -> dict[str, list[Block]]:
-    """Return the blocks of each section of the page."""
-    text = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
-    sections = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
-    return {
-        section.partition("\n")[0]: [Block(**found.groupdict()) for found in BLOCK.finditer(section)]
-        for section in sections
-    }
+    """Return the blocks of each page that has files of a project, or edits of them."""
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in sorted(HOW_TO.glob("*.md"))}
+    blocks = {page: [Block(**found.groupdict()) for found in BLOCK.finditer(text)] for page, text in pages.items()}
+    return {page: found for page, found in blocks.items() if found}
 
 
 RECIPES = read_recipes()
 
 
-def follow(project: Path, title: str, names: Mapping[str, str] = MappingProxyType({})) -> None:
+def follow(project: Path, page: str, names: Mapping[str, str] = MappingProxyType({})) -> None:
     """Do what a recipe says, with the owner's names in the place of the sample's."""
     pattern = rf"\b({'|'.join(map(re.escape, names)) or 'x^'})\b"
-    for block in RECIPES[title]:
+    for block in RECIPES[page]:
         replace(block, text=re.sub(pattern, lambda found: names[found[0]], block.text)).apply(project)
 
 
@@ -63,9 +62,9 @@ def trained(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def cook(trained: Project) -> Callable[[str], Project]:
     """Follow a recipe in the trained project as it was, and commit it."""
 
-    def do(title: str) -> Project:
+    def do(page: str) -> Project:
         project = trained.restore()
-        follow(project.root, title)
+        follow(project.root, page)
         commit_all(project.root)
         return project
 
@@ -82,24 +81,37 @@ def mlflow_run(project: Project, version: str) -> tuple[dict[str, str], dict[str
     return params, metrics, files
 
 
-@pytest.mark.parametrize("title", RECIPES)
-def test_a_recipe_is_short(title):
-    blocks = RECIPES[title]
+@pytest.mark.parametrize("page", RECIPES)
+def test_a_recipe_is_short(page):
+    blocks = RECIPES[page]
     assert 1 <= len({block.path for block in blocks}) <= MOST_FILES
-    assert sum(len(block.added()) for block in blocks) <= LONGER.get(title, MOST_LINES)
+    assert sum(len(block.added()) for block in blocks) <= LONGER.get(page, MOST_LINES)
 
 
-def test_page_lists_its_recipes():
-    text = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^- \[(.+)\]\(#(.+)\)$", text, re.MULTILINE)
-    assert listed == [(title, title.lower().replace(" ", "-")) for title in RECIPES]
+def test_recipes_are_listed_with_their_titles():
+    text = (HOW_TO / "index.md").read_text(encoding="utf-8")
+    section = text.partition("## Add to a project\n")[2].partition("\n#")[0]
+    listed = {page: title for title, page in re.findall(r"\[([^]]+)\]\(([\w-]+)\.md\)", section)}
+    titles = {page: (HOW_TO / f"{page}.md").read_text(encoding="utf-8").partition("\n")[0] for page in RECIPES}
+    assert {page: f"# {title}" for page, title in listed.items()} == titles
 
 
-@pytest.mark.parametrize("title", RECIPES)
-def test_a_recipe_passes_the_projects_own_lint(render: Render, tmp_path: Path, title: str):
+def test_every_python_and_diff_block_of_the_how_to_pages_is_executed():
+    for path in HOW_TO.glob("*.md"):
+        fences = FENCE.findall(path.read_text(encoding="utf-8"))
+        assert len(fences) == len(RECIPES.get(path.stem, [])), f"{path.name} has a block without a path"
+
+
+def test_every_recipe_has_a_test_of_what_it_does():
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert {page for page in RECIPES if not re.search(rf'(cook\(|follow\(project\.root, )"{page}"', text)} == set()
+
+
+@pytest.mark.parametrize("page", RECIPES)
+def test_a_recipe_passes_the_projects_own_lint(render: Render, tmp_path: Path, page: str):
     project = Path(shutil.copytree(render(), tmp_path / "churn"))
-    follow(project, title)
-    paths = [block.path for block in RECIPES[title] if block.path.endswith(".py")]
+    follow(project, page)
+    paths = [block.path for block in RECIPES[page] if block.path.endswith(".py")]
     for command in (["check"], ["format", "--check"]):
         done = subprocess.run(["ruff", *command, "--no-cache", *paths], cwd=project, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -108,8 +120,8 @@ def test_a_recipe_passes_the_projects_own_lint(render: Render, tmp_path: Path, t
 @pytest.mark.slow
 def test_recipes_pass_the_projects_own_types(render: Render, tmp_path: Path):
     project = Path(shutil.copytree(render(), tmp_path / "churn"))
-    for title in RECIPES:
-        follow(project, title)
+    for page in RECIPES:
+        follow(project, page)
     environment = project_environment(project)
     environment["MYPYPATH"] = environment["PYTHONPATH"]  # mypy is installed elsewhere, and looks in its own environment
     done = subprocess.run(["mypy"], cwd=project, env=environment, capture_output=True, text=True)
@@ -117,12 +129,10 @@ def test_recipes_pass_the_projects_own_types(render: Render, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "title", [title for title in RECIPES if any(b.path.startswith("model/") for b in RECIPES[title])]
-)
-def test_a_recipe_passes_the_projects_own_tests(render: Render, tmp_path: Path, title: str):
+@pytest.mark.parametrize("page", [page for page in RECIPES if any(b.path.startswith("model/") for b in RECIPES[page])])
+def test_a_recipe_passes_the_projects_own_tests(render: Render, tmp_path: Path, page: str):
     project = Path(shutil.copytree(render(), tmp_path / "churn"))
-    follow(project, title)
+    follow(project, page)
     commit_all(project)
     done = run_python(project, "-m", "pytest", "-q", "-n", "0")
     assert done.returncode == 0, done.stdout
@@ -132,8 +142,8 @@ def test_recipes_survive_an_update(template: Path, tmp_path: Path):
     git(tmp_path, "clone", "--quiet", str(template), "template")
     source, project = tmp_path / "template", tmp_path / "churn"
     run_copy(str(source), project, defaults=True, quiet=True)
-    for title in RECIPES:
-        follow(project, title)
+    for page in RECIPES:
+        follow(project, page)
     commit_all(project)
     paths = sorted({block.path for blocks in RECIPES.values() for block in blocks})
     before = {path: (project / path).read_text(encoding="utf-8") for path in paths}
@@ -199,7 +209,7 @@ def predict_everywhere(project: Project, rows: pd.DataFrame, given: list[dict[st
 
 
 def test_a_derived_column(cook):
-    project = cook("A derived column")
+    project = cook("add-a-derived-column")
     project.run()
     rows, given = changed_rows()
     rows.loc[0, "tenure_months"] = given[0]["tenure_months"] = 0
@@ -213,7 +223,7 @@ def test_a_derived_column(cook):
 
 @pytest.mark.slow
 def test_a_step_between_ingest_and_validate(cook):
-    project = cook("A step between ingest and validate")
+    project = cook("change-the-rows-before-validation")
     project.run()
     digest = project.latest["ingest"]
     with project.serve() as client:
@@ -237,7 +247,7 @@ def test_a_step_between_ingest_and_validate(cook):
 
 @pytest.mark.slow
 def test_a_transformer_with_its_onnx_converter(cook):
-    project = cook("A transformer with its ONNX converter")
+    project = cook("write-a-transformer")
     project.run()
     rows, given = changed_rows()
     features = predict_everywhere(project, rows, given)
@@ -249,7 +259,7 @@ def test_a_transformer_with_its_onnx_converter(cook):
 
 @pytest.mark.slow
 def test_another_estimator(cook):
-    project = cook("Another estimator")
+    project = cook("use-another-estimator")
     project.run()
     params, _, _ = mlflow_run(project, "2")
     assert (params["estimator"], params["estimator.n_estimators"]) == ("RandomForestClassifier", "200")
@@ -259,7 +269,7 @@ def test_another_estimator(cook):
 
 @pytest.mark.slow
 def test_a_metric(cook):
-    project = cook("A metric")
+    project = cook("add-a-metric")
     project.run()
     verdict = project.json("verdicts/2.json")["verdict"]
     assert verdict["metric"] == "profit"
@@ -272,7 +282,7 @@ def test_a_metric(cook):
 
 @pytest.mark.slow
 def test_a_gate(cook):
-    project = cook("A gate")
+    project = cook("add-a-gate")
     project.run()
     own = project.json("verdicts/2.json")["verdict"]["gates"][-1]
     assert (own["name"], own["passed"]) == ("fair_by_plan", True)
@@ -290,7 +300,7 @@ def test_a_gate(cook):
 
 @pytest.mark.slow
 def test_a_source_in_python(cook):
-    project = cook("A source in Python")
+    project = cook("read-from-python")
     project.run()
     digest = project.latest["ingest"]
     record = project.json(f"snapshots/{digest}.json")
@@ -309,7 +319,7 @@ def test_a_source_in_python(cook):
 
 @pytest.mark.slow
 def test_parameters_and_files_in_mlflow(cook):
-    project = cook("Parameters and files in MLflow")
+    project = cook("log-more-to-mlflow")
     project.configure("train", seed=7)
     project.run()
     params, _, files = mlflow_run(project, "2")
@@ -319,7 +329,7 @@ def test_parameters_and_files_in_mlflow(cook):
 
 
 def test_an_endpoint(cook):
-    project = cook("An endpoint")
+    project = cook("add-an-endpoint")
     _, given = changed_rows(200)
     with project.serve() as client:
         predictions = client.post("/predict", json={"rows": given}).json()["predictions"]
@@ -349,8 +359,8 @@ def test_an_endpoint(cook):
 
 @pytest.mark.slow
 def test_a_schedule_and_a_flow(cook):
-    project = cook("A schedule")
-    follow(project.root, "A flow")
+    project = cook("change-a-schedule")
+    follow(project.root, "add-a-flow")
     succeed(project.ml("pool"))
     succeed(project.python("-m", "prefect", "--no-prompt", "deploy", "--all"))
     found = httpx.get(
@@ -370,7 +380,7 @@ def test_a_schedule_and_a_flow(cook):
 
 
 def test_a_notebook(cook):
-    project = cook("A notebook")
+    project = cook("explore-in-a-notebook")
     show = "exec(open('explore.py').read()); print(len(rows), versions, float(metrics.loc['1', 'roc_auc']))"
     done = subprocess.run(
         [sys.executable, "-c", show],
@@ -384,7 +394,7 @@ def test_a_notebook(cook):
     assert succeed(done).stdout.split("\n")[-2] == f"5000 {{'1': '{project.latest['ingest'][:12]}'}} {auc}"
 
 
-NAMED = ["A derived column", "A step between ingest and validate", "A transformer with its ONNX converter", "A gate"]
+NAMED = ["add-a-derived-column", "change-the-rows-before-validation", "write-a-transformer", "add-a-gate"]
 KOREAN = {
     "churned": "해지",
     "data_gb": "데이터",
@@ -410,8 +420,8 @@ def korean(render: Render, tmp_path: Path) -> Project:
 
 @pytest.mark.slow
 def test_recipes_without_columns_are_for_any_table(korean):
-    for title in RECIPES.keys() - {*NAMED, "A source in Python"}:
-        follow(korean.root, title)
+    for page in RECIPES.keys() - {*NAMED, "read-from-python"}:
+        follow(korean.root, page)
     korean.run()
     params, metrics, files = mlflow_run(korean, "1")
     assert (params["team"], params["estimator"]) == ("growth", "RandomForestClassifier")
@@ -434,13 +444,13 @@ def test_recipes_with_columns_are_for_those_of_any_table(korean):
     schema = korean.root / "model" / "schema.py"
     text = schema.read_text(encoding="utf-8")
     schema.write_text(re.sub(r"(?m)^(    지역: str = pa\.Field\().*\)$", r"\1)", text), encoding="utf-8")
-    for title in NAMED:
-        follow(korean.root, title, KOREAN)
+    for page in NAMED:
+        follow(korean.root, page, KOREAN)
     korean.run()
     assert korean.json("verdicts/1.json")["verdict"]["gates"][-1]["name"] == "fair_by_plan"
     pd.read_csv(korean.root / "고객.csv").to_parquet(korean.root / "고객.parquet")
     sources = {"sample://?rows=3000": "고객.parquet", "sample://?rows=5000": "고객.csv"}
-    follow(korean.root, "A source in Python", KOREAN | sources)
+    follow(korean.root, "read-from-python", KOREAN | sources)
     path = korean.root / "model" / "source.py"
     path.write_text(f"{path.read_text(encoding='utf-8')}\n\ndef prepare(frame):\n    return frame.assign(fibre=True)\n")
     succeed(korean.ml("ingest"))

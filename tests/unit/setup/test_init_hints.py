@@ -175,9 +175,10 @@ def test_numbers_with_marks_become_numbers_by_what_the_hint_names(project, cells
     report = draft(project, make_frame(price=cells * 100))
     [hint] = said(report, "stay text")
     declared = "declare the column as `float = pa.Field()` in model/schema.py"
-    assert f"by `prepare` in model/source.py (docs/recipes.md) and {declared}" in hint
-    recipes = (REPOSITORY / "docs" / "recipes.md").read_text(encoding="utf-8")
-    [expression] = re.findall(r"`(frame\.assign\(price=.+?\))`", recipes)
+    page = "docs/how-to/change-the-rows-before-validation.md"
+    assert f"by `prepare` in model/source.py ({page}) and {declared}" in hint
+    recipe = (REPOSITORY / page).read_text(encoding="utf-8")
+    [expression] = re.findall(r"`(frame\.assign\(price=.+?\))`", recipe)
     path = project / "model" / "schema.py"
     drafted = path.read_text(encoding="utf-8")
     field = "float = pa.Field(nullable=True)" if "" in cells else "float = pa.Field()"

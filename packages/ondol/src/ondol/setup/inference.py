@@ -140,7 +140,8 @@ def _hint(texts: "pd.Series[str]") -> str:
 def _rewrite(form: str, kind: Kind) -> str:
     """Return what to do about texts that are not read as a kind."""
     return (
-        f"write them as {form} in the source and run this again, or by `prepare` in model/source.py (docs/recipes.md) "
+        f"write them as {form} in the source and run this again, or by `prepare` in model/source.py "
+        f"(docs/how-to/change-the-rows-before-validation.md) "
         f"and declare the column as `{ANNOTATIONS[kind]} = pa.Field()` in model/schema.py"
     )
 
