@@ -1,6 +1,7 @@
 """The reference in docs/ is what the code says: every setting, command, route, metric and alert, and no other."""
 
 import ast
+import fnmatch
 import importlib.util
 import re
 import subprocess
@@ -14,6 +15,7 @@ from template_support import clean_environment
 from typer.main import get_command
 
 from ondol.cli.app import app
+from ondol.cli.doctor import FOLDERS, RECORDS
 from ondol.config import Settings
 from ondol.monitoring import exporter
 from ondol.orchestration.alerts import AlertKind
@@ -172,3 +174,10 @@ def test_every_kind_of_alert_is_raised_and_in_the_reference():
     }
     in_alerts = (REPOSITORY / "packages/ondol/src/ondol/orchestration/alerts.py").read_text(encoding="utf-8")
     assert kinds - raised <= {kind for kind in kinds if in_alerts.count(f'"{kind}"') == 2}
+
+
+def test_every_file_of_the_store_that_is_checked_is_in_the_reference():
+    listed = first_cells(page("store.md"))
+    names = [name for name, _ in RECORDS]
+    assert [name for name in names if not fnmatch.filter(listed, name)] == []
+    assert {name.partition("/")[0] for name in listed if "/" in name} - {".ml"} == set(FOLDERS)

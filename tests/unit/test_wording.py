@@ -24,6 +24,7 @@ SHORT = (  # pages whose sentences are that short
     "tutorial/*.md",
     "how-to/*.md",
     "explanation/*.md",
+    "reference/*.md",
     "pipeline.md",
     "monitoring.md",
     "security.md",

@@ -475,7 +475,7 @@ class Alerts(Section):
 
 
 class Environment(Section):
-    """Where `ml release` brings a model, see docs/delivery.md.
+    """Where `ml release` brings a model, see docs/how-to/release-a-model.md.
 
     Attributes:
         store: What the environment's service has as its `ML_STORE`: a folder, or an object store's address.
