@@ -1,4 +1,4 @@
-"""What a text means as a number, an integer, a boolean, a date or a duration; see docs/contract.md.
+"""What a text means as a number, an integer, a boolean, a date or a duration; see docs/reference/contract.md.
 
 This module is the only place where the grammar is written. Training, batch prediction and the service read by it, so
 that a cell means the same everywhere. What a text means depends on the text and on the listed date formats, never on

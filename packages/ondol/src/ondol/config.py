@@ -189,7 +189,7 @@ class Data(Dialect):
         problem: What kind of prediction it is.
         date_formats: How dates are written whose order of day and month is ambiguous, or with two digits of a year,
             in the directives of strptime (English names on every machine). They are read beside the standard forms
-            of docs/contract.md, in place of the default's month/day/year.
+            of docs/reference/contract.md, in place of the default's month/day/year.
         max_bad_share: The share of the rows with a label in quarantine from which on a run fails.
         watermark: A column that grows from row to row, such as the time of the last change: each ingest reads only
             what is new by it, and appends.
