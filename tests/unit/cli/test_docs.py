@@ -12,6 +12,7 @@ from ondol.errors import UserError
 PAGES = {
     "index.md": "# Overview\n\nSee [alerts](operate.md#alerts).\n",
     "operate.md": "# Operate\n\n## Alerts\n\nBack to [the top](#operate).\n",
+    "how-to/index.md": "# Guides\n",
     "how-to/roll-back.md": "# Roll back\n\n![The page of a run](../pictures/run.png)\n\n[Operate](../operate.md)\n",
     "ko/how-to/roll-back.md": "# 되돌리기\n\n```bash\nml status # [a](b.md)\n```\n",
     "reference/settings.md": "# Settings\n\n<!-- begin settings -->\n[roll](../how-to/roll-back.md)\n",
@@ -40,6 +41,7 @@ def test_the_engine_has_its_pages():
 def test_pages_are_listed_by_kind(pages, capsys):
     assert list(docs.find_pages()) == [
         "index",
+        "how-to/index",
         "how-to/roll-back",
         "operate",
         "reference/settings",
@@ -58,6 +60,7 @@ def test_pages_are_listed_by_kind(pages, capsys):
         ("roll-back", "how-to/roll-back"),
         ("ko/how-to/roll-back", "ko/how-to/roll-back"),
         ("index", "index"),
+        ("how-to", "how-to/index"),
     ],
 )
 def test_a_page_is_found_by_the_last_part_of_its_name(pages, wanted, page):
@@ -102,8 +105,11 @@ def test_a_template_on_github_has_the_pages_of_this_version_online(pages, capsys
     (pages.parent / ".copier-answers.yml").write_text(f"_src_path: {source}\nproblem: binary\n", encoding="utf-8")
     docs.print_docs("settings")
     assert f"Online: https://acme.github.io/ondol/{__version__}/reference/settings/\n" in capsys.readouterr().out
-    docs.print_docs(None)
-    assert f"Online: https://acme.github.io/ondol/{__version__}/\n" in capsys.readouterr().out
+    for page in (None, "index"):
+        docs.print_docs(page)
+        assert f"Online: https://acme.github.io/ondol/{__version__}/\n" in capsys.readouterr().out
+    docs.print_docs("how-to/index")
+    assert f"Online: https://acme.github.io/ondol/{__version__}/how-to/\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("answers", ["_src_path: /srv/templates/ondol\n", "_src_path: [", "other: 1\n", ""])

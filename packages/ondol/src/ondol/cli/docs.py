@@ -37,7 +37,8 @@ def print_docs(page: str | None) -> None:
         text = write_for_terminal(pages[shown].read_text(encoding="utf-8"), shown)
         console.print(Markdown(text, code_theme="ansi_dark", hyperlinks=False))
     if address := online_address():
-        print_plain(f"Online: {address}" + (f"{shown}/" if shown not in ("", "index") else ""))
+        folder = shown.removesuffix("index").rstrip("/")  # the page of a folder has its address
+        print_plain(f"Online: {address}" + (f"{folder}/" if folder else ""))
 
 
 def find_pages() -> dict[str, Path]:
@@ -58,14 +59,15 @@ def find_pages() -> dict[str, Path]:
 
 
 def choose_page(wanted: str, pages: list[str]) -> str:
-    """Return the page of a name, of a file's name, or of the last part of a name.
+    """Return the page of a name, of a file's name, of a folder, or of the last part of a name.
 
     Raises:
         UserError: there is none.
     """
     name = wanted.removesuffix(".md").strip("/")
-    if name in pages:
-        return name
+    for exact in (name, f"{name}/index"):
+        if exact in pages:
+            return exact
     ending = [page for page in pages if page.endswith(f"/{name}")]
     if not ending:
         near = nearest(name, [*pages, *(page.rpartition("/")[2] for page in pages)])
