@@ -1,4 +1,4 @@
-"""The recipe of docs/data.md for teams on DVC: a commit brings its data back."""
+"""The recipe of docs/how-to/version-data-with-dvc.md for teams on DVC: a commit brings its data back."""
 
 import re
 import shutil
@@ -28,7 +28,7 @@ def dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(name: str) -> str:
     """The commands of the recipe's block `name`, as they stand in the documentation."""
-    text = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "how-to" / "version-data-with-dvc.md").read_text(encoding="utf-8")
     return re.search(rf"<!-- {name} -->\n```bash\n(.*?)```", text, re.DOTALL)[1]  # type: ignore[index]
 
 

@@ -96,7 +96,7 @@ def _bare(text: str) -> str:
 
 
 class Dialect(Section):
-    """How delimited text (CSV, TSV, …) is written; see docs/data.md. `ml init` finds it.
+    """How delimited text (CSV, TSV, …) is written; see docs/how-to/read-csv-in-other-notations.md. `ml init` finds it.
 
     Attributes:
         encoding: A codec of Python, such as "cp949" or "utf-16", of files without the mark of UTF-8.
@@ -184,7 +184,7 @@ class Data(Dialect):
     """Where the rows come from, how they are written, and what is predicted.
 
     Attributes:
-        source: The rows: a file, a folder, or an address of any kind in docs/data.md.
+        source: The rows: a file, a folder, or an address of any kind in docs/reference/sources.md.
         target: The column to predict.
         problem: What kind of prediction it is.
         date_formats: How dates are written whose order of day and month is ambiguous, or with two digits of a year,

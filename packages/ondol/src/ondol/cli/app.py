@@ -74,7 +74,9 @@ def ml(
 
 @app.command()
 def init(
-    source: Annotated[str, typer.Argument(help="The rows: a file, a folder or an address; see docs/data.md.")],
+    source: Annotated[
+        str, typer.Argument(help="The rows: a file, a folder or an address; see docs/reference/sources.md.")
+    ],
     target: Annotated[str, typer.Option(help="The column to predict.")],
     problem: Annotated[str | None, typer.Option(help="binary, multiclass or regression; default: inferred.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite model/schema.py.")] = False,

@@ -1,7 +1,8 @@
 """Kafka topics as sources: JSON objects, read on from where the last snapshot ended.
 
 `kafka://host:9092,host2:9092/topic?group=churn&security.protocol=SASL_SSL&sasl.username=ann&sasl.password=${PASSWORD}`:
-what follows `?` are librdkafka's settings, and `group`, the readers whose offsets are committed. See docs/data.md.
+what follows `?` are librdkafka's settings, and `group`, the readers whose offsets are committed. See
+docs/reference/sources.md.
 """
 
 import contextlib

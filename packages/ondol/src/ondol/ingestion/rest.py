@@ -1,7 +1,7 @@
 """APIs as sources: JSON in pages.
 
 `rest+https://api.example.org/v1/customers?limit=500#records=data.items&next=meta.next_cursor&param=cursor`: the part
-before `#` is requested, what follows says how it is read (`ondol.ingestion.rest`, docs/data.md).
+before `#` is requested, what follows says how it is read (`ondol.ingestion.rest`, docs/reference/sources.md).
 """
 
 import hashlib

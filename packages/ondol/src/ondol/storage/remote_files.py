@@ -211,7 +211,8 @@ BROKEN = "the server fails, at every request: try again later, or ask its operat
 # By the names of the libraries' classes, so that none has to be installed; the first that fits counts.
 MESSAGES = (
     (("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "CredentialUnavailableError"),
-     "there are no credentials: set those of the store in the environment or in .env (see docs/data.md)", False),
+     "there are no credentials: set those of the store in the environment or in .env "
+     "(see docs/how-to/read-from-an-object-store.md)", False),
     (("SSLError", "ClientSSLError", "SSLCertVerificationError", "ClientConnectorCertificateError"),
      "the server's certificate does not verify: name its authority in SSL_CERT_FILE (AWS_CA_BUNDLE for s3)", False),
     (("EndpointConnectionError", "ClientConnectorError", "ServiceRequestError", "ConnectionRefusedError", "gaierror"),
