@@ -31,7 +31,7 @@ publish: ## publish the site of a release: GH_REPO is OWNER/NAME on GitHub, TAG 
 	@SITE_URL=$$($(IN_VENV) python .ci/site.py address) .ci/site
 	@$(IN_VENV) python .ci/site.py publish build/site
 
-test: lint ## run the tests of every change (eleven minutes on two cores)
+test: lint ## run the tests of every change (twelve to fourteen minutes on two cores)
 	@$(IN_VENV) pytest -n $(WORKERS) -m "not slow" $(ARGS)
 
 coverage: ## run the same tests, and write which lines of the engine they reach to build/coverage/html
