@@ -24,6 +24,9 @@ CONTRACT = Contract(
     ),
 )
 
+DAYS = CONTRACT.model_copy(  # the watermark is a number
+    update={"columns": (CONTRACT.columns[0], Column(name="day", kind="integer"), CONTRACT.columns[2])}
+)
 
 START = datetime(2026, 1, 1)
 
@@ -39,7 +42,7 @@ def grow(settings: Settings, contract: Contract, source: Source, full: bool = Fa
     return ingest.grow(project_of(settings, contract), source, full)
 
 
-Row = tuple[str, int, float]  # id, days since START, y
+Row = tuple[str, int, float]  # id, day (of `Table` since START), y
 
 
 class Table:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from growing_support import grow
+from growing_support import DAYS as CONTRACT
+from growing_support import Row, grow
 
 from ondol.config import Settings
 from ondol.contract import Column, Contract
@@ -17,17 +18,6 @@ from ondol.ingestion.csv_files import DelimitedSource
 from ondol.ingestion.sources import Reading, open_source
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.store import open_store
-
-CONTRACT = Contract(
-    problem="regression",
-    target="y",
-    columns=(
-        Column(name="고객", kind="text", role="id"),
-        Column(name="day", kind="integer"),
-        Column(name="y", kind="number", role="target"),
-    ),
-)
-Row = tuple[str, int, float]
 
 
 class Lake:

@@ -8,24 +8,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from growing_support import project_of
+from growing_support import DAYS as CONTRACT
+from growing_support import Row, project_of
 
 from ondol.config import Settings
-from ondol.contract import Column, Contract
 from ondol.ingestion.ingest import read_source
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.store import open_store
 
-CONTRACT = Contract(
-    problem="regression",
-    target="y",
-    columns=(
-        Column(name="고객", kind="text", role="id"),
-        Column(name="day", kind="integer"),
-        Column(name="y", kind="number", role="target"),
-    ),
-)
-Row = tuple[str, int, float]
 Prepare = Callable[[pd.DataFrame], pd.DataFrame]
 
 
