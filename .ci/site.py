@@ -1,8 +1,9 @@
 """Checks the built site, and publishes it to the branch that GitHub serves as the repository's pages.
 
-`site.py check FOLDER` fails where a page loads something from another host. `site.py address` prints where this version
-is published. `site.py publish FOLDER` commits the site of this version to the branch `gh-pages` of `origin` and pushes
-it; each version has a folder of its own, and those of other versions stay as they are.
+`site.py check FOLDER` fails where a page loads something from another host, or says that it is in another language than
+it is. `site.py address` prints where this version is published. `site.py publish FOLDER` commits the site of this
+version to the branch `gh-pages` of `origin` and pushes it; each version has a folder of its own, and those of other
+versions stay as they are.
 """
 
 import json
@@ -29,16 +30,19 @@ START = """<!doctype html>
 
 
 class Loads(HTMLParser):
-    """Collects what a page loads from another host."""
+    """Collects what a page loads from another host, and the language that it says it is in."""
 
     def __init__(self) -> None:
         """Start with nothing."""
         super().__init__()
         self.found: list[str] = []
+        self.language: str | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Look at one element."""
         given = dict(attrs)
+        if tag == "html":
+            self.language = given.get("lang")
         address = given.get(LOADED.get(tag, "")) or ""
         if tag == "link" and given.get("rel") in NOT_LOADED:
             return
@@ -49,14 +53,18 @@ class Loads(HTMLParser):
 
 
 def check(site: Path) -> list[str]:
-    """Return a sentence for each thing that a page of the site loads from another host."""
+    """Return a sentence for each thing that a page loads from another host, and for each page of a wrong language."""
     said = []
     for path in sorted(site.rglob("*.html")):
         if path.name == "404.html":  # its addresses are absolute, since it is shown at any path
             continue
         loads = Loads()
         loads.feed(path.read_text(encoding="utf-8"))
-        said += [f"{path.relative_to(site)} loads {address}." for address in loads.found]
+        name = path.relative_to(site)
+        said += [f"{name} loads {address}." for address in loads.found]
+        language = "ko" if name.parts[0] == "ko" else "en"  # by theme/partials/language.html
+        if loads.language != language:
+            said.append(f"{name} says that its language is {loads.language}: it is {language}.")
     for path in sorted(site.rglob("*.css")):
         for address in re.findall(r"url\(\s*[\"']?((?:https?:)?//[^\"')]+)", path.read_text(encoding="utf-8")):
             said.append(f"{path.relative_to(site)} loads {address}.")

@@ -1,4 +1,4 @@
-"""The site of docs/: every page is in its navigation, none loads from another host, a release keeps its pages."""
+"""The site: every page is in its navigation, none loads from another host, a language is named, releases stay."""
 
 import importlib.util
 import json
@@ -73,8 +73,15 @@ def test_the_theme_loads_no_font():
     ],
 )
 def test_a_page_that_loads_from_another_host_is_found(site, tmp_path, element, loaded):
-    (tmp_path / "index.html").write_text(f"<!doctype html>{element}", encoding="utf-8")
+    (tmp_path / "index.html").write_text(f'<!doctype html><html lang="en">{element}', encoding="utf-8")
     assert bool(site.check(tmp_path)) is loaded
+
+
+def test_a_page_in_another_language_than_it_says_is_found(site, tmp_path):
+    for folder, language in (("ko/right", "ko"), ("ko/wrong", "en"), ("right", "en")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "index.html").write_text(f'<!doctype html><html lang="{language}">', encoding="utf-8")
+    assert site.check(tmp_path) == ["ko/wrong/index.html says that its language is en: it is ko."]
 
 
 def test_a_style_that_loads_from_another_host_is_found(site, tmp_path):
@@ -150,4 +157,5 @@ def test_the_site_is_built_without_a_broken_link_and_can_be_searched():
         page = path.relative_to(DOCS).with_suffix("")
         folder = page.parent if page.name == "index" else page
         assert (built / folder / "index.html").is_file(), path
-    assert "ML_TRAIN__SEED" in (built / "search.json").read_text(encoding="utf-8")
+    index = (built / "search.json").read_text(encoding="utf-8")
+    assert "ML_TRAIN__SEED" in index and "격리된 행" in index
