@@ -176,6 +176,18 @@ def test_every_kind_of_alert_is_raised_and_in_the_reference():
     assert kinds - raised <= {kind for kind in kinds if in_alerts.count(f'"{kind}"') == 2}
 
 
+def test_each_test_that_a_page_names_is_there_and_marked_as_slow_where_it_is():
+    named = [
+        (path.name, name, slow)
+        for path in sorted((REPOSITORY / "docs").rglob("*.md"))
+        for name, slow in re.findall(r"`(tests/[\w/]+\.py)`( \(slow\))?", path.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 10
+    for page, name, slow in named:
+        assert (REPOSITORY / name).is_file(), f"{page} names {name}"
+        assert not slow or "mark.slow" in (REPOSITORY / name).read_text(encoding="utf-8"), f"{page}: {name} is not slow"
+
+
 def test_every_file_of_the_store_that_is_checked_is_in_the_reference():
     listed = first_cells(page("store.md"))
     names = [name for name, _ in RECORDS]

@@ -25,9 +25,7 @@ SHORT = (  # pages whose sentences are that short
     "how-to/*.md",
     "explanation/*.md",
     "reference/*.md",
-    "pipeline.md",
     "monitoring.md",
-    "security.md",
     "benchmarks.md",
 )
 FORBIDDEN = {phrase: re.compile(rf"\b({phrase})\b", re.IGNORECASE) for phrase in INSTEAD}
