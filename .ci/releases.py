@@ -14,7 +14,7 @@ LISTED = ROOT / "packages" / "ondol" / "src" / "ondol" / "setup" / "released.txt
 FIRST = "7a2ccccf773eaaa0c87e095146699c9dfcb87095"  # 0.1.0: the one that pyproject.toml does not tell
 LINK = "120000"
 DIGITS = 16  # as in leftovers.py of the engine
-LEFT_OUT = ("vendor/ondol/docs/pictures/", "vendor/ondol/docs/stylesheets/")  # by copier.yml
+LEFT_OUT = re.compile(r"vendor/ondol/docs/(pictures/.*\.png$|stylesheets/)")  # by copier.yml
 ENGINE = "vendor/"  # what leaves it is to be deleted by `copier update`: it is not the owner's
 
 
@@ -67,7 +67,7 @@ def rendered(names: set[str], links: dict[str, str]) -> dict[str, str]:
         inside = {path: file for path, file in places.items() if path.startswith(f"{place}/")}
         places |= {link + path.removeprefix(place): file for path, file in inside.items()}
     found = {path.removeprefix("template/"): file for path, file in places.items() if path.startswith("template/")}
-    return {path.removesuffix(".jinja"): file for path, file in found.items() if not path.startswith(LEFT_OUT)}
+    return {path.removesuffix(".jinja"): file for path, file in found.items() if not LEFT_OUT.match(path)}
 
 
 def gone() -> dict[str, list[str]]:

@@ -49,7 +49,7 @@ PACKAGES = {
     "vendor/ondol/docs": REPOSITORY / "docs",
     **{name: REPOSITORY / "template" / name for name in ("model", "service")},
 }
-NOT_COPIED = {"__pycache__", "pictures", "stylesheets"}
+NOT_COPIED = {"__pycache__", "stylesheets"}
 ENGINE = ("ondol/src", "ondol-serving/src")
 
 
@@ -126,7 +126,7 @@ def expected_files() -> set[str]:
         f"{name}/{path.relative_to(folder).as_posix()}"
         for name, folder in PACKAGES.items()
         for path in folder.rglob("*")
-        if path.is_file() and not NOT_COPIED & set(path.parts)
+        if path.is_file() and path.suffix != ".png" and not NOT_COPIED & set(path.parts)
     }
 
 
