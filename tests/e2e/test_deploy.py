@@ -92,7 +92,7 @@ def test_type_outside_the_trust_list_is_refused_in_one_sentence_that_says_how(tr
     assert trained.versions() == ["1"]
 
 
-def test_model_without_a_converter_is_refused_in_one_sentence_that_says_how(trained: Project) -> None:
+def test_model_without_a_converter_is_served_by_scikit_learn_where_asked(trained: Project, frame: pd.DataFrame) -> None:
     write_model(trained)
     before = trained.champion
     sentence = refuse(trained.ml("run"))
@@ -100,10 +100,6 @@ def test_model_without_a_converter_is_refused_in_one_sentence_that_says_how(trai
     assert 'runtime = "sklearn"' in sentence
     assert trained.champion == before
     assert trained.aliases()["champion"] == "1"
-
-
-def test_model_without_a_converter_is_served_by_scikit_learn_where_asked(trained: Project, frame: pd.DataFrame) -> None:
-    write_model(trained)
     trained.configure("deploy", runtime="sklearn")
     trained.run()
     assert trained.champion and trained.champion["version"] == "2"

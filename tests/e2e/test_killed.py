@@ -146,7 +146,8 @@ def test_killed_while_half_is_written_in_deploy(evaluated: Project, log: Path, n
     require_complete(evaluated, **SEED)
 
 
-@pytest.mark.parametrize(("name", "when"), slow_but(EARLY[:1], EARLY))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "when"), EARLY)
 def test_killed_in_a_stage_of_the_first_run(fresh: Project, log: Path, name: str, when: str) -> None:
     point = FIRST_RUN.index(name) + 1
     assert kill(fresh, log, point, when, "run").returncode == -signal.SIGKILL

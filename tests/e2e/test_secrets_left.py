@@ -89,15 +89,18 @@ def say(project: Project, *words: str) -> str:
 
 
 def test_no_run_leaves_a_secret(planted: Project, tmp_path: Path) -> None:
+    """The first command starts a server of its own, the others use one; the databases of both are searched."""
     say(planted, "run")
-    for words in (["status"], ["data", "log"], ["doctor"], ["ingest", "--full"], ["contract", "diff"], ["report"]):
-        say(planted, *words)
     source = str(planted.json(f"snapshots/{planted.latest['ingest']}.json")["source"])
     assert "${DB_PASSWORD}" in source
-    for wrong in (source.replace(TABLE, "없는_표"), re.sub(r"@[^/]*/", "@127.0.0.1:9/", source)):
-        planted.configure("data", source=wrong)
+    with prefect_server(tmp_path / "prefect", tmp_path / "prefect.log") as prefect:
+        planted.environment["PREFECT_API_URL"] = prefect
+        for words in (["status"], ["data", "log"], ["doctor"], ["ingest", "--full"], ["contract", "diff"], ["report"]):
+            say(planted, *words)
         planted.configure("fetch", retries=0)
-        assert CORE not in refuse(planted.ml("run"))
+        for wrong in (source.replace(TABLE, "없는_표"), re.sub(r"@[^/]*/", "@127.0.0.1:9/", source)):
+            planted.configure("data", source=wrong)
+            assert CORE not in refuse(planted.ml("run"))
     assert not wait_until_alone(planted.root)
     assert (planted.store / "alerts").exists()  # what could not be told is kept, and looked through as well
     assert holders(tmp_path) == []
