@@ -457,6 +457,21 @@ def alerts() -> Iterator[str]:
     yield table(("kind", "when", "what to do"), ((code(kind), *ALERTS[kind]) for kind in get_args(AlertKind)))
 
 
+def rules() -> Iterator[str]:
+    """Yield the alert rules of Prometheus, a table for each group; the first sentence of each says what happened."""
+    import yaml
+
+    groups = yaml.safe_load((ROOT / "template" / "ops" / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    for group in groups:
+        rows = []
+        for rule in group["rules"]:
+            text = re.sub(r"\{\{.*?\}\}", "…", rule["annotations"]["summary"])
+            meaning, _, advice = text.partition(". ")
+            severity = rule["labels"]["severity"]
+            rows.append((code(rule["alert"]), severity, rule.get("for", "at once"), sentence(meaning), advice))
+        yield f"### Group {group['name']}\n\n" + table(("alert", "severity", "after", "meaning", "what to do"), rows)
+
+
 # Pages
 
 PAGES: dict[str, dict[str, Callable[[], Iterator[str]]]] = {
@@ -464,7 +479,7 @@ PAGES: dict[str, dict[str, Callable[[], Iterator[str]]]] = {
     "commands.md": {"contents": contents, "commands": commands},
     "http.md": {"routes": routes, "answers": answers, "refusals": refusals, "limits": limits},
     "metrics.md": {"service": metrics_of_service, "worker": metrics_of_worker},
-    "alerts.md": {"alerts": alerts},
+    "alerts.md": {"alerts": alerts, "rules": rules},
 }
 
 

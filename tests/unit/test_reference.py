@@ -77,7 +77,7 @@ def test_the_pages_are_what_make_docs_writes(written: Path):
 
 
 def test_a_page_without_its_marks_is_refused(reference: ModuleType):
-    with pytest.raises(SystemExit, match=r"alerts\.md has the generated parts none, not alerts\."):
+    with pytest.raises(SystemExit, match=r"alerts\.md has the generated parts none, not alerts, rules\."):
         reference.write_page("alerts.md", "# Alerts\n")
 
 
@@ -186,6 +186,13 @@ def test_each_test_that_a_page_names_is_there_and_marked_as_slow_where_it_is():
     for page, name, slow in named:
         assert (REPOSITORY / name).is_file(), f"{page} names {name}"
         assert not slow or "mark.slow" in (REPOSITORY / name).read_text(encoding="utf-8"), f"{page}: {name} is not slow"
+
+
+def test_every_rule_of_prometheus_is_in_the_reference():
+    rules = re.findall(
+        r"^ +- alert: (\w+)", (REPOSITORY / "template/ops/alerts.yaml").read_text(encoding="utf-8"), re.M
+    )
+    assert first_cells(page("alerts.md").partition("## Rules of Prometheus")[2]) == rules
 
 
 def test_every_file_of_the_store_that_is_checked_is_in_the_reference():

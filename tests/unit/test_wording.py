@@ -25,7 +25,6 @@ SHORT = (  # pages whose sentences are that short
     "how-to/*.md",
     "explanation/*.md",
     "reference/*.md",
-    "monitoring.md",
     "benchmarks.md",
 )
 FORBIDDEN = {phrase: re.compile(rf"\b({phrase})\b", re.IGNORECASE) for phrase in INSTEAD}

@@ -226,7 +226,7 @@ def pause_loop(why: str) -> None:
     """Pause automatic retraining."""
     pause(open_store(start_command()), why)
     console.print(
-        "Automatic retraining is paused: monitoring continues, and nothing is trained until `ml loop resume`."
+        "Automatic retraining is paused: monitoring continues, and drift starts no training until `ml loop resume`."
     )
 
 
