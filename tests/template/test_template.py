@@ -33,7 +33,7 @@ def test_the_documentation_of_its_version_comes_with_a_project(render):
         assert any(name.endswith("docs/index.md") for name in linked)
         assert [name for name in linked if not (readme.parent / name).is_file()] == []
     docs = project / "vendor" / "ondol" / "docs"
-    assert {path.suffix for path in docs.rglob("*") if path.is_file()} == {".md"}
+    assert {path.suffix for path in docs.rglob("*") if path.is_file()} == {".md", ".svg"}
     assert sum(path.stat().st_size for path in docs.rglob("*.md")) < 500_000
 
 
