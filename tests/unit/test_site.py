@@ -56,6 +56,13 @@ def test_the_navigation_has_kinds_of_pages():
     assert len(kinds) >= 4
 
 
+@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: path.relative_to(DOCS).as_posix())
+def test_what_belongs_to_an_item_of_a_list_is_indented_by_four(path: Path):
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^ {1,3}(?:[-*] |\d+\. |```).*$", text, re.MULTILINE)
+    assert not found, "Python-Markdown, which builds the site, ends the list there"
+
+
 def test_the_theme_loads_no_font():
     assert SETTINGS["theme"]["font"] is False
 
