@@ -214,7 +214,7 @@ def settings() -> Iterator[str]:
 
 
 def variables() -> Iterator[str]:
-    """Yield the variables that are no settings."""
+    """Yield the variables that are not settings."""
     yield table(("variable", "what it is"), ((code(name), text) for name, text in VARIABLES.items()))
 
 

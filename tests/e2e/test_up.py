@@ -115,7 +115,7 @@ def test_up_again_leaves_what_runs_and_says_so(up: Up) -> None:
     before = [up.record(name) for name in NAMES]
     said = succeed(up.project.ml("up")).stdout
     assert "runs already" not in up.printed
-    assert "Everything ran already, and goes on: only the flows were deployed again." in said
+    assert "Everything was already running: only the flows were deployed again." in said
     for record in before:
         address = f"http://127.0.0.1:{record['port']}" if record["port"] else "polls for runs"
         assert re.search(rf"{record['name']} +{address} +runs already, since {re.escape(record['since'])}", said), said

@@ -93,7 +93,7 @@ def test_runs_are_bounded(path):
 
 
 def test_a_job_that_takes_too_long_is_reported_too():
-    """GitHub cancels it, which is no failure."""
+    """GitHub cancels it, which is not a failure."""
     for name, job in load(REPOSITORY / ".github" / "workflows" / "weekly.yml")["jobs"].items():
         told = [step["if"] for step in job["steps"] if "-issue" in step.get("run", "")]
         assert told == ([] if name == "weekly-ok" else ["failure() || cancelled()"])
@@ -185,7 +185,7 @@ def test_private_template_is_fetched_with_the_token_and_no_command_shows_it():
 
 @every_workflow
 def test_one_final_job_fails_unless_all_others_succeeded(path):
-    """In deploy.yml, what no environment asks for is left out, and that is no failure; the image never is."""
+    """In deploy.yml, what no environment asks for is left out, and that is not a failure; the image never is."""
     jobs = load(path)["jobs"]
     (final,) = [name for name in jobs if name.endswith("-ok")]
     assert set(jobs[final]["needs"]) == set(jobs) - {final}

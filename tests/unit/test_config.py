@@ -1,4 +1,4 @@
-"""What the settings refuse: names that are none, also by their case, and numbers that are not finite."""
+"""What the settings refuse: names that do not exist, also by their case, and numbers that are not finite."""
 
 import pytest
 

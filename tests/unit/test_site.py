@@ -45,7 +45,7 @@ def test_every_page_is_in_the_navigation_and_every_entry_is_a_page():
     for entry in entries(SETTINGS["nav"]):
         pattern = f"{entry}**/*.md" if entry.endswith("/") else entry
         listed = {path.relative_to(DOCS).as_posix() for path in DOCS.glob(pattern)}
-        assert listed, f"{entry} is no page"
+        assert listed, f"{entry} is not a page"
         found |= listed
     assert found == pages, "add the page to nav in mkdocs.yml"
 

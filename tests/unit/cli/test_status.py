@@ -143,7 +143,7 @@ def test_prefect_that_refuses_is_named(settings: Settings, guarded: str, monkeyp
 
 @pytest.fixture
 def guarded_by_host() -> Iterator[str]:
-    """A server that does not know the name it is asked by: 0.0.0.0 leads to this machine and is no loopback name."""
+    """A server that does not know the name it is asked by: 0.0.0.0 leads to this machine and is not a loopback name."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError

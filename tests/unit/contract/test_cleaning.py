@@ -27,7 +27,7 @@ DAY = datetime(2024, 5, 1)
 def clean(
     values: Any, kind: str, arrow: pa.DataType | None = None, formats: tuple[str, ...] | None = None
 ) -> tuple[list[Any], list[bool]]:
-    """Return cleaned values, None where missing, and which were unreadable."""
+    """Return cleaned values, None if missing, and which were unreadable."""
     column = Column(name="x", kind=kind, nullable=True, formats=formats)  # type: ignore[arg-type]
     series, unreadable = clean_column(pa.chunked_array([pa.array(values, arrow)]), column)
     return [None if pd.isna(v) else v for v in series.tolist()], unreadable.tolist()

@@ -149,7 +149,7 @@ TYPED: dict[Kind, list[tuple[pa.DataType, list[Any]]]] = {
 
 
 def clean(values: Sequence[Any], kind: Kind, arrow: pa.DataType | None = None) -> list[Any]:
-    """Return what a column means: each value, "bad" where it is unreadable, None where there is none."""
+    """Return what a column means: each value, "bad" where it is unreadable, None if there is none."""
     column = Column(name="x", kind=kind, nullable=True)
     series, bad = clean_column(pa.chunked_array([pa.array(values, arrow)]), column)
     return meaning(series, bad)

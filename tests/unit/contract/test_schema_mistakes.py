@@ -38,6 +38,6 @@ def test_what_is_no_class_of_pandera(monkeypatch):
     module.Schema = pa.DataFrameSchema({})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "model.schema", module)
     with pytest.raises(
-        UserError, match=r"^Schema in model/schema.py is no pandera.pandas.DataFrameModel: inherit it\.$"
+        UserError, match=r"^Schema in model/schema.py is not a pandera.pandas.DataFrameModel: inherit it\.$"
     ):
         load_schema()

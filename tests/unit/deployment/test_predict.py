@@ -392,7 +392,7 @@ def test_a_marker_of_a_column_that_is_not_there_is_refused_with_the_nearest_name
     project.crown()
     source = project.write(nasty_frame(3), "in.csv")
     project.settings = Settings(root=project.root, data=Data(missing={PLAN: ["none"], "other": ["-"]}))
-    assert '[data] missing in config.toml names "other", which is no column' in refusal(project, source, "out.csv")
+    assert '[data] missing in config.toml names "other", which is not a column' in refusal(project, source, "out.csv")
 
 
 def test_an_unknown_suffix_is_refused_before_anything_is_read(project):

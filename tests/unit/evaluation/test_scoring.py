@@ -141,7 +141,7 @@ def test_columns_that_the_features_drop_are_no_inputs():
 
 
 def test_a_folder_that_is_no_bundle_is_said_to_be_none(tmp_path):
-    with pytest.raises(UserError, match=r"is no bundle: it has no contract\.json"):
+    with pytest.raises(UserError, match=r"is not a bundle: it has no contract\.json"):
         Scorer.open(tmp_path)
 
 

@@ -130,7 +130,7 @@ def test_model_learns_the_sample_and_loses_to_shift_but_not_to_drift():
         ("sample://?rows=10000001", "1 to 10,000,000"),
         ("sample://?drift=-1", "0 to 3"),
         ("sample://?rows=3&rows=4", "twice"),
-        ("sample://churn", "is no sample"),
+        ("sample://churn", "is not a sample"),
     ],
 )
 def test_wrong_parameter_is_named_with_what_is_allowed(uri, words):

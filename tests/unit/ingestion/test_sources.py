@@ -1,4 +1,4 @@
-"""Sources yield the whole table in one schema, and refuse what is no table in one sentence."""
+"""Sources yield the whole table in one schema, and refuse what is not a table in one sentence."""
 
 import bz2
 import codecs
@@ -195,7 +195,7 @@ def test_fingerprint_follows_bytes_and_kinds(tmp_path):
         (b" \n\n", "is empty"),
         (b"a,b\n", "header but no rows"),
         (codecs.BOM_UTF8, "is empty"),
-        (b"one line of prose\n", "is no table"),
+        (b"one line of prose\n", "is not a table"),
         (b"<!DOCTYPE html><html></html>", "web page"),
         (b"\x89PNG\r\n\x1a\n\x00", "PNG"),
         (b"PK\x03\x04rest", "Excel"),
@@ -230,7 +230,7 @@ def test_wrong_encoding_far_into_a_file_names_line_and_byte(tmp_path):
 def test_parquet_cut_short_is_refused(tmp_path):
     pq.write_table(pa.table({"a": list(range(1000))}), tmp_path / "t.parquet")
     _write(tmp_path / "t.parquet", (tmp_path / "t.parquet").read_bytes()[:500])
-    assert "no whole Parquet file" in _refusal(tmp_path, "t.parquet")
+    assert "not a complete Parquet file" in _refusal(tmp_path, "t.parquet")
 
 
 def test_nested_parquet_column_is_named(tmp_path):

@@ -331,7 +331,7 @@ def test_utf_8_with_a_damaged_byte_is_not_taken_for_another_encoding(tmp_path):
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ('encoding = "klingon"', "no such encoding is known"),
+        ('encoding = "klingon"', "this encoding is not known"),
         ('decimal = ","\nthousands = ","', 'decimal and thousands are both ","'),
         ('decimal = ","\ndelimiter = ","', 'decimal and delimiter are both ","'),
         ('decimal = "x"', 'use "." or ","'),
@@ -339,7 +339,7 @@ def test_utf_8_with_a_damaged_byte_is_not_taken_for_another_encoding(tmp_path):
         ('delimiter = ";;"', "use one character"),
         ("missing = [1]", "use a list of texts"),
         ('missing = "?"', "use a list of texts"),
-        ('header = ["a", "a"]', '"a" is there 2 times'),
+        ('header = ["a", "a"]', '"a" is used 2 times'),
         ('header = "no"', "use true, false, or a list"),
         ("skip_lines = -1", "greater than or equal to 0"),
     ],

@@ -94,7 +94,7 @@ def test_numbers_of_a_column_of_text_are_as_they_were_written(tmp_path):
         ("[1]\n", "Line 4"),
         ("5\n", "Line 4"),
         ('{"o": {"l": [1]}}\n', 'Line 4 of "t.jsonl" has a list in "o.l"'),
-        ('{"a": "\\ud800"}\n', "no Unicode"),
+        ('{"a": "\\ud800"}\n', "not Unicode"),
         ('{"a":' * 5000 + "1" + "}" * 5000 + "\n", "Line 4"),
     ],
 )

@@ -265,7 +265,7 @@ def test_body_of_more_values_than_a_valid_one_has_is_refused_before_it_is_parsed
 
 
 def test_largest_valid_request_is_answered_whatever_its_texts_hold(serving: Any) -> None:
-    """Commas, brackets and quotes in texts are no values."""
+    """Commas, brackets and quotes in texts are not values."""
     row = ROW | {"class": ',[{"\\' * 20}
     assert serving(max_body_bytes=100_000).post("/predict", json={"rows": [row] * 100}).status_code == 200
 

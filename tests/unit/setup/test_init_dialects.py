@@ -190,7 +190,7 @@ def test_what_the_owner_set_is_taken_as_it_is(project):
 
 def test_a_marker_of_a_column_that_is_not_there_is_refused_with_the_nearest_name(project):
     path = project / "config.toml"
-    said = r'\[data\] missing in config.toml names "플렌", which is no column: .* Did you mean "플랜"\?$'
+    said = r'\[data\] missing in config.toml names "플렌", which is not a column: .* Did you mean "플랜"\?$'
     path.write_text(CONFIG.replace("max_bad", 'missing = { "플렌" = ["none"] }\nmax_bad', 1), encoding="utf-8")
     with pytest.raises(UserError, match=said):
         init(project, table(플랜=["basic", "none", "plus"]))

@@ -113,7 +113,7 @@ def test_numbers_and_dates_that_stand_for_a_missing_value_are_named(project):
     rng = np.random.default_rng(5)
     frame = pd.DataFrame({"age": rng.integers(18, 90, 400), "나이": rng.normal(50, 9, 400).round(1)})
     frame["since"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 300, 400), "D")
-    frame["step"] = rng.integers(-1, 2, 400)  # a sign is no mark
+    frame["step"] = rng.integers(-1, 2, 400)  # a sign is not a mark
     frame["y"] = rng.choice(["no", "yes"], 400)
     frame.loc[::10, "age"], frame.loc[::8, "나이"] = -1, 9999.0
     frame.loc[::10, "since"] = pd.Timestamp("1900-01-01")

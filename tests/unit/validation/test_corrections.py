@@ -155,7 +155,7 @@ def test_a_corrected_snapshot_that_grew_is_corrected_from_what_the_source_gave(s
 
 
 def test_a_corrected_row_is_known_though_its_columns_are_read_as_other_types(snapshots):
-    """A later file in which one cell is no date and one no number: the other cells are the same in their texts."""
+    """A later file with an invalid date and an invalid number: the texts of the other cells are the same."""
     columns = {
         name: Column(name=name, kind=kind)
         for name, kind in {"id": "integer", "day": "date", "price": "number", "flag": "boolean"}.items()

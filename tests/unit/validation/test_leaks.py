@@ -438,5 +438,5 @@ def test_what_is_accepted_in_vain_is_reported_and_what_is_no_column_is_refused_w
     warn_of_needless([TOTAL], accept)
     [said] = [record.getMessage() for record in caplog.records]
     assert '"zone" raises no alarm' in said
-    with pytest.raises(UserError, match=r'names "milse", which is no column.*Did you mean "miles"\?'):
+    with pytest.raises(UserError, match=r'names "milse", which is not a column.*Did you mean "miles"\?'):
         require_known("[leakage] accept", accept | {"milse": "c"}, contract.by_name)

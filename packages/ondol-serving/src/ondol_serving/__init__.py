@@ -1,10 +1,10 @@
 """The prediction service of a project: it loads the champion's bundle and answers predictions over HTTP.
 
-What its image contains, and no more: neither the engine (`ondol`) nor pandas, scikit-learn, MLflow or Prefect. The
-engine imports four modules of it, so that nothing is written twice: `callers`, `grammar`, `names` and `printable`.
+Its image contains neither the engine (`ondol`) nor pandas, scikit-learn, MLflow or Prefect. To avoid duplicate code,
+the engine imports four modules of this package: `callers`, `grammar`, `names` and `printable`.
 
-A project's `service/service.py` inherits `ModelService` and is made a BentoML service by `service`. Both are loaded
-when they are first used: the engine must not wait for BentoML.
+In a project's `service/service.py`, a class inherits `ModelService`, and the decorator `service` makes it a BentoML
+service. Both are imported on first use, so that the engine does not wait for BentoML.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ __all__ = ["ModelService", "service"]
 
 
 def __getattr__(name: str) -> Any:
-    """Return a public name, from the module that defines it."""
+    """Import a public name from the module that defines it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ondol_serving import model_service

@@ -1,4 +1,4 @@
-"""A bundle: the folder that deploy writes and the service loads."""
+"""Bundles: the folders that deploy writes and the service loads."""
 
 import json
 import os
@@ -20,12 +20,12 @@ from ondol_serving.settings import Limits, read_limits, read_rules
 
 
 class BundleError(Exception):
-    """A bundle that cannot be served. The message is one sentence."""
+    """A bundle cannot be served. The message is one sentence."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """A loaded model with all that belongs to it; replaced as one object, never changed."""
+    """A loaded model with its contract, settings and metadata. It is replaced as one object and never modified."""
 
     folder: Path
     version: str
@@ -42,20 +42,20 @@ class Bundle:
     limits: Limits
 
     def parse(self, body: bytes) -> list[tuple[Any, ...]]:
-        """Return the rows of a request's body, each its features' values in the contract's order.
+        """Return the rows of a request's body: the values of each row's features, in the contract's order.
 
         Raises:
-            pydantic.ValidationError: the body is not of the contract's type.
+            pydantic.ValidationError: the body does not match the contract.
         """
         return self.read(body).rows
 
     def count_unknown(self, rows: Rows) -> dict[str, int]:
-        """Return how many values of each text column were never seen in training, where there are any."""
+        """Return the number of values never seen in training, by text column; columns without any are omitted."""
         counts = {name: sum(row[i] not in known for row in rows) for i, name, known in self.known}
         return {name: count for name, count in counts.items() if count}
 
     def predict(self, rows: Rows) -> list[dict[str, Any]]:
-        """Return a prediction for each row; label or value is None where a number overflowed, so that there is none."""
+        """Return a prediction for each row; label or value is None if a number overflowed."""
         labels, probabilities = self.runtime.run(self.encoder.encode(rows))
         if probabilities is None:
             return [{"value": value} for value in _listed(labels)]
@@ -67,14 +67,14 @@ class Bundle:
 
 
 def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
-    """Load a bundle and try it on the example that it carries.
+    """Load a bundle and test it with its own example.
 
     Args:
         folder: The bundle.
-        digest: What its content must hash to, whole or its beginning, where that is known.
+        digest: The expected SHA-256 of its content, or the first characters of it; None to skip the check.
 
     Raises:
-        BundleError: it is incomplete, altered, of another format, or does not answer.
+        BundleError: the bundle is incomplete, was changed, has an unknown format, or fails on its example.
     """
     try:
         if digest is not None and not digest_folder(folder).startswith(digest):

@@ -1,10 +1,11 @@
-"""Who may ask: requests for a name of the server, and of web pages those of its own alone.
+"""Checks which callers are allowed: the request must name this server and must not come from another site's page.
 
-A browser sends any page's requests to any address, the loopback included. Two headers, which no page can set, identify
-them: `Origin` is the page's own address, and `Host` the name by which it asked. A foreign name that leads to this
-machine (DNS rebinding) is seen by `Host`, since the browser takes such a page for one of ours.
+A browser sends the requests of any page to any address, the loopback included. Two headers, which a page cannot set,
+identify them: `Origin` is the address of the page, and `Host` is the name in the request's URL. If a foreign name
+resolves to this machine (DNS rebinding), the browser treats the page as one of ours, and only `Host` shows the foreign
+name.
 
-The service, Prefect and MLflow decide here alike.
+The service, Prefect and MLflow use the same checks.
 """
 
 import json
@@ -14,7 +15,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-PROBES = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})  # asked under any name, and they reveal no data
+PROBES = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})  # allowed under any host name; they reveal no data
 ONCE = (b"host", b"origin", b"content-type", b"content-encoding", b"content-length")
 LONGEST_HOST = 300  # bytes of Host and Origin; a name has at most 253
 OTHER_SITES = frozenset({b"cross-site", b"same-site"})
@@ -26,7 +27,7 @@ ServerAddress = tuple[str, int | None] | None
 
 
 class Refusal(NamedTuple):
-    """Why a request is refused: the HTTP status, its kind in a word, and a sentence."""
+    """The reason why a request is refused: HTTP status, kind and message."""
 
     status: int
     kind: str
@@ -42,32 +43,32 @@ def refuse_caller(
     *,
     any_host: bool = False,
 ) -> Refusal | None:
-    """Return why a request for another host or of another origin's page is refused; None where it is not.
+    """Return the refusal of a request for another host or from another origin's page; None if it is allowed.
 
     Args:
-        method: Of the request; GET for a WebSocket.
-        headers: By their names in lower case, see `read_headers`.
+        method: The HTTP method; GET for a WebSocket.
+        headers: The headers by lower-case name; see `read_headers`.
         server: The address and port at which the request arrived.
-        hosts: What the settings give: `name`, `name:port`, `*.name` or `*`.
-        setting: Where a host is added, for the sentence.
-        any_host: Whether any Host is answered, as for a health check.
+        hosts: The hosts in the settings: `name`, `name:port`, `*.name` or `*`.
+        setting: The setting in which hosts are listed, for the message.
+        any_host: Whether any Host is allowed, as for a health check.
     """
     host = headers.get(b"host", b"")
     if not any_host and (len(host) > LONGEST_HOST or not is_our_host(host, server, hosts)):
-        if split_host(host) is None:  # none, two, or one that is no name
+        if split_host(host) is None:  # absent, repeated, or not a name
             return Refusal(421, "foreign_host", "This server answers requests with one Host header alone")
         named = host.decode("latin-1")[:100]
         return Refusal(421, "foreign_host", f'{NOT_ANSWERED} "{named}": add it to {setting}')
     origin = headers.get(b"origin")
     if origin is not None:
         foreign = len(origin) > LONGEST_HOST or not is_our_origin(origin, host, hosts)
-    else:  # a page's request without Origin, as for an image; a link to our own page may be followed
+    else:  # a request without Origin, as for an image; links to our own page are allowed
         foreign = headers.get(b"sec-fetch-site") in OTHER_SITES and not _is_followed_link(method, headers)
     return Refusal(403, "foreign_origin", FOREIGN_PAGE) if foreign else None
 
 
 def read_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return ASGI's headers by name; those that must be there once are empty where they are there twice."""
+    """Return the ASGI headers by name; a header that must be unique is empty if it is repeated."""
     pairs = list(pairs)
     headers = dict(pairs)
     if len(headers) < len(pairs):
@@ -78,7 +79,7 @@ def read_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 @lru_cache(maxsize=512)
 def is_our_host(host: bytes, server: ServerAddress, hosts: tuple[str, ...]) -> bool:
-    """Return True if `host`, a Host header, is a name of the loopback, the address asked, or one of `hosts`."""
+    """Return True if `host`, a Host header, is a loopback name, the address of the connection, or one of `hosts`."""
     name = split_host(host)
     if name is None:
         return False
@@ -89,10 +90,10 @@ def is_our_host(host: bytes, server: ServerAddress, hosts: tuple[str, ...]) -> b
 
 @lru_cache(maxsize=512)
 def is_our_origin(origin: bytes, host: bytes, hosts: tuple[str, ...]) -> bool:
-    """Return True if `origin` is the server itself: its host and port are those asked for, or one of `hosts`.
+    """Return True if `origin` is the server itself: host and port are those of the request, or one of `hosts`.
 
-    Behind a proxy that changes Host, `hosts` must name the address that browsers see, with its port unless that is the
-    scheme's own.
+    Behind a proxy that changes Host, `hosts` must name the address that browsers use, with the port unless it is the
+    default of the scheme.
     """
     scheme, _, place = origin.lower().partition(b"://")
     named = place.decode("latin-1")
@@ -101,7 +102,7 @@ def is_our_origin(origin: bytes, host: bytes, hosts: tuple[str, ...]) -> bool:
 
 
 def split_host(host: bytes) -> str | None:
-    """Return the name or address in a Host header, without port, brackets and final dot; None where there is none."""
+    """Return the name or address in a Host header, without port, brackets and final dot; None if there is none."""
     text = host.decode("latin-1").lower()
     if text.startswith("["):
         name, closed, rest = text[1:].partition("]")
@@ -112,7 +113,7 @@ def split_host(host: bytes) -> str | None:
 
 
 def split_hosts(value: Any) -> Any:
-    """Return the list that a variable gives in JSON, or as NAME,NAME; any other value unchanged."""
+    """Parse a variable that holds a list, in JSON or as NAME,NAME; return any other value unchanged."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -121,10 +122,10 @@ def split_hosts(value: Any) -> Any:
 
 
 def require_host(name: str) -> str:
-    """Return an entry of `hosts`.
+    """Return `host` if it is a valid entry of `hosts`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not valid.
     """
     if not re.fullmatch(r"\*|(\*\.)?[^*/\s@]+", name):
         raise ValueError("a host is written as NAME, NAME:PORT, *.NAME or *, without https:// and without a path")
@@ -132,7 +133,7 @@ def require_host(name: str) -> str:
 
 
 def _is_followed_link(method: str, headers: Headers) -> bool:
-    shown = headers.get(b"sec-fetch-dest", b"document") == b"document"  # and not in a frame
+    shown = headers.get(b"sec-fetch-dest", b"document") == b"document"  # not in a frame either
     return method == "GET" and headers.get(b"sec-fetch-mode") == b"navigate" and shown
 
 

@@ -20,7 +20,7 @@ Rows = Sequence[Sequence[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of `contract.json`; the meaning of each entry is `ondol.contract.Column`'s."""
+    """One column of `contract.json`; see `ondol.contract.Column` for the entries."""
 
     name: str
     kind: str
@@ -34,7 +34,7 @@ class Column:
 
     @property
     def inputs(self) -> tuple[tuple[str, str, bool], ...]:
-        """The inputs of the model that it becomes: the features' name of each, its name in ONNX, whether it is text."""
+        """The model inputs of this column: feature name, name in ONNX, and whether it is text."""
         parts = (self.encoding.get("parts") or {}).items()
         own = (self.name, str(self.input), self.encoding["tensor"] == "string")
         return (own, *((name, f"{self.input}_{part}", False) for part, name in parts))
@@ -56,26 +56,26 @@ class Contract:
 
     @property
     def ids(self) -> tuple[Column, ...]:
-        """The columns that name a row: a request may hold them, and they are logged."""
+        """The columns that identify a row: they are optional in a request, and logged."""
         return tuple(c for c in self.columns if c.role == "id")
 
     @property
     def unread(self) -> tuple[Column, ...]:
-        """The columns that a request may hold as its row has them, and that are neither read nor logged."""
+        """The columns that are optional in a request, and neither read nor logged."""
         return tuple(c for c in self.columns if c.role not in (*FEATURES, "id"))
 
     @property
     def inputs(self) -> tuple[tuple[str, str, bool], ...]:
-        """The inputs of the model, in order: the columns, then the parts of all; see `Column.inputs`."""
+        """The inputs of the model, in order: all columns, then the parts of all dates; see `Column.inputs`."""
         made = [column.inputs for column in self.features]
         return tuple([one for inputs in made for one in inputs[:1]] + [one for inputs in made for one in inputs[1:]])
 
 
 def read_contract(document: dict[str, Any]) -> Contract:
-    """Return the contract that the parsed `contract.json` holds.
+    """Build the contract from the parsed `contract.json`.
 
     Raises:
-        KeyError: an entry is absent.
+        KeyError: an entry is missing.
         ValueError: a feature has no input name or encoding.
     """
     columns = tuple(_read_column(column) for column in document["columns"])
@@ -105,8 +105,8 @@ def _read_column(entry: dict[str, Any]) -> Column:
 class Encoder:
     """Turns rows into tensors `c0…cn` of shape [N, 1], float32 or text.
 
-    All numbers go through one float64 matrix [columns, N] and all texts through one object matrix, so that a
-    request of one row costs a handful of numpy calls for any number of columns.
+    All numbers go through one float64 matrix [columns, N] and all texts through one object matrix. So a request of one
+    row needs only a few numpy calls for any number of columns.
     """
 
     def __init__(self, features: Sequence[Column]) -> None:
@@ -124,7 +124,7 @@ class Encoder:
         self._shifted = bool((self._offsets != 0).any() or (self._scales != 1).any())
 
     def encode(self, rows: Rows) -> dict[str, NDArray[Any]]:
-        """Return the tensor of every input. The request type has made sure that numbers fit into float32."""
+        """Return the tensor of every input. The request type has already checked that numbers fit into float32."""
         columns = list(zip(*rows, strict=False))
         tensors: dict[str, NDArray[Any]] = {}
         for i, part, name in self._parts:
@@ -149,7 +149,7 @@ class Encoder:
 
 
 def _reader(column: Column) -> Callable[[Any], float | None] | None:
-    """Return what makes a number of a value that is none: a date's days, an ordered text's rank."""
+    """Return the function that converts a date to days or an ordered text to its rank; None for numbers."""
     if column.kind == "date":
         origin = datetime.fromisoformat(column.encoding["origin"])
         return lambda date: (date - origin) / DAY

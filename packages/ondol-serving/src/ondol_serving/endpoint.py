@@ -1,8 +1,7 @@
-"""How `/predict` reads a body, predicts requests in batches and writes an answer.
+"""The endpoint `/predict`: reads a body, predicts requests in batches and writes an answer.
 
-BentoML takes reading and writing as its `input_spec` and `output_spec`. The request type is that of the bundle in
-production when the request arrives, and that bundle predicts it, so that a new model never shares an answer with the
-old one.
+BentoML gets the classes for reading and writing as `input_spec` and `output_spec`. The bundle that is in production
+when a request arrives both validates and predicts it, so an answer never mixes two models.
 """
 
 import asyncio
@@ -27,23 +26,23 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 LONGEST_PLACE = 200
-MANY_ROWS = 64  # more, of one request or of a batch, are predicted in a thread: the event loop stays free
+MANY_ROWS = 64  # larger requests or batches are predicted in a thread, so that the event loop stays free
 Predictions = list[dict[str, Any]]
 _write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass(frozen=True, slots=True)
 class InvalidRequest:
-    """A request that was not of the bundle's type, on its way to becoming a 400."""
+    """A request that does not match the contract; it is answered with 400."""
 
     errors: list[dict[str, Any]]
 
 
 class Accepted(NamedTuple):
-    """A request's rows, each its features' values, and the bundle that read and will predict them.
+    """A validated request: the feature values of each row, and the bundle that validated them and will predict them.
 
-    The rest is for the log: the body, how many fields it has, when it was there (`time.perf_counter`), and whether it
-    holds columns that are neither read nor logged.
+    The other fields are for the log: the body, the number of its fields, its time of arrival (`time.perf_counter`), and
+    whether it has columns that are neither read nor logged.
     """
 
     bundle: Bundle
@@ -55,12 +54,12 @@ class Accepted(NamedTuple):
 
     @property
     def heavy(self) -> bool:
-        """Whether the event loop would be held up by it."""
+        """Whether predicting it would block the event loop."""
         return len(self.body) > HEAVY_BYTES or len(self.rows) > MANY_ROWS
 
 
 class Answer(NamedTuple):
-    """The predictions, and the request that they answer."""
+    """The predictions of one request."""
 
     asked: Accepted
     predictions: list[dict[str, Any]]
@@ -81,7 +80,7 @@ class PredictRequest(IODescriptor, Envelope):
 
     @classmethod
     async def from_http_request(cls, request: "Request", serde: Any) -> Any:
-        """Return the request's rows, validated by the bundle that was in production at its arrival, or its refusal."""
+        """Return the validated rows of a request, or its errors, by the bundle that is in production at its arrival."""
         bundle: Bundle = request.scope["bundle"]
         body, arrived = request.scope["body"], time.perf_counter()
         try:
@@ -103,7 +102,7 @@ class PredictResponse(IODescriptor):
 
     @classmethod
     async def to_http_response(cls, obj: Answer | InvalidRequest, serde: Any) -> Response:
-        """Write the answer, once it is in the log, or the 400 of a refused request."""
+        """Log the answer and return it, or return a 400 for an invalid request."""
         if isinstance(obj, InvalidRequest):
             return _refuse(obj)
         asked, request_id = obj.asked, secrets.token_hex(16)
@@ -115,7 +114,7 @@ class PredictResponse(IODescriptor):
 
 
 def _write_and_log(answer: Answer, request_id: str) -> bytes:
-    """Return the predictions as JSON, once they are in the log."""
+    """Log the predictions and return them as JSON."""
     asked, predictions = answer.asked, _write(answer.predictions).encode()
     if asked.bundle.recorder.rules.enabled:
         ms = (time.perf_counter() - asked.arrived) * 1000
@@ -125,7 +124,7 @@ def _write_and_log(answer: Answer, request_id: str) -> bytes:
 
 
 def list_errors(error: ValidationError) -> list[dict[str, Any]]:
-    """Return the errors of a request that was read, without the values that were sent."""
+    """Return the errors of an invalid request, without the values that were sent."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return [dict(one) | {"loc": list(one["loc"])} for one in found]
 
@@ -143,13 +142,13 @@ Job = tuple[Bundle, list[Any], "asyncio.Future[Predictions]"]
 class Batcher:
     """Predicts requests that arrive together in one call of the model. One for each event loop.
 
-    A call of the model costs far more than one more row in it. So the rows of all requests that the event loop has read
-    by now are predicted in one call; no request waits for others to come, so a lone client loses nothing. BentoML's own
-    adaptive batching does wait, in steps of a millisecond; `benchmarks/bench_serving.py` of the template compares them.
+    A call of the model costs far more than an additional row. So one call predicts the rows of all requests that the
+    event loop has read so far. No request waits for later ones, so a single client is not slowed down. BentoML's own
+    adaptive batching waits in steps of a millisecond; `benchmarks/bench_serving.py` of the template compares them.
     """
 
     def __init__(self) -> None:
-        """Start with nothing to do."""
+        """Create a batcher without requests."""
         self._jobs: list[Job] = []
         self._worker: asyncio.Task[None] | None = None
 
@@ -165,7 +164,7 @@ class Batcher:
         return await future
 
     async def _work(self) -> None:
-        """Predict until no request waits; what arrives during a slow call makes the next batch."""
+        """Predict until no request waits; requests that arrive during a slow call form the next batch."""
         try:
             while self._jobs:
                 jobs, self._jobs = self._jobs, []
@@ -176,7 +175,7 @@ class Batcher:
 
 
 async def _predict_batch(bundle: Bundle, jobs: list[Job]) -> None:
-    """Predict the rows of `jobs` in one call; where it fails, each alone, so that none spoils the others."""
+    """Predict the rows of `jobs` in one call; if it fails, predict each job separately, so that only bad ones fail."""
     rows = [row for _, rows, _ in jobs for row in rows]
     try:
         slow = bundle.runtime.slow or len(rows) > MANY_ROWS
@@ -190,12 +189,12 @@ async def _predict_batch(bundle: Bundle, jobs: list[Job]) -> None:
         return
     start = 0
     for _, own, future in jobs:
-        if not future.done():  # done: the client has gone
+        if not future.done():  # done: the client has disconnected
             future.set_result(predictions[start : start + len(own)])
         start += len(own)
 
 
 def _predict(bundle: Bundle, rows: list[Any]) -> Predictions:
     predictions = bundle.predict(rows)
-    counters().count(bundle, rows)  # after: what failed is tried again
+    counters().count(bundle, rows)  # after the call: a failed batch is tried again
     return predictions

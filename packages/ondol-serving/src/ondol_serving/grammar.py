@@ -1,8 +1,8 @@
-"""What a text means as a number, an integer, a boolean, a date or a duration; see docs/reference/contract.md.
+"""Parsing of texts as numbers, integers, booleans, dates and durations; see docs/reference/contract.md.
 
-This module is the only place where the grammar is written. Training, batch prediction and the service read by it, so
-that a cell means the same everywhere. What a text means depends on the text and on the listed date formats, never on
-other texts, the locale, the machine's time zone or the clock. It imports the standard library alone.
+This module is the only definition of the grammar. Training, batch prediction and the service use it, so that a cell
+means the same everywhere. The result depends only on the text and on the listed date formats, not on other texts, the
+locale, the machine's time zone or the clock. It imports only the standard library.
 """
 
 import re
@@ -15,14 +15,14 @@ from fractions import Fraction
 from functools import cache
 from math import isfinite
 
-EXACT = 2**53  # every integer below has a double of its own
+EXACT = 2**53  # float64 represents every integer below exactly
 SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1
 LONGEST_SECONDS = 1e11  # of a duration: three thousand years
-LONGEST_TEXT = 100  # characters of a date or a duration; some longer ones would take the patterns seconds
+LONGEST_TEXT = 100  # characters of a date or a duration; the patterns would need seconds for some longer texts
 MICROSECONDS = 1_000_000
-AMBIGUOUS_FORMATS = ("%m/%d/%Y",)  # read where `[data] date_formats` lists none
+AMBIGUOUS_FORMATS = ("%m/%d/%Y",)  # used if `[data] date_formats` lists none
 
-# Forms that a vectorised reader may take for itself; Arrow's regular expressions understand them too.
+# Forms that Arrow may parse as a whole column; they are valid as Arrow's regular expressions too.
 NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?"
 ISO_DATE = (
     r"([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
@@ -30,7 +30,7 @@ ISO_DATE = (
 )
 
 _NUMBER = re.compile(NUMBER)
-_MOST_MARKS = 30  # in a row, as in the Stream-Safe Text Format (UAX #15): to sort more takes quadratic time
+_MOST_MARKS = 30  # consecutive marks, as in the Stream-Safe Text Format (UAX #15): sorting more takes quadratic time
 
 
 def normalize(text: str) -> str:
@@ -52,7 +52,7 @@ def _marks() -> re.Pattern[str]:
 
 
 def _long_runs(text: str) -> Iterator[slice]:
-    """Yield where more than `_MOST_MARKS` combining marks follow one another."""
+    """Yield the positions at which more than `_MOST_MARKS` combining marks are consecutive."""
     end = 0
     for place in range(0, len(text), _MOST_MARKS + 1):  # a long run has a mark at one of these places
         if place < end or not unicodedata.combining(text[place]):
@@ -67,7 +67,7 @@ def _long_runs(text: str) -> Iterator[slice]:
 
 
 def parse_number(text: str) -> float | None:
-    """Return the double nearest to a decimal number; None where the text is none, or the double is not finite."""
+    """Return the double nearest to a decimal number; None if the text is not a number, or the double is not finite."""
     text = text.strip()
     if not _NUMBER.fullmatch(text):
         return None
@@ -76,7 +76,7 @@ def parse_number(text: str) -> float | None:
 
 
 def parse_integer(text: str) -> int | None:
-    """Return a whole number of 64 bits, exactly; it may be written as `1e3` or `2.0` too."""
+    """Return the exact value of a 64-bit integer, which may be written as `1e3` or `2.0`; None for other texts."""
     number = parse_number(text)
     if number is None:
         return None
@@ -88,7 +88,7 @@ def parse_integer(text: str) -> int | None:
 
 
 def parse_boolean(text: str) -> bool | None:
-    """Return what `true`, `false`, 1 and 0 say, in letters of either case."""
+    """Return the boolean for `true`, `false`, `1` or `0` in any case; None for other texts."""
     word = text.strip().lower()
     if word in ("true", "false"):
         return word == "true"
@@ -116,7 +116,7 @@ def to_microseconds(seconds: float) -> int | None:
 def parse_duration(text: str) -> int | None:
     """Return the microseconds of ISO 8601's `P1DT2H30M`, of `1 days 02:03:04`, or of a number of seconds.
 
-    Years and months, which have no one length, are not read.
+    Years and months are not accepted, because their length varies.
     """
     text = text.strip()
     number = parse_number(text)
@@ -160,8 +160,8 @@ _MONTH_NAME = (
 _DAY_NAME = "mon(?:day)?|tue(?:s(?:day)?)?|wed(?:nesday)?|thu(?:rs(?:day)?)?|fri(?:day)?|sat(?:urday)?|sun(?:day)?"
 _ZONE = "(?P<z>Z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)"
 _HALF = r"(?P<p>[ap]\.?m\.?)"
-_HALF_BEFORE = "(?:(?P<h>오전|오후) ?)?"  # as Korean has it, before the clock
-DIRECTIVES = {  # as strptime has them, in English on every machine
+_HALF_BEFORE = "(?:(?P<h>오전|오후) ?)?"  # in Korean it comes before the clock time
+DIRECTIVES = {  # as in strptime, but in English on every machine
     "Y": "(?P<Y>[0-9]{4})",
     "y": "(?P<y>[0-9]{2})",
     "m": "(?P<m>[0-9]{1,2})",
@@ -185,7 +185,7 @@ _ISO = re.compile(
     rf"(?:[T ](?P<H>[0-9]{{2}})(?::(?P<M>[0-9]{{2}})(?::(?P<S>[0-9]{{2}})(?:[.,](?P<f>[0-9]+))?)?)?(?: ?{_ZONE})?)?",
     re.ASCII | re.IGNORECASE,
 )
-# No text is read by two of them in two ways. A time may follow each that ends in a day.
+# No text matches two of them with different results. A time may follow each form that ends in a day.
 STANDARD_FORMATS = (
     *("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y"),
     *("%Y. %m. %d", "%Y. %m. %d.", "%Y년 %m월 %d일", "%Y년%m월%d일"),
@@ -193,18 +193,18 @@ STANDARD_FORMATS = (
     *("%Y-%m", "%Y/%m", "%b %Y"),
     *("%Y-%m-%dT%H%M", "%Y-%m-%dT%H%M%S", "%Y%m%dT%H%M", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%z", "%Y%m%dT%H%M%S%z"),
 )
-_LAST_CENTURY = 69  # two digits from here on are of the last century, as in POSIX
+_LAST_CENTURY = 69  # two-digit years from here on mean 19xx, as in POSIX
 _ISO_SAMPLES = ("2001-02-03", "2001-02-03T04", "2001-02-03T04:05", "2001-02-03 04:05:06", "2001-02-03 04:05:06.789")
 
 
 class DateGrammar:
-    """What a column reads as dates: texts in its listed formats, and the standard forms."""
+    """The texts that are dates in a column: those in its listed formats, and the standard forms."""
 
     def __init__(self, formats: Sequence[str] | None = None) -> None:
-        """Read by `formats`, in this order, before the standard forms; by default month/day/year.
+        """Try `formats`, in this order, before the standard forms; the default is month/day/year.
 
         Raises:
-            ValueError: one is no format of a date.
+            ValueError: one is not a date format.
         """
         self.formats = tuple(AMBIGUOUS_FORMATS if formats is None else formats)
         self._listed = tuple(compile_format(form) for form in self.formats)
@@ -212,12 +212,12 @@ class DateGrammar:
         self.reads_digits = any(shape.fullmatch("1" * length) for shape in self._listed for length in range(1, 30))
 
     def parse(self, text: str) -> datetime | None:
-        """Return the moment that a text names, in UTC without a zone, to the microsecond; None where it is no date."""
+        """Return the date and time of a text, in UTC without a zone, to the microsecond; None if it is not a date."""
         text = text.strip()
         if len(text) > LONGEST_TEXT:
             return None
         if self.reads_iso:
-            if _is_plain_iso(text):  # as nearly all are: ten times as fast
+            if _is_plain_iso(text):  # the usual case: ten times as fast
                 with suppress(ValueError):
                     return datetime.fromisoformat(text)
             if found := _ISO.fullmatch(text):
@@ -227,7 +227,8 @@ class DateGrammar:
         if self.reads_digits and text.endswith(".0") and text[:-2].isdecimal():
             text = text[:-2]  # 20240131.0, the form of a number where other cells are not integers
         if listed := [found for shape in self._listed if (found := shape.fullmatch(text))]:
-            # A standard form may have day and month the other way round: it does not read what looks like a listed one.
+            # A standard form may have day and month in the other order, so it is not tried on texts that look like a
+            # listed one.
             return next((moment for moment in map(_to_moment, listed) if moment is not None), None)
         return next((_to_moment(found) for shape in _standard() if (found := shape.fullmatch(text))), None)
 
@@ -242,15 +243,15 @@ def _is_plain_iso(text: str) -> bool:
 
 @cache
 def date_grammar(formats: tuple[str, ...] | None = None) -> DateGrammar:
-    """Return the grammar of the listed `formats`, made once."""
+    """Return the grammar of the listed `formats` (cached)."""
     return DateGrammar(formats)
 
 
 def compile_format(form: str) -> re.Pattern[str]:
-    """Return the pattern of a date format in the directives of strptime, which a time may follow where it has none.
+    """Return the pattern of a date format in strptime directives; a time may follow a format that has no time.
 
     Raises:
-        ValueError: it has an unknown directive, one twice, or does not say the year and the month.
+        ValueError: it has an unknown or a repeated directive, or lacks the year or the month.
     """
     tokens = [(found[1], found[2], found[3]) for found in _TOKEN.finditer(form)]
     named = [directive for directive, _, _ in tokens if directive]
@@ -307,7 +308,7 @@ def _to_moment(found: re.Match[str]) -> datetime | None:
 
 
 def _offset(zone: str) -> timedelta:
-    """Return what a zone such as `+09:00` is ahead of UTC.
+    """Return the offset from UTC of a zone such as `+09:00`.
 
     Raises:
         ValueError: there is no such zone.

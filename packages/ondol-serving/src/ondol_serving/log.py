@@ -1,7 +1,7 @@
-"""The prediction log: each answered request is one line of JSON in the store, each file written by one process alone.
+"""The prediction log: each answered request is one line of JSON in the store; each file has only one writer process.
 
-A record is given to the operating system before its answer is sent, so that killing the process loses none that
-a client has seen. What the disk does not take is counted and left out: no answer waits for the log or fails by it.
+A record is passed to the operating system before its answer is sent, so a killed process loses no answer that a client
+has received. If the disk is full, records are counted and dropped: no answer waits for the log or fails because of it.
 """
 
 import fcntl
@@ -36,17 +36,17 @@ class Answered(NamedTuple):
 
     request_id: str
     milliseconds: float  # from the request's arrival
-    body: bytes  # the request's
+    body: bytes  # of the request
     keys: int  # of the validated request, `rows` among them
-    predictions: bytes  # the answer's, as JSON
+    predictions: bytes  # of the answer, as JSON
     unread: bool = False  # whether a row holds a column that is neither read nor logged
 
 
 class Recorder:
     """Writes the records of one bundle's answers.
 
-    A body that was validated is JSON already, so its bytes go into the record as they came. It is read and
-    written again only where columns are left out, or where a reader of the log could stumble over it.
+    A validated body is already JSON, so its bytes are copied into the record unchanged. It is parsed and written again
+    only if columns are left out, or if a strict reader of the log would fail on it.
     """
 
     def __init__(self, contract: Contract, version: str, folder: Path, rules: Rules) -> None:
@@ -63,7 +63,7 @@ class Recorder:
         self._about = json.dumps(names, ensure_ascii=False, separators=(",", ":"))[1:-1]
 
     def line(self, answered: Answered) -> bytes:
-        """Return the record of an answer, stamped with the time that it is now."""
+        """Return the record of an answer, with the current time."""
         at = datetime.now(UTC).isoformat("T", "microseconds")
         request_id, milliseconds, body, keys, predictions, unread = answered
         head = f'{{"id":"{request_id}","at":"{at}",{self._about},"ms":{milliseconds:.3f},"request":'
@@ -71,14 +71,14 @@ class Recorder:
         return b"".join((head.encode(), request, b',"predictions":', predictions, b"}\n"))
 
     def _request(self, body: bytes, keys: int, unread: bool) -> bytes:
-        """Return the request in one line, each key once, without what is sensitive or not read."""
+        """Return the request in one line, each key once, without sensitive and unread columns."""
         if (
             not unread
             and not self._sensitive
             and _is_plain(body, keys)
             and not (self._has_ids and _has_constants(body))
         ):
-            return body.replace(b"\n", b" ").replace(b"\r", b" ")  # JSON has both between its tokens only
+            return body.replace(b"\n", b" ").replace(b"\r", b" ")  # in JSON, both occur only between tokens
         request = from_json(body)
         if unread:
             request["rows"] = [{n: v for n, v in row.items() if n not in self._unread} for row in request["rows"]]
@@ -92,10 +92,10 @@ class Recorder:
 
 
 def _is_plain(body: bytes, keys: int) -> bool:
-    """Return True if no key is there twice: JSON allows it, and strict readers of the log would fail on it."""
+    """Return True if no key is repeated: JSON allows it, but strict readers of the log would fail on it."""
     if body.count(b":") == keys:
         return True
-    # A colon may be in a text too, but then only after an escaped quote could it look like a key's.
+    # A colon inside a text looks like the colon of a key only after an escaped quote.
     return body.count(b'":') == keys and not any(colon in body for colon in SPACED_COLONS)
 
 
@@ -105,7 +105,7 @@ def _has_constants(body: bytes) -> bool:
 
 
 def _hash(key: bytes, value: Any) -> str | None:
-    """Return the keyed hash of a value, None for a missing one; 3 and 3.0 are one number."""
+    """Return the keyed hash of a value, None if it is missing; 3 and 3.0 have the same hash."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -119,10 +119,10 @@ def _warn_of_missing_key() -> None:
 
 
 class PredictionLog:
-    """Appends records to a file of its own, and opens the next one when that is full."""
+    """Appends records to a file of this process, and opens the next file when it is full."""
 
     def __init__(self) -> None:
-        """Start without a file: the first record makes it."""
+        """Start without a file: the first record creates it."""
         self._lock = threading.Lock()  # large answers are logged in threads
         self._file: int | None = None
         self._folder = ""
@@ -167,21 +167,21 @@ class PredictionLog:
         written = os.write(file, line)
         if written == len(line):
             return
-        try:  # the disk took a part of it
+        try:  # only a part was written
             while written < len(line):
                 written += os.write(file, line[written:])
         except OSError:
             try:
                 os.ftruncate(file, size)
             except OSError:
-                self.close()  # readers ignore a last line without an end
+                self.close()  # readers ignore an incomplete last line
             raise
 
     def _drop(self, error: Exception) -> None:
         counters().dropped.inc()
         self._dropped += 1
         now = time.monotonic()
-        if not self._complained and now - self._spoke >= COMPLAINT_SECONDS:  # a disk may be full by turns
+        if not self._complained and now - self._spoke >= COMPLAINT_SECONDS:  # a disk may be full from time to time
             self._complained, self._spoke = True, now
             log.error("Answers go out unlogged, and ml_log_dropped_total counts them: %s", error)
 
@@ -195,9 +195,9 @@ def open_log_file(folder: Path, number: int) -> int:
     """Return a new file, locked for as long as its process lives.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
-    # Who may read the folder, or the one that it is made in, may read the log: below a private `.ml` no other user.
+    # The log has the permissions of its folder or its parent: below a private `.ml`, no other user can read it.
     above = next(path for path in (folder, *folder.parents) if path.exists())
     shared = above.stat().st_mode & 0o077
     folder.mkdir(0o700 | shared, parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ def open_log_file(folder: Path, number: int) -> int:
         try:
             file = os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600 | (shared & 0o066))
             break
-        except FileExistsError:  # of a process that ended within this second and had our number
+        except FileExistsError:  # of a process with our id that ended within this second
             number += 1
     with suppress(OSError):  # a file system without locks
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,7 +215,7 @@ def open_log_file(folder: Path, number: int) -> int:
 
 
 def remove_oldest(folder: Path, keep_bytes: int) -> None:
-    """Remove the oldest files while all together are over `keep_bytes`, but none that a process writes."""
+    """Remove the oldest files while the total size exceeds `keep_bytes`, except files that a process is writing."""
     with suppress(OSError):
         files = [(path, path.stat().st_size) for path in sorted(folder.glob("*.jsonl"))]
         total = sum(size for _, size in files)

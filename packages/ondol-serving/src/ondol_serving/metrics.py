@@ -1,4 +1,4 @@
-"""What the service counts besides BentoML's own request metrics; both appear in `/metrics`."""
+"""Metrics of the service beside BentoML's own request metrics; both appear in `/metrics`."""
 
 import errno
 import os
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from ondol_serving.contract import Rows
 
 
-# Of each file that a process counts in; a histogram takes 4 KB for each pair of an endpoint and a status code.
+# Size of each metrics file of a process; a histogram needs 4 KB for each pair of endpoint and status code.
 RESERVED_BYTES = {"histogram": 1_048_576, "counter": 262_144, "gauge_all": 65_536, "gauge_livesum": 65_536}
 
 
 class Counters:
-    """Predictions by model version, categories that training never saw by column (never by value), answers unlogged."""
+    """Counters: predictions by model version, unseen categories by column (never by value), unlogged answers."""
 
     def __init__(self) -> None:
-        """Register the counters; in a worker, where prometheus_client counts over processes."""
+        """Register the counters. Must run in a worker, where prometheus_client sums over processes."""
         from prometheus_client import Counter
 
         self.predictions = Counter("ml_predictions", "Rows predicted", ["model_version"])
@@ -42,11 +42,11 @@ def counters() -> Counters:
 
 
 def reserve_space() -> None:
-    """Have the disk hold the files that this process will count in.
+    """Reserve disk space for the metrics files of this process.
 
-    prometheus_client maps sparse files into memory, and a process that writes to such a page on a full disk is
-    killed (SIGBUS). Files whose blocks are there already can always be counted in. Where the disk is full by now,
-    the process counts in its own memory, which `/metrics` does not show, rather than not serve.
+    prometheus_client maps sparse files into memory, and a process that writes to such a page on a full disk is killed
+    (SIGBUS). Files with allocated blocks can always be written. If the disk is already full, the process counts in its
+    own memory, which `/metrics` does not show, and still serves.
     """
     if not (folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR")):
         return

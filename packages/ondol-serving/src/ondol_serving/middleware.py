@@ -23,12 +23,12 @@ from ondol_serving.settings import Limits, read_limits
 LONGEST_TARGET = 8_192  # bytes of path and query
 LONGEST_HEAD = 65_536  # bytes of all headers
 MOST_HEADERS = 100
-METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")  # of a route that is for any
-REAL_PATH = "service.path"  # in a scope whose path is the route's
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")  # of a route for all methods
+REAL_PATH = "service.path"  # scope key of the real path; `path` is then the route's pattern
 HEAVY_BYTES = 32_768  # larger bodies are read, predicted and answered in threads: the event loop stays free
-HEAVY_AT_ONCE = 2  # of these; each may need ten times its body's memory
-REQUEST_COST = 2_500  # what a request costs beside its body, in bytes of body
-FIRST_GUESS = (1_000_000.0, 0.1)  # cost and seconds: what is assumed until some seconds of work have been measured
+HEAVY_AT_ONCE = 2  # of these large bodies; each may need ten times its size in memory
+REQUEST_COST = 2_500  # the fixed cost of a request, in bytes of body
+FIRST_GUESS = (1_000_000.0, 0.1)  # cost and seconds: assumed until some seconds of work have been measured
 REMEMBERED_SECONDS = 2.0  # of work
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON = "application/json"
@@ -38,10 +38,9 @@ HOSTS = "[service] hosts (ML_SERVICE__HOSTS)"
 class PathFilter:
     """The outermost ASGI application: answers WebSockets, unknown paths and heads that are too long.
 
-    BentoML counts requests by their path as it came, and keeps a time for each of them for as long as it runs: a client
-    that asks for many paths would fill its memory, its disk and `/metrics`. So unknown paths are answered here, under
-    one count, and a path that a route with parameters or a mounted application answers is counted as the route is
-    written.
+    BentoML counts requests by their raw path and keeps a histogram for each path until it stops: a client that requests
+    many paths would fill memory, disk and `/metrics`. So unknown paths are answered here, with one counter. A path that
+    belongs to a route with parameters or to a mounted application is counted under the route's pattern.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
@@ -56,7 +55,7 @@ class PathFilter:
         """Pass a request on, or answer it."""
         if scope["type"] == "websocket":
             await receive()
-            return await send({"type": "websocket.close", "code": 1008})  # before it was accepted: a 403
+            return await send({"type": "websocket.close", "code": 1008})  # closing before it was accepted is a 403
         if scope["type"] == "http":
             if refusal := refuse_head(scope):
                 return await refusal(scope, receive, send)
@@ -74,7 +73,7 @@ class PathFilter:
 
 
 def find_exact(routes: Iterable[BaseRoute], prefix: str) -> Iterable[tuple[str, frozenset[str]]]:
-    """Yield path and methods of routes without parameters, those of mounted applications too."""
+    """Yield path and methods of routes without parameters, also those of mounted applications."""
     for route in routes:
         if isinstance(route, Route) and not route.param_convertors:
             yield prefix + route.path, frozenset(route.methods or METHODS)
@@ -83,7 +82,7 @@ def find_exact(routes: Iterable[BaseRoute], prefix: str) -> Iterable[tuple[str, 
 
 
 def find_label(routes: Iterable[BaseRoute], scope: Scope) -> str | None:
-    """Return how the first route that takes a path is written, None where there is none."""
+    """Return the pattern of the first route that matches a path; None if there is none."""
     for route in routes:
         match, inner = route.matches(scope)
         if match is Match.NONE:
@@ -96,7 +95,7 @@ def find_label(routes: Iterable[BaseRoute], scope: Scope) -> str | None:
 
 
 def refuse_head(scope: Scope) -> JSONResponse | None:
-    """Return the answer to a request whose path, query or headers are too long, None where they are not."""
+    """Return the answer to a request whose path, query or headers are too long, None if they are not."""
     if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_TARGET:
         return refuse(414, "target_too_long", f"The path and query are longer than {LONGEST_TARGET} bytes")
     headers = scope["headers"]
@@ -107,13 +106,13 @@ def refuse_head(scope: Scope) -> JSONResponse | None:
 
 
 def refuse(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return an answer that says in one sentence why there is no other."""
+    """Return an error response whose message is one sentence."""
     detail: list[dict[str, Any]] = [{"type": kind, "loc": [], "msg": message}]
     return JSONResponse({"error": message, "detail": detail}, status, headers)
 
 
 def refuse_method(methods: Iterable[str]) -> JSONResponse:
-    """Return the answer to a request by another method than the route has."""
+    """Return the answer to a request with a method that the route does not have."""
     allowed = ", ".join(sorted(methods))
     return refuse(405, "method_not_allowed", f"This path is asked by {allowed} alone", {"Allow": allowed})
 
@@ -122,14 +121,14 @@ NOT_FOUND = refuse(404, "not_found", "There is nothing at this path: the page at
 
 
 class Busy(Exception):
-    """More than can be served in the time that is set.
+    """The service cannot answer the request within the configured time.
 
     Attributes:
-        retry_after: Whole seconds after which it may be tried again.
+        retry_after: Whole seconds after which the client may try again.
     """
 
     def __init__(self, retry_after: float) -> None:
-        """Round up what is to be waited."""
+        """Round up the seconds to wait."""
         super().__init__(retry_after)
         self.retry_after = max(1, min(60, math.ceil(retry_after)))
 
@@ -137,27 +136,27 @@ class Busy(Exception):
 class Load:
     """The load of one event loop, and whether more requests can be admitted.
 
-    The time that a request will wait is the load divided by the rate at which work was done lately. Only time in which
-    there was work counts, so a quiet service keeps what it has measured.
+    The expected waiting time of a request is the load divided by the recent rate of work. Only time with work counts,
+    so an idle service keeps its last measurement.
     """
 
     def __init__(self) -> None:
         """Start without load."""
-        self.bytes = 0  # of bodies that are not answered yet, but for small ones that came in one piece
+        self.bytes = 0  # bytes of bodies that are not answered yet, except small ones that came in one piece
         self.turns = asyncio.Semaphore(HEAVY_AT_ONCE)
         self._cost = 0  # of all requests in progress
         self._done, self._seconds = FIRST_GUESS
         self._since = 0.0
 
     def wait_seconds(self) -> float:
-        """Return for how long a request that comes now will wait, as far as can be foreseen."""
+        """Return the expected waiting time, in seconds, of a request that arrives now."""
         return self._cost * self._seconds / self._done
 
     def begin(self, size: int, max_wait: float) -> "Work":
-        """Begin a request whose body of `size` bytes has been read; it is to be ended.
+        """Begin a request whose body of `size` bytes has been read; the caller must end it.
 
         Raises:
-            Busy: its turn would not come within `max_wait` seconds.
+            Busy: it would wait longer than `max_wait` seconds.
         """
         cost = size + REQUEST_COST
         if self._cost and (wait := self.wait_seconds()) > max_wait:
@@ -167,19 +166,19 @@ class Load:
         return Work(self, cost, max_wait if size > HEAVY_BYTES else None)
 
     def end(self, cost: int) -> None:
-        """Count work that was done."""
+        """Count finished work."""
         self.drop(cost)
         self._done += cost
         if self._seconds > REMEMBERED_SECONDS:
             self._done, self._seconds = self._done / 2, self._seconds / 2
 
     def drop(self, cost: int) -> None:
-        """Forget work that was not done."""
+        """Remove work that was not done."""
         self._pass()
         self._cost -= cost
 
     def _pass(self) -> None:
-        """Count the time since the last change, if there was work."""
+        """Add the time since the last change, if there was work."""
         now = perf_counter()
         if self._cost:
             self._seconds += now - self._since
@@ -192,7 +191,7 @@ class Work:
     __slots__ = ("_cost", "_load", "_max_wait", "_turn")
 
     def __init__(self, load: Load, cost: int, max_wait: float | None) -> None:
-        """Hold what `end` gives back; a request with `max_wait` has a turn to wait for."""
+        """Store what `end` subtracts from the load; a request with `max_wait` waits for its turn."""
         self._load: Load | None = load
         self._cost, self._max_wait, self._turn = cost, max_wait, False
 
@@ -220,7 +219,7 @@ class Work:
         self._turn = True
 
     def end(self) -> None:
-        """End it, once: when its answer begins, since how fast a client reads is the client's affair."""
+        """End it, once: when its answer begins, since the reading speed of the client does not count."""
         if self._load is not None:
             self._load.end(self._cost)
             if self._turn:
@@ -233,22 +232,22 @@ class ClientDisconnected(Exception):
 
 
 class RequestRefused(Exception):
-    """A request that is answered without being read."""
+    """The request is answered without reading it."""
 
     def __init__(self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        """Hold the answer."""
+        """Store the answer."""
         super().__init__(message)
         self.answer = refuse(status, kind, message, headers)
 
 
 class AdmissionControl:
-    """ASGI middleware: who may ask, what may be sent, and how much at a time.
+    """ASGI middleware: checks the caller, the media type and the size of requests, and limits the load.
 
-    It counts the bytes that arrive: a chunked body has no Content-Length to trust.
+    It counts the bytes that arrive, because a chunked body has no Content-Length.
     """
 
     def __init__(self, app: ASGIApp, types: Mapping[str, str] | None = None) -> None:
-        """Wrap `app`. All middleware is made before any counts: the time to reserve space for it.
+        """Wrap `app`, and reserve space for the metrics before any request is counted.
 
         Args:
             app: The next application.
@@ -261,7 +260,7 @@ class AdmissionControl:
         self._load: Load | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or refuse it with one sentence."""
+        """Pass a request on, or refuse it with one sentence."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if REAL_PATH in scope:
@@ -289,7 +288,7 @@ class AdmissionControl:
             return
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, bundle: Bundle | None, limits: Limits) -> None:
-        """Read the body and let the request through when its turn comes."""
+        """Read the body and pass the request on when its turn comes."""
         load = self._load = self._load or Load()
         body, counted = b"", 0
         try:
@@ -314,7 +313,7 @@ class AdmissionControl:
             work.end()
             await send(message)
 
-        scope["bundle"] = bundle  # for the endpoint: the bundle may be rolled back in the meantime
+        scope["bundle"] = bundle  # for the endpoint, since the bundle may be rolled back in the meantime
         scope["body"] = body
         try:
             await self.app(scope, replay, send_and_end)
@@ -324,10 +323,10 @@ class AdmissionControl:
 
 
 def require_our_caller(scope: Scope, headers: Headers, hosts: tuple[str, ...]) -> None:
-    """Check that a request is for one of our hosts, and not of another origin's page.
+    """Check that a request is for one of our hosts, and not from another origin's page.
 
     Raises:
-        RequestRefused: it is not.
+        RequestRefused: the check failed.
     """
     server = scope.get("server")
     if refusal := refuse_caller(scope["method"], headers, None if server is None else tuple(server), hosts, HOSTS):
@@ -335,7 +334,7 @@ def require_our_caller(scope: Scope, headers: Headers, hosts: tuple[str, ...]) -
 
 
 def require_type(headers: Headers, wanted: str) -> None:
-    """Check that a body has the media type that the route declares, and no encoding; no header counts as the right one.
+    """Check that a body has the declared media type and no encoding; a missing Content-Type is accepted.
 
     Raises:
         RequestRefused: it has another one.
@@ -353,7 +352,7 @@ def require_type(headers: Headers, wanted: str) -> None:
 
 
 async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes, int]:
-    """Return the whole body, and how many bytes of it are counted in `load`, which the caller gives back.
+    """Return the whole body, and how many of its bytes are counted in `load`; the caller must subtract them.
 
     Raises:
         RequestRefused: it is too large, or does not come in time.
@@ -366,7 +365,7 @@ async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes
             message = await receive()
             body: bytes = message.get("body", b"")
             if not message.get("more_body") and len(body) <= HEAVY_BYTES and message["type"] == "http.request":
-                return body, 0  # the server has it in memory anyhow
+                return body, 0  # the server already has it in memory
             chunks, size = [body], len(body)
             while True:
                 if message["type"] != "http.request":

@@ -1,4 +1,4 @@
-"""The base class of a project's service, and the decorator that makes a BentoML service of it."""
+"""The base class of a project's service, and the decorator that turns it into a BentoML service."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ logging.setLogRecordFactory(PrintableRecord)  # an error's text may hold names a
 
 
 def _is_fault(record: logging.LogRecord) -> bool:
-    """Return False where an endpoint of the project's own refused rows or had no model: its caller gets the reason."""
+    """Return False if an endpoint of the project refused rows or had no model: then the caller gets the reason."""
     error = record.exc_info[1] if record.exc_info else None
     return not (
         isinstance(error, ServiceUnavailable) or (isinstance(error, ValidationError) and error.title == REQUEST)
@@ -50,7 +50,7 @@ async def show_model(_: Request) -> JSONResponse:
 
 @lru_cache(maxsize=1)
 def describe_model(bundle: Bundle) -> JSONResponse:
-    """Return what `GET /model` answers; the schema of a wide model takes long to make."""
+    """Return the answer of `GET /model`; building the schema of a wide model is slow."""
     names = ("name", "version", "created", "problem", "runtime", "data_digest", "commit", "run_id", "metrics")
     return JSONResponse(
         {name: bundle.meta.get(name) for name in names}
@@ -84,7 +84,7 @@ class ModelService:
             await self._watcher
 
     async def __is_ready__(self) -> bool:
-        """Ready as soon as there is a model."""
+        """Return True if there is a model."""
         return serving.bundle is not None
 
     @bentoml.api(input_spec=PredictRequest, output_spec=PredictResponse)
@@ -95,12 +95,12 @@ class ModelService:
         return Answer(request, await self._batcher.predict(request.bundle, request.rows))
 
     async def predict_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the predictions of `rows`, as `POST /predict` answers them, for an endpoint of the project's own.
+        """Return the predictions of `rows`, as in `POST /predict`; for use in the project's own endpoints.
 
         They are not in the prediction log.
 
         Raises:
-            pydantic.ValidationError: a row is not of the contract's type; BentoML answers 400.
+            pydantic.ValidationError: a row does not match the contract; BentoML answers 400.
             ServiceUnavailable: there is no model yet; BentoML answers 503.
         """
         bundle = serving.bundle
@@ -110,7 +110,7 @@ class ModelService:
 
 
 def service(cls: type[ModelService]) -> TypedService:
-    """Make a BentoML service of a class, with `GET /model`, the limits of requests and the page of its routes.
+    """Turn a class into a BentoML service with `GET /model`, request limits and a documentation page.
 
     Raises:
         TypeError: the class does not inherit `ModelService`.

@@ -1,6 +1,6 @@
-"""How a bundle and its probabilities are named, alike by the engine, which writes them, and by the service.
+"""Names of bundles and of probabilities, shared by the engine and the service.
 
-It imports the standard library alone.
+It imports only the standard library.
 """
 
 import hashlib
@@ -10,12 +10,12 @@ from typing import Any
 
 
 def label_key(label: Any) -> str:
-    """Return a label as the key of JSON under which an answer has its probability."""
+    """Return the JSON key of a label's probability in an answer."""
     return label if isinstance(label, str) else json.dumps(label)
 
 
 def digest_folder(folder: Path) -> str:
-    """Return the SHA-256 of a flat folder: what `LC_ALL=C sha256sum * | sha256sum` prints inside it."""
+    """Return the SHA-256 of a flat folder, equal to `LC_ALL=C sha256sum * | sha256sum` in that folder."""
     files = sorted((p for p in folder.iterdir() if p.is_file()), key=lambda p: p.name.encode())
     lines = "".join(f"{_digest_file(p)}  {p.name}\n" for p in files)
     return hashlib.sha256(lines.encode()).hexdigest()

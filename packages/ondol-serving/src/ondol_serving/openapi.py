@@ -61,10 +61,10 @@ REFUSALS = {
 
 
 class Document:
-    """What BentoML writes as `/docs.json`."""
+    """The document that BentoML writes as `/docs.json`."""
 
     def __init__(self, document: dict[str, Any]) -> None:
-        """Hold `document`."""
+        """Store `document`."""
         self._document = document
 
     def asdict(self) -> dict[str, Any]:
@@ -80,21 +80,22 @@ class TypedService(bentoml.Service[Any]):
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Return the application that the server runs."""
         app: Any = super().to_asgi(is_main)
-        # It makes a task and a timer of every request, and keeps the timer for a minute. Bodies have a time limit here.
+        # BentoML's timeout creates a task and a timer for every request and keeps the timer for a minute. Bodies have a
+        # time limit here.
         app.user_middleware = [one for one in app.user_middleware if one.cls is not TimeoutMiddleware]
-        # Starlette tries one route after another, and BentoML has its probes first.
+        # Starlette tries one route after another, and BentoML puts its probes first.
         ours = {api.route for api in self.apis.values()}
         app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in ours)
         return PathFilter(app, app.routes)
 
     @property
     def doc(self) -> str:
-        """What the page says at its head: not BentoML's own text, whose badges are loaded from other hosts."""
+        """The text at the top of the page; BentoML's own text loads badges from other hosts."""
         return inspect.getdoc(self.inner) or ""
 
     @property
     def openapi_spec(self) -> Any:
-        """BentoML's document with the request type of the bundle in service, and `/model`; made once for a bundle."""
+        """BentoML's document with the request type of the bundle in production, and `/model`; cached by bundle."""
         bundle = serving.bundle
         if self._made is None or self._made[0] is not bundle:
             self._made = bundle, Document(self._describe(bundle))
@@ -106,7 +107,7 @@ class TypedService(bentoml.Service[Any]):
         document["components"]["schemas"]["Error"] = ERROR
         document["paths"]["/model"] = {"get": _describe_model()}
         operation = document["paths"]["/predict"]["post"]
-        # BentoML's keys are numbers: beside them, texts would be in the document twice.
+        # BentoML's keys are numbers: text keys would appear in the document a second time.
         operation["responses"] = {"200": operation["responses"][200]} | _describe(REFUSALS)
         if bundle is not None:
             add_types(document, bundle)
@@ -114,7 +115,7 @@ class TypedService(bentoml.Service[Any]):
 
 
 def add_types(document: dict[str, Any], bundle: Bundle) -> None:
-    """Put the bundle's request type, and its example, in place of the envelope."""
+    """Replace the generic request type by that of the bundle, with its example."""
     schema = bundle.request_type.model_json_schema(ref_template=REFERENCE)
     definitions = schema.pop("$defs", {})
     document["components"]["schemas"] |= definitions | {"PredictRequest": schema | {"title": "PredictRequest"}}
@@ -142,7 +143,7 @@ def _describe(refusals: dict[int, str]) -> dict[str, Any]:
 
 
 class Page:
-    """ASGI middleware: the page at `/` is BentoML's own, with the model's name, which its style hides.
+    """ASGI middleware: the page at `/` is BentoML's own, but shows the model's name, which BentoML's style hides.
 
     The tracker that it would load from Google is left out.
     """
@@ -152,7 +153,7 @@ class Page:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer `GET /` with the page, and let every other request through."""
+        """Answer `GET /` with the page, and pass every other request on."""
         if scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET" and PAGE.exists():
             return await HTMLResponse(read_page(), headers=UNFRAMED)(scope, receive, send)
         await self.app(scope, receive, send)

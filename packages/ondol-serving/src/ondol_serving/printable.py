@@ -1,16 +1,16 @@
-"""Escapes control and invisible characters of the data where text is printed or logged."""
+"""Escaping of control and invisible characters in text that is printed or logged."""
 
 import logging
 import re
 
-# Scripts in which ZERO WIDTH JOINER and NON-JOINER change what is seen, and the parts of emoji.
+# Scripts in which ZERO WIDTH JOINER and NON-JOINER change the visible text, and the parts of emoji.
 _JOINED = (
     "\u0600-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u18af\ufb50-\ufdff\ufe70-\ufefe"
     "\u20e3\u2190-\u2bff\u3030\u303d\ufe0f\U0001f000-\U0001faff"
 )
 _KEPT = f"(?<=[{_JOINED}])[\u200c\u200d](?=[{_JOINED}])|(?<=\U0001f3f4)[\U000e0020-\U000e007e]+\U000e007f"
 _ESCAPED = (
-    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and line feed, DEL, C1
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 except tab and line feed, DEL, C1
     "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # direction, line and paragraph separators
     "\xad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200d\u2060-\u2065\u206a-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
     "\U0001d173-\U0001d17a\U000e0000-\U000e00ff"  # no width
@@ -21,13 +21,13 @@ _UNPRINTABLE_OR_BREAK = re.compile(f"(?P<kept>{_KEPT})|[\t\n{_ESCAPED}]")
 
 
 def printable(text: str, one_line: bool = False) -> str:
-    r"""Return text with each control, bidirectional or invisible character as its escape, such as `\x1b`.
+    r"""Return text with each control, bidirectional or invisible character escaped, such as `\x1b`.
 
-    Joiners stay where scripts and emoji need them.
+    Joiners are kept where scripts and emoji need them.
 
     Args:
         text: Any text, lone surrogates included.
-        one_line: Escape tabs and line feeds too, so that a value cannot pretend to be a line of its own.
+        one_line: Escape tabs and line feeds too, so that a value cannot look like a separate line.
     """
     pattern = _UNPRINTABLE_OR_BREAK if one_line else _UNPRINTABLE
     return pattern.sub(_escape, text)
@@ -38,7 +38,7 @@ def _escape(found: "re.Match[str]") -> str:
 
 
 class PrintableRecord(logging.LogRecord):
-    """A log record whose message and traceback every handler gets in printable form."""
+    """A log record whose message and traceback are printable for every handler."""
 
     def getMessage(self) -> str:
         """Return the message with its arguments."""

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 protocols, with timeouts for what a client may leave unfinished.
+"""uvicorn's HTTP/1.1 protocols with timeouts for unfinished requests and slow clients.
 
-uvicorn waits without end for the rest of a head, for the rest of a body whose answer has been given, and for a client
-that does not read; with httptools it also gathers a head of any size. None of these reaches an ASGI application.
+uvicorn has no timeout for the rest of a head, for the rest of a body that was already answered, or for a client that
+does not read. With httptools it also accepts a head of any size. An ASGI application sees none of these.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ else:
     HttpToolsProtocol = None
 
 HEAD_SECONDS = 10.0  # for a whole head, and for the rest of a body that was answered
-HEAD_BYTES = 65_536  # beside what came in the same piece as its beginning
+HEAD_BYTES = 65_536  # besides the data that came in the same piece as its beginning
 READ_SECONDS = 60.0  # for a client to continue reading
 ANSWER = b"HTTP/1.1 %b\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class ConnectionTimeouts:
-    """Timeouts added to one of uvicorn's protocols: one connection."""
+    """Adds timeouts to one of uvicorn's protocols; one object per connection."""
 
     _timer: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
@@ -35,7 +35,7 @@ class ConnectionTimeouts:
         self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def connection_lost(self: Any, exc: Exception | None) -> None:
-        """Wait for nothing any more."""
+        """Cancel the timers."""
         super().connection_lost(exc)  # type: ignore[misc]
         for timer in (self._timer, self._reading):
             if timer is not None:
@@ -43,7 +43,7 @@ class ConnectionTimeouts:
         self._timer = self._reading = None
 
     def data_received(self: Any, data: bytes) -> None:
-        """Take what came; a timer runs while a part of a head, or of an answered body, is missing."""
+        """Process the data; a timer runs while a head, or an answered body, is incomplete."""
         super().data_received(data)  # type: ignore[misc]
         if self.in_head() or self.in_answered_body():
             if self._timer is None:
@@ -53,19 +53,19 @@ class ConnectionTimeouts:
             self._timer = None
 
     def on_response_complete(self: Any) -> None:
-        """Wait for the rest of the body, or of a head that came with it, if there is one."""
+        """Start a timer for the rest of the body, or of the next head, if one is incomplete."""
         super().on_response_complete()  # type: ignore[misc]
         unfinished = self.in_head() or self.in_answered_body()
         if self._timer is None and unfinished and not self.transport.is_closing():
             self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def pause_writing(self: Any) -> None:
-        """Wait for the client to read."""
+        """Start a timer for the client to read."""
         super().pause_writing()  # type: ignore[misc]
         self._reading = self.loop.call_later(READ_SECONDS, self.transport.abort)
 
     def resume_writing(self: Any) -> None:
-        """Go on writing."""
+        """Continue writing."""
         super().resume_writing()  # type: ignore[misc]
         if self._reading is not None:
             self._reading.cancel()
@@ -89,11 +89,11 @@ class TimedH11(ConnectionTimeouts, H11Protocol):
     """With h11, which limits the size of a head itself."""
 
     def in_head(self) -> bool:
-        """Return True while a part of a head is missing."""
+        """Return True while a head is incomplete."""
         return self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
 
     def in_answered_body(self) -> bool:
-        """Return True while a part of a body is missing whose answer has been given."""
+        """Return True while a body that was already answered is incomplete."""
         return self.conn.their_state is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete
 
 
@@ -106,15 +106,15 @@ if HttpToolsProtocol is not None:
         _head_bytes = 0
 
         def in_head(self) -> bool:
-            """Return True while a part of a head is missing."""
+            """Return True while a head is incomplete."""
             return self._head
 
         def in_answered_body(self) -> bool:
-            """Return True while a part of a body is missing whose answer has been given."""
+            """Return True while a body that was already answered is incomplete."""
             return self._message and self.cycle is not None and self.cycle.response_complete
 
         def data_received(self, data: bytes) -> None:
-            """Take what came, unless a head becomes too long by it."""
+            """Process the data, unless the head becomes too long."""
             if self._head:
                 self._head_bytes += len(data)
                 if self._head_bytes > HEAD_BYTES:
@@ -139,6 +139,6 @@ if HttpToolsProtocol is not None:
 
 
 def use_protocol() -> None:
-    """Make the servers of this process use these protocols."""
+    """Let the servers of this process use these protocols."""
     name = "TimedH11" if HttpToolsProtocol is None else "TimedHttpTools"
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{name}"

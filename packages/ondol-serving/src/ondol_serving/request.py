@@ -1,9 +1,8 @@
-"""From the body of a request to validated rows, at a cost that the size of the body bounds.
+"""Parses the body of a request into validated rows, at a cost bounded by the size of the body.
 
-The type of a request is compiled from the contract. Pydantic's own reading of JSON makes an error of every unknown key
-and copies the row into the error of every missing one: 5 MB of invalid JSON then cost seconds and gigabytes. So the
-values are counted before any is read, rows are validated one after another, and an invalid request ends at its first
-fifty errors.
+The type of a request is compiled from the contract. Pydantic's own JSON parser creates an error for every unknown key
+and copies the row into the error of every missing key: 5 MB of invalid JSON then cost seconds and gigabytes. So the
+values are counted before parsing, rows are validated one after another, and validation stops after fifty errors.
 """
 
 import json
@@ -43,13 +42,13 @@ from ondol_serving.grammar import (
     to_microseconds,
 )
 
-LARGEST = 3.4028234e38  # of float32, which every number becomes
+LARGEST = 3.4028234e38  # of float32, to which every number is converted
 MOST_ERRORS = 50
-NESTED_VALUES = 32  # that the columns of a row may hold which are not read, on average
+NESTED_VALUES = 32  # average limit for the columns of a row that are not read
 LONGEST_NAME = 200  # of an unknown field, in an error
 LONGEST_MESSAGE = 500
 BLOCK = 65_536
-# An escape of a character that may be changed by normalization, or change another: not of Latin, Greek, Cyrillic, kana,
+# An escape of a character that normalization may change or combine: not one of Latin, Greek, Cyrillic, kana,
 # CJK, Hangul syllables, punctuation and emoji.
 UNUSUAL_ESCAPE = re.compile(
     rb"\\u(?!0[0-2]|039[1-9a-f]|03[ab]|03c[0-9]|04[1-4]|201|202[0-7]|30[4-8]|309[0-6]|30[a-e]|30f[0-9a]|3[4-9a-f]"
@@ -57,7 +56,7 @@ UNUSUAL_ESCAPE = re.compile(
     re.IGNORECASE,
 )
 QUOTE = ord('"')
-STARTS_VALUE = np.isin(np.arange(256), list(b",[{"))  # each value of a JSON text follows one of these
+STARTS_VALUE = np.isin(np.arange(256), list(b",[{"))  # each value in JSON follows one of these characters
 
 Error = dict[str, Any]
 REQUEST = "Request"  # the name of the type, in OpenAPI and in errors
@@ -72,9 +71,8 @@ class Envelope(BaseModel):
 def compile_request(contract: Contract, max_rows: int) -> type[BaseModel]:
     """Return the pydantic type of a request: `rows`, at least one and at most `max_rows` of them.
 
-    The fields of a row are `f0`, `f1`, … in the order of the contract's features, with the real names as
-    aliases, so that any name works. The columns that the model does not see come last: they may be given, and are
-    ignored.
+    The fields of a row are `f0`, `f1`, … in the order of the contract's features, with the real names as aliases, so
+    that any name works. Columns that the model does not use come last: they are optional and ignored.
     """
     fields: dict[str, Any] = {}
     for i, column in enumerate(contract.features):
@@ -83,14 +81,15 @@ def compile_request(contract: Contract, max_rows: int) -> type[BaseModel]:
     for i, column in enumerate((*contract.ids, *contract.unread)):
         text = "Logged, but not read." if column.role == "id" else f"Not read ({column.role})."
         fields[f"x{i}"] = (Any, Field(None, alias=column.name, description=text))
-    config = ConfigDict(extra="forbid", hide_input_in_errors=True)  # what an own endpoint logs holds no values
+    # Input is hidden so that logs of the project's own endpoints hold no values.
+    config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     row = create_model("Row", __config__=config, **fields)
     rows: Any = (Annotated[list[row], Field(min_length=1, max_length=max_rows)], ...)  # type: ignore[valid-type]
     return create_model(REQUEST, __config__=config, rows=rows)
 
 
 def _type_of(column: Column) -> Any:
-    """Return the annotation of one column; strict, so that no "3" or true becomes a number."""
+    """Return the annotation of one column; strict, so that neither "3" nor true becomes a number."""
     base = _TYPES[column.kind](column)
     if column.kind == "text" and column.nullable:
         return Annotated[Optional[base], BeforeValidator(_blank_to_none)]  # noqa: UP045 - as below
@@ -129,7 +128,7 @@ def _boolean(column: Column) -> Any:
 def _text(column: Column) -> Any:
     if column.categories is not None:
         return Literal[column.categories]
-    # A blank text is a missing one, which only a nullable column may be.
+    # A blank text means a missing value, which only a nullable column may have.
     filled: Any = Field(min_length=1, json_schema_extra={"pattern": r"\S"})
     return StrictStr if column.nullable else Annotated[StrictStr, filled, AfterValidator(_refuse_blank)]
 
@@ -145,7 +144,7 @@ def _blank_to_none(value: Any) -> Any:
 
 
 def _check_whole(value: Any) -> Any:
-    """Refuse fractions and what is beyond 64 bits; what is no number is refused as such afterwards."""
+    """Refuse fractions and integers beyond 64 bits; values that are not numbers are refused afterwards."""
     if isinstance(value, float) and not value.is_integer():
         raise PydanticCustomError("int_type", "Input should be a valid integer")
     if isinstance(value, int | float) and not SMALLEST_INTEGER <= value <= LARGEST_INTEGER:
@@ -163,7 +162,7 @@ def _inside(allowed: set[Any], names: tuple[Any, ...]) -> Callable[[Any], Any]:
 
 
 def date_type(bounds: dict[str, float], grammar: DateGrammar) -> Any:
-    """Return the annotation of a date within `bounds`, which are seconds since 1970, UTC."""
+    """Return the annotation of a date within `bounds` (seconds since 1970, UTC)."""
     # Pydantic compares and reports datetimes.
     moments: dict[str, Any] = {k: datetime.fromtimestamp(v, UTC).replace(tzinfo=None) for k, v in bounds.items()}
     schema = WithJsonSchema({"type": "string", "format": "date-time"})
@@ -174,7 +173,7 @@ def date_type(bounds: dict[str, float], grammar: DateGrammar) -> Any:
     def parse(value: Any) -> datetime:
         if not isinstance(value, str):
             number = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
-            if not (number and grammar.reads_digits):  # 20240131, where its format is listed
+            if not (number and grammar.reads_digits):  # 20240131, if its format is listed
                 raise ValueError(f"{expected}, as text")
             value = str(int(value))
         moment = grammar.parse(value)
@@ -186,7 +185,7 @@ def date_type(bounds: dict[str, float], grammar: DateGrammar) -> Any:
 
 
 def duration_type(bounds: dict[str, float], shown: dict[str, float]) -> Any:
-    """Return the annotation of a duration, which becomes seconds, within `bounds`, `shown` in JSON Schema's words."""
+    """Return the annotation of a duration (in seconds) within `bounds`; `shown` are the bounds in JSON Schema."""
     schema = {
         "anyOf": [{"type": "string", "format": "duration"}, {"type": "number", **shown}],
         "description": "An ISO 8601 duration of weeks to seconds, such as P1DT2H30M, or a number of seconds.",
@@ -197,7 +196,7 @@ def duration_type(bounds: dict[str, float], shown: dict[str, float]) -> Any:
 
 
 def _parse_duration(value: Any) -> float:
-    """Return a text, or a number of seconds, as seconds to the microsecond."""
+    """Convert a text or a number of seconds to seconds, to the microsecond."""
     micros = None
     if isinstance(value, str):
         micros = parse_duration(value)
@@ -223,9 +222,9 @@ class Read(NamedTuple):
 
     Attributes:
         rows: The features of each row, in the order of the contract.
-        keys: How many fields the request has, `rows` among them.
+        keys: The number of fields of the request, including `rows`.
         unread: Whether a row holds a column that is neither a feature nor an id.
-        body: The body, its names and texts in Unicode's normal form C.
+        body: The body, with names and texts in Unicode's normal form C.
     """
 
     rows: list[tuple[Any, ...]]
@@ -254,7 +253,7 @@ class Reader:
         """Return the rows of a request.
 
         Raises:
-            pydantic.ValidationError: the body is not of the contract's type.
+            pydantic.ValidationError: the body does not match the contract.
         """
         rows, normal = self._parse(body)
         made: list[tuple[Any, ...]] = []
@@ -267,12 +266,12 @@ class Reader:
                         self._refuse(rows, len(made))
                 made.append(tuple(self._validate(row).__dict__.values())[: self._width])
                 keys += len(row)
-        except (ValidationError, AttributeError):  # of a row that is no object
+        except (ValidationError, AttributeError):  # of a row that is not an object
             self._refuse(rows, len(made))
         return Read(made, keys, unread, normal)
 
     def _parse(self, body: bytes) -> tuple[list[Any], bytes]:
-        """Return the unvalidated rows, at least one and at most `max_rows`, and the body in normal form."""
+        """Return the unvalidated rows (from one to `max_rows`), and the body in normal form."""
         if len(body) > self.max_values and count_values(body, self.max_values) > self.max_values:
             message = f"{self._at_most()}, and no more than {self.max_values} values in all"
             raise _error([_describe("too_long", ("rows",), message)])
@@ -303,7 +302,7 @@ class Reader:
         return f"A request may hold at most {self.max_rows} rows (max_rows)"
 
     def _refuse(self, rows: list[Any], first: int) -> NoReturn:
-        """Raise the first fifty errors of the rows from `first` on."""
+        """Raise the first fifty errors, starting at row `first`."""
         found: list[Error] = []
         for number in range(first, len(rows)):
             found += islice(self._errors(number, rows[number]), MOST_ERRORS - len(found))
@@ -328,17 +327,17 @@ class Reader:
 
 
 def _texts(contract: Contract) -> Iterator[str]:
-    """Yield the names and texts of a contract; bundles of earlier versions hold them as the data had them."""
+    """Yield the names and texts of a contract; bundles of earlier versions have them as in the data."""
     for column in contract.columns:
         texts = (*(column.categories or ()), *(column.encoding.get("known") or ()))
         yield from (text for text in (column.name, *texts) if isinstance(text, str))
 
 
 def _is_normal(body: bytes) -> bool:
-    """Return True if all texts of a body certainly are in normal form C, as those of nearly all bodies."""
+    """Return True if all texts of a body are certainly in normal form C, as in nearly all requests."""
     if body.isascii():
         return not UNUSUAL_ESCAPE.search(body)
-    # A mark behind an escaped letter belongs to another letter than it seems to.
+    # A mark after an escaped letter belongs to that letter, not to the character before it.
     return b"\\" not in body and unicodedata.is_normalized("NFC", body.decode())
 
 
@@ -351,11 +350,11 @@ def _normalize(value: Any) -> Any:
 
 
 def count_values(body: bytes, limit: int) -> int:
-    """Return at least how many values a JSON text holds, but no more than one block counted over `limit`."""
+    """Count the values of a JSON text, as a lower bound; stop in the block that exceeds `limit`."""
     rough = body.count(b",") + body.count(b"[") + body.count(b"{")
     if rough <= limit:
         return rough
-    if b"\\" in body:  # escaped quotes end no text; in JSON a backslash is nowhere else than in a text
+    if b"\\" in body:  # an escaped quote does not end a text; in JSON, backslashes occur only in texts
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     found, inside = 0, 0
     for start in range(0, len(body), BLOCK):
@@ -384,5 +383,5 @@ def _error(found: list[Error]) -> ValidationError:
 
 
 def shorten(text: str, length: int) -> str:
-    """Return a text of at most that many characters and a sign that some are left out."""
+    """Shorten a text to at most that many characters and a sign that some are left out."""
     return text if len(text) <= length else f"{text[:length]}…"

@@ -1,4 +1,4 @@
-"""The compiled model in ONNX Runtime."""
+"""Runs the compiled model in ONNX Runtime."""
 
 import os
 from pathlib import Path
@@ -11,9 +11,9 @@ Tensors = dict[str, NDArray[Any]]
 
 
 class Runtime(Protocol):
-    """What runs a model on tensors."""
+    """The interface that runs a model on tensors."""
 
-    slow: bool  # whether one row takes milliseconds, so that it must not run on the event loop
+    slow: bool  # whether one row takes milliseconds and must not block the event loop
 
     def run(self, tensors: Tensors) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Return labels [N] (indexes of classes) and probabilities [N, K], or values [N] and None."""
@@ -21,18 +21,19 @@ class Runtime(Protocol):
 
 
 class OnnxRuntime:
-    """A session with one thread: workers are the parallelism, and threads of one session would fight."""
+    """A session with one thread: the workers run in parallel, and several threads each would compete."""
 
     slow = False
 
     def __init__(self, model: Path, inputs: list[str], regression: bool) -> None:
-        """Load `model` and check that it takes `inputs`.
+        """Load `model` and check that its inputs are `inputs`.
 
         Raises:
-            ValueError: the model's inputs or outputs are not the contract's.
+            ValueError: the model's inputs or outputs differ from the contract.
             onnxruntime's errors: the file is not a model.
         """
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it reports to Microsoft; read when it is imported
+        # Otherwise it reports to Microsoft; the variable is read at import.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -50,7 +51,7 @@ class OnnxRuntime:
 
     def run(self, tensors: Tensors) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Return labels [N] and probabilities float32 [N, K], or values float32 [N] and None."""
-        for name in self._unused:  # a converter drops a column that the features dropped
+        for name in self._unused:  # a converter drops inputs that the features do not use
             del tensors[name]
         results = self._session.run(self._outputs, tensors)
         if len(results) == 1:

@@ -1,4 +1,4 @@
-"""The bundle in production: named by `ML_BUNDLE` or by `champion.json` in `ML_STORE`, read twice a second."""
+"""Loads the bundle in production, which `ML_BUNDLE` or `champion.json` in `ML_STORE` names; checked twice a second."""
 
 import asyncio
 import json
@@ -11,28 +11,28 @@ from pathlib import Path
 
 from ondol_serving.bundle import Bundle, BundleError, load_bundle
 
-POLL_SECONDS = 0.5  # and a load, so that a promotion is in production within two seconds
-WAITING_SECONDS = 0.1  # as long as there is no model, so that the first is taken up at once
-RETRY_SECONDS = 5.0  # after a failed load: a file may have come late, or the machine been short of memory
-NOTHING = {"bundle": None}  # what `champion.json` holds where nothing is to serve
+POLL_SECONDS = 0.5  # together with loading, a promotion is in production within two seconds
+WAITING_SECONDS = 0.1  # while there is no model, so that the first one is loaded at once
+RETRY_SECONDS = 5.0  # after a failed load: a file may have arrived late, or memory was short
+NOTHING = {"bundle": None}  # content of `champion.json` if nothing is in production
 NO_MODEL = "There is no model yet: deploy one with `ml run`, and the service takes it up by itself."
 
 log = logging.getLogger("bentoml.service")  # BentoML's own logger: it has a handler and a format
 
 
 class NoBundle(FileNotFoundError):
-    """`ML_BUNDLE` names a folder in which there is no bundle, or not yet. The message is one sentence."""
+    """`ML_BUNDLE` names a folder without a bundle. The message is one sentence."""
 
 
 class NothingInProduction(Exception):
-    """What is in production, if anything, is to be taken out of it."""
+    """`champion.json` says that no model is in production; a loaded one must be removed."""
 
 
 class Serving:
-    """The bundle that answers, or None. Readers take `bundle` once and use that object throughout."""
+    """Holds the bundle in production, or None. A request reads `bundle` once and uses that object to its end."""
 
     def __init__(self) -> None:
-        """Start with nothing; `refresh` looks."""
+        """Start without a bundle; `refresh` loads it."""
         self.bundle: Bundle | None = None
         self._loaded: object = None
         self._tried: object = None
@@ -41,13 +41,13 @@ class Serving:
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
-        """Load the bundle that is named now; on failure log it, keep the old one and retry later."""
+        """Load the bundle in production; on failure log the error, keep the old bundle and retry later."""
         with self._lock:
             try:
                 folder, digest = locate_bundle()
                 named = (folder, digest, *_stamps(folder))
                 if named == self._loaded:
-                    self._tried, self._complaint = None, ""  # a refused one may have been named in the meantime
+                    self._tried, self._complaint = None, ""  # another one may have been refused in the meantime
                     return
                 if named == self._tried and time.monotonic() < self._retry_at:
                     return
@@ -65,7 +65,7 @@ class Serving:
                 self._refuse(error)
 
     async def watch(self) -> None:
-        """Refresh forever. Loading runs in a thread, so that requests are answered in the meantime."""
+        """Refresh forever. Loading runs in a thread, so that requests are answered meanwhile."""
         while True:
             await asyncio.sleep(POLL_SECONDS if self.bundle else WAITING_SECONDS)
             try:
@@ -74,7 +74,7 @@ class Serving:
                 log.exception("Looking for the champion failed")
 
     def forget(self) -> None:
-        """Serve nothing, as at the start."""
+        """Remove the bundle, as at the start."""
         self.bundle, self._loaded, self._tried, self._complaint = None, None, None, ""
 
     def _withdraw(self) -> None:
@@ -89,7 +89,7 @@ class Serving:
 
     def _refuse(self, error: Exception) -> None:
         self._retry_at = time.monotonic() + RETRY_SECONDS
-        if str(error) == self._complaint:  # the same at every try
+        if str(error) == self._complaint:  # logged once, not at every attempt
             return
         self._complaint = str(error)
         old = "there is none yet" if self.bundle is None else f"version {self.bundle.version} stays in production"
@@ -97,18 +97,18 @@ class Serving:
 
 
 def locate_bundle() -> tuple[Path, str | None]:
-    """Return the folder of the bundle that should serve, and its digest where that is recorded.
+    """Return the folder of the bundle in production, and its digest if that is recorded.
 
     Raises:
-        FileNotFoundError: none is named, yet or for a moment; `NoBundle` where `ML_BUNDLE` names it.
-        NothingInProduction: `champion.json` says so: a first release failed and was taken back.
-        BundleError: `champion.json` cannot be understood.
+        FileNotFoundError: no bundle is named, yet or for a moment; `NoBundle` if `ML_BUNDLE` names it.
+        NothingInProduction: `champion.json` says so: a first release failed and was rolled back.
+        BundleError: `champion.json` cannot be parsed.
     """
     if named := os.environ.get("ML_BUNDLE"):
         folder = Path(named)
         if not (folder / "meta.json").exists():
             raise NoBundle(f"ML_BUNDLE is {named}, and there is no meta.json in it: the service waits for one")
-        stated = re.search("-([0-9a-f]{12})$", folder.name)  # the store's name of a bundle ends so
+        stated = re.search("-([0-9a-f]{12})$", folder.name)  # the name of a bundle in the store ends with its digest
         return folder, stated and stated[1]
     store = Path(os.environ.get("ML_STORE") or ".ml/store")
     text = (store / "champion.json").read_text(encoding="utf-8")
@@ -122,11 +122,11 @@ def locate_bundle() -> tuple[Path, str | None]:
 
 
 def _stamps(folder: Path) -> tuple[object, ...]:
-    """Return what changes when a file of the bundle does."""
+    """Return a value that changes when a file of the bundle changes."""
     if not folder.is_dir():
         return ()
     files = sorted(folder.iterdir())
     return tuple((f.name, s.st_mtime_ns, s.st_size, s.st_ino) for f in files for s in [f.stat()])
 
 
-serving = Serving()  # one for the process: BentoML makes the middleware and the service apart
+serving = Serving()  # one for the process: BentoML creates the middleware and the service separately

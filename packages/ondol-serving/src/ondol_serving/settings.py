@@ -1,6 +1,6 @@
-"""The service's settings: what a request may cost, who may ask, and what is logged.
+"""The service's settings: limits of requests, allowed hosts, and logging.
 
-Each is read from the environment (`ML_SERVICE__…`, `ML_LOG__…`), else from the bundle, else it is the default.
+Each comes from the environment (`ML_SERVICE__…`, `ML_LOG__…`), else from the bundle, else from the default.
 """
 
 import os
@@ -14,7 +14,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Limits(BaseModel):
-    """What a request may cost, and who may ask; the meaning of each entry is `ondol.config.Service`'s."""
+    """Limits of requests, and allowed hosts; see `ondol.config.Service` for the entries."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -27,7 +27,7 @@ class Limits(BaseModel):
 
 
 class Rules(BaseModel):
-    """What is logged and how much is kept; the meaning of each entry is `ondol.config.Log`'s."""
+    """What is logged and how much is kept; see `ondol.config.Log` for the entries."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,16 +38,16 @@ class Rules(BaseModel):
 
 
 def read_limits(settings: dict[str, Any]) -> Limits:
-    """Return the limits, those of the bundle being `settings`.
+    """Return the limits; `settings` are those of the bundle.
 
     Raises:
-        ValueError: one is not allowed.
+        ValueError: a value is not allowed.
     """
     return read_settings(Limits, settings, "ML_SERVICE__", "the service")
 
 
 def read_rules(settings: dict[str, Any]) -> Rules:
-    """Return the rules: each entry the environment's (`ML_LOG__…`), else the bundle's, else the default.
+    """Return the rules: each entry from the environment (`ML_LOG__…`), else from the bundle, else the default.
 
     Raises:
         ValueError: an entry is not allowed.
@@ -56,10 +56,10 @@ def read_rules(settings: dict[str, Any]) -> Rules:
 
 
 def read_settings(model: type[Model], settings: dict[str, Any], prefix: str, owner: str) -> Model:
-    """Return `model`: each entry is taken from the environment (`prefix` and its name), else from `settings`.
+    """Build `model`: each entry comes from the environment (`prefix` and its name), else from `settings`.
 
     Raises:
-        ValueError: an entry is not allowed; `owner` says whose setting it is.
+        ValueError: an entry is not allowed; `owner` names the source in the message.
     """
     given = {name: os.environ.get(f"{prefix}{name.upper()}") or settings.get(name) for name in model.model_fields}
     try:

@@ -1,7 +1,7 @@
-"""The exception: a bundle whose estimator cannot be compiled carries a scikit-learn pipeline as skops.
+"""Runs a scikit-learn pipeline, saved as skops, for a model that cannot be compiled to ONNX.
 
-Imported only for such a bundle. It loads the types that the bundle's trust list names and no others, and the
-list may name scikit-learn's, numpy's and scipy's own only: the service has no code of the project's model.
+Imported only for a bundle of this kind. It loads only the types in the bundle's trust list, and the list may contain
+only types of scikit-learn, numpy and scipy: the service does not contain the project's code.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ class SklearnRuntime:
         """Load `model`, trusting exactly `trusted`.
 
         Raises:
-            BundleError: the trust list or the file names a type that is not scikit-learn's own.
-            skops's errors: the file names a type that the trust list does not.
+            BundleError: the trust list or the file contains a type that is not one of scikit-learn, numpy or scipy.
+            skops's errors: the file contains a type that is not in the trust list.
         """
         named = {*trusted, *get_untrusted_types(file=model)}
         if foreign := sorted(name for name in named if not name.startswith(TRUSTWORTHY)):

@@ -1,4 +1,4 @@
-"""The engine of a project: what its flows are made of, and the `ml` command."""
+"""The engine of a project: the steps of its flows, and the `ml` command."""
 
 import logging
 
@@ -6,5 +6,5 @@ from ondol_serving.printable import PrintableRecord
 
 __version__ = "0.4.0"
 
-# Here, because a worker imports the flows and never the command line: their logs go to Prefect and to files.
+# Here, because a worker imports the flows and not the command line: their logs go to Prefect and to files.
 logging.setLogRecordFactory(PrintableRecord)

@@ -1,4 +1,4 @@
-"""The settings: defaults here, differences in `config.toml`, and environment variables above both.
+"""The settings: defaults here, overridden by `config.toml`, and that by environment variables.
 
 `ML_TRAIN__SEED=7` overrides `seed` in the section `[train]`; `ML_STORE` moves the store.
 """
@@ -35,7 +35,7 @@ Problem = Literal["binary", "multiclass", "regression"]
 
 
 class Section(BaseModel):
-    """One section of `config.toml`: frozen, and refusing unknown keys and numbers that are not finite."""
+    """One section of `config.toml`: immutable; unknown keys and numbers that are not finite are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -47,7 +47,7 @@ def is_address(store: str) -> bool:
 
 def _require_store(value: Any) -> Any:
     if str(value).startswith(("http://", "https://")):
-        raise ValueError("a web server cannot be written: use a folder, s3://, gs:// or az://")
+        raise ValueError("a web server cannot be a store: use a folder, s3://, gs:// or az://")
     return str(value)
 
 
@@ -59,7 +59,7 @@ NAMED_CHARACTERS = {"tab": "\t", "space": " ", "comma": ",", "semicolon": ";", "
 
 
 def _read_character(value: Any) -> Any:
-    """Return the character that a name such as "tab" means; others are unchanged."""
+    """Return the character for a name such as "tab"; other values are unchanged."""
     return NAMED_CHARACTERS.get(value.lower(), value) if isinstance(value, str) and len(value) > 1 else value
 
 
@@ -99,16 +99,16 @@ class Dialect(Section):
     """How delimited text (CSV, TSV, …) is written; see docs/how-to/read-csv-in-other-notations.md. `ml init` finds it.
 
     Attributes:
-        encoding: A codec of Python, such as "cp949" or "utf-16", of files without the mark of UTF-8.
+        encoding: A Python codec, such as "cp949" or "utf-16", for files without the byte order mark of UTF-8.
         delimiter: The character between two fields, or "tab"; None to find it in each file.
         skip_lines: How many lines above the header (or above the first row) are skipped.
-        header: Whether the first line has the columns' names. False: they are called column_1, column_2, … A list
-            has the names of a table without a header.
-        trim: Whether spaces around names and values are dropped.
+        header: Whether the first line has the column names. False: they are column_1, column_2, … A list gives the
+            names for a table without a header.
+        trim: Whether to remove spaces around names and values.
         decimal: The decimal sign of numbers, "." or ",".
         thousands: The separator of thousands in numbers, or "" for none.
-        missing: Texts that mean that there is no value. A list holds in columns of numbers, dates, durations and
-            truth values. A table, by a column's name, holds in that column, of whichever kind.
+        missing: Texts that mean a missing value. A list applies to columns of numbers, dates, durations and booleans. A
+            table of lists by column name applies to those columns, of any kind.
     """
 
     encoding: str = "utf-8"
@@ -122,7 +122,7 @@ class Dialect(Section):
 
     @property
     def dialect(self) -> "Dialect":
-        """These settings alone."""
+        """Only the settings of the dialect."""
         return Dialect(**self.model_dump(include=self.model_fields_set & set(Dialect.model_fields)))
 
     @field_validator("encoding")
@@ -132,7 +132,7 @@ class Dialect(Section):
             "".encode(value)
         except (LookupError, ValueError):
             raise ValueError(
-                'no such encoding is known: write "utf-8", "cp949", "utf-16", "cp1252" or the like'
+                'this encoding is not known: write a Python codec such as "utf-8", "cp949", "utf-16" or "cp1252"'
             ) from None
         return codecs.lookup(value).name
 
@@ -152,7 +152,7 @@ class Dialect(Section):
             raise ValueError("name every column, or write false")
         name, times = Counter(value).most_common(1)[0]
         if times > 1:
-            raise ValueError(f'"{name}" is there {times} times: give each column a name of its own')
+            raise ValueError(f'"{name}" is used {times} times: give each column a different name')
         return value
 
     @field_validator("thousands")
@@ -172,7 +172,7 @@ class Dialect(Section):
     @model_validator(mode="after")
     def _require_different_signs(self) -> Self:
         if self.decimal == self.thousands:
-            raise ValueError(f'decimal and thousands are both "{self.decimal}": one sign cannot mean two things')
+            raise ValueError(f'decimal and thousands are both "{self.decimal}": they must differ')
         if self.decimal == self.delimiter:
             raise ValueError(
                 f'decimal and delimiter are both "{self.decimal}": leave delimiter out if such numbers are in quotes'
@@ -184,17 +184,17 @@ class Data(Dialect):
     """Where the rows come from, how they are written, and what is predicted.
 
     Attributes:
-        source: The rows: a file, a folder, or an address of any kind in docs/reference/sources.md.
+        source: The rows: a file, a folder, or an address of a kind in docs/reference/sources.md.
         target: The column to predict.
-        problem: What kind of prediction it is.
-        date_formats: How dates are written whose order of day and month is ambiguous, or with two digits of a year,
-            in the directives of strptime (English names on every machine). They are read beside the standard forms
-            of docs/reference/contract.md, in place of the default's month/day/year.
-        max_bad_share: The share of the rows with a label in quarantine from which on a run fails.
-        watermark: A column that grows from row to row, such as the time of the last change: each ingest reads only
-            what is new by it, and appends.
-        lateness: How far behind the newest value rows may still arrive: days of a date, else the column's unit.
-        window_days: Only rows of the last so many days, by the column with the role time, are learned from.
+        problem: The kind of prediction.
+        date_formats: Formats of dates with an ambiguous order of day and month, or with two-digit years, in strptime
+            directives (English names on every machine). They are used in addition to the standard forms of
+            docs/reference/contract.md, instead of the default month/day/year.
+        max_bad_share: A run fails if a larger share of the labelled rows is quarantined.
+        watermark: A column that grows from row to row, such as the time of the last change: each ingest reads only the
+            newer rows and appends them.
+        lateness: How far behind the newest value late rows may be: days for a date, else the column's unit.
+        window_days: Train only on rows of the last so many days, by the column with the role time.
     """
 
     source: str = "sample://"
@@ -223,9 +223,9 @@ class Fetch(Section):
     """Timeouts and retries of reading sources.
 
     Attributes:
-        timeout_seconds: How long one request, connection or message may take.
-        retries: How often a request that failed for a passing reason is made again, after a growing pause.
-        max_ratio: How many times its size a compressed file may hold.
+        timeout_seconds: The time limit of one request, connection or message.
+        retries: How often a request is repeated after a temporary failure, with growing pauses.
+        max_ratio: The largest allowed ratio of a file's decompressed to its compressed size.
     """
 
     timeout_seconds: float = Field(60.0, gt=0)
@@ -237,11 +237,11 @@ class Split(Section):
     """Which rows are held out, see docs/explanation/holdout.md.
 
     Attributes:
-        by: "random" (by a hash of the group, else the id, else the row; once called "hash"), "group" (the same, and a
-            column with that role is asked for), "stratified" (the same share of each class, or of each tenth of a
-            number) or "time" (the latest).
+        by: "random" (by a hash of the group, else the id, else the row; formerly "hash"), "group" (the same, but a
+            column with that role is required), "stratified" (the same share of each class, or of each tenth of a
+            number) or "time" (the latest rows).
         holdout: The share of the rows that is held out.
-        seed: Another seed holds out other rows.
+        seed: The seed of the hash; another seed holds out other rows.
     """
 
     by: Literal["random", "stratified", "group", "time"] = "random"
@@ -258,7 +258,7 @@ class Leakage(Section):
     """Warnings of leakage that do not block.
 
     Attributes:
-        accept: By the name of a column: why what was found in it is no leak. Training then continues.
+        accept: By column name: the reason why the finding is not a leak. Training then continues.
     """
 
     accept: dict[str, str] = Field({})
@@ -268,7 +268,7 @@ class Leakage(Section):
     def _require_reasons(cls, value: dict[str, str]) -> dict[str, str]:
         for name, reason in value.items():
             if not reason.strip():
-                raise ValueError(f'say why "{name}" is no leak')
+                raise ValueError(f'give a reason why "{name}" is not a leak')
         return {normalize(name): reason for name, reason in value.items()}
 
 
@@ -276,11 +276,11 @@ class Train(Section):
     """How the model is fitted.
 
     Attributes:
-        seed: The seed of everything that is random in training, and of the choice of `sample_rows`.
-        sample_rows: Of more rows than this, about as many are used for training, chosen by a hash of the row and the
-            seed; None to use all.
-        params: What `build_estimator` in `model/estimator.py` gets as `params`.
-        trusted_types: Types that skops may load in a saved model, beside those of scikit-learn that are known.
+        seed: The seed of all randomness in training, and of the choice of `sample_rows`.
+        sample_rows: Train on about this many rows, if there are more, chosen by a hash of the row and the seed; None to
+            use all.
+        params: The argument `params` of `build_estimator` in `model/estimator.py`.
+        trusted_types: Types that skops may load in a saved model, in addition to the known types of scikit-learn.
     """
 
     seed: int = 0
@@ -290,16 +290,16 @@ class Train(Section):
 
 
 class Gates(Section):
-    """What a candidate must reach to be deployed.
+    """The conditions that a candidate must meet to be deployed.
 
     Attributes:
         metric: The metric that the gates compare; None for the default of the problem.
-        minimum: The value that the metric must reach (an error must not exceed it), in place of the comparison with a
+        minimum: The value that the metric must reach (an error must not exceed it), instead of the comparison with a
             dummy model; None for that comparison.
-        margin: By how much the candidate may be worse than the champion on the same rows; of errors in the target's
-            unit, a share.
+        margin: By how much the candidate may be worse than the champion on the same rows; for errors in the target's
+            unit, as a share.
         confidence: The confidence level of the intervals.
-        resamples: How many bootstrap samples an interval is computed from.
+        resamples: The number of bootstrap samples for an interval.
     """
 
     metric: str | None = None
@@ -313,7 +313,8 @@ class Deploy(Section):
     """How the model is compiled for the service.
 
     Attributes:
-        runtime: "onnx" compiles the model. "sklearn" serves scikit-learn itself, for a model that ONNX cannot express.
+        runtime: "onnx" compiles the model. "sklearn" serves scikit-learn itself, for a model that cannot be compiled to
+            ONNX.
         tolerance: The largest allowed difference between a prediction of the compiled model and of scikit-learn.
     """
 
@@ -325,7 +326,7 @@ Hosts = Annotated[tuple[Annotated[str, AfterValidator(require_host)], ...], NoDe
 
 
 class Naming(Section):
-    """How the project is called.
+    """The name of the project.
 
     Attributes:
         name: The name of the registered model, the experiments, the work pool and the deployments.
@@ -335,19 +336,19 @@ class Naming(Section):
 
 
 class Service(Section):
-    """Limits and address of the service; each process of it keeps the limits by itself.
+    """Limits and address of the service; the limits apply to each process separately.
 
     Attributes:
-        host: The address that it listens on; any but a loopback address lets other machines ask.
+        host: The address that it listens on; other machines can send requests unless it is a loopback address.
         port: The port.
-        hosts: By which names it may be asked, beside the loopback's and the address it listens on: `churn.example.com`,
-            `*.example.com`, or `*` for any. Web pages of an origin that is named here, with its port where a browser
-            shows one, may ask too.
-        workers: How many processes answer.
-        max_rows: How many rows a request may have.
-        max_body_bytes: How large the body of a request may be.
-        max_bytes_in_flight: How large the bodies of all requests may be that are being received or answered.
-        body_seconds: How long the body of a request may take to arrive.
+        hosts: The host names that requests may use, in addition to loopback names and the address it listens on:
+            `churn.example.com`, `*.example.com`, or `*` for any. Web pages of an origin listed here, with the port that
+            a browser shows, may send requests too.
+        workers: The number of worker processes.
+        max_rows: The largest number of rows in a request.
+        max_body_bytes: The largest size of a request's body.
+        max_bytes_in_flight: The largest total size of the bodies of all requests that are being received or answered.
+        body_seconds: The time limit for receiving the body of a request.
         max_wait_seconds: A request that would wait longer for its turn is answered 503 at once.
     """
 
@@ -363,13 +364,13 @@ class Service(Section):
 
 
 class Log(Section):
-    """The service's record of its answers, in the store's `log`.
+    """The prediction log: the service's record of its answers, in the store's `log`.
 
     Attributes:
         enabled: Whether answers are logged.
-        sensitive: Whether columns with the role sensitive are left out or hashed with the key in `ML_LOG_KEY`.
-        file_bytes: A file that would grow over it is followed by the next.
-        keep_bytes: The oldest files are removed while all together are over it.
+        sensitive: Whether columns with the role sensitive are left out, or hashed with the key in `ML_LOG_KEY`.
+        file_bytes: The largest size of one log file.
+        keep_bytes: The largest total size of the log files; the oldest files are removed.
     """
 
     enabled: bool = True
@@ -379,21 +380,23 @@ class Log(Section):
 
 
 class Monitor(Section):
-    """What the monitor compares and from when on a difference counts; see docs/explanation/drift.md.
+    """What the monitor compares, and the limits; see docs/explanation/drift.md.
 
     Attributes:
-        labels: A source with the true targets, in the grammar of `[data] source`: the target and `request_id`
-            (with `row`, from 0, where requests hold several), or the id column that callers sent along.
-        min_rows: Fewer rows are too few to evaluate, of the window and of its labels.
-        sample_rows: As many rows of a window are compared at most, drawn by a seed.
-        distance: The distance from which a column has drifted, unless chance alone exceeds it at the window's size.
+        labels: A source with the true targets, in the notation of `[data] source`: the target and `request_id` (with
+            `row`, from 0, if requests have several rows), or the id column that callers sent.
+        min_rows: The smallest number of rows, or of labelled rows, that is evaluated.
+        sample_rows: The largest number of rows of a window that are compared, drawn with a fixed seed.
+        distance: A column has drifted at this distance, unless random variation alone exceeds it at the window's size.
         missing: By how much a column's share of missing values may change.
         unseen: By how much the share of values never seen in training may grow.
-        drift_share: The share of drifted columns from which on the window has drifted.
-        loss: By how much the metric may fall before performance is lost; of errors in the target's unit, a share.
-        confidence: How sure it must be that the fall is not chance; one-sided.
-        keep: How many reports are kept.
-        metrics: Where the worker exposes the loop's metrics to Prometheus, such as 127.0.0.1:9464; None for nowhere.
+        drift_share: A window has drifted at this share of drifted columns.
+        loss: By how much the metric may fall before performance counts as lost; for errors in the target's unit, as a
+            share.
+        confidence: The one-sided confidence level at which the fall must not be random.
+        keep: The number of reports to keep.
+        metrics: The address where the worker exposes the loop's metrics to Prometheus, such as 127.0.0.1:9464; None to
+            disable.
     """
 
     labels: str | None = None
@@ -404,7 +407,7 @@ class Monitor(Section):
     unseen: float = Field(0.05, gt=0, le=1)
     drift_share: float = Field(0.3, gt=0, le=1)
     loss: float = Field(0.02, ge=0)
-    confidence: float = Field(0.9, gt=0, lt=1)  # two windows must agree before the pipeline is asked to train
+    confidence: float = Field(0.9, gt=0, lt=1)  # two windows must agree before retraining is requested
     keep: int = Field(20, ge=1)
     metrics: str | None = Field(None, pattern=r"^(\[[0-9a-fA-F:]+\]|[\w.-]+):\d{1,5}$")
 
@@ -414,18 +417,18 @@ class Retrain(Section):
 
     Attributes:
         windows: How many of the last `of` windows, the latest among them, must have drifted or become worse.
-        of: How many of the last windows are looked at.
-        cooldown_hours: How long after a request, or after a new version in production, none is made.
+        of: The number of last windows that are considered.
+        cooldown_hours: The hours after a request, or after a new version in production, in which no request is made.
     """
 
     windows: int = Field(2, ge=1)
     of: int = Field(3, ge=1)
-    cooldown_hours: float = Field(23.0, ge=0)  # a daily monitor is some seconds early or late
+    cooldown_hours: float = Field(23.0, ge=0)  # a daily monitor may start some seconds early or late
 
     @model_validator(mode="after")
     def _require_enough(self) -> Self:
         if self.windows > self.of:
-            raise ValueError(f"{self.windows} windows of the last {self.of} can never be: raise `of`")
+            raise ValueError(f"{self.windows} of the last {self.of} windows is impossible: raise `of`")
         return self
 
 
@@ -434,14 +437,14 @@ HOSTS_SETTING = f"[ports] hosts ({HOSTS})"
 
 
 class Ports(Section):
-    """Where `ml up` puts the servers on the loopback; the service has its own under `[service]`.
+    """The ports of the servers of `ml up` on the loopback; that of the service is under `[service]`.
 
     Attributes:
         prefect: The port of Prefect.
         mlflow: The port of MLflow.
-        hosts: By which names browsers reach both beside the loopback's, as through a reverse proxy; written as those of
+        hosts: The host names of both in addition to loopback names, as behind a reverse proxy; written like those of
             the service.
-        mlflow_url: Where browsers reach MLflow, for links to it; default: where the project itself does.
+        mlflow_url: The address of MLflow in browsers, for links; default: the address that the project itself uses.
     """
 
     prefect: int = Field(4200, ge=1, le=65535)
@@ -451,10 +454,10 @@ class Ports(Section):
 
 
 class Retention(Section):
-    """How long what only people read is kept; models, snapshots and records have rules of their own.
+    """How long records of runs are kept; other rules apply to models, snapshots and records in the store.
 
     Attributes:
-        run_days: Prefect's flow runs, with their logs and artifacts, after their end.
+        run_days: Days for which Prefect's flow runs are kept after their end, with logs and artifacts.
     """
 
     run_days: float = Field(30.0, ge=0.05)
@@ -465,8 +468,8 @@ class Alerts(Section):
 
     Attributes:
         webhook: The address that receives them. It is a secret: set it by the environment variable.
-        format: "json", or "slack" for Slack and for receivers that take its form.
-        repeat_hours: How long the same alert is not sent again.
+        format: "json", or "slack" for Slack and compatible receivers.
+        repeat_hours: The hours for which the same alert is not sent again.
     """
 
     webhook: SecretStr | None = None
@@ -475,17 +478,17 @@ class Alerts(Section):
 
 
 class Environment(Section):
-    """Where `ml release` brings a model, see docs/how-to/release-a-model.md.
+    """A place to which `ml release` releases a model; see docs/how-to/release-a-model.md.
 
     Attributes:
-        store: What the environment's service has as its `ML_STORE`: a folder, or an object store's address.
+        store: The `ML_STORE` of the environment's service: a folder, or the address of an object store.
         url: The service's address.
-        host: The container host that runs the service, as `docker --host` takes it; None where images are not moved.
-        address: At which of that host's addresses the container is published; any but a loopback address lets other
-            machines ask, and 0.0.0.0 is all of them.
-        port: What the container publishes there; None for the one in an http:// `url`, and else `[service] port`.
-        variables: Names of what the container on that host is given from the environment of `ml release`.
-        wait_seconds: How long the service may take to be ready, and then to swap.
+        host: The container host that runs the service, as for `docker --host`; None if no images are released.
+        address: The address of that host at which the container is published; 0.0.0.0 is all addresses. Other machines
+            can send requests unless it is a loopback address.
+        port: The published port of the container; None for the port in an http:// `url`, else `[service] port`.
+        variables: Names of the environment variables of `ml release` that the container on that host gets.
+        wait_seconds: The time limit for the service to be ready, and then to load the new model.
     """
 
     store: StorePlace
@@ -500,16 +503,15 @@ class Environment(Section):
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy")
 EXCEPTIONS = ("no_proxy", "NO_PROXY")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-BRACKETS = str.maketrans("", "", "[]")  # of IPv6 addresses: httpx takes them for a part of a name
+BRACKETS = str.maketrans("", "", "[]")  # of IPv6 addresses: httpx treats them as a part of a name
 
 
 def keep_loopback_direct() -> None:
     """Exclude this machine from proxies, for libraries here and in child processes.
 
-    Every server that is started here listens on the loopback. Each library reads the variables in its own way, so both
-    spellings of NO_PROXY say the same. A proxy that httpx cannot use (SOCKS without `socksio`, or no address at all)
-    would stop Prefect's client even where no request goes through it; httpx alone takes a "*" among other names for
-    "no proxies".
+    Every server that is started here listens on the loopback. Libraries read different spellings of NO_PROXY, so both
+    get the same value. A proxy that httpx cannot use (SOCKS without `socksio`, or an invalid address) would stop
+    Prefect's client even if no request goes through it. Only httpx reads "*" among other names as "no proxies".
     """
     if not any(name.lower() in VARIABLES and value for name, value in os.environ.items()):
         return
@@ -574,7 +576,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment override what `config.toml` (passed to the initialiser) says."""
+        """Let the environment override `config.toml`, which is passed to the initialiser."""
         return (env_settings, init_settings) if cls.overridable else (init_settings,)
 
     def show(self, path: Path) -> str:
@@ -583,18 +585,18 @@ class Settings(BaseSettings):
 
     @property
     def home(self) -> Path:
-        """The ignored folder that holds everything a run leaves behind."""
+        """The folder `.ml`, ignored by git, for everything that a run writes."""
         return self.root / HOME
 
     def folder_of(self, store: str) -> Path:
-        """Return the folder of a store, relative to the project; of an address the folder that mirrors it."""
+        """Return the folder of a store, relative to the project; for an address, the folder that mirrors it."""
         if not is_address(store):
             return self.root / store
         return self.home / MIRRORS / hashlib.sha256(store.rstrip("/").encode()).hexdigest()[:12]
 
 
 class FileSettings(Settings):
-    """Settings that the environment does not override: those of a project whose commands run in another one."""
+    """Settings that the environment does not override: for a project whose commands run with another environment."""
 
     overridable: ClassVar[bool] = False
 
@@ -613,10 +615,10 @@ def find_root(start: Path | None = None) -> Path:
 
 
 def load_settings(root: Path | None = None, kind: type[Settings] = Settings) -> Settings:
-    """Read `config.toml` of the project at `root` (default: found from here) and, as `kind` has it, the environment.
+    """Read `config.toml` of the project at `root` (default: found from here) and, depending on `kind`, the environment.
 
     Raises:
-        UserError: the file is missing or is no TOML, a key is unknown, or a value is not allowed; or `.env` cannot be
+        UserError: the file is missing or is not TOML, a key is unknown, or a value is not allowed; or `.env` cannot be
             read.
     """
     folder = (root or find_root()).resolve()
@@ -650,14 +652,14 @@ def load_settings(root: Path | None = None, kind: type[Settings] = Settings) -> 
 
 
 def _explain(error: ValidationError) -> str:
-    """Return a sentence on the first mistake in the settings, with the correction."""
+    """Return a sentence on the first mistake in the settings, with a hint."""
     first = error.errors(include_url=False)[0]
     place = [str(part) for part in first["loc"]]
     name = ".".join(place)
     if first["type"] == "extra_forbidden":
         return _explain_unknown(place)
     reason = first["msg"].removeprefix("Value error, ")
-    if isinstance(first["input"], dict) and "." not in name:  # what is wrong between several settings of a section
+    if isinstance(first["input"], dict) and "." not in name:  # an error that concerns several settings of a section
         return f"The section [{name}] ({FILE_NAME} or environment) cannot be used: {reason}."
     return f'The setting "{name}" ({FILE_NAME} or environment) is {first["input"]!r}: {reason}.'
 

@@ -111,7 +111,7 @@ def open_project() -> Project:
 
 
 def read_extension(module: str, name: str) -> Any:
-    """Return the value `name` of a module in `model/`; None where there is no module, or no such value in it.
+    """Return the value `name` of a module in `model/`; None if there is no module, or no such value in it.
 
     Raises:
         UserError: the module cannot be imported.
@@ -120,7 +120,7 @@ def read_extension(module: str, name: str) -> Any:
 
 
 def import_extension(module: str) -> ModuleType | None:
-    """Return an optional module of `model/`; None where there is none.
+    """Return an optional module of `model/`; None if there is none.
 
     Raises:
         UserError: it cannot be imported.
@@ -157,7 +157,7 @@ def import_code(name: str) -> ModuleType:
 
 
 def digest_extension(root: Path, module: str) -> str | None:
-    """Return the SHA-256 of the module's file; None where there is none."""
+    """Return the SHA-256 of the module's file; None if there is none."""
     path = root / FILE(module)
     return digest_file(path) if path.is_file() else None
 
@@ -185,7 +185,7 @@ def read_imports(code: bytes, package: Sequence[str] = ()) -> Iterator[tuple[str
 
 
 def _parse(code: bytes) -> Iterator[ast.AST]:
-    """Yield the syntax nodes of code, or of its imports alone where it is no Python."""
+    """Yield the syntax nodes of code, or of its imports alone where it is not Python."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of the owner's code, such as of an escape in a string
             tree = ast.parse(code)

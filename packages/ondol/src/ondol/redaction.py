@@ -61,7 +61,7 @@ def _forms(value: str) -> set[str]:
 
 
 def _quote(text: str, safe: str = "") -> str:
-    return quote(text, safe=safe, errors="surrogateescape")  # what is no UTF-8 in the environment
+    return quote(text, safe=safe, errors="surrogateescape")  # what is not UTF-8 in the environment
 
 
 def may_be_address(source: str) -> bool:

@@ -157,7 +157,7 @@ class Use:
     """One that was made from data.
 
     Attributes:
-        version: The model version; None where it is none.
+        version: The model version; None if it is none.
         snapshot: The snapshot's digest.
         validation: The validation's id.
     """

@@ -1,7 +1,7 @@
-"""The `ml` command, the top of the engine: every other package may be used here, and none imports this one.
+"""The `ml` command, the top layer of the engine: it may import every other package, and none imports it.
 
-`app` holds the signature of every command; each other module does the work of some of them, and is imported only when
-one of its commands runs.
+`app` has the signature of every command. Every other module does the work of some commands and is imported only when
+one of them runs.
 """
 
 from ondol.cli.app import main

@@ -1,4 +1,4 @@
-"""`python -m ondol.cli` is `ml`: Python wants a module of this name for it, so it is a few lines only."""
+"""Makes `python -m ondol.cli` the same as `ml`."""
 
 from ondol.cli import main
 

@@ -1,6 +1,6 @@
 """The `ml` command: the signature and help text of every command.
 
-Every command waits for this import. So only Typer and a few small modules are imported at the top, and each function
+Every command imports this module. So only Typer and a few small modules are imported at the top, and each function
 imports the module that does its work.
 """
 
@@ -22,15 +22,15 @@ HELP = """Train, check, deploy and serve this project's model.
 A first session: `ml run` trains on the sample and deploys, `ml serve` answers requests. Then
 `ml init data.csv --target COLUMN` replaces the sample with your own data, and `ml run` again.
 """
-PLAIN = {"✓": "v", "✗": "x", "–": "-", "…": "..."}  # for an encoding that lacks the character
-LEAST_WEEKS = 4  # one before the drift, as many with it as [retrain] windows (2) asks for, one after the promotion
+PLAIN = {"✓": "v", "✗": "x", "–": "-", "…": "..."}  # for encodings without the character
+LEAST_WEEKS = 4  # one week before the drift, [retrain] windows (2) with it, one after the promotion
 
 app = typer.Typer(
     help=HELP,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",  # in rich's own markup, "[data] source" in a help text is a style and not shown
+    rich_markup_mode="markdown",  # in rich's markup, "[data] source" in a help text would be a style and not be shown
 )
 data_app = typer.Typer(help="List snapshots, compare two, delete unused ones.", no_args_is_help=True)
 contract_app = typer.Typer(help="Compare model/schema.py with the data, and update it.", no_args_is_help=True)
@@ -66,7 +66,7 @@ def ml(
         typer.Option("--version", help="Print the engine's version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Hold the options of `ml` itself; `HELP` is its help text."""
+    """Define the options of `ml` itself; `HELP` is its help text."""
 
 
 # The pipeline and its stages.
@@ -366,9 +366,7 @@ def release(
     ] = None,
     image: Annotated[
         str | None,
-        typer.Option(
-            envvar="ML_IMAGE", help="The image that the environment's host shall run; default: that of --from."
-        ),
+        typer.Option(envvar="ML_IMAGE", help="The image to run on the environment's host; default: that of --from."),
     ] = None,
     breaking: Annotated[bool, typer.Option("--breaking", help="Release even if callers must change.")] = False,
     why: Why = "released",
@@ -513,14 +511,14 @@ def quarantine_replay(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one sentence, anything else is kept in a log."""
-    _prepare_streams()  # before the console is made of them
+    """Run the command line. A user's mistake is one sentence; the traceback of any other error goes to a log."""
+    _prepare_streams()  # before the console is created from them
     from ondol.cli.console import leave, report_error, report_unexpected
     from ondol.storage.files import keep_private
 
     keep_private()
-    # A shell without job control, such as a script's, starts `ml … &` with SIGINT ignored, and Python leaves it so. Who
-    # sends one nevertheless means this command, as `kill -INT` does: it ends with 130 then, however it was started.
+    # A shell without job control, such as a script's, starts `ml … &` with SIGINT ignored, and Python keeps that. But a
+    # SIGINT that reaches this process, as by `kill -INT`, is meant for it: so it always ends the command with 130.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app(prog_name="ml")
@@ -532,12 +530,12 @@ def main() -> None:
         leave(report_error(error))
     except KeyboardInterrupt:
         leave(130)
-    except Exception as error:  # a fault of ours: its trace goes to a file, not to the screen
+    except Exception as error:  # a bug: its traceback goes to a file, not to the screen
         leave(report_unexpected(error))
 
 
 def _prepare_streams() -> None:
-    """Let output neither fail at a character that its encoding lacks, nor where the shell has closed the stream."""
+    """Make output safe for characters that its encoding lacks, and for streams that the shell has closed."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:  # `ml status >&-`; the next file to be opened would take its number
             null = os.open(os.devnull, os.O_RDWR)
@@ -552,7 +550,7 @@ def _prepare_streams() -> None:
 
 
 def _replace_unknown(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Return what is written for a character that the encoding lacks, as a handler of `codecs` does."""
+    """Return the replacement of a character that the encoding lacks; an error handler of `codecs`."""
     if isinstance(error, UnicodeEncodeError) and (plain := PLAIN.get(error.object[error.start])):
         return plain, error.start + 1
     return codecs.backslashreplace_errors(error)

@@ -47,29 +47,29 @@ STAGES = {
 
 
 class Console(rich.console.Console):
-    """A console on which no text of the data moves the cursor, sets a style or hides another text."""
+    """A console that escapes control characters and markup, so that data cannot change what is shown."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return a text for the layout: escaped before widths are measured."""
+        """Return text for the layout, escaped before widths are measured."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
-        """Yield what is written; escaped where it came as a `Text`, which no layout has passed through `render_str`."""
+        """Yield the output; a `Text` is escaped here, because it does not pass through `render_str`."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
-console = Console(highlight=False, emoji=False, width=PIPED)  # ":id:" in a name is no emoji
+console = Console(highlight=False, emoji=False, width=PIPED)  # ":id:" in a name is not an emoji
 errors = Console(stderr=True, highlight=False, emoji=False)
 
 
 def print_plain(text: str) -> None:
-    """Print text that is read by other programs too: neither wrapped nor styled."""
+    """Print text without wrapping and styles, because other programs may read it."""
     print(printable(text))
 
 
 class Notices(logging.Handler):
-    """Prints why long work is waiting."""
+    """A log handler that prints why long work is waiting."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line; a running spinner replaces `sys.stderr`, and prints the line above itself."""
@@ -82,11 +82,11 @@ notices = Notices(logging.WARNING)
 def start_command(stored: bool = True, note: bool = True) -> Settings:
     """Prepare this process for a command of the project here, and return its settings.
 
-    The libraries' homes are set, warnings go to the log, and pauses of long work are printed.
+    It sets the folders of the libraries, sends warnings to the log, and prints pauses of long work.
 
     Args:
         stored: Bring the records of a remote store up to date.
-        note: Print a line where files of earlier releases are left.
+        note: Print a line if files of earlier releases are left.
 
     Raises:
         UserError: there is no project here, its settings are wrong, or its store cannot be reached.
@@ -114,7 +114,7 @@ def absolute_source(source: str) -> str:
 
 
 def note_leftovers(root: Path) -> None:
-    """Print one line to standard error where files of earlier releases are left."""
+    """Print one line to standard error if files of earlier releases are left."""
     found = find_leftovers(root)
     if count := len(found.released) + len(found.edited):
         what = "1 file of an earlier release is" if count == 1 else f"{count} files of earlier releases are"
@@ -122,7 +122,7 @@ def note_leftovers(root: Path) -> None:
 
 
 def current_store(settings: Settings, place: str) -> Store:
-    """Return a store of the settings, its records up to date.
+    """Open a store of the settings and bring its records up to date.
 
     Raises:
         UserError: it cannot be reached.
@@ -133,11 +133,11 @@ def current_store(settings: Settings, place: str) -> Store:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process at once: taking down these libraries' modules would cost one to two seconds more."""
+    """End the process at once: a normal exit would spend one to two seconds on cleaning up the libraries."""
     logging.shutdown()
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # `ml report | head`: its reader has enough
+    except BrokenPipeError:  # `ml report | head`: the reader has closed the pipe
         pass
     except OSError as error:
         status = status or report_error(_unwritten(error))
@@ -157,7 +157,7 @@ def report_error(error: UserError) -> int:
 
 
 def _explain(error: BaseException) -> UserError | None:
-    """Return the damaged file of the project that made a library raise an error, as an error; None if there is none."""
+    """Return an error that names the damaged file behind a library's error; None if no file is damaged."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and (damaged := explain_os_error(cause)):
@@ -173,10 +173,10 @@ def _explain(error: BaseException) -> UserError | None:
 
 
 def report_unexpected(error: Exception) -> int:
-    """Keep the trace of a fault that is not the user's, print where, and return the exit status."""
+    """Write the traceback of an unexpected error to a log, print where it is, and return the exit status."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         try:
-            print(flush=True)  # fails where the output is what is full
+            print(flush=True)  # fails if the output's own disk is full
         except OSError as again:
             return report_error(_unwritten(again))
         return report_error(UserError(f"{FULL}."))
@@ -202,7 +202,7 @@ class FlowProgress:
     """A spinner that follows Prefect's flows by their hooks."""
 
     def __init__(self, console: rich.console.Console, begin: Callable[[str], None] = lambda name: None) -> None:
-        """Show on `console`; `begin` gets the name of each flow that starts."""
+        """Show progress on `console`; `begin` is called with the name of each flow that starts."""
         self.console = console
         self.begin = begin
         self.status = console.status("starting")
@@ -231,13 +231,13 @@ class FlowProgress:
             one.on_failure(self.show_failure)
 
     def show_start(self, flow: Any, run: Any, state: Any) -> None:
-        """Show what a flow that has started does."""
+        """Show the flow that has started."""
         self.started[flow.name] = time.perf_counter()
         self.status.update(f"{flow.name}: {STAGES[flow.name]}")
         self.begin(flow.name)
 
     def show_end(self, flow: Any, run: Any, state: Any) -> None:
-        """Print that a flow is done."""
+        """Print that a flow has completed."""
         self._line("[green]✓[/]", flow.name)
 
     def show_failure(self, flow: Any, run: Any, state: Any) -> None:
@@ -253,10 +253,10 @@ class FlowProgress:
 
 
 class Steps:
-    """A spinner over steps that are not flows; each gets a line when it ends."""
+    """A spinner for steps that are not flows; each prints a line when it ends."""
 
     def __init__(self, console: rich.console.Console) -> None:
-        """Show on `console`."""
+        """Show progress on `console`."""
         self.console = console
         self.status = console.status("starting")
         self.step: tuple[str, str, float] | None = None
@@ -269,12 +269,12 @@ class Steps:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop spinning; the current step is done, or failed."""
+        """Stop spinning and print whether the current step has completed or failed."""
         self._end("[green]✓[/]" if kind is None else "[red]✗[/]")
         self.status.stop()
 
     def begin(self, name: str, what: str) -> None:
-        """Show which step begins; the one before is done."""
+        """Show the step that begins, and print that the one before has completed."""
         self._end("[green]✓[/]")
         self.step = (name, what, time.perf_counter())
         self.say(what)

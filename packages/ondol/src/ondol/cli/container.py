@@ -17,20 +17,20 @@ from ondol.config import Settings, is_address
 from ondol.errors import UserError
 
 INSIDE = "3000/tcp"
-URL_PORT = re.compile(r"http://[^/]*:(\d+)(?:/|$)")  # an https:// address is that of a proxy in front of it
+URL_PORT = re.compile(r"http://[^/]*:(\d+)(?:/|$)")  # an https:// address belongs to a proxy in front of the container
 MINUTES = 15
 RESTRICTIONS = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-WORKERS = "ML_SERVICE__WORKERS"  # the one setting of the service that no bundle carries
-HOSTS = "ML_SERVICE__HOSTS"  # those of the environment beside those of the bundle
+WORKERS = "ML_SERVICE__WORKERS"  # the only setting of the service that is not in the bundle
+HOSTS = "ML_SERVICE__HOSTS"  # those of the environment, in addition to those of the bundle
 RUNS = ("running", "restarting")
-KEPT = "-BEFORE"  # no project's name has capitals
+KEPT = "-BEFORE"  # project names have no capital letters
 
 
 def published_port(settings: Settings, name: str) -> int:
     """Return the port that an environment's container publishes.
 
     Raises:
-        UserError: another environment's container has it on the same host.
+        UserError: the container of another environment uses it on the same host.
     """
     host, port = settings.environments[name].host, environment_port(settings, name)
     for other, environment in settings.environments.items():
@@ -43,7 +43,7 @@ def published_port(settings: Settings, name: str) -> int:
 
 
 def environment_port(settings: Settings, name: str) -> int:
-    """Return the port that is set for an environment, in its section, in its address or for all services."""
+    """Return the port of an environment: from its section, from its address, or the setting for all services."""
     environment = settings.environments[name]
     found = URL_PORT.match(environment.url)
     return environment.port or (int(found[1]) if found else settings.service.port)
@@ -56,12 +56,12 @@ def published_addresses(inspected: dict[str, Any]) -> list[str]:
 
 
 def place(address: str, port: int) -> str:
-    """Return an address and a port as `docker --publish` takes them."""
+    """Return an address and a port in the form of `docker --publish`."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def service_hosts(settings: Settings, name: str) -> str:
-    """Return the host names that an environment's service answers to: the settings', and that of its URL."""
+    """Return the allowed hosts of an environment's service: those of the settings, and that of its URL."""
     url = urlsplit(settings.environments[name].url)
     return ",".join(
         dict.fromkeys((*settings.service.hosts, *filter(None, [url.hostname, url.netloc.rpartition("@")[2]])))
@@ -69,24 +69,24 @@ def service_hosts(settings: Settings, name: str) -> str:
 
 
 def mounts(inspected: dict[str, Any], *stores: str) -> bool:
-    """Return True if an inspected container has one of these as its store; Podman adds options of its own."""
+    """Return True if one of these is mounted as the store of an inspected container; Podman adds its own options."""
     wanted = {f"{store}:/store" for store in stores}
     return any(":".join(bind.split(":")[:2]) in wanted for bind in inspected["HostConfig"].get("Binds") or [])
 
 
 def name_part(environment: str) -> str:
-    """Return an environment's name in the characters that a container's name may have."""
+    """Return an environment's name with only the characters that are allowed in a container's name."""
     allowed = re.fullmatch(r"[A-Za-z0-9_.-]+", environment)
     return environment if allowed else f"{zlib.crc32(environment.encode()):08x}"
 
 
 def log_key_variables(settings: Settings) -> tuple[str, ...]:
-    """Return the names of the variables that the prediction log needs and that need not be listed."""
+    """Return the names of the variables that the prediction log needs; they need not be listed in the settings."""
     return ("ML_LOG_KEY",) if settings.log.enabled and settings.log.sensitive == "hash" else ()
 
 
 class Container:
-    """The one container of an environment on its host, named like the project and the environment."""
+    """The container of an environment on its host, named after the project and the environment."""
 
     def __init__(self, settings: Settings, environment: str) -> None:
         """Read the settings; the host is not contacted yet.
@@ -119,9 +119,9 @@ class Container:
 
     @contextmanager
     def replaced(self, image: str) -> Iterator[None]:
-        """Run `image` in the place of the one that runs; if the block fails, that one runs again.
+        """Run `image` instead of the current image; if the block fails, run the previous one again.
 
-        The old container is kept, stopped, until the block has succeeded: no image registry is needed to go back.
+        The old container is stopped and kept until the block has succeeded, so restoring it needs no image registry.
 
         Raises:
             UserError: the host, the image or a variable is missing, or the container does not start.
@@ -143,12 +143,12 @@ class Container:
             self._remove_kept()
 
     def put_back(self) -> None:
-        """Restore the container after a release that was killed; do nothing if none was."""
+        """Restore the container after a release that was killed; do nothing if no release was killed."""
         self._take_over()
         self._put_back(had=True, ran=True)
 
     def _take_over(self) -> None:
-        """Rename the container of a template version that did not name the environment, if it has this one's store."""
+        """Rename a container of an older template version, whose name lacks the environment, if it has this store."""
         there = self._states()
         for end in ("", KEPT):
             old, new = f"{self.project}{end}", f"{self.name}{end}"
@@ -156,7 +156,7 @@ class Container:
                 self._docker("rename", old, new)
 
     def _replace(self, image: str, state: str | None) -> None:
-        """Put a container of `image` in place of the one in that state; the image has been pulled."""
+        """Replace the container by one of `image`, which was pulled before."""
         if state:
             self._docker("rename", self.name, self.kept)
         if state in RUNS:
@@ -179,7 +179,7 @@ class Container:
             ) from error
 
     def _put_back(self, had: bool, ran: bool) -> None:
-        """Restore the previous state of the host: its container, and whether it ran."""
+        """Restore the previous container of the host, running or stopped as before."""
         there = self._states()
         if self.name in there and (self.kept in there or not had):
             self._docker("rm", "--force", self.name)
@@ -196,7 +196,7 @@ class Container:
     def _remove_kept(self) -> None:
         try:
             self._docker("rm", "--force", self.kept)
-        except UserError as error:  # the release is verified and stays
+        except UserError as error:  # the release was verified and is kept
             console.print(
                 f"[yellow]Remove {escape(self.kept)} by hand before the next release: {escape(str(error))}[/]"
             )
@@ -214,7 +214,7 @@ class Container:
         return dict(json.loads(self._docker("container", "inspect", "--format", "{{json .}}", name)))
 
     def _is_ours(self, name: str) -> bool:
-        """Return True if a container that names no environment has this one's store, under its old name or its new."""
+        """Return True if a container without an environment in its name has this store, by its old or its new name."""
         return mounts(self._inspect(name), self.store, f"{self.project}-store")
 
     def _is_as_wanted(self, image: str) -> bool:
@@ -232,7 +232,7 @@ class Container:
             )
 
     def _run(self, image: str) -> list[str]:
-        """Return the arguments that start a container; secrets are passed by name, `docker` reads their values."""
+        """Return the arguments that start a container; secrets are passed by name, and `docker` reads their values."""
         return [
             *("run", "--detach", "--pull", "never", "--name", self.name, "--restart", "unless-stopped"),
             *RESTRICTIONS,

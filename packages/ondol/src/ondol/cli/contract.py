@@ -18,10 +18,10 @@ from ondol.storage.files import write_bytes
 
 
 def print_changes(source: str | None) -> None:
-    """Print how a source, by default the project's, differs from model/schema.py.
+    """Print how a source (default: the project's) differs from model/schema.py.
 
     Raises:
-        typer.Exit: with 1, where it does.
+        typer.Exit: with 1, if it differs.
         UserError: the source cannot be read.
     """
     changes, first = _find(start_command(), source)
@@ -34,7 +34,7 @@ def print_changes(source: str | None) -> None:
 
 
 def update(source: str | None, apply: bool) -> None:
-    """Print the edit of model/schema.py that matches a source, by default the project's; write it if `apply`.
+    """Print the edit that makes model/schema.py match a source (default: the project's); write it if `apply`.
 
     Raises:
         UserError: the source cannot be read, or the schema was edited in the meantime.
@@ -59,15 +59,15 @@ def replace_schema(path: Path, before: bytes, text: str) -> None:
     """Write the schema, unless it was edited since it was read.
 
     Raises:
-        UserError: it was.
+        UserError: it was edited.
     """
     if path.read_bytes() != before:
-        raise UserError(f"{path} was edited while the source was read: nothing is written; run the command again.")
+        raise UserError(f"{path} was edited while the source was read: nothing was written; run the command again.")
     write_bytes(path, text.encode())
 
 
 def _find(settings: Settings, source: str | None) -> tuple[list[ContractChange], int | None]:
-    """Return what changed in the first million rows or so, and how many these are where there are more."""
+    """Return the changes in about the first million rows, and the number of rows read if there are more."""
     uri = settings.data.source if source is None else absolute_source(source)
     contract = load_contract(settings)
     opened = open_source(uri, Reading(root=settings.root, fetch=settings.fetch, dialect=settings.data.dialect))

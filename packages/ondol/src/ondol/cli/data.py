@@ -26,7 +26,7 @@ from ondol.snapshots.snapshots import Snapshot, Snapshots
 from ondol.storage.files import SHORT
 from ondol.storage.store import only_one, open_store
 
-NAMED = 3  # categories that are listed
+NAMED = 3  # listed categories
 
 
 def print_log() -> None:
@@ -53,7 +53,7 @@ def print_log() -> None:
 
 
 def _uses(project: Project) -> list[Use]:
-    """Return the known uses of snapshots: without MLflow, those of the bundles."""
+    """Return the known uses of snapshots; if MLflow is unavailable, only those of the bundles."""
     try:
         return [*registered_uses(project), *bundled_uses(project)]
     except UserError as error:
@@ -74,7 +74,7 @@ def print_difference(one: str, other: str) -> None:
     if not difference.shared:
         return
     table = _table("values, before → after", "column", "missing", "min", "median", "max", "distance")
-    table.add_column("new (+) and gone (−)", overflow="fold")
+    table.add_column("new (+) and removed (−)", overflow="fold")
     for column in compare_columns(snapshots, difference):
         table.add_row(*_cells(column))
     console.print(table)
@@ -125,7 +125,7 @@ def collect(dry_run: bool) -> None:
     """Delete unused data, or only print it.
 
     Raises:
-        UserError: MLflow cannot be asked, another run is going on, or a record cannot be read; nothing is deleted.
+        UserError: MLflow does not answer, another run is in progress, or a record cannot be read; nothing is deleted.
     """
     settings = start_command()
     with only_one(settings, wait=False):
@@ -163,7 +163,7 @@ def _print_garbage(settings: Settings, garbage: Garbage, size: int, dry_run: boo
 def _table(title: str, *names: str) -> Table:
     table = Table(title=title, title_justify="left")
     for name in names:
-        short = name in ("digest", "parent", "rows", "distance")  # the others fold where a terminal is narrow
+        short = name in ("digest", "parent", "rows", "distance")  # the others wrap in a narrow terminal
         table.add_column(
             name, no_wrap=short, overflow="fold", justify="right" if name in ("rows", "distance") else "left"
         )
@@ -175,7 +175,7 @@ def _when(snapshot: Snapshot) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a number in at most six digits, a date without the parts of it that are zero."""
+    """Return a number in at most six digits, or a date without its zero parts."""
     if value is None:
         return "–"
     if isinstance(value, float):

@@ -23,14 +23,14 @@ from ondol.registry.champion import Action, Champion, move_champion, read_champi
 from ondol.storage.files import CHAMPION_FILE
 from ondol.storage.store import Store, open_store
 
-MARKED = {"passed": "✅ passed", "refused": "❌ refused"}  # not where a browser may have no font with them
+MARKED = {"passed": "✅ passed", "refused": "❌ refused"}  # not on pages: a browser may have no font with them
 
 
 def promote_version(version: str, why: str) -> None:
     """Put a version that was deployed before into production.
 
     Raises:
-        UserError: it is in production already, or never was.
+        UserError: it is in production now, or never was.
     """
     settings = start_command()
     store = open_store(settings)
@@ -82,12 +82,12 @@ def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why
 
 
 def _copy_to_mlflow(settings: Settings) -> None:
-    """Move MLflow's alias too; if MLflow is down, the next command does it."""
+    """Move MLflow's alias too; if MLflow is not available, the next command moves it."""
     from ondol.registry.registry import repair_mlflow_alias
 
     try:
         repair_mlflow_alias(Project(settings))
-    except Exception as error:  # an unreachable server may raise anything; champion.json has been written
+    except Exception as error:  # an unreachable server may raise any error; champion.json is already written
         console.print(f"  [yellow]MLflow's alias was not moved ({type(error).__name__}); the next `ml run` does it.[/]")
 
 
@@ -97,7 +97,7 @@ def print_model_report() -> None:
 
 
 def report_lines(project: Project) -> Iterator[str]:
-    """Yield the last model's report, as far as the last run came."""
+    """Yield the lines of the last model's report; parts that the last run did not reach are missing."""
     champion = project.champion
     record = project.verdicts.find(project.latest.find("train") or "")
     yield f"## {plain(project.settings.project.name)}"
@@ -131,12 +131,12 @@ def _gate_lines(record: StoredVerdict) -> Iterator[str]:
 
 
 def print_environments() -> None:
-    """Print every environment, and how to configure those of the workflow that are missing."""
+    """Print every environment, and how to configure those that deploy.yml needs and that are missing."""
     print_plain("\n".join(environment_lines(start_command())))
 
 
 def environment_lines(settings: Settings) -> Iterator[str]:
-    """Yield a table of the environments, and how to configure those that deploy.yml knows and the settings do not."""
+    """Yield a table of the environments, and how to configure those that only deploy.yml has."""
     yield from ("## Environments", "")
     if rows := [*_running_rows(settings), *_environment_rows(settings)]:
         yield from table(("environment", "version", "since", "service", "host"), rows, show=str)
@@ -159,7 +159,7 @@ def environment_lines(settings: Settings) -> Iterator[str]:
 
 
 def _running_rows(settings: Settings) -> Iterator[tuple[str, ...]]:
-    """Yield the line of the service that `ml up` runs here, if it does."""
+    """Yield the table row of the service that `ml up` runs here, if it runs."""
     if record := running(settings, "service"):
         champion = read_champion(open_store(settings))
         version, since = (champion.version, champion.since) if champion else ("none yet", "–")
@@ -196,7 +196,7 @@ def serve_champion(port: int | None) -> None:
         _fetch_champion(store)
         start_follower(settings)
     champion = read_champion(store)
-    if champion and not store.remote:  # the copy of a bucket is served though the bucket is away
+    if champion and not store.remote:  # the local copy is served while the bucket is not reachable
         open_bundle(store, champion.bundle)
     os.environ |= {"ML_STORE": str(store.folder)}
     limits = settings.service.model_dump(exclude={"host", "port"}) | {
@@ -243,7 +243,7 @@ def _named_bundle(settings: Settings) -> str:
 
 
 def _fetch_champion(store: Store) -> None:
-    """Fetch the champion; if the store does not answer, the local copy is served."""
+    """Download the champion; if the store does not answer, the local copy is served."""
     try:
         store.look(store.folder / CHAMPION_FILE)
     except UserError as error:

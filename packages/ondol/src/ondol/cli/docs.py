@@ -19,7 +19,7 @@ GITHUB = re.compile(r"(?:gh:|(?:git\+)?(?:https://|ssh://git@)github\.com/|git@g
 
 
 def print_docs(page: str | None) -> None:
-    """Print the list of pages, or one page, and where the same is online.
+    """Print the list of pages, or one page with its online address.
 
     Raises:
         UserError: there is no such page, or the documentation is not beside the engine.
@@ -37,7 +37,7 @@ def print_docs(page: str | None) -> None:
         text = write_for_terminal(pages[shown].read_text(encoding="utf-8"), shown)
         console.print(Markdown(text, code_theme="ansi_dark", hyperlinks=False))
     if address := online_address():
-        folder = shown.removesuffix("index").rstrip("/")  # the page of a folder has its address
+        folder = shown.removesuffix("index").rstrip("/")  # a folder's page has the folder's address
         print_plain(f"Online: {address}" + (f"{folder}/" if folder else ""))
 
 
@@ -45,7 +45,7 @@ def find_pages() -> dict[str, Path]:
     """Return the pages by their names, the overview first.
 
     Raises:
-        UserError: the documentation is not there.
+        UserError: the documentation is missing.
     """
     found = {path.relative_to(DOCS).with_suffix("").as_posix(): path for path in DOCS.rglob("*.md")}
     if not found:
@@ -59,7 +59,7 @@ def find_pages() -> dict[str, Path]:
 
 
 def choose_page(wanted: str, pages: list[str]) -> str:
-    """Return the page of a name, of a file's name, of a folder, or of the last part of a name.
+    """Return the page with this name, file name, folder, or last part of a name.
 
     Raises:
         UserError: there is none.
@@ -82,9 +82,9 @@ def read_title(path: Path) -> str:
 
 
 def write_for_terminal(text: str, page: str) -> str:
-    """Return the Markdown of a page without what a terminal cannot show: comments, pictures, links between pages."""
+    """Return the Markdown of a page for a terminal: without comments, pictures and links between pages."""
     parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
-    for number in range(0, len(parts), 2):  # the others are code
+    for number in range(0, len(parts), 2):  # the other parts are code
         part = re.sub(r"<!--.*?-->\n?", "", parts[number], flags=re.DOTALL)
         part = re.sub(r"!\[([^\]]*)\]\([^)]*\)", r"*Picture: \1*", part)
         part = re.sub(r"\[([^\]]+)\]\(#[^)]*\)", r"\1", part)
@@ -97,12 +97,12 @@ def write_for_terminal(text: str, page: str) -> str:
 
 
 def _page_of(link: str, page: str) -> str:
-    """Return the page that a relative link of a page leads to."""
+    """Return the page that a relative link points to."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
 
 
 def online_address() -> str | None:
-    """Return where this version of the docs is online: the pages of the template's repository, if that is on GitHub."""
+    """Return the online address of this version of the docs: GitHub Pages of the template's repository, if any."""
     import yaml
 
     try:

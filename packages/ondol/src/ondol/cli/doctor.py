@@ -84,7 +84,7 @@ READ_BY_TOOLS = ("pyproject.toml", "uv.lock", "prefect.yaml")
 
 
 def find_damage(settings: Settings) -> Iterator[str]:
-    """Yield a sentence for each damaged file, and each in a merge conflict; the most important come first."""
+    """Yield a sentence for each damaged file and each merge conflict, the most important first."""
     for subject in SUBJECTS:
         for check in subject(settings):
             try:
@@ -96,7 +96,7 @@ def find_damage(settings: Settings) -> Iterator[str]:
 
 
 def _check_conflicts(settings: Settings) -> Iterator[Callable[[], object]]:
-    """Look at what uv and Prefect read of the project: with a merge conflict in it, neither starts."""
+    """Check the files that uv and Prefect read for merge conflicts: with one, neither starts."""
     for name in READ_BY_TOOLS:
         yield partial(require_resolved, settings.root / name)
 
@@ -136,7 +136,7 @@ def _check_champion(settings: Settings) -> Iterator[Callable[[], object]]:
 
 
 def _check_registry(settings: Settings) -> Iterator[Callable[[], object]]:
-    """Look at the embedded MLflow: its version, and what was deleted of experiment and versions with an alias."""
+    """Check the embedded MLflow: its schema version, and deleted experiments and versions with an alias."""
     database = mlflow_database(settings)
     if is_embedded(settings) and database.is_file():
         yield partial(check_schema, settings)
@@ -147,13 +147,13 @@ def _require_registered(name: str, database: Path) -> None:
     """Check that the project's experiment is active, and that versions with an alias have their run and their model.
 
     Raises:
-        UserError: something of it was deleted.
+        UserError: one of them was deleted.
     """
     try:
         with closing(sqlite3.connect(database, timeout=SQLITE_WAIT_SECONDS)) as connection:
             stages = connection.execute("select lifecycle_stage from experiments where name = ?", (name,)).fetchall()
             versions = connection.execute(REGISTERED, (name,)).fetchall()
-    except sqlite3.Error:  # no table yet, or a fault that the check of the database reports
+    except sqlite3.Error:  # no table yet, or an error that the database check reports
         return
     if ("deleted",) in stages:
         raise UserError(f'The experiment "{name}" was deleted in MLflow: the next training restores it.')
@@ -162,7 +162,7 @@ def _require_registered(name: str, database: Path) -> None:
             raise UserError(f"The run of version {number} was deleted in MLflow: the next evaluation restores it.")
         path = local_path(place) if place and place.startswith("file:") else None
         if run is None or (path and not (path / MODEL_FILE).is_file()):
-            lost = "its run is gone" if run is None else f"{path} has no {MODEL_FILE}"
+            lost = "its run was deleted" if run is None else f"{path} has no {MODEL_FILE}"
             raise UserError(
                 f"Version {number} is incomplete in MLflow ({lost}): restore it from a backup, or run `ml train`, "
                 "which trains the version again."
@@ -184,9 +184,9 @@ def _matching(store: Path, pattern: str) -> list[Path]:
 
 
 def _check_rows(settings: Settings) -> Iterator[Callable[[], object]]:
-    """Check the files of rows: each is complete Parquet, and of the rows in use every byte is checked.
+    """Check the Parquet files: all must be complete, and every byte of the rows in use is verified.
 
-    Files of a store in a bucket that are not here are not downloaded for this.
+    Files of a remote store that are not here are not downloaded for this check.
     """
     store = open_store(settings)
     snapshots, validations = Snapshots(store), Validations(store)
@@ -227,7 +227,7 @@ SUBJECTS = (
 
 
 class Advice(str):
-    """A warning of a check: nothing fails, but it should be changed."""
+    """The warning of a check: nothing fails, but the user should change something."""
 
 
 def examine() -> None:
@@ -248,7 +248,7 @@ def examine() -> None:
             reason = str((explain_os_error(error) if isinstance(error, OSError) else None) or error)
             printed.add(reason)
             console.print(f"[red]✗[/] {name:<10} {escape(reason)}", soft_wrap=True)
-        except OWN_ERRORS as error:  # the other checks are wanted all the more
+        except OWN_ERRORS as error:  # the other checks still run
             failed += 1
             console.print(f"[red]✗[/] {name:<10} {escape(describe_error(error))}", soft_wrap=True)
     damage = [sentence for sentence in find_damage(settings) if sentence not in printed]
@@ -335,7 +335,7 @@ def _git(settings: Settings) -> str:
         )
     commit = read_provenance(settings.root, settings.data.source).commit
     if commit == "uncommitted":
-        return Advice("there are changes that are not committed: commit before you train what others shall reproduce")
+        return Advice("there are uncommitted changes: commit before you train a model that others should reproduce")
     return commit[:12]
 
 

@@ -1,4 +1,4 @@
-"""`ml init`: what was decided for the data, what was unsure, and what to type next."""
+"""`ml init`: prints what was inferred from the data, what is uncertain, and the next command."""
 
 from pathlib import Path
 
@@ -25,10 +25,10 @@ def initialize_project(source: str, target: str, problem: str | None, force: boo
         source: The rows: a file, a folder or an address.
         target: The column to predict.
         problem: binary, multiclass or regression; None to infer it.
-        force: Whether an existing schema is overwritten.
+        force: Whether to overwrite an existing schema.
 
     Raises:
-        typer.Exit: with 1, where files exist that differ and `force` was not given.
+        typer.Exit: with 1, if different files exist and `force` was not given.
         UserError: the source cannot be read, or there is no project here.
     """
     root = find_root()
@@ -40,11 +40,11 @@ def initialize_project(source: str, target: str, problem: str | None, force: boo
 
 
 def source_from_root(source: str, root: Path) -> str:
-    """Return a path on the command line as `config.toml` holds it: relative to the project where it lies inside."""
+    """Return a path on the command line as it is written to `config.toml`: relative, if it is inside the project."""
     if may_be_address(source):
         return source
     path = Path(absolute_source(source))
-    path = path.parent.resolve() / path.name  # as `root` is; the file itself may be a link to elsewhere
+    path = path.parent.resolve() / path.name  # as `root`; the file itself may be a link to another place
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 

@@ -28,7 +28,7 @@ from ondol.training.provenance import installed_packages
 from ondol.validation.results import FILE as LATEST_FILE
 from ondol.validation.results import Validation
 
-WARM = {  # modules that a stage needs, unless nothing changed: imported while the server starts
+WARM = {  # modules that a stage needs if something changed: imported while the server starts
     "train": ("sklearn.ensemble", "mlflow.sklearn", "skops.io"),
     "evaluate": ("sklearn.ensemble", "mlflow.sklearn", "skops.io", "matplotlib.figure"),
     "deploy": ("sklearn.ensemble", "mlflow.sklearn", "skops.io", "skl2onnx", "onnxruntime", "bentoml.models"),
@@ -86,7 +86,7 @@ def run_predict(source: str, destination: Path, version: str | None) -> None:
 
 
 def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
-    # Scoring changes nothing that others read, and the monitor has a lock of its own.
+    # Batch prediction writes nothing that other runs read, and the monitor has its own lock.
     alone = nullcontext() if stage in ("predict", "monitor") else only_one(settings, wait=False)
     with (
         alone,
@@ -97,13 +97,14 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
         from ondol.orchestration.flow import run_watched
 
         flow = load_flow(stage)
-        idle = stage == "pipeline" and not _may_train(settings)  # a stage that is run alone has something to do
+        idle = stage == "pipeline" and not _may_train(settings)  # a stage that is run alone usually has work to do
         for module in () if idle else WARM.get(stage, ()):
             if not server.is_starting():  # the rest is imported where it is needed
                 break
             importlib.import_module(module)
         if stage in WARM:
-            connect_mlflow(settings)  # makes MLflow's tables the first time, while Prefect's server makes its own
+            # The first time it creates MLflow's tables, while Prefect's server creates its own.
+            connect_mlflow(settings)
             installed_packages()
         server.wait()
         if server.ours:
@@ -115,10 +116,10 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
 
 
 def _may_train(settings: Settings) -> bool:
-    """Return False if no file that decides on the model is newer than the last run.
+    """Return False if no file that the model depends on is newer than the last run.
 
-    It is a guess: a run that trains after all imports what it needs then, a second later. What is imported in vain
-    slows down the start of Prefect's server beside it, and with it each run in which nothing changed.
+    It is only a guess: if a run trains nevertheless, it imports the modules then, a second later. Needless imports slow
+    down the start of Prefect's server, and with it every run in which nothing changed.
     """
     root, last = settings.root, _changed_at(open_store(settings).folder / LATEST_FILE)
     decisive = [*root.glob("model/**/*.py"), root / "flows" / "train.py", root / "config.toml"]
@@ -126,7 +127,7 @@ def _may_train(settings: Settings) -> bool:
 
 
 def _changed_at(path: Path) -> float:
-    """Return when a file was written last, in seconds since 1970; 0 where there is none, as for an address."""
+    """Return the time of a file's last change, in seconds since 1970; 0 if there is no file, as for an address."""
     try:
         return path.stat().st_mtime
     except (OSError, ValueError):
@@ -135,7 +136,7 @@ def _changed_at(path: Path) -> float:
 
 @contextmanager
 def ended_by_exit(stage: str) -> Iterator[None]:
-    """Report `sys.exit` in a step of the project's own: to Prefect it is no error.
+    """Report `sys.exit` in the project's own code, which Prefect does not treat as an error.
 
     Raises:
         UserError: it was called.
@@ -159,7 +160,7 @@ def load_flow(stage: str) -> Any:
 
 
 def print_summary(project: Project, before: Champion | None, refused: bool = False) -> None:
-    """Print rows, metrics and gates, and, unless the candidate was refused, a prediction."""
+    """Print rows, metrics and gates and, unless the candidate was refused, an example prediction."""
     champion = project.champion
     validation = project.validations.find(project.latest.find("validate") or "")
     record = project.verdicts.find(project.latest.find("train") or "")

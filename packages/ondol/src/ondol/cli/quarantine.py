@@ -108,7 +108,7 @@ def _hide(reason: str, hidden: Set[str]) -> str:
 
 
 def write_quarantine(project: Project, validation: Validation, out: Path) -> None:
-    """Write the quarantined rows, their numbers and reasons to a file; a CSV in the dialect of the owner's own."""
+    """Write the quarantined rows, their numbers and reasons to a file; a CSV has the dialect of the project's data."""
     resolve_destination(out)
     with pq.ParquetFile(project.validations.rows_path(validation.id)) as file, scratch(out) as made:
         place = file.schema_arrow.get_field_index(REASONS)
@@ -124,7 +124,7 @@ def write_quarantine(project: Project, validation: Validation, out: Path) -> Non
 
 
 def _spell_infinite(table: pa.Table) -> pa.Table:
-    """Return the table with numbers as text where one is infinite: JSON has no such number, and would write null."""
+    """Return the table with number columns as text if they contain infinity, which JSON would write as null."""
     for place, field in enumerate(table.schema):
         if pa.types.is_floating(field.type) and pc.any(pc.is_inf(table.column(place))).as_py():
             table = table.set_column(place, field.name, table.column(place).cast(pa.string()))
@@ -171,7 +171,7 @@ def _replay_rows(project: Project, validation: Validation, source: Path) -> None
 
 
 def _find(project: Project, name: str | None) -> Validation:
-    """Return the validation called `name`, by default the one used last, else the newest."""
+    """Return the validation `name`; by default the one used last, else the newest."""
     validations = project.validations
     if name is not None:
         return validations.get(name)

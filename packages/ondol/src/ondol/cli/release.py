@@ -44,8 +44,8 @@ from ondol_serving.names import digest_folder
 
 WAIT_SECONDS = 60.0
 PAUSE_SECONDS = 0.2
-GROUP = "service-sklearn"  # what the Dockerfile installs for a bundle without ONNX
-TIMES = 5  # in a row, each over its own connection: each worker of a service loads the bundle by itself
+GROUP = "service-sklearn"  # the dependency group that the Dockerfile installs for a bundle without ONNX
+TIMES = 5  # consecutive answers, each over its own connection: each worker of a service loads the bundle by itself
 UNVERIFIED = "release.json"
 RELEASED = "released.json"
 TODO = "`ml environments` shows the version in production of each environment."
@@ -70,11 +70,11 @@ def verify(url: str, bundle: Bundle, wait_seconds: float = WAIT_SECONDS) -> None
 
     Args:
         url: The service's address.
-        bundle: What it must serve.
-        wait_seconds: How long it may take to be ready, and then to load the bundle.
+        bundle: The bundle that it must serve.
+        wait_seconds: The time limit for becoming ready, and then for loading the bundle.
 
     Raises:
-        UserError: one of these is still not true after that time.
+        UserError: one of these checks still fails after that time.
     """
     try:
         _verify(url.rstrip("/"), bundle, wait_seconds)
@@ -133,7 +133,7 @@ def _read(url: str) -> dict[str, Any]:
     """Return the JSON object at `url`.
 
     Raises:
-        UserError: there is none: something other than the service answers.
+        UserError: there is none: another program answers at this address.
     """
     try:
         return dict(json.loads(_get(url, "does not report its model")))
@@ -142,10 +142,10 @@ def _read(url: str) -> dict[str, Any]:
 
 
 def _get(url: str, lacks: str) -> bytes:
-    """Return what `url` answers.
+    """Return the response of `url`.
 
     Raises:
-        UserError: there is no answer, or a refusal.
+        UserError: there is no answer, or an error status.
     """
     try:
         with urllib.request.urlopen(url, timeout=REQUEST_SECONDS) as answer:
@@ -157,23 +157,23 @@ def _get(url: str, lacks: str) -> bytes:
 
 
 class Unverified(BaseModel):
-    """The bundle that is being released, and the champion before it."""
+    """An unfinished release: its bundle, and the champion before it."""
 
     bundle: str
     before: Champion | None
 
 
 def read_unverified(store: Store) -> Unverified | None:
-    """Return what a release to `store` has not verified yet; None if none is going on or was killed."""
+    """Return the unfinished release to `store`; None if no release is running or was killed."""
     store.look(store.folder / UNVERIFIED)
     return read_record(store.folder / UNVERIFIED, Unverified)
 
 
 def require_verified(store: Store) -> None:
-    """Check that what is in production in `store`, the image too, was verified.
+    """Check that the champion and the image in production in `store` were verified.
 
     Raises:
-        UserError: a release is going on there, or was killed.
+        UserError: a release is running there, or was killed.
     """
     if found := read_unverified(store):
         raise unverified_error(store, found)
@@ -189,7 +189,7 @@ def unverified_error(store: Store, found: Unverified) -> UserError:
 
 @contextmanager
 def noted(store: Store, bundle: Bundle) -> Iterator[None]:
-    """Record that `bundle` is not verified, until the block has ended and all is verified or restored."""
+    """Record `bundle` as not verified until the block has ended, when all is verified or restored."""
     note = Unverified(bundle=bundle.name, before=read_champion(store))
     store.write_bytes(store.folder / UNVERIFIED, f"{note.model_dump_json(indent=1, by_alias=True)}\n".encode())
     try:
@@ -201,7 +201,7 @@ def noted(store: Store, bundle: Bundle) -> Iterator[None]:
 
 
 def undo(store: Store) -> bool:
-    """Restore what an unverified release has replaced, and forget the release; return whether there was one."""
+    """Restore what an unverified release replaced, and delete its record; return whether there was one."""
     there_was = restore(store)
     if there_was:
         store.remove(store.folder / UNVERIFIED)
@@ -209,7 +209,7 @@ def undo(store: Store) -> bool:
 
 
 def restore(store: Store) -> bool:
-    """Restore the champion that an unverified release has replaced; return whether there was such a release."""
+    """Restore the champion that an unverified release replaced; return whether there was one."""
     found = read_unverified(store)
     if found is None:
         return False
@@ -237,15 +237,15 @@ def release_to(
         name: A section `[environments.NAME]` of the settings.
         source: The environment to release from; None for this project's own store.
         chosen: A bundle that was in production there; None for the current one.
-        image: The image for the environment's host; None for that of `source`, or to keep the current one.
+        image: The image for the environment's host; None takes that of `source`, or keeps the current one.
         breaking: Release even if callers must change their requests.
         why: For the history.
         output: Receives `bundle=…` and `image=…` once they are verified.
-        commit: The commit that releases; if a later one has released there, nothing is done.
+        commit: The commit that releases; nothing is done if a later commit has released there.
 
     Raises:
         UserError: it cannot be copied there, or was not verified; champion and image are restored.
-        Refused: it would break the callers of the version there, or was taken out of production where it comes from.
+        Refused: it would break the callers of the version there, or was rolled back in the source environment.
     """
     settings = start_command()
     target = current_store(settings, find_environment(settings, name).store)
@@ -266,7 +266,7 @@ def release_to(
             )
             return
         if settings.environments[name].host:
-            open_for_others(target.folder)  # its container reads it as a user of its own
+            open_for_others(target.folder)  # the container reads it as another user
         before = read_champion(target)
         if before and not breaking and (old := find_bundle(target, before.bundle)):
             require_compatible(old.contract, bundle.contract, old.version, bundle.version, "add --breaking")
@@ -285,7 +285,7 @@ def release_to(
 
 
 def released_commit(store: Store) -> str | None:
-    """Return the commit that released to `store` last; None if none was given."""
+    """Return the commit of the last release to `store`; None if it had none."""
     store.look(store.folder / RELEASED)
     found = read_json(store.folder / RELEASED)
     return str(found["commit"]) if found else None
@@ -309,7 +309,7 @@ def choose_bundle_to_release(store: Store, name: str | None) -> Bundle:
     """Return the bundle in production in `store`, or the one called `name`, which was in production there.
 
     Raises:
-        UserError: nothing is in production there, or that one never was or is gone.
+        UserError: nothing is in production there, or that bundle never was or was deleted.
         Refused: it was taken out of production there by hand.
     """
     champion = verified_champion(store, name)
@@ -329,13 +329,13 @@ def choose_bundle_to_release(store: Store, name: str | None) -> Bundle:
 
 
 def verified_champion(store: Store, name: str | None) -> Champion:
-    """Return the champion of `store`; while a release to it is not verified, the one before, for a bundle by name.
+    """Return the verified champion of `store`: during an unverified release, the one before, if a bundle is named.
 
     Raises:
         UserError: nothing is in production there, or no bundle is named and the current one is not verified.
     """
     champion = require_champion(store)
-    unverified = read_unverified(store)  # after the champion: a release writes this before that
+    unverified = read_unverified(store)  # read after the champion, because a release writes this first
     if unverified is None:
         return champion
     if name is None or unverified.before is None:
@@ -348,7 +348,7 @@ def running_image(settings: Settings, name: str, source: str | None) -> str | No
     if source is None or None in (settings.environments[name].host, settings.environments[source].host):
         return None
     image = Container(settings, source).image()
-    # After the image: a release writes what it has not verified before it moves the image.
+    # Read after the image, because a release records itself as unverified before it replaces the image.
     require_verified(open_store(settings, settings.environments[source].store))
     return image
 
@@ -369,7 +369,7 @@ def recover(settings: Settings, name: str) -> None:
 
 
 def alert_release(settings: Settings, name: str, before: Champion | None, now: Champion, why: str) -> None:
-    """Alert people that another bundle was released and verified; do nothing if it is the one from before."""
+    """Send an alert that another bundle was released and verified; do nothing if the bundle is the same."""
     if before is not None and before.bundle == now.bundle:
         return
     instead = f" in place of version {before.version}" if before else ""
@@ -381,7 +381,7 @@ def alert_release(settings: Settings, name: str, before: Champion | None, now: C
 
 
 def alert_failure(settings: Settings, name: str, bundle: Bundle, now: Champion | None, error: Exception) -> None:
-    """Alert people that a release was rolled back."""
+    """Send an alert that a release was rolled back."""
     reason = str(error) or type(error).__name__
     what = f"The release of version {bundle.version} to {name} was rolled back, {describe_champion(now)}: {reason}"
     alert(settings, "release-failed", what, TODO)
@@ -393,10 +393,10 @@ def describe_champion(champion: Champion | None) -> str:
 
 
 def copy_bundle(bundle: Bundle, store: Store) -> Bundle:
-    """Copy a bundle into `store`, unless it is there whole; it appears there in one step.
+    """Copy a bundle into `store` in one step, unless it is there completely.
 
     Raises:
-        UserError: the copy differs, as where a disk is full or faulty.
+        UserError: the copy differs, as on a full or faulty disk.
     """
     there = find_bundle(store, bundle.name)
     if there is not None:
@@ -415,7 +415,7 @@ def put_into_production(settings: Settings, name: str, bundle: Bundle, image: st
     """Put `bundle` into production in the environment, with `image` if one is given, and verify it.
 
     Raises:
-        UserError: it did not pass; both are restored.
+        UserError: the verification failed; both were restored.
     """
     environment = settings.environments[name]
     host = Container(settings, name).replaced(image) if environment.host and image else nullcontext()
@@ -442,12 +442,12 @@ def _hint_of_address(name: str, environment: Environment) -> str:
 
 @contextmanager
 def _moved_champion(store: Store, bundle: Bundle, why: str) -> Iterator[None]:
-    """Make `bundle` the store's champion; if anything fails within, restore the one before."""
+    """Make `bundle` the store's champion; if the block fails, restore the one before."""
     before = read_champion(store)
     try:
         if before is None or before.bundle != bundle.name:
             move_champion(store, bundle, "release", why, expected=before.bundle if before else None)
         yield
     except BaseException:
-        restore(store)  # ahead of the container that is put back
+        restore(store)  # before the container is restored
         raise

@@ -27,11 +27,11 @@ def reproduce_version(version: str, anyway: bool, fresh: bool) -> None:
 
     Args:
         version: A registered version.
-        anyway: Continue if its files were never committed.
+        anyway: Continue even if its files were never committed.
         fresh: Install its packages in a separate environment.
 
     Raises:
-        UserError: something that it was trained from is missing.
+        UserError: its data, code or packages are missing.
         Refused: a figure differs.
     """
     settings = start_command()
@@ -75,7 +75,7 @@ def _notes(reproduction: Reproduction) -> list[str]:
 
 
 def _differences(reproduction: Reproduction) -> list[str]:
-    """Return in sentences how the environment differs from the recorded one."""
+    """Return sentences on how the environment differs from the recorded one."""
     recorded, outcome = reproduction.recorded.origin, reproduction.outcome
     found = []
     if recorded.python and recorded.python != outcome.python:
@@ -89,7 +89,7 @@ def _differences(reproduction: Reproduction) -> list[str]:
 
 
 def _tell(version: str, other: list[FigureComparison], figures: int, explained: bool) -> str:
-    """Return a sentence with the largest deviation, and where to look."""
+    """Return a sentence with the largest deviation and its likely cause."""
     worst = max(other, key=lambda line: line.deviation)
     why = (
         "the differences above explain it"
@@ -103,7 +103,7 @@ def _tell(version: str, other: list[FigureComparison], figures: int, explained: 
 
 
 def _show(figure: Figure | None) -> str:
-    """Return a figure with all significant digits."""
+    """Return a figure with twelve significant digits."""
     return "–" if figure is None or figure[0] is None else f"{figure[0]:.12g}"
 
 

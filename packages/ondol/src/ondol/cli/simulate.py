@@ -1,4 +1,4 @@
-"""`ml simulate`: weeks of traffic with drift half-way, and how monitoring and retraining react."""
+"""`ml simulate`: simulates weeks of traffic with drift half-way, and prints how monitoring and retraining react."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
         weeks: How many; the drift begins half-way, or earlier if more weeks are needed to request retraining.
         rows: Customers in a week.
         shifts: Whether the data drifts at all.
-        keep: Whether the servers of the copy keep running afterwards.
+        keep: Whether to leave the servers of the copy running.
 
     Raises:
         UserError: the drift led to no recovery, or a model was trained without drift.
@@ -45,11 +45,11 @@ def simulate(weeks: int, rows: int, shifts: bool, keep: bool) -> None:
 
 
 def count_calm_weeks(weeks: int, windows: int) -> int:
-    """Return after how many weeks the drift begins, so that a week is left for the new version.
+    """Return the number of weeks before the drift, such that a week is left for the new version.
 
     Args:
         weeks: How many are simulated.
-        windows: How many drifted windows it takes to request retraining.
+        windows: How many drifted windows are needed to request retraining.
 
     Raises:
         UserError: there are too few weeks.
@@ -65,10 +65,10 @@ def count_calm_weeks(weeks: int, windows: int) -> int:
 
 @contextmanager
 def _stopped_at_end(sandbox: Sandbox, keep: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """Stop the sandbox's servers at the end; an earlier error is not hidden by one of stopping.
+    """Stop the sandbox's servers at the end; an error while stopping does not hide an earlier error.
 
     Raises:
-        UserError: they do not stop.
+        UserError: a server does not stop.
     """
     try:
         yield
@@ -88,7 +88,7 @@ def _recovery(sandbox: Sandbox, played: list[Week], rows: int) -> MetricRecovery
 
 
 def _show(settings: Settings, sandbox: Sandbox, played: list[Week], verdict: tuple[bool, str]) -> None:
-    """Print the timeline, write its picture, and print the conclusion.
+    """Print the timeline, write its plot, and print the conclusion.
 
     Raises:
         UserError: it did not.

@@ -43,7 +43,7 @@ HISTORY_ROWS = 10
 
 
 def print_processes(settings: Settings) -> None:
-    """Print each process of `ml up`: since when it runs, its address, and whether it is healthy, or has stopped."""
+    """Print each process of `ml up`: start time, address, and whether it is healthy or has stopped."""
     known = [record for name in NAMES if (record := read_process_record(settings, name))]
     found = [record for record in known if not is_foreign(settings, record)]
     if not found:
@@ -73,14 +73,14 @@ def _state(settings: Settings, record: ProcessRecord) -> tuple[str, str, str]:
 
 
 def print_running(flows: list[RunningFlow], who: str) -> None:
-    """Print the flows that `who` runs."""
+    """Print the running flows of `who`."""
     for one in flows:
         step = f", now {one.step}" if one.step else ""
         console.print(f"In progress: {one.flow} by {who} since {one.since}{step}", markup=False, soft_wrap=True)
 
 
 def print_due(settings: Settings) -> None:
-    """Print what the workers run now, and the next run of each deployment, or why it is not known."""
+    """Print the runs of the workers, and the next run of each deployment, or why that is unknown."""
     prefect = prefect_address(settings)
     if prefect is None:
         return
@@ -104,7 +104,7 @@ def print_due(settings: Settings) -> None:
 
 
 def print_alerts(settings: Settings) -> None:
-    """Send the waiting alerts, and print how many still wait, and how many the receiver rejected."""
+    """Send the waiting alerts; print how many still wait, and how many the receiver rejected."""
     if settings.alerts.webhook is None:
         if count := len(waiting(settings)):
             console.print(f"[dim]Alerts not sent: {count:,}. Set `ML_ALERTS__WEBHOOK` to their receiver.[/]")
@@ -122,7 +122,7 @@ def print_alerts(settings: Settings) -> None:
 
 
 def _restarts(settings: Settings, record: ProcessRecord) -> str:
-    """Return how often a process was restarted."""
+    """Return a phrase on how often a process was restarted."""
     known = read_json(restarts_path(settings, record.name))
     if known is None:
         return ""
@@ -142,7 +142,7 @@ def _when(at: str) -> str:
 
 
 def print_status() -> None:
-    """Print the state of the project: from the store, and from Prefect if it answers at once."""
+    """Print the state of the project from the store, and from Prefect if it answers quickly."""
     settings = start_command()
     project = Project(settings)
     champion = project.champion
@@ -253,7 +253,7 @@ def show_loop() -> None:
 
 
 def window_lines(project: Project, most: int) -> list[str]:
-    """Return the champion's last windows in lines, the newest first: verdict, live metric, reasons, what drifted."""
+    """Return lines on the champion's last windows, newest first: verdict, live metric, reasons, drifted columns."""
     champion = project.champion
     if champion is None:
         return []
@@ -261,7 +261,7 @@ def window_lines(project: Project, most: int) -> list[str]:
     windows = Windows(project.store)
     for window in reversed(windows.of(champion)[-most:]):
         live = window.performance
-        # Where performance is lost, the reason says the metric already.
+        # If performance is lost, the reason already contains the metric.
         metric = [f"live {live.sentence}"] if live is not None and not live.lost else []
         drifted = [column.name for column in by_distance(window.columns) if column.drifted]
         more = f" and {len(drifted) - SHOWN_COLUMNS:,} more" if len(drifted) > SHOWN_COLUMNS else ""
@@ -274,7 +274,7 @@ def window_lines(project: Project, most: int) -> list[str]:
 
 
 def loop_lines(project: Project) -> list[str]:
-    """Return the state of automatic retraining, in lines; `ml status` shows them too."""
+    """Return lines on the state of automatic retraining; `ml status` shows them too."""
     loop, champion = read_loop(project.store), project.champion
     lines = []
     if loop.paused is not None:

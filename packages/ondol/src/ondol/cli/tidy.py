@@ -8,7 +8,7 @@ WHERE = '"Updating from 0.3" in the template\'s CHANGELOG.md says where it belon
 
 
 def tidy_project(dry_run: bool) -> None:
-    """Delete what equals a release, and print what was deleted and what was left."""
+    """Delete the files that equal a release, and print what was deleted and what was kept."""
     root = find_root()
     found = find_leftovers(root)
     importing = find_imports(root, found)
@@ -42,7 +42,7 @@ def tidy_project(dry_run: bool) -> None:
 
 
 def describe_leftovers(found: Leftovers) -> str:
-    """Return a sentence for `ml doctor`."""
+    """Return a sentence on the leftover files for `ml doctor`."""
     parts = []
     if found.released:
         parts.append(f"{_files(len(found.released))} of an earlier release")
@@ -53,7 +53,7 @@ def describe_leftovers(found: Leftovers) -> str:
 
 
 def describe_unknown(found: Leftovers) -> str:
-    """Return what a shallow clone does not show, and what to type."""
+    """Return a sentence on files that a shallow clone cannot decide on, with the command to run."""
     have = "has the name of a file" if len(found.unknown) == 1 else "have the names of files"
     return (
         f"{', '.join(found.unknown)} {have} of an earlier release, and this shallow clone does not show whether it is "

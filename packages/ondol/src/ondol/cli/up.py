@@ -63,7 +63,7 @@ DEPLOY_SECONDS = 300.0
 
 
 def bring_up() -> None:
-    """Start what does not run yet, wait until all are healthy, deploy `prefect.yaml`, and print the addresses.
+    """Start the processes that do not run yet, wait until all are healthy, deploy the flows, and print the addresses.
 
     Raises:
         UserError: a command is running with its own Prefect server, one of them is not healthy, Prefect wants other
@@ -74,7 +74,7 @@ def bring_up() -> None:
         begun = time.perf_counter()
         before = {name: read_process_record(settings, name) for name in NAMES}
         records = {name: _ensure(settings, name) for name in NAMES[:-1] if is_ours(name, settings)}
-        require_importable(settings)  # meanwhile they start
+        require_importable(settings)  # while they start
         records = {name: _await(settings, record, "", begun, before[name]) for name, record in records.items()}
         prefect = os.environ.get("PREFECT_API_URL") or f"{records['prefect'].address}/api"
         Server(None, prefect, start_seconds=0).wait()
@@ -85,9 +85,9 @@ def bring_up() -> None:
         deploy_flows(settings, prefect)
         remove_renamed(settings, prefect)
         console.print(f"[green]✓[/] {'deployed':<8} [dim]the flows of prefect.yaml[/]")
-        withdraw(settings.home / "prefect")  # Prefect copies its pages together with their modes
+        withdraw(settings.home / "prefect")  # Prefect copies its pages with their file modes
     if all(record == before[name] for name, record in {**records, "worker": worker}.items()):
-        console.print("Everything ran already, and goes on: only the flows were deployed again.")
+        console.print("Everything was already running: only the flows were deployed again.")
     _print_addresses(settings, records, prefect)
 
 
@@ -104,7 +104,7 @@ def bring_down() -> None:
 
 
 def run_worker() -> None:
-    """Become the project's worker.
+    """Turn this process into the project's worker.
 
     Raises:
         UserError: no Prefect server is known.
@@ -113,7 +113,7 @@ def run_worker() -> None:
 
 
 def order_training() -> NoReturn:
-    """Become `prefect deployment run`, for the project's pipeline.
+    """Replace this process by `prefect deployment run` for the project's pipeline.
 
     Raises:
         UserError: no Prefect server is known.
@@ -128,7 +128,7 @@ def order_training() -> NoReturn:
 
 
 def require_importable(settings: Settings) -> None:
-    """Check that the flows of `prefect.yaml` can be imported: Prefect deploys one that cannot without an error.
+    """Check that the flows of `prefect.yaml` can be imported: Prefect deploys a broken one without an error.
 
     Raises:
         UserError: one cannot, or there is no such file.
@@ -169,7 +169,7 @@ def deploy_flows(settings: Settings, prefect: str) -> None:
 
 
 def _ensure(settings: Settings, name: str, prefect: str = "") -> ProcessRecord:
-    """Return the record of a process, started unless it runs; a worker of another server is replaced."""
+    """Return the record of a process; start it unless it runs; replace a worker of another server."""
     record = read_process_record(settings, name)
     supervisor = supervisor_of(record) if record and not was_elsewhere(settings, record) else None
     if record and supervisor and (name != "worker" or supervisor.environ().get("PREFECT_API_URL") == prefect):
@@ -184,7 +184,7 @@ def _start(settings: Settings, name: str, prefect: str) -> ProcessRecord:
 
 def _replace(settings: Settings, name: str, prefect: str) -> ProcessRecord:
     if stale := read_process_record(settings, name):
-        stop(settings, stale)  # remove what a killed one has left
+        stop(settings, stale)  # remove what a killed process left
     wanted = wanted_port(name, settings)
     port = choose_port(wanted) if wanted else None
     if port != wanted:
@@ -196,14 +196,14 @@ def _replace(settings: Settings, name: str, prefect: str) -> ProcessRecord:
 def _await(
     settings: Settings, record: ProcessRecord, prefect: str, begun: float, before: ProcessRecord | None
 ) -> ProcessRecord:
-    """Wait until a process is healthy, and return its record; it gets another port if its own is taken by then.
+    """Wait until a process is healthy, and return its record; if its port is taken meanwhile, use another port.
 
     Args:
         settings: Those of the project.
         record: The process.
         prefect: The address of Prefect's API.
-        begun: When the command began.
-        before: The record of that time; the same one is of a process that ran already.
+        begun: The start time of the command.
+        before: The record at that time; an equal record means that the process was already running.
 
     Raises:
         UserError: it stopped, or is not healthy in time.
@@ -249,8 +249,8 @@ def make_pool(commit: str | None = None, output: TextIO | None = None) -> None:
     """Create the project's work pool on the Prefect server, unless it exists.
 
     Args:
-        commit: The commit whose flows are deployed next. It is recorded on the server, unless a later one is.
-        output: Receives `commit=…`, unless a later one is recorded, whose flows are deployed.
+        commit: The commit whose flows are deployed next. It is recorded on the server unless a later one is recorded.
+        output: Receives `commit=…`, unless a later commit is recorded.
 
     Raises:
         UserError: no server is known, or it does not answer or refuses.
@@ -274,7 +274,7 @@ def make_pool(commit: str | None = None, output: TextIO | None = None) -> None:
 
 
 def _later_commit(settings: Settings, commit: str) -> str | None:
-    """Return the later commit whose flows were deployed; where there is none, note this one and return None."""
+    """Return the later commit whose flows were deployed; if there is none, record this one and return None."""
     noted = deployed_commit(settings)
     if noted is not None and is_behind(settings.root, commit, noted):
         return noted
@@ -286,7 +286,7 @@ def follow_store(into: Path | None) -> None:
     """Keep a folder in sync with the store until SIGTERM or SIGINT.
 
     Args:
-        into: The folder that the service has as its `ML_STORE`; None for the project's own mirror.
+        into: The folder that the service uses as `ML_STORE`; None for the project's own mirror.
 
     Raises:
         UserError: the store is a folder.
@@ -305,11 +305,11 @@ def follow_store(into: Path | None) -> None:
 
 
 def start_follower(settings: Settings) -> None:
-    """Keep the mirror in sync for as long as this process lives, also after `exec`."""
+    """Keep the mirror in sync as long as this process lives, also after `exec`."""
     command = [sys.executable, "-m", "ondol.cli", "follow"]
     child = Child(command, os.environ, settings.root, settings.home / "logs" / "follow.log")
     assert child.process.stdin is not None
-    os.set_inheritable(child.process.stdin.fileno(), True)  # its end is the follower's
+    os.set_inheritable(child.process.stdin.fileno(), True)  # the follower ends when it is closed
 
 
 def _say(text: str) -> None:

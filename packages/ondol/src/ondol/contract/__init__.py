@@ -1,7 +1,7 @@
 """The data's contract: derived from `model/schema.py`, copied into the bundle as `contract.json`.
 
-Every later step asks it what a column is: `schema` reads it, `cleaning` makes values of its types, `checking` finds
-invalid rows, `encoding` fits and applies what the model is given.
+All later steps use it: `schema` reads the contract, `cleaning` converts values to its types, `checking` finds invalid
+rows, and `encoding` fits and applies the encodings of the model's inputs.
 """
 
 from typing import TYPE_CHECKING

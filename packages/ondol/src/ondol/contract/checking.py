@@ -1,8 +1,7 @@
-"""Checks rows against the contract: every reason of every invalid row.
+"""Checks rows with the contract, and reports every reason of every invalid row.
 
-Rows that repeat the unique values of an earlier row are found in bounded memory. Kept are two 64-bit hashes of each
-row's values (16 bytes a row): equal ones are taken for equal values, which among 10,000,000 rows goes wrong with a
-probability below 1e-24.
+Rows that repeat unique values of an earlier row are found with two 64-bit hashes of each row's values (16 bytes a row).
+Equal hashes count as equal values; for 10,000,000 rows, the probability of an error is below 1e-24.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,16 +26,16 @@ AS_VALUE = {"date": partial(pd.Timestamp, unit="s"), "duration": partial(pd.Time
 KEYS = ("0123456789abcdef", "fedcba9876543210")
 MISSING = np.uint64(0x9E3779B97F4A7C15)
 EXACT = 2.0**53
-ALONE, TOGETHER = "field_uniqueness", "multiple_fields_uniqueness"  # as Pandera calls these checks
+ALONE, TOGETHER = "field_uniqueness", "multiple_fields_uniqueness"  # Pandera's names of these checks
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Cleaned rows and what is wrong with them.
+    """Cleaned rows and the errors in them.
 
     Attributes:
-        frame: All rows, numbered from 0, unreadable cells missing.
-        reasons: One line for each reason, those of a row together: row, column, check, value (as text).
+        frame: All rows, numbered from 0; unreadable cells are missing.
+        reasons: One row for each reason, grouped by row: row, column, check, value (as text).
         columns: The columns that were checked.
     """
 
@@ -46,11 +45,11 @@ class Checked:
 
     @property
     def bad(self) -> np.ndarray:
-        """The numbers of the rows with a reason, in order."""
+        """The numbers of the invalid rows, in order."""
         return np.unique(self.reasons["row"].to_numpy(dtype=np.int64))
 
     def sentences(self) -> pa.ListArray:
-        """Return for each row in `bad` its reasons, each a sentence."""
+        """Return the reasons of each row in `bad` as sentences."""
         reasons = self.reasons
         texts = reasons["column"] + " = " + reasons["value"].fillna("missing") + ": " + reasons["check"]
         _, starts = np.unique(reasons["row"].to_numpy(dtype=np.int64), return_index=True)
@@ -58,14 +57,14 @@ class Checked:
         return pa.ListArray.from_arrays(ends, pa.array(texts.to_numpy(object), pa.string()))
 
     def valid(self) -> pd.DataFrame:
-        """Return the rows without a reason, in the contract's dtypes, keeping their numbers."""
+        """Return the valid rows with their numbers, in the contract's dtypes."""
         good = self.frame.drop(index=self.bad) if len(self.reasons) else self.frame
         return typed(good, self.columns)
 
     def without_unlabelled(self, target: str) -> tuple["Checked", np.ndarray]:
-        """Return it without the reasons of the rows that have no label, and the numbers of these rows, in order.
+        """Return a copy without the reasons of unlabelled rows, and the numbers of these rows, in order.
 
-        Such a row is no bad one: nothing can be learned from it. A label that cannot be read is a reason.
+        An unlabelled row is not invalid, but cannot be used for training. A label that cannot be read is an error.
         """
         reasons = self.reasons
         unread = reasons["row"][(reasons["column"] == target) & reasons["check"].isin(UNREADABLE.values())]
@@ -73,7 +72,7 @@ class Checked:
         return replace(self, reasons=reasons[~reasons["row"].isin(bare)].reset_index(drop=True)), bare
 
     def with_repeats(self, names: Sequence[str], rows: np.ndarray) -> "Checked":
-        """Return it with the reason that `rows` repeat earlier ones in the columns `names`, which must be unique."""
+        """Return a copy with a further reason: `rows` repeat earlier rows in the unique columns `names`."""
         if not len(rows):
             return self
         check, shown = ALONE if len(names) == 1 else TOGETHER, [name for name in names if name in self.frame]
@@ -85,12 +84,12 @@ class Checked:
 
 
 def check_rows(table: pa.Table, columns: Sequence[Column], schema: "DataFrameSchema | None" = None) -> Checked:
-    """Clean the rows of `table` and validate them with the checks of `schema`, but not their uniqueness.
+    """Clean the rows of `table` and validate them with the checks of `schema`, except uniqueness.
 
     Args:
         table: Raw rows, of a whole table or of a part.
         columns: The columns to check; others are ignored.
-        schema: Pandera's schema, such as `load_schema().to_schema()`; by default what `columns` say.
+        schema: The Pandera schema, such as `load_schema().to_schema()`; default: one built from `columns`.
 
     Raises:
         UserError: a column is missing.
@@ -103,7 +102,7 @@ def check_rows(table: pa.Table, columns: Sequence[Column], schema: "DataFrameSch
 
 
 def _unless_known(found: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
-    """Return the reasons in `found` for cells that cannot be read: what they hold instead is no second reason."""
+    """Return `found` without the reasons of cells that cannot be read, since these already have one."""
     unread = known[known["check"].isin(UNREADABLE.values())]
     if not len(unread) or not len(found):
         return found
@@ -112,7 +111,7 @@ def _unless_known(found: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
 
 
 def _show_whole(reasons: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
-    """Return the reasons with whole numbers shown as such, whether or not gaps beside them made them fractions."""
+    """Return the reasons with whole numbers shown without a fraction, also if missing values made the column float."""
     whole = reasons["column"].isin([c.name for c in columns if c.kind in ("integer", "boolean")])
     return reasons.assign(value=reasons["value"].mask(whole, reasons["value"].str.removesuffix(".0")))
 
@@ -120,10 +119,10 @@ def _show_whole(reasons: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFram
 def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
     from pandera.errors import SchemaErrors
 
-    # A check of several columns asks for them by the names that the schema has.
+    # A check of several columns uses the names in the schema.
     written = {normalize(str(name)): name for name in schema.columns}
     frame = frame.rename(columns=written)
-    # Checks of an owner's compare with gaps as NaN does, not as NA, which is neither true nor false.
+    # The owner's checks compare missing values as NaN, not as NA, which is neither true nor false.
     gapped = [name for name in frame if isinstance(frame[name].dtype, pd.Int64Dtype)]
     try:
         schema.validate(frame.astype(dict.fromkeys(gapped, "float64")), lazy=True, inplace=True)
@@ -145,7 +144,7 @@ def _failures(frame: pd.DataFrame, schema: "DataFrameSchema") -> pd.DataFrame:
 def _untyped(columns: Sequence[Column], schema: "DataFrameSchema | None") -> "DataFrameSchema":
     """Return Pandera's checks of `columns` without types, which `clean` has converted already.
 
-    Nor are values wanted to be unique: that is for the whole table to say, see `find_repeats`.
+    Uniqueness is not checked either, because it concerns the whole table; see `find_repeats`.
     """
     import pandera.pandas as pa_
 
@@ -161,7 +160,7 @@ def _untyped(columns: Sequence[Column], schema: "DataFrameSchema | None") -> "Da
 
 
 def _normal_checks(checks: list[Any]) -> list[Any]:
-    """Return checks whose closed sets are in normal form C, as the values are."""
+    """Return the checks with their closed sets in normal form C, like the values."""
     import pandera.pandas as pa_
 
     made = []
@@ -187,7 +186,7 @@ def _checks(column: Column) -> list[Any]:
 
 
 def unique_sets(schema: "DataFrameSchema", names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the sets of columns whose values `schema` wants to be unique, those that have one of `names`."""
+    """Return the sets of columns that must be unique in `schema`, limited to sets with one of `names`."""
     alone = {normalize(str(name)) for name, column in schema.columns.items() if column.unique}
     listed: Any = schema.unique or []
     together = [tuple(map(normalize, one)) for one in ([listed] if listed and isinstance(listed[0], str) else listed)]
@@ -195,10 +194,10 @@ def unique_sets(schema: "DataFrameSchema", names: Sequence[str]) -> list[tuple[s
 
 
 def find_repeats(hashes: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the numbers of the rows, in order, whose hashes an earlier row has.
+    """Return the numbers of the rows, in order, with the same hashes as an earlier row.
 
     Args:
-        hashes: Of a table's rows in order, arrays of shape [rows, 2] from `hash_rows`.
+        hashes: The hashes of a table's rows in order: arrays of shape [rows, 2] from `hash_rows`.
     """
     parts = list(hashes)
     whole = np.concatenate(parts) if parts else np.empty((0, len(KEYS)), np.uint64)
@@ -224,8 +223,8 @@ def hash_content(table: pa.Table, names: Sequence[str], columns: Mapping[str, Co
 
     Args:
         table: Rows as a source gave them.
-        names: The columns that count; one that the table lacks is missing in each row.
-        columns: Those of the contract, by name: what it reads in a value counts, of one that it cannot read the text.
+        names: The columns to hash; a column that the table lacks counts as missing values.
+        columns: The contract's columns, by name: values are hashed as the contract reads them, unreadable ones as text.
     """
     absent = pa.chunked_array([pa.nulls(len(table))])
     present = set(table.schema.names)
@@ -246,7 +245,7 @@ def _hash_raw(values: pa.ChunkedArray, column: Column | None) -> list[np.ndarray
 
 
 def _as_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return values as text; numbers without a fraction like integers, as which another part may hold them."""
+    """Return values as text; whole numbers like integers, because another part may store them as integers."""
     if pa.types.is_string(values.type):
         return normalize_texts(values)
     if not pa.types.is_floating(values.type):
@@ -272,7 +271,7 @@ def _hash(values: "pd.Series[Any]") -> list[np.ndarray]:
 def _hash_numbers(values: "pd.Series[Any]", missing: np.ndarray) -> np.ndarray:
     """Hash numbers so that 1, 1.0 and true are equal, and integers beyond 2^53 are not rounded."""
     if values.dtype.kind == "f":
-        numbers = values.to_numpy(np.float64) + 0.0  # makes -0.0 equal to 0.0
+        numbers = values.to_numpy(np.float64) + 0.0  # -0.0 equals 0.0
         whole = (np.abs(numbers) < 2.0**63) & (np.trunc(numbers) == numbers)
         bits = np.where(whole, np.where(whole, numbers, 0).astype(np.int64), numbers.view(np.int64) ^ np.int64(1) << 62)
     else:

@@ -1,7 +1,7 @@
-"""Converts raw columns to the contract's types, value by value; what cannot be read is marked, not raised.
+"""Converts raw columns to the contract's types, value by value; unreadable values are marked, without an exception.
 
-What a text means is written in `ondol_serving.grammar`. Arrow reads at once the texts that it is known to read alike;
-each other distinct text is read by the grammar. So a value never depends on its neighbours.
+`ondol_serving.grammar` defines how texts are parsed. Arrow parses texts of forms for which it gives the same result;
+the grammar parses every other distinct text. So a value never depends on its neighbours.
 """
 
 import unicodedata
@@ -31,7 +31,7 @@ from ondol_serving.grammar import (
 GAPPED = {pa.int64(): pd.Int64Dtype()}
 DIGITS = "-?[0-9]{1,18}"
 MOMENT = pa.timestamp("us")
-FIRST, LAST = -62_135_596_800, 253_402_300_799  # seconds of the years 1 and 9999, which is all that a date can be
+FIRST, LAST = -62_135_596_800, 253_402_300_799  # seconds of the years 1 and 9999, the limits of a date
 PER_SECOND = {"s": 1, "ms": 1_000, "us": MICROSECONDS, "ns": 1_000_000_000}
 SMALL, PART = 64, 4096  # rows
 UNREADABLE: dict[Kind, str] = {
@@ -45,7 +45,7 @@ UNREADABLE: dict[Kind, str] = {
 
 
 def clean(table: pa.Table, columns: Sequence[Column]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows of `table` as the contract's kinds, and a reason for each unreadable cell.
+    """Convert the rows of `table` to the contract's kinds; also return a reason for each unreadable cell.
 
     Raises:
         UserError: a column is missing.
@@ -64,29 +64,29 @@ def clean(table: pa.Table, columns: Sequence[Column]) -> tuple[pd.DataFrame, pd.
 
 
 def typed(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
-    """Return cleaned rows that are known to be valid in the contract's dtypes."""
+    """Return cleaned, valid rows in the contract's dtypes."""
     return pd.DataFrame({c.name: to_required(frame[c.name], c) for c in columns}, index=frame.index, copy=False)
 
 
 def reasons_of(rows: np.ndarray, column: Any, check: Any, values: Any) -> pd.DataFrame:
-    """Return a line for each reason: row, column, check, value (as text)."""
+    """Return a table with a row for each reason: row, column, check, value (as text)."""
     made = {"row": rows, "column": column, "check": check, "value": values}
     return pd.DataFrame(made).astype({"column": "str", "check": "str", "value": "str"})
 
 
 def join_reasons(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return all reasons, those of a row together."""
+    """Return all reasons, grouped by row."""
     if not parts:
         return reasons_of(np.empty(0, np.int64), "", "", "")
     return pd.concat(parts).sort_values(["row", "column"], kind="stable", ignore_index=True)
 
 
 def clean_column(values: pa.ChunkedArray, column: Column) -> tuple["pd.Series[Any]", np.ndarray]:
-    """Return a raw column as its kind, missing where unreadable, and which rows were unreadable.
+    """Convert a raw column to its kind, with unreadable values missing; also return which rows were unreadable.
 
     Args:
         values: The column as a source gave it.
-        column: What the contract says of it.
+        column: The contract's column.
 
     Returns:
         The values (float64 with NaN for numbers, and for booleans that have gaps; int64, or Int64 with gaps; `str`;
@@ -100,13 +100,13 @@ def clean_column(values: pa.ChunkedArray, column: Column) -> tuple["pd.Series[An
 
 
 def to_required(values: "pd.Series[Any]", column: Column) -> "pd.Series[Any]":
-    """Return the valid values of a cleaned column in the dtype that the contract asks for."""
+    """Return the valid values of a cleaned column in the contract's dtype."""
     wanted = required_dtype(column)
     return values if str(values.dtype) == wanted else values.astype(wanted)
 
 
 def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the column with its values as they are, and all texts in one type."""
+    """Return the column with unchanged values, and all texts in one type."""
     kind = values.type
     if pa.types.is_dictionary(kind):
         return _plain(values.cast(kind.value_type))
@@ -126,7 +126,7 @@ def _blank_to_missing(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def read_distinct(texts: pa.ChunkedArray, parse: Callable[[str], Any], kind: pa.DataType) -> pa.ChunkedArray:
-    """Return what `parse` makes of each text, called once for each distinct one; null where it returns None."""
+    """Parse each text with `parse`, called once for each distinct text; None becomes null."""
     encoded = texts.combine_chunks().dictionary_encode()
     read = pa.array([parse(text) for text in encoded.dictionary.to_pylist()], kind)
     return pa.chunked_array([read.take(encoded.indices)])
@@ -135,7 +135,7 @@ def read_distinct(texts: pa.ChunkedArray, parse: Callable[[str], Any], kind: pa.
 def _read_texts(
     texts: pa.ChunkedArray, pattern: str, kind: pa.DataType, parse: Callable[[str], Any]
 ) -> pa.ChunkedArray:
-    """Return texts as `kind`: those that match `pattern` by Arrow's cast, which reads them as `parse` does."""
+    """Convert texts to `kind`: by Arrow's cast if they match `pattern` (the result is the same), else by `parse`."""
     quick = pc.fill_null(pc.match_substring_regex(texts, f"^({pattern})$"), False)
     rest = pc.if_else(quick, None, texts)
     parts = pc.if_else(quick, texts, None).combine_chunks()
@@ -149,12 +149,12 @@ def _read_texts(
 def _cast(texts: pa.ChunkedArray, parse: Callable[[str], Any], kind: pa.DataType) -> pa.ChunkedArray:
     try:
         return texts.cast(kind)
-    except pa.ArrowInvalid:  # the 30th of February
+    except pa.ArrowInvalid:  # such as 30 February
         return read_distinct(texts, parse, kind)
 
 
 def _casts(texts: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
-    """Return all texts cast to `kind`, None where one cannot be; texts that all fail take long, so some go first."""
+    """Cast all texts to `kind`; None if one cannot be cast. A sample is tried first, because failing texts are slow."""
     try:
         texts.slice(0, SMALL).cast(kind)
         return texts.cast(kind)
@@ -188,13 +188,13 @@ def _finite(numbers: "pd.Series[Any]") -> "pd.Series[Any]":
 
 
 def _parse(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return texts as numbers; the grammar takes finite numbers only, although Arrow also parses `inf` and `nan`."""
+    """Parse texts as numbers; only finite ones are valid, although Arrow also parses `inf` and `nan`."""
     found = _casts(texts, pa.float64())
     return _read_texts(texts, NUMBER, pa.float64(), parse_number) if found is None else found
 
 
 def _integer(values: pa.ChunkedArray) -> "pd.Series[Any]":
-    """Return whole numbers exactly: ids and sums exceed what a float64 can represent."""
+    """Parse whole numbers exactly, since ids and sums may exceed the integers that float64 represents."""
     kind = values.type
     if pa.types.is_decimal(kind) or pa.types.is_uint64(kind):
         values = values.cast(pa.string())
@@ -210,7 +210,7 @@ def _integer(values: pa.ChunkedArray) -> "pd.Series[Any]":
 
 
 def _whole(numbers: "pd.Series[Any]") -> pa.ChunkedArray:
-    """Return numbers as int64, missing where they are not whole or do not fit."""
+    """Convert numbers to int64; those that are not whole or do not fit are missing."""
     array = numbers.to_numpy()
     fits = (array % 1 == 0) & (array >= -(2.0**63)) & (array < 2.0**63)
     return pa.chunked_array([pa.array(np.where(fits, array, 0).astype(np.int64), mask=~fits)])
@@ -240,14 +240,14 @@ def _text(values: pa.ChunkedArray) -> "pd.Series[Any]":
 
 
 def normalize_texts(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return texts in Unicode's normal form C."""
+    """Convert texts to Unicode's normal form C."""
     if all(map(_is_normal, texts.chunks)):
         return texts
     return read_distinct(texts, normalize, pa.string())
 
 
 def _is_normal(texts: pa.StringArray) -> bool:
-    """Return True if all texts certainly are in normal form C: one check of all of them, one behind the other."""
+    """Return True if all texts are certainly in normal form C; they are joined for a single check."""
     if not len(texts) or texts.null_count == len(texts):
         return True
     offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset : texts.offset + len(texts) + 1]
@@ -272,13 +272,13 @@ def _read_dates(texts: pa.ChunkedArray, grammar: DateGrammar) -> pa.ChunkedArray
     if not grammar.reads_iso:
         return read_distinct(texts, grammar.parse, MOMENT)
     found = _casts(texts, MOMENT)
-    if found is None or (pc.min(found.cast(pa.int64())).as_py() or 0) < FIRST * MICROSECONDS:  # Arrow has a year 0
+    if found is None or (pc.min(found.cast(pa.int64())).as_py() or 0) < FIRST * MICROSECONDS:  # Arrow accepts a year 0
         return _read_texts(texts, ISO_DATE, MOMENT, grammar.parse)
     return found
 
 
 def _convert_dates(values: pa.ChunkedArray) -> "pd.Series[Any]":
-    """Return moments of any unit in microseconds; those before the year 1 or after 9999 are missing."""
+    """Convert dates of any unit to microseconds; those before the year 1 or after 9999 become missing."""
     kind = values.type
     if pa.types.is_date(kind):
         values = values.cast(pa.date32()).cast(pa.int32()).cast(pa.int64())
@@ -316,7 +316,7 @@ def _from_seconds(seconds: "pd.Series[Any]") -> "pd.Series[Any]":
 
 
 def _convert_durations(values: pa.ChunkedArray) -> "pd.Series[Any]":
-    """Return durations of any unit in microseconds, rounded as a text's are; too long ones are missing."""
+    """Convert durations of any unit to microseconds, rounded like those in texts; too long ones become missing."""
     unit, missing = values.type.unit, values.is_null().to_numpy()
     numbers = pc.fill_null(values.cast(pa.int64()), 0).to_numpy()
     if unit == "ns":

@@ -1,7 +1,7 @@
-"""Fits and applies the encodings: how each column becomes a tensor.
+"""Fits and applies the encodings, which convert columns to tensors.
 
-Everything downstream sees float32, so what float32 cannot hold must be shifted or scaled first: integers above
-2^24 (sums in won, epoch seconds) are moved by an offset and divided by their common step.
+All later steps use float32, so numbers that float32 cannot represent are shifted or scaled first: integers above 2^24
+(sums in won, epoch seconds) are shifted by an offset and divided by their common step.
 """
 
 from collections.abc import Collection
@@ -15,29 +15,29 @@ from ondol.contract.schema import MISSING_TEXT, Column, Contract, DatePart, Enco
 from ondol.errors import UserError
 
 LARGEST_TARGET, SMALLEST_TARGET = 1e37, 1e-30
-EXACT = 2**24  # every integer up to here is a float32 of its own
+EXACT = 2**24  # float32 represents every integer up to here exactly
 LARGEST = float(np.finfo(np.float32).max)
 MOST_KNOWN = 1000
-AFFINE = "affine"  # in an encoded frame's `attrs`
+AFFINE = "affine"  # key in an encoded frame's `attrs`
 PROBE_ROWS = 100_000
-MANY = 255  # values that a histogram of scikit-learn distinguishes
+MANY = 255  # bins of scikit-learn's histograms
 CYCLES: dict[DatePart, pd.Timedelta] = {
     "month": pd.Timedelta(days=366),
     "weekday": pd.Timedelta(days=14),
     "hour": pd.Timedelta(days=2),
 }
 DAY, SECOND = pd.Timedelta(days=1), pd.Timedelta(seconds=1)
-# One of nanoseconds could not be subtracted from a date after 2262, such as 9999-12-31.
+# A timestamp in nanoseconds could not be subtracted from a date after 2262, such as 9999-12-31.
 EPOCH = pd.Timestamp(0).as_unit("s")
 
 
 def fit_encodings(contract: Contract, frame: pd.DataFrame, parts: bool = True) -> Contract:
-    """Return `contract` with encodings, input names and classes learned from the training rows.
+    """Fit encodings, input names and classes on the training rows, and return `contract` with them.
 
     Args:
-        contract: What `describe` returned.
+        contract: The contract, as returned by `describe`.
         frame: Valid training rows in the contract's dtypes, under the columns' real names.
-        parts: Whether dates get theirs.
+        parts: Whether to add the parts of dates (month, weekday, hour).
     """
     inputs = {column.name: f"c{i}" for i, column in enumerate(contract.features)}
     names = {column.name for column in contract.columns}
@@ -52,10 +52,10 @@ def fit_encodings(contract: Contract, frame: pd.DataFrame, parts: bool = True) -
 
 
 def encode(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the features of `frame` as the model sees them: real names, float32 columns or strings.
+    """Encode the features of `frame` for the model: real names, float32 columns or strings.
 
-    Texts of many values are of dtype `str`, others of dtype `object`. The parts of dates follow all columns.
-    `attrs` has the offset and the scale of the columns that have one.
+    Texts with many distinct values have the dtype `str`, others `object`. The parts of dates follow all columns.
+    `attrs` holds the offset and the scale of the columns that have them.
     """
     columns = {c.name: encode_column(c, frame[c.name]) for c in contract.features}
     for column in contract.features:
@@ -67,7 +67,7 @@ def encode(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _affine(column: Column) -> tuple[float, float]:
-    """Return the offset and the scale that give back a column's real values, of dates the days since 1970."""
+    """Return the offset and the scale that restore a column's real values (dates: days since 1970)."""
     rule = column.encoding
     if rule is None or rule.tensor == "string":
         return 0.0, 1.0
@@ -76,7 +76,7 @@ def _affine(column: Column) -> tuple[float, float]:
 
 
 def encode_column(column: Column, values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return one column as its tensor's values, by `column.encoding`."""
+    """Encode one column with `column.encoding`."""
     rule = column.encoding
     if rule is None:
         raise ValueError(f"column {column.name} has no encoding: fit_encodings comes first")
@@ -90,17 +90,17 @@ def encode_column(column: Column, values: "pd.Series[Any]") -> "pd.Series[Any]":
 
 
 def encode_target(contract: Contract, values: "pd.Series[Any]") -> np.ndarray:
-    """Return the target as float64 values or as int64 indexes into the classes, -1 for a class never trained on."""
+    """Encode the target as float64 values, or as int64 indexes of the classes, -1 for a class not seen in training."""
     if contract.classes is None:
         return values.to_numpy(dtype=np.float64)
     return pd.Index(contract.classes).get_indexer(pd.Index(values)).astype(np.int64)
 
 
 def require_answerable(name: str, values: "pd.Series[Any]") -> None:
-    """Check that a number target is within what a model computes and answers in, which is float32.
+    """Check that a numeric target is within the range of float32, in which a model computes and answers.
 
     Raises:
-        UserError: it is not; says by what to divide it.
+        UserError: it is not; the message has the number to divide it by.
     """
     numbers = np.abs(values.to_numpy(np.float64, na_value=np.nan))
     known = numbers[np.isfinite(numbers)]
@@ -119,14 +119,14 @@ def require_answerable(name: str, values: "pd.Series[Any]") -> None:
 
 
 def _encode_text(values: "pd.Series[Any]", missing: str) -> "pd.Series[Any]":
-    """Return texts as Python strings, equal ones as one object: encoders then look them up three times as fast."""
+    """Return texts as Python strings, equal ones as the same object: encoders are then three times as fast."""
     codes, texts = pd.factorize(values.astype("str"))
     known = np.array([missing if text == "" else text for text in texts] + [missing], dtype=object)
-    return pd.Series(known[codes], index=values.index, dtype=object)  # code -1, missing, is the last
+    return pd.Series(known[codes], index=values.index, dtype=object)  # code -1 (missing) selects the last entry
 
 
 def _numbers(column: Column, values: "pd.Series[Any]", rule: Encoding) -> np.ndarray:
-    """Return values as float64, NaN where missing: dates as days, durations as seconds, ordered texts as ranks."""
+    """Convert values to float64, NaN if missing: dates to days, durations to seconds, ordered texts to ranks."""
     if rule.order is not None:
         codes = pd.Index(rule.order).get_indexer(pd.Index(values)).astype(np.float64)
         return np.where(codes < 0, np.nan, codes)
@@ -145,7 +145,7 @@ def _part(dates: "pd.Series[Any]", part: DatePart) -> "pd.Series[Any]":
 
 
 def _fit(column: Column, values: "pd.Series[Any]", names: Collection[str] | None) -> Encoding:
-    """Return the encoding of a column; where `names` are taken, a date gets parts under others."""
+    """Fit the encoding of a column; the parts of a date get names that are not in `names`."""
     if column.ordered:
         return Encoding(tensor="float32", order=tuple(map(str, column.categories or ())))
     if column.kind == "text":
@@ -168,11 +168,12 @@ def _fit_parts(column: str, dates: "pd.Series[Any]", names: Collection[str] | No
 
 
 def _recurs(dates: "pd.Series[Any]", part: DatePart) -> bool:
-    """Return True if a part of the dates comes round in training, so that it says what the days alone do not."""
+    """Return True if a part of the dates (such as the month) recurs in training, so that it adds information."""
     found, span = dates.dropna(), dates.max() - dates.min()
     if found.empty or span < CYCLES[part] or _part(found, part).nunique() < 2:
         return False
-    return part != "weekday" or found.dt.day.nunique() > 1  # on the first of each month, it is chance
+    # For dates on the first of each month, the weekday is arbitrary.
+    return part != "weekday" or found.dt.day.nunique() > 1
 
 
 def _name_part(column: str, part: DatePart, taken: Collection[str]) -> str:
@@ -183,7 +184,7 @@ def _name_part(column: str, part: DatePart, taken: Collection[str]) -> str:
 
 
 def _fit_float32(numbers: np.ndarray) -> tuple[float, float]:
-    """Return the offset and scale under which float32 keeps the values apart, (0, 1) where none is needed."""
+    """Return the offset and scale with which float32 keeps the values distinct; (0, 1) if none is needed."""
     finite = numbers[np.isfinite(numbers)]
     if finite.size == 0:
         return 0.0, 1.0
@@ -202,7 +203,7 @@ def _fit_float32(numbers: np.ndarray) -> tuple[float, float]:
 
 
 def _keeps_apart(finite: np.ndarray) -> bool:
-    """Return True if distinct values stay distinct as float32, on evenly spaced rows of a long column."""
+    """Return True if distinct values stay distinct as float32; of a long column, evenly spaced rows are checked."""
     probe = np.unique(finite[:: max(1, finite.size // PROBE_ROWS)])
     return np.unique(probe.astype(np.float32)).size == probe.size
 

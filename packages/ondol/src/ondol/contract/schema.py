@@ -25,13 +25,13 @@ MISSING_TEXT = "<missing>"
 
 
 class Frozen(BaseModel):
-    """A value that is never changed after it is made."""
+    """An immutable value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Input(NamedTuple):
-    """One input of a model: what the features call it, its name in ONNX, and its type."""
+    """One input of a model: its name in the features, its name in ONNX, and its type."""
 
     name: str
     key: str
@@ -39,13 +39,13 @@ class Input(NamedTuple):
 
 
 class Encoding(Frozen):
-    """How a column becomes a tensor, the same in training, batch and service.
+    """The conversion of a column to a tensor, the same in training, batch prediction and service.
 
-    A float32 tensor is `(x - offset) / scale`, computed in float64, NaN where missing; a date's `x` is its days
-    (UTC, fractions allowed) since `origin`, a duration's its seconds, a text's its place in `order`. A string tensor
-    is the text itself, `missing` where there is none; `known` lists the values seen in training, or is None where
-    there were too many. A date has a further float32 input for each of `parts`: the month (1 to 12), the weekday
-    (0 for Monday) or the hour, under the name by which the features know it; its key is the column's and the part.
+    A float32 tensor is `(x - offset) / scale`, computed in float64, NaN if missing. `x` is the number; for a date the
+    days (UTC, with fractions) since `origin`; for a duration the seconds; for a text its position in `order`. A string
+    tensor is the text itself, `missing` for a missing value. `known` lists the values seen in training, or is None if
+    there were too many. A date has an additional float32 input for each of `parts`: the month (1 to 12), the weekday (0
+    for Monday) or the hour, with its name in the features.
     """
 
     tensor: Literal["float32", "string"]
@@ -54,15 +54,16 @@ class Encoding(Frozen):
     origin: str | None = None
     missing: str | None = None
     known: tuple[str, ...] | None = None
-    many: bool = False  # more values than a tree can distinguish by their codes: of dtype str, not object
+    many: bool = False  # more values than a tree can distinguish by their codes: dtype str, not object
     order: tuple[str, ...] | None = None
     parts: dict[DatePart, str] | None = None
 
 
 class Column(Frozen):
-    """One column: its real name, kind, role, and what values it may take.
+    """One column: its real name, kind, role, and the allowed values.
 
-    `formats` are a date's listed ones (`[data] date_formats`), None for the default; see `ondol_serving.grammar`.
+    `formats` are the listed formats of a date (`[data] date_formats`), None for the default; see
+    `ondol_serving.grammar`.
     """
 
     name: str
@@ -81,7 +82,7 @@ class Column(Frozen):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """The inputs of a model that it becomes, once it has an encoding: itself, then its parts."""
+        """The model inputs of this column once it has an encoding: the column, then its parts."""
         if self.encoding is None or self.input is None:
             return ()
         parts = (self.encoding.parts or {}).items()
@@ -90,7 +91,7 @@ class Column(Frozen):
 
 
 class Contract(Frozen):
-    """All columns of the data, which one is predicted, and the classes it has (None for regression)."""
+    """All columns of the data, the target, and its classes (None for regression)."""
 
     format: Literal[1] = 1
     problem: Literal["binary", "multiclass", "regression"]
@@ -105,7 +106,7 @@ class Contract(Frozen):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """The inputs of a model, in order: the columns, whose places stay as they are, then the parts of all."""
+        """The inputs of a model, in order: all columns, then the parts of all dates."""
         made = [column.inputs for column in self.features]
         return tuple([one for inputs in made for one in inputs[:1]] + [one for inputs in made for one in inputs[1:]])
 
@@ -116,14 +117,14 @@ class Contract(Frozen):
 
     @property
     def used(self) -> tuple[Column, ...]:
-        """Every column that a run reads: all but the ignored ones."""
+        """The columns that a run reads: all except the ignored ones."""
         return tuple(c for c in self.columns if c.role != "ignored")
 
     @property
     def kinds(self) -> dict[str, str]:
-        """Each column's kind by its name: what a text format's columns are read as.
+        """The kind of each column by name, with which text formats are read.
 
-        Dates with a listed format that looks like ISO 8601, such as `%Y-%d-%m`, are kept as the text that they are.
+        Dates with a listed format that looks like ISO 8601, such as `%Y-%d-%m`, are read as text.
         """
         return {
             c.name: "text" if c.kind == "date" and not date_grammar(c.formats).reads_iso else c.kind
@@ -152,7 +153,7 @@ class Contract(Frozen):
 
 
 SCHEMA = "model/schema.py"
-MOST_NAMED = 3  # changes that a message names
+MOST_NAMED = 3  # changes that a message lists
 Checks: TypeAlias = "pa.DataFrameSchema"
 DTYPES: dict[Kind, str] = {
     "number": "float64",
@@ -181,7 +182,7 @@ def load_schema() -> type["pa.DataFrameModel"]:
     if schema is None:
         raise UserError(f"{SCHEMA} has no class named Schema: the contract is read from it.")
     if not hasattr(schema, "to_schema"):
-        raise UserError(f"Schema in {SCHEMA} is no pandera.pandas.DataFrameModel: inherit it.")
+        raise UserError(f"Schema in {SCHEMA} is not a pandera.pandas.DataFrameModel: inherit it.")
     return schema
 
 
@@ -198,24 +199,24 @@ def compile_schema(schema: type["pa.DataFrameModel"]) -> "pa.DataFrameSchema":
 
 
 def load_checks() -> Checks:
-    """Return what `model/schema.py` checks, as `check_rows` and `unique_sets` take it."""
+    """Return the checks of `model/schema.py`, as an argument of `check_rows` and `unique_sets`."""
     return compile_schema(load_schema())
 
 
 def reserved_names() -> set[str]:
-    """Return the names that a class of `model/schema.py` inherits: no column can have one as its attribute."""
+    """Return the names that a class of `model/schema.py` inherits; they cannot be attributes of columns."""
     import pandera.pandas as pa
 
     return set(dir(pa.DataFrameModel))
 
 
 def schema_digest(contract: Contract) -> str:
-    """Return the SHA-256 of what the contract says."""
+    """Return the SHA-256 of the contract's content."""
     return hashlib.sha256(contract.model_dump_json().encode()).hexdigest()
 
 
 def load_contract(settings: Settings) -> Contract:
-    """Return the contract of the project on the path, for the target that `settings` names."""
+    """Return the contract of the project on the path, for the target in `settings`."""
     data = settings.data
     return describe(load_schema(), data.target, data.problem, data.date_formats)
 
@@ -226,11 +227,11 @@ def describe(
     problem: Any,
     date_formats: tuple[str, ...] = AMBIGUOUS_FORMATS,
 ) -> Contract:
-    """Return the contract that `schema` states, without encodings.
+    """Derive the contract from `schema`, without encodings.
 
     Args:
         schema: The Pandera model.
-        target: The column to predict; None where just one field has the role target.
+        target: The column to predict; may be None if exactly one field has the role target.
         problem: "binary", "multiclass" or "regression".
         date_formats: The listed formats of dates; see `ondol.config.Data`.
 
@@ -272,7 +273,7 @@ def _choose_target(columns: list[Column], target: str | None) -> str:
         names = [c.name for c in columns]
         remedy = 'give it metadata={"role": "target"}' if target in names else "there is no such column"
         raise UserError(
-            f'The target "{target}" of config.toml is no target in {SCHEMA}: {remedy}.{nearest(target, targets)}'
+            f'The target "{target}" of config.toml is not a target in {SCHEMA}: {remedy}.{nearest(target, targets)}'
         )
     return target
 
@@ -321,10 +322,10 @@ def _range(check: Any) -> dict[str, float]:
 
 
 def _as_number(value: Any) -> float:
-    """Return a bound as a number; a date's as seconds since 1970, UTC, a duration's as seconds."""
+    """Return a bound as a number: of a date, seconds since 1970 (UTC); of a duration, seconds."""
     if hasattr(value, "total_seconds"):
         return float(value.total_seconds())
-    if isinstance(value, datetime):  # without a zone it would be in the machine's
+    if isinstance(value, datetime):  # without a zone it would be in the machine's time zone
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     return float(value)
 
@@ -347,17 +348,17 @@ def _kind(name: str, dtype: str) -> Kind:
 
 
 def required_dtype(column: Column) -> str:
-    """Return the pandas dtype in which a column's valid values are held."""
+    """Return the pandas dtype of a column's valid values."""
     if column.nullable and column.kind in NULLABLE_DTYPES:
         return NULLABLE_DTYPES[column.kind]
     return DTYPES[column.kind]
 
 
 def require_columns(present: Sequence[str], columns: Sequence[Column]) -> None:
-    """Check that every one of `columns` is in the data.
+    """Check that all `columns` are in the data.
 
     Raises:
-        UserError: one is not; the nearest column of the data is named.
+        UserError: one is missing; the message names the most similar column.
     """
     missing = [column.name for column in columns if column.name not in present]
     if not missing:
@@ -370,22 +371,22 @@ def require_columns(present: Sequence[str], columns: Sequence[Column]) -> None:
 
 
 def require_known(setting: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Check that every column that a setting of `config.toml` names is one.
+    """Check that every column in a setting of `config.toml` exists.
 
     Raises:
-        UserError: one is not; the nearest one is named.
+        UserError: one does not; the message names the most similar column.
     """
     known = list(known)
     for name in names:
         if name not in known:
             raise UserError(
-                f'{setting} in config.toml names "{name}", which is no column: correct it, or take it out.'
+                f'{setting} in config.toml names "{name}", which is not a column: correct it, or take it out.'
                 f"{nearest(name, known)}"
             )
 
 
 def require_known_markers(dialect: Dialect, known: Iterable[str]) -> None:
-    """Check that every column for which a dialect lists markers of missing values is one of `known`.
+    """Check that every column with its own markers of missing values in a dialect is one of `known`.
 
     Raises:
         UserError: one is not.
@@ -394,8 +395,8 @@ def require_known_markers(dialect: Dialect, known: Iterable[str]) -> None:
 
 
 def breaking_changes(old: Contract, new: Contract) -> list[str]:
-    """List in words the fields of `old` that a request can no longer carry, and those it now must."""
-    # A bundle of before 0.3.1 may have names in another form than Unicode's NFC, in which callers may still write them.
+    """List in words the fields of `old` that requests may no longer contain, and the new required ones."""
+    # A bundle from before 0.3.1 may have names in another form than Unicode's NFC, and callers may still use that form.
     before, after = ({normalize(c.name): c for c in contract.features} for contract in (old, new))
     removed = [f'the field "{name}" is gone' for name in before if name not in after]
     retyped = [
@@ -412,17 +413,17 @@ def breaking_changes(old: Contract, new: Contract) -> list[str]:
 
 
 def require_compatible(old: Contract, new: Contract, before: str, after: str, remedy: str) -> None:
-    """Check that callers of a version need no change for another.
+    """Check that callers of one version can use another without a change.
 
     Args:
-        old: What callers of the version `before` send.
-        new: What the version `after` takes.
+        old: The contract of the version `before`.
+        new: The contract of the version `after`.
         before: The version in production.
-        after: The one that is to take its place.
-        remedy: What to type nevertheless, for the message.
+        after: The version that will replace it.
+        remedy: The command that deploys it anyway, for the message.
 
     Raises:
-        Refused: they need one.
+        Refused: they need a change.
     """
     if changes := breaking_changes(old, new):
         more = f"; {len(changes) - MOST_NAMED:,} more" if len(changes) > MOST_NAMED else ""
@@ -433,11 +434,11 @@ def require_compatible(old: Contract, new: Contract, before: str, after: str, re
 
 
 def can_score(old: Contract, new: Contract) -> str | None:
-    """Return None where a model of contract `old` can be scored on rows of `new`, else why not."""
+    """Return None if a model of contract `old` can be scored on rows of `new`, else the reason."""
     if (old.problem, old.target) != (new.problem, new.target):
         return f'it predicts "{old.target}" ({old.problem})'
     present = {c.name: c.kind for c in new.used}
-    # The columns that decide which rows it was trained on are needed as they were, or it would be evaluated on those.
+    # The columns that decide the split must be unchanged, or the model would be evaluated on its training rows.
     needed = [c for c in old.used if c.role not in ("target", "ignored")]
     missing = [c.name for c in needed if present.get(c.name) != c.kind]
     return f'the data no longer has its column "{missing[0]}" as it was' if missing else None
@@ -448,7 +449,7 @@ def _newly_required(before: Column | None, after: Column) -> bool:
 
 
 def free_names(wanted: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """Return `wanted`, each with a number behind it where the name is taken: `prediction 2`."""
+    """Return the names `wanted`, with a number appended if a name is taken: `prediction 2`."""
     names: list[str] = []
     for name in wanted:
         free, number = name, 1

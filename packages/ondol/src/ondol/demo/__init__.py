@@ -1,1 +1,1 @@
-"""`ml simulate`: traffic, drift and recovery, played in a copy of the project (`sandbox`) with the sample data."""
+"""`ml simulate`: simulates traffic, drift and recovery in a copy of the project (`sandbox`) with the sample data."""

@@ -31,7 +31,7 @@ class Sandbox:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings of the copied project; its commands do not have our environment either."""
+        """The settings of the copied project, without this process's environment, as for its commands."""
         return load_settings(self.root, FileSettings)
 
     @property
@@ -41,14 +41,14 @@ class Sandbox:
 
     @property
     def answers(self) -> Path:
-        """Every answer of the service that reached its client, in lines of JSON."""
+        """The file of all answers that the client received, one line of JSON each."""
         return self.root / "answers.jsonl"
 
     def ml(self, *words: str, check: bool = True) -> str:
         """Run an `ml` command in it and return what it printed.
 
         Raises:
-            UserError: it failed, and `check` was given.
+            UserError: it failed and `check` is True.
         """
         done = subprocess.run(
             [sys.executable, "-m", "ondol.cli", *words],
@@ -66,11 +66,11 @@ class Sandbox:
 
 
 def make_sandbox(settings: Settings) -> Sandbox:
-    """Copy the project into `.ml/simulation`; an earlier simulation there is ended and removed.
+    """Copy the project into `.ml/simulation`; stop and remove an earlier simulation there.
 
     Raises:
-        UserError: the project reads its own data: there is no generator of it to play. Or the earlier simulation
-            does not end.
+        UserError: the project reads its own data, for which there is no generator, or the earlier simulation does not
+            stop.
     """
     if not reads_sample(settings.root, settings.data.source):
         raise UserError(
@@ -88,10 +88,10 @@ def make_sandbox(settings: Settings) -> Sandbox:
 
 
 def clear(sandbox: Sandbox, settings: Settings) -> None:
-    """End what runs in a sandbox and remove it; its own code and settings may be half there, so ours do that.
+    """Stop the processes of a sandbox and remove it, with our code and settings: its own may be incomplete.
 
     Raises:
-        UserError: a process still runs there, and nothing was removed.
+        UserError: a process still runs there; nothing was removed.
     """
     if not sandbox.root.exists():
         return
@@ -100,7 +100,7 @@ def clear(sandbox: Sandbox, settings: Settings) -> None:
         stop_all(inside)
         if left := commands_in(sandbox.root):
             raise UserError(
-                f"An earlier simulation still works in {settings.show(sandbox.root)} (process {left[0]}): "
+                f"An earlier simulation is still running in {settings.show(sandbox.root)} (process {left[0]}): "
                 f"wait until it ends, or `kill {left[0]}`."
             )
     try:
@@ -110,7 +110,7 @@ def clear(sandbox: Sandbox, settings: Settings) -> None:
 
 
 def commands_in(root: Path) -> list[int]:
-    """Return the processes that a simulation in `root` started: their modules come from there."""
+    """Return the processes that a simulation in `root` started: their modules are loaded from there."""
     import psutil
 
     found = []
@@ -134,17 +134,17 @@ def _rewrite_config(path: Path) -> None:
     changes = {
         "data": {"source": DATA},
         "monitor": {"labels": DATA},
-        "retrain": {"cooldown_hours": 0},  # a simulated week passes in seconds
+        "retrain": {"cooldown_hours": 0},  # a simulated week takes seconds
     }
     for section, values in changes.items():
         config.setdefault(section, tomlkit.table()).update(values)
-    config.pop("store", None)  # its own is the default
+    config.pop("store", None)  # the copy uses the default
     config.pop("alerts", None)  # a simulation sends no alerts
     path.write_text(tomlkit.dumps(config), encoding="utf-8")
 
 
 def _still_schedules(path: Path) -> None:
-    """Switch schedules off: in a simulation the weeks call the flows."""
+    """Disable schedules: the simulation itself runs the flows."""
     text = path.read_text(encoding="utf-8")
     path.write_text(re.sub(r"(?m)^(\s*active:) true", r"\1 false", text), encoding="utf-8")
 

@@ -30,14 +30,14 @@ from ondol.registry.bundles import Bundle
 from ondol.registry.champion import Champion, require_champion
 from ondol.storage.store import open_store
 
-END_STATES = ("COMPLETED", "FAILED", "CANCELLED")  # what crashed is started again by the worker
+END_STATES = ("COMPLETED", "FAILED", "CANCELLED")  # the worker restarts crashed runs
 RUN_SECONDS = 600.0
 Run = dict[str, Any]
 T = TypeVar("T")
 
 
 def order_run(api: str, flow: str, project: str, key: str) -> Run:
-    """Run the deployment of a project's flow once for `key`, and return the run when it has ended.
+    """Run the deployment of a project's flow once for `key`; wait, and return the finished run.
 
     Raises:
         UserError: it did not end in time.
@@ -49,7 +49,7 @@ def order_run(api: str, flow: str, project: str, key: str) -> Run:
     )
     create = f"{api}/deployments/{found[0]['id']}/create_flow_run"
     body = {"idempotency_key": key, "state": {"type": "SCHEDULED"}}
-    run = _until(lambda: post_prefect(create, body), f"a run of {flow}/{project} could not be ordered")
+    run = _until(lambda: post_prefect(create, body), f"a run of {flow}/{project} could not be started")
     return wait_for_run(api, run["id"])
 
 
@@ -57,7 +57,7 @@ def runs_since(api: str, flow: str, since: datetime) -> list[Run]:
     """Return the runs of a flow that were created after `since`, oldest first.
 
     Raises:
-        UserError: the server does not answer in time, so that it is unknown whether there are any.
+        UserError: the server does not answer in time.
     """
     body = {
         "flows": {"name": {"any_": [flow]}},
@@ -68,10 +68,10 @@ def runs_since(api: str, flow: str, since: datetime) -> list[Run]:
 
 
 def wait_for_run(api: str, run_id: str) -> Run:
-    """Return a run when it has ended.
+    """Wait until a run has ended, and return it.
 
     Raises:
-        UserError: it did not in time.
+        UserError: it did not end in time.
     """
 
     def ended() -> Run | None:
@@ -82,10 +82,10 @@ def wait_for_run(api: str, run_id: str) -> Run:
 
 
 def _until(attempt: Callable[[], T | None], complaint: str) -> T:
-    """Return the first answer that `attempt` gives.
+    """Repeat `attempt` until it returns an answer, and return that.
 
     Raises:
-        UserError: it gives none in time.
+        UserError: there is none in time.
     """
     end = time.monotonic() + RUN_SECONDS
     while time.monotonic() < end:
@@ -96,28 +96,28 @@ def _until(attempt: Callable[[], T | None], complaint: str) -> T:
     raise UserError(f"Within {RUN_SECONDS:.0f} s {complaint}: `ml status` shows what runs.")
 
 
-HISTORY = 3  # weeks in the table that a training reads: the newest
-MOVED = 1.0  # how far customers and their behaviour move half-way
+HISTORY = 3  # the newest weeks, which the table for training has
+MOVED = 1.0  # how far customers and their behaviour shift half-way
 ATTEMPTS = 3
-START_SECONDS = 300.0  # until the automation has started the pipeline
+START_SECONDS = 300.0  # time limit for the automation to start the pipeline
 
 
 def movement(moved: bool) -> float:
-    """Return how far the customers of a week have moved."""
+    """Return the shift of the customers in a week."""
     return MOVED if moved else 0.0
 
 
 @dataclass(frozen=True)
 class Week:
-    """What one week brought.
+    """The results of one week.
 
     Attributes:
-        number: From 1.
-        moved: Whether its customers had moved.
-        version: Which version answered.
-        window: What the monitor found.
-        wanted: What it asked for, if it did.
-        training: How the pipeline that the automation started ended: a Prefect state, or None where none ran.
+        number: The number of the week, from 1.
+        moved: Whether its customers had shifted.
+        version: The version that answered.
+        window: The window of the monitor.
+        wanted: Its training request, if any.
+        training: The final Prefect state of the pipeline that the automation started; None if none ran.
         after: The version in production afterwards.
     """
 
@@ -134,13 +134,13 @@ class Play:
     """One simulation."""
 
     def __init__(self, sandbox: Sandbox, rows: int, say: Callable[[str], None]) -> None:
-        """Prepare to play weeks of `rows` customers."""
+        """Prepare to simulate weeks of `rows` customers."""
         self.sandbox, self.rows, self.say = sandbox, rows, say
         self.table: list[pd.DataFrame] = []
         self.began = self.looked = datetime.now(UTC)
 
     def begin(self) -> None:
-        """Train the first model on the weeks before the first, and bring the servers up."""
+        """Train the first model on the history, and start the servers."""
         self.table = [draw_week(week, self.rows, HISTORY, 0.0) for week in range(1 - HISTORY, 1)]
         write_table(self.sandbox.data, self.table)
         self.say("training the first model")
@@ -150,14 +150,14 @@ class Play:
         self.began = self.looked = datetime.now(UTC)
 
     def trainings(self) -> int:
-        """Return how many trainings were requested since the first week."""
+        """Return the number of trainings requested since the first week."""
         return len(runs_since(self._api(), "pipeline", self.began))
 
     def play_week(self, number: int, moved: bool) -> Week:
-        """Play one week and return what it brought.
+        """Simulate one week and return its results.
 
         Raises:
-            UserError: a server does not come back, or a run does not end.
+            UserError: a server does not restart, or a run does not end.
         """
         before = self._champion()
         frame = draw_week(number, self.rows, HISTORY, movement(moved))
@@ -176,7 +176,7 @@ class Play:
         return Week(number, moved, before.version, window, wanted, training, after.version)
 
     def _watch(self, number: int) -> None:
-        """Run the monitor; one that failed, as its server went away, runs again, as it would the next day.
+        """Run the monitor; if it fails, as when its server stops, run it again, as would happen the next day.
 
         Raises:
             UserError: it fails three times.
@@ -199,7 +199,7 @@ class Play:
         return wanted if wanted and wanted.window == window.id else None
 
     def _wait_for_training(self, number: int) -> str:
-        """Return how the training that the automation starts ends; only the automation starts it."""
+        """Wait for the training that the automation starts, and return its final state."""
         self.say(f"week {number}: drift; the automation trains")
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
@@ -225,7 +225,7 @@ class Play:
         return record.address
 
 
-LEAST_SHARE = 1 / 3  # of what the old champion lost; the new one still learns from a week before the shift
+LEAST_SHARE = 1 / 3  # share of the old champion's loss; the new one still trains on some weeks before the shift
 
 
 @dataclass(frozen=True)
@@ -234,12 +234,12 @@ class MetricRecovery:
 
     Attributes:
         metric: Its name.
-        before: Of the old champion, on the weeks before anything moved.
-        lost: Of the old champion, on the weeks that the new one answered: what it would have answered.
-        back: Of the new champion, on those weeks: what it did answer.
+        before: Of the old champion, on the weeks before the shift.
+        lost: Of the old champion, on the weeks that the new one answered, with the answers that it would have given.
+        back: Of the new champion, on those weeks, with its answers.
         gain: By how much `back` is better than `lost`, with the interval of the paired bootstrap.
-        share: What part of the loss is made good; 1 is all of it. None where the old champion lost nothing.
-        rows: On how many rows of these weeks.
+        share: The recovered share of the loss; 1 is all of it. None if the old champion lost nothing.
+        rows: The number of rows in these weeks.
     """
 
     metric: str
@@ -252,7 +252,7 @@ class MetricRecovery:
 
     @property
     def complete(self) -> bool:
-        """Whether it came back: better beyond chance, and by a third of the loss at least."""
+        """Whether the metric recovered: significantly better, and by at least a third of the loss."""
         beyond_chance = self.gain.low is not None and self.gain.low > 0
         return beyond_chance and (self.share is None or self.share >= LEAST_SHARE)
 
@@ -281,14 +281,14 @@ class WeekPredictions:
 def measure_champions(
     weeks: Sequence[Week], rows: int, answers: Path, old: Bundle, gates: Gates
 ) -> MetricRecovery | None:
-    """Compare the champions of a simulation that has swapped; None where no week came after the swap.
+    """Compare the old and the new champion of a simulation; None if no week came after the promotion.
 
     Args:
-        weeks: All that were played.
-        rows: Customers in each.
-        answers: The file with what the service answered.
+        weeks: All simulated weeks.
+        rows: Customers in each week.
+        answers: The file with the answers of the service.
         old: The champion at the beginning.
-        gates: Which metric decides, and how intervals are found.
+        gates: The metric that decides, and the settings of intervals.
     """
     early = [week for week in weeks if not week.moved and week.version == old.version]
     late = [week for week in weeks if week.moved and week.version != old.version]
@@ -302,7 +302,7 @@ def measure_champions(
 def measure_recovery(
     contract: Contract, first: WeekPredictions, last: WeekPredictions, gates: Gates
 ) -> MetricRecovery | None:
-    """Return the figures of two stretches of weeks; None where the metric is undefined on one."""
+    """Compare two periods of weeks; None if the metric is undefined on one of them."""
     problem, metric = contract.problem, choose_metric(contract.problem, gates.metric)
     before, back = (score_metrics(problem, one.y, one.served).get(metric) for one in (first, last))
     lost = score_metrics(problem, last.y, last.other).get(metric)
@@ -315,7 +315,7 @@ def measure_recovery(
 
 
 def read_answers(path: Path) -> dict[int, np.ndarray]:
-    """Return the predictions [N, K] or [N] of each week that the service gave, in the order of the requests."""
+    """Return the service's predictions [N, K] or [N] of each week, in the order of the requests."""
     found: dict[int, list[list[float] | float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         answer = json.loads(line)
@@ -360,13 +360,13 @@ def tabulate(weeks: Sequence[Week]) -> Table:
 
 
 def conclude(weeks: Sequence[Week], shifts: bool, trainings: int, recovery: MetricRecovery | None) -> tuple[bool, str]:
-    """Return whether the loop did what it should, and a summary.
+    """Return whether the retraining loop behaved as expected, and a summary.
 
     Args:
         weeks: The weeks and their results.
-        shifts: Whether the customers were to move.
-        trainings: How many trainings there were, in whichever week.
-        recovery: The metric after the swap, if there was one.
+        shifts: Whether the customers shift.
+        trainings: The number of trainings in all weeks.
+        recovery: The metric after the promotion, if there was one.
     """
     if not shifts:
         return _conclude_rest(weeks, trainings)
@@ -392,7 +392,7 @@ def conclude(weeks: Sequence[Week], shifts: bool, trainings: int, recovery: Metr
 
 
 def draw(weeks: Sequence[Week], path: Path) -> None:
-    """Write the picture of the timeline as PNG."""
+    """Draw the timeline as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -18,32 +18,32 @@ from ondol.ingestion.sample import generate
 from ondol.storage.files import publish, scratch
 
 ROWS_IN_A_REQUEST = 10
-ANSWER_SECONDS = 60.0  # a service that was killed is back by then
+ANSWER_SECONDS = 60.0  # a killed service is restarted within this time
 Request = dict[str, Any]
 
 
 def draw_week(week: int, rows: int, history: int, moved: float) -> pd.DataFrame:
-    """Return the customers of a week, numbered from 1; weeks before are `history` weeks of the same size.
+    """Return the customers of a week, numbered from 1, after `history` weeks of the same size.
 
     Args:
         week: 1 - history … the last.
-        rows: How many.
-        history: How many weeks there were before the first.
-        moved: How far customers and their behaviour have moved; 0 is not at all.
+        rows: The number of customers.
+        history: The number of weeks before the first.
+        moved: How far customers and their behaviour have shifted; 0 is no shift.
     """
     start = (week - 1 + history) * rows
     return pa.Table.from_batches(generate(rows, start=start, drift=moved, shift=moved)).to_pandas()
 
 
 def write_table(path: Path, weeks: Sequence[pd.DataFrame]) -> None:
-    """Replace the table that the pipeline reads by the given weeks."""
+    """Write the given weeks as the table that the pipeline reads."""
     with scratch(path) as made:
         pd.concat(weeks, ignore_index=True).to_parquet(made, index=False)
         publish(made, path)
 
 
 def send_rows(address: str, frame: pd.DataFrame, week: int, answers: Path) -> None:
-    """Send all rows of a week to the service, and add each answer that came to the file `answers`.
+    """Send all rows of a week to the service, and append each answer to the file `answers`.
 
     Raises:
         UserError: the service refuses one, or does not answer for a minute.
@@ -65,7 +65,7 @@ def wait_for_version(address: str, version: str, seconds: float = 30.0) -> None:
     """Wait until the service answers with `version`.
 
     Raises:
-        UserError: it does not in time.
+        UserError: it does not load it in time.
     """
     end = time.monotonic() + seconds
     while _call(f"{address}/model")["version"] != version:
@@ -75,7 +75,7 @@ def wait_for_version(address: str, version: str, seconds: float = 30.0) -> None:
 
 
 def _call(url: str, body: Request | None = None) -> dict[str, Any]:
-    """Return the service's answer; one that is down is asked again."""
+    """Return the service's answer, with retries while it is down."""
     data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     end = time.monotonic() + ANSWER_SECONDS

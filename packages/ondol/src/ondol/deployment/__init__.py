@@ -1,7 +1,7 @@
 """Deployment: a version that passed its gates is compiled to ONNX, bundled, tested and put into production.
 
-The steps of the flow are in `deploy`. `onnx` compiles, `parity` compares with scikit-learn, `bundle` builds what the
-service loads, `smoke` asks a service before the champion moves. `predict` is batch prediction, a flow of its own.
+The steps of the flow are in `deploy`. `onnx` compiles, `parity` compares with scikit-learn, `bundle` builds the bundle,
+and `smoke` tests a real service before the champion changes. `predict` is batch prediction, a separate flow.
 """
 
 from typing import TYPE_CHECKING

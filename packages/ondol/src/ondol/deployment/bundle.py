@@ -1,4 +1,4 @@
-"""Builds the bundle of a registered version: the compiled model, the contract, and all that the service loads.
+"""Builds the bundle of a registered version: the compiled model, the contract, and the other files of the service.
 
 Each bundle that is deployed is imported into BentoML's model store, so that BentoML's commands list and build it.
 """
@@ -26,11 +26,11 @@ from ondol_serving.names import label_key
 if TYPE_CHECKING:
     from bentoml import Tag
 
-COMMON = 5  # a text that fewer rows hold may identify a person
+COMMON = 5  # a text in fewer rows may identify a person
 
 
 def typical_row(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one valid row of the features: each column's middle value, or its most common one."""
+    """Return one valid row of the features: the median or the most common value of each column."""
     return pd.DataFrame({c.name: [_middle(c, frame[c.name])] for c in contract.features}).astype(
         {c.name: frame[c.name].dtype for c in contract.features}
     )
@@ -80,14 +80,14 @@ def build_bundle(project: Project, version: str) -> Bundle:
 
 
 def smoke_rows(settings: Settings, bundle: Bundle) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return held-out rows as a request carries them, and what the service must answer; neither is kept."""
+    """Return held-out rows in the form of a request, and the expected answers; neither is stored."""
     candidate = load_candidate(settings, bundle.version)
     rows = candidate.held_out.head(min(SMOKE_ROWS, settings.service.max_rows))
     return json_rows(candidate.contract, rows), expected_answers(candidate, rows)
 
 
 def json_rows(contract: Contract, frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the features of rows as the service takes them in JSON; missing values are left out."""
+    """Return the features of rows as JSON for the service; missing values are left out."""
     rows: list[dict[str, Any]] = []
     for record in frame[[c.name for c in contract.features]].to_dict("records"):
         rows.append({str(name): json_value(value) for name, value in record.items() if not pd.isna(value)})
@@ -95,7 +95,7 @@ def json_rows(contract: Contract, frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return what the service must answer for rows, by scikit-learn."""
+    """Return scikit-learn's predictions for rows, in the form of the service's answers."""
     encoded = encode(candidate.contract, frame)
     classes = candidate.contract.classes
     predicted = candidate.pipeline.predict(encoded)
@@ -109,7 +109,7 @@ def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str
 
 
 def _compile(candidate: Candidate) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Return the model's file and what is recorded of it; the runtime sklearn needs no check of parity."""
+    """Return the model file and its metadata; the runtime sklearn needs no parity check."""
     deploy = candidate.settings.deploy
     if deploy.runtime == "sklearn":
         from skops.io import get_untrusted_types
@@ -150,19 +150,19 @@ def _meta(project: Project, candidate: Candidate) -> dict[str, Any]:
 
 
 def json_value(value: Any) -> Any:
-    """Return one cell of a frame as JSON carries it."""
+    """Convert one cell of a frame to a JSON value."""
     if isinstance(value, pd.Timestamp | pd.Timedelta):
         return value.isoformat()
     return value.item() if isinstance(value, np.generic) else value
 
 
 def tag_of(bundle: Bundle) -> str:
-    """Return the tag under which BentoML keeps a bundle: project and bundle name."""
+    """Return the BentoML tag of a bundle: project and bundle name."""
     return f"{bundle.meta['name']}:{bundle.name}"
 
 
 def import_bundle(bundle: Bundle) -> str:
-    """Copy the bundle into BentoML's model store unless it is there whole; return its tag."""
+    """Copy the bundle into BentoML's model store, unless it is there completely; return its tag."""
     import bentoml
     from bentoml.exceptions import NotFound
 

@@ -25,11 +25,11 @@ def is_in_production(project: Project, champion: Champion | None, version: str) 
 
 
 def check_deployable(project: Project, champion: Champion | None, version: str, breaking: bool) -> None:
-    """Check that the version may take the champion's place.
+    """Check that the version may replace the champion.
 
     Raises:
         UserError: it has no verdict.
-        Refused: a gate refused it, it was taken out of production, or it would break the champion's callers.
+        Refused: a gate refused it, it was rolled back, or it would break the champion's callers.
     """
     require_not_rolled_back(champion, version)
     require_pass(known_verdict(project, version), version)
@@ -37,11 +37,11 @@ def check_deployable(project: Project, champion: Champion | None, version: str, 
 
 
 def require_pass(record: StoredVerdict | None, version: str) -> None:
-    """Check that the valid verdict on a version is a pass.
+    """Check that a version passed its gates, by its valid verdict.
 
     Raises:
         UserError: there is none.
-        Refused: it is a refusal.
+        Refused: a gate refused the version.
     """
     if record is None:
         raise UserError(
@@ -53,10 +53,10 @@ def require_pass(record: StoredVerdict | None, version: str) -> None:
 
 
 def require_not_rolled_back(champion: Champion | None, version: str) -> None:
-    """Check that the version was not taken out of production by hand: the next run must not bring it back.
+    """Check that the version was not rolled back by hand: then the next run must not deploy it again.
 
     Raises:
-        Refused: it was.
+        Refused: it was rolled back.
     """
     change = rolled_back(champion, version)
     if champion and change:
@@ -67,10 +67,10 @@ def require_not_rolled_back(champion: Champion | None, version: str) -> None:
 
 
 def require_compatible_version(project: Project, version: str, champion: Champion | None, breaking: bool) -> None:
-    """Check that the new contract keeps the champion's callers working; a model of the sample has no callers.
+    """Check that the new contract does not break the champion's callers; a model of the sample has no callers.
 
     Raises:
-        Refused: it does not, and `breaking` was not given.
+        Refused: it breaks them, and `breaking` was not given.
     """
     if champion is None or breaking:
         return
@@ -98,23 +98,23 @@ def smoke_test(project: Project, service: SmokeService, bundle: Bundle) -> None:
 
 
 def set_champion(project: Project, bundle: Bundle, champion: Champion | None, why: str) -> Bundle:
-    """Write the bundle to `champion.json` in place of `champion`, which puts it into production. Return it."""
+    """Put the bundle into production in place of `champion` by writing `champion.json`, and return it."""
     move_champion(project.store, bundle, "deploy", why, expected=champion.bundle if champion else None)
     return bundle
 
 
 def restore_previous(project: Project, champion: Champion | None, bundle: Bundle) -> None:
-    """Put `champion` back in the place of the bundle."""
+    """Put `champion` back into production instead of the bundle."""
     restore_champion(project.store, bundle.name, champion)
 
 
 def set_mlflow_alias(project: Project, version: str) -> None:
-    """Move MLflow's alias `champion`, a copy of what `champion.json` says."""
+    """Move MLflow's alias `champion`, which is a copy of `champion.json`."""
     project.registry.set_alias(CHAMPION, version)
 
 
 def report_deployment(bundle: Bundle, champion: Champion | None) -> None:
-    """Show in the log and in the Prefect UI what is in production, and what was before."""
+    """Show the new and the previous version in production in the log and in the Prefect UI."""
     instead = f" in place of version {champion.version}" if champion else ""
     say(f"Version {bundle.version} is in production{instead}, from bundle {bundle.name}.")
     publish_markdown("champion", f"**Version {bundle.version}** is in production, from bundle `{bundle.name}`.")

@@ -35,7 +35,7 @@ class Extremes(NamedTuple):
     Attributes:
         rows: The features; numbers as float64.
         together: Whether many of a row's values are extreme.
-        columns: The column whose value is extreme, empty where many are.
+        columns: The column whose value is extreme, empty if many are.
     """
 
     rows: pd.DataFrame

@@ -167,7 +167,7 @@ def request_prediction(base: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _request_once(base: str, body: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the answer of the service, None where it says that it is busy."""
+    """Return the answer of the service, None if it says that it is busy."""
     request = urllib.request.Request(f"{base}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:

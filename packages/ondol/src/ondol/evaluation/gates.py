@@ -70,7 +70,7 @@ class Comparison(FrozenModel):
         return metrics_of(self.problem)[self.metric]
 
     def value(self, who: str) -> float | None:
-        """Return the metric of "candidate", "dummy" or "champion"; None where it is undefined."""
+        """Return the metric of "candidate", "dummy" or "champion"; None if it is undefined."""
         found = self.scores.get(who, {}).get(self.metric)
         return found.value if found else None
 
@@ -266,7 +266,7 @@ def apply_gates(
         seed: Of the bootstrap.
 
     Raises:
-        UserError: the problem has no such metric, or a prediction is no finite number.
+        UserError: the problem has no such metric, or a prediction is not a finite number.
     """
     metric = choose_metric(problem, limits.metric)
     how: dict[str, Any] = {"confidence": limits.confidence, "resamples": limits.resamples, "seed": seed}

@@ -232,7 +232,7 @@ LEAST_ROWS = 10
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and the interval around it; `low` and `high` are None where there are too few rows to tell."""
+    """A figure and the interval around it; `low` and `high` are None if there are too few rows to tell."""
 
     value: float
     low: float | None
@@ -273,14 +273,14 @@ def score_all(scorers: ScoreFunctions, rows: int) -> dict[str, float]:
 
 
 def sample_rows(rows: int, seed: int, most: int = SAMPLE_ROWS) -> Array | None:
-    """Return the sorted positions of a seeded sample of `most` rows; None where all rows are few enough."""
+    """Return the sorted positions of a seeded sample of `most` rows; None if all rows are few enough."""
     if rows <= most:
         return None
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False, shuffle=False))
 
 
 def _resample(scorers: Mapping[str, ScoreFunction], rows: int, resamples: int, seed: int) -> dict[str, Array]:
-    """Return each metric on each resample, [resamples]; empty where the rows are too few."""
+    """Return each metric on each resample, [resamples]; empty if the rows are too few."""
     if rows < LEAST_ROWS:
         return {}
     rng = np.random.default_rng(seed)
@@ -357,7 +357,7 @@ def own_metrics() -> Mapping[str, Metric]:
     """Return the metrics that `METRICS` in `model/evaluation.py` names.
 
     Raises:
-        UserError: it is no mapping of names to metrics with a score, or has a name that is taken.
+        UserError: it is not a mapping of names to metrics with a score, or has a name that is taken.
     """
     own = read_extension(EVALUATION, "METRICS") or {}
     taken = {name for known in METRICS.values() for name in known}
@@ -382,7 +382,7 @@ def choose_metric(problem: str, name: str | None) -> str:
     known = metrics_of(problem)
     if name is not None and name not in known:
         hint = nearest(name, known) or f" Known here: {', '.join(known)}."
-        raise UserError(f'gates.metric is "{name}", which is no metric of a {problem} problem.{hint}')
+        raise UserError(f'gates.metric is "{name}", which is not a metric of a {problem} problem.{hint}')
     return name or next(iter(known))
 
 
@@ -392,7 +392,7 @@ def score_metrics(problem: str, y: Array, prediction: Array) -> dict[str, float]
     A metric is left out where it is undefined: ROC AUC of one class, R² of one value, percentages near 0.
 
     Raises:
-        UserError: a prediction is no finite number.
+        UserError: a prediction is not a finite number.
     """
     return score_all(_prepare(problem, y, prediction), len(y))
 
@@ -441,7 +441,7 @@ def paired_difference(
 ) -> Interval | None:
     """Return by how much `candidate` is better than `other`; above 0 is better for every metric.
 
-    Each resample scores both on the same rows. None where the metric is undefined on the rows.
+    Each resample scores both on the same rows. None if the metric is undefined on the rows.
     """
     sign = 1.0 if metrics_of(problem)[metric].greater_is_better else -1.0
 

@@ -105,7 +105,7 @@ class Scene:
     Attributes:
         y: The true targets, [N]: indices of classes, or values.
         candidate: The candidate's probabilities [N, K] or values [N].
-        champion: The champion's; None where there is none.
+        champion: The champion's; None if there is none.
         classes: The classes as they are drawn.
         target: The target's name as it is drawn.
         note: How many rows are shown.
@@ -204,7 +204,7 @@ def draw_plots(
         problem: "binary", "multiclass" or "regression".
         y: The true targets, [N]; see `ondol.evaluation.metrics`.
         candidate: The candidate's predictions, [N, K] or [N].
-        champion: The champion's; None where there is none.
+        champion: The champion's; None if there is none.
         classes: The contract's classes, in order.
         target: The target's name.
         seed: Of the sample of rows.

@@ -274,8 +274,8 @@ class Origin:
     """Where the files are found.
 
     Attributes:
-        commit: The commit that has them; None where the project's folder itself still does.
-        note: What a reader should know; empty where the commit is the recorded one.
+        commit: The commit that has them; None if the project's folder itself still does.
+        note: What a reader should know; empty if the commit is the recorded one.
         exact: Whether they are those that were trained with.
     """
 

@@ -107,7 +107,7 @@ def fit_again(settings: Settings, order: Order) -> "tuple[Candidate, int]":
 def compare_predictions(candidate: "Candidate", recorded: Path) -> float | None:
     """Return how far the farthest prediction is from the recorded model's, relative to it where that is above 1.
 
-    None where no rows are held out, or there are other classes.
+    None if no rows are held out, or there are other classes.
     """
     from dataclasses import replace
 

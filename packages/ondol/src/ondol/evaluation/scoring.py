@@ -38,7 +38,7 @@ class Scorer:
         """Open the model of the bundle in a folder.
 
         Raises:
-            UserError: the folder is no bundle.
+            UserError: the folder is not a bundle.
         """
         try:
             contract = Contract.model_validate_json((bundle / "contract.json").read_bytes())
@@ -47,7 +47,7 @@ class Scorer:
             meta = json.loads((bundle / "meta.json").read_text(encoding="utf-8"))
             return cls(contract, _skops_runtime(bundle / "model.skops", meta["trusted"], contract))
         except FileNotFoundError as error:
-            raise UserError(f"{bundle} is no bundle: it has no {Path(error.filename).name}.") from None
+            raise UserError(f"{bundle} is not a bundle: it has no {Path(error.filename).name}.") from None
 
     @classmethod
     def from_onnx(cls, model: bytes, contract: Contract) -> "Scorer":
@@ -133,7 +133,7 @@ def _onnx_runtime(model: bytes, contract: Contract) -> ModelFunction:
     session = open_session(model)
     quiet = onnxruntime.RunOptions()
     quiet.log_severity_level = SILENT
-    wanted = {value.name for value in session.get_inputs()}  # a column that the features drop is no input
+    wanted = {value.name for value in session.get_inputs()}  # a column that the features drop is not an input
     inputs = {made.name: made.key for made in contract.inputs if made.key in wanted}
     outputs = ["value"] if contract.classes is None else ["label", "probabilities"]
 

@@ -97,7 +97,7 @@ class Basis(BaseModel):
         metric: The one that decides; None for the problem's own.
         confidence: The coverage of the intervals.
         resamples: The number of bootstrap resamples.
-        contract: Of the champion that it was compared with; None where there was none.
+        contract: Of the champion that it was compared with; None if there was none.
         holdout: Which rows that champion was not trained on; no others count.
     """
 

@@ -84,7 +84,7 @@ NESTED = frozenset((dict, list))
 OF_PYTHON = {bool: "boolean", int: "integer", float: "number", str: "text"}
 OF_ARROW = {pa.bool_(): "boolean", pa.int64(): "integer", pa.float64(): "number", pa.string(): "text"}
 Row = dict[str, Any]
-Lists = Mapping[str, Sequence[Any] | pa.Array]  # the values of each column, None where missing
+Lists = Mapping[str, Sequence[Any] | pa.Array]  # the values of each column, None if missing
 
 
 class Unusual(Exception):
@@ -114,7 +114,7 @@ class ValueKinds:
     def schema(self, columns: Columns) -> pa.Schema:
         """Return the columns, each of the one type that holds all its values: text where they are mixed.
 
-        An object that is missing in some records is no column of its own.
+        An object that is missing in some records is not a column of its own.
         """
         parents = {name[:at] for name in self._seen for at in range(len(name)) if name[at] == "."}
         names = [name for name, seen in self._seen.items() if seen or name not in parents]
@@ -163,7 +163,7 @@ def to_batch(columns: Lists, rows: int, schema: pa.Schema, uri: str) -> pa.Recor
             arrays.append(_to_array(columns.get(field.name, [None] * rows), field.type))
         except UnicodeEncodeError:
             raise UserError(
-                f'A text in "{field.name}" of "{uri}" is no Unicode (half a \\u pair): correct it.'
+                f'A text in "{field.name}" of "{uri}" is not Unicode (half a \\u pair): correct it.'
             ) from None
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

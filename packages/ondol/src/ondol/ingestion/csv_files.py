@@ -210,7 +210,7 @@ def _score(head: bytes, delimiter: str) -> tuple[bool, float]:
 
 def _refuse(uri: str) -> UserError:
     return UserError(
-        f'"{uri}" is no table: its first line is not split by a comma, semicolon, tab or bar; '
+        f'"{uri}" is not a table: its first line is not split by a comma, semicolon, tab or bar; '
         "name a CSV, Parquet or JSON Lines file."
     )
 
@@ -241,7 +241,7 @@ def find_layout(head: bytes, uri: str, given: Dialect, expected: Collection[str]
         expected: Names that the header has, if there is one; or such as column_1 if there is none.
 
     Raises:
-        UserError: it is no table.
+        UserError: it is not a table.
     """
     known = given.model_fields_set
     start = skip_lines(head, given.skip_lines)
@@ -268,7 +268,7 @@ def find_layout(head: bytes, uri: str, given: Dialect, expected: Collection[str]
 
 
 def _lay_out(head: bytes, delimiter: str, expected: Collection[str] | None) -> _Layout | None:
-    """Return how a delimiter divides the text; None where it does not.
+    """Return how a delimiter divides the text; None if it does not.
 
     Args:
         head: The first of the text.
@@ -436,7 +436,7 @@ class DelimitedSource(FileSource):
             expected: Names in the header, where the dialect is to be found; see `Reading`.
 
         Raises:
-            UserError: there is only a header, or the names are no good.
+            UserError: there is only a header, or the names are not usable.
         """
         super().__init__(file, columns)
         dialect, delimiter = dialect or Dialect(), None
@@ -657,7 +657,7 @@ class _HexWatch(io.RawIOBase):
 
 
 def agree_types(sources: Sequence[DelimitedSource], name: str) -> None:
-    """Read all columns that are no text yet as text, once, and give each the first type that fits it in all `sources`.
+    """Read all columns that are not text yet as text, once, and give each the first type that fits it in all `sources`.
 
     Args:
         sources: Files that are one table: a column has the same type in all.

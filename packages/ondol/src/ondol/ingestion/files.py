@@ -171,7 +171,7 @@ def refuse_foreign(head: bytes, uri: str, encoding: str = "utf-8") -> None:
     elif what is None and b"\x00" in head:
         what = "a binary file"
     if what:
-        raise UserError(f'"{uri}" is no table but {what}: name a CSV, Parquet or JSON Lines file.')
+        raise UserError(f'"{uri}" is not a table but {what}: name a CSV, Parquet or JSON Lines file.')
 
 
 def refuse_encoding(head: bytes, file: RawFile) -> None:
@@ -406,7 +406,7 @@ def read_elements(stream: TextIO, uri: str) -> Iterator[str]:
     """Yield the elements of the array in a document, each on one line; see `ArrayReader`.
 
     Raises:
-        UserError: it is no array of objects.
+        UserError: it is not an array of objects.
     """
     start = START.match(stream.read(CHUNK))
     if start is None:
@@ -437,7 +437,7 @@ class ArrayReader:
         """Yield each element on one line.
 
         Raises:
-            UserError: one is no object, the array is cut short, or something is behind it.
+            UserError: one is not an object, the array is cut short, or something is behind it.
         """
         depth, begun, place, number = 0, 0, 0, 1
         while True:
@@ -497,7 +497,7 @@ class ArrayReader:
 
     def _refuse(self, number: int) -> None:
         raise UserError(
-            f'Element {number} of the array in "{self._uri}" is no JSON object: a table has one object, '
+            f'Element {number} of the array in "{self._uri}" is not a JSON object: a table has one object, '
             'as in {"a": 1}, for each row.'
         )
 
@@ -559,7 +559,7 @@ def open_file(uri: str, reading: Reading) -> Source:
     """Open the file, or the files of the folder or the pattern, at the path `uri`; their content decides their formats.
 
     Raises:
-        UserError: there is none, or one is no table.
+        UserError: there is none, or one is not a table.
     """
     given = Path(resolve(uri)).expanduser()
     path = (reading.root / given).resolve()
@@ -576,7 +576,7 @@ def open_table(file: RawFile, reading: Reading) -> FileSource:
 
     Raises:
         NoRows: it has none.
-        UserError: it is no table.
+        UserError: it is not a table.
     """
     head, columns, dialect = file.read_head(), reading.columns, reading.dialect
     if head.startswith(PARQUET):
@@ -632,4 +632,4 @@ def _check_exists(path: Path, uri: str) -> None:
         place = "" if uri == str(path) else f" (looked for {path})"
         raise UserError(f'"{uri}" does not exist{place}: check the path.{near}')
     if not path.is_file():
-        raise UserError(f'"{uri}" is no regular file: name a CSV, Parquet or JSON Lines file.')
+        raise UserError(f'"{uri}" is not a regular file: name a CSV, Parquet or JSON Lines file.')

@@ -48,7 +48,7 @@ def read_source(project: Project, full: bool = False) -> Snapshot:
     With a watermark, and from a stream, only what is new is read and appended to what was read before.
 
     Raises:
-        UserError: the source is missing, is no table, or lacks a column of the contract.
+        UserError: the source is missing, is not a table, or lacks a column of the contract.
     """
     snapshots, source = project.snapshots, open_project_source(project.settings, project.contract)
     if project.settings.data.watermark is not None or isinstance(source, StreamingSource):

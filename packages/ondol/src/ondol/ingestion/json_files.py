@@ -96,7 +96,7 @@ def _parse(text: bytes, schema: pa.Schema | None) -> pa.Table:
     """Return objects in the types of `schema`, or in those that they seem to have.
 
     Raises:
-        ArrowException: they are no objects, or a name, or a value's type, is not in `schema`.
+        ArrowException: they are not objects, or a name, or a value's type, is not in `schema`.
     """
     return arrow_json.read_json(
         io.BytesIO(text),
@@ -143,7 +143,7 @@ def parse(text: str | bytes, uri: str) -> Any:
 
     Raises:
         UserError: an object has one name twice.
-        ValueError: it is no JSON.
+        ValueError: it is not JSON.
     """
     try:
         value = orjson.loads(text)
@@ -155,7 +155,7 @@ def parse(text: str | bytes, uri: str) -> Any:
 
 
 def parse_object(text: str | bytes, uri: str) -> dict[str, Any] | None:
-    """Return the JSON object in `text`; None where it is something else.
+    """Return the JSON object in `text`; None if it is something else.
 
     Raises:
         UserError: an object has one name twice.
@@ -290,7 +290,7 @@ class JsonLinesSource(FileSource):
         record = parse_object(line, self.uri)
         if record is None:
             raise UserError(
-                f'{self._unit} {number} of "{self.uri}" is no JSON object: JSON Lines has one object, '
+                f'{self._unit} {number} of "{self.uri}" is not a JSON object: JSON Lines has one object, '
                 'as in {"a": 1}, on each line.'
             )
         return flatten(record, self.uri, f"{self._unit} {number}")

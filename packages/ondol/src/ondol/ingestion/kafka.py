@@ -123,9 +123,9 @@ def parse_topic_address(uri: str) -> TopicAddress:
         given.setdefault(name, []).append(unquote(value))
     drop, skip, groups = given.pop("drop", []), given.pop("skip", []), given.pop("group", [])
     if not servers or not topic or "/" in topic or len(groups) != 1 or not groups[0]:
-        raise UserError(f'"{uri}" is no address of a topic: write kafka://host:9092/topic?group=name.')
+        raise UserError(f'"{uri}" is not an address of a topic: write kafka://host:9092/topic?group=name.')
     if wrong := [one for one in skip if not re.fullmatch(r"[0-9]+:[0-9]+", one)]:
-        raise UserError(f'"{uri}" skips "{wrong[0]}", which is no message: write skip=PARTITION:OFFSET, such as 3:67.')
+        raise UserError(f'"{uri}" skips "{wrong[0]}": write skip=PARTITION:OFFSET, such as skip=3:67.')
     for name, values in given.items():
         if len(values) > 1:
             raise UserError(f'"{uri}" gives {name} twice: keep one.')
@@ -361,8 +361,8 @@ class KafkaSource(RecordSource):
         record = parse_object(value, self.uri)
         if record is None:
             raise UserError(
-                f'{place} of "{self.uri}" is no JSON object: have producers write {{"name": value, …}}, and pass this '
-                f"message over by &skip={number} in the address."
+                f'{place} of "{self.uri}" is not a JSON object: let producers write {{"name": value, …}}, and skip '
+                f"this message with &skip={number} in the address."
             )
         return [flatten(record, self.uri, place, self._address.drop)]
 
@@ -371,7 +371,7 @@ def open_kafka(uri: str, reading: Reading) -> KafkaSource:
     """Return the source at `uri`; nothing is asked yet.
 
     Raises:
-        UserError: the address is no such address, or the client library is missing.
+        UserError: the address is invalid, or the client library is missing.
     """
     require_library("confluent_kafka", "confluent-kafka", uri)
     return KafkaSource(uri, reading, parse_topic_address(uri))

@@ -80,7 +80,7 @@ class ManySource:
 
     @property
     def dialect(self) -> Dialect | None:
-        """How the files of delimited text are written, all alike but for the delimiter; None where there are none.
+        """How the files of delimited text are written, all alike but for the delimiter; None if there are none.
 
         Raises:
             UserError: two differ in more than their delimiters.
@@ -132,7 +132,7 @@ def open_many(uri: str, given: Path, reading: Reading) -> ManySource:
     """Open the files in the folder `given`, or those that match it as a pattern.
 
     Raises:
-        UserError: there is none, or one is no table.
+        UserError: there is none, or one is not a table.
     """
     fixed, pattern = split_pattern(reading.root, given)
     base = reading.root / fixed
@@ -148,7 +148,7 @@ def open_parts(uri: str, files: Mapping[str, RawFile], reading: Reading) -> Many
 
     Raises:
         NoRows: none has any.
-        UserError: there is none, or one is no table.
+        UserError: there is none, or one is not a table.
     """
     if not files:
         raise UserError(f'"{uri}" names no file: check the path, or the pattern (a ** matches any folders).')
@@ -164,7 +164,7 @@ def open_parts(uri: str, files: Mapping[str, RawFile], reading: Reading) -> Many
 
 
 def split_pattern(root: Path, given: Path) -> tuple[Path, str]:
-    """Return the folder above the first part with a wildcard that is no name itself, and the rest."""
+    """Return the folder above the first part with a wildcard that is not a name itself, and the rest."""
     fixed = Path()
     for place, part in enumerate(given.parts):
         if WILD.search(part) and not (root / fixed / part).exists():

@@ -28,7 +28,7 @@ class ParquetSource(FileSource):
         """Read the footer.
 
         Raises:
-            UserError: the file is damaged, has no rows, or has columns that are no plain values.
+            UserError: the file is damaged, has no rows, or has columns that are not plain values.
         """
         super().__init__(file, columns)
         with self._explain():
@@ -66,7 +66,7 @@ class ParquetSource(FileSource):
             ) from None
         except (pa.ArrowInvalid, OSError) as error:
             reason = str(error).splitlines()[0].split(":")[0].rstrip(".")
-            raise UserError(f'"{self.uri}" is no whole Parquet file ({reason}): fetch it again.') from None
+            raise UserError(f'"{self.uri}" is not a complete Parquet file ({reason}): fetch it again.') from None
 
     def _explain_value(self, batch: pa.RecordBatch, error: Exception) -> str:
         """Return what value cannot be read, where the file itself is whole."""

@@ -40,7 +40,7 @@ class Trouble(Exception):
 
 
 def check_status(response: requests.Response, retries: int) -> None:
-    """Refuse an answer that is no page.
+    """Refuse an answer that is not a page.
 
     Raises:
         Trouble: naming the status.
@@ -104,7 +104,7 @@ class Plan:
     """What follows `#`, as `key=value&key=value`; a value's `&`, `=` and `%` are percent-encoded.
 
     Attributes:
-        records: The dotted path to the list of records; None where the body is that list, or holds only one.
+        records: The dotted path to the list of records; None if the body is that list, or holds only one.
         next: The dotted path to what leads to the next page: the value of `param`, or without one an address.
         param: The query parameter that takes the value at `next`.
         page: The query parameter that takes the page's number, from `first` in steps of `step` until a page is empty.
@@ -130,11 +130,11 @@ def parse_api_address(uri: str) -> tuple[str, Plan]:
     """Return the address to be read, its secrets not filled in, and how.
 
     Raises:
-        UserError: it is no such address, or a key is unknown, doubled or makes no sense.
+        UserError: the address is invalid, or a key is unknown, repeated or meaningless.
     """
     address, _, fragment = uri.partition("#")
     if not re.match(r"rest\+https?://[^/?]", address):
-        raise UserError(f'"{uri}" is no address of an API: write rest+https://host/path#records=….')
+        raise UserError(f'"{uri}" is not an address of an API: write rest+https://host/path#records=….')
     if urlsplit(PLACEHOLDER.sub("x", address)).hostname is None:
         raise UserError(f'"{uri}" names no host: write rest+https://host/path#records=….')
     return address.removeprefix("rest+"), _read_plan(uri, fragment)
@@ -290,7 +290,7 @@ class Api:
         """Return the page at `address`; `place` is what messages call it ("Page 3").
 
         Raises:
-            UserError: it cannot be had, or is no JSON.
+            UserError: the request failed, or the answer is not JSON.
         """
         try:
             return self._get(address)
@@ -328,8 +328,8 @@ class Api:
         try:
             return parse(body, self._uri)
         except ValueError:
-            what = "a web page" if body.lstrip()[:1] == b"<" else "empty" if not body.strip() else "no JSON"
-            raise Trouble(f"is {what}, where JSON is expected: check the address.") from None
+            what = "a web page" if body.lstrip()[:1] == b"<" else "empty" if not body.strip() else "not JSON"
+            raise Trouble(f"is {what}, but JSON is expected: check the address.") from None
 
 
 def _leave_unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -517,7 +517,7 @@ class RestSource(RecordSource):
 
     def _flatten(self, record: Any, place: str) -> Row:
         if not isinstance(record, dict):
-            raise UserError(f'{place} of "{self.uri}" has a record that is no object: check records=….')
+            raise UserError(f'{place} of "{self.uri}" has a record that is not an object: check records=….')
         return flatten(record, self.uri, place, self._plan.drop)
 
     def _refuse_strangers(self, rows: list[Row], place: str) -> None:
@@ -534,7 +534,7 @@ def open_rest(uri: str, reading: Reading) -> RestSource:
     """Return the source at `uri`; nothing is asked yet.
 
     Raises:
-        UserError: the address is no such address.
+        UserError: the address is invalid.
     """
     address, plan = parse_api_address(uri)
     return RestSource(uri, reading, plan, address)

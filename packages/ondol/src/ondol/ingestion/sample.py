@@ -328,7 +328,7 @@ def open_sample(uri: str, reading: Reading | None = None) -> SampleSource:
     """
     head, _, query = uri.partition("?")
     if head != "sample://":
-        raise UserError(f'"{uri}" is no sample: write sample://, or sample://?rows=5000&seed=0 and the like.')
+        raise UserError(f'"{uri}" is not a sample: write sample://, or sample://?rows=5000&seed=0 and the like.')
     values: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in MOST:

@@ -83,7 +83,7 @@ class Source(Protocol):
         """Yield the rows; all batches have one schema.
 
         Raises:
-            UserError: the source is no table, or is damaged.
+            UserError: the source is not a table, or is damaged.
             Retyped: a late value does not fit its column's type: what was yielded is void, start again.
         """
         ...
@@ -140,7 +140,7 @@ def open_source(uri: str, reading: Reading | None = None) -> Source:
     """Open the table at `uri`: the path of a file, or an address whose scheme is in `OPENERS`.
 
     Raises:
-        UserError: there is nothing there, or it is no table.
+        UserError: there is nothing there, or it is not a table.
     """
     refuse_plain(uri)
     module, _, function = _find_opener(uri).partition(":")

@@ -186,11 +186,11 @@ class ColumnDrift(BaseModel):
 
     Attributes:
         method: Evidently's name of the distance.
-        score: The distance; None where a side has too few values.
+        score: The distance; None if a side has too few values.
         limit: From where on it counts.
         missing: The share of missing values in the window, `missing_before` in the reference.
-        unseen: The share of values that training never saw, None where that is not asked.
-        why: What has changed, in words; empty where nothing has.
+        unseen: The share of values that training never saw, None if that is not asked.
+        why: What has changed, in words; empty if nothing has.
     """
 
     name: str
@@ -216,7 +216,7 @@ class DriftComparison:
     Attributes:
         features: Each feature.
         prediction: The model's output.
-        report: Evidently's own report; None where there was no column to compare.
+        report: Evidently's own report; None if there was no column to compare.
     """
 
     features: tuple[ColumnDrift, ...]
@@ -230,7 +230,7 @@ class DriftComparison:
 
     @cached_property
     def html(self) -> str:
-        """The report as one page, empty where there is none; it takes a second."""
+        """The report as one page, empty if there is none; it takes a second."""
         return "" if self.report is None else confine(str(self.report.get_html_str(as_iframe=False)))
 
 
@@ -287,7 +287,7 @@ def label_all(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _limit(sides: "Sides", name: str, rules: Monitor) -> float | None:
-    """Return a column's limit, None where a side has too few values to compare (Evidently raises on none at all)."""
+    """Return a column's limit, None if a side has too few values to compare (Evidently raises on none at all)."""
     ours, theirs = sides.reference[name].dropna(), sides.window[name].dropna()
     if min(len(ours), len(theirs)) < LEAST_VALUES:
         return None

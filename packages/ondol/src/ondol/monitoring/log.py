@@ -42,7 +42,7 @@ class Tally:
     """The requests of a window: the place of each, its rows and its latency in ms.
 
     Attributes:
-        unreadable: Lines that are no records, in the files of the window.
+        unreadable: Lines that are not records, in the files of the window.
         others: Requests of the window that another bundle answered.
     """
 

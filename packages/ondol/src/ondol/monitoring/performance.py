@@ -21,7 +21,7 @@ class Performance(BaseModel):
         metric: Its name.
         rows: How many rows had a label.
         figure: Its figure with interval.
-        before: The holdout's, None where it is not known.
+        before: The holdout's, None if it is not known.
         metrics: Every metric's figure.
         lost: Whether it is worse than the holdout's beyond chance and by more than is allowed.
     """
@@ -43,7 +43,7 @@ class Performance(BaseModel):
 def measure(
     contract: Contract, holdout: dict[str, Any], rows: pd.DataFrame, gates: Gates, rules: Monitor
 ) -> Performance | None:
-    """Return how good the labelled rows' predictions were; None where the metric is undefined on them.
+    """Return how good the labelled rows' predictions were; None if the metric is undefined on them.
 
     Args:
         contract: The model's.

@@ -173,7 +173,7 @@ def figures(window: Window) -> dict[str, str]:
     if window.others:
         shown["requests of other versions"] = f"{window.others:,}"
     if window.unreadable:
-        shown["lines that are no records"] = f"{window.unreadable:,}"
+        shown["lines that are not records"] = f"{window.unreadable:,}"
     return shown
 
 

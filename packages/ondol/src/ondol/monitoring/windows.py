@@ -134,7 +134,7 @@ class Windows:
             self.store.publish(made, path)
 
     def read_sample(self, window: str) -> pd.DataFrame | None:
-        """Return a window's sample, or None where it was not kept."""
+        """Return a window's sample, or None if it was not kept."""
         path = self.store.fetch(self.path(window, "parquet"))
         return pd.read_parquet(path) if path.exists() else None
 

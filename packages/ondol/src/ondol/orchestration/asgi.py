@@ -55,7 +55,7 @@ class SameOrigin:
             await self.app(scope, receive, send if scope["type"] == "websocket" else _with_headers(send))
 
     def _refusal(self, scope: "Scope") -> tuple[int, str] | None:
-        """Return the status and the reason of a refusal, None where there is none."""
+        """Return the status and the reason of a refusal, None if there is none."""
         method = scope.get("method", "GET")
         headers, server = read_headers(scope["headers"]), scope.get("server")
         probed = scope["path"] in self.probes and method in ("GET", "HEAD")

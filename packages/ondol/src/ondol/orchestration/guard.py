@@ -137,7 +137,7 @@ def wait_for_end(process: "psutil.Process", seconds: float) -> None:
 
 
 def _living(processes: "list[psutil.Process]") -> "list[psutil.Process]":
-    """Return those that are no zombies."""
+    """Return those that are not zombies."""
     import psutil
 
     found = []

@@ -130,7 +130,7 @@ def _directory(process: "psutil.Process | None") -> str | None:
 
 
 def supervisor_of(record: ProcessRecord) -> "psutil.Process | None":
-    """Return the recorded process, or None where it ended, even if a stranger has its number now."""
+    """Return the recorded process, or None if it ended, even if a stranger has its number now."""
     import psutil
 
     if record.pid is None:

@@ -64,7 +64,7 @@ def _key(words: str) -> str:
 
 _SPECIAL = re.compile(
     r"[\\`*\[|~]"  # code, emphasis, links, pictures, cells
-    r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it is no emphasis
+    r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it is not emphasis
     r"|(?<=:)//|(?<=www)\."  # what looks like an address becomes a link
     r"|^[#>+-]"
 )

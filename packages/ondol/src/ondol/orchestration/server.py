@@ -42,12 +42,12 @@ def answers(url: str, timeout: float = 5.0) -> bool:
 
 
 def post_prefect(url: str, body: dict[str, Any], timeout: float = 5.0) -> Any | None:
-    """Return Prefect's JSON answer to a POST of JSON, or None where there is none."""
+    """Return Prefect's JSON answer to a POST of JSON, or None if there is none."""
     return _json_of(call_prefect("POST", url, timeout, json=body))
 
 
 def get_prefect(url: str, timeout: float = 5.0) -> Any | None:
-    """Return Prefect's JSON answer to a GET, or None where there is none."""
+    """Return Prefect's JSON answer to a GET, or None if there is none."""
     return _json_of(call_prefect("GET", url, timeout))
 
 
@@ -127,7 +127,7 @@ class Server:
     def __init__(
         self, child: Child | None, url: str, start_seconds: float = START_SECONDS, turn: IO[str] | None = None
     ) -> None:
-        """Wrap the process, None where the server is not this command's.
+        """Wrap the process, None if the server is not this command's.
 
         Args:
             child: The process.

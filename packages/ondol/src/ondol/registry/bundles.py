@@ -89,7 +89,7 @@ def open_bundle(store: Store, name: str) -> Bundle:
 
 
 def find_bundle(store: Store, name: str) -> Bundle | None:
-    """Return the bundle with the folder name `name`, or None where it is missing or was changed.
+    """Return the bundle with the folder name `name`, or None if it is missing or was changed.
 
     Raises:
         UserError: the store is remote and cannot be reached.
@@ -127,7 +127,7 @@ def new_bento_home(settings: Settings) -> tuple[dict[str, str], list[int]]:
 
     Returns:
         What its environment must say, and the files that it must hold open: their locks show that it still runs. Both
-        are empty where the disk takes no folder, so that it shares a home with others rather than not start.
+        are empty if the disk takes no folder, so that it shares a home with others rather than not start.
     """
     shared = Path(os.environ.get("BENTOML_HOME") or settings.home / "bentoml")
     folder = shared / "processes"

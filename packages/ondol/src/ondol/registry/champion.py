@@ -63,7 +63,7 @@ class Champion(BaseModel):
 
 
 def read_champion(store: Store) -> Champion | None:
-    """Return the champion of the store, or None where nothing was deployed yet, or it was all taken back.
+    """Return the champion of the store, or None if nothing was deployed yet, or it was all taken back.
 
     Raises:
         Damaged: the file cannot be read.

@@ -127,7 +127,7 @@ def _bring(old: str, artifacts: Path) -> None:
     """Copy what is at the URI `old` and missing here; the source is unchanged.
 
     Where the other folder is still a project, it may have changed its artifacts since: only what is missing as a whole
-    comes. A folder that is no project any more holds what was written there after this project was moved away.
+    comes. A folder that is not a project any more holds what was written there after this project was moved away.
     """
     root, rest = _split(old)
     source, project = local_path(old), local_path(root)
@@ -234,7 +234,7 @@ def runs_path(experiment: str) -> str:
 
 
 def find_experiment(settings: Settings) -> str | None:
-    """Return the id of the project's experiment in the embedded database, None where there is none yet."""
+    """Return the id of the project's experiment in the embedded database, None if there is none yet."""
     database = mlflow_database(settings)
     if not database.is_file():
         return None
@@ -736,7 +736,7 @@ def _is_gone(error: Exception) -> bool:
 
 
 def explain_schema(message: str, uri: str, variable: str) -> str:
-    """Return in a sentence what to do about a database of another MLflow version; empty where it is another error.
+    """Return in a sentence what to do about a database of another MLflow version; empty if it is another error.
 
     Args:
         message: The error of MLflow.

@@ -10,7 +10,7 @@ import pandas as pd
 from ondol_serving.grammar import STANDARD_FORMATS, compile_format, date_grammar, normalize, parse_number
 
 READABLE = 0.98  # as many values must be of a kind for the rest to be called broken
-ENOUGH = 50  # rows below which a broken value is no exception
+ENOUGH = 50  # rows below which a broken value is not an exception
 GLANCED, TRIED = 10, 200  # values that are tried first
 DAY_FIRST, MONTH_FIRST = ("%d", "%m"), ("%m", "%d")
 WORDS = {"%d": "day", "%m": "month", "%Y": "year", "%y": "year"}
@@ -86,7 +86,7 @@ _compile = cache(compile_format)
 
 
 def find_written(name: str, texts: "pd.Series[str]", counts: "pd.Series[int]") -> Written | None:
-    """Return how a column's dates are written where no standard form reads them; None where none are there.
+    """Return how a column's dates are written where no standard form reads them; None if none are there.
 
     Args:
         name: The column.

@@ -74,10 +74,10 @@ def find_format(
 
     Args:
         table: Its columns as their source gave them, those of delimited text as the text in the file.
-        dialect: How it is written, as far as that is known; what is set in it stays. None where it is not of
+        dialect: How it is written, as far as that is known; what is set in it stays. None if it is not of
             delimited text.
         formats: Of its dates, where they are known.
-        target: The column to predict, whose question marks are no class.
+        target: The column to predict, whose question marks are not a class.
     """
     types = zip(table.schema.names, table.schema.types, strict=True)
     cells = [_count(name, table.column(name)) for name, kind in types if pa.types.is_string(kind)]

@@ -41,7 +41,7 @@ class ContractChange:
         kind: What a retyped column, or one with gaps, holds.
         nullable: Whether a retyped column may have gaps by the contract.
         fits: Whether a retyped column's limits still mean something.
-        categories: The values that are new, or those of a target that was retyped; None where a set is opened.
+        categories: The values that are new, or those of a target that was retyped; None if a set is opened.
         bounds: The keyword of each bound that does not hold, and the least or greatest value seen.
     """
 

@@ -82,7 +82,7 @@ def _hint_marks(profile: Profile, field: Field, delimited: bool) -> list[str]:
     moments = (values - EPOCH.tz_localize(values.dt.tz)).dt.total_seconds() if dated else values
     marks = find_marks(moments.to_numpy(np.float64), Column(name=field.name, kind=field.kind))
     rows = int(counts.to_numpy()[marks].sum())
-    if rows < FEW_ROWS or len(counts) - int(marks.sum()) < FEW_ROWS:  # a sign such as -1, 0, 1 is no mark
+    if rows < FEW_ROWS or len(counts) - int(marks.sum()) < FEW_ROWS:  # a sign such as -1, 0, 1 is not a mark
         return []
     texts = [f"{value:%Y-%m-%d}" if dated else f"{value:.15g}" for value in values[marks].sort_values()]
     listed = json.dumps(texts, ensure_ascii=False)

@@ -210,7 +210,7 @@ class TableFormat:
     """How a table is read beyond what its file says.
 
     Attributes:
-        dialect: How its text is written; None where it is not of delimited text.
+        dialect: How its text is written; None if it is not of delimited text.
         formats: The listed formats of its dates; see `ondol_serving.grammar`.
         notes: Sentences on what differs from the default.
         doubts: Sentences on what the table does not decide.
@@ -502,7 +502,7 @@ def check_problem(problem: str | None) -> None:
     known = get_args(Problem)
     if problem is not None and problem not in known:
         raise UserError(
-            f'"{problem}" is no problem: use {", ".join(known[:-1])} or {known[-1]}.{nearest(problem, known)}'
+            f'"{problem}" is not a problem: use {", ".join(known[:-1])} or {known[-1]}.{nearest(problem, known)}'
         )
 
 

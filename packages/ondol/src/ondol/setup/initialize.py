@@ -59,7 +59,7 @@ class InitReport:
         fields: What the schema says of each column, in order.
         doubts: What the owner should check: sentences.
         status: "written", "unchanged" (nothing to change) or "differs" (not written: needs --force).
-        diff: What changes (or would), as a unified diff; empty where there was nothing of the owner's.
+        diff: What changes (or would), as a unified diff; empty if there was nothing of the owner's.
     """
 
     source: str
@@ -88,7 +88,7 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
         force: Whether to overwrite.
 
     Raises:
-        UserError: the source is no table, or the target cannot be learned.
+        UserError: the source is not a table, or the target cannot be learned.
     """
     check_problem(problem)
     target = normalize(target)

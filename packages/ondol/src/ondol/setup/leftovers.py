@@ -81,7 +81,7 @@ def delete_leftovers(root: Path, names: tuple[str, ...]) -> list[str]:
 def show_edit(root: Path, name: str) -> str | None:
     """Return the unified diff from the last committed text that equals a release to the present file.
 
-    None where git does not have this text, such as in a clone that omits files.
+    None if git does not have this text, such as in a clone that omits files.
     """
     found = _find_released_texts(root, [name])[0].get(name)
     text = _run_git(root, "cat-file", "blob", found) if found else None

@@ -121,7 +121,7 @@ def read_config(root: Path) -> tomlkit.TOMLDocument:
     """Return the project's settings as they are written.
 
     Raises:
-        UserError: there are none, or they are no TOML.
+        UserError: there are none, or they are not TOML.
     """
     path = root / FILE_NAME
     try:

@@ -56,7 +56,7 @@ class ColumnStatistics:
 
     @property
     def median(self) -> Any:
-        """The middle of the sample, as one of its values; None where there is none."""
+        """The middle of the sample, as one of its values; None if there is none."""
         values = self.values
         return pa.scalar(np.sort(values)[len(values) // 2]).cast(self.type).as_py() if len(values) else None
 
@@ -90,7 +90,7 @@ class ColumnDiff:
         ordered: Whether it has numbers or dates rather than categories.
         before: In the first snapshot.
         after: In the second.
-        distance: The population stability index; None where a side has no values, or nearly each is another.
+        distance: The population stability index; None if a side has no values, or nearly each is another.
         came: Categories that only the second has, the most frequent first.
         went: Categories that only the first has.
     """

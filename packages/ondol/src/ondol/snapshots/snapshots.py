@@ -145,7 +145,7 @@ class Part(BaseModel):
     Attributes:
         digest: The SHA-256 of its bytes.
         rows: How many rows it holds, the replaced ones too.
-        dropped: Names the file with the numbers of its rows that were replaced; None where there are none.
+        dropped: Names the file with the numbers of its rows that were replaced; None if there are none.
         drops: How many these are.
     """
 
@@ -160,7 +160,7 @@ def require_whole(path: Path, digest: str | None, what: str, again: str) -> None
 
     Args:
         path: The file.
-        digest: The SHA-256; None where the bytes are not to be looked at.
+        digest: The SHA-256; None if the bytes are not to be looked at.
         what: What messages call it.
         again: What makes it again.
 
@@ -211,13 +211,13 @@ class Parts:
         return self.store.has(self.place(digest))
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> Part | None:
-        """Write rows, all of one schema, or find that they are there already; None where there are none."""
+        """Write rows, all of one schema, or find that they are there already; None if there are none."""
         with self.draft(batches) as made:
             return self.keep(made) if made else None
 
     @contextmanager
     def draft(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Path | None]:
-        """Write rows to a file that is removed again unless it is kept; yield it, None where there are no rows."""
+        """Write rows to a file that is removed again unless it is kept; yield it, None if there are no rows."""
         with scratch(self.folder / "new.parquet") as made:
             yield made if write_rows(batches, made) else None
 
@@ -358,10 +358,10 @@ class Snapshots:
         """Return the snapshot named by `digest` or by its first characters.
 
         Raises:
-            UserError: there is none, or more than one, or this is no digest.
+            UserError: there is none, or more than one, or this is not a digest.
         """
         if not re.fullmatch("[0-9a-f]+", digest):
-            raise UserError(f'"{digest}" is no digest: give the first characters of one that `ml data log` shows.')
+            raise UserError(f'"{digest}" is not a digest: give the first characters of one that `ml data log` shows.')
         found = sorted(self.folder.glob(f"{digest}*.json"))
         if len(found) > 1:
             raise UserError(

@@ -23,7 +23,7 @@ class Keys:
 
     Attributes:
         id: The column that names a row.
-        watermark: The column that grows; None where what is read later is newer.
+        watermark: The column that grows; None if what is read later is newer.
         columns: All columns of the contract, by name.
     """
 
@@ -71,7 +71,7 @@ class Choice:
     Attributes:
         new: A mask over them: which are appended.
         replaced: By which part of `head` it is the numbers of its rows that give way.
-        newest: The greatest watermark that was read, as `as_number` has it; None where no row has one.
+        newest: The greatest watermark that was read, as `as_number` has it; None if no row has one.
     """
 
     new: np.ndarray

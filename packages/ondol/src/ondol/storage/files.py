@@ -248,10 +248,10 @@ def encode_json(value: Any) -> bytes:
 
 
 def read_json(path: Path) -> Any | None:
-    """Return the JSON value in the file at `path`, or None where there is no file.
+    """Return the JSON value in the file at `path`, or None if there is no file.
 
     Raises:
-        Damaged: the file cannot be read, or is no JSON.
+        Damaged: the file cannot be read, or is not JSON.
     """
     content = read_bytes(path)
     if content is None:
@@ -259,7 +259,7 @@ def read_json(path: Path) -> Any | None:
     try:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError; deep nesting is a RecursionError
-        raise explain_damage(path, "it is empty" if not content.strip(b"\0 \n") else "it is no JSON") from None
+        raise explain_damage(path, "it is empty" if not content.strip(b"\0 \n") else "it is not JSON") from None
 
 
 def read_note(path: Path) -> Any | None:
@@ -270,7 +270,7 @@ def read_note(path: Path) -> Any | None:
 
 
 def read_record(path: Path, kind: type[M]) -> M | None:
-    """Return the record in the JSON file at `path`, or None where there is no file.
+    """Return the record in the JSON file at `path`, or None if there is no file.
 
     Raises:
         Damaged: the file cannot be read, or holds no record of this kind.
@@ -287,7 +287,7 @@ def read_record(path: Path, kind: type[M]) -> M | None:
 
 
 def read_bytes(path: Path) -> bytes | None:
-    """Return the bytes of a small file, or None where there is none.
+    """Return the bytes of a small file, or None if there is none.
 
     Raises:
         Damaged: the file cannot be read, or is a link that leads nowhere.
@@ -448,7 +448,7 @@ def check_database(path: Path, remedy: str, *, thorough: bool = False) -> None:
         thorough: Read all pages; else header and size alone, which takes no time.
 
     Raises:
-        UserError: it is no database, was cut, is damaged, or cannot be written.
+        UserError: it is not a database, was cut, is damaged, or cannot be written.
     """
     try:
         if not os.path.lexists(path):

@@ -223,7 +223,7 @@ MESSAGES = (
       "HTTPClientError", "ConnectionClosedError", "ResponseStreamingError", "Cut"),
      "the connection was cut at every try: try again later", True),
     (("FileExpired",), "it changed while it was read: run the command again", False),
-    (("InvalidURL",), "that is no address: write it as https://host/path", False),
+    (("InvalidURL",), "that is not an address: write it as https://host/path", False),
     (("PermissionError", "ClientAuthenticationError", "RefreshError"), DENIED, False),
     (("FileNotFoundError", "ResourceNotFoundError"), MISSING, False),
 )  # fmt: skip
@@ -370,7 +370,7 @@ class Objects:
         return {name.removeprefix(start): _describe_object(files[name]) for name in sorted(files)}
 
     def look(self, name: str) -> Object | None:
-        """Return what the store says of an object now, None where there is none."""
+        """Return what the store says of an object now, None if there is none."""
         try:
             return self._retry(lambda store: _describe_object(store.info(self._path(name))), missing=True)
         except FileNotFoundError:
@@ -431,7 +431,7 @@ class Objects:
         return f"{self._base}/{name}" if name else self._base
 
     def _place(self, store: Any, name: str) -> str:
-        """Return where an object is written; only what is no object store has folders to be made."""
+        """Return where an object is written; only what is not an object store has folders to be made."""
         path = self._path(name)
         if self._scheme in ("file", "local", "sftp", "ssh", "smb", "hdfs"):
             store.makedirs(path.rpartition("/")[0], exist_ok=True)

@@ -49,7 +49,7 @@ class Store:
 
     Attributes:
         folder: Where its files are read.
-        remote: What keeps the folder and the remote store alike; None where the folder itself is the store.
+        remote: What keeps the folder and the remote store alike; None if the folder itself is the store.
     """
 
     folder: Path

@@ -38,7 +38,7 @@ class Holdout(BaseModel):
     Attributes:
         split: As it was set.
         cutoff: By time, the first time that is held out.
-        since: The first time that is used; None where all are.
+        since: The first time that is used; None if all are.
         edges: By stratum of a number, the values that part the strata.
         salts: By stratum, the salt of each.
     """
@@ -67,7 +67,7 @@ def find_sides(
         frame: Rows with the columns that decide.
         contract: What they are.
         holdout: The rule.
-        early: The hashes of the keys with a row before the cutoff, in order; None where `frame` has all their rows.
+        early: The hashes of the keys with a row before the cutoff, in order; None if `frame` has all their rows.
     """
     time = contract.role("time")
     if holdout.cutoff is not None and time is not None:
@@ -227,7 +227,7 @@ def _read_sides(
 
 
 def _early_keys(settings: Settings, contract: Contract, validation: str, holdout: Holdout) -> np.ndarray | None:
-    """Return the hashes of the groups or ids with a row before the cutoff, in order; None where none are needed."""
+    """Return the hashes of the groups or ids with a row before the cutoff, in order; None if none are needed."""
     key, time = key_column(contract), contract.role("time")
     if holdout.cutoff is None or key is None or time is None:
         return None

@@ -37,7 +37,7 @@ Value = Any  # of a formula's parts: an array here, a node's name in ONNX
 class Formulas(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Passes its columns on, with columns computed from them behind.
 
-    A formula has numbers, columns (`column["a name"]` where a name is no identifier), `+ - * /`, comparisons, which
+    A formula has numbers, columns (`column["a name"]` where a name is not an identifier), `+ - * /`, comparisons, which
     give 1 or 0, `abs`, `sqrt`, `min` and `max`. It is computed from the columns' real values, dates in days since
     1970, in float64, and compared in float32, so that 0.1 equals a column's 0.1. What is not finite, such as a
     division by 0, is missing, and so is what is computed from a missing value. A comparison with a missing value
@@ -55,8 +55,8 @@ class Formulas(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Remember the columns and how they are encoded.
 
         Raises:
-            ValueError: a formula cannot be read, or names a column that it is not given, or one that is no number; or
-                the columns are not as `ondol.contract.encode` returns them.
+            ValueError: a formula cannot be parsed or names a column that is absent or not numeric; or the columns are
+            not as `ondol.contract.encode` returns them.
         """
         if (known := getattr(frame, "attrs", {}).get(AFFINE)) is None:
             raise ValueError("Formulas must be the first step for their columns: another one in front changes them")

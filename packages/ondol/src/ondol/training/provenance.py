@@ -47,7 +47,7 @@ def read_provenance(root: Path, source: str = "") -> Provenance:
 
     Args:
         root: The project.
-        source: Where its rows come from: what a snapshot was taken of is no change of the project.
+        source: Where its rows come from: what a snapshot was taken of is not a change of the project.
     """
     ignored = is_ignored(root, ".")  # a folder that another repository leaves out
     base = None if ignored else _git(root, "rev-parse", "--verify", "-q", "HEAD")
@@ -64,7 +64,7 @@ def _leave_out(root: Path, source: str) -> list[str]:
     """Return the words by which git leaves out the file, folder or pattern of a source within the project."""
     if not source or "://" in source or "${" in source:
         return []
-    place = Path(os.path.relpath(root / Path(source).expanduser(), root))  # not resolved: a pattern is no path
+    place = Path(os.path.relpath(root / Path(source).expanduser(), root))  # not resolved: a pattern is not a path
     inside = bool(place.parts) and place.parts[0] != ".." and not place.is_absolute()
     return [f":(exclude,glob){place.as_posix()}"] if inside else []
 
@@ -160,7 +160,7 @@ def is_ignored(root: Path, path: str) -> bool:
 
 
 def run_git(root: Path, *words: str) -> bytes | None:
-    """Return what git prints, or None where there is no git, no repository or no such object."""
+    """Return what git prints, or None if there is no git, no repository or no such object."""
     try:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):

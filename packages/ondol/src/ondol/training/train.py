@@ -69,7 +69,7 @@ def is_trained(project: Project, validation: str) -> bool:
 
 
 def find_version(project: Project, key: str) -> str | None:
-    """Return the version that has this key, which becomes the challenger again; None where there is none."""
+    """Return the version that has this key, which becomes the challenger again; None if there is none."""
     found = project.registry.find(key)
     if found is None:
         return None

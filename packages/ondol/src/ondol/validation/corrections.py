@@ -435,7 +435,7 @@ def cast_to_schema(table: pa.Table, schema: pa.Schema, contract: Contract) -> pa
 
 
 def _retype(values: pa.ChunkedArray, kind: pa.DataType, column: Column | None) -> pa.ChunkedArray | None:
-    """Return the same values as `kind`; None where there are none."""
+    """Return the same values as `kind`; None if there are none."""
     if values.type == kind:
         return values
     if column is not None and column.kind == "date" and values.type == TEXT and kind != TEXT:

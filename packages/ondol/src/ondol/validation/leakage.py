@@ -34,7 +34,7 @@ SUSPICIOUS_CODE = 0.97  # of a class and a column of few values: `ml init` doubt
 MOST_CODES = 30
 NUMBER = r"([-+]?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)"
 READABLE = 0.99
-WHY = "why it is no leak"
+WHY = "why it is not a leak"
 log = logging.getLogger(__name__)
 
 AlarmKind = Literal["alone", "sum", "product", "threshold", "group", "duplicates", "later"]
@@ -75,7 +75,7 @@ def find_alarms(
         train: The rows to train on; 20,000 of them are examined, and values are looked up among all.
         held_out: The rows held out, or a sample of them; 20,000 are examined.
         other_groups: Columns that are not features but may still be groups.
-        doubts: Also report what is no alarm yet: codes that some rows contradict.
+        doubts: Also report doubts that are not an alarm: codes that some rows contradict.
     """
     target, problem = contract.target, contract.problem
     train, held_out = train[train[target].notna()], _draw(held_out[held_out[target].notna()])
@@ -700,7 +700,7 @@ def _fit_constants(
 
 
 def _is_explained(y: Floats, cluster: Floats, constants: Sequence[float], half: float) -> bool:
-    """Return True if several constants leave far less open than the target did, and are no run of small steps."""
+    """Return True if several constants leave far less open than the target did, and are not a run of small steps."""
     if len(constants) < 2:
         return False
     unit = max(2 * half, np.finfo(float).tiny)

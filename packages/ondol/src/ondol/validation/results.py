@@ -186,7 +186,7 @@ def read_latest(store: Store) -> dict[str, str]:
     path = store.folder / FILE
     value = read_json(path)
     if value is not None and not isinstance(value, dict):
-        raise explain_damage(path, "it is no object")
+        raise explain_damage(path, "it is not an object")
     return value or {}
 
 

@@ -26,7 +26,7 @@ PACKAGES = {
     "duckdb": "duckdb-engine",
 }
 FILES = ("sqlite", "duckdb")
-ELSEWHERE = (":memory:", "file:", "md:", "motherduck:")  # databases that are no path
+ELSEWHERE = (":memory:", "file:", "md:", "motherduck:")  # databases that are not a path
 SHOWN = 100  # characters of a long query
 COMMENT = r"--[^\n]*(?:\n|$)|/\*.*?\*/"
 QUERY = re.compile(rf"(?is)(?:\s|\(|{COMMENT})*(?:select|with)[\s*(\"'`]")
@@ -41,7 +41,7 @@ class DatabaseAddress:
         shown: The address as it is shown: secrets by name, on one line, a long query cut.
         url: What to connect to, with secrets.
         table: The table's name, maybe with its schema before a dot, or
-        query: the SELECT that yields it; both None where neither is named.
+        query: the SELECT that yields it; both None if neither is named.
     """
 
     shown: str
@@ -54,7 +54,7 @@ def parse_address(uri: str) -> DatabaseAddress:
     """Take `uri` apart and fill in its secrets.
 
     Raises:
-        UserError: a secret is not set, or this is no address.
+        UserError: a secret is not set, or this is not an address.
     """
     head, _, rest = uri.partition("#")
     shown = _shorten(head, rest)
@@ -65,7 +65,7 @@ def parse_address(uri: str) -> DatabaseAddress:
         url = make_url(filled)
     except (sa.exc.ArgumentError, ValueError):
         raise UserError(
-            "The source's address is no SQLAlchemy URL: write scheme://user:${PASSWORD}@host:port/database#table."
+            "The source's address is not a SQLAlchemy URL: write scheme://user:${PASSWORD}@host:port/database#table."
         ) from None
     url = url.set(drivername=DRIVERS.get(url.drivername, url.drivername))
     if url.get_backend_name() in FILES and url.database:  # unchanged: SQLAlchemy 2.1 decodes it, 2.0 did not

@@ -81,7 +81,7 @@ RULES = (
         passing=True,
     ),
     Rule(
-        "is no such database's file",
+        "is not a file of that database",
         "name another, or fetch it again",
         frozenset(),
         r"not a database|not a valid DuckDB|malformed|unable to open database",
@@ -123,7 +123,7 @@ def _original(error: BaseException) -> BaseException:
 
 
 def _code(error: BaseException) -> str:
-    """Return the SQLSTATE, or MySQL's number; empty where the driver gives none."""
+    """Return the SQLSTATE, or MySQL's number; empty if the driver gives none."""
     original = _original(error)
     given = next(iter(original.args), "")
     if not isinstance(given, int):  # MySQL's own numbers say more than its states

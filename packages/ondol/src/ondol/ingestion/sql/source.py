@@ -252,7 +252,7 @@ def open_sql(uri: str, reading: Reading) -> Source:
     """Open the table or query at `uri`; nothing is connected to yet.
 
     Raises:
-        UserError: it is no address, its driver is not installed, or its file does not exist.
+        UserError: it is not an address, its driver is not installed, or its file does not exist.
     """
     return SqlSource(uri, parse_address(uri), reading)
 

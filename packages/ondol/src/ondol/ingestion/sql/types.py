@@ -21,7 +21,7 @@ LADDER = (INT, FLOAT, BOOL, MOMENT, TEXT)
 DECLARED: tuple[tuple[tuple[type, ...], pa.DataType], ...] = (
     ((sa.Boolean,), BOOL),
     ((sa.Integer, mysql.YEAR, mysql.BIT), INT),
-    ((sa.Numeric, sa.Float), FLOAT),  # in SQLAlchemy 2.1 a float is no Numeric any more
+    ((sa.Numeric, sa.Float), FLOAT),  # in SQLAlchemy 2.1 a float is not a Numeric any more
     ((sa.DateTime, sa.Date), MOMENT),
     ((sa.String, sa.Enum, sa.Uuid, sa.JSON, sa.ARRAY, sa.Time, sa.Interval), TEXT),
 )
@@ -48,7 +48,7 @@ class Binary(Exception):
 
 
 def from_declared(declared: TypeEngine[Any]) -> pa.DataType | None:
-    """Return what a column of a type that the table declares is read as; None where only its values tell."""
+    """Return what a column of a type that the table declares is read as; None if only its values tell."""
     if isinstance(declared, postgresql.DOMAIN):
         return from_declared(declared.data_type)
     if isinstance(declared, mysql.TINYINT) and declared.display_width == 1:
@@ -59,7 +59,7 @@ def from_declared(declared: TypeEngine[Any]) -> pa.DataType | None:
 
 
 def from_cursor(description: Sequence[Any], dialect: sa.Dialect) -> pa.DataType | None:
-    """Return what a column of a query is read as, by what its cursor says of it; None where only its values tell."""
+    """Return what a column of a query is read as, by what its cursor says of it; None if only its values tell."""
     code, size = description[1], description[3]
     if isinstance(code, type):
         return OF_PYTHON.get(code)
