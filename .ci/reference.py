@@ -66,7 +66,7 @@ ROUTES = {  # of BentoML, without a description in its document, or not in it
 ALERTS = {  # by kind: when it is raised; what to do
     "gate-refused": (
         "A gate refused a candidate, in `ml run` or in a scheduled run. The version in production stays.",
-        "`ml status` shows the gates.",
+        "`ml report` shows the gates.",
     ),
     "drift": (
         "A window drifted or got worse, whether or not retraining is requested. Once for each window and verdict.",

@@ -272,7 +272,7 @@ def alert_failed_run(flow: Any, flow_run: "FlowRun", state: "State[Any]") -> Non
         return
     what = str(error) if error is not None and str(error) else state.message or state.name or "no reason is known"
     if isinstance(error, Refused):
-        alert(settings, "gate-refused", what, "`ml status` shows the gates; the old version stays in production.")
+        alert(settings, "gate-refused", what, "`ml report` shows the gates; the old version stays in production.")
     else:
         again = (
             "The worker starts it again, three times at most. "
