@@ -144,7 +144,7 @@ def test_simulation_in_which_a_command_is_still_at_work_is_not_removed(project):
     (sandbox.root / "left").touch()
     command = subprocess.Popen(SLEEP, cwd=sandbox.root, env=clean_environment(sandbox.root))
     try:
-        with pytest.raises(UserError, match=rf"still works in \.ml/simulation \(process {command.pid}\): wait"):
+        with pytest.raises(UserError, match=rf"is still running in \.ml/simulation \(process {command.pid}\): wait"):
             make_sandbox(load_settings(project))
         assert (sandbox.root / "left").exists()
     finally:

@@ -96,7 +96,7 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
     ),
     "a class of one's own": (
         make_pipeline(ColumnTransformer([("n", Doubled(), ["a.b"])]), LogisticRegression()),
-        ["Doubled has no converter", "model/converters.py", "or take another class."],
+        ["Doubled has no converter", "model/converters.py", "or use another class."],
     ),
 }
 

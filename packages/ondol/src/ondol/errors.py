@@ -8,21 +8,21 @@ from ondol_serving.printable import printable
 
 
 class UserError(Exception):
-    """A mistake that the user can correct: says what was wrong, where, and what to do.
+    """A mistake that the user can correct: the message says what was wrong, where, and what to do.
 
-    The command line prints the message alone and exits with `exit_code`.
+    The command line prints only the message and exits with `exit_code`.
     """
 
     exit_code = 2
 
     def __init__(self, message: str) -> None:
         """Store `message`, with secrets replaced by their names and control characters of the data escaped."""
-        # On one line: a name with a line feed in it cannot look like a message of its own.
+        # On one line: a name with a line feed cannot look like a separate message.
         super().__init__(printable(" ".join(redact(message).split("\n"))))
 
 
 class Refused(UserError):
-    """A gate refused: the work was done and its result was not accepted."""
+    """A gate refused: the result of the work was not accepted."""
 
     exit_code = 1
 

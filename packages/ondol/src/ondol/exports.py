@@ -1,8 +1,8 @@
-"""The public names of a package, imported when they are first used.
+"""Public names of a package, imported on first use.
 
-The `__init__` of a package lists its public names as imports that only a type checker makes. `export` makes attributes
-of the package of them, so that `from ondol.training import fit` imports what `fit` needs, and not what every other
-module of the package needs: scikit-learn, Evidently and matplotlib take seconds.
+The `__init__` of a package lists its public names as imports for type checkers only. `export` turns them into
+attributes of the package, so that `from ondol.training import fit` imports only what `fit` needs, not what all modules
+of the package need: scikit-learn, Evidently and matplotlib take seconds.
 """
 
 import ast
@@ -15,9 +15,9 @@ from typing import Any
 
 
 def export(package: str) -> Callable[[str], Any]:
-    """Return the function `__getattr__` of a package (PEP 562), which imports a public name from its module.
+    """Return a `__getattr__` for a package (PEP 562), which imports a public name from its module.
 
-    `dir` lists the public names too, as a notebook's completion needs them.
+    `dir` lists the public names too, for completion in notebooks.
     """
     module = sys.modules[package]
     vars(module)["__dir__"] = lambda: sorted({*vars(module), *_modules_of(package)})
@@ -27,7 +27,7 @@ def export(package: str) -> Callable[[str], Any]:
         if defining is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(defining), name)
-        setattr(module, name, value)  # so that it is not asked for again
+        setattr(module, name, value)  # so that `__getattr__` is not called again
         return value
 
     return import_name
@@ -35,7 +35,7 @@ def export(package: str) -> Callable[[str], Any]:
 
 @cache
 def _modules_of(package: str) -> dict[str, str]:
-    """Return by public name the module that defines it, as the imports in the package's `__init__` say."""
+    """Return the module that defines each public name, from the imports in the package's `__init__`."""
     tree = ast.parse(Path(str(sys.modules[package].__file__)).read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
     own = [node for node in imports if str(node.module).startswith(f"{package}.")]

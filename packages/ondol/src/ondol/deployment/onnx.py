@@ -1,12 +1,12 @@
 """Converts a fitted scikit-learn pipeline to ONNX, and refuses what cannot be converted exactly.
 
-skl2onnx 1.20 has no converter of TargetEncoder for more than two classes, and its own looks up each value once for
-every number that it is encoded as.
+skl2onnx 1.20 cannot convert TargetEncoder for more than two classes, and its converter looks up each value once for
+every number of the encoding.
 
-The converter is silently wrong in places: it rewrites column names and rounds thresholds to float32 upwards. Each is
+skl2onnx is silently wrong in some cases: it rewrites column names and rounds thresholds upwards to float32. Both are
 corrected here on a copy that shares the fitted trees and arrays with the original. skl2onnx 1.20 converts
-`missing_go_to_left` for HistGradientBoosting alone: in every other tree a missing value goes right, without an error,
-so trees and forests have converters here.
+`missing_go_to_left` only for HistGradientBoosting: in other trees a missing value goes right, without an error, so this
+module has converters for trees and forests.
 """
 
 import copy
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def convert_targets(scope: Any, operator: Any, container: Any) -> None:
-    """Look up each text's place once, and take the row of that place: its numbers, one for each class."""
+    """Convert TargetEncoder: look up each text's position once, and take that row of numbers, one per class."""
     from onnx import TensorProto
     from skl2onnx.common._registration import get_converter
     from skl2onnx.common.data_types import StringTensorType
@@ -55,7 +55,7 @@ def convert_targets(scope: Any, operator: Any, container: Any) -> None:
 
 
 def shape_targets(operator: Any) -> None:
-    """Declare the number of outputs of each row."""
+    """Declare the number of outputs for each row."""
     from skl2onnx.common.data_types import FloatTensorType
 
     encoder = operator.raw_operator
@@ -64,7 +64,7 @@ def shape_targets(operator: Any) -> None:
 
 
 def _columns(scope: Any, operator: Any, container: Any) -> list[str]:
-    """Return the names of the single columns that the inputs hold."""
+    """Return the names of the single columns in the inputs."""
     from onnx import TensorProto
 
     columns = []
@@ -81,7 +81,7 @@ def _columns(scope: Any, operator: Any, container: Any) -> list[str]:
 
 
 def _table(encoder: Any, place: int) -> np.ndarray:
-    """Return the numbers of one column's values, [values + 1, classes], an unknown one's last."""
+    """Return the encodings of one column's values, [values + 1, classes]; the last row is for unknown values."""
     kinds = len(encoder.classes_) if encoder.target_type_ == "multiclass" else 1
     known = np.stack(encoder.encodings_[place * kinds : (place + 1) * kinds], axis=1)
     return np.vstack([known, np.reshape(encoder.target_mean_, (1, kinds))]).astype(np.float32)
@@ -92,7 +92,7 @@ def _name(scope: Any) -> str:
 
 
 def convert_formulas(scope: Any, operator: Any, container: Any) -> None:
-    """Compute each formula by the operators that it is made of; what is not finite becomes NaN."""
+    """Convert each formula to ONNX operators; results that are not finite become NaN."""
     from onnx import TensorProto
 
     from ondol.training.formulas import COMPARISONS, evaluate_formula
@@ -139,13 +139,13 @@ def shape_formulas(operator: Any) -> None:
     operator.outputs[0].type = FloatTensorType([operator.inputs[0].get_first_dimension(), width])
 
 
-GRID = 2.0**20  # probabilities closer than this apart are equal: a forest's votes, summed as float32, are not exact
+GRID = 2.0**20  # smaller differences of probabilities count as ties: a forest's votes, summed as float32, are not exact
 
 
 def name_values(graph: Any, outputs: tuple[str, ...]) -> None:
     """Rename every value: inputs stay, outputs become `outputs`, the rest `v0`, `v1`, … in order.
 
-    The converter counts through all models of a process, so that its own names differ from run to run.
+    The converter numbers values across all models of a process, so its names would differ from run to run.
     """
     names = {value.name: value.name for value in graph.input}
     names |= {value.name: new for value, new in zip(graph.output, outputs, strict=True)}
@@ -195,7 +195,7 @@ def _new_name(name: str, names: dict[str, str]) -> str:
 
 
 def prepare_copy(pipeline: Any) -> Any:
-    """Return a copy of `pipeline` that converts to the same function."""
+    """Return a copy of `pipeline` that skl2onnx converts correctly."""
     made = copy.deepcopy(pipeline, _shared(pipeline))
     for part in list(parts_of(made)):
         if hasattr(part, "transformers_") and hasattr(part, "_transformer_to_input_indices"):
@@ -204,16 +204,16 @@ def prepare_copy(pipeline: Any) -> Any:
             _floor_thresholds(part)
         if isinstance(getattr(part, "steps", None), list):
             part.steps = [step for step in part.steps if step[1] is not None and step[1] != "passthrough"]
-        if hasattr(part, "flatten_transform"):  # shapes only what VotingClassifier.transform gives
+        if hasattr(part, "flatten_transform"):  # affects only VotingClassifier.transform
             part.flatten_transform = False
-        if hasattr(part, "_weights_not_none") and part.weights is not None:  # a list, which the converter cannot sum
+        if hasattr(part, "_weights_not_none") and part.weights is not None:  # a list, which the converter cannot add up
             part.weights = np.asarray(part.weights, np.float64)
         part.__dict__.pop("feature_names_in_", None)
     return made
 
 
 def floor_to_float32(values: np.ndarray) -> np.ndarray:
-    """Return the largest float32 at or below each value: `x <= t` then says the same for every float32 `x`."""
+    """Return the largest float32 at or below each value: then `x <= t` has the same result for every float32 `x`."""
     rounded = values.astype(np.float32)
     above = rounded.astype(np.float64) > values
     rounded[above] = np.nextafter(rounded[above], np.float32(-np.inf))
@@ -221,7 +221,7 @@ def floor_to_float32(values: np.ndarray) -> np.ndarray:
 
 
 def _shared(pipeline: Any) -> dict[int, Any]:
-    """Return the memo under which a deep copy shares trees and arrays, which may take gigabytes."""
+    """Return the memo with which a deep copy shares trees and arrays, which may take gigabytes."""
     from sklearn.tree._tree import Tree
 
     values = [value for part in parts_of(pipeline) for value in vars(part).values()]
@@ -253,7 +253,7 @@ def refuse_unfaithful(pipeline: Any, contract: Contract) -> None:
     """Check a fitted pipeline for parts that convert wrongly.
 
     Raises:
-        UserError: there is one; says what to put in its place.
+        UserError: there is one; the message names a replacement.
     """
     if contract.classes is not None:
         _refuse_unsure(pipeline, contract)
@@ -285,7 +285,7 @@ def _refuse_unsure(pipeline: Any, contract: Contract) -> None:
 
 
 def _problems(part: Any) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with one estimator, and what to do."""
+    """Yield the problems of one estimator, each with a remedy."""
     name = type(part).__name__
     native = getattr(part, "is_categorical_", None)
     if native is not None and np.any(native):
@@ -311,8 +311,8 @@ def _loses_missing(encoder: Any) -> bool:
 
 
 def _numbers_as_categories(pipeline: Any, contract: Contract) -> Iterator[Column]:
-    """Yield number columns that go straight to a OneHotEncoder: the converter cuts off their fractions."""
-    features = contract.features  # whose parts, behind them, are whole numbers
+    """Yield number columns that go directly to a OneHotEncoder: the converter truncates their fractions."""
+    features = contract.features  # the parts of dates, behind the columns, are whole numbers
     for part in parts_of(pipeline):
         places = getattr(part, "_transformer_to_input_indices", None)
         if places is None or getattr(part, "n_features_in_", None) != len(contract.inputs):
@@ -351,7 +351,7 @@ def tree_converters() -> dict[type, Converter]:
 
 
 def convert_tree(scope: Any, operator: Any, container: Any) -> None:
-    """Convert a tree or forest as skl2onnx does, then say which way missing values go."""
+    """Convert a tree or forest with skl2onnx, then set the direction of missing values."""
     from skl2onnx.common._registration import get_converter
 
     before = len(container.nodes)
@@ -383,8 +383,8 @@ FORESTS = ("RandomForestClassifier", "ExtraTreesClassifier", "BaggingClassifier"
 def compile_model(pipeline: Any, contract: Contract) -> bytes:
     """Return a fitted pipeline as serialized ONNX, opened once to check that it loads.
 
-    The same pipeline gives the same bytes. An estimator of your own needs a converter, registered by
-    `skl2onnx.update_registered_converter` in `model/converters.py`, which is imported first where it exists.
+    The same pipeline gives the same bytes. A custom estimator needs a converter, registered with
+    `skl2onnx.update_registered_converter` in `model/converters.py`, which is imported first if it exists.
 
     Args:
         pipeline: Fitted on `encode(contract, frame)` and class indexes, or values.
@@ -392,7 +392,7 @@ def compile_model(pipeline: Any, contract: Contract) -> bytes:
             `label` (int64 [N]) and `probabilities` (float32 [N, K]), or `value` (float32 [N, 1]).
 
     Raises:
-        UserError: a part has no converter, or would convert wrongly; or a converter of the project fails.
+        UserError: a part has no converter or would be converted wrongly, or a converter of the project fails.
     """
     refuse_unfaithful(pipeline, contract)
     import_extension("converters")
@@ -409,7 +409,7 @@ def compile_model(pipeline: Any, contract: Contract) -> bytes:
 
 
 def _merge_inputs(pipeline: Any, contract: Contract) -> Any:
-    """Put a step that joins the columns in front of a pipeline that takes them as one matrix."""
+    """Insert a step that joins the columns before a pipeline that takes one matrix."""
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import FunctionTransformer
 
@@ -448,7 +448,7 @@ def _convert(pipeline: Any, contract: Contract) -> "ModelProto":
             )
     except (MissingConverter, MissingShapeCalculator) as error:
         raise UserError(_explain_missing(error)) from error
-    except OWN_ERRORS as error:  # a converter may raise anything
+    except OWN_ERRORS as error:  # a converter may raise any error
         if place := place_in_project(error):
             raise UserError(f"A converter of the project failed: {describe_error(error)}{place}.") from error
         message = (str(error).splitlines() or [""])[0][:300].rstrip(".")
@@ -458,7 +458,7 @@ def _convert(pipeline: Any, contract: Contract) -> "ModelProto":
 
 
 def _options(pipeline: Any, contract: Contract) -> dict[Any, dict[str, Any]]:
-    """Return how to convert: matrices of probabilities, and scaling by the very division that training used."""
+    """Return the options of conversion: matrices of probabilities, and scaling by division as in training."""
     from sklearn.preprocessing import RobustScaler, StandardScaler
 
     options: dict[Any, dict[str, Any]] = {StandardScaler: {"div": "div"}, RobustScaler: {"div": "div"}}
@@ -466,17 +466,17 @@ def _options(pipeline: Any, contract: Contract) -> dict[Any, dict[str, Any]]:
 
 
 def _explain_missing(error: Exception) -> str:
-    """Return what to do about the class that skl2onnx has no converter of; the service has no code of other classes."""
+    """Return a sentence on the class that has no converter; the service has no code of classes outside scikit-learn."""
     found = re.search(r"<class '([\w.]+)'>", str(error))
     name = found[1] if found else "A part of the model"
     register = "register one in model/converters.py (skl2onnx.update_registered_converter)"
-    otherwise = f", take another class, or {BY_SKLEARN}" if name.startswith("sklearn.") else " or take another class"
+    otherwise = f", use another class, or {BY_SKLEARN}" if name.startswith("sklearn.") else " or use another class"
     return f"{name.rpartition('.')[2]} has no converter to ONNX: {register}{otherwise}."
 
 
 def _open(content: bytes) -> None:
     try:
         open_session(content)
-    except Exception as error:  # onnxruntime's own exceptions share no base
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         message = (str(error).splitlines() or [""])[0][:300]
         raise UserError(f"The compiled model does not load in ONNX Runtime ({message}): {BY_SKLEARN}.") from error

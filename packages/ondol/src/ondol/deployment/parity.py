@@ -1,7 +1,7 @@
 """Verifies that a compiled model predicts as scikit-learn does, on the holdout and on rows with extreme values.
 
-Rows with missing and unknown values, and rows with the most extreme values that the contract allows, are compared too:
-a service answers these as readily as the rows that training knows.
+Rows with missing and unknown values, and rows with the most extreme values that the contract allows, are compared too,
+because the service answers them as well.
 """
 
 import warnings
@@ -19,8 +19,8 @@ from ondol.evaluation.scoring import CHUNK, Scorer
 from ondol.training.train import final_estimator
 
 FLOAT32 = float(np.finfo(np.float32).max)
-REACH = 3.4028234e38  # the largest number that the service takes, before it is scaled
-BEYOND = 1e30  # from where on sums of products overflow float32
+REACH = 3.4028234e38  # the largest number that the service accepts, before scaling
+BEYOND = 1e30  # sums of products may overflow float32 from here on
 FAR = (10.0, 1e3, 1e6)  # times the span of the column's own values
 LARGE = (1e6, 1e12, 1e20, 1e30)
 DATES = ("0001-01-01", "1900-01-01", "1970-01-01", "2100-01-01", "9999-12-31T23:59:59")
@@ -34,8 +34,8 @@ class Extremes(NamedTuple):
 
     Attributes:
         rows: The features; numbers as float64.
-        together: Whether many of a row's values are extreme.
-        columns: The column whose value is extreme, empty if many are.
+        together: Whether several values of the row are extreme.
+        columns: The column with the extreme value; empty if there are several.
     """
 
     rows: pd.DataFrame
@@ -44,7 +44,7 @@ class Extremes(NamedTuple):
 
 
 def make_extremes(contract: Contract, frame: pd.DataFrame) -> Extremes:
-    """Return rows of `frame` with extreme values put in: one in each, at most 3,000, then many in each of a hundred.
+    """Return rows of `frame` with extreme values: up to 3,000 rows with one each, then a hundred with several each.
 
     Args:
         contract: With encodings.
@@ -71,17 +71,17 @@ def make_extremes(contract: Contract, frame: pd.DataFrame) -> Extremes:
 
 
 def name_extreme(extremes: Extremes, place: int) -> str:
-    """Return what is extreme about a row, as in `"age" = 1e+30`."""
+    """Return the extreme value of a row as text, such as `"age" = 1e+30`."""
     name = extremes.columns[place]
     if not name:
-        return "many at once"
+        return "several at once"
     value = extremes.rows[name].iloc[place]
     shown = f"{value:g}" if isinstance(value, float) else f"{value}"[:40]
     return f'"{name}" = {shown}'
 
 
 def _put(column: Column, base: "pd.Series[Any]", sets: list[dict[str, Any]]) -> "pd.Series[Any]":
-    """Return a column with the values that are set put in."""
+    """Return a column with the given values inserted."""
     if column.kind in ("number", "integer"):
         made = base.to_numpy(np.float64, na_value=np.nan).copy()
     elif column.kind in ("date", "duration"):
@@ -95,7 +95,7 @@ def _put(column: Column, base: "pd.Series[Any]", sets: list[dict[str, Any]]) -> 
 
 
 def _extremes_of(column: Column, values: "pd.Series[Any]") -> Iterator[Any]:
-    """Yield the extreme values of a column, in order, those that its bounds forbid left out."""
+    """Yield the allowed extreme values of a column, in order."""
     if column.nullable:
         yield (
             np.datetime64("NaT", "us")
@@ -123,7 +123,7 @@ def _extremes_of(column: Column, values: "pd.Series[Any]") -> Iterator[Any]:
 
 
 def _numbers(column: Column, known: np.ndarray) -> set[float]:
-    """Return extreme numbers, whether allowed or not: bounds, zero, far from those known, and the service's limits."""
+    """Return extreme numbers, allowed or not: bounds, zero, numbers far from known ones, the service's limits."""
     rule, step = column.encoding, 1.0 if column.kind == "integer" else 0.0
     offset, reach = (rule.offset, REACH * rule.scale) if rule else (0.0, REACH)
     made = {0.0, 1.0, -1.0, offset - reach, offset + reach, *_bounds(column, step), *LARGE, *(-n for n in LARGE)}
@@ -142,7 +142,7 @@ def _is_number(column: Column) -> bool:
 
 
 def _bounds(column: Column, step: float) -> list[float]:
-    """Return the smallest and the largest number that is allowed, where there are bounds."""
+    """Return the smallest and the largest allowed number, if there are bounds."""
     low, high = column.exclusive_minimum, column.exclusive_maximum
     made = [bound for bound in (column.minimum, column.maximum) if bound is not None]
     made += [low + step if step else float(np.nextafter(low, np.inf))] if low is not None else []
@@ -160,22 +160,22 @@ def _is_allowed(column: Column, number: float) -> bool:
     )
 
 
-PROBES = 1000  # rows that are compared once more with missing and unknown values put in
+PROBES = 1000  # rows that are compared again with missing and unknown values
 UNKNOWN = "never seen ☃"
 LIKELIEST = ("HistGradientBoostingClassifier", "GradientBoostingClassifier", "LogisticRegression", *(
     "RandomForestClassifier", "ExtraTreesClassifier"))  # fmt: skip
 
 
 class Parity(BaseModel):
-    """How far a compiled model is from scikit-learn.
+    """The differences between a compiled model and scikit-learn.
 
     Attributes:
         rows: Rows compared.
-        probes: Rows among them that were compared with missing and unknown values put in.
+        probes: Rows among them with missing and unknown values inserted.
         extremes: Rows that were compared with the most extreme values that the contract allows.
-        largest: The largest difference: of a probability, or of a value as a share of it.
+        largest: The largest difference of a probability, or relative difference of a value.
         row: The index of the row with the largest difference.
-        labels_differ: Rows that were given another label, ties within the tolerance aside.
+        labels_differ: Rows with a different label, except ties within the tolerance.
         tolerance: The allowed difference.
     """
 
@@ -189,7 +189,7 @@ class Parity(BaseModel):
 
     @property
     def verified(self) -> bool:
-        """Whether both say the same."""
+        """Whether both agree."""
         return self.labels_differ == 0 and self.largest <= self.tolerance
 
 
@@ -205,14 +205,14 @@ def check_parity(
 
     Args:
         model: Serialized ONNX.
-        pipeline: What it was compiled from.
+        pipeline: The pipeline that it was compiled from.
         contract: With encodings.
         frame: The rows.
         tolerance: The largest allowed difference.
-        predicted: The pipeline's probabilities or values for `frame`, where they are known already.
+        predicted: The pipeline's probabilities or values for `frame`, if they are already known.
 
     Raises:
-        UserError: they differ by more than `tolerance`, or scikit-learn refuses what the contract allows.
+        UserError: they differ by more than `tolerance`, or scikit-learn fails on values that the contract allows.
     """
     scorer = Scorer.from_onnx(model, contract)
     parity = Parity(tolerance=tolerance)
@@ -234,11 +234,11 @@ def check_parity(
 
 
 def _check_extremes(scorer: Scorer, pipeline: Any, frame: pd.DataFrame, tolerance: float, unit: float) -> int:
-    """Compare rows with extreme values, each alone and many together; return how many.
+    """Compare rows with one or several extreme values; return the number of rows.
 
-    Where scikit-learn itself refuses a row, as it does where a scaled number is infinite, there is nothing to compare.
-    A row of numbers near the limits of float32 may be left without an answer by the compiled model, which the service
-    then says, but it may not be given another. Many extremes together may cancel each other out, which float32 shows:
+    If scikit-learn itself fails on a row, for example if a scaled number is infinite, there is nothing to compare.
+    For numbers near the limits of float32 the compiled model may give no answer, which the service reports, but it may
+    not give a different one. Several extremes may cancel each other out, with a larger rounding error in float32: so
     they may differ a hundred times as much.
 
     Raises:
@@ -274,7 +274,7 @@ def _check_extremes(scorer: Scorer, pipeline: Any, frame: pd.DataFrame, toleranc
 
 
 def _expect_each(pipeline: Any, contract: Contract, encoded: pd.DataFrame) -> list[np.ndarray]:
-    """Return what scikit-learn says of rows, NaN (and label -1) for each that it refuses."""
+    """Return scikit-learn's predictions of rows; NaN (and label -1) for rows on which it fails."""
     try:
         return _expected(pipeline, contract, encoded, None)
     except ValueError:
@@ -288,7 +288,7 @@ def _expect_each(pipeline: Any, contract: Contract, encoded: pd.DataFrame) -> li
 
 
 def make_probes(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return some rows of `frame`, each with a value missing or unknown, wherever the contract allows that."""
+    """Return some rows of `frame`, each with a missing or unknown value where the contract allows it."""
     changes = [change for column in contract.features for change in _changes(column)]
     if not changes or frame.empty:
         return frame.iloc[:0]
@@ -310,12 +310,12 @@ def _changes(column: Column) -> Iterator[tuple[str, Any]]:
 def _add(
     parity: Parity, scorer: Scorer, pipeline: Any, frame: pd.DataFrame, predicted: np.ndarray | None = None
 ) -> tuple[Parity, float]:
-    """Return `parity` with the rows of `frame` compared too, and how large their values are on average."""
+    """Compare the rows of `frame` too; return the updated `parity` and the mean size of their values."""
     if frame.empty:
         return parity, 0.0
     encoded = encode(scorer.contract, frame)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)  # which an open set has
+        warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)  # expected for open sets
         expected = _expected(pipeline, scorer.contract, encoded, predicted)
     unit = float(np.abs(expected[0]).mean())
     gaps, differ = _compare_each(expected, _run(scorer, encoded), parity.tolerance, unit)
@@ -329,7 +329,7 @@ def _add(
 def _run(scorer: Scorer, encoded: pd.DataFrame) -> list[np.ndarray]:
     try:
         return scorer.run(encoded)
-    except Exception as error:  # onnxruntime's own exceptions share no base
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         message = str(error).splitlines()[0][:300]
         raise UserError(f"The compiled model fails where scikit-learn does not ({message}): {BY_SKLEARN}.") from error
 
@@ -337,7 +337,7 @@ def _run(scorer: Scorer, encoded: pd.DataFrame) -> list[np.ndarray]:
 def _expected(
     pipeline: Any, contract: Contract, encoded: pd.DataFrame, predicted: np.ndarray | None
 ) -> list[np.ndarray]:
-    """Return scikit-learn's [labels, probabilities] or [values], without predicting twice where that is the same."""
+    """Return scikit-learn's [labels, probabilities] or [values], without predicting twice if not needed."""
     if contract.classes is None:
         return [np.asarray(pipeline.predict(encoded) if predicted is None else predicted, np.float64).ravel()]
     probabilities = pipeline.predict_proba(encoded) if predicted is None else predicted
@@ -348,9 +348,9 @@ def _expected(
 def _compare_each(
     expected: list[np.ndarray], given: list[np.ndarray], tolerance: float, unit: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return each row's difference [N], of a value as a share of it or of `unit`, and whether it is labelled otherwise.
+    """Return each row's difference [N] (of values: relative to the value or to `unit`), and whether its label differs.
 
-    Labels of classes that are nearly as probable as each other are not compared.
+    Labels of classes with nearly equal probabilities are not compared.
     """
     if len(expected) == 1:
         values = expected[0]

@@ -31,10 +31,10 @@ ColumnKinds = Mapping[str, str]  # the contract's kind of each column by its nam
 
 
 class Output(Protocol):
-    """A file that takes tables of one schema, one after the other."""
+    """An output file to which tables of one schema are written."""
 
     def write_table(self, table: pa.Table) -> None:
-        """Write rows behind those that are there."""
+        """Append rows."""
         ...
 
     def close(self) -> None:
@@ -49,16 +49,16 @@ def open_output(
 
     Args:
         path: The file.
-        schema: Names and types; a name is there once.
-        dialect: How a CSV file is written: its delimiter, its decimal sign, and a byte order mark where it names
-            another encoding than UTF-8.
-        kinds: The contract's kinds of the columns that it has.
+        schema: Names and types; names must be unique.
+        dialect: The format of a CSV file: its delimiter, its decimal sign, and a byte order mark if it has an encoding
+            other than UTF-8.
+        kinds: The kinds of the contract's columns.
     """
     return OPENERS[path.suffix.lower()](path, schema, dialect or Dialect(), kinds or {})
 
 
 def resolve_destination(path: Path) -> Path:
-    """Return `path` where a file of a known format can be written, its folder made.
+    """Check that a file of a known format can be written to `path`, create its folder, and return `path`.
 
     Raises:
         UserError: the suffix names no format, or a folder or a file is in the way.
@@ -67,7 +67,7 @@ def resolve_destination(path: Path) -> Path:
     suffixes = list(OPENERS)
     if suffix not in OPENERS:
         hint = nearest(suffix, suffixes) if suffix else ""
-        raise UserError(f'"{path}" names no format: end it in {", ".join(suffixes[:-1])} or {suffixes[-1]}.{hint}')
+        raise UserError(f'"{path}" has no known format: end it in {", ".join(suffixes[:-1])} or {suffixes[-1]}.{hint}')
     if path.is_dir():
         raise UserError(f'"{path}" is a folder: name a file.')
     try:
@@ -83,7 +83,7 @@ class JsonLines:
     """One JSON object for each row; missing values, and numbers that JSON lacks, are null."""
 
     def __init__(self, path: Path, schema: pa.Schema, dialect: Dialect, kinds: ColumnKinds) -> None:
-        """Open the file; objects need no schema and no dialect."""
+        """Open the file; JSON objects need neither schema nor dialect."""
         self._file = path.open("wb")
 
     def write_table(self, table: pa.Table) -> None:
@@ -98,14 +98,14 @@ class JsonLines:
 
 
 def _to_list(values: pa.ChunkedArray) -> list[Any]:
-    """Return a column's values as orjson takes them; Arrow's own `to_pylist` makes them one by one."""
+    """Return a column's values in types of orjson; Arrow's own `to_pylist` is slow, because it converts one by one."""
     kind = values.type
     whole = (pa.types.is_integer(kind) or pa.types.is_boolean(kind)) and not values.null_count
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if whole or text or pa.types.is_floating(kind) or kind == pa.timestamp("us"):
         return values.to_numpy().tolist()  # a missing number is NaN, which becomes null
     found = values.to_pylist()
-    if pa.types.is_temporal(kind):  # orjson would write zones to the minute, and no nanoseconds
+    if pa.types.is_temporal(kind):  # orjson would write zones only to the minute, and drop nanoseconds
         return [value.isoformat() if hasattr(value, "isoformat") else value for value in found]
     return found
 
@@ -162,16 +162,16 @@ OPENERS: dict[str, Callable[[Path, pa.Schema, Dialect, ColumnKinds], Output]] = 
 
 ERROR = "error"
 TOO_LARGE = "too large for the model"
-LARGEST = 3.4028234e38  # of float32, and of the service's request type
+LARGEST = 3.4028234e38  # the limit of float32, and of the service's request type
 ARROW: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 @redact_exceptions()
 def predict_rows(project: Project, bundle: Bundle, source: str, destination: Path) -> dict[str, int]:
-    """Predict every row of `source` into `destination`; return how many there are, and how many were refused.
+    """Predict every row of `source` into `destination`; return the number of rows and of refused rows.
 
     Raises:
-        UserError: the source lacks a column, or is the destination itself.
+        UserError: the source lacks a column, or is the same file as the destination.
     """
     settings = project.settings
     scorer = Scorer.open(bundle.path)
@@ -200,10 +200,10 @@ def report_predictions(bundle: Bundle, counts: dict[str, int], destination: str)
 
 
 def check_predictions(counts: dict[str, int], destination: str) -> None:
-    """Check that any row was predicted.
+    """Check that at least one row was predicted.
 
     Raises:
-        UserError: none was; they are in the file nevertheless, with their reasons.
+        UserError: none was; the rows and their reasons are in the file.
     """
     rows = counts["rows"]
     if rows == counts["refused"]:
@@ -214,10 +214,10 @@ def check_predictions(counts: dict[str, int], destination: str) -> None:
 
 
 def require_places(rows: Source, contract: Contract) -> None:
-    """Check that columns without names, which are known by position, are complete; a target may follow them.
+    """Check that columns without names, which are identified by position, are complete; a target may follow.
 
     Raises:
-        UserError: one is not, so that others may be in its place.
+        UserError: one is missing, so the positions may be wrong.
     """
     dialect = getattr(rows, "dialect", None)
     names, known = rows.schema.names, [column.name for column in contract.columns]
@@ -236,7 +236,7 @@ def require_places(rows: Source, contract: Contract) -> None:
 
 
 def choose_bundle(store: Store, version: str | None) -> Bundle:
-    """Return the champion's bundle, or the last of `version`.
+    """Return the champion's bundle, or the last bundle of `version`.
 
     Raises:
         UserError: there is none.
@@ -247,7 +247,7 @@ def choose_bundle(store: Store, version: str | None) -> Bundle:
 
 
 def refuse_same(root: Path, source: str, destination: Path) -> None:
-    """Check that the source's file would not be replaced.
+    """Check that the destination would not replace the source's file.
 
     Raises:
         UserError: it would.
@@ -260,13 +260,13 @@ def refuse_same(root: Path, source: str, destination: Path) -> None:
 def write_predictions(
     scorer: Scorer, source: Source, batches: Iterator[pa.RecordBatch], path: Path, dialect: Dialect | None = None
 ) -> dict[str, int]:
-    """Write every row to `path`, with little of the source in memory at a time; return the counts.
+    """Write every row to `path`, batch by batch to bound memory; return the counts.
 
     Args:
         scorer: The bundle.
-        source: What the batches are of.
+        source: The source of the batches.
         batches: The rows.
-        path: The file, in CSV written as `dialect` says.
+        path: The file.
         dialect: See `open_output`.
 
     Raises:
@@ -291,7 +291,7 @@ def write_predictions(
 
 
 def predict_table(scorer: Scorer, table: pa.Table) -> tuple[pa.Table, int]:
-    """Return the scorer's columns and `error` for each row of `table`, and how many rows were refused.
+    """Return the scorer's columns and `error` for each row of `table`, and the number of refused rows.
 
     Raises:
         UserError: a column is missing.
@@ -311,7 +311,7 @@ def predict_table(scorer: Scorer, table: pa.Table) -> tuple[pa.Table, int]:
 
 
 def _too_large(features: Sequence[Column], good: pd.DataFrame) -> "pd.Series[Any]":
-    """Return a reason for each row with a number that float32 cannot hold, which the service refuses too."""
+    """Return a reason for each row with a number that is too large for float32; the service refuses it too."""
     reasons: dict[Any, str] = {}
     for column in features:
         rule = column.encoding
@@ -326,7 +326,7 @@ def _too_large(features: Sequence[Column], good: pd.DataFrame) -> "pd.Series[Any
 
 
 def _to_arrow(values: "pd.Series[Any]", name: str, contract: Contract) -> pa.Array:
-    """Return predictions as Arrow values, of one type whichever rows they are of."""
+    """Return predictions as Arrow values, with the same type for any rows."""
     if name != PREDICTION or contract.classes is None:
         return pa.array(values, pa.float64())
     return pa.array(values.to_numpy(dtype=object), ARROW[type(contract.classes[0])])

@@ -41,17 +41,17 @@ class Reference:
 
     @property
     def output(self) -> str:
-        """The column whose drift is the prediction's: the probability where there is one."""
+        """The column for the drift of the prediction: the probability if there is one."""
         return self.probability or self.prediction
 
 
 def compared_features(contract: Contract) -> tuple[Column, ...]:
-    """Return the features without the sensitive ones, which neither reference nor log may keep."""
+    """Return the features without the sensitive ones, which are in neither the reference nor the log."""
     return tuple(c for c in contract.features if c.role != "sensitive")
 
 
 def make_reference(candidate: Candidate) -> tuple[bytes, dict[str, Any]]:
-    """Return a seeded sample of the held-out rows as Parquet, and what `meta.json` says of it."""
+    """Return a seeded sample of the held-out rows as Parquet, and its entry in `meta.json`."""
     contract, held_out = candidate.contract, candidate.held_out
     chosen = np.arange(len(held_out))
     if len(chosen) > MOST_ROWS:
@@ -79,7 +79,7 @@ def read_reference(bundle: Bundle) -> Reference:
     """Return the reference of a bundle.
 
     Raises:
-        UserError: the bundle was made before there were references.
+        UserError: the bundle is from a version without references.
     """
     path, about = bundle.path / FILE, bundle.meta.get("reference")
     if about is None or not path.exists():

@@ -1,4 +1,4 @@
-"""The smoke test: the real service, started with the bundle, answers real requests; and whether it can be started."""
+"""The smoke test: starts the real service with the bundle, and checks its answers to real requests."""
 
 import ast
 import http.client
@@ -25,12 +25,12 @@ from ondol.registry.bundles import new_bento_home
 START_SECONDS = 90.0
 REQUEST_SECONDS = 30.0
 REFUSED = "Refused a bundle, there is none yet: "  # what `ondol_serving.serving` logs
-TOLERANCE = 1e-5  # at least: answers are float32, scikit-learn predicts float64
+TOLERANCE = 1e-5  # the least tolerance: answers are float32, scikit-learn predicts float64
 _running: ContextVar["SmokeService | None"] = ContextVar("smoke_service", default=None)
 
 
 class SmokeService:
-    """The project's service in a process of its own: it starts while the bundle is still being made."""
+    """The project's service in a separate process, which starts while the bundle is still being built."""
 
     def __init__(self, settings: Settings) -> None:
         """Start it on a free port of the loopback, without a bundle."""
@@ -42,11 +42,11 @@ class SmokeService:
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--working-dir", str(settings.root)]
         path = os.pathsep.join([str(settings.root), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = os.environ | {"ML_BUNDLE": str(self.bundle), "ML_SERVICE__WORKERS": "1", "PYTHONPATH": path}
-        env |= {"ML_LOG__ENABLED": "0"}  # its questions are not traffic
+        env |= {"ML_LOG__ENABLED": "0"}  # its requests are not traffic
         home, kept_open = new_bento_home(settings)
         self.child = Child(command, env | home, settings.root, settings.home / "logs" / "smoke-service.log", kept_open)
         for file in kept_open:
-            os.close(file)  # the child holds it
+            os.close(file)  # the child keeps it open
 
     def offer(self, bundle: Path) -> None:
         """Let the service load `bundle`, and wait until it is ready.
@@ -85,12 +85,12 @@ class SmokeService:
         return request_prediction(f"http://127.0.0.1:{self.port}", body)
 
     def stop(self) -> None:
-        """End the service; it shuts down while the run continues."""
+        """Stop the service; it shuts down while the run continues."""
         self.child.dismiss()
         self.bundle.unlink(missing_ok=True)
 
     def _refusal(self) -> str | None:
-        """Return why the service refused the bundle, if it did: it would wait for another one."""
+        """Return why the service refused the bundle, if it did: then it would wait for another one."""
         lines = self.child.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line.partition(REFUSED)[2] for line in lines if REFUSED in line), None)
 
@@ -103,7 +103,7 @@ class SmokeService:
 
 
 def check_service(root: Path) -> None:
-    """Check `service/service.py` by reading it; it is imported, which takes a second, only if it looks wrong.
+    """Check `service/service.py` by parsing it; import it, which takes a second, only if it looks wrong.
 
     Raises:
         UserError: it cannot be imported, or has no service.
@@ -133,7 +133,7 @@ def import_service() -> None:
 
 @contextmanager
 def smoke_service(project: Project) -> Iterator[SmokeService]:
-    """Yield the service, starting, and end it afterwards; within another such block, the service of that one.
+    """Yield the service while it starts, and stop it afterwards; a nested block yields the service of the outer one.
 
     Raises:
         UserError: `service/service.py` cannot be imported, or has no service.
@@ -153,7 +153,7 @@ def smoke_service(project: Project) -> Iterator[SmokeService]:
 
 
 def request_prediction(base: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer of the service at the address `base` to a request; a busy one is asked again.
+    """Return the answer of the service at the address `base` to a request, with retries while it is busy.
 
     Raises:
         UserError: it refused or failed.
@@ -167,7 +167,7 @@ def request_prediction(base: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _request_once(base: str, body: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the answer of the service, None if it says that it is busy."""
+    """Return the answer of the service, None if it is busy."""
     request = urllib.request.Request(f"{base}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
@@ -182,7 +182,7 @@ def _request_once(base: str, body: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def require_same(answer: dict[str, Any], expected: list[dict[str, Any]], tolerance: float) -> None:
-    """Check that the service's predictions are those that scikit-learn gives, as exactly as parity was asked for.
+    """Check that the service's predictions equal scikit-learn's, within the tolerance of parity.
 
     Raises:
         UserError: one differs.
@@ -192,7 +192,7 @@ def require_same(answer: dict[str, Any], expected: list[dict[str, Any]], toleran
         raise UserError(f"The smoke test sent {len(expected)} rows and the service answered {len(given)}.")
     unit = sum(abs(want.get("value", 0.0)) for want in expected) / max(
         len(expected), 1
-    )  # float32 sums err by the scale
+    )  # the error of float32 sums depends on the scale
     for number, (got, want) in enumerate(zip(given, expected, strict=True)):
         if not _same(got, want, unit, max(tolerance, TOLERANCE)):
             raise UserError(f"The smoke test's row {number} was answered {got}, but the model says {want}.")

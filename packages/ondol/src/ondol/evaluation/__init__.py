@@ -1,7 +1,7 @@
 """Evaluation: candidate and champion are scored on the same held-out rows, and the gates decide.
 
-The steps of the flow are in `evaluate`. A new metric belongs to `metrics`, a new gate to `gates`; a project has its own
-in `model/evaluation.py`. `ml reproduce` is in `reproduction`.
+The steps of the flow are in `evaluate`. A new metric belongs in `metrics`, a new gate in `gates`; a project defines its
+own in `model/evaluation.py`. `ml reproduce` is in `reproduction`.
 """
 
 from typing import TYPE_CHECKING

@@ -35,13 +35,13 @@ class Scored:
 
     Attributes:
         frame: The rows, with all columns of the contract.
-        y: What was observed: the index of the class, or the value.
-        candidate: What the candidate predicts.
-        champion: What the champion predicts; None if no comparable model is in production.
-        dummy: What a dummy model predicts.
-        notes: Sentences on what was left out.
-        basis: How the rows were chosen.
-        against: The champion of that time, comparable or not.
+        y: The true targets: indexes of the classes, or values.
+        candidate: The candidate's predictions.
+        champion: The champion's predictions; None if no comparable model is in production.
+        dummy: The predictions of a dummy model.
+        notes: Sentences on rows or models that were left out.
+        basis: The settings and rows that the metrics depend on.
+        against: The champion at that time, comparable or not.
     """
 
     frame: pd.DataFrame
@@ -55,7 +55,7 @@ class Scored:
 
 
 def find_verdict(project: Project, version: str) -> StoredVerdict | None:
-    """Return the verdict if nothing that it depends on has changed, None if the version must be evaluated."""
+    """Return the verdict if its inputs are unchanged, None if the version must be evaluated."""
     record = known_verdict(project, version)
     if record:
         say(f"Version {version} was already evaluated against the current champion: that verdict is used.")
@@ -90,7 +90,7 @@ def score_holdout(project: Project, version: str) -> Scored:
 
 
 def evaluate_candidate(project: Project, version: str, scored: Scored) -> StoredVerdict:
-    """Apply the gates; return the verdict with the key of what it depends on."""
+    """Apply the gates; return the verdict with the digest of its inputs."""
     candidate, champion = load_candidate(project.settings, version), scored.against
     verdict = apply_gates(
         candidate.contract.problem, scored.y, scored.candidate, scored.champion, scored.dummy, project.settings.gates
@@ -108,7 +108,7 @@ def evaluate_candidate(project: Project, version: str, scored: Scored) -> Stored
 
 
 def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:
-    """Return the champion's predictions by its bundle, classes in the candidate's order."""
+    """Return the predictions of the champion's bundle, with the classes in the candidate's order."""
     found = Scorer.open(bundle.path).predict(frame)
     ours, theirs = candidate.contract.classes, bundle.contract.classes
     if ours is None or theirs is None:
@@ -151,7 +151,7 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
 
 
 def check_gates(record: StoredVerdict) -> None:
-    """Report the decisions of the gates.
+    """Log the decisions of the gates, and raise if one refused.
 
     Raises:
         Refused: one refused the version.
@@ -166,6 +166,6 @@ def check_gates(record: StoredVerdict) -> None:
 
 
 def publish_summary(project: Project, version: str) -> None:
-    """Publish the verdict in the pipeline's own run; the stages publish their results in theirs."""
+    """Publish the verdict in the pipeline's run; the stages publish their results in their own runs."""
     if record := project.verdicts.find(version):
         publish_markdown("summary", verdict_markdown(record))

@@ -1,4 +1,4 @@
-"""The gates between a candidate and production, and verdicts: what was compared, and what each gate decided.
+"""The gates between a candidate and production, and verdicts: the comparison and the decision of each gate.
 
 A gate is a pure function of a comparison on the holdout. There are two built-in gates:
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 
 class FrozenModel(BaseModel):
-    """Frozen, and serializable to JSON."""
+    """An immutable model, serializable to JSON."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Gate(FrozenModel):
-    """The decision of one gate; `figure` or `limit` is None if there was nothing to compare."""
+    """The decision of one gate; `figure` and `limit` are None if there was nothing to compare."""
 
     name: str
     figure: float | None
@@ -51,11 +51,11 @@ class Comparison(FrozenModel):
     """Models scored on the same rows.
 
     Attributes:
-        metric: The one that decides.
-        rows: How many rows the models were scored on.
-        scores: Every metric with its interval, of "candidate" and, if there is one, "champion"; of "dummy"
-            the deciding one alone.
-        gains: By how much the candidate is better than "dummy" and "champion" (above 0 is better).
+        metric: The deciding metric.
+        rows: The number of rows that the models were scored on.
+        scores: Every metric with its interval, for "candidate" and, if there is one, "champion"; for "dummy" only the
+            deciding metric.
+        gains: The improvement over "dummy" and "champion" (above 0 is better).
     """
 
     problem: str
@@ -75,7 +75,7 @@ class Comparison(FrozenModel):
         return found.value if found else None
 
     def shown(self, who: str) -> str:
-        """Return that figure as it is shown."""
+        """Return that value formatted for display."""
         return show_figure(self.value(who))
 
 
@@ -91,11 +91,11 @@ class Verdict(Comparison):
 
 
 class GateLimits(Protocol):
-    """The part of the settings that is read here: `settings.gates`."""
+    """The settings of the gates: `settings.gates`."""
 
     @property
     def metric(self) -> str | None:
-        """The metric that decides; None for the problem's own."""
+        """The deciding metric; None for the default of the problem."""
 
     @property
     def minimum(self) -> float | None:
@@ -111,11 +111,11 @@ class GateLimits(Protocol):
 
     @property
     def resamples(self) -> int:
-        """How many resamples the intervals rest on."""
+        """The number of bootstrap samples of the intervals."""
 
 
 def show_figure(figure: float | None) -> str:
-    """Return a figure with four decimals, with thousands marked where large, with three digits where tiny."""
+    """Format a figure: four decimals, with thousands separators if large, three digits if tiny."""
     if figure is None:
         return "unknown"
     if 0 < abs(figure) < 1e-3:
@@ -124,22 +124,22 @@ def show_figure(figure: float | None) -> str:
 
 
 def show_interval(value: float, low: float | None, high: float | None) -> str:
-    """Return a figure with its interval in brackets, where it has one."""
+    """Format a figure with its interval, if any, in brackets."""
     shown = show_figure(value)
     return shown if low is None or high is None else f"{shown} [{show_figure(low)}, {show_figure(high)}]"
 
 
 class StoredVerdict(BaseModel):
-    """A verdict as it is stored.
+    """A stored verdict.
 
     Attributes:
-        key: Digest of everything that it depends on; an equal key gives the same verdict.
+        key: Digest of all inputs; an equal key gives the same verdict.
         version: The candidate.
         run_id: The run that made it.
         champion: The bundle in production at that time, None if there was none.
         verdict: The metrics of all models, and every gate.
         refusal: Why it was refused, in one sentence; empty for a pass.
-        notes: What a reader should know, in sentences.
+        notes: Sentences for the reader.
     """
 
     key: str
@@ -164,12 +164,12 @@ class Verdicts:
         return read_record(self.folder / f"{version}.json", StoredVerdict)
 
     def write(self, record: StoredVerdict) -> None:
-        """Store a verdict in place of the version's last."""
+        """Store a verdict and replace the version's previous one."""
         self.store.write_bytes(self.folder / f"{record.version}.json", record.model_dump_json(indent=1).encode())
 
 
 def known_verdict(project: Project, version: str) -> StoredVerdict | None:
-    """Return the valid verdict: the champion's own, or one of which nothing that it depends on has changed."""
+    """Return the valid verdict: that of the champion, or one whose inputs are unchanged."""
     record, champion = project.verdicts.find(version), project.champion
     run_id = project.registry.run_id(version)
     if record is None or record.run_id != run_id:
@@ -179,7 +179,7 @@ def known_verdict(project: Project, version: str) -> StoredVerdict | None:
 
 
 def verdict_key(project: Project, version: str) -> str:
-    """Return the digest of everything that a verdict depends on."""
+    """Return the digest of all inputs of a verdict."""
     champion, settings = project.champion, project.settings
     own = digest_extension(settings.root, EVALUATION)
     return digest_json([version, champion and champion.bundle, settings.gates.model_dump(), *([own] if own else [])])
@@ -198,7 +198,7 @@ def verdict_markdown(record: StoredVerdict) -> str:
 
 
 def gate_rows(record: StoredVerdict) -> list[dict[str, str]]:
-    """Return the decision of every gate, by heading."""
+    """Return the decision of every gate as table rows, by heading."""
     return [
         {
             "gate": gate.name,
@@ -261,7 +261,7 @@ def apply_gates(
         y: The true targets, [N]; see `ondol.evaluation.metrics`.
         candidate: The candidate's predictions for these rows, [N, K] or [N].
         champion: The champion's; None if no model is in production yet.
-        dummy: Those of a model without the features (`ondol.evaluation.scoring.predict_dummy`).
+        dummy: The predictions of a dummy model (`ondol.evaluation.scoring.predict_dummy`).
         limits: `settings.gates`.
         seed: Of the bootstrap.
 
@@ -327,7 +327,7 @@ def apply_margin(compared: Comparison, margin: float) -> Gate:
 
 
 def apply_own_gates(compared: Comparison, scored: "Scored") -> tuple[Gate, ...]:
-    """Return what the gates of the project's own decide.
+    """Return the decisions of the project's own gates.
 
     Args:
         compared: The figures of all models.
@@ -354,7 +354,7 @@ def _apply_gate(gate: Any, compared: Comparison, scored: "Scored") -> Gate:
 
 
 def refusal_sentence(verdict: Verdict, champion: str | None = None) -> str:
-    """Return a sentence with the gates that refused, by how much, and what stays in production; empty for a pass.
+    """Return a sentence on the gates that refused, by how much, and what stays in production; empty for a pass.
 
     Args:
         verdict: The verdict.

@@ -1,16 +1,16 @@
-"""How good predictions are, with intervals by the bootstrap.
+"""Metrics of predictions, with bootstrap intervals.
 
-Classification takes y as indices into the contract's classes and probabilities [N, K]; in binary problems index 1 is
-the positive class. Regression takes y and predicted values, both [N], in the target's unit.
+For classification, y are indices of the contract's classes, and predictions are probabilities [N, K]; in binary
+problems index 1 is the positive class. For regression, y and predictions are values [N] in the target's unit.
 
-Intervals are percentile intervals of the bootstrap over the holdout's rows (Efron, 1979), seeded. A resample is a
-vector of weights (how often each row was drawn): rows are sorted once, and 200 resamples cost 200 passes over prepared
-arrays instead of 200 sorts. A metric that the weighted rows leave undefined is NaN. Three rules:
+Intervals are percentile bootstrap intervals over the holdout's rows (Efron, 1979), with a seed. A resample is a vector
+of weights (how often each row was drawn): rows are sorted once, and 200 resamples cost 200 passes over prepared arrays
+instead of 200 sorts. A metric that is undefined for the weighted rows is NaN. Three rules:
 
-- Above `SAMPLE_ROWS` rows, resamples are drawn from a seeded sample of that many rows, and the interval is moved to the
-  figure of all rows: its width is that of 50,000 rows, a little wide, never narrow.
-- A resample that leaves a figure undefined (one class only) is left out; with fewer than half of the resamples left the
-  interval is unknown.
+- Above `SAMPLE_ROWS` rows, resamples are drawn from a seeded sample of that many rows, and the interval is shifted to
+  the figure of all rows. Its width is that of 50,000 rows: slightly too wide, never too narrow.
+- A resample for which a figure is undefined (one class only) is left out; with fewer than half of the resamples left,
+  the interval is unknown.
 - With fewer than `LEAST_ROWS` rows it is unknown too.
 """
 
@@ -40,7 +40,7 @@ def prepare_scorers(problem: str, y: Integers | Floats, prediction: Floats) -> d
         prediction: Probabilities [N, K], or values [N].
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not match.
     """
     if len(y) != len(prediction) or np.ndim(prediction) != (1 if problem == "regression" else 2):
         raise ValueError(f"{problem}: {np.shape(y)} truths and {np.shape(prediction)} predictions")
@@ -81,7 +81,7 @@ def _prepare_multiclass(y: Integers, probabilities: Floats) -> dict[str, ScoreFu
     rankings = [Ranking(y == k, probabilities[:, k]) for k in range(probabilities.shape[1])]
 
     def roc_auc_ovr(weights: Floats) -> float:
-        """Average one class against the rest over the classes that the rows hold."""
+        """Average the one-against-the-rest ROC AUC over the classes in the rows."""
         areas = np.array([r.roc_auc(weights) for r in rankings])
         return float(np.mean(areas[~np.isnan(areas)])) if not np.isnan(areas).all() else NAN
 
@@ -97,7 +97,7 @@ def _prepare_multiclass(y: Integers, probabilities: Floats) -> dict[str, ScoreFu
 def _prepare_regression(y: Floats, value: Floats) -> dict[str, ScoreFunction]:
     error = value - y
     squared, absolute = _mean(error**2), np.abs(error)
-    centred = y - y.mean() if len(y) else y  # keeps the sum of squares exact for targets far from 0
+    centred = y - y.mean() if len(y) else y  # for an exact sum of squares if targets are far from 0
     first, second = _mean(centred), _mean(centred**2)
     order = np.argsort(absolute)
 
@@ -112,16 +112,16 @@ def _prepare_regression(y: Floats, value: Floats) -> dict[str, ScoreFunction]:
         "median_absolute_error": lambda weights: _median(absolute[order], weights[order]),
     }
     size = np.abs(y)
-    if len(y) and size.min() > 0.01 * size.mean():  # near 0 a percentage says nothing
+    if len(y) and size.min() > 0.01 * size.mean():  # near 0 a percentage has no meaning
         scorers["mape"] = _mean(absolute / size)
     return scorers
 
 
 class Ranking:
-    """Rows in order of a score, for metrics that look at every threshold."""
+    """Rows ordered by a score, for metrics over all thresholds."""
 
     def __init__(self, positive: NDArray[np.bool_], score: Floats) -> None:
-        """Remember which rows are positive, and their score; sorting waits until it is needed."""
+        """Store which rows are positive, and their scores; they are sorted on first use."""
         self.positive = positive
         self.score = score
 
@@ -132,23 +132,23 @@ class Ranking:
 
     @cached_property
     def ends(self) -> Integers:
-        """The last place of each run of equal scores."""
+        """The last position of each run of equal scores."""
         ranked = self.score[self.order]
         return np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
 
     @cached_property
     def hits(self) -> Floats:
-        """1 where the row in this place is positive."""
+        """1 for positive rows, in this order."""
         return self.positive[self.order].astype(np.float64)
 
     def count(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Return the true and the false positives at each threshold, from the highest down."""
+        """Return the true and the false positives at each threshold, from the highest to the lowest."""
         ranked = weights[self.order]
         true = np.cumsum(ranked * self.hits)[self.ends]
         return true, np.cumsum(ranked)[self.ends] - true
 
     def roc_auc(self, weights: Floats) -> float:
-        """Return the area under the ROC curve; NaN where one class is absent."""
+        """Return the area under the ROC curve; NaN if one class is absent."""
         true, false = self.count(weights)
         if true[-1] == 0 or false[-1] == 0:
             return NAN
@@ -165,10 +165,10 @@ class Ranking:
 
 
 class Confusion:
-    """How often each class was called each class."""
+    """The confusion matrix of weighted rows."""
 
     def __init__(self, y: Integers, probabilities: Floats) -> None:
-        """Remember each row's cell; the predicted class is the likeliest, the first of equals."""
+        """Store each row's cell; the predicted class is the most probable one, the first of equal ones."""
         self.classes = probabilities.shape[1]
         self.cell = y * self.classes + probabilities.argmax(axis=1)
 
@@ -183,13 +183,13 @@ class Confusion:
         return float(np.trace(counts) / counts.sum())
 
     def balanced_accuracy(self, weights: Floats) -> float:
-        """Return the mean recall over the classes that the rows hold."""
+        """Return the mean recall over the classes in the rows."""
         counts = self.count(weights)
         truths = counts.sum(axis=1)
         return float(np.mean(counts.diagonal()[truths > 0] / truths[truths > 0]))
 
     def f1(self, weights: Floats) -> float:
-        """Return the F1 of class 1; 0 where it is neither true nor predicted."""
+        """Return the F1 of class 1; 0 if it is neither true nor predicted in any row."""
         return float(self.f1_by_class(weights)[1])
 
     def f1_macro(self, weights: Floats) -> float:
@@ -232,7 +232,7 @@ LEAST_ROWS = 10
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and the interval around it; `low` and `high` are None if there are too few rows to tell."""
+    """A figure with its interval; `low` and `high` are None if there are too few rows."""
 
     value: float
     low: float | None
@@ -242,12 +242,12 @@ class Interval:
 def estimate(
     prepare: Callable[[Array | slice], ScoreFunctions], rows: int, *, confidence: float, resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """Return each figure that all rows define, with its interval.
+    """Return each figure that is defined on all rows, with its interval.
 
     Args:
-        prepare: Gives the figures of the rows at some positions, as functions of their weights.
-        rows: How many rows there are.
-        confidence: The intervals' coverage, such as 0.95.
+        prepare: Returns the figures of the rows at given positions, as functions of their weights.
+        rows: The number of rows.
+        confidence: The coverage of the intervals, such as 0.95.
         resamples: How many times the rows are drawn.
         seed: Of the sample and of the resamples.
     """
@@ -266,14 +266,14 @@ def estimate(
 
 
 def score_all(scorers: ScoreFunctions, rows: int) -> dict[str, float]:
-    """Return the figures of `rows` rows that count once each, without those that are undefined."""
+    """Return the defined figures of `rows` rows with a weight of 1 each."""
     weights = np.ones(rows)
     scores = {name: float(score(weights)) for name, score in scorers.items()}
     return {name: score for name, score in scores.items() if np.isfinite(score)}
 
 
 def sample_rows(rows: int, seed: int, most: int = SAMPLE_ROWS) -> Array | None:
-    """Return the sorted positions of a seeded sample of `most` rows; None if all rows are few enough."""
+    """Return the sorted positions of a seeded sample of `most` rows; None if there are no more rows than that."""
     if rows <= most:
         return None
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False, shuffle=False))
@@ -293,7 +293,7 @@ def _resample(scorers: Mapping[str, ScoreFunction], rows: int, resamples: int, s
 
 
 def _interval(value: float, moved: float, figures: Array | None, confidence: float) -> Interval:
-    """Return the percentiles of `figures` plus `moved`, where at least half of them are defined."""
+    """Return the percentiles of `figures` plus `moved`, if at least half of them are defined."""
     defined = figures[np.isfinite(figures)] if figures is not None else np.empty(0)
     if figures is None or 2 * len(defined) < len(figures):
         return Interval(value, None, None)
@@ -301,19 +301,19 @@ def _interval(value: float, moved: float, figures: Array | None, confidence: flo
     return Interval(value, float(low), float(high))
 
 
-MANY_CLASSES = 10  # above it one-against-the-rest areas get no interval by default: one pass per class
+MANY_CLASSES = 10  # with more classes, one-against-the-rest areas get no interval by default: each class needs a pass
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What must be known of a metric to compare two figures.
+    """The properties of a metric that are needed to compare two figures.
 
     Attributes:
-        greater_is_better: The direction.
-        relative: The figure has the target's unit, so margins are shares of the champion's figure.
-        score: Of a metric of the project's own: a function of the true values [N], the predictions ([N, K]
-            probabilities, or [N] values) and the rows' weights [N], as scikit-learn's metrics take them. NaN where
-            the rows do not define it.
+        greater_is_better: Whether greater figures are better.
+        relative: Whether the figure has the target's unit, so that margins are shares of the champion's figure.
+        score: For the project's own metrics: a function of the true values [N], the predictions ([N, K] probabilities,
+            or [N] values) and the rows' weights [N], like scikit-learn's metrics. It returns NaN if the metric is
+            undefined on the rows.
     """
 
     greater_is_better: bool
@@ -349,7 +349,7 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
 
 
 def metrics_of(problem: str) -> Mapping[str, Metric]:
-    """Return the metrics of `problem` by name, those of the project's own last."""
+    """Return the metrics of `problem` by name, the project's own metrics last."""
     return {**METRICS[problem], **own_metrics()}
 
 
@@ -357,7 +357,7 @@ def own_metrics() -> Mapping[str, Metric]:
     """Return the metrics that `METRICS` in `model/evaluation.py` names.
 
     Raises:
-        UserError: it is not a mapping of names to metrics with a score, or has a name that is taken.
+        UserError: it is not a mapping of names to metrics with a score, or a name is already used.
     """
     own = read_extension(EVALUATION, "METRICS") or {}
     taken = {name for known in METRICS.values() for name in known}
@@ -374,7 +374,7 @@ def own_metrics() -> Mapping[str, Metric]:
 
 
 def choose_metric(problem: str, name: str | None) -> str:
-    """Return the metric that decides: `name`, or the problem's first.
+    """Return the deciding metric: `name`, or the first of the problem.
 
     Raises:
         UserError: the problem has no such metric.
@@ -387,7 +387,7 @@ def choose_metric(problem: str, name: str | None) -> str:
 
 
 def score_metrics(problem: str, y: Array, prediction: Array) -> dict[str, float]:
-    """Return every metric of `problem` that these rows define.
+    """Return every metric of `problem` that is defined on these rows.
 
     A metric is left out where it is undefined: ROC AUC of one class, R² of one value, percentages near 0.
 
@@ -416,7 +416,7 @@ def bootstrap(
         confidence: The interval's coverage, such as 0.95.
         resamples: How many times the rows are drawn.
         seed: Of the sample and of the resamples.
-        metrics: Which ones; default: all (`roc_auc_ovr` up to ten classes).
+        metrics: The metrics; default: all (`roc_auc_ovr` only for up to ten classes).
     """
     costly = np.ndim(prediction) == 2 and np.shape(prediction)[1] > MANY_CLASSES
 
@@ -439,7 +439,7 @@ def paired_difference(
     resamples: int = 200,
     seed: int = 0,
 ) -> Interval | None:
-    """Return by how much `candidate` is better than `other`; above 0 is better for every metric.
+    """Return the improvement of `candidate` over `other`; above 0 is better for every metric.
 
     Each resample scores both on the same rows. None if the metric is undefined on the rows.
     """

@@ -1,9 +1,9 @@
-"""The plots of each problem type, as PNG: the candidate in blue, the champion dashed in orange.
+"""Plots for each problem type, as PNG: the candidate in blue, the champion dashed in orange.
 
 Colours are Okabe and Ito's (2008), distinguishable by the colour-blind; line styles distinguish them in print.
-Above 50,000 rows a seeded sample is drawn, and the title says so.
+Above 50,000 rows a seeded sample is drawn, and the title shows it.
 
-A machine without a Korean font still shows "서울": as "seoul". Nothing is ever drawn as an empty box.
+Without a Korean font, "서울" is drawn as "seoul", so no letter appears as an empty box.
 """
 
 import io
@@ -50,7 +50,7 @@ INITIALS, MEDIALS, FINALS = (row.replace("-", "").split(" ") for row in LETTERS)
 
 @cache
 def find_fonts() -> tuple[str, ...]:
-    """Return the font families to draw with: a Korean one before the plain one, where the machine has it."""
+    """Return the font families for drawing: a Korean one first, if the machine has one."""
     from matplotlib import font_manager
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
@@ -58,7 +58,7 @@ def find_fonts() -> tuple[str, ...]:
 
 
 def letter(name: object, longest: int = 20) -> str:
-    """Return `name` as it can be drawn: known letters, no markup, at most `longest` letters."""
+    """Return `name` for drawing: letters of the fonts, no markup, at most `longest` letters."""
     text = "".join(c if _drawable(c) else romanize(c) for c in str(name))
     text = "".join(c if _drawable(c) else "?" for c in text if c.isprintable())
     text = text if len(text) <= longest else text[: longest - 1] + "…"
@@ -66,7 +66,7 @@ def letter(name: object, longest: int = 20) -> str:
 
 
 def letter_all(names: Iterable[object]) -> Sequence[str]:
-    """Return names as they can be drawn, each different: those that would look alike get a number."""
+    """Return names for drawing, all different: equal ones get a number."""
     drawn = [letter(name) for name in names]
     return [f"{i}: {text}" if drawn.count(text) > 1 or not text else text for i, text in enumerate(drawn)]
 
@@ -100,15 +100,15 @@ LINES: Mapping[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Scene:
-    """What every picture of one evaluation shows.
+    """The data of all plots of one evaluation.
 
     Attributes:
         y: The true targets, [N]: indices of classes, or values.
         candidate: The candidate's probabilities [N, K] or values [N].
         champion: The champion's; None if there is none.
-        classes: The classes as they are drawn.
-        target: The target's name as it is drawn.
-        note: How many rows are shown.
+        classes: The names of the classes for drawing.
+        target: The name of the target for drawing.
+        note: A note on the number of rows.
     """
 
     y: Array
@@ -129,7 +129,7 @@ Chart = Callable[["Figure", Scene], None]
 
 
 def make_axes(figure: "Figure", title: str, note: str) -> "Axes":
-    """Return the one pair of axes of a picture, with its title and, small, how many rows it shows."""
+    """Return the axes of a plot, with its title and a small note on the number of rows."""
     axes = figure.subplots()
     axes.set_title(title, loc="left")
     figure.text(0.995, 0.005, note, ha="right", va="bottom", fontsize=7, color="#666666")
@@ -137,14 +137,14 @@ def make_axes(figure: "Figure", title: str, note: str) -> "Axes":
 
 
 def thin(values: Array, most: int = 2_000) -> Array:
-    """Return at most `most` positions into `values`, evenly spaced, first and last among them."""
+    """Return at most `most` evenly spaced positions of `values`, including the first and the last."""
     return np.unique(np.linspace(0, len(values) - 1, min(len(values), most)).astype(np.int64))
 
 
 def bin_means(by: Array, columns: Sequence[Array], bins: int) -> list[Array]:
     """Return the means of `columns` in `bins` groups of equally many rows, in the order of `by`.
 
-    Rows with an equal `by` are never parted, so there may be fewer groups.
+    Rows with an equal `by` stay in one group, so there may be fewer groups.
     """
     edges = np.unique(np.quantile(by, np.linspace(0, 1, bins + 1)[1:-1]))
     group = np.searchsorted(edges, by, side="right")
@@ -154,7 +154,7 @@ def bin_means(by: Array, columns: Sequence[Array], bins: int) -> list[Array]:
 
 
 def mark_thousands(axes: "Axes") -> None:
-    """Write large numbers on both axes as 1,200,000."""
+    """Format large numbers on both axes as 1,200,000."""
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: show_number(value))
         axis.set_tick_params(labelsize=8)
@@ -162,7 +162,7 @@ def mark_thousands(axes: "Axes") -> None:
 
 
 def show_number(value: float) -> str:
-    """Return a number as a person would write it."""
+    """Format a number for reading."""
     return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
 
 
@@ -195,7 +195,7 @@ def draw_plots(
     target: str = "target",
     seed: int = 0,
 ) -> dict[str, bytes]:
-    """Return the pictures of one evaluation as PNG by name.
+    """Draw the plots of one evaluation; return PNG images by name.
 
     Names: binary `roc`, `precision-recall`, `calibration`, `confusion-matrix`; multiclass `confusion-matrix`,
     `roc-by-class`; regression `predicted-vs-actual`, `residuals`, `residual-histogram`.
@@ -207,11 +207,11 @@ def draw_plots(
         champion: The champion's; None if there is none.
         classes: The contract's classes, in order.
         target: The target's name.
-        seed: Of the sample of rows.
+        seed: The seed of the sample of rows.
     """
     import matplotlib
 
-    # matplotlib warns of each font without a bold face, which the user cannot act on.
+    # matplotlib warns of each font without a bold face; the user cannot change that.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
     rows = sample_rows(len(y), seed)
@@ -226,7 +226,7 @@ def draw_plots(
 
 
 def _render(scene: Scene, draw: "Callable[[Figure, Scene], None]") -> bytes:
-    """Return one picture; a `Figure` of its own needs no pyplot and no display."""
+    """Return one plot; a separate `Figure` needs neither pyplot nor a display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 4.4), dpi=DPI, layout="constrained")
@@ -237,8 +237,8 @@ def _render(scene: Scene, draw: "Callable[[Figure, Scene], None]") -> bytes:
 
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
-MOST_CLASSES = 12  # in a confusion matrix; the rarest share one row
-MOST_PAIRS = 4  # curves by class that are drawn for the champion too
+MOST_CLASSES = 12  # in a confusion matrix; the rarest classes share one row
+MOST_PAIRS = 4  # largest number of classes with curves for the champion too
 
 
 def draw_roc(figure: "Figure", scene: Scene) -> None:
@@ -250,7 +250,7 @@ def draw_roc(figure: "Figure", scene: Scene) -> None:
 
 
 def draw_precision_recall(figure: "Figure", scene: Scene) -> None:
-    """Draw precision against recall, with the share of positives as the level of a guess."""
+    """Draw precision against recall, with the share of positives as the baseline."""
     axes = make_axes(figure, f"Precision and recall, {_positive(scene)}", scene.note)
     share = float(np.mean(scene.y == 1))
     axes.axhline(share, color=GREY, linewidth=1, linestyle=":", label=f"guess ({share:.3f})")
@@ -266,20 +266,20 @@ def draw_precision_recall(figure: "Figure", scene: Scene) -> None:
 
 
 def draw_calibration(figure: "Figure", scene: Scene) -> None:
-    """Draw how often the positive class came true against how probable it was, in tenths of the rows."""
+    """Draw the observed share of positives against the predicted probability, in tenths of the rows."""
     axes = make_axes(figure, f"Calibration, {_positive(scene)}", scene.note)
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="perfect")
     for name, prediction in scene.models.items():
         predicted, observed = bin_means(prediction[:, 1], (prediction[:, 1], scene.y == 1), bins=10)
         marker = "o" if name == "candidate" else "s"
         axes.plot(predicted, observed, marker=marker, markersize=5, label=name, **LINES[name])
-    axes.set(xlabel="predicted probability (mean of each tenth)", ylabel="share that came true")
+    axes.set(xlabel="predicted probability (mean of each tenth)", ylabel="observed share")
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="upper left")
 
 
 def draw_confusion(figure: "Figure", scene: Scene) -> None:
-    """Draw how often each class was called each class, one matrix per model."""
+    """Draw one confusion matrix per model."""
     models = scene.models
     figure.set_size_inches(*_confusion_size(len(scene.classes), len(models)))
     grid = np.atleast_1d(figure.subplots(1, len(models)))
@@ -304,7 +304,7 @@ def draw_roc_by_class(figure: "Figure", scene: Scene) -> None:
 
 
 def merge_rare(counts: Array, classes: Sequence[str]) -> tuple[Array, list[str]]:
-    """Return a confusion matrix of at most `MOST_CLASSES` classes: the rarest true ones share the last."""
+    """Return a confusion matrix of at most `MOST_CLASSES` classes: the rarest true classes are merged into the last."""
     if len(counts) <= MOST_CLASSES:
         return counts, list(classes)
     frequent = np.sort(np.argsort(-counts.sum(axis=1), kind="stable")[: MOST_CLASSES - 1])
@@ -372,7 +372,7 @@ DOTS: dict[str, Any] = {"s": 11, "alpha": 0.45, "color": "#9CC9E3", "linewidths"
 
 
 def draw_predicted(figure: "Figure", scene: Scene) -> None:
-    """Draw predictions against the truth."""
+    """Draw predictions against true values."""
     axes = make_axes(figure, f"Predicted against actual {scene.target}", scene.note)
     both = np.concatenate([scene.y, scene.candidate])
     ends, keep = [float(both.min()), float(both.max())], thin(scene.y, MOST_POINTS)
@@ -402,7 +402,7 @@ def draw_residuals(figure: "Figure", scene: Scene) -> None:
 
 
 def draw_residual_histogram(figure: "Figure", scene: Scene) -> None:
-    """Draw how often residuals of each size occur, without the outermost hundredth."""
+    """Draw a histogram of the residuals, without the outermost 1%."""
     axes = make_axes(figure, f"How far off predictions of {scene.target} are", scene.note)
     residuals = {name: prediction - scene.y for name, prediction in scene.models.items()}
     low, high = np.quantile(np.concatenate(list(residuals.values())), [0.005, 0.995])

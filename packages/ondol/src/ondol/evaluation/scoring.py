@@ -1,4 +1,4 @@
-"""Predictions of many rows: by a bundle, in any runtime, with the figures of the service; and by the dummy model."""
+"""Batch predictions: by a bundle, in any runtime, with the same figures as the service; and by the dummy model."""
 
 import json
 import warnings
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 CHUNK = 50_000  # rows that are encoded and scored at once, to bound memory
 PREDICTION = "prediction"
 ABSOLUTE = ("mae", "median_absolute_error", "mape")
-SILENT = 4  # of ONNX Runtime's log: what goes wrong is raised as well
+SILENT = 4  # level of ONNX Runtime's log: errors are raised as well
 
 ModelFunction = Callable[[pd.DataFrame], list[np.ndarray]]  # encoded rows to [labels, probabilities] or [values]
 
 
 class Scorer:
-    """A model and the contract that its inputs are encoded by."""
+    """A model with the contract that encodes its inputs."""
 
     def __init__(self, contract: Contract, run: ModelFunction) -> None:
-        """Score by `run`."""
+        """Score with `run`."""
         self.contract = contract
         self.run = run
 
@@ -51,12 +51,12 @@ class Scorer:
 
     @classmethod
     def from_onnx(cls, model: bytes, contract: Contract) -> "Scorer":
-        """Score by a serialized ONNX model, on all cores."""
+        """Score with a serialized ONNX model, on all cores."""
         return cls(contract, _onnx_runtime(model, contract))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that `score` gives: `prediction` and, for classes, one `probability <class>` each."""
+        """The columns that `score` returns: `prediction` and, for classes, one `probability <class>` each."""
         return (PREDICTION, *(f"probability {label_key(label)}" for label in self.contract.classes or ()))
 
     def predict(self, frame: pd.DataFrame) -> np.ndarray:
@@ -68,9 +68,9 @@ class Scorer:
         return made
 
     def score(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return `columns` for rows in the contract's dtypes, under the frame's index.
+        """Return `columns` for rows in the contract's dtypes, with the frame's index.
 
-        The prediction is a label as it stood in the data, or a value.
+        The prediction is a label as in the data, or a value.
         """
         classes = self.contract.classes
         if classes is None:
@@ -92,18 +92,18 @@ class Scorer:
 def predict_dummy(
     problem: str, metric: str, baseline: Sequence[float] | NDArray[Any], rows: int, seed: int = 0
 ) -> NDArray[Any]:
-    """Return what the dummy predicts for `rows` rows: probabilities [rows, K], or values [rows].
+    """Return the predictions of the dummy model for `rows` rows: probabilities [rows, K], or values [rows].
 
-    In regression it is the mean, for absolute errors the last of `baseline`. In classification it is each
-    class's share, but for two metrics that this would let any guess beat: for `f1` it always says the
-    positive class, and for `f1_macro` it draws classes by their shares (no guess does better on average).
+    In regression it predicts the mean; for absolute errors, the last of `baseline`. In classification it predicts each
+    class's share, except for two metrics for which that is too easy to beat: for `f1` it always predicts the positive
+    class, and for `f1_macro` it draws classes by their shares (no guess is better on average).
 
     Args:
         problem: "binary", "multiclass" or "regression".
-        metric: The metric that decides.
+        metric: The deciding metric.
         baseline: Of the training rows: each class's share, [K]; or the mean, or mean and median.
-        rows: How many predictions are wanted.
-        seed: Of the draws.
+        rows: The number of predictions.
+        seed: The seed of the draws.
     """
     figures = np.asarray(baseline, np.float64)
     if problem == "regression":
@@ -117,12 +117,12 @@ def predict_dummy(
 
 
 def open_session(model: bytes) -> "InferenceSession":
-    """Open a serialized ONNX model on all cores; what it reports it raises, and nothing is printed."""
+    """Open a serialized ONNX model on all cores; errors are raised and not printed."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
-    # Threads that wait by spinning take the cores from all else, and gain little on chunks of this size.
+    # Spinning threads take the cores from other work, and gain little with chunks of this size.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -151,7 +151,7 @@ def _skops_runtime(path: Path, trusted: list[str], contract: Contract) -> ModelF
 
     def run(encoded: pd.DataFrame) -> list[np.ndarray]:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)  # which an open set has
+            warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)  # expected for open sets
             predicted = np.asarray(model.predict(encoded))
             return [predicted] if contract.classes is None else [predicted, model.predict_proba(encoded)]
 
@@ -159,6 +159,6 @@ def _skops_runtime(path: Path, trusted: list[str], contract: Contract) -> ModelF
 
 
 def _tensor(values: "pd.Series[Any]") -> np.ndarray:
-    """Return an encoded column as a tensor [N, 1]; texts as objects, the quickest form that the runtime takes."""
+    """Return an encoded column as a tensor [N, 1]; texts as objects, the fastest form for the runtime."""
     array = values.to_numpy() if values.dtype == np.float32 else values.to_numpy(dtype=object)
     return array.reshape(-1, 1)

@@ -1,4 +1,4 @@
-"""Candidates: a registered version as it was recorded, and the rows that it is evaluated on."""
+"""Candidates: registered versions with their records, and the rows for their evaluation."""
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -20,11 +20,11 @@ CHUNK = 100_000  # rows that scikit-learn predicts at once, to bound memory
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version: its pipeline as skops gives it back, its contract with encodings, and the run's record.
+    """A version: its pipeline loaded by skops, its contract with encodings, and the run's record.
 
     Attributes:
         tags: The run's tags: validation, data_digest, git_commit, …
-        baseline: What a dummy model predicts: class probabilities, or a mean.
+        baseline: The prediction of a dummy model: class probabilities, or a mean.
         trusted: The types that skops may load.
     """
 
@@ -44,7 +44,7 @@ class Candidate:
 
     @property
     def holdout(self) -> Holdout:
-        """How rows were held out from it."""
+        """The rule by which rows were held out."""
         return Holdout.model_validate_json(self.tags["holdout"])
 
     @cached_property
@@ -69,7 +69,7 @@ class Candidate:
 
 
 def load_candidate(settings: Settings, version: str) -> Candidate:
-    """Return a registered version; the same object for the same version within one process."""
+    """Load a registered version (cached within one process)."""
     return _load(settings.model_dump_json(), version)
 
 
@@ -91,14 +91,14 @@ def _load(settings_json: str, version: str) -> Candidate:
 
 
 class Basis(BaseModel):
-    """What the metrics of a candidate depend on beside its own predictions.
+    """The inputs of a candidate's metrics besides its own predictions.
 
     Attributes:
-        metric: The one that decides; None for the problem's own.
+        metric: The deciding metric; None for the default of the problem.
         confidence: The coverage of the intervals.
         resamples: The number of bootstrap resamples.
-        contract: Of the champion that it was compared with; None if there was none.
-        holdout: Which rows that champion was not trained on; no others count.
+        contract: The contract of the champion that it was compared with; None if there was none.
+        holdout: The rule for the rows that the champion was not trained on; only these are used.
     """
 
     metric: str | None
@@ -119,7 +119,7 @@ class EvaluationRows:
 
 
 def find_basis(gates: Gates, bundle: Bundle | None) -> Basis:
-    """Return what a candidate is evaluated by, with the champion of `bundle` if there is one."""
+    """Return the basis of a candidate's evaluation, with the champion of `bundle` if there is one."""
     made = Basis(metric=gates.metric, confidence=gates.confidence, resamples=gates.resamples)
     if bundle is None:
         return made

@@ -1,7 +1,7 @@
 """Ingestion: the source that `config.toml` names becomes a snapshot.
 
-The steps of the flow are in `ingest`. A new kind of source is a module of its own with one line in `sources`; a
-project's own source needs neither, see `python`.
+The steps of the flow are in `ingest`. A new kind of source needs a new module and one line in `sources`; a project's
+own source needs neither, see `python`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Columns of texts and of JSON objects: the types that their values are read as, and batches of one schema."""
+"""Columns of texts and of JSON objects: inference of their types, and batches of one schema."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,30 +22,30 @@ LADDERS: dict[str, tuple[pa.DataType, ...]] = {
     "duration": (pa.float64(), TEXT),  # seconds
     "text": (TEXT,),
 }
-EXACT = 2**53  # integers below survive as float64
+EXACT = 2**53  # float64 represents smaller integers exactly
 
 
 def find_fitting(values: pa.Array, kind: str, current: pa.DataType) -> pa.DataType:
-    """Return the first type, from `current` on, that holds every value of a text column.
+    """Return the first type, from `current` on, that can represent every value of a text column.
 
     Args:
         values: Text; null where missing.
         kind: The contract's kind of the column.
-        current: A rung of that kind's ladder: stricter ones have failed before.
+        current: The type to start from in the kind's list of types; stricter ones have already failed.
     """
     ladder = LADDERS[kind]
     for rung in ladder[ladder.index(current) : -1]:
-        # In an integer's place, a float64 of 12.0 is fine; 2^60 beside 0.5 would be rounded.
+        # An integer may become the float64 12.0, but 2^60 in a column with 0.5 would be rounded.
         if _fits(values, rung, exact=kind == "integer" and rung == pa.float64()):
             return rung
     return TEXT
 
 
 def cast_texts(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return texts as `kind`, as the grammar reads them.
+    """Convert texts to `kind`, with the same results as the grammar.
 
     Raises:
-        ArrowInvalid: one is not of that kind, or Arrow may read it in another way.
+        ArrowInvalid: a text is not of that kind, or Arrow may read it differently.
     """
     made = pc.cast(pc.utf8_trim_whitespace(values), kind)
     if not is_finite(made):
@@ -56,12 +56,12 @@ def cast_texts(values: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def is_finite(values: pa.Array) -> bool:
-    """Return True unless a float is infinite or NaN, which Arrow reads in texts such as `1e400`, `inf` and `NAN`."""
+    """Return True unless a float is infinite or NaN, which Arrow accepts in texts such as `1e400`, `inf` and `NAN`."""
     return not pa.types.is_floating(values.type) or pc.all(pc.is_finite(values)).as_py() is not False
 
 
 def survives_float(values: pa.Array) -> bool:
-    """Return True if integers in text are the same as float64."""
+    """Return True if integers in text are exact as float64."""
     return _is_exact(cast_texts(values, pa.int64()))
 
 
@@ -88,18 +88,18 @@ Lists = Mapping[str, Sequence[Any] | pa.Array]  # the values of each column, Non
 
 
 class Unusual(Exception):
-    """Some values are not certainly what was written: they are to be looked at one by one."""
+    """Some values may differ from the text; the caller must parse them one by one."""
 
 
 class ValueKinds:
-    """Which kinds of values each column of flat rows has held."""
+    """Collects the kinds of values in each column of flat rows."""
 
     def __init__(self) -> None:
-        """Begin with no columns."""
+        """Start without columns."""
         self._seen: dict[str, set[str]] = {}
 
     def add(self, columns: Lists) -> None:
-        """Update the types by every value of some rows."""
+        """Update the types with every value of some rows."""
         for name, values in columns.items():
             self._seen.setdefault(name, set()).update(_kinds_of(values))
 
@@ -108,11 +108,11 @@ class ValueKinds:
         return set(self._seen)
 
     def vacant(self) -> frozenset[str]:
-        """Return the columns that have held no value so far."""
+        """Return the columns without any value so far."""
         return frozenset(name for name, seen in self._seen.items() if not seen)
 
     def schema(self, columns: Columns) -> pa.Schema:
-        """Return the columns, each of the one type that holds all its values: text where they are mixed.
+        """Return the columns, each with the type that can represent all its values; text for mixed values.
 
         An object that is missing in some records is not a column of its own.
         """
@@ -128,10 +128,10 @@ def flatten(record: Row, uri: str, place: str, dropped: Sequence[str] = ()) -> R
         record: A JSON object.
         uri: The source as the user wrote it, and
         place: where in it the record is ("Line 3"), for messages.
-        dropped: Names, dotted for nested ones, that are left out with all that is in them.
+        dropped: Names, dotted for nested ones, that are left out with their members.
 
     Raises:
-        UserError: it holds a list, or two values of one name.
+        UserError: it contains a list, or two values with the same name.
     """
     if not dropped and NESTED.isdisjoint(map(type, record.values())) and all(map(str.isascii, record)):
         return record
@@ -140,7 +140,7 @@ def flatten(record: Row, uri: str, place: str, dropped: Sequence[str] = ()) -> R
     try:
         _unfold(record, "", dropped, names, values)
     except RecursionError:
-        raise UserError(f'{place} of "{uri}" has objects in objects without end: leave them out.') from None
+        raise UserError(f'{place} of "{uri}" has too deeply nested objects: leave them out.') from None
     row = dict(zip(map(normalize, names), values, strict=True))
     if len(row) < len(names):
         check_names(names, uri)
@@ -151,12 +151,12 @@ def flatten(record: Row, uri: str, place: str, dropped: Sequence[str] = ()) -> R
 
 
 def by_name(rows: Sequence[Row]) -> Lists:
-    """Return flat rows as columns, in the order in which their names come first."""
+    """Return flat rows as columns, in the order of first appearance."""
     return {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain.from_iterable(rows))}
 
 
 def to_batch(columns: Lists, rows: int, schema: pa.Schema, uri: str) -> pa.RecordBatch:
-    """Return the columns of `rows` rows in the types of `schema`; one that they lack is missing in each."""
+    """Return the columns of `rows` rows in the types of `schema`; a column that they lack has only missing values."""
     arrays = []
     for field in schema:
         try:
@@ -181,7 +181,7 @@ def _unfold(record: Row, prefix: str, dropped: Sequence[str], names: list[str], 
 
 
 def _kinds_of(values: Sequence[Any] | pa.Array) -> set[str]:
-    """Return the kinds of some values; of integers that of the largest, which rules them all."""
+    """Return the kinds of some values; for integers, the kind of the largest."""
     if isinstance(values, pa.Array):
         kinds = {OF_ARROW[values.type]} if values.null_count < len(values) else set()
         bounds = pc.min_max(values).as_py() if "integer" in kinds else {}
@@ -208,10 +208,10 @@ def _choose(kind: str | None, seen: set[str]) -> pa.DataType:
 
 
 def _to_array(values: Sequence[Any] | pa.Array, kind: pa.DataType) -> pa.Array:
-    """Return values as their column's type takes them; `""` and NaN are what validation makes of them: missing.
+    """Convert values to their column's type; `""` and NaN become missing, as in validation.
 
     Raises:
-        Unusual: an Arrow array's numbers are to be text, as they were written.
+        Unusual: numbers in an Arrow array must become text, for which their original spelling is needed.
     """
     if isinstance(values, pa.Array):
         if pa.types.is_string(kind) and pa.types.is_floating(values.type) and values.null_count < len(values):

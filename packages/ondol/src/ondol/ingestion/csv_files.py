@@ -1,6 +1,6 @@
-"""CSV files of any dialect, read in the contract's types; a column with another value is read as text.
+"""CSV files of any dialect, read in the contract's types; a column with a value of another type is read as text.
 
-What a cell means depends on the cell, its column's kind and the settings alone.
+The value of a cell depends only on the cell, its column's kind and the settings.
 """
 
 import csv
@@ -36,35 +36,35 @@ from ondol_serving.grammar import normalize
 
 NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 NUMERIC = ("number", "integer")
-NO_NUMBER = "'"  # as spreadsheets mark a text that looks like a number
+NO_NUMBER = "'"  # spreadsheets mark a text that looks like a number in this way
 PLAIN = r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
 SPACES = " \u00a0\u2009\u202f"
 ALIKE = {" ": f"[{SPACES}]", "'": "['’]", "’": "['’]"}
 
 
 def converts(dialect: Dialect, kind: str, name: str) -> bool:
-    """Return True if a column's cells may have to be changed before the contract can read them."""
+    """Return True if a column's cells may need a conversion before the contract can read them."""
     if dialect.trim or name_markers(dialect, kind, name):
         return True
     return kind in NUMERIC and (dialect.decimal, dialect.thousands) != (".", "")
 
 
 def name_markers(dialect: Dialect, kind: str, name: str) -> tuple[str, ...]:
-    """Return the texts that mean that a column of `kind` called `name` has no value."""
+    """Return the markers of missing values for the column `name` of `kind`."""
     if isinstance(dialect.missing, dict):
         return dialect.missing.get(name, ())
     return () if kind == "text" else dialect.missing
 
 
 def read_cells(values: pa.Array, dialect: Dialect, kind: str, name: str) -> pa.Array:
-    """Return a text column with markers of missing values as null and numbers as `1234.5`.
+    """Convert a text column: markers of missing values to null, and numbers to the form `1234.5`.
 
-    A text that only looks like a number, because the table's numbers are written otherwise, gets an apostrophe before
-    it: no reader takes it for one.
+    A text that looks like a number, but is not one in the table's notation, gets a leading apostrophe, so that it is
+    not read as a number.
 
     Args:
         values: The text in the file; null if missing.
-        dialect: How the file is written.
+        dialect: The dialect of the file.
         kind: The contract's kind of the column.
         name: Its name.
     """
@@ -80,13 +80,13 @@ def read_cells(values: pa.Array, dialect: Dialect, kind: str, name: str) -> pa.A
 
 
 def trim_text(text: str) -> str:
-    """Return one text without the spaces around it, and the quotes within these."""
+    """Return a text without surrounding spaces, and without quotes inside these."""
     bare = text.strip()
     return bare[1:-1] if len(bare) > 1 and bare[0] == bare[-1] == '"' and '"' not in bare[1:-1] else bare
 
 
 def _trim(values: pa.Array) -> pa.Array:
-    """Drop the spaces around texts, and the quotes that a space before them kept from being read as such."""
+    """Remove the spaces around texts, and quotes that were not read as quotes because of a space before them."""
     raw, values = values, pc.utf8_trim_whitespace(values)
     quoted = pc.match_substring_regex(values, '^"[^"]*"$')
     if pc.any(quoted).as_py():
@@ -96,7 +96,7 @@ def _trim(values: pa.Array) -> pa.Array:
 
 
 def read_numbers(values: pa.Array, decimal: str, thousands: str) -> pa.Array:
-    """Return texts that are numbers in a notation as `1234.5`; see `read_cells` for others."""
+    """Convert texts that are numbers in a notation to the form `1234.5`; see `read_cells` for other texts."""
     fits = pc.match_substring_regex(values, number_pattern(decimal, thousands))
     plain = pc.utf8_trim(values, characters=SPACES + "\t") if thousands == " " else pc.utf8_trim_whitespace(values)
     if thousands:
@@ -111,7 +111,7 @@ def read_numbers(values: pa.Array, decimal: str, thousands: str) -> pa.Array:
 
 
 def write_numbers(values: pa.ChunkedArray, decimal: str) -> pa.ChunkedArray:
-    """Return a column as text that `read_cells` reads as the same numbers, and as the same texts."""
+    """Write a column as text, from which `read_cells` reads the same numbers and texts."""
     texts = values.cast(pa.string())
     if decimal == ".":
         return texts
@@ -123,7 +123,7 @@ def write_numbers(values: pa.ChunkedArray, decimal: str) -> pa.ChunkedArray:
 
 @lru_cache
 def number_pattern(decimal: str, thousands: str) -> str:
-    """Return the pattern of a whole text that is a number with these signs, in groups (also Indian ones) or without."""
+    """Return the pattern of a number with these signs, with or without groups of digits (also Indian ones)."""
     point, mark = re.escape(decimal), ALIKE.get(thousands, re.escape(thousands))
     fraction = rf"({point}[0-9]*)?"
     forms = [rf"[0-9]+{fraction}", rf"{point}[0-9]+"]
@@ -136,7 +136,7 @@ def number_pattern(decimal: str, thousands: str) -> str:
 DELIMITERS = (",", ";", "\t", "|", "^", "~", "\x01", ":")
 RECORDS = 200
 MOST_TITLES = 30
-HINT = re.compile(rb"(?:\xef\xbb\xbf)?sep=([^\r\n\"])(?:\r\n|\n|\r)", re.IGNORECASE)  # Excel's own
+HINT = re.compile(rb"(?:\xef\xbb\xbf)?sep=([^\r\n\"])(?:\r\n|\n|\r)", re.IGNORECASE)  # written by Excel
 COMMENT = ("#", "%", "//")
 NAMED = re.compile(r"column_[1-9]\d*")
 TYPED = re.compile(
@@ -153,7 +153,7 @@ def read_records(head: bytes, delimiter: str, most: int) -> list[list[str]]:
 
 
 def read_lines(head: bytes, delimiter: str, most: int) -> list[tuple[int, list[str]]]:
-    """Return the first `most` records that are not empty, each behind the number of lines above it."""
+    """Return the first `most` non-empty records, each with the number of lines above it."""
     text = head.decode("utf-8-sig", errors="ignore")
     records: list[tuple[int, list[str]]] = []
     above = 0
@@ -165,13 +165,13 @@ def read_lines(head: bytes, delimiter: str, most: int) -> list[tuple[int, list[s
             above = reader.line_num
             if len(records) == most:
                 break
-    except csv.Error:  # a carriage return or a field without end: the real reader will say
+    except csv.Error:  # a carriage return or a field that never ends: the real reader reports it
         pass
     return records
 
 
 def split_hint(head: bytes) -> tuple[str | None, bytes]:
-    """Return the delimiter that Excel wrote in a first line such as `sep=;`, if any, and the rest."""
+    """Return Excel's delimiter from a first line such as `sep=;`, if any, and the rest."""
     found = HINT.match(head)
     return (found[1].decode(), head[found.end() :]) if found else (None, head)
 
@@ -182,10 +182,10 @@ def skip_lines(head: bytes, count: int) -> bytes:
 
 
 def sniff_delimiter(head: bytes, uri: str, columns: Columns) -> str:
-    """Return the character that splits most records into as many fields as the first one.
+    """Return the delimiter that splits most records into as many fields as the first one.
 
     Raises:
-        UserError: none does, and the one column is not one that is asked for.
+        UserError: there is none, and the only column is not a required one.
     """
     scores = {delimiter: _score(head, delimiter) for delimiter in DELIMITERS}
     best = max(DELIMITERS, key=lambda delimiter: scores[delimiter])
@@ -198,7 +198,7 @@ def sniff_delimiter(head: bytes, uri: str, columns: Columns) -> str:
 
 
 def _score(head: bytes, delimiter: str) -> tuple[bool, float]:
-    """Rate a delimiter: whether it holds throughout, then how many fields it makes."""
+    """Rate a delimiter: first by its consistency, then by the number of fields."""
     records = read_records(head, delimiter, RECORDS + 1)
     if not records or len(records[0]) < 2:
         return False, 0.0
@@ -217,7 +217,7 @@ def _refuse(uri: str) -> UserError:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Records as a delimiter splits them: those from the header, or the first row, on."""
+    """Records split by a delimiter, beginning with the header or the first row."""
 
     delimiter: str
     above: int
@@ -232,13 +232,13 @@ class _Layout:
 def find_layout(head: bytes, uri: str, given: Dialect, expected: Collection[str]) -> tuple[Dialect, str]:
     """Return the dialect, without a comma as its delimiter, and the delimiter of a table.
 
-    Nothing is known of it but what `given` sets.
+    Only the settings in `given` are known.
 
     Args:
-        head: The first of its text, in UTF-8, without Excel's hint.
-        uri: What it is called.
-        given: The settings that are given; they are kept.
-        expected: Names that the header has, if there is one; or such as column_1 if there is none.
+        head: The beginning of its text, in UTF-8, without Excel's hint.
+        uri: Its name in messages.
+        given: The settings that are kept.
+        expected: Names in the header, if there is one; names such as column_1 if there is none.
 
     Raises:
         UserError: it is not a table.
@@ -262,16 +262,16 @@ def find_layout(head: bytes, uri: str, given: Dialect, expected: Collection[str]
         _is_padded(cell) and not TYPED.fullmatch(cell) for record in best.records for cell in record
     )
     if len({name.strip() for name in best.records[0]}) < len(set(best.records[0])):
-        ways["trim"] = False  # two names that differ in spaces alone would be one
+        ways["trim"] = False  # two names that differ only in spaces would become equal
     differing = {name: value for name, value in ways.items() if value != Dialect.model_fields[name].default}
     return Dialect.model_validate(differing | given.model_dump(exclude_unset=True)), best.delimiter
 
 
 def _lay_out(head: bytes, delimiter: str, expected: Collection[str] | None) -> _Layout | None:
-    """Return how a delimiter divides the text; None if it does not.
+    """Return the records as a delimiter splits them; None if it does not split them.
 
     Args:
-        head: The first of the text.
+        head: The beginning of the text.
         delimiter: The character.
         expected: Names that a header has; None if no title or comment may be above it.
     """
@@ -290,7 +290,7 @@ def _lay_out(head: bytes, delimiter: str, expected: Collection[str] | None) -> _
 
 
 def _find_first(records: list[list[str]], width: int, expected: Collection[str]) -> int:
-    """Return the place of the header, or of the first row: what is above it is a title or a comment."""
+    """Return the position of the header, or of the first row; titles and comments may be above it."""
     for place, record in enumerate(records[: MOST_TITLES + 1]):
         after = records[place + 1] if place + 1 < len(records) else record
         if record[0].lstrip().startswith(COMMENT):
@@ -311,7 +311,7 @@ def _is_title(record: Sequence[str]) -> bool:
 
 
 def _is_header_of(comment: Sequence[str], after: Sequence[str], expected: Collection[str]) -> bool:
-    """Return True if a line that begins as a comment has the names of the row below it."""
+    """Return True if a line that starts like a comment is the header of the row below it."""
     if any(name.strip() in expected for name in comment):
         return True
     return len(after) == len(comment) and any(
@@ -324,11 +324,11 @@ def _is_padded(cell: str) -> bool:
 
 
 def has_header(records: Sequence[Sequence[str]], expected: Collection[str] = ()) -> bool:
-    """Return True if the first record looks like names rather than like the records below it.
+    """Return True if the first record looks like names, unlike the records below it.
 
     Args:
-        records: The first of a table, of one width but for a few.
-        expected: Names that the header has, if there is one; or such as column_1 if there is none.
+        records: The first records of a table, nearly all of the same width.
+        expected: Names in the header, if there is one; names such as column_1 if there is none.
     """
     first = [cell.strip() for cell in records[0]]
     if any(name.strip() in first for name in expected):
@@ -365,7 +365,7 @@ def _is_progression(names: Sequence[str]) -> bool:
 
 
 def has_empty_tail(records: Sequence[Sequence[str]]) -> bool:
-    """Return True if all rows, below a header, end in a delimiter with nothing behind it, the header too or not."""
+    """Return True if all rows below the header (and maybe the header) end with a delimiter."""
     first, rows = records[0], records[1:]
     width = len(rows[0]) if rows else 0
     named = len(first) == width - 1 or (len(first) == width and not first[-1].strip())
@@ -373,13 +373,13 @@ def has_empty_tail(records: Sequence[Sequence[str]]) -> bool:
 
 
 def find_line(stream: IO[bytes], delimiter: str, width: int, above: int = 0) -> int:
-    """Return the number of the line that ends the first record with more or fewer fields than `width`.
+    """Return the line number of the end of the first record whose number of fields is not `width`.
 
     Args:
         stream: The text, in UTF-8.
         delimiter: Between two fields.
-        width: How many fields there should be.
-        above: How many lines are passed over.
+        width: The expected number of fields.
+        above: The number of lines to skip.
     """
     lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
     for _ in range(above):
@@ -390,8 +390,8 @@ def find_line(stream: IO[bytes], delimiter: str, width: int, above: int = 0) -> 
 
 BLANKS = tuple(" " * width for width in range(1, 9))
 BLOCK_BYTES = 4 << 20
-HELD_BYTES = 64 << 20  # as much is read before the first batch is yielded, so that most surprises stay inside
-TAIL = "\x00"  # the name of a column that is none: each line ends in a delimiter
+HELD_BYTES = 64 << 20  # bytes read before the first batch is yielded, so that most types need no change after it
+TAIL = "\x00"  # the name of the empty column if each line ends with a delimiter
 
 OPEN_QUOTE = "opens a quote that is never closed: close it, or double it where it belongs to the text."
 
@@ -400,7 +400,7 @@ class Unparsed(Exception):
     """A value does not fit the type of this column."""
 
     def __init__(self, name: str) -> None:
-        """Remember which column."""
+        """Store the column's name."""
         super().__init__(name)
         self.name = name
 
@@ -409,8 +409,8 @@ class DelimitedSource(FileSource):
     """One file of delimited text.
 
     Attributes:
-        types: What each column is read as; `agree_types` changes it where a value does not fit.
-        dialect: How it is written.
+        types: The type of each column; `agree_types` changes it if a value does not fit.
+        dialect: Its dialect.
     """
 
     typed = False
@@ -425,15 +425,15 @@ class DelimitedSource(FileSource):
         dialect: Dialect | None = None,
         expected: Collection[str] | None = None,
     ) -> None:
-        """Find what the dialect leaves open, and the names.
+        """Detect settings that the dialect leaves open, and the names.
 
         Args:
             file: The file.
-            columns: What its columns are read as; see `Reading`.
+            columns: The kinds of its columns; see `Reading`.
             head: The first of its text, in UTF-8.
-            quoted: Whether a quoted field is never missing.
-            dialect: How it is written.
-            expected: Names in the header, where the dialect is to be found; see `Reading`.
+            quoted: Whether a quoted field never counts as missing.
+            dialect: Its dialect.
+            expected: Names in the header, if the dialect must be detected; see `Reading`.
 
         Raises:
             UserError: there is only a header, or the names are not usable.
@@ -472,13 +472,13 @@ class DelimitedSource(FileSource):
         self.types = self._first_types()
         self._wrong: pa_csv.InvalidRow | None = None
         self._quoted = quoted
-        self._has_hex = False  # where there is any, integers are read as text first
+        self._has_hex = False  # if there is any, integers are read as text first
 
     def _require_known(self, columns: Columns) -> None:
-        """Check that a table that is read by settings of its own has any of the required columns.
+        """Check that a table with configured settings has at least one of the required columns.
 
         Raises:
-            UserError: it has none, as one that is written in another way.
+            UserError: it has none, probably because it is written in another dialect.
         """
         settings = self.dialect.model_dump(exclude_defaults=True, mode="json")
         if columns and settings and not set(columns) & set(self._names):
@@ -489,7 +489,7 @@ class DelimitedSource(FileSource):
             )
 
     def _name_columns(self, first: list[str]) -> list[str]:
-        """Return the columns' names, by the first record."""
+        """Return the names of the columns, from the first record or the settings."""
         header = self.dialect.header
         if header is True:
             return first
@@ -513,7 +513,7 @@ class DelimitedSource(FileSource):
         return made
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the rows; see `ondol.ingestion.sources.Source`. A column where a value does not fit is text, whole."""
+        """Yield the rows; see `ondol.ingestion.sources.Source`. A column becomes text if a value does not fit."""
         return retype(lambda: self.read(self.types), lambda name: agree_types([self], name), self.uri)
 
     def kind(self, name: str) -> str:
@@ -521,7 +521,7 @@ class DelimitedSource(FileSource):
         return (self.columns or {}).get(name, "text")
 
     def read(self, types: dict[str, pa.DataType], only: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-        """Yield the rows as `types`, just the columns `only` where any are named.
+        """Yield the rows with `types`; only the columns `only`, if given.
 
         Raises:
             Unparsed: a value does not fit.
@@ -536,7 +536,7 @@ class DelimitedSource(FileSource):
             strings_can_be_null=True,
             quoted_strings_can_be_null=not self._quoted,
             include_columns=[raw[name] for name in only] or None,
-            timestamp_parsers=[pa_csv.ISO8601],  # its strptime reads 05/01/20 as a day of the year 5
+            timestamp_parsers=[pa_csv.ISO8601],  # Arrow's strptime reads 05/01/20 as a day of the year 5
         )
         parse = pa_csv.ParseOptions(
             delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=self._refuse_row
@@ -563,13 +563,13 @@ class DelimitedSource(FileSource):
                 raise self._explain(str(error)) from None
 
     def _converts(self, name: str) -> bool:
-        """Return True if a column's cells are changed before they are read; without kinds none are."""
+        """Return True if a column's cells are converted before they are read; never without kinds."""
         return self.columns is not None and converts(self.dialect, self.kind(name), name)
 
     def _spell(
         self, batch: pa.RecordBatch, types: dict[str, pa.DataType], spelled: set[str], names: Sequence[str]
     ) -> pa.RecordBatch:
-        """Return the rows under their names, those columns that are spelled in the dialect as `types`.
+        """Return the rows with their names, and columns that were converted from the dialect in `types`.
 
         Raises:
             Unparsed: a value does not fit.
@@ -594,7 +594,7 @@ class DelimitedSource(FileSource):
 
     def _first_types(self) -> dict[str, pa.DataType]:
         firsts = {name: LADDERS[self.kind(name)][0] for name in self._names}
-        # Dates and the like that must be changed first stay text: the contract reads them.
+        # Dates, durations and booleans that must be converted first stay text: the contract reads them.
         return {
             name: TEXT if self.kind(name) not in NUMERIC and self._converts(name) else first
             for name, first in firsts.items()
@@ -605,7 +605,7 @@ class DelimitedSource(FileSource):
         return "error"
 
     def _explain(self, message: str) -> Exception:
-        """Return what an Arrow error means: a value that does not fit, or a sentence for the user."""
+        """Translate an Arrow error: a value that does not fit, or an error for the user."""
         if "straddl" in message:
             return UserError(f'"{self.uri}" {OPEN_QUOTE}')
         if "invalid UTF8" in message:
@@ -629,12 +629,12 @@ class DelimitedSource(FileSource):
 
 
 def _normalize_head(head: bytes) -> bytes:
-    """Return the beginning of a file with the names in it as they are asked for."""
+    """Return the beginning of a file with the names in normal form."""
     return head if head.isascii() else normalize(head.decode("utf-8", "ignore")).encode()
 
 
 class _HexWatch(io.RawIOBase):
-    """A stream that notes where it has `0x`, behind which Arrow's reader takes digits for a hexadecimal integer."""
+    """A stream that records whether it contains `0x`, which Arrow's reader takes for a hexadecimal integer."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         """Record what is read from `stream`."""
@@ -649,7 +649,7 @@ class _HexWatch(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
         block = self._stream.read(size)
-        if not self.found and (b"x" in block or b"X" in block):  # which is quicker to say than where
+        if not self.found and (b"x" in block or b"X" in block):  # faster than finding the position
             near = self._last + block
             self.found = b"0x" in near or b"0X" in near
         self._last = block[-1:]
@@ -657,10 +657,10 @@ class _HexWatch(io.RawIOBase):
 
 
 def agree_types(sources: Sequence[DelimitedSource], name: str) -> None:
-    """Read all columns that are not text yet as text, once, and give each the first type that fits it in all `sources`.
+    """Read all columns that are not yet text as text once, and set the first type that fits in all `sources`.
 
     Args:
-        sources: Files that are one table: a column has the same type in all.
+        sources: The files of one table: a column has the same type in all.
         name: The column where a value did not fit.
     """
     types = {n: kind for source in sources for n, kind in source.types.items() if kind != TEXT}
@@ -675,7 +675,7 @@ def agree_types(sources: Sequence[DelimitedSource], name: str) -> None:
                 if types[column] == pa.int64() and not survives_float(values):
                     long.add(column)
     types |= {column: TEXT for column in long if types[column] != pa.int64()}
-    if types[name] == before:  # the two parsers disagree: text always holds
+    if types[name] == before:  # the two parsers disagree: text always fits
         types[name] = TEXT
     for source in sources:
         source.types |= {n: types[n] for n in source.types if n in types}
@@ -684,10 +684,10 @@ def agree_types(sources: Sequence[DelimitedSource], name: str) -> None:
 def retype(
     read: Callable[[], Iterator[pa.RecordBatch]], widen: Callable[[str], None], uri: str
 ) -> Iterator[pa.RecordBatch]:
-    """Yield what `read` yields; where a value does not fit, widen the column's type and start again.
+    """Yield the batches of `read`; if a value does not fit, widen the column's type and start again.
 
     Raises:
-        Retyped: rows were yielded before.
+        Retyped: rows were already yielded.
     """
     yielded = False
     while True:
@@ -703,13 +703,13 @@ def retype(
 
 
 def ends_in_line_break(batch: pa.RecordBatch) -> bool:
-    """Return True if a text of the last row holds a line break, as when a quote swallows the rest of a file."""
+    """Return True if a text in the last row has a line break, as if a quote is never closed."""
     last = batch.slice(batch.num_rows - 1)
     return any("\n" in (text[0].as_py() or "") for text in last.columns if text.type == TEXT)
 
 
 def hold_back(batches: Iterator[pa.RecordBatch], most: int) -> Iterator[pa.RecordBatch]:
-    """Yield `batches`, the first only when more than `most` bytes have been read, or all."""
+    """Yield `batches`; read more than `most` bytes, or all, before the first one."""
     first: list[pa.RecordBatch] = []
     size = 0
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Files as sources: their format, compression and encoding, and what all formats share."""
+"""Files as sources: format, compression and encoding, and the base class of all formats."""
 
 import codecs
 import contextlib
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HEAD_BYTES = 1 << 20
-HARMLESS_BYTES = 16 << 20  # as much may come out of any compressed file, however small it is
+HARMLESS_BYTES = 16 << 20  # any compressed file may have this decompressed size, however small it is
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 UTF_8 = ("utf-8", "utf-8-sig")
@@ -51,10 +51,10 @@ class RawFile:
     """A file of bytes, compressed or not.
 
     Attributes:
-        uri: What it is called in messages.
-        path: Where it is on disk.
-        max_ratio: How many times its size it may hold.
-        encoding: Of its text, a codec of Python.
+        uri: Its name in messages.
+        path: Its path on disk.
+        max_ratio: The largest allowed ratio of decompressed to compressed size.
+        encoding: The encoding of its text, a Python codec.
     """
 
     uri: str
@@ -66,7 +66,7 @@ class RawFile:
         """Open it for reading as UTF-8, decompressed.
 
         Raises:
-            UserError: (while it is read) it holds more than `max_ratio` times its size.
+            UserError: (while it is read) its content is longer than `max_ratio` times its size.
             UnicodeDecodeError: (while it is read) it is not in `encoding`, which is not UTF-8.
         """
         stream = self.open_raw()
@@ -87,23 +87,23 @@ class RawFile:
             return bytes(stream.read(HEAD_BYTES))
 
     def digest(self) -> str:
-        """Return the SHA-256 of its bytes as they are on disk."""
+        """Return the SHA-256 of its bytes on disk."""
         with explain_read_errors(self.uri), self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Metered(io.RawIOBase):
-    """A decompressed stream that stops where it has become implausibly long."""
+    """A decompressed stream that raises an error when it becomes implausibly long."""
 
     def __init__(self, stream: pa.NativeFile, file: RawFile) -> None:
-        """Count what `stream`, the content of `file`, gives."""
+        """Count the bytes of `stream`, the content of `file`."""
         super().__init__()
         self._stream, self._file = stream, file
         self._size = file.path.stat().st_size
         self._left = max(HARMLESS_BYTES, file.max_ratio * self._size)
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -124,7 +124,7 @@ class _Metered(io.RawIOBase):
 
 
 def find_compression(path: Path) -> str | None:
-    """Return the compression that the file's first bytes show, as Arrow calls it, or None."""
+    """Return the compression of the file, by its first bytes, with Arrow's name for it, or None."""
     with path.open("rb") as file:
         start = file.read(4)
     return next((name for magic, name in COMPRESSIONS.items() if start.startswith(magic)), None)
@@ -141,18 +141,18 @@ def has_open_quote(file: RawFile) -> bool:
 
 @contextlib.contextmanager
 def explain_read_errors(uri: str) -> Iterator[None]:
-    """Turn a failing read of the bytes (cut short, corrupt, forbidden) into one sentence."""
+    """Turn errors of reading bytes (truncated, corrupt, forbidden) into a UserError."""
     try:
         yield
     except PermissionError:
-        raise UserError(f'"{uri}" may not be read: give this user the permission to.') from None
+        raise UserError(f'"{uri}" cannot be read: give this user the permission.') from None
     except (OSError, EOFError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f'"{uri}" is cut short or damaged ({reason}): fetch it again.') from None
 
 
 def refuse_foreign(head: bytes, uri: str, encoding: str = "utf-8") -> None:
-    """Refuse bytes that are clearly no table in text: a picture, a web page, an archive, a binary.
+    """Refuse bytes that are clearly not a table as text: a picture, a web page, an archive, a binary.
 
     Raises:
         UserError: naming what it is.
@@ -175,7 +175,7 @@ def refuse_foreign(head: bytes, uri: str, encoding: str = "utf-8") -> None:
 
 
 def refuse_encoding(head: bytes, file: RawFile) -> None:
-    """Refuse a file whose first bytes are not in its encoding, or are UTF-8 though that is another one.
+    """Refuse a file whose first bytes are not in the configured encoding, or are UTF-8 instead.
 
     Raises:
         UserError: naming the line and the byte, or that it is UTF-8.
@@ -186,14 +186,14 @@ def refuse_encoding(head: bytes, file: RawFile) -> None:
         raise explain_encoding(file) from None
     if file.encoding in (*UTF_8, *WIDE) or head.isascii() or not _is_utf_8(head):
         return
-    # A code page reads nearly any bytes, but makes more letters of those of UTF-8. Some Korean is UTF-8 by chance, of
-    # as many letters.
+    # A code page decodes nearly any bytes, but UTF-8 becomes more letters. Some Korean text in a code page is also
+    # valid UTF-8, with as many letters.
     if len(letters) > len(head.decode("utf-8", errors="ignore")):
         raise _say_utf_8(file)
 
 
 def explain_encoding(file: RawFile) -> UserError:
-    """Return the error that says where the file cannot be read in its encoding, and what to do."""
+    """Return an error on where the file cannot be decoded, and what to do."""
     decoder = codecs.getincrementaldecoder(file.encoding)()
     name = file.encoding.upper()
     lines, seen, kept = 1, 0, b""
@@ -246,7 +246,7 @@ def _is_utf_8(text: bytes) -> bool:
 
 SCANNED_BYTES = 64 << 20
 SAMPLE_BYTES = 64 << 10
-# Windows' code pages, by script: what spreadsheets and databases write that do not write Unicode. KOI8-R is of Unix.
+# Windows code pages by script, which spreadsheets and databases write instead of Unicode. KOI8-R is from Unix.
 PAGES = (
     *("cp949", "cp932", "gb18030", "big5", "cp1250", "cp1251", "cp1252"),
     *("cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp874", "koi8_r"),
@@ -264,7 +264,7 @@ WESTERN = ("cp1252", "cp1250", "cp1254")
 
 
 def find_file_encoding(file: RawFile, head: bytes) -> str:
-    """Return the encoding of a file, by its byte order mark or by its first 64 MiB."""
+    """Detect the encoding of a file, by its byte order mark or by its first 64 MiB."""
     if head.startswith(codecs.BOM_UTF32_LE):
         return "utf-32"
     if head.startswith(WIDE_MARKS):
@@ -283,21 +283,21 @@ def find_file_encoding(file: RawFile, head: bytes) -> str:
 
 
 def _is_damaged(text: bytes) -> bool:
-    """Return True if text that is not UTF-8 throughout has more letters of it than bytes that are none."""
+    """Return True if damaged text has more letters of UTF-8 than invalid bytes."""
     decoded = text.decode("utf-8", errors="replace")
     broken = decoded.count("\ufffd")
     return sum(not letter.isascii() for letter in decoded) - broken > broken
 
 
 def _find_unmarked(head: bytes) -> str | None:
-    """Return which UTF-16 a text without a byte order mark is: every second byte of ASCII is zero."""
+    """Detect UTF-16 without a byte order mark: every second byte of ASCII is zero."""
     sample = head[:1024]
     halves = {"utf-16-le": sample[1::2], "utf-16-be": sample[::2]}
     return next((name for name, half in halves.items() if len(half) > 8 and half.count(0) > 0.5 * len(half)), None)
 
 
 def find_encoding(text: bytes) -> str:
-    """Return the likeliest encoding of text that is not UTF-8; Korean before all others.
+    """Return the most probable encoding of text that is not UTF-8; Korean first.
 
     Args:
         text: Some of it, which may begin and end within a character.
@@ -319,7 +319,7 @@ def find_encoding(text: bytes) -> str:
 
 
 def _sample(text: bytes) -> bytes:
-    """Return the lines that are not ASCII, whole: of a table of numbers they are few."""
+    """Return the complete lines that are not ASCII: a table of numbers has only a few."""
     lines = text.split(b"\n")
     whole = lines[1:-1] if len(lines) > 2 and len(text) >= HEAD_BYTES else lines
     kept = [line for line in whole if not line.isascii()] or [line for line in lines if not line.isascii()]
@@ -332,20 +332,20 @@ def _is_korean(sample: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     foreign = sum(not letter.isascii() for letter in decoded)
-    # Japanese text gives syllables too, but rare ones, which EUC-KR does not have.
+    # Japanese text also decodes to syllables, but to rare ones, which EUC-KR does not have.
     korean = sum("가" <= letter <= "힣" for letter in sample.decode("euc-kr", errors="ignore"))
     return korean > foreign / 2
 
 
 def _has_words(decoded: str, script: str) -> bool:
-    """Return True if most letters beyond ASCII are of a script and adjacent, as in its words."""
+    """Return True if most letters beyond ASCII belong to one script and are adjacent, as in words."""
     marks = [unicodedata.name(letter, "").startswith(script) for letter in decoded]
     pairs = sum(one and other for one, other in pairwise(marks))
     return pairs > 0.5 * sum(marks) > 0
 
 
 def _count_broken(sample: bytes, name: str) -> int:
-    """Count the symbols inside words, which a wrong page makes of letters."""
+    """Count the symbols inside words, which appear if letters are decoded with a wrong code page."""
     decoded = sample.decode(name, errors="replace")
     around = zip(f" {decoded}", decoded, f"{decoded[1:]} ", strict=False)
     return sum(
@@ -364,7 +364,7 @@ OBJECTS = re.compile(r'\s*(?:\{\s*["}]|\[\s*[{\]])')
 
 
 def is_json(head: bytes) -> bool:
-    """Return True if a file that begins with `head` is JSON of any kind, not delimited text."""
+    """Return True if a file with this beginning is JSON of any kind, not delimited text."""
     text = _decode(head)
     if OBJECTS.match(text):
         return True
@@ -376,7 +376,7 @@ def is_json(head: bytes) -> bool:
 
 
 def is_array(head: bytes) -> bool:
-    """Return True if JSON that begins with `head` is one array, or one object around it, rather than JSON Lines."""
+    """Return True if JSON with this beginning is one array, or an object around an array, not JSON Lines."""
     text = _decode(head)
     start = START.match(text)
     if start is None or start[1] is None:
@@ -390,7 +390,7 @@ def _decode(head: bytes) -> str:
 
 
 def _first_line(text: str) -> tuple[str, str]:
-    """Return the first line that is not blank, and what is below it, without the blanks before them."""
+    """Return the first line that is not blank, and the rest below it, without leading blanks."""
     first, _, rest = text.lstrip().replace("\r", "\n").partition("\n")
     return first, rest.lstrip()
 
@@ -415,7 +415,7 @@ def read_elements(stream: TextIO, uri: str) -> Iterator[str]:
 
 
 class ArrayReader:
-    """Splits a document into the texts of its array's elements; at most one of them is held, and a mebibyte.
+    """Splits a document into the texts of its array's elements; holds at most one of them and a mebibyte in memory.
 
     Attributes:
         key: The name of the array, unchanged, if an object is around it.
@@ -425,9 +425,9 @@ class ArrayReader:
         """Begin behind the array's bracket.
 
         Args:
-            stream: The rest of the document, behind what `start` was found in.
-            uri: What the document is called in messages.
-            start: What `START` found in the first characters.
+            stream: The rest of the document, after the text in which `start` was found.
+            uri: The document's name in messages.
+            start: The match of `START` in the first characters.
         """
         self._stream, self._uri = stream, uri
         self._text = start.string[start.end() :]
@@ -437,7 +437,7 @@ class ArrayReader:
         """Yield each element on one line.
 
         Raises:
-            UserError: one is not an object, the array is cut short, or something is behind it.
+            UserError: one is not an object, the array is truncated, or something follows it.
         """
         depth, begun, place, number = 0, 0, 0, 1
         while True:
@@ -477,7 +477,7 @@ class ArrayReader:
         self._text = text + chunk
 
     def _require_between(self, text: str, number: int, mark: str) -> None:
-        """Check what is between two elements: a comma; nothing before the first and the array's end."""
+        """Check the text between two elements: a comma, and nothing before the first element and the end."""
         wanted = "," if number > 1 and mark != "]" else ""
         if mark == "[" or mark == "}" or text.strip() != wanted:
             self._refuse(number)
@@ -502,23 +502,23 @@ class ArrayReader:
         )
 
 
-READER = 2  # raised whenever the same bytes would be read as other values
+READER = 2  # increased whenever the same bytes are read as other values
 PARQUET = b"PAR1"
 
 
 class NoRows(UserError):
-    """A file is fine but for having no rows: alone it is refused, among others it adds none."""
+    """A valid file without rows: refused as the only file, ignored among others."""
 
 
 class FileSource(ABC):
-    """What all files have in common: where they are, and the digest of what they hold.
+    """The base class of file sources: their location and the digest of their content.
 
     Attributes:
         typed: Whether the format has types, so that text in it is text.
-        vacant: Columns without any value, which are of no type.
+        vacant: Columns without any value, which have no type.
         schema: Names and types; the names are in Unicode's normal form C.
-        renamed: Those that are written in another form.
-        dialect: How delimited text is written; None for other formats.
+        renamed: The names that the file has in another form.
+        dialect: The dialect of delimited text; None for other formats.
     """
 
     typed = True
@@ -528,13 +528,13 @@ class FileSource(ABC):
     schema: "pa.Schema | Any"
 
     def __init__(self, file: RawFile, columns: Columns) -> None:
-        """Remember what is read and as what."""
+        """Store the file and how to read it."""
         self.uri = file.uri
         self.file = file
         self.columns = columns
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the file's bytes and of how they are read."""
+        """Return the SHA-256 of the file's bytes and of the settings for reading them."""
         return sign(self.file.digest(), self.columns, self.dialect)
 
     def reset_copy(self) -> Self:
@@ -547,7 +547,7 @@ class FileSource(ABC):
 
 
 def sign(content: Any, columns: Columns, dialect: Dialect | None = None) -> str:
-    """Return the SHA-256 of what files hold, given as a JSON-able value, and of how they are read."""
+    """Return the SHA-256 of the content of files (a JSON-able value) and of the settings for reading them."""
     kinds = None if columns is None else sorted(columns.items())
     parts = [READER, kinds, content]
     if dialect is not None and dialect != Dialect():
@@ -604,10 +604,10 @@ def open_table(file: RawFile, reading: Reading) -> FileSource:
 
 
 def check_names(names: Sequence[str], uri: str) -> None:
-    """Refuse a table whose columns are not distinguishable by name.
+    """Refuse a table whose columns cannot be distinguished by name.
 
     Raises:
-        UserError: a name is there twice, or is empty.
+        UserError: a name is repeated or empty.
     """
     for place, name in enumerate(names, start=1):
         if not name.strip():
@@ -623,7 +623,7 @@ def check_names(names: Sequence[str], uri: str) -> None:
             "(NFC or NFD): rename one."
         )
     if times > 1:
-        raise UserError(f'"{uri}" has {times} columns named "{name}": give each a name of its own.')
+        raise UserError(f'"{uri}" has {times} columns named "{name}": give each a different name.')
 
 
 def _check_exists(path: Path, uri: str) -> None:

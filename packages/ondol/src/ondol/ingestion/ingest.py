@@ -1,11 +1,12 @@
-"""Steps of the ingest flow: the source's rows become a snapshot, which is read whole or grows by what is new.
+"""Steps of the ingest flow: the source's rows become a snapshot, read completely or extended by new rows.
 
-Incremental ingestion appends new rows as a part, and none is lost or doubled if the process is killed.
-`snapshots/lines/<key>.json` says where a source was last read to. It is replaced in one step when all else is written,
-and only then a stream's position is committed: a run that is killed before reads the same rows again.
+Incremental ingestion appends new rows as a part; no row is lost or duplicated if the process is killed.
+`snapshots/lines/<key>.json` stores how far a source was read. It is replaced in one step after everything else is
+written, and only then a stream's position is committed: if a run is killed before that, the next one reads the same
+rows again.
 
-The cursor of a source (its watermark) is a column of dates or numbers that grow. It is kept as a number; that of a date
-as microseconds since 1970.
+The watermark of a source is a column of growing dates or numbers. It is stored as a number; a date as microseconds
+since 1970.
 """
 
 import contextlib
@@ -43,9 +44,9 @@ EPOCH = datetime(1970, 1, 1)
 
 @redact_exceptions()
 def read_source(project: Project, full: bool = False) -> Snapshot:
-    """Return the snapshot of the source that `config.toml` names, which is read only where its bytes changed.
+    """Return the snapshot of the source in `config.toml`, which is read only if it changed.
 
-    With a watermark, and from a stream, only what is new is read and appended to what was read before.
+    With a watermark, and from a stream, only new rows are read and appended to the last snapshot.
 
     Raises:
         UserError: the source is missing, is not a table, or lacks a column of the contract.
@@ -62,12 +63,12 @@ def read_source(project: Project, full: bool = False) -> Snapshot:
 
 
 def open_project_source(settings: Settings, contract: Contract) -> Source:
-    """Open the source that `config.toml` names, its columns typed as the contract says.
+    """Open the source in `config.toml`, with the types of the contract.
 
-    Its rows are those that `prepare` in `model/source.py` makes of them, where there is such a function.
+    If `model/source.py` has a function `prepare`, it is applied to the rows.
 
     Raises:
-        UserError: there is none, or `[data] missing` names a column that the contract lacks.
+        UserError: there is no source, or `[data] missing` names a column that the contract lacks.
     """
     require_known_markers(settings.data, contract.kinds)
     required = [column.name for column in contract.used]
@@ -88,22 +89,22 @@ def report_snapshot(snapshot: Snapshot) -> None:
 
 
 def find_keys(project: Project, source: Source) -> Keys:
-    """Return the id and the watermark.
+    """Return the id column and the watermark column.
 
     Raises:
-        UserError: there is no column with the role id, or the watermark is none of the contract, or a text.
+        UserError: there is no column with the role id, or the watermark is not in the contract, or is a text.
     """
     identity = project.contract.role("id")
     if identity is None:
         raise UserError(
-            f'"{source.uri}" is read bit by bit, which needs a column with metadata={{"role": "id"}} in '
+            f'"{source.uri}" is read incrementally, which needs a column with metadata={{"role": "id"}} in '
             "model/schema.py, so that a row that comes again is known."
         )
     columns, watermark = project.contract.by_name, project.settings.data.watermark
     column = None if watermark is None else columns.get(watermark)
     if watermark is not None and column is None:
         known = nearest(watermark, columns) or f" It has: {', '.join(columns)}."
-        raise UserError(f'[data] watermark in config.toml names "{watermark}", no column of model/schema.py.{known}')
+        raise UserError(f'[data] watermark in config.toml names "{watermark}", which is not in model/schema.py.{known}')
     if column and column.kind not in ("integer", "number", "date"):
         raise UserError(
             f'The watermark "{column.name}" is a {column.kind} in model/schema.py: name a date or a number.'
@@ -118,10 +119,10 @@ class WentBack(UserError):
 def require_forward(
     source: Source, watermark: Column | None, before: int | float | None, newest: int | float | None
 ) -> None:
-    """Check that what was read reaches as far as what was read before, whose newest row is read again each time.
+    """Check that the rows reach at least the newest row read before, which is read again each time.
 
     Raises:
-        WentBack: it does not.
+        WentBack: they do not.
     """
     if watermark is None or before is None:
         return
@@ -134,7 +135,7 @@ def require_forward(
 
 
 def find_start(watermark: Column | None, before: int | float | None, lateness: float) -> int | float | datetime | None:
-    """Return the value from which on rows are read, None for all."""
+    """Return the watermark from which rows are read; None for all rows."""
     if watermark is None or before is None:
         return None
     if watermark.kind == "date":
@@ -143,7 +144,7 @@ def find_start(watermark: Column | None, before: int | float | None, lateness: f
 
 
 def not_before(batches: Iterator[pa.RecordBatch], watermark: Column | None, since: Any) -> Iterator[pa.RecordBatch]:
-    """Yield the rows whose watermark is at or after `since`, or missing: the age of these is unknown."""
+    """Yield the rows whose watermark is at or after `since`, or is missing, which may be new."""
     for batch in batches:
         if since is None or watermark is None:
             yield batch
@@ -154,7 +155,7 @@ def not_before(batches: Iterator[pa.RecordBatch], watermark: Column | None, sinc
 
 
 def show_watermark(watermark: Column | None, value: int | float | None) -> Any:
-    """Return a watermark as it is shown: a date in ISO 8601, UTC."""
+    """Format a watermark; a date in ISO 8601, UTC."""
     if watermark is None or value is None:
         return None
     if watermark.kind == "date":
@@ -166,12 +167,12 @@ class Cursor(BaseModel):
     """How far a source was read.
 
     Attributes:
-        snapshot: What all reads have given together.
+        snapshot: The snapshot of all rows read so far.
         watermark: The greatest value of the watermark column: a number, or a date in microseconds since 1970.
-        position: Where a stream is read on.
-        fingerprint: The source's when it was last read.
-        files: The tag of each file that changes with its content, if the source has such tags.
-        identity: The name and the kind of the id that identified rows; None of cursors before 0.3.
+        position: The position at which a stream continues.
+        fingerprint: The fingerprint of the source at the last read.
+        files: A tag of each file, which changes with its content, if the source has tags.
+        identity: The name and the kind of the id column; None for cursors from before 0.3.
     """
 
     snapshot: str
@@ -183,15 +184,15 @@ class Cursor(BaseModel):
 
 
 def grow(project: Project, source: Source, full: bool = False) -> Snapshot:
-    """Read what is new in `source` and append it to the source's last snapshot; return the one that this makes.
+    """Read the new rows of `source`, append them to its last snapshot, and return the new snapshot.
 
     Args:
-        project: Its settings name the watermark, and how late rows may be; its contract the id.
-        source: What to read.
+        project: The project: its settings have the watermark and the lateness, its contract the id.
+        source: The source.
         full: Read everything, and start again.
 
     Raises:
-        UserError: the source is invalid, has no id or another than before, or its watermark went back.
+        UserError: the source is invalid, has no id column or a different one than before, or its watermark went back.
     """
     keys, snapshots = find_keys(project, source), project.snapshots
     path, known = _find_cursor(snapshots.folder / "lines", source, project.settings.data.watermark)
@@ -223,7 +224,7 @@ def grow(project: Project, source: Source, full: bool = False) -> Snapshot:
 def _find_cursor(folder: Path, source: Source, watermark: str | None) -> tuple[Path, Cursor | None]:
     """Return the path of the cursor of `source`, and the cursor, None if there is none.
 
-    A stream's position stays valid if its address or the settings change, by which earlier versions stored it.
+    A stream's position stays valid if its address or the settings change; earlier versions stored it under both.
     """
     path = folder / f"{digest_json([source.uri, watermark])}.json"
     lasting = folder / f"{digest_json(source.key)}.json" if isinstance(source, StreamingSource) else path
@@ -246,15 +247,15 @@ def _read_rest(
     cursor: Cursor | None,
     files: dict[str, str] | None,
 ) -> tuple[Snapshot, int | float | None]:
-    """Read what may be new; of files, and of what `prepare` makes, those from the first changed one on, completely.
+    """Read the rows that may be new. Files, and tables of `prepare`, are read completely from the first changed one on.
 
-    They are in their order, in which the last of equally new rows counts. All are read where those do not reach as far
-    as what was read before.
+    Their order matters, because the last of equally new rows counts. All are read if the changed ones do not reach the
+    newest row read before.
     """
-    if isinstance(source, StreamingSource):  # it continues at its position, for any watermark
+    if isinstance(source, StreamingSource):  # a stream continues at its position, for any watermark
         return _read(project, source, keys, cursor, None, reaches=True)
     if not isinstance(source, MultiFileSource):
-        # A cursor with files is of tables that `prepare` made; without it, all rows are others.
+        # A cursor with files belongs to tables of `prepare`; without `prepare`, all rows are different.
         before = cursor.watermark if cursor and cursor.files is None else None
         since = find_start(keys.watermark, before, project.settings.data.lateness)
         return _read(project, source, keys, cursor, since)
@@ -275,13 +276,13 @@ def _read(
     since: Any,
     reaches: bool = False,
 ) -> tuple[Snapshot, int | float | None]:
-    """Append what is new, of the rows from `since` on, to what `cursor` has.
+    """Append the new rows, from `since` on, to the snapshot of `cursor`.
 
     Returns:
         The snapshot, and the greatest watermark.
 
     Raises:
-        WentBack: the newest row of before is not among them; with `reaches` it need not be.
+        WentBack: the newest row read before is missing, and `reaches` is False.
     """
     snapshots = project.snapshots
     head = snapshots.get(cursor.snapshot) if cursor else None
@@ -297,7 +298,7 @@ def _read(
                 require_forward(source, keys.watermark, before, choice.newest if choice else None)
             if draft is None or choice is None or not choice.new.any():
                 return _unchanged(source, head), before
-            # What was left out may be newer, and so may what a stream gave before.
+            # Files that were left out may be newer, and so may earlier rows of a stream.
             newest = max((value for value in (choice.newest, before) if value is not None), default=None)
             return _append(snapshots, source, head, draft, choice, show_watermark(keys.watermark, newest)), newest
 
@@ -307,7 +308,7 @@ def _read(
 def _append(
     snapshots: Snapshots, source: Source, head: Snapshot | None, draft: Path, choice: Choice, watermark: Any
 ) -> Snapshot:
-    """Record `head` without the rows that were replaced, and the draft's new rows behind it."""
+    """Record a snapshot: `head` without the replaced rows, then the draft's new rows."""
     parts = snapshots.parts
     part = parts.keep(draft) if choice.new.all() else parts.write(rows_of(draft, choice.new))
     if head is None:
@@ -322,7 +323,7 @@ def _unchanged(source: Source, head: Snapshot | None) -> Snapshot:
 
 
 def _complete(batches: Iterator[pa.RecordBatch], contract: Contract) -> Iterator[pa.RecordBatch]:
-    """Yield the rows, which must have every column that the contract asks for."""
+    """Yield the rows after a check that they have every column of the contract."""
     for batch in batches:
         require_columns(batch.schema.names, contract.used)
         yield batch

@@ -1,4 +1,4 @@
-"""JSON and JSON Lines files: Arrow reads regular rows, Python the others."""
+"""JSON and JSON Lines files: Arrow parses regular rows, Python the others."""
 
 import io
 import json
@@ -28,21 +28,22 @@ from ondol.ingestion.files import (
 )
 from ondol_serving.grammar import normalize
 
-LARGEST_PART = 1 << 30  # bytes: Arrow reads a part as one block, whose size it counts in 31 bits
-LEARNED = 500  # lines, which mostly have all types that the others have
-DEEPEST = 100  # objects in objects, at most: of a great many Arrow would burst its stack
+LARGEST_PART = 1 << 30  # bytes: Arrow reads a part as one block, and the size of a block is limited to 31 bits
+LEARNED = 500  # lines of the first part, which usually contain all types
+DEEPEST = 100  # the most levels of nested objects: too many would overflow Arrow's stack
 Flatten = Callable[[], Sequence[Row]]
 
 
 class JsonReader:
-    """Reads parts of one source, and learns which types its columns have, so that Arrow need not guess each time.
+    """Reads parts of one source and learns the types of its columns, so that Arrow need not infer them each time.
 
-    Each of its methods is given objects as text, one on a line, and a function that returns the same as flat rows or
-    says what is wrong with them: it is called where Arrow cannot read them, or not certainly as they are written.
+    The arguments of its methods are objects as text, one on each line, and a function that parses the same objects into
+    flat rows, or raises an error. That function is called if Arrow cannot parse them, or if its result may differ from
+    the text.
     """
 
     def __init__(self) -> None:
-        """Begin without any type."""
+        """Start without types."""
         self.renamed: set[str] = set()  # names that are not in normal form C in the source
         self._schema = pa.schema([])
 
@@ -84,7 +85,7 @@ class JsonReader:
         return _parse(text, self._schema)
 
     def _learn(self, found: pa.Schema) -> None:
-        """Take in the types that Arrow found, beside those known where both can be."""
+        """Add the types that Arrow found to the known ones, where they are compatible."""
         found = pa.schema([field.with_type(_without_dates(field.type)) for field in found])
         try:
             self._schema = pa.unify_schemas([self._schema, found], promote_options="permissive")
@@ -93,7 +94,7 @@ class JsonReader:
 
 
 def _parse(text: bytes, schema: pa.Schema | None) -> pa.Table:
-    """Return objects in the types of `schema`, or in those that they seem to have.
+    """Parse objects with the types of `schema`, or with inferred types.
 
     Raises:
         ArrowException: they are not objects, or a name, or a value's type, is not in `schema`.
@@ -106,17 +107,17 @@ def _parse(text: bytes, schema: pa.Schema | None) -> pa.Table:
 
 
 def _without_dates(kind: pa.DataType) -> pa.DataType:
-    """Return a type with text in place of what Arrow takes for dates."""
+    """Return a type in which text replaces Arrow's date types."""
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_without_dates(field.type)) for field in kind])
     return pa.string() if pa.types.is_temporal(kind) else kind
 
 
 def _flatten(table: pa.Table, prefix: str) -> Iterator[tuple[str, pa.Array]]:
-    """Yield each column with its name, in place of objects those of their members.
+    """Yield each column with its name; objects are replaced by the columns of their members.
 
     Raises:
-        Unusual: one holds lists, empty objects or floats that may have been integers.
+        Unusual: one contains lists, empty objects or floats that may have been integers.
     """
     for name, column in zip(table.column_names, table.columns, strict=True):
         kind = column.type
@@ -130,11 +131,11 @@ def _flatten(table: pa.Table, prefix: str) -> Iterator[tuple[str, pa.Array]]:
 
 
 def _may_be_rounded(column: pa.ChunkedArray) -> bool:
-    """Return True if a float may have been written as an integer that it is not."""
+    """Return True if a float may be the rounded value of an integer."""
     return pa.types.is_floating(column.type) and bool(pc.any(pc.greater_equal(pc.abs(column), EXACT)).as_py())
 
 
-LARGEST = float(2**63)  # orjson makes a float of an integer that is much longer
+LARGEST = float(2**63)  # orjson converts a much longer integer to a float
 NAME_END = re.compile(r'"[ \t\r\n]*:')
 
 
@@ -142,14 +143,14 @@ def parse(text: str | bytes, uri: str) -> Any:
     """Return the JSON value in `text`.
 
     Raises:
-        UserError: an object has one name twice.
+        UserError: an object has a repeated name.
         ValueError: it is not JSON.
     """
     try:
         value = orjson.loads(text)
         if _has_names(text if isinstance(text, str) else text.decode(), _count_names(value)):
             return value
-    except (ValueError, RecursionError):  # also of what `json` alone takes: NaN, half a \\u pair
+    except (ValueError, RecursionError):  # also what only `json` accepts: NaN, half a \\u pair
         pass
     return _parse_exactly(text, uri)
 
@@ -158,7 +159,7 @@ def parse_object(text: str | bytes, uri: str) -> dict[str, Any] | None:
     """Return the JSON object in `text`; None if it is something else.
 
     Raises:
-        UserError: an object has one name twice.
+        UserError: an object has a repeated name.
     """
     try:
         value = parse(text, uri)
@@ -168,18 +169,18 @@ def parse_object(text: str | bytes, uri: str) -> dict[str, Any] | None:
 
 
 def write(value: Any) -> bytes:
-    """Return a JSON-able value as JSON, from which `parse` makes the same again."""
+    """Write a JSON-able value as JSON, such that `parse` returns the same value."""
     try:
         text = orjson.dumps(value)
-    except TypeError:  # of what `json` alone writes: integers beyond 64 bits, half a \\u pair
+    except TypeError:  # what only `json` writes: integers beyond 64 bits, half a \\u pair
         return json.dumps(value).encode()
     return text if b"null" not in text or _is_finite(value) else json.dumps(value).encode()
 
 
 def _has_names(text: str, count: int) -> bool:
-    """Return True if the objects in `text` certainly have `count` names; more are there where one comes twice.
+    """Return True if the objects in `text` certainly have `count` names; if one is repeated, there are more.
 
-    What ends a name may be in a string too, behind an escaped quote: such a text is not certain.
+    The characters that end a name may also be in a string, after an escaped quote: then the result is False.
     """
     if not any(blank in text for blank in (" :", "\t:", "\r:", "\n:")):
         return text.count('":') == count
@@ -229,7 +230,7 @@ LONGEST_LINE = 16 << 20  # characters
 
 
 class JsonLinesSource(FileSource):
-    """One file of JSON objects, one on each line or in one array; a key that an object lacks is missing there."""
+    """One file of JSON objects, one on each line or in one array; absent keys are missing values."""
 
     _unit = "Line"
 
@@ -258,7 +259,7 @@ class JsonLinesSource(FileSource):
         return JsonReader()
 
     def _parts(self) -> Iterator[dict[int, str]]:
-        """Yield some lines after the other, by their numbers."""
+        """Yield parts of the lines, with the number of each line."""
         lines = self._lines()
         while part := dict(islice(lines, BATCH_ROWS)):
             yield part

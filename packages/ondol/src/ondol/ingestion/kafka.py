@@ -1,7 +1,7 @@
-"""Kafka topics as sources: JSON objects, read on from where the last snapshot ended.
+"""Kafka topics as sources: JSON objects, read from the position where the last snapshot ended.
 
 `kafka://host:9092,host2:9092/topic?group=churn&security.protocol=SASL_SSL&sasl.username=ann&sasl.password=${PASSWORD}`:
-what follows `?` are librdkafka's settings, and `group`, the readers whose offsets are committed. See
+after `?` come librdkafka's settings, and `group`, the consumer group whose offsets are committed. See
 docs/reference/sources.md.
 """
 
@@ -26,10 +26,10 @@ from ondol.storage.remote_files import require_library, resolve
 
 
 def explain_kafka_error(error: Any, uri: str, others: Sequence[Any] = ()) -> str:
-    """Return what a `KafkaError` means and what to do.
+    """Translate a `KafkaError` into an error for the user.
 
     Args:
-        error: What was raised.
+        error: The error.
         uri: The source as the user wrote it.
         others: Errors reported before; wrong credentials are reported first, then something else times out.
     """
@@ -41,18 +41,18 @@ def explain_kafka_error(error: Any, uri: str, others: Sequence[Any] = ()) -> str
     if Known._SSL in codes:
         return f'"{uri}" has a certificate that does not verify: name its authority in ssl.ca.location=….'
     if Known.TOPIC_AUTHORIZATION_FAILED in codes or Known.GROUP_AUTHORIZATION_FAILED in codes:
-        return f'"{uri}" may not be read by this user and group: ask for the right to read the topic and the group.'
+        return f'"{uri}" cannot be read by this user and group: ask for the right to read the topic and the group.'
     if error.code() in (Known._INVALID_ARG, Known._CONFLICT, Known._NOT_IMPLEMENTED):
-        return f'"{uri}" has a setting that librdkafka does not take ({_say(error)}): check what follows "?".'
+        return f'"{uri}" has a setting that librdkafka does not accept ({_say(error)}): check what follows "?".'
     if error.code() in (Known._UNKNOWN_TOPIC, Known.UNKNOWN_TOPIC_OR_PART, Known._UNKNOWN_PARTITION):
-        return f'"{uri}" has lost its topic or a partition while it was read: see that it is there, and run this again.'
+        return f'"{uri}" lost its topic or a partition while it was read: check that they exist, and run this again.'
     if Known._RESOLVE in codes or error.code() in (Known._TRANSPORT, Known._ALL_BROKERS_DOWN, Known._TIMED_OUT):
         return f'"{uri}" cannot be reached, no broker answers there: check the address, and that the brokers run.'
     return f'"{uri}" cannot be read ({_say(error)}): see the brokers\' logs.'
 
 
 def explain_lost(uri: str, partition: int, begin: int, first: int, end: int) -> str:
-    """Return the sentence on offsets that a partition does not have (any more)."""
+    """Return an error on offsets that a partition does not have or no longer has."""
     if begin < first:
         return (
             f'Rows of "{uri}" were lost: partition {partition} was read up to offset {begin} and now begins at '
@@ -66,7 +66,7 @@ def explain_lost(uri: str, partition: int, begin: int, first: int, end: int) -> 
 
 
 def say_begun(uri: str, group: str, passed: int) -> str:
-    """Return the message on a read that begins at the group's offset, `passed` offsets after the first."""
+    """Return a message on a read that begins at the group's offset, `passed` offsets after the first."""
     return (
         f'"{uri}" is read from the offset of the group "{group}": {passed:,} earlier messages are skipped; '
         "if they were never ingested here, run `ml ingest --full`, which reads from the start."
@@ -90,15 +90,15 @@ OURS = {
 
 @dataclass(frozen=True)
 class TopicAddress:
-    """What a topic's address says, its secrets not filled in.
+    """The parts of a topic's address, without the values of secrets.
 
     Attributes:
         servers: The brokers to begin with.
         topic: The topic's name.
-        group: The group of readers whose offsets are committed.
+        group: The consumer group whose offsets are committed.
         settings: librdkafka's, by name.
         drop: Members of the records that are left out, dotted where nested.
-        skip: Messages that are passed over, as `partition:offset`.
+        skip: Messages to skip, as `partition:offset`.
     """
 
     servers: str
@@ -110,10 +110,10 @@ class TopicAddress:
 
 
 def parse_topic_address(uri: str) -> TopicAddress:
-    """Return what `uri` says.
+    """Parse the address of a topic.
 
     Raises:
-        UserError: a part is missing, doubled or not to be set.
+        UserError: a part is missing, repeated or not allowed.
     """
     place, _, query = uri.removeprefix("kafka://").partition("?")
     servers, _, topic = place.partition("/")
@@ -139,7 +139,7 @@ class Topic:
     """An open connection to a topic.
 
     Attributes:
-        consumer: confluent_kafka's.
+        consumer: The consumer of confluent_kafka.
     """
 
     def __init__(self, consumer: Any, address: TopicAddress, uri: str, seconds: float) -> None:
@@ -161,7 +161,7 @@ class Topic:
         self.partitions = sorted(found[address.topic].partitions)
 
     def at(self, offsets: Mapping[int, int]) -> list[Any]:
-        """Return partitions at offsets, as confluent_kafka takes them."""
+        """Return partitions with offsets, in confluent_kafka's type."""
         from confluent_kafka import TopicPartition
 
         return [TopicPartition(self._address.topic, number, at) for number, at in sorted(offsets.items())]
@@ -172,16 +172,16 @@ class Topic:
         return low, high
 
     def bounds(self, position: Mapping[str, int] | None, full: bool) -> tuple[dict[int, int], dict[int, int]]:
-        """Return the offsets to begin at (with `full`, the first that are kept) and to end before, by partition.
+        """Return the first offset (with `full`, the first one kept) and the end offset of each partition.
 
         Raises:
-            UserError: rows that were never read are gone, or a partition is.
+            UserError: rows that were never read, or a partition, no longer exist.
         """
         known = {int(number): offset for number, offset in (position or {}).items()}
         if gone := sorted(set(known) - set(self.partitions)):
             raise UserError(
-                f'Partition {gone[0]} of "{self._uri}" is gone, which was read up to offset {known[gone[0]]}: the '
-                "topic was created again; ingest all of it with `ml ingest --full`."
+                f'Partition {gone[0]} of "{self._uri}" no longer exists (it was read up to offset '
+                f"{known[gone[0]]}): the topic was created again; ingest all of it with `ml ingest --full`."
             )
         others = self.at(dict.fromkeys(set(self.partitions) - set(known), 0)) if not full else []
         committed = self.consumer.committed(others, self._seconds) if others else []
@@ -194,7 +194,7 @@ class Topic:
             if not first <= begin[number] <= end[number]:
                 raise UserError(explain_lost(self._uri, number, begin[number], first, end[number]))
             passed += begin[number] - first if number in group_offsets else 0
-        if passed:  # on purpose, or what the group read before was lost: only the user knows
+        if passed:  # intended, or earlier rows of the group were lost: only the user knows
             log.warning(say_begun(self._uri, self._address.group, passed))
         return begin, end
 
@@ -204,11 +204,11 @@ def open_topic(address: TopicAddress, uri: str, fetch: Fetch) -> Iterator[Topic]
     """Open a connection to the topic, and close it.
 
     Raises:
-        UserError: a setting is none of librdkafka's, no broker answers, or there is no such topic.
+        UserError: librdkafka does not know a setting, no broker answers, or there is no such topic.
     """
     from confluent_kafka import Consumer, KafkaException
 
-    refused: list[Any] = []  # wrong credentials come by this way; other requests just time out
+    refused: list[Any] = []  # wrong credentials are reported here; other requests only time out
     settings = {name: resolve(value) for name, value in address.settings.items()} | {
         "bootstrap.servers": resolve(address.servers),
         "group.id": address.group,
@@ -226,39 +226,39 @@ def open_topic(address: TopicAddress, uri: str, fetch: Fetch) -> Iterator[Topic]
     try:
         yield Topic(consumer, address, uri, fetch.timeout_seconds)
     except KafkaException as error:
-        consumer.poll(0)  # lets `error_cb` speak
+        consumer.poll(0)  # calls `error_cb`
         raise UserError(explain_kafka_error(error.args[0], uri, refused)) from None
     finally:
         consumer.close()
 
 
 def _silent() -> logging.Logger:
-    """Return a disabled logger: librdkafka's lines would mix with those of a run."""
+    """Return a disabled logger, so that librdkafka's lines do not mix with those of a run."""
     logger = logging.getLogger("ondol.ingestion.kafka.librdkafka")
     logger.setLevel(logging.CRITICAL)
     return logger
 
 
-MESSAGES = 5_000  # asked of librdkafka at once
+MESSAGES = 5_000  # messages requested from librdkafka at once
 POLL_SECONDS = 1.0
 Offsets = dict[int, int]
 
 
 class KafkaSource(RecordSource):
-    """A topic from a position to where its partitions ended when reading began.
+    """A topic, read from a position to the ends of its partitions at the start of the read.
 
-    Its partitions are assigned, not subscribed to: other consumers that join or leave do not move them. Only
+    Its partitions are assigned, not subscribed to, so other consumers that join or leave cause no rebalancing. Only
     `commit` commits.
 
     Attributes:
-        key: The topic and the group: brokers, settings and what is dropped may change under a position.
-        position: The next offset of each partition, by its number as text, after the last row was yielded; until
-            then where reading begins.
+        key: The topic and the group; a position stays valid if brokers, settings or dropped members change.
+        position: The next offset of each partition, by its number as text, after the last row was yielded; before that,
+            the start position.
         tombstones: The number of skipped messages without a value.
     """
 
     def __init__(self, uri: str, reading: Reading, address: TopicAddress) -> None:
-        """Remember the topic; nothing is asked of it yet."""
+        """Store the address; no connection is made yet."""
         super().__init__(uri, reading)
         self._address = address
         self.key = ["kafka", address.topic, address.group]
@@ -273,16 +273,16 @@ class KafkaSource(RecordSource):
         self.position = self._reached
 
     def resume(self, position: Any, full: bool = False) -> None:
-        """Begin at `position`; partitions that are not in it at the group's offset, with `full` at their start."""
+        """Start at `position`; other partitions start at the group's offset, with `full` at their start."""
         self._full = full
         self.position = None if position is None else {str(key): int(value) for key, value in position.items()}
         self._spool = None
 
     def commit(self, position: Any) -> None:
-        """Commit `position` for the group, and wait until the brokers have it.
+        """Commit `position` for the group, and wait for the brokers' confirmation.
 
         Raises:
-            UserError: they do not take it.
+            UserError: they refuse it.
         """
         offsets = {int(key): value for key, value in (position or {}).items()}
         if not offsets:
@@ -302,9 +302,9 @@ class KafkaSource(RecordSource):
         self._reached = {str(number): offset for number, offset in sorted(reached.items())}
 
     def _read(self, topic: Any, begin: Offsets, end: Offsets) -> Pages:
-        """Yield pages until each partition is at its end; gaps, as compaction and transactions leave, do not count.
+        """Yield pages until each partition is at its end; gaps from compaction and transactions are ignored.
 
-        Afterwards `begin` says where each partition was left.
+        Afterwards, `begin` holds the next offset of each partition.
         """
         behind = {number for number, at in begin.items() if at < end[number]}
         topic.consumer.assign(topic.at({number: begin[number] for number in behind}))
@@ -327,15 +327,15 @@ class KafkaSource(RecordSource):
             if behind and time.monotonic() > limit:
                 number = min(behind)
                 raise UserError(
-                    f'"{self.uri}" gives nothing more of partition {number} within {seconds:g} seconds, though it '
+                    f'"{self.uri}" returns no more of partition {number} within {seconds:g} seconds, though it '
                     f"continues to offset {end[number]}: see that its leader is up, and run this again."
                 )
 
     def _is_event(self, message: Any, topic: Any, reached: Offsets) -> bool:
-        """Return True if a message is a row or the end of its partition; False for a failure that passes by itself.
+        """Return True if a message is a row or the end of its partition; False for a temporary failure.
 
         Raises:
-            UserError: it is a failure that stays.
+            UserError: it is a permanent failure.
         """
         from confluent_kafka import KafkaError
 
@@ -350,7 +350,7 @@ class KafkaSource(RecordSource):
         raise UserError(explain_kafka_error(error, self.uri))
 
     def _row(self, message: Any) -> list[Row]:
-        """Return a message's row; none of one that is passed over, or has no value, which marks a deleted key."""
+        """Return a message's row; none for a skipped message or for one without a value, which marks a deleted key."""
         value, place = message.value(), f"Offset {message.offset()} of partition {message.partition()}"
         number = f"{message.partition()}:{message.offset()}"
         if number in self._address.skip:
@@ -368,7 +368,7 @@ class KafkaSource(RecordSource):
 
 
 def open_kafka(uri: str, reading: Reading) -> KafkaSource:
-    """Return the source at `uri`; nothing is asked yet.
+    """Return the source at `uri`; no connection is made yet.
 
     Raises:
         UserError: the address is invalid, or the client library is missing.

@@ -18,15 +18,15 @@ from ondol.storage.remote_files import WILD, choose
 
 
 class ManySource:
-    """Files, each of its own format, that are read one after another.
+    """Files of any formats that are read one after another.
 
     Attributes:
-        uri: What the user wrote.
+        uri: The address that the user wrote.
         typed: Whether all formats have types.
     """
 
     def __init__(self, uri: str, parts: Mapping[str, FileSource], reading: Reading) -> None:
-        """Read `parts`, by their names, in this order."""
+        """Read `parts` (by name) in this order."""
         self.uri = uri
         self.typed = all(part.typed for part in parts.values())
         self.renamed = frozenset[str]().union(*(part.renamed for part in parts.values()))
@@ -36,7 +36,7 @@ class ManySource:
 
     @property
     def schema(self) -> pa.Schema:
-        """All columns of all files: integers beside numbers are numbers, other mixtures text.
+        """All columns of all files: integers and floats become floats, other mixtures text.
 
         Raises:
             UserError: a file lacks a required column that others have.
@@ -51,7 +51,7 @@ class ManySource:
         types = {name: known.field(name).type if name in known.names else TEXT for name in every.names}
         kinds = self._reading.columns or {}
         for name, kind in types.items():
-            # As a float64, an integer of one file would be rounded because another file has fractions.
+            # As float64, an integer of one file would be rounded because another file has fractions.
             whole = kinds.get(name) == "integer" and kind == pa.float64()
             if whole and any(name in schema.names and schema.field(name).type == pa.int64() for schema in schemas):
                 types[name] = TEXT
@@ -61,11 +61,11 @@ class ManySource:
         return pa.schema([pa.field(name, kind, metadata=metadata[name]) for name, kind in types.items()])
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the files' names, order and bytes, and of how they are read."""
+        """Return the SHA-256 of the files' names, order and bytes, and of the settings for reading them."""
         return sign([list(item) for item in self._digests.items()], self._reading.columns, self._reading.dialect)
 
     def files(self) -> dict[str, str]:
-        """Return a SHA-256 of each file's bytes and of how it is read; see `sources.MultiFileSource`."""
+        """Return a SHA-256 of each file's bytes and settings; see `sources.MultiFileSource`."""
         reading = self._reading
         return {name: sign(digest, reading.columns, reading.dialect) for name, digest in self._digests.items()}
 
@@ -80,10 +80,10 @@ class ManySource:
 
     @property
     def dialect(self) -> Dialect | None:
-        """How the files of delimited text are written, all alike but for the delimiter; None if there are none.
+        """The dialect of the files of delimited text, equal except for the delimiter; None if there are none.
 
         Raises:
-            UserError: two differ in more than their delimiters.
+            UserError: two dialects differ in more than the delimiter.
         """
         texts = self._texts
         if not texts:
@@ -97,8 +97,8 @@ class ManySource:
                 here, there = getattr(ways[0], name), getattr(way, name)
                 if here != there:
                     raise UserError(
-                        f'"{texts[0].uri}" and "{part.uri}" are not written alike ({name}: {here!r} and {there!r}): '
-                        "one table needs one way; save them alike, or leave one out."
+                        f'"{texts[0].uri}" and "{part.uri}" have different formats ({name}: {here!r} and {there!r}): '
+                        "one table needs one format; save them alike, or leave one out."
                     )
         return ways[0]
 
@@ -144,10 +144,10 @@ def open_many(uri: str, given: Path, reading: Reading) -> ManySource:
 
 
 def open_parts(uri: str, files: Mapping[str, RawFile], reading: Reading) -> ManySource:
-    """Open files, by their names, as one table; those without rows are left out.
+    """Open files (by name) as one table; files without rows are left out.
 
     Raises:
-        NoRows: none has any.
+        NoRows: no file has rows.
         UserError: there is none, or one is not a table.
     """
     if not files:
@@ -164,7 +164,7 @@ def open_parts(uri: str, files: Mapping[str, RawFile], reading: Reading) -> Many
 
 
 def split_pattern(root: Path, given: Path) -> tuple[Path, str]:
-    """Return the folder above the first part with a wildcard that is not a name itself, and the rest."""
+    """Return the folder above the first part with a wildcard (unless a file has that name), and the rest."""
     fixed = Path()
     for place, part in enumerate(given.parts):
         if WILD.search(part) and not (root / fixed / part).exists():
@@ -178,7 +178,7 @@ def _match(base: Path, pattern: str) -> Iterator[str]:
 
 
 def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Return the rows in the columns and types of `schema`; a column that they lack is missing in each."""
+    """Return the rows in the columns and types of `schema`; a column that they lack has only missing values."""
     if batch.schema.equals(schema):
         return batch
     arrays = [

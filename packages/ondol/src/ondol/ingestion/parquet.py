@@ -1,4 +1,4 @@
-"""Parquet files, with their types brought down to the few that a contract knows."""
+"""Parquet files, with their types reduced to those of a contract."""
 
 import contextlib
 import json
@@ -17,8 +17,8 @@ from ondol_serving.grammar import normalize
 
 BATCH_ROWS = 65_536
 MOMENT = pa.timestamp("us")
-SAFE_DIGITS = 18  # of a decimal that always fits an int64
-ORDER, DURATION = b"order", b"duration"  # what a field's metadata says that its plain type does not
+SAFE_DIGITS = 18  # precision of a decimal that always fits an int64
+ORDER, DURATION = b"order", b"duration"  # information of a field's metadata beyond its plain type
 
 
 class ParquetSource(FileSource):
@@ -28,7 +28,7 @@ class ParquetSource(FileSource):
         """Read the footer.
 
         Raises:
-            UserError: the file is damaged, has no rows, or has columns that are not plain values.
+            UserError: the file is damaged, has no rows, or has nested or binary columns.
         """
         super().__init__(file, columns)
         with self._explain():
@@ -45,7 +45,7 @@ class ParquetSource(FileSource):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `ondol.ingestion.sources.Source`."""
-        # Spark's moments of 96 bits go beyond nanoseconds of 64.
+        # Spark's 96-bit timestamps exceed 64-bit nanoseconds.
         with self._explain(), pq.ParquetFile(self.file.path, coerce_int96_timestamp_unit="us") as file:
             for batch in file.iter_batches(BATCH_ROWS):
                 try:
@@ -61,7 +61,7 @@ class ParquetSource(FileSource):
         except pa.ArrowNotImplementedError as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise UserError(
-                f'"{self.uri}" is a Parquet file with something in it that cannot be read here ({reason}): write it '
+                f'"{self.uri}" is a Parquet file with content that cannot be read here ({reason}): write it '
                 "with plain columns, as pandas and pyarrow do."
             ) from None
         except (pa.ArrowInvalid, OSError) as error:
@@ -69,7 +69,7 @@ class ParquetSource(FileSource):
             raise UserError(f'"{self.uri}" is not a complete Parquet file ({reason}): fetch it again.') from None
 
     def _explain_value(self, batch: pa.RecordBatch, error: Exception) -> str:
-        """Return what value cannot be read, where the file itself is whole."""
+        """Return an error on a value that cannot be read in a complete file."""
         reason = str(error).splitlines()[0].rstrip(".")
         for column, field in zip(batch.columns, self.schema, strict=True):
             try:
@@ -89,7 +89,7 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def simplify(kind: pa.DataType, name: str, uri: str, columns: Columns) -> pa.DataType:
-    """Return the plain type that a column is read as: int64, float64 (a duration's seconds), bool, string or timestamp.
+    """Return the type in which a column is read: int64, float64 (seconds of a duration), bool, string or timestamp.
 
     Raises:
         UserError: the column holds lists, structures or bytes.
@@ -111,7 +111,7 @@ def _simplify_value(kind: pa.DataType) -> pa.DataType | None:
     types = pa.types
     if types.is_boolean(kind):
         return pa.bool_()
-    if types.is_time(kind):  # read as a duration from its text, as a database's is
+    if types.is_time(kind):  # read as a duration from its text, as from a database
         return pa.string()
     if types.is_uint64(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_duration(kind):
         return pa.float64()
@@ -123,7 +123,7 @@ def _simplify_value(kind: pa.DataType) -> pa.DataType | None:
 
 
 def _with_orders(schema: pa.Schema, path: Path) -> pa.Schema:
-    """Return the file's schema, each ordered dictionary's values with its field, in order."""
+    """Return the file's schema; fields of ordered dictionaries get their values, in order, as metadata."""
     ordered = [f.name for f in schema if pa.types.is_dictionary(f.type) and f.type.ordered and _is_text(f.type)]
     if not ordered:
         return schema
@@ -137,9 +137,9 @@ def _with_orders(schema: pa.Schema, path: Path) -> pa.Schema:
 
 
 def _with_integers(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
-    """Return the file's schema, its unsigned and decimal columns of whole numbers as what holds them all exactly.
+    """Return the file's schema, with unsigned and whole decimal columns in a type that represents them exactly.
 
-    That is int64, or text where one is beyond it. Warehouses write their integers as decimals of 38 digits.
+    That is int64, or text if a value exceeds it. Data warehouses write integers as decimals of 38 digits.
     """
     for place, field in enumerate(schema):
         whole = pa.types.is_decimal(field.type) and field.type.scale == 0
@@ -150,7 +150,7 @@ def _with_integers(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
 
 
 def _fits_int64(footer: pq.FileMetaData, name: str) -> bool:
-    """Return True if the footer says that all values of a column are within 64 bits."""
+    """Return True if all values of a column fit into 64 bits, by the footer's statistics."""
     return all(
         statistics is not None
         and statistics.has_min_max
@@ -160,9 +160,9 @@ def _fits_int64(footer: pq.FileMetaData, name: str) -> bool:
 
 
 def _with_moments(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
-    """Return the file's schema, as text its columns of moments that may lie outside the years 1 to 9999.
+    """Return the file's schema, with timestamps that may lie outside the years 1 to 9999 as text.
 
-    Text keeps them exactly; microseconds of 64 bits would make other moments of them.
+    Text keeps them exactly; 64-bit microseconds would overflow.
     """
     for place, field in enumerate(schema):
         coarse = pa.types.is_timestamp(field.type) and field.type.unit in ("s", "ms")
@@ -172,7 +172,7 @@ def _with_moments(schema: pa.Schema, footer: pq.FileMetaData) -> pa.Schema:
 
 
 def _fits_moment(footer: pq.FileMetaData, name: str) -> bool:
-    """Return True if the footer says that all values of a column are dates that Python knows too."""
+    """Return True if all values of a column are valid dates in Python, by the footer's statistics."""
     try:
         return all(
             statistics is not None and statistics.has_min_max and statistics.min <= statistics.max
@@ -183,7 +183,7 @@ def _fits_moment(footer: pq.FileMetaData, name: str) -> bool:
 
 
 def _statistics(footer: pq.FileMetaData, name: str) -> Iterator[pq.Statistics | None]:
-    """Yield what the footer says of a column of each row group that has values in it."""
+    """Yield the footer's statistics of a column for each row group with values."""
     for group in (footer.row_group(number) for number in range(footer.num_row_groups)):
         column = next(c for c in map(group.column, range(footer.num_columns)) if c.path_in_schema == name)
         statistics = column.statistics
@@ -196,7 +196,7 @@ def _is_text(kind: pa.DictionaryType) -> bool:
 
 
 def _describe(stored: pa.Field, kind: pa.DataType) -> pa.Field:
-    """Return a column as it is read; more of its original type is in its metadata, for `ml init`."""
+    """Return a column's field for reading; its metadata describes the original type, for `ml init`."""
     metadata = {DURATION: "s"} if pa.types.is_duration(stored.type) else {}
     if order := (stored.metadata or {}).get(ORDER):
         metadata[ORDER] = order
@@ -207,7 +207,7 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_timestamp(column.type) and pa.types.is_timestamp(kind):
-        if column.type.unit == "ns":  # the cast alone rounds moments before 1970 up
+        if column.type.unit == "ns":  # a plain cast rounds timestamps before 1970 up
             column = pc.floor_temporal(column.cast(pa.timestamp("ns")), unit="microsecond")
         return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(kind)
     if pa.types.is_duration(column.type):

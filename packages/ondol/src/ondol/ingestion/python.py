@@ -1,7 +1,7 @@
-"""Rows that a function of the project returns, `python://model.source:rows`, or that it makes of another source's.
+"""Rows that a function of the project returns (`python://model.source:rows`) or changes (`prepare`).
 
-Its tables are kept as Parquet files in a scratch folder under `.ml/cache` while they are read: types are decided over
-all of them, memory is bounded by one table, and equal rows have an equal fingerprint.
+Its tables are stored as Parquet files in a temporary folder under `.ml/cache` while they are read. So types are decided
+from all tables, memory is bounded by one table, and equal rows have an equal fingerprint.
 """
 
 import re
@@ -29,12 +29,12 @@ TABLES = "a pandas.DataFrame, a pyarrow.Table or a pyarrow.RecordBatch, or an it
 
 
 class PythonSource:
-    """The tables that a function returns or yields; it is called once, when the first is needed."""
+    """The tables that a function returns or yields; it is called once, when the first table is needed."""
 
     typed = True
 
     def __init__(self, uri: str, function: Callable[[], Any], reading: Reading, name: str = "") -> None:
-        """Remember the function, by its `name` in messages; it is not called yet."""
+        """Store the function, and its `name` for messages; it is not called yet."""
         self.uri = uri
         self._name = name or f'"{uri}"'
         self._function = function
@@ -49,7 +49,7 @@ class PythonSource:
         return self._open().schema
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the rows and of how they are divided into tables."""
+        """Return the SHA-256 of the rows and of their division into tables."""
         return self._open().fingerprint()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -57,11 +57,11 @@ class PythonSource:
         return self._open().batches()
 
     def files(self) -> dict[str, str]:
-        """Return a SHA-256 of each table that the function gives, by its number; see `sources.MultiFileSource`."""
+        """Return a SHA-256 of each table by its number; see `sources.MultiFileSource`."""
         return self._open().files()
 
     def without(self, names: Collection[str]) -> ManySource:
-        """Return the source of the other tables, which are there for as long as this source is."""
+        """Return the source of the other tables, which exist as long as this source."""
         return self._open().without(names)
 
     def _open(self) -> ManySource:
@@ -113,14 +113,16 @@ class PythonSource:
 
 
 def open_python(uri: str, reading: Reading) -> PythonSource:
-    """Import the function that `uri` names.
+    """Return the source for the function in `uri`.
 
     Raises:
-        UserError: the address is written in another way, or there is no such function.
+        UserError: the address is invalid, or there is no such function.
     """
     found = ADDRESS.fullmatch(uri)
     if found is None:
-        raise UserError(f'"{uri}" names no function: write python://module:function, as python://model.source:rows.')
+        raise UserError(
+            f'"{uri}" names no function: write python://module:function, such as python://model.source:rows.'
+        )
     module, name = found["module"], found["function"]
     try:
         function = getattr(import_code(module), name, None)
@@ -132,13 +134,13 @@ def open_python(uri: str, reading: Reading) -> PythonSource:
 
 
 def change_rows(source: Source, change: Change, reading: Reading) -> PythonSource:
-    """Return the source of the rows that `change` makes of those of `source`, a batch at a time.
+    """Return a source that applies `change` to the rows of `source`, a batch at a time.
 
     Args:
-        source: Whose rows are changed.
-        change: Takes and returns a frame; its columns have Arrow's types (`pandas.ArrowDtype`), which keep integers
-            beside missing values.
-        reading: How the changed rows are read.
+        source: The source of the original rows.
+        change: A function that takes and returns a frame. Its columns have Arrow types (`pandas.ArrowDtype`), which
+            keep integers in columns with missing values.
+        reading: The settings for reading the changed rows.
 
     Raises:
         UserError: the source is a stream.

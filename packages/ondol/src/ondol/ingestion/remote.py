@@ -1,6 +1,6 @@
 """Remote files as sources: `s3://`, `gs://`, `az://` (a file, a folder, a pattern), `https://` and `http://` (a file).
 
-They are copied to a scratch folder under `.ml/cache`, read there by the local readers, and removed when they are read.
+They are copied to a temporary folder under `.ml/cache`, read there by the local readers, and then removed.
 """
 
 import weakref
@@ -29,10 +29,10 @@ PLAIN = {"accept", "accept-language", "user-agent"}  # headers that hold no secr
 
 
 class WebFile:
-    """One file of a web server; headers to send are after `#`, as `#header=Authorization: Bearer ${TOKEN}`."""
+    """One file of a web server; request headers follow `#`, as in `#header=Authorization: Bearer ${TOKEN}`."""
 
     def __init__(self, uri: str, resolved: str, fetch: Fetch) -> None:
-        """Name the file; nothing is asked yet.
+        """Store the address; no request is sent yet.
 
         Raises:
             UserError: what follows `#` is not a header.
@@ -50,7 +50,7 @@ class WebFile:
         return [self.look(RemoteFile(name, self._url, None, None))]
 
     def look(self, file: RemoteFile) -> RemoteFile:
-        """Ask for the file again, without reading it; see `Place`."""
+        """Request the file's metadata again; see `Place`."""
         with closing(self._open({})) as stream:
             headers = stream.r.headers
         tag = headers.get("ETag")
@@ -58,7 +58,7 @@ class WebFile:
         return RemoteFile(file.name, file.path, size, None if tag is None or tag.startswith("W/") else tag)
 
     def read(self, file: RemoteFile, start: int) -> tuple[int, Iterator[bytes]]:
-        """Read the file, from `start` on where the server can and the file is still the same; see `Place`."""
+        """Read the file, from `start` if the server supports it and the file is unchanged; see `Place`."""
         ranged = {"Range": f"bytes={start}-", "If-Range": file.tag} if start and file.tag else {}
         stream = self._open(ranged)
         return start if stream.r.status == 206 else 0, _drain(stream)
@@ -73,12 +73,13 @@ class WebFile:
         return web.open(self._url, block_size=0, size=1, headers={"Accept-Encoding": "identity"} | more)
 
     async def _send(self, request: Any, handler: Any) -> Any:
-        """Send one request, the first or one that a redirect names.
+        """Send one request, the first one or a redirected one.
 
-        What `#header=` says is added here, so that it goes to the named place alone, and before what ~/.netrc says.
+        The headers of `#header=` are added here, so that only the named place gets them, and so that they override
+        ~/.netrc.
 
         Raises:
-            UserError: the redirect leads to another place, and there are headers, a password or another secret.
+            UserError: the redirect leads to another host, and there are headers, a password or another secret.
         """
         if leads_elsewhere(self._url, str(request.url)):
             if self._secret or redact(str(request.url)) != str(request.url):
@@ -93,10 +94,10 @@ class WebFile:
 
 
 def parse_headers(uri: str, fragment: str) -> dict[str, str]:
-    """Return the headers that the part of an address after `#` names.
+    """Parse the headers in the part of an address after `#`.
 
     Raises:
-        UserError: it names something else.
+        UserError: it has another key.
     """
     headers = {}
     for key, text in parse_qsl(fragment, keep_blank_values=True):
@@ -108,7 +109,7 @@ def parse_headers(uri: str, fragment: str) -> dict[str, str]:
 
 
 def _drain(stream: Any) -> Iterator[bytes]:
-    """Yield the bytes of an answer, and close it."""
+    """Yield the bytes of a response, and close it."""
     expected = int(stream.r.headers.get("Content-Length", -1))
     with closing(stream):
         while chunk := stream.read(CHUNK):
@@ -122,13 +123,13 @@ T = TypeVar("T")
 
 
 class RemoteSource:
-    """The files of a place; see the module."""
+    """The files at a remote address; see the module."""
 
     def __init__(self, uri: str, place: Place, reading: Reading, some: Sequence[RemoteFile] | None = None) -> None:
-        """List the files; or take `some` of them, which may be without rows.
+        """List the files, or use `some` of them, which may have no rows.
 
         Raises:
-            UserError: the place cannot be reached, or has no such file.
+            UserError: the server cannot be reached, or has no such file.
         """
         self.uri = uri
         self._place = place
@@ -148,16 +149,16 @@ class RemoteSource:
 
     @property
     def dialect(self) -> Dialect | None:
-        """How the files of delimited text are written; see `ondol.ingestion.many`."""
+        """The dialect of delimited text; see `ondol.ingestion.many`."""
         return getattr(self._open(), "dialect", None)
 
     @property
     def schema(self) -> "pa.Schema":
-        """Names and types; the files are copied here to tell."""
+        """Names and types; this copies the files here."""
         return self._open().schema
 
     def fingerprint(self) -> str | None:
-        """Return the SHA-256 of the tags of the files' content, or None if the server gives none."""
+        """Return the SHA-256 of the files' tags, or None if the server returns no tags."""
         if any(file.tag is None for file in self._files):
             return None
         reading = self._reading
@@ -187,7 +188,7 @@ class RemoteSource:
         except NoRows:
             if not self._partial:
                 raise
-        except Retyped:  # what was learned of the types is kept, and the copies with it
+        except Retyped:  # the inferred types are kept, and the copies too
             keep = True
             raise
         finally:
@@ -196,7 +197,7 @@ class RemoteSource:
                 self._copies.close()
 
     def _open(self) -> Source:
-        """Return the local table, copied here where it is not yet."""
+        """Return the local table; copy it here first if needed."""
         if self._table is None:
             try:
                 self._table = self._bring()
@@ -221,7 +222,7 @@ class RemoteSource:
         return open_parts(self.uri, raw, self._reading)
 
     def _copy(self, file: RemoteFile, path: Path, ticker: Ticker) -> None:
-        """Copy a file, going on where a connection was cut.
+        """Copy a file; after a lost connection, continue at the same position.
 
         Raises:
             UserError: it cannot be read, or changed in the meantime.

@@ -1,7 +1,7 @@
-"""APIs as sources: JSON in pages.
+"""REST APIs as sources: JSON in pages.
 
 `rest+https://api.example.org/v1/customers?limit=500#records=data.items&next=meta.next_cursor&param=cursor`: the part
-before `#` is requested, what follows says how it is read (`ondol.ingestion.rest`, docs/reference/sources.md).
+before `#` is the URL, the part after it configures paging (see `Plan`, docs/reference/sources.md).
 """
 
 import hashlib
@@ -36,20 +36,20 @@ REFUSED = (401, 403, 407)
 
 
 class Trouble(Exception):
-    """The rest of a sentence that begins with the page: `Page 3 of "…" ` and what is wrong with it and what to do."""
+    """An error whose message continues a sentence such as `Page 3 of "…" `."""
 
 
 def check_status(response: requests.Response, retries: int) -> None:
-    """Refuse an answer that is not a page.
+    """Refuse a response with an error status.
 
     Raises:
-        Trouble: naming the status.
+        Trouble: the status is an error.
     """
     status = response.status_code
     if 200 <= status < 300:
         return
     if status in REFUSED:
-        raise Trouble(f"is refused ({status}): check its header=… and that the secret in it is right and still valid.")
+        raise Trouble(f"is refused ({status}): check its header=…, and that the secret in it is right and still valid.")
     if status in (404, 410):
         raise Trouble(f"is not there ({status}): check the address.")
     if status == 429:
@@ -60,7 +60,7 @@ def check_status(response: requests.Response, retries: int) -> None:
 
 
 def explain_connection_error(error: Exception, fetch: Fetch) -> str:
-    """Return what a failure of the connection means and what to do."""
+    """Return an error message on a failed connection."""
     cause = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
     inner = getattr(cause, "reason", cause)
     reason = inner if isinstance(inner, Exception) else error
@@ -73,7 +73,7 @@ def explain_connection_error(error: Exception, fetch: Fetch) -> str:
         return "cannot be reached through the proxy: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY."
     if isinstance(reason, urllib3.exceptions.NameResolutionError):
         return "cannot be reached, no host has that name: check the address."
-    if isinstance(reason, urllib3.exceptions.NewConnectionError):  # urllib3 counts it as a timeout
+    if isinstance(reason, urllib3.exceptions.NewConnectionError):  # urllib3 treats it as a timeout
         return "cannot be reached, no server answers there: check the address, and that the server runs."
     if isinstance(error, requests.Timeout) or isinstance(reason, urllib3.exceptions.TimeoutError):
         return (
@@ -83,9 +83,9 @@ def explain_connection_error(error: Exception, fetch: Fetch) -> str:
     if isinstance(error, requests.TooManyRedirects):
         return "is redirected in a circle: check the address."
     if isinstance(error, UnicodeError | requests.exceptions.InvalidHeader):
-        return "cannot be asked for, a header holds a letter that headers cannot: check header=… and its secret."
+        return "cannot be requested, a header has an invalid character: check header=… and its secret."
     if isinstance(error, requests.exceptions.InvalidURL):
-        return "cannot be asked for, the address is none: check it."
+        return "cannot be requested, the address is invalid: check it."
     return f"breaks off ({type(reason).__name__}) after {fetch.retries} retries: try again later."
 
 
@@ -101,16 +101,16 @@ NEEDS = {"param": "next", "first": "page", "step": "page"}
 
 @dataclass(frozen=True)
 class Plan:
-    """What follows `#`, as `key=value&key=value`; a value's `&`, `=` and `%` are percent-encoded.
+    """The settings after `#`, as `key=value&key=value`; `&`, `=` and `%` in a value are percent-encoded.
 
     Attributes:
-        records: The dotted path to the list of records; None if the body is that list, or holds only one.
-        next: The dotted path to what leads to the next page: the value of `param`, or without one an address.
+        records: The dotted path to the list of records; None if the body is that list, or contains only one list.
+        next: The dotted path to the reference to the next page: the value of `param`, or without `param` an address.
         param: The query parameter that takes the value at `next`.
-        page: The query parameter that takes the page's number, from `first` in steps of `step` until a page is empty.
+        page: The query parameter of the page's number, from `first` in steps of `step` until a page is empty.
         first: The first page's number.
-        step: What is added for the next page; the page's size where the API counts records.
-        since: The query parameter that takes the watermark: records at or after it are asked for.
+        step: The increment for the next page; the page size if the API counts records.
+        since: The query parameter of the watermark: only records at or after it are requested.
         header: Headers, as `Name: value` with `${NAME}` for secrets.
         drop: Members of the records that are left out, dotted where nested.
     """
@@ -127,7 +127,7 @@ class Plan:
 
 
 def parse_api_address(uri: str) -> tuple[str, Plan]:
-    """Return the address to be read, its secrets not filled in, and how.
+    """Split an address into the URL, without the values of secrets, and the plan.
 
     Raises:
         UserError: the address is invalid, or a key is unknown, repeated or meaningless.
@@ -148,7 +148,7 @@ def _read_plan(uri: str, fragment: str) -> Plan:
         if name not in known:
             raise UserError(f'"{uri}" has the unknown key "{name}" after #.{nearest(name, known) or _list(known)}')
         if not value:
-            raise UserError(f'"{uri}" gives {name} no value: write {name}=…, or leave it out.')
+            raise UserError(f'"{uri}" has {name} without a value: write {name}=…, or leave it out.')
         if name in values and name not in REPEATED:
             raise UserError(f'"{uri}" gives {name} twice: keep one.')
         values.setdefault(name, []).append(unquote(value))
@@ -158,7 +158,7 @@ def _read_plan(uri: str, fragment: str) -> Plan:
 
 def _check(uri: str, values: dict[str, list[str]]) -> None:
     if "next" in values and "page" in values:
-        raise UserError(f'"{uri}" gives both next and page: keep the one that the API knows.')
+        raise UserError(f'"{uri}" has both next and page: keep the one that the API uses.')
     for name, needed in NEEDS.items():
         if name in values and needed not in values:
             raise UserError(f'"{uri}" gives {name} without {needed}: add {needed}=…, or leave {name} out.')
@@ -184,23 +184,24 @@ def _list(known: list[str]) -> str:
 
 PASSING = (429, 500, 502, 503, 504)
 LONGEST_PAUSE = 600  # seconds
-MOST_BYTES = 64 << 20  # of one page: it is parsed in memory
+MOST_BYTES = 64 << 20  # the largest size of a page, which is parsed in memory
 CHUNK_BYTES = 1 << 16
-LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry")  # they write addresses, whose query may hold a secret
+# These loggers write addresses, whose query may contain a secret.
+LOGGERS = ("urllib3.connectionpool", "urllib3.util.retry")
 
 
 class ApiPage(NamedTuple):
-    """A page: its JSON value, and the address that its Link header calls the next."""
+    """A page: its JSON value, and the next address of its Link header."""
 
     body: Any
     link: str | None
 
 
 class RetryPolicy(Retry):
-    """Retries with growing pauses, none where waiting would not help."""
+    """Retries with growing pauses; none if waiting would not help."""
 
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
-        """Return the seconds that the server asks for.
+        """Return the seconds in Retry-After.
 
         Raises:
             Trouble: they are too many.
@@ -214,7 +215,7 @@ class RetryPolicy(Retry):
         return seconds
 
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
-        """Pause before the next try, and say so."""
+        """Pause before the next attempt, and log it."""
         asked = self.get_retry_after(response) if response is not None else None
         if seconds := asked or self.get_backoff_time():
             what = "does not answer" if response is None else f"answers with {response.status}"
@@ -222,7 +223,7 @@ class RetryPolicy(Retry):
         super().sleep(response)
 
     def increment(self, *args: Any, **named: Any) -> "RetryPolicy":
-        """Count a failure; a certificate that does not verify will not at the next try."""
+        """Count a failure; there is no retry if a certificate does not verify."""
         error = named.get("error")
         if isinstance(error, SSLError):
             raise MaxRetryError(named["_pool"], "", error)
@@ -230,18 +231,18 @@ class RetryPolicy(Retry):
 
 
 class Session(requests.Session):
-    """A session that follows redirects on the same host only: headers may hold secrets."""
+    """A session that follows redirects only on the same host, because headers may contain secrets."""
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        """Refuse a redirect elsewhere.
+        """Refuse a redirect to another host.
 
         Raises:
-            Trouble: it leads there.
+            Trouble: it leads to another host.
         """
         self.require_same_host(str(response.request.url), str(prepared_request.url))
 
     def require_same_host(self, before: str, after: str) -> None:
-        """Check that the address `after` is where `before` is.
+        """Check that the addresses `after` and `before` have the same host.
 
         Raises:
             Trouble: it is on another host, port or scheme.
@@ -252,10 +253,10 @@ class Session(requests.Session):
 
 
 class Api:
-    """What pages are asked of; as a context it closes its connections."""
+    """The API from which pages are read; as a context manager it closes its connections."""
 
     def __init__(self, uri: str, headers: Sequence[str], fetch: Fetch) -> None:
-        """Fill in the secrets of `headers`; nothing is asked yet."""
+        """Fill in the secrets of `headers`; no request is sent yet."""
         self._uri = uri
         self._fetch = fetch
         self._retry = RetryPolicy(
@@ -274,7 +275,7 @@ class Api:
             name, _, value = header.partition(":")
             self.session.headers[name.strip()] = resolve(value.strip())
         if "Authorization" in self.session.headers:
-            self.session.auth = _leave_unchanged  # otherwise requests would put what ~/.netrc says in its place
+            self.session.auth = _leave_unchanged  # otherwise requests would replace it by ~/.netrc
         for name in LOGGERS:
             logging.getLogger(name).addFilter(_hide)
 
@@ -287,7 +288,7 @@ class Api:
         self.session.close()
 
     def get(self, address: str, place: str) -> ApiPage:
-        """Return the page at `address`; `place` is what messages call it ("Page 3").
+        """Return the page at `address`; `place` is its name in messages ("Page 3").
 
         Raises:
             UserError: the request failed, or the answer is not JSON.
@@ -308,7 +309,7 @@ class Api:
                 try:
                     body = self._read(response)
                     return ApiPage(self._parse(body), response.links.get("next", {}).get("url"))
-                except HTTPError as error:  # it broke off after its head, where the adapter looks no more
+                except HTTPError as error:  # the connection broke after the headers, where the adapter does not retry
                     retry = retry.increment("GET", "", error=error)
             retry.sleep()
 
@@ -341,16 +342,16 @@ def _hide(record: logging.LogRecord) -> bool:
     return True
 
 
-MOST_EMPTY = 1_000  # pages without records, one after the other
+MOST_EMPTY = 1_000  # consecutive pages without records
 MORE_FIELD = re.compile(r"(?i)(has_?more|next(_?(page|cursor|token|link|url|offset|page_?token))?)")
 MISSING = object()
 
 
 class Pager:
-    """What is remembered from page to page."""
+    """Iterates over the pages."""
 
     def __init__(self, plan: Plan, api: Api, address: str, uri: str) -> None:
-        """Begin before the first page."""
+        """Start before the first page."""
         self._plan, self._api, self._uri = plan, api, uri
         self._start = address
         self._records = plan.records
@@ -361,14 +362,14 @@ class Pager:
 
     @property
     def place(self) -> str:
-        """What messages call the page that was asked for last."""
+        """The name in messages of the last requested page."""
         return f"Page {self._number}"
 
     def pages(self) -> Iterator[list[Any]]:
         """Yield the records of each page.
 
         Raises:
-            UserError: a page cannot be had, is not as the plan says, or comes again and again.
+            UserError: a page cannot be read, does not match the plan, or is repeated.
         """
         plan = self._plan
         address: str | None = set_parameter(self._start, plan.page, plan.first) if plan.page else self._start
@@ -389,7 +390,7 @@ class Pager:
             lists = [name for name, value in body.items() if isinstance(value, list)]
             if len(lists) != 1:
                 found = f"has {len(lists)} lists ({', '.join(lists)})" if lists else f"has no list ({_keys(body)})"
-                raise Trouble(f"{found}: say with #records=… where its records are.")
+                raise Trouble(f"{found}: set #records=… to the path of its records.")
             self._records = lists[0]
         found = walk(body, self._records or "")
         if found is MISSING:
@@ -397,18 +398,18 @@ class Pager:
             raise Trouble(f"has nothing at records={self._records} ({_keys(body)}): check that path.{hint}")
         if found is not None and not isinstance(found, list):
             where = f"has {_name(found)} at records={self._records}" if self._records else f"is {_name(found)}"
-            raise Trouble(f"{where}, where a list is expected: say with #records=… where the records are.")
+            raise Trouble(f"{where}, but a list is expected: set #records=… to the path of the records.")
         return found or []
 
     def _refuse_repeated(self, address: str, records: list[Any]) -> None:
-        """Refuse a page that was there before: such an API would be read forever."""
+        """Refuse a repeated page: otherwise the API would be read forever."""
         asked = _digest(address)
         if asked in self._asked:
-            raise Trouble("is named as the next one again and again: the API repeats itself; ask who runs it.")
+            raise Trouble("is named as the next page again: the API repeats itself; ask its operator.")
         self._asked.add(asked)
         self._empty = 0 if records else self._empty + 1
         if self._empty > MOST_EMPTY:
-            raise Trouble(f"is the last of {MOST_EMPTY:,} without a record, and names a next: check the address.")
+            raise Trouble(f"is the last of {MOST_EMPTY:,} pages without a record, and names a next: check the address.")
         before = self._seen.setdefault(_digest(json.dumps(records)), self._number) if records else self._number
         if before != self._number:
             name = self._plan.param or self._plan.page or "the next address"
@@ -428,13 +429,13 @@ class Pager:
         if plan.param:
             return set_parameter(self._start, plan.param, value)
         if not isinstance(value, str):
-            raise Trouble(f"has {value} at next={plan.next}, no address: say with param=… which parameter takes it.")
+            raise Trouble(f"has {value} at next={plan.next}, not an address: name its query parameter with param=….")
         following = urljoin(address, value)
         self._api.session.require_same_host(address, following)
         return following
 
     def _find_next(self, body: Any) -> Any:
-        """Return what is at `next`; an API may leave it out on its last page, so only a slip of the pen is refused."""
+        """Return the value at `next`; it may be absent on the last page, so only a probable typing error is refused."""
         if not isinstance(body, dict):
             raise Trouble(f"is {_name(body)}, which has no next={self._plan.next}: leave that out.")
         inside = body
@@ -450,7 +451,7 @@ class Pager:
         return inside
 
     def _refuse_more(self, body: Any) -> None:
-        """Refuse a page that is not the last by its own field, if no setting names the next one."""
+        """Refuse a page that has a field for a next page if no setting names it."""
         envelope = body if isinstance(body, dict) else {}
         for name, value in envelope.items():
             inner = value if isinstance(value, dict) else {}
@@ -462,7 +463,7 @@ class Pager:
 
 
 def walk(body: Any, path: str) -> Any:
-    """Return what is at a dotted path, `MISSING` where nothing is."""
+    """Return the value at a dotted path; `MISSING` if there is none."""
     for key in filter(None, path.split(".")):
         if not isinstance(body, dict) or key not in body:
             return MISSING
@@ -496,12 +497,12 @@ class RestSource(RecordSource):
     """The records of an API, in pages."""
 
     def __init__(self, uri: str, reading: Reading, plan: Plan, address: str, after: str | None = None) -> None:
-        """Remember the address, its secrets not filled in, and the watermark to begin at."""
+        """Store the address, without the values of secrets, and the watermark to start at."""
         super().__init__(uri, reading)
         self._plan, self._address, self._after = plan, address, after
 
     def since(self, column: str, value: Any) -> Source:
-        """Return the records at or after `value`, where the API has a parameter for it; otherwise all."""
+        """Return the source of records at or after `value`, if the API has a parameter for it; otherwise of all."""
         return RestSource(self.uri, self.reading, self._plan, self._address, say_moment(value))
 
     def _pages(self) -> Pages:
@@ -521,7 +522,7 @@ class RestSource(RecordSource):
         return flatten(record, self.uri, place, self._plan.drop)
 
     def _refuse_strangers(self, rows: list[Row], place: str) -> None:
-        """Refuse a page of which no record has any of the contract's columns."""
+        """Refuse a page if no record has any of the contract's columns."""
         columns = self.reading.columns or {}
         if rows and columns and not any(columns.keys() & row.keys() for row in rows):
             raise UserError(
@@ -531,7 +532,7 @@ class RestSource(RecordSource):
 
 
 def open_rest(uri: str, reading: Reading) -> RestSource:
-    """Return the source at `uri`; nothing is asked yet.
+    """Return the source at `uri`; no request is sent yet.
 
     Raises:
         UserError: the address is invalid.
@@ -541,7 +542,7 @@ def open_rest(uri: str, reading: Reading) -> RestSource:
 
 
 def say_moment(value: Any) -> str:
-    """Return a watermark as an API takes it: moments in UTC, as 2024-01-31T09:00:00Z."""
+    """Format a watermark for an API: timestamps in UTC, as 2024-01-31T09:00:00Z."""
     if not isinstance(value, datetime):
         return str(value)
     moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

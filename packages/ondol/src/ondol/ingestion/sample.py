@@ -1,8 +1,8 @@
 """The sample of a new project: customers of an invented telecom company.
 
-`sample://?rows=5000&seed=0&drift=0&shift=0&start=0`; each part may be left out. Row i of a sample depends on
-the seed, drift, shift and i alone: a longer sample begins with the shorter one, and `start` gives the rows
-from there on, so weekly batches of 1,000 rows are start=0, start=1000, …
+`sample://?rows=5000&seed=0&drift=0&shift=0&start=0`; each part may be left out. Row i of a sample depends only on seed,
+drift, shift and i: a longer sample begins with the shorter one, and `start` skips rows, so weekly batches of 1,000 rows
+are start=0, start=1000, …
 
     customer_id     integer  10,000,001 + row, unique
     signup_month    date     first of a month, 2004-08 to 2025-06
@@ -27,7 +27,7 @@ from there on, so weekly batches of 1,000 rows are start=0, start=1000, …
     next_spend      number   target: whole won, above 0, about 56,000 on average
 
 `drift` moves the features and keeps the rule for the targets (covariate drift), `shift` changes that rule and
-keeps the features (concept drift). Both go from 0 (none) to 3; 1 is plain to see, more is further away. The
+keeps the features (concept drift). Both range from 0 (none) to 3; 1 is a clear change. The
 bounds above hold at any drift and shift.
 
 Every row takes the same number of random draws, so the customer in row 17 of a drifted sample is the customer in row
@@ -131,10 +131,10 @@ def draw_block(rows: int, seed: int, block: int, drift: float, shift: float) -> 
 
 def _draw_person(u: Floats, z: Floats, drift: float) -> dict[str, Any]:
     """Draw who the customer is, and since when."""
-    need = z[0] + 0.35 * drift  # how much of everything the customer wants; seen only through usage
+    need = z[0] + 0.35 * drift  # demand of the customer; visible only through usage
     age = np.clip(46 - 6 * drift + 15 * z[1] - 2 * z[0], 14, 95).astype(np.int64)
     tenure = np.minimum(50 * np.exp(-0.45 * drift) * -np.log1p(-u[0]), 239).astype(np.int64)
-    observed = LAST_MONTH - (u[1] * 12).astype(np.int64)  # each customer is seen at the end of one month of a year
+    observed = LAST_MONTH - (u[1] * 12).astype(np.int64)  # each customer is observed at the end of one month of a year
     wish = need + 0.9 * z[2]
     return {
         "need": need,
@@ -151,7 +151,7 @@ def _draw_person(u: Floats, z: Floats, drift: float) -> dict[str, Any]:
 
 
 def _draw_usage(person: dict[str, Any], u: Floats, z: Floats, drift: float) -> dict[str, Any]:
-    """Draw what the customer uses, and what goes wrong."""
+    """Draw the customer's usage and problems."""
     log_data = 1.9 + 0.75 * person["need"] - 0.012 * (person["age"] - 46) + 0.45 * z[3] + 0.2 * drift
     calls = _count(u[7], np.exp(0.25 - 0.25 * person["autopay"] + 0.25 * drift))
     late = _count(u[8], np.where(person["autopay"], 0.25, 0.9))
@@ -169,7 +169,7 @@ def _draw_usage(person: dict[str, Any], u: Floats, z: Floats, drift: float) -> d
 
 
 def _draw_money(row: dict[str, Any], u: Floats, z: Floats) -> dict[str, Any]:
-    """Draw what the customer pays, in won."""
+    """Draw the customer's payments, in won."""
     extras = 1_100.0 * np.floor(9 * u[9] * u[9]) + np.array([8_000.0, 4_000, 6_000, 21_000, 3_000, 0])[row["device"]]
     fee = BASE_FEE[row["plan"]] + extras
     discount = np.where(u[10] < 0.55, 0.0, np.round(0.05 + 0.4 * (u[10] - 0.55) / 0.45, 2))
@@ -208,7 +208,7 @@ def _draw_targets(row: dict[str, Any], u: Floats, z: Floats, shift: float) -> di
 
 
 def _choose(shares: dict[str, tuple[float, float]], u: Floats, drift: float) -> Codes:
-    """Return for each uniform draw the position of the value it falls on."""
+    """Return the position of the chosen value for each uniform draw."""
     table = np.array(list(shares.values()))
     weight = table[:, 0] * np.exp(table[:, 1] * drift)
     edges = np.cumsum(weight / weight.sum())[:-1]
@@ -275,7 +275,7 @@ def block_to_batch(block: dict[str, Any], first: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-GENERATOR = 1  # raised whenever the same parameters would give other rows
+GENERATOR = 1  # increased whenever the same parameters give different rows
 BLOCK = 16_384  # rows drawn together, from one seed
 MOST = {"rows": 10_000_000, "seed": 2**63 - 1, "drift": 3, "shift": 3, "start": 10**12}
 
@@ -328,7 +328,7 @@ def open_sample(uri: str, reading: Reading | None = None) -> SampleSource:
     """
     head, _, query = uri.partition("?")
     if head != "sample://":
-        raise UserError(f'"{uri}" is not a sample: write sample://, or sample://?rows=5000&seed=0 and the like.')
+        raise UserError(f'"{uri}" is not a sample: write sample://, or parameters as in sample://?rows=5000&seed=0.')
     values: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in MOST:

@@ -1,4 +1,4 @@
-"""What a source is, with its optional abilities, and `open_source`, which opens one by the scheme of its URI.
+"""The interface of sources with optional extensions, and `open_source`, which opens one by the scheme of its URI.
 
 A new source is a module with an opener `(uri, reading) -> Source` and one line in `OPENERS`.
 """
@@ -35,18 +35,18 @@ SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is read.
+    """The settings for reading a source.
 
     Attributes:
-        columns: The contract's kind ("number", "integer", "boolean", "text", "date") by column name. A text
-            format's columns are read as these; others, and all where it is None, are read as text.
+        columns: The contract's kind ("number", "integer", "boolean", "text", "date") by column name. The columns of a
+            text format are read as these kinds; other columns, and all if None, are read as text.
         root: The project's folder, to which paths are relative.
         fetch: Timeouts, retries and limits.
-        required: The columns that all of several files must have, where one has them; None for all of `columns`.
-        quoted: Whether a quoted field of delimited text is text, also "NA" and an empty one.
-        dialect: How delimited text is written: the settings under [data].
-        expected: Where not None, the dialect is found in each file, but for what `dialect` sets. These are names that
-            a header has, if there is one.
+        required: The columns that all files must have if one of them has them; None for all of `columns`.
+        quoted: Whether a quoted field of delimited text is text, even if it is "NA" or empty.
+        dialect: The dialect of delimited text: the settings under [data].
+        expected: If not None, the dialect is detected in each file, except for settings in `dialect`. The value lists
+            names in the header, if there is one.
     """
 
     columns: Columns = None
@@ -62,7 +62,7 @@ class Source(Protocol):
     """A table that can be read again and again, in batches of bounded size.
 
     Attributes:
-        uri: What the user wrote, fit to be shown: a secret is `${NAME}` in it.
+        uri: The address as the user wrote it, with secrets as `${NAME}`.
     """
 
     uri: str
@@ -73,9 +73,9 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str | None:
-        """Return a SHA-256 that changes whenever the rows that `batches` yields may change.
+        """Return a SHA-256 that changes whenever the rows of `batches` may change.
 
-        None if that is unknown without reading them.
+        None if that cannot be known without reading them.
         """
         ...
 
@@ -84,14 +84,14 @@ class Source(Protocol):
 
         Raises:
             UserError: the source is not a table, or is damaged.
-            Retyped: a late value does not fit its column's type: what was yielded is void, start again.
+            Retyped: a late value does not fit its column's type: discard the yielded rows and start again.
         """
         ...
 
 
 @runtime_checkable
 class SupportsSince(Protocol):
-    """A source that can leave out old rows where they live, as a database can."""
+    """A source that can leave out old rows itself, such as a database."""
 
     def since(self, column: str, value: Any) -> Source:
         """Return the source of the rows whose `column` is at or after `value` (a number, text or datetime), or more."""
@@ -100,18 +100,18 @@ class SupportsSince(Protocol):
 
 @runtime_checkable
 class StreamingSource(Protocol):
-    """A source that is read on from a position, and never from its start again.
+    """A source that is read from the last position, and not from its start again.
 
     Attributes:
-        position: A JSON-able value: where the rows that were yielded end. It is stored together with the rows.
-        key: A JSON-able value: what a position holds in, however it is reached.
+        position: A JSON-able value: the position after the yielded rows. It is stored together with the rows.
+        key: A JSON-able value that identifies the stream to which a position belongs, for any address of it.
     """
 
     position: Any
     key: Any
 
     def resume(self, position: Any, full: bool = False) -> None:
-        """Begin at `position`; without one at the consumer group's offset, with `full` at the start."""
+        """Start at `position`; without one at the consumer group's offset, with `full` at the start."""
         ...
 
     def commit(self, position: Any) -> None:
@@ -121,19 +121,19 @@ class StreamingSource(Protocol):
 
 @runtime_checkable
 class MultiFileSource(Protocol):
-    """A source of files, of which those that are known can be left out."""
+    """A source of files, of which the known ones can be left out."""
 
     def files(self) -> dict[str, str] | None:
-        """Return by each file's name a SHA-256 that changes whenever its rows may; None if that is unknown."""
+        """Return a SHA-256 by file name, which changes whenever the file's rows may change; None if unknown."""
         ...
 
     def without(self, names: Collection[str]) -> Source:
-        """Return the source of the other files, which may be without rows."""
+        """Return the source of the other files, which may have no rows."""
         ...
 
 
 class Retyped(Exception):
-    """A column turned out to be of another type after batches were yielded: call `batches` again."""
+    """A column has another type than in the yielded batches: call `batches` again."""
 
 
 def open_source(uri: str, reading: Reading | None = None) -> Source:
@@ -149,7 +149,7 @@ def open_source(uri: str, reading: Reading | None = None) -> Source:
 
 
 def _find_opener(uri: str) -> str:
-    """Return the opener of the address's scheme, which may be inside its secret.
+    """Return the opener for the scheme of an address; the scheme may be inside a secret.
 
     Raises:
         UserError: the scheme is unknown.
@@ -168,7 +168,7 @@ def _find_opener(uri: str) -> str:
 
 
 def _is_dialect(scheme: str) -> bool:
-    """Return True if SQLAlchemy knows `scheme`: of its own, or by a package that is installed."""
+    """Return True if SQLAlchemy or an installed package has a dialect `scheme`."""
     import sqlalchemy as sa
 
     try:
@@ -179,9 +179,9 @@ def _is_dialect(scheme: str) -> bool:
 
 
 def read_through(source: Source, consume: "Callable[[Iterator[pa.RecordBatch]], T]") -> T:
-    """Return `consume(batches)`, called once more from the first row where a column had to be retyped.
+    """Return `consume(batches)`; call it again from the first row if a column had to be retyped.
 
-    `consume` must start again each time it is called, as one that writes a file does.
+    `consume` must be repeatable, for example overwrite its file each time.
     """
     try:
         return consume(source.batches())

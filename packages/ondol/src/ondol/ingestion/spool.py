@@ -1,4 +1,4 @@
-"""A local file that holds the rows of a source until the types of all of them are known."""
+"""A local file for the rows of a source until all types are known."""
 
 import tempfile
 import weakref
@@ -17,32 +17,32 @@ from ondol.ingestion.json_files import JsonReader, parse, write
 from ondol.ingestion.sources import Reading, Retyped
 from ondol.orchestration.reporting import Ticker
 
-HELD_BYTES = 64 << 20  # as much is fetched before the first batch is yielded, so that most surprises stay inside
+HELD_BYTES = 64 << 20  # bytes fetched before the first batch is yielded, so that most types need no change after it
 Pages = Iterator[list[Row]]
 
 
 class RecordSource:
-    """A source whose records are fetched once, page by page, and wait in a local file until all types are known.
+    """A source whose records are fetched once, page by page, and stored in a local file until all types are known.
 
-    A subclass yields pages of flat rows from `_pages`. What was fetched is read from the file when it is read again.
-    The file has no name, so that nothing is left of it however the process ends.
+    A subclass yields pages of flat rows from `_pages`. Later reads use the file.
+    The file has no name, so nothing is left of it when the process ends or is killed.
     """
 
     typed = True
 
     def __init__(self, uri: str, reading: Reading) -> None:
-        """Remember what is read and as what; nothing is fetched."""
+        """Store the source and its settings; nothing is fetched."""
         self.uri = uri
         self.reading = reading
         self._spool: Spool | None = None
 
     @property
     def schema(self) -> pa.Schema:
-        """Names and types, from as many records as it takes to see the contract's columns."""
+        """Names and types, from as many records as are needed to see the contract's columns."""
         return self._guard(lambda spool: spool.schema())
 
     def fingerprint(self) -> None:
-        """Return None: whether the rows changed is unknown before they are read."""
+        """Return None: changes cannot be known without reading the rows."""
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; see `ondol.ingestion.sources.Source`."""
@@ -53,21 +53,21 @@ class RecordSource:
         raise NotImplementedError
 
     def _guard(self, read: Callable[["Spool"], Any]) -> Any:
-        """Return what `read` makes of the spool, which is filled again after a failure."""
+        """Return `read(spool)`; the spool is filled again after a failure."""
         if self._spool is None or self._spool.failed:
             self._spool = Spool(self._pages(), self.uri, self.reading)
         return read(self._spool)
 
 
 class Spool:
-    """Rows on their way, in a file without a name.
+    """Fetched rows, in a file without a name.
 
     Attributes:
         failed: Whether fetching ended in an error, so that the rest is missing.
     """
 
     def __init__(self, pages: Pages, uri: str, reading: Reading) -> None:
-        """Begin with no rows; the file lies in the project's own folder where there is one."""
+        """Start without rows; the file is in the project's folder if there is one."""
         home = reading.root / ".ml"
         self._folder = home if home.is_dir() else Path(tempfile.gettempdir())
         self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
@@ -80,7 +80,7 @@ class Spool:
         self.failed = False
 
     def schema(self) -> pa.Schema:
-        """Return the names and types seen so far, having seen enough; the contract's where there are no rows."""
+        """Fetch enough rows, and return their names and types; those of the contract if there are no rows."""
         needed = set(self._columns or ())
         while (self._size < HELD_BYTES or not needed <= self._kinds.names()) and self._fetch():
             pass
@@ -94,7 +94,7 @@ class Spool:
         """Yield all rows.
 
         Raises:
-            Retyped: a late record has a new column, or a value of another type; everything is fetched by then.
+            Retyped: a late record has a new column, or a value of another type; all rows are fetched by then.
         """
         schema, done, start = self.schema(), 0, 0
         while True:
@@ -115,7 +115,7 @@ class Spool:
         return [parse(line, self._uri) for line in lines]
 
     def _fetch(self) -> bool:
-        """Add the next page; return False where there is none."""
+        """Add the next page; return False if there is none."""
         self.failed = True
         page = next(self._pages, None)
         if page is not None:

@@ -1,8 +1,8 @@
-"""Monitoring: the prediction log is compared, window by window, with the reference in the bundle.
+"""Monitoring: compares the prediction log, window by window, with the reference in the bundle.
 
-The steps of the flow are in `monitor`. `log` reads the predictions, `windows` keeps the results, `drift` holds the
-drift methods, `performance` the metrics of labelled predictions; the rule that decides to retrain is in `retraining`.
-The only package that imports Evidently.
+The steps of the flow are in `monitor`. `log` reads the predictions, `windows` stores the results, `drift` has the drift
+methods, `performance` the metrics of labelled predictions, and `retraining` the rule that requests retraining. It is
+the only package that imports Evidently.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
 """Drift of a window from the reference, column by column.
 
-A distance between two samples of the same population is never 0, and the fewer rows, the larger it is. So each limit is
-the larger of the one in the settings and of what about one window in a thousand would reach by chance:
+The distance between two samples of the same population is never 0, and it is larger for fewer rows. So each limit is
+the larger of two: the one in the settings, and the distance that about one window in a thousand reaches by chance:
 
 - Jensen-Shannon distance of k categories: n m / (n + m) times eight times its square is about χ² with k - 1 degrees
   of freedom (Lin, 1991; the second-order term of the divergence);
@@ -35,9 +35,10 @@ from ondol_serving.printable import printable
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_CATEGORIES = 30  # the rest of the reference's values share one, so that names and free texts compare too
+# The other values of the reference share one category, so that names and free text can be compared.
+MOST_CATEGORIES = 30
 OTHERS = "(others)"
-LEAST_SPREAD = 0.01  # below it Evidently's norm (at least 0.001) would not be the column's standard deviation
+LEAST_SPREAD = 0.01  # below it, Evidently's norm (at least 0.001) would differ from the column's standard deviation
 
 As = Literal["number", "category"]
 
@@ -47,11 +48,11 @@ class Sides:
     """Both sides of the comparison, the same columns in both.
 
     Attributes:
-        reference: The reference's columns: float64 or categories as text, missing values as NaN or None.
-        window: The window's.
-        kinds: As what each column is compared.
+        reference: The columns of the reference: float64, or categories as text; missing values are NaN or None.
+        window: The columns of the window.
+        kinds: How each column is compared: as numbers or as categories.
         dates: The columns that are dates, compared as days since 1970.
-        unseen: By text column, each side's share of values that training never saw.
+        unseen: For each text column, the shares of values not seen in training, on both sides.
     """
 
     reference: pd.DataFrame
@@ -73,7 +74,7 @@ def window_frame(reference: Reference, logged: Sequence[Logged]) -> pd.DataFrame
 
 
 def pair_sides(reference: Reference, window: pd.DataFrame) -> Sides:
-    """Return both sides with the features and the model's output as they are compared."""
+    """Return both sides with the features and the model's output, converted for the comparison."""
     sides: dict[str, tuple[pd.Series[Any], pd.Series[Any]]] = {}
     kinds: dict[str, As] = {}
     unseen: dict[str, tuple[float, float]] = {}
@@ -93,7 +94,7 @@ def pair_sides(reference: Reference, window: pd.DataFrame) -> Sides:
 
 
 def _parse(values: list[Any], column: Column) -> "pd.Series[Any]":
-    """Return one column of the log as its kind; what cannot be read, as from an older contract, is missing."""
+    """Return one column of the log in its kind; unreadable values, as from an older contract, are missing."""
     try:
         raw = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers and texts mixed
@@ -102,7 +103,7 @@ def _parse(values: list[Any], column: Column) -> "pd.Series[Any]":
 
 
 def _kind(column: Column, reference: "pd.Series[Any]") -> As:
-    """Return as what a column is compared: numbers with two values at most are flags, and flags are categories."""
+    """Return how a column is compared: numbers with at most two values are flags, and flags are categories."""
     if column.kind in ("text", "boolean") or reference.nunique() <= 2:
         return "category"
     return "number"
@@ -115,7 +116,7 @@ def _shape(kind: As, reference: "pd.Series[Any]", window: "pd.Series[Any]") -> "
         return tuple(side.where(side.isin(known) | side.isna(), OTHERS) for side in (ours, theirs))  # type: ignore[return-value]
     ours, theirs = (_numbers(side) for side in (reference, window))
     low, high = np.nanmin(ours), np.nanmax(ours)
-    # One absurd value must not make a column drift: beyond the reference's range and as much again, all is one.
+    # One extreme value must not make a column drift: values farther out than one more range are clipped.
     clipped = [side.clip(2 * low - high, 2 * high - low) for side in (ours, theirs)]
     spread = float(np.nanstd(ours))
     unit = 10.0 ** np.floor(np.log10(spread)) if 0 < spread < LEAST_SPREAD else 1.0
@@ -123,7 +124,7 @@ def _shape(kind: As, reference: "pd.Series[Any]", window: "pd.Series[Any]") -> "
 
 
 def _texts(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return values as texts; 1, 1.0 and True are one, since JSON and gaps turn one into the other."""
+    """Return values as texts; 1, 1.0 and True are equal, since JSON and missing values convert one into the other."""
     plain = values.astype("float64") if values.dtype.kind in "biuf" or str(values.dtype) == "boolean" else values
     return plain.map(lambda value: None if pd.isna(value) else plain_text(value)).astype(object)
 
@@ -165,14 +166,14 @@ def category_limit(distance: float, categories: int, ours: int, theirs: int) -> 
 
 
 def share_limit(change: float, before: float, after: float, ours: int, theirs: int) -> float:
-    """Return by how much a share may change between samples of two sizes."""
+    """Return the limit of the change of a share between samples of two sizes."""
     both = (before * ours + after * theirs) / (ours + theirs)
     return max(change, STANDARD_ERRORS * math.sqrt(both * (1 - both) * (1 / ours + 1 / theirs)))
 
 
 METHODS = {"number": "wasserstein", "category": "jensenshannon"}
-LEAST_VALUES = 20  # on either side; fewer do not describe a distribution
-MOST_LETTERS = 60  # of a name or value in the report
+LEAST_VALUES = 20  # on each side; fewer do not describe a distribution
+MOST_LETTERS = 60  # the longest label of a name or value in the report
 SCRIPT = re.compile(r"<script[^>]*>(.*?)</script>", re.DOTALL)
 DATA_END = "</script>\n    </head>"
 POLICY = (
@@ -187,10 +188,10 @@ class ColumnDrift(BaseModel):
     Attributes:
         method: Evidently's name of the distance.
         score: The distance; None if a side has too few values.
-        limit: From where on it counts.
+        limit: The limit of the distance.
         missing: The share of missing values in the window, `missing_before` in the reference.
-        unseen: The share of values that training never saw, None if that is not asked.
-        why: What has changed, in words; empty if nothing has.
+        unseen: The share of values not seen in training; None if it is not computed.
+        why: The changes in words; empty if there are none.
     """
 
     name: str
@@ -211,12 +212,12 @@ class ColumnDrift(BaseModel):
 
 @dataclass(frozen=True)
 class DriftComparison:
-    """What Evidently found.
+    """The result of Evidently's comparison.
 
     Attributes:
-        features: Each feature.
+        features: The features.
         prediction: The model's output.
-        report: Evidently's own report; None if there was no column to compare.
+        report: Evidently's report; None if there was no column to compare.
     """
 
     features: tuple[ColumnDrift, ...]
@@ -230,7 +231,7 @@ class DriftComparison:
 
     @cached_property
     def html(self) -> str:
-        """The report as one page, empty if there is none; it takes a second."""
+        """The report as one HTML page, empty if there is none; building it takes a second."""
         return "" if self.report is None else confine(str(self.report.get_html_str(as_iframe=False)))
 
 
@@ -251,11 +252,11 @@ def compare_sides(sides: "Sides", output: str, rules: Monitor) -> DriftCompariso
 
 
 def confine(html: str) -> str:
-    """Return a page that runs its own scripts alone, and loads and sends nothing: by a Content Security Policy.
+    """Restrict a page by a Content Security Policy: it runs only its own scripts, and loads and sends nothing.
 
-    Evidently writes its data as JSON into the first script, where `</script>` within a text would end it: JSON has no
-    line breaks, so the template's own end is the one followed by a line break. Names and values come into the page as
-    labels without markup anyway (`label_all`); this holds too if Evidently should show one in another way.
+    Evidently writes its data as JSON into the first script, which `</script>` in a text would end. JSON has no line
+    breaks, so the real end is the one followed by a line break. Names and values are labels without markup
+    (`label_all`); the policy also protects against other text that Evidently may show.
     """
     start, end = html.find("<script>"), html.find(DATA_END)
     if 0 <= start < end:
@@ -268,9 +269,9 @@ def confine(html: str) -> str:
 
 
 def label_all(texts: Iterable[str]) -> dict[str, str]:
-    """Return for each text a label for the report: without markup, short, and no two the same.
+    """Return labels for texts in the report: short, unique and without markup.
 
-    Evidently writes names and values into a `<script>` as they are, and Plotly reads markup in the titles of charts.
+    Evidently writes names and values unchanged into a `<script>`, and Plotly reads markup in the titles of charts.
     """
     labels: dict[str, str] = {}
     taken: set[str] = set()
@@ -287,7 +288,7 @@ def label_all(texts: Iterable[str]) -> dict[str, str]:
 
 
 def _limit(sides: "Sides", name: str, rules: Monitor) -> float | None:
-    """Return a column's limit, None if a side has too few values to compare (Evidently raises on none at all)."""
+    """Return a column's limit; None if a side has too few values to compare (without any, Evidently raises)."""
     ours, theirs = sides.reference[name].dropna(), sides.window[name].dropna()
     if min(len(ours), len(theirs)) < LEAST_VALUES:
         return None
@@ -299,11 +300,11 @@ def _limit(sides: "Sides", name: str, rules: Monitor) -> float | None:
 def _ask_evidently(
     sides: "Sides", limits: dict[str, float], output: str, drift_share: float
 ) -> tuple[dict[str, float], Any]:
-    """Return each column's distance and the report; without a comparable column there is none."""
+    """Return each column's distance, and the report; None if no column can be compared."""
     if not limits:
         return {}, None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Evidently's own libraries warn each other of what is deprecated
+        warnings.simplefilter("ignore")  # Evidently's dependencies emit deprecation warnings
         return _run_evidently(sides, limits, output, drift_share)
 
 

@@ -21,8 +21,8 @@ from ondol.registry.champion import read_champion
 from ondol.storage.store import open_store
 from ondol_serving.printable import printable
 
-MOST_COLUMNS = 50  # the farthest beyond their limits; each is a series of its own
-READ_SECONDS = 10.0  # how long what was read is given again: a store may hold thousands of windows
+MOST_COLUMNS = 50  # the columns farthest beyond their limits; each is a separate series
+READ_SECONDS = 10.0  # seconds for which values are cached: a store may have thousands of windows
 VERDICTS = ("ok", "drift", "worse")
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {  # by name: the help text, and the labels
     "ml_store_readable": ("Whether the store can be read", ()),
@@ -50,13 +50,13 @@ class LoopCollector(Collector):
     """The gauges of the loop."""
 
     def __init__(self, settings: Settings) -> None:
-        """Read the store of `settings` when asked."""
+        """Read the store of `settings` at each scrape."""
         self.settings = settings
         self._read_at = float("-inf")
         self._gauges: list[GaugeMetricFamily] = []
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Return the gauges; those of a store that cannot be read are missing, and `ml_store_readable` is 0."""
+        """Return the gauges; if the store cannot be read, they are missing and `ml_store_readable` is 0."""
         if time.monotonic() - self._read_at > READ_SECONDS:
             try:
                 self._gauges = [_gauge("ml_store_readable", 1.0), *self._read()]
@@ -77,7 +77,7 @@ class LoopCollector(Collector):
         yield _labelled("ml_champion_since_seconds", {champion.version: since})
         wanted = find_unsent_request(loop, champion) is not None
         yield _gauge("ml_loop_request_open", float(wanted))
-        if self.settings.log.enabled:  # without a log no window is ever evaluated
+        if self.settings.log.enabled:  # without a log, windows are never evaluated
             needed = float(self.settings.monitor.min_rows)
             yield _gauge("ml_window_min_rows", needed)
         windows = [window for window in Windows(store).of(champion) if window.evaluated]
@@ -90,10 +90,10 @@ class LoopCollector(Collector):
 
 
 def serve_metrics(settings: Settings) -> None:
-    """Serve the gauges at `[monitor] metrics` from a thread, where that is set.
+    """Serve the gauges at `[monitor] metrics` from a thread, if that is set.
 
     Raises:
-        UserError: the address is taken.
+        UserError: the address is in use.
     """
     if settings.monitor.metrics is None:
         return
@@ -110,7 +110,7 @@ def serve_metrics(settings: Settings) -> None:
 
 
 def _of_window(window: Window) -> Iterator[GaugeMetricFamily]:
-    """Yield what the last evaluated window showed."""
+    """Yield the gauges of the last evaluated window."""
     yield _gauge("ml_window_end_seconds", window.end.timestamp())
     yield _gauge("ml_window_rows", float(window.rows))
     verdicts = {verdict: float(window.verdict == verdict) for verdict in VERDICTS}
@@ -125,7 +125,7 @@ def _of_window(window: Window) -> Iterator[GaugeMetricFamily]:
 
 
 def _of_performance(window: Window) -> Iterator[GaugeMetricFamily]:
-    """Yield the live metric of the last window that labels have reached."""
+    """Yield the gauges of the last window with labels."""
     live = window.performance
     assert live is not None
     holdout = live.before.value if live.before else None

@@ -1,4 +1,4 @@
-"""Labels that arrive late, joined to predictions by request id and row, or by the id that callers sent."""
+"""Late labels, joined to predictions by request id and row, or by the id that callers sent."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -37,15 +37,15 @@ class Labels:
 
 
 def read_labels(settings: Settings, contract: Contract, samples: list[pd.DataFrame]) -> Labels:
-    """Return the labels that `[monitor] labels` has for the sampled rows; of several for one row the last counts.
+    """Return the labels in `[monitor] labels` for the sampled rows; if a row has several, the last one counts.
 
     Args:
-        settings: Name the source.
-        contract: Of the model in production: which column is predicted.
-        samples: The windows' samples, with the columns `request_id`, `row` and `id`.
+        settings: The settings, which name the source.
+        contract: The contract of the model in production.
+        samples: The samples of the windows, with the columns `request_id`, `row` and `id`.
 
     Raises:
-        UserError: there is no such source, or it lacks the target or anything to join by.
+        UserError: there is no such source, or it lacks the target or a key.
     """
     keys: dict[str, Kind] = {REQUEST: "text", ROW: "integer"}
     kinds = contract.kinds | {name: kind for name, kind in keys.items() if name != contract.target}
@@ -62,7 +62,7 @@ def read_labels(settings: Settings, contract: Contract, samples: list[pd.DataFra
 
 
 def _open_labels(settings: Settings, kinds: dict[str, str], target: str) -> Source:
-    """Open the labels, which may have a header although the training table has none."""
+    """Open the labels; they may have a header even if the training table has none."""
     dialect, uri = settings.data.dialect, settings.monitor.labels or ""
     if dialect.header is not True or dialect.skip_lines:
         headed = Dialect(**(dialect.model_dump(exclude_unset=True) | {"header": True, "skip_lines": 0}))
@@ -74,14 +74,14 @@ def _open_labels(settings: Settings, kinds: dict[str, str], target: str) -> Sour
 
 
 def join_columns(present: list[str], contract: Contract, uri: str) -> tuple[str, ...]:
-    """Return the columns of the labels that name a row.
+    """Return the key columns of the labels.
 
     Raises:
         UserError: there are none, or the target is missing.
     """
     if contract.target not in present:
         raise UserError(f'The labels "{uri}" have no column "{contract.target}", which is predicted.')
-    present = [name for name in present if name != contract.target]  # which may have the name of a key
+    present = [name for name in present if name != contract.target]  # its name may be that of a key
     if REQUEST in present:
         return (REQUEST, ROW) if ROW in present else (REQUEST,)
     identity = contract.role("id")
@@ -94,14 +94,14 @@ def join_columns(present: list[str], contract: Contract, uri: str) -> tuple[str,
 
 
 def keys_of(sample: pd.DataFrame, by: tuple[str, ...]) -> list[str]:
-    """Return each sampled row's key: request and row (0 where labels have no rows), or the id that was sent."""
+    """Return the key of each sampled row: request and row (0 if labels have no rows), or the id that was sent."""
     if by[0] == REQUEST:
         return [f"{request} {row}" for request, row in zip(sample[REQUEST], sample[ROW], strict=True)]
     return [normalize(value) if isinstance(value, str) else "" for value in sample["id"]]
 
 
 def _labels_of(batch: "pa.RecordBatch", contract: Contract, by: tuple[str, ...], wanted: set[str]) -> "pd.Series[Any]":
-    """Return the labels of one batch that are wanted, by key."""
+    """Return the needed labels of one batch, by key."""
     import pyarrow as pa
 
     columns = [_key_column(contract, name) for name in by]

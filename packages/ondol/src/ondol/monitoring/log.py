@@ -21,15 +21,15 @@ from ondol.orchestration.processes import running
 from ondol.project import Project
 from ondol.storage.files import read_note, write_json
 
-SKEW_SECONDS = 300.0  # by which a file's own time may differ from the clock that its records carry
-# A record as the service writes it; a record of another form is parsed as JSON, which is slower.
+SKEW_SECONDS = 300.0  # seconds by which a file's time may differ from the times of its records
+# A record as the service writes it; other records are parsed as JSON, which is slower.
 HEAD = re.compile(rb'\{"id":"[^"\\]*","at":"([^"\\]*)","version":"[^"\\]*","bundle":"([^"\\]*)","ms":([-+.eE0-9]+),')
 PREDICTIONS = b'"predictions":'
 _decode = json.JSONDecoder().raw_decode
 
 
 class Head(NamedTuple):
-    """What is read of every record: when (seconds since 1970), by which bundle, how long (ms), how many rows."""
+    """The fields read from every record: time (seconds since 1970), bundle, latency (ms), number of rows."""
 
     at: float
     bundle: str
@@ -39,11 +39,11 @@ class Head(NamedTuple):
 
 @dataclass
 class Tally:
-    """The requests of a window: the place of each, its rows and its latency in ms.
+    """The requests of a window: position, number of rows and latency (ms) of each.
 
     Attributes:
-        unreadable: Lines that are not records, in the files of the window.
-        others: Requests of the window that another bundle answered.
+        unreadable: Invalid lines in the files of the window.
+        others: Requests of the window that other bundles answered.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -56,17 +56,17 @@ class Tally:
 
     @property
     def requests(self) -> int:
-        """How many requests were answered."""
+        """The number of answered requests."""
         return len(self.count)
 
     @property
     def rows(self) -> int:
-        """How many rows they held."""
+        """The number of their rows."""
         return sum(self.count)
 
 
 class Logged(NamedTuple):
-    """One row of the log: the request, its place in it, the features as sent, and the answer."""
+    """One row of the log: request id, position in the request, features as sent, and answer."""
 
     request_id: str
     row: int
@@ -95,9 +95,9 @@ def tally_window(folder: Path, start: datetime, end: datetime, bundle: str) -> T
 
 
 def sample_logged(tally: Tally, most: int, seed: int = 0) -> list[Logged]:
-    """Return at most `most` rows, each as likely as any other, in the log's order.
+    """Return a uniform random sample of at most `most` rows, in the log's order.
 
-    A file that rotation removed in the meantime gives none.
+    Files that rotation removed in the meantime are skipped.
     """
     counts = np.asarray(tally.count, dtype=np.int64)
     ends = counts.cumsum()
@@ -114,14 +114,14 @@ def sample_logged(tally: Tally, most: int, seed: int = 0) -> list[Logged]:
 
 
 def read_head(line: bytes) -> Head | None:
-    """Return what is needed of a record without parsing its request; None if the line is not a record."""
+    """Parse a record without its request; None if the line is not a record."""
     match = HEAD.match(line)
     if match is not None:
         at, bundle, ms = match.groups()
         try:
             rows = _count_rows(line[line.rindex(PREDICTIONS) + len(PREDICTIONS) :])
             return Head(_seconds(at.decode()), bundle.decode(), float(ms), rows)
-        except (ValueError, TypeError):  # such as a class that is called "predictions"
+        except (ValueError, TypeError):  # such as a class named "predictions"
             pass
     try:
         return _read_slowly(line)
@@ -130,7 +130,7 @@ def read_head(line: bytes) -> Head | None:
 
 
 def _count_rows(tail: bytes) -> int:
-    """Return how many predictions a record ends with; where no object follows another it is one."""
+    """Count the predictions at the end of a record, by the separators of objects."""
     if tail.lstrip().startswith(b"[{") and b"},{" not in tail and b"}, {" not in tail:
         return 1
     return len(_decode(tail.decode().lstrip())[0])
@@ -147,7 +147,7 @@ def _seconds(text: str) -> float:
 
 
 def _files_of(folder: Path, low: float, high: float) -> list[Path]:
-    """Return the files that can hold records of [low, high): by the time in the name and that of the last write."""
+    """Return the files that may have records of [low, high), by the time in the name and the last change."""
     found = []
     for path in sorted(folder.glob("*.jsonl")):
         try:
@@ -157,13 +157,13 @@ def _files_of(folder: Path, low: float, high: float) -> list[Path]:
         try:
             if began - SKEW_SECONDS < high and path.stat().st_mtime + SKEW_SECONDS >= low:
                 found.append(path)
-        except FileNotFoundError:  # rotation took it
+        except FileNotFoundError:  # rotation removed it
             continue
     return found
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield offset and line of each record; a last line without its end was being written, or never was."""
+    """Yield offset and line of each record; an incomplete last line is skipped."""
     offset = 0
     try:
         with path.open("rb") as file:
@@ -171,12 +171,12 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line.endswith(b"\n"):
                     yield offset, line
                 offset += len(line)
-    except FileNotFoundError:  # rotation took it
+    except FileNotFoundError:  # rotation removed it
         return
 
 
 def _read_rows(path: Path, tally: Tally, wanted: list[tuple[int, int]]) -> Iterator[Logged]:
-    """Yield the wanted (record, place) pairs of one file."""
+    """Yield the selected rows of one file, given as (record, position) pairs."""
     try:
         with path.open("rb") as file:
             for record, group in groupby(wanted, lambda pair: pair[0]):
@@ -186,7 +186,7 @@ def _read_rows(path: Path, tally: Tally, wanted: list[tuple[int, int]]) -> Itera
                     yield Logged(
                         str(parsed["id"]), place, parsed["request"]["rows"][place], parsed["predictions"][place]
                     )
-    except FileNotFoundError:  # rotation took it
+    except FileNotFoundError:  # rotation removed it
         return
 
 
@@ -197,7 +197,8 @@ SECONDS = 5.0
 def alert_dropped_records(project: Project) -> int:
     """Send an alert if a service dropped records since the last call; return how many.
 
-    It asks the service of this machine and those of `[environments]`; one that does not answer is skipped.
+    It reads the metrics of the service on this machine and of those in `[environments]`; a service that does not answer
+    is skipped.
     """
     settings = project.settings
     path = settings.home / "drops.json"
@@ -210,7 +211,7 @@ def alert_dropped_records(project: Project) -> int:
             todo = "Make room where its store's `log` is; `[log] keep_bytes` bounds what is kept."
             alert(settings, "log-dropped", what, todo, key=f"log-dropped {place}")
     if any(before.get(place, 0) != count for place, count in counts.items()):
-        with suppress(OSError):  # the disk is still full: the alert is sent again
+        with suppress(OSError):  # the disk is still full: the alert is sent again later
             write_json(path, before | counts)
     return sum(new.values())
 

@@ -1,4 +1,4 @@
-"""Steps of the monitor flow: compare a window of predictions with the reference, measure, and report."""
+"""Steps of the monitor flow: compare a window of predictions with the reference, compute metrics, and report."""
 
 import logging
 import time
@@ -27,7 +27,7 @@ from ondol.registry.champion import Champion, require_champion
 from ondol.storage.files import sole
 from ondol.storage.log_upload import LAG_SECONDS, fetch_log
 
-LOG_DELAY_SECONDS = 1.0  # between an answer's time and its record in the file
+LOG_DELAY_SECONDS = 1.0  # seconds between an answer's time and its record in the file
 SEED = 0
 
 
@@ -42,7 +42,7 @@ class MonitorContext:
 
 @dataclass(frozen=True)
 class WindowResult:
-    """A window and, if it had enough rows, what was compared."""
+    """A window and, if it had enough rows, its comparison."""
 
     window: Window
     sides: Sides | None = None
@@ -73,7 +73,7 @@ def monitor_lock(project: Project) -> Iterator[None]:
 
 
 def window_end(project: Project) -> datetime:
-    """Return up to when the log is complete: now, or when what was answered then is in an object store."""
+    """Return the time up to which the log is complete: now, or earlier with an object store, because of the upload."""
     lag = LAG_SECONDS if project.store.remote else 0.0
     return datetime.now(UTC) - timedelta(seconds=lag)
 
@@ -104,7 +104,7 @@ def describe_window(context: MonitorContext, start: datetime, end: datetime, tal
 
 
 def too_small(window: Window, least: int) -> Window:
-    """Return the window as too small; its rows join the next one."""
+    """Return the window as too small; its rows are added to the next one."""
     reason = (
         f"{window.rows:,} rows since {window.start:%Y-%m-%d %H:%M} UTC are too few to evaluate: {least:,} are needed"
     )
@@ -121,9 +121,9 @@ def _save_files(
 
 
 def measure_windows(project: Project, context: MonitorContext, windows: list[Window]) -> list[Window]:
-    """Return the windows with their performance, where labels have arrived and the samples are kept.
+    """Return the windows with their performance, if labels have arrived and the samples still exist.
 
-    Labels that cannot be read are noted; drift is evaluated all the same.
+    If labels cannot be read, a note is added; drift is evaluated anyway.
     """
     settings = project.settings
     if settings.monitor.labels is None:
@@ -159,9 +159,9 @@ log = logging.getLogger(__name__)
 
 
 def detect_drift(project: Project, context: MonitorContext, end: datetime) -> WindowResult:
-    """Compare the log from where the last window ended up to `end`; report and sample are kept beside the record.
+    """Compare the log from the end of the last window to `end`; store the report and the sample.
 
-    The record itself is not written yet: until it is, the rows belong to no window and the next run uses them.
+    The window's record is written later: until then, the rows belong to no window, and the next run uses them.
     """
     store, rules = project.store, project.settings.monitor
     windows = Windows(store)
@@ -205,7 +205,7 @@ def log_window(project: Project, found: WindowResult, window: Window) -> Window:
         runs = WindowRuns(project.settings)
         run = runs.log_window(window, found.comparison.html, plots)
         publish_link("drift-report", runs.report_address(run), f"Drift report of window {window.id}")
-    except UserError as error:  # the MLflow server is down: all is in the store
+    except UserError as error:  # the MLflow server is down: the store has everything
         return window.model_copy(update={"notes": (*window.notes, str(error))})
     return window.model_copy(update={"run_id": run})
 
@@ -218,7 +218,7 @@ def save_window(project: Project, window: Window) -> None:
     windows.prune(kept)
     try:
         WindowRuns(settings).prune(kept)
-    except Exception as error:  # the MLflow server is down or lets nothing be removed: the next window tries again
+    except Exception as error:  # the MLflow server is down or does not allow removal: the next window tries again
         log.warning("Old reports stay in MLflow for now (%s).", type(error).__name__)
 
 
@@ -232,10 +232,10 @@ def report_window(project: Project, window: Window, decision: Decision, request:
 
 
 def _show_figures(settings: Settings, window: Window) -> None:
-    """Show the new figures of an earlier window, where MLflow answers."""
+    """Update the figures of an earlier window in MLflow, if it answers."""
     if window.run_id is None:
         return
     try:
         WindowRuns(settings).log_figures(window.run_id, window)
     except UserError:
-        return  # they are in the store
+        return  # the store has them

@@ -1,4 +1,4 @@
-"""Metrics of the labelled predictions of a window, beside the metric on the holdout."""
+"""Metrics of the labelled predictions of a window, compared with the holdout."""
 
 import math
 from statistics import NormalDist
@@ -15,15 +15,15 @@ from ondol.evaluation.metrics import Interval, bootstrap, choose_metric, metrics
 
 
 class Performance(BaseModel):
-    """The metric that decides, on the labelled rows of a window.
+    """The deciding metric on the labelled rows of a window.
 
     Attributes:
         metric: Its name.
-        rows: How many rows had a label.
-        figure: Its figure with interval.
-        before: The holdout's, None if it is not known.
-        metrics: Every metric's figure.
-        lost: Whether it is worse than the holdout's beyond chance and by more than is allowed.
+        rows: The number of labelled rows.
+        figure: The figure with its interval.
+        before: The figure on the holdout; None if it is not known.
+        metrics: The figure of every metric.
+        lost: Whether it is significantly worse than on the holdout, by more than the allowed loss.
     """
 
     metric: str
@@ -35,7 +35,7 @@ class Performance(BaseModel):
 
     @property
     def sentence(self) -> str:
-        """The finding in words."""
+        """The result in words."""
         before = "unknown" if self.before is None else _show(self.before)
         return f"{self.metric} {_show(self.figure)} on {self.rows:,} labelled rows, {before} on the holdout"
 
@@ -43,14 +43,14 @@ class Performance(BaseModel):
 def measure(
     contract: Contract, holdout: dict[str, Any], rows: pd.DataFrame, gates: Gates, rules: Monitor
 ) -> Performance | None:
-    """Return how good the labelled rows' predictions were; None if the metric is undefined on them.
+    """Compute the metrics of the labelled rows; None if the deciding metric is undefined on them.
 
     Args:
-        contract: The model's.
-        holdout: The metrics of the bundle's `meta.json`.
+        contract: The contract of the model.
+        holdout: The metrics in the bundle's `meta.json`.
         rows: Columns `prediction` (lists of numbers) and `label` (in the target's dtype).
-        gates: The metric and how its interval is found.
-        rules: The allowed loss, and how sure it must be.
+        gates: The metric and the settings of its interval.
+        rules: The allowed loss and the confidence level.
     """
     y = encode_target(contract, rows["label"])
     predicted = np.array(rows["prediction"].tolist(), dtype=np.float64)
@@ -74,10 +74,10 @@ def measure(
 
 
 def is_lost(problem: str, metric: str, now: Interval, before: Interval, coverage: float, rules: Monitor) -> bool:
-    """Return True if a figure is worse than before by more than `[monitor] loss`, and by more than chance.
+    """Return True if a figure is worse than before by more than `[monitor] loss`, and significantly so.
 
-    The figures are of different rows, so their standard errors, read from their intervals of that coverage, add up in
-    squares; the fall must exceed the one-sided bound of the normal distribution at `[monitor] confidence`.
+    The figures come from different rows, so the squares of their standard errors, derived from their intervals, add up.
+    The fall must exceed the one-sided bound of the normal distribution at `[monitor] confidence`.
     """
     kind = metrics_of(problem)[metric]
     if now.low is None or now.high is None or before.low is None or before.high is None:

@@ -26,16 +26,16 @@ MOST_CATEGORIES = 10
 
 
 def draw_drift(comparison: DriftComparison, sides: Sides, note: str) -> dict[str, bytes]:
-    """Return the pictures as PNG by name: `drift-by-column` and `reference-and-window`.
+    """Draw the plots as PNG by name: `drift-by-column` and `reference-and-window`.
 
     Args:
-        comparison: What Evidently found.
-        sides: What was compared.
-        note: How many rows, for the corner.
+        comparison: The result of Evidently.
+        sides: The compared data.
+        note: A note on the number of rows, for the corner.
     """
     import matplotlib
 
-    # matplotlib warns of each font without a bold face, which the user cannot act on.
+    # matplotlib warns of each font without a bold face; the user cannot change that.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     columns = [c for c in (comparison.prediction, *by_distance(comparison.features)) if c.score is not None]
     with matplotlib.rc_context(STYLE | {"font.family": list(find_fonts())}):
@@ -97,7 +97,7 @@ def _draw_numbers(axes: "Axes", ours: "pd.Series[Any]", theirs: "pd.Series[Any]"
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
-    """Return the edges of the bins for all but the farthest values; whole numbers fall into the middle of theirs."""
+    """Return the edges of the bins, without the farthest values; whole numbers are in the middle of their bins."""
     low, high = np.quantile(values, (0.005, 0.995))
     if np.array_equal(values, np.floor(values)):
         step = max(np.ceil((high - low) / BINS), 1.0)
@@ -138,8 +138,8 @@ def as_markdown(window: Window, decision: Decision, open_request: str, report: s
     Args:
         window: The window.
         decision: The decision after this window.
-        open_request: A sentence on a request that was not sent yet, or nothing.
-        report: Where the report is.
+        open_request: A sentence on a request that was not sent yet, or an empty string.
+        report: The location of the report.
     """
     first = headline(window)
     parts = [
@@ -154,7 +154,7 @@ def as_markdown(window: Window, decision: Decision, open_request: str, report: s
 
 
 def figures(window: Window) -> dict[str, str]:
-    """Return the figures of a window as they are shown, by name."""
+    """Return the formatted figures of a window by name."""
     shown = {
         "requests": f"{window.requests:,}",
         "rows": f"{window.rows:,} ({window.sampled:,} compared)",
@@ -173,7 +173,7 @@ def figures(window: Window) -> dict[str, str]:
     if window.others:
         shown["requests of other versions"] = f"{window.others:,}"
     if window.unreadable:
-        shown["lines that are not records"] = f"{window.unreadable:,}"
+        shown["invalid lines"] = f"{window.unreadable:,}"
     return shown
 
 

@@ -1,6 +1,6 @@
 """Decides whether to retrain, alerts, and requests the pipeline.
 
-An alert depends on the verdict alone: it is also sent while the loop is paused, cools down, or waits for training.
+An alert depends only on the verdict: it is also sent while the loop is paused, cooling down, or waiting for training.
 The decision is written first, then the alert and the event are sent, so that they survive a crash of the monitor.
 """
 
@@ -27,7 +27,7 @@ KEPT = 100  # changes
 
 
 class LoopEntry(BaseModel):
-    """One change of the loop."""
+    """One entry in the history of the loop."""
 
     at: str
     who: str
@@ -40,7 +40,7 @@ class TrainingRequest(BaseModel):
 
     Attributes:
         window: The latest window, which identifies the request.
-        windows: All windows that are a reason for it.
+        windows: All windows that led to it.
         emitted_at: When the Prefect event was confirmed; None until then.
     """
 
@@ -62,12 +62,12 @@ class Loop(BaseModel):
 
 
 def read_loop(store: Store) -> Loop:
-    """Return the loop of the store."""
+    """Return the state of the loop from the store."""
     return read_record(store.folder / "loop.json", Loop) or Loop()
 
 
 def change_loop(store: Store, change: Callable[[Loop], Loop]) -> Loop:
-    """Replace the loop's state by what `change` makes of it, in one step, and return it."""
+    """Apply `change` to the state of the loop in one step, and return the new state."""
     with locked(store.folder / "loop.lock", wait=True):
         loop = change(read_loop(store))
         store.write_bytes(store.folder / "loop.json", (loop.model_dump_json(indent=1) + "\n").encode())
@@ -112,7 +112,7 @@ def _note(loop: Loop, change: LoopEntry) -> Loop:
 
 
 class Decision(BaseModel):
-    """Whether retraining is needed, the reason, and the windows that are a reason for it."""
+    """Whether retraining is needed, the reason, and the windows that led to it."""
 
     wanted: bool
     why: str
@@ -120,12 +120,12 @@ class Decision(BaseModel):
 
 
 def decide(windows: Sequence[Window], champion: Champion, rules: Retrain, loop: Loop, now: datetime) -> Decision:
-    """Decide on the champion's windows, oldest first: bad in N of the last M and in the latest.
+    """Decide whether to retrain: N of the last M windows and the latest one must be bad.
 
     Args:
-        windows: The champion's; those that were too small do not count.
+        windows: The champion's windows, oldest first; those that were too small do not count.
         champion: The model in production.
-        rules: How many windows, and the cooldown.
+        rules: The numbers of windows, and the cooldown.
         loop: Whether it is paused, and the last request.
         now: The time, UTC.
     """
@@ -152,7 +152,7 @@ def decide(windows: Sequence[Window], champion: Champion, rules: Retrain, loop: 
 
 
 def cooldown_end(champion: Champion, rules: Retrain, loop: Loop) -> datetime:
-    """Return the time from which training may be requested: after the last request and after a new champion."""
+    """Return the time from which training may be requested, after the last request and after a new champion."""
     times = [champion.since] + ([loop.wanted.requested_at] if loop.wanted else [])
     return max(map(datetime.fromisoformat, times)) + timedelta(hours=rules.cooldown_hours)
 
@@ -172,7 +172,7 @@ def resource_of(project: str) -> str:
 
 
 def event_id(project: str, window: str) -> UUID:
-    """Return the event's id, the same each time that a window's request is sent."""
+    """Return the event's id, which is the same if a window's request is sent again."""
     return uuid5(NAMESPACE_URL, f"{resource_of(project)}/{window}")
 
 
@@ -182,7 +182,7 @@ def has_automation(project: str) -> bool:
 
 
 def matches(trigger: dict[str, Any], project: str) -> bool:
-    """Return True if an automation's trigger names the event, at any depth, and this project or none."""
+    """Return True if a trigger of an automation, at any depth, names the event, and this project or no project."""
     text = json.dumps(trigger)
     about = "ml.project." not in text or f'"{resource_of(project)}"' in text
     return f'"{EVENT}"' in text and about
@@ -248,8 +248,8 @@ def send_unsent_training_request(project: Project) -> None:
 def alert_verdicts(project: Project, champion: Champion, decision: Decision) -> None:
     """Send an alert for each bad window, once for each verdict.
 
-    Labels that come late make an earlier window bad too. An alert may be sent twice if this process is killed before
-    it is noted; it has the same key.
+    Late labels can make an earlier window bad too. If this process is killed before an alert is recorded, it may be
+    sent twice, with the same key.
     """
     windows = Windows(project.store)
     recent = [window for window in windows.of(champion) if window.evaluated][-project.settings.retrain.of :]
@@ -261,7 +261,7 @@ def alert_verdicts(project: Project, champion: Champion, decision: Decision) -> 
 
 
 def describe_alert(window: Window, decision: Decision) -> tuple[str, str]:
-    """Return the text of an alert on a window, and what to do."""
+    """Return the text of an alert on a window, and the remedy."""
     state = "retraining is requested" if decision.wanted else decision.why
     span = f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M} UTC"
     found = "; ".join((*window.reasons, *window.notes))
@@ -272,9 +272,9 @@ def describe_alert(window: Window, decision: Decision) -> tuple[str, str]:
 
 
 def send_training_request(project: Project, champion: Champion) -> str:
-    """Send the event of a training request that Prefect has not received; return why it still has not, or nothing.
+    """Send the event of an unsent training request; return why Prefect did not receive it, or an empty string.
 
-    The event may be sent twice if the monitor is killed in between: it carries the window's name.
+    If the monitor is killed in between, the event may be sent twice, with the same id.
     """
     wanted = find_unsent_request(read_loop(project.store), champion)
     if wanted is None:
@@ -284,7 +284,7 @@ def send_training_request(project: Project, champion: Champion) -> str:
         if not has_automation(name):
             return NO_AUTOMATION
         send_retrain_event(name, wanted)
-    except Exception as error:  # any error of a server that stops: the next run sends it
+    except Exception as error:  # any error of a server that is stopping: the next run sends it
         return (
             f"Retraining is requested, but the event could not be sent to Prefect ({type(error).__name__}): the next "
             "`ml monitor` sends it."
@@ -312,7 +312,7 @@ def assess_window(
 ) -> tuple[WindowVerdict, tuple[str, ...]]:
     """Return the verdict and its reasons in words.
 
-    A window is worse if labels show it; otherwise it drifted if enough features, or the predictions, did.
+    A window is worse if labels show it; otherwise it drifted if enough features, or the predictions, drifted.
     """
     reasons = []
     drifted = [column for column in features if column.drifted]
@@ -329,7 +329,7 @@ def assess_window(
 
 
 def by_distance(columns: "tuple[ColumnDrift, ...] | list[ColumnDrift]") -> list[ColumnDrift]:
-    """Return columns, the farthest beyond its limit first; drifted columns without a distance come before all."""
+    """Sort columns: first drifted ones without a distance, then by distance relative to the limit."""
 
     def far(column: ColumnDrift) -> float:
         if column.score is None or column.limit is None:

@@ -1,4 +1,4 @@
-"""The records of windows: which were compared, and where the next one begins."""
+"""The records of windows: their results, and where the next one begins."""
 
 import hashlib
 import re
@@ -35,16 +35,16 @@ SAMPLE = pa.schema(
 
 
 class Window(BaseModel):
-    """One window: [start, end) of the log of the bundle in production, what was found, and the verdict.
+    """One window: [start, end) of the log of the bundle in production, with results and verdict.
 
     Attributes:
-        id: Names it: start and version. A window that was too small is replaced by the larger one of the same start.
-        sampled: How many of its rows were compared.
-        others: Requests that another bundle answered in the meantime; they belong to no window of this one.
+        id: Start and version. A window that was too small is replaced by a larger one with the same start.
+        sampled: The number of compared rows.
+        others: Requests that other bundles answered in this time; they are in no window of this bundle.
         latency: Milliseconds: `p50`, `p99`.
-        notes: What could not be evaluated, in words.
+        notes: Sentences on what could not be evaluated.
         alerted: The verdicts for which an alert was sent.
-        run_id: The MLflow run that shows it.
+        run_id: The MLflow run of the window.
     """
 
     id: str
@@ -89,11 +89,11 @@ class Windows:
         self.folder = store.folder / "windows"
 
     def path(self, window: str, kind: str) -> Path:
-        """Return where a window's record (`json`), report (`html`) or sample (`parquet`) is."""
+        """Return the path of a window's record (`json`), report (`html`) or sample (`parquet`)."""
         return self.folder / f"{window}.{kind}"
 
     def write(self, window: Window) -> None:
-        """Write a window's record; only then do its rows count as evaluated."""
+        """Write a window's record, after which its rows count as evaluated."""
         self.store.write_bytes(self.path(window.id, "json"), window.model_dump_json(indent=1).encode())
 
     def of(self, champion: Champion) -> list[Window]:
@@ -104,12 +104,12 @@ class Windows:
         return sorted((w for w in found if w.bundle == champion.bundle and w.start >= since), key=lambda w: w.start)
 
     def next_start(self, champion: Champion) -> datetime:
-        """Return the end of the champion's last evaluated window, else the time since which it is in production."""
+        """Return the end of the champion's last evaluated window, else the time of its deployment."""
         ends = [window.end for window in self.of(champion) if window.evaluated]
         return max(ends, default=datetime.fromisoformat(champion.since))
 
     def write_report(self, window: str, html: str) -> Path:
-        """Keep a window's report and return where."""
+        """Store a window's report and return its path."""
         path = self.path(window, "html")
         self.store.write_bytes(path, html.encode())
         return path
@@ -117,9 +117,9 @@ class Windows:
     def write_sample(
         self, window: str, logged: list[Logged], id_name: str | None, text: "Callable[[Any], str]"
     ) -> None:
-        """Write which rows were compared and what was predicted, for labels that arrive later.
+        """Write the compared rows with their predictions, for labels that arrive later.
 
-        A classification's prediction is its probabilities in the order of the classes, a regression's its value.
+        A prediction is a list of probabilities in the order of the classes, or a value for regression.
         """
         path = self.path(window, "parquet")
         rows = [
@@ -139,7 +139,7 @@ class Windows:
         return pd.read_parquet(path) if path.exists() else None
 
     def prune(self, keep: int) -> None:
-        """Remove all but the newest reports and samples; the records stay."""
+        """Remove all but the newest reports and samples; the records are kept."""
         for kind in ("html", "parquet"):
             for path in list(self.store.sizes(self.folder, f"*.{kind}"))[:-keep]:
                 self.store.remove(path)
@@ -156,9 +156,9 @@ def _numbers_of(prediction: dict[str, Any]) -> list[float | None]:
     return list(prediction["probabilities"].values())
 
 
-MOST_LETTERS = 100  # of a column in the name of a metric
-MOST_RUNS = 10_000  # that `prune` examines
-REPORT, RECORD = "report.html", "window.json"  # artifacts of a run, beside the pictures
+MOST_LETTERS = 100  # characters of a column's name in the name of a metric
+MOST_RUNS = 10_000  # runs that `prune` examines
+REPORT, RECORD = "report.html", "window.json"  # artifacts of a run, besides the plots
 ARTIFACTS_TAG, REMOVED = "report", "removed"  # the tag of a run whose artifacts `prune` removed, and its value
 
 
@@ -171,7 +171,7 @@ class WindowRuns(Registry):
         self.name = f"{self.name}-monitor"
 
     def open_run(self, window: str) -> str:
-        """Return the id of the run that shows a window; one that a killed monitor left is used again."""
+        """Return the id of a window's run; the run of a killed monitor is used again."""
         found = self.client.search_runs([self.experiment_id()], f"tags.window = '{window}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
@@ -179,7 +179,7 @@ class WindowRuns(Registry):
             return run
 
     def log_window(self, window: Window, html: str, plots: dict[str, bytes]) -> str:
-        """Show a window's figures, its report and its pictures; return the run's id."""
+        """Log a window's figures, report and plots; return the run's id."""
         run = self.open_run(window.id)
         report = {REPORT: html.encode()} if html else {}
         self.log_files(run, report | {f"{name}.png": png for name, png in plots.items()})
@@ -187,13 +187,13 @@ class WindowRuns(Registry):
         return run
 
     def log_figures(self, run: str, window: Window) -> None:
-        """Show a window's figures and verdict, in the place of earlier ones."""
+        """Log a window's figures and verdict in place of earlier ones."""
         self.log_results(run, window_metrics(window), {RECORD: window.model_dump(mode="json")})
         for name, value in {"verdict": window.verdict, "version": window.version}.items():
             self.client.set_tag(run, name, value)
 
     def prune(self, keep: int) -> int:
-        """Remove all artifacts (report, pictures, record) of all but the newest `keep` windows; return how many.
+        """Remove the artifacts (report, plots, record) of all but the newest `keep` windows; return their number.
 
         Metrics and tags stay in MLflow, and the record in the store.
         """
@@ -205,12 +205,12 @@ class WindowRuns(Registry):
         return len(old)
 
     def report_address(self, run: str) -> str:
-        """Return where the MLflow UI shows the report."""
+        """Return the address of the report in the MLflow UI."""
         return f"{mlflow_ui(self.settings)}{self.run_path(run)}/artifacts/{REPORT}"
 
 
 def window_metrics(window: Window) -> dict[str, float]:
-    """Return a window's figures by the names of metrics."""
+    """Return a window's figures by metric name."""
     figures: dict[str, float | None] = {
         "rows": window.rows,
         "requests": window.requests,
@@ -228,11 +228,11 @@ def window_metrics(window: Window) -> dict[str, float]:
 
 
 def metric_names(columns: Iterable[str]) -> dict[str, str]:
-    """Return for each column its name in metrics.
+    """Return the name of each column in metric names.
 
-    MLflow allows letters, digits and `_-. :`, takes `/` for a folder, allows 250 characters, and on some databases
-    does not distinguish case. A name that had to be changed, or differs from another in case alone, ends in a
-    digest of the column's name: it stays the same in every window.
+    MLflow allows letters, digits and `_-. :`, treats `/` as a folder, allows 250 characters, and on some databases
+    ignores case. A name that had to be changed, or that differs from another only in case, ends with a digest of the
+    column's name, so it is the same in every window.
     """
     plain = {column: re.sub(r"[^\w. :-]", "_", column).strip(" .")[:MOST_LETTERS] for column in columns}
     alike = Counter(name.casefold() for column, name in plain.items() if name == column)

@@ -1,7 +1,7 @@
 """Flows and tasks, progress and alerts, servers and background processes: the only package that imports Prefect.
 
-A flow is made of `stage`, `task` and `name_run` (`flow`); its steps say what they do, and show it in Prefect's
-UI, by the functions of `reporting`. A command's Prefect server is in `server`, the processes of `ml up` in `processes`.
+A flow uses `stage`, `task` and `name_run` from `flow`; its steps log and publish results with the functions of
+`reporting`. The Prefect server of a command is in `server`, the processes of `ml up` are in `processes`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
-"""Alerts to a webhook: stored in an outbox first and sent in order, so that none is lost.
+"""Alerts to a webhook: stored in an outbox and sent in order, so that none is lost.
 
-An alert is removed from the outbox once it was received, so that one may arrive twice if this process is killed in
-between: its `id` is the same then. An alert that a full disk cannot store is still sent, and waits in this process.
+An alert is removed from the outbox after it was received. If this process is killed in between, it may arrive twice,
+with the same `id`. If a full disk cannot store an alert, it waits in this process and is still sent.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 SEND_SECONDS = 5.0
 LATER = (408, 425, 429)  # the receiver asks to retry later, as with 500 and above
-NO_WIDTH = "\u200b"  # parts what would mean something together
-UNFIT = (400, 413, 422)  # the receiver will never take this one
+NO_WIDTH = "\u200b"  # breaks up text that would have a meaning in Slack
+UNFIT = (400, 413, 422)  # the receiver will never accept this alert
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class AlertResult:
     """The result of sending an alert.
 
     Attributes:
-        fate: `received`; `down`: the receiver takes none now; `refused`: not at this address or with these
-            credentials; `unfit`: never this one.
-        problem: What was wrong, in words that hold no part of the address.
+        fate: `received`; `down`: the receiver accepts no alert now; `refused`: wrong address or credentials; `unfit`:
+            it never accepts this alert.
+        problem: The problem in words, without any part of the address.
     """
 
     fate: Literal["received", "down", "refused", "unfit"]
@@ -47,7 +47,7 @@ class AlertResult:
 
 
 class _StayHere(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the second request would go without the alert."""
+    """Refuses redirects, because the second request would not contain the alert."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -84,7 +84,7 @@ def _result_of(status: int) -> AlertResult:
 def _slack_text(message: dict[str, Any]) -> str:
     text = f"*{message['project']}*: {message['what']}\n{message['todo']}"
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # Receivers that take Slack's form also mention people by "@all" and show Markdown's links and pictures.
+    # Receivers of Slack's format may also mention people by "@all" and show Markdown links and pictures.
     return text.replace("@", f"@{NO_WIDTH}").replace("](", f"]{NO_WIDTH}(")
 
 
@@ -100,16 +100,16 @@ AlertKind = Literal[
     "log-dropped",
 ]
 Message = dict[str, Any]
-KEPT_UNSENT = 100  # where no webhook is named, only the last ones are kept for the day when one is
-REFUSED_DAYS = 7  # an address that is wrong is corrected within that time, or what it refused is put aside
+KEPT_UNSENT = 100  # without a webhook, only the last ones are kept, until one is set
+REFUSED_DAYS = 7  # a wrong address may be corrected within this time; then refused alerts are put aside
 log = logging.getLogger(__name__)
-_unkept: dict[tuple[Path, str], Message | None] = {}  # by outbox and key; None once it was received
+_unkept: dict[tuple[Path, str], Message | None] = {}  # by outbox and key; None after it was received
 _at_unkept = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """How a delivery went; `problem` says without any secret why some still wait."""
+    """The result of a delivery; `problem` says why some alerts still wait, without secrets."""
 
     sent: int
     waiting: int
@@ -123,10 +123,10 @@ def alert(settings: Settings, kind: AlertKind, what: str, todo: str, key: str | 
         settings: Those of the project.
         kind: The kind of event.
         what: What happened, in a sentence.
-        todo: What to type or to check.
-        key: Alerts of the same key are one for `[alerts] repeat_hours`; default: the same kind and sentence.
+        todo: The command to run, or what to check.
+        key: An alert with the same key is not repeated for `[alerts] repeat_hours`; default: kind and sentence.
     """
-    what = printable(redact(what))  # it may be the text of any library's error, with names and values of the data
+    what = printable(redact(what))  # it may contain the error of any library, with names and values of the data
     digest = hashlib.sha256((key or f"{kind} {what}").encode()).hexdigest()
     made = {"kind": kind, "project": settings.project.name, "what": what, "todo": todo}
     made |= {"at": datetime.now(UTC).isoformat(), "id": uuid.uuid4().hex}
@@ -141,7 +141,7 @@ def alert(settings: Settings, kind: AlertKind, what: str, todo: str, key: str | 
 
 
 def send_alerts(settings: Settings) -> Delivery:
-    """Send what waits, oldest first, until the receiver fails; never raises."""
+    """Send the waiting alerts, oldest first, until the receiver fails; never raises."""
     direct = _deliver_unkept(settings)
     try:
         with locked(_folder(settings) / "lock", wait=True):
@@ -153,7 +153,7 @@ def send_alerts(settings: Settings) -> Delivery:
 
 
 def outbox(settings: Settings) -> Path:
-    """Return where alerts wait."""
+    """Return the folder of waiting alerts."""
     return _folder(settings) / "outbox"
 
 
@@ -163,7 +163,7 @@ def alerted_champion_path(settings: Settings) -> Path:
 
 
 def refused(settings: Settings) -> Path:
-    """Return where alerts are put that the receiver will not take; moved into the outbox, they are sent again."""
+    """Return the folder of rejected alerts; if moved into the outbox, they are sent again."""
     return _folder(settings) / "refused"
 
 
@@ -173,12 +173,12 @@ def waiting(settings: Settings) -> list[Path]:
 
 
 def _folder(settings: Settings) -> Path:
-    """Return the folder of the alerts of this host; each sends its own, whether or not a store elsewhere answers."""
+    """Return the local folder of alerts: each host sends its own, also if a remote store does not answer."""
     return (settings.home if is_address(settings.store) else settings.folder_of(settings.store)) / "alerts"
 
 
 def _keep_new(settings: Settings, message: Message, digest: str) -> bool:
-    """Put an alert into the outbox unless the same was raised not long ago; return whether it is new."""
+    """Put an alert into the outbox unless it was raised recently; return whether it is new."""
     since = (datetime.now(UTC) - timedelta(hours=settings.alerts.repeat_hours)).isoformat()
     path = _folder(settings) / "recent.json"
     with locked(_folder(settings) / "lock", wait=True):
@@ -188,7 +188,7 @@ def _keep_new(settings: Settings, message: Message, digest: str) -> bool:
         _queue(settings, message)
         try:
             write_json(path, recent | {digest: message["at"]})
-        except OSError:  # the disk is full now: the same alert may be raised again too early
+        except OSError:  # the disk is full: the same alert may be raised again too early
             log.warning("When an alert was raised could not be kept.")
         if settings.alerts.webhook is None:
             for old in waiting(settings)[:-KEPT_UNSENT]:
@@ -202,7 +202,7 @@ def _queue(settings: Settings, message: Message) -> None:
 
 
 def _deliver_unkept(settings: Settings) -> Delivery:
-    """Keep what a full disk could not take, or else send it from here."""
+    """Store the alerts that a full disk could not store, or send them directly."""
     sent, left, problem = 0, 0, ""
     with _at_unkept:
         for place, message in _unkept.items():
@@ -219,12 +219,12 @@ def _deliver_unkept(settings: Settings) -> Delivery:
 
 
 def _send_directly(settings: Settings, message: Message) -> str:
-    """Send an alert that is in no outbox; return what was wrong."""
+    """Send an alert without an outbox; return the problem."""
     return send(settings, message).problem if settings.alerts.webhook is not None else "no webhook is named"
 
 
 def _deliver_kept(settings: Settings) -> Delivery:
-    """Send what is in the outbox; what is refused does not hold up what came later."""
+    """Send the alerts in the outbox; a rejected alert does not delay later ones."""
     if settings.alerts.webhook is None:
         return Delivery(0, len(waiting(settings)), "no webhook is named")
     sent, problem = 0, ""
@@ -259,16 +259,16 @@ def _put_aside(settings: Settings, path: Path, problem: str) -> None:
 
 
 def alert_failed_run(flow: Any, flow_run: "FlowRun", state: "State[Any]") -> None:
-    """Alert that a run failed or crashed, or that a gate refused: the hook of a flow; only the outermost one alerts.
+    """Hook of a flow: send an alert if the outermost run failed or crashed, or if a gate refused.
 
-    No alert is of a mistake, such as a file that is not there, in what someone types on a terminal: it is said there.
+    A user's mistake in a command on a terminal, such as a missing file, sends no alert, because it is printed there.
     """
     error = _error_of(state)
     if flow_run.parent_task_run_id is not None or (_is_mistake(error) and _is_typed(flow_run)):
         return
     try:
         settings = load_settings()
-    except Exception:  # settings that cannot be read are why it failed, and name no webhook either
+    except Exception:  # if the settings cannot be read, there is no webhook either
         return
     what = str(error) if error is not None and str(error) else state.message or state.name or "no reason is known"
     if isinstance(error, Refused):
@@ -288,11 +288,11 @@ def _is_mistake(error: Exception | None) -> bool:
 
 
 def _is_typed(flow_run: "FlowRun") -> bool:
-    """Return True if a run is of a process on a terminal, rather than of a deployment, of cron or of a workflow."""
+    """Return True if a run belongs to a process on a terminal, not to a deployment, cron or a workflow."""
     return flow_run.deployment_id is None and any(map(os.isatty, (0, 1, 2)))
 
 
 def _error_of(state: "State[Any]") -> Exception | None:
-    """Return the exception that ended a run, where this process knows it."""
+    """Return the exception that ended a run, if this process knows it."""
     data = getattr(state.data, "result", state.data)
     return data if isinstance(data, Exception) else None

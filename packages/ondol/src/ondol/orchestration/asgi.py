@@ -1,9 +1,9 @@
 """The Prefect server as an ASGI application that refuses requests of other sites' pages and retries locked writes.
 
-Prefect's and MLflow's servers answer everyone who reaches their port; Prefect's worker runs what the API says. A web
-page that a browser on the same machine shows can reach that port: by a cross-origin request, by a WebSocket, or by a
-name that its owner lets point to 127.0.0.1 (DNS rebinding). So `ml up`, the commands and `ops/compose.yaml` start the
-application here, `uvicorn --factory ondol.orchestration.asgi:prefect`, and the one of `ondol.registry.mlflow_server`.
+The servers of Prefect and MLflow answer every client that reaches their port, and Prefect's worker runs what the API
+requests. A web page in a browser on the same machine can reach that port: by a cross-origin request, by a WebSocket, or
+by a host name that resolves to 127.0.0.1 (DNS rebinding). So `ml up`, the commands and `ops/compose.yaml` start this
+application, `uvicorn --factory ondol.orchestration.asgi:prefect`, and that of `ondol.registry.mlflow_server`.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 READING = ("GET", "HEAD", "OPTIONS")
-# Media types, none among them, that a browser sends to another origin without asking that one first.
+# Media types (or none) that a browser sends to another origin without a preflight request.
 UNASKED = (b"", b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data")
 HEADERS = [(b"content-security-policy", b"frame-ancestors 'self'"), (b"x-content-type-options", b"nosniff")]
-RETRY_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.4)  # before each further try of a request that met a locked database
+RETRY_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.4)  # pauses before the next attempts after a locked database
 
 
 class SameOrigin:
-    """ASGI middleware: passes on requests of programs and of the application's own pages.
+    """ASGI middleware: only allows requests from programs and from the application's own pages.
 
-    Who may ask is decided as for the service, see `ondol_serving.callers`. Other sites cannot show the application in a
-    frame either. With `json_only`, a body of a type that HTML forms send is refused with 415.
+    The checks are those of the service, see `ondol_serving.callers`. Other sites cannot show the application in a frame
+    either. With `json_only`, a body with a media type of HTML forms is refused with 415.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class SameOrigin:
 
         Args:
             app: The application.
-            hosts: The names under which browsers and programs reach it beside the loopback's.
-            probes: Paths that answer under any Host: health checks name an address or a container.
-            json_only: Whether every body that the application takes is JSON.
+            hosts: The allowed host names in addition to loopback names.
+            probes: Paths that answer for any Host, because health checks use an address or a container's name.
+            json_only: Whether the application accepts only JSON bodies.
         """
         self.app, self.probes, self.json_only = app, frozenset(probes), json_only
         self.hosts = tuple(hosts)
@@ -55,7 +55,7 @@ class SameOrigin:
             await self.app(scope, receive, send if scope["type"] == "websocket" else _with_headers(send))
 
     def _refusal(self, scope: "Scope") -> tuple[int, str] | None:
-        """Return the status and the reason of a refusal, None if there is none."""
+        """Return the status and the reason of a refusal; None if the request is allowed."""
         method = scope.get("method", "GET")
         headers, server = read_headers(scope["headers"]), scope.get("server")
         probed = scope["path"] in self.probes and method in ("GET", "HEAD")
@@ -70,10 +70,10 @@ class SameOrigin:
 
 
 class RetryLocked:
-    """ASGI middleware: handles a request again that Prefect answers with 503, as it does when SQLite is locked.
+    """ASGI middleware: repeats a request that Prefect answers with 503, which means that SQLite is locked.
 
-    Two transactions that began by reading cannot both write: SQLite refuses the later one at once. Prefect leaves it to
-    its client to send the request again, and the client waits two seconds first, which made one run in two slower.
+    Two transactions that began with a read cannot both write: SQLite refuses the later one at once. Prefect's client
+    then repeats the request after two seconds, which slowed down every second run.
     """
 
     def __init__(self, app: "ASGIApp") -> None:
@@ -81,7 +81,7 @@ class RetryLocked:
         self.app = app
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Answer a request, after a few tries at most; see ASGI."""
+        """Answer a request, with a few attempts if necessary; see ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -97,7 +97,7 @@ class RetryLocked:
     async def _answer(
         self, scope: "Scope", received: list[MutableMapping[str, Any]], receive: "Receive", send: "Send"
     ) -> bool:
-        """Pass on a request and its response; return False if the response is 503, which is held back."""
+        """Pass on a request and its response; return False if the response is 503, which is not sent."""
         locked = False
 
         async def send_unless_locked(message: MutableMapping[str, Any]) -> None:
@@ -108,14 +108,14 @@ class RetryLocked:
 
         try:
             await self.app(dict(scope), _replay(received, receive), send_unless_locked)
-        except Exception:  # Starlette raises what it has answered once more
+        except Exception:  # Starlette raises the error again after its answer
             if not locked:
                 raise
         return not locked
 
 
 def _replay(received: list[MutableMapping[str, Any]], receive: "Receive") -> "Receive":
-    """Return a `receive` that gives what was received before, and then what comes."""
+    """Return a `receive` that repeats the received messages, and then receives new ones."""
     messages = iter(received)
 
     async def receive_again() -> MutableMapping[str, Any]:
@@ -127,7 +127,7 @@ def _replay(received: list[MutableMapping[str, Any]], receive: "Receive") -> "Re
 
 
 def prefect() -> SameOrigin:
-    """Return the Prefect server, configured by its own variables; other hosts are in `ML_PORTS__HOSTS`."""
+    """Return the Prefect server, configured by its own variables; `ML_PORTS__HOSTS` has additional hosts."""
     hosts = read_hosts()
     from prefect.server.api.server import create_app
 
@@ -135,7 +135,7 @@ def prefect() -> SameOrigin:
 
 
 def read_hosts() -> list[str]:
-    """Return the hosts of the environment, since no settings are read here; the process ends where one is none."""
+    """Return the hosts in the environment, since no settings are read here; end the process if one is invalid."""
     try:
         return [require_host(host) for host in split_hosts(os.environ.get(HOSTS, ""))]
     except ValueError as error:
@@ -145,7 +145,7 @@ def read_hosts() -> list[str]:
 async def _refuse(scope: "Scope", receive: "Receive", send: "Send", status: int, reason: str) -> None:
     if scope["type"] == "websocket":
         await receive()
-        await send({"type": "websocket.close", "code": 1008})  # before it is accepted: a 403
+        await send({"type": "websocket.close", "code": 1008})  # closing before it is accepted is a 403
         return
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})

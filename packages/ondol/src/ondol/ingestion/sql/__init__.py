@@ -1,1 +1,1 @@
-"""Sources in databases, read in one read-only transaction through SQLAlchemy; `source` opens one."""
+"""SQL databases as sources, read in one read-only transaction through SQLAlchemy; see `source`."""

@@ -26,8 +26,8 @@ PACKAGES = {
     "duckdb": "duckdb-engine",
 }
 FILES = ("sqlite", "duckdb")
-ELSEWHERE = (":memory:", "file:", "md:", "motherduck:")  # databases that are not a path
-SHOWN = 100  # characters of a long query
+ELSEWHERE = (":memory:", "file:", "md:", "motherduck:")  # databases that are not files
+SHOWN = 100  # characters of a long query that are shown
 COMMENT = r"--[^\n]*(?:\n|$)|/\*.*?\*/"
 QUERY = re.compile(rf"(?is)(?:\s|\(|{COMMENT})*(?:select|with)[\s*(\"'`]")
 QUOTED = re.compile(rf"(?s)'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|{COMMENT}")
@@ -35,13 +35,13 @@ QUOTED = re.compile(rf"(?s)'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|{COMMENT}"
 
 @dataclass(frozen=True)
 class DatabaseAddress:
-    """Where a table is.
+    """The address of a table or a query.
 
     Attributes:
-        shown: The address as it is shown: secrets by name, on one line, a long query cut.
-        url: What to connect to, with secrets.
-        table: The table's name, maybe with its schema before a dot, or
-        query: the SELECT that yields it; both None if neither is named.
+        shown: The address for display: secrets by name, on one line, a long query shortened.
+        url: The URL of the connection, with secrets.
+        table: The table's name, with an optional schema before a dot; None if the address has a query or neither.
+        query: The SELECT; None if the address has a table or neither.
     """
 
     shown: str
@@ -51,10 +51,10 @@ class DatabaseAddress:
 
 
 def parse_address(uri: str) -> DatabaseAddress:
-    """Take `uri` apart and fill in its secrets.
+    """Split `uri` and fill in its secrets.
 
     Raises:
-        UserError: a secret is not set, or this is not an address.
+        UserError: a secret is not set, or the address is invalid.
     """
     head, _, rest = uri.partition("#")
     shown = _shorten(head, rest)
@@ -79,7 +79,7 @@ def parse_address(uri: str) -> DatabaseAddress:
 
 
 def make_engine(address: DatabaseAddress, reading: Reading) -> sa.Engine:
-    """Return an engine for `address` that opens a connection each time, and reads only.
+    """Return a read-only engine for `address`, without a pool of connections.
 
     Raises:
         UserError: the driver is not installed, or the database's file does not exist.
@@ -110,7 +110,7 @@ def _shorten(head: str, rest: str) -> str:
 
 
 def _options(url: URL, seconds: float) -> dict[str, object]:
-    """Return the driver's settings: those of the address come first."""
+    """Return the driver's settings; those in the address take precedence."""
     whole = max(2, math.ceil(seconds))
     known: dict[str, dict[str, object]] = {
         "psycopg": {"connect_timeout": whole},
@@ -135,7 +135,7 @@ def _place_file(address: DatabaseAddress, root: Path) -> URL:
         return url
     path = root / Path(name).expanduser()
     if not path.exists():
-        path = root / Path(unquote(name)).expanduser()  # also where a secret was filled in
+        path = root / Path(unquote(name)).expanduser()  # also after a secret was filled in
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise UserError(f'"{address.shown}" names no database file that exists: check the path.{near}')

@@ -1,4 +1,4 @@
-"""Errors of databases in one sentence, and whether a retry may help."""
+"""Database errors as one sentence, and whether a retry may help."""
 
 import re
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Rule:
     """A kind of failure.
 
     Attributes:
-        what: What the sentence says of the source.
-        todo: What its reader is to do.
+        what: The description of the failure in the sentence.
+        todo: The remedy.
         codes: SQLSTATEs, and MySQL's error numbers.
-        words: A pattern in the message, where the driver gives no code.
-        passing: Whether the same may go well a moment later.
+        words: A pattern in the message, for drivers without codes.
+        passing: Whether a retry may succeed.
     """
 
     what: str
@@ -31,19 +31,19 @@ class Rule:
 
 RULES = (
     Rule(
-        "is refused to this user or password",
+        "refuses this user or password",
         "check both, and the secret that the address names",
         frozenset({"28P01", "28000", "1045", "1698"}),
         r"password authentication failed|no password supplied|role \"[^\"]*\" does not exist|no pg_hba",
     ),
     Rule(
-        "names a database that is not there",
+        "names a database that does not exist",
         "check the name after the host",
         frozenset({"3D000", "1049"}),
         r"database \"[^\"]*\" does not exist",
     ),
     Rule(
-        "may not be read by this user",
+        "cannot be read by this user",
         "ask for the right to SELECT",
         frozenset({"42501", "1142", "1143", "1044"}),
         r"permission denied",
@@ -75,7 +75,7 @@ RULES = (
     ),
     Rule(
         "is locked by another program",
-        "let that finish, and run this again",
+        "wait for it to finish, and run this again",
         frozenset(),
         r"database (?:table )?is locked|Could not set lock|onflicting lock",
         passing=True,
@@ -89,7 +89,7 @@ RULES = (
 )
 LOST = Rule(
     "was cut off",
-    "nothing was kept, so run it again",
+    "nothing was stored, so run it again",
     frozenset({"57P01", "57P02", "08006", "2006", "2013", "1927", "1053"}),
     r"closed the connection|connection is lost|Lost connection|consuming input failed|connection is closed",
     passing=True,
@@ -98,9 +98,9 @@ OTHER = Rule("cannot be read", "correct the address or the query", frozenset(), 
 
 
 def find_rule(error: BaseException) -> Rule:
-    """Return the kind of failure that `error` is."""
+    """Return the rule that matches `error`."""
     code, text = _code(error), _reason(error)
-    by_server = len(code) == 5 or code.startswith("1")  # its words may quote anything
+    by_server = len(code) == 5 or code.startswith("1")  # its message may quote any text
     for rule in (*RULES, LOST):
         if code in rule.codes or (not by_server and re.search(rule.words, text)):
             return rule
@@ -108,12 +108,12 @@ def find_rule(error: BaseException) -> Rule:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Return True if it is worth while to try again."""
+    """Return True if a retry may help."""
     return find_rule(error).passing
 
 
 def explain_sql_error(error: BaseException, shown: str, seconds: float) -> UserError:
-    """Return the one sentence that says what failed, what the database says of it, and what to do."""
+    """Return an error with what failed, the database's message, and what to do."""
     rule = find_rule(error)
     return UserError(f'"{shown}" {rule.what.format(seconds=seconds)} ({_reason(error)}): {rule.todo}.')
 
@@ -126,7 +126,7 @@ def _code(error: BaseException) -> str:
     """Return the SQLSTATE, or MySQL's number; empty if the driver gives none."""
     original = _original(error)
     given = next(iter(original.args), "")
-    if not isinstance(given, int):  # MySQL's own numbers say more than its states
+    if not isinstance(given, int):  # MySQL's own numbers are more specific than its states
         given = getattr(original, "sqlstate", None) or given
     return str(given) if re.fullmatch(r"[0-9A-Z]{4,5}", str(given)) else ""
 

@@ -41,10 +41,10 @@ ISO_DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"
 
 
 def tells_older(kind: pa.DataType, value: Any, dialect: str) -> bool:
-    """Return True if a database can compare a column that is read as `kind` with a watermark.
+    """Return True if a database can compare a column of `kind` with a watermark.
 
-    A date or number in a column of text it would compare letter by letter, or refuse to. SQLite's columns hold
-    anything, which the condition itself looks at.
+    It would compare dates or numbers in a text column as text, or refuse to. SQLite's columns may contain any type; the
+    condition handles that.
     """
     if dialect == "sqlite" or isinstance(value, str):
         return True
@@ -52,7 +52,7 @@ def tells_older(kind: pa.DataType, value: Any, dialect: str) -> bool:
 
 
 def select(target: sa.FromClause, since: tuple[str, Any] | None, dialect: str) -> Any:
-    """Return the statement that yields the target's rows, with those at or after the value of `since`, or missing."""
+    """Return the statement for the target's rows, or for those at or after the value of `since`, or without a value."""
     if since is None:
         return target.element if isinstance(target, sa.Subquery) else sa.select(sa.text("*")).select_from(target)
     name, value = since
@@ -62,18 +62,18 @@ def select(target: sa.FromClause, since: tuple[str, Any] | None, dialect: str) -
 
 
 def _newer(column: sa.ColumnElement[Any], value: Any, dialect: str) -> sa.ColumnElement[bool]:
-    if isinstance(value, str):  # a later text is one of higher code points, as everywhere else
+    if isinstance(value, str):  # texts are compared by code points, as everywhere in this package
         column = sa.cast(column, sa.Text())
         column = column.collate(BY_CODE_POINT[dialect]) if dialect in BY_CODE_POINT else column
     newer: sa.ColumnElement[bool] = column >= value
-    if isinstance(value, dt.datetime) and dialect in ("mysql", "mariadb"):  # where 0000-00-00 is missing
+    if isinstance(value, dt.datetime) and dialect in ("mysql", "mariadb"):  # where 0000-00-00 means a missing date
         return sa.or_(newer, column < FIRST_DATE)
     return newer
 
 
 def _newer_in_sqlite(column: sa.ColumnElement[Any], value: Any) -> sa.ColumnElement[bool]:
-    """Return the condition of a newer row, or of one that another program wrote in a way that does not sort."""
-    if isinstance(value, dt.datetime):  # its dates are text: in ISO 8601 they sort, but for their zones
+    """Return the condition for newer rows, and for rows with a format that does not sort."""
+    if isinstance(value, dt.datetime):  # its dates are text: ISO 8601 sorts correctly, except for time zones
         day_before = (value - dt.timedelta(days=1)).date().isoformat()
         return sa.or_(column >= day_before, sa.not_(column.op("GLOB")(ISO_DATE)))
     newer = _newer(column, value, "sqlite")
@@ -82,7 +82,7 @@ def _newer_in_sqlite(column: sa.ColumnElement[Any], value: Any) -> sa.ColumnElem
 
 FIRST_ROWS, MOST_ROWS = 4096, 65_536
 BATCH_BYTES = 8 << 20
-# What makes a session read only, in one state throughout, and in UTC.
+# Statements that make a session read-only, consistent and in UTC.
 OPENING: dict[str, tuple[str, ...]] = {
     "postgresql": (
         "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
@@ -97,26 +97,26 @@ OPENING: dict[str, tuple[str, ...]] = {
 }
 OPENING["mariadb"] = OPENING["mysql"]
 MOST_NAMED = 20
-COLON = re.compile(r"(?<![:\w]):(?=\w+(?!:))")  # what SQLAlchemy would take for a parameter
+COLON = re.compile(r"(?<![:\w]):(?=\w+(?!:))")  # text that SQLAlchemy would take for a parameter
 
 
 class QueryRows:
     """The rows of one statement while it runs.
 
     Attributes:
-        names: The columns' names.
-        declared: The type that the database declares for each, None if only its values decide.
+        names: The names of the columns.
+        declared: The declared type of each column, None if it is unknown.
         first: The columns of the first rows.
     """
 
     def __init__(
         self, engine: sa.Engine, address: DatabaseAddress, since: tuple[str, Any] | None, seconds: float
     ) -> None:
-        """Connect, begin and fetch the first rows, with `seconds` for each answer.
+        """Connect, begin and fetch the first rows; each answer may take `seconds`.
 
         Raises:
             UserError: there is no such table.
-            sqlalchemy.exc.SQLAlchemyError: the database refuses; its driver's own errors may come as well.
+            sqlalchemy.exc.SQLAlchemyError: the database refuses; errors of the driver are possible too.
         """
         self._connection = engine.connect()
         self._result: sa.CursorResult[Any] | None = None
@@ -126,7 +126,7 @@ class QueryRows:
             for command in OPENING.get(engine.dialect.name, ()):
                 self._connection.exec_driver_sql(command.format(milliseconds=math.ceil(seconds * 1000)))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", sa.exc.SAWarning)  # of types that SQLAlchemy does not know
+                warnings.simplefilter("ignore", sa.exc.SAWarning)  # warnings about types that SQLAlchemy does not know
                 target, declared = _find_target(self._connection, address)
             self._execute(select(target, since, engine.dialect.name))
             self._describe(declared, engine.dialect)
@@ -140,11 +140,11 @@ class QueryRows:
             streaming = self._connection.execution_options(stream_results=True)
             self._result = streaming.execute(statement)
             return
-        # DuckDB's cursors hold the whole result; a relation of its own streams.
+        # DuckDB's cursors hold the whole result in memory; its relations stream.
         compiled = statement.compile(dialect=self._connection.dialect)  # type: ignore[attr-defined]
         values = [compiled.params[name] for name in compiled.positiontup or ()]
         driver: Any = self._connection.connection.driver_connection
-        own = driver.cursor()  # DuckDB 2 refuses a connection where any result was not read to its end
+        own = driver.cursor()  # DuckDB 2 refuses a connection with a result that was not read to its end
         own.sql("SET TimeZone = 'UTC'")
         self._arrow = own.sql(compiled.string, params=values).to_arrow_reader(MOST_ROWS)
 
@@ -175,9 +175,9 @@ class QueryRows:
         """End the session at once, also with unread rows; the server rolls back."""
         left: Any = getattr(self._result and self._result.cursor, "_result", None)
         if hasattr(left, "unbuffered_active"):
-            left.unbuffered_active = False  # or PyMySQL would first read all that is left
+            left.unbuffered_active = False  # otherwise PyMySQL would first read all remaining rows
         if self._result is not None:
-            with contextlib.suppress(Exception):  # a session that is lost cannot close its cursor
+            with contextlib.suppress(Exception):  # a lost session cannot close its cursor
                 self._result.close()
         self._connection.invalidate()
         self._connection.close()
@@ -192,14 +192,14 @@ class QueryRows:
 
 
 def next_size(batch: pa.RecordBatch) -> int:
-    """Return how many rows are to be fetched next, from what these weigh."""
+    """Return the number of rows to fetch next, from the size of these rows."""
     return max(1, min(MOST_ROWS, BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)))
 
 
 def _find_target(
     connection: sa.Connection, address: DatabaseAddress
 ) -> tuple[sa.FromClause, dict[str, pa.DataType | None]]:
-    """Return what is selected from, and what a table declares of its columns.
+    """Return the target of the SELECT, and the declared types of a table's columns.
 
     Raises:
         UserError: none is named, or there is no such table.
@@ -220,7 +220,7 @@ def _find_target(
 
 
 def _has_table(inspector: sa.Inspector, name: str, schema: str | None) -> bool:
-    if inspector.dialect.name == "duckdb":  # its engine's own check leaves a result unread, which DuckDB 2 refuses
+    if inspector.dialect.name == "duckdb":  # the engine's own check leaves a result unread, which DuckDB 2 refuses
         return name in _list_tables(inspector, schema)
     return inspector.has_table(name, schema)
 
@@ -232,7 +232,7 @@ def _list_tables(inspector: sa.Inspector, schema: str | None) -> list[str]:
 def _refuse(
     inspector: sa.Inspector, address: DatabaseAddress, schema: str | None, name: str, default: str | None
 ) -> UserError:
-    """Return the sentence for a table that is not named, or not there."""
+    """Return the error for a missing table name, or a table that does not exist."""
     there = _list_tables(inspector, schema)
     more = f" and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else ""
     named = ", ".join(f'"{table}"' for table in there[:MOST_NAMED]) + more
@@ -245,14 +245,14 @@ def _refuse(
             f'"{address.shown}" names neither a table nor a query, which begins with SELECT or WITH '
             f"(a source is only read); {has}."
         )
-    return UserError(f'"{address.shown}" names a table that is not there: {has}.{nearest(name, there)}')
+    return UserError(f'"{address.shown}" names a table that does not exist: {has}.{nearest(name, there)}')
 
 
 def open_sql(uri: str, reading: Reading) -> Source:
-    """Open the table or query at `uri`; nothing is connected to yet.
+    """Open the table or query at `uri`; no connection is made yet.
 
     Raises:
-        UserError: it is not an address, its driver is not installed, or its file does not exist.
+        UserError: the address is invalid, its driver is not installed, or its file does not exist.
     """
     return SqlSource(uri, parse_address(uri), reading)
 
@@ -261,7 +261,7 @@ class SqlSource:
     """One table or query of a database."""
 
     def __init__(self, uri: str, address: DatabaseAddress, reading: Reading) -> None:
-        """Remember what is read; nothing is connected to.
+        """Store the address and the settings; no connection is made.
 
         Raises:
             UserError: the driver is not installed, or the database's file does not exist.
@@ -271,30 +271,30 @@ class SqlSource:
         self._reading = reading
         self._engine = make_engine(address, reading)
         self._types: dict[str, pa.DataType] | None = None
-        self._raw: dict[str, str] = {}  # by the names in normal form, what the database calls them
+        self._raw: dict[str, str] = {}  # the database's names by the names in normal form
         self._since: tuple[str, Any] | None = None
 
     @property
     def schema(self) -> pa.Schema:
-        """Names and types, by what the database declares, and where it does not, by the first rows."""
+        """Names and types, as declared in the database, else from the first rows."""
         if self._types is None:
             with self._begin():
                 pass
         return pa.schema(list((self._types or {}).items()))
 
     def fingerprint(self) -> None:
-        """Return None: whether a table changed is unknown without reading it."""
+        """Return None: changes of a table cannot be known without reading it."""
         return None
 
     def since(self, column: str, value: Any) -> Self:
-        """Return the source of the rows whose `column` is at or after `value`, or missing; of all in a column of text.
+        """Return the source of the rows whose `column` is at or after `value` or missing; of all for a text column.
 
         Raises:
             UserError: there is no such column.
         """
         if column not in self.schema.names:
             near = nearest(column, self.schema.names)
-            raise UserError(f'"{self._address.shown}" has no column "{column}" to read from on.{near}')
+            raise UserError(f'"{self._address.shown}" has no column "{column}" for the watermark.{near}')
         narrowed = copy.copy(self)
         if tells_older(self.schema.field(column).type, value, self._engine.dialect.name):
             narrowed._since = (self._raw[column], value)
@@ -320,10 +320,10 @@ class SqlSource:
                 raise Retyped(self.uri)
 
     def _to_batch(self, columns: list[Any]) -> pa.RecordBatch:
-        """Return fetched columns in the schema's types.
+        """Convert fetched columns to the schema's types.
 
         Raises:
-            Unfit: a value does not fit its column's.
+            Unfit: a value does not fit its column's type.
         """
         schema = self.schema
         return pa.RecordBatch.from_arrays(
@@ -340,7 +340,7 @@ class SqlSource:
             ) from None
 
     def _retype(self) -> None:
-        """Give each column the first type that holds all its values; its present one, where that does."""
+        """Give each column the first type that fits all its values; keep the current type if it fits."""
         kept = {f.name: [f.type] if f.type == TEXT else [f.type, *LADDER] for f in self.schema}
         with self._begin() as rows:
             while columns := rows.fetch(FIRST_ROWS):
@@ -369,7 +369,7 @@ class SqlSource:
             raise explain_sql_error(error, self._address.shown, fetch.timeout_seconds) from None
 
     def _choose(self, rows: QueryRows) -> dict[str, pa.DataType]:
-        """Return what each column is read as."""
+        """Return the type of each column."""
         shown, kinds = self._address.shown, self._reading.columns or {}
         check_names(rows.names, shown)
         self._raw = {normalize(name): name for name in rows.names}

@@ -21,7 +21,7 @@ LADDER = (INT, FLOAT, BOOL, MOMENT, TEXT)
 DECLARED: tuple[tuple[tuple[type, ...], pa.DataType], ...] = (
     ((sa.Boolean,), BOOL),
     ((sa.Integer, mysql.YEAR, mysql.BIT), INT),
-    ((sa.Numeric, sa.Float), FLOAT),  # in SQLAlchemy 2.1 a float is not a Numeric any more
+    ((sa.Numeric, sa.Float), FLOAT),  # in SQLAlchemy 2.1, Float no longer inherits Numeric
     ((sa.DateTime, sa.Date), MOMENT),
     ((sa.String, sa.Enum, sa.Uuid, sa.JSON, sa.ARRAY, sa.Time, sa.Interval), TEXT),
 )
@@ -35,8 +35,8 @@ OF_MYSQL = {
     **dict.fromkeys((0, 4, 5, 246), FLOAT),
     **dict.fromkeys((7, 10, 12, 14), MOMENT),
 }
-ONE_BIT = (1, 16)  # TINYINT and BIT, which are how MySQL keeps truth where they are one wide
-NO_DATE = "0000-00-00"  # MySQL's way to say that there is none
+ONE_BIT = (1, 16)  # TINYINT and BIT: MySQL stores booleans in them with a width of 1
+NO_DATE = "0000-00-00"  # MySQL's value for a missing date
 
 
 class Unfit(Exception):
@@ -48,7 +48,7 @@ class Binary(Exception):
 
 
 def from_declared(declared: TypeEngine[Any]) -> pa.DataType | None:
-    """Return what a column of a type that the table declares is read as; None if only its values tell."""
+    """Return the type for a column with a declared type; None if it depends on the values."""
     if isinstance(declared, postgresql.DOMAIN):
         return from_declared(declared.data_type)
     if isinstance(declared, mysql.TINYINT) and declared.display_width == 1:
@@ -59,7 +59,7 @@ def from_declared(declared: TypeEngine[Any]) -> pa.DataType | None:
 
 
 def from_cursor(description: Sequence[Any], dialect: sa.Dialect) -> pa.DataType | None:
-    """Return what a column of a query is read as, by what its cursor says of it; None if only its values tell."""
+    """Return the type for a column of a query, from its cursor; None if it depends on the values."""
     code, size = description[1], description[3]
     if isinstance(code, type):
         return OF_PYTHON.get(code)
@@ -75,7 +75,7 @@ def from_cursor(description: Sequence[Any], dialect: sa.Dialect) -> pa.DataType 
 
 
 def infer(values: Sequence[Any]) -> pa.DataType:
-    """Return the first type that holds all `values`; text that looks like something else is text."""
+    """Return the first type that fits all `values`; text stays text, even if it looks like another type."""
     seen = _types(values)
     if not seen or seen & {str, bytes}:
         return TEXT
@@ -83,7 +83,7 @@ def infer(values: Sequence[Any]) -> pa.DataType:
 
 
 def fits(values: Sequence[Any], kind: pa.DataType) -> bool:
-    """Return True if a column of `kind` holds all `values`, none of them changed."""
+    """Return True if a column of `kind` represents all `values` exactly."""
     try:
         to_array(values, kind)
     except Unfit:
@@ -92,13 +92,13 @@ def fits(values: Sequence[Any], kind: pa.DataType) -> bool:
 
 
 def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Return the values as a column of `kind`.
+    """Convert the values to a column of `kind`.
 
     Raises:
-        Unfit: a value cannot be expressed in it.
-        Binary: one is bytes.
+        Unfit: a value cannot be represented in it.
+        Binary: a value is bytes.
     """
-    if isinstance(values, pa.Array):  # DuckDB's, whose types are strict
+    if isinstance(values, pa.Array):  # of DuckDB, whose types are strict
         if pa.types.is_decimal(values.type) and kind == FLOAT and _rounds(values):
             raise Unfit
         batch = pa.RecordBatch.from_arrays([values], ["values"])
@@ -126,7 +126,7 @@ def to_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _is_rounded(value: Any) -> bool:
-    """Return True if an integer or a decimal is so large that a float64 is another number."""
+    """Return True if float64 cannot represent an integer or a decimal exactly."""
     return math.isfinite(value) and abs(value) > EXACT and Decimal(float(value)) != value
 
 
@@ -156,7 +156,7 @@ def _to_moment(value: Any) -> dt.datetime | None:
 
 
 def _parse(texts: pa.Array) -> pa.Array:
-    """Return dates that SQLite keeps as ISO 8601 text, in UTC where they name a zone."""
+    """Parse dates that SQLite stores as ISO 8601 text; those with a time zone are converted to UTC."""
     for kind in (MOMENT, pa.timestamp("us", "UTC")):
         try:
             return pc.cast(pc.cast(texts, kind), MOMENT)
