@@ -145,7 +145,7 @@ def test_releases_are_found_in_the_history():
 def test_update_conflicts_nowhere_but_in_what_the_owner_edited(updated):
     changed = git(updated.root, "ls-files", "--cached", "--others", "--exclude-standard").split("\n")
     there = [name for name in changed if name and (updated.root / name).is_file()]
-    conflicts = {n for n in there if "<<<<<<< " in (updated.root / n).read_text(encoding="utf-8")}
+    conflicts = {n for n in there if re.search(r"(?m)^<<<<<<< ", (updated.root / n).read_text(encoding="utf-8"))}
     assert conflicts == CONFLICTS
     assert not list(updated.root.rglob("*.rej"))
 
