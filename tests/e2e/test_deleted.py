@@ -99,7 +99,7 @@ def test_deleted_alias_comes_back(trained: Project) -> None:
 def test_deleted_artifacts_are_named_and_the_version_is_trained_again(trained: Project) -> None:
     before = trained.champion
     shutil.rmtree(trained.root / ".ml" / "mlflow" / "artifacts")
-    say_no(evaluate_again(trained), "is not whole in MLflow any more", "ml train")
+    say_no(evaluate_again(trained), "is no longer complete in MLflow", "ml train")
     say_no(trained.ml("reproduce", "1"), "incomplete")
     assert trained.champion == before
     done = trained.ml("run")

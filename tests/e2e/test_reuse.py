@@ -90,4 +90,4 @@ def test_second_command_at_the_same_time_is_asked_to_wait(trained: Project) -> N
 
     with (trained.root / ".ml" / "lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "Another run of this project is going on" in refuse(trained.ml("run"))
+        assert "Another run of this project is in progress" in refuse(trained.ml("run"))

@@ -136,15 +136,15 @@ def test_run_that_a_worker_left_begins_again(up: Project, addresses: tuple[str, 
 @pytest.mark.parametrize("command", slow_but(["run"], ["run", "up", "ingest"]))
 def test_prefects_refusal_is_one_sentence(project: Project, command: str) -> None:
     said = refuse(project.ml(command, PREFECT_API_AUTH_STRING="anna:wrong"))
-    assert "refuses us (401): set PREFECT_API_AUTH_STRING" in said
+    assert "refuses the credentials (401): set PREFECT_API_AUTH_STRING" in said
     assert "wrong" not in said
 
 
 def test_status_tells_of_a_refusal(project: Project) -> None:
     said = succeed(project.ml("status", PREFECT_API_AUTH_STRING="")).stdout
-    assert "refuses us (401): set PREFECT_API_AUTH_STRING" in said
+    assert "refuses the credentials (401): set PREFECT_API_AUTH_STRING" in said
 
 
 def test_mlflows_refusal_is_one_sentence(project: Project) -> None:
     said = refuse(project.ml("train", MLFLOW_TRACKING_PASSWORD="wrong"))
-    assert "refuses us (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in said
+    assert "refuses the credentials (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in said

@@ -214,7 +214,7 @@ def test_a_part_that_is_gone_is_said_and_never_recorded(tmp_path):
 @pytest.mark.parametrize("digest", ["*", "", "../x", "[a-f]", "zz", "ABC"])
 def test_what_is_no_digest_is_refused(project, digest):
     take(open_store(project), "data.csv", a=[1])
-    with pytest.raises(UserError, match=r"is not a digest: give the first characters"):
+    with pytest.raises(UserError, match=r"is not a snapshot digest: use the first characters"):
         ml_data.print_difference(digest, digest)
 
 

@@ -138,7 +138,7 @@ def test_prefect_that_is_down_is_named(settings: Settings, monkeypatch: pytest.M
 
 def test_prefect_that_refuses_is_named(settings: Settings, guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", guarded)
-    assert f"at {guarded} refuses us (401): set PREFECT_API_AUTH_STRING" in said_by(print_due, settings)
+    assert f"at {guarded} refuses the credentials (401): set PREFECT_API_AUTH_STRING" in said_by(print_due, settings)
 
 
 @pytest.fixture

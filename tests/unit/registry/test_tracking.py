@@ -42,7 +42,7 @@ def test_results_are_added_also_to_a_run_that_was_deleted_and_take_the_place_of_
 
 
 def test_a_record_that_is_not_whole_is_named(registry, run_id):
-    with pytest.raises(UserError, match=r"Version 1 is not whole in MLflow any more \(no contract.json, no baseline"):
+    with pytest.raises(UserError, match=r"Version 1 is no longer complete in MLflow \(no contract.json, no baseline"):
         registry.read_record("1")
     registry.log_results(run_id, {}, {name: {"of": name} for name in RECORD})
     assert registry.read_record("1") == {name: {"of": name} for name in RECORD}

@@ -1,7 +1,7 @@
-"""A project: its settings, and its contract, store, registry and champion, opened when they are first used.
+"""A project: its settings, contract, store, registry and champion, each opened on first use.
 
-Also what the optional modules of `model/` add to the engine: `model/evaluation.py` may have `METRICS` and `GATES`,
-`model/source.py` a function `prepare`, `model/converters.py` registers converters to ONNX.
+Optional modules of `model/` extend the engine: `model/evaluation.py` may define `METRICS` and `GATES`,
+`model/source.py` a function `prepare`, and `model/converters.py` registers converters to ONNX.
 """
 
 import ast
@@ -35,12 +35,12 @@ EVALUATION, SOURCE = "evaluation", "source"
 FILE = "model/{}.py".format
 OWN_FOLDERS = ("flows", "model", "service")
 IMPORT = re.compile(r"^[ \t]*((?:from[ \t]+[.\w]+[ \t]+)?import\b[ \t]*(?:\([^)]*\)|.+))$", re.M)
-OWN_ERRORS = (Exception, SystemExit)  # what the project's code may raise; `sys.exit` in it must not end the command
+OWN_ERRORS = (Exception, SystemExit)  # errors of the project's code; `sys.exit` in it must not end the command
 
 
 @dataclass(frozen=True)
 class Project:
-    """A project as the steps of one flow run share it."""
+    """A project, shared by the steps of one flow run."""
 
     settings: Settings
 
@@ -53,14 +53,14 @@ class Project:
 
     @cached_property
     def contract(self) -> "Contract":
-        """What `model/schema.py` says of the data, without encodings."""
+        """The contract from `model/schema.py`, without encodings."""
         from ondol.contract import load_contract
 
         return load_contract(self.settings)
 
     @cached_property
     def snapshots(self) -> "Snapshots":
-        """The tables that were ingested."""
+        """The ingested tables."""
         from ondol.snapshots.snapshots import Snapshots
 
         return Snapshots(self.store)
@@ -74,7 +74,7 @@ class Project:
 
     @cached_property
     def latest(self) -> "Latest":
-        """What each stage made last."""
+        """The last result of each stage."""
         from ondol.validation.results import Latest
 
         return Latest(self.store)
@@ -88,14 +88,14 @@ class Project:
 
     @cached_property
     def verdicts(self) -> "Verdicts":
-        """What the gates decided on each version."""
+        """The verdicts on versions."""
         from ondol.evaluation.gates import Verdicts
 
         return Verdicts(self.store)
 
     @property
     def champion(self) -> "Champion | None":
-        """The version in production, read each time: a deployment changes it."""
+        """The version in production; read each time, because a deployment changes it."""
         from ondol.registry.champion import read_champion
 
         return read_champion(self.store)
@@ -111,7 +111,7 @@ def open_project() -> Project:
 
 
 def read_extension(module: str, name: str) -> Any:
-    """Return the value `name` of a module in `model/`; None if there is no module, or no such value in it.
+    """Return the value `name` of a module in `model/`; None if the module or the value does not exist.
 
     Raises:
         UserError: the module cannot be imported.
@@ -163,17 +163,17 @@ def digest_extension(root: Path, module: str) -> str | None:
 
 
 def module_paths(module: str) -> tuple[str, str]:
-    """Return where the module of a dotted name can be, in the order in which Python looks."""
+    """Return the possible paths of a module with a dotted name, in Python's order of search."""
     path = module.replace(".", "/")
     return f"{path}/__init__.py", f"{path}.py"
 
 
 def read_imports(code: bytes, package: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """Yield what Python code imports: each module by its full name, and the name from it, empty for `import module`.
+    """Yield the imports of Python code: the full name of the module, and the imported name, empty for `import module`.
 
     Args:
-        code: Of a file, or of a notebook's cell.
-        package: The packages that the file is in, which relative imports begin from.
+        code: The code of a file, or of a cell of a notebook.
+        package: The packages of the file, from which relative imports start.
     """
     for node in _parse(code):
         if isinstance(node, ast.Import):
@@ -185,11 +185,11 @@ def read_imports(code: bytes, package: Sequence[str] = ()) -> Iterator[tuple[str
 
 
 def _parse(code: bytes) -> Iterator[ast.AST]:
-    """Yield the syntax nodes of code, or of its imports alone where it is not Python."""
+    """Yield the syntax nodes of code; if it is not valid Python, those of its import lines."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # of the owner's code, such as of an escape in a string
+        with warnings.catch_warnings(action="ignore"):  # warnings about the owner's code, such as invalid escapes
             tree = ast.parse(code)
-    except (SyntaxError, ValueError):  # such as the markers of a conflict, or a notebook's magic command
+    except (SyntaxError, ValueError):  # such as merge conflict markers, or a notebook's magic command
         for found in IMPORT.finditer(code.decode(errors="replace")):
             with suppress(SyntaxError, ValueError):
                 yield from ast.parse(found[1]).body
@@ -198,7 +198,7 @@ def _parse(code: bytes) -> Iterator[ast.AST]:
 
 
 def place_in_project(error: BaseException) -> str:
-    """Return the innermost place of an error in the project's own code, ` (flows/train.py, line 21)`, or nothing."""
+    """Return the innermost line of an error in the project's code, ` (flows/train.py, line 21)`, or an empty string."""
     try:
         root = find_root()
     except UserError:

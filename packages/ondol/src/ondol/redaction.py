@@ -10,24 +10,24 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-# A parameter's name, its words parted by "_"; neither where a secret is, nor words of a query, `WHERE token = 'x'`.
+# A parameter's name, with words separated by "_"; not inside a secret, nor in a query such as `WHERE token = 'x'`.
 SECRET_NAME = re.compile(
     r"(?i)(?!\S*_(file|location|path|url)$)"
     r"(\S*(token|secret|passw|passphrase|pwd|api_?key|key_pem|credential|signature)\S*"
     r"|sig|sas|pw|pass|jwt|(x_)?auth|(\S*_)?(authorization|cookie)"
     r"|(\S*_)?(access|account|auth|encryption|functions|master|private|signing|subscription)_?key|(x_)?key)"
 )
-WORDS = re.compile(r"[-.]|(?<=[a-z])(?=[A-Z])")  # where a name's words are parted otherwise
+WORDS = re.compile(r"[-.]|(?<=[a-z])(?=[A-Z])")  # other separators of words in a name
 KEY_HEADER = re.compile(r"(?i)(?!(idempotency|(x-)?(partition|sort))-).*key")
 PLAIN_VALUE = re.compile(r"(?i)\d{0,3}|true|false")  # no secret has such a value
 WEB = re.compile(r"(?i)(rest\+)?https?")
-PORT = re.compile(r"\d{1,5}/")  # behind a host: what follows is a path, an "@" in it or not
-SHORTEST = 4  # a shorter value would blank out ordinary words
-_names: dict[str, str] = {}  # by the value that was filled in
+PORT = re.compile(r"\d{1,5}/")  # after the host comes the path, which may contain "@"
+SHORTEST = 4  # redacting shorter values would remove ordinary words
+_names: dict[str, str] = {}  # by the value of the secret
 
 
 def load_env_file(root: Path) -> None:
-    """Add what the project's `.env` says to the environment; what is set there already stays."""
+    """Add the variables of the project's `.env` to the environment; variables that are already set are kept."""
     from dotenv import load_dotenv
 
     if (root / ".env").is_file():
@@ -38,7 +38,7 @@ def expand(text: str) -> str:
     """Return `text` with each `${NAME}` replaced by its value, percent-encoded inside an address.
 
     Raises:
-        KeyError: a name is not set; it is the error's argument.
+        KeyError: a name is not set; the argument is the name.
     """
 
     def fill(found: re.Match[str]) -> str:
@@ -51,7 +51,7 @@ def expand(text: str) -> str:
 
 
 def _forms(value: str) -> set[str]:
-    """Return a secret unchanged, and as it is sent and printed: of addresses, forms, JSON and Python."""
+    """Return a secret in its forms: unchanged, and as encoded in addresses, forms, JSON and Python."""
     forms = {value, unquote(value), unquote_plus(value)}
     for bare in tuple(forms):
         for safe in ("", "/"):
@@ -61,16 +61,16 @@ def _forms(value: str) -> set[str]:
 
 
 def _quote(text: str, safe: str = "") -> str:
-    return quote(text, safe=safe, errors="surrogateescape")  # what is not UTF-8 in the environment
+    return quote(text, safe=safe, errors="surrogateescape")  # bytes of the environment that are not UTF-8
 
 
 def may_be_address(source: str) -> bool:
-    """Return True if a source is an address, or begins with a secret, which may hold one."""
+    """Return True if a source is an address, or begins with a secret, which may contain one."""
     return "://" in source or PLACEHOLDER.match(source) is not None
 
 
 def redact(text: str) -> str:
-    """Return `text` with every secret that was filled in anywhere replaced by its `${NAME}`."""
+    """Return `text` with every known secret replaced by its `${NAME}`."""
     for value in sorted(_names, key=len, reverse=True):
         if len(value) >= SHORTEST and value in text:
             text = text.replace(value, f"${{{_names[value]}}}")
@@ -79,7 +79,7 @@ def redact(text: str) -> str:
 
 @contextmanager
 def redact_exceptions() -> Iterator[None]:
-    """Raise exceptions without the secrets in their traceback, which Prefect would store.
+    """Remove secrets from exceptions and their tracebacks, which Prefect would store.
 
     Raises:
         RuntimeError: the redacted message of an exception that contains a secret itself.
@@ -89,7 +89,7 @@ def redact_exceptions() -> Iterator[None]:
     except Exception as error:
         if _is_clean(error):
             raise
-        if _is_clean(error, chain=False):  # its cause is not
+        if _is_clean(error, chain=False):  # the cause is not redacted
             raise error from None
         raise RuntimeError(redact(f"{type(error).__name__}: {error}")) from None
 
@@ -100,7 +100,7 @@ def _is_clean(error: Exception, chain: bool = True) -> bool:
 
 
 def find_plain(uri: str) -> str | None:
-    """Return what holds a secret in plain text in an address ("password", or a parameter's name), or None."""
+    """Return the part of an address with a secret in plain text ("password", or a parameter's name), or None."""
     return next((what for what, value in _secrets(uri) if PLACEHOLDER.sub("", value)), None)
 
 
@@ -110,7 +110,7 @@ def _secrets(uri: str) -> Iterator[tuple[str, str]]:
     if not mark:
         return
     web = WEB.fullmatch(scheme)
-    # A database's password may hold a slash; on the web, what follows one is a path.
+    # A database's password may contain a slash; in a web address, a path follows it.
     place = re.split(r"[/?#]" if web else r"[?#]", rest, maxsplit=1)[0]
     user, _, password = place.rpartition("@")[0].partition(":")
     if password and "/" not in user and not PORT.match(password):
@@ -137,7 +137,7 @@ def _pairs(query: str) -> Iterator[tuple[str, str]]:
 
 
 def _inside(value: str) -> Iterator[tuple[str, str]]:
-    """Yield the secrets of a parameter that holds some of its own: `odbc_connect=DRIVER=…;PWD=…`."""
+    """Yield the secrets inside a parameter: `odbc_connect=DRIVER=…;PWD=…`."""
     for part in value.split(";"):
         name, equals, secret = part.partition("=")
         if equals and _names_secret(name.strip()):
@@ -145,7 +145,7 @@ def _inside(value: str) -> Iterator[tuple[str, str]]:
 
 
 def _header(header: str) -> Iterator[tuple[str, str]]:
-    """Yield the secret of a header, `Authorization: Bearer …`, of which a `${NAME}` is all that is one."""
+    """Yield the secret in a header, `Authorization: Bearer …`; only the `${NAME}`, if there is one."""
     name, _, value = (part.strip() for part in header.partition(":"))
     if _names_secret(name) or KEY_HEADER.fullmatch(name):
         found = PLACEHOLDER.search(value)
@@ -157,12 +157,12 @@ def _names_secret(name: str) -> bool:
 
 
 def show_uri(uri: str) -> str:
-    """Return an address without the name and password that it may hold."""
+    """Return an address without user name and password."""
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def leads_elsewhere(before: str, after: str) -> bool:
-    """Return True if a redirect leads to another host, port or scheme, but for http to https: no secret goes there."""
+    """Return True if a redirect changes host, port or scheme (except http to https): then no secrets are sent."""
     from requests import Session
 
     with Session() as session:

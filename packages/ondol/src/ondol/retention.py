@@ -1,8 +1,8 @@
-"""What of the stored data is not referenced any more, and its removal.
+"""Finds and removes stored data that is no longer referenced.
 
-Kept are the snapshots that are asked for, the newest of each source, and the one that each source is read on from;
-with them their files and validations. A snapshot lists all its files, so that it needs nothing of its parent's record.
-What is young stays too: another host or project may have written it just now, and not yet what names it.
+These are kept, with their files and validations: the given snapshots, the newest snapshot of each source, and the one
+from which each source is read further. A snapshot lists all its files, so it does not need its parent's record. New
+files are also kept: another host or project may have just written them, and not yet the record that refers to them.
 """
 
 import re
@@ -30,13 +30,13 @@ NAME = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Garbage:
-    """What may go.
+    """Data that can be deleted.
 
     Attributes:
-        store: Where it is.
+        store: The store.
         snapshots: The snapshots, the newest first.
-        sizes: All files and their sizes, those that refer to others before these, so that an interruption of their
-            removal leaves no reference to a removed file.
+        sizes: All files and their sizes. Files that refer to others come first, so that an interrupted removal leaves
+            no reference to a removed file.
     """
 
     store: Store
@@ -45,12 +45,12 @@ class Garbage:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files, in the order in which they may go."""
+        """The files, in the order of removal."""
         return tuple(self.sizes)
 
     @property
     def size(self) -> int:
-        """How many bytes the files have."""
+        """The total size of the files in bytes."""
         return sum(self.sizes.values())
 
     def remove(self) -> None:
@@ -70,12 +70,12 @@ def all_snapshots(snapshots: Snapshots) -> list[Snapshot]:
 
 
 def find_garbage(store: Store, snapshots: set[str], validations: set[str]) -> Garbage:
-    """Return what neither the given snapshots and validations, nor the next ingest, need.
+    """Return the data that is not needed by the given snapshots and validations, nor by the next ingest.
 
     Args:
-        store: Where they are.
-        snapshots: Digests of snapshots that are needed.
-        validations: Ids of validations that are needed.
+        store: The store.
+        snapshots: The digests of needed snapshots.
+        validations: The ids of needed validations.
     """
     source = Snapshots(store)
     known = all_snapshots(source)
@@ -97,12 +97,12 @@ def _read_on_from(folder: Path) -> set[str]:
 
 
 def _young(store: Store, folder: Path, until: float) -> set[str]:
-    """Return what the records that were written after `until` are named by."""
+    """Return the names of the records that were written after `until`."""
     return {path.stem for path in folder.glob("*.json")} - {path.stem for path in store.sizes(folder, "*.json", until)}
 
 
 def _newest(known: Iterable[Snapshot]) -> set[str]:
-    """Return the newest snapshot of each source, all of them where several are equally new."""
+    """Return the newest snapshot of each source; if several are equally new, all of them."""
     times: dict[str, str] = {}
     for snapshot in known:
         times[snapshot.source] = max(snapshot.created, times.get(snapshot.source, ""))
@@ -118,9 +118,9 @@ def _correction_files(folder: Path) -> set[str]:
 
 
 def _notes(folder: Path, kept: set[str]) -> list[Path]:
-    """Return the notes on snapshots that resulted from a source's bytes or from corrections and are not kept.
+    """Return the notes on results of sources or corrections whose snapshots are not kept.
 
-    It is made again when it is needed again.
+    A note is written again when it is needed.
     """
     found = [
         path for name in ("sources", f"{CORRECTIONS_FOLDER}/made") for path in sorted((folder / name).glob("*.json"))
@@ -131,7 +131,7 @@ def _notes(folder: Path, kept: set[str]) -> list[Path]:
 def _quarantines(
     store: Store, kept: set[str], validations: set[str], until: float
 ) -> tuple[list[Path], dict[Path, int]]:
-    """Return the records of validations that may go, and the quarantined rows."""
+    """Return the unneeded records of validations, and their quarantined rows."""
     folder = Validations(store).folder
     records, needed = [], set()
     for path in sorted(folder.glob("*.json")):
@@ -145,7 +145,7 @@ def _quarantines(
 
 
 def _parts(source: Snapshots, snapshots: Iterable[Snapshot], kept: set[str], until: float) -> dict[Path, int]:
-    """Return the files that none of `snapshots` has; a file that bears a needed name stays, recorded or not."""
+    """Return the files that are in none of `snapshots`; a file with a needed name is kept, recorded or not."""
     needed = kept | {name for s in snapshots for part in s.parts for name in (part.digest, part.dropped) if name}
     found = source.store.sizes(source.folder, "*.parquet", until)
     files = {path: size for path, size in found.items() if NAME.fullmatch(path.stem)}
@@ -154,12 +154,12 @@ def _parts(source: Snapshots, snapshots: Iterable[Snapshot], kept: set[str], unt
 
 @dataclass(frozen=True)
 class Use:
-    """One that was made from data.
+    """One use of data.
 
     Attributes:
-        version: The model version; None if it is none.
-        snapshot: The snapshot's digest.
-        validation: The validation's id.
+        version: The model version; None if the user is not a version.
+        snapshot: The digest of the snapshot.
+        validation: The id of the validation.
     """
 
     version: str | None
@@ -168,10 +168,10 @@ class Use:
 
 
 def registered_uses(project: Project) -> list[Use]:
-    """Return what every version that MLflow has was made from.
+    """Return the data of every version in MLflow.
 
     Raises:
-        UserError: MLflow cannot be asked, or it is another than the one that the champion came from.
+        UserError: MLflow does not answer, or the champion is not from this registry.
     """
     from ondol.registry.registry import read_version_tags
 
@@ -180,10 +180,10 @@ def registered_uses(project: Project) -> list[Use]:
 
 
 def bundled_uses(project: Project) -> list[Use]:
-    """Return what the bundle of every version that served, or may, was made from.
+    """Return the data of every bundle that was in production, or may be.
 
     Raises:
-        Damaged: the record of one cannot be read.
+        Damaged: the record of a bundle cannot be read.
     """
     found = []
     for folder in sorted((project.store.folder / "bundles").glob("*")):
@@ -208,7 +208,7 @@ def needed(project: Project, uses: Iterable[Use]) -> tuple[set[str], set[str]]:
 
 
 def versions_of(uses: Iterable[Use]) -> dict[str, list[str]]:
-    """Return by a snapshot's digest the model versions that were made from it, in order."""
+    """Return the model versions of each snapshot, by its digest, in order."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for use in uses:
         if use.version and use.snapshot:

@@ -29,28 +29,28 @@ from ondol.registry.registry import embedded_uri, is_embedded, mlflow_artifacts,
 from ondol.storage.files import sole, write_bytes
 
 NAMES = ("prefect", "mlflow", "service", "worker")
-STOP_ORDER = ("worker", "service", "mlflow", "prefect")  # Prefect last: it hears what the others say at their end
+STOP_ORDER = ("worker", "service", "mlflow", "prefect")  # Prefect last: it receives the last messages of the others
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
-POLL_SECONDS = "2"  # how often the worker asks for runs; Prefect's own default is 10
+POLL_SECONDS = "2"  # seconds between the worker's polls; Prefect's default is 10
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a process is started: its command, and what its environment says beside ours."""
+    """How a process is started: its command, and additional environment variables."""
 
     command: list[str]
     env: dict[str, str]
 
 
 def is_ours(name: str, settings: Settings) -> bool:
-    """Return True if `ml up` runs it, rather than a server that the environment names."""
+    """Return True if `ml up` starts it; False if the environment names another server."""
     if name == "prefect":
         return not os.environ.get("PREFECT_API_URL")
     return name != "mlflow" or is_embedded(settings)
 
 
 def wanted_port(name: str, settings: Settings) -> int | None:
-    """Return the port that a process has where it is free; the worker has none."""
+    """Return the preferred port of a process; None for the worker."""
     ports = {"prefect": settings.ports.prefect, "mlflow": settings.ports.mlflow, "service": settings.service.port}
     return ports.get(name)
 
@@ -63,13 +63,13 @@ def plan(name: str, settings: Settings, port: int | None, prefect: str) -> Launc
         return _mlflow(settings, str(port))
     if name == "service":
         return Launch(_ml("serve", "--port", str(port)), {"ML_SERVICE__HOST": LOOPBACK})
-    worker_name(settings)  # made before the worker and we both ask for it
+    worker_name(settings)  # created before both the worker and this process need it
     return Launch(_ml("worker"), {"PREFECT_API_URL": prefect})
 
 
 @contextmanager
 def only_up(settings: Settings) -> Iterator[None]:
-    """Hold the records' lock.
+    """Hold the lock of the records.
 
     Raises:
         UserError: another `ml up` or `ml down` holds it.
@@ -80,14 +80,14 @@ def only_up(settings: Settings) -> Iterator[None]:
 
 
 def stop_all(settings: Settings, say: Callable[[str], None] = lambda name: None) -> bool:
-    """Stop what `ml up` started, and nothing else; return whether anything ran.
+    """Stop the processes of `ml up`, and nothing else; return whether anything was running.
 
     Args:
         settings: Those of the project.
         say: Gets the name of each process that was stopped.
 
     Raises:
-        UserError: one does not stop; the others are stopped nevertheless.
+        UserError: one does not stop; the others were stopped.
     """
     ended, refusals = False, []
     for name in STOP_ORDER:
@@ -112,7 +112,7 @@ def is_well(record: ProcessRecord, settings: Settings, prefect: str, timeout: fl
 
 
 def prefect_address(settings: Settings) -> str | None:
-    """Return the address of Prefect's API: the environment's, else that of `ml up`, else None."""
+    """Return the address of Prefect's API from the environment, else that of `ml up`, else None."""
     record = running(settings, "prefect")
     return os.environ.get("PREFECT_API_URL") or (f"{record.address}/api" if record else None)
 
@@ -121,7 +121,7 @@ def become_worker(settings: Settings) -> None:
     """Turn this process into the Prefect worker of the project's pool; its runs start in the project's folder.
 
     Raises:
-        UserError: there is no server to ask, or it does not answer in time; or `[monitor] metrics` is taken.
+        UserError: no server is known, it does not answer in time, or the address `[monitor] metrics` is in use.
     """
     from ondol.monitoring.exporter import serve_metrics
 
@@ -131,9 +131,9 @@ def become_worker(settings: Settings) -> None:
         raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
     os.environ["PREFECT_API_URL"] = prefect
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", POLL_SECONDS)
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # its output is a log, and so is that of its runs
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # its output and that of its runs is a log
     os.chdir(settings.root)
-    Server(None, prefect).wait()  # it may have been killed together with the worker before this one
+    Server(None, prefect).wait()  # the last worker may have been killed together with the server
     serve_metrics(settings)
     name = worker_name(settings)
     Recovery(settings, prefect, name).start()
@@ -144,7 +144,7 @@ def become_worker(settings: Settings) -> None:
 def worker_name(settings: Settings) -> str:
     """Return the name of this project's worker on this machine.
 
-    A copy of the project elsewhere has another one, and so has a container on a machine of the same name.
+    A copy of the project has a different name, and so has a container on a machine with the same name.
     """
     path = settings.home / "worker"
     if not path.exists():
@@ -157,13 +157,15 @@ def _prefect(settings: Settings, port: str) -> Launch:
     command = [sys.executable, *PREFECT, "--host", LOOPBACK, "--port", port, "--log-level", "warning"]
     env = {
         "PREFECT__SERVER_FINAL": "1",
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,  # in memory, a killed server ends the runs that hold one
+        # If kept in memory, a killed server would end the runs that hold a lease.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         "PREFECT_SERVER_API_PORT": port,
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
-        "PREFECT_SERVER_UI_API_URL": "/api",  # of the page's own origin, by whichever name a browser reaches it
-        "PREFECT_SERVER_UI_STATIC_DIRECTORY": f"{os.environ['PREFECT_HOME']}/ui",  # else inside the installed package
+        "PREFECT_SERVER_UI_API_URL": "/api",  # relative to the page's origin, for any name that a browser uses
+        # Otherwise inside the installed package.
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": f"{os.environ['PREFECT_HOME']}/ui",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": f"{settings.retention.run_days * 86_400:.0f}",

@@ -1,4 +1,4 @@
-"""Deployments on the Prefect server: what `prefect.yaml` declares, the work pool, the commit that was deployed last."""
+"""Deployments on the Prefect server: `prefect.yaml`, the work pool, and the commit that was deployed last."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ SECONDS = 20.0
 
 
 def read_deployments(settings: Settings) -> list[dict[str, Any]]:
-    """Return what `prefect.yaml` declares.
+    """Return the content of `prefect.yaml`.
 
     Raises:
         UserError: there is no such file.
@@ -27,22 +27,23 @@ def read_deployments(settings: Settings) -> list[dict[str, Any]]:
 
 
 def deployment_name(settings: Settings, flow: str) -> str:
-    """Return the whole name, FLOW/NAME, of a flow's deployment."""
+    """Return the full name, FLOW/NAME, of a flow's deployment."""
     names = {flow_of(one): one["name"] for one in read_deployments(settings)}
     return f"{flow}/{names.get(flow, f'{settings.project.name}-{flow}')}"
 
 
 def remove_renamed(settings: Settings, prefect: str) -> int:
-    """Remove the deployments with the names that they had before 0.3.1, where `prefect.yaml` gives them others.
+    """Remove deployments with names from before 0.3.1 if `prefect.yaml` has other names.
 
-    All nine had the project's name. Left on the server, their schedules would start every flow twice.
+    All nine deployments had the project's name. If they stayed on the server, their schedules would start every flow
+    twice.
 
     Args:
         settings: Those of the project.
         prefect: The address of Prefect's API.
 
     Returns:
-        How many were removed.
+        The number of removed deployments.
     """
     names = {flow_of(one): one["name"] for one in read_deployments(settings)}
     pool = {"work_pools": {"name": {"any_": [settings.project.name]}}}
@@ -55,24 +56,24 @@ def remove_renamed(settings: Settings, prefect: str) -> int:
 
 
 def flow_of(deployment: dict[str, Any]) -> str:
-    """Return the name of a deployment's flow, by its entrypoint."""
+    """Return the name of a deployment's flow, from its entrypoint."""
     return str(deployment.get("entrypoint") or "").rpartition(":")[2]
 
 
 def make_work_pool(name: str) -> bool:
-    """Make a work pool on the Prefect server, by Prefect's command, which fills in what runs of its type need.
+    """Create a work pool on the Prefect server with Prefect's command, which adds the defaults of its type.
 
     Returns:
-        False if the pool was there.
+        False if the pool already exists.
 
     Raises:
-        UserError: Prefect did not make it.
+        UserError: Prefect did not create it.
     """
     if _has_work_pool(name):
         return False
     command = [sys.executable, "-m", "prefect", "--no-prompt", "work-pool", "create", name, "--type", "process"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode and not _has_work_pool(name):  # another may have been faster
+    if done.returncode and not _has_work_pool(name):  # another process may have been faster
         output = (done.stdout + done.stderr).strip().splitlines() or ["it printed nothing"]
         raise UserError(f"Prefect made no work pool {name}: {output[-1].strip()}")
     return True
@@ -91,7 +92,7 @@ def _has_work_pool(name: str) -> bool:
 
 
 def deployed_commit(settings: Settings) -> str | None:
-    """Return the commit that the Prefect server has as the one whose flows were deployed last, if any."""
+    """Return the commit of the flows deployed last, as recorded on the Prefect server, if any."""
     from prefect.variables import Variable
 
     noted = Variable.get(_variable(settings))
@@ -99,7 +100,7 @@ def deployed_commit(settings: Settings) -> str | None:
 
 
 def note_deployed(settings: Settings, commit: str) -> None:
-    """Save on the Prefect server the commit whose flows are deployed."""
+    """Record on the Prefect server the commit of the deployed flows."""
     from prefect.variables import Variable
 
     Variable.set(_variable(settings), commit, overwrite=True)

@@ -5,11 +5,11 @@ import time
 from typing import Any
 from uuid import UUID
 
-KEPT_SECONDS = 30.0  # the server writes events down every five seconds
+KEPT_SECONDS = 30.0  # the server saves events every five seconds
 
 
 def read_triggers() -> list[dict[str, Any]]:
-    """Return the triggers of the automations that are switched on."""
+    """Return the triggers of the enabled automations."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -18,16 +18,16 @@ def read_triggers() -> list[dict[str, Any]]:
 
 
 def send_event(name: str, resource: dict[str, str], payload: dict[str, Any], event_id: UUID) -> None:
-    """Send an event and wait until the server has saved it: one that it has only received is lost if it is killed.
+    """Send an event and wait until the server has saved it: a killed server loses events that it only received.
 
     Args:
-        name: What happened.
-        resource: What it happened to, by Prefect's labels.
-        payload: What else there is to say, as JSON.
-        event_id: The server saves one event of an id.
+        name: The name of the event.
+        resource: The resource of the event, as Prefect's labels.
+        payload: More information, as JSON.
+        event_id: The server saves only one event with this id.
 
     Raises:
-        OSError: it could not be sent, or is not saved in time, or another error of the connection.
+        OSError: it could not be sent or was not saved in time; other connection errors are possible.
     """
     from prefect.events import Event
     from prefect.events.clients import get_events_client
@@ -43,12 +43,12 @@ def send_event(name: str, resource: dict[str, str], payload: dict[str, Any], eve
     end = time.monotonic() + KEPT_SECONDS
     while not _is_kept(event_id):
         if time.monotonic() > end:
-            raise TimeoutError(f"the server did not keep the event {event_id}")
+            raise TimeoutError(f"the server did not save the event {event_id}")
         time.sleep(0.5)
 
 
 def _is_kept(event: UUID) -> bool:
-    """Return True if the server's database has an event."""
+    """Return True if the server has saved an event."""
     from prefect.client.orchestration import get_client
     from prefect.events.filters import EventFilter, EventIDFilter
 

@@ -1,4 +1,4 @@
-"""`@stage` makes a function a flow, `task` a step of one; `name_run` names the run that is going on."""
+"""`@stage` turns a function into a flow, `task` into a task of a flow; `name_run` names the current run."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -20,11 +20,11 @@ R = TypeVar("R")
 
 
 def stage(*, timeout_hours: float, alone: bool = True) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """Make a function a Prefect flow of its own name that raises an alert where a run fails or crashes.
+    """Turn a function into a Prefect flow of the same name, which sends an alert if a run fails or crashes.
 
     Args:
         timeout_hours: A run that takes longer fails.
-        alone: Hold the project's lock during a run, so that no other such run changes the store or the champion.
+        alone: Hold the project's lock during a run, so that no other run with the lock changes store or champion.
     """
 
     def decorate(function: Callable[P, R]) -> Flow[P, R]:
@@ -40,11 +40,11 @@ def stage(*, timeout_hours: float, alone: bool = True) -> Callable[[Callable[P, 
 
 
 def task(function: Callable[P, R], *, undo: Callable[[R], None] | None = None) -> Callable[P, R]:
-    """Make a function a Prefect task of its own name; arguments are not hashed, and results stay in the process.
+    """Turn a function into a Prefect task of the same name; arguments are not hashed, and results are not stored.
 
     Args:
         function: A step of a flow.
-        undo: Takes the step back, by its result, where a later step of the same Prefect transaction fails.
+        undo: Called with the result to undo the step, if a later step of the same Prefect transaction fails.
     """
     if undo is None:
         return Step(function, name=function.__name__, cache_policy=NO_CACHE)
@@ -63,10 +63,10 @@ def task(function: Callable[P, R], *, undo: Callable[[R], None] | None = None) -
 
 
 class Step(Task[P, R]):
-    """A task that records no flow run among the inputs of its runs.
+    """A task that does not record flow runs as inputs of its runs.
 
-    An argument that a subflow returned would be recorded as one. Prefect's UI (3.9.1) cannot read it ("Invalid
-    TaskInputResponse") and then lists none of the flow run's tasks.
+    Prefect would record an argument that a subflow returned as such an input. Prefect's UI (3.9.1) cannot read it
+    ("Invalid TaskInputResponse") and then shows no tasks of the flow run.
     """
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override]
@@ -83,7 +83,7 @@ class Step(Task[P, R]):
 
 
 def run_watched(stage: Flow[..., R], parameters: Mapping[str, Any]) -> R:
-    """Run a flow in this process, with a terminal as output."""
+    """Run a flow in this process, for a user who watches it."""
     # Prefect waits up to a second for each flow's heartbeat thread, six times in a pipeline; nothing
     # watches the heartbeats of such a run.
     with temporary_settings({"flows.heartbeat_frequency": None}):
@@ -91,7 +91,7 @@ def run_watched(stage: Flow[..., R], parameters: Mapping[str, Any]) -> R:
 
 
 def name_run(what: str, *, version: str | None = None, data: str | None = None) -> None:
-    """Name the current run by its version and the digest of its data; do nothing outside of a run."""
+    """Name the current run after its version and the digest of its data; do nothing outside of a run."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return

@@ -1,7 +1,7 @@
 """Child processes that end with their parent, even if it is killed.
 
-Run as `python -m ondol.orchestration.guard COMMAND …`: starts the command and ends it when standard input closes,
-which the system does even if the parent is killed.
+`python -m ondol.orchestration.guard COMMAND …` starts the command and ends it when standard input closes. The system
+closes it even if the parent is killed.
 """
 
 import ctypes
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 5.0
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-SERVER_PORTS = range(20_000, 30_000)  # below what Linux, macOS and Windows give to outgoing connections by default
+# Below the default port range for outgoing connections of Linux, macOS and Windows.
+SERVER_PORTS = range(20_000, 30_000)
 
 
 class Child:
@@ -32,7 +33,7 @@ class Child:
     def __init__(
         self, command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path, kept_open: Sequence[int] = ()
     ) -> None:
-        """Start `command` in `cwd`; the files `kept_open`, and their locks, stay open until it has ended."""
+        """Start `command` in `cwd`; the files `kept_open` stay open, with their locks, until it has ended."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         with log.open("wb") as output:
@@ -48,7 +49,7 @@ class Child:
             )
 
     def alive(self) -> bool:
-        """Return True if it still runs."""
+        """Return True if it is still running."""
         return self.process.poll() is None
 
     def tail(self) -> str:
@@ -57,13 +58,13 @@ class Child:
         return lines[-1] if lines else "no output"
 
     def dismiss(self) -> None:
-        """Let it end by itself."""
+        """Ask it to end, without waiting."""
         stdin: IO[bytes] | None = self.process.stdin
         if stdin is not None:
             stdin.close()
 
     def stop(self) -> None:
-        """End it and wait until it is gone."""
+        """End it and wait until it has ended."""
         self.dismiss()
         try:
             self.process.wait(timeout=4 * GRACE_SECONDS)
@@ -72,10 +73,10 @@ class Child:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a TCP port that nothing listens on, at random from `SERVER_PORTS`.
+    """Return a random free TCP port from `SERVER_PORTS`.
 
-    A server binds the port some seconds later. A port that the system chooses (port 0) is one that it also gives to
-    outgoing connections, and one of those could take it in the meantime.
+    A server binds the port some seconds later. A port chosen by the system (port 0) is from the range for outgoing
+    connections, one of which could take it in the meantime.
     """
     for port in random.SystemRandom().sample(SERVER_PORTS, 100):
         with socket.socket() as probe, suppress(OSError):
@@ -87,7 +88,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def main(command: Sequence[str]) -> int:
-    """Run `command` until it ends or standard input closes, and leave nothing behind that it started."""
+    """Run `command` until it ends or standard input closes, and end all processes that it started."""
     adopt_orphans()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -99,13 +100,13 @@ def main(command: Sequence[str]) -> int:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of what loses its own: BentoML starts its workers in sessions of their own (Linux only)."""
+    """Become the parent of orphaned processes (Linux only): BentoML starts its workers in separate sessions."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_orphans() -> None:
-    """Kill every process below this one, and let none of those that it adopted stay a zombie."""
+    """Kill every descendant of this process, and reap adopted ones so that none stays a zombie."""
     import psutil
 
     kill_all(lambda: _living(psutil.Process().children(recursive=True)), GRACE_SECONDS)
@@ -115,7 +116,7 @@ def end_orphans() -> None:
 
 
 def kill_all(find: "Callable[[], list[psutil.Process]]", seconds: float) -> "list[psutil.Process]":
-    """Kill what `find` finds until it finds nothing: a child may be started in the meantime. Return what still runs."""
+    """Kill the processes of `find` until there are none, since new children may start. Return those still running."""
     import psutil
 
     end = time.monotonic() + seconds
@@ -128,7 +129,7 @@ def kill_all(find: "Callable[[], list[psutil.Process]]", seconds: float) -> "lis
 
 
 def wait_for_end(process: "psutil.Process", seconds: float) -> None:
-    """Wait until a process is gone, or is a zombie that its parent (a test) has not asked after."""
+    """Wait until a process has ended, or is a zombie that its parent (a test) has not reaped."""
     import psutil
 
     end = time.monotonic() + seconds
@@ -137,7 +138,7 @@ def wait_for_end(process: "psutil.Process", seconds: float) -> None:
 
 
 def _living(processes: "list[psutil.Process]") -> "list[psutil.Process]":
-    """Return those that are not zombies."""
+    """Return the processes that are not zombies."""
     import psutil
 
     found = []
@@ -149,13 +150,13 @@ def _living(processes: "list[psutil.Process]") -> "list[psutil.Process]":
 
 
 def _end_with_input(child: "subprocess.Popen[bytes]") -> None:
-    while os.read(0, 1024):  # not by `sys.stdin`, whose lock would be held when this process ends by itself
+    while os.read(0, 1024):  # not `sys.stdin`, whose lock would be held when this process ends by itself
         pass
     end_group(child)
 
 
 def end_group(child: "subprocess.Popen[bytes]") -> None:
-    """Ask the whole group to end, and kill what has not ended in time."""
+    """Terminate the process group, and kill processes that do not end in time."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(child.pid, number)

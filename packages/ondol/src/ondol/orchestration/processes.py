@@ -1,7 +1,7 @@
-"""Background processes of `ml up`, as `.ml/run/*.json` records them: id, port, command and token.
+"""Background processes of `ml up` and their records in `.ml/run/*.json`: id, port, command and token.
 
-A process id alone says little: the system gives it to a stranger once its process is gone. So a record also holds a
-token in the environment of the process and of all it starts.
+A process id is not enough: after a process has ended, the system reuses its id. So a record also has a token, which is
+in the environment of the process and of all its children.
 """
 
 import ipaddress
@@ -30,20 +30,21 @@ if TYPE_CHECKING:
 TOKEN = "ML_PROCESS"
 STOP_SECONDS = 20.0
 LOOPBACK = "127.0.0.1"
-_started: list["subprocess.Popen[bytes]"] = []  # they outlive us: Python must not warn that they were not awaited
+# They outlive this process: Python must not warn that they were not awaited.
+_started: list["subprocess.Popen[bytes]"] = []
 
 
 class ProcessRecord(BaseModel):
     """One background process.
 
     Attributes:
-        name: What it is: prefect, worker, mlflow or service.
-        pid: The process that keeps it running; None until that is started.
-        token: What its environment says under `ML_PROCESS`.
-        port: The port of the loopback that it listens on, if any.
-        command: What it was started with.
-        since: When, for people (UTC).
-        root: The project's folder at that time; None in older records. See `is_foreign`.
+        name: prefect, worker, mlflow or service.
+        pid: The id of its supervisor; None until that is started.
+        token: The value of `ML_PROCESS` in its environment.
+        port: Its loopback port, if any.
+        command: Its command.
+        since: The start time, for display (UTC).
+        root: The project's folder at the start; None in older records. See `is_foreign`.
     """
 
     name: str
@@ -56,22 +57,22 @@ class ProcessRecord(BaseModel):
 
     @property
     def address(self) -> str | None:
-        """Where it answers."""
+        """The address of its server."""
         return None if self.port is None else f"http://{LOOPBACK}:{self.port}"
 
 
 def run_folder(settings: Settings) -> Path:
-    """Return where the records are."""
+    """Return the folder of the records."""
     return settings.home / "run"
 
 
 def log_path(settings: Settings, name: str) -> Path:
-    """Return where a process writes."""
+    """Return the log file of a process."""
     return settings.home / "logs" / f"{name}.log"
 
 
 def restarts_path(settings: Settings, name: str) -> Path:
-    """Return where a process's supervisor counts how often it started it again."""
+    """Return the file in which the supervisor of a process counts its restarts."""
     return run_folder(settings) / f"{name}.restarts"
 
 
@@ -81,7 +82,7 @@ def read_process_record(settings: Settings, name: str) -> ProcessRecord | None:
 
 
 def running(settings: Settings, name: str) -> ProcessRecord | None:
-    """Return the record of a process if it runs; what a killed supervisor left keeps running without one."""
+    """Return the record of a process if it runs; it may run without its supervisor, if that was killed."""
     record = read_process_record(settings, name)
     if record is None or was_elsewhere(settings, record):
         return None
@@ -89,7 +90,7 @@ def running(settings: Settings, name: str) -> ProcessRecord | None:
 
 
 def mlflow_ui(settings: Settings) -> str:
-    """Return the address of MLflow's UI; that of the project's own database is where `ml up` shows it, or would."""
+    """Return the address of MLflow's UI; for the project's own database, that of `ml up`, running or not."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if settings.ports.mlflow_url or uri.startswith("http"):
         return (settings.ports.mlflow_url or show_uri(uri)).rstrip("/")
@@ -98,7 +99,7 @@ def mlflow_ui(settings: Settings) -> str:
 
 
 def was_elsewhere(settings: Settings, record: ProcessRecord) -> bool:
-    """Return True if a process was started while the project was in another folder: it uses the files there."""
+    """Return True if a process was started while the project was in another folder, whose files it uses."""
     root = record.root
     if root is None and (supervisor := supervisor_of(record)):  # an older record
         root = _directory(supervisor)
@@ -106,9 +107,10 @@ def was_elsewhere(settings: Settings, record: ProcessRecord) -> bool:
 
 
 def is_foreign(settings: Settings, record: ProcessRecord) -> bool:
-    """Return True if a record came with a copy of a project: its process belongs to the original.
+    """Return True if a record was copied with the project: then its process belongs to the original.
 
-    Where the folder was moved instead, the original's record is gone, and the process is this project's still.
+    If the folder was moved instead, there is no record at the original place, and the process still belongs to this
+    project.
     """
     if not was_elsewhere(settings, record):
         return False
@@ -116,12 +118,12 @@ def is_foreign(settings: Settings, record: ProcessRecord) -> bool:
     try:
         original = read_json(Path(root) / run_folder(settings).relative_to(settings.root) / f"{record.name}.json")
     except (OSError, ValueError):
-        return True  # it is there, and cannot be read
+        return True  # it exists, and cannot be read
     return original is not None and original.get("token") == record.token
 
 
 def _directory(process: "psutil.Process | None") -> str | None:
-    """Return a process's working directory, which follows a folder that is renamed."""
+    """Return a process's working directory, which follows when the folder is renamed."""
     import psutil
 
     with suppress(psutil.Error, OSError):
@@ -130,19 +132,19 @@ def _directory(process: "psutil.Process | None") -> str | None:
 
 
 def supervisor_of(record: ProcessRecord) -> "psutil.Process | None":
-    """Return the recorded process, or None if it ended, even if a stranger has its number now."""
+    """Return the recorded process, or None if it has ended, even if its id is in use again."""
     import psutil
 
     if record.pid is None:
         return None
-    with suppress(psutil.Error):  # it ended, is a zombie, or is another user's that shows nothing
+    with suppress(psutil.Error):  # it ended, is a zombie, or belongs to another user
         process = psutil.Process(record.pid)
         return process if _is_of(process, record) else None
     return None
 
 
 def family(record: ProcessRecord) -> list["psutil.Process"]:
-    """Return every living process whose environment holds the record's token, with any parent."""
+    """Return every living process with the record's token in its environment, with any parent."""
     import psutil
 
     found = []
@@ -154,7 +156,7 @@ def family(record: ProcessRecord) -> list["psutil.Process"]:
 
 
 def _is_of(process: "psutil.Process", record: ProcessRecord) -> bool:
-    """Return True if a process is the recorded one: by its environment or, of another user's, by its command."""
+    """Return True if a process is the recorded one, by its environment or (another user's) by its command."""
     import psutil
 
     try:
@@ -166,9 +168,9 @@ def _is_of(process: "psutil.Process", record: ProcessRecord) -> bool:
 def start(
     settings: Settings, name: str, command: Sequence[str], env: Mapping[str, str], port: int | None = None
 ) -> ProcessRecord:
-    """Start `command` in the background, in a session of its own, and record it.
+    """Start `command` in the background, in a new session, and record it.
 
-    It is recorded before it starts: if this process is killed in between, its token finds it.
+    It is recorded before it starts: if this process is killed in between, the token still identifies it.
     """
     record = ProcessRecord(
         name=name,
@@ -205,12 +207,12 @@ def start(
 
 
 def stop(settings: Settings, record: ProcessRecord) -> bool:
-    """End what a record names, and only that, with all it started; return whether anything ran.
+    """End the recorded process and its descendants, and nothing else; return whether anything was running.
 
-    A record that came with a copy of a project is removed, and the process that it names is the original's: it stays.
+    A record that was copied with the project is only removed, because its process belongs to the original.
 
     Raises:
-        UserError: a part of it still runs; the record stays.
+        UserError: a process is still running; the record is kept.
     """
     import psutil
 
@@ -224,7 +226,7 @@ def stop(settings: Settings, record: ProcessRecord) -> bool:
             wait_for_end(supervisor, STOP_SECONDS)
     found = family(record)
     if left := kill_all(lambda: family(record), STOP_SECONDS):
-        raise UserError(f"{record.name} still runs although it was killed (process {left[0].pid}): see `ps`.")
+        raise UserError(f"{record.name} is still running although it was killed (process {left[0].pid}): see `ps`.")
     _forget(settings, record)
     return supervisor is not None or bool(found)
 
@@ -243,7 +245,7 @@ def _write(settings: Settings, record: ProcessRecord) -> None:
 
 
 def choose_port(wanted: int) -> int:
-    """Return `wanted` where nothing listens on it, or else a port that is free."""
+    """Return the port `wanted` if it is free, else another free port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -262,7 +264,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listens(record: ProcessRecord) -> bool:
-    """Return True if a process of the record holds its port: a stranger may have taken it first."""
+    """Return True if a process of the record listens on its port, which another program may have taken first."""
     import psutil
 
     for process in family(record):
@@ -274,7 +276,7 @@ def listens(record: ProcessRecord) -> bool:
 
 
 def is_taken(record: ProcessRecord) -> bool:
-    """Return True if a stranger listens on the port of a record."""
+    """Return True if another program listens on the port of a record."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         if probe.connect_ex((LOOPBACK, record.port or 0)):

@@ -1,4 +1,4 @@
-"""Flow runs whose process died: the project's worker starts them again."""
+"""Recovery of flow runs whose process died: the project's worker starts them again."""
 
 import os
 import threading
@@ -18,37 +18,37 @@ from ondol.orchestration.processes import running
 from ondol.orchestration.server import call_prefect, get_prefect, post_prefect
 from ondol.storage.files import HOST, locked, utc_now
 
-MOST_STARTS = 3  # a run that takes its process along each time must not do so for ever
+MOST_STARTS = 3  # a run that always kills its process must not be restarted forever
 CHECK_SECONDS = 5.0
-SUBMIT_SECONDS = 60.0  # from a run's being taken by a worker until its process is there, at most
-CRASHED_SECONDS = 3600.0  # a run that crashed longer ago is past
+SUBMIT_SECONDS = 60.0  # longest time from a worker's taking a run to the start of its process
+CRASHED_SECONDS = 3600.0  # runs that crashed longer ago are ignored
 MESSAGE = "Its process ended while it ran."
-COMMAND = "ml:"  # begins the note of which command runs a flow, where no worker does
+COMMAND = "ml:"  # prefix of `infrastructure_pid` in runs of a command
 NOTE_SECONDS = 5.0
-RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of a run's process and of all it starts
+RUN_ID = "PREFECT__FLOW_RUN_ID"  # in the environment of a run's process and of its children
 Run = dict[str, Any]
 
 
 class Recovery:
-    """Looks for lost runs, as long as the worker lives.
+    """Looks for lost runs while the worker is alive.
 
-    A run is lost where its worker was this one and no process of this machine is of that run, or where it crashed. What
-    another worker took is left alone while any other is alive. Starting again is safe, since a flow that is run
-    again finds what it had made.
+    A run is lost if this worker took it and no process on this machine belongs to it, or if it crashed. Runs of other
+    workers are ignored while another worker is alive. Restarting is safe, since a flow reuses the results of its
+    earlier run.
     """
 
     def __init__(self, settings: Settings, prefect: str, worker: str) -> None:
-        """Watch runs of the project's pool at `prefect`, the address of Prefect's API, for the worker of this name."""
+        """Watch the runs of the project's pool for the worker `name`; `prefect` is the address of Prefect's API."""
         self.settings, self.prefect, self.worker = settings, prefect, worker
-        self.missing: dict[str, str] = {}  # runs without a process at the last check, and their states
+        self.missing: dict[str, str] = {}  # the runs without a process at the last check, with their states
         self.given_up: set[str] = set()
 
     def start(self) -> None:
-        """Check periodically in a thread of its own."""
+        """Check periodically in a separate thread."""
         threading.Thread(target=self._go_on, daemon=True, name="recovery").start()
 
     def check(self) -> int:
-        """Start the runs again that were lost at the last check and still are; return how many."""
+        """Restart the runs that were lost at the last check and still are; return their number."""
         runs = [run for run in self._candidates() if run["id"] not in self.given_up and _is_ripe(run)]
         alive = living_runs() if runs else set()
         now = {run["id"]: run["state"]["id"] for run in runs if run["id"] not in alive}
@@ -58,12 +58,12 @@ class Recovery:
 
     def _go_on(self) -> None:
         while True:
-            with suppress(Exception):  # an answer of the server must not end the worker
+            with suppress(Exception):  # an error of the server must not end the worker
                 self.check()
             time.sleep(CHECK_SECONDS)
 
     def _candidates(self) -> list[Run]:
-        """Return the runs that this worker answers for and that have not ended, or crashed."""
+        """Return the runs of this worker that have not ended, or that crashed."""
         pool = self.settings.project.name
         since = datetime.now(UTC) - timedelta(seconds=CRASHED_SECONDS)
         unfinished = {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}
@@ -76,12 +76,12 @@ class Recovery:
         return runs if len(ours) < len(runs) and self._is_alone() else ours
 
     def _is_alone(self) -> bool:
-        """Return True if the pool has no other worker: what others left is this one's then."""
+        """Return True if the pool has no other worker; then this one also restarts their runs."""
         known = post_prefect(f"{self.prefect}/work_pools/{self.settings.project.name}/workers/filter", {})
         return known is not None and all(w["name"] == self.worker or w["status"] != "ONLINE" for w in known)
 
     def _restart(self, run: Run) -> bool:
-        """Start a run again, unless that was done often enough; return whether it was."""
+        """Restart a run, unless it was restarted too often; return whether it was restarted."""
         states = get_prefect(f"{self.prefect}/flow_run_states/?flow_run_id={run['id']}")
         if states is None:
             return False
@@ -103,12 +103,12 @@ class Recovery:
 
 
 class RunningFlow(BaseModel):
-    """A flow that runs now.
+    """A running flow.
 
     Attributes:
         flow: Its name.
-        since: When it began: ISO 8601 in UTC.
-        step: The flow inside it that runs now, if any.
+        since: The start time: ISO 8601 in UTC.
+        step: The running subflow, if any.
     """
 
     flow: str
@@ -118,17 +118,17 @@ class RunningFlow(BaseModel):
 
 @contextmanager
 def register_command(settings: Settings, flow: str = "") -> Iterator[str]:
-    """Register this process as a command that runs `flow`; yield the id to note in its runs.
+    """Register this process as a command that runs `flow`; yield the id to record in its runs.
 
-    A command lives as long as its file is locked. The system releases the lock when the process ends, however it ends;
-    process ids are used again, and start times move when the clock is set.
+    A command is alive as long as its file is locked: the system releases the lock when the process ends in any way.
+    Process ids would be reused, and start times change when the clock is set.
     """
     command = uuid.uuid4().hex
     path = _commands(settings) / f"{command}.lock"
     unlocked = path.with_suffix(".new")
     with locked(unlocked, wait=False):
         _write(unlocked, RunningFlow(flow=flow, since=utc_now()))
-        unlocked.rename(path)  # another command sees it only now, and locked
+        unlocked.rename(path)  # only now other commands see it, already locked
         try:
             yield command
         finally:
@@ -136,7 +136,7 @@ def register_command(settings: Settings, flow: str = "") -> Iterator[str]:
 
 
 def living_commands(settings: Settings) -> set[str]:
-    """Return the ids of the commands that run flows, this process's own among them."""
+    """Return the ids of the commands that run flows, including this process."""
     found = set()
     for path in _commands(settings).glob("*.lock"):
         with locked(path, wait=False) as free:
@@ -148,25 +148,25 @@ def living_commands(settings: Settings) -> set[str]:
 
 
 def note_step(settings: Settings, command: str, step: str) -> None:
-    """Note which flow inside that of a command runs now."""
+    """Record the running subflow of a command."""
     path = _commands(settings) / f"{command}.lock"
     if (known := _read(path)) and step != known.flow:
         _write(path, known.model_copy(update={"step": step}))
 
 
 def flows_of_commands(settings: Settings) -> list[RunningFlow]:
-    """Return the flows that commands on this machine run, the oldest first."""
+    """Return the running flows of commands on this machine, the oldest first."""
     notes = (_read(_commands(settings) / f"{command}.lock") for command in living_commands(settings))
     return sorted((note for note in notes if note and note.flow), key=lambda note: note.since)
 
 
 def flows_of_workers(settings: Settings, prefect: str, seconds: float) -> list[RunningFlow]:
-    """Return the flows that workers of the project's pool run, by the server at `prefect`; none where it is silent.
+    """Return the running flows of the project's workers, from the server at `prefect`; none if it does not answer.
 
     Args:
         settings: Those of the project.
         prefect: The address of Prefect's API.
-        seconds: How long each of its answers may take.
+        seconds: The time limit of each request.
     """
     found = []
     running = {"state": {"type": {"any_": ["RUNNING"]}}}
@@ -181,7 +181,7 @@ def flows_of_workers(settings: Settings, prefect: str, seconds: float) -> list[R
 
 
 def _read(path: Path) -> RunningFlow | None:
-    """Return the note in a command's file; None while it is written, and of an earlier release's command."""
+    """Read a command's file; None while it is being written, and for commands of earlier releases."""
     try:
         return RunningFlow.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
@@ -189,13 +189,13 @@ def _read(path: Path) -> RunningFlow | None:
 
 
 def _write(path: Path, note: RunningFlow) -> None:
-    """Write into a command's file, which stays the one that is locked; a full disk loses the note."""
+    """Overwrite the content of a command's locked file; a full disk loses the content."""
     with suppress(OSError):
         path.write_bytes(note.model_dump_json().encode())
 
 
 def noting(command: str) -> Callable[[Any, Any, Any], None]:
-    """Return the hook of a flow that notes in each run which command it is of."""
+    """Return a hook of flows that records in each run the command that it belongs to."""
 
     def note_command(flow: Any, run: Any, state: Any) -> None:
         url = f"{os.environ['PREFECT_API_URL']}/flow_runs/{run.id}"
@@ -205,16 +205,16 @@ def noting(command: str) -> Callable[[Any, Any, Any], None]:
 
 
 def end_lost(settings: Settings, prefect: str, *, embedded: bool) -> int:
-    """Mark as crashed the runs whose process was killed; runs that a worker starts again are left to it.
+    """Mark runs as crashed if their process was killed, except runs that a worker restarts.
 
     Args:
         settings: Those of the project.
         prefect: The address of the API of a server that only this project uses.
-        embedded: Whether a registered command has just started that server: then a run without a note is lost,
-            unless another command lives, whose note may have failed.
+        embedded: Whether a registered command has just started that server: then a run without the id of a command is
+            lost, unless another command is alive, which may have failed to record it.
 
     Returns:
-        How many runs, without the ones inside others.
+        The number of runs, without subflows.
     """
     unfinished = {"type": {"any_": ["RUNNING", "PENDING"]}}
     runs: list[Run] = post_prefect(f"{prefect}/flow_runs/filter", {"flow_runs": {"state": unfinished}}) or []
@@ -239,7 +239,7 @@ def end_lost(settings: Settings, prefect: str, *, embedded: bool) -> int:
 
 
 def _crash(prefect: str, ids: list[str], unfinished: dict[str, Any]) -> None:
-    """Mark runs as crashed, together with the runs and tasks inside them that have not ended."""
+    """Mark runs as crashed, together with their unfinished subflows and tasks."""
     body = {"state": {"type": "CRASHED", "message": MESSAGE}, "force": True}
     while ids:
         inside = {"flow_runs": {"id": {"any_": ids}}, "task_runs": {"state": unfinished}}
@@ -256,7 +256,7 @@ def _commands(settings: Settings) -> Path:
 
 
 def living_runs() -> set[str]:
-    """Return the ids of the flow runs that processes of this machine are of."""
+    """Return the ids of the flow runs with a process on this machine."""
     import psutil
 
     found = set()
@@ -267,16 +267,16 @@ def living_runs() -> set[str]:
 
 
 def _is_ripe(run: Run) -> bool:
-    """Return True if a run's process must be there by now."""
+    """Return True if a run's process must have started by now."""
     return run["state"]["type"] != "PENDING" or _age(run) > SUBMIT_SECONDS
 
 
 def _age(run: Run) -> float:
-    """Return for how many seconds a run has been in its state."""
+    """Return the seconds since a run's last change of state."""
     return (datetime.now(UTC) - datetime.fromisoformat(run["state"]["timestamp"])).total_seconds()
 
 
 def _worker_of(run: Run) -> str | None:
-    """Return the name of the worker that took a run; None if it was killed before it recorded it."""
+    """Return the name of the worker that took a run; None if the worker was killed before recording it."""
     name = (run.get("labels") or {}).get("prefect.worker.name")
     return None if name is None else str(name)

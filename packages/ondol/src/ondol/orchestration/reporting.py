@@ -1,4 +1,4 @@
-"""What a run reports: lines of its log, the progress of long work, and artifacts in Prefect's UI.
+"""Reporting of runs: log lines, the progress of long work, and artifacts in Prefect's UI.
 
 Artifacts are Markdown, tables, pictures and links; text of the data in Markdown is escaped.
 """
@@ -17,11 +17,11 @@ from ondol_serving.printable import printable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TABLE_ROWS = 100  # the UI shows a part; the store has all
+TABLE_ROWS = 100  # the UI shows a part; the store has all rows
 
 
 def publish_markdown(key: str, text: str) -> None:
-    """Show Markdown under `key` in the current run; its first line can be read in the list of artifacts."""
+    """Publish Markdown as the artifact `key` of the current run; the list of artifacts shows its first line."""
     first, _, rest = text.partition("\n")
     from prefect.artifacts import create_markdown_artifact
 
@@ -29,7 +29,7 @@ def publish_markdown(key: str, text: str) -> None:
 
 
 def publish_table(key: str, rows: list[dict[str, Any]]) -> None:
-    """Show the first rows of a table under `key`; Prefect's UI reads Markdown in the cells, so texts are escaped."""
+    """Publish the first rows of a table as the artifact `key`; texts are escaped, since the UI reads Markdown."""
     from prefect.artifacts import create_table_artifact
 
     shown = [
@@ -40,9 +40,10 @@ def publish_table(key: str, rows: list[dict[str, Any]]) -> None:
 
 
 def publish_image(key: str, png: bytes, description: str) -> None:
-    """Show a picture under `key`; it travels within the artifact, so no file server is needed.
+    """Publish a picture as the artifact `key`; the artifact contains it, so no file server is needed.
 
-    As Markdown: of an artifact for images Prefect also shows the address, which here would be the whole picture.
+    It is a Markdown artifact: for image artifacts Prefect also shows the address, which would be the whole picture
+    here.
     """
     from prefect.artifacts import create_markdown_artifact
 
@@ -51,38 +52,38 @@ def publish_image(key: str, png: bytes, description: str) -> None:
 
 
 def publish_link(key: str, address: str, text: str) -> None:
-    """Show a link under `key`."""
+    """Publish a link as the artifact `key`."""
     from prefect.artifacts import create_link_artifact
 
     create_link_artifact(link=address, link_text=text, key=_key(key), description=text)
 
 
 def _key(words: str) -> str:
-    """Return `words` in the characters that Prefect allows in a key."""
+    """Return `words` with only the characters that Prefect allows in a key."""
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 _SPECIAL = re.compile(
     r"[\\`*\[|~]"  # code, emphasis, links, pictures, cells
     r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it is not emphasis
-    r"|(?<=:)//|(?<=www)\."  # what looks like an address becomes a link
+    r"|(?<=:)//|(?<=www)\."  # text that looks like an address becomes a link
     r"|^[#>+-]"
 )
-_BARE_PIPE = re.compile(r"(?<!\\)((?:\\\\)*)\|")  # with no backslash, or an even number
+_BARE_PIPE = re.compile(r"(?<!\\)((?:\\\\)*)\|")  # after no backslash, or an even number of them
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 
 
 def plain(text: str) -> str:
-    """Return text as Markdown that shows it: one line, with no emphasis, link, picture, HTML or end of a cell."""
+    """Escape text for Markdown: one line, without emphasis, links, pictures, HTML or the end of a cell."""
     words = printable(" ".join(text.split()))
     safe = _SPECIAL.sub(lambda found: "\\" + found[0], words)
     return _ENTITY.sub("&amp;", safe).replace("<", "&lt;")
 
 
 def code(text: str) -> str:
-    """Return text as a span of code: its fence is longer than any run of backticks in it."""
+    """Format text as inline code, with a fence that is longer than any run of backticks in it."""
     shown = printable(text, one_line=True) or " "
-    if "\\|" in shown:  # renderers differ in what that is within a table
+    if "\\|" in shown:  # renderers treat it differently in a table
         return f"<code>{plain(text)}</code>"
     fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
     space = " " if shown.strip() and (shown[0] in " `" or shown[-1] in " `") else ""
@@ -90,7 +91,7 @@ def code(text: str) -> str:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]], show: Callable[[str], str] = plain) -> Iterator[str]:
-    """Yield the lines of a table; `show` makes Markdown of a cell, which cannot end the cell or the row."""
+    """Yield the lines of a table; `show` formats a cell as Markdown that cannot end the cell or the row."""
     heads = tuple(head)
     yield _row(map(show, heads))
     yield f"|{' --- |' * len(heads)}"
@@ -99,7 +100,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], show: Callable[[st
 
 
 def _row(cells: Iterable[str]) -> str:
-    r"""Return a row. A `|` in a cell, also in a span of code, gets a backslash, which the table takes away again."""
+    r"""Return a row. A `|` in a cell, also in inline code, gets a backslash, which the table removes again."""
     safe = (_BARE_PIPE.sub(r"\1\\|", " ".join(cell.splitlines())) for cell in cells)
     return f"| {' | '.join(safe)} |"
 
@@ -107,25 +108,25 @@ def _row(cells: Iterable[str]) -> str:
 EVERY_SECONDS = 2.0
 log = logging.getLogger(__name__)  # one of `ondol.orchestration.environment.LOGGERS`
 log.setLevel(logging.INFO)
-listeners: list[Callable[[str], None]] = []  # a terminal that shows the words
+listeners: list[Callable[[str], None]] = []  # prints the sentence on a terminal
 T = TypeVar("T", bound="pa.RecordBatch | pa.Table | Any")
 
 
 def say(sentence: str, *, notice: bool = False) -> None:
-    """Write a sentence to the log of the run that is going on, where Prefect's page shows it.
+    """Write a sentence to the log of the current run, which Prefect's UI shows.
 
     Args:
-        sentence: Secrets are shown by their names.
-        notice: Print it on the terminal of a command too.
+        sentence: The sentence; secrets are replaced by their names.
+        notice: Whether to print it on the terminal of a command too.
     """
     log.log(logging.WARNING if notice else logging.INFO, "%s", redact(sentence))
 
 
 class Ticker:
-    """Counts rows, or bytes; work that ends sooner than `EVERY_SECONDS` says nothing."""
+    """Logs the progress of rows or bytes; work that ends within `EVERY_SECONDS` logs nothing."""
 
     def __init__(self, what: str, total: int | None = None) -> None:
-        """Count `what` ("rows read"), of `total` where that is known."""
+        """Count `what` ("rows read"), of `total` if that is known."""
         self.what = what
         self.total = total
         self.rows = 0
@@ -140,7 +141,7 @@ class Ticker:
             self._tell()
 
     def close(self) -> None:
-        """Report the end, if any progress was reported."""
+        """Log the end, if any progress was logged."""
         if self._artifact is not None:
             _update(self._artifact, 100.0, f"{self.rows:,} {self.what}")
 
@@ -156,7 +157,7 @@ class Ticker:
 
 
 def track(parts: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Yield `parts`, each with `num_rows` or `rows`, counting their rows."""
+    """Yield `parts` and count their rows (`num_rows` or `rows`)."""
     ticker = Ticker(what, total)
     for part in parts:
         yield part

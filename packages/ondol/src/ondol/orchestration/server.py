@@ -1,8 +1,8 @@
 """The Prefect server of a command: `PREFECT_API_URL`, else that of `ml up`, else one of its own.
 
-Two kinds of server never open the project's database together: those started for commands share a lock, and `ml up`
-holds it alone until its own server is on record. Who waited for that uses the server on record. Commands start theirs
-one after the other.
+Servers of commands and the server of `ml up` never open the project's database at the same time: commands share a lock,
+and `ml up` holds it exclusively until its server is recorded. Commands that waited use the recorded server. Commands
+start their servers one after another.
 """
 
 import fcntl
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def answers(url: str, timeout: float = 5.0) -> bool:
-    """Return True if something sound answers at `url`; a proxy that wants a login answers too."""
+    """Return True if a healthy server answers at `url`; a proxy that requires a login counts too."""
     try:
         with urllib.request.urlopen(url, timeout=timeout) as answer:
             return bool(answer.status == 200)
@@ -42,30 +42,30 @@ def answers(url: str, timeout: float = 5.0) -> bool:
 
 
 def post_prefect(url: str, body: dict[str, Any], timeout: float = 5.0) -> Any | None:
-    """Return Prefect's JSON answer to a POST of JSON, or None if there is none."""
+    """Return Prefect's JSON response to a POST of JSON, or None if there is none."""
     return _json_of(call_prefect("POST", url, timeout, json=body))
 
 
 def get_prefect(url: str, timeout: float = 5.0) -> Any | None:
-    """Return Prefect's JSON answer to a GET, or None if there is none."""
+    """Return Prefect's JSON response to a GET, or None if there is none."""
     return _json_of(call_prefect("GET", url, timeout))
 
 
 def call_prefect(
     method: Literal["GET", "POST", "PATCH", "DELETE"], url: str, timeout: float, **request: Any
 ) -> "httpx.Response | None":
-    """Return Prefect's response, also a refusal, or None if there is none; without retries.
+    """Return Prefect's response, also an error, or None if there is none; without retries.
 
-    Prefect's client brings what its settings say: credentials, CSRF tokens, certificates, headers.
+    Prefect's client applies its settings: credentials, CSRF tokens, certificates, headers.
 
     Args:
         method: The HTTP method.
-        url: The whole address, with Prefect's `/api/` in it.
-        timeout: How many seconds each step may take.
-        request: What httpx takes for a request.
+        url: The full address, including Prefect's `/api/`.
+        timeout: The time limit of each step, in seconds.
+        request: Arguments of httpx for a request.
 
     Raises:
-        UserError: Prefect redirects to another place, where credentials and headers do not go.
+        UserError: Prefect redirects to another host, to which credentials and headers are not sent.
     """
     import httpx
     from prefect.client.orchestration import SyncPrefectClient
@@ -127,13 +127,13 @@ class Server:
     def __init__(
         self, child: Child | None, url: str, start_seconds: float = START_SECONDS, turn: IO[str] | None = None
     ) -> None:
-        """Wrap the process, None if the server is not this command's.
+        """Store the server's process, and how to reach it.
 
         Args:
-            child: The process.
+            child: The process; None if this command did not start it.
             url: The address of its API.
-            start_seconds: How many seconds it may start.
-            turn: A file whose lock is to be let go once it has started.
+            start_seconds: The time limit of its start, in seconds.
+            turn: A file whose lock is released when it has started.
         """
         self.child = child
         self.url = url
@@ -142,10 +142,10 @@ class Server:
         self.ours = True
 
     def wait(self) -> None:
-        """Wait until it answers, and see that it lets us in.
+        """Wait until it answers, and check that it accepts our credentials.
 
         Raises:
-            UserError: it ended, did not answer in time, or wants other credentials.
+            UserError: it ended, did not answer in time, or requires other credentials.
         """
         deadline = time.monotonic() + self.start_seconds
         while not self._answers():
@@ -163,7 +163,7 @@ class Server:
             self.turn.close()
 
     def _silence(self) -> str:
-        """Return in a sentence that it does not answer."""
+        """Return an error that it does not answer."""
         if self.child is not None:
             check_database(prefect_database(), PREFECT_REMEDY, thorough=True)
             return f"The embedded Prefect server did not start ({self.child.tail()}): see {self.child.log}."
@@ -175,13 +175,13 @@ class Server:
 
     def _answers(self) -> bool:
         if self.child is not None:
-            return answers(f"{self.url}/health")  # much cheaper, while it starts
+            return answers(f"{self.url}/health")  # much cheaper while it starts
         answer = call_prefect("GET", f"{self.url}/health", ANSWER_SECONDS)
         return answer is not None and answer.status_code < 500
 
 
 def refusal_of(answer: "httpx.Response | None", url: str) -> str:
-    """Return a sentence on why Prefect refuses the credentials or the Host, empty if its answer gives no reason."""
+    """Return a sentence on why Prefect refuses the credentials or the Host; empty if it does not."""
     if answer is None or answer.status_code not in (401, 403, 421):
         return ""
     if answer.status_code == 421:
@@ -190,14 +190,14 @@ def refusal_of(answer: "httpx.Response | None", url: str) -> str:
             f"The Prefect server at {name} does not answer under this name: where it runs, add it to {HOSTS_SETTING}."
         )
     return (
-        f"The Prefect server at {show_uri(url)} refuses us ({answer.status_code}): set PREFECT_API_AUTH_STRING, or "
-        "PREFECT_API_KEY, to what it takes."
+        f"The Prefect server at {show_uri(url)} refuses the credentials ({answer.status_code}): set "
+        "PREFECT_API_AUTH_STRING or PREFECT_API_KEY."
     )
 
 
 @contextmanager
 def prefect_server(settings: Settings) -> Iterator[Server]:
-    """Yield a server that is starting, so that imports can run in the meantime; stop it at the end if it is ours.
+    """Yield a server while it starts, so that imports can run meanwhile; stop it at the end if this command started it.
 
     Must be entered before Prefect is imported.
     """
@@ -219,10 +219,10 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
 
 @contextmanager
 def no_embedded_server(settings: Settings) -> Iterator[None]:
-    """Keep commands from starting servers on the project's database, while `ml up` starts the one for all.
+    """Prevent commands from starting servers on the project's database while `ml up` starts its server.
 
     Raises:
-        UserError: a command has one.
+        UserError: a command is running one.
     """
     complaint = "An `ml` command is running here with its own Prefect server: wait until it ends."
     with sole(_lock_path(settings), complaint):
@@ -234,11 +234,11 @@ def _lock_path(settings: Settings) -> Path:
 
 
 def _find_or_embed(settings: Settings) -> Server:
-    """Return the server of `ml up`, or start one; it holds its share of the lock until it has ended itself."""
+    """Return the server of `ml up`, or start one, which holds the shared lock until it has ended."""
     path = _lock_path(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     turn = path.with_name("start.lock").open("a")
-    fcntl.flock(turn, fcntl.LOCK_EX)  # two that make the database's tables at once fail
+    fcntl.flock(turn, fcntl.LOCK_EX)  # two servers that create the tables at the same time fail
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)  # waits while `ml up` starts a server
         if ours := running(settings, "prefect"):
@@ -258,7 +258,7 @@ def _embed(settings: Settings, lock: IO[str], turn: IO[str]) -> Server:
 
 
 def _flush() -> None:
-    """Send the logs and events that are still queued, before the server goes."""
+    """Send queued logs and events before the server stops."""
     if "prefect" not in sys.modules:
         return
     from prefect.events.worker import EventsWorker

@@ -18,14 +18,14 @@ from ondol.orchestration.guard import adopt_orphans, end_group, end_orphans
 from ondol.storage.files import utc_now, write_json
 from ondol_serving.printable import printable
 
-LOG_BYTES = 5_000_000  # of the file written to and of the one before it: ten million in all
-FIRST_SECONDS = 20.0  # a process that ends this early by itself, the first time, will not do better the second time
+LOG_BYTES = 5_000_000  # of the current file and of the one before: ten million in total
+FIRST_SECONDS = 20.0  # a process that ends by itself this early at the first start would fail again
 STEADY_SECONDS = 60.0
 MOST_SECONDS = 30.0
 
 
 class RotatingLog:
-    """A file that is put aside as `NAME.1` when it is full."""
+    """A log file that is renamed to `NAME.1` when it is full."""
 
     def __init__(self, path: Path, most: int = LOG_BYTES) -> None:
         """Append to `path`."""
@@ -35,7 +35,7 @@ class RotatingLog:
 
     def write(self, data: bytes) -> None:
         """Add to the file; a full disk loses the line, not the process."""
-        with suppress(OSError, ValueError):  # a file that could not be put aside is closed
+        with suppress(OSError, ValueError):  # a file that could not be renamed is closed
             if self.file.tell() + len(data) > self.most:
                 self.file.close()
                 self.path.replace(self.path.with_name(self.path.name + ".1"))
@@ -43,21 +43,21 @@ class RotatingLog:
             self.file.write(data)
 
     def say(self, text: str) -> None:
-        """Add a line of our own."""
+        """Write a line of the supervisor."""
         self.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} supervisor: {text}\n".encode())
 
 
 class Supervisor:
-    """The loop around one command."""
+    """Runs one command and restarts it."""
 
     def __init__(self, log: RotatingLog, restarts: Path, command: Sequence[str]) -> None:
-        """Prepare to run `command`; `restarts` gets how often it was started again, and when last."""
+        """Prepare to run `command`; the file `restarts` records the number and the time of restarts."""
         self.log, self.restarts, self.command = log, restarts, command
         self.child: subprocess.Popen[bytes] | None = None
         self.stopping = threading.Event()
 
     def run(self) -> int:
-        """Run the command, again and again, until stopped or the first try fails; return the exit status."""
+        """Run and restart the command until stopped, or until the first start fails; return the exit status."""
         first, pause, count = True, 1.0, 0
         while not self.stopping.is_set():
             started = time.monotonic()
@@ -75,9 +75,9 @@ class Supervisor:
         return 0
 
     def stop(self, *_: object) -> None:
-        """End the command and the loop; a thread waits, since the main one holds the lock of `Popen.wait`."""
+        """End the command and the loop; a thread waits for it, since the main thread holds the lock of `Popen.wait`."""
         self.stopping.set()
-        if self.child is not None and self.child.poll() is None:  # its number may be a stranger's by now
+        if self.child is not None and self.child.poll() is None:  # its id may be in use by another process now
             threading.Thread(target=end_group, args=(self.child,)).start()
 
     def _count(self, restarts: int) -> None:

@@ -1,4 +1,4 @@
-"""Bundles: folders with all that the service loads, named by version and content, never rewritten."""
+"""Bundles: immutable folders with everything that the service loads, named by version and content."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ from ondol_serving.names import digest_folder
 
 
 class Unusable(UserError):
-    """A bundle is missing, or was changed."""
+    """A bundle is missing or was changed."""
 
 
 class Bundle(BaseModel):
@@ -38,22 +38,22 @@ class Bundle(BaseModel):
 
     @property
     def contract(self) -> Contract:
-        """The contract that the bundle's model was trained under."""
+        """The contract with which the bundle's model was trained."""
         return Contract.model_validate_json((self.path / "contract.json").read_bytes())
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What is recorded of the model: see the design page."""
+        """The metadata of the model, from `meta.json`."""
         return read_json(self.path / "meta.json") or {}
 
 
 def bundle_path(store: Store, name: str) -> Path:
-    """Return the folder of the bundle `name`, there or not."""
+    """Return the path of the bundle `name`, which may not exist."""
     return store.folder / "bundles" / name
 
 
 def write_bundle(store: Store, version: str, files: dict[str, bytes]) -> Bundle:
-    """Write `files` as a bundle, or find the one that holds the same."""
+    """Write `files` as a bundle, or return the existing bundle with the same content."""
     with scratch(bundle_path(store, version)) as made:
         made.mkdir()
         for name, content in files.items():
@@ -66,11 +66,11 @@ def write_bundle(store: Store, version: str, files: dict[str, bytes]) -> Bundle:
 
 
 def open_bundle(store: Store, name: str) -> Bundle:
-    """Return the bundle with the folder name `name`, its bytes checked against it.
+    """Return the bundle with the folder name `name` after a check of its content.
 
     Raises:
         Unusable: there is none, or it was changed since it was written.
-        UserError: the store is elsewhere and cannot be reached.
+        UserError: the store is remote and cannot be reached.
     """
     path = bundle_path(store, name)
     version, _, short = name.rpartition("-")
@@ -101,10 +101,10 @@ def find_bundle(store: Store, name: str) -> Bundle | None:
 
 
 def served_bundle(store: Store, version: str) -> Bundle:
-    """Return the bundle with which a version was last in production.
+    """Return the last bundle of a version that was in production.
 
     Raises:
-        UserError: it never was: a bundle that was written but not put into production does not count.
+        UserError: the version never was in production.
     """
     names = [change.to for change in require_champion(store).history if version_of(change.to) == version]
     if not names:
@@ -119,15 +119,15 @@ def drop_bundle(store: Store, bundle: Bundle) -> None:
     store.remove(bundle.path)
 
 
-SHARED = ("bentos", "models")  # what an owner may have put into BentoML's own stores
+SHARED = ("bentos", "models")  # files that the owner may have put into BentoML's stores
 
 
 def new_bento_home(settings: Settings) -> tuple[dict[str, str], list[int]]:
-    """Make a home for a process that is about to start, and remove those whose process has ended.
+    """Create a BentoML home for a new process, and remove those of ended processes.
 
     Returns:
-        What its environment must say, and the files that it must hold open: their locks show that it still runs. Both
-        are empty if the disk takes no folder, so that it shares a home with others rather than not start.
+        The variables for its environment, and the files that it must keep open: their locks show that it is still
+        running. Both are empty if the folder cannot be created; then the process shares a home with others.
     """
     shared = Path(os.environ.get("BENTOML_HOME") or settings.home / "bentoml")
     folder = shared / "processes"

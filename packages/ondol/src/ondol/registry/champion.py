@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from ondol.registry.bundles import Bundle
 
 ANY = "any bundle"
-NOTHING = {"bundle": None}  # in the file, because a file that is not there for a moment must stop no service
+# Content of the file without a champion: a file that is missing for a moment must not stop a service.
+NOTHING = {"bundle": None}
 Action = Literal["deploy", "promote", "rollback", "release"]
 
 
 class HistoryEntry(BaseModel):
-    """One move of the champion: who, when, from which bundle to which, and why."""
+    """One change of the champion: who, when, from which bundle to which, and why."""
 
     at: str
     who: str
@@ -44,9 +45,9 @@ class HistoryEntry(BaseModel):
 
 
 class Champion(BaseModel):
-    """The version in production, the MLflow run that made it, its bundle's folder and digest, and every move so far.
+    """The version in production, its MLflow run, the folder and digest of its bundle, and the history of changes.
 
-    A version's number says little: another registry begins at 1 again. The run's id is what names a model.
+    The run's id identifies a model, because version numbers begin at 1 again in another registry.
     """
 
     version: str
@@ -58,12 +59,12 @@ class Champion(BaseModel):
 
     @property
     def move(self) -> str:
-        """The last move's name, which no other has: times are to the second, and a bundle may be put back."""
+        """A unique name of the last change: times have a resolution of a second, and a bundle may be restored."""
         return f"{len(self.history)} {self.bundle} {self.since}"
 
 
 def read_champion(store: Store) -> Champion | None:
-    """Return the champion of the store, or None if nothing was deployed yet, or it was all taken back.
+    """Return the champion of the store, or None if nothing is in production.
 
     Raises:
         Damaged: the file cannot be read.
@@ -73,7 +74,7 @@ def read_champion(store: Store) -> Champion | None:
 
 
 def refresh_champion(store: Store) -> Champion | None:
-    """Return the champion, as `read_champion` does, after bringing its record up to date.
+    """Return the champion like `read_champion`, after downloading its current record.
 
     Raises:
         UserError: the store cannot be reached.
@@ -95,25 +96,25 @@ def require_champion(store: Store) -> Champion:
 
 
 def version_of(bundle: str) -> str:
-    """Return the version in a bundle's name."""
+    """Return the version from a bundle's name."""
     return bundle.rpartition("-")[0]
 
 
 def rolled_back(champion: Champion | None, version: str) -> HistoryEntry | None:
-    """Return the rollback or promotion that took `version` out of production, unless it was put back since."""
+    """Return the rollback or promotion that removed `version` from production, unless it was restored since."""
     moves = [c for c in (champion.history if champion else ()) if version in map(version_of, (c.before or "", c.to))]
     last = moves[-1] if moves else None
     return last if last and last.action in ("promote", "rollback") and version_of(last.to) != version else None
 
 
 def move_champion(store: Store, bundle: "Bundle", action: Action, why: str, expected: str | None = ANY) -> Champion:
-    """Name `bundle` as the one in production and add the move to the history.
+    """Put `bundle` into production and add the change to the history.
 
     Args:
         store: The store.
         bundle: The bundle to put into production.
-        action: What moved it.
-        why: For the history.
+        action: The kind of change.
+        why: The reason, for the history.
         expected: The bundle that must be in production now, None for none; default: any.
 
     Raises:
@@ -139,7 +140,7 @@ def move_champion(store: Store, bundle: "Bundle", action: Action, why: str, expe
 
 
 def restore_champion(store: Store, bundle: str, before: Champion | None) -> None:
-    """Put `before` back, unless another than the bundle of the name `bundle` was put into production since."""
+    """Restore `before`, unless a bundle other than `bundle` was put into production in the meantime."""
     with locked(store.folder / "champion.lock", wait=True):
         now = refresh_champion(store)
         if now is not None and now.bundle == bundle:
@@ -147,9 +148,9 @@ def restore_champion(store: Store, bundle: str, before: Champion | None) -> None
 
 
 def write_champion(store: Store, champion: Champion | None) -> None:
-    """Write `champion`, or that nothing is in production, to the file.
+    """Write `champion`, or None if nothing is in production, to the file.
 
-    The backup is written first: if it cannot be written, the champion has not changed.
+    The backup is written first: if that fails, the champion is unchanged.
     """
     text = champion.model_dump_json(indent=1, by_alias=True) if champion else json.dumps(NOTHING)
     for name in (BACKUP, CHAMPION_FILE):
@@ -157,18 +158,18 @@ def write_champion(store: Store, champion: Champion | None) -> None:
 
 
 def alert_new_champion(project: Project) -> None:
-    """Send one alert for a new version in production: at its deploy, or later if the deploy was killed."""
+    """Send one alert for a new version in production: at its deployment, or later if that was killed."""
     champion, settings = project.champion, project.settings
     path = alerted_champion_path(settings)
-    if champion is None or read_note(path) in (champion.move, champion.since):  # the time alone: before 0.3.1
+    if champion is None or read_note(path) in (champion.move, champion.since):  # before 0.3.1, only the time
         return
     change = champion.history[-1]
     if change.action == "deploy":
         instead = f" in place of version {version_of(change.before)}" if change.before else ""
         what = f"Version {champion.version} was trained and is in production{instead}."
         todo = "`ml status` shows it."
-        if change.before is not None:  # the first version has none before it to go back to
+        if change.before is not None:  # there is no version before the first one
             todo = '`ml status` shows it; `ml rollback --why "…"` brings the previous one back.'
         alert(settings, "retrained", what, todo, key=f"retrained {champion.move}")
-    with suppress(OSError):  # a full disk: the same alert is not sent twice within `repeat_hours`
+    with suppress(OSError):  # a full disk: `repeat_hours` still prevents a repeated alert
         write_json(path, champion.move)

@@ -12,13 +12,13 @@ from ondol.registry.registry import explain_schema
 def mlflow() -> SameOrigin:
     """Return the MLflow server, configured by the variables of `mlflow server`; other hosts are in `ML_PORTS__HOSTS`.
 
-    MLflow's own checks stay, but they let in pages of any port of this machine and names such as 10.example.com.
+    MLflow's own checks remain, but they allow pages from any port of this machine and names such as 10.example.com.
     """
     hosts = read_hosts()
     from mlflow.server import constants
 
     environment = os.environ
-    environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = "*"  # ours are stricter, and know the ones of the settings
+    environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = "*"  # ours are stricter, and include the hosts in the settings
     environment["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(
         f"{s}://{host}" for host in hosts for s in ("http", "https")
     )

@@ -1,7 +1,7 @@
 """MLflow: connection, runs, registered versions and aliases.
 
-MLflow stores artifact locations as absolute URIs, which a copy or a move of the project makes wrong; a copied project
-has a copy of the database too. Unless its URIs are rewritten, its runs write into the original.
+MLflow stores artifact locations as absolute URIs, which become wrong when the project is moved or copied. A copied
+project also has a copy of the database: unless its URIs are rewritten, its runs write into the original.
 """
 
 import json
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-PLACES = ("/.ml/mlflow/artifacts", "/mlruns")  # below a project: where `connection` puts artifacts, MLflow's default
+# Folders of artifacts in a project: that of `connection`, and MLflow's default.
+PLACES = ("/.ml/mlflow/artifacts", "/mlruns")
 LOCAL = re.compile(
     rf"(?P<root>(?:file:|/).*)(?P<place>{'|'.join(map(re.escape, PLACES))})(?P<rest>(?:/.*)?)", re.DOTALL
 )
@@ -57,14 +58,14 @@ def relocate_artifacts(database: Path, artifacts: Path) -> int:
     """Rewrite the artifact URIs of `database` that name another project's folder, in one transaction.
 
     Artifacts that an earlier version of this template left in that folder are copied to `artifacts`. URIs of other
-    places, such as a bucket, stay.
+    places, such as a bucket, are kept.
 
     Args:
-        database: MLflow's SQLite database; nothing is done where there is none.
+        database: MLflow's SQLite database; nothing is done if it does not exist.
         artifacts: The project's folder of artifacts.
 
     Returns:
-        How many URIs were rewritten.
+        The number of rewritten URIs.
 
     Raises:
         sqlite3.Error: the database cannot be read or written.
@@ -73,7 +74,7 @@ def relocate_artifacts(database: Path, artifacts: Path) -> int:
         return 0
     here = artifacts.as_uri()
     with closing(sqlite3.connect(database, timeout=WAIT_SECONDS, isolation_level=None)) as connection:
-        if not _foreign(connection, here):  # nothing is locked where nothing is to be done
+        if not _foreign(connection, here):  # without changes, no lock is needed
             return 0
         connection.execute("begin immediate")
         found = _foreign(connection, here)
@@ -88,7 +89,7 @@ def relocate_artifacts(database: Path, artifacts: Path) -> int:
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """Return the project that a URI is in, as written there, and what follows its folder of artifacts."""
+    """Split a URI into the project, as written there, and the part after its folder of artifacts."""
     found = LOCAL.fullmatch(uri)
     assert found is not None
     return found["root"], found["rest"]
@@ -97,7 +98,7 @@ def _split(uri: str) -> tuple[str, str]:
 def _foreign(connection: sqlite3.Connection, here: str) -> list[tuple[str, str, int, str]]:
     """Return table, column, row id and value of each URI below the artifacts of another folder.
 
-    Any folder may be called `mlruns`: it counts only in a project whose folder of artifacts the database names too.
+    Any folder may be named `mlruns`: it counts only in a project whose artifact folder the database also names.
     """
     columns = {
         (table, name)
@@ -124,10 +125,10 @@ def _foreign(connection: sqlite3.Connection, here: str) -> list[tuple[str, str, 
 
 
 def _bring(old: str, artifacts: Path) -> None:
-    """Copy what is at the URI `old` and missing here; the source is unchanged.
+    """Copy the files at the URI `old` that are missing here; the source is unchanged.
 
-    Where the other folder is still a project, it may have changed its artifacts since: only what is missing as a whole
-    comes. A folder that is not a project any more holds what was written there after this project was moved away.
+    If the other folder is still a project, it may have changed its artifacts since: then only completely missing ones
+    are copied. If it is no longer a project, its files were written there after this project was moved away.
     """
     root, rest = _split(old)
     source, project = local_path(old), local_path(root)
@@ -143,12 +144,12 @@ def _bring(old: str, artifacts: Path) -> None:
 
 
 def local_path(uri: str) -> Path:
-    """Return the path of a `file:` URI, or of what is a path already."""
+    """Return the path of a `file:` URI, or the path itself."""
     return Path(urllib.request.url2pathname(urllib.parse.urlparse(uri).path) if uri.startswith("file:") else uri)
 
 
 REMOTE_SECONDS = 10.0
-# What a client's store takes for its root too; else the experiment "Default" gets `./mlruns`, unquoted in an SQL text.
+# The client's store also uses it as its root; else the experiment "Default" gets `./mlruns`, unquoted in SQL.
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 MLFLOW_REMEDY = (
     "after `ml down`, restore it from a backup, or move it away and run `ml run`, which registers a version in a "
@@ -157,7 +158,7 @@ MLFLOW_REMEDY = (
 
 
 def mlflow_folder(settings: Settings) -> Path:
-    """Return where the embedded MLflow keeps its database and artifacts."""
+    """Return the folder of the embedded MLflow's database and artifacts."""
     return settings.home / "mlflow"
 
 
@@ -177,7 +178,7 @@ def embedded_uri(settings: Settings) -> str:
 
 
 def prepare_embedded(settings: Settings) -> None:
-    """Make the embedded MLflow's database where it is missing, and let it name the artifacts of this folder alone.
+    """Create the embedded MLflow's database if it is missing, and make its artifact URIs point to this folder.
 
     Raises:
         UserError: the database is damaged, or cannot be written.
@@ -191,16 +192,16 @@ def prepare_embedded(settings: Settings) -> None:
     except sqlite3.Error as error:
         check_database(database, MLFLOW_REMEDY, thorough=True)
         raise UserError(
-            f"{database} cannot be written ({error}): see who uses it, and run the command again."
+            f"{database} cannot be written ({error}): check which process uses it, and run the command again."
         ) from None
 
 
 def _make_database(database: Path, artifacts: str) -> None:
-    """Make MLflow's tables, so that a database is there whole or not at all: MLflow refuses one that was begun."""
+    """Create MLflow's tables, in one step, because MLflow refuses an incomplete database."""
     if _has_content(database):
         return
     with locked(database.with_name("making.lock"), wait=True), scratch(database) as made:
-        if _has_content(database):  # by another process in the meantime
+        if _has_content(database):  # created by another process in the meantime
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -234,7 +235,7 @@ def runs_path(experiment: str) -> str:
 
 
 def find_experiment(settings: Settings) -> str | None:
-    """Return the id of the project's experiment in the embedded database, None if there is none yet."""
+    """Return the id of the project's experiment in the embedded database; None if there is none yet."""
     database = mlflow_database(settings)
     if not database.is_file():
         return None
@@ -246,10 +247,10 @@ def find_experiment(settings: Settings) -> str | None:
 
 
 def connect_mlflow(settings: Settings) -> "MlflowClient":
-    """Point MLflow at the server that the environment names, or at the project's own database.
+    """Connect MLflow to the server in the environment, or to the project's own database.
 
     Raises:
-        UserError: the server does not answer, or wants other credentials, or the database is of another MLflow version.
+        UserError: the server does not answer or refuses the credentials, or the database is of another MLflow version.
     """
     embedded = is_embedded(settings)
     if embedded:
@@ -261,7 +262,7 @@ def connect_mlflow(settings: Settings) -> "MlflowClient":
     _quieten()
     import mlflow
 
-    _quieten()  # its import sets the level again
+    _quieten()  # the import resets the level
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     try:
         client = mlflow.MlflowClient()
@@ -278,7 +279,7 @@ def check_schema(settings: Settings) -> None:
     """Check that the embedded MLflow's database is of the installed version of MLflow.
 
     Raises:
-        UserError: it is of another one.
+        UserError: it is of another version.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.store.db.utils import _all_tables_exist, _verify_schema
@@ -287,30 +288,30 @@ def check_schema(settings: Settings) -> None:
 
     engine = create_engine(embedded_uri(settings))
     try:
-        if _all_tables_exist(engine):  # else MLflow upgrades it by itself
+        if _all_tables_exist(engine):  # otherwise MLflow upgrades it itself
             _verify_schema(engine)
     except MlflowException as error:
         if message := explain_schema(str(error), embedded_uri(settings), "MLFLOW_TRACKING_URI"):
             raise UserError(message) from None
     except DatabaseError:
-        return  # the check of the file has reported it
+        return  # the check of the file has already reported it
     finally:
         engine.dispose()
 
 
 def _require_answer(uri: str) -> None:
-    """Check that a tracking server answers, before MLflow tries for minutes, and that no other one answers for it.
+    """Check that a tracking server answers, before MLflow retries for minutes, and that it does not redirect.
 
     Raises:
-        UserError: one of these does not hold.
+        UserError: one of the checks failed.
     """
-    if not uri.startswith("http") or "@" in uri:  # urllib takes no name and password in an address
+    if not uri.startswith("http") or "@" in uri:  # urllib does not accept credentials in an address
         return
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REMOTE_SECONDS) as answer:
             place = str(answer.url)
     except urllib.error.HTTPError:
-        return  # any answer will do
+        return  # any response is enough
     except OSError as error:
         raise UserError(
             f"No MLflow server answers at MLFLOW_TRACKING_URI = {show_uri(uri)} ({error}): start it or unset it."
@@ -323,7 +324,7 @@ def _require_answer(uri: str) -> None:
 
 
 def _require_entry(client: "MlflowClient") -> None:
-    """Check that the tracking server takes our credentials, which MLflow itself reads, and the name we ask it by.
+    """Check that the tracking server accepts the credentials, which MLflow reads itself, and the host name.
 
     Raises:
         UserError: it does not.
@@ -341,8 +342,8 @@ def _require_entry(client: "MlflowClient") -> None:
             ) from None
         if (status := error.get_http_status_code()) in (401, 403):
             raise UserError(
-                f"The MLflow server at {show_uri(os.environ['MLFLOW_TRACKING_URI'])} refuses us ({status}): set "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to what it takes."
+                f"The MLflow server at {show_uri(os.environ['MLFLOW_TRACKING_URI'])} refuses the credentials "
+                f"({status}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
             ) from None
         raise
 
@@ -361,7 +362,7 @@ TRUSTED = (  # classes of scikit-learn, numpy and the engine that skops does not
 
 
 def trusted_types(settings: Settings) -> tuple[str, ...]:
-    """Return the types that skops may read: ours, and those that the owner named."""
+    """Return the types that skops may load: those of the engine, and those that the owner trusts."""
     return (*TRUSTED, *settings.train.trusted_types)
 
 
@@ -369,12 +370,12 @@ def load_pipeline(path: Path, trusted: tuple[str, ...]) -> Any:
     """Return the scikit-learn pipeline in a file.
 
     Raises:
-        UserError: it holds a type outside the trust list.
+        UserError: it contains a type outside the trust list.
     """
     import skops.io
     from skops.io.exceptions import UntrustedTypesFoundException
 
-    # Not MLflow's own loader: that takes format and trust list from the model's files.
+    # Not MLflow's own loader, which takes the format and the trust list from the model's files.
     try:
         return skops.io.load(path, trusted=list(trusted))
     except (TypeError, UntrustedTypesFoundException) as error:
@@ -382,35 +383,35 @@ def load_pipeline(path: Path, trusted: tuple[str, ...]) -> Any:
 
 
 def explain_untrusted(error: Exception) -> str:
-    """Return what to do about a type that skops refuses."""
+    """Return an error on a type that skops refuses, with the remedy."""
     text = " ".join(str(error).split())
     return (
-        "The model holds a type that skops does not trust, so it was not registered: add its full name to [train] "
+        "The model contains a type that skops does not trust, so it was not registered: add its full name to [train] "
         f"trusted_types in config.toml if it is your own or well known. skops says: {text[:400]}"
     )
 
 
-SHOWN = 20  # versions that a message lists, the newest
-PAGE = 1000  # versions that MLflow is asked for at once
+SHOWN = 20  # newest versions that a message lists
+PAGE = 1000  # versions requested from MLflow at once
 KEY_TAG = "train_key"  # recorded with every version in existing registries
-VIEW = "metrics"  # names the view of the runs in which their metrics are columns
-SHOWN_METRICS = 4  # metrics that MLflow's table of runs shows
+VIEW = "metrics"  # names the view of runs with their metrics as columns
+SHOWN_METRICS = 4  # metrics shown in MLflow's table of runs
 DELETED = "deleted"
-# What MLflow says, also of a later one.
+# MLflow's message, also for a database of a later version.
 OTHER_SCHEMA = re.compile(r"out-of-date database schema \(found version (?!None)(\w+)")
-RECORD = ("contract.json", "baseline.json")  # of a run, needed to evaluate its version
+RECORD = ("contract.json", "baseline.json")  # files of a run that are needed to evaluate its version
 CHALLENGER, CHAMPION = "challenger", "champion"
 
 
 class Deleted(UserError):
-    """What a version needs was deleted in MLflow for good."""
+    """A needed part of a version was permanently deleted in MLflow."""
 
 
 class Registry:
     """The experiment and the registered model of one project."""
 
     def __init__(self, settings: Settings) -> None:
-        """Connect; on the embedded database this makes the tables the first time."""
+        """Connect; the first time, this creates the tables of the embedded database."""
         self.settings = settings
         self.name = settings.project.name
         self.trusted = trusted_types(settings)
@@ -418,7 +419,7 @@ class Registry:
         self.artifacts = mlflow_artifacts(settings).as_uri() if is_embedded(settings) else None
 
     def experiment_id(self) -> str:
-        """Return the id of the project's experiment, made when it is missing and restored when it was deleted."""
+        """Return the id of the project's experiment; create it if it is missing, and restore it if it was deleted."""
         found = self.client.get_experiment_by_name(self.name)
         if found is None:
             return self.client.create_experiment(self.name, self.artifacts)
@@ -436,10 +437,10 @@ class Registry:
         return f"/#/experiments/{self.experiment_of(run_id)}/runs/{run_id}"
 
     def restore_run(self, run_id: str) -> None:
-        """Restore a run, and its experiment, that was deleted in MLflow: only then can it be logged to.
+        """Restore a run and its experiment if they were deleted in MLflow: a deleted run accepts no logging.
 
         Raises:
-            UserError: it is gone for good.
+            UserError: it was permanently deleted.
         """
         run = self._get_run(run_id)
         experiment = self.client.get_experiment(run.info.experiment_id)
@@ -452,21 +453,21 @@ class Registry:
             say(f'The run "{run.info.run_name}" was deleted in MLflow: it is restored.', notice=True)
 
     def find_all(self, cache_key: str) -> "list[ModelVersion]":
-        """Return the versions that were trained from exactly `cache_key`, the newest first; some may not be whole."""
+        """Return the versions with exactly this `cache_key`, the newest first; some may be incomplete."""
         found = self.client.search_model_versions(f"name = '{self.name}' and tag.{KEY_TAG} = '{cache_key}'")
         return sorted(found, key=lambda version: int(version.version), reverse=True)
 
     def find(self, cache_key: str) -> "ModelVersion | None":
-        """Return the newest version that was trained from exactly `cache_key` and is whole, or None."""
+        """Return the newest complete version with exactly this `cache_key`, or None."""
         for version in self.find_all(cache_key):
             lost = self.find_lost(str(version.version))
             if not lost:
                 return version
-            say(f"Version {version.version} is not whole in MLflow ({lost}): it is trained again.", notice=True)
+            say(f"Version {version.version} is incomplete in MLflow ({lost}): it is trained again.", notice=True)
         return None
 
     def find_lost(self, version: str) -> str:
-        """Return in words what of a version's files and record is gone from MLflow; nothing where it is whole.
+        """Return in words which files and records of a version are missing in MLflow; empty if it is complete.
 
         Raises:
             UserError: there is no such version.
@@ -481,7 +482,7 @@ class Registry:
         except (MlflowException, UserError, OSError) as error:
             if not _is_gone(error):
                 raise
-            return "its run or its model was deleted for good"
+            return "its run or its model was permanently deleted"
         lost = [name for name in RECORD if name not in there] + ([] if MODEL_FILE in files else [MODEL_FILE])
         return f"no {', no '.join(lost)}" if lost else ""
 
@@ -524,7 +525,7 @@ class Registry:
         return str(aliases[name]) if name in aliases else None
 
     def made(self, champion: Champion) -> bool:
-        """Return True if the champion's version is of this registry."""
+        """Return True if the champion's version is from this registry."""
         try:
             return self.run_id(champion.version) == champion.run_id
         except UserError:
@@ -539,7 +540,7 @@ class Registry:
         return load_pipeline(self.download(version), self.trusted)
 
     def download(self, version: str, folder: Path | None = None) -> Path:
-        """Return where the saved pipeline of a version is, brought into `folder` where one is given."""
+        """Return the path of a version's saved pipeline; download it into `folder`, if given."""
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
@@ -552,14 +553,14 @@ class Registry:
                 raise _incomplete(version, lost) from error
             raise
         if not path.exists():
-            raise UserError(f"Version {version} was not saved by skops: no other format is loaded.")
+            raise UserError(f"Version {version} was not saved by skops: other formats are not loaded.")
         return path
 
     def read_record(self, version: str) -> dict[str, dict[str, Any]]:
-        """Return by file name what a version's run recorded of its model: see `RECORD`.
+        """Return the files that a version's run recorded, by name; see `RECORD`.
 
         Raises:
-            UserError: a file is gone, or damaged.
+            UserError: a file is missing or damaged.
         """
         from mlflow.exceptions import MlflowException
 
@@ -576,7 +577,7 @@ class Registry:
         return found
 
     def read_documents(self, run: Any, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return by file name the JSON documents of a run, without those that it does not have or that are damaged."""
+        """Return the JSON documents of a run by file name, without missing and damaged ones."""
         from mlflow.artifacts import load_dict
         from mlflow.exceptions import MlflowException
 
@@ -586,16 +587,16 @@ class Registry:
             try:
                 found[name] = load_dict(f"{run.info.artifact_uri}/{name}")
             except MlflowException as error:
-                if error.error_code != "BAD_REQUEST":  # the code of a file that is not JSON
+                if error.error_code != "BAD_REQUEST":  # error code of a file that is not JSON
                     raise
         return found
 
     def run_id(self, version: str) -> str:
-        """Return the id of the run that made a version."""
+        """Return the id of a version's run."""
         return str(self.get(version).run_id or "")
 
     def run_of(self, version: str) -> Any:
-        """Return the MLflow run that made a version."""
+        """Return the MLflow run of a version."""
         return self._get_run(self.get(version).run_id or "", version)
 
     def _get_run(self, run_id: str, version: str = "") -> Any:
@@ -608,12 +609,12 @@ class Registry:
                 raise
             of = f" that made version {version}" if version else ""
             raise Deleted(
-                f"The run {run_id}{of} is gone from MLflow: `ml train` makes the version again under a new number."
+                f"The run {run_id}{of} was deleted in MLflow: `ml train` trains the version again, with a new number."
             ) from None
 
     @contextmanager
     def run(self, name: str, tags: dict[str, str]) -> Iterator[str]:
-        """Open a run, yield its id, and end it as finished, or as failed where an exception passes."""
+        """Start a run and yield its id; end it as finished, or as failed on an exception."""
         import mlflow
 
         with mlflow.start_run(experiment_id=self.experiment_id(), run_name=name, tags=tags) as run:
@@ -627,12 +628,12 @@ class Registry:
         plots: Mapping[str, bytes] = MappingProxyType({}),
         params: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Add results to a run, in the place of earlier ones.
+        """Add results to a run in place of earlier ones.
 
         Args:
             run_id: The run.
-            metrics: By name.
-            documents: What is logged as JSON, by file name.
+            metrics: Metrics, by name.
+            documents: JSON documents, by file name.
             plots: PNG images, by name without the suffix.
             params: Parameters, by name.
         """
@@ -657,7 +658,7 @@ class Registry:
             self.client.log_artifacts(run_id, folder)
 
     def remove_files(self, run: Any) -> None:
-        """Remove all artifacts of a run; its metrics, parameters and tags stay."""
+        """Remove all artifacts of a run; its metrics, parameters and tags are kept."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         artifacts = get_artifact_repository(run.info.artifact_uri)
@@ -669,7 +670,7 @@ class Registry:
 
         Args:
             run_id: The run.
-            context: What the run used it for.
+            context: The use of the dataset in the run.
             dataset: The fields of `mlflow.entities.Dataset`.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -679,10 +680,10 @@ class Registry:
         self.client.log_inputs(run_id, [DatasetInput(Dataset(**dataset), tags)])
 
     def show_metrics(self, run_id: str, names: Sequence[str]) -> None:
-        """Let MLflow's table of runs show these metrics, as far as a window is wide.
+        """Show these metrics as columns in MLflow's table of runs, as far as the window is wide enough.
 
-        The table shows none of its own accord; a view that is kept under this tag, which the address of `runs_path`
-        names, is how its "Share" button does it.
+        By default the table shows no metrics. This writes a view in the same way as the "Share" button: a tag, to which
+        the address of `runs_path` refers.
         """
         columns = ["attributes.`Dataset`", *(f"metrics.`{name}`" for name in names[:SHOWN_METRICS])]
         self.client.set_experiment_tag(
@@ -700,7 +701,7 @@ class Registry:
         from mlflow.exceptions import MlflowException
         from mlflow.models import infer_signature
 
-        # The requirements are the versions that run here; MLflow would take a second to check that they do.
+        # The requirements are the installed versions; MLflow would need a second to check them.
         unchecked = patch.object(mlflow.utils.environment, "warn_dependency_requirement_mismatches", create=True)
         try:
             with unchecked:
@@ -720,13 +721,13 @@ class Registry:
 
 def _incomplete(version: str, lost: str) -> UserError:
     return UserError(
-        f"Version {version} is not whole in MLflow any more ({lost}): bring its artifacts back from a "
+        f"Version {version} is no longer complete in MLflow ({lost}): restore its artifacts from a "
         "backup, or run `ml train`, which makes it again under a new number."
     )
 
 
 def _is_gone(error: Exception) -> bool:
-    """Return True if MLflow says that something does not exist, rather than that it cannot be asked."""
+    """Return True if MLflow reports that something does not exist, not that the server failed."""
     from mlflow.exceptions import MlflowException
 
     gone = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -736,12 +737,12 @@ def _is_gone(error: Exception) -> bool:
 
 
 def explain_schema(message: str, uri: str, variable: str) -> str:
-    """Return in a sentence what to do about a database of another MLflow version; empty if it is another error.
+    """Return a sentence on a database of another MLflow version and its remedy; empty for other errors.
 
     Args:
-        message: The error of MLflow.
+        message: MLflow's error message.
         uri: The database.
-        variable: Which variable of the environment holds an address that may hold a password.
+        variable: The environment variable of an address that may contain a password.
     """
     found = OTHER_SCHEMA.search(message)
     if found is None:
@@ -753,7 +754,7 @@ def explain_schema(message: str, uri: str, variable: str) -> str:
     if not any(list(Path(folder).glob(f"store/db_migrations/versions/{found[1]}_*.py")) for folder in folders):
         return (
             f"The MLflow database {place} was made by a later version than MLflow {installed}: install "
-            "that version again, or bring the database back from a backup."
+            "that version again, or restore the database from a backup."
         )
     command = f"mlflow db upgrade {shlex.quote(uri)}" if local else f'mlflow db upgrade "${variable}"'
     return (
@@ -763,17 +764,17 @@ def explain_schema(message: str, uri: str, variable: str) -> str:
 
 
 def repair_mlflow_alias(project: Project) -> None:
-    """Make MLflow's alias agree with `champion.json`, which leads."""
+    """Set MLflow's alias according to `champion.json`."""
     champion, registry = project.champion, project.registry
     if champion is not None and registry.alias(CHAMPION) != champion.version and registry.made(champion):
         registry.set_alias(CHAMPION, champion.version)
 
 
 def read_version_tags(project: Project) -> dict[str, dict[str, str]]:
-    """Return by version the tags of everything that is registered, which say what data it was trained on.
+    """Return the tags of all registered versions, which name their training data.
 
     Raises:
-        UserError: MLflow cannot be asked, or it is another than the one that the champion came from.
+        UserError: MLflow does not answer, or the champion is not from this registry.
     """
     from mlflow.exceptions import MlflowException
 
@@ -786,7 +787,7 @@ def read_version_tags(project: Project) -> dict[str, dict[str, str]]:
             )
         return {str(version.version): _tags_of(registry, version) for version in _list_versions(registry)}
     except (MlflowException, OSError) as error:
-        raise UserError(f"MLflow cannot be asked for its versions ({' '.join(str(error).split())[:200]}).") from None
+        raise UserError(f"MLflow could not list its versions ({' '.join(str(error).split())[:200]}).") from None
 
 
 def _list_versions(registry: Registry) -> "Iterator[ModelVersion]":
@@ -800,7 +801,7 @@ def _list_versions(registry: Registry) -> "Iterator[ModelVersion]":
 
 
 def _tags_of(registry: Registry, version: "ModelVersion") -> dict[str, str]:
-    """Return a version's tags, or its run's where it does not name its data."""
+    """Return a version's tags, or those of its run if the version does not name its data."""
     if "data_digest" in version.tags or not version.run_id:
         return dict(version.tags)
     return dict(registry.client.get_run(version.run_id).data.tags)

@@ -1,4 +1,4 @@
-"""Infers how the dates of a table are written."""
+"""Infers the date formats of a table."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,13 +9,13 @@ import pandas as pd
 
 from ondol_serving.grammar import STANDARD_FORMATS, compile_format, date_grammar, normalize, parse_number
 
-READABLE = 0.98  # as many values must be of a kind for the rest to be called broken
-ENOUGH = 50  # rows below which a broken value is not an exception
-GLANCED, TRIED = 10, 200  # values that are tried first
+READABLE = 0.98  # this share of values must be of a kind for the others to count as invalid
+ENOUGH = 50  # with fewer rows, an invalid value is not treated as an exception
+GLANCED, TRIED = 10, 200  # values that are tested first
 DAY_FIRST, MONTH_FIRST = ("%d", "%m"), ("%m", "%d")
 WORDS = {"%d": "day", "%m": "month", "%Y": "year", "%y": "year"}
 DIGITS = re.compile(r"(19|20)[0-9]{6}([0-9]{6})?")
-# Formats of which at most one can suit all values; those of day and month as numbers are tried by both orders.
+# Formats of which at most one can fit all values; day and month as numbers are tried in both orders.
 SINGLE = (
     *(
         "%d-%b-%y",
@@ -43,13 +43,13 @@ SEPARATORS = ("/", "-", ".")
 
 @dataclass(frozen=True)
 class Written:
-    """How one column's dates are written.
+    """The date format of one column.
 
     Attributes:
         name: The column.
-        fits: The listed formats that read its values; more than one if day and month are ambiguous.
-        example: A value that only the first of them reads, or any where there are more.
-        proof: Why the first is taken, if no value decides it.
+        fits: The formats that read its values; several if day and month are ambiguous.
+        example: A value that only the first format reads, or any value if several formats fit.
+        proof: The reason for the first format, if no value decides.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Written:
 
 
 def prevails(fits: "pd.Series[bool]", counts: "pd.Series[int]") -> bool:
-    """Return True if all values fit, or so many that the others are mistakes."""
+    """Return True if all values fit, or so many that the others are errors."""
     if fits.all():
         return True
     total = counts.sum()
@@ -67,7 +67,7 @@ def prevails(fits: "pd.Series[bool]", counts: "pd.Series[int]") -> bool:
 
 
 def reads(parse: Callable[[str], object], texts: "pd.Series[str]", counts: "pd.Series[int]") -> bool:
-    """Return True if `parse` reads a column's different texts, but for few; it returns None for the others."""
+    """Return True if `parse` reads nearly all distinct texts of a column; it returns None for others."""
     first = texts.iloc[:TRIED]
     if sum(parse(text) is not None for text in first) < READABLE * len(first) - 4:
         return False
@@ -75,9 +75,9 @@ def reads(parse: Callable[[str], object], texts: "pd.Series[str]", counts: "pd.S
 
 
 def _reads_form(form: str, texts: "pd.Series[str]", counts: "pd.Series[int]") -> bool:
-    """Return True if a listed format reads a column's different texts, but for few."""
+    """Return True if a format reads nearly all distinct texts of a column."""
     shape, first = _compile(form), texts.iloc[:GLANCED]
-    if sum(shape.fullmatch(normalize(text)) is not None for text in first) < len(first) / 2:  # most formats end here
+    if sum(shape.fullmatch(normalize(text)) is not None for text in first) < len(first) / 2:  # most formats fail here
         return False
     return reads(date_grammar((form,)).parse, texts, counts)
 
@@ -86,12 +86,12 @@ _compile = cache(compile_format)
 
 
 def find_written(name: str, texts: "pd.Series[str]", counts: "pd.Series[int]") -> Written | None:
-    """Return how a column's dates are written where no standard form reads them; None if none are there.
+    """Return the date format of a column that no standard form reads; None if it has no dates.
 
     Args:
         name: The column.
-        texts: Its different values, without those that mean that there is none.
-        counts: How often each is there.
+        texts: Its distinct values, without markers of missing values.
+        counts: The number of each.
     """
     if (
         texts.empty
@@ -120,7 +120,7 @@ def find_written(name: str, texts: "pd.Series[str]", counts: "pd.Series[int]") -
 
 
 def _keep_nearest(forms: Sequence[str], texts: "pd.Series[str]") -> list[str]:
-    """Return the formats without those that have the year elsewhere and spread the dates three times as far."""
+    """Drop formats with another position of the year for which the dates spread three times as far."""
     spans = {}
     for form in forms:
         moments = [moment for text in texts if (moment := date_grammar((form,)).parse(text)) is not None]
@@ -131,7 +131,7 @@ def _keep_nearest(forms: Sequence[str], texts: "pd.Series[str]") -> list[str]:
 
 
 def _are_digits(texts: "pd.Series[str]") -> bool:
-    """Return True for numbers of digits that are all days, or moments, such as 20240131."""
+    """Return True if numbers are all valid dates in digits, such as 20240131."""
     grammar = date_grammar(("%Y%m%d", "%Y%m%d%H%M%S"))
     return len(texts) >= 3 and all(DIGITS.fullmatch(t) and grammar.parse(t) is not None for t in texts)
 
@@ -139,15 +139,15 @@ def _are_digits(texts: "pd.Series[str]") -> bool:
 def decide_formats(
     found: Sequence[Written], given: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], list[str], list[str]]:
-    """Return the formats for `[data] date_formats`, sentences on how columns are read, and others on why some are not.
+    """Return the formats for `[data] date_formats`, notes on columns with dates, and doubts about others.
 
-    A column that leaves day and month open is read as another one of the same shape that does not.
+    A column with an ambiguous order of day and month is read like an unambiguous one of the same shape.
 
     Args:
-        found: How the columns are written.
-        given: The formats where `[data] date_formats` lists them, one for the shape of each column: they stay.
+        found: The formats of the columns.
+        given: The formats in `[data] date_formats`, if set; they are kept.
     """
-    chosen: dict[str, tuple[str, str]] = {}  # by shape: the format, and what decides
+    chosen: dict[str, tuple[str, str]] = {}  # by shape: the format and the reason
     notes: list[str] = []
     doubts: list[str] = []
     for column in found:
@@ -178,12 +178,12 @@ def decide_formats(
 
 
 def shape(form: str) -> str:
-    """Return a format with its parts in any order as one: of those a table has one."""
+    """Return the shape of a format, without the order of its parts; a table has one format for each shape."""
     return re.sub("%[a-zA-Z]", "%", form) + ("4" if "%Y" in form else "2") if "b" not in form.lower() else form
 
 
 def describe_standard(name: str, texts: "pd.Series[str]", counts: "pd.Series[int]") -> str:
-    """Return a sentence on a column whose dates are all in one standard form that is not ISO 8601, or nothing."""
+    """Return a note on a column with dates in one standard form that is not ISO 8601, or an empty string."""
     if texts.empty or texts.iloc[:TRIED].map(parse_number).notna().any():
         return ""
     if not reads(date_grammar(()).parse, texts, counts):

@@ -1,4 +1,4 @@
-"""Infers how the cells of a table are written: spaces, numbers, markers of missing values, dates."""
+"""Infers the format of a table's cells: spaces, numbers, markers of missing values, dates."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from ondol.ingestion.csv_files import SPACES, name_markers, number_pattern, read
 from ondol.setup.dates import ENOUGH, READABLE, decide_formats, describe_standard, find_written, shape
 from ondol.setup.inference import TableFormat, guess_counted
 
-# Most likely first: of those that suit as many columns, the first is taken.
+# Most common first: among notations that fit equally many columns, the first one is taken.
 NOTATIONS = ((".", ""), (",", ""), (".", ","), (",", "."), (",", " "), (".", " "), (".", "'"), (",", "'"))
 MARKED = rf"^[+-]?[0-9.,'’{SPACES}]*[0-9][.,'’{SPACES}][0-9.,'’{SPACES}]*([eE][+-]?[0-9]+)?$"
 GROUPED = r"^[+-]?[1-9][0-9]{0,2}([.,][0-9]{3})+$"
@@ -28,7 +28,7 @@ MARKERS = re.compile(
 )
 MOST_MARKERS = 5  # in one column
 MOST_CLASSES = 100
-LEAST_SHARE = 0.1  # of values beside the markers
+LEAST_SHARE = 0.1  # values besides the markers
 SPELLED = {
     "\t": "tabs",
     ";": "semicolons",
@@ -42,7 +42,7 @@ SPELLED = {
 
 @dataclass(frozen=True)
 class Cells:
-    """A column's different texts and how often each is there; the empty ones left out."""
+    """The distinct texts of a column and their counts, without empty ones."""
 
     name: str
     texts: "pd.Series[str]"
@@ -55,7 +55,7 @@ class Cells:
 
 
 def drop_repeated_headers(table: pa.Table) -> tuple[pa.Table, list[str]]:
-    """Return the rows of delimited text without those that hold the columns' names, and a sentence on these, if any."""
+    """Return the rows of delimited text without repeated headers, and a sentence on these, if any."""
     if not all(pa.types.is_string(kind) for kind in table.schema.types):
         return table, []
     same = [pc.equal(pc.utf8_trim_whitespace(table.column(name)), name) for name in table.schema.names]
@@ -70,14 +70,13 @@ def drop_repeated_headers(table: pa.Table) -> tuple[pa.Table, list[str]]:
 def find_format(
     table: pa.Table, dialect: Dialect | None, formats: tuple[str, ...] | None, target: str = ""
 ) -> TableFormat:
-    """Return how a table is read, as its cells show.
+    """Infer the format of a table from its cells.
 
     Args:
-        table: Its columns as their source gave them, those of delimited text as the text in the file.
-        dialect: How it is written, as far as that is known; what is set in it stays. None if it is not of
-            delimited text.
-        formats: Of its dates, where they are known.
-        target: The column to predict, whose question marks are not a class.
+        table: Its raw columns; for delimited text, the text in the file.
+        dialect: The known settings, which are kept; None if the table is not delimited text.
+        formats: Its date formats, if known.
+        target: The column to predict, in which question marks are not a class.
     """
     types = zip(table.schema.names, table.schema.types, strict=True)
     cells = [_count(name, table.column(name)) for name, kind in types if pa.types.is_string(kind)]
@@ -102,7 +101,7 @@ def find_format(
 
 
 def _find_dialect(table: pa.Table, cells: Sequence[Cells], dialect: Dialect) -> tuple[Dialect, list[str]]:
-    """Return the dialect with what the cells show but for markers, and what is doubtful of it."""
+    """Return the dialect inferred from the cells, without markers, and doubts about it."""
     known = dialect.model_fields_set
     found: dict[str, object] = {}
     doubts: list[str] = []
@@ -115,7 +114,7 @@ def _find_dialect(table: pa.Table, cells: Sequence[Cells], dialect: Dialect) -> 
 
 
 def _add(dialect: Dialect, found: dict[str, object]) -> Dialect:
-    """Return the dialect with what is found and differs from the default."""
+    """Return the dialect with the inferred settings that differ from the default."""
     differing = {name: value for name, value in found.items() if value != Dialect.model_fields[name].default}
     return Dialect.model_validate(dialect.model_dump(exclude_unset=True) | differing)
 
@@ -125,7 +124,7 @@ def _markers_of(cells: Cells, dialect: Dialect | None) -> tuple[str, ...]:
 
 
 def _is_padded(values: pa.ChunkedArray) -> bool:
-    """Return True if a text has spaces around it; around numbers they do not matter."""
+    """Return True if a text has surrounding spaces; around numbers they do not matter."""
     trimmed = pc.utf8_trim_whitespace(values)
     padded = pc.and_(pc.not_equal(trimmed, values), pc.not_equal(trimmed, ""))
     kept = pc.unique(trimmed.filter(pc.fill_null(padded, False)))
@@ -140,7 +139,7 @@ def _count(name: str, values: pa.ChunkedArray) -> Cells:
 
 
 def _find_notation(cells: Sequence[Cells], delimiter: str | None) -> tuple[str, str, list[str]]:
-    """Return the decimal sign and the separator of thousands that suit most columns, and what is doubtful of them."""
+    """Return the decimal sign and the thousands separator that fit most columns, and doubts about them."""
     columns = [
         column for each in cells if (column := each.without(find_marker_texts(each))).texts.str.match(MARKED).any()
     ]
@@ -151,13 +150,13 @@ def _find_notation(cells: Sequence[Cells], delimiter: str | None) -> tuple[str, 
     score = {notation: sum(notation in fitting[column.name] for column in suited) for notation in NOTATIONS}
     best = [notation for notation in NOTATIONS if score[notation] == max(score.values())]
     for sign, plain, grouped in ((".", (".", ""), (",", ".")), (",", (",", ""), (".", ","))):
-        if best[0] == plain and grouped in best:  # every value suits both, such as 1.234
+        if best[0] == plain and grouped in best:  # every value fits both, such as 1.234
             return _decide_notation(sign, plain, grouped, suited, delimiter)
     return *best[0], []
 
 
 def _fits(cells: Cells, decimal: str, thousands: str) -> bool:
-    """Return True if the values are numbers in a notation, but for so few that these are mistakes."""
+    """Return True if the values are numbers in a notation, except so few that these are errors."""
     fits = cells.texts.str.fullmatch(number_pattern(decimal, thousands).removeprefix("^").removesuffix("$"))
     total = cells.counts.sum()
     return bool(fits.all() or (total >= ENOUGH and cells.counts[fits].sum() >= READABLE * total))
@@ -166,9 +165,9 @@ def _fits(cells: Cells, decimal: str, thousands: str) -> bool:
 def _decide_notation(
     sign: str, plain: tuple[str, str], grouped: tuple[str, str], columns: Sequence[Cells], delimiter: str | None
 ) -> tuple[str, str, list[str]]:
-    """Choose between a decimal sign and a separator of thousands, which all values suit alike."""
+    """Choose between a decimal sign and a thousands separator if all values fit both."""
     marked = pd.concat([c.texts[c.texts.str.contains(sign, regex=False)] for c in columns])
-    if not marked.str.match(GROUPED).all():  # not one of these columns has the sign: another decides
+    if not marked.str.match(GROUPED).all():  # none of these columns has the sign: another column decides
         return *plain, []
     whole = pd.concat([c.texts[c.texts.str.fullmatch(r"[+-]?[0-9]+")] for c in columns]).str.lstrip("+-0")
     small, large = (whole.str.len() <= 3).any(), (whole.str.len() > 3).any()
@@ -199,7 +198,7 @@ def find_marker_texts(cells: Cells) -> list[str]:
 def _find_missing(
     cells: Sequence[Cells], labels: Cells | None, dialect: Dialect, formats: tuple[str, ...] | None
 ) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
-    """Return the setting `missing`: a list, or a table where question marks among the classes `labels` are markers."""
+    """Return the setting `missing`: a list, or a table if question marks among the classes `labels` are markers."""
     found = _find_markers(cells, dialect, formats)
     asked = _find_asked(labels) if labels and labels.name not in found else {}
     if labels and asked:
@@ -211,7 +210,7 @@ def _find_missing(
 def _count_marks(
     cells: Sequence[Cells], dialect: Dialect, formats: tuple[str, ...] | None
 ) -> dict[str, dict[str, int]]:
-    """Return by column how often each marker is there, where it means that there is no value."""
+    """Return the counts of markers of missing values by column."""
     found = {}
     for column in cells:
         markers = _markers_of(column, dialect)
@@ -223,7 +222,7 @@ def _count_marks(
 
 
 def _doubt_markers(cells: Sequence[Cells], formats: tuple[str, ...] | None) -> list[str]:
-    """Return sentences on the columns of a source with types that are texts because of markers alone."""
+    """Return doubts about columns of a typed source that are text only because of markers."""
     doubts = []
     for name, counts in _find_markers(cells, Dialect(), formats).items():
         shown = ", ".join(f'"{text}"' for text in counts)
@@ -237,12 +236,13 @@ def _doubt_markers(cells: Sequence[Cells], formats: tuple[str, ...] | None) -> l
 def _find_markers(
     cells: Sequence[Cells], dialect: Dialect, formats: tuple[str, ...] | None
 ) -> dict[str, dict[str, int]]:
-    """Return by column the markers beside which all is numbers, dates or the like, and how often each is there."""
+    """Return the counts of markers by column, for columns in which all other values are numbers, dates or durations."""
     found = {}
     for column in cells:
         markers = find_marker_texts(column)
         rest = column.without(markers)
-        signs = all(re.fullmatch(r"\W+", marker) for marker in markers)  # words may be a third class beside two numbers
+        # Words may be a third class next to two numbers.
+        signs = all(re.fullmatch(r"\W+", marker) for marker in markers)
         enough = len(rest.texts) >= (2 if signs else 3) and rest.counts.sum() >= min(
             ENOUGH, LEAST_SHARE * column.counts.sum()
         )
@@ -253,7 +253,7 @@ def _find_markers(
 
 
 def _find_asked(labels: Cells) -> dict[str, int]:
-    """Return the question marks among classes, and how often each is there."""
+    """Return the question marks among classes, and their counts."""
     asked = labels.texts[labels.texts.str.fullmatch(r"\?+")]
     if len(labels.texts) - len(asked) < 2:
         return {}
@@ -261,12 +261,12 @@ def _find_asked(labels: Cells) -> dict[str, int]:
 
 
 def _doubt_labels(labels: Cells, dialect: Dialect, marks: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return a sentence on classes that look like markers of missing labels, where there are others enough.
+    """Return a doubt about classes that look like markers of missing labels, if there are enough other classes.
 
     Args:
         labels: The column to predict.
-        dialect: How the table is written.
-        marks: By column the markers that have been found, which the setting that is named keeps.
+        dialect: The dialect of the table.
+        marks: The markers found so far by column, which the suggested setting includes.
     """
     markers = [text for text in find_marker_texts(labels) if text not in name_markers(dialect, "text", labels.name)]
     if not markers or len(labels.texts) - len(markers) < 2 or len(labels.texts) > MOST_CLASSES:
@@ -287,12 +287,12 @@ def _doubt_labels(labels: Cells, dialect: Dialect, marks: Mapping[str, Mapping[s
 
 
 def _quote(value: object) -> str:
-    """Return a text, or a list of texts, as TOML has it."""
+    """Return a text, or a list of texts, as TOML."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def _is_readable(cells: Cells, dialect: Dialect, formats: tuple[str, ...] | None) -> bool:
-    """Return True if a column's texts are numbers, dates, durations or truth values."""
+    """Return True if a column's texts are numbers, dates, durations or booleans."""
     texts, counts = cells.texts.reset_index(drop=True), cells.counts.reset_index(drop=True)
     numbers = read_numbers(pa.array(texts, pa.string()), dialect.decimal, dialect.thousands).to_pandas().astype("str")
     if any(guess_counted(read, counts, formats or ())[0] != "text" for read in (numbers, texts)):
@@ -301,10 +301,10 @@ def _is_readable(cells: Cells, dialect: Dialect, formats: tuple[str, ...] | None
 
 
 def _say(dialect: Dialect, columns: int) -> list[str]:
-    """Return sentences on how a table is read where that differs from the default."""
+    """Return notes on settings that differ from the default."""
     sentences = []
     if dialect.encoding != "utf-8":
-        # Any bytes are text of most code pages; Korean and UTF-16 are recognized by their structure.
+        # Most code pages decode any bytes; Korean and UTF-16 are recognized by their structure.
         guessed = not dialect.encoding.startswith(("utf", "cp949"))
         check = ", as a guess by its letters: check the names and values below" * guessed
         sentences.append(f"Its text is encoded as {dialect.encoding.upper()}{check}.")

@@ -38,11 +38,11 @@ class ContractChange:
         role: What the column is for.
         field: A new column as `ml init` would write it.
         before: The name that a renamed column has in the contract.
-        kind: What a retyped column, or one with gaps, holds.
-        nullable: Whether a retyped column may have gaps by the contract.
-        fits: Whether a retyped column's limits still mean something.
-        categories: The values that are new, or those of a target that was retyped; None if a set is opened.
-        bounds: The keyword of each bound that does not hold, and the least or greatest value seen.
+        kind: The kind of a retyped column, or of one with missing values.
+        nullable: Whether the contract allows missing values in a retyped column.
+        fits: Whether the limits of a retyped column are still valid.
+        categories: The new values, or those of a retyped target; None if the set is opened.
+        bounds: The keyword of each exceeded bound, with the smallest or largest value seen.
     """
 
     what: What
@@ -58,7 +58,7 @@ class ContractChange:
     bounds: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
-        """The line that is printed."""
+        """Return the line for printing."""
         return f"{self.what}: {self.sentence}."
 
 
@@ -68,10 +68,10 @@ ALIKE = 0.7
 def find_renames(
     contract: Contract, missing: Sequence[Column], new: Sequence[Profile], there: Sequence[str]
 ) -> dict[str, str]:
-    """Return the new name of each missing column that seems to be there still, each new column taken once.
+    """Return the new names of columns that were probably renamed; each new column is used once.
 
-    A column is taken for another where its values fit, and it has nearly the same name, the same closed set of values,
-    or is between the same neighbours.
+    A column counts as renamed if the values fit, and if the name is similar, the closed set of values is equal, or the
+    neighbours are the same.
     """
     scores = [(_likeness(contract, c, p, there), c.name, p.name) for c in missing for p in new if _fits(c, p)]
     renamed: dict[str, str] = {}
@@ -114,13 +114,13 @@ SHOWN = 5
 def find_changes(
     contract: Contract, table: pa.Table, typed: bool, written: TableFormat | None = None
 ) -> list[ContractChange]:
-    """Return how the table differs from the contract; ignored columns may do as they like.
+    """Return the differences between the table and the contract, except in ignored columns.
 
     Args:
-        contract: What `model/schema.py` says.
-        table: Rows as their source gave them.
-        typed: Whether the source has types of its own.
-        written: How it is read.
+        contract: The contract from `model/schema.py`.
+        table: The raw rows.
+        typed: Whether the source has types.
+        written: The format of the table.
     """
     written = written or TableFormat()
     there = table.schema.names
@@ -156,7 +156,7 @@ def _describe_new(profiles: list[Profile], contract: Contract) -> list[ContractC
 
 
 def _yield_role(guess: Guess, contract: Contract) -> Guess:
-    """Return a guess that takes neither id nor time from the column that has it."""
+    """Return the guess with another role if id or time already belong to another column."""
     if guess.role == "id" and contract.role("id"):
         return Guess("ignored", guess.reason)
     return Guess("feature") if guess.role == "time" and contract.role("time") else guess
@@ -176,7 +176,7 @@ def _compare(
         changes.append(retyped)
         column = _as_kind(column, kind, retyped)
     gaps = int((values.isna().to_numpy() & ~unreadable).sum())
-    # A row without a target is left out, and one without an id quarantined, as always.
+    # As always, rows without a target are left out, and rows without an id are quarantined.
     if gaps and not column.nullable and column.role not in ("target", "id"):
         sentence = f'"{column.name}" has no value in {_rows(gaps)}{_note(column, contract)}'
         changes.append(ContractChange("gaps", column.name, sentence, column.role, kind=column.kind))
@@ -204,7 +204,7 @@ def _retype(column: Column, kind: Kind, found: int, values: "pd.Series[Any]", co
 
 
 def _as_kind(column: Column, kind: Kind, retyped: ContractChange) -> Column:
-    """Return what the contract says once a column is retyped."""
+    """Return the contract's column after it is retyped."""
     if retyped.fits:
         return column.model_copy(update={"kind": kind})
     same = {"name": column.name, "role": column.role, "nullable": column.nullable}
@@ -237,7 +237,7 @@ def _extend(column: Column, new: "pd.Series[int]", contract: Contract) -> Contra
 
 
 def _seconds(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return dates and durations as the contract has their bounds."""
+    """Convert dates and durations to seconds, as in the contract's bounds."""
     return values.map(lambda v: v.total_seconds() if isinstance(v, pd.Timedelta) else v.timestamp())
 
 
@@ -270,7 +270,7 @@ def _widen(column: Column, seen: np.ndarray, contract: Contract) -> list[Contrac
 
 
 def _leave_marks(column: Column, marks: np.ndarray) -> ContractChange:
-    """Return the change that no bound follows: it would let the marks be learned as values."""
+    """Return a change that keeps the bounds, because wider ones would let marks be learned as values."""
     shown = ", ".join(_show(column, value) for value in np.unique(marks)[:SHOWN])
     sentence = (
         f'"{column.name}" is {shown} in {_rows(len(marks))}: apart from all other values, as a mark for a missing one'
@@ -287,7 +287,7 @@ def _show(column: Column, value: Any) -> str:
 
 
 def _note(column: Column, contract: Contract, problem: bool = True) -> str:
-    """Return the consequence if the column has a role."""
+    """Return a note on the consequence if the column has a special role."""
     if column.role == "target" and problem:
         return f"; it is the target, so this changes the {contract.problem} problem that is learned"
     if column.role == "target":

@@ -1,6 +1,6 @@
-"""Hints on a table's rows, each with the setting that helps.
+"""Hints on a table's rows, each with a helpful setting.
 
-Repeats, classes that are alike or rare, numbers that mean a missing value, times.
+They concern repeated rows, similar or rare classes, numbers that mean a missing value, and times.
 """
 
 import json
@@ -17,23 +17,23 @@ from ondol.setup.inference import Goal, Profile, find_marks
 from ondol.setup.schema_file import Field
 
 MOST_ROWS = 200_000
-BEYOND_CHANCE = 5.0  # times as many repeats as independent columns would give
-NOTABLE = 0.02  # share of repeats from which they are reported
-FEW_ROWS, RARE = 10, 0.02  # of a class; its share of the rows
+BEYOND_CHANCE = 5.0  # a multiple of the repeats that are expected for independent columns
+NOTABLE = 0.02  # smallest share of repeats that is reported
+FEW_ROWS, RARE = 10, 0.02  # of a class: rows and share of the rows
 MOST_SHOWN = 5
 
 
 def find_hints(
     profiles: Sequence[Profile], fields: Sequence[Field], goal: Goal, split: str, *, delimited: bool
 ) -> list[str]:
-    """Return sentences on what the owner should know, each with its remedy.
+    """Return hints for the owner, each with a remedy.
 
     Args:
-        profiles: The columns as they were read.
+        profiles: The columns.
         fields: The contract's field of each, in the same order.
-        goal: What is predicted.
-        split: How rows are held out now: `[split] by`.
-        delimited: Whether the source is delimited text, which `[data] missing` is about.
+        goal: The target and the problem.
+        split: The current `[split] by`.
+        delimited: Whether the source is delimited text, to which `[data] missing` applies.
     """
     aim = next(p for p in profiles if p.name == goal.field.name)
     classes = goal.problem != "regression"
@@ -82,7 +82,7 @@ def _hint_marks(profile: Profile, field: Field, delimited: bool) -> list[str]:
     moments = (values - EPOCH.tz_localize(values.dt.tz)).dt.total_seconds() if dated else values
     marks = find_marks(moments.to_numpy(np.float64), Column(name=field.name, kind=field.kind))
     rows = int(counts.to_numpy()[marks].sum())
-    if rows < FEW_ROWS or len(counts) - int(marks.sum()) < FEW_ROWS:  # a sign such as -1, 0, 1 is not a mark
+    if rows < FEW_ROWS or len(counts) - int(marks.sum()) < FEW_ROWS:  # values such as -1, 0, 1 are not marks
         return []
     texts = [f"{value:%Y-%m-%d}" if dated else f"{value:.15g}" for value in values[marks].sort_values()]
     listed = json.dumps(texts, ensure_ascii=False)
@@ -95,7 +95,7 @@ def _hint_marks(profile: Profile, field: Field, delimited: bool) -> list[str]:
 
 
 def _hint_repeats(profiles: Sequence[Profile], fields: Sequence[Field]) -> list[str]:
-    """Return a hint if more rows repeat others in all columns than by chance."""
+    """Return a hint if more rows are repeated in all columns than expected by chance."""
     frame = pd.DataFrame({p.name: p.values for p in profiles}).head(MOST_ROWS)
     names = [field.name for field in fields if field.role != "ignored"]
     if any(field.role == "id" for field in fields) or len(frame) < 2:
@@ -114,8 +114,8 @@ def _hint_repeats(profiles: Sequence[Profile], fields: Sequence[Field]) -> list[
 def _expect_equal(distinct: pd.DataFrame, names: Sequence[str], rows: int) -> float:
     """Return how many pairs among `rows` rows would be equal if the columns were independent.
 
-    The chance that two rows have the same value in a column is taken from the distinct rows, without bias: repeats of
-    a measurement do not count as a value that is common.
+    The probability of equal values in a column is estimated from the distinct rows, so that repeated measurements do
+    not look like common values.
     """
     pairs, total = rows * (rows - 1) / 2, max(len(distinct) * (len(distinct) - 1), 1)
     for name in names:

@@ -28,7 +28,7 @@ from ondol_serving.grammar import AMBIGUOUS_FORMATS, NUMBER, DateGrammar, date_g
 EXACT = 2**53
 CLOCK = r"\d{1,2}:\d{2}:\d{2}(\.\d+)?"
 SHORT_CLOCK = r"\d{1,2}:\d{2}"
-# A year and a day of the month, with anything short around them.
+# A year and a day of the month, with short text around them.
 DATE_LIKE = (
     r"\D{0,12}((19|20)\d\d\D{1,12}[0-3]?\d(\D.{0,20})?|[0-3]?\d\D{1,12}([01]?\d\D{1,4})?(19|20)\d\d(\D.{0,20})?)"
 )
@@ -40,7 +40,7 @@ AMOUNT = rf"[+-]?[{MONEY}]? ?[+-]?(\d{{1,3}}([,.]\d{{3}})+([,.]\d+)?|\d+([,.]\d+
 
 
 def guess_text(values: pa.ChunkedArray, formats: tuple[str, ...] = AMBIGUOUS_FORMATS) -> tuple[Kind, str]:
-    """Return the kind of a column of text, and a hint where it stays text for a reason.
+    """Return the kind of a text column, and a hint if it stays text for a reason.
 
     Args:
         values: The column.
@@ -58,7 +58,7 @@ def guess_text(values: pa.ChunkedArray, formats: tuple[str, ...] = AMBIGUOUS_FOR
 def guess_counted(
     texts: "pd.Series[str]", counts: "pd.Series[int]", formats: tuple[str, ...] = AMBIGUOUS_FORMATS
 ) -> tuple[Kind, str]:
-    """Return the kind of different texts and how often each is there, and a hint on how they are read."""
+    """Return the kind of distinct texts with counts, and a hint on how they are read."""
     texts, counts = _present(texts, counts)
     if texts.empty:
         return "text", ""
@@ -98,7 +98,7 @@ def _guess_number(texts: "pd.Series[str]", numbers: "pd.Series[float]") -> tuple
 
 
 def _hint_mixed(texts: "pd.Series[str]", counts: "pd.Series[int]", grammar: DateGrammar) -> str:
-    """Return a hint on a column that is of numbers or dates but for some texts."""
+    """Return a hint on a column of numbers or dates with some other texts."""
     texts, counts = texts.reset_index(drop=True), counts.reset_index(drop=True)
     dates = texts.iloc[:TRIED].map(lambda text: grammar.parse(text) is not None).astype(bool)
     if dates.mean() > MOSTLY:
@@ -124,9 +124,7 @@ def _hint(texts: "pd.Series[str]") -> str:
     if texts.str.fullmatch(SHORT_CLOCK).all():
         return f"clock times without seconds stay text: {_rewrite('10:30:00', 'duration')}"
     if len(texts) >= FEW and texts.str.fullmatch(DATE_LIKE).all():
-        return (
-            f'"{texts.iloc[0]}" and the like may be dates in a form that is not read: {_rewrite("2024-01-31", "date")}'
-        )
+        return f'texts such as "{texts.iloc[0]}" may be dates in an unknown form: {_rewrite("2024-01-31", "date")}'
     plain = texts.str.translate(str.maketrans("−﹣－（）", "---()"))
     bare = plain.str.replace(r"^\((.*)\)$", r"-\1", regex=True).str.replace(r"^--", "-", regex=True)
     if bare.str.fullmatch(AMOUNT).all() and not texts.str.fullmatch(NUMBER).all():
@@ -138,7 +136,7 @@ def _hint(texts: "pd.Series[str]") -> str:
 
 
 def _rewrite(form: str, kind: Kind) -> str:
-    """Return what to do about texts that are not read as a kind."""
+    """Return the remedy for texts that are not read as a kind."""
     return (
         f"write them as {form} in the source and run this again, or by `prepare` in model/source.py "
         f"(docs/how-to/change-the-rows-before-validation.md) "
@@ -148,17 +146,17 @@ def _rewrite(form: str, kind: Kind) -> str:
 
 @dataclass(frozen=True)
 class Profile:
-    """One column as it was read.
+    """One column of the table.
 
     Attributes:
         name: Its real name.
-        kind: What its values seem to be.
-        values: The values as that kind (see `ondol.contract.cleaning.clean_column`), missing where unreadable.
+        kind: The inferred kind of its values.
+        values: The values in that kind (see `ondol.contract.cleaning.clean_column`); unreadable ones are missing.
         blanks: The number of blank texts among numbers or dates.
-        broken: How many values could not be read as the kind.
-        stored_as_text: Whether the source holds numbers as text.
-        hint: Why it is read as text, where that needs saying.
-        order: The values in order, where the source has them so.
+        broken: The number of values that could not be read as the kind.
+        stored_as_text: Whether the source stores numbers as text.
+        hint: Why it is read as text, if that needs an explanation.
+        order: The values in order, if the source defines an order.
     """
 
     name: str
@@ -172,27 +170,27 @@ class Profile:
 
     @cached_property
     def counts(self) -> "pd.Series[int]":
-        """How often each value occurs, the most frequent first."""
+        """The count of each value, the most frequent first."""
         return self.values.value_counts()
 
     @cached_property
     def missing(self) -> int:
-        """How many rows have no value."""
+        """The number of rows without a value."""
         return int(self.values.isna().sum()) - self.broken
 
     @property
     def distinct(self) -> int:
-        """How many different values there are."""
+        """The number of distinct values."""
         return len(self.counts)
 
     @property
     def present(self) -> int:
-        """How many rows have a value."""
+        """The number of rows with a value."""
         return int(self.values.notna().sum())
 
     @property
     def unique(self) -> bool:
-        """Whether every row has a value of its own."""
+        """Whether every row has a different value."""
         return self.distinct == len(self.values)
 
     @property
@@ -201,19 +199,19 @@ class Profile:
         return self.kind == "integer" or (self.kind == "number" and bool((self.values.dropna() % 1 == 0).all()))
 
     def read_as(self, kind: Kind) -> "Profile":
-        """Return the profile with another kind, for values that are of it already."""
+        """Return the profile with another kind that its values already have."""
         return replace(self, kind=kind)
 
 
 @dataclass(frozen=True)
 class TableFormat:
-    """How a table is read beyond what its file says.
+    """The settings for reading a table that are not in its file.
 
     Attributes:
-        dialect: How its text is written; None if it is not of delimited text.
+        dialect: The dialect; None if the table is not delimited text.
         formats: The listed formats of its dates; see `ondol_serving.grammar`.
-        notes: Sentences on what differs from the default.
-        doubts: Sentences on what the table does not decide.
+        notes: Sentences on settings that differ from the default.
+        doubts: Sentences on ambiguous settings.
         dated: The columns whose date format `notes` or `doubts` explain.
     """
 
@@ -224,11 +222,11 @@ class TableFormat:
     dated: frozenset[str] = frozenset()
 
     def column(self, name: str, kind: Kind) -> Column:
-        """Return a column of a kind as the contract reads it."""
+        """Return a contract column of a kind, for reading values."""
         return Column(name=name, kind=kind, formats=self.formats if kind == "date" else None)
 
     def spell(self, values: pa.ChunkedArray, kind: str, name: str) -> pa.ChunkedArray:
-        """Return a column of raw text as a source reads it that knows its kind; others as they are."""
+        """Convert a column of raw text like a source that knows its kind; other columns are unchanged."""
         if self.dialect is None or not pa.types.is_string(values.type) or not converts(self.dialect, kind, name):
             return values
         return pa.chunked_array([read_cells(chunk, self.dialect, kind, name) for chunk in values.chunks], values.type)
@@ -237,13 +235,13 @@ class TableFormat:
 def profile_column(
     field: pa.Field, values: pa.ChunkedArray, typed: bool, written: TableFormat | None = None
 ) -> Profile:
-    """Return what the column seems to be.
+    """Infer the profile of a column.
 
     Args:
-        field: Its real name, and what the source says of it beyond its type.
-        values: As its source gave it.
+        field: Its real name, and metadata of the source beyond the type.
+        values: The raw values.
         typed: Whether the source has types, so that a number in a text column is stored as text.
-        written: How its table is read.
+        written: The format of the table.
     """
     name, metadata, written = field.name, field.metadata or {}, written or TableFormat()
     text, order = pa.types.is_string(values.type), metadata.get(ORDER)
@@ -261,7 +259,7 @@ def profile_column(
 
 
 def _guess(values: pa.ChunkedArray, name: str, written: TableFormat) -> tuple[Kind, str]:
-    """Return the kind of a column of text, and a hint; its numbers may be written otherwise than its dates."""
+    """Return the kind of a text column, and a hint; numbers and dates may have different formats."""
     guess = guess_text(written.spell(values, "number", name), written.formats)
     if guess[0] in NUMERIC or written.dialect is None or not converts(written.dialect, "number", name):
         return guess
@@ -283,7 +281,7 @@ def _count_blanks(values: pa.ChunkedArray) -> int:
 
 
 def _cast(values: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:
-    """Return a text column of numbers as numbers, or unchanged if one is not a number."""
+    """Convert a text column to numbers, or return it unchanged if one is not a number."""
     if kind not in NUMERIC:
         return values
     trimmed = pc.utf8_trim_whitespace(values)
@@ -306,7 +304,7 @@ WORDS_OF_PROSE = 5
 
 @dataclass(frozen=True)
 class Guess:
-    """A role and the reason for it; `doubt` is what the owner should check."""
+    """A role and the reason for it; `doubt` is a sentence on what the owner should check."""
 
     role: Role
     reason: str = ""
@@ -333,7 +331,7 @@ def guess_roles(profiles: Sequence[Profile], target: str) -> dict[str, Guess]:
 
 
 def use_date_alone(profiles: Sequence[Profile], guesses: dict[str, Guess]) -> dict[str, Guess]:
-    """Return the guesses with the row's time as a feature where no other column is one, as in a series."""
+    """Return the guesses with the row's time as a feature if there is no other feature, as in a time series."""
     if any(guess.role == "feature" for guess in guesses.values()):
         return guesses
     time = next((name for name, guess in guesses.items() if guess.role == "time"), None)
@@ -353,7 +351,7 @@ def _guess_time(name: str) -> Guess:
 
 
 def _guess_use(profile: Profile) -> Guess:
-    """Tell a feature from what a model learns nothing from."""
+    """Distinguish features from columns that are useless for a model."""
     name = profile.name
     if not profile.distinct:
         if profile.broken:
@@ -379,7 +377,7 @@ def _guess_use(profile: Profile) -> Guess:
 
 
 def describe_field(profile: Profile, guess: Guess) -> Field:
-    """Return what the schema says of a column that is not the target."""
+    """Return the schema's field for a column that is not the target."""
     comments = [f"Guess: {guess.role}, {guess.reason}."] if guess.reason else []
     if profile.stored_as_text:
         comments.append(f"Numbers stored as text{_count(profile)}.")
@@ -406,14 +404,14 @@ def describe_field(profile: Profile, guess: Guess) -> Field:
 
 
 def find_minimum(profile: Profile) -> int | None:
-    """Return 0 for numbers that are never negative: the one bound that a sample may be trusted with."""
+    """Return 0 for numbers that are never negative: the only bound that can be inferred from a sample."""
     if profile.kind not in ("number", "integer"):
         return None
     return 0 if float(profile.values.min()) >= 0 else None
 
 
 def find_categories(profile: Profile) -> tuple[Label, ...] | None:
-    """Return the values of a set that seems closed: few, each seen often; None for an open one."""
+    """Return the values of a set that seems closed (few values, each frequent); None for an open one."""
     counts = profile.counts
     if profile.order is not None and set(counts.index) <= set(profile.order) and len(profile.order) <= MOST_CATEGORIES:
         return profile.order
@@ -485,7 +483,7 @@ MOST_CLASSES = 100
 
 @dataclass(frozen=True)
 class Goal:
-    """The target as the schema says it, its problem, how that was found, and what is doubtful."""
+    """The target's field, the problem, the reason for it, and doubts."""
 
     field: Field
     problem: Problem
@@ -507,14 +505,14 @@ def check_problem(problem: str | None) -> None:
 
 
 def set_goal(profile: Profile, problem: Problem | None) -> Goal:
-    """Return what is to be predicted.
+    """Return the goal: the target and the problem.
 
     Args:
         profile: The target column.
         problem: The problem that the user gave; None to infer it.
 
     Raises:
-        UserError: it has no value or one only, is an id or a date, or does not suit the problem.
+        UserError: it has no or only one value, is an id or a date, or does not fit the problem.
     """
     _refuse_unlearnable(profile)
     found, reason = (problem, "as given") if problem else _infer(profile)
@@ -554,7 +552,7 @@ def _refuse_unlearnable(profile: Profile) -> None:
 
 
 def _infer(profile: Profile) -> tuple[Problem, str]:
-    """Return the likeliest problem, and why."""
+    """Return the most probable problem, and the reason."""
     count = profile.distinct
     if profile.kind == "boolean" or count == 2:
         return "binary", "it has two values"
@@ -586,7 +584,7 @@ def _refuse_mismatch(profile: Profile, problem: Problem) -> None:
 
 
 def _classes(profile: Profile) -> tuple[Label, ...] | None:
-    """Return the classes in order; None for truth values, which need no list."""
+    """Return the classes in order; None for booleans, which need no list."""
     if profile.kind == "boolean":
         return None
     values = profile.counts.index
@@ -616,10 +614,10 @@ def find_leaks(profiles: Sequence[Profile], fields: Sequence[Field], target: str
     """Return what looks like a leak, in up to 100,000 rows of which a fifth represents the holdout.
 
     Args:
-        profiles: The columns as they were read.
+        profiles: The columns.
         fields: The contract's field of each, in the same order.
         target: The column to predict.
-        problem: What kind of prediction it is.
+        problem: The kind of prediction.
     """
     columns = tuple(Column(name=field.name, kind=field.kind, role=field.role) for field in fields)
     contract = Contract(problem=problem, target=target, columns=columns)
@@ -633,25 +631,25 @@ def find_leaks(profiles: Sequence[Profile], fields: Sequence[Field], target: str
 
 
 def _names(profile: Profile) -> bool:
-    """Return True if a column may name what several rows share, such as households: a group, though no feature."""
+    """Return True if a column may identify what rows share, such as households: a group, but not a feature."""
     return profile.kind in ("text", "integer") and 1 < profile.distinct < profile.present
 
 
 LIMITS = {sign * (2**bits - 1) for bits in (15, 16, 31, 32, 63) for sign in (1, -1)} | {-(2**15), -(2**31), -(2**63)}
 FIRST_DAYS = ("0001-01-01", "1753-01-01", "1899-12-30", "1899-12-31", "1900-01-01", "1970-01-01")
 LAST_YEAR = 2999
-LARGEST = 1e30  # beyond it are the limits of floating point numbers
+LARGEST = 1e30  # larger numbers are limits of floating point types
 
 
 def find_marks(values: np.ndarray, column: Column) -> np.ndarray:
-    """Return which values are probably marks for a missing one: they look like one and lie apart from all others.
+    """Return the values that probably mark a missing value: they look like a mark and are far from all other values.
 
-    A number must lie farther from the others than these do from each other; -1 and its like may also be the only
-    negative ones. A date must be the first day of a calendar or lie in the year 2999 or later.
+    A number must be farther from the others than these are from each other; values such as -1 may also be the only
+    negative ones. A date must be the first day of a calendar, or in the year 2999 or later.
 
     Args:
-        values: Those of the column that are present; dates in seconds since 1970.
-        column: The column, by the contract.
+        values: The column's present values; dates in seconds since 1970.
+        column: The contract's column.
     """
     if column.kind == "duration" or not len(values):
         return np.zeros(len(values), dtype=bool)

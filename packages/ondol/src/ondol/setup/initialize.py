@@ -1,4 +1,4 @@
-"""`ml init`: reads the owner's table and drafts `model/schema.py` and `[data]` of `config.toml`."""
+"""`ml init`: reads the owner's table, and drafts `model/schema.py` and `[data]` of `config.toml`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,20 +46,20 @@ MOST_ROWS = 1_000_000
 
 @dataclass(frozen=True)
 class InitReport:
-    """What `ml init` found and did.
+    """The results of `ml init`.
 
     Attributes:
-        source: What was read.
-        rows: How many rows the guesses rest on.
+        source: The source.
+        rows: The number of rows that were read.
         limited: Whether the source has more rows than were read.
         target: The column to predict.
-        problem: What kind of prediction it is.
-        reason: How the problem was found.
-        notes: How the table is written, where that is not as usual: sentences.
-        fields: What the schema says of each column, in order.
-        doubts: What the owner should check: sentences.
+        problem: The kind of prediction.
+        reason: The reason for the problem.
+        notes: Sentences on unusual formats of the table.
+        fields: The schema's field of each column, in order.
+        doubts: Sentences on what the owner should check.
         status: "written", "unchanged" (nothing to change) or "differs" (not written: needs --force).
-        diff: What changes (or would), as a unified diff; empty if there was nothing of the owner's.
+        diff: The changes as a unified diff; empty if the owner had edited nothing.
     """
 
     source: str
@@ -78,7 +78,7 @@ class InitReport:
 def initialize(root: Path, source: str, target: str, problem: str | None = None, force: bool = False) -> InitReport:
     """Draft the contract of the table at `source` and write it into the project at `root`.
 
-    Without `force` only a project that still is the sample's is overwritten. On errors nothing is changed.
+    Without `force`, only a project that still has the sample is overwritten. On errors nothing is changed.
 
     Args:
         root: The project's folder, with `config.toml`.
@@ -127,10 +127,10 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
 
 
 def read_table(source: Source, target: str | None = None) -> tuple[pa.Table, bool]:
-    """Return the first million rows or so of `source`, and whether there are more.
+    """Return about the first million rows of `source`, and whether there are more.
 
     Raises:
-        UserError: it has no column `target`, where one is asked for, or no rows.
+        UserError: it has no column `target`, if one is given, or no rows.
     """
     return read_through(source, lambda found: _read_head(source, found, target))
 
@@ -168,7 +168,7 @@ def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> 
 
 
 def note_forms(table: pa.Table, source: Source) -> list[str]:
-    """Return notes on names and texts that are not in Unicode's normal form C, in which they are compared."""
+    """Return notes on names and texts that are not in Unicode's normal form C, which is used for comparisons."""
     listed = ", ".join(f'"{name}"' for name in sorted(getattr(source, "renamed", ())))
     sentences = [f"Written in decomposed letters (Unicode's NFD), and read in composed ones (NFC): {listed}."] * bool(
         listed

@@ -1,8 +1,8 @@
-"""Files of earlier releases that lie in a project after `copier update`, and what its owner changed in them.
+"""Files of earlier releases that remain in a project after `copier update`, and the owner's edits in them.
 
-Copier would delete a file that the template no longer has, the owner's edit with it. So copier.yml excludes them from
-updates, and they are deleted here, where the digests of the releases distinguish edited files from others. A path alone
-proves nothing: a file that equals no release is an edited one only if git has a text of a release at its path. A
+Copier would delete a file that the template no longer has, even with edits of the owner. So copier.yml excludes these
+files from updates, and this module deletes them, because the digests of the releases show which files were edited. The
+path is not enough: a file that equals no release is an edited one only if git has a released text at its path. A
 shallow clone may lack that text.
 """
 
@@ -17,20 +17,20 @@ from pathlib import Path
 
 from ondol.project import module_paths, read_imports
 
-RELEASED = Path(__file__).with_name("released.txt")  # by .ci/releases.py: a path and its digests in each line
-DIGITS = 16  # of git's object name of a file, which `git log` prints without the file
+RELEASED = Path(__file__).with_name("released.txt")  # written by .ci/releases.py: a path and its digests in each line
+DIGITS = 16  # length of the prefix of git's object name, which `git log` prints without reading the file
 LOG = (
     *("-c", "log.follow=false", "-c", "log.showRoot=true", "-c", "log.showSignature=false"),
     *("log", "--decorate=full", "--format=commit%d", "--raw", "--no-abbrev", "--no-renames"),
     *("--no-color", "--relative", "--"),
 )
 CUT = "commit (grafted"  # how git decorates the oldest commits of a shallow clone
-SKIPPED = ("node_modules", "__pycache__")  # beside hidden folders, environments and the project's vendor/
+SKIPPED = ("node_modules", "__pycache__")  # in addition to hidden folders, environments and the project's vendor/
 
 
 @dataclass(frozen=True)
 class Leftovers:
-    """What lies in a project of the paths that only earlier releases had, relative to it.
+    """The files of a project at paths that only earlier releases had, relative to the project.
 
     Attributes:
         released: Files that equal a release.
@@ -45,17 +45,17 @@ class Leftovers:
 
 @lru_cache(maxsize=1)
 def _digests() -> dict[str, list[str]]:
-    """Return the digests that each path had in the releases."""
+    """Return the digests of each path in the releases."""
     lines = RELEASED.read_text(encoding="utf-8").splitlines()
     return {path: digests for path, *digests in (line.split(" ") for line in lines)}
 
 
 def find_leftovers(root: Path) -> Leftovers:
-    """Return the files of earlier releases that lie in the project."""
+    """Return the files of earlier releases in the project."""
     released, others = list[str](), list[str]()
     for name, digests in _digests().items():
         path = root / name
-        # Through a link is another place, which is the owner's.
+        # A link leads to another place, which belongs to the owner.
         if _lies(path) and path.resolve() == root.resolve() / name:
             (released if _digest(path) in digests else others).append(name)
     texts, unknown = _find_released_texts(root, others)
@@ -63,7 +63,7 @@ def find_leftovers(root: Path) -> Leftovers:
 
 
 def delete_leftovers(root: Path, names: tuple[str, ...]) -> list[str]:
-    """Delete files, what was compiled of them and the folders that become empty; return these folders."""
+    """Delete files, their bytecode and the folders that become empty; return these folders."""
     for name in names:
         (root / name).unlink()
     gone = [Path(name) for name in _digests() if not _lies(root / name)]
@@ -92,11 +92,11 @@ def show_edit(root: Path, name: str) -> str | None:
 
 
 def find_imports(root: Path, found: Leftovers) -> list[tuple[str, list[str]]]:
-    """Return each file of the owner that imports modules which only earlier releases had, with their names.
+    """Return the owner's files that import modules of earlier releases, with the names of the modules.
 
     Args:
-        root: The project; its Python files and notebooks are read, those in vendor/ and in environments are not.
-        found: Its leftovers: a module at a path that a release had is the owner's if it is none of them.
+        root: The project; its Python files and notebooks are read, except in vendor/ and in environments.
+        found: Its leftovers; a module at a path of a release that is not among them belongs to the owner.
     """
     left = {*found.released, *found.edited}
     modules = {_module(name) for name in _digests()}
@@ -111,9 +111,9 @@ def find_imports(root: Path, found: Leftovers) -> list[tuple[str, list[str]]]:
 
 
 def _find_released_texts(root: Path, names: list[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return git's object of the last committed text that equals a release, of each of the files that had one.
+    """Return git's object of the last committed text that equals a release, for each file that had one.
 
-    Commits before the file was last deleted do not count: what came after is another file, the owner's.
+    Commits before the last deletion of the file do not count: a later file belongs to the owner.
 
     Returns:
         The objects by file, and the files whose earlier commits a shallow clone lacks.
@@ -139,7 +139,8 @@ def _find_released_texts(root: Path, names: list[str]) -> tuple[dict[str, str], 
 
 
 def _run_git(root: Path, *words: str) -> bytes | None:
-    from ondol.training.provenance import run_git  # here: each command looks for leftovers, and most projects have none
+    # Imported here: each command looks for leftovers, and most projects have none.
+    from ondol.training.provenance import run_git
 
     return run_git(root, *words)
 
@@ -149,7 +150,7 @@ def _module(name: str) -> str:
 
 
 def _code_files(root: Path) -> Iterator[Path]:
-    """Yield the Python files and notebooks that are the owner's or the template's."""
+    """Yield the Python files and notebooks of the owner and of the template."""
     for place, folders, files in os.walk(root):
         at_root = Path(place) == root
         folders[:] = [
@@ -162,7 +163,7 @@ def _code_files(root: Path) -> Iterator[Path]:
 
 
 def _imported(path: Path, root: Path, modules: set[str]) -> Iterator[str]:
-    """Yield those of the modules that a file imports, also relative to its package."""
+    """Yield the given modules that a file imports, also relative to its package."""
     package = path.relative_to(root).parent.parts
     for module, name in (found for code in _read_code(path) for found in read_imports(code, package)):
         inside = f"{module}.{name}"
@@ -181,7 +182,7 @@ def _read_code(path: Path) -> Iterator[bytes]:
         for cell in json.loads(path.read_bytes())["cells"]:
             if cell["cell_type"] == "code":
                 yield "".join(cell["source"]).encode()
-    except (OSError, ValueError, KeyError, TypeError):  # no notebook, or one of the format before 2015
+    except (OSError, ValueError, KeyError, TypeError):  # not a notebook, or one in the format from before 2015
         return
 
 
@@ -197,7 +198,7 @@ def _lies(path: Path) -> bool:
 
 
 def _digest(path: Path) -> str | None:
-    """Return the first digits of the name that git gives to a file with this content; None if it cannot be read."""
+    """Return the prefix of git's object name of a file; None if it cannot be read."""
     try:
         content = path.read_bytes()
     except OSError:

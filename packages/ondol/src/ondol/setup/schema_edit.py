@@ -1,4 +1,4 @@
-"""Edits `model/schema.py` for a difference; what a person wrote stays."""
+"""Edits `model/schema.py` for the changes of a table, and keeps all other text."""
 
 import ast
 import io
@@ -34,7 +34,7 @@ def replace(text: str, node: ast.expr | ast.keyword, new: str) -> str:
 
 
 def span(text: str, node: ast.expr | ast.keyword | ast.stmt) -> tuple[int, int]:
-    """Return where a node begins and ends in the text; `ast` counts columns in bytes."""
+    """Return the start and the end of a node in the text; `ast` counts columns in bytes."""
     lines = text.split("\n")
 
     def place(row: int, column: int) -> int:
@@ -50,7 +50,7 @@ def segment(text: str, node: ast.expr | ast.keyword | ast.stmt) -> str:
 
 
 def insert_lines(text: str, row: int, new: str) -> str:
-    """Return the text with lines put below the row."""
+    """Return the text with lines inserted below a row."""
     lines = text.split("\n")
     return "\n".join([*lines[:row], *new.removesuffix("\n").split("\n"), *lines[row:]])
 
@@ -92,7 +92,7 @@ def attribute(node: ast.AnnAssign) -> str:
 
 
 def arguments(node: ast.AnnAssign) -> dict[str, ast.keyword]:
-    """Return what the call of `pa.Field` says, by keyword."""
+    """Return the arguments of the call of `pa.Field`, by keyword."""
     call = node.value
     named = isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] == "Field" and not call.args
     if not named or any(keyword.arg is None for keyword in call.keywords):  # type: ignore[union-attr]
@@ -101,13 +101,13 @@ def arguments(node: ast.AnnAssign) -> dict[str, ast.keyword]:
 
 
 def edit_field(text: str, name: str, edit: Callable[[str], str], now: str = "") -> str:
-    """Return the text with one field edited while its arguments are on lines of their own, then joined as before.
+    """Return the text with one field edited: its arguments are split into lines, edited, and joined again.
 
     Args:
         text: The module.
         name: The column.
-        edit: What is done to the module's text.
-        now: The column's name after the edit, where that changes it.
+        edit: A function that edits the module's text.
+        now: The column's name after the edit, if that changes it.
     """
     node = find_field(text, name)
     flat = node.lineno == node.end_lineno
@@ -116,7 +116,7 @@ def edit_field(text: str, name: str, edit: Callable[[str], str], now: str = "") 
 
 
 def set_argument(text: str, name: str, key: str, value: str, former: str = "") -> str:
-    """Return the text with an argument set, in the place of `former` where that is named; needs its lines apart."""
+    """Return the text with an argument set, in place of `former` if given; needs one line for each argument."""
     present = arguments(find_field(text, name))
     if (old := present.get(former or key)) is not None:
         return replace(text, old, f"{key}={value}")
@@ -127,7 +127,7 @@ def set_argument(text: str, name: str, key: str, value: str, former: str = "") -
 
 
 def drop_argument(text: str, name: str, key: str) -> str:
-    """Return the text without an argument; needs its lines apart."""
+    """Return the text without an argument; needs one line for each argument."""
     old = arguments(find_field(text, name)).get(key)
     if old is None:
         return text
@@ -139,7 +139,7 @@ def drop_argument(text: str, name: str, key: str) -> str:
 
 
 def extend_list(text: str, name: str, key: str, values: Sequence[str]) -> str:
-    """Return the text with values added behind those that an argument lists."""
+    """Return the text with values appended to the list of an argument."""
     listed = arguments(find_field(text, name))[key].value
     if not isinstance(listed, ast.List | ast.Tuple | ast.Set) or not listed.elts or not _is_plain(listed):
         raise Uneditable(f"its {key} is computed, not listed")
@@ -195,7 +195,7 @@ def _explode(text: str, name: str) -> str:
 
 
 def _is_exploded(text: str, call: ast.Call) -> bool:
-    """Return True if each argument begins and ends on lines of its own, with a comma behind the last."""
+    """Return True if each argument is on separate lines, with a comma after the last."""
     rows = [(call.func.end_lineno, call.func.end_lineno), *((k.lineno, k.end_lineno) for k in call.keywords)]
     rows.append((call.end_lineno, call.end_lineno))
     separate = all((one[1] or 0) < (other[0] or 0) for one, other in itertools.pairwise(rows))
@@ -214,7 +214,7 @@ def _join(text: str, name: str) -> str:
 
 
 def _break_lists(text: str, name: str) -> str:
-    """Return the text with a list that is too long for its line on lines of its own."""
+    """Return the text with a list that is too long for its line split into lines."""
     for keyword in arguments(find_field(text, name)).values():
         listed, line = keyword.value, text.split("\n")[keyword.lineno - 1]
         if not isinstance(listed, ast.List | ast.Tuple | ast.Set) or keyword.lineno != keyword.end_lineno:
@@ -233,14 +233,14 @@ PANDAS = "import pandas as pd"
 
 @dataclass(frozen=True)
 class Proposal:
-    """The text of `model/schema.py` as it would be, and a sentence for each change that is left to a person."""
+    """The proposed text of `model/schema.py`, and a sentence for each change that is left to the owner."""
 
     text: str
     left: tuple[str, ...]
 
 
 def propose(text: str, changes: Iterable[ContractChange]) -> Proposal:
-    """Return the module's text with every change made that can be made by rule."""
+    """Return the module's text with all changes that can be made automatically."""
     edited, windows = text, "\r\n" in text
     edited = edited.replace("\r\n", "\n")
     left: list[str] = []
@@ -284,7 +284,7 @@ def _retype(text: str, change: ContractChange) -> str:
     name = change.column
     _refuse_ordered(text, name)
     if not change.fits:
-        _refuse_mentioned(text, name)  # a check of numbers fails as a whole on texts
+        _refuse_mentioned(text, name)  # numeric checks fail completely on texts
     table = NULLABLE if change.nullable else {}
 
     def edit(now: str) -> str:
@@ -348,12 +348,12 @@ def _allow_gaps(text: str, change: ContractChange) -> str:
 def _annotate(text: str, name: str, annotation: str) -> str:
     node = find_field(text, name)
     if ast.unparse(node.annotation) not in KNOWN:
-        raise Uneditable(f"its annotation {ast.unparse(node.annotation)} is none that `ml init` writes")
+        raise Uneditable(f"its annotation {ast.unparse(node.annotation)} is not one that `ml init` writes")
     return replace(text, node.annotation, annotation)
 
 
 def _import_pandas(text: str, name: str) -> str:
-    """Return the text with pandas imported if the field of `name` needs it: above pandera, where linters want it."""
+    """Return the text with pandas imported if the field of `name` needs it: above pandera, as linters require."""
     imports = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]
     there = any(alias.asname == "pd" for node in imports for alias in node.names)
     if there or not ast.unparse(find_field(text, name).annotation).startswith("pd."):
@@ -380,7 +380,7 @@ def _bound(text: str) -> set[str]:
 
 
 def _refuse_mentioned(text: str, name: str) -> None:
-    """Refuse to touch the name of a column that code beside its field speaks of."""
+    """Refuse a change to the name of a column that other code mentions."""
     schema, named = find_class(text), attribute(find_field(text, name))
     others = [node for node in ast.parse(text).body if not isinstance(node, ast.ClassDef) or node.name != "Schema"]
     rest = [node for node in schema.body if not isinstance(node, ast.AnnAssign)]

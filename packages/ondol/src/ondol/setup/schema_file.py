@@ -31,11 +31,11 @@ TAKEN = {"str", "int", "float", "bool", "pd", "pa", "Schema", "Config", "l", "O"
 
 
 def make_attributes(names: Sequence[str], besides: Iterable[str] = ()) -> dict[str, str]:
-    """Return an attribute for each column: an identifier close to the name, unique, shadowing nothing.
+    """Return an attribute name for each column: a unique identifier similar to the name, which shadows nothing.
 
     Args:
         names: The columns.
-        besides: What the class defines already.
+        besides: The names that the class already defines.
     """
     taken = TAKEN | reserved_names() | set(besides)
     attributes: dict[str, str] = {}
@@ -47,7 +47,7 @@ def make_attributes(names: Sequence[str], besides: Iterable[str] = ()) -> dict[s
 
 
 def _identify(name: str) -> str:
-    """Return the nearest identifier, which may be a keyword or taken."""
+    """Return a similar identifier, which may be a keyword or in use."""
     letters = unicodedata.normalize("NFKC", name)
     kept = "".join(letter if _is_plain(letter) or letter == "_" else "_" for letter in letters)
     stem = re.sub(r"__+", "_", kept) if kept != name else kept
@@ -58,7 +58,7 @@ def _identify(name: str) -> str:
 
 
 def _is_plain(letter: str) -> bool:
-    """Return True if a letter may be in an identifier and looks the same everywhere."""
+    """Return True if a letter is allowed in an identifier and is not changed by normalization."""
     stable = unicodedata.normalize("NFKC", letter) == letter
     return (letter.isascii() and letter.isalnum()) or (stable and unicodedata.category(letter) in {"Lu", "Ll", "Lo"})
 
@@ -73,7 +73,7 @@ def _free(stem: str, taken: set[str]) -> str:
 
 
 def quote(text: str) -> str:
-    """Return `text` as the string literal that `ruff format` leaves alone; unusual letters are escaped."""
+    """Return `text` as a string literal in the style of `ruff format`; unusual letters are escaped."""
     mark = "'" if text.count('"') > text.count("'") else '"'
     return mark + "".join(_escape(letter, mark) for letter in text) + mark
 
@@ -84,12 +84,12 @@ def literal(value: object) -> str:
 
 
 def readable(text: str) -> str:
-    """Return `text` with unusual letters escaped and on one line, for a comment."""
+    """Return `text` on one line, with unusual letters escaped, for a comment."""
     return "".join(_escape(letter, "") for letter in text)
 
 
 def display_width(text: str) -> int:
-    """Return the width of `text` in columns, as ruff counts it."""
+    """Return the width of `text` in columns, counted like ruff."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
@@ -102,7 +102,7 @@ def _escape(letter: str, mark: str) -> str:
 
 
 def _is_common(letter: str) -> bool:
-    """Return True if a letter beyond ASCII is safe to show: Latin, Korean, Chinese or Japanese."""
+    """Return True if a letter beyond ASCII needs no escape: Latin, Korean, Chinese or Japanese."""
     return (
         ("\u00c0" <= letter <= "\u017e" and letter.isalpha())
         or "가" <= letter <= "힣"
@@ -113,15 +113,16 @@ def _is_common(letter: str) -> bool:
 
 SCHEMA_PATH = Path("model/schema.py")
 SAMPLE = "sample://"
-SAMPLE_SCHEMA = "6c9f1f72f6d58350d19c9eb47e592125e4e5bfe5dd8c67da3f17761658815685"  # SHA-256 of the file copied
+# SHA-256 of the file in the template.
+SAMPLE_SCHEMA = "6c9f1f72f6d58350d19c9eb47e592125e4e5bfe5dd8c67da3f17761658815685"
 Status = Literal["written", "unchanged", "differs"]
 
 
 def read_config(root: Path) -> tomlkit.TOMLDocument:
-    """Return the project's settings as they are written.
+    """Return the text of the project's `config.toml`.
 
     Raises:
-        UserError: there are none, or they are not TOML.
+        UserError: the file is missing, or is not TOML.
     """
     path = root / FILE_NAME
     try:
@@ -133,9 +134,9 @@ def read_config(root: Path) -> tomlkit.TOMLDocument:
 
 
 def is_untouched(root: Path, config: tomlkit.TOMLDocument, proposed: str) -> bool:
-    """Return True if nothing of the owner's would be lost: the project still reads the sample, by its own schema.
+    """Return True if no work of the owner would be lost: the project still has the sample and its schema.
 
-    The schema may also be the proposed one already: a crash came before `config.toml` was written.
+    The schema may also be the proposed one, after a crash before `config.toml` was written.
     """
     data: Any = config.get("data", {})
     source = str(data.get("source", SAMPLE))
@@ -145,13 +146,13 @@ def is_untouched(root: Path, config: tomlkit.TOMLDocument, proposed: str) -> boo
 
 
 def reads_sample(root: Path, source: str) -> bool:
-    """Return True if `source` is the sample and the schema the one that came with it."""
+    """Return True if `source` is the sample and the schema is unchanged."""
     schema = root / SCHEMA_PATH
     return source.startswith(SAMPLE) and schema.exists() and digest_file(schema) == SAMPLE_SCHEMA
 
 
 def may_keep_format(config: tomlkit.TOMLDocument, source: str) -> bool:
-    """Return True if the format settings of `config.toml` are for `source`, not for another source."""
+    """Return True if the format settings of `config.toml` belong to `source`."""
     now = str(config.get("data", {}).get("source", SAMPLE))
     return now == source or now.startswith(SAMPLE)
 
@@ -159,7 +160,7 @@ def may_keep_format(config: tomlkit.TOMLDocument, source: str) -> bool:
 def edit_config(
     config: tomlkit.TOMLDocument, source: str, target: str, problem: Problem, written: "TableFormat | None" = None
 ) -> str:
-    """Return `config.toml` with the data named and how it is written, everything else as it was."""
+    """Return `config.toml` with the source, target and format of the data; everything else is unchanged."""
     edited = tomlkit.parse(config.as_string())
     if "data" not in edited:
         edited["data"] = tomlkit.table()
@@ -184,7 +185,7 @@ def edit_config(
 
 
 def _insert(data: Any, before: str, key: str, value: Any) -> None:
-    """Add a key below `before`, not at the table's end, where a comment may speak of the next section."""
+    """Add a key below `before`, not at the table's end, where a comment may belong to the next section."""
     content: Any = data.value if isinstance(data, tomlkit.items.Table) else None
     item: Any = tomlkit.item(value)
     if isinstance(item, tomlkit.items.Table):
@@ -199,7 +200,7 @@ def _insert(data: Any, before: str, key: str, value: Any) -> None:
 
 
 def show_differences(root: Path, texts: dict[Path, str]) -> str:
-    """Return the unified diff from what is there to `texts`."""
+    """Return the unified diff from the current files to `texts`."""
     lines: list[str] = []
     for path, text in texts.items():
         there = root / path
@@ -212,7 +213,7 @@ def show_differences(root: Path, texts: dict[Path, str]) -> str:
 
 
 def apply(root: Path, texts: dict[Path, str], diff: str, allowed: bool) -> Status:
-    """Write what differs, if allowed: the schema first, so that after a crash it may be written again."""
+    """Write the files that differ, if allowed: the schema first, so that it can be written again after a crash."""
     if not diff:
         return "unchanged"
     if not allowed and (root / SCHEMA_PATH).exists():
@@ -324,7 +325,7 @@ def _break_list(option: str, field: Field) -> str:
 
 
 def allow_long(line: str) -> str:
-    """Return a line that cannot be broken, exempt from the limit where the linter would mind."""
+    """Return a line that cannot be broken, with an exemption from the line limit if the linter needs it."""
     too_long = display_width(line) > WIDTH and len(line.split()) > 1
     return f"{line}  # noqa: E501\n" if too_long else f"{line}\n"
 

@@ -1,4 +1,4 @@
-"""Snapshots: immutable tables, named by the digest of their content, which the steps after `ingestion` start from.
+"""Snapshots: immutable tables, named by the digest of their content, which all steps after `ingestion` read.
 
 A snapshot shares its unchanged parts with earlier ones (`snapshots`); rows with a newer version replace the older ones
 (`upsert`); `diff` compares two snapshots.

@@ -1,7 +1,7 @@
 """Compares two snapshots: columns, rows and distributions.
 
-Missing values, the least and the greatest are of all rows. The median, the categories and the distance are of evenly
-spaced rows, every k-th, at most `MOST_ROWS`. A few columns are read at a time, so that memory stays bounded.
+Missing values, minimum and maximum are computed from all rows. The median, the categories and the distance are computed
+from every k-th row, at most `MOST_ROWS`. Only a few columns are read at a time, so memory is bounded.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ondol.snapshots.snapshots import Snapshot, Snapshots
 
 TOP = 100  # categories that the distance distinguishes
-MOVED = 0.2  # the population stability index from which on a distribution is commonly said to have moved
+MOVED = 0.2  # the population stability index that is commonly treated as a large shift
 
 
 @dataclass
@@ -24,11 +24,11 @@ class ColumnStatistics:
     """One column of one snapshot.
 
     Attributes:
-        rows: How many it has.
-        missing: How many of these are missing.
-        least: The least value, None for texts.
-        most: The greatest.
-        sample: Its values in evenly spaced rows, without the missing ones.
+        rows: The number of rows.
+        missing: The number of missing values.
+        least: The smallest value, None for texts.
+        most: The largest value, None for texts.
+        sample: The values of evenly spaced rows, without missing ones.
     """
 
     rows: int = 0
@@ -38,7 +38,7 @@ class ColumnStatistics:
     sample: list[pa.ChunkedArray] = field(default_factory=list)
 
     def add(self, values: pa.ChunkedArray, chosen: pa.Array) -> None:
-        """Count in the values of a block, of which `chosen` are sampled."""
+        """Add the values of a block, of which `chosen` are sampled."""
         if pa.types.is_floating(values.type):
             values = pc.if_else(pc.is_nan(values), None, values)
         self.rows += len(values)
@@ -56,7 +56,7 @@ class ColumnStatistics:
 
     @property
     def median(self) -> Any:
-        """The middle of the sample, as one of its values; None if there is none."""
+        """The median of the sample, as one of its values; None if it is empty."""
         values = self.values
         return pa.scalar(np.sort(values)[len(values) // 2]).cast(self.type).as_py() if len(values) else None
 
@@ -73,7 +73,7 @@ class ColumnStatistics:
 
     @property
     def categories(self) -> Counter[str]:
-        """How often each text is in the sample."""
+        """The count of each text in the sample."""
         counted: Counter[str] = Counter()
         for part in self.sample:
             for pair in part.cast(pa.string()).value_counts().to_pylist():
@@ -87,10 +87,10 @@ class ColumnDiff:
 
     Attributes:
         name: Its name.
-        ordered: Whether it has numbers or dates rather than categories.
+        ordered: Whether it has numbers or dates, not categories.
         before: In the first snapshot.
         after: In the second.
-        distance: The population stability index; None if a side has no values, or nearly each is another.
+        distance: The population stability index; None if a side has no values, or nearly all are distinct.
         came: Categories that only the second has, the most frequent first.
         went: Categories that only the first has.
     """
@@ -105,7 +105,7 @@ class ColumnDiff:
 
 
 def is_ordered(kind: pa.DataType) -> bool:
-    """Return True if a type is of numbers or dates."""
+    """Return True if a type is numeric or a date."""
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind)
 
 
@@ -117,7 +117,7 @@ def compare_column(name: str, before: ColumnStatistics, after: ColumnStatistics)
     if not len(ours) or not len(theirs):
         return ColumnDiff(name, True, before, after, None)
     edges = np.unique(np.quantile(ours, np.arange(1, 10) / 10, method="lower"))
-    # A bin between two edges each, and one for each edge: a value that many rows share is a bin of its own.
+    # A bin between each two edges, and one for each edge: so a value that many rows share has a separate bin.
     counts = [
         np.bincount(np.searchsorted(edges, v) + np.searchsorted(edges, v, "right"), minlength=2 * len(edges) + 1)
         for v in (ours, theirs)
@@ -137,7 +137,7 @@ def _compare_categories(name: str, before: ColumnStatistics, after: ColumnStatis
 
 
 def stability(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the population stability index of two histograms: 0 where their shares are the same."""
+    """Return the population stability index of two histograms: 0 if their shares are equal."""
     one, other = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts)) for counts in (ours, theirs))
     return float(((one - other) * np.log(one / other)).sum())
 
@@ -148,15 +148,15 @@ COLUMNS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Difference:
-    """What two snapshots differ in.
+    """The differences of two snapshots.
 
     Attributes:
         before: The first.
         after: The second.
         added: The types of the columns that only the second has.
         removed: The types of the columns that only the first has.
-        retyped: The types, before and after, of those that have another.
-        shared: Names of the columns that both have, of one type.
+        retyped: The types, before and after, of columns with a changed type.
+        shared: Names of the columns that both have with the same type.
     """
 
     before: Snapshot
@@ -168,7 +168,7 @@ class Difference:
 
 
 def compare_schemas(snapshots: Snapshots, one: str, other: str) -> Difference:
-    """Compare the columns of two snapshots, named by their digests or the first characters of these."""
+    """Compare the columns of two snapshots, given by their digests or prefixes of them."""
     before, after = snapshots.get(one), snapshots.get(other)
     ours, theirs = (
         {f.name: str(f.type) for f in snapshots.parts.schema(snapshot.parts)} for snapshot in (before, after)
@@ -185,7 +185,7 @@ def compare_schemas(snapshots: Snapshots, one: str, other: str) -> Difference:
 
 
 def compare_columns(snapshots: Snapshots, difference: Difference) -> Iterator[ColumnDiff]:
-    """Yield how the values of each shared column moved."""
+    """Yield the differences in the values of each shared column."""
     names = list(difference.shared)
     for start in range(0, len(names), COLUMNS_AT_ONCE):
         some = names[start : start + COLUMNS_AT_ONCE]

@@ -1,8 +1,9 @@
-"""Snapshots: rows that are never rewritten, named by the SHA-256 of their content.
+"""Snapshots: immutable tables, named by the SHA-256 of their content.
 
-A snapshot is a list of parts, each a Parquet file named by the SHA-256 of its bytes. One that was read whole is one
-part, and bears its name. One that grew names its parent, whose parts it shares; rows of these that were replaced since
-are left out by their numbers. Parts are written in row groups of one size, so that the same rows give the same bytes.
+A snapshot is a list of parts: Parquet files named by the SHA-256 of their bytes. A snapshot of a complete read has one
+part, and the same name. A snapshot that grew names its parent and shares its parts; the numbers of rows that were
+replaced since are stored, and these rows are left out. Parts are written in row groups of one size, so that the same
+rows give the same bytes.
 """
 
 import os
@@ -26,11 +27,12 @@ from ondol.storage.store import Store
 T = TypeVar("T", pa.Array, pa.ChunkedArray)
 ROW_GROUP = 131_072
 ROW = "_row"
-MESSAGE = ("The snapshot's file", "run `ml ingest --full`")  # what messages call a part, and what makes it again
+# For messages: the name of a part, and the command that restores it.
+MESSAGE = ("The snapshot's file", "run `ml ingest --full`")
 
 
 def write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> int:
-    """Write the rows of `batches`, all of one schema, to `path`, where there are any; return how many there were."""
+    """Write the rows of `batches`, all of one schema, to `path`, unless there are none; return their number."""
     writer, rows = None, 0
     try:
         for group in _regroup(batches):
@@ -48,11 +50,11 @@ def write_rows(batches: Iterable[pa.RecordBatch], path: Path) -> int:
 
 
 def unify(schemas: Iterable[pa.Schema], large: Collection[str] = ()) -> pa.Schema:
-    """Return all columns of `schemas`, the last one's order first: integers beside numbers are numbers, others text.
+    """Return all columns of `schemas`, the last one's order first: integers and floats become floats, others text.
 
     Args:
-        schemas: Of the tables whose rows are to be one table.
-        large: Columns with integers that a float64 would round: these are text beside numbers.
+        schemas: The schemas of the tables to combine.
+        large: Columns with integers that float64 would round: with floats they become text.
     """
     types: dict[str, pa.DataType] = {}
     for schema in reversed(list(schemas)):
@@ -62,7 +64,7 @@ def unify(schemas: Iterable[pa.Schema], large: Collection[str] = ()) -> pa.Schem
 
 
 def unify_files(footers: Iterable[pq.FileMetaData]) -> pa.Schema:
-    """Return the columns and types that hold the rows of all files, given by their footers."""
+    """Return the columns and types for the rows of all files, from their footers."""
     files = list(footers)
     schemas = [file.schema.to_arrow_schema() for file in files]
     if schemas and all(schema.equals(schemas[0]) for schema in schemas):
@@ -71,7 +73,7 @@ def unify_files(footers: Iterable[pq.FileMetaData]) -> pa.Schema:
 
 
 def _large_columns(file: pq.FileMetaData) -> Iterator[str]:
-    """Yield the columns of a file that hold integers beyond 2^53."""
+    """Yield the columns of a file with integers beyond 2^53."""
     whole = {field.name for field in file.schema.to_arrow_schema() if pa.types.is_integer(field.type)}
     for group in (file.row_group(number) for number in range(file.num_row_groups)):
         for column in (group.column(place) for place in range(file.num_columns)):
@@ -85,13 +87,13 @@ def _large_columns(file: pq.FileMetaData) -> Iterator[str]:
 
 
 def arrange_table(table: pa.Table, names: Iterable[str], rows: int) -> pa.Table:
-    """Return `rows` rows in the columns `names`, each of its own type; one that they lack is missing in each."""
+    """Return `rows` rows with the columns `names` in unchanged types; absent columns have only missing values."""
     present = set(table.schema.names)
     return pa.table({name: table.column(name) if name in present else pa.nulls(rows) for name in names})
 
 
 def cast_table(table: pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
-    """Return `rows` rows in the columns and types of `schema`; a column that they lack is missing in each."""
+    """Return `rows` rows in the columns and types of `schema`; absent columns have only missing values."""
     if table.schema.equals(schema):
         return table
     arrays = [
@@ -104,10 +106,10 @@ def cast_table(table: pa.Table, schema: pa.Schema, rows: int) -> pa.Table:
 
 
 def cast_values(values: T, kind: pa.DataType) -> T:
-    """Return a column as `kind`, which holds all its values; NaN, which is a missing number, as a missing text."""
+    """Convert a column to `kind`, which can represent all its values; as text, NaN becomes missing."""
     if pa.types.is_floating(values.type) and pa.types.is_string(kind):
         values = pc.if_else(pc.is_nan(values), None, values)
-    return values.cast(kind, safe=not pa.types.is_floating(kind))  # an integer is never refused
+    return values.cast(kind, safe=not pa.types.is_floating(kind))  # integers are always accepted
 
 
 def _common(one: pa.DataType, other: pa.DataType, large: bool) -> pa.DataType:
@@ -145,8 +147,8 @@ class Part(BaseModel):
     Attributes:
         digest: The SHA-256 of its bytes.
         rows: How many rows it holds, the replaced ones too.
-        dropped: Names the file with the numbers of its rows that were replaced; None if there are none.
-        drops: How many these are.
+        dropped: The digest of the file with the numbers of replaced rows; None if there are none.
+        drops: The number of replaced rows.
     """
 
     digest: str
@@ -160,19 +162,19 @@ def require_whole(path: Path, digest: str | None, what: str, again: str) -> None
 
     Args:
         path: The file.
-        digest: The SHA-256; None if the bytes are not to be looked at.
-        what: What messages call it.
-        again: What makes it again.
+        digest: The SHA-256; None to check only that the file exists.
+        what: The name of the file in messages.
+        again: The command that restores it.
 
     Raises:
-        UserError: it is missing, or its bytes are no longer what they were.
+        UserError: it is missing, or its bytes have changed.
     """
     if not path.exists():
         raise _missing(path, what, again)
     if digest is None or (path, digest) in _whole:
         return
     if digest_file(path) != digest:
-        raise UserError(f"{what} {path} was changed or damaged: bring it back, or remove it and {again}.")
+        raise UserError(f"{what} {path} was changed or damaged: restore it, or remove it and {again}.")
     _whole.add((path, digest))
 
 
@@ -185,7 +187,7 @@ def _names(part: Part) -> list[str]:
 
 
 class Parts:
-    """The files in one folder of a store."""
+    """The files of parts in one folder of a store."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         """Open `folder` of `store`; creates nothing."""
@@ -193,11 +195,11 @@ class Parts:
         self.folder = folder
 
     def place(self, digest: str) -> Path:
-        """Return where a file belongs."""
+        """Return the path of a file, which may not exist."""
         return self.folder / f"{digest}.parquet"
 
     def path(self, digest: str) -> Path:
-        """Return where a file is, to be opened.
+        """Return the path of a file, downloaded if necessary.
 
         Raises:
             UserError: it is missing.
@@ -211,23 +213,23 @@ class Parts:
         return self.store.has(self.place(digest))
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> Part | None:
-        """Write rows, all of one schema, or find that they are there already; None if there are none."""
+        """Write rows of one schema as a part, unless it already exists; None if there are no rows."""
         with self.draft(batches) as made:
             return self.keep(made) if made else None
 
     @contextmanager
     def draft(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Path | None]:
-        """Write rows to a file that is removed again unless it is kept; yield it, None if there are no rows."""
+        """Write rows to a temporary file, which is removed unless `keep` is called; yield it, or None without rows."""
         with scratch(self.folder / "new.parquet") as made:
             yield made if write_rows(batches, made) else None
 
     def keep(self, made: Path) -> Part:
-        """Give a draft its name."""
+        """Turn a draft into a part, by giving it its name."""
         rows = pq.read_metadata(made).num_rows
         return Part(digest=self._publish(made), rows=rows)
 
     def drop(self, part: Part, rows: np.ndarray) -> Part:
-        """Return `part` without some more of its rows, given by their numbers in its file."""
+        """Return `part` without some of its rows, given by their numbers in its file."""
         gone = np.union1d(self.dropped(part), rows)
         with scratch(self.folder / "new.parquet") as made:
             pq.write_table(pa.table({ROW: pa.array(gone, pa.int64())}), made, compression="zstd")
@@ -240,20 +242,20 @@ class Parts:
         return pq.read_table(self.path(part.dropped)).column(ROW).to_numpy()
 
     def schema(self, parts: Iterable[Part]) -> pa.Schema:
-        """Return the columns and types that hold the rows of all `parts`."""
+        """Return the columns and types for the rows of all `parts`."""
         return unify_files(pq.read_metadata(self.path(part.digest)) for part in parts)
 
     def verify(self, part: Part) -> None:
         """Verify a part's digest, once per process.
 
         Raises:
-            UserError: a file is missing, or its bytes are no longer what they were.
+            UserError: a file is missing, or its bytes have changed.
         """
         for digest in _names(part):
             require_whole(self.path(digest), digest, *MESSAGE)
 
     def require(self, parts: Iterable[Part]) -> None:
-        """Check that all files are there; their bytes are not looked at.
+        """Check that all files exist, without reading them.
 
         Raises:
             UserError: one is missing.
@@ -264,26 +266,26 @@ class Parts:
                 raise _missing(self.place(digest), *MESSAGE)
 
     def _publish(self, made: Path) -> str:
-        """Give the file at `made` its name."""
+        """Move the file at `made` to its final name."""
         digest = digest_file(made)
         place = self.place(digest)
         if not self.has(digest):
             self.store.publish(made, place)
-        with suppress(OSError):  # used again: the removal of old files goes by this time
+        with suppress(OSError):  # mark it as used: `ml data gc` removes files by this time
             os.utime(place)
         return digest
 
 
 @dataclass(frozen=True)
 class Block:
-    """Up to a row group of a snapshot's rows.
+    """Rows of a snapshot, at most a row group.
 
     Attributes:
         start: The number of its first row in the snapshot.
         rows: How many rows it has.
-        part: Where they are.
-        place: Which of the snapshot's parts this is.
-        numbers: Their numbers there.
+        part: Their part.
+        place: The index of this part in the snapshot.
+        numbers: Their numbers in the part.
     """
 
     start: int
@@ -297,9 +299,9 @@ class Block:
     _schema: pa.Schema
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows as they were read, with just `columns` where they are given.
+        """Return the rows with the types of the part; only `columns`, if given.
 
-        A column may be of another type than in other blocks: a cast could lose what was written.
+        A column may have another type than in other blocks, because a cast could lose information.
         """
         names = self._schema.names if columns is None else columns
         present = [name for name in names if name in self._file.schema_arrow.names]
@@ -311,23 +313,23 @@ class Block:
         return table.take(pa.array(self.numbers - self._offset))
 
     def read_alike(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows in the types that hold those of all blocks."""
+        """Return the rows in types for the rows of all blocks."""
         names = self._schema.names if columns is None else columns
         return cast_table(self.read(names), pa.schema([self._schema.field(name) for name in names]), self.rows)
 
 
 class Snapshot(BaseModel):
-    """What is known of a snapshot without opening it.
+    """The record of a snapshot.
 
     Attributes:
         digest: Its name.
         rows: How many rows it has.
         columns: Their names.
-        source: Where they came from, as the user wrote it.
-        created: When, ISO 8601 in UTC.
-        parent: The snapshot that it grew from.
+        source: The source, as the user wrote it.
+        created: The time of creation, ISO 8601 in UTC.
+        parent: The snapshot from which it grew.
         parts: Its files, the oldest first.
-        watermark: The newest value of the watermark column, where there is one.
+        watermark: The newest value of the watermark column, if there is one.
     """
 
     digest: str
@@ -340,7 +342,7 @@ class Snapshot(BaseModel):
     watermark: Any = None
 
     def model_post_init(self, context: Any, /) -> None:
-        """Give a snapshot of one part, as older ones are recorded, that part."""
+        """Add the part to a snapshot with one part that an older version recorded."""
         if not self.parts:
             self.parts = (Part(digest=self.digest, rows=self.rows),)
 
@@ -355,13 +357,15 @@ class Snapshots:
         self.parts = Parts(store, self.folder)
 
     def get(self, digest: str) -> Snapshot:
-        """Return the snapshot named by `digest` or by its first characters.
+        """Return the snapshot with this digest or prefix of a digest.
 
         Raises:
             UserError: there is none, or more than one, or this is not a digest.
         """
         if not re.fullmatch("[0-9a-f]+", digest):
-            raise UserError(f'"{digest}" is not a digest: give the first characters of one that `ml data log` shows.')
+            raise UserError(
+                f'"{digest}" is not a snapshot digest: use the first characters of one listed by `ml data log`.'
+            )
         found = sorted(self.folder.glob(f"{digest}*.json"))
         if len(found) > 1:
             raise UserError(
@@ -371,24 +375,24 @@ class Snapshots:
             raise UserError(f"No such snapshot in {self.folder}: {digest}; run `ml ingest` to make one.")
         snapshot = read_record(found[0], Snapshot)
         if snapshot is None:
-            raise UserError(f"{found[0]} is gone: another command removed it in the meantime.")
+            raise UserError(f"{found[0]} no longer exists: another command removed it in the meantime.")
         return snapshot
 
     def by_fingerprint(self, fingerprint: str | None) -> Snapshot | None:
-        """Return the snapshot that a source with `fingerprint` gave, or None."""
+        """Return the snapshot of a source with this `fingerprint`, or None."""
         digest = read_json(self.folder / "sources" / f"{fingerprint}.json") if fingerprint else None
-        if not digest or not (self.folder / f"{digest}.json").exists():  # its record was removed: it is made again
+        if not digest or not (self.folder / f"{digest}.json").exists():  # its record was removed: it is created again
             return None
         snapshot = self.get(digest)
         return snapshot if self.is_whole(snapshot) else None
 
     def is_whole(self, snapshot: Snapshot) -> bool:
-        """Return True if all files of a snapshot are there."""
+        """Return True if all files of a snapshot exist."""
         files = [digest for part in snapshot.parts for digest in (part.digest, part.dropped) if digest]
         return all(self.parts.has(digest) for digest in files)
 
     def write(self, batches: Iterable[pa.RecordBatch], source: str, fingerprint: str | None) -> Snapshot:
-        """Write the rows of `batches` as a snapshot, or find that it is there already.
+        """Write the rows of `batches` as a snapshot, unless it already exists.
 
         Raises:
             UserError: there are no rows.
@@ -404,10 +408,10 @@ class Snapshots:
     def record(
         self, parts: Iterable[Part], source: str, parent: Snapshot | None = None, watermark: Any = None
     ) -> Snapshot:
-        """Record a snapshot of `parts`, which are written already, or find that it is there already.
+        """Record a snapshot of written `parts`, unless it already exists.
 
         Raises:
-            UserError: a file of them is gone: another host or project may have collected it as garbage.
+            UserError: a file is missing: another host or project may have deleted it as garbage.
         """
         kept = tuple(parts)
         self.parts.require(kept)
@@ -431,22 +435,22 @@ class Snapshots:
     def succeed(
         self, parent: Snapshot, gone: Mapping[int, np.ndarray], part: Part | None, watermark: Any = None
     ) -> Snapshot:
-        """Record the snapshot that follows `parent`: without some of its rows, and with those of `part` behind.
+        """Record the successor of `parent`: without some of its rows, and with the rows of `part` at the end.
 
         Args:
             parent: The snapshot that grows.
-            gone: By which of its parts it is the numbers of the rows that are left out.
-            part: What is new, written already.
+            gone: For each of its parts (by index), the numbers of the rows to leave out.
+            part: The part with new rows, already written.
             watermark: The newest value of the watermark column.
         """
         kept = [self.parts.drop(one, gone[i]) if i in gone else one for i, one in enumerate(parent.parts)]
         return self.record([*kept, *([part] if part else [])], parent.source, parent, watermark)
 
     def blocks(self, digest: str) -> Iterator[Block]:
-        """Yield the snapshot's rows in order, a row group at a time, unread.
+        """Yield the snapshot's rows in order, as blocks that are not read yet.
 
         Raises:
-            UserError: a file is missing, or its bytes are no longer what they were.
+            UserError: a file is missing, or its bytes have changed.
         """
         snapshot = self.get(digest)
         for part in snapshot.parts:
@@ -465,7 +469,7 @@ class Snapshots:
                     offset += stored
 
     def batches(self, digest: str, columns: list[str]) -> Iterator[pa.Table]:
-        """Yield the snapshot's rows in order, a row group at a time, with just `columns`."""
+        """Yield the snapshot's rows in order, a row group at a time; only `columns`, if given."""
         return (block.read(columns) for block in self.blocks(digest))
 
     def schema(self, digest: str) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""Keeps the newest row of each id: which rows of a draft are new, and which older ones they replace."""
+"""Keeps the newest row of each id: finds the new rows of a draft, and the older rows that they replace."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from ondol.contract import Column, clean
 from ondol.contract.checking import hash_content, hash_rows
 from ondol.snapshots.snapshots import Block, Snapshot, Snapshots, arrange_table, unify
 
-OLDEST = np.iinfo(np.int64).min  # of a row without a watermark
+OLDEST = np.iinfo(np.int64).min  # the watermark of a row without one
 
 
 @dataclass(frozen=True)
 class Keys:
-    """What identifies rows, and which of two is newer.
+    """The columns that identify rows and decide which of two rows is newer.
 
     Attributes:
-        id: The column that names a row.
-        watermark: The column that grows; None if what is read later is newer.
+        id: The column that identifies a row.
+        watermark: The growing column; None if rows that are read later are newer.
         columns: All columns of the contract, by name.
     """
 
@@ -37,13 +37,13 @@ class Keys:
 
     @property
     def names(self) -> list[str]:
-        """The columns that are read: one where the id is the watermark too."""
+        """The columns to read: only one if the id is also the watermark."""
         return list(self._keys)
 
     def read(self, group: "Block | DraftGroup", columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids' hashes [rows, 2] and the watermarks [rows] as comparable numbers.
 
-        A row without an id that can be read is known by all that it holds in `columns`.
+        A row without a readable id is identified by all its values in `columns`.
         """
         frame, _ = clean(group.read(self.names), list(self._keys.values()))
         hashes = hash_rows(frame[[self.id.name]])
@@ -56,9 +56,9 @@ class Keys:
 
 
 def as_number(values: "pd.Series[Any]") -> np.ndarray:
-    """Return cleaned watermarks as int64 (a date as microseconds) or float64, the least value where missing."""
+    """Return cleaned watermarks as int64 (dates: microseconds) or float64; missing ones are the smallest value."""
     if values.dtype.kind == "M":
-        return values.to_numpy().astype("datetime64[us]").view(np.int64)  # NaT is the least of all
+        return values.to_numpy().astype("datetime64[us]").view(np.int64)  # NaT is the smallest value
     if values.dtype.kind == "f":
         return values.fillna(-np.inf).to_numpy()
     return values.fillna(OLDEST).to_numpy(np.int64)
@@ -66,12 +66,12 @@ def as_number(values: "pd.Series[Any]") -> np.ndarray:
 
 @dataclass(frozen=True)
 class Choice:
-    """What becomes of the rows that were read.
+    """The rows to append and to replace.
 
     Attributes:
-        new: A mask over them: which are appended.
-        replaced: By which part of `head` it is the numbers of its rows that give way.
-        newest: The greatest watermark that was read, as `as_number` has it; None if no row has one.
+        new: A mask of the read rows: those to append.
+        replaced: For each part of `head` (by index), the numbers of the replaced rows.
+        newest: The greatest watermark of the read rows, as in `as_number`; None if no row has one.
     """
 
     new: np.ndarray
@@ -82,13 +82,13 @@ class Choice:
 def choose_newest(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys: Keys) -> Choice:
     """Choose which rows of `draft` are new, and the rows that they replace.
 
-    A row that is there already, unchanged, is not new; nor is one that is older than what is there.
+    Rows that are already in the snapshot unchanged, or older than the row there, are not new.
 
     Args:
-        draft: A Parquet file of the rows that were read.
-        snapshots: Where `head` is.
-        head: The snapshot that the rows are to be appended to.
-        keys: What identifies rows.
+        draft: A Parquet file of the read rows.
+        snapshots: The snapshots of the store.
+        head: The snapshot to extend.
+        keys: The columns that identify rows.
     """
     columns = unify([*([snapshots.schema(head.digest)] if head else []), pq.read_schema(draft)]).names
     groups = _groups(draft)
@@ -114,7 +114,7 @@ def choose_newest(draft: Path, snapshots: Snapshots, head: Snapshot | None, keys
 
 
 def rows_of(draft: Path, wanted: np.ndarray) -> Iterator[pa.RecordBatch]:
-    """Yield the wanted rows of a draft."""
+    """Yield the selected rows of a draft."""
     start = 0
     with pq.ParquetFile(draft) as file:
         for batch in file.iter_batches():
@@ -128,7 +128,7 @@ def _read_keys(groups: "Sequence[DraftGroup]", columns: Sequence[str], keys: Key
 
 
 def _newest(hashes: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """Return the mask of the newest row of each id; of equally new ones the last."""
+    """Return the mask of the newest row of each id; among equally new rows, the last one."""
     order = np.lexsort((np.arange(len(marks)), marks, hashes[:, 1], hashes[:, 0]))
     ordered = hashes[order]
     last = np.ones(len(order), bool)
@@ -139,23 +139,23 @@ def _newest(hashes: np.ndarray, marks: np.ndarray) -> np.ndarray:
 
 
 def _match(theirs: np.ndarray, hashes: np.ndarray, ours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of rows with one id: numbers in `theirs`, and in `hashes` among `ours`, which are in its order."""
+    """Return pairs of rows with the same id: positions in `theirs` and in `hashes`, which `ours` sorts."""
     places = np.searchsorted(hashes[ours, 0], theirs[:, 0]).clip(max=len(ours) - 1)
     rows = np.flatnonzero((hashes[ours[places]] == theirs).all(axis=1))
     return rows, ours[places[rows]]
 
 
 class Contents:
-    """What the rows of a draft hold, as hashes: a row group is read where one of its rows is asked for, and once."""
+    """The content of a draft's rows as hashes; a row group is read once, when one of its rows is needed."""
 
     def __init__(self, groups: Sequence["DraftGroup"], names: Sequence[str], columns: Mapping[str, Column]) -> None:
-        """Compare the rows of `groups` in the columns `names`, as the contract's `columns` read them."""
+        """Compare the rows of `groups` in the columns `names`, read with the contract's `columns`."""
         self._groups, self._names, self._columns = groups, names, columns
         self._starts = np.cumsum([0, *(group.rows for group in groups[:-1])])
         self._hashes: dict[int, np.ndarray] = {}
 
     def equal(self, block: Block, theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
-        """Return for each pair of a row of `block` and a row of the draft whether they are equal."""
+        """Return whether the rows of each pair (of `block` and the draft) are equal."""
         return (self._hash(block.read(self._names).take(pa.array(theirs))) == self._of(ours)).all(axis=1)
 
     def _of(self, rows: np.ndarray) -> np.ndarray:
@@ -177,14 +177,14 @@ class Contents:
 
 @dataclass(frozen=True)
 class DraftGroup:
-    """A row group of a draft, unread."""
+    """A row group of a draft, not read yet."""
 
     path: Path
     number: int
     rows: int
 
     def read(self, columns: Sequence[str]) -> pa.Table:
-        """Return the rows in `columns`; one that the draft lacks is missing in each."""
+        """Return the rows in `columns`; absent columns have only missing values."""
         with pq.ParquetFile(self.path) as file:
             present = [name for name in columns if name in file.schema_arrow.names]
             return arrange_table(file.read_row_group(self.number, columns=present), columns, self.rows)

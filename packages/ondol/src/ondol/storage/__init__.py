@@ -1,6 +1,5 @@
-"""Storage: files, the store, locks and files at addresses; nothing here knows of models.
+"""Storage: files, the store, locks and files at addresses; nothing here depends on models.
 
-A project's records and large files are in its `Store`, a folder or the mirror of a remote store; the project's lock is
-beside it (`store`). What is written whole or not at all is in `files`; data of users at an address or in a bucket is
-opened by `remote_files`.
+`store` has the `Store` of a project's records and large files, a folder or the mirror of a remote store, and the
+project's lock. `files` writes files atomically. `remote_files` opens data of users at an address or in a bucket.
 """

@@ -1,6 +1,6 @@
-"""Files that are written whole or not at all; JSON records, digests and locks; SQLite files; who may read a file.
+"""Atomic writing of files; JSON records, digests and locks; SQLite files; file permissions.
 
-Below `.ml` files are for the user alone, elsewhere as the user's umask says.
+Files below `.ml` are private to the user; other files follow the user's umask.
 """
 
 import errno
@@ -28,15 +28,15 @@ from pydantic import BaseModel, ValidationError
 from ondol.config import HOME, MIRRORS
 from ondol.errors import UserError
 
-TEMPORARY = ".tmp-"  # of the folders that files are written in first
+TEMPORARY = ".tmp-"  # of temporary folders in which files are written first
 CHAMPION_FILE = "champion.json"
 SQLITE_HEADER = b"SQLite format 3\0"
 SQLITE_WAIT_SECONDS = 10.0
-BACKUP = "champion.backup.json"  # the content of champion.json after its last change
-REMEDIES = (  # of a file by its path, the first that matches
+BACKUP = "champion.backup.json"  # has the content of champion.json after its last change
+REMEDIES = (  # remedy by the path of a file; the first match counts
     ("store/alerts/champion.json", "remove it"),
     ("store/alerts/recent.json", "remove it"),
-    ("alerts/outbox/*.json", "remove it: it is an alert that is not sent"),
+    ("alerts/outbox/*.json", "remove it: it is an alert that was not sent"),
     ("store/latest.json", "remove it, and run `ml run`"),
     ("store/loop.json", "restore it from a backup, or remove it: a pause and the history of the loop are lost then"),
     ("champion.backup.json", "remove it: it is written again when the champion changes"),
@@ -61,17 +61,17 @@ REMEDIES = (  # of a file by its path, the first that matches
 
 
 class Damaged(UserError):
-    """A file is there and cannot be used."""
+    """A file exists and cannot be used."""
 
 
 def explain_damage(path: Path, why: str = "") -> Damaged:
-    """Return the error that says that the content of a file is not what was written."""
+    """Return an error on a file with changed or damaged content."""
     reason = f" ({why})" if why else ""
     return Damaged(f"{path} was changed or damaged{reason}: {find_remedy(path)}.")
 
 
 def find_remedy(path: Path) -> str:
-    """Return what to do about a damaged file."""
+    """Return the remedy for a damaged file."""
     if path.name == CHAMPION_FILE and path.parent.name != "alerts":
         backup = path.with_name(BACKUP)
         if backup.is_file():
@@ -88,7 +88,7 @@ def require_resolved(path: Path) -> None:
     """Check that a text file, if it is there, has no merge conflict.
 
     Raises:
-        UserError: git's markers are in it.
+        UserError: it contains git's conflict markers.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -100,7 +100,7 @@ def require_resolved(path: Path) -> None:
 
 
 def explain_os_error(error: OSError) -> Damaged | None:
-    """Return an error that names the file that cannot be used and what to do; None for other errors."""
+    """Return an error that names the unusable file and a remedy; None for other errors."""
     path = error.filename2 or error.filename
     if path is None or isinstance(path, int):
         return None
@@ -129,10 +129,10 @@ def explain_os_error(error: OSError) -> Damaged | None:
 
 
 M = TypeVar("M", bound=BaseModel)
-Rename = Callable[[Path, Path], object]  # moves what was written to its place
+Rename = Callable[[Path, Path], object]  # moves a written file to its place
 
 SHORT = 12  # characters of a digest in names and messages
-HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # of this machine, short and without a hyphen
+HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # id of this machine, short and without a hyphen
 
 
 def digest_file(path: Path) -> str:
@@ -148,7 +148,7 @@ def digest_json(value: Any) -> str:
 
 @contextmanager
 def scratch(target: Path) -> Iterator[Path]:
-    """Yield an unused path beside `target`, removed again unless it was renamed away."""
+    """Yield an unused path beside `target`; remove it at the end unless it was renamed."""
     make_folder(target.parent)
     sweep(target.parent)
     path = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{HOST}-{os.getpid()}-", dir=target.parent))
@@ -159,10 +159,10 @@ def scratch(target: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, everywhere: bool = False) -> None:
-    """Remove what killed processes left partly written in `folder`, or in all below it."""
+    """Remove partly written files of killed processes in `folder`, or also in all folders below it."""
     pattern = f"{TEMPORARY}*"
     for path in list(folder.rglob(pattern) if everywhere else folder.glob(pattern)):
-        host, _, rest = path.name.removeprefix(TEMPORARY).partition("-")  # a store may be shared by machines
+        host, _, rest = path.name.removeprefix(TEMPORARY).partition("-")  # several machines may share a store
         owner = rest.partition("-")[0]
         if host == HOST and owner.isdecimal() and not _alive(int(owner)):
             shutil.rmtree(path, ignore_errors=True)
@@ -171,15 +171,15 @@ def sweep(folder: Path, everywhere: bool = False) -> None:
 def publish(made: Path, target: Path, rename: Rename | None = None) -> None:
     """Flush the file or folder at `made` to disk and rename it to `target` in one step.
 
-    It gets the mode that `mode_of` says. Files of a store are published by `ondol.storage.store.Store.publish`.
+    Its mode is set by `mode_of`. For files of a store, use `ondol.storage.store.Store.publish`.
 
     Args:
-        made: What was written.
-        target: Where it belongs.
-        rename: What moves it; default: a plain rename.
+        made: The written file or folder.
+        target: Its final path.
+        rename: The function that moves it; default: a plain rename.
 
     Raises:
-        RuntimeError: `target` is in the mirror of a remote store, where a plain rename would reach no other host.
+        RuntimeError: `target` is in the mirror of a remote store, and a plain rename would not reach other hosts.
     """
     if rename is None and is_mirrored(target):
         raise RuntimeError(f"{target} is in the mirror of a remote store: write it through its Store.")
@@ -198,10 +198,10 @@ def is_mirrored(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock file at `path`, and yield True if it was acquired. The system frees it when the process ends.
+    """Lock the file at `path`, and yield True if the lock was acquired. The system releases it when the process ends.
 
     Args:
-        path: The lock file; it holds the number of the process that took the lock last.
+        path: The lock file; it contains the id of the last process that acquired the lock.
         wait: Whether to wait for another process to release it.
     """
     make_folder(path.parent)
@@ -211,7 +211,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        with suppress(OSError):  # a full disk: the lock is valid nevertheless
+        with suppress(OSError):  # a full disk: the lock is still valid
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), str(os.getpid()).encode())
         yield True
@@ -219,10 +219,10 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
 
 @contextmanager
 def sole(path: Path, complaint: str) -> Iterator[None]:
-    """Hold the lock file at `path`, or raise at once if another process does.
+    """Lock the file at `path`, or raise at once if another process holds the lock.
 
     Raises:
-        UserError: one does: `complaint`.
+        UserError: another process holds it; `complaint` is the message.
     """
     with locked(path, wait=False) as mine:
         if not mine:
@@ -243,7 +243,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def encode_json(value: Any) -> bytes:
-    """Return `value` as JSON, as files have it."""
+    """Return `value` as JSON, in the format of files."""
     return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
 
 
@@ -258,12 +258,12 @@ def read_json(path: Path) -> Any | None:
         return None
     try:
         return json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError; deep nesting is a RecursionError
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError; deep nesting raises RecursionError
         raise explain_damage(path, "it is empty" if not content.strip(b"\0 \n") else "it is not JSON") from None
 
 
 def read_note(path: Path) -> Any | None:
-    """Return the JSON value in a file that only saves a repetition: None also where the file cannot be read."""
+    """Return the JSON value in a file that is only a cache; None if it is missing or cannot be read."""
     with suppress(Damaged):
         return read_json(path)
     return None
@@ -273,7 +273,7 @@ def read_record(path: Path, kind: type[M]) -> M | None:
     """Return the record in the JSON file at `path`, or None if there is no file.
 
     Raises:
-        Damaged: the file cannot be read, or holds no record of this kind.
+        Damaged: the file cannot be read, or is not a record of this type.
     """
     value = read_json(path)
     if value is None and read_bytes(path) is None:
@@ -290,13 +290,13 @@ def read_bytes(path: Path) -> bytes | None:
     """Return the bytes of a small file, or None if there is none.
 
     Raises:
-        Damaged: the file cannot be read, or is a link that leads nowhere.
+        Damaged: the file cannot be read, or is a broken link.
     """
     try:
         return path.read_bytes()
     except FileNotFoundError:
         if path.is_symlink():
-            raise explain_damage(path, "it is a link that leads nowhere") from None
+            raise explain_damage(path, "it is a broken link") from None
         return None
     except IsADirectoryError:
         raise explain_damage(path, "it is a folder") from None
@@ -325,12 +325,12 @@ def _alive(pid: int) -> bool:
 
 
 def utc_now() -> str:
-    """Return the time: ISO 8601 in UTC, to the second."""
+    """Return the current time: ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat("T", "seconds")
 
 
 def user_name() -> str:
-    """Return who runs this process."""
+    """Return the name of the user who runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
@@ -338,24 +338,24 @@ def user_name() -> str:
 
 
 PRIVATE = ".ml"
-UMASK = "ML_UMASK"  # that of the user, for processes that inherit ours
+UMASK = "ML_UMASK"  # the user's umask, for processes that inherit ours
 OTHERS = 0o077
 
 
 def keep_private() -> None:
-    """Let this process, and all that it starts, make files that only this user may read.
+    """Make new files of this process and its children private to this user.
 
-    So the databases and logs of Prefect, MLflow and BentoML are private too. What a user names as an output gets the
-    mode of the user's own umask where it is published, see `mode_of`.
+    So the databases and logs of Prefect, MLflow and BentoML are private too. An output file of the user gets the mode
+    of the user's umask when it is published; see `mode_of`.
     """
     os.environ.setdefault(UMASK, f"{os.umask(OTHERS):03o}")
 
 
 def mode_of(target: Path, folder: bool = False) -> int:
-    """Return the mode that a file or folder gets at `target`.
+    """Return the mode for a file or folder at `target`.
 
-    A file that is replaced keeps its mode. Below `.ml`, a folder that was opened for others, as the store of a
-    container that runs as another user is, passes that on.
+    A replaced file keeps its mode. Below `.ml`, files inherit the permissions of a folder that was opened for others,
+    such as the store of a container that runs as another user.
     """
     most = 0o777 if folder else 0o666
     if PRIVATE in target.parts:
@@ -366,7 +366,7 @@ def mode_of(target: Path, folder: bool = False) -> int:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing."""
+    """Create a folder and its missing parents."""
     missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
@@ -374,10 +374,10 @@ def make_folder(path: Path) -> None:
 
 
 def make_private(home: Path, shared: Collection[Path] = ()) -> None:
-    """Make the folder `home` where it is missing, and withdraw what others may do in it, but for the folders `shared`.
+    """Create the folder `home` if it is missing, and remove the permissions of others, except in the folders `shared`.
 
-    Files with several names are left alone: they may belong to uv's cache. The folder itself comes last, so that one
-    that is private shows that all below it was done.
+    Files with several hard links are unchanged, because they may belong to uv's cache. The folder itself comes last: if
+    it is private, all files below it are done.
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if home.stat().st_mode & OTHERS:
@@ -385,7 +385,7 @@ def make_private(home: Path, shared: Collection[Path] = ()) -> None:
 
 
 def withdraw(home: Path, shared: Collection[Path] = ()) -> None:
-    """Withdraw what others may do in a folder; see `make_private`."""
+    """Remove the permissions of others in a folder; see `make_private`."""
     for at, folders, files in os.walk(home):
         folders[:] = [name for name in folders if Path(at, name) not in shared]
         for path in (Path(at, name) for name in (*folders, *files)):
@@ -394,17 +394,17 @@ def withdraw(home: Path, shared: Collection[Path] = ()) -> None:
 
 
 def open_for_others(store: Path) -> None:
-    """Let others read a store below `.ml`: a container reads it as another user, through a mount of its own."""
+    """Let others read a store below `.ml`: a container reads it as another user, through a mount."""
     if PRIVATE not in store.parts:
         return
     make_folder(store / "bundles")
     for path in (store, *store.rglob("*")):
-        with suppress(PermissionError):  # the log is its container's
+        with suppress(PermissionError):  # the log belongs to the container
             path.chmod(stat.S_IMODE(path.stat().st_mode) | (0o055 if path.is_dir() else 0o044))
 
 
 def _withdraw(path: Path) -> None:
-    with suppress(OSError):  # it was removed in the meantime, belongs to another user, or the disk is read-only
+    with suppress(OSError):  # it was removed meanwhile, belongs to another user, or the disk is read-only
         state = path.lstat()
         if stat.S_ISDIR(state.st_mode) or (stat.S_ISREG(state.st_mode) and state.st_nlink == 1):
             path.chmod(stat.S_IMODE(state.st_mode) & ~OTHERS)
@@ -421,11 +421,11 @@ def _umask_of_the_user() -> int:
 def sqlite_url(path: Path, driver: str = "pysqlite") -> str:
     """Return the SQLAlchemy URL of a SQLite file.
 
-    SQLAlchemy decodes the path from 2.1 on. Before, it took a path as it was, and one with a `?`, which begins the
-    URL's query, only as a URI of SQLite.
+    SQLAlchemy decodes the path from version 2.1 on. Earlier versions used the path unchanged, and accepted a `?`, which
+    begins the URL's query, only in a URI of SQLite.
     """
     name = str(path)
-    # MLflow makes the folder of what follows "sqlite:///" without decoding it; with a driver in the URL it makes none.
+    # MLflow creates the folder in the URL after "sqlite:///" without decoding it; with a driver in the URL it does not.
     if is_plain(name):
         return f"sqlite:///{name}" if driver == "pysqlite" else f"sqlite+{driver}:///{name}"
     major, minor = map(int, metadata.version("sqlalchemy").split(".")[:2])
@@ -440,15 +440,15 @@ def is_plain(path: str) -> bool:
 
 
 def check_database(path: Path, remedy: str, *, thorough: bool = False) -> None:
-    """Check that a SQLite file, where there is one, can be read and written.
+    """Check that a SQLite file, if it exists, can be read and written.
 
     Args:
         path: The file.
-        remedy: What to do about one that is damaged, for the message.
-        thorough: Read all pages; else header and size alone, which takes no time.
+        remedy: The remedy for a damaged file, for the message.
+        thorough: Read all pages; otherwise only header and size, which is fast.
 
     Raises:
-        UserError: it is not a database, was cut, is damaged, or cannot be written.
+        UserError: it is not a database, is truncated or damaged, or cannot be written.
     """
     try:
         if not os.path.lexists(path):
@@ -457,7 +457,7 @@ def check_database(path: Path, remedy: str, *, thorough: bool = False) -> None:
         if size:
             with path.open("rb") as file:
                 if file.read(len(SQLITE_HEADER)) != SQLITE_HEADER:
-                    raise UserError(f"{path} is not a SQLite database any more: {remedy}.")
+                    raise UserError(f"{path} is no longer a SQLite database: {remedy}.")
             _read_database(path, size, remedy, thorough)
         if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
             raise UserError(f"{path} cannot be written: make it and its folder writable for this user.")
@@ -466,7 +466,7 @@ def check_database(path: Path, remedy: str, *, thorough: bool = False) -> None:
 
 
 def _read_database(path: Path, size: int, remedy: str, thorough: bool) -> None:
-    # What a killed process has left half-written is undone by who opens the file next, if it may write.
+    # The next process that opens the file with write permission undoes the incomplete write of a killed one.
     mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
     try:
         url = f"file:{quote(str(path))}?mode={mode}"

@@ -1,6 +1,6 @@
 """Uploads the prediction log to a remote store, and updates the service's folder from it.
 
-A file of the log only grows, so of two copies the longer one is the newer, and a part of it is a copy as well.
+A log file only grows, so the longer of two copies is the newer one, and a part of a file is a valid copy.
 """
 
 import threading
@@ -15,10 +15,10 @@ from ondol.errors import UserError
 from ondol.storage.files import CHAMPION_FILE, locked
 from ondol.storage.store import LOG, Mirror, Store
 
-SKEW_SECONDS = 300.0  # by which the store's clock may differ from ours
-FIRST_SECONDS, MORE_SECONDS = 10.0, 50.0  # between two copies of a file that grows, and more for its size
-LARGE_BYTES = 64_000_000  # of a file, from which on it waits for all of that
-LAG_SECONDS = 120.0  # after which what was answered is in the store, as long as that can be reached
+SKEW_SECONDS = 300.0  # seconds by which the store's clock may differ from ours
+FIRST_SECONDS, MORE_SECONDS = 10.0, 50.0  # seconds between two copies of a growing file; larger files wait longer
+LARGE_BYTES = 64_000_000  # size of a file from which it waits for the longest time
+LAG_SECONDS = 120.0  # after this time an answer is in the store, if the store can be reached
 
 
 class Shipper:
@@ -50,9 +50,9 @@ class Shipper:
             if size <= sent.get(name, 0):
                 return
             content = path.read_bytes()
-        except FileNotFoundError:  # rotation took it
+        except FileNotFoundError:  # rotation removed it
             return
-        whole = content[: content.rfind(b"\n") + 1]  # a service takes the rest back where the disk is full
+        whole = content[: content.rfind(b"\n") + 1]  # on a full disk, the service removes an incomplete line
         if len(whole) > sent.get(name, 0):
             self._mirror.objects.put(name, whole)
             if name not in sent:
@@ -61,7 +61,7 @@ class Shipper:
         self._due[path.name] = time.monotonic() + FIRST_SECONDS + MORE_SECONDS * min(size / LARGE_BYTES, 1.0)
 
     def _remove_oldest(self) -> None:
-        """Keep to the bound, as the service does here."""
+        """Keep the size limit, as the service does for its folder."""
         found = self._mirror.objects.list(LOG)
         total = sum(about.size for about in found.values())
         for name, about in found.items():
@@ -73,7 +73,7 @@ class Shipper:
 
 
 def fetch_log(store: Store, since: datetime) -> None:
-    """Download what the services of other hosts logged since, if the store is remote.
+    """Download new log data of services on other hosts, if the store is remote.
 
     Raises:
         UserError: it cannot be reached.
@@ -88,17 +88,17 @@ def fetch_log(store: Store, since: datetime) -> None:
         if (about.modified or start) >= start and (not here.exists() or here.stat().st_size < about.size):
             mirror.bring(name, about)
     for path in sorted((mirror.folder / LOG).glob("*.jsonl")):
-        if found and f"{LOG}/{path.name}" < min(found):  # the oldest go first: it was removed there
+        if found and f"{LOG}/{path.name}" < min(found):  # the oldest are removed first: it was removed there
             path.unlink(missing_ok=True)
 
 
-EACH_SECONDS = 1.0  # and half a second of the service: a promotion is in production within two
+EACH_SECONDS = 1.0  # with half a second of the service, a promotion is in production within two seconds
 REQUEST_SECONDS = 10.0
-ONE_TRY = Fetch(timeout_seconds=REQUEST_SECONDS, retries=0)  # the next second is the next try
+ONE_TRY = Fetch(timeout_seconds=REQUEST_SECONDS, retries=0)  # it tries again in the next second
 
 
 class Outage:
-    """Reports once that the store does not answer, for any number of failures, and once that it answers again."""
+    """Reports a store that does not answer once for any number of failures, and once when it answers again."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """Report through `say`."""
@@ -107,7 +107,7 @@ class Outage:
         self._lock = threading.Lock()
 
     def failed(self, what: str, error: Exception) -> None:
-        """Note that `what` failed."""
+        """Record a failure of `what`."""
         with self._lock:
             if not self._failing:
                 reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__} was raised."
@@ -115,7 +115,7 @@ class Outage:
             self._failing.add(what)
 
     def passed(self, what: str) -> None:
-        """Note that `what` did not fail."""
+        """Record a success of `what`."""
         with self._lock:
             if what in self._failing:
                 self._failing.remove(what)
@@ -124,13 +124,13 @@ class Outage:
 
 
 def keep_in_sync(mirror: Mirror, keep_bytes: int, stop: threading.Event, say: Callable[[str], None]) -> None:
-    """Follow the store until `stop` is set; then upload what was logged last.
+    """Keep the mirror in sync with the store until `stop` is set; then upload the rest of the log.
 
     Args:
         mirror: The service's folder and its store.
         keep_bytes: How much of the log the store keeps.
-        stop: Ends it.
-        say: Gets a sentence when the store stops answering, and when it answers again.
+        stop: The event that ends it.
+        say: Called with a sentence when the store stops answering, and when it answers again.
     """
     outage, shipper = Outage(say), Shipper(mirror, keep_bytes)
     with locked(mirror.folder / ".follow.lock", wait=True):  # a second one takes over when the first ends
@@ -152,7 +152,7 @@ def _repeat(what: str, step: Callable[[], None], stop: threading.Event, outage: 
 def _try(what: str, step: Callable[[], None], outage: Outage) -> None:
     try:
         step()
-    except Exception as error:  # any error: the next try follows
+    except Exception as error:  # any error: it tries again
         outage.failed(what, error)
     else:
         outage.passed(what)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ANY_TAG: Final = "any tag"
 CONFLICTS = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409")
 TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
-EXTRAS = {  # of the engine: pyproject.toml
+EXTRAS = {  # optional dependencies in the engine's pyproject.toml
     "s3fs": "s3",
     "gcsfs": "gcs",
     "adlfs": "azure",
@@ -35,10 +35,10 @@ EXTRAS = {  # of the engine: pyproject.toml
 
 
 def refuse_plain(uri: str) -> None:
-    """Refuse an address that holds a secret in plain text.
+    """Refuse an address with a secret in plain text.
 
     Raises:
-        UserError: it does; the secret is not repeated.
+        UserError: it has one; the message does not repeat it.
     """
     if what := find_plain(uri):
         raise UserError(
@@ -48,7 +48,7 @@ def refuse_plain(uri: str) -> None:
 
 
 def resolve(uri: str) -> str:
-    """Return `uri` with its secrets filled in: to connect with, never to show.
+    """Return `uri` with the values of its secrets, for connections; never print it.
 
     Raises:
         UserError: one is not set.
@@ -75,7 +75,7 @@ def require_library(module: str, package: str, uri: str) -> ModuleType:
 
 
 def install_command(package: str) -> str:
-    """Return the command that adds a library of an optional source, within the bounds that were tested."""
+    """Return the command that adds a library of an optional source, within the tested bounds."""
     extra = EXTRAS.get(package)
     return f'uv add "ondol[{extra}]"' if extra else f'uv add "{package}"'
 
@@ -86,13 +86,13 @@ WILD = re.compile(r"[*?[]")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as its place lists it.
+    """A file in a listing.
 
     Attributes:
-        name: Below the folder, or its whole name.
-        path: What its place knows it by.
+        name: The path below the folder, or the full name.
+        path: The path for requests to the place.
         size: In bytes, if it is known.
-        tag: Changes whenever its bytes do; None if the server gives none.
+        tag: A value that changes whenever the bytes change; None if the server returns none.
     """
 
     name: str
@@ -102,23 +102,23 @@ class RemoteFile:
 
 
 class Place(Protocol):
-    """Where files are listed and read; the libraries' errors come through, see `faults`."""
+    """A place where files are listed and read; it raises errors of its library, see `faults`."""
 
     def find(self) -> list[RemoteFile]:
         """Return the files, sorted."""
         ...
 
     def look(self, file: RemoteFile) -> RemoteFile:
-        """Return what the place says of `file` now."""
+        """Return the current metadata of `file`."""
         ...
 
     def read(self, file: RemoteFile, start: int) -> tuple[int, Iterator[bytes]]:
-        """Return from where on the bytes come, `start` or 0, and the bytes."""
+        """Return the offset of the bytes (`start` or 0) and the bytes."""
         ...
 
 
 def choose(names: Iterable[str]) -> list[str]:
-    """Return those of some paths that hold data, without hidden ones and those such as _SUCCESS, sorted by bytes."""
+    """Return the paths of data files, without hidden ones and markers such as _SUCCESS, sorted by bytes."""
     kept = {name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))}
     return sorted(kept, key=str.encode)
 
@@ -128,10 +128,10 @@ CHECKSUMS = ("ETag", "etag", "md5Hash", "content_md5")
 
 
 class Bucket:
-    """A file, all files below a prefix, or those that a pattern matches, in an object store."""
+    """One file, all files below a prefix, or the files that match a pattern, in an object store."""
 
     def __init__(self, uri: str, resolved: str, fetch: Fetch) -> None:
-        """Name the place; nothing is asked yet.
+        """Store the address; no request is sent yet.
 
         Raises:
             UserError: the store's library is not installed.
@@ -158,7 +158,7 @@ class Bucket:
         return [_describe(name, below[name]) for name in choose(below)]
 
     def look(self, file: RemoteFile) -> RemoteFile:
-        """Ask for a file again; see `Place`."""
+        """Request the metadata of a file again; see `Place`."""
         return _describe(file.name, self._store.info(file.path))
 
     def read(self, file: RemoteFile, start: int) -> tuple[int, Iterator[bytes]]:
@@ -177,7 +177,7 @@ class Bucket:
 
 
 def open_filesystem(uri: str, scheme: str, fetch: Fetch) -> Any:
-    """Return a file system that keeps nothing in mind, and leaves trying again to its caller.
+    """Return a file system without caching and retries; the caller retries.
 
     Raises:
         UserError: its library is not installed.
@@ -205,10 +205,10 @@ def _describe(name: str, about: dict[str, Any]) -> RemoteFile:
 
 
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
-DENIED = "access is denied: check the credentials, and what they may read"
+DENIED = "access is denied: check the credentials and their permissions"
 MISSING = "it does not exist: check the address"
-BROKEN = "the server fails, at every request: try again later, or ask its operator"
-# By the names of the libraries' classes, so that none has to be installed; the first that fits counts.
+BROKEN = "every request fails with an error of the server: try again later, or ask its operator"
+# By the names of the libraries' classes, so that none must be installed; the first match counts.
 MESSAGES = (
     (("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "CredentialUnavailableError"),
      "there are no credentials: set those of the store in the environment or in .env "
@@ -221,9 +221,9 @@ MESSAGES = (
      "the server does not answer in time: try again, or raise `timeout_seconds` under [fetch]", True),
     (("ClientPayloadError", "ServerDisconnectedError", "ClientOSError", "IncompleteReadError", "ConnectionError",
       "HTTPClientError", "ConnectionClosedError", "ResponseStreamingError", "Cut"),
-     "the connection was cut at every try: try again later", True),
+     "the connection was lost at every attempt: try again later", True),
     (("FileExpired",), "it changed while it was read: run the command again", False),
-    (("InvalidURL",), "that is not an address: write it as https://host/path", False),
+    (("InvalidURL",), "the address is invalid: write it as https://host/path", False),
     (("PermissionError", "ClientAuthenticationError", "RefreshError"), DENIED, False),
     (("FileNotFoundError", "ResourceNotFoundError"), MISSING, False),
 )  # fmt: skip
@@ -235,16 +235,16 @@ BY_NUMBER = {
 
 
 class Cut(Exception):
-    """Fewer bytes came than were announced."""
+    """The server sent fewer bytes than announced."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What was wrong.
+    """A failure of a request.
 
     Attributes:
         text: The end of the message.
-        passing: Whether trying again may help.
+        passing: Whether a retry may help.
     """
 
     text: str
@@ -252,12 +252,12 @@ class Fault:
 
     @property
     def brief(self) -> str:
-        """What is wrong, without how often it was tried and what to do."""
+        """The problem, without the number of attempts and the remedy."""
         return re.split("[,:]", self.text)[0]
 
 
 def explain_fault(error: BaseException) -> Fault:
-    """Return what an error of fsspec or a library below it means; its text may hold secrets and is left out."""
+    """Translate an error of fsspec or of a library below it; its text may contain secrets and is not used."""
     status = getattr(error, "status", None) or getattr(error, "status_code", None)
     if isinstance(status, int):
         return _by_status(status)
@@ -274,7 +274,7 @@ def explain_fault(error: BaseException) -> Fault:
 
 
 def lacks_bucket(error: BaseException) -> bool:
-    """Return True if it is the bucket that does not exist."""
+    """Return True if an error means that the bucket does not exist."""
     return isinstance(error, FileNotFoundError) and "bucket" in str(error).lower()
 
 
@@ -294,18 +294,18 @@ def _by_status(status: int) -> Fault:
 
 
 T = TypeVar("T")
-PAUSE_SECONDS = 1.0  # before the second attempt; twice as long before each further one
+PAUSE_SECONDS = 1.0  # pause before the second attempt; doubled before each further one
 LONGEST_PAUSE_SECONDS = 60.0
 log = logging.getLogger(__name__)  # one of `ondol.orchestration.environment.LOGGERS`
 
 
 def log_pause_of(what: str, seconds: float) -> None:
-    """Log that `what` (without secrets) failed and is tried again in `seconds`."""
+    """Log that `what` (without secrets) failed and is retried in `seconds`."""
     log.warning("%s: trying again in %s s", what, f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}")
 
 
 def before_sleep(describe: Callable[[BaseException], str]) -> "Callable[[RetryCallState], None]":
-    """Return what tenacity calls before each pause; `describe` returns what failed."""
+    """Return the function that tenacity calls before each pause; `describe` returns the failure."""
 
     def log_pause(state: "RetryCallState") -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -316,11 +316,11 @@ def before_sleep(describe: Callable[[BaseException], str]) -> "Callable[[RetryCa
 
 
 def with_retries(uri: str, call: Callable[[], T], retries: int, doing: str = "read", missing: bool = False) -> T:
-    """Return what `call` returns, with retries of transient failures after increasing pauses.
+    """Return `call()`, with retries of transient failures after increasing pauses.
 
     Raises:
-        UserError: all tries failed; names what could not be done, `doing`.
-        FileNotFoundError: with `missing`, where a bucket is there and the file is not.
+        UserError: all attempts failed; the message contains `doing`.
+        FileNotFoundError: with `missing`, if the bucket exists and the file does not.
     """
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -335,7 +335,7 @@ def with_retries(uri: str, call: Callable[[], T], retries: int, doing: str = "re
         return attempts(call)
     except UserError:
         raise
-    except Exception as error:  # of any library: they share no base
+    except Exception as error:  # of any library: they have no common base class
         if missing and isinstance(error, FileNotFoundError) and not lacks_bucket(error):
             raise
         raise explain_remote_error(uri, error, doing) from None
@@ -343,7 +343,7 @@ def with_retries(uri: str, call: Callable[[], T], retries: int, doing: str = "re
 
 @dataclass(frozen=True)
 class Object:
-    """An object as the store lists it: `tag` changes whenever its bytes do, `modified` is in seconds since 1970."""
+    """An object in a listing of the store: `tag` changes with the bytes, `modified` is in seconds since 1970."""
 
     tag: str
     size: int
@@ -351,14 +351,14 @@ class Object:
 
 
 class Changed(UserError):
-    """An object is no longer what this host last saw of it."""
+    """An object has changed since this host last read it."""
 
 
 class Objects:
-    """What lies below `address`, by names relative to it."""
+    """The objects below `address`, by names relative to it."""
 
     def __init__(self, address: str, fetch: Fetch) -> None:
-        """Name the place; nothing is asked yet."""
+        """Store the address; no request is sent yet."""
         self.address = address.rstrip("/")
         self._fetch = fetch
 
@@ -370,14 +370,14 @@ class Objects:
         return {name.removeprefix(start): _describe_object(files[name]) for name in sorted(files)}
 
     def look(self, name: str) -> Object | None:
-        """Return what the store says of an object now, None if there is none."""
+        """Return the current metadata of an object, None if it does not exist."""
         try:
             return self._retry(lambda store: _describe_object(store.info(self._path(name))), missing=True)
         except FileNotFoundError:
             return None
 
     def get(self, name: str, path: Path) -> bool:
-        """Copy an object to the file at `path`; return whether there is one."""
+        """Copy an object to the file at `path`; return whether the object exists."""
         try:
             self._retry(lambda store: store.get_file(self._path(name), str(path)), missing=True)
         except FileNotFoundError:
@@ -390,10 +390,10 @@ class Objects:
         Args:
             name: The object.
             content: Its bytes.
-            expected: The tag that it must have now, None if there must be none; default: any.
+            expected: The tag that it must have now, None if it must not exist; default: any.
 
         Raises:
-            Changed: it has another one.
+            Changed: it has another tag.
         """
         put = _put_s3 if self._scheme == "s3" else _put
         return self._retry(lambda store: put(store, self._place(store, name), content, expected), doing="written")
@@ -403,7 +403,7 @@ class Objects:
         self._retry(lambda store: store.put_file(str(path), self._place(store, name)), doing="written")
 
     def delete(self, name: str) -> None:
-        """Remove an object, unless it is gone."""
+        """Remove an object, if it exists."""
         try:
             self._retry(lambda store: store.rm_file(self._path(name)), doing="written", missing=True)
         except FileNotFoundError:
@@ -431,27 +431,27 @@ class Objects:
         return f"{self._base}/{name}" if name else self._base
 
     def _place(self, store: Any, name: str) -> str:
-        """Return where an object is written; only what is not an object store has folders to be made."""
+        """Return the path for writing an object; folders are created only if the place is not an object store."""
         path = self._path(name)
         if self._scheme in ("file", "local", "sftp", "ssh", "smb", "hdfs"):
             store.makedirs(path.rpartition("/")[0], exist_ok=True)
         return path
 
     def _retry(self, call: Callable[[Any], T], doing: str = "read", missing: bool = False) -> T:
-        """Return what `call` returns of the store, asked again where it fails for a passing reason.
+        """Return `call()`, with retries of transient failures.
 
         Raises:
-            UserError: all tries failed; with `missing`, FileNotFoundError of an object comes through.
+            UserError: all attempts failed; with `missing`, FileNotFoundError of an object is raised.
         """
         store = self._store
         return with_retries(self.address, lambda: call(store), self._fetch.retries, doing, missing)
 
 
 def _open_other(objects: Objects) -> Any:
-    """Return the file system of any other scheme that fsspec knows.
+    """Return fsspec's file system of any other scheme.
 
     Raises:
-        UserError: it knows none, or its library is not installed.
+        UserError: there is none, or its library is not installed.
     """
     import fsspec
 
@@ -470,7 +470,7 @@ def _describe_object(about: dict[str, Any]) -> Object:
 
 
 def _put_s3(store: Any, path: str, content: bytes, expected: str | None) -> str:
-    """Put an object on the condition that S3 itself checks."""
+    """Put an object with a condition that S3 checks."""
     bucket, key, _ = store.split_path(path)
     condition = {} if expected == ANY_TAG else {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
     try:
@@ -479,13 +479,14 @@ def _put_s3(store: Any, path: str, content: bytes, expected: str | None) -> str:
         if not condition or not _is_conflict(error):
             raise
     about = _known_object(store, path)
-    if about is None or store.cat_file(path) != content:  # the same: an earlier try arrived, and its answer was lost
+    # The same content: an earlier attempt arrived, and its response was lost.
+    if about is None or store.cat_file(path) != content:
         raise Changed(path)
     return about.tag
 
 
 def _put(store: Any, path: str, content: bytes, expected: str | None) -> str:
-    """Put an object of a store without conditions: it is looked at before, which leaves a moment."""
+    """Put an object in a store without conditions: it is checked before, which leaves a short race."""
     about = None if expected == ANY_TAG else _known_object(store, path)
     if expected != ANY_TAG and (about.tag if about else None) != expected and store.cat_file(path) != content:
         raise Changed(path)

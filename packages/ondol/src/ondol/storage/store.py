@@ -1,12 +1,12 @@
-"""The store of a project: a folder, or a folder that mirrors a remote store; and the lock of who changes it.
+"""The store of a project: a folder, or a folder that mirrors a remote store; and the project's lock.
 
 Records (JSON) are small: they are read from the folder by their paths, after `refresh` or `look`. Large files are
-opened through `fetch`. Whatever is written or removed goes through the `Store`, which keeps the remote copy the same.
+opened through `fetch`. All files are written and removed through the `Store`, which keeps the remote copy in sync.
 
 A store at an address such as `s3://bucket/prefix` is mirrored by a local folder. Records are brought up to date by
-`refresh`; large files never change, and are downloaded when they are opened. `.tags.json` has the tag of the object of
-which each local record is a copy. A record that names others is replaced only if the object still has that tag: of two
-hosts that change one at the same time, one is refused.
+`refresh`; large files never change, and are downloaded when they are opened. `.tags.json` has the tag of the remote
+object for each local record. A record that refers to others is replaced only if the object still has that tag: if two
+hosts change it at the same time, one is refused.
 """
 
 import json
@@ -32,7 +32,7 @@ from ondol.storage.remote_files import ANY_TAG, Changed, Object, Objects
 WAIT_SECONDS = 2 * 3600.0
 POLL_SECONDS = 0.5
 DECIDING = (CHAMPION_FILE, "loop.json", "snapshots/lines/*.json", "snapshots/mended/*.json", "holdouts/*.json")
-LAST = "meta.json"  # uploaded last and removed first: it marks a bundle as complete
+LAST = "meta.json"  # uploaded last and removed first, so it marks a bundle as complete
 LOG = "log"
 PASSES = 5
 AT_ONCE = 8
@@ -48,24 +48,24 @@ class Store:
     All paths that the methods take are paths in `folder`.
 
     Attributes:
-        folder: Where its files are read.
-        remote: What keeps the folder and the remote store alike; None if the folder itself is the store.
+        folder: The folder from which its files are read.
+        remote: The mirror that keeps the folder and the remote store in sync; None if the folder is the store.
     """
 
     folder: Path
     remote: "Mirror | None" = None
 
     def __post_init__(self) -> None:
-        """Refuse a mirror's folder without its remote store: what is written there would reach no other host."""
+        """Refuse a mirror's folder without its remote store: files written there would not reach other hosts."""
         if self.remote is None and files.is_mirrored(self.folder):
             raise RuntimeError(f"{self.folder} mirrors a remote store: open it by open_store.")
 
     def __str__(self) -> str:
-        """Return where it is, for messages: the folder or the address."""
+        """Return its location for messages: the folder or the address."""
         return self.remote.objects.address if self.remote else str(self.folder)
 
     def refresh(self) -> None:
-        """Bring all records up to date: what other hosts wrote, and what they removed.
+        """Bring all records up to date with the changes of other hosts.
 
         Raises:
             UserError: the store cannot be reached.
@@ -79,7 +79,7 @@ class Store:
             self.remote.look(path)
 
     def fetch(self, path: Path) -> Path:
-        """Return `path`, its file downloaded first where it is only in the remote store."""
+        """Return `path`; download the file first if it is only in the remote store."""
         if self.remote:
             self.remote.fetch(path)
         return path
@@ -90,16 +90,16 @@ class Store:
             self.remote.fetch_folder(path)
 
     def has(self, path: Path) -> bool:
-        """Return True if a file is in the store: a local copy of a file that the remote store lacks does not count."""
+        """Return True if a file is in the store; a local copy without a remote file does not count."""
         return self.remote.has(path) if self.remote else path.exists()
 
     def sizes(self, folder: Path, pattern: str, until: float = math.inf) -> dict[Path, int]:
-        """Return by path, in order, the sizes of a folder's files that match, downloaded or not.
+        """Return the sizes of a folder's matching files by path, in order, downloaded or not.
 
         Args:
             folder: The folder.
-            pattern: What the files' names match.
-            until: Only files that did not change after it, in seconds since 1970, as far as the store knows.
+            pattern: The pattern of file names.
+            until: Only files that did not change after this time, in seconds since 1970, as far as the store knows.
         """
         if self.remote:
             return self.remote.sizes(folder, pattern, until)
@@ -113,10 +113,10 @@ class Store:
     def publish(self, made: Path, target: Path) -> None:
         """Move the file or folder at `made` to `target` in one step; see `ondol.storage.files.publish`.
 
-        If the store is remote, it is uploaded first: a file that has its name here is in the remote store.
+        If the store is remote, it is uploaded first: so a file with its final name here is in the remote store.
 
         Raises:
-            UserError: the store cannot be written, or another host changed a record that names others.
+            UserError: the store cannot be written, or another host changed a record that refers to others.
         """
         files.publish(made, target, self._rename)
 
@@ -129,7 +129,7 @@ class Store:
         self.write_bytes(path, files.encode_json(value))
 
     def remove(self, path: Path) -> None:
-        """Remove a file or folder, from the remote store first: what is left here then does not count as published."""
+        """Remove a file or folder, from the remote store first: a remaining local copy does not count as published."""
         if self.remote:
             self.remote.remove(path)
         if path.is_dir():
@@ -139,11 +139,11 @@ class Store:
 
 
 def open_store(settings: Settings, place: str | None = None) -> Store:
-    """Return a store of the project; nothing is read, made or connected to until it is used.
+    """Return a store of the project; nothing is read, created or connected until it is used.
 
     Args:
         settings: Those of the project.
-        place: Another store than the project's own, as in `[environments]`.
+        place: A store other than the project's own, as in `[environments]`.
     """
     place = place or settings.store
     folder = settings.folder_of(place)
@@ -151,7 +151,7 @@ def open_store(settings: Settings, place: str | None = None) -> Store:
 
 
 class Mirror:
-    """A folder, and the objects in a remote store of which its files are copies."""
+    """A folder whose files are copies of the objects in a remote store."""
 
     def __init__(self, folder: Path, objects: Objects) -> None:
         """Mirror `objects` in `folder`."""
@@ -159,14 +159,15 @@ class Mirror:
         self.objects = objects
 
     def refresh(self) -> None:
-        """Download the records that changed, and remove those that are gone."""
+        """Download the changed records, and remove deleted ones."""
         with self._mirror_lock():
-            for _ in range(PASSES):  # a record may be newer than the list of objects, and name what the list lacks
+            # A record may be newer than the list of objects, and refer to objects that the list lacks.
+            for _ in range(PASSES):
                 if not self._bring_changed():
                     return
 
     def look(self, path: Path) -> None:
-        """Download one record if it changed; remove it if it is gone."""
+        """Download one record if it changed; remove it if it was deleted."""
         with self._mirror_lock():
             name, tags = self._name(path), self._tags()
             about = self.objects.look(name)
@@ -193,14 +194,14 @@ class Mirror:
         return self.objects.look(self._name(path)) is not None
 
     def remove(self, path: Path) -> None:
-        """Remove a file, or a folder; of a bundle the file that marks it as complete first."""
+        """Remove a file or a folder; for a bundle, first the file that marks it as complete."""
         name = self._name(path)
         names = list(self.objects.list(name)) if path.is_dir() else [name]
         for one in sorted(names, key=lambda n: not n.endswith(f"/{LAST}")):
             self.objects.delete(one)
 
     def sizes(self, folder: Path, pattern: str, until: float) -> dict[Path, int]:
-        """Return the sizes of the files in a folder of the store that match and are not known to be newer."""
+        """Return the sizes of the matching files in a folder of the store that are not known to be newer."""
         found = self.objects.list(self._name(folder))
         old = {self.folder / n: about.size for n, about in found.items() if (about.modified or 0) <= until}
         return {path: size for path, size in old.items() if path.parent == folder and path.match(pattern)}
@@ -208,10 +209,10 @@ class Mirror:
     def publish(self, made: Path, target: Path) -> None:
         """Upload the file or folder at `made`, then rename it to `target`.
 
-        So nothing that is not in the store is ever taken for published: the local name comes last.
+        The local name comes last, so a file that is not in the store never counts as published.
 
         Raises:
-            UserError: the store cannot be written, or another host changed a record that names others.
+            UserError: the store cannot be written, or another host changed a record that refers to others.
         """
         name = self._name(target)
         if is_record(name):
@@ -228,7 +229,7 @@ class Mirror:
         for file in sorted(made.iterdir(), key=lambda p: (p.name == LAST, p.name)):
             self.objects.put_file(f"{name}/{file.name}", file)
         with self._mirror_lock():
-            shutil.rmtree(target, ignore_errors=True)  # its records alone, or it was no longer in the store
+            shutil.rmtree(target, ignore_errors=True)  # only its records, or it was no longer in the store
             made.replace(target)
             made_now = {n: about.tag for n, about in self.objects.list(name).items() if is_record(n)}
             self._write_tags(self._tags() | made_now)
@@ -241,7 +242,7 @@ class Mirror:
             raise UserError(f"{place} was changed by another host in the meantime: run the command again.") from None
 
     def _bring_changed(self) -> bool:
-        """Make the records those of the store; return whether one that names others changed."""
+        """Download changed records; return whether one that refers to others changed."""
         found = {name: about for name, about in self.objects.list().items() if is_record(name)}
         tags = self._tags()
         changed = {n: o for n, o in found.items() if tags.get(n) != o.tag or not (self.folder / n).exists()}
@@ -296,7 +297,7 @@ class Mirror:
 
 
 def _bundle_in(champion: Path) -> str | None:
-    """Return the bundle that a champion's file names; one that is damaged, which its readers refuse, names none."""
+    """Return the bundle in a champion's file; None if the file is damaged, since its readers report that."""
     try:
         return str(json.loads(champion.read_bytes())["bundle"] or "") or None
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -304,26 +305,26 @@ def _bundle_in(champion: Path) -> str | None:
 
 
 def is_record(name: str) -> bool:
-    """Return True if an object is a small file that is kept up to date."""
+    """Return True if an object is a record: a small file that is kept up to date."""
     hidden = any(part.startswith(".") for part in name.split("/"))
     return name.endswith(".json") and not name.startswith(f"{LOG}/") and not hidden
 
 
 def is_deciding(name: str) -> bool:
-    """Return True if a record names others: it is replaced only if the object is the one that was read."""
+    """Return True if a record refers to others: it is replaced only if the object is unchanged since it was read."""
     return any(PurePosixPath(name).match(pattern) and name.count("/") == pattern.count("/") for pattern in DECIDING)
 
 
 @cache
 def _mirror(folder: Path, address: str, fetch: Fetch) -> Mirror:
-    """Return the mirror of a store, one in a process: connecting its client takes time."""
+    """Return the mirror of a store, cached in the process, because connecting takes time."""
     return Mirror(folder, Objects(address, fetch))
 
 
 def exclusive(function: Callable[P, R]) -> Callable[P, R]:
-    """Let `function`, the body of a flow, hold the project's lock and begin with the store's current records.
+    """Wrap `function`, the body of a flow, so that it holds the project's lock and starts with current records.
 
-    A run of a worker waits for its turn. A command holds the lock before its flow begins, and does not wait.
+    A run of a worker waits for the lock. A command acquires it before its flow begins, and does not wait.
     """
 
     @wraps(function)
@@ -338,7 +339,7 @@ def exclusive(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def only_one(settings: Settings, *, wait: bool) -> Iterator[None]:
-    """Hold the project's lock, which the system frees at the end of this process, even if it is killed.
+    """Hold the project's lock, which the system releases when this process ends, even if it is killed.
 
     Raises:
         UserError: another process holds it; with `wait`, for more than two hours.
@@ -365,4 +366,4 @@ def only_one(settings: Settings, *, wait: bool) -> Iterator[None]:
 
 def _occupied(path: Path) -> str:
     number = path.read_text(encoding="utf-8")
-    return f"Another run of this project is going on (process {number}): wait until it ends."
+    return f"Another run of this project is in progress (process {number}): wait until it ends."
