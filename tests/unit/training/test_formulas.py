@@ -142,7 +142,7 @@ def test_formulas_are_cloned_and_saved_as_any_transformer():
     ("formula", "said"),
     [
         ("a +", 'the formula "made" cannot be read: a +'),
-        ("a + c", 'the formula "a + c" names "c", which is none of its columns'),
+        ("a + c", 'the formula "a + c" names "c", which is not one of its columns'),
         ("a ** b", '"a ** b" in it, which is not supported'),
         ("log(a)", '"log(a)" in it, which is not supported'),
         ("max(a)", '"max(a)" in it, which is not supported'),
@@ -162,7 +162,7 @@ def test_what_is_no_formula_is_refused(formula, said):
 
 def test_texts_are_refused():
     rows: Any = pd.DataFrame({"a": ["x", "y"]})
-    with pytest.raises(ValueError, match="Formulas take numbers, and one of a is none"):
+    with pytest.raises(ValueError, match="Formulas take numbers, and one of a is not a number"):
         Formulas({"made": "a + 1"}).fit(encoded(rows))
 
 

@@ -1,7 +1,7 @@
-"""Training: a pipeline is fitted on the validated rows of the training side, and registered as the challenger.
+"""Training: fits a pipeline on the validated rows of the training side, and registers it as the challenger.
 
-The steps of the flow are in `train`. Which rows are held out is decided in `dataset`; what decides a model besides its
-rows is read in `provenance`.
+The steps of the flow are in `train`. `dataset` decides which rows are held out; `provenance` records the other inputs
+of a model.
 """
 
 from typing import TYPE_CHECKING

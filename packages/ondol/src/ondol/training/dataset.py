@@ -1,9 +1,9 @@
-"""The split: which valid rows are held out, and how the rows of each side are read.
+"""The split into training rows and holdout, and reading the rows of each side.
 
-A row's key is its group, else its id, else its features. Except for a split by time, a hash of the key decides, so a
-row's side stays the same as data grows. With strata, each stratum has a salt, that is, a hash of its own: the first of
-a few under which just the share asked for is held out of the rows that exist when it is chosen. It is never changed,
-and later rows are held out at the same share, as by any hash.
+The key of a row is its group, else its id, else its features. Except for a split by time, a hash of the key decides, so
+a row's side stays the same as data grows. With strata, each stratum has its own salt for the hash: the first of a few
+for which exactly the requested share of the existing rows is held out. The salt is never changed; of later rows about
+the same share is held out.
 """
 
 import json
@@ -26,21 +26,21 @@ from ondol.storage.store import open_store
 from ondol.validation.results import Validations
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-SALTING = 1 << 33  # salts and the drawing of samples (1 << 32) stay apart from each other's seeds
+SALTING = 1 << 33  # so that the seeds of salts and of samples (1 << 32) never overlap
 SALTS = 64
-NEAR = 0.005  # of the rows to hold out, so many more or less will do
+NEAR = 0.005  # allowed deviation, as a share of the rows to hold out
 QUANTILES = 10
 
 
 class Holdout(BaseModel):
-    """Which rows are held out, and which are used at all.
+    """The rule that decides which rows are held out, and which are used.
 
     Attributes:
-        split: As it was set.
-        cutoff: By time, the first time that is held out.
-        since: The first time that is used; None if all are.
-        edges: By stratum of a number, the values that part the strata.
-        salts: By stratum, the salt of each.
+        split: The settings.
+        cutoff: The first held-out time, for a split by time.
+        since: The first used time; None if all rows are used.
+        edges: The values that separate the strata of a number.
+        salts: The salt of each stratum.
     """
 
     split: Split
@@ -51,23 +51,23 @@ class Holdout(BaseModel):
 
 
 def in_holdout(frame: pd.DataFrame, contract: Contract, holdout: Holdout) -> np.ndarray:
-    """Return for each row of `frame`, which has all rows of its groups, whether it is held out."""
+    """Return whether each row of `frame` is held out; `frame` must have all rows of its groups."""
     return find_sides(frame, contract, holdout)[1]
 
 
 def find_sides(
     frame: pd.DataFrame, contract: Contract, holdout: Holdout, early: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each row whether it is trained on, and whether it is held out.
+    """Return masks of the training rows and of the held-out rows.
 
-    By time, the rows before the cutoff are trained on. Of those from it on, the ones are held out whose group or id has
-    no row before it; the others are on neither side.
+    By time, rows before the cutoff are training rows. Later rows are held out if their group or id has no row before
+    the cutoff; the others are on neither side.
 
     Args:
-        frame: Rows with the columns that decide.
-        contract: What they are.
+        frame: Rows with the columns that decide the split.
+        contract: The contract.
         holdout: The rule.
-        early: The hashes of the keys with a row before the cutoff, in order; None if `frame` has all their rows.
+        early: The sorted hashes of keys with a row before the cutoff; None if `frame` has all rows of each key.
     """
     time = contract.role("time")
     if holdout.cutoff is not None and time is not None:
@@ -81,7 +81,7 @@ def find_sides(
 
 
 def _seeds(frame: pd.DataFrame, contract: Contract, holdout: Holdout) -> Any:
-    """Return the seed, or by stratum one for each row."""
+    """Return the seed, or with strata a seed for each row."""
     if holdout.salts is None:
         return holdout.split.seed
     names, codes = find_strata(frame[contract.target], holdout.edges)
@@ -96,26 +96,26 @@ def _are_among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
 
 
 def key_column(contract: Contract) -> str | None:
-    """Return the column whose values are never in both training and holdout: the group, else the id."""
+    """Return the column whose values are only on one side of the split: the group, else the id."""
     key = contract.role("group") or contract.role("id")
     return key.name if key else None
 
 
 def hash_keys(frame: pd.DataFrame, contract: Contract) -> np.ndarray:
-    """Return a hash of what keeps a row on its side: its group, else its id, else its features."""
+    """Return a hash of each row's key: its group, else its id, else its features."""
     key = key_column(contract)
     names = [key] if key else [c.name for c in contract.features]
     return pd.util.hash_pandas_object(frame[names], index=False).to_numpy(dtype=np.uint64)
 
 
 def part_numbers(target: "pd.Series[Any]") -> tuple[float, ...]:
-    """Return the values that part numbers into strata of about as many rows each."""
+    """Return the values that split numbers into strata of about equal size."""
     shares = np.arange(1, QUANTILES) / QUANTILES
     return tuple(float(edge) for edge in np.unique(target.dropna().quantile(shares)))
 
 
 def find_strata(target: "pd.Series[Any]", edges: tuple[float, ...] | None) -> tuple[list[str], np.ndarray]:
-    """Return the names of the strata of `target`, and for each row the place of its own among them."""
+    """Return the names of the strata of `target`, and the index of each row's stratum."""
     if edges is not None:
         codes = np.searchsorted(np.array(edges), target.to_numpy(np.float64, na_value=np.nan), side="right")
         return [str(place) for place in range(len(edges) + 1)], codes
@@ -126,13 +126,13 @@ def find_strata(target: "pd.Series[Any]", edges: tuple[float, ...] | None) -> tu
 def choose_salts(
     hashes: np.ndarray, names: list[str], codes: np.ndarray, split: Split, known: dict[str, int]
 ) -> dict[str, int]:
-    """Return the salts that are known, and one for each stratum that is new.
+    """Return the known salts, and a salt for each new stratum.
 
     Args:
-        hashes: Of each row's key.
-        names: Of the strata.
-        codes: For each row the place of its stratum.
-        split: Share and seed.
+        hashes: The hash of each row's key.
+        names: The names of the strata.
+        codes: The index of each row's stratum.
+        split: The share and the seed.
         known: The salts that were chosen before.
     """
     return {
@@ -142,7 +142,7 @@ def choose_salts(
 
 
 def _choose_salt(hashes: np.ndarray, split: Split) -> int:
-    """Return the salt that holds out the share most nearly, and of two rows or more at least one and not all."""
+    """Return the salt with the most exact share; of two or more rows, at least one and not all are held out."""
     rows = len(hashes)
     wanted = min(max(round(rows * split.holdout), min(1, rows - 1)), max(rows - 1, 0))
     misses = []
@@ -160,16 +160,16 @@ def _salted(seed: int, salts: Any) -> Any:
 
 
 def below(hashes: np.ndarray, share: float) -> np.ndarray:
-    """Return which hashes are among the lowest `share` of all possible ones."""
+    """Return a mask of the hashes among the lowest `share` of all possible hashes."""
     return hashes < np.uint64(share * 2.0**64)
 
 
 def mix(hashes: np.ndarray, seed: Any) -> np.ndarray:
-    """Return well-mixed hashes that differ by seed (the finaliser of SplitMix64).
+    """Mix hashes with a seed (the finaliser of SplitMix64).
 
     Args:
-        hashes: Unsigned, of 64 bits.
-        seed: One integer, or one for each hash as unsigned ones.
+        hashes: Unsigned 64-bit integers.
+        seed: One integer, or an unsigned integer for each hash.
     """
     seeds = np.uint64(seed % 2**64) if isinstance(seed, int) else seed
     with np.errstate(over="ignore"):
@@ -180,20 +180,20 @@ def mix(hashes: np.ndarray, seed: Any) -> np.ndarray:
 
 
 Side = Literal["train", "holdout"]
-SAMPLING = 1 << 32  # added to a seed, so that the sample is drawn apart from the split
+SAMPLING = 1 << 32  # added to a seed, so that the sample does not depend on the split
 
 
 def read_rows(settings: Settings, contract: Contract, validation: str, side: Side, holdout: Holdout) -> pd.DataFrame:
     """Return the valid rows of one side of the split, in the contract's dtypes, indexed by row number.
 
-    Of the side to train on, about `train.sample_rows` are drawn where it has more.
+    If the training side has more rows than `train.sample_rows`, about that many are drawn.
 
     Args:
-        settings: Where the store is.
-        contract: Which columns, and as what.
-        validation: Names the snapshot and its quarantined rows.
-        side: Which side.
-        holdout: Which rows are held out.
+        settings: The settings, which name the store.
+        contract: The columns and their types.
+        validation: The validation, which names the snapshot and its quarantined rows.
+        side: The side of the split.
+        holdout: The rule of the split.
     """
     share = sample_share(settings, validation) if side == "train" else 1.0
     return _read_sides(settings, contract, validation, holdout, {side: share})[side]
@@ -202,7 +202,7 @@ def read_rows(settings: Settings, contract: Contract, validation: str, side: Sid
 def read_sides(
     settings: Settings, contract: Contract, validation: str, holdout: Holdout, most_held: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows to train on, as `read_rows` does, and about `most_held` of those held out, read in one go."""
+    """Return the training rows, like `read_rows`, and about `most_held` of the held-out rows, in one pass."""
     record = Validations(open_store(settings)).get(validation)
     expected = record.kept * settings.split.holdout
     shares: dict[Side, float] = {"train": sample_share(settings, validation)}
@@ -213,7 +213,7 @@ def read_sides(
 def _read_sides(
     settings: Settings, contract: Contract, validation: str, holdout: Holdout, shares: dict[Side, float]
 ) -> dict[Side, pd.DataFrame]:
-    """Return a share of each side that is asked for, drawn by a hash of the row's key and the seed of training."""
+    """Return a share of each requested side, drawn by a hash of the row's key and the training seed."""
     early = _early_keys(settings, contract, validation, holdout)
     drawn: dict[Side, list[pd.DataFrame]] = {side: [] for side in shares}
     for frame in _valid_frames(settings, contract, validation, holdout.since):
@@ -227,7 +227,7 @@ def _read_sides(
 
 
 def _early_keys(settings: Settings, contract: Contract, validation: str, holdout: Holdout) -> np.ndarray | None:
-    """Return the hashes of the groups or ids with a row before the cutoff, in order; None if none are needed."""
+    """Return the sorted hashes of groups or ids with a row before the cutoff; None if they are not needed."""
     key, time = key_column(contract), contract.role("time")
     if holdout.cutoff is None or key is None or time is None:
         return None
@@ -237,7 +237,7 @@ def _early_keys(settings: Settings, contract: Contract, validation: str, holdout
 
 
 def sample_share(settings: Settings, validation: str) -> float:
-    """Return the share of the rows that are learned from: the most that `train.sample_rows` allows to be expected."""
+    """Return the share of the rows for training: the largest with an expected count within `train.sample_rows`."""
     most = settings.train.sample_rows
     record = Validations(open_store(settings)).get(validation)
     expected = record.kept * (1 - settings.split.holdout)
@@ -247,7 +247,7 @@ def sample_share(settings: Settings, validation: str) -> float:
 def read_columns(
     settings: Settings, contract: Contract, validation: str, names: set[str], since: datetime | None = None
 ) -> Iterator[pd.DataFrame]:
-    """Yield the valid rows with just some columns."""
+    """Yield the valid rows with the given columns."""
     columns = tuple(column for column in contract.columns if column.name in names)
     return _valid_frames(settings, contract, validation, since, columns)
 
@@ -259,9 +259,9 @@ def _valid_frames(
     since: datetime | None = None,
     columns: tuple[Column, ...] | None = None,
 ) -> Iterator[pd.DataFrame]:
-    """Yield the valid rows that have a label, a row group at a time, with the columns of the contract, or some.
+    """Yield the valid, labelled rows, a row group at a time, with all or some columns of the contract.
 
-    Where `since` is given, those from then on, by the column with the role time, if it is one of the columns.
+    With `since`, only rows from that time on, by the column with the role time, if it is one of the columns.
     """
     validations = Validations(open_store(settings))
     record = validations.get(validation)
@@ -282,13 +282,13 @@ def _valid_frames(
 
 
 def define_holdout(settings: Settings, contract: Contract, validation: str) -> Holdout:
-    """Return the rule that holds rows out as the settings say.
+    """Return the rule of the split, from the settings.
 
-    By time, the cutoff is set so that the share held out is `split.holdout` or a little more. By stratum, what was
-    fixed when the store first saw these settings stays.
+    By time, the cutoff is chosen so that the held-out share is `split.holdout` or slightly more. With strata, edges and
+    salts are fixed when the store first sees these settings.
 
     Raises:
-        UserError: time or group is asked for, and the contract has no column with that role; or a group or an id
+        UserError: the split is by time or group, and the contract has no column with that role; or a group or an id
             cannot be kept on one side.
     """
     by = settings.split.by
@@ -309,7 +309,7 @@ def _asks_for(setting: str, role: str) -> str:
 
 
 def _read_times(settings: Settings, contract: Contract, validation: str) -> pd.DataFrame:
-    """Return the rows' times, with the hashes of their keys where a split by time has to keep these together."""
+    """Return the times of the rows, and the hashes of their keys if a split by time must keep these together."""
     column = contract.role("time")
     if column is None:
         asked = '[split] by = "time"' if settings.split.by == "time" else "[data] window_days"
@@ -329,10 +329,10 @@ def _window_start(settings: Settings, times: pd.DataFrame | None) -> datetime | 
 
 
 def _find_cutoff(settings: Settings, contract: Contract, times: pd.DataFrame, since: datetime | None) -> datetime:
-    """Return the first time that is held out; the rows of one key count as if all had the time of its first.
+    """Return the first held-out time; all rows of a key count with the time of its first row.
 
     Raises:
-        UserError: then no rows are left on one side.
+        UserError: no rows would be left on one side.
     """
     used = (times["time"] >= pd.Timestamp(since)).to_numpy() if since else np.ones(len(times), bool)
     first = times.groupby("key")["time"].transform("min") if "key" in times else times["time"]
@@ -350,10 +350,10 @@ def _find_cutoff(settings: Settings, contract: Contract, times: pd.DataFrame, si
 def _fix_strata(
     settings: Settings, contract: Contract, validation: str, since: datetime | None
 ) -> tuple[tuple[float, ...] | None, dict[str, int]]:
-    """Return the edges and the salts of the strata: those in the store, with salts for the strata that are new.
+    """Return the edges and the salts of the strata from the store, with salts for new strata.
 
     Raises:
-        UserError: there is a group, or an id with rows of several strata, which could be on both sides.
+        UserError: there is a group, or an id with rows in several strata, which could be on both sides.
     """
     if group := contract.role("group"):
         raise UserError(
@@ -379,7 +379,7 @@ def _fix_strata(
 
 
 def _strata_key(settings: Settings, contract: Contract) -> str:
-    """Return the key of what the strata are fixed for."""
+    """Return the key of the settings for which the strata are fixed."""
     return digest_json([settings.split.model_dump(), contract.problem, contract.target, key_column(contract)])[:12]
 
 
@@ -394,7 +394,7 @@ def _require_one_stratum(contract: Contract, hashes: np.ndarray, codes: np.ndarr
         )
 
 
-TYPES = {  # of MLflow, by the kinds of the contract
+TYPES = {  # MLflow's types by the contract's kinds
     "number": "double",
     "integer": "long",
     "boolean": "boolean",
@@ -413,9 +413,9 @@ def log_dataset(
     context: Literal["training", "evaluation"],
     rows: int,
 ) -> None:
-    """Record as a run's dataset which rows it used, without reading them.
+    """Record the used rows as a dataset of the run, without reading them.
 
-    Its digest begins with the snapshot's, and differs by the rows that were used of it.
+    Its digest begins with the snapshot's digest, and depends on the used rows.
     """
     record = project.validations.get(validation)
     uri = redact(show_uri(project.snapshots.get(record.snapshot).source))

@@ -1,4 +1,4 @@
-"""A scikit-learn transformer that computes columns by formulas; `ondol.deployment.onnx` compiles it."""
+"""A scikit-learn transformer that computes columns from formulas; `ondol.deployment.onnx` compiles it."""
 
 import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from ondol.contract.encoding import AFFINE
 
 Floats = NDArray[np.float32]
-# Each is exact, here and in ONNX Runtime: a formula gives the same number, to the last bit, in both.
+# Each operation is exact here and in ONNX Runtime: a formula has the same result, to the last bit, in both.
 OPERATORS: Mapping[type[ast.AST], tuple[str, Callable[..., Any]]] = {
     ast.Add: ("Add", np.add),
     ast.Sub: ("Sub", np.subtract),
@@ -31,28 +31,27 @@ FUNCTIONS: Mapping[str, tuple[str, Callable[..., Any], int]] = {
     "max": ("Max", np.maximum, 2),
 }
 COMPARISONS = frozenset(("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"))
-Value = Any  # of a formula's parts: an array here, a node's name in ONNX
+Value = Any  # the value of a part of a formula: an array here, the name of a node in ONNX
 
 
 class Formulas(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Passes its columns on, with columns computed from them behind.
+    """Passes its columns on, and appends columns computed from them.
 
-    A formula has numbers, columns (`column["a name"]` where a name is not an identifier), `+ - * /`, comparisons, which
-    give 1 or 0, `abs`, `sqrt`, `min` and `max`. It is computed from the columns' real values, dates in days since
-    1970, in float64, and compared in float32, so that 0.1 equals a column's 0.1. What is not finite, such as a
-    division by 0, is missing, and so is what is computed from a missing value. A comparison with a missing value
-    gives 0.
+    A formula may contain numbers, columns (`column["a name"]` if a name is not an identifier), `+ - * /`, comparisons
+    (1 or 0), `abs`, `sqrt`, `min` and `max`. It is computed in float64 from the columns' real values (dates: days since
+    1970). Comparisons use float32, so that 0.1 equals a column's 0.1. Results that are not finite, such as a division
+    by 0, are missing, and so are results from a missing value. A comparison with a missing value is 0.
 
     Example:
         `("ratios", Formulas({"fee_share": "monthly_fee / total_paid"}), ["monthly_fee", "total_paid"])`
     """
 
     def __init__(self, formulas: Mapping[str, str]) -> None:
-        """Compute `formulas`, by the names of the columns that they make."""
+        """Store `formulas`, by the names of the new columns."""
         self.formulas = formulas
 
     def fit(self, frame: Any, y: Any = None) -> Self:
-        """Remember the columns and how they are encoded.
+        """Store the columns and their encodings.
 
         Raises:
             ValueError: a formula cannot be parsed or names a column that is absent or not numeric; or the columns are
@@ -70,11 +69,11 @@ class Formulas(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, frame: Any) -> Floats:
-        """Return the columns and those of the formulas, [N, columns + formulas]."""
+        """Return the columns, then the computed ones, [N, columns + formulas]."""
         try:
             given = np.asarray(frame, np.float32)
         except ValueError:
-            raise ValueError(f"Formulas take numbers, and one of {', '.join(self.columns_)} is none") from None
+            raise ValueError(f"Formulas take numbers, and one of {', '.join(self.columns_)} is not a number") from None
         with np.errstate(all="ignore"):
             columns = [
                 given[:, i].astype(np.float64) * scale + offset for i, (offset, scale) in enumerate(self.encodings_)
@@ -104,12 +103,12 @@ def evaluate_formula(
 
     Args:
         tree: Its syntax tree.
-        names: Of the columns.
-        columns: Their values.
-        compute: Gives the value of an operator of ONNX; of "Constant", that of a number.
+        names: The names of the columns.
+        columns: The values of the columns.
+        compute: Returns the value of an ONNX operator; for "Constant", that of a number.
 
     Raises:
-        ValueError: the formula has something else in it.
+        ValueError: the formula contains another construct.
     """
 
     def walk(node: ast.AST) -> Value:
@@ -118,7 +117,9 @@ def evaluate_formula(
                 return compute("Constant", [float(number)])
             case ast.Name(id=name) | ast.Subscript(value=ast.Name(id="column"), slice=ast.Constant(value=str(name))):
                 if name not in names:
-                    raise ValueError(f'the formula "{ast.unparse(tree)}" names "{name}", which is none of its columns')
+                    raise ValueError(
+                        f'the formula "{ast.unparse(tree)}" names "{name}", which is not one of its columns'
+                    )
                 return columns[list(names).index(name)]
             case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]) if (
                 type(op) in OPERATORS

@@ -15,22 +15,22 @@ from ondol.errors import UserError
 from ondol.project import module_paths, read_imports
 from ondol.storage.files import digest_file, digest_json
 
-# The SHA-256 of the template's flows/train.py, so that versions are found again that were trained before it counted.
+# The SHA-256 of the template's flows/train.py: an unchanged one does not count, as in versions of earlier releases.
 TRAIN_FLOW = "f12630870f4e925eeed91d23adb5d8dac3d451c69d1f2572edf2985f42cde14f"
 SHAPING = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow", "skl2onnx", "onnxruntime")
 
 
 class Provenance(BaseModel):
-    """What is needed to make a model again.
+    """The information needed to reproduce a model.
 
     Attributes:
-        commit: The git commit, or "uncommitted" where there is none or the tree differs from it.
+        commit: The git commit, or "uncommitted" if there is none or the tree differs from it.
         base: The commit that an uncommitted tree is based on.
-        patch_digest: SHA-256 over the project's files as they are; None for a clean tree.
+        patch_digest: The SHA-256 of the project's files; None for a clean tree.
         packages: Versions by distribution name.
-        python: The version of Python; None in records that are older than it.
-        machine: System and processor, as the libraries of linear algebra distinguish processors; None likewise.
-        threads: How many "blas" and "openmp" compute with: sums depend on it in their last digits.
+        python: The version of Python; None in older records.
+        machine: System and processor, as distinguished by linear algebra libraries; None in older records.
+        threads: The numbers of threads of "blas" and "openmp", which affect the last digits of sums.
     """
 
     commit: str
@@ -47,13 +47,13 @@ def read_provenance(root: Path, source: str = "") -> Provenance:
 
     Args:
         root: The project.
-        source: Where its rows come from: what a snapshot was taken of is not a change of the project.
+        source: The source of its rows: its files do not count as changes of the project.
     """
-    ignored = is_ignored(root, ".")  # a folder that another repository leaves out
+    ignored = is_ignored(root, ".")  # a folder that another repository ignores
     base = None if ignored else _git(root, "rev-parse", "--verify", "-q", "HEAD")
     changes = _git(root, "status", "--porcelain", "--untracked-files=all", "--", ".", *_leave_out(root, source))
     about = read_machine()
-    if built_from := os.environ.get("ML_COMMIT"):  # the worker's image is made of a clean checkout, without git
+    if built_from := os.environ.get("ML_COMMIT"):  # the worker's image is built from a clean checkout, without git
         return Provenance(commit=built_from, base=built_from, patch_digest=None, **about)
     if base and changes == "":
         return Provenance(commit=base, base=base, patch_digest=None, **about)
@@ -61,7 +61,7 @@ def read_provenance(root: Path, source: str = "") -> Provenance:
 
 
 def _leave_out(root: Path, source: str) -> list[str]:
-    """Return the words by which git leaves out the file, folder or pattern of a source within the project."""
+    """Return the arguments with which git excludes the files of a source inside the project."""
     if not source or "://" in source or "${" in source:
         return []
     place = Path(os.path.relpath(root / Path(source).expanduser(), root))  # not resolved: a pattern is not a path
@@ -70,10 +70,10 @@ def _leave_out(root: Path, source: str) -> list[str]:
 
 
 def read_machine() -> dict[str, Any]:
-    """Return what computes here: packages, Python, machine and threads."""
+    """Return packages, Python, machine and threads of this environment."""
     from threadpoolctl import threadpool_info
 
-    pools = threadpool_info()  # of the libraries that are loaded
+    pools = threadpool_info()  # of the loaded libraries
     kinds = sorted({pool["architecture"] for pool in pools if "architecture" in pool})
     return {
         "packages": installed_packages(),
@@ -84,12 +84,12 @@ def read_machine() -> dict[str, Any]:
 
 
 def tree_digest(root: Path) -> str:
-    """Return the SHA-256 over the project's files."""
+    """Return the SHA-256 of the project's files."""
     return digest_json({path.relative_to(root).as_posix(): digest_file(path) for path in project_files(root)})
 
 
 def project_files(root: Path) -> list[Path]:
-    """Return every file that git would commit, or the code, the packages and the settings where there is no git."""
+    """Return every file that git would commit; without git, the code, the lock file and the settings."""
     listed = _git(root, "-c", "core.quotePath=false", "ls-files", "-co", "--exclude-standard", "--", ".")
     if listed:
         files = [root / name for name in sorted(listed.splitlines())]
@@ -100,9 +100,9 @@ def project_files(root: Path) -> list[Path]:
 
 
 def code_digest(root: Path) -> str:
-    """Return the SHA-256 of the project's code that can change what is learned.
+    """Return the SHA-256 of the project's code that can affect training.
 
-    It is `model/`, an edited train flow, and what these import of the project's other files, directly or not.
+    It covers `model/`, an edited train flow, and other files of the project that these import, directly or not.
     """
     files = [*sorted((root / "model").rglob("*.py")), *_edited_train_flow(root)]
     for path in files:  # grows on the way
@@ -111,14 +111,14 @@ def code_digest(root: Path) -> str:
 
 
 def _edited_train_flow(root: Path) -> list[Path]:
-    """Return `flows/train.py`; nothing where it is the template's."""
+    """Return `flows/train.py` if it was edited; nothing if it is the template's."""
     flow = root / "flows" / "train.py"
     text = flow.read_text(encoding="utf-8", errors="replace") if flow.is_file() else ""
     return [flow] if text and hashlib.sha256(text.encode()).hexdigest() != TRAIN_FLOW else []
 
 
 def _imported_files(root: Path, path: Path) -> list[Path]:
-    """Return the files of the project that one of its files imports, those of the packages around them too."""
+    """Return the project's files that a file imports, including the `__init__.py` of their packages."""
     found = set[Path]()
     for module, name in read_imports(path.read_bytes(), path.relative_to(root).parent.parts):
         parts = f"{module}.{name}".split(".")
@@ -129,7 +129,7 @@ def _imported_files(root: Path, path: Path) -> list[Path]:
 
 @lru_cache(maxsize=1)
 def shaping_packages() -> dict[str, str]:
-    """Return the versions of the packages that shape a model, at fitting and at loading."""
+    """Return the versions of packages that affect fitting or loading a model."""
     return {name: version(name) for name in SHAPING}
 
 
@@ -140,7 +140,7 @@ def installed_packages() -> dict[str, str]:
 
 
 def is_behind(root: Path, commit: str, other: str | None) -> bool:
-    """Return True if `commit` is an ancestor of `other`; False where `other` is none or not of this history.
+    """Return True if `commit` is an ancestor of `other`; False if `other` is not a commit of this history.
 
     Raises:
         UserError: the clone is too shallow to know.
@@ -155,12 +155,12 @@ def is_behind(root: Path, commit: str, other: str | None) -> bool:
 
 
 def is_ignored(root: Path, path: str) -> bool:
-    """Return True if git leaves out a file of the project; False where there is no git."""
+    """Return True if git ignores a file of the project; False without git."""
     return _git(root, "check-ignore", "-q", path) is not None
 
 
 def run_git(root: Path, *words: str) -> bytes | None:
-    """Return what git prints, or None if there is no git, no repository or no such object."""
+    """Return git's output; None without git, without a repository, or if an object does not exist."""
     try:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -27,7 +27,7 @@ EXAMPLE_ROWS = 5
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """The rows to train on, and some of those that the rule `holdout` holds out."""
+    """The training rows, and some of the rows that the rule `holdout` holds out."""
 
     train: pd.DataFrame
     held_out: pd.DataFrame
@@ -36,7 +36,7 @@ class TrainingRows:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted pipeline with the contract whose encodings it was fitted under."""
+    """A fitted pipeline with the contract whose encodings it was fitted with."""
 
     pipeline: Any
     contract: Contract
@@ -48,7 +48,7 @@ class Fitted:
 
 
 def cache_key(project: Project, validation: str) -> str:
-    """Return the digest of everything that decides what is learned."""
+    """Return the digest of all inputs of training."""
     settings = project.settings
     return digest_json(
         {
@@ -64,27 +64,27 @@ def cache_key(project: Project, validation: str) -> str:
 
 
 def is_trained(project: Project, validation: str) -> bool:
-    """Return True if a version was trained from these rows by the code and settings of now."""
+    """Return True if a version was trained from these rows with the current code and settings."""
     return bool(project.registry.find_all(cache_key(project, validation)))
 
 
 def find_version(project: Project, key: str) -> str | None:
-    """Return the version that has this key, which becomes the challenger again; None if there is none."""
+    """Return the version with this key and make it the challenger again; None if there is none."""
     found = project.registry.find(key)
     if found is None:
         return None
     version = str(found.version)
-    if project.registry.alias(CHALLENGER) != version:  # a run was killed before, or older settings are back
+    if project.registry.alias(CHALLENGER) != version:  # an earlier run was killed, or older settings were restored
         project.registry.set_alias(CHALLENGER, version)
-    say(f"Version {version} was trained from this data, code and settings before: nothing is to be done.")
+    say(f"Version {version} was already trained from this data, code and settings: nothing to do.")
     return version
 
 
 def load_rows(project: Project, validation: str) -> TrainingRows:
-    """Read the training side of the validated rows, and a sample of the holdout.
+    """Read the training rows, and a sample of the holdout.
 
     Raises:
-        UserError: the target of a regression cannot be answered by the service.
+        UserError: the target of a regression exceeds the range of the service's answers.
     """
     settings, contract = project.settings, project.contract
     holdout = define_holdout(settings, contract, validation)
@@ -95,7 +95,7 @@ def load_rows(project: Project, validation: str) -> TrainingRows:
 
 
 def check_leakage(project: Project, rows: TrainingRows) -> tuple[Alarm, ...]:
-    """Return the alarms of leakage, all of which `config.toml` accepts.
+    """Search for leakage; return the alarms, all of which `config.toml` accepts.
 
     Raises:
         UserError: one is not accepted.
@@ -174,13 +174,13 @@ def build_pipeline(settings: Settings) -> Any:
 
 
 def _asks_problem(features: ModuleType) -> bool:
-    """Return True if `build_features` takes the problem; 0.1.0's did not, and may choose columns from the end."""
+    """Return True if `build_features` takes the problem; the one of 0.1.0 does not, and may select the last columns."""
     build = getattr(features, "build_features", None)
     return callable(build) and "problem" in signature(build).parameters
 
 
 def baseline_of(contract: Contract, target: np.ndarray) -> list[float]:
-    """Return what a dummy model knows: each class's share, or the mean and the median."""
+    """Return the parameters of a dummy model: the share of each class, or the mean and the median."""
     if contract.classes is None:
         return [float(target.mean()), float(np.median(target))]
     return [float(share) for share in np.bincount(target, minlength=len(contract.classes)) / len(target)]
@@ -195,19 +195,19 @@ def register(
     params: Mapping[str, Any] = MappingProxyType({}),
     files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> str:
-    """Record the run with all that made it, register the version, and give it the alias challenger.
+    """Record the run with its inputs, register the version, and give it the alias challenger.
 
     Args:
         project: The project.
-        validation: Whose rows were learned from.
-        key: Digest of everything that decides what is learned.
-        fitted: The model.
-        alarms: Of leakage, which were accepted.
-        params: Parameters that the run has besides.
-        files: Files that the run has besides, by their paths among its artifacts.
+        validation: The validation of the training rows.
+        key: The digest of all inputs of training.
+        fitted: The fitted model.
+        alarms: The accepted alarms of leakage.
+        params: Additional parameters of the run.
+        files: Additional files of the run, by their paths among its artifacts.
     """
     settings, registry = project.settings, project.registry
-    origin = read_provenance(settings.root, settings.data.source)  # once: the tags and the artifact must say the same
+    origin = read_provenance(settings.root, settings.data.source)  # read once: the tags and the artifact must agree
     tags = tags_of(project, validation, fitted, alarms, origin)
     with registry.run(f"train-{validation}", tags) as run_id:
         if files:
@@ -225,7 +225,7 @@ def register(
 def tags_of(
     project: Project, validation: str, fitted: "Fitted", alarms: Sequence[Alarm], origin: Provenance
 ) -> dict[str, str]:
-    """Return what a run and its version are found by."""
+    """Return the tags by which a run and its version are found."""
     record = project.validations.get(validation)
     accepted = ", ".join(name for alarm in alarms for name in alarm.columns)
     return {
@@ -248,7 +248,7 @@ def log_run(
     origin: Provenance,
     params: Mapping[str, Any],
 ) -> None:
-    """Record what the model depends on, and the result."""
+    """Record the inputs of the model, and the result."""
     settings = project.settings
     log_dataset(project, validation, run_id, fitted.contract, fitted.holdout, "training", fitted.rows)
     parameters = {
@@ -278,12 +278,12 @@ def log_run(
 
 
 def parts_of(value: Any) -> Iterator[Any]:
-    """Yield every estimator in `value`, however deep, each once."""
+    """Yield every estimator in `value`, at any depth, each once."""
     yield from _walk(value, set())
 
 
 def final_estimator(pipeline: Any) -> Any:
-    """Return what makes the prediction: the last step, or the best that a search found."""
+    """Return the estimator that predicts: the last step, or the best one of a search."""
     while True:
         if isinstance(getattr(pipeline, "steps", None), list):
             pipeline = pipeline.steps[-1][1]
@@ -294,7 +294,7 @@ def final_estimator(pipeline: Any) -> Any:
 
 
 def round_targets(pipeline: Any) -> None:
-    """Round what a fitted pipeline's target encoders give to float32, which is what a compiled model computes in."""
+    """Round the encodings of a fitted pipeline's target encoders to float32, in which a compiled model computes."""
     for part in parts_of(pipeline):
         if type(part).__name__ == "TargetEncoder" and hasattr(part, "encodings_"):
             part.encodings_ = [_round(values) for values in part.encodings_]
@@ -326,4 +326,4 @@ def _children(value: Any) -> list[Any]:
 
 
 def _round(values: Any) -> Any:
-    return np.asarray(values).astype(np.float32).astype(np.float64)[()]  # a scalar stays one
+    return np.asarray(values).astype(np.float32).astype(np.float64)[()]  # a scalar remains a scalar

@@ -1,6 +1,6 @@
-"""Validation: rows of a snapshot that break the contract are quarantined, and leaks are searched for.
+"""Validation: quarantines rows of a snapshot that break the contract, and searches for leaks.
 
-The steps of the flow are in `validate`, its records in `results`. Corrected rows come back by `corrections`.
+The steps of the flow are in `validate`, its records in `results`. `corrections` adds corrected rows to later snapshots.
 `leakage` searches the training rows; a new search is a function of it.
 """
 

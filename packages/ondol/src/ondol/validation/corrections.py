@@ -1,18 +1,17 @@
 """Corrected rows of the quarantine: matching, replay, and their place in later snapshots.
 
 `snapshots/mended/<source>.json` lists them, and every ingest applies them. A raw row is identified by all its values,
-so a row that the source itself has changed since is left as the source has it.
+so a row that has changed in the source since is not replaced.
 
-Matching: two 64-bit hashes of each searched row are kept in memory, and no values. Of two rows with the
-same first hash only one is found, which happens with a probability of 3e-8 among 1,000,000.
+Matching: memory holds only two 64-bit hashes of each searched row, and no values. Of two rows with the same first hash
+only one is found; the probability is 3e-8 for 1,000,000 rows.
 
-Several corrections make one snapshot in one pass, though a later one may correct what an earlier one made. Candidates
-are the rows that may be replaced: those of the snapshot that a correction searches for, and behind them the corrected
-rows, the oldest first. Each correction in turn takes the last candidates that are there and equal its raw rows, and
-puts its corrected rows there.
+Several corrections are applied in one pass, although a later one may correct rows of an earlier one. Candidates are the
+rows that may be replaced: rows of the snapshot that a correction searches for, then the corrected rows, the oldest
+first. Each correction in turn replaces the last remaining candidates that equal its raw rows by its corrected rows.
 
-Corrected rows are cast to the types of the snapshot that they join, so that one cell's spelling does not change the
-type of a whole column. They were validated as they were written: what is cast here is known to be valid.
+Corrected rows are cast to the types of the snapshot, so that the spelling of one cell does not change the type of a
+column. They were already validated, so the cast values are known to be valid.
 """
 
 from collections import Counter
@@ -46,7 +45,7 @@ CORRECTED = "mended"  # the JSON field of the corrected rows' file; recorded too
 
 @dataclass(frozen=True)
 class Places:
-    """Where rows of a snapshot are, as arrays of one length.
+    """Positions of rows in a snapshot, as arrays of one length.
 
     Attributes:
         position: Their numbers in the snapshot.
@@ -59,16 +58,16 @@ class Places:
     number: np.ndarray
 
     def take(self, wanted: np.ndarray) -> "Places":
-        """Return some of them, by number or by mask."""
+        """Return some positions, by index or by mask."""
         return Places(self.position[wanted], self.part[wanted], self.number[wanted])
 
     def by_part(self) -> dict[int, np.ndarray]:
-        """Return by part the numbers of the rows there."""
+        """Return the numbers of the rows in each part."""
         return {part: self.number[self.part == part] for part in np.unique(self.part).tolist()}
 
 
 def join_places(places: Iterable[Places]) -> Places:
-    """Return places one behind the other."""
+    """Concatenate positions."""
     empty = np.empty(0, np.int64)
     parts = [Places(empty, empty, empty), *places]
     return Places(*(np.concatenate([getattr(one, name) for one in parts]) for name in ("position", "part", "number")))
@@ -89,7 +88,7 @@ class Wanted:
 
         Args:
             tables: The rows; other columns are ignored.
-            names: The columns that count, at least one.
+            names: The columns to compare, at least one.
             selective: The most selective of them: rows without its values are not examined further.
             columns: The columns of the contract, which decide how values are compared.
         """
@@ -111,7 +110,7 @@ class Wanted:
         return self._find(self._hash(table))
 
     def within(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
-        """Return which rows of `block` are wanted, and their keys; of most blocks one column is read."""
+        """Return which rows of `block` are wanted, and their keys; for most blocks, only one column is read."""
         hashes = self._hash_selective(block.read([self._selective]))
         near = np.flatnonzero(self._selective_hashes[_look_up(self._selective_hashes, hashes)] == hashes)
         if not len(near):
@@ -151,7 +150,7 @@ def want(
 def find_rows(
     snapshots: Snapshots, snapshot: Snapshot, raw: pa.Table, columns: Mapping[str, Column]
 ) -> tuple[np.ndarray, Places]:
-    """Return which rows of `raw` the snapshot has, in order, and their places; of equal rows the last."""
+    """Return which rows of `raw` are in the snapshot, in order, and their positions; among equal rows, the last."""
     wanted = want(snapshots, snapshot, [raw], raw.schema.names, columns)
     found = list(search(snapshots, snapshot, [wanted])) if wanted else []
     keys = np.concatenate([np.empty(0, np.int64), *(keys for _, keys, _ in found)])
@@ -163,7 +162,7 @@ def find_rows(
 def search(
     snapshots: Snapshots, snapshot: Snapshot, wanted: Sequence[Wanted]
 ) -> Iterator[tuple[int, np.ndarray, Places]]:
-    """Yield the wanted rows of a snapshot, in one pass: the index in `wanted`, the keys and the places."""
+    """Yield the wanted rows of a snapshot, in one pass: the index in `wanted`, the keys and the positions."""
     for block in snapshots.blocks(snapshot.digest):
         for which, one in enumerate(wanted):
             rows, keys = one.within(block)
@@ -173,7 +172,7 @@ def search(
 
 
 def pair_keys(wanted: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs of equal keys, each index once: in `wanted` and in `offered`; of surplus keys the last are used."""
+    """Return index pairs of equal keys in `wanted` and `offered`, each once; surplus keys are used from the end."""
     ours, theirs = (np.argsort(keys, kind="stable") for keys in (wanted, offered))
     keys, sorted_offered = wanted[ours], offered[theirs]
     rank = np.arange(len(keys)) - np.searchsorted(keys, keys)  # among equal ones
@@ -186,7 +185,7 @@ def pair_keys(wanted: np.ndarray, offered: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def find_selective_column(sample: pa.Table) -> str:
-    """Return the column of a sample with most distinct values, of several preferably one that is not text."""
+    """Return the column of a sample with the most distinct values; among equal ones, preferably not a text."""
 
     def rate(name: str) -> tuple[int, bool]:
         values = sample.column(name)
@@ -198,7 +197,7 @@ def find_selective_column(sample: pa.Table) -> str:
 
 
 def _look_up(known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return where in `known`, which is sorted, each value would be; sorting `values` makes this many times faster."""
+    """Return the position of each value in `known`, which is sorted; sorting `values` first is many times faster."""
     order = np.argsort(values)
     at = np.empty(len(values), np.int64)
     at[order] = np.searchsorted(known, values[order])
@@ -211,9 +210,9 @@ class _Group:
 
     Attributes:
         wanted: These rows.
-        keys: By correction, the keys of its rows.
+        keys: The keys of each correction's rows.
         candidates: The numbers of the wanted candidates, in order.
-        theirs: Their keys.
+        theirs: The keys of the candidates.
     """
 
     wanted: Wanted
@@ -222,7 +221,7 @@ class _Group:
     theirs: np.ndarray
 
     def take(self, correction: int, there: np.ndarray, start: int) -> None:
-        """Replace raw rows by those of a correction, which are the candidates from `start` on."""
+        """Replace raw rows by the corrected rows, which are the candidates from `start` on."""
         ours = self.keys[correction]
         asked = np.zeros(self.wanted.size, bool)
         asked[ours] = True
@@ -235,13 +234,13 @@ class _Group:
 def fold_corrections(
     snapshots: Snapshots, snapshot: Snapshot, corrections: Sequence[Sequence[Path]], columns: Mapping[str, Column]
 ) -> tuple[Places, list[np.ndarray]]:
-    """Return the places of the replaced rows, and for each correction a mask of its rows that replace them.
+    """Return the positions of the replaced rows, and a mask of the replacing rows of each correction.
 
     Args:
-        snapshots: Where the snapshot is.
+        snapshots: The snapshots of the store.
         snapshot: The snapshot to correct.
         corrections: Two files each, with the raw and the corrected rows; the oldest correction first.
-        columns: Those of the contract, by which values are compared.
+        columns: The contract's columns, with which values are compared.
     """
     searches = _prepare_searches(snapshots, snapshot, corrections, columns)
     found = list(search(snapshots, snapshot, [wanted for wanted, _ in searches]))
@@ -274,7 +273,7 @@ def read_tables(path: Path) -> Iterator[pa.Table]:
 def _prepare_searches(
     snapshots: Snapshots, snapshot: Snapshot, corrections: Sequence[Sequence[Path]], columns: Mapping[str, Column]
 ) -> list[tuple[Wanted, dict[int, np.ndarray]]]:
-    """Return for each set of columns the raw rows that have them, and by correction the keys of its rows."""
+    """Return the raw rows for each set of columns, with the keys of each correction's rows."""
     by_names: dict[tuple[str, ...], list[int]] = {}
     for correction, (raw, _) in enumerate(corrections):
         by_names.setdefault(tuple(pq.read_schema(raw).names), []).append(correction)
@@ -289,7 +288,7 @@ def _prepare_searches(
 
 
 def _among(wanted: Wanted, corrected: Path, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which candidates, from `start` on, the wanted rows of a file are, and their keys."""
+    """Return the wanted rows of a file as candidates, numbered from `start`, and their keys."""
     keys = np.concatenate([wanted.among(table) for table in read_tables(corrected)])
     rows = np.flatnonzero(keys >= 0)
     return start + rows, keys[rows]
@@ -314,7 +313,7 @@ class Correction(BaseModel):
 
 
 def record_correction(snapshots: Snapshots, base: Snapshot, made: Snapshot, correction: Correction) -> None:
-    """Record the correction of rows of `base`, which gave `made`, so that the source's next ingest applies it too."""
+    """Record a correction of rows of `base`, with the result `made`, so that later ingests apply it too."""
     before = read_corrections(snapshots, base.source)
     corrections = [*before, correction]
     snapshots.store.write_json(_path(snapshots, base.source), [one.model_dump(by_alias=True) for one in corrections])
@@ -333,9 +332,9 @@ def apply_corrections(project: Project, snapshot: Snapshot) -> Snapshot:
 
 
 def correct_snapshot(snapshots: Snapshots, snapshot: Snapshot, columns: Mapping[str, Column]) -> Snapshot:
-    """Return the snapshot with corrected rows in place of its raw ones; the snapshot itself if none of them is in it.
+    """Return the snapshot with corrected rows instead of raw ones; the snapshot itself if it has none of them.
 
-    Rows are equal if they read the same in the `columns` of the contract.
+    Rows are equal if the `columns` of the contract have equal values.
     """
     corrections = read_corrections(snapshots, snapshot.source)
     if not corrections:
@@ -356,14 +355,14 @@ def correct_snapshot(snapshots: Snapshots, snapshot: Snapshot, columns: Mapping[
 def replace_rows(
     snapshots: Snapshots, snapshot: Snapshot, gone: Places, corrected: Iterable[pa.RecordBatch]
 ) -> Snapshot:
-    """Record the snapshot without the rows at `gone` and with the rows of `corrected` that replace them at its end."""
+    """Record the snapshot without the rows at `gone`, and with their replacements from `corrected` at its end."""
     if not len(gone.position):
         return snapshot
     return snapshots.succeed(snapshot, gone.by_part(), snapshots.parts.write(corrected), snapshot.watermark)
 
 
 def _read_masked(files: Sequence[Path], taken: Sequence[np.ndarray]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of each file that its mask selects, in types that can represent all of them."""
+    """Yield the rows of each file selected by its mask, in types that can represent all of them."""
     chosen = [(file, mask) for file, mask in zip(files, taken, strict=True) if mask.any()]
     schema = unify_files(pq.read_metadata(file) for file, _ in chosen)
     for file, mask in chosen:
@@ -375,7 +374,7 @@ def _read_masked(files: Sequence[Path], taken: Sequence[np.ndarray]) -> Iterator
 
 
 def _find_raw(snapshots: Snapshots, made: Snapshot, corrections: list[Correction]) -> str | None:
-    """Return the snapshot that `corrections` turned into `made`: itself or an ancestor; None if unknown."""
+    """Return the snapshot from which `corrections` made `made`: itself or an ancestor; None if unknown."""
     digest: str | None = made.digest
     for _ in range(len(corrections) + 1):
         if digest is None or not corrections or read_json(_note(snapshots, digest, corrections)) == made.digest:
@@ -405,18 +404,18 @@ KINDS = {pa.int64(): "integer", pa.float64(): "number", pa.bool_(): "boolean", p
 
 
 def kinds_of(schema: pa.Schema) -> dict[str, str]:
-    """Return for each column the kind that a text format is read as, so that the types of `schema` come back."""
+    """Return the kind of each column with which a text format is read in the types of `schema`."""
     return {field.name: KINDS.get(field.type, "text") for field in schema}
 
 
 def cast_to_schema(table: pa.Table, schema: pa.Schema, contract: Contract) -> pa.Table:
-    """Return valid rows in the columns of `schema` that they have, and in its types.
+    """Cast valid rows to the columns and types of `schema`, as far as they have these columns.
 
-    The column's type changes instead of the value where the contract has text, where whole numbers meet a fraction, and
-    where a float64 would round a whole number.
+    The type of the column changes instead of the value if the contract has text, if a column of integers gets a
+    fraction, and if float64 would round an integer.
 
     Raises:
-        UserError: a value is none of its column's type.
+        UserError: a value does not have the type of its column.
     """
     columns = {column.name: column for column in contract.used}
     made = {}
@@ -446,13 +445,13 @@ def _retype(values: pa.ChunkedArray, kind: pa.DataType, column: Column | None) -
     if column.kind == "integer" and kind == pa.float64():
         read = pa.chunked_array([pa.array(clean_column(values, column)[0], pa.int64(), from_pandas=True)])
         return read if (pc.max(pc.abs(read)).as_py() or 0) >= EXACT else read.cast(kind)
-    if column.kind == "text":  # 007 is no 7
+    if column.kind == "text":  # 007 is not 7
         return values if made is None or not made.cast(TEXT).equals(values.cast(TEXT)) else made
     return _read(values, kind, column) if made is None else made
 
 
 def _cast(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
-    """Return the values as `kind`, parsed from text or converted from another type of number; None if impossible."""
+    """Convert the values to `kind`, from text or from another numeric type; None if impossible."""
     if values.null_count == len(values):
         return pa.chunked_array([pa.nulls(len(values), kind)])
     if values.type == TEXT:
@@ -469,7 +468,7 @@ def _cast(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
 
 
 def _read(values: pa.ChunkedArray, kind: pa.DataType, column: Column) -> pa.ChunkedArray | None:
-    """Return the values as `kind`, as the contract reads them."""
+    """Convert the values to `kind` as the contract reads them."""
     series, _ = clean_column(values, column)
     if (series.dtype.kind == "M") != pa.types.is_timestamp(kind):
         return None
@@ -484,7 +483,7 @@ def _read(values: pa.ChunkedArray, kind: pa.DataType, column: Column) -> pa.Chun
 
 
 def _to_integers(values: pa.ChunkedArray, read: pa.ChunkedArray, column: Column) -> pa.ChunkedArray | None:
-    """Return the numbers `read` as integers, exactly if written as such; unchanged if the contract asks for numbers."""
+    """Convert the numbers `read` to integers, exactly if written as integers; unchanged if the contract has numbers."""
     plain = pc.match_substring_regex(pc.utf8_trim_whitespace(values.cast(TEXT)), r"^[+-]?[0-9]+$")
     digits = pc.utf8_ltrim(pc.utf8_trim_whitespace(values.cast(TEXT)), "+")
     rest = pc.if_else(plain, None, read)
@@ -505,7 +504,7 @@ class Revalidation:
     """The quarantined rows under the current contract.
 
     Attributes:
-        validation: The validation of the same snapshot with that contract.
+        validation: The validation of the same snapshot with the current contract.
         good: Number of rows that are no longer quarantined.
         still: Number of rows that still are.
         new: Number of other rows that are now quarantined.
@@ -598,13 +597,14 @@ def _latest(project: Project, validation: Validation) -> Snapshot:
 
 
 def _read_corrected(project: Project, schema: pa.Schema, uri: str) -> tuple[pa.Table, np.ndarray]:
-    """Return corrected rows in columns of `schema`, and the numbers of the rows that they replace."""
+    """Read corrected rows in the columns of `schema`, and the numbers of the rows that they replace."""
     settings, contract = project.settings, project.contract
     dialect = settings.data.dialect.model_copy(update={"header": True, "skip_lines": 0})
-    clashed = {name: f"{name} of the data" for name in (ROW, REASONS)}  # as the quarantine renames them
+    # The name that the quarantine gives such columns.
+    clashed = {name: f"{name} of the data" for name in (ROW, REASONS)}
     kinds = {clashed.get(name, name): kind for name, kind in kinds_of(schema).items()} | {ROW: "integer"}
     seconds = [name for name, kind in contract.kinds.items() if (kind, kinds.get(name)) == ("duration", "number")]
-    kinds |= dict.fromkeys(seconds, "duration")  # whose decimal sign is always a point
+    kinds |= dict.fromkeys(seconds, "duration")  # the decimal sign of JSON is always a point
     source = open_source(uri, Reading(kinds, settings.root, settings.fetch, quoted=True, dialect=dialect))
     if ROW not in source.schema.names:
         raise UserError(
@@ -619,7 +619,8 @@ def _read_corrected(project: Project, schema: pa.Schema, uri: str) -> tuple[pa.T
         numbers = np.empty(0)
     if not len(numbers) or numbers.dtype != np.int64 or len(np.unique(numbers)) < len(numbers):
         raise UserError(f'"{uri}" needs a different whole number of a quarantined row in each "{ROW}".')
-    for place, name in enumerate(table.schema.names):  # what the snapshot has as text, and the contract as numbers
+    # Columns that are text in the snapshot and numbers in the contract.
+    for place, name in enumerate(table.schema.names):
         kind = contract.kinds.get(name, "text")
         if kinds.get(name) == "text" and kind in NUMERIC and getattr(source, "dialect", None) is not None:
             chunks = [read_cells(chunk, dialect, kind, name) for chunk in table.column(name).chunks]
@@ -666,7 +667,7 @@ def _refuse(
         unique.append(
             (f"{', '.join(names)}: another row has it already", theirs, hash_rows(clean(corrected, columns)[0]))
         )
-    while found := {  # a row that is refused leaves the raw one in its place, which others may repeat
+    while found := {  # if a row is refused, its raw row stays, and other rows may repeat that
         row: [reason] for reason, theirs, ours in unique for row in _repeated(theirs, ours, positions, refused)
     }:
         refused |= found
@@ -674,7 +675,7 @@ def _refuse(
 
 
 def _repeated(theirs: np.ndarray, ours: np.ndarray, positions: np.ndarray, refused: dict[int, list[str]]) -> list[int]:
-    """Return which rows, of those not refused yet, repeat one of the snapshot that they would be part of."""
+    """Return which of the accepted rows repeat a row of the snapshot that they would join."""
     joining = np.setdiff1d(np.arange(len(ours)), list(refused))
     kept = np.delete(theirs, positions[joining], axis=0)
     found = find_repeats([kept, ours[joining]])

@@ -2,14 +2,14 @@
 
 The kinds: future columns, single predictors, sums and formulas, overlap of training and holdout.
 
-Formulas: expressions of a few columns that give a number away are sums, products, quotients and spans between dates.
-The target `y` is given away where `y = k × e + c` in nearly every row, up to rounding, and `c` is one of a few
-constants. `e` is a linear combination of any number of columns, a sum, difference, product or quotient of two, the
-time between two dates, a product of powers of several, or a product of two columns and a discount or a tax.
+Formulas: a few columns may determine a numeric target as a sum, product, quotient or time between dates. An expression
+`e` determines the target `y` if `y = k × e + c` in nearly every row, up to rounding, where `c` is one of a few
+constants. `e` is a linear combination of any number of columns, a sum, difference, product or quotient of two, the time
+between two dates, a product of powers of several, or a product of two columns and a discount or a tax.
 
 Cost: with n rows (20,000 at most, of which 4,000 are searched) and p columns, the combinations take O(n p²) for up to
 200 columns, and the pairs O(p²) sorts of 500 numbers for up to 60 columns: those with the largest weight in the
-combination of all, and those that rank as the target does.
+combination of all, and those with the same ranking as the target.
 """
 
 import json
@@ -27,10 +27,11 @@ from ondol.config import Problem
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
 
-SAMPLE_ROWS = 20_000  # as many rows of each side are examined; values are looked up among all rows to train on
+SAMPLE_ROWS = 20_000  # rows examined on each side; values are looked up in all training rows
 FEWEST_ROWS = 50
 SUSPICIOUS: dict[Problem, float] = {"binary": 0.99, "multiclass": 0.99, "regression": 0.995}
-SUSPICIOUS_CODE = 0.97  # of a class and a column of few values: `ml init` doubts it, as a good test may come as near
+# For a class and a column with few values: only a doubt in `ml init`, as a good test may reach it too.
+SUSPICIOUS_CODE = 0.97
 MOST_CODES = 30
 NUMBER = r"([-+]?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)"
 READABLE = 0.99
@@ -45,13 +46,13 @@ class Alarm:
     """Something that looks like a leak.
 
     Attributes:
-        kind: What it is: one column that predicts the target alone, columns that add up to it or give it as a
-            product or quotient, two columns of which it is a cut, a column whose values go with one target on both
-            sides of the split, rows that are on both sides, or a date after the row's time.
-        columns: Where it was found; to accept one of them is to accept it.
-        figure: How strong it is: a score or a share, of 1.
-        finding: What was found, as a clause.
-        remedy: What to do about it, as a clause.
+        kind: The kind: one column that predicts the target alone; columns whose sum, product or quotient is the target;
+            two columns whose combination, cut at thresholds, is the target; a column whose values have the same target
+            on both sides of the split; rows that are on both sides; or a date after the row's time.
+        columns: The columns where it was found; accepting one of them accepts the alarm.
+        figure: Its strength: a score or a share, at most 1.
+        finding: The finding, as a clause.
+        remedy: The remedy, as a clause.
     """
 
     kind: AlarmKind
@@ -71,9 +72,9 @@ def find_alarms(
     """Return what looks like a leak.
 
     Args:
-        contract: What the columns are.
-        train: The rows to train on; 20,000 of them are examined, and values are looked up among all.
-        held_out: The rows held out, or a sample of them; 20,000 are examined.
+        contract: The contract.
+        train: The training rows; 20,000 of them are examined, and values are looked up in all.
+        held_out: The held-out rows, or a sample of them; 20,000 are examined.
         other_groups: Columns that are not features but may still be groups.
         doubts: Also report doubts that are not an alarm: codes that some rows contradict.
     """
@@ -95,12 +96,12 @@ def find_alarms(
 
 
 def _draw(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return up to `SAMPLE_ROWS` rows in a random order, always the same."""
+    """Return up to `SAMPLE_ROWS` rows in a random order with a fixed seed."""
     return frame.iloc[np.random.default_rng(0).permutation(len(frame))[:SAMPLE_ROWS]]
 
 
 def accept_alarms(alarms: Sequence[Alarm], accept: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return a row for each alarm, with the reason given for one of its columns, or an empty one."""
+    """Return a table row for each alarm, with the reason for accepting it, if there is one."""
     return [
         {
             "kind": alarm.kind,
@@ -117,7 +118,7 @@ def require_accepted(alarms: Sequence[Alarm], accept: Mapping[str, str]) -> None
     """Check that every alarm is accepted.
 
     Raises:
-        UserError: one is not; names the columns, how strong each leak looks, and the line that accepts them.
+        UserError: one is not; the message has the columns, the strength of each leak, and the line that accepts them.
     """
     open_ = [alarm for alarm in alarms if not set(alarm.columns) & set(accept)]
     if not open_:
@@ -129,8 +130,8 @@ def require_accepted(alarms: Sequence[Alarm], accept: Mapping[str, str]) -> None
         for name, reason in {**accept, **{alarm.columns[0]: WHY for alarm in open_}}.items()
     )
     raise UserError(
-        f"This looks like a leak: {found}; {remedies}, in model/schema.py, or say in config.toml why it is none: "
-        f"[leakage] accept = {{ {line} }}."
+        f"This looks like a leak: {found}; {remedies}, in model/schema.py, or give a reason in config.toml "
+        f"why it is not one: [leakage] accept = {{ {line} }}."
     )
 
 
@@ -147,7 +148,7 @@ def _key(name: str) -> str:
 
 
 def as_numbers(values: "pd.Series[Any]", column: Column) -> np.ndarray:
-    """Return a column as float64, NaN where missing: dates and durations as microseconds, texts as their ranks."""
+    """Convert a column to float64, NaN if missing: dates and durations to microseconds, texts to ranks."""
     if column.kind == "text":
         codes = pd.factorize(values, sort=True)[0].astype(np.float64)
         return np.where(codes < 0, np.nan, codes)
@@ -166,7 +167,7 @@ def extract_numbers(values: "pd.Series[Any]") -> np.ndarray | None:
 
 
 def label(target: "pd.Series[Any]", problem: Problem) -> np.ndarray:
-    """Return the target as float64; classes as their ranks."""
+    """Return the target as float64; classes as ranks."""
     if problem == "regression":
         return target.to_numpy(np.float64, na_value=np.nan)
     return pd.factorize(target, sort=True)[0].astype(np.float64)
@@ -176,13 +177,13 @@ NOTABLE, FEWEST_LATER = 0.01, 10
 
 
 def find_later_dates(frame: pd.DataFrame, contract: Contract) -> list[Alarm]:
-    """Return an alarm for each date that is later than the row's time in 1% of the rows that have both, and ten.
+    """Return an alarm for each date that is later than the row's time in at least 1% of the rows, and ten rows.
 
-    Where the rows' times are days, without an hour, only later days count.
+    If the rows' times have no hour, only later days count.
 
     Args:
         frame: A sample of the rows to train on.
-        contract: What they are; without a column with the role time nothing is known of before and after.
+        contract: The contract; without a column with the role time there are no alarms.
     """
     time = contract.role("time")
     if time is None:
@@ -211,16 +212,16 @@ LEAVES = 256
 def score_single_columns(
     frame: pd.DataFrame, columns: Sequence[Column], target: str, problem: Problem
 ) -> dict[str, float]:
-    """Return how well each column alone predicts the target, of 1.
+    """Return how well each column alone predicts the target, from 0 to 1.
 
     A small tree is cross-validated on each: ROC AUC for a binary target, balanced accuracy for a multiclass one, R² (or
     the agreement of ranks) for regression.
 
     Args:
         frame: A sample of the rows to train on, none without a target.
-        columns: What to score.
+        columns: The columns to score.
         target: The column to predict.
-        problem: What kind of prediction it is.
+        problem: The kind of prediction.
     """
     if problem != "regression":
         counts = frame[target].map(frame[target].value_counts())
@@ -232,13 +233,13 @@ def score_single_columns(
 
 
 def find_codes(frame: pd.DataFrame, columns: Sequence[Column]) -> set[str]:
-    """Return the columns that may be codes for something: flags, and texts or whole numbers of few values."""
+    """Return the columns that may be codes: flags, and texts or whole numbers with few values."""
     kinds = ("text", "boolean", "integer")
     return {c.name for c in columns if c.kind in kinds and frame[c.name].nunique() <= MOST_CODES}
 
 
 def find_single_predictors(scores: dict[str, float], codes: Set[str], problem: Problem) -> list[Alarm]:
-    """Return an alarm for each column whose score is suspicious; of `codes` a lower one is, where it is a class's."""
+    """Return an alarm for each column with a suspicious score; for `codes` and a class, the limit is lower."""
     coded = SUSPICIOUS[problem] if problem == "regression" else SUSPICIOUS_CODE
     return [
         Alarm(
@@ -282,7 +283,7 @@ def _cross_validate(x: np.ndarray, y: np.ndarray, problem: Problem) -> float:
 
 
 def _folds(y: np.ndarray) -> np.ndarray:
-    """Return each row's fold: rows of near or equal `y` are dealt out in turn, so that each fold has its share."""
+    """Return each row's fold: rows sorted by `y` are assigned in turn, so that all folds have similar targets."""
     order = np.lexsort((np.random.default_rng(0).permutation(len(y)), y))
     folds = np.empty(len(y), np.int64)
     folds[order] = np.arange(len(y)) % FOLDS
@@ -303,12 +304,12 @@ def _rank_agreement(x: np.ndarray, y: np.ndarray) -> float:
     return float(pd.Series(x).rank().corr(pd.Series(y).rank()) ** 2)
 
 
-MANY = 0.05  # a column with so many different values among its rows names things, such as households
-# Of the held-out rows, such a share and as many at least must have a value that training knows.
+MANY = 0.05  # a column with at least this share of distinct values identifies things, such as households
+# At least this share and this number of the held-out rows must have a value that occurs in training.
 COVERED, FEWEST_COVERED = 0.9, 500
 COVERED_BY_NAMES, FEWEST_BY_NAMES = 0.1, 50
-SURE = 0.95  # from where on a column that names things predicts the target
-SMOOTH = 0.1  # unless a tree on its values comes as near: then it measures something
+SURE = 0.95  # score from which an identifying column predicts the target
+SMOOTH = 0.1  # unless a tree on its values is nearly as good: then the column is a measurement
 OF_EACH = 10
 QUICK = 4
 BY_CHANCE = 1e-4
@@ -323,15 +324,15 @@ def find_groups(
     problem: Problem,
     alone: dict[str, float],
 ) -> list[Alarm]:
-    """Return an alarm for each column whose values are on both sides of the split and go with one target.
+    """Return an alarm for each column whose values are on both sides of the split and share the target.
 
     Args:
-        train: All rows to train on.
-        held_out: A sample of the rows held out.
+        train: All training rows.
+        held_out: A sample of the held-out rows.
         columns: The features.
         target: The column to predict.
-        problem: What kind of prediction it is.
-        alone: How well a tree predicts the target from each.
+        problem: The kind of prediction.
+        alone: The score of a tree on each column alone.
     """
     alarms = []
     for column in columns:
@@ -349,7 +350,7 @@ def find_groups(
 def _score_values(
     train: pd.DataFrame, held_out: pd.DataFrame, column: Column, target: str, problem: Problem
 ) -> tuple[float, bool]:
-    """Return how well training rows of a value predict the held-out target, and whether the column names things."""
+    """Return how well training rows of a value predict the held-out target, and whether it identifies things."""
     part = train.iloc[:: max(1, len(train) // SAMPLE_ROWS)]
     if _names(column, part):
         part = train
@@ -363,7 +364,7 @@ def _score_values(
 
 
 def _names(column: Column, rows: pd.DataFrame) -> bool:
-    """Return True if a column names things: text or whole numbers, of which there are many among the rows."""
+    """Return True if a column identifies things: text or whole numbers with many distinct values."""
     return column.kind in ("text", "integer") and rows[column.name].nunique() >= MANY * len(rows)
 
 
@@ -398,16 +399,16 @@ def _balanced_accuracy(y: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def find_duplicates(train: pd.DataFrame, held_out: pd.DataFrame, contract: Contract) -> list[Alarm]:
-    """Return an alarm where rows held out equal rows to train on in all features and the target.
+    """Return an alarm if held-out rows equal training rows in all features and the target.
 
-    A row counts where chance does not explain it: where fewer than 0.0001 rows like it would be expected if the columns
-    were independent. From 1% of the held-out rows on (and five) it is an alarm. It names the column that the
-    split goes by, under which equal rows can be on both sides at all.
+    A row counts if chance does not explain it: if fewer than 0.0001 equal rows would be expected for independent
+    columns. It is an alarm from 1% of the held-out rows (and five rows). The alarm names the column of the split, whose
+    different values put equal rows on both sides.
 
     Args:
-        train: All rows to train on.
-        held_out: A sample of the rows held out.
-        contract: What they are.
+        train: All training rows.
+        held_out: A sample of the held-out rows.
+        contract: The contract.
     """
     key = contract.role("group") or contract.role("id") or contract.role("time")
     names = [c.name for c in contract.features] + [contract.target]
@@ -432,7 +433,7 @@ def find_duplicates(train: pd.DataFrame, held_out: pd.DataFrame, contract: Contr
 
 
 def _find_twins(train: pd.DataFrame, held_out: pd.DataFrame, names: list[str]) -> np.ndarray:
-    """Return which rows of `held_out` are in `train`; a few numbers exclude most before all columns are compared."""
+    """Return which rows of `held_out` are in `train`; a few numeric columns exclude most rows first."""
     quick = [name for name in names if train[name].dtype.kind in "iufmM"][:QUICK]
     near = train[np.isin(_hash(train, quick), _hash(held_out, quick))] if quick else train
     return np.isin(_hash(held_out, names), _hash(near, names))
@@ -443,7 +444,7 @@ def _hash(frame: pd.DataFrame, names: list[str]) -> np.ndarray:
 
 
 def expect_by_chance(train: pd.DataFrame, rows: pd.DataFrame, names: list[str]) -> np.ndarray:
-    """Return for each of `rows` how many like it are expected in `train` if the columns were independent."""
+    """Return how many rows equal to each of `rows` are expected in `train` if the columns were independent."""
     part = train.iloc[:: max(1, len(train) // SAMPLE_ROWS)]
     logs = np.full(len(rows), np.log(len(train)))
     for name in names:
@@ -452,14 +453,14 @@ def expect_by_chance(train: pd.DataFrame, rows: pd.DataFrame, names: list[str]) 
     return np.exp(logs)
 
 
-HOLDS = 0.9  # of the rows, and of those without the commonest value: a few percent of exceptions hide nothing
+HOLDS = 0.9  # share of the rows, and of those without the most common value: a few percent may be exceptions
 HOLDS_FOR_CLASSES = 0.99
-EXPLAINED = 0.995  # R² from where on constants, and rounding, count for little
-MOSTLY = 0.93  # of the values are multiples of what they are rounded to
-GAIN = 3.0  # bits of information on the target that an expression must have beyond its constants
-EXACT = 1e-6  # of an expression's terms, up to which arithmetic is exact
+EXPLAINED = 0.995  # R² from which the effect of constants and rounding is small
+MOSTLY = 0.93  # share of values that must be multiples of the rounding step
+GAIN = 3.0  # bits of information about the target that an expression must add to its constants
+EXACT = 1e-6  # size of an expression's terms up to which arithmetic is exact
 MOST_CONSTANTS, RAREST = 6, 0.01
-SPARSE = 3  # the constants fill at most one of so many of the places between the smallest and the largest
+SPARSE = 3  # of the possible values between the smallest and the largest constant, at most one in so many is a constant
 SEARCHED_ROWS, PAIR_ROWS = 4000, 800
 MOST_COLUMNS, MOST_PAIRED, MOST_PRODUCTS, MOST_RATED = 200, 60, 10, 3
 ROWS_PER_COLUMN, ENOUGH_ROWS = 10, 200
@@ -474,7 +475,7 @@ Floats = np.ndarray
 
 
 class Start(NamedTuple):
-    """A way to look for weights, each of which finds what others miss; see `_fit_sparse`.
+    """A start of the search for weights; each finds expressions that others miss; see `_fit_sparse`.
 
     Attributes:
         kept: The share of the rows that is kept at first.
@@ -497,7 +498,7 @@ class Operand:
     Attributes:
         name: The column's name.
         values: Its values: dates as days since 1970, durations as seconds; NaN where missing.
-        step: What its values are rounded to, such as 0.01; 0 where to nothing.
+        step: The rounding step of its values, such as 0.01; 0 if there is none.
         date: Whether it holds dates.
     """
 
@@ -513,9 +514,9 @@ class Expression:
 
     Attributes:
         columns: Their names.
-        text: How it is written.
-        values: Its values, NaN where they are not known.
-        error: How far each may be off because its columns are rounded.
+        text: The expression as text.
+        values: Its values, NaN if unknown.
+        error: The possible error of each value from the rounding of its columns.
         kind: "sum" or "product".
         days: Whether the values are days.
         times: Whether it is one column times another.
@@ -532,7 +533,7 @@ class Expression:
 
 @dataclass(frozen=True)
 class Found:
-    """An expression that gives the target: its factor, its constants, the share of the rows, and how exactly."""
+    """An expression that determines the target: factor, constants, share of the rows, and exactness."""
 
     expression: Expression
     factor: float
@@ -542,12 +543,12 @@ class Found:
 
 
 class Target:
-    """The numbers to be given away.
+    """A numeric target.
 
     Attributes:
-        values: They, [rows].
-        step: What they are rounded to.
-        rare: Which rows have another value than the commonest.
+        values: The values, [rows].
+        step: Their rounding step.
+        rare: Which rows have a value other than the most common one.
         holds: The share of the rows in which an expression must hold.
     """
 
@@ -562,15 +563,15 @@ class Target:
 
 
 def find_identities(frame: pd.DataFrame, columns: Sequence[Column], target: str, problem: Problem) -> list[Alarm]:
-    """Return an alarm for each expression of `columns` that gives the target, five at most.
+    """Return an alarm for each expression of `columns` that determines the target, at most five.
 
-    Classes count by their ranks, and only as exact linear combinations.
+    Classes are treated as ranks, and only exact linear combinations count.
 
     Args:
         frame: A sample of the rows to train on, in random order, none without a target.
         columns: The features; those that alone predict the target should not be among them.
         target: The column to predict.
-        problem: What kind of prediction it is.
+        problem: The kind of prediction.
     """
     y = label(frame[target], problem)
     if len(y) < FEWEST_ROWS or np.abs(y).max() > LARGEST or len(np.unique(y)) < 2:
@@ -609,7 +610,7 @@ def read_operands(frame: pd.DataFrame, columns: Sequence[Column]) -> list[Operan
 
 
 def step_of(values: Floats) -> float:
-    """Return the power of ten, from 1 down to 0.00001, of which nearly all values are multiples; 0 where of none."""
+    """Return the power of ten, from 1 to 0.00001, of which nearly all values are multiples; 0 if there is none."""
     for digits in range(6):
         scaled = values * 10.0**digits
         if (np.abs(scaled - np.round(scaled)) <= 1e-6 * np.maximum(1.0, np.abs(scaled) * 1e-3)).mean() >= MOSTLY:
@@ -618,7 +619,7 @@ def step_of(values: Floats) -> float:
 
 
 def _find_one(operands: Sequence[Operand], goal: Target, numbers: bool) -> Found | None:
-    """Return the simplest expression that gives the target, or None.
+    """Return the simplest expression that determines the target, or None.
 
     The time between two dates comes first, then a plain sum, then pairs, then sums with several constants, then sums
     with products among their terms, products of several powers, sums with products and several constants, and last
@@ -645,7 +646,7 @@ def _find_one(operands: Sequence[Operand], goal: Target, numbers: bool) -> Found
 
 
 def _fill(operands: Sequence[Operand]) -> list[Operand]:
-    """Return operands with 0 where a number is missing, in place of a table without gaps nothing."""
+    """Return operands with missing numbers replaced by 0; none if no number is missing."""
     gaps = [np.isnan(operand.values).any() and not operand.date for operand in operands]
     if not any(gaps):
         return []
@@ -655,11 +656,11 @@ def _fill(operands: Sequence[Operand]) -> list[Operand]:
     ]
 
 
-# Whether an expression gives the target.
+# Whether an expression determines the target.
 
 
 def _check_identity(expression: Expression, goal: Target, factor: float, most: int) -> Found | None:
-    """Return the expression with its constants where it gives the target, first up to the target's own rounding."""
+    """Return the expression with its constants if it determines the target, first up to the target's own rounding."""
     known = np.isfinite(expression.values)
     if known.sum() < max(FEWEST_ROWS, COMPLETE * len(known)) or not np.isfinite(factor):
         return None
@@ -700,7 +701,7 @@ def _fit_constants(
 
 
 def _is_explained(y: Floats, cluster: Floats, constants: Sequence[float], half: float) -> bool:
-    """Return True if several constants leave far less open than the target did, and are not a run of small steps."""
+    """Return True if several constants leave much less uncertainty than the target, and are not evenly close."""
     if len(constants) < 2:
         return False
     unit = max(2 * half, np.finfo(float).tiny)
@@ -715,7 +716,7 @@ def _entropy(values: Floats) -> float:
 
 
 def _modes(values: Floats, half: float, most: int) -> Floats:
-    """Return the centers of the densest windows of `2 × half`, the densest first, each of 1% of the values or more."""
+    """Return the centers of the densest windows of width `2 × half`, densest first, each with at least 1% of the values."""
     left = np.sort(values)
     fewest = max(2, RAREST * len(left))
     centers: list[float] = []
@@ -766,7 +767,7 @@ def _deviation(values: Floats) -> float:
 
 
 def _fit_within(matrix: Floats, y: Floats, cluster: Floats) -> Floats:
-    """Return the weights of least squares where each cluster has a constant of its own."""
+    """Return the least-squares weights if each cluster has its own constant."""
     counts = np.maximum(np.bincount(cluster), 1)[:, None]
     both = np.column_stack([matrix, y])
     means = np.zeros((len(counts), both.shape[1]))
@@ -775,7 +776,7 @@ def _fit_within(matrix: Floats, y: Floats, cluster: Floats) -> Floats:
 
 
 def _fit(both: Floats) -> Floats:
-    """Return the weights of least squares for the last column, whose rows and columns are centered.
+    """Return the least-squares weights for the last column; rows and columns are centered.
 
     By the normal equations, a tenth of the cost of a QR decomposition, refined once to the same precision.
     """
@@ -789,7 +790,7 @@ def _fit(both: Floats) -> Floats:
 
 
 def _find_sum(operands: Sequence[Operand], goal: Target, most: int) -> Found | None:
-    """Return a linear combination that gives the target up to `most` constants, of as few columns as it needs."""
+    """Return a linear combination of as few columns as possible that determines the target up to `most` constants."""
     if not operands:
         return None
     searched = goal.rows(np.arange(min(len(goal.values), SEARCHED_ROWS)))
@@ -843,7 +844,7 @@ def _times(weight: float) -> str:
 
 
 def _complete(operands: Sequence[Operand], y: Floats) -> tuple[list[Operand], Floats]:
-    """Return columns, few enough, with the rows in which all have a value; columns that weigh least are left out."""
+    """Return a limited number of columns (the heaviest ones), with the rows in which all have a value."""
     table = pd.DataFrame({place: o.values[: len(y)] for place, o in enumerate(operands)})
     table = table.loc[:, table.nunique() > 1]
     weights = _weigh(table, y) if table.shape[1] else pd.Series(dtype="float64")
@@ -860,7 +861,7 @@ def _complete(operands: Sequence[Operand], y: Floats) -> tuple[list[Operand], Fl
 
 
 def _weigh(table: pd.DataFrame, y: Floats) -> "pd.Series[float]":
-    """Return how much each column weighs in the linear combination of all, gaps filled with medians."""
+    """Return each column's weight in the linear combination of all, with missing values replaced by medians."""
     filled = ((table - table.median()) / table.std()).fillna(0.0).clip(-1e3, 1e3).to_numpy()
     weights = _fit(np.column_stack([filled - filled.mean(axis=0), y - y.mean()]))
     return pd.Series(np.abs(weights), index=table.columns)
@@ -869,7 +870,7 @@ def _weigh(table: pd.DataFrame, y: Floats) -> "pd.Series[float]":
 def _leave_out(
     used: Sequence[Operand], matrix: Floats, weights: Floats, scale: Floats, part: Target, half: float, most: int
 ) -> tuple[Floats, list[int]]:
-    """Return the weights and places of the columns that a combination needs to hold; none where it does not hold."""
+    """Return the weights and positions of the columns that a combination needs; none if it does not hold."""
     y = part.values
     rounded = half + sum(abs(w) / s * o.step for w, s, o in zip(weights, scale, used, strict=True) if o.step < 1) / 2
     everything = list(range(len(weights)))
@@ -900,7 +901,7 @@ def _holds(made: Floats, part: Target, width: float, most: int) -> bool:
 
 
 def _cluster(rest: Floats, width: float, most: int) -> tuple[Floats, Floats]:
-    """Return for each residual the number of the nearest of the densest ones, and whether it is within `width`."""
+    """Return the nearest dense cluster of each residual, and whether it is within `width`."""
     centers = _modes(rest, width, most)
     if not len(centers):
         return np.zeros(0, np.int64), np.zeros(0, bool)
@@ -912,7 +913,7 @@ def _cluster(rest: Floats, width: float, most: int) -> tuple[Floats, Floats]:
 
 
 def choose_paired(operands: Sequence[Operand], goal: Target) -> list[Operand]:
-    """Return up to 60 columns: half by their weight in the combination of all, half by how they rank the target."""
+    """Return up to 60 columns: half by weight in the combination of all, half by rank correlation with the target."""
     if len(operands) <= MOST_PAIRED:
         return list(operands)
     rows = min(len(goal.values), SEARCHED_ROWS)
@@ -951,12 +952,12 @@ def pair_expressions(operands: Sequence[Operand]) -> Iterator[Expression]:
 
 
 def _off(operand: Operand) -> float:
-    """Return how far rounding may have moved a value; whole numbers are counts, and exact."""
+    """Return the possible rounding error of a value; whole numbers are counts, and exact."""
     return operand.step if operand.step < 1 else 0.0
 
 
 def _find_pair(operands: Sequence[Operand], goal: Target) -> Found | None:
-    """Return the expression of one or two columns that gives the target up to a few constants, or None."""
+    """Return the expression of one or two columns that determines the target up to a few constants, or None."""
     if not operands:
         return None
     rows = np.arange(min(len(goal.values), PAIR_ROWS))
@@ -982,7 +983,7 @@ def _find_pair(operands: Sequence[Operand], goal: Target) -> Found | None:
 
 
 def _far_pairs(y: Floats) -> tuple[Floats, Floats]:
-    """Return the places of rows, two and two, that are far apart by their values."""
+    """Return pairs of rows whose values are far apart."""
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, len(y), (2, 4 * SLOPES))
     far = np.argsort(-np.abs(y[first] - y[second]), kind="stable")[: 2 * SLOPES]
@@ -991,7 +992,7 @@ def _far_pairs(y: Floats) -> tuple[Floats, Floats]:
 
 
 def _mode_of_slopes(run: Floats, rise: Floats) -> tuple[float, float]:
-    """Return the middle of the narrowest tenth of the slopes, and how wide that is, as a share of it."""
+    """Return the middle of the narrowest tenth of the slopes, and its relative width."""
     with np.errstate(all="ignore"):
         slopes = rise / run
     slopes = np.sort(slopes[np.isfinite(slopes)])
@@ -1007,7 +1008,7 @@ def _mode_of_slopes(run: Floats, rise: Floats) -> tuple[float, float]:
 
 
 def _refine(expression: Expression, part: Target, slope: float) -> float | None:
-    """Return the factor under which an expression gives the target of some rows, or None."""
+    """Return the factor with which an expression determines the target of some rows, or None."""
     known = np.isfinite(expression.values)
     if known.sum() < max(FEWEST_ROWS, COMPLETE * len(known)):
         return None
@@ -1026,7 +1027,7 @@ def _refine(expression: Expression, part: Target, slope: float) -> float | None:
 
 
 def _whole(factor: float) -> float:
-    """Return a factor that is nearly a plain one (whole, one over that, a unit of time, of few digits) as just that."""
+    """Round a factor to a simple one if it is near (an integer, its inverse, a unit of time, or few digits)."""
     size = abs(factor)
     if not size or not np.isfinite(size):
         return factor
@@ -1041,7 +1042,7 @@ def _whole(factor: float) -> float:
 
 
 def _likeliest_products(operands: Sequence[Operand], goal: Target) -> list[Operand]:
-    """Return the ten products of two columns that rank the target best, as operands, the best first."""
+    """Return the ten products of two columns with the best rank correlation with the target, as operands."""
     rows = np.arange(min(len(goal.values), PAIR_ROWS))
     ranks = pd.Series(goal.values[rows]).rank().to_numpy()
     few = [Operand(o.name, o.values[rows], o.step, o.date) for o in operands if not o.date]
@@ -1062,7 +1063,7 @@ def _likeliest_products(operands: Sequence[Operand], goal: Target) -> list[Opera
 
 
 def _rate(products: Sequence[Operand], operands: Sequence[Operand]) -> list[Operand]:
-    """Return each product times each share or percentage, so that one less a discount is a sum with these."""
+    """Return each product times each share or percentage, so that a discounted product is a sum with these."""
     return [
         Operand(f"{product.name}\0{rate.name}", product.values * rate.values, product.step + rate.step)
         for product in products
@@ -1075,9 +1076,9 @@ def _rate(products: Sequence[Operand], operands: Sequence[Operand]) -> list[Oper
 
 
 def _find_powers(operands: Sequence[Operand], goal: Target) -> Found | None:
-    """Return a product of powers of several columns that gives the target, such as weight / height², or None.
+    """Return a product of powers of several columns that determines the target, such as weight / height², or None.
 
-    A rate is tried unchanged, then as what it leaves of a whole, such as 1 - discount, then as what it adds.
+    A rate is tried unchanged, then as the rest, such as 1 - discount, then as an increase, such as 1 + tax.
     """
     with np.errstate(all="ignore"):
         y = np.log(np.abs(goal.values))
@@ -1102,7 +1103,7 @@ def _find_powers(operands: Sequence[Operand], goal: Target) -> Found | None:
 
 
 def _whole_of(operand: Operand) -> float:
-    """Return 1 or 100 where a column seems to hold shares or percentages of that, else 0."""
+    """Return 1 if a column seems to hold shares, 100 for percentages, else 0."""
     low, high = np.nanmin(operand.values), np.nanmax(operand.values)
     if low >= 0 and 0 < high < 1:
         return 1.0
@@ -1110,7 +1111,7 @@ def _whole_of(operand: Operand) -> float:
 
 
 def _factor(operand: Operand, whole: float, sign: int) -> Expression:
-    """Return a column as a factor, or with `whole` as what it leaves (-1) or adds (1)."""
+    """Return a column as a factor, or with `whole` as the rest (-1) or the increase (1)."""
     text = f'"{operand.name}"' + ("" if whole in (0.0, 1.0) else f" / {whole:g}")
     values = 1 + sign * operand.values / whole if whole else operand.values
     written = f"(1 {'-' if sign < 0 else '+'} {text})" if whole else text
@@ -1134,7 +1135,7 @@ def _check_powers(factors: Sequence[Expression], powers: dict[str, float], goal:
 
 
 def _powers_of(expression: Expression, logs: dict[str, Floats]) -> dict[str, float]:
-    """Return the power of each factor in a combination of logarithms, whole or half where it is nearly that."""
+    """Return the power of each factor in a combination of logarithms, rounded to whole or half ones if near."""
     names = list(expression.columns)
     matrix = np.column_stack([*(logs[name] for name in names), expression.values])
     matrix = matrix[np.isfinite(matrix).all(axis=1)]
@@ -1149,7 +1150,7 @@ def _powers_of(expression: Expression, logs: dict[str, Floats]) -> dict[str, flo
 
 
 def _heaviest(found: Found, operands: Sequence[Operand]) -> str:
-    """Return the column of an expression that goes with its values most."""
+    """Return the column of an expression that correlates most with its values."""
     by_name = {operand.name: operand.values for operand in operands}
     values = pd.Series(found.expression.values).rank()
     known = [name for name in found.expression.columns if name in by_name]
@@ -1196,15 +1197,15 @@ def _write_constants(found: Found) -> str:
     return f" + one of {', '.join(f'{value:.6g}' for value in shown)}"
 
 
-SEPARATED = 0.995  # balanced accuracy of the cuts, on rows that they were not chosen on
-ALMOST = 0.97  # on fewer rows, from where on an expression is examined
+SEPARATED = 0.995  # balanced accuracy of the cuts, on other rows than those they were chosen on
+ALMOST = 0.97  # score on fewer rows, from which an expression is examined
 FEWEST_OF_CLASS, MOST_CLASSES = 20, 20
-FEWEST_VALUES = 10  # of a column: an expression of flags and codes is a code itself
+FEWEST_VALUES = 10  # distinct values of a column: an expression of flags and codes is itself a code
 FEW_ROWS, MOST_EXPRESSIONS = 1500, 50
 
 
 def find_thresholds(frame: pd.DataFrame, columns: Sequence[Column], target: str, problem: Problem) -> list[Alarm]:
-    """Return an alarm for the sum, difference, product, quotient or span of two columns that is cut into the classes.
+    """Return an alarm if thresholds on a sum, difference, product, quotient or span of two columns give the classes.
 
     Cost: as for pairs in `ondol.validation.leakage`, a sort of 1,500 values for each.
 
@@ -1212,7 +1213,7 @@ def find_thresholds(frame: pd.DataFrame, columns: Sequence[Column], target: str,
         frame: A sample of the rows to train on, in random order, none without a target.
         columns: The features; those that alone predict the target should not be among them.
         target: The column to predict.
-        problem: What kind of prediction it is.
+        problem: The kind of prediction.
     """
     if problem == "regression" or len(frame) < FEWEST_ROWS:
         return []
@@ -1237,7 +1238,7 @@ def find_thresholds(frame: pd.DataFrame, columns: Sequence[Column], target: str,
 
 
 def _separate(values: np.ndarray, y: np.ndarray) -> float:
-    """Return the balanced accuracy of cutting `values` into runs of one class each, scored on every other row."""
+    """Return the balanced accuracy of thresholds that cut `values` into one class each, scored on every other row."""
     known = np.isfinite(values)
     if known.sum() < max(FEWEST_ROWS, len(y) / 2):
         return 0.0
@@ -1256,7 +1257,7 @@ def _separate(values: np.ndarray, y: np.ndarray) -> float:
 
 
 def _cut(low: np.ndarray, high: np.ndarray) -> float:
-    """Return the value at or below which the lower of two classes lies, with the fewest mistakes as shares of each."""
+    """Return the threshold between two classes with the fewest errors, as shares of each class."""
     places = np.concatenate([low, high])
     above = 1 - np.searchsorted(low, places, side="right") / len(low)
     below = np.searchsorted(high, places, side="right") / len(high)

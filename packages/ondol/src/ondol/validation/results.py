@@ -1,4 +1,4 @@
-"""Validations: which rows of a snapshot are invalid, and why; valid rows are all others."""
+"""Validations: the invalid rows of a snapshot and the reasons; all other rows are valid."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -22,11 +22,11 @@ class Validation(BaseModel):
     """The result of validating a snapshot with a contract.
 
     Attributes:
-        id: Names the pair of snapshot and contract.
+        id: The id of the pair of snapshot and contract.
         snapshot: The snapshot's digest.
         rows: Rows checked.
         bad: Rows quarantined.
-        unlabelled: Rows left out because they have no value of the target, which are not bad.
+        unlabelled: Rows left out because they have no target; they do not count as bad.
         reasons: How many cells failed, by `column: check`, most first.
         digest: The SHA-256 of the file of the quarantined rows; None in older records.
     """
@@ -46,16 +46,16 @@ class Validation(BaseModel):
 
     @property
     def labelled(self) -> int:
-        """How many rows have a label."""
+        """The number of labelled rows."""
         return self.rows - self.unlabelled
 
     @property
     def kept(self) -> int:
-        """How many rows can be used for training."""
+        """The number of rows for training and evaluation."""
         return self.labelled - self.bad
 
     def describe(self) -> str:
-        """Return how many rows were kept, how many were not, and why."""
+        """Return a sentence on how many rows were kept and quarantined, and why."""
         text = f"{self.kept:,} rows kept, {self.bad:,} quarantined ({self.bad_share:.2%})"
         return f"{text}, {self.unlabelled:,} without a label left out" if self.unlabelled else text
 
@@ -94,7 +94,7 @@ class Validations:
 
     @contextmanager
     def quarantine(self, name: str, schema: pa.Schema) -> "Iterator[Quarantine]":
-        """Open the quarantine of a validation for rows of `schema`; it is kept if `finish` is called."""
+        """Open the quarantine of a validation for rows of `schema`; the file is kept only if `finish` is called."""
         place = self._place(name)
         with scratch(place) as made, closing(Quarantine(made, schema)) as quarantine:
             yield quarantine
@@ -106,15 +106,15 @@ class Validations:
                 self.store.write_bytes(self.folder / f"{name}.json", record.encode())
 
     def has_rows(self, name: str) -> bool:
-        """Return True if the quarantined rows of a validation are there."""
+        """Return True if the quarantined rows of a validation exist."""
         return self.store.has(self._place(name))
 
     def find_rows(self, name: str) -> Path:
-        """Return where the quarantined rows of a validation are, or would be."""
+        """Return the path of a validation's quarantined rows, which may not exist."""
         return self.store.fetch(self._place(name))
 
     def rows_path(self, name: str) -> Path:
-        """Return where the quarantined rows of a validation are, to be opened.
+        """Return the path of a validation's quarantined rows, downloaded if necessary.
 
         Raises:
             UserError: the file is missing, or its bytes are no longer what they were.
@@ -132,9 +132,9 @@ class Validations:
         return pq.read_table(self.rows_path(name), columns=[ROW]).column(ROW).to_numpy()
 
     def read_rows(self, name: str, places: np.ndarray) -> pa.Table:
-        """Return quarantined rows, raw, in the order of their `places` in the file; only row groups with one are read.
+        """Return raw quarantined rows, in the order of their `places` in the file; only the needed row groups are read.
 
-        Columns of the data that are called as one of the quarantine's own have " of the data" behind their names.
+        Columns of the data with the name of one of the quarantine's own columns get the suffix " of the data".
         """
         with pq.ParquetFile(self.rows_path(name)) as file:
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
@@ -143,7 +143,7 @@ class Validations:
             hit = np.unique(groups)
             names = [column for column in file.schema_arrow.names if column not in (ROW, REASONS)]
             table = file.read_row_groups(hit.tolist(), columns=names)
-            before = np.cumsum([0, *np.array(sizes)[hit]])[:-1]  # rows of the groups that were read before each
+            before = np.cumsum([0, *np.array(sizes)[hit]])[:-1]  # rows in the groups before each
             at = places - (ends - sizes)[groups] + before[np.searchsorted(hit, groups)]
         return table.take(pa.array(at))
 
@@ -178,7 +178,7 @@ FILE = "latest.json"
 
 
 def read_latest(store: Store) -> dict[str, str]:
-    """Return by stage what was made last.
+    """Return the last result of each stage.
 
     Raises:
         Damaged: the file cannot be read.
@@ -191,22 +191,22 @@ def read_latest(store: Store) -> dict[str, str]:
 
 
 class Latest:
-    """What each stage made last, so that the next can be run alone."""
+    """The last result of each stage, so that the next stage can be run alone."""
 
     def __init__(self, store: Store) -> None:
         """Open `store`; creates nothing."""
         self.store = store
 
     def set(self, stage: str, value: str) -> None:
-        """Remember what `stage` made."""
+        """Store the result of `stage`."""
         self.store.write_json(self.store.folder / FILE, read_latest(self.store) | {stage: value})
 
     def find(self, stage: str) -> str | None:
-        """Return what `stage` made last, or None."""
+        """Return the last result of `stage`, or None."""
         return read_latest(self.store).get(stage)
 
     def get(self, stage: str) -> str:
-        """Return what `stage` made last.
+        """Return the last result of `stage`.
 
         Raises:
             UserError: it has not run yet.

@@ -1,4 +1,4 @@
-"""Steps of the validate flow: invalid rows of a snapshot go to quarantine, each with its reasons."""
+"""Steps of the validate flow: quarantine invalid rows of a snapshot with their reasons."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,8 +26,8 @@ from ondol.snapshots.snapshots import Block, Snapshots
 from ondol.storage.files import SHORT, digest_file, digest_json
 from ondol.validation.results import Validation
 
-GRAMMAR = 2  # raised whenever the same cells are read as other values
-LOGGED = 5  # reasons that the run's log names
+GRAMMAR = 2  # increased whenever the same cells are read as other values
+LOGGED = 5  # reasons that the run's log lists
 CHECKED = "check"  # the entry of `Latest` for the validation used last, also if its bad share is refused
 
 
@@ -80,9 +80,9 @@ def validate_snapshot(project: Project, digest: str, name: str) -> Validation:
 def _find_repeats(
     snapshots: Snapshots, digest: str, contract: Contract, checks: Checks
 ) -> dict[tuple[str, ...], np.ndarray]:
-    """Return for each set of columns that must be unique the numbers of the rows that repeat an earlier one.
+    """Return the numbers of rows that repeat an earlier row, for each set of columns that must be unique.
 
-    Rows without a label repeat nothing and are not repeated.
+    Rows without a label are ignored.
     """
     sets = {
         names: [contract.column(name) for name in names]
@@ -107,7 +107,7 @@ def hash_blocks(snapshots: Snapshots, digest: str, columns: Sequence[Column]) ->
 
 
 def _find_labels(snapshots: Snapshots, digest: str, contract: Contract) -> Iterator[np.ndarray]:
-    """Yield which of a snapshot's rows have a label, also an unreadable one, a row group at a time."""
+    """Yield masks of a snapshot's rows with a label, even an unreadable one, a row group at a time."""
     for block in snapshots.blocks(digest):
         values, unreadable = clean_column(block.read([contract.target]).column(contract.target), contract.target_column)
         yield values.notna().to_numpy() | unreadable
@@ -148,7 +148,7 @@ def check_bad_share(project: Project, validation: Validation) -> None:
 
 
 def report_validation(validation: Validation) -> None:
-    """Show in the log and in the Prefect UI how many rows were kept and why others were not."""
+    """Show the numbers of valid and quarantined rows, and the reasons, in the log and in the Prefect UI."""
     say(f"{validation.rows - validation.bad:,} rows are valid, {validation.bad:,} are quarantined.")
     for reason, rows in list(validation.reasons.items())[:LOGGED]:
         say(f"{rows:,} rows are quarantined by {reason}.")
