@@ -1,9 +1,11 @@
 """How often the monitor cries wolf, and how often it sleeps: simulated windows of the sample, as in the flow.
 
 Each simulated project has its own data, model and reference (about 1,000 held-out rows of 5,000). Its windows follow
-each other; an alarm is a decision that would start the pipeline. docs/explanation/drift.md has the figures.
+each other; an alarm is a decision that would start the pipeline. docs/explanation/drift.md has the figures: `-s` prints
+them, for another `[monitor] confidence` with the variable CONFIDENCE.
 """
 
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -29,7 +31,8 @@ from ondol.registry.champion import Champion
 from ondol.training.dataset import Holdout, in_holdout
 from ondol.training.train import fit_rows
 
-RULES, RETRAIN, GATES = Monitor(), Retrain(cooldown_hours=0), Gates()
+RULES = Monitor(confidence=float(os.environ.get("CONFIDENCE", Monitor().confidence)))
+RETRAIN, GATES = Retrain(cooldown_hours=0), Gates()
 ROWS = 1_000
 CHAMPION = Champion(version="1", run_id="r", bundle="1-b", digest="d", since=START.isoformat())
 
@@ -99,7 +102,13 @@ def count_alarms(project: Project, numbers: range, drift: float = 0, shift: floa
         windows.append(window(project, number, drift, shift, labels))
         alarms += decide(windows, CHAMPION, RETRAIN, Loop(), windows[-1].end).wanted
     flagged = sum(w.bad for w in windows)
-    print(f"seed {project.seed} drift {drift} shift {shift}: {flagged} windows flagged, {alarms} alarms", flush=True)
+    moved = sum(
+        (w.drift_share or 0) >= RULES.drift_share or bool(w.prediction and w.prediction.drifted) for w in windows
+    )
+    columns = sorted(sum(c.drifted for c in w.columns) for w in windows)
+    drifted = f"{columns[0]} to {columns[-1]} of {len(windows[0].columns)} columns drifted"
+    found = f"{flagged} of {len(windows)} windows flagged, {moved} without labels; {drifted}; {alarms} alarms"
+    print(f"seed {project.seed} drift {drift} shift {shift}: {found}", flush=True)
     return alarms
 
 
