@@ -14,6 +14,8 @@ from template_support import REPOSITORY, commit_all, copy_working_tree, git, pyt
 
 releases = load_releases().releases
 gone = load_releases().gone
+IN_VENDOR = [version for version in releases() if tuple(map(int, version.split("."))) >= (0, 4)]  # the engine
+IN_FLOWS = [version for version in releases() if version not in IN_VENDOR]
 NEXT = "v99.0.0"
 TASK = '''
 
@@ -62,9 +64,9 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return clone
 
 
-@pytest.fixture(scope="module", params=releases() or [None])
+@pytest.fixture(scope="module", params=IN_FLOWS or [None])
 def updated(request: pytest.FixtureRequest, history: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project of a release with a model, its owner's edits, brought up to date."""
+    """A project of a release with the engine in `flows/`, with a model and its owner's edits, brought up to date."""
     if request.param is None:
         pytest.skip("no release is in this clone's history: it is shallow")
     project = Project(tmp_path_factory.mktemp("updated") / "shop-churn")
@@ -122,6 +124,19 @@ def add_lightgbm(root: Path) -> None:
     succeed(run_in(root, "uv", "add", "--frozen", "lightgbm>=4"))
 
 
+def conflicts(root: Path) -> set[str]:
+    """Return the files that an update left in conflict."""
+    assert not list(root.rglob("*.rej"))
+    listed = git(root, "ls-files", "--cached", "--others", "--exclude-standard").split("\n")
+    there = [name for name in listed if name and (root / name).is_file()]
+    return {name for name in there if re.search(r"(?m)^<<<<<<< ", (root / name).read_text(encoding="utf-8"))}
+
+
+def deleted(root: Path) -> list[str]:
+    """Return the committed files that an update deleted."""
+    return git(root, "diff", "--name-only", "--diff-filter=D", "HEAD").split()
+
+
 def take_new_side(path: Path) -> None:
     """Resolve each conflict by what the template has now."""
     text, blocks = BLOCK.subn(r"\2", path.read_text(encoding="utf-8"))
@@ -135,6 +150,31 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("version", IN_VENDOR or [None])
+def test_update_of_an_engine_in_vendor_conflicts_nowhere(version, history, tmp_path):
+    if version is None:
+        pytest.skip("no release with the engine in vendor/ is in this clone's history")
+    root = tmp_path / "shop-churn"
+    run_copy(str(history), root, defaults=True, vcs_ref=f"v{version}", quiet=True)
+    commit_all(root)
+    add_lightgbm(root)
+    device = "    device: str = pa.Field()\n"
+    replace(root / "model" / "schema.py", device, device + COLUMN)
+    edited = ("model/features.py", "flows/ingest.py", "service/service.py", "config.toml", ".github/workflows/ci.yml")
+    for name in edited:
+        with (root / name).open("a", encoding="utf-8") as file:
+            file.write(LINE)
+    commit_all(root)
+    run_update(root, defaults=True, overwrite=True, quiet=True, vcs_ref=NEXT)
+    assert conflicts(root) == set()
+    assert [name for name in deleted(root) if not name.startswith("vendor/")] == []
+    assert '"lightgbm>=4"' in (root / "pyproject.toml").read_text(encoding="utf-8")
+    assert COLUMN in (root / "model" / "schema.py").read_text(encoding="utf-8")
+    for name in edited:
+        assert LINE in (root / name).read_text(encoding="utf-8"), name
+
+
 def test_releases_are_found_in_the_history():
     if not releases():
         pytest.skip("this clone is shallow")
@@ -143,11 +183,7 @@ def test_releases_are_found_in_the_history():
 
 @pytest.mark.slow
 def test_update_conflicts_nowhere_but_in_what_the_owner_edited(updated):
-    changed = git(updated.root, "ls-files", "--cached", "--others", "--exclude-standard").split("\n")
-    there = [name for name in changed if name and (updated.root / name).is_file()]
-    conflicts = {n for n in there if re.search(r"(?m)^<<<<<<< ", (updated.root / n).read_text(encoding="utf-8"))}
-    assert conflicts == CONFLICTS
-    assert not list(updated.root.rglob("*.rej"))
+    assert conflicts(updated.root) == CONFLICTS
 
 
 @pytest.mark.slow
@@ -173,8 +209,7 @@ def test_update_keeps_what_the_owner_wrote_and_brings_what_is_new(updated):
 
 @pytest.mark.slow
 def test_update_deletes_nothing(updated):
-    deleted = git(updated.root, "diff", "--name-only", "--diff-filter=D", "HEAD").split()
-    assert deleted == []
+    assert deleted(updated.root) == []
     for name in EDITED_AND_GONE:
         assert (updated.root / name).read_text(encoding="utf-8").endswith(LINE)
 
