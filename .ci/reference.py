@@ -214,7 +214,7 @@ def settings() -> Iterator[str]:
 
 
 def variables() -> Iterator[str]:
-    """Yield the variables that are not settings."""
+    """Yield the environment variables that are not settings."""
     yield table(("variable", "what it is"), ((code(name), text) for name, text in VARIABLES.items()))
 
 
@@ -249,7 +249,7 @@ def describe_parameter(parameter: Any) -> tuple[str, str, str, str]:
 
 
 def name_of(parameter: Any) -> str:
-    """Return an argument as it stands in a usage line, an option as it is typed."""
+    """Return an argument as in a usage line, and an option as it is typed."""
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or parameter.name.upper())
     return ", ".join([*parameter.opts, *parameter.secondary_opts])
@@ -398,7 +398,7 @@ def limits() -> Iterator[str]:
 
 
 class Recorder:
-    """Stands for BentoML's client of Prometheus, and keeps what it is asked to make."""
+    """Replaces BentoML's Prometheus client, and records the metrics that it is asked to create."""
 
     def __init__(self) -> None:
         """Start with nothing."""

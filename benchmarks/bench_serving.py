@@ -119,7 +119,7 @@ def measure(wrk: str, running: list[Running], work: Path, arguments: argparse.Na
 
 
 def show(progress: str) -> None:
-    """Show what goes on in one line of a terminal, and nothing in a file."""
+    """Show the progress in one line of a terminal, and nothing in a file."""
     if sys.stdout.isatty():
         print(f"{progress:78}", end="\r", flush=True)
 

@@ -69,7 +69,7 @@ class Runner:
 
     def _jobs(self) -> dict[str, dict[str, Any]]:
         results: dict[str, dict[str, Any]] = {}
-        for key, job in self.workflow["jobs"].items():  # each stands below those that it needs
+        for key, job in self.workflow["jobs"].items():  # each is below the jobs that it needs
             self.meanwhile.get(key, lambda: None)()
             needs = job.get("needs", [])
             # Reversed, because an object's values are in no order that GitHub promises.

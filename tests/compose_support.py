@@ -1,6 +1,6 @@
 """A compose file without an engine: the commands of its services as processes of this machine.
 
-Two rules take the place of what an engine would do, wherever an address or a path stands in the compose file, in the
+Two rules take the place of what an engine would do, wherever the compose file has an address or a path, in the
 Dockerfile or in a file that is mounted; health checks included:
 
 - a port that a container listens on is a free port here, and the container's name before it is 127.0.0.1;

@@ -1,4 +1,4 @@
-"""Stands in for `docker --host HOST …`: each host is a JSON file, and it refuses what a real one does.
+"""Replaces `docker --host HOST …` in tests: each host is a JSON file, and it refuses what a real one refuses.
 
 The file is called like the last part of the host's address. It holds `registry` and `images` (names), `containers`
 (state, image, environment, mounts and port of each), `refused` (commands that fail) and `log` (the commands that came).

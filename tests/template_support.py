@@ -121,7 +121,7 @@ def files_of(folder: Path) -> set[str]:
 
 
 def expected_files() -> set[str]:
-    """Return the files that every project has, whatever was answered."""
+    """Return the files that every project has, with any answers."""
     return OURS | {
         f"{name}/{path.relative_to(folder).as_posix()}"
         for name, folder in PACKAGES.items()

@@ -115,7 +115,7 @@ def find_port() -> int:
 
 
 def check_answer(running: Running, work: Path) -> object:
-    """Send the body once and return the answer, so that nobody measures errors."""
+    """Send the body once and return the answer, so that a server that only returns errors is not measured."""
     body = (work / running.server.body).read_bytes()
     request = urllib.request.Request(running.url, body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:

@@ -38,7 +38,7 @@ def trained_once(trained_on_sample: Project) -> Project:
 
 @pytest.fixture
 def trained(trained_once: Project) -> Project:
-    """A project whose version 1 is in production, whatever was done to it before."""
+    """A project with version 1 in production, restored if an earlier test changed it."""
     return trained_once.restore()
 
 

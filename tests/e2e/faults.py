@@ -21,7 +21,7 @@ class Killer:
     def __init__(self, sandbox: Path) -> None:
         self.sandbox = sandbox
         self.client = httpx.Client(timeout=10, trust_env=False)
-        self.ended = threading.Event()  # the simulation, whatever came of it
+        self.ended = threading.Event()  # set when the simulation has ended, with any result
         self.killed: dict[str, tuple[set[int], set[int]]] = {}  # by what it was: the old processes, the new ones
 
     def kill_in_turn(self) -> None:

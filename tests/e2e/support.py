@@ -81,7 +81,7 @@ class Project:
 
     @contextmanager
     def brought_down(self) -> Iterator["Project"]:
-        """Stop at the block's end whatever `ml up` started; no process may be left."""
+        """Stop the processes of `ml up` at the block's end; no process may be left."""
         try:
             yield self
         finally:

@@ -13,7 +13,7 @@ ROWS = 900
 
 
 def odd_table() -> pd.DataFrame:
-    """A table whose target follows from its columns, whatever they are called."""
+    """A table whose target follows from its columns, with any column names."""
     draw = np.random.default_rng(0)
     frame = pd.DataFrame(
         {

@@ -105,7 +105,7 @@ def play(made: Shown) -> None:
 
 @pytest.fixture
 def page(shown: Shown) -> Iterator[Page]:
-    """An empty page, which at the end has asked nobody else for anything and has had nothing to complain of."""
+    """An empty page, which at the end has sent no request to other hosts and has logged no error."""
     with shown.browser.page() as opened:
         yield opened
         opened.settle()

@@ -1,6 +1,6 @@
 """What somebody deleted or renamed in MLflow's UI: it is restored or made again, or one sentence says what is gone.
 
-What is in production goes on throughout.
+The version in production keeps answering throughout.
 """
 
 import shutil

@@ -161,7 +161,7 @@ def test_contract_that_breaks_callers_needs_breaking(
 
 
 def test_contract_may_change_freely_after_the_sample(trained_on_sample: Project, frame: pd.DataFrame) -> None:
-    """Nobody calls a model of the sample, so the first own data needs no flag."""
+    """A model of the sample has no callers, so the first own data needs no flag."""
     project = trained_on_sample.restore()
     own = frame[["customer_id", "monthly_fee", "tenure_months", "support_calls", "churned"]].rename(
         columns={"monthly_fee": "fee"}

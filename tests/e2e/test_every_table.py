@@ -21,7 +21,7 @@ TARGETS = {
     "sum_with_zero_rows.csv": "total",
     "total_up_to_surcharges.csv": "tip",
 }
-# What a run may say of made-up data in which there is nothing to learn, or the answer stands beside it.
+# Allowed messages on made-up data in which there is nothing to learn, or in which a column is the answer.
 SENTENCES = ("is refused by the floor gate", "looks like a leak", "leak", "at least")
 FILES = sorted(p for p in (*SHARED.glob("faults/*"), *SHARED.glob("data/*")) if p.suffix in (".csv", ".json"))
 

@@ -1,4 +1,4 @@
-"""Web pages of other origins, in a real browser, against the service: none is answered, its own page goes on."""
+"""Web pages of other origins, in a real browser, against the service: none is answered, its own page still works."""
 
 import json
 from collections.abc import Iterator

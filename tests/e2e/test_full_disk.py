@@ -1,4 +1,4 @@
-"""A disk that is full while rows are read: one sentence, nothing half-written, and all goes on when there is room."""
+"""A disk that is full while rows are read: one sentence, nothing half-written, and runs succeed when there is room."""
 
 import subprocess
 from pathlib import Path

@@ -25,7 +25,7 @@ def trained_once(make: Make, good: pd.DataFrame) -> Project:
 
 
 def held_out(frame: pd.DataFrame) -> np.ndarray:
-    """Which rows the project holds out: by the hash of the id, whatever else is in the row."""
+    """Which rows the project holds out: only the hash of the id decides."""
     from model.schema import Schema
     from ondol.config import Split
     from ondol.contract import describe

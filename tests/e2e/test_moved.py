@@ -1,4 +1,4 @@
-"""A project that was copied or moved, in folders of any name: nothing reaches into the original, and all goes on."""
+"""A project that was copied or moved, in folders of any name: it never uses the original, and everything works."""
 
 import json
 import shutil

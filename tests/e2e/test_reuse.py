@@ -61,7 +61,7 @@ def test_same_content_under_another_name_is_the_same_snapshot(trained: Project) 
 
 
 def test_changed_gate_evaluates_again_without_refit(trained: Project) -> None:
-    """The champion's own verdict stands; a candidate's is computed again."""
+    """The champion's own verdict is kept; a candidate's is computed again."""
     runs = trained.training_runs()
     trained.configure("gates", minimum=0.5)
     trained.run()

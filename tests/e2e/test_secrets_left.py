@@ -42,7 +42,7 @@ def typed_sample() -> pd.DataFrame:
 
 @pytest.fixture
 def planted(render: Render, postgres: str, tmp_path: Path) -> Iterator[Project]:
-    """A project on a table of a PostgreSQL, with a password in `.env` and a webhook that nobody receives."""
+    """A project on a table of a PostgreSQL, with a password in `.env` and a webhook without a receiver."""
     engine = sqlalchemy.create_engine(postgres.replace("postgresql://", "postgresql+psycopg://"))
     typed_sample().to_sql(TABLE, engine, index=False, if_exists="replace")
     project = make_project(render(), tmp_path / "customer-churn", None, HOME=str(tmp_path / "home"))

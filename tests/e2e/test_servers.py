@@ -26,7 +26,7 @@ MODULE = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", 
 
 @contextmanager
 def database() -> Iterator[str]:
-    """Make a database of a name that nobody else has, yield its address without the scheme, and drop it."""
+    """Create a database with a unique name, yield its address without the scheme, and drop it."""
     psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
     name = f"ml_{uuid.uuid4().hex[:12]}"
     try:

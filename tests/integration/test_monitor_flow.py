@@ -142,7 +142,7 @@ def test_drift_is_kept_told_and_shown(served):
     assert drifted.verdict == "drift" and drifted.drift_share is not None and drifted.drift_share > 0.5
     wanted = loop(served)["wanted"]
     assert wanted["window"] == drifted.id and wanted["windows"][-1] == drifted.id
-    assert wanted["emitted_at"] is None  # nobody listens to the server of one command
+    assert wanted["emitted_at"] is None  # the server of one command has no automation
     alerts = [json.loads(path.read_bytes()) for path in (served.store.folder / "alerts" / "outbox").glob("*.json")]
     told = sorted((a for a in alerts if a["kind"] == "drift"), key=lambda a: a["at"])
     assert "performance lost" in told[0]["what"] and drifted.reasons[0] in told[1]["what"] and len(told) == 2

@@ -190,7 +190,7 @@ def test_images_are_pinned_and_built_ones_are_targets_of_the_dockerfile(compose,
 
 
 def test_addresses_inside_compose_name_its_services_and_their_ports(compose, ops):
-    """Whatever a service has to call is a service, on the port that its command opens."""
+    """Every address that a service calls is a service, on the port that its command opens."""
     listens = {
         "prefect": "4200",
         "mlflow": "5000",
@@ -250,7 +250,7 @@ def test_no_address_holds_a_password(ops):
 @pytest.mark.slow
 @pytest.mark.parametrize("told", [True, False])
 def test_an_alert_arrives_at_the_webhook_that_is_set(ops, tmp_path, told):
-    """Prometheus sees no service, tells Alertmanager, and that tells the webhook; without one, nobody."""
+    """Prometheus sees no service and alerts Alertmanager, which calls the webhook, if one is set."""
     prometheus = need("prometheus", "prometheus")
     alertmanager = need("prometheus-alertmanager", "prometheus-alertmanager")
     arrived: list[dict[str, Any]] = []

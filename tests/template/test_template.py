@@ -1,4 +1,4 @@
-"""How a project is made: Python copied as it stands, nothing executed on the way, a mistake in a template refused."""
+"""How a project is made: Python is copied unchanged, nothing is executed, a mistake in a template is refused."""
 
 import re
 import subprocess

@@ -49,7 +49,7 @@ class Command:
 
 
 def read_commands(text: str) -> list[Command]:
-    """Return the commands of a console block; a command goes on while its quotes are open."""
+    """Return the commands of a console block; a command continues while its quotes are open."""
     found: list[Command] = []
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         lines = part.splitlines()
@@ -129,7 +129,7 @@ class Reader:
                 for command, (printed, _) in zip(commands, done, strict=True)
                 if (missing := missing_line(command.output, self.without_ports(printed))) is not None
             ]
-            # The status is asked for until the run that goes on has ended.
+            # The status is requested until the run in progress has ended.
             if not wrong or commands[-1].words != "uv run ml status" or time.monotonic() > deadline:
                 break
             time.sleep(2)
@@ -183,7 +183,7 @@ class Reader:
 
 @contextmanager
 def reader_of(folder: Path, rendered: Path) -> Iterator[Reader]:
-    """Follow pages in a folder; nothing may go on running there."""
+    """Follow pages in a folder; nothing may keep running there."""
     reader = Reader(folder, rendered)
     try:
         yield reader

@@ -1,4 +1,4 @@
-"""The engine in a project belongs to its commits, whatever the project's `.gitignore` leaves out."""
+"""The engine in a project is committed, also if the project's `.gitignore` has a pattern that matches it."""
 
 import shutil
 from pathlib import Path

@@ -183,7 +183,7 @@ def test_deploy_and_retrain_with_servers_and_environments(runner, registry, tmp_
         assert [run for run in runs if run["state_type"] == "SCHEDULED" and not run["auto_scheduled"]]
 
         staging_is_down = values | {"ML_ENVIRONMENTS__STAGING__URL": "http://127.0.0.1:9", "REVIEWERS": "true"}
-        staging_is_down |= {"ML_ENVIRONMENTS__STAGING__STORE": str(tmp_path / "nobody")}
+        staging_is_down |= {"ML_ENVIRONMENTS__STAGING__STORE": str(tmp_path / "missing")}
         monkeypatch.setitem(runner.environment, "ML_ENVIRONMENTS__STAGING__WAIT_SECONDS", "1")
         ended = runner.run("deploy.yml", vars=staging_is_down)
         assert (ended["staging"], ended["production"], ended["deploy-ok"]) == ("failure", "skipped", "failure")
@@ -201,7 +201,7 @@ def test_late_approval_releases_what_this_run_has_proved_and_a_dispatch_its_envi
         assert done.returncode == 0, done.stdout + done.stderr
 
     def retrain_and_release() -> None:
-        """While production waits for its approval, staging goes on to another model and another image."""
+        """While production waits for its approval, staging gets another model and another image."""
         ml("run", ML_TRAIN__SEED="7", ML_GATES__MARGIN="1")
         ml("release", "--to", "staging", "--image", "churn:2", **values)
 

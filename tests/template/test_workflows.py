@@ -106,7 +106,7 @@ def test_branches_but_main_push_and_release_nothing():
 
 
 def test_deploy_waits_for_the_checks_and_they_run_once_for_each_push():
-    """As jobs of the deployment: `workflow_run` would run with the rights of main for whatever ended."""
+    """As jobs of the deployment: `workflow_run` would run with the rights of main after any workflow run."""
     folder = REPOSITORY / "template" / ".github" / "workflows"
     jobs = load(folder / "deploy.yml")["jobs"]
     assert jobs["ci"]["uses"].split()[0] == "./.github/workflows/ci.yml"

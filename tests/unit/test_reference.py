@@ -54,7 +54,7 @@ def page(name: str) -> str:
 
 
 def first_cells(text: str) -> list[str]:
-    """Return what stands as code at the beginning of each row of the tables."""
+    """Return the code at the beginning of each row of the tables."""
     return re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
 
 

@@ -245,7 +245,7 @@ def test_container_of_an_earlier_version_is_replaced_and_not_left_beside_it(host
 
 
 def test_container_of_an_earlier_version_with_another_store_is_nobodys(host, container):
-    """It may be that of the host's other environment; what holds the port is said, and goes on."""
+    """It may belong to the host's other environment; the error names the container with the port, which is kept."""
     before = host.have(OLD, store="/srv/staging")
     assert container().image() is None
     with pytest.raises(UserError, match="port is already allocated"):
@@ -268,7 +268,7 @@ def test_environment_of_any_name_has_a_container(host, container, tmp_path):
 )
 @pytest.mark.parametrize("value", [{}, {"ML_LOG_KEY": ""}])
 def test_variable_that_is_not_set_is_refused_before_anything_moves(host, container, settings, value):
-    """The service would go on without its key, and nobody would notice."""
+    """Otherwise the service would run without its key, and that would not be noticed."""
     host.have(NAME, ML_LOG_KEY="secret")
     with pytest.raises(UserError, match=r"^ML_LOG_KEY must be set here"):
         replace(container(**settings, **value))

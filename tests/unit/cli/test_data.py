@@ -126,7 +126,7 @@ def test_whatever_happened_and_wherever_it_stops_nothing_needed_goes(tmp_path_fa
 
 
 def assert_nothing_dangles(store: Store) -> None:
-    """Whatever is recorded can be read whole, and whatever refers to a snapshot finds it."""
+    """Every recorded snapshot can be read completely, and every reference to a snapshot is valid."""
     snapshots = Snapshots(store)
     for path in snapshots.folder.glob("*.json"):
         assert len(read(store, path.stem)) == snapshots.get(path.stem).rows

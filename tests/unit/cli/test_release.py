@@ -16,7 +16,7 @@ from ondol.registry.champion import read_champion
 from ondol.storage.store import Store
 
 NAME, STAGING = "customer-churn-production", "customer-churn-staging"
-NOBODY = {  # answers at production's address
+SILENT = {  # answers at production's address
     "ML_ENVIRONMENTS__PRODUCTION__URL": "http://127.0.0.1:9",
     "ML_ENVIRONMENTS__PRODUCTION__WAIT_SECONDS": "0.5",
 }
@@ -228,7 +228,7 @@ def test_release_that_fails_restores_container_and_champion_without_a_registry(r
     """The old image is gone from the registry, as after its clean-up, and even from the host's list of images."""
     before, containers = released.champion("production"), host.have(NAME, ML_LOG_KEY="secret")
     host.write(registry=["churn:2"], images=[])
-    done = released.release("production", "--image", "churn:2", **host.environment, **NOBODY)
+    done = released.release("production", "--image", "churn:2", **host.environment, **SILENT)
     assert refuse(done).startswith("http://127.0.0.1:9/readyz is not ready")
     assert "churn:1 runs again" in done.stdout
     assert host.containers == containers

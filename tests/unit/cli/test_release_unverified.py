@@ -33,7 +33,7 @@ RELEASE = "from ondol.cli.release import release_to; release_to('{}')"
 
 
 class Delivery:
-    """A project without a model of its own, and its environments, at whose addresses nobody answers."""
+    """A project without a model of its own, and its environments, at whose addresses no service answers."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -120,7 +120,7 @@ def test_what_is_not_verified_in_one_environment_reaches_no_other(delivery):
 
 
 def test_a_champion_that_moves_within_the_block_is_noted_before(delivery, monkeypatch):
-    """Whoever looks while the proof goes on finds the note."""
+    """The note can be read during the verification."""
     seen = []
 
     def verify(*_: object) -> None:

@@ -194,7 +194,7 @@ def test_a_loss_with_a_link_is_refused() -> None:
 
 @pytest.mark.parametrize("encoder", [OrdinalEncoder(), OneHotEncoder(sparse_output=False)])
 def test_an_encoder_that_fails_on_the_unknown_is_refused_where_the_set_is_open(encoder: Any) -> None:
-    """The converter's OrdinalEncoder would answer -1, and nobody would know."""
+    """The converter's OrdinalEncoder would silently return -1."""
     fitted, contract = fit(columns(("t", encoder, [REGION])), "binary", training("binary"))
     with pytest.raises(UserError, match="handle_unknown"):
         check_parity(compile_model(fitted, contract), fitted, contract, training("binary"), 1e-6)

@@ -1,4 +1,4 @@
-"""Scoring by a bundle: the same numbers as scikit-learn and as the service, whatever the table holds."""
+"""Scoring by a bundle: the same numbers as scikit-learn and as the service, for any values in the table."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A snapshot that grows holds every row once, its newest state, whatever came late, again, or was killed."""
+"""A growing snapshot has every row once, in its newest state, also after late or repeated rows and killed runs."""
 
 import random
 from collections.abc import Iterator
@@ -170,7 +170,7 @@ STATES = st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 3), st.inte
 @settings(deadline=None, max_examples=60)
 @given(st.lists(STATES, min_size=1, max_size=5))
 def test_the_newest_state_of_each_id_is_there_once(tmp_path_factory, loads):
-    """Whatever is loaded: what a table that keeps the newest state of each id would hold."""
+    """For any load, the result equals a table that keeps the newest state of each id."""
     chosen = make_settings(tmp_path_factory.mktemp("grown"), watermark="changed")
     table, kept = Table([]), dict[str, Row]()
     for number, load in enumerate(loads):
@@ -227,7 +227,7 @@ def test_a_stream_is_read_on_from_the_line_of_an_earlier_version(tmp_path):
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing runs after it but what Python cannot help."""
+    """Simulates kill -9: after it, only code that Python runs in any case."""
 
 
 @pytest.mark.parametrize("kind", [Table, Topic])
@@ -334,7 +334,7 @@ LARGE = 2**60
 
 
 class Orders:
-    """A stream of orders, each read of whatever types it has."""
+    """A stream of orders, with the given types in each read."""
 
     uri = "test://orders"
 

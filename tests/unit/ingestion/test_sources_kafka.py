@@ -59,7 +59,7 @@ def test_topic_is_read_to_its_end_and_nothing_is_committed(cluster):
 
 
 def test_many_cuts_lose_and_double_nothing(cluster):
-    """Messages come in portions of random size; after each, a new source goes on at the position or at the group's."""
+    """Messages come in portions of random size; after each, a new source continues at the position or the group's."""
     draw = random.Random(4)
     cuts = sorted({0, 600, *draw.sample(range(1, 600), 12)})
     read: list[int] = []

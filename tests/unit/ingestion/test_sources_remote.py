@@ -1,4 +1,4 @@
-"""Buckets and web servers as sources: the same tables as local files, whatever the connection does."""
+"""Buckets and web servers as sources: the same tables as local files, also with failing connections."""
 
 import datetime
 import functools

@@ -439,7 +439,7 @@ def test_unknown_databases_are_reported(postgres, maria):
 
 
 def test_wrong_password_is_reported_by_mariadb_and_postgresql(maria):
-    uri = "mariadb://nobody:${PLANTED}@127.0.0.1/test#t"
+    uri = "mariadb://stranger:${PLANTED}@127.0.0.1/test#t"
     assert "user or password" in _refusal(lambda: open_source(uri, Reading(fetch=SOON)).schema)
     with _refusing_postgres() as (port, heard):
         uri = f"postgresql://ann:${{PLANTED}}@127.0.0.1:{port}/test?sslmode=disable#t"

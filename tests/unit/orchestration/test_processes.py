@@ -76,7 +76,7 @@ def until(true: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def record_of(pid: int, token: str = "nobody's") -> ProcessRecord:
+def record_of(pid: int, token: str = "unknown") -> ProcessRecord:
     return ProcessRecord(name="service", pid=pid, token=token, port=1, command=("x",), since="2026")
 
 
@@ -103,7 +103,7 @@ def test_what_a_killed_supervisor_leaves_behind_is_stopped(settings: Settings) -
     psutil.Process(made.pid).kill()
     until(lambda: supervisor_of(made) is None)
     assert len(family(made)) == 3
-    assert running(settings, "service") == made  # it serves on, with nobody to start it again
+    assert running(settings, "service") == made  # it keeps running without a supervisor
     assert stop(settings, made)
     assert not family(made)
     assert running(settings, "service") is None

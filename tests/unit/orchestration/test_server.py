@@ -67,7 +67,8 @@ def servers_of(settings: Settings) -> list[int]:
     """The Prefect servers that work in the project's folder."""
     found = []
     for process in psutil.process_iter(["cwd", "cmdline"]):
-        command = process.info["cmdline"] or ()  # of its guard and supervisor it stands further behind
+        # The command lines of its guard and supervisor have it at a later position.
+        command = process.info["cmdline"] or ()
         if process.info["cwd"] == str(settings.root) and list(command[1:3]) == ["-m", "uvicorn"]:
             found.append(process.pid)
     return found

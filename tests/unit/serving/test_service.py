@@ -547,7 +547,7 @@ def test_request_that_came_before_the_model_was_taken_out_is_answered(
 def test_service_and_flows_read_one_meaning_out_of_the_champion_file(
     text: str | None, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only where the file is absent do they differ: flows begin, a service goes on."""
+    """Only where the file is absent do they differ: flows begin, a service keeps its model."""
     from ondol.registry.champion import read_champion
     from ondol.storage.files import Damaged
     from ondol.storage.store import Store

@@ -590,7 +590,8 @@ def test_connection_is_ended_that_leaves_something_unfinished(name: str, monkeyp
         assert say(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{").count(b"HTTP/1.1") == 1
         endless = [b"GET / HTTP/1.1\r\nX: "] + [b"x" * 60_000] * 40
         assert b"HTTP/1.1 200" not in say(*endless)
-        with socket.create_connection(("127.0.0.1", port), 30) as connection:  # one that goes on is not ended
+        # A connection that continues is not ended.
+        with socket.create_connection(("127.0.0.1", port), 30) as connection:
             for _ in range(4):
                 connection.sendall(whole)
                 assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")

@@ -25,7 +25,7 @@ def project(tmp_path):
 
 
 def init(project: Path, text: str, target: str = "y", encoding: str = "utf-8") -> tuple[InitReport, dict[str, object]]:
-    """Return the report, and what stands in `[data]` beyond the source, the target and the problem."""
+    """Return the report, and the settings in `[data]` besides source, target and problem."""
     (project / "t.csv").write_bytes(text.encode(encoding))
     report = initialize(project, "t.csv", target, force=True)
     data = tomllib.loads((project / "config.toml").read_text(encoding="utf-8"))["data"]

@@ -1,4 +1,4 @@
-"""`ml init` says what the rows tell beyond the columns, each time with the setting that helps, and nothing in vain."""
+"""`ml init` gives hints on the rows, each with the setting that helps, and no needless ones."""
 
 import re
 

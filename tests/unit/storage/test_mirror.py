@@ -1,4 +1,4 @@
-"""A store at an address: what one host publishes every other finds, whatever is killed, lost or raced for."""
+"""A store at an address: every host finds what another published, despite kills, lost responses and races."""
 
 import json
 import os
@@ -302,7 +302,7 @@ def test_which_files_are_kept_up_to_date_and_which_decide(name, record, deciding
     assert (is_record(name), is_deciding(name)) == (record, deciding)
 
 
-# Whatever is killed, nothing is lost and nothing refers to what is not there.
+# After a kill at any point, nothing is lost and every reference is valid.
 
 
 class Killed(BaseException):

@@ -23,7 +23,7 @@ def open_paths(folder: Path) -> list[str]:
 
 @pytest.fixture
 def umask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The umask that most users have, whatever a test makes of it."""
+    """The umask that most users have, restored after the test."""
     monkeypatch.delenv("ML_UMASK", raising=False)
     before = os.umask(0o022)
     yield

@@ -118,7 +118,7 @@ def _run(settings: Settings, stage: str, parameters: dict[str, Any]) -> Any:
 def _may_train(settings: Settings) -> bool:
     """Return False if no file that the model depends on is newer than the last run.
 
-    It is only a guess: if a run trains nevertheless, it imports the modules then, a second later. Needless imports slow
+    It is only a guess: if a run still trains, it imports the modules then, a second later. Needless imports slow
     down the start of Prefect's server, and with it every run in which nothing changed.
     """
     root, last = settings.root, _changed_at(open_store(settings).folder / LATEST_FILE)

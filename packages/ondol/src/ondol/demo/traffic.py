@@ -29,7 +29,7 @@ def draw_week(week: int, rows: int, history: int, moved: float) -> pd.DataFrame:
         week: 1 - history … the last.
         rows: The number of customers.
         history: The number of weeks before the first.
-        moved: How far customers and their behaviour have shifted; 0 is no shift.
+        moved: How far customers and their behaviour have shifted; 0 means unchanged.
     """
     start = (week - 1 + history) * rows
     return pa.Table.from_batches(generate(rows, start=start, drift=moved, shift=moved)).to_pandas()

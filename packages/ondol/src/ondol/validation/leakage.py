@@ -716,7 +716,7 @@ def _entropy(values: Floats) -> float:
 
 
 def _modes(values: Floats, half: float, most: int) -> Floats:
-    """Return the centers of the densest windows of width `2 × half`, densest first, each with at least 1% of the values."""
+    """Return the centers of the densest windows (width `2 × half`, 1% of the values or more), densest first."""
     left = np.sort(values)
     fewest = max(2, RAREST * len(left))
     centers: list[float] = []
