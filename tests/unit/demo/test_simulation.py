@@ -133,7 +133,7 @@ def test_simulation_whose_servers_do_not_stop_is_not_removed_beneath_them(projec
     monkeypatch.setattr("ondol.orchestration.processes.supervisor_of", lambda record: None)
     record = running(earlier.settings, "service")
     (earlier.root / "left").touch()
-    with pytest.raises(UserError, match=r"service still runs although it was killed \(process \d+\)"):
+    with pytest.raises(UserError, match=r"service is still running although it was killed \(process \d+\)"):
         make_sandbox(load_settings(project))
     assert family(record)
     assert (earlier.root / "left").exists()

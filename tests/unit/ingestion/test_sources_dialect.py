@@ -261,7 +261,7 @@ def test_files_that_are_not_written_alike_are_named(tmp_path):
     write(tmp_path, "id,x\n1,2\n", "utf-8", "in/a.csv")
     write(tmp_path, "id,이름\n1,김철수\n2,박영희\n", "cp949", "in/b.csv")
     source = open_source("in", Reading(root=tmp_path, expected=()))
-    with pytest.raises(UserError, match=r'"in/a.csv" and "in/b.csv" are not written alike \(encoding'):
+    with pytest.raises(UserError, match=r'"in/a.csv" and "in/b.csv" have different formats \(encoding'):
         _ = source.dialect  # type: ignore[attr-defined]
 
 

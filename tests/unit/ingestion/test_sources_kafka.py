@@ -223,7 +223,7 @@ def test_grammar_is_checked(uri, said):
         (KafkaError._AUTHENTICATION, "user or password"),
         (KafkaError.SASL_AUTHENTICATION_FAILED, "user or password"),
         (KafkaError._SSL, "certificate"),
-        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "may not be read"),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "cannot be read by this user"),
         (KafkaError.UNKNOWN_TOPIC_OR_PART, "lost its topic or a partition"),
         (KafkaError._RESOLVE, "no broker answers"),
         (KafkaError.KAFKA_STORAGE_ERROR, "cannot be read"),

@@ -185,7 +185,7 @@ def test_cut_connection_to_a_server_without_ranges_begins_again(tmp_path, site):
 
 def test_connection_that_is_always_cut_is_said(tmp_path, site):
     site.answer = lambda request: request.send(BIG[:99], announce=len(BIG))
-    assert "connection was cut" in _refusal(tmp_path, f"{site.url}/t.csv")
+    assert "connection was lost" in _refusal(tmp_path, f"{site.url}/t.csv")
 
 
 def test_passing_failures_are_tried_again_and_lasting_ones_said(tmp_path, site, caplog):
@@ -196,10 +196,10 @@ def test_passing_failures_are_tried_again_and_lasting_ones_said(tmp_path, site, 
     assert _table(tmp_path, f"{site.url}/t.csv").num_rows == 60_000
     told = [record.getMessage() for record in caplog.records if record.name == "ondol.storage.remote_files"]
     assert [words.rpartition(" in ")[0] for words in told] == [
-        f'"{site.url}/t.csv" cannot be read, the server fails: trying again'
+        f'"{site.url}/t.csv" cannot be read, the server reports an error: trying again'
     ] * 2
     site.answer = lambda request: request.send(b"", 500)
-    assert "the server fails" in _refusal(tmp_path, f"{site.url}/t.csv")
+    assert "the server reports an error" in _refusal(tmp_path, f"{site.url}/t.csv")
 
 
 @pytest.mark.parametrize(("status", "said"), [(404, "does not exist"), (401, "denied"), (403, "denied"), (418, "418")])
@@ -435,7 +435,7 @@ def test_denied_failing_and_unreachable_stores_are_said(tmp_path, bucket, site, 
     assert "denied" in sentence and "planted" not in sentence
     site.answer = lambda request: request.send(error.format("InternalError").encode(), 500)
     sentence = _refusal(tmp_path, "s3://lake/*.csv")
-    assert "the server fails" in sentence and "planted" not in sentence
+    assert "the server reports an error" in sentence and "planted" not in sentence
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert "cannot be reached" in _refusal(tmp_path, "s3://lake/t.csv")
 

@@ -266,7 +266,7 @@ def test_body_that_is_no_table_is_refused(serve, body, said):
         ("records=data.itmes", "nothing at records=data.itmes"),
         ("records=meta", "an object at records=meta"),
         ("records=data.items&next=mta.next&param=cursor", 'did you mean "meta"?'),
-        ("records=data.items&next=meta.next", "say with param=…"),
+        ("records=data.items&next=meta.next", "name its query parameter with param=…"),
     ],
 )
 def test_paths_that_lead_nowhere_are_named(serve, key, said):

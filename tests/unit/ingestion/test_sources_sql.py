@@ -433,7 +433,7 @@ def test_an_unknown_host_is_reported(postgres):
 def test_unknown_databases_are_reported(postgres, maria):
     for uri in (postgres, maria):
         named = uri.replace("/test", "/nowhere_there").replace("/postgres?", "/nowhere_there?")
-        assert "database that is not there" in _refusal(
+        assert "database that does not exist" in _refusal(
             lambda u=named: open_source(f"{u}#t", Reading(fetch=SOON)).schema
         )
 

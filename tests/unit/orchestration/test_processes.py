@@ -158,7 +158,9 @@ def test_process_that_does_not_end_is_named_and_its_record_stays(
     made = start(settings, "service", SLEEP, ENV)
     with monkeypatch.context() as patch:
         patch.setattr("ondol.orchestration.processes.kill_all", lambda find, seconds: [psutil.Process()])
-        with pytest.raises(UserError, match=rf"service still runs although it was killed \(process {os.getpid()}\)"):
+        with pytest.raises(
+            UserError, match=rf"service is still running although it was killed \(process {os.getpid()}\)"
+        ):
             stop_all(settings)
     assert read_process_record(settings, "service") == made
     assert stop_all(settings) is False  # it had ended after all

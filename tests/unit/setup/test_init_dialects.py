@@ -390,7 +390,7 @@ def test_korean_halves_of_the_day_are_read(project, clock):
 )
 def test_dates_in_a_form_that_is_not_read_are_hinted_at(project, cells, hinted):
     report, _ = init(project, table(at=cells))
-    assert any("may be dates in a form that is not read" in doubt for doubt in report.doubts) == hinted
+    assert any("may be dates in an unknown form" in doubt for doubt in report.doubts) == hinted
 
 
 def test_markers_in_a_table_of_types_are_said_with_the_way_out(project):

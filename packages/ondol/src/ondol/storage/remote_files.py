@@ -207,7 +207,7 @@ def _describe(name: str, about: dict[str, Any]) -> RemoteFile:
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 DENIED = "access is denied: check the credentials and their permissions"
 MISSING = "it does not exist: check the address"
-BROKEN = "every request fails with an error of the server: try again later, or ask its operator"
+BROKEN = "the server reports an error, at every request: try again later, or ask its operator"
 # By the names of the libraries' classes, so that none must be installed; the first match counts.
 MESSAGES = (
     (("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "CredentialUnavailableError"),
@@ -221,7 +221,7 @@ MESSAGES = (
      "the server does not answer in time: try again, or raise `timeout_seconds` under [fetch]", True),
     (("ClientPayloadError", "ServerDisconnectedError", "ClientOSError", "IncompleteReadError", "ConnectionError",
       "HTTPClientError", "ConnectionClosedError", "ResponseStreamingError", "Cut"),
-     "the connection was lost at every attempt: try again later", True),
+     "the connection was lost, at every attempt: try again later", True),
     (("FileExpired",), "it changed while it was read: run the command again", False),
     (("InvalidURL",), "the address is invalid: write it as https://host/path", False),
     (("PermissionError", "ClientAuthenticationError", "RefreshError"), DENIED, False),
