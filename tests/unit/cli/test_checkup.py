@@ -253,7 +253,7 @@ def test_database_that_a_killed_process_was_writing_is_no_damage(tmp_path: Path)
 
 SCHEMAS = [
     ("cc1f77228345", r"by an earlier version .*, make a backup, and run `uv run mlflow db upgrade '?sqlite"),
-    ("0123456789ab", r"by a later version than MLflow [\d.]+: install that version again, or bring"),
+    ("0123456789ab", r"by a later version than MLflow [\d.]+: install that version again, or restore"),
 ]
 
 
