@@ -60,10 +60,10 @@ lint: ## check format, lint, types and workflows
 	@.ci/setup tests
 	@$(IN_VENV) ruff format --check --quiet . && ruff check --quiet . && mypy --no-error-summary && zizmor --offline --quiet --strict-collection .github template/.github
 
-bench: ## compare speed and memory with what one would otherwise use; BENCHMARKS="serving log" runs these two
+bench: ## compare speed and memory with the alternatives; BENCHMARKS="serving log" runs these two
 	@.ci/setup tests
 	@$(IN_VENV) export PYTHONPATH=$$PWD/packages/ondol/src:$$PWD/packages/ondol-serving/src; \
 	for name in $(BENCHMARKS); do python benchmarks/bench_$$name.py $(ARGS) || failed=1; done; exit $${failed:-0}
 
-clean: ## remove what the targets above made
+clean: ## remove the output of the targets above
 	rm -rf .venv build .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
