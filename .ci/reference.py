@@ -24,9 +24,9 @@ BLOCK = re.compile(r"(<!-- begin (\w+): made by make docs -->\n).*?(<!-- end \2 
 # What the code does not say by itself. A test holds each of these tables to the code.
 STATUSES = {  # of a command, beside those of every command
     "init": {1: "`model/schema.py` exists and differs, and `--force` was not given"},
-    "run": {1: "A gate refused the model, or the contract breaks callers"},
+    "run": {1: "A gate refused the model, the contract breaks callers, or the version was rolled back"},
     "evaluate": {1: "A gate refused the model"},
-    "deploy": {1: "A gate had refused the version, or the contract breaks callers"},
+    "deploy": {1: "A gate had refused the version, the contract breaks callers, or the version was rolled back"},
     "predict": {2: "Also where all rows break the contract; the output file is written"},
     "reproduce": {1: "A metric differs"},
     "simulate": {2: "Also where the loop did not close, or where something was retrained with `--no-shift`"},
@@ -234,7 +234,7 @@ def describe_parameter(parameter: Any) -> tuple[str, str, str, str]:
     """Return the name of an argument or option, its type, default and help."""
     flag = getattr(parameter, "is_flag", False)
     annotation = parameter.type_descriptor.annotation
-    kind = "flag" if flag else {str: "text", int: "integer"}.get(annotation, "path")
+    kind = "flag" if flag else {str: "text", list[str]: "text", int: "integer"}.get(annotation, "path")
     if parameter.min is not None:
         kind += f", {parameter.min:,} to {parameter.max:,}"
     if parameter.required:

@@ -18,14 +18,14 @@ from template_support import clean_environment, python_path
 
 from ondol.cli import up
 from ondol.cli.console import console
-from ondol.cli.status import loop_lines, print_alerts, print_due, print_processes, print_running
+from ondol.cli.status import loop_lines, print_alerts, print_due, print_last, print_processes, print_running
 from ondol.config import Settings, load_settings
 from ondol.errors import UserError
 from ondol.monitoring.retraining import pause
 from ondol.orchestration.alerts import alert, refused, waiting
 from ondol.orchestration.asgi import SameOrigin
 from ondol.orchestration.guard import free_port
-from ondol.orchestration.processes import start, stop
+from ondol.orchestration.processes import running, start, stop
 from ondol.orchestration.recovery import flows_of_commands, note_step, register_command
 from ondol.project import Project
 from ondol.registry.registry import connect_mlflow
@@ -108,6 +108,42 @@ def test_a_run_in_progress_is_shown_with_its_step(settings: Settings) -> None:
         note_step(settings, command, "train")
         assert re.fullmatch(r"In progress: pipeline by a command since 20\S+, now train", said_by(show, settings))
     assert not said_by(show, settings)
+
+
+def test_how_the_last_runs_ended_is_shown_with_the_reason(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {
+        "pipeline": {"type": "FAILED", "message": "Flow run encountered an exception: no file [x]\nat rows.csv"},
+        "monitor": {"type": "COMPLETED", "message": None},
+    }
+
+    def answer(url: str, body: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
+        assert "work_pools" in body  # a server that others share
+        return [{"state": states[body["flows"]["name"]["any_"][0]], "end_time": "2026-11-21T02:05:09.12+00:00"}]
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr("ondol.cli.status.post_prefect", answer)
+    said = said_by(print_last, settings)
+    assert said == (
+        "Last pipeline: failed at 2026-11-21T02:05:09+00:00: Flow run encountered an exception: no file [x] "
+        "Last monitor: completed at 2026-11-21T02:05:09+00:00"
+    )
+    monkeypatch.delenv("PREFECT_API_URL")
+    assert not said_by(print_last, settings)
+
+
+def test_one_process_is_stopped_and_the_others_go_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(settings.root)
+    with pytest.raises(UserError, match=r'no "workers": choose from prefect, mlflow, .* Did you mean "worker"'):
+        up.bring_down(["workers"])
+    worker, service = (start(settings, name, SLEEP, ENV) for name in ("worker", "service"))
+    try:
+        with console.capture() as capture:
+            up.bring_down(["worker"])
+        assert "worker stopped" in capture.get() and "`ml up` starts worker again" in capture.get()
+        assert not running(settings, "worker") and running(settings, "service")
+    finally:
+        stop(settings, worker)
+        stop(settings, service)
 
 
 def test_process_that_has_ended_is_named_with_its_log(settings: Settings) -> None:

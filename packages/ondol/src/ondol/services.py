@@ -6,7 +6,7 @@ import runpy
 import sys
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,18 +79,21 @@ def only_up(settings: Settings) -> Iterator[None]:
         yield
 
 
-def stop_all(settings: Settings, say: Callable[[str], None] = lambda name: None) -> bool:
+def stop_all(
+    settings: Settings, say: Callable[[str], None] = lambda name: None, names: Collection[str] = NAMES
+) -> bool:
     """Stop the processes of `ml up`, and nothing else; return whether anything was running.
 
     Args:
         settings: Those of the project.
         say: Gets the name of each process that was stopped.
+        names: The processes to stop.
 
     Raises:
         UserError: one does not stop; the others were stopped.
     """
     ended, refusals = False, []
-    for name in STOP_ORDER:
+    for name in filter(names.__contains__, STOP_ORDER):
         record = read_process_record(settings, name)
         try:
             if record and stop(settings, record):

@@ -258,11 +258,16 @@ def up() -> None:
 
 
 @app.command()
-def down() -> None:
+def down(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only these of prefect, mlflow, service and worker; default: all.", show_default=False),
+    ] = None,
+) -> None:
     """Stop what `ml up` started, and nothing else."""
     from ondol.cli.up import bring_down
 
-    bring_down()
+    bring_down(names or [])
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """`ml status`, `ml monitor` and `ml loop`: the version in production, processes, pending work, retraining."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -31,7 +32,7 @@ from ondol.project import Project, open_project
 from ondol.redaction import show_uri
 from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion, rolled_back, version_of
-from ondol.services import NAMES, is_well, prefect_address
+from ondol.services import NAMES, is_ours, is_well, prefect_address
 from ondol.storage.files import read_json
 from ondol.storage.store import open_store
 
@@ -40,6 +41,7 @@ SHOWN_WINDOWS = 5
 SHOWN_COLUMNS = 20
 DUE_RUNS = 200  # the most that Prefect returns at once
 HISTORY_ROWS = 10
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 def print_processes(settings: Settings) -> None:
@@ -103,6 +105,27 @@ def print_due(settings: Settings) -> None:
         )
 
 
+def print_last(settings: Settings) -> None:
+    """Print how the last pipeline and the last monitor ended, if Prefect answers quickly."""
+    prefect = prefect_address(settings)
+    if prefect is None:
+        return
+    ended: dict[str, Any] = {"state": {"type": {"any_": ENDED}}}
+    # On a server that others share, the runs of this project are those of its pool.
+    ours = {} if is_ours("prefect", settings) else {"work_pools": {"name": {"any_": [settings.project.name]}}}
+    for flow in ("pipeline", "monitor"):
+        body = ours | {"flows": {"name": {"any_": [flow]}}, "flow_runs": ended, "sort": "END_TIME_DESC", "limit": 1}
+        for run in post_prefect(f"{prefect}/flow_runs/filter", body, ANSWER_SECONDS) or []:
+            state, at = run["state"], datetime.fromisoformat(run["end_time"]).isoformat("T", "seconds")
+            good = state["type"] == "COMPLETED"
+            colour, why = ("green", "") if good else ("red", f": {_first_line(state['message'])}")
+            console.print(f"Last {flow}: [{colour}]{state['type'].lower()}[/] at {at}{escape(why)}", soft_wrap=True)
+
+
+def _first_line(text: str | None) -> str:
+    return next(iter((text or "").strip().splitlines()), "no reason is known")
+
+
 def print_alerts(settings: Settings) -> None:
     """Send the waiting alerts; print how many still wait, and how many the receiver rejected."""
     if settings.alerts.webhook is None:
@@ -157,6 +180,7 @@ def print_status() -> None:
         console.print(line, markup=False, soft_wrap=True)
     print_processes(settings)
     print_running(flows_of_commands(settings), "a command")
+    print_last(settings)
     print_due(settings)
     print_alerts(settings)
     if champion is not None:

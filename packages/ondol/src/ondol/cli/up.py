@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -14,7 +15,7 @@ from rich.markup import escape
 
 from ondol.cli.console import console, start_command
 from ondol.config import Settings
-from ondol.errors import UserError
+from ondol.errors import UserError, nearest
 from ondol.orchestration.deployments import (
     deployed_commit,
     deployment_name,
@@ -91,15 +92,24 @@ def bring_up() -> None:
     _print_addresses(settings, records, prefect)
 
 
-def bring_down() -> None:
+def bring_down(names: Sequence[str]) -> None:
     """Stop what `ml up` started, and nothing else.
 
+    Args:
+        names: The processes to stop; none for all.
+
     Raises:
-        UserError: one does not stop.
+        UserError: a name is unknown, or one does not stop.
     """
     settings = start_command(stored=False)
+    for name in names:
+        if name not in NAMES:
+            raise UserError(f'`ml up` starts no "{name}": choose from {", ".join(NAMES)}.{nearest(name, NAMES)}')
     with only_up(settings):
-        ended = stop_all(settings, lambda name: console.print(f"[green]✓[/] {name} stopped"))
+        ended = stop_all(settings, lambda name: console.print(f"[green]✓[/] {name} stopped"), names or NAMES)
+    if names:
+        console.print(f"`ml up` starts {' and '.join(names)} again." if ended else "Nothing of that is running.")
+        return
     console.print("[green]✓[/] Everything is stopped." if ended else "Nothing of this project is running.")
 
 
