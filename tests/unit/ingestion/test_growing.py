@@ -160,7 +160,7 @@ def test_a_table_without_an_id_or_with_a_watermark_of_text_is_refused(tmp_path):
         grow(make_settings(tmp_path, watermark="changed"), nameless, Table([("a", 0, 1.0)]))
     with pytest.raises(UserError, match='watermark "고객" is a text'):
         grow(make_settings(tmp_path, watermark="고객"), CONTRACT, Table([("a", 0, 1.0)]))
-    with pytest.raises(UserError, match=r'watermark.* names "chnged", no column.*"changed"'):
+    with pytest.raises(UserError, match=r'watermark.* names "chnged", which is not in.*"changed"'):
         grow(make_settings(tmp_path, watermark="chnged"), CONTRACT, Table([("a", 0, 1.0)]))
 
 

@@ -277,7 +277,7 @@ def test_paths_that_lead_nowhere_are_named(serve, key, said):
     ("key", "said"),
     [
         ("recods=x", 'unknown key "recods" after #. Did you mean "records"?'),
-        ("records=", "no value"),
+        ("records=", "without a value"),
         ("page=a&page=b", "twice"),
         ("page=a&next=b", "both next and page"),
         ("param=a", "param without next"),

@@ -458,7 +458,7 @@ def test_confirmation_is_of_the_request_that_was_sent(tmp_path):
 
 
 def test_settings_that_can_never_be_met_are_refused():
-    with pytest.raises(ValueError, match="4 windows of the last 3"):
+    with pytest.raises(ValueError, match="4 of the last 3 windows"):
         Retrain(windows=4, of=3)
 
 
