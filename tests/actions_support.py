@@ -14,7 +14,7 @@ STATUS = re.compile(r"\b(success|failure|cancelled|always)\(\)")
 
 
 class Expressions:
-    """GitHub's evaluator in a process of its own."""
+    """GitHub's evaluator in a separate process."""
 
     def __init__(self, modules: Path) -> None:
         script = str(Path(__file__).with_name("evaluate.mjs"))

@@ -106,14 +106,14 @@ def boosting(problem: str, **params: Any) -> Any:
 
 
 def ordinal_features() -> ColumnTransformer:
-    """Return texts to numbers, the rest as it is."""
+    """Encode texts as numbers and keep the other columns."""
     texts = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     chosen = make_column_selector(dtype_exclude="number")
     return ColumnTransformer([("texts", texts, chosen)], remainder="passthrough", verbose_feature_names_out=False)
 
 
 def onehot_features() -> ColumnTransformer:
-    """Return what linear models want: no gaps, one scale, texts as indicators."""
+    """Prepare features for linear models: no missing values, one scale, texts as indicators."""
     numbers = make_pipeline(SimpleImputer(strategy="median"), StandardScaler())
     texts = OneHotEncoder(handle_unknown="ignore")
     return ColumnTransformer(

@@ -53,7 +53,7 @@ def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Service]
         return variables.get(name) or (text if operator == "-" else "")
 
     def filled(part: Any) -> Any:
-        """Each text is filled in once it is read: a value may hold what YAML takes for its own."""
+        """Variables are replaced after parsing, because a value may contain YAML syntax."""
         if isinstance(part, dict):
             return {key: filled(each) for key, each in part.items()}
         if isinstance(part, list):
@@ -68,7 +68,7 @@ def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Service]
 
 
 class Dockerfile:
-    """The stages of a Dockerfile: what each adds to the one it is built from."""
+    """The stages of a Dockerfile, and what each adds to its base."""
 
     def __init__(self, path: Path) -> None:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
@@ -83,7 +83,7 @@ class Dockerfile:
                 self.stages[stage].append((keyword, rest.strip()))
 
     def lines(self, stage: str) -> Iterator[tuple[str, str]]:
-        """Yield what a stage consists of, that of its base first."""
+        """Yield the instructions of a stage, those of its base first."""
         if stage in self.stages:
             yield from self.lines(self.base[stage])
             yield from self.stages[stage]
@@ -92,7 +92,7 @@ class Dockerfile:
         return [list(yaml.safe_load(rest)) for keyword, rest in self.lines(stage) if keyword == "CMD"][-1]
 
     def environment(self, stage: str) -> dict[str, str]:
-        """Return what ENV and ARG set; a shell knows the same `${NAME:+text}`."""
+        """Return the variables of ENV and ARG; a shell expands `${NAME:+text}` in the same way."""
         script = [f"export {rest}" if keyword == "ENV" else rest for keyword, rest in self.lines(stage)
                   if keyword in ("ENV", "ARG")]  # fmt: skip
         names = {word.partition("=")[0] for line in script if line.startswith("export ") for word in shlex.split(line)}
@@ -107,7 +107,7 @@ class Dockerfile:
         return {name: text for name, _, text in pairs if name in names}
 
     def copied(self, stage: str) -> Iterator[tuple[str, str]]:
-        """Yield what is copied from the project, and where it is then; through the stage that it is copied from."""
+        """Yield the files copied from the project, also through another stage, and their targets."""
         for keyword, rest in self.lines(stage):
             if keyword != "COPY":
                 continue
@@ -131,11 +131,11 @@ class Containers:
         return self.root / "containers" / name
 
     def volume(self, source: str) -> Path:
-        """Return the folder of a named volume, or what a relative path names."""
+        """Return the folder of a named volume, or of a relative path."""
         return (self.project / "ops" / source).resolve() if source.startswith(".") else self.root / "volumes" / source
 
     def make(self, name: str, program: str | None = None) -> None:
-        """Lay out a container's folder: the image's files, a /tmp, and a link for each mount.
+        """Create a container's folder: the image's files, a /tmp, and a link for each mount.
 
         Args:
             name: The service.

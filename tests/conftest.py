@@ -1,4 +1,4 @@
-"""What the tests share: projects of the working tree, the `ml` command in them, a Prefect server and a PostgreSQL."""
+"""Shared fixtures: projects of the working tree, the `ml` command in them, a Prefect server and a PostgreSQL."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The working tree as a repository of its own, committed and tagged."""
+    """A copy of the working tree as a repository, committed and tagged."""
     folder = copy_working_tree(tmp_path_factory.mktemp("template"))
     commit_all(folder, "v0.1.0")
     return folder
@@ -54,7 +54,7 @@ def render(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Render:
 
 @pytest.fixture
 def project(render: Render, tmp_path: Path) -> Path:
-    """A project with the default answers, committed, for one test alone."""
+    """A project with the default answers, committed, for one test only."""
     folder = tmp_path / "customer-churn"
     shutil.copytree(render(), folder)
     commit_all(folder)
@@ -132,7 +132,7 @@ def moto() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Put objects into the bucket `lake`, which the environment reaches: `bucket(Key=…, Body=…)`."""
+    """Put objects into the bucket `lake`: `bucket(Key=…, Body=…)`."""
     import botocore.session
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:

@@ -47,7 +47,7 @@ def cover(answers: Mapping[str, Sequence[str]]) -> list[Row]:
 
 
 def given(row: Row) -> Row:
-    """Return what is answered, without what is left to its default."""
+    """Return the answers that differ from the defaults."""
     return {question: answer for question, answer in row.items() if answer != DEFAULT}
 
 

@@ -50,5 +50,5 @@ class DockerHost:
         return {name: c["image"] for name, c in self.containers.items() if c["state"] == "running"}
 
     def commands(self) -> list[str]:
-        """What was asked of it, in order: the first word of each."""
+        """The received commands in order: the first word of each."""
         return [words[0] for words in self.state["log"]]

@@ -1,4 +1,4 @@
-"""A source that grows, and what a snapshot of it holds."""
+"""A growing source, and the content of its snapshot."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -46,7 +46,7 @@ Row = tuple[str, int, float]  # id, day (of `Table` since START), y
 
 
 class Table:
-    """A source whose rows the test changes; it counts what it was asked for."""
+    """A source whose rows the test changes; it records the requests."""
 
     uri = "test://table"
     schema = pa.schema([("고객", pa.string()), ("changed", pa.timestamp("us")), ("y", pa.float64())])

@@ -1,4 +1,4 @@
-"""What the modules of the flows and of the engine import, read from their syntax trees."""
+"""The imports of the modules of the flows and of the engine, from their syntax trees."""
 
 import ast
 from collections.abc import Iterator

@@ -30,7 +30,7 @@ seed = 1
 
 
 def make_project(folder: Path) -> Path:
-    """Write into `folder` what `ml init` needs of a project; return it."""
+    """Write the files that `ml init` needs into `folder`; return it."""
     (folder / "model").mkdir()
     shutil.copy(SAMPLE_MODEL, folder / "model" / "schema.py")
     (folder / "config.toml").write_text(CONFIG, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the monitor's tests share: a store with a champion, and logs as the service writes them."""
+"""Shared parts of the monitor's tests: a store with a champion, and logs in the format of the service."""
 
 import json
 import uuid
@@ -26,7 +26,7 @@ def sample(rows: int, **parameters: Any) -> pd.DataFrame:
 
 
 def predictions(scorer: Scorer, frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """What the service answers."""
+    """The answers of the service."""
     classes = scorer.contract.classes
     found = scorer.predict(frame)
     if classes is None:

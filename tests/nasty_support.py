@@ -1,4 +1,4 @@
-"""Tables whose names, labels and values are what other programs stumble over or would run."""
+"""Tables whose names, labels and values break other programs or would be executed by them."""
 
 import numpy as np
 import pandas as pd

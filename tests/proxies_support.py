@@ -5,7 +5,7 @@ from typing import Any
 
 
 class Recorder(BaseHTTPRequestHandler):
-    """Answers everything, as a proxy and as a server; keeps what it was asked."""
+    """Answers every request, as a proxy and as a server, and records it."""
 
     asked: list[str]
 

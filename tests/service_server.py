@@ -72,7 +72,7 @@ def wait_for(client: httpx.Client, path: str, status: int, seconds: float = 120)
 
 
 class Server:
-    """A real service, and what it says to raw bytes."""
+    """A real service, and its responses to raw bytes."""
 
     def __init__(self, client: httpx.Client) -> None:
         self.client = client

@@ -57,7 +57,7 @@ class Server:
 
 
 class Cluster:
-    """librdkafka's mock cluster, which lives as long as its producer; a topic has four partitions."""
+    """librdkafka's mock cluster, which exists as long as its producer; a topic has four partitions."""
 
     def __init__(self) -> None:
         self.producer = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock:1"})

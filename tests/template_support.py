@@ -82,7 +82,7 @@ def copy_working_tree(destination: Path) -> Path:
 
 
 def clean_environment(home: Path | None = None) -> dict[str, str]:
-    """Return this process's environment without what would reach into a project."""
+    """Return this process's environment without variables that would affect a project."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
     return kept | ({"HOME": str(home)} if home else {})
 
@@ -131,7 +131,7 @@ def expected_files() -> set[str]:
 
 
 def find_uv() -> str | None:
-    """The uv of this environment as a binary: what is found on PATH may be a script of pyenv's."""
+    """The uv binary of this environment; the one on PATH may be a script of pyenv."""
     places = [str(Path(sys.executable).parent), *os.environ["PATH"].split(os.pathsep)]
     found = [path for place in places if (path := shutil.which("uv", path=place))]
     return next((path for path in found if Path(path).read_bytes()[:4] == b"\x7fELF"), None)

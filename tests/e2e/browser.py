@@ -1,4 +1,4 @@
-"""Chromium without a window, led by the DevTools protocol: what a page loads, says, complains of and shows."""
+"""Headless Chromium, controlled by the DevTools protocol: requests, text, errors and pictures of a page."""
 
 import base64
 import io
@@ -41,7 +41,7 @@ QUIET_SECONDS = 1.0
 
 
 class Page:
-    """A page that was opened, and all that it has asked for and complained of since."""
+    """An open page, with its requests and errors so far."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -93,12 +93,12 @@ class Page:
 
     @property
     def text(self) -> str:
-        """What can be read in the page and its frames, with single spaces."""
+        """The text of the page and its frames, with single spaces."""
         texts = self.run_everywhere("document.body ? document.body.innerText : ''")
         return " ".join(" ".join(filter(None, texts)).split())
 
     def await_text(self, *words: str) -> str:
-        """Wait until the page says all the words, and return what it says."""
+        """Wait until the page contains all the words, and return its text."""
         missing: list[str] = []
         said = ""
 
@@ -123,7 +123,7 @@ class Page:
         self.run(f"{found}.at(-1).click()")
 
     def settle(self) -> None:
-        """Wait until nothing is asked for any more, and pictures and fonts are there."""
+        """Wait until there are no more requests, and pictures and fonts are loaded."""
         self.await_true("[...document.images].every(i => i.complete) && document.fonts.status === 'loaded'")
         before = -1
         while before != len(self.requests):
@@ -133,12 +133,12 @@ class Page:
 
     @property
     def strangers(self) -> set[str]:
-        """The hosts other than this machine's that the page has asked for something."""
+        """The hosts outside this machine to which the page has sent requests."""
         addresses = [urlsplit(address) for address in self.requests]
         return {a.hostname or "" for a in addresses if a.scheme not in ("data", "blob", "about")} - {"127.0.0.1"}
 
     def picture(self) -> bytes:
-        """Return what the window shows, as a small PNG."""
+        """Return a screenshot as a small PNG."""
         self.settle()
         shot = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
         made = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: projects, beside one Prefect server."""
+"""Shared fixtures of the end-to-end tests: projects and one Prefect server."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ def make(render: Render, prefect: str, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def trained_on_sample(make: Make) -> Project:
-    """A project whose version 1 is in production, saved: to be restored by who uses it."""
+    """A project with version 1 in production, saved so that tests can restore it."""
     project = make()
     project.run()
     return project.save()
@@ -32,7 +32,7 @@ def trained_on_sample(make: Make) -> Project:
 
 @pytest.fixture(scope="module")
 def trained_once(trained_on_sample: Project) -> Project:
-    """What `trained` begins with; a module may have another."""
+    """The initial state of `trained`; a module may override it."""
     return trained_on_sample
 
 

@@ -1,4 +1,4 @@
-"""`kill -9` of a running simulation's processes, one at a time, each proved by its end and by what takes its place."""
+"""`kill -9` of a running simulation's processes, one at a time, with a check that each ended and was replaced."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ Processes = list[psutil.Process]
 
 
 class Killer:
-    """Kills what serves in a sandbox while its weeks are played."""
+    """Kills the servers of a sandbox during the simulation."""
 
     def __init__(self, sandbox: Path) -> None:
         self.sandbox = sandbox
@@ -25,7 +25,7 @@ class Killer:
         self.killed: dict[str, tuple[set[int], set[int]]] = {}  # by what it was: the old processes, the new ones
 
     def kill_in_turn(self) -> None:
-        """Kill service, server, monitor and worker, each in a week of its own, and see each come back."""
+        """Kill service, server, monitor and worker, each in a different week, and check that each restarts."""
         self._until(lambda: self.asked(1) > 20, "week 1 is half asked")
         self.kill("service", self.tree("service"), lambda: self.serves("service", "/readyz"))
         self._until(lambda: self.asked(2) and self.run_process("monitor"), "the monitor of week 2 is at work")
@@ -39,7 +39,7 @@ class Killer:
     def kill(
         self, name: str, victims: Processes, well: Callable[[], bool], found: Callable[[], Processes] | None = None
     ) -> None:
-        """Kill processes, and wait until they are gone, others are in their place, and these do what they must."""
+        """Kill processes, and wait until they have ended and their replacements work."""
         assert victims, name
         old = {process.pid for process in victims}
         for process in victims:
@@ -61,7 +61,7 @@ class Killer:
         return dict(json.loads((self.sandbox / ".ml" / "run" / f"{name}.json").read_text(encoding="utf-8")))
 
     def children(self, name: str) -> Processes:
-        """What the supervisor of a recorded process runs."""
+        """Return the child processes of a recorded process's supervisor."""
         return psutil.Process(self.record(name)["pid"]).children()
 
     def tree(self, name: str) -> Processes:
@@ -100,7 +100,7 @@ class Killer:
 
 @contextmanager
 def killer(sandbox: Path) -> Iterator[Killer]:
-    """Kill in a thread while the block plays; what the thread finds wrong ends the simulation and is raised."""
+    """Kill processes in a thread during the block; an error in the thread ends the simulation and is raised."""
     made = Killer(sandbox)
     wrong: list[BaseException] = []
 

@@ -50,7 +50,7 @@ def watch(owner: Any, name: str, tell: Callable[..., str | None]) -> None:
 
 
 def halve(made: Path) -> None:
-    """Leave half of what was to be renamed."""
+    """Truncate the file to half before it is renamed."""
     files = sorted(made.iterdir()) if made.is_dir() else [made]
     for file in files[len(files) // 2 :]:
         os.truncate(file, file.stat().st_size // 2)
@@ -67,7 +67,7 @@ def into_store(made: Any, target: Any, **_: Any) -> str | None:
 
 
 def into_run(*arguments: Any, **_: Any) -> str:
-    """Name what is logged to an MLflow run after the stage that logs it."""
+    """Name data logged to an MLflow run after the stage that logs it."""
     return "mlflow verdict" if "verdict.json" in arguments[3] else "mlflow record"
 
 

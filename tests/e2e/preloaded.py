@@ -1,4 +1,4 @@
-"""A process that has imported the libraries of the stack, and forks itself for each command of a project.
+"""A process that has imported the stack's libraries, and forks for each command of a project.
 
 Importing them takes longer than most commands do. Nothing of the engine or of a project is imported here, nor Prefect,
 which reads the environment when it is imported.
@@ -89,7 +89,7 @@ def serve(path: Path) -> tuple[dict[str, Any], list[int]]:
 
 
 def load(names: list[str]) -> None:
-    """Import what is not imported yet."""
+    """Import the libraries that are not imported yet."""
     if all(name in sys.modules for name in names):
         return
     for name in names:
@@ -109,7 +109,7 @@ def read(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def keep(connection: socket.socket, files: list[int]) -> int:
-    """Fork the command, answer with its process id and then with its status; return 0 in the command alone."""
+    """Fork the command; send its process id and then its status. Return 0 only in the child."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = fork()
     if child:
@@ -129,7 +129,7 @@ def fork() -> int:
 
 
 def become(request: dict[str, Any], files: list[int], before: list[str]) -> None:
-    """Be what a new process in the requested folder and environment would be; `before` is the path of modules."""
+    """Imitate a new process in the requested folder and environment; `before` is the module path."""
     import numpy as np
 
     for number, file in enumerate(files):

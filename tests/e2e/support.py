@@ -1,4 +1,4 @@
-"""A rendered project as its user sees it: the `ml` command, its files, its service, its processes."""
+"""A rendered project as a user sees it: the `ml` command, its files, its service, its processes."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 class Project:
-    """A project in a folder of its own, and the environment in which its commands run."""
+    """A project in its own folder, and the environment of its commands."""
 
     def __init__(self, root: Path, **environment: str) -> None:
         self.root = root
@@ -54,20 +54,20 @@ class Project:
         return succeed(self.ml("run", **environment))
 
     def save(self) -> "Project":
-        """Remember every file as it is now, for `restore`."""
+        """Save the state of every file for `restore`."""
         shutil.rmtree(self.saved, ignore_errors=True)
         shutil.copytree(self.root, self.saved)
         return self
 
     def restore(self) -> "Project":
-        """Make every file what it was; in the same place, because MLflow records where its artifacts are."""
+        """Restore every file in the same place, because MLflow records the location of artifacts."""
         wait_until_alone(self.root)  # a process that ends may still write
         shutil.rmtree(self.root)
         shutil.copytree(self.saved, self.root)
         return self
 
     def configure(self, section: str, **values: Any) -> None:
-        """Set what config.toml says in a section."""
+        """Change settings in a section of config.toml."""
         path = self.root / "config.toml"
         config = tomlkit.parse(path.read_text(encoding="utf-8"))
         config.setdefault(section, tomlkit.table()).update(values)
@@ -89,7 +89,7 @@ class Project:
             assert not wait_until_alone(self.root)
 
     def use(self, frame: pd.DataFrame, name: str = "rows.csv") -> None:
-        """Put a table into the project as its source."""
+        """Write a table into the project and use it as the source."""
         frame.to_csv(self.root / name, index=False)
         self.configure("data", source=name)
 
@@ -274,13 +274,13 @@ def prefect_server(home: Path, log: Path, **more: str) -> Iterator[str]:
 
 
 def digest_bundle(folder: Path) -> str:
-    """What `LC_ALL=C sha256sum * | sha256sum` prints in a bundle, by another hand than the code's."""
+    """The output of `LC_ALL=C sha256sum * | sha256sum` in a bundle, computed independently of the code."""
     script = "LC_ALL=C sha256sum -- * | sha256sum"
     done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.split()[0]
 
 
 def git_clean(folder: Path, besides: Collection[str] = ()) -> bool:
-    """Return True if git sees no change in `folder` but in the files `besides`."""
+    """Return True if git sees no change in `folder` except in the files `besides`."""
     changed = {line[3:] for line in git(folder, "status", "--porcelain").splitlines()}
     return changed <= set(besides)

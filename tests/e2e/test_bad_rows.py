@@ -33,7 +33,7 @@ BROKEN = {  # what is written where, and the reason that is given for it
 
 
 def spoil(frame: pd.DataFrame, share: float) -> pd.DataFrame:
-    """Break that share of the rows, each in one way, in turn; one has the id of another."""
+    """Make this share of the rows invalid, each in one way, in turn; one repeats the id of another."""
     spoiled = frame.copy()
     chosen = spoiled.sample(round(len(frame) * share), random_state=0).index
     for number, row in enumerate(chosen[1:]):

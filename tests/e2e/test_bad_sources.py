@@ -49,7 +49,7 @@ TABLES: dict[str, tuple[Write, str]] = {  # how it is made, and a word of what i
 
 
 def owned(project: Project) -> dict[str, bytes]:
-    """What must not change: the project's own files, and what was stored of them."""
+    """The state that must not change: the project's own files, and its store."""
     stored = files_of(project.store, "quarantine", "snapshots", "alerts")  # that it failed is reported
     return files_of(project.root, ".ml") | {k: v for k, v in stored.items() if k != "latest.json"}
 

@@ -1,4 +1,4 @@
-"""What people look at, in a real browser: Prefect's, MLflow's and the service's pages and the drift report.
+"""The pages of Prefect, MLflow and the service, and the drift report, in a real browser.
 
 `PICTURES=docs/pictures pytest tests/e2e/test_browser.py` makes the pictures of the documentation again.
 """
@@ -46,7 +46,7 @@ def customers(rows: int, **parameters: float) -> pd.DataFrame:
 
 
 class Shown:
-    """A project whose servers run, with a model, its answers to customers who moved, and what the monitor said."""
+    """A project with running servers, a model, answers to shifted customers, and a window of the monitor."""
 
     def __init__(self, project: Project, browser: Browser) -> None:
         self.project, self.browser = project, browser
@@ -89,7 +89,7 @@ def shown(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def play(made: Shown) -> None:
-    """Bring all up, train, let customers who moved ask, tell what became of them, and monitor."""
+    """Start the servers, train, send shifted customers, write their labels, and monitor."""
     project = made.project
     customers(3_000).to_csv(project.root / "고객.csv", index=False)
     succeed(project.ml("init", "고객.csv", "--target", "해지 여부"))
@@ -114,7 +114,7 @@ def page(shown: Shown) -> Iterator[Page]:
 
 
 def keep(page: Page, name: str, height: int | None = None) -> None:
-    """Keep the picture where pictures are asked for."""
+    """Save the picture if pictures are requested."""
     if PICTURES:
         if height:
             page.resize(height)
@@ -251,5 +251,5 @@ def test_service_documents_its_fields_and_answers_from_its_page(shown: Shown, pa
 
 
 def close_assistant(page: Page) -> None:
-    """Close what MLflow opens beside everything."""
+    """Close the assistant that MLflow opens beside the page."""
     page.run("document.querySelector('[data-component-id$=\"chat_panel.close\"]')?.click()")

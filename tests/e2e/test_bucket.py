@@ -1,4 +1,4 @@
-"""A project whose store is a bucket: two checkouts, one service that follows, one log that is shared."""
+"""A project whose store is a bucket: two checkouts, a service that follows it, and a shared log."""
 
 import json
 import shutil

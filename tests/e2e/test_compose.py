@@ -33,7 +33,7 @@ OTHERS = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
 
 
 class Postgres:
-    """What the image's entry point does: make the cluster, the user and the database, run the scripts, and serve."""
+    """The image's entry point: create the cluster, the user and the database, run the scripts, and start."""
 
     def __init__(self, containers: Containers) -> None:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -77,7 +77,7 @@ class Postgres:
 
 
 class Stack:
-    """The containers as `docker compose up --wait` brings them up, and what happened in which order."""
+    """The containers as `docker compose up --wait` starts them, and the order of events."""
 
     def __init__(self, containers: Containers) -> None:
         self.containers, self.happened = containers, list[tuple[str, str]]()
@@ -129,7 +129,7 @@ class Stack:
         return ended
 
     def kill(self) -> None:
-        """End what a test that failed has left."""
+        """End the processes that a failed test has left."""
         for process in self.containers.processes.values():
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Case:
-    """Damage to one file of a project whose version 1 is in production.
+    """Damage to one file of a project with version 1 in production.
 
     Attributes:
         path: The file, below `.ml`; a pattern.

@@ -1,4 +1,4 @@
-"""What somebody deleted or renamed in MLflow's UI: it is restored or made again, or one sentence says what is gone.
+"""Data deleted or renamed in MLflow's UI is restored or created again, or an error names what is missing.
 
 The version in production keeps answering throughout.
 """
@@ -22,7 +22,7 @@ version = client.get_model_version(model.name, "1")
 
 
 def do(project: Project, code: str) -> None:
-    """Do in MLflow what its UI does; in a process of its own, which keeps no file of the database open."""
+    """Call MLflow's API like its UI; in a separate process, which keeps no database file open."""
     uri = f"sqlite:///{project.root / '.ml' / 'mlflow' / 'mlflow.db'}"
     succeed(project.python("-c", PRELUDE + code, MLFLOW_TRACKING_URI=uri))
 

@@ -1,4 +1,4 @@
-"""What may be put into production: what compiles, what skops can serve, what callers can live with."""
+"""Conditions of deployment: the model compiles or skops can load it, and callers are not broken."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def build_features() -> ColumnTransformer:
 
 
 def own_data(project: Project, frame: pd.DataFrame) -> None:
-    """Put a table of the owner's into the project: its callers are to be heeded, those of the sample's model not."""
+    """Use a table of the owner: its callers are protected, unlike those of the sample's model."""
     project.use(frame, "customers.csv")
 
 
@@ -49,7 +49,7 @@ def frame() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def trained_once(make: Make, frame: pd.DataFrame) -> Project:
-    """A project whose version 1 learned from a table of the owner's."""
+    """A project whose version 1 was trained on a table of the owner."""
     project = make(rows=None)
     own_data(project, frame)
     project.run()
@@ -185,7 +185,7 @@ def test_broken_code_of_the_owner_is_one_sentence(trained: Project, file: str) -
 
 
 def test_service_that_cannot_start_leaves_all_as_it_was(trained: Project) -> None:
-    """The smoke test is asked through the real service: what breaks it keeps the champion where it is."""
+    """The smoke test uses the real service: if it fails, the champion is unchanged."""
     path = trained.root / "service" / "service.py"
     text = path.read_text(encoding="utf-8")
     path.write_text(f"{text}\nraise RuntimeError('broken on purpose')\n", encoding="utf-8")

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a `dvc` in an environment of its own."""
+    """The folder of a `dvc` in a separate environment."""
     folder = tmp_path_factory.mktemp("dvc")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     done = subprocess.run([folder / "bin" / "pip", "install", "--quiet", "dvc<4"], capture_output=True, text=True)

@@ -177,7 +177,7 @@ def test_own_pages_go_on_under_both_names_of_this_machine(servers: Servers, name
 
 
 def test_own_page_starts_a_run_that_the_worker_takes(servers: Servers, tmp_path: Path) -> None:
-    """What the foreign pages could not: their order is one that is run."""
+    """The same request as that of the foreign pages starts a run."""
     proof, ingest = tmp_path / "proof", servers.deployment("ingest")
     order = {"state": {"type": "SCHEDULED"}, "job_variables": {"command": f"touch {proof}"}}
     with servers.browser.page() as page:

@@ -17,7 +17,7 @@ def good() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def trained_once(make: Make, good: pd.DataFrame) -> Project:
-    """A project whose version 1 learned from good labels."""
+    """A project whose version 1 was trained on good labels."""
     project = make(rows=None)
     project.use(good)
     project.run()
@@ -43,7 +43,7 @@ def shuffle(frame: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
 
 
 def refused(project: Project) -> str:
-    """Run, and check that all that serves is as it was; return the sentence."""
+    """Run, check that production is unchanged, and return the error."""
     before = project.champion
     done = project.ml("run")
     sentence = refuse(done, status=1)

@@ -1,4 +1,4 @@
-"""`kill -9` anywhere, then `ml run` again: it completes, nothing half-written is used, the champion stays.
+"""`kill -9` at any point, then `ml run` again: it completes, uses nothing half-written, and keeps the champion.
 
 `killer.py` numbers every change that a command makes to what lasts; the kill comes before, within or after one.
 """

@@ -30,7 +30,7 @@ HARMFUL = re.compile("[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\
 
 
 class Planted:
-    """A project that was played through once, with all that its commands said."""
+    """A project on which all commands were run once, with their output."""
 
     def __init__(self, project: Project, browser: Browser) -> None:
         self.project, self.browser = project, browser
@@ -55,7 +55,7 @@ class Planted:
         return [Window.model_validate_json(path.read_bytes()) for path in paths]
 
     def send(self, frame: pd.DataFrame) -> None:
-        """Let the service answer the rows, and write down what came true."""
+        """Send the rows to the service, and write their labels."""
         path = self.project.root / "labels.csv"
         rows = frame.drop(columns=["id", TARGET]).to_dict("records")
         for begin in range(0, len(rows), 100):
@@ -132,7 +132,7 @@ def test_nothing_of_the_data_controls_the_terminal_or_a_log(planted: Planted) ->
 
 
 def test_names_are_printed_as_they_are(planted: Planted) -> None:
-    """What looks like the console's own markup or an emoji's code is not interpreted."""
+    """Text that looks like console markup or an emoji code is not interpreted."""
     said = "\n".join(planted.said)
     assert "[red]" in said and "[link=x]y[/link]" in said
 
@@ -240,7 +240,7 @@ def test_the_services_pages_run_nothing(planted: Planted) -> None:
 
 
 def test_markup_in_an_answer_is_data_in_a_csv(planted: Planted) -> None:
-    """A spreadsheet may take a cell that begins with = for a formula: the file holds what was predicted, unchanged."""
+    """A spreadsheet may treat a cell that begins with = as a formula: the file contains the unchanged prediction."""
     text = (planted.project.root / "predicted.csv").read_text(encoding="utf-8")
     assert '"=1+1"' in text.splitlines()[0] or '"=1+1"' in text[:20_000]
     assert set(pd.read_csv(Path(planted.project.root / "predicted.csv"))["prediction 2"].dropna()) <= {*MARKUP}

@@ -1,4 +1,4 @@
-"""What `ml run` prints, where it writes, and what Prefect and MLflow show of it afterwards."""
+"""The output of `ml run`, the files that it writes, and what Prefect and MLflow show afterwards."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def embedded(render: Render, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A fresh project for somebody whose home is empty, with nothing running."""
+    """A new project for a user with an empty home, with nothing running."""
     folder = tmp_path_factory.mktemp("noise") / "shop-churn"
     environment = {"HOME": str(home)} | {
         f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CONFIG", "CACHE", "DATA", "STATE")

@@ -1,4 +1,4 @@
-"""A project whose environment names a proxy: it sees what is elsewhere, and nothing of this machine."""
+"""A project with a proxy in its environment: the proxy gets requests to other hosts, and none to this machine."""
 
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer

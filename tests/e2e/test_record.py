@@ -1,4 +1,4 @@
-"""What a person finds of a run afterwards: in Prefect's logs, and in MLflow's table of runs."""
+"""The records of a run for a user: in Prefect's logs, and in MLflow's table of runs."""
 
 import json
 import sqlite3
@@ -13,7 +13,7 @@ from e2e.support import Project
 
 
 def logs_of(prefect: str, flow: str) -> list[str]:
-    """Return what the last run of a flow, with its tasks, has logged by this project's code."""
+    """Return the log of the last run of a flow and its tasks from this project's code."""
     with httpx.Client(base_url=f"{prefect}/", timeout=30, trust_env=False) as client:
         flows = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": 1}
         (run,) = client.post("flow_runs/filter", json=flows).json()

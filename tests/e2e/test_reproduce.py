@@ -63,7 +63,7 @@ def require_untouched(project: Project) -> None:
 
 
 def lasting(project: Project) -> dict[str, bytes]:
-    """What a reproduction must not change: the store, and the versions and runs that MLflow has."""
+    """The state that a reproduction must not change: the store, and MLflow's versions and runs."""
     found = {p: p.read_bytes() for p in sorted(project.store.rglob("*")) if p.is_file()}
     known = json.dumps([project.versions(), project.aliases(), project.training_runs()]).encode()
     return {p.as_posix(): content for p, content in found.items()} | {"mlflow": known}
@@ -213,7 +213,7 @@ def test_packages_are_really_installed(make: Make) -> None:
 
 
 def lock(project: Project) -> dict[str, str]:
-    """Let the project lock the versions that this environment has; return what uv needs to know besides.
+    """Let the project lock the versions of this environment; return additional variables for uv.
 
     Where no package index can be reached, uv resolves by the metadata that are here, and installs from its cache.
     """

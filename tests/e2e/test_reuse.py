@@ -1,4 +1,4 @@
-"""What a second run does again, and what it does not."""
+"""Which steps a second run repeats, and which it reuses."""
 
 import pytest
 

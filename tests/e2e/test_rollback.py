@@ -64,7 +64,7 @@ def test_next_run_makes_the_alias_agree(three: Project) -> None:
 
 
 def test_next_run_does_not_bring_back_what_was_rolled_back(three: Project) -> None:
-    """Version 3 is what the unchanged settings give, and somebody took it out of production."""
+    """Version 3 is the result of the unchanged settings, and a user rolled it back."""
     succeed(three.ml("rollback", "--why", "too many complaints", **DOWN))
     sentence = refuse(three.ml("run", ML_TRAIN__SEED="2"), status=1)
     assert "Version 3 was taken out of production" in sentence

@@ -1,4 +1,4 @@
-"""A planted password is found nowhere in what runs leave behind, those that succeed and those that fail."""
+"""A planted password is in no file that successful or failed runs write."""
 
 import base64
 import contextlib
@@ -60,7 +60,7 @@ def planted(render: Render, postgres: str, tmp_path: Path) -> Iterator[Project]:
 
 
 def contents(path: Path) -> Iterator[bytes]:
-    """The bytes of a file, and what is packed in them."""
+    """The bytes of a file, and those of archives in it."""
     held = path.read_bytes()
     yield held
     if held[:2] == b"\x1f\x8b":
@@ -89,7 +89,7 @@ def say(project: Project, *words: str) -> str:
 
 
 def test_no_run_leaves_a_secret(planted: Project, tmp_path: Path) -> None:
-    """The first command starts a server of its own, the others use one; the databases of both are searched."""
+    """The first command starts its own server, the others use a running one; both databases are searched."""
     say(planted, "run")
     source = str(planted.json(f"snapshots/{planted.latest['ingest']}.json")["source"])
     assert "${DB_PASSWORD}" in source
@@ -127,7 +127,7 @@ class Customers:
 
 @pytest.fixture
 def keyed(render: Render, tmp_path: Path) -> Iterator[tuple[Project, Customers]]:
-    """A project on an API, with a Prefect server whose database is looked through too."""
+    """A project on an API, with a Prefect server whose database is also searched."""
     api = Customers()
     (tmp_path / "home").mkdir()
     with prefect_server(tmp_path / "prefect", tmp_path / "prefect.log") as prefect:

@@ -72,7 +72,7 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, s
 
 @pytest.fixture(scope="module")
 def project(render: Render, addresses: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A project whose environment names both servers and holds the credentials."""
+    """A project whose environment has both servers and the credentials."""
     name, _, word = PASSWORD.partition(":")
     servers = {"PREFECT_API_URL": addresses[0], "MLFLOW_TRACKING_URI": addresses[1]}
     credentials = {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": word}
@@ -91,7 +91,7 @@ def up(project: Project) -> Project:
 
 
 def ask(address: str, path: str, **body: Any) -> Any:
-    """Ask Prefect as its client does, CSRF token and all."""
+    """Send a request to Prefect like its client, with a CSRF token."""
     auth = httpx.BasicAuth(*PASSWORD.split(":"))
     with httpx.Client(base_url=address, auth=auth, trust_env=False, timeout=30) as client:
         token = client.get("/csrf-token", params={"client": "test"}).json()["token"]

@@ -89,7 +89,7 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, s
 
 @pytest.fixture(scope="module")
 def project(render: Render, addresses: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project that knows both by its environment alone."""
+    """A project that gets both only from its environment."""
     prefect, mlflow = addresses
     folder = tmp_path_factory.mktemp("far") / "customer-churn"
     return make_project(render(), folder, 1_500, PREFECT_API_URL=prefect, MLFLOW_TRACKING_URI=mlflow)

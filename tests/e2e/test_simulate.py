@@ -57,7 +57,7 @@ def require_closed(printed: str) -> None:
 
 
 def require_each_answer_once(sandbox: Project, rows: int) -> None:
-    """Every answer that the client saw is in the log once; what the log has beyond these was on its way at a kill."""
+    """Every answer that the client received is in the log once; other records belong to requests during a kill."""
     answers = [json.loads(line) for line in read_lines(sandbox.root / "answers.jsonl")]
     assert sum(len(answer["predictions"]) for answer in answers) == rows
     seen = Counter(answer["request_id"] for answer in answers)

@@ -47,7 +47,7 @@ Row = dict[str, Any]
 
 
 class Orders:
-    """What a source should hold: the newest state of each order; `change` makes a source's next rows."""
+    """The expected content of a source: the newest state of each order; `change` creates the next rows."""
 
     def __init__(self) -> None:
         self.state: dict[int, Row] = {}
@@ -55,7 +55,7 @@ class Orders:
         self.clock = 0
 
     def change(self, new: int) -> list[Row]:
-        """New orders, and some that are there already in another state."""
+        """New orders, and existing ones in another state."""
         old = self.random.sample(sorted(self.state), min(AGAIN, len(self.state)))
         made = [self._row(key) for key in [*old, *range(len(self.state), len(self.state) + new)]]
         self.state |= {row["id"]: row for row in made}
@@ -115,7 +115,7 @@ def bucket(folder: Path, _: pytest.FixtureRequest) -> Iterator[tuple[str, dict[s
 
 @contextlib.contextmanager
 def database(folder: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str, dict[str, str], Load]]:
-    """A table whose rows are added and updated."""
+    """A table with added and updated rows."""
     address = request.getfixturevalue("postgres")
     with psycopg.connect(address, autocommit=True) as connection:
         connection.execute('DROP TABLE IF EXISTS "주문"')
@@ -171,7 +171,7 @@ SOURCES = {"files": files, "bucket": bucket, "database": database, "api": api, "
 
 @pytest.fixture(params=SOURCES)
 def growing(request: pytest.FixtureRequest, make: Make, tmp_path: Path) -> Iterator[tuple[Project, Orders, Load]]:
-    """A project on a source of one kind, what it should hold, and how more gets there."""
+    """A project on a source of one kind, its expected content, and a function that adds rows."""
     with SOURCES[request.param](tmp_path, request) as (uri, environment, load):
         project = make(rows=None)
         project.environment |= environment

@@ -21,7 +21,7 @@ STAGES = {"pipeline", "ingest", "validate", "train", "evaluate", "deploy"}
 
 
 class Up:
-    """A project whose servers run, what `ml up` printed, and a client without an address."""
+    """A project with running servers, the output of `ml up`, and a client without an address."""
 
     def __init__(self, project: Project, printed: str, taken: int) -> None:
         self.project, self.printed, self.taken = project, printed, taken

@@ -64,7 +64,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def settings(server: str, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
-    """A project of each test's own beside the server."""
+    """A separate project for each test, with a shared server."""
     name = request.node.name.replace("_", "-")
     return Settings(root=tmp_path, project={"name": name})  # type: ignore[arg-type]
 

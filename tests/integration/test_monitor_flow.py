@@ -29,7 +29,7 @@ AT_ONCE = '\n[retrain]\ncooldown_hours = 0\n\n[monitor]\nlabels = "labels.csv"\n
 
 
 class Served:
-    """A project with a champion, beside a Prefect server, and the hand that writes its log."""
+    """A project with a champion and a Prefect server, and methods that write its log."""
 
     def __init__(self, folder: Path, prefect: str) -> None:
         self.folder = folder
@@ -61,13 +61,13 @@ class Served:
         return frame.assign(request_id=[record["id"] for record in logged])
 
     def log_begins(self) -> None:
-        """Wait until what is sent now is after the champion's first second."""
+        """Wait until new records are later than the first second of the champion."""
         time.sleep(2)
 
 
 @pytest.fixture(scope="module")
 def served(render: Callable[..., Path], prefect: str, tmp_path_factory: pytest.TempPathFactory) -> Served:
-    """A project whose first model serves; the tests follow each other."""
+    """A project with its first model in production; the tests depend on their order."""
     folder = tmp_path_factory.mktemp("monitored") / "customer-churn"
     shutil.copytree(render(), folder)
     config = folder / "config.toml"

@@ -70,7 +70,7 @@ def post(server: Server, body: bytes, **headers: str) -> int:
 
 
 def malformed(count: int) -> Iterator[bytes]:
-    """Yield what is nearly a request, the same at every run."""
+    """Yield malformed requests, the same in every run."""
     chance = random.Random(0)
     whole = json.dumps({"rows": [ROW, ROW]}).encode()
     tokens = [b"NaN", b"-Infinity", b"1e999", b"\\ud800", b"\xff", b"\x00", b"[" * 50, b"}" * 3, b'"__proto__":1,',
@@ -218,7 +218,7 @@ def pad(size: int, body: bytes) -> bytes:
 
 
 class Meter:
-    """What one request costs the worker: seconds of its processors, and megabytes over what it has at rest."""
+    """The cost of one request for the worker: processor seconds, and megabytes above the idle state."""
 
     def __init__(self, server: Server) -> None:
         self.server, self.pid = server, worker(server).pid
@@ -263,7 +263,7 @@ def test_no_invalid_body_costs_twice_what_the_largest_valid_one_of_its_size_does
 
 
 def test_event_loop_answers_while_large_invalid_bodies_come(server: Server) -> None:
-    """Each of them alone once held it up for six seconds."""
+    """Each of them once blocked it for six seconds."""
     done = threading.Event()
 
     def attack() -> None:
@@ -304,7 +304,7 @@ def test_overload_is_shed_and_what_is_taken_is_answered(model: bytes, tmp_path: 
 
 
 def test_worker_lives_on_a_disk_that_is_nearly_full_whatever_is_asked(model: bytes, tmp_path: Path) -> None:
-    """What it counts in is mapped into memory: where the disk has no block for a page, the process is killed."""
+    """Its metrics files are mapped into memory: if the disk has no block for a page, the process is killed."""
     with mount_disk(tmp_path / "disk", "12m") as disk, run(disk, model) as server:
         before = worker(server).pid
         with (disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):

@@ -35,7 +35,7 @@ def models() -> list[tuple[str, bytes]]:
 
 
 class Client(threading.Thread):
-    """Sends requests of its own, one after another, and remembers what came back.
+    """Sends requests one after another, and records the responses.
 
     Every tenth closes its connection: the kernel may have given all that are kept open to one worker.
     """
@@ -121,7 +121,7 @@ def test_kill_of_the_workers_under_load_loses_no_acknowledged_answer(
 
 
 def is_answered(client: httpx.Client) -> bool:
-    """Return True if a request is, on a connection of its own."""
+    """Return True if a request on a new connection is answered."""
     try:
         return client.post("/predict", json={"rows": [ROW]}, headers={"Connection": "close"}).status_code == 200
     except httpx.TransportError:
@@ -129,7 +129,7 @@ def is_answered(client: httpx.Client) -> bool:
 
 
 def test_full_disk_refuses_no_answer_and_the_drops_are_counted(models: list[tuple[str, bytes]], tmp_path: Path) -> None:
-    """Everything that the service writes lies on that disk, so also what it counts in."""
+    """All files of the service are on that disk, including its metrics files."""
     with mount_disk(tmp_path / "disk", "8m") as disk:
         store, asked = disk / "store", 50
         store.mkdir()
@@ -158,7 +158,7 @@ def test_full_disk_refuses_no_answer_and_the_drops_are_counted(models: list[tupl
 
 
 def same(given: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
-    """Return True if predictions are equal but for how float32 rounds in batches of another size."""
+    """Return True if predictions are equal, except for float32 rounding in batches of different sizes."""
     flat = [(p.get("label"), *(p.get("probabilities") or {"": p.get("value")}).values()) for p in (*given, *expected)]
     pairs = zip(flat[: len(given)], flat[len(given) :], strict=True)
     return all(

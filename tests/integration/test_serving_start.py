@@ -1,4 +1,4 @@
-"""How the service is started: a home for each process, and an address that is said where others can reach it."""
+"""Starting the service: a home for each process, and a warning if other machines can reach its address."""
 
 import os
 import re
@@ -154,7 +154,7 @@ BROKEN = {
 
 
 def write_service(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this folder a project with this `service/service.py`, which is not imported yet."""
+    """Turn this folder into a project with this `service/service.py`, which is not imported yet."""
     Path("service").mkdir()
     Path("service", "__init__.py").touch()
     Path("service", "service.py").write_text(text, encoding="utf-8")

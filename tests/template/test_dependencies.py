@@ -1,4 +1,4 @@
-"""The bounds of the dependencies: each has its reason, they resolve together, and a raised one is installed."""
+"""The bounds of dependencies: each has a reason, they can be resolved, and a raised bound is installed."""
 
 import re
 import shutil
@@ -75,7 +75,7 @@ def test_every_optional_library_is_in_the_extra_that_a_message_names():
 
 @pytest.mark.parametrize("missing", [None, *PLATFORMS])
 def test_a_version_without_a_wheel_for_a_platform_is_not_chosen(render, tmp_path, missing):
-    """`uv add` resolves for every platform where a project runs, not for the one where it is typed alone."""
+    """`uv add` resolves for all platforms of a project, not only for the current one."""
     for version in ("1.0", "2.0"):
         for platform in PLATFORMS:
             if version == "1.0" or platform != missing:
@@ -109,7 +109,7 @@ def write_wheel(index: Path, name: str, version: str, platform: str) -> None:
 
 
 def needed_packages() -> set[str]:
-    """Return the names of the engine's packages and of all that they need, with every extra, on every platform.
+    """Return the names of the engine's dependencies, recursively, with every extra, on every platform.
 
     What an installed package needs is in its metadata; an extra that is not installed counts with its package alone.
     """
@@ -167,7 +167,7 @@ def test_bounds_resolve_together_for_every_python_and_platform(render, tmp_path)
 
 @pytest.mark.slow
 def test_environment_follows_a_raised_bound(tmp_path):
-    """`make demo` and `make test` in a clone whose .venv an earlier version made."""
+    """`make demo` and `make test` in a clone with a .venv from an earlier version."""
     clone = copy_working_tree(tmp_path / "clone")
     pyproject = clone / "pyproject.toml"
     newer = pyproject.read_text(encoding="utf-8")

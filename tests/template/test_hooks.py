@@ -110,7 +110,7 @@ def test_lock_that_does_not_match_is_refused(hooked):
 
 @pytest.mark.slow
 def test_hooks_run_in_a_projects_own_environment(project):
-    """As its README has it, with what PyPI gives."""
+    """As in its README, with packages from PyPI."""
     mine = {"UV_PYTHON": sys.executable, "UV_SYSTEM_CERTS": "1"}
     locked = run(project, "uv", "lock", timeout=300, **mine)
     if "Failed to fetch" in locked.stderr:

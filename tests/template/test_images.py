@@ -45,7 +45,7 @@ CONFINED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "all", "--security-o
 
 
 class Builder:
-    """Images and containers in a storage of their own, without an image registry: the base is made of this machine."""
+    """Images and containers in a separate storage, without an image registry: the base comes from this machine."""
 
     def __init__(self, folder: Path, uv: str) -> None:
         self.folder, self.uv = folder, uv
@@ -123,7 +123,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
 
 @pytest.fixture(scope="module")
 def project(render: Render, builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose version 1 is in production, locked as its owner would."""
+    """A project with version 1 in production and a lock file."""
     made = make_project(render(), tmp_path_factory.mktemp("project") / "shop-churn")
     subprocess.run([builder.uv, "lock", "--quiet", "--python", sys.executable], cwd=made.root, check=True, timeout=300)
     made.run()

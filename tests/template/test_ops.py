@@ -518,7 +518,7 @@ def loop_store(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def worker_metrics(settings: Settings) -> str:
-    """What the worker answers to Prometheus."""
+    """The worker's metrics for Prometheus."""
     registry = CollectorRegistry()
     registry.register(LoopCollector(settings))
     return generate_latest(registry).decode()

@@ -1,4 +1,4 @@
-"""What `prefect.yaml` declares: flows that exist, parameters that they take, and the event that the monitor raises."""
+"""`prefect.yaml` declares existing flows, their parameters, and the event of the monitor."""
 
 import importlib
 from functools import cache

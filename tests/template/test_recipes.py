@@ -1,4 +1,4 @@
-"""Every recipe of docs/how-to works in a rendered project, is as short as it promises, and survives an update."""
+"""Every recipe of docs/how-to works in a rendered project, is short, and still works after an update."""
 
 import re
 import shutil
@@ -42,7 +42,7 @@ RECIPES = read_recipes()
 
 
 def follow(project: Path, page: str, names: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Do what a recipe says, with the owner's names in the place of the sample's."""
+    """Follow a recipe, with the owner's names instead of the sample's."""
     pattern = rf"\b({'|'.join(map(re.escape, names)) or 'x^'})\b"
     for block in RECIPES[page]:
         replace(block, text=re.sub(pattern, lambda found: names[found[0]], block.text)).apply(project)
@@ -50,7 +50,7 @@ def follow(project: Path, page: str, names: Mapping[str, str] = MappingProxyType
 
 @pytest.fixture(scope="module")
 def trained(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A project whose version 1 is in production, saved: to be restored by who uses it."""
+    """A project with version 1 in production, saved so that tests can restore it."""
     folder = tmp_path_factory.mktemp("recipes")
     with prefect_server(folder / "prefect", folder / "log") as address:
         project = make_project(render(), folder / "churn", rows=None, PREFECT_API_URL=address)
@@ -60,7 +60,7 @@ def trained(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def cook(trained: Project) -> Callable[[str], Project]:
-    """Follow a recipe in the trained project as it was, and commit it."""
+    """Follow a recipe in the restored trained project, and commit the result."""
 
     def do(page: str) -> Project:
         project = trained.restore()
@@ -193,7 +193,7 @@ def changed_rows(rows: int = 400) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
 
 
 def predict_everywhere(project: Project, rows: pd.DataFrame, given: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the features that scikit-learn sees, once batch and service were seen to answer as it does."""
+    """Check that batch and service predict like scikit-learn, and return the features."""
     rows.to_parquet(project.root / "new.parquet")
     succeed(project.python("-c", PROBE, "new.parquet"))
     features = pd.read_parquet(project.root / "features.parquet")
@@ -408,7 +408,7 @@ KOREAN = {
 
 @pytest.fixture
 def korean(render: Render, tmp_path: Path) -> Project:
-    """A project of a table with columns and labels of its own."""
+    """A project on a table with its own columns and labels."""
     project = make_project(render(), tmp_path / "이탈", rows=None)
     frame = sample().drop(columns=["next_plan", "next_spend"]).rename(columns=KOREAN)
     frame["해지"] = frame["해지"].map({"no": "유지", "yes": "해지함"})

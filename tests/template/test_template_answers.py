@@ -1,4 +1,4 @@
-"""The questions: what is refused and what is said then; what each answer changes."""
+"""The questions: refused answers with their messages, and the effect of each answer."""
 
 import os
 import pty
@@ -112,7 +112,7 @@ def test_name_without_ascii_letters_is_asked_for_a_slug_on_a_terminal(template, 
 
 
 def type_answers(command: list[str], answers: list[tuple[str, str]], seconds: float = 90) -> str:
-    """Run a command on a terminal of its own, type each answer when its question shows; return what was shown."""
+    """Run a command on a separate terminal, type each answer when its question appears; return the output."""
     process, terminal = pty.fork()
     if process == 0:
         os.environ |= {"TERM": "xterm", "COLUMNS": "200"}

@@ -89,7 +89,7 @@ def test_project_is_formatted_and_lint_clean(render: Render, row: Row) -> None:
 
 @pytest.fixture(scope="module")
 def checked_types(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What mypy keeps from one row to the next."""
+    """The cache of mypy for all rows."""
     return tmp_path_factory.mktemp("mypy")
 
 

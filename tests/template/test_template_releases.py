@@ -93,14 +93,14 @@ def resolved(updated: Project) -> Project:
 
 @pytest.fixture(scope="module")
 def tidied(resolved: Project) -> tuple[Project, str, set[str]]:
-    """The project after `ml tidy`, what that printed, and the files that it deleted."""
+    """The project after `ml tidy`, its output, and the deleted files."""
     before = files_of(resolved.root, ".ml").keys()
     said = succeed(resolved.ml("tidy")).stdout
     return resolved, said, before - files_of(resolved.root, ".ml").keys()
 
 
 def edit(root: Path) -> None:
-    """What owners do: a dependency, a step in a flow, a column, lines in files that are gone, files of their own."""
+    """Edits of owners: a dependency, a step in a flow, a column, lines in removed files, new files."""
     add_lightgbm(root)
     with (root / "flows" / "ingest.py").open("a", encoding="utf-8") as file:
         file.write(TASK)
@@ -138,7 +138,7 @@ def deleted(root: Path) -> list[str]:
 
 
 def take_new_side(path: Path) -> None:
-    """Resolve each conflict by what the template has now."""
+    """Resolve each conflict with the template's version."""
     text, blocks = BLOCK.subn(r"\2", path.read_text(encoding="utf-8"))
     assert blocks
     path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`copier update`: what the owner wrote stays, what the template brings arrives."""
+"""`copier update` keeps the owner's changes and adds the template's."""
 
 import shutil
 from pathlib import Path
@@ -23,13 +23,13 @@ def first(template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 @pytest.fixture
 def project(first: tuple[Path, Path], tmp_path: Path) -> Path:
-    """A project of the first version, for one test alone."""
+    """A project of the first version, for one test only."""
     return Path(shutil.copytree(first[1], tmp_path / "churn", symlinks=True))
 
 
 @pytest.fixture(scope="module")
 def updated(first: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with its owner's edits and what a run left behind, after the update to the next version."""
+    """A project with the owner's edits and files of a run, after the update to the next version."""
     folder = tmp_path_factory.mktemp("second")
     git(folder, "clone", "--quiet", str(first[0]), "template")
     source, project = folder / "template", Path(shutil.copytree(first[1], folder / "churn", symlinks=True))
@@ -63,7 +63,7 @@ def replace(path: Path, old: str, new: str) -> None:
 
 
 def edit(project: Path) -> None:
-    """What the owner does: lines of their own, a setting, a dependency, a run."""
+    """The owner's changes: lines in files, a setting, a dependency, a run."""
     for name in OWNED:
         append(project / name, "# the owner's\n")
     append(project / "config.toml", "\n[train]\nseed = 7\n")
@@ -74,7 +74,7 @@ def edit(project: Path) -> None:
 
 
 def go_on(source: Path) -> None:
-    """What the template does in its next version: in the same files, in others, and a new one."""
+    """The template's changes in its next version: in the same files, in others, and a new file."""
     for name in OWNED:
         there = next(p for p in (source / "template" / name, source / "template" / f"{name}.jinja") if p.exists())
         append(there, "# the template's\n")

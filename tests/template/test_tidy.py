@@ -1,4 +1,4 @@
-"""Files of earlier releases: which they are, what `ml tidy` deletes of them, and what it shows and leaves."""
+"""Files of earlier releases: which of them `ml tidy` deletes, and which it shows and keeps."""
 
 import json
 import shutil

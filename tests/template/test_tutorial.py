@@ -1,4 +1,4 @@
-"""The tutorial of docs/ is followed as it is written: each command, file and edit in order, with what it prints."""
+"""Follows the tutorial of docs/: each command, file and edit in order, with a check of the output."""
 
 import os
 import re
@@ -64,7 +64,7 @@ def read_page(name: str) -> list[tuple[str, str]]:
 
 
 def pattern_of(line: str) -> re.Pattern[str]:
-    """Return what a line of the page may look like: other figures, other widths, and anything in place of `…`."""
+    """Return a pattern for a line of the page: other figures, other widths, and any text in place of `…`."""
     text = re.sub(r"[ ━]+", " ", line).strip()
     parts = [re.sub(r"(?:-?\d(?:\\?[\d,.])*)", r"-?[\\d,.]+", re.escape(part)) for part in text.split("…")]
     return re.compile(".*".join(parts))
@@ -81,7 +81,7 @@ def missing_line(expected: tuple[str, ...], printed: str) -> str | None:
 
 
 class Reader:
-    """Someone who follows the pages in a terminal, whose `uv` and `uvx` use what is installed here."""
+    """A user who follows the pages in a terminal; `uv` and `uvx` use the packages installed here."""
 
     def __init__(self, folder: Path, rendered: Path) -> None:
         self.folder = folder
@@ -102,7 +102,7 @@ class Reader:
         }
 
     def follow(self, name: str) -> None:
-        """Do what a page says, block by block."""
+        """Follow a page, block by block."""
         self.serving: subprocess.Popen[bytes] | None = None
         try:
             for kind, text in read_page(name):
@@ -117,7 +117,7 @@ class Reader:
                 assert self.serving.wait(60) in (0, 130)
 
     def type(self, commands: list[Command]) -> None:
-        """Type the commands of a block into one shell, and compare what each prints."""
+        """Run the commands of a block in one shell, and compare the output of each."""
         if commands[0].words == "uv run ml serve":
             self.serve()
             return
@@ -139,7 +139,7 @@ class Reader:
             assert status == 0 or asked, f"{command.words}\n{printed}"
 
     def run(self, commands: list[Command]) -> list[tuple[str, int]]:
-        """Run commands in one shell; return what each printed and its exit status."""
+        """Run commands in one shell; return the output and the exit status of each."""
         end = f'code=$?; printf "{STATUS}%s\\n" $code; (exit $code)\n'
         script = "".join(f"{self.with_ports(command.words)}\n{end}" for command in commands)
         folder = self.project if self.project.exists() else self.folder

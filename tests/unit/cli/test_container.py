@@ -1,4 +1,4 @@
-"""The container of a service: replaced with the least rights and the settings it needs, or put back as it was."""
+"""The container of a service: replaced with minimal rights and the needed settings, or restored."""
 
 import json
 import re
@@ -23,7 +23,7 @@ Open = Callable[..., Container]
 
 
 class Unverified(Exception):
-    """What the proof of a release raises."""
+    """The error of a failed verification."""
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DockerHost:
 
 @pytest.fixture
 def container(host: DockerHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """The container of an environment whose settings and variables are these."""
+    """The container of an environment with these settings and variables."""
     (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
 
     def open_container(**environment: str) -> Container:
@@ -99,7 +99,7 @@ def test_image_that_runs_is_reported(host, container):
 
 
 def test_failure_puts_the_old_container_back_without_a_registry(host, container, capsys):
-    """The old image is gone from the registry, as after its clean-up, and even from the host's list of images."""
+    """The old image is no longer in the registry, as after a clean-up, nor in the host's list of images."""
     before = host.have(NAME, ML_LOG_KEY="secret")
     host.write(registry=["churn:2"], images=[])
     fail(container())

@@ -227,7 +227,7 @@ def test_a_damaged_record_stops_the_removal(tmp_path):
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """A project whose MLflow is its own database."""
+    """A project with an embedded MLflow database."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     made = Settings(root=tmp_path)
     monkeypatch.setattr(ml_data, "start_command", lambda: made)

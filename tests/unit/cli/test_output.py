@@ -1,4 +1,4 @@
-"""Where the output of a command goes: every encoding can show it, and a place that takes none is one sentence."""
+"""The output of commands works in every encoding, and an unwritable output is one sentence."""
 
 import subprocess
 import sys

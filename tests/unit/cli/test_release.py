@@ -162,7 +162,7 @@ def test_first_release_that_fails_takes_the_model_out_of_service_again(released,
 
 
 def test_release_of_what_was_verified_is_not_of_what_serves_by_now(released, tmp_path):
-    """As a late approval does: staging has gone on to version 2 meanwhile."""
+    """As after a late approval: staging has version 2 meanwhile."""
     proved = tmp_path / "proved"
     succeed(released.release("staging", "--bundle", released.champion("staging")["bundle"], "--output", str(proved)))
     said = dict(line.split("=") for line in proved.read_text(encoding="utf-8").splitlines())
@@ -225,7 +225,7 @@ def test_release_replaces_the_container_and_leaves_nothing_of_the_old_one(releas
 
 
 def test_release_that_fails_restores_container_and_champion_without_a_registry(released, host):
-    """The old image is gone from the registry, as after its clean-up, and even from the host's list of images."""
+    """The old image is no longer in the registry, as after a clean-up, nor in the host's list of images."""
     before, containers = released.champion("production"), host.have(NAME, ML_LOG_KEY="secret")
     host.write(registry=["churn:2"], images=[])
     done = released.release("production", "--image", "churn:2", **host.environment, **SILENT)

@@ -1,4 +1,4 @@
-"""What a release has not verified, killed or not, is left neither to the next one there nor to one from there."""
+"""An unverified release, killed or not, is never used by the next release to or from that environment."""
 
 import os
 import subprocess
@@ -55,7 +55,7 @@ class Delivery:
         return champion.version if champion else None
 
     def kill_amid_release(self, place: str, version: str) -> None:
-        """Begin a release that is never verified, and kill it as soon as it has moved the champion."""
+        """Start a release that cannot be verified, and kill it after it has changed the champion."""
         self.serve(".ml/store", version)
         env = os.environ | {f"ML_ENVIRONMENTS__{place.upper()}__WAIT_SECONDS": "600"}
         command = [sys.executable, "-c", RELEASE.format(place)]
@@ -85,7 +85,7 @@ def delivery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Delivery:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_next_release_begins_with_what_was_verified(delivery, capsys, first):
-    """Of the very bundle that was killed, and of another one; where nothing served before, too."""
+    """For the same bundle and for another one; also if nothing was in production before."""
     verified = None if first else delivery.serve("production", "1")
     delivery.kill_amid_release("production", "2")
     for version in ("2", "3"):

@@ -1,4 +1,4 @@
-"""What `ml status` says in every state: what has ended, refuses, waits or is paused is named with what to do."""
+"""`ml status` in every state: it names what has ended, refuses, waits or is paused, with a remedy."""
 
 import base64
 import re

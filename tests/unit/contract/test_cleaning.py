@@ -1,4 +1,4 @@
-"""Cleaning: every Arrow type that a source can give, as each kind of the contract; what a value means is its own."""
+"""Cleaning: every Arrow type of a source as each kind of the contract; each value is read independently."""
 
 import json
 from datetime import date, datetime
@@ -53,7 +53,7 @@ def test_numbers_are_read_from_every_numeric_and_text_type(values, arrow, kind):
 
 @pytest.mark.parametrize("kind", ["number", "integer"])
 def test_booleans_are_no_numbers_typed_or_as_text(kind):
-    """As in the service; a column that is text because of another cell gives the same."""
+    """As in the service; a column that is text because of another cell has the same result."""
     assert clean([True, False, None], kind) == ([None] * 3, [True, True, False])
     assert clean(["true", "false", None], kind) == ([None] * 3, [True, True, False])
 

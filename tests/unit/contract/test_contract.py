@@ -1,4 +1,4 @@
-"""The contract: what `model/schema.py` says, as data, and rows validated with it."""
+"""The contract from `model/schema.py`, and rows validated with it."""
 
 import sys
 from collections.abc import Callable
@@ -261,7 +261,7 @@ def test_what_a_cell_breaks_is_named(column, values, check):
 
 
 def test_an_unreadable_cell_has_that_reason_alone_and_its_raw_value():
-    """Not the missing value's beside it, although what cannot be read is missing afterwards."""
+    """Not also the reason of a missing value, although an unreadable cell is missing afterwards."""
     assert reasons(table(2, score=["0.5", "half"])) == [(1, "score", "not a finite number", "half")]
 
 

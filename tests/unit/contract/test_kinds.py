@@ -107,7 +107,7 @@ def write_bundle(folder: Path, pipeline: Any, contract: Contract) -> Path:
 
 
 def served(folder: Path, rows: list[dict[str, Any]]) -> np.ndarray:
-    """Return what the service answers, through its own types, encoder and runtime."""
+    """Return the service's predictions, by its own types, encoder and runtime."""
     from ondol_serving.bundle import load_bundle
 
     bundle = load_bundle(folder)

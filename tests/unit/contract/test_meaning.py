@@ -1,4 +1,4 @@
-"""What a cell means never depends on its neighbours, on the type that its column has, or on who reads it."""
+"""The value of a cell never depends on its neighbours, on the type of its column, or on the reader."""
 
 import csv
 import json
@@ -149,7 +149,7 @@ TYPED: dict[Kind, list[tuple[pa.DataType, list[Any]]]] = {
 
 
 def clean(values: Sequence[Any], kind: Kind, arrow: pa.DataType | None = None) -> list[Any]:
-    """Return what a column means: each value, "bad" where it is unreadable, None if there is none."""
+    """Return the values of a column: "bad" if unreadable, None if missing."""
     column = Column(name="x", kind=kind, nullable=True)
     series, bad = clean_column(pa.chunked_array([pa.array(values, arrow)]), column)
     return meaning(series, bad)
@@ -168,7 +168,7 @@ def alone(values: Sequence[Any], kind: Kind, arrow: pa.DataType | None = None) -
 
 
 def by_grammar(text: str, kind: Kind) -> Any:
-    """Return what the grammar says of a text, as `clean` shows it."""
+    """Return the grammar's result for a text, in the form of `clean`."""
     if not text.strip():
         return None
     read = SCALAR[kind](text)
@@ -279,7 +279,7 @@ def write_lines(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
 
 
 def meanings(table: pa.Table, kind: Kind) -> list[list[Any]]:
-    """Return what each column of a table means."""
+    """Return the values of each column of a table."""
     return [
         meaning(*clean_column(table.column(name), Column(name=name, kind=kind, nullable=True)))
         for name in table.column_names
@@ -288,7 +288,7 @@ def meanings(table: pa.Table, kind: Kind) -> list[list[Any]]:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let readers take a row or so at a time, and find out late that a column is of another type."""
+    """Let readers read about one row at a time, so that they find a changed type of a column late."""
     monkeypatch.setattr("ondol.ingestion.csv_files.BLOCK_BYTES", 1 << 16)
     monkeypatch.setattr("ondol.ingestion.csv_files.HELD_BYTES", 0)
     monkeypatch.setattr("ondol.ingestion.json_files.BATCH_ROWS", 1)
@@ -297,7 +297,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("write", [write_csv, write_lines], ids=["csv", "json"])
 def test_a_cell_of_a_file_means_beside_another_what_it_means_alone(kind, write, tmp_path, small_blocks):
-    """Each pair is a column of two rows, in blocks of their own; alone, each value is one of a column."""
+    """Each pair is a column of two rows, in separate blocks; for comparison, each value is also read alone."""
     texts = [text for text in NASTY[kind] if text.lower() not in ("nan", "\t")]  # which are missing in a CSV
     pairs = [(one, other) for one in texts for other in texts[::3]]
     kinds = {f"c{place}": kind for place in range(len(pairs))}
@@ -494,7 +494,7 @@ def draw(kind: Kind) -> list[str]:
 
 
 def to_json(text: str, kind: Kind) -> Any:
-    """Return what a request holds for the cell of a CSV.
+    """Return the value in a request for the cell of a CSV.
 
     JSON has types. What a text says as a number is a JSON number in a request, and what it says as a boolean is true or
     false; dates, durations and texts are JSON texts. What says nothing of the kind is sent as the text that it is, and

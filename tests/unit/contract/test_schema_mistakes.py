@@ -1,4 +1,4 @@
-"""What is wrong in `model/schema.py` is one sentence that names the file."""
+"""An error in `model/schema.py` is one sentence that names the file."""
 
 import sys
 from types import ModuleType

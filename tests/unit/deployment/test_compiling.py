@@ -1,4 +1,4 @@
-"""Compiled models say what scikit-learn says; what cannot be compiled rightly is refused, never silently wrong."""
+"""Compiled models predict like scikit-learn; a model that cannot be compiled correctly is refused."""
 
 import warnings
 from typing import Any
@@ -296,7 +296,7 @@ def test_the_words_nan_and_none_are_categories_of_their_own():
 
 
 def hard_thresholds() -> tuple[Any, Contract, pd.DataFrame]:
-    """Return a model on a column near 1e8 with unit steps, left as it is, and on an ordinary one, and its rows."""
+    """Return a model on a column near 1e8 with unit steps, unscaled, and on an ordinary one, with its rows."""
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"near 1e8": 1e8 + rng.integers(0, 900, 4000), "plain": rng.normal(size=4000)})
     frame["떠남"] = frame["near 1e8"] % 40 + 10 * frame["plain"]

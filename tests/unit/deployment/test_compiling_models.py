@@ -1,4 +1,4 @@
-"""Further pipelines that people build: each compiles to what scikit-learn says, labels at ties included."""
+"""Other common pipelines: each predicts like scikit-learn after compilation, also labels at ties."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What cannot be compiled faithfully is refused in one sentence that says what to do; parity catches the rest."""
+"""A model that cannot be compiled correctly is refused with a remedy; the parity check finds the rest."""
 
 import sys
 from pathlib import Path
@@ -215,7 +215,7 @@ def test_another_model_fails_parity(problem: str) -> None:
 
 
 class OffOnOutliers(BaseEstimator):
-    """A model that differs from another on rows with an `a.b` around 2500 alone."""
+    """A model that differs from another only on rows with an `a.b` around 2500."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -69,7 +69,7 @@ class Project:
         return pd.read_parquet(self.root / "out.parquet"), done
 
     def predict_file(self, source: str, destination: str, version: str | None = None) -> dict[str, Any]:
-        """Do what the flow does, outside of a run."""
+        """Run the steps of the flow, outside of a run."""
         project = OpenProject(self.settings)
         path = resolve_destination(self.root / destination)
         bundle = choose_bundle(project.store, version)

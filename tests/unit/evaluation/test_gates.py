@@ -1,4 +1,4 @@
-"""Each gate refuses what it is there for, and says by how much."""
+"""Each gate refuses bad candidates, and reports by how much they fail."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`ml reproduce`: what counts as equal, where files are found again, and what is said where something is missing."""
+"""`ml reproduce`: comparison of figures, search for files, and errors for missing data."""
 
 import math
 import shutil
@@ -157,7 +157,7 @@ def test_record_names_python_machine_and_threads():
 
 @pytest.fixture
 def registry(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """An MLflow with version 1, whose run has a record."""
+    """MLflow with version 1 and a recorded run."""
     import mlflow
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

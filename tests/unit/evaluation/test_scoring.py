@@ -37,7 +37,7 @@ def expected(model: Any, contract: Contract, frame: pd.DataFrame) -> np.ndarray:
 
 
 def answers(folder: Path, body: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what the service answers, through its own types, encoder and runtime."""
+    """Return the service's predictions, by its own types, encoder and runtime."""
     from ondol_serving.bundle import load_bundle
 
     bundle = load_bundle(folder)

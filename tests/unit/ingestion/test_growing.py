@@ -387,7 +387,7 @@ def test_ids_that_a_float_would_round_are_distinguished_whatever_is_beside_them(
 
 @pytest.mark.parametrize("odd", [5.0, "oops", None])
 def test_an_odd_record_changes_no_row_that_is_there(odd, tmp_path):
-    """A later read of another type leaves the older ids as they were written, exactly."""
+    """A later read with another type leaves the older ids exactly unchanged."""
     first = {"order": [LARGE, LARGE + 1, LARGE + 2], "y": [0.0, 1.0, 2.0]}
     found = read_orders(tmp_path, first, {"order": [odd], "y": [3.0]}, {"order": [LARGE + 1], "y": [4.0]})
     assert found == [(LARGE, 0.0), (LARGE + 2, 2.0), (odd, 3.0), (LARGE + 1, 4.0)]

@@ -37,7 +37,7 @@ class Shop:
         self._monkeypatch = monkeypatch
 
     def write(self, *files: list[Row]) -> None:
-        """Write the rows: of a folder as its files."""
+        """Write the rows; for a folder, as its files."""
         rows = [row for file in files for row in file]
         if self.kind == "database":
             with closing(sqlite3.connect(self.root / "shop.db")) as database, database:
@@ -56,7 +56,7 @@ class Shop:
         return read_source(project_of(self.settings, CONTRACT), full)
 
     def made(self, snapshot: Snapshot) -> dict[str, Any]:
-        """Return by id what `prepare` made; each id is there once."""
+        """Return the results of `prepare` by id; each id occurs once."""
         tables = Snapshots(open_store(self.settings)).batches(snapshot.digest, ["고객", "made"])
         rows = [row for table in tables for row in table.to_pylist()]
         found = {row["고객"]: row["made"] for row in rows}

@@ -1,4 +1,4 @@
-"""The sample: its parameters, its rows, and what drift and shift do to a model."""
+"""The sample: its parameters, its rows, and the effect of drift and shift on a model."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Sources yield the whole table in one schema, and refuse what is not a table in one sentence."""
+"""Sources yield the whole table in one schema, and refuse other files with one sentence."""
 
 import bz2
 import codecs

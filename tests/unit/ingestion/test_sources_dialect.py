@@ -1,4 +1,4 @@
-"""Delimited text in other dialects than UTF-8 with commas: the settings under [data], and what is found of them."""
+"""Delimited text in other dialects than UTF-8 with commas: the settings under [data], and their detection."""
 
 import gzip
 from pathlib import Path
@@ -30,7 +30,7 @@ def read(folder: Path, kinds: dict[str, str] | None = None, uri: str = "t.csv", 
 
 
 def find(folder: Path, text: str | bytes, *expected: str, encoding: str = "utf-8") -> tuple[dict[str, Any], list[str]]:
-    """Return what is found of a table's dialect, but for the comma, and the names of its columns."""
+    """Return the detected dialect of a table, without the comma, and the names of its columns."""
     write(folder, text, encoding)
     source = open_source("t.csv", Reading(root=folder, expected=expected))
     told = source.dialect.model_dump(exclude_defaults=True)  # type: ignore[attr-defined]

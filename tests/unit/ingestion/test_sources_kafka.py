@@ -1,4 +1,4 @@
-"""A topic is read on from its position, nothing lost and nothing doubled, and committed only when told."""
+"""A topic is read from its position without losses or duplicates, and committed only by `commit`."""
 
 import json
 import os
