@@ -200,7 +200,7 @@ def test_service_that_cannot_start_leaves_all_as_it_was(trained: Project) -> Non
 
 
 @pytest.mark.slow
-def test_bundle_that_the_service_refuses_is_said_at_once(trained: Project) -> None:
+def test_bundle_that_the_service_refuses_is_reported_at_once(trained: Project) -> None:
     path = trained.root / "vendor" / "ondol-serving" / "src" / "ondol_serving" / "bundle.py"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace('meta.get("format") != 1', 'meta.get("format") == 1'), encoding="utf-8")

@@ -43,7 +43,7 @@ def test_the_tables_are_here() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_a_table_is_taken_as_it_is_or_told_in_one_sentence(make: Make, path: Path) -> None:
+def test_a_table_is_accepted_or_refused_in_one_sentence(make: Make, path: Path) -> None:
     project = make(rows=None)
     done = project.ml("init", str(path), "--target", TARGETS.get(path.name, "y"), "--force")
     assert is_one_sentence(done), done

@@ -168,7 +168,7 @@ def test_page_of_another_origin_cannot_frame_the_servers(servers: Servers, serve
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
-def test_own_pages_go_on_under_both_names_of_this_machine(servers: Servers, name: str) -> None:
+def test_own_pages_still_work_under_both_names_of_this_machine(servers: Servers, name: str) -> None:
     with servers.browser.page() as page:
         page.open(f"http://{name}:{servers.ports['prefect']}/deployments")
         page.await_text("pipeline", "monitor")

@@ -179,7 +179,7 @@ def test_killed_while_half_of_any_file_is_written(fresh: Project, log: Path, poi
 
 
 @pytest.mark.slow
-def test_killed_at_every_change_while_a_champion_serves(evaluated: Project, log: Path) -> None:
+def test_killed_at_every_change_with_a_champion_in_production(evaluated: Project, log: Path) -> None:
     """New rows and a new model: the champion is the old or the new one at every moment."""
     evaluated.configure("data", source="sample://?rows=1200")
     point = 0

@@ -49,7 +49,7 @@ def test_copy_of_a_project_whose_servers_run_reaches_none_of_them(render: Render
     assert not wait_until_alone(original.root)
 
 
-def test_moved_project_goes_on_where_it_is(render: Render, tmp_path: Path) -> None:
+def test_moved_project_works_in_its_new_place(render: Render, tmp_path: Path) -> None:
     project = make_project(render(), tmp_path / "first")
     ports(project)
     project.run()

@@ -133,7 +133,7 @@ def test_up_starts_only_what_is_not_there(project: Project, addresses: tuple[str
     assert httpx.get(f"{prefect}/health", trust_env=False).status_code == 200
 
 
-def test_pause_is_said_and_stands_in_the_log_of_the_run(project: Project, addresses: tuple[str, str]) -> None:
+def test_pause_is_printed_and_in_the_log_of_the_run(project: Project, addresses: tuple[str, str]) -> None:
     rows = json.loads(sample(300).to_json(orient="records"))
     api = Server(lambda _, number: (429, {"Retry-After": "1"}, {}) if number == 1 else (200, {}, rows))
     try:

@@ -34,7 +34,7 @@ def test_nothing_is_retrained_where_nothing_moves(make: Make) -> None:
     assert Project(project.root / ".ml" / "simulation").versions() == ["1"]
 
 
-def test_loop_goes_on_whatever_is_killed(make: Make) -> None:
+def test_loop_continues_after_any_kill(make: Make) -> None:
     """`kill -9` of service, server, monitor and worker in turn: nothing is lost, nothing is done twice."""
     project = make(rows=None)
     sandbox = Project(project.root / ".ml" / "simulation")

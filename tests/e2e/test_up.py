@@ -173,7 +173,7 @@ def test_killed_worker_is_replaced_and_its_run_begins_again(up: Up) -> None:
 
 
 @pytest.mark.slow
-def test_down_leaves_no_process_and_no_port_even_while_a_run_goes_on(up: Up) -> None:
+def test_down_leaves_no_process_and_no_port_even_during_a_run(up: Up) -> None:
     [pipeline] = [one for one in up.prefect("/deployments/filter") if flow_of(one) == "pipeline"]
     before = up.runs()
     up.prefect(f"/deployments/{pipeline['id']}/create_flow_run", state={"type": "SCHEDULED"})

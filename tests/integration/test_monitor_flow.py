@@ -136,7 +136,7 @@ def test_labels_that_arrive_late_evaluate_an_earlier_window(served):
     assert not loop(served).get("wanted")  # the latest window is well
 
 
-def test_drift_is_kept_told_and_shown(served):
+def test_drift_is_stored_logged_and_shown(served):
     served.send(drift=1.0)
     drifted = monitor(served)
     assert drifted.verdict == "drift" and drifted.drift_share is not None and drifted.drift_share > 0.5
@@ -165,7 +165,7 @@ def test_mlflow_has_one_run_for_each_window_and_reports_of_the_newest(served):
     assert len(list(artifacts.glob("*/artifacts/*.png"))) == 2 * KEPT
 
 
-def test_a_bundle_without_a_reference_is_said_in_one_sentence(served):
+def test_a_bundle_without_a_reference_is_reported_in_one_sentence(served):
     folder, champion = served.bundle.path, served.champion
     about = served.bundle.meta
     del about["reference"]

@@ -108,7 +108,7 @@ def test_malformed_bodies_and_unknown_paths_fail_nothing_and_leave_nothing(serve
     assert server.client.post("/predict", json={"rows": [ROW]}).status_code == 200
 
 
-def test_what_is_no_http_fails_nothing_and_leaves_nothing(server: Server) -> None:
+def test_what_is_not_http_fails_nothing_and_leaves_nothing(server: Server) -> None:
     chance = random.Random(0)
     start = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     forms = [
@@ -303,7 +303,7 @@ def test_overload_is_shed_and_what_is_taken_is_answered(model: bytes, tmp_path: 
         assert ask(0)[0] == 200
 
 
-def test_worker_lives_on_a_disk_that_is_nearly_full_whatever_is_asked(model: bytes, tmp_path: Path) -> None:
+def test_worker_survives_any_requests_on_a_nearly_full_disk(model: bytes, tmp_path: Path) -> None:
     """Its metrics files are mapped into memory: if the disk has no block for a page, the process is killed."""
     with mount_disk(tmp_path / "disk", "12m") as disk, run(disk, model) as server:
         before = worker(server).pid
@@ -332,7 +332,7 @@ def test_worker_lives_on_a_disk_that_is_nearly_full_whatever_is_asked(model: byt
         assert worker(server).pid == before
 
 
-def test_a_thousand_stalled_bodies_take_little_memory_and_hold_up_nobody(model: bytes, tmp_path: Path) -> None:
+def test_a_thousand_stalled_bodies_take_little_memory_and_block_no_request(model: bytes, tmp_path: Path) -> None:
     with run(tmp_path, model, max_bytes_in_flight=20_000_000) as server:
         before = memory(server)
         head = server.head("Content-Type: application/json", f"Content-Length: {LARGE}")

@@ -90,7 +90,7 @@ def started(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[list[st
 
 
 @pytest.mark.parametrize(("host", "said"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("::", True)])
-def test_address_that_other_machines_can_reach_is_said(
+def test_address_that_other_machines_can_reach_is_reported(
     started: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, said: bool
 ) -> None:
     monkeypatch.setenv("ML_SERVICE__HOST", host)
@@ -106,7 +106,7 @@ def test_address_that_other_machines_can_reach_is_said(
 
 
 @pytest.mark.parametrize("host", ["localhost", "churn.example.com", "1.2.3", ""])
-def test_host_that_is_no_address_is_refused_in_one_sentence(
+def test_host_that_is_not_an_address_is_refused_in_one_sentence(
     started: list[list[str]], monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     (Path.cwd() / "config.toml").write_text(f'[service]\nhost = "{host}"\n', encoding="utf-8")

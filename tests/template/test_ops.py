@@ -574,7 +574,7 @@ def exported(settings: Settings) -> dict[str, float]:
     return {sample.name: sample.value for family in LoopCollector(settings).collect() for sample in family.samples}
 
 
-def test_an_address_for_metrics_that_is_taken_is_said_in_one_sentence(tmp_path):
+def test_an_address_for_metrics_that_is_taken_is_reported_in_one_sentence(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -584,7 +584,7 @@ def test_an_address_for_metrics_that_is_taken_is_said_in_one_sentence(tmp_path):
             serve_metrics(settings)
 
 
-def test_a_port_for_metrics_that_cannot_be_is_said_in_one_sentence(tmp_path):
+def test_a_port_for_metrics_that_cannot_be_is_reported_in_one_sentence(tmp_path):
     settings = Settings(root=tmp_path, monitor=Monitor(metrics="127.0.0.1:99999"))
     with pytest.raises(UserError, match=r"cannot be opened .*0-65535"):
         serve_metrics(settings)

@@ -246,7 +246,7 @@ def test_resolved_pyproject_is_the_templates_with_the_owners_dependency(resolved
 
 
 @pytest.mark.slow
-def test_updated_project_still_serves_its_old_model(tidied, tmp_path):
+def test_updated_project_still_answers_with_its_old_model(tidied, tmp_path):
     project, *_ = tidied
     champion = project.champion
     assert champion

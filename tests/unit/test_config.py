@@ -19,7 +19,7 @@ FLOATS = ["gates.minimum", "gates.margin", "fetch.timeout_seconds", "data.latene
 
 
 @pytest.mark.parametrize("text", UNKNOWN)
-def test_a_name_that_is_no_setting_is_refused_with_the_one_that_is_meant(tmp_path, text):
+def test_a_name_that_is_not_a_setting_is_refused_with_the_one_that_is_meant(tmp_path, text):
     (tmp_path / "config.toml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as refused:
         load_settings(tmp_path)

@@ -57,6 +57,6 @@ def test_a_setting_that_does_not_exist_is_found(text):
     assert unknown_settings(text)
 
 
-def test_what_is_no_name_of_a_setting_is_left_out():
+def test_what_is_not_a_name_of_a_setting_is_left_out():
     right = '`[gates] metric = "f1"`, ([retrain] cooldown_hours), `port = 1` under `[service]`, ML_TRAIN__SEED=7'
     assert unknown_settings(f"{right}, ML_ENVIRONMENTS__STAGING__STORE, `[train.params]` of, [N] values") == []

@@ -26,7 +26,7 @@ def test_a_package_says_what_it_is_for(package):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_public_names_are_there_and_are_no_modules(package):
+def test_public_names_exist_and_are_not_modules(package):
     names = public_names(package)
     assert names == sorted(names)
     assert set(names) <= set(dir(import_module(package)))

@@ -55,7 +55,7 @@ def test_open_issue_gets_a_comment(newest, monkeypatch, tmp_path):
     assert "issue comment 17 --body-file" in (tmp_path / "calls").read_text()
 
 
-def test_newest_that_cannot_be_installed_is_said_to_be_so(newest, monkeypatch, tmp_path):
+def test_newest_that_cannot_be_installed_is_reported(newest, monkeypatch, tmp_path):
     monkeypatch.setenv("OPEN", "")
     assert newest.main("newest") == 0
     assert "could not be installed together" in (tmp_path / "newest.md").read_text(encoding="utf-8")

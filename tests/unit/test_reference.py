@@ -98,7 +98,7 @@ def test_every_setting_is_in_the_reference():
     assert listed == wanted
 
 
-def test_every_variable_that_is_no_setting_is_in_the_reference():
+def test_every_variable_that_is_not_a_setting_is_in_the_reference():
     known = {"ML_STORE", *INTERNAL}
     texts = [path.read_text(encoding="utf-8") for path in files("packages", "flows", "template")]
     read = {name for text in texts for name in re.findall(r"\bML_[A-Z_]+\b", text) if "__" not in name}

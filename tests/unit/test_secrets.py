@@ -41,7 +41,7 @@ def test_no_message_repeats_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(UserError("refused: hunter 2! and hunter%202%21.")) == "refused: ${DB_PASSWORD} and ${DB_PASSWORD}."
 
 
-def test_a_name_that_is_not_set_is_said(tmp_path: Path) -> None:
+def test_a_name_that_is_not_set_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'"\$\{NOWHERE_SET\}\.csv" needs NOWHERE_SET: set it'):
         open_source("${NOWHERE_SET}.csv", Reading(root=tmp_path))
 
@@ -102,7 +102,7 @@ def test_a_secret_in_plain_text_is_refused_and_not_repeated(uri: str, what: str)
         "data/token=x.csv",
     ],
 )
-def test_what_is_no_secret_is_not_refused(uri: str) -> None:
+def test_what_is_not_a_secret_is_not_refused(uri: str) -> None:
     refuse_plain(uri)
 
 
@@ -175,7 +175,7 @@ def test_predict_refuses_a_plain_secret_before_prefect_gets_it(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("source", ["${DATABASE_URL}", "${DATABASE_URL}#t", "https://h/x", "postgresql://${A}@h/db"])
-def test_a_secret_that_is_a_whole_address_is_no_path_on_the_command_line(source: str, tmp_path: Path) -> None:
+def test_a_secret_that_is_a_whole_address_is_not_a_path_on_the_command_line(source: str, tmp_path: Path) -> None:
     assert absolute_source(source) == source_from_root(source, tmp_path) == source
 
 
@@ -197,7 +197,7 @@ def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytes
     assert resolve("${ML_TEST_FIRST} ${ML_TEST_SECOND}") == "environment 파일"
 
 
-def test_a_byte_order_mark_of_the_env_file_is_no_part_of_a_name(
+def test_a_byte_order_mark_of_the_env_file_is_not_a_part_of_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ML_TEST_FIRST", "")

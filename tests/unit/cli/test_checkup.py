@@ -196,7 +196,7 @@ def test_error_of_the_system_is_one_sentence_with_the_file(tmp_path: Path, code:
     assert ": " in str(said)
 
 
-def test_file_that_does_not_exist_is_no_damage(tmp_path: Path) -> None:
+def test_file_that_does_not_exist_is_not_damage(tmp_path: Path) -> None:
     assert explain_os_error(FileNotFoundError(errno.ENOENT, "No such file", str(tmp_path / "x"))) is None
 
 
@@ -242,7 +242,7 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_database_that_a_killed_process_was_writing_is_no_damage(tmp_path: Path) -> None:
+def test_database_that_a_killed_process_was_writing_is_not_damage(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
     assert path.with_name("a.db-journal").stat().st_size > 0
@@ -258,7 +258,7 @@ SCHEMAS = [
 
 
 @pytest.mark.parametrize(("revision", "told"), SCHEMAS)
-def test_database_of_another_mlflow_is_said_in_one_sentence_everywhere(
+def test_database_of_another_mlflow_is_reported_in_one_sentence_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str, told: str
 ) -> None:
     for variable in ("MLFLOW_TRACKING_URI", ARTIFACT_ROOT):

@@ -141,7 +141,7 @@ def test_image_that_is_not_in_the_registry_moves_nothing(host, container):
     assert not {"rename", "stop", "start", "rm"} & set(host.commands())
 
 
-def test_container_that_cannot_be_put_back_is_said_with_its_name(host, container):
+def test_container_that_cannot_be_put_back_is_reported_with_its_name(host, container):
     host.have(NAME)
     host.write(refused=["start"])
     with pytest.raises(UserError, match=f"could not be restored: .*no start today See {KEPT} and {NAME} on ssh://"):
@@ -244,7 +244,7 @@ def test_container_of_an_earlier_version_is_replaced_and_not_left_beside_it(host
     assert {name: made["image"] for name, made in host.containers.items()} == {NAME: "churn:2"}
 
 
-def test_container_of_an_earlier_version_with_another_store_is_nobodys(host, container):
+def test_container_of_an_earlier_version_with_another_store_is_not_ours(host, container):
     """It may belong to the host's other environment; the error names the container with the port, which is kept."""
     before = host.have(OLD, store="/srv/staging")
     assert container().image() is None
@@ -278,7 +278,7 @@ def test_variable_that_is_not_set_is_refused_before_anything_moves(host, contain
 @pytest.mark.parametrize(
     ("address", "said"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("10.1.2.3", True)]
 )
-def test_container_is_published_on_the_loopback_unless_told_otherwise_which_is_said(
+def test_container_is_published_on_the_loopback_unless_configured_otherwise_which_is_reported(
     host, container, capsys, address, said
 ):
     replace(container(ML_ENVIRONMENTS__PRODUCTION__ADDRESS=address))

@@ -104,7 +104,7 @@ def play(store: Store, steps: list[Step]) -> list[tuple[Snapshot, str]]:
 
 @examples(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, picks=st.sets(st.integers(0, 7)), stop=st.integers(0, 40))
-def test_whatever_happened_and_wherever_it_stops_nothing_needed_goes(tmp_path_factory, steps, picks, stop):
+def test_after_any_history_and_any_interruption_nothing_needed_is_removed(tmp_path_factory, steps, picks, stop):
     store = Store(tmp_path_factory.mktemp("store"))
     made = play(store, steps)
     used = {made[i][0].digest for i in picks if i < len(made)}
@@ -190,7 +190,7 @@ def test_what_another_host_has_written_and_not_yet_named_stays_for_a_day(tmp_pat
     assert files_of(tmp_path) == kept | {f"snapshots/{new.digest}.json", "snapshots/sources/f2.json"}
 
 
-def test_a_part_that_is_gone_is_said_and_never_recorded(tmp_path):
+def test_a_part_that_is_gone_is_reported_and_never_recorded(tmp_path):
     snapshots = Snapshots(Store(tmp_path))
     first = grow_by(Store(tmp_path), None, 1, None)
     second = grow_by(Store(tmp_path), first, 10, 0)
@@ -212,7 +212,7 @@ def test_a_part_that_is_gone_is_said_and_never_recorded(tmp_path):
 
 
 @pytest.mark.parametrize("digest", ["*", "", "../x", "[a-f]", "zz", "ABC"])
-def test_what_is_no_digest_is_refused(project, digest):
+def test_what_is_not_a_digest_is_refused(project, digest):
     take(open_store(project), "data.csv", a=[1])
     with pytest.raises(UserError, match=r"is not a snapshot digest: use the first characters"):
         ml_data.print_difference(digest, digest)
@@ -305,7 +305,7 @@ def test_nothing_is_removed_where_it_is_not_known_what_is_needed(project, monkey
     assert files_of(project.folder_of(project.store)) == before
 
 
-def test_nothing_is_removed_while_another_run_goes_on(project):
+def test_nothing_is_removed_during_another_run(project):
     two_snapshots(project)
     code = (
         "import sys; from pathlib import Path; from ondol.storage.files import locked\n"

@@ -67,7 +67,7 @@ def test_a_page_is_found_by_the_last_part_of_its_name(pages, wanted, page):
     assert docs.choose_page(wanted, list(docs.find_pages())) == page
 
 
-def test_a_name_that_is_no_page_is_one_sentence_with_the_nearest(pages):
+def test_a_name_that_is_not_a_page_is_one_sentence_with_the_nearest(pages):
     with pytest.raises(UserError, match=r'^There is no page "setings"\. Did you mean "settings"\? `ml docs` lists'):
         docs.print_docs("setings")
 

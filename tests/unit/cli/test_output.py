@@ -59,7 +59,7 @@ def test_utf_8_is_written_unchanged(show: Show) -> None:
 
 
 @pytest.mark.parametrize("redirected", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_a_closed_stream_is_no_error(show: Show, redirected: str) -> None:
+def test_a_closed_stream_is_not_an_error(show: Show, redirected: str) -> None:
     done = show(redirected, PYTHONUTF8="1")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode().count("✓") == (0 if ">&- " in f"{redirected} ".replace("2>&-", "") else 2)

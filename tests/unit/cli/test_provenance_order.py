@@ -21,7 +21,7 @@ def test_ancestor_is_behind_and_nothing_else_is(tmp_path):
     assert not is_behind(tmp_path, newer, "0" * 40)  # of a history that was replaced
 
 
-def test_shallow_clone_that_cannot_tell_is_refused(tmp_path):
+def test_shallow_clone_without_the_needed_history_is_refused(tmp_path):
     origin = tmp_path / "origin"
     origin.mkdir()
     commit_all(origin)

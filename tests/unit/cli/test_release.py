@@ -103,7 +103,7 @@ def test_smoke_proves_what_was_released_there(released):
         assert "answers the example" in said
 
 
-def test_smoke_fails_where_another_version_serves(released):
+def test_smoke_fails_if_another_version_is_loaded(released):
     """An address of no environment is compared with the project's own champion."""
     address = str(released.clients["staging"].base_url).replace("127.0.0.1", "localhost")
     staging_serves_first = released.served("staging") == "1"
@@ -161,7 +161,7 @@ def test_first_release_that_fails_takes_the_model_out_of_service_again(released,
         assert client.get("/model").json()["version"] == "2"
 
 
-def test_release_of_what_was_verified_is_not_of_what_serves_by_now(released, tmp_path):
+def test_release_of_a_verified_bundle_is_not_of_the_current_champion(released, tmp_path):
     """As after a late approval: staging has version 2 meanwhile."""
     proved = tmp_path / "proved"
     succeed(released.release("staging", "--bundle", released.champion("staging")["bundle"], "--output", str(proved)))
@@ -193,7 +193,7 @@ def test_bundle_that_never_served_or_is_gone_is_refused(released):
     assert released.champion("production") == before
 
 
-def test_release_mends_a_damaged_copy(released, tmp_path):
+def test_release_repairs_a_damaged_copy(released, tmp_path):
     name = released.project.champion["bundle"]
     copy = released.folder / "staging" / "bundles" / name
     copy.mkdir(parents=True, exist_ok=True)  # a release that was taken back may have left it
@@ -265,7 +265,7 @@ def test_report_is_a_table_of_metrics_and_gates(released):
     assert "✅ passed" in said
 
 
-def test_environments_are_listed_with_what_serves_there(released):
+def test_environments_are_listed_with_their_versions(released):
     said = succeed(released.project.ml("environments", PREFECT_API_URL="")).stdout
     assert f"| production | {released.champion('production')['version']} |" in said
     assert "No staging" not in said

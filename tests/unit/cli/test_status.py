@@ -95,7 +95,7 @@ def test_prefect_is_asked_with_the_credentials_of_the_environment(
     assert done.stdout.strip() == answer, done.stderr
 
 
-def test_nothing_up_is_said(settings: Settings) -> None:
+def test_nothing_up_is_reported(settings: Settings) -> None:
     assert "Nothing runs in the background" in said_by(print_processes, settings)
     assert not said_by(print_due, settings)
 
@@ -131,7 +131,7 @@ def test_how_the_last_runs_ended_is_shown_with_the_reason(settings: Settings, mo
     assert not said_by(print_last, settings)
 
 
-def test_one_process_is_stopped_and_the_others_go_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_is_stopped_and_the_others_continue(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(settings.root)
     with pytest.raises(UserError, match=r'no "workers": choose from prefect, mlflow, .* Did you mean "worker"'):
         up.bring_down(["workers"])
@@ -214,7 +214,7 @@ def test_paused_loop_is_reported_before_there_is_a_champion(settings: Settings) 
     assert line.endswith(": audit")
 
 
-def test_alerts_that_nobody_gets_are_counted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alerts_without_a_receiver_are_counted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not said_by(print_alerts, settings)
     alert(settings, "drift", "age drifted", "look")
     assert said_by(print_alerts, settings).startswith("Alerts not sent: 1.")

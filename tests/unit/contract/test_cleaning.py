@@ -52,13 +52,13 @@ def test_numbers_are_read_from_every_numeric_and_text_type(values, arrow, kind):
 
 
 @pytest.mark.parametrize("kind", ["number", "integer"])
-def test_booleans_are_no_numbers_typed_or_as_text(kind):
+def test_booleans_are_not_numbers_typed_or_as_text(kind):
     """As in the service; a column that is text because of another cell has the same result."""
     assert clean([True, False, None], kind) == ([None] * 3, [True, True, False])
     assert clean(["true", "false", None], kind) == ([None] * 3, [True, True, False])
 
 
-def test_texts_that_are_no_numbers_are_marked_and_spoil_no_neighbour():
+def test_texts_that_are_not_numbers_are_marked_and_spoil_no_neighbour():
     assert clean(["1", "much", "2,5", "0x10", None], "number") == (
         [1.0, None, None, None, None],
         [False, True, True, True, False],
@@ -70,7 +70,7 @@ def test_infinite_numbers_are_unreadable():
     assert clean(["1", "inf", "-Infinity"], "number")[1] == [False, True, True]
 
 
-def test_fractions_are_no_integers():
+def test_fractions_are_not_integers():
     assert clean([1.0, 1.5, -0.5, -2.0], "integer") == ([1, None, None, -2], [False, True, True, False])
     assert clean(["1.0", "1.5"], "integer") == ([1.0, None], [False, True])
 
@@ -78,7 +78,7 @@ def test_fractions_are_no_integers():
 LARGE = 2**60 + 1
 
 
-def test_endless_digits_and_fractions_beyond_what_is_exact_are_no_integers():
+def test_endless_digits_and_fractions_beyond_what_is_exact_are_not_integers():
     texts = ["9" * 5000, f"{2**53}.5", "-" + "0" * 30 + "7", "3.5"]
     series, unreadable = clean_column(pa.chunked_array([pa.array(texts)]), Column(name="x", kind="integer"))
     assert unreadable.tolist() == [True, True, False, True] and series[2] == -7
@@ -118,7 +118,7 @@ def test_booleans_are_read_from_every_type_that_says_them(values, arrow):
     assert clean(values, "boolean", arrow) == ([1.0, None, 0.0], [False] * 3)
 
 
-def test_other_values_are_no_booleans():
+def test_other_values_are_not_booleans():
     assert clean(["yes", "2", "truee"], "boolean") == ([None] * 3, [True] * 3)
     assert clean([2, 1, -1], "boolean") == ([None, 1.0, None], [True, False, True])
 
@@ -161,7 +161,7 @@ def test_what_a_date_means_never_depends_on_its_neighbours():
     assert together[1] == [False, False, False, True, True, False]
 
 
-def test_numbers_are_no_dates_and_dates_no_numbers():
+def test_numbers_are_not_dates_and_dates_not_numbers():
     assert clean([20240501, None], "date") == ([None, None], [True, False])
     assert clean([DAY, None], "number") == ([None, None], [True, False])
     assert clean([DAY, None], "boolean") == ([None, None], [True, False])
@@ -248,7 +248,7 @@ def test_texts_are_kept_as_they_are_and_blank_ones_are_missing(values, arrow, wa
     assert clean(values, "text", arrow) == (wanted, [False] * 3)
 
 
-def test_lists_structures_and_bytes_are_no_texts():
+def test_lists_structures_and_bytes_are_not_texts():
     for values in ([["a"], None], [{"a": 1}, None], [b"a", None]):
         assert clean(values, "text") == ([None, None], [True, False])
 

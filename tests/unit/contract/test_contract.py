@@ -188,7 +188,7 @@ def test_a_mistake_is_reported_in_one_sentence(mistake):
         ("class Schema(", "SyntaxError"),
     ],
 )
-def test_a_schema_that_cannot_be_read_is_said(code, said, tmp_path, monkeypatch):
+def test_a_schema_that_cannot_be_read_is_reported(code, said, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "__init__.py").touch()
     (tmp_path / "model" / "schema.py").write_text(code, encoding="utf-8")

@@ -188,7 +188,7 @@ def test_nonsense_is_a_bad_row_with_its_reason(kind, value, check):
     assert reasons[["row", "column", "check"]].to_numpy().tolist() == [[1, KINDS[kind], check]]
 
 
-def test_old_features_go_on_working(monkeypatch, tmp_path):
+def test_old_features_still_work(monkeypatch, tmp_path):
     """`model/features.py` of 0.1.0 knew nothing of parts, ranks, texts of many values or the problem."""
     from sklearn.compose import ColumnTransformer, make_column_selector
 

@@ -188,7 +188,7 @@ def test_the_service_reads_names_and_texts_in_any_form_and_logs_them_in_one(body
     assert read.keys == 3
 
 
-def test_a_mark_behind_an_escape_belongs_to_what_the_escape_stands_for():
+def test_a_mark_after_an_escape_belongs_to_the_escaped_letter():
     contract = read_contract(json.loads(train()[0].model_dump_json()))
     reader = Reader(contract, compile_request(contract, 10), 10)
     for written in ("\\u0061\u0301", "\\n\u0301", "\\u0041\\u030a", "\\\\u0301", "\\ud83d\\ude00\u0301"):

@@ -33,7 +33,7 @@ def test_a_class_that_pandera_refuses(schema, named):
         describe(schema, "age", "regression")
 
 
-def test_what_is_no_class_of_pandera(monkeypatch):
+def test_what_is_not_a_class_of_pandera(monkeypatch):
     module = ModuleType("model.schema")
     module.Schema = pa.DataFrameSchema({})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "model.schema", module)

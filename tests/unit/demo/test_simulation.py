@@ -67,7 +67,7 @@ def week(number, verdict="ok", moved=False, training=None, version="1", after=No
     return Week(number, moved, version, window, None, training, after or version)
 
 
-def test_sandbox_reads_its_own_table_and_alerts_nobody(project):
+def test_sandbox_reads_its_own_table_and_sends_no_alert(project):
     sandbox = make_sandbox(load_settings(project))
     settings = sandbox.settings
     assert (settings.data.source, settings.monitor.labels) == ("data.parquet", "data.parquet")
@@ -78,7 +78,7 @@ def test_sandbox_reads_its_own_table_and_alerts_nobody(project):
     assert (project / "config.toml").read_text(encoding="utf-8") == CONFIG
 
 
-def test_sandbox_s_settings_are_its_file_s_whatever_the_environment_says(project, monkeypatch):
+def test_sandbox_settings_come_from_its_file_and_not_from_the_environment(project, monkeypatch):
     monkeypatch.setenv("ML_STORE", "/elsewhere")
     monkeypatch.setenv("ML_RETRAIN__COOLDOWN_HOURS", "99")
     monkeypatch.setenv("ML_NO_SUCH__SETTING", "1")
@@ -279,7 +279,7 @@ def test_answers_are_read_by_week_in_their_order(tmp_path):
         ([week(1), week(2)], False, 1, "without need, after the last week"),
     ],
 )
-def test_loop_that_did_not_close_is_said_to_be_so(weeks, shifts, trainings, told):
+def test_loop_that_did_not_close_is_reported(weeks, shifts, trainings, told):
     closed, said = conclude(weeks, shifts, trainings, BACK)
     assert not closed
     assert told in said

@@ -166,7 +166,7 @@ def test_wrapped_classifiers_are_equal_or_refused_but_never_silently_wrong(name)
 @pytest.mark.parametrize(
     "name", ["soft vote", "vote after features", "stack after features", "calibrated after features"]
 )
-def test_wrapped_classifiers_that_work_go_on_working(name):
+def test_wrapped_classifiers_that_work_still_work(name):
     model, contract = fit(WRAPPERS[name](), "binary", training("binary"))
     assert gap(model, contract, unseen()) <= 1e-6
 

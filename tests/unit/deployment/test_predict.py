@@ -369,7 +369,7 @@ def test_without_a_champion_one_sentence_says_what_to_do(project):
     )
 
 
-def test_an_unknown_version_is_said_to_be_none(project):
+def test_an_unknown_version_is_refused(project):
     project.crown()
     assert "Version 7 never was in production" in refusal(project, project.write(nasty_frame(3)), "o.csv", "7")
     assert "Version * never was in production" in refusal(project, project.write(nasty_frame(3)), "o.csv", "*")
@@ -402,7 +402,7 @@ def test_an_unknown_suffix_is_refused_before_anything_is_read(project):
     assert ".csv, .parquet or .jsonl" in refusal(project, "missing.csv", "out")
 
 
-def test_a_folder_or_a_file_in_the_way_is_said(project):
+def test_a_folder_or_a_file_in_the_way_is_reported(project):
     (project.root / "out.csv").mkdir()
     (project.root / "file").write_text("", encoding="utf-8")
     assert "is a folder: name a file" in refusal(project, "in.csv", "out.csv")

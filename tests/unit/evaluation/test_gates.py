@@ -106,7 +106,7 @@ def test_margin_is_in_the_metrics_unit_and_relative_for_errors_in_the_targets(pr
     assert not apply_margin(compare(problem, metric, worse, champion), 0.01).passed
 
 
-def test_owners_minimum_stands_in_for_the_dummy():
+def test_owners_minimum_replaces_the_dummy():
     assert rule(2.0, minimum=0.8).passed
     refused = rule(2.0, minimum=0.99)
     assert [gate.name for gate in refused.gates if not gate.passed] == ["floor"]
@@ -120,7 +120,7 @@ def test_every_refusing_gate_is_named():
     assert "floor gate" in sentence and "margin gate" in sentence
 
 
-def test_what_cannot_be_told_does_not_pass():
+def test_unknown_figures_do_not_pass():
     y = np.array([0, 1, 1, 0, 1])
     few = apply_gates("binary", y, predict(y, 9.0), None, np.tile([0.4, 0.6], (5, 1)), Gates())
     assert not few.passed and "holdout of 5 rows" in refusal_sentence(few)

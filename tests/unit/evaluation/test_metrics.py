@@ -107,7 +107,7 @@ def test_undefined_metrics_are_left_out():
     assert score_metrics("regression", np.empty(0), np.empty(0)) == {}
 
 
-def test_predictions_that_are_no_numbers_are_an_error_of_the_model():
+def test_predictions_that_are_not_numbers_are_an_error_of_the_model():
     with pytest.raises(UserError, match="1 predictions that are not finite numbers"):
         score_metrics("regression", np.ones(2), np.array([1.0, np.nan]))
 
@@ -136,7 +136,7 @@ def test_interval_grows_with_confidence():
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
-def test_paired_difference_is_above_zero_for_the_better_whatever_the_direction():
+def test_paired_difference_is_above_zero_for_the_better_in_both_directions():
     y, good = binary(1_000, strength=2.5)
     _, bad = binary(1_000, strength=0.5, seed=0)
     for metric in METRICS["binary"]:

@@ -204,7 +204,7 @@ def test_commit_is_checked_out_and_removed_again(root, folder):
     assert worktrees(root) == 1
 
 
-def test_worktree_is_removed_whatever_fails_and_no_hook_runs(root, folder):
+def test_worktree_is_removed_after_any_failure_and_no_hook_runs(root, folder):
     hook = root.parent / ".git" / "hooks" / "post-checkout"
     hook.write_text("#!/bin/sh\ntouch hooked\nexit 1\n", encoding="utf-8")
     hook.chmod(0o755)
@@ -215,7 +215,7 @@ def test_worktree_is_removed_whatever_fails_and_no_hook_runs(root, folder):
     assert worktrees(root) == 1
 
 
-def test_worktree_of_a_killed_process_is_in_nobodys_way(root, folder):
+def test_worktree_of_a_killed_process_is_no_obstacle(root, folder):
     commit = read_provenance(root).commit
     git(root, "worktree", "add", "--detach", str(folder), commit)
     shutil.rmtree(folder)  # git still has it on record
@@ -244,7 +244,7 @@ def test_project_that_lay_elsewhere_is_reported(root, folder):
 
 
 @pytest.mark.parametrize("source", ["data/rows.csv", "data", "data/*.csv", "data/**/*.csv", "./data/rows.csv"])
-def test_data_that_changed_is_no_change_of_the_project(root, source):
+def test_data_that_changed_is_not_a_change_of_the_project(root, source):
     (root / "data").mkdir()
     (root / "data" / "rows.csv").write_text("a\n1\n", encoding="utf-8")
     commit_all(root.parent)

@@ -127,7 +127,7 @@ def test_labels_keep_the_type_that_they_had_in_the_data():
         assert {type(value) for value in scored["prediction"].tolist()} == {type(values[0])}
 
 
-def test_columns_that_the_features_drop_are_no_inputs():
+def test_columns_that_the_features_drop_are_not_inputs():
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
@@ -140,7 +140,7 @@ def test_columns_that_the_features_drop_are_no_inputs():
     np.testing.assert_allclose(scorer.predict(frame), expected(model, contract, frame), atol=1e-6)
 
 
-def test_a_folder_that_is_no_bundle_is_said_to_be_none(tmp_path):
+def test_a_folder_that_is_not_a_bundle_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"is not a bundle: it has no contract\.json"):
         Scorer.open(tmp_path)
 

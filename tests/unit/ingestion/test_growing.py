@@ -184,7 +184,7 @@ def test_the_newest_state_of_each_id_is_there_once(tmp_path_factory, loads):
         assert sorted(rows_of(chosen, made)) == sorted(kept.values())
 
 
-def test_a_stream_is_read_on_and_told_only_when_all_is_written(tmp_path):
+def test_a_stream_is_read_further_and_committed_only_after_all_is_written(tmp_path):
     chosen, topic = make_settings(tmp_path), Topic([("a", 0, 1.0), ("b", 0, 2.0)])
     grow(chosen, CONTRACT, topic)
     topic.messages = [*topic.messages, ("a", 0, 5.0), ("c", 0, 3.0), ("b", 0, 2.0)]
@@ -378,7 +378,7 @@ def test_rows_without_an_id_are_all_kept_and_never_twice(tmp_path):
 
 
 @pytest.mark.parametrize("beside", [None, "oops"])
-def test_ids_that_a_float_would_round_are_distinguished_whatever_is_beside_them(beside, tmp_path):
+def test_ids_that_a_float_would_round_are_distinguished_beside_any_values(beside, tmp_path):
     ids: list[Any] = [LARGE, LARGE + 1, LARGE + 2, beside]
     if beside:
         ids = [str(value) for value in ids]

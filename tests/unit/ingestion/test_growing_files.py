@@ -228,7 +228,7 @@ def test_a_row_without_an_id_is_there_once_whichever_files_are_read_with_its_own
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("lake", ["folder"], indirect=True)
-def test_whatever_comes_it_is_what_a_full_read_of_all_gives(lake: Lake, seed: int, tmp_path: Path) -> None:
+def test_incremental_reads_equal_a_full_read_of_all(lake: Lake, seed: int, tmp_path: Path) -> None:
     """Files come, grow and are packed in any order, with rows that are late or equally new."""
     chance = random.Random(seed)
     held: dict[str, list[Row]] = {}

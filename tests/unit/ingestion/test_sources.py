@@ -76,7 +76,7 @@ def test_kinds_decide_how_columns_are_read(tmp_path):
     assert table.column("t").to_pylist() == ["007", None]
 
 
-def test_what_stands_in_quotes_is_a_text_where_that_is_asked_for(tmp_path):
+def test_quoted_values_are_text_if_requested(tmp_path):
     _write(tmp_path / "t.csv", 'a,b,c\n1,"NA",1\n,"",2\n3,,3\n"4",NA,4\n')
     for read in ("t.csv", "t*.csv"):
         source = open_source(read, Reading({"a": "integer", "b": "text"}, tmp_path, quoted=True))
@@ -92,7 +92,7 @@ def test_null_values_are_missing_in_texts_and_numbers(tmp_path, text):
     assert _table(tmp_path, "t.csv", {"t": "text", "n": "number"}).to_pylist()[1] == {"t": None, "n": None}
 
 
-def test_value_that_is_no_number_makes_its_whole_column_text(tmp_path):
+def test_value_that_is_not_a_number_makes_its_whole_column_text(tmp_path):
     _write(tmp_path / "t.csv", "a,b\n01,1\noops,2\n")
     table = _table(tmp_path, "t.csv", {"a": "number", "b": "number"})
     assert table.to_pylist() == [{"a": "01", "b": 1.0}, {"a": "oops", "b": 2.0}]
@@ -147,7 +147,7 @@ def test_parquet_types_become_plain_ones(tmp_path):
     assert table.column("z").to_pylist()[0] == pd.Timestamp("2024-01-01")
 
 
-def test_whole_numbers_of_parquet_are_exact_whatever_their_type(tmp_path):
+def test_whole_numbers_of_parquet_are_exact_in_any_type(tmp_path):
     large, huge = 2**60 + 1, 2**63
     table = pa.table(
         {
@@ -216,7 +216,7 @@ def test_fingerprint_follows_bytes_and_kinds(tmp_path):
         (b'a,b\n1,"2\n' + b"3,4\n" * 1_500_000, "never closed"),
     ],
 )
-def test_what_is_no_table_is_refused_in_one_sentence(tmp_path, content, said):
+def test_what_is_not_a_table_is_refused_in_one_sentence(tmp_path, content, said):
     _write(tmp_path / "bad", content)
     assert said in _refusal(tmp_path, "bad")
 

@@ -91,7 +91,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("form", REFUSED)
-def test_what_is_no_array_of_objects_is_refused_in_one_sentence_with_its_place(tmp_path, form):
+def test_what_is_not_an_array_of_objects_is_refused_in_one_sentence_with_its_place(tmp_path, form):
     content, said = REFUSED[form]
     with pytest.raises(UserError, match=said) as refused:
         read(tmp_path, content)

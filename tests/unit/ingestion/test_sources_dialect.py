@@ -104,7 +104,7 @@ def test_what_a_cell_means_never_depends_on_its_neighbour(tmp_path, kind):
         assert {other: read_first(cell, other) for other in OTHERS} == dict.fromkeys(OTHERS, alone), cell
 
 
-def test_a_marker_is_missing_in_columns_that_are_no_text(tmp_path):
+def test_a_marker_is_missing_in_columns_that_are_not_text(tmp_path):
     write(tmp_path, "id,x,when,flag,art\n0,?,?,?,?\n1, - ,2024-01-31,true,-\n2,none,none,false,none\n")
     kinds = {"id": "integer", "x": "number", "when": "date", "flag": "boolean", "art": "text"}
     table = read(tmp_path, kinds, missing=["?", "-", "none"])
@@ -168,7 +168,7 @@ def test_korean_of_its_old_encoding_that_is_utf_8_by_chance_is_read(tmp_path):
     assert read(tmp_path, {"id": "integer", "art": "text"}, encoding="cp949")["art"].to_pylist() == ["첫째"]
 
 
-def test_utf_8_where_the_settings_say_another_encoding_is_said(tmp_path):
+def test_utf_8_where_the_settings_say_another_encoding_is_reported(tmp_path):
     write(tmp_path, "지역,값\n서울,1\n대구,2\n부산,3\n제주,4\n")
     with pytest.raises(UserError, match=r"is not CP949, as encoding under \[data\] in config.toml says, but UTF-8"):
         read(tmp_path, encoding="cp949")
@@ -314,7 +314,7 @@ def test_encodings_are_found(tmp_path, text, encoding, found):
     assert find(tmp_path, text, encoding=encoding)[0] == {"encoding": found}
 
 
-def test_an_encoding_that_cannot_be_told_is_to_be_named(tmp_path):
+def test_an_unknown_encoding_must_be_set(tmp_path):
     write(tmp_path, "지역\n" + "서울\n부산\n" * 20, "johab")
     with pytest.raises(UserError, match=r"is not CP1252.*set encoding under \[data\]") as caught:
         source = open_source("t.csv", Reading(root=tmp_path, expected=()))

@@ -98,7 +98,7 @@ def test_numbers_of_a_column_of_text_are_as_they_were_written(tmp_path):
         ('{"a":' * 5000 + "1" + "}" * 5000 + "\n", "Line 4"),
     ],
 )
-def test_a_bad_line_is_said_by_its_number_and_blank_lines_count(tmp_path, lines, said):
+def test_a_bad_line_is_reported_by_its_number_and_blank_lines_count(tmp_path, lines, said):
     with pytest.raises(UserError) as caught:
         table_of(tmp_path, f"{HEAD}\n\r\n{lines}{HEAD}")
     assert said in str(caught.value)

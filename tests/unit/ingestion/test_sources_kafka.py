@@ -104,7 +104,7 @@ def test_key_is_what_a_position_holds_in(cluster):
     assert source.key != open_source("kafka://one:1,two:2/other?group=churn").key
 
 
-def test_beginning_where_the_group_stands_is_said(cluster, caplog):
+def test_beginning_at_the_offset_of_the_group_is_reported(cluster, caplog):
     cluster.send("midway", [{"id": n} for n in range(30)])
     source = open_source(cluster.uri("midway"), RETRYING)
     assert len(_read(source)) == 30 and not caplog.records
@@ -130,7 +130,7 @@ def test_position_stays_until_all_is_read(cluster, monkeypatch):
     assert source.position == {"0": 4, "1": 3, "2": 3, "3": 0}
 
 
-def test_message_that_is_no_object_is_passed_over_where_the_address_says_so(cluster):
+def test_message_that_is_not_an_object_is_passed_over_where_the_address_says_so(cluster):
     cluster.send("mixed", [{"id": 0}, "oops", {"id": 2}], partition=1)
     assert "&skip=1:1" in _refusal(cluster.uri("mixed"))
     source = open_source(cluster.uri("mixed") + "&skip=1:1", RETRYING)
@@ -140,7 +140,7 @@ def test_message_that_is_no_object_is_passed_over_where_the_address_says_so(clus
         open_source(cluster.uri("mixed") + "&skip=1", RETRYING)
 
 
-def test_nothing_new_is_no_rows_and_no_error(cluster):
+def test_nothing_new_gives_no_rows_and_no_error(cluster):
     cluster.send("quiet", [{"id": 1}], partition=0)
     source = open_source(cluster.uri("quiet"), RETRYING)
     source.resume({"0": 1})
@@ -165,7 +165,7 @@ def test_tombstones_are_passed_over_and_counted(cluster):
 
 
 @pytest.mark.parametrize("value", [b"no json", b"[1]", b"", b"\xff"])
-def test_value_that_is_no_object_names_partition_and_offset(cluster, value):
+def test_value_that_is_not_an_object_names_partition_and_offset(cluster, value):
     topic = f"bad{value.hex()}"
     cluster.send(topic, [{"id": 1}, value], partition=2)
     assert "Offset 1 of partition 2" in _refusal(cluster.uri(topic))
@@ -182,7 +182,7 @@ def test_rows_that_retention_removed_unread_are_not_passed_over_in_silence(clust
     assert len(_read(open_source(cluster.uri("short"), RETRYING))) == end - first
 
 
-def test_topic_made_again_or_with_fewer_partitions_is_said(cluster):
+def test_topic_made_again_or_with_fewer_partitions_is_reported(cluster):
     cluster.send("again", [{"id": 0}], partition=0)
     assert "before offset 50" in _refusal(cluster.uri("again"), {"0": 50})
     assert "Partition 9" in _refusal(cluster.uri("again"), {"9": 1})
@@ -193,7 +193,7 @@ def test_topic_that_does_not_exist_names_the_nearest(cluster):
     assert 'Did you mean "orders"?' in _refusal(cluster.uri("odrers"))
 
 
-def test_broker_that_is_not_there_is_said_in_time():
+def test_broker_that_is_not_there_is_reported_in_time():
     assert "no broker answers there" in _refusal("kafka://127.0.0.1:1/orders?group=g", reading=HURRIED)
     with pytest.raises(UserError, match="no broker answers there"):
         open_source("kafka://127.0.0.1:1/orders?group=g", HURRIED).commit({"0": 1})

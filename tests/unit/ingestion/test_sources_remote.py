@@ -183,12 +183,12 @@ def test_cut_connection_to_a_server_without_ranges_begins_again(tmp_path, site):
     assert cuts == []
 
 
-def test_connection_that_is_always_cut_is_said(tmp_path, site):
+def test_connection_that_is_always_cut_is_reported(tmp_path, site):
     site.answer = lambda request: request.send(BIG[:99], announce=len(BIG))
     assert "connection was lost" in _refusal(tmp_path, f"{site.url}/t.csv")
 
 
-def test_passing_failures_are_tried_again_and_lasting_ones_said(tmp_path, site, caplog):
+def test_temporary_failures_are_tried_again_and_permanent_ones_reported(tmp_path, site, caplog):
     def answer(request):
         request.send(b"", 503) if len(site.asked) < 3 else request.send(BIG)
 
@@ -203,7 +203,7 @@ def test_passing_failures_are_tried_again_and_lasting_ones_said(tmp_path, site, 
 
 
 @pytest.mark.parametrize(("status", "said"), [(404, "does not exist"), (401, "denied"), (403, "denied"), (418, "418")])
-def test_status_is_said_at_once(tmp_path, site, status, said):
+def test_status_is_reported_at_once(tmp_path, site, status, said):
     site.answer = lambda request: request.send(b"", status)
     assert said in _refusal(tmp_path, f"{site.url}/t.csv")
     assert len(site.asked) == 1
@@ -223,7 +223,7 @@ def test_server_that_never_answers_is_given_up(tmp_path, site):
         free.set()
 
 
-def test_unreachable_host_is_said(tmp_path):
+def test_unreachable_host_is_reported(tmp_path):
     assert "cannot be reached" in _refusal(tmp_path, "http://127.0.0.1:1/t.csv")
     assert "cannot be reached" in _refusal(tmp_path, "https://no-such-host.invalid/t.csv", retries=0)
 
@@ -323,7 +323,7 @@ def test_header_in_plain_text_is_refused_and_not_repeated(tmp_path, site):
     assert "#header=" in _refusal(tmp_path, f"{site.url}/t.csv#records=data")
 
 
-def test_certificate_that_does_not_verify_is_said(tmp_path):
+def test_certificate_that_does_not_verify_is_reported(tmp_path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(_make_certificate(tmp_path))
     secure = Site(context)
@@ -414,12 +414,12 @@ def test_large_object_comes_in_ranges_and_whole(tmp_path, bucket, monkeypatch):
         ("s3://lake/*.csv", "names no file"),
     ],
 )
-def test_missing_bucket_and_key_are_said(tmp_path, bucket, uri, said):
+def test_missing_bucket_and_key_are_reported(tmp_path, bucket, uri, said):
     sentence = _refusal(tmp_path, uri)
     assert said in sentence and uri in sentence
 
 
-def test_missing_credentials_are_said(tmp_path, bucket, monkeypatch):
+def test_missing_credentials_are_reported(tmp_path, bucket, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
@@ -427,7 +427,7 @@ def test_missing_credentials_are_said(tmp_path, bucket, monkeypatch):
     assert "no credentials" in _refusal(tmp_path, "s3://lake/t.csv")
 
 
-def test_denied_failing_and_unreachable_stores_are_said(tmp_path, bucket, site, monkeypatch):
+def test_denied_failing_and_unreachable_stores_are_reported(tmp_path, bucket, site, monkeypatch):
     error = "<Error><Code>{}</Code><Message>planted-password</Message></Error>"
     monkeypatch.setenv("AWS_ENDPOINT_URL", site.url)
     site.answer = lambda request: request.send(error.format("AccessDenied").encode(), 403)

@@ -164,7 +164,7 @@ def test_watermark_is_sent_on_every_page(serve, value, sent):
     assert all(parse_qs(urlsplit(path).query)["updated_after"] == [sent] for path, _ in server.asked)
 
 
-def test_nothing_new_is_no_rows_and_no_error(serve):
+def test_nothing_new_gives_no_rows_and_no_error(serve):
     source = open_source(serve(lambda *_: (200, {}, [])).uri + "#since=after", Reading({"id": "integer"}))
     news = source.since("id", 24)
     assert list(news.batches()) == [] and news.schema == pa.schema([("id", pa.int64())])
@@ -190,7 +190,7 @@ def test_retry_after_may_be_a_date_or_nonsense(serve, pauses):
     assert _table(serve(answer).uri + CURSOR).num_rows == 25
 
 
-def test_unreasonable_pause_is_said_and_not_made(serve, pauses):
+def test_unreasonable_pause_is_reported_and_not_made(serve, pauses):
     said = _refusal(serve(lambda *_: (429, {"Retry-After": "90000"}, {})).uri)
     assert "Page 1 of" in said and "more than 10 minutes" in said and pauses == []
 
@@ -256,7 +256,7 @@ def test_errors_that_stay_are_named_and_only_passing_ones_tried_again(serve, pau
         (b'{"items": [{"a": 1}], "meta": {"next_cursor": "x"}}', 'by its "meta.next_cursor"'),
     ],
 )
-def test_body_that_is_no_table_is_refused(serve, body, said):
+def test_body_that_is_not_a_table_is_refused(serve, body, said):
     assert said in _refusal(serve(lambda *_: (200, {}, body)).uri)
 
 
@@ -314,7 +314,7 @@ def test_new_cursors_to_the_same_records_stop(serve):
     assert "page 1 again" in _refusal(server.uri + "#next=next&param=cursor")
 
 
-def test_pages_without_records_do_not_go_on_forever(serve, monkeypatch):
+def test_pages_without_records_are_not_read_forever(serve, monkeypatch):
     monkeypatch.setattr("ondol.ingestion.rest.MOST_EMPTY", 5)
     server = serve(lambda _, number: (200, {}, {"items": [], "next": f"c{number}"}))
     assert "without a record" in _refusal(server.uri + "#next=next&param=cursor")
@@ -343,13 +343,13 @@ def test_slow_page_is_given_up(serve, pauses):
     assert "did not come within 0.3 seconds" in _refusal(serve(answer).uri, fetch=Fetch(timeout_seconds=0.3, retries=1))
 
 
-def test_host_that_is_not_there_is_said(pauses, monkeypatch):
+def test_host_that_is_not_there_is_reported(pauses, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
     assert "no server answers there" in _refusal("rest+http://127.0.0.1:1/x")
     assert "no host has that name" in _refusal("rest+http://nowhere.invalid/x")
 
 
-def test_certificate_that_does_not_verify_is_said_at_once(serve, tmp_path, pauses, monkeypatch):
+def test_certificate_that_does_not_verify_is_reported_at_once(serve, tmp_path, pauses, monkeypatch):
     key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", USAGE]
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]

@@ -157,7 +157,7 @@ def _older(day):
 
 @on()
 @pytest.mark.parametrize("kind", ["VARCHAR(40)", "DATETIME"])
-def test_since_a_moment_keeps_all_that_may_be_later_whatever_its_form(db, kind):
+def test_since_a_moment_keeps_all_that_may_be_later_in_any_form(db, kind):
     if kind == "DATETIME" and not db.uri.startswith("sqlite"):
         pytest.skip("other databases hold nothing but dates in a column of dates")
     later = [text for day in (23, 40, 300) for text in _older(day)]
@@ -407,7 +407,7 @@ def test_a_whole_address_in_a_secret_is_read_and_never_shown(tmp_path, monkeypat
     assert "unknown scheme" in _refusal(lambda: open_source("${DATABASE_URL}#t"))
 
 
-def test_words_of_a_query_are_no_plain_secrets(tmp_path):
+def test_words_of_a_query_are_not_plain_secrets(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "s.db")) as connection:
         connection.execute("CREATE TABLE t AS SELECT 'x' AS token")
     source = open_source("sqlite:///s.db#SELECT * FROM t WHERE token = 'x'", Reading(root=tmp_path))
@@ -415,7 +415,7 @@ def test_words_of_a_query_are_no_plain_secrets(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "mariadb", "mysql"])
-def test_a_host_that_does_not_answer_is_tried_again_and_then_told(scheme):
+def test_a_host_that_does_not_answer_is_tried_again_and_then_reported(scheme):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -44,7 +44,7 @@ def said(settings):
     return [json.loads(path.read_text(encoding="utf-8"))["what"] for path in paths]
 
 
-def test_nothing_dropped_alerts_nobody(settings):
+def test_nothing_dropped_sends_no_alert(settings):
     Metrics.text = "# HELP ml_log_dropped_total …\nml_log_dropped_total 0.0\n"
     assert alert_dropped_records(Project(settings)) == 0
     assert said(settings) == []

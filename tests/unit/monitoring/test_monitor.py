@@ -84,7 +84,7 @@ def test_window_takes_its_start_and_leaves_its_end_to_the_next(tmp_path):
     assert [row.features["x"] for row in sample_logged(second, 9)] == [2, 3]
 
 
-def test_torn_last_line_and_lines_that_are_no_records_are_left_out(tmp_path):
+def test_torn_last_line_and_lines_that_are_not_records_are_left_out(tmp_path):
     whole = lines(3)
     write(tmp_path, [whole[0], "no json\n", '{"at": 3}\n', "[]\n", "\n", whole[1], whole[2][:-9]])
     found = tally_window(tmp_path, START, START + HOUR, "1-b")
@@ -103,7 +103,7 @@ def test_files_of_another_time_are_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("together", [1, 7, 100])
-def test_rows_are_counted_and_sampled_whatever_the_requests_hold(tmp_path, together):
+def test_rows_are_counted_and_sampled_for_any_requests(tmp_path, together):
     write(tmp_path, lines(100, together=together))
     found = tally_window(tmp_path, START, START + HOUR, "1-b")
     assert (found.rows, found.requests) == (100, -(-100 // together))
@@ -392,7 +392,7 @@ def test_drift_is_alerted_while_the_loop_cools_down(alerted):
     assert "cooling down" in alerted("dd", cooldown_hours=10**6)[-1]
 
 
-def test_drift_is_alerted_while_training_goes_on(alerted):
+def test_drift_is_alerted_during_training(alerted):
     assert "retraining is requested" in alerted("dd", cooldown_hours=0)[-1]
     assert "cooling down" in alerted("ddd", cooldown_hours=10**6)[-1]
 
@@ -447,7 +447,7 @@ def test_the_console_names_the_drifted_columns_and_the_report_that_is_kept(tmp_p
     assert [line for line in lines if "report" in line] == lines[2:3]  # the other one was removed
 
 
-def test_windows_that_are_well_or_too_small_alert_nobody(alerted):
+def test_windows_that_are_ok_or_too_small_send_no_alert(alerted):
     assert alerted("osos") == []
 
 
@@ -597,7 +597,7 @@ def test_a_target_with_the_name_of_a_key_is_a_target(tmp_path, target):
     assert found["label"].tolist() == (["yes", "no"] if target == "row" else ["yes", "no", "yes"])
 
 
-def test_missing_labels_are_no_labels(tmp_path):
+def test_missing_labels_are_not_labels(tmp_path):
     frame = pd.DataFrame({"request_id": ["a", "b"], "y": ["yes", None]})
     assert labelled(tmp_path, frame, SAMPLE) == {"a/0": "yes"}
 

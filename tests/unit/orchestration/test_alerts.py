@@ -155,7 +155,7 @@ def test_slack_gets_text_and_no_markup_of_others(settings: Settings, receiver: R
     assert receiver.got == [{"text": "*shop*: a &lt; b &amp; &lt;!channel&gt;\n`ml status`"}]
 
 
-def test_text_of_the_data_mentions_nobody_and_shows_no_picture(settings: Settings, receiver: Receiver) -> None:
+def test_text_of_the_data_mentions_no_user_and_shows_no_picture(settings: Settings, receiver: Receiver) -> None:
     hostile = "@all ![x](http://planted.invalid/x) \x1b[2J\u202e"
     with receiver.up():
         alert(configure(settings.root, format="slack"), "drift", hostile, "look")
@@ -376,7 +376,7 @@ MISTAKE = UserError('"rows.csv" is not there.')
         (None, TYPED, True, ["run-failed"]),
     ],
 )
-def test_a_mistake_that_is_typed_on_a_terminal_is_no_alert(
+def test_a_mistake_that_is_typed_on_a_terminal_is_not_an_alert(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception | None,

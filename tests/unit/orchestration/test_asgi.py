@@ -92,7 +92,7 @@ def test_names_of_a_domain_are_answered_and_any_host_does_not_mean_any_page() ->
 
 
 @pytest.mark.parametrize("wrong", ["https://ml.example.com", "ml.example.com/mlflow", "me@ml.example.com", "a b", "**"])
-def test_host_that_is_none_is_refused_in_the_same_sentence_everywhere(
+def test_invalid_host_is_refused_in_the_same_sentence_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     (tmp_path / "config.toml").touch()

@@ -208,7 +208,7 @@ def test_stale_record_stops_no_stranger(settings: Settings, stranger: "subproces
     assert read_process_record(settings, "service") is None
 
 
-def test_process_of_another_user_is_known_by_its_command_whatever_the_clock_says(
+def test_process_of_another_user_is_known_by_its_command_after_any_clock_change(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, stranger: "subprocess.Popen[bytes]"
 ) -> None:
     """Its environment cannot be read, and its start time moves when the clock is set."""
@@ -233,7 +233,7 @@ def test_another_projects_process_is_a_stranger(settings: Settings) -> None:
         other.wait()
 
 
-def test_record_of_nobody_is_harmless(settings: Settings) -> None:
+def test_record_without_a_process_is_harmless(settings: Settings) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
     assert supervisor_of(record_of(ended.pid)) is None

@@ -212,7 +212,7 @@ def test_error_says_what_is_wrong_in_one_sentence_without_the_value(client: Test
         b'{"rows": null}',
     ],
 )
-def test_body_that_is_no_request_is_refused(client: TestClient, body: bytes) -> None:
+def test_body_that_is_not_a_request_is_refused(client: TestClient, body: bytes) -> None:
     answer = client.post("/predict", content=body)
     assert answer.status_code == 400
     assert answer.json()["detail"]

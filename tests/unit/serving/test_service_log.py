@@ -119,19 +119,19 @@ def test_bytes_of_a_plain_body_are_taken_over() -> None:
 
 
 @pytest.mark.parametrize("colon", [":", " :", "\n\t :", ": "])
-def test_key_that_stands_twice_is_logged_once_with_the_value_that_was_used(colon: str) -> None:
+def test_repeated_key_is_logged_once_with_the_value_that_was_used(colon: str) -> None:
     twice = to_body(ROW).decode().replace('"a.b/c?":', f'"a.b/c?"{colon} 7, "a.b/c?":').replace(":", colon, 1)
     for body in (twice, f'{{"rows": [], "rows"{colon} [{json.dumps(ROW)}]}}'):
         assert logged_request(contract_with(), body.encode()) == {"rows": [ROW]}
 
 
-def test_absent_fields_do_not_hide_a_key_that_stands_twice() -> None:
+def test_absent_fields_do_not_hide_a_repeated_key() -> None:
     row = {k: v for k, v in ROW.items() if k not in ("class", "house age")}
     body = to_body(row).decode().replace('"a.b/c?":', '"a.b/c?": 7, "a.b/c?":').encode()
     assert logged_request(contract_with(), body) == {"rows": [row]}
 
 
-def test_id_that_is_no_json_is_logged_as_missing() -> None:
+def test_id_that_is_not_json_is_logged_as_missing() -> None:
     body = to_body(ROW | {"고객 번호": [float("nan"), float("-inf"), 1]})
     assert logged_request(contract_with(), body)["rows"][0]["고객 번호"] == [None, None, 1]
 
@@ -282,7 +282,7 @@ def test_new_file_never_continues_one_that_is_there(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_log_goes_on_in_a_new_file_when_its_file_was_deleted(
+def test_log_continues_in_a_new_file_when_its_file_was_deleted(
     tmp_path: Path, make_writer: Callable[..., Writer]
 ) -> None:
     writer = make_writer(tmp_path)
@@ -293,7 +293,7 @@ def test_log_goes_on_in_a_new_file_when_its_file_was_deleted(
     assert writer.ids() == ["b"]
 
 
-def test_unwritable_folder_drops_counts_and_says_so_once_and_the_log_goes_on_later(
+def test_unwritable_folder_drops_counts_and_reports_once_and_the_log_continues_later(
     tmp_path: Path, make_writer: Callable[..., Writer], messages: list[str]
 ) -> None:
     (tmp_path / "log").write_text("a file in the folder's place")
@@ -308,7 +308,7 @@ def test_unwritable_folder_drops_counts_and_says_so_once_and_the_log_goes_on_lat
     assert "5 answers are missing" in messages[1]
 
 
-def test_full_disk_leaves_whole_records_only_and_the_log_goes_on_when_there_is_space(
+def test_full_disk_leaves_only_complete_records_and_the_log_continues_when_there_is_space(
     small_disk: Path, make_writer: Callable[..., Writer], messages: list[str]
 ) -> None:
     ballast = small_disk / "ballast"

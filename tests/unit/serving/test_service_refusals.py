@@ -212,7 +212,7 @@ def test_declared_length_over_the_limit_is_refused_before_the_body_is_read(servi
 
 
 @pytest.mark.parametrize("value", [None, 1, "text", [1, {"a": ["b"]}], {"deep": {"er": [1, 2, {}]}}, float("nan")])
-def test_row_is_taken_as_it_stands_in_the_file_and_what_is_not_read_is_not_logged(
+def test_row_is_accepted_as_in_the_file_and_unread_columns_are_not_logged(
     serving: Any, tmp_path: Path, value: Any
 ) -> None:
     client = serving(*UNREAD)
@@ -264,7 +264,7 @@ def test_body_of_more_values_than_a_valid_one_has_is_refused_before_it_is_parsed
     assert answer.json()["error"].startswith("rows: A request may hold at most 100 rows (max_rows), and no more than")
 
 
-def test_largest_valid_request_is_answered_whatever_its_texts_hold(serving: Any) -> None:
+def test_largest_valid_request_is_answered_with_any_texts(serving: Any) -> None:
     """Commas, brackets and quotes in texts are not values."""
     row = ROW | {"class": ',[{"\\' * 20}
     assert serving(max_body_bytes=100_000).post("/predict", json={"rows": [row] * 100}).status_code == 200
@@ -344,7 +344,7 @@ def test_errors_of_several_rows_are_reported_together(serving: Any) -> None:
 
 
 @pytest.mark.parametrize("length", [99, 4_000])
-def test_long_text_of_a_date_is_no_date(serving: Any, length: int) -> None:
+def test_long_text_of_a_date_is_not_a_date(serving: Any, length: int) -> None:
     answer = serving().post("/predict", json={"rows": [ROW | {"가입일": "PT" + "1" * length}]})
     assert answer.json()["detail"][0]["loc"] == ["rows", 0, "가입일"]
 
@@ -456,7 +456,7 @@ def test_stalled_body_is_answered_408(server: Server, headers: tuple[str, ...]) 
     assert b"body_seconds" in said
 
 
-def test_bodies_in_flight_are_limited_and_small_requests_go_on(server: Server) -> None:
+def test_bodies_in_flight_are_limited_and_small_requests_are_still_answered(server: Server) -> None:
     stalled = []
     try:
         for _ in range(8):

@@ -297,13 +297,13 @@ def test_set_with_too_many_new_values_is_opened(project):
         (BASE.drop(columns="y"), '"y" (missing) is left to you: it is the target'),
     ],
 )
-def test_what_no_rule_can_edit_is_said_and_left_alone(project, frame, why):
+def test_what_no_rule_can_edit_is_reported_and_left_alone(project, frame, why):
     proposal = propose(EDITED, _changes(project, frame, "y", "binary", EDITED))
     assert [why in sentence for sentence in proposal.left] == [True]
     assert proposal.text == EDITED
 
 
-def test_column_under_another_name_keeps_what_is_said_of_it(project):
+def test_column_under_another_name_keeps_what_is_reported_of_it(project):
     found = _changes(project, BASE.rename(columns={"단가": "단가(원)", "key": "Key"}), "y", "binary", EDITED)
     assert [(c.what, c.before, c.column) for c in found] == [("renamed", "key", "Key"), ("renamed", "단가", "단가(원)")]
     edited = propose(EDITED, found).text
@@ -320,7 +320,7 @@ def test_schema_edited_meanwhile_is_not_overwritten(tmp_path):
     assert path.read_text(encoding="utf-8") == "mine"
 
 
-def test_nothing_changed_is_said_of_no_more_than_was_looked_at(project, monkeypatch, capsys):
+def test_nothing_changed_is_reported_only_for_the_rows_that_were_read(project, monkeypatch, capsys):
     from ondol.cli import contract
 
     data = {"source": "sample://?rows=20000", "target": "churned", "problem": "binary"}

@@ -250,7 +250,7 @@ def test_problem_is_inferred_from_the_targets_values(project, values, problem):
     assert draft(project, make_frame(y=(values * 200)[:200])).problem == problem
 
 
-def test_guessed_problem_says_that_it_is_a_guess_and_can_be_told(project):
+def test_guessed_problem_is_marked_as_a_guess_and_can_be_set(project):
     frame = make_frame(y=[1, 2, 3, 4] * 50)
     assert "--problem regression" in draft(project, frame).doubts[0]
     assert draft(project, frame, problem="regression", force=True).problem == "regression"

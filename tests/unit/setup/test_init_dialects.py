@@ -82,7 +82,7 @@ def test_the_notation_of_numbers_is_found_and_read(project, delimiter, cells, se
         (";", ["1.234", "12.500"], {"delimiter": ";"}, '"1.234" is read as 1.234'),
     ],
 )
-def test_a_sign_that_may_be_either_is_said_with_the_setting_that_decides(project, delimiter, cells, settings, said):
+def test_a_sign_that_may_be_either_is_reported_with_the_setting_that_decides(project, delimiter, cells, settings, said):
     report, written = init(project, table(delimiter, amount=cells))
     assert written == settings
     assert any(said in doubt and "read it otherwise" in doubt for doubt in report.doubts)
@@ -96,14 +96,14 @@ def test_another_column_decides_what_one_alone_leaves_open(project):
     assert written == {"delimiter": ";", "thousands": ","}
 
 
-def test_lists_of_numbers_versions_and_phone_numbers_are_no_numbers(project):
+def test_lists_of_numbers_versions_and_phone_numbers_are_not_numbers(project):
     report, written = init(project, table(a=["1,2,3", "2,3"], b=["1.2.3", "10.0.1"], c=["010 123 456", "011 222 333"]))
     assert written == {} and {kinds(report)[name] for name in "abc"} == {"text"}
 
 
 @pytest.mark.parametrize("marker", ["?", "-", "none", "n/a", ".", "unknown", "없음", "--", "#VALUE!"])
 @pytest.mark.parametrize("share", [1, 50, 120])
-def test_a_marker_of_missing_numbers_is_found_however_often_it_stands(project, marker, share):
+def test_a_marker_of_missing_numbers_is_found_at_any_count(project, marker, share):
     numbers = [f"{i / 4 + 0.5:g}" for i in range(200)]
     numbers[:share] = [marker] * share
     report, written = init(project, table(pulse=numbers))
@@ -122,7 +122,7 @@ def test_a_marker_is_found_among_dates_too_and_stays_a_category_of_a_text(projec
     assert plan.categories == ("-", "basic", "none", "plus") and not plan.nullable
 
 
-def test_a_marker_of_one_column_is_said_of_every_column_that_it_makes_one_of_numbers(project):
+def test_a_marker_of_one_column_is_reported_for_every_column_that_it_makes_numeric(project):
     report, written = init(
         project, table(pulse=["1.5", "2.5", "3.5", "none"], code=["1", "2", "none"], job=["a", "none"])
     )
@@ -130,7 +130,7 @@ def test_a_marker_of_one_column_is_said_of_every_column_that_it_makes_one_of_num
     assert [note.split('"')[3] for note in report.notes] == ["pulse", "code"]
 
 
-def test_other_words_among_numbers_are_no_markers(project):
+def test_other_words_among_numbers_are_not_markers(project):
     report, written = init(project, table(size=["1", "2", "3", "large"], flag=["1", "-"], code=["1", "2", "A", "none"]))
     assert written == {} and {kinds(report)[name] for name in ("size", "flag", "code")} == {"text"}
 
@@ -146,7 +146,7 @@ def test_a_table_without_a_header_gets_numbered_columns_and_says_so(project):
         init(project, table(header=False, job=["a", "b"]), "y")
 
 
-def test_korean_in_its_old_encoding_is_read_and_said(project):
+def test_korean_in_its_old_encoding_is_read_and_reported(project):
     report, written = init(project, table(지역=["서울", "부산"]), encoding="cp949")
     assert written == {"encoding": "cp949"} and report.notes == ("Its text is encoded as CP949.",)
     assert report.fields[0].categories == ("부산", "서울")
@@ -245,7 +245,7 @@ def test_a_second_init_changes_nothing_and_says_the_same(project, case):
         ("%Y-%m-%d", None, None),
     ],
 )
-def test_how_dates_are_written_is_found_said_and_read_to_the_day(project, form, listed, said):
+def test_date_formats_are_found_reported_and_read_to_the_day(project, form, listed, said):
     report, written = init(project, table(sold=list(DAYS.dt.strftime(form))))
     assert kinds(report)["sold"] == "date"
     assert written.get("date_formats") == listed and set(written) <= {"date_formats"}
@@ -300,12 +300,12 @@ def test_clock_times_without_seconds_say_how_to_write_them(project):
 
 
 @pytest.mark.parametrize("values", [["now", "today"], ["1.2.3", "10.0.1"], ["20240131", "99999999"], ["A-01", "B-12"]])
-def test_words_versions_and_numbers_are_no_dates(project, values):
+def test_words_versions_and_numbers_are_not_dates(project, values):
     report, written = init(project, table(a=values))
     assert kinds(report)["a"] in ("text", "integer") and written == {} and not report.notes
 
 
-def test_rows_that_repeat_the_header_are_said_and_are_no_class(project):
+def test_rows_that_repeat_the_header_are_reported_and_are_not_a_class(project):
     lines = table(amount=["1.5", "2.5"]).splitlines()
     report, _ = init(project, "\n".join([*lines[:50], lines[0], *lines[50:], lines[0]]) + "\n")
     assert report.doubts == ("2 rows repeat the header: they are quarantined; remove such lines.",)
@@ -362,7 +362,7 @@ def test_digits_of_other_scripts_are_text(project):
 @pytest.mark.parametrize(
     "cells", [["−12.5", "3.5"], ["(12.50)", "3.5"], ["$12.50", "3"], ["12,000원", "900원"], ["47%", "3.5 %"]]
 )
-def test_numbers_with_other_signs_stay_text_with_a_hint_and_are_no_target(project, cells):
+def test_numbers_with_other_signs_stay_text_with_a_hint_and_are_not_a_target(project, cells):
     report, _ = init(project, table(amount=cells))
     assert kinds(report)["amount"] == "text" and any("write them as 1234.5" in doubt for doubt in report.doubts)
     with pytest.raises(UserError, match=r'The target "amount" cannot be used in this form: .* write them as 1234\.5'):
@@ -393,14 +393,14 @@ def test_dates_in_a_form_that_is_not_read_are_hinted_at(project, cells, hinted):
     assert any("may be dates in an unknown form" in doubt for doubt in report.doubts) == hinted
 
 
-def test_markers_in_a_table_of_types_are_said_with_the_way_out(project):
+def test_markers_in_a_table_of_types_are_reported_with_the_way_out(project):
     rows = [{"pulse": "?" if i % 5 == 0 else str(i / 4), "x": i % 7, "y": "ab"[i % 2]} for i in range(200)]
     (project / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     report = initialize(project, "t.jsonl", "y")
     assert any('"pulse" stays text because of "?" in 40 rows' in doubt for doubt in report.doubts)
 
 
-def test_what_keeps_the_only_feature_from_being_read_is_said_with_the_refusal(project):
+def test_what_keeps_the_only_feature_from_being_read_is_reported_with_the_refusal(project):
     days = [f"{day:02}/{month:02}/2020" for day in range(1, 13) for month in range(1, 13)]
     (project / "t.csv").write_text(
         "day,y\n" + "".join(f"{d},{i * 1.5}\n" for i, d in enumerate(days)), encoding="utf-8"

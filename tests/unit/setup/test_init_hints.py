@@ -55,7 +55,7 @@ def test_repeats_of_one_measurement_beside_flags_are_not_explained_by_chance(pro
     assert len(said(draft(project, frame), "repeat an earlier row")) == 1
 
 
-def test_rows_of_few_flags_that_are_equal_by_chance_are_no_repeats(project):
+def test_rows_of_few_flags_that_are_equal_by_chance_are_not_repeats(project):
     rng = np.random.default_rng(3)
     frame = pd.DataFrame({f"f{i}": rng.integers(0, 2, 600) for i in range(4)} | {"y": rng.choice(["a", "b"], 600)})
     assert not said(draft(project, frame), "repeat an earlier row")

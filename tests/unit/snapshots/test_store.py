@@ -77,7 +77,7 @@ def test_a_snapshot_holds_every_row_once_and_in_order(rows, tmp_path):
     assert digest_file(snapshots.parts.path(made.digest)) == made.digest
 
 
-def test_the_same_content_is_written_once_whatever_it_comes_from(tmp_path):
+def test_the_same_content_is_written_once_from_any_source(tmp_path):
     snapshots = Snapshots(Store(tmp_path))
     first = snapshots.write(cut(table(), [100]), "a.csv", "f1")
     before = files_of(tmp_path)
@@ -160,7 +160,7 @@ def test_what_a_killed_process_left_is_never_used_and_swept_by_the_next(tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["champion.json"]
 
 
-def test_a_killed_bundle_is_no_bundle(tmp_path):
+def test_a_killed_bundle_is_not_a_bundle(tmp_path):
     kill_while_writing(tmp_path / "bundles" / "1")
     assert [p.name[:5] for p in (tmp_path / "bundles").iterdir()] == [".tmp-"]
     made = write_bundle(Store(tmp_path), "1", FILES)
@@ -243,7 +243,7 @@ def test_a_changed_bundle_is_refused(change, tmp_path):
         open_bundle(Store(tmp_path), made.name)
 
 
-def test_a_missing_bundle_is_said_to_be_missing(tmp_path):
+def test_a_missing_bundle_is_reported(tmp_path):
     with pytest.raises(UserError, match="is missing: `ml run` deploys again"):
         open_bundle(Store(tmp_path), "1-000000000000")
 
@@ -264,7 +264,7 @@ def history(store: Store, *moves: tuple[str, str]) -> Champion:
     return require_champion(store)
 
 
-def test_no_champion_is_none_and_where_one_is_needed_a_sentence(tmp_path):
+def test_no_champion_is_none_and_if_one_is_needed_an_error(tmp_path):
     assert read_champion(Store(tmp_path)) is None
     with pytest.raises(UserError, match="No model is in production yet"):
         require_champion(Store(tmp_path))
@@ -385,7 +385,7 @@ def test_quarantined_rows_are_held_against_what_was_recorded_of_them(tmp_path, m
     assert validations.get("other").digest is None and validations.bad_rows("other").tolist() == [3]
 
 
-def test_an_unknown_validation_and_a_stage_that_has_not_run_are_said(tmp_path):
+def test_an_unknown_validation_and_a_stage_that_has_not_run_are_reported(tmp_path):
     assert Validations(Store(tmp_path)).find("v") is None
     with pytest.raises(UserError, match="`ml validate` makes one"):
         Validations(Store(tmp_path)).get("v")

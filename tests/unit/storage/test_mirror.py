@@ -427,7 +427,7 @@ def test_a_killed_process_between_upload_and_rename_leaves_what_the_next_takes_u
     assert read_champion(one.store).version == "2" == read_champion(other.store).version
 
 
-def test_an_answer_that_was_lost_is_no_conflict(two, monkeypatch):
+def test_an_answer_that_was_lost_is_not_a_conflict(two, monkeypatch):
     one, _ = two
     one.deploy("1")
     put, tries = remote_files._put_s3, []
@@ -464,7 +464,7 @@ def sentence(host: Host, act: Callable[[Store], Any] = Store.refresh) -> str:
     return said
 
 
-def test_missing_bucket_credentials_and_network_are_said(bucket, tmp_path, monkeypatch):
+def test_missing_bucket_credentials_and_network_are_reported(bucket, tmp_path, monkeypatch):
     assert "bucket does not exist" in sentence(Host(tmp_path, "s3://no-such-lake/x"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert f'"{ADDRESS}" cannot be read: the host cannot be reached' in sentence(Host(tmp_path / "b"))
@@ -475,7 +475,7 @@ def test_missing_bucket_credentials_and_network_are_said(bucket, tmp_path, monke
     assert "no credentials" in sentence(Host(tmp_path / "c"))
 
 
-def test_what_cannot_be_written_is_said_and_is_not_here_either(two, monkeypatch):
+def test_a_failed_write_is_reported_and_leaves_no_local_file(two, monkeypatch):
     one, _ = two
     one.deploy("1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
@@ -510,7 +510,7 @@ def test_an_address_keeps_its_secrets(tmp_path, monkeypatch):
     assert "plain text" in said
 
 
-def test_a_web_server_is_no_store(tmp_path):
+def test_a_web_server_is_not_a_store(tmp_path):
     with pytest.raises(ValueError, match="cannot be written"):
         Settings(root=tmp_path, store="https://example.org/x")
 
@@ -588,7 +588,7 @@ def test_a_followers_folder_gets_the_champion_after_its_bundle(followed):
     assert said == []
 
 
-def test_an_outage_is_said_once_and_survived(two, tmp_path, monkeypatch):
+def test_an_outage_is_reported_once_and_survived(two, tmp_path, monkeypatch):
     host, _ = two
     bundle = host.deploy("1")
     away, ask = threading.Event(), Objects._retry

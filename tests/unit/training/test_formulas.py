@@ -154,7 +154,7 @@ def test_formulas_are_cloned_and_saved_as_any_transformer():
         ("1 + 1", 'the formula "made" names no column: 1 + 1'),
     ],
 )
-def test_what_is_no_formula_is_refused(formula, said):
+def test_what_is_not_a_formula_is_refused(formula, said):
     with pytest.raises(ValueError) as caught:
         Formulas({"made": formula}).fit(frame())
     assert said in str(caught.value)

@@ -89,7 +89,7 @@ def test_a_group_never_straddles_even_where_there_is_an_id():
     assert (sides.groupby(make_frame(3000)["household"]).nunique() == 1).all()
 
 
-def test_a_column_that_is_no_key_moves_no_row():
+def test_a_column_that_is_not_a_key_moves_no_row():
     frame = make_frame(1000)
     np.testing.assert_array_equal(held(frame, ID), held(frame.assign(x=1, y=0.0, 지역="제주"), ID))
 
@@ -130,7 +130,7 @@ def small_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("bare", [[0], [99, 100, 349], list(range(0, 350, 3))])
-def test_rows_without_a_label_are_on_neither_side_whatever_is_read(bare, tmp_path):
+def test_rows_without_a_label_are_on_neither_side_of_any_read(bare, tmp_path):
     frame = make_frame(350)
     frame.loc[bare, "y"] = np.nan
     chosen, contract = settings(tmp_path, by="time"), make_contract(ID, TIME)
@@ -149,7 +149,7 @@ def both(chosen: Settings, contract: Contract, name: str, holdout: Holdout) -> t
 
 
 @pytest.mark.parametrize("bad", [[], [0], [99, 100], [0, 99, 100, 199, 200, 349], list(range(100, 200))])
-def test_quarantined_rows_are_on_neither_side_whatever_row_group_they_are_in(bad, tmp_path):
+def test_quarantined_rows_are_on_neither_side_in_any_row_group(bad, tmp_path):
     frame = make_frame(350)
     chosen, contract = settings(tmp_path), make_contract(ID)
     name = store(tmp_path, frame, bad)

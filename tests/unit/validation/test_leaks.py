@@ -312,7 +312,7 @@ def test_flags_that_spell_the_class_together_are_named(seed):
 
 @pytest.mark.parametrize(("table", "seed"), TABLES)
 @pytest.mark.parametrize("text", [False, True])
-def test_a_group_that_nobody_declared_is_named(table, seed, text):
+def test_an_undeclared_group_is_named(table, seed, text):
     frame, target, problem = table(seed)
     numbers = np.random.default_rng(seed).permutation(len(frame) // 4)[np.arange(len(frame)) // 4]
     frame[target] = frame[target].groupby(numbers).transform("first")  # a household shares its target
@@ -330,7 +330,7 @@ def test_a_group_of_some_rows_only_is_named():
     assert named(search(both, target, problem, **KEYS)) == {("group", frozenset({"household"}))}
 
 
-def test_a_declared_group_is_no_alarm_nor_one_whose_members_differ():
+def test_a_declared_group_is_not_an_alarm_nor_one_whose_members_differ():
     frame, target, problem = churn(0)
     frame["household"] = np.arange(len(frame)) // 4
     assert not search(frame, target, problem, **KEYS)
@@ -346,7 +346,7 @@ def test_rows_repeated_under_other_ids_are_named_by_the_id(table, seed):
     assert (alarm.kind, alarm.columns) == ("duplicates", ("ride",)) and 0.05 < alarm.figure < 0.3
 
 
-def test_rows_that_are_equal_by_chance_are_no_duplicates():
+def test_rows_that_are_equal_by_chance_are_not_duplicates():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"ride": np.arange(ROWS), "a": rng.integers(0, 3, ROWS), "b": rng.choice(["x", "y"], ROWS)})
     assert not search(frame.assign(y=rng.choice(["no", "yes"], ROWS)), "y", "binary", ride="id")
@@ -431,7 +431,7 @@ def test_an_alarm_is_accepted_by_any_of_its_columns_and_shown_with_the_reason():
     assert [line["accepted"] for line in accept_alarms([TOTAL, CODE], {"fare": "known before"})] == ["known before", ""]
 
 
-def test_what_is_accepted_in_vain_is_reported_and_what_is_no_column_is_refused_with_the_nearest_name(caplog):
+def test_needless_accepts_are_reported_and_unknown_columns_are_refused_with_the_nearest_name(caplog):
     contract = describe(trips(0, 10), "tip", "regression")
     accept = {"fare": "b", "zone": "d"}
     require_known("[leakage] accept", accept, contract.by_name)

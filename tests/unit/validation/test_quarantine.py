@@ -181,7 +181,7 @@ def test_a_row_that_the_source_has_corrected_itself_is_the_source_s(made):
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_source_that_grows_goes_on_with_the_corrected_rows(tmp_path, contract, full):
+def test_a_growing_source_continues_with_the_corrected_rows(tmp_path, contract, full):
     made = Project(tmp_path, watermark="when")
     rows = [*GOOD, row(5, age=400)]  # the bad row is the newest, which the next ingest reads again
     bad = made.validate(made.ingest(rows))
@@ -277,7 +277,7 @@ def test_a_file_that_does_not_say_which_rows_it_corrects_is_refused(made, header
 
 
 @pytest.mark.parametrize("value", [1704067200000, 1704067200000.5, True])
-def test_a_number_in_the_place_of_a_date_is_no_date(made, value):
+def test_a_number_in_the_place_of_a_date_is_not_a_date(made, value):
     bad = made.validate(made.ingest([*GOOD, *BAD]))
     taken = accept_corrected_rows(made.project, bad, made.correct(bad, {5: {"age": 40, "when": value}}, "jsonl"))
     assert (taken.snapshot, taken.refused) == (None, {5: ["when: not a date"]})
@@ -323,7 +323,7 @@ def test_what_is_text_in_the_snapshot_stays_as_it_is_written(made, suffix):
     assert [one[2] for one in made.rows(taken.snapshot)[-3:]] == ["05", "007", " 12"]
 
 
-def test_a_value_that_is_none_of_its_column_s_type_is_refused_where_no_contract_checks_it(made):
+def test_a_value_that_does_not_have_the_type_of_its_column_is_refused_where_no_contract_checks_it(made):
     kinds = {"id": [1, 2], "when": [START, START], "age": [400, 1], "income": [1.0, 1.0], "name": ["a", "b"]}
     table = pyarrow.table({**kinds, "y": ["no", "no"], "seen": [START, START]})
     base = made.snapshots.write(table.to_batches(), "data.csv", None)
@@ -532,7 +532,7 @@ def test_rows_in_the_owner_s_notation_are_written_corrected_and_replayed_in_it(t
     assert sorted(incomes) == [1234.5] * 7 + [1312.25]
 
 
-def test_seconds_of_a_duration_are_written_and_replayed_with_a_point_whatever_the_notation(tmp_path, contract):
+def test_seconds_of_a_duration_are_written_and_replayed_with_a_point_in_any_notation(tmp_path, contract):
     class Timed(Schema):
         wait: pd.Timedelta = pa.Field()
 

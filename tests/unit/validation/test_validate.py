@@ -187,7 +187,7 @@ def test_the_share_of_bad_rows_that_fails_a_run_is_the_owner_s_choice(tmp_path, 
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_large_ids_beside_gaps_repeat_or_not_whatever_the_borders_are(size):
+def test_large_ids_beside_gaps_repeat_or_not_with_any_block_borders(size):
     ids = pyarrow.table({"a": [2**60, 2**60 + 1, None, 2**60 + 2, 2**60 + 1]})
     columns = [Column(name="a", kind="integer")]
     hashes = [hash_rows(clean(ids.slice(start, size), columns)[0]) for start in range(0, len(ids), size)]
@@ -210,7 +210,7 @@ def test_repeats_are_what_pandas_finds_in_the_whole_table(rows, size):
 
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.floats(allow_nan=True, allow_infinity=False), st.integers(-5, 5)), max_size=60))
-def test_numbers_are_equal_in_whatever_type_a_part_holds_them(values):
+def test_numbers_are_equal_in_any_type_of_a_part(values):
     numbers = pd.Series(values, dtype="float64")
     half = len(numbers) // 2
     parts = [numbers[:half], numbers[half:]]
