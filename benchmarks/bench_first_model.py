@@ -1,4 +1,4 @@
-"""How long a new project takes to its first served model, and to a run in which nothing changed.
+"""The time from a new project to its first model in production, and of a run in which nothing changed.
 
     make bench BENCHMARKS=first_model [ARGS="--refs HEAD 160a57d --rounds 3"]
 

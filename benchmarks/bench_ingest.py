@@ -1,4 +1,4 @@
-"""What ingest costs beside pyarrow's own read and write: `make bench BENCHMARKS=ingest`.
+"""The cost of ingest compared with pyarrow's own read and write: `make bench BENCHMARKS=ingest`.
 
 Both read the same CSV of sample rows and write Parquet (zstd, level 1), each in a process of its own, alternating in
 one run. Ingest digests the source and the snapshot besides, and types its columns by the contract. Goals: a ratio of

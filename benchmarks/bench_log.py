@@ -1,9 +1,9 @@
-"""What the prediction log costs: the service with it and without it, side by side in one run.
+"""The cost of the prediction log: the service with and without it, side by side in one run.
 
     make bench BENCHMARKS=log [ARGS="--seconds 2 --rounds 15 --out result.json"]
 
-One process each, with the same model and the same 19-field telco row; `wrk` asks them by turns, with one client.
-Each round gives a ratio of median latencies; the figure is the median of the ratios, since a machine's speed
+One process each, with the same model and the same 19-field telco row; `wrk` sends requests to them in turn, with one
+client. Each round gives a ratio of median latencies; the figure is the median of the ratios, since a machine's speed
 changes between rounds by more than the log costs. Goal: at most 1.10.
 """
 

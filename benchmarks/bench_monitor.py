@@ -1,4 +1,4 @@
-"""What the monitor costs on a large log: `make bench BENCHMARKS=monitor`.
+"""The cost of the monitor on a large log: `make bench BENCHMARKS=monitor`.
 
 A project's champion gets a log of a million rows (single-row requests, or as many in each as named), and `ml monitor`
 evaluates all of it as one window: wall time and peak memory of the command. Goals: 20 s and 1 GB.

@@ -1,4 +1,4 @@
-"""What the pipeline costs beside a plain scikit-learn script: `make bench BENCHMARKS=pipeline`.
+"""The cost of the pipeline compared with a plain scikit-learn script: `make bench BENCHMARKS=pipeline`.
 
 Both read the same CSV of sample rows, alternating in one run. Compared are the seconds for each further million rows
 and the peak memory; the pipeline's fixed cost is its wall time on 1,000 rows.

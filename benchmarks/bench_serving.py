@@ -1,4 +1,4 @@
-"""Serving speed, side by side in one run: our service against what one would otherwise use.
+"""Serving speed, side by side in one run: our service and its alternatives.
 
     make bench BENCHMARKS=serving [ARGS="--seconds 3 --rounds 3 --out result.json"]
 

@@ -1,4 +1,4 @@
-"""What the stages that stream cost as tables grow: `make bench BENCHMARKS=stages`.
+"""The cost of the streaming stages as tables grow: `make bench BENCHMARKS=stages`.
 
 Ingest of CSV, validation, validation that puts a good part of the rows into quarantine, batch prediction, and ingest
 of what is new in a folder, each in a process of its own. Goals: 1.5 GB at 10,000,000 rows of 21 columns, and 12 times

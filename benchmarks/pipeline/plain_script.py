@@ -1,4 +1,4 @@
-"""The peer: what a data scientist writes by hand for the same model, in one plain script."""
+"""The comparison: a typical hand-written script for the same model."""
 
 import sys
 

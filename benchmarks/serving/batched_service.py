@@ -1,4 +1,4 @@
-"""The same work, and no work, through BentoML's own adaptive batching, to see whether that wins."""
+"""The service and the empty endpoint with BentoML's own adaptive batching, for comparison."""
 
 import os
 from typing import Any

@@ -1,4 +1,4 @@
-"""What one writes by hand: FastAPI, pydantic rows, a DataFrame, the scikit-learn pipeline."""
+"""A typical hand-written service: FastAPI, pydantic rows, a DataFrame, the scikit-learn pipeline."""
 
 import os
 from typing import Any

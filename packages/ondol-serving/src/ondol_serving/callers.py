@@ -56,7 +56,7 @@ def refuse_caller(
     host = headers.get(b"host", b"")
     if not any_host and (len(host) > LONGEST_HOST or not is_our_host(host, server, hosts)):
         if split_host(host) is None:  # absent, repeated, or not a name
-            return Refusal(421, "foreign_host", "This server answers requests with one Host header alone")
+            return Refusal(421, "foreign_host", "This server only answers requests with exactly one Host header")
         named = host.decode("latin-1")[:100]
         return Refusal(421, "foreign_host", f'{NOT_ANSWERED} "{named}": add it to {setting}')
     origin = headers.get(b"origin")

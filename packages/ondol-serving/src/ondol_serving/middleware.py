@@ -114,10 +114,10 @@ def refuse(status: int, kind: str, message: str, headers: Mapping[str, str] | No
 def refuse_method(methods: Iterable[str]) -> JSONResponse:
     """Return the answer to a request with a method that the route does not have."""
     allowed = ", ".join(sorted(methods))
-    return refuse(405, "method_not_allowed", f"This path is asked by {allowed} alone", {"Allow": allowed})
+    return refuse(405, "method_not_allowed", f"This path only accepts {allowed}", {"Allow": allowed})
 
 
-NOT_FOUND = refuse(404, "not_found", "There is nothing at this path: the page at / shows what there is")
+NOT_FOUND = refuse(404, "not_found", "There is no endpoint at this path: the page at / lists the endpoints")
 
 
 class Busy(Exception):

@@ -50,7 +50,7 @@ CALLERS = {
     421: "The request is for a host that is not one of the service's",
 }
 REFUSALS = {
-    400: "The body is not of the type that the model wants: each field that is wrong",
+    400: "The body does not match the contract: each wrong field",
     **CALLERS,
     408: "The body did not arrive in time",
     413: "The body is too large",

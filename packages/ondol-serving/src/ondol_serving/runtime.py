@@ -44,9 +44,9 @@ class OnnxRuntime:
         self._outputs = ["value"] if regression else ["label", "probabilities"]
         found = [i.name for i in self._session.get_inputs()]
         if set(found) - set(inputs):
-            raise ValueError(f"the model wants the inputs {sorted(set(found) - set(inputs))}")
+            raise ValueError(f"the model expects the inputs {sorted(set(found) - set(inputs))}")
         if set(self._outputs) - {o.name for o in self._session.get_outputs()}:
-            raise ValueError(f"the model does not give the outputs {self._outputs}")
+            raise ValueError(f"the model does not return the outputs {self._outputs}")
         self._unused = sorted(set(inputs) - set(found))
 
     def run(self, tensors: Tensors) -> tuple[NDArray[Any], NDArray[Any] | None]:

@@ -1,7 +1,7 @@
 """`ml reproduce`: checks out the recorded commit, installs its packages, trains again and compares.
 
-Fields of `Order` and `Outcome` may be added, with defaults; none may be renamed or removed: another commit's code reads
-and writes them.
+Fields of `Order` and `Outcome` may be added, with defaults, but not renamed or removed, because the code of other
+commits reads and writes them.
 """
 
 import hashlib
@@ -35,7 +35,8 @@ from ondol.storage.store import open_store
 from ondol.training.provenance import SHAPING, Provenance, project_files, tree_digest
 from ondol.validation.results import Validations
 
-# `python -m ENTRY ORDER OUTCOME` in the project's folder, and its file; the second is that of releases before 0.4.
+# `python -m ENTRY ORDER OUTCOME` in the project's folder, and the file of the module; the second is for releases before
+# 0.4.
 ENTRIES = {
     "ondol.evaluation.reproduction_entry": "vendor/ondol/src/ondol/evaluation/reproduction_entry.py",
     "flows.reproducing.retrain": "flows/reproducing/retrain.py",
@@ -43,15 +44,15 @@ ENTRIES = {
 
 
 class Order(BaseModel):
-    """What to train, as it was recorded; the commit that recorded it knows how to read it.
+    """What to train, as it was recorded; read by the code of the commit that recorded it.
 
     Attributes:
-        settings: The settings, those of the environment included.
+        settings: The settings, including those of the environment.
         store: A folder with the snapshot, in which the retraining may write.
         snapshot: The snapshot's digest.
-        validation: The id of the validation whose rows were trained on.
-        holdout: Which rows were held out.
-        basis: What the version was evaluated by; None if it never was.
+        validation: The id of the validation of the training rows.
+        holdout: The rule of the split.
+        basis: The inputs of the version's evaluation; None if it was never evaluated.
         model: The recorded pipeline, whose predictions are compared.
     """
 
@@ -68,13 +69,13 @@ class Outcome(BaseModel):
     """The result of a reproduction.
 
     Attributes:
-        error: Why it failed, in one sentence.
-        train_rows: On how many rows the model was fitted.
-        verdict: Its figures, as `verdict.json` has them.
-        apart: How far the farthest of its predictions for the held-out rows is from that of the recorded model.
-        packages: The versions by which it was made.
-        python: Likewise.
-        machine: Likewise.
+        error: The reason for a failure, in one sentence.
+        train_rows: The number of training rows.
+        verdict: Its figures, in the format of `verdict.json`.
+        apart: The largest difference between its predictions and those of the recorded model on the held-out rows.
+        packages: The versions of the packages.
+        python: The version of Python.
+        machine: System and processor.
     """
 
     error: str | None = None
@@ -86,7 +87,7 @@ class Outcome(BaseModel):
     machine: str | None = None
 
 
-TOLERANCE = 1e-9  # of figures above 1, relative to them
+TOLERANCE = 1e-9  # relative for figures above 1
 Figure = tuple[float | None, ...]  # a value, or a value and the ends of its interval
 PREDICTIONS = "predictions"
 
@@ -109,15 +110,15 @@ class FigureComparison:
 
     @property
     def equal(self) -> bool:
-        """Whether they are the same to `TOLERANCE`."""
+        """Whether they are equal within `TOLERANCE`."""
         return self.deviation <= TOLERANCE
 
 
 def figures_of(train_rows: float, verdict: Mapping[str, Any] | None) -> dict[str, Figure]:
-    """Return every figure of a version that does not depend on another: not the champion's, not the seconds.
+    """Return the figures of a version that depend on no other version, without durations.
 
     Args:
-        train_rows: The number of rows that it was fitted on.
+        train_rows: The number of training rows.
         verdict: The content of `verdict.json`; None if it was never evaluated.
     """
     made: dict[str, Figure] = {"train_rows": (float(train_rows),)}
@@ -130,7 +131,7 @@ def figures_of(train_rows: float, verdict: Mapping[str, Any] | None) -> dict[str
 
 
 def compare_figures(recorded: Mapping[str, Figure], reproduced: Mapping[str, Figure]) -> list[FigureComparison]:
-    """Return a comparison for each figure of either side, in the order of the record."""
+    """Return a comparison for each figure of both sides, in the order of the record."""
     names = dict.fromkeys([*recorded, *reproduced])
     pairs = [(name, recorded.get(name), reproduced.get(name)) for name in names]
     return [FigureComparison(name, old, new, distance(old, new)) for name, old, new in pairs]
@@ -139,20 +140,20 @@ def compare_figures(recorded: Mapping[str, Figure], reproduced: Mapping[str, Fig
 def compare_all(
     recorded: Mapping[str, Figure], reproduced: Mapping[str, Figure], deviation: float | None
 ) -> list[FigureComparison]:
-    """Return a comparison for each figure, and one for the prediction farthest from the recorded model's."""
+    """Return a comparison for each figure, and one for the prediction with the largest difference."""
     known = math.inf if deviation is None or math.isnan(deviation) else deviation
     return [*compare_figures(recorded, reproduced), FigureComparison(PREDICTIONS, None, None, known)]
 
 
 def distance(old: Figure | None, new: Figure | None) -> float:
-    """Return by how much two figures differ, relative to the old one where that is above 1."""
+    """Return the difference of two figures, relative to the old one if that is above 1."""
     if old is None or new is None or len(old) != len(new):
         return math.inf
     return max((_deviation(a, b) for a, b in zip(old, new, strict=True)), default=0.0)
 
 
 def other_packages(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return in words which packages are not of the recorded version: of those in both, and those that shape models."""
+    """Return phrases on packages with other versions than recorded: those in both, and those that affect models."""
     names = [name for name in recorded if name in now or name in SHAPING]
     return [f"{name} {recorded[name]} → {now.get(name, 'none')}" for name in names if now.get(name) != recorded[name]]
 
@@ -180,11 +181,11 @@ class Recorded:
     Attributes:
         version: Its number.
         origin: Commit, packages and machine.
-        settings: All settings, those of the environment included.
-        tags: Of its run: data_digest, validation, holdout, …
+        settings: All settings, including those of the environment.
+        tags: The tags of its run: data_digest, validation, holdout, …
         verdict: Its figures; None if it was never evaluated.
-        basis: What it was evaluated by; None if it never was, or by an older version of Ondol.
-        train_rows: The number of rows that it was fitted on.
+        basis: The inputs of its evaluation; None if it was never evaluated, or by an older version of Ondol.
+        train_rows: The number of training rows.
     """
 
     version: str
@@ -197,7 +198,7 @@ class Recorded:
 
     @property
     def holdout(self) -> dict[str, Any]:
-        """Which rows were held out, as the code of that time wrote it."""
+        """The rule of the split, as the code of that time wrote it."""
         found: dict[str, Any] = json.loads(self.tags["holdout"])
         return found
 
@@ -208,10 +209,10 @@ class Recorded:
 
 
 def read_recorded(registry: Registry, version: str) -> Recorded:
-    """Return what MLflow has of a version.
+    """Return MLflow's record of a version.
 
     Raises:
-        UserError: there is no such version, MLflow cannot be reached, or the record is not whole.
+        UserError: there is no such version, MLflow cannot be reached, or the record is incomplete.
     """
     with _reaching(version, os.environ.get("MLFLOW_TRACKING_URI", "")):
         run = registry.run_of(version)
@@ -234,7 +235,7 @@ def read_recorded(registry: Registry, version: str) -> Recorded:
 
 
 def require_snapshot(settings: Settings, digest: str) -> Snapshot:
-    """Return a snapshot whose files are all there, each with the bytes that its name says.
+    """Return a snapshot after a check that all its files exist and match their digests.
 
     Raises:
         UserError: it is missing or was changed.
@@ -253,7 +254,7 @@ def require_snapshot(settings: Settings, digest: str) -> Snapshot:
 
 @contextmanager
 def _reaching(version: str, uri: str) -> Iterator[None]:
-    """Turn failures of MLflow into a UserError: its stores raise errors of many libraries."""
+    """Convert failures of MLflow to a UserError: its stores raise errors of many libraries."""
     try:
         yield
     except UserError:
@@ -266,17 +267,17 @@ def _reaching(version: str, uri: str) -> Iterator[None]:
 
 
 SHORT = 10
-LATER_COMMITS = 50  # of those after the base, the first that may hold what was not committed yet
+LATER_COMMITS = 50  # commits after the base to search for the files that were not committed yet
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the files are found.
+    """The place of the files that a version was trained with.
 
     Attributes:
-        commit: The commit that has them; None if the project's folder itself still does.
+        commit: The commit that has them; None if the project's folder still has them.
         note: What a reader should know; empty if the commit is the recorded one.
-        exact: Whether they are those that were trained with.
+        exact: Whether they are exactly the files of the training.
     """
 
     commit: str | None
@@ -285,15 +286,15 @@ class Origin:
 
 
 def find_origin(root: Path, recorded: Provenance, anyway: bool) -> Origin:
-    """Return where the files are that a version was trained with.
+    """Find the files that a version was trained with.
 
     Args:
         root: The project.
-        recorded: What is known of the version.
-        anyway: Take the commit that it was based on where they are nowhere.
+        recorded: The version's record.
+        anyway: Use the commit that it was based on if they cannot be found.
 
     Raises:
-        UserError: they are nowhere, and `anyway` was not given or there is no such commit.
+        UserError: they cannot be found, and `anyway` is False or there is no such commit.
     """
     if recorded.commit != "uncommitted":
         return Origin(recorded.commit)
@@ -313,10 +314,10 @@ def find_origin(root: Path, recorded: Provenance, anyway: bool) -> Origin:
 
 @contextmanager
 def checked_out(root: Path, origin: Origin, folder: Path) -> Iterator[Path]:
-    """Yield the project with the files of `origin`, in a worktree or a copy at `folder`, which is removed at the end.
+    """Yield the project with the files of `origin`, in a worktree or a copy at `folder`; remove it at the end.
 
     Raises:
-        UserError: the commit is not here, or the project is not in it.
+        UserError: the commit is not in this repository, or does not contain the project.
     """
     try:
         yield _add_worktree(root, origin.commit, folder) if origin.commit else _copy(root, folder)
@@ -325,7 +326,7 @@ def checked_out(root: Path, origin: Origin, folder: Path) -> Iterator[Path]:
 
 
 def remove_tree(root: Path, folder: Path) -> None:
-    """Remove what lies at `folder`, and let git forget a worktree there."""
+    """Remove `folder`, and prune git's record of a worktree there."""
     if (folder / ".git").exists():
         _git(root, "worktree", "remove", "--force", "--force", str(folder))
     shutil.rmtree(folder, ignore_errors=True)
@@ -343,7 +344,7 @@ def _add_worktree(root: Path, commit: str, folder: Path) -> Path:
             f"Commit {commit} is not in this repository: `git fetch origin {commit}` brings it, or "
             "`git fetch --unshallow` where the clone is shallow."
         )
-    # Hooks are for people's checkouts.
+    # Hooks are only for checkouts of users.
     made = _git(root, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", "--force", str(folder), commit)
     if made.returncode:
         raise UserError(f"git could not check out {commit[:SHORT]}: {_last(made.stderr)}.")
@@ -363,14 +364,14 @@ def _copy(root: Path, folder: Path) -> Path:
 
 
 def _find_commit(root: Path, digest: str, base: str | None) -> str | None:
-    """Return the first commit after `base` that holds exactly the files of a digest, or None."""
+    """Return the first commit after `base` with exactly the files of a digest, or None."""
     listed = _git(root, "rev-list", "--reverse", "--all", *([f"^{base}"] if base else []), "--", ".")
     commits = listed.stdout.decode().split() if listed.returncode == 0 else []
     return next((commit for commit in commits[:LATER_COMMITS] if _commit_digest(root, commit) == digest), None)
 
 
 def _commit_digest(root: Path, commit: str) -> str:
-    """Return the digest of the project's files in a commit, as `tree_digest` gives it of a folder."""
+    """Return the digest of the project's files in a commit, like `tree_digest` of a folder."""
     packed = _git(root, "archive", "--format=tar", commit, "--", ".").stdout
     digests = {}
     with tarfile.open(fileobj=io.BytesIO(packed or bytes(tarfile.RECORDSIZE))) as archive:
@@ -381,7 +382,7 @@ def _commit_digest(root: Path, commit: str) -> str:
 
 
 def _git(root: Path, *words: str) -> "subprocess.CompletedProcess[bytes]":
-    """Run git in the project; where there is none, it fails."""
+    """Run git in the project; without git, return a failure."""
     try:
         return subprocess.run(["git", *words], cwd=root, capture_output=True, check=False)
     except OSError:
@@ -404,8 +405,8 @@ class Worker:
 
     Attributes:
         project: That project.
-        log: Where what they print is kept.
-        say: Told the last line of it.
+        log: The file of their output.
+        say: Called with the last line of the output.
     """
 
     project: Path
@@ -413,7 +414,7 @@ class Worker:
     say: Callable[[str], None]
 
     def run(self, command: Sequence[str], env: Mapping[str, str]) -> bool:
-        """Run a command until it ends, and end it if we are interrupted; return whether it succeeded."""
+        """Run a command and return whether it succeeded; end it if this process is interrupted."""
         child = Child(command, env, self.project, self.log)
         try:
             while child.alive():
@@ -424,16 +425,16 @@ class Worker:
         return child.process.returncode == 0
 
     def last(self) -> str:
-        """Return the last line that was printed, and where the others are."""
+        """Return the last printed line, and the location of the log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return f"{lines[-1] if lines else 'it printed nothing'} (all of it: {self.log})"
 
 
 def install(worker: Worker, recorded: Provenance) -> Path:
-    """Install the commit's locked packages, or those that are recorded, into its own `.venv`; return its Python.
+    """Install the commit's locked packages, or the recorded ones, into its own `.venv`; return its Python.
 
     Raises:
-        UserError: there is no uv, or it fails.
+        UserError: uv is missing or fails.
     """
     uv = os.environ.get("UV") or shutil.which("uv")
     if uv is None:
@@ -473,7 +474,7 @@ def retrain_at_commit(worker: Worker, python: Path, recorded: Provenance, order:
 
 
 def _find_python(version: str | None) -> list[str]:
-    """Return what uv is asked for, the best first: this one, where it is of that version; the version; its minor."""
+    """Return the Pythons to request from uv, best first: this one if the version is equal, the version, its minor."""
     here = platform.python_version()
     if version in (None, here):
         return [str(getattr(sys, "_base_executable", sys.executable)), here]
@@ -481,7 +482,7 @@ def _find_python(version: str | None) -> list[str]:
 
 
 def _what(project: Path, python: Path, recorded: Provenance) -> list[str]:
-    """Return uv's command for the lock file, or without one for the recorded versions of what the project asks for."""
+    """Return uv's command for the lock file, or without one for the recorded versions of the project's dependencies."""
     if (project / "uv.lock").exists():
         return ["sync", "--locked", "--no-dev", "--no-install-project", "--python", str(python)]
     versions = project / ".venv" / "recorded.txt"
@@ -500,7 +501,7 @@ class Progress(Protocol):
     """Reports the progress of a reproduction."""
 
     def begin(self, name: str, what: str) -> None:
-        """Report that a step begins and the one before is done."""
+        """Report that a step begins and the previous one has completed."""
 
     def say(self, words: str) -> None:
         """Report the progress of the step."""
@@ -520,14 +521,14 @@ def retrain_version(settings: Settings, version: str, anyway: bool, fresh: bool,
     """Train a version again.
 
     Args:
-        settings: Of the project as it is; of these only says where store and MLflow are.
+        settings: The current settings of the project, for the locations of store and MLflow.
         version: A registered version.
-        anyway: Take the commit that it was based on where its files were never committed.
-        fresh: Install its packages; else the installed ones are used.
-        progress: Where the progress is reported.
+        anyway: Use the commit that it was based on if its files were never committed.
+        fresh: Install its packages; otherwise use the installed ones.
+        progress: The receiver of progress reports.
 
     Raises:
-        UserError: something that it was made from is missing, or it cannot be trained.
+        UserError: its data, code or packages are missing, or it cannot be trained.
     """
     with _workplace(settings) as folder:
         progress.begin("record", "reading its record and its data")
@@ -548,7 +549,7 @@ def retrain_version(settings: Settings, version: str, anyway: bool, fresh: bool,
 
 @contextmanager
 def _workplace(settings: Settings) -> Iterator[Path]:
-    """Yield an empty folder, removed at the end; what a killed process left there is removed first."""
+    """Yield an empty folder and remove it at the end; remove files of a killed process first."""
     folder = settings.home / "reproduce"
     with sole(settings.home / "reproduce.lock", "Another `ml reproduce` is running here: wait until it ends."):
         try:
@@ -565,7 +566,7 @@ def _clear(settings: Settings, folder: Path) -> None:
 
 
 def _write_order(settings: Settings, registry: Registry, recorded: Recorded, snapshot: Snapshot, folder: Path) -> Order:
-    """Lay out what the retraining reads: links to the data, and the recorded model."""
+    """Write the inputs of the retraining: links to the data, and the recorded model."""
     here, store = open_store(settings), folder / "store"
     files = [name for part in snapshot.parts for name in (part.digest, part.dropped) if name]
     data = [here.folder / "snapshots" / name for name in (f"{snapshot.digest}.json", *(f"{f}.parquet" for f in files))]

@@ -1,7 +1,7 @@
 """Trains a version again from an order: the entry point that `ml reproduce` calls in another commit's code.
 
-Run as `python -m ondol.evaluation.reproduction_entry ORDER OUTCOME`. It talks to neither Prefect nor MLflow, and
-writes nowhere but into the order's store and this project's `.ml`.
+Run as `python -m ondol.evaluation.reproduction_entry ORDER OUTCOME`. It uses neither Prefect nor MLflow, and writes
+only into the order's store and this project's `.ml`.
 """
 
 import sys
@@ -36,7 +36,7 @@ def retrain(settings: Settings, order: Order) -> Outcome:
     """Validate, fit, predict and score again.
 
     Raises:
-        UserError: the rows cannot be validated as they were, or an error of a stage.
+        UserError: the rows cannot be validated as before, or a stage failed.
     """
     from ondol.training.provenance import read_machine
 
@@ -58,10 +58,10 @@ def retrain(settings: Settings, order: Order) -> Outcome:
 
 
 def check_again(settings: Settings, order: Order) -> None:
-    """Validate the snapshot with the contract; if the contract is another one, the old record must be there.
+    """Validate the snapshot with the contract; if the contract differs, the old record must exist.
 
     Raises:
-        UserError: it is another, and the record is not there.
+        UserError: it differs, and the record is missing.
     """
     from ondol.project import Project
     from ondol.validation.validate import validate_snapshot, validation_id
@@ -77,7 +77,7 @@ def check_again(settings: Settings, order: Order) -> None:
 
 
 def fit_again(settings: Settings, order: Order) -> "tuple[Candidate, int]":
-    """Return a candidate fitted on the rows that the version was trained on, and how many these were."""
+    """Return a candidate fitted on the version's training rows, and their number."""
     import skops.io
 
     from ondol.contract import load_contract
@@ -95,7 +95,8 @@ def fit_again(settings: Settings, order: Order) -> "tuple[Candidate, int]":
         settings=settings,
         version="again",
         run_id="",
-        pipeline=skops.io.loads(skops.io.dumps(fitted.pipeline), trusted=list(trusted)),  # as the version was evaluated
+        # As in the version's evaluation.
+        pipeline=skops.io.loads(skops.io.dumps(fitted.pipeline), trusted=list(trusted)),
         contract=fitted.contract,
         tags={"validation": order.validation, "holdout": holdout.model_dump_json()},
         baseline=fitted.baseline,
@@ -105,9 +106,9 @@ def fit_again(settings: Settings, order: Order) -> "tuple[Candidate, int]":
 
 
 def compare_predictions(candidate: "Candidate", recorded: Path) -> float | None:
-    """Return how far the farthest prediction is from the recorded model's, relative to it where that is above 1.
+    """Return the largest difference of a prediction from the recorded model's, relative if that is above 1.
 
-    None if no rows are held out, or there are other classes.
+    None if no rows are held out, or the classes differ.
     """
     from dataclasses import replace
 
@@ -122,7 +123,7 @@ def compare_predictions(candidate: "Candidate", recorded: Path) -> float | None:
 
 
 def score_again(candidate: "Candidate", recorded: dict[str, Any]) -> dict[str, Any]:
-    """Return the candidate's figures on the rows that the version was evaluated on; no champion is scored."""
+    """Return the candidate's figures on the version's evaluation rows, without a champion."""
     from ondol.config import Gates
     from ondol.evaluation.gates import apply_gates
     from ondol.evaluation.metrics import choose_metric
