@@ -23,7 +23,10 @@ BLOCK = re.compile(r"(<!-- begin (\w+): made by make docs -->\n).*?(<!-- end \2 
 
 # What the code does not say by itself. A test holds each of these tables to the code.
 STATUSES = {  # of a command, beside those of every command
-    "init": {1: "`model/schema.py` exists and differs, and `--force` was not given"},
+    "init": {
+        1: "`model/schema.py` would change, and `--force` was not given. The unedited schema of the sample is replaced "
+        "without it"
+    },
     "run": {1: "A gate refused the model, the contract breaks callers, or the version was rolled back"},
     "evaluate": {1: "A gate refused the model"},
     "deploy": {1: "A gate had refused the version, the contract breaks callers, or the version was rolled back"},

@@ -17,6 +17,7 @@ from typer.main import get_command
 from ondol.cli.app import app
 from ondol.cli.doctor import FOLDERS, RECORDS
 from ondol.config import Settings
+from ondol.evaluation.metrics import METRICS, choose_metric
 from ondol.monitoring import exporter
 from ondol.orchestration.alerts import AlertKind
 from ondol_serving import metrics
@@ -200,3 +201,15 @@ def test_every_file_of_the_store_that_is_checked_is_in_the_reference():
     names = [name for name, _ in RECORDS]
     assert [name for name in names if not fnmatch.filter(listed, name)] == []
     assert {name.partition("/")[0] for name in listed if "/" in name} - {".ml"} == set(FOLDERS)
+
+
+def test_metrics_of_models_are_those_of_the_gates_with_their_direction_and_margin():
+    tables = dict(zip(METRICS, list(sections(page("model-metrics.md"), "##").values())[:3], strict=True))
+    for problem, known in METRICS.items():
+        assert f'`[data] problem = "{problem}"`' in tables[problem]
+        rows = re.findall(r"^\| `(\w+)`( \(default\))? \| (greater|less) \| ([\w ]+) \|", tables[problem], re.MULTILINE)
+        assert [name for name, *_ in rows] == list(known)
+        assert [name for name, default, *_ in rows if default] == [choose_metric(problem, None)]
+        for name, _, better, margin in rows:
+            assert (better == "greater") == known[name].greater_is_better
+            assert (margin == "a share") == known[name].relative

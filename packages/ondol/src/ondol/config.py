@@ -255,7 +255,7 @@ class Split(Section):
 
 
 class Leakage(Section):
-    """Warnings of leakage that do not block.
+    """Alarms of leakage that do not stop the training.
 
     Attributes:
         accept: By column name: the reason why the finding is not a leak. Training then continues.
@@ -293,7 +293,8 @@ class Gates(Section):
     """The conditions that a candidate must meet to be deployed.
 
     Attributes:
-        metric: The metric that the gates compare; None for the default of the problem.
+        metric: The metric that the gates compare, see docs/reference/model-metrics.md; None for the default of the
+            problem.
         minimum: The value that the metric must reach (an error must not exceed it), instead of the comparison with a
             dummy model; None for that comparison.
         margin: By how much the candidate may be worse than the champion on the same rows; for errors in the target's
