@@ -108,7 +108,7 @@ def bring_down(names: Sequence[str]) -> None:
     with only_up(settings):
         ended = stop_all(settings, lambda name: console.print(f"[green]✓[/] {name} stopped"), names or NAMES)
     if names:
-        console.print(f"`ml up` starts {' and '.join(names)} again." if ended else "Nothing of that is running.")
+        console.print(f"`ml up` starts {', '.join(names)} again." if ended else "Nothing of that is running.")
         return
     console.print("[green]✓[/] Everything is stopped." if ended else "Nothing of this project is running.")
 
