@@ -99,7 +99,9 @@ def python_path(*folders: Path, engine: Path = REPOSITORY / "packages") -> str:
 
 def project_environment(project: Path) -> dict[str, str]:
     """Return the environment of a project's commands, with the engine that it carries."""
-    return clean_environment() | {"PYTHONPATH": python_path(engine=project / "vendor")}
+    engine = {"PYTHONPATH": python_path(engine=project / "vendor")}
+    slow_start = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}  # 20 is the default
+    return clean_environment() | engine | slow_start
 
 
 def run_in(project: Path, *command: str, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
