@@ -511,7 +511,7 @@ def test_an_address_keeps_its_secrets(tmp_path, monkeypatch):
 
 
 def test_a_web_server_is_not_a_store(tmp_path):
-    with pytest.raises(ValueError, match="cannot be written"):
+    with pytest.raises(ValueError, match="a web server cannot be a store"):
         Settings(root=tmp_path, store="https://example.org/x")
 
 
