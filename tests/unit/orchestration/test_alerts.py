@@ -361,7 +361,7 @@ def test_what_was_kept_before_the_disk_was_full_is_sent_too(settings: Settings, 
 
 
 TYPED = {"deployment_id": None, "work_pool_name": None, "parent_task_run_id": None, "id": "1"}
-SCHEDULED = TYPED | {"deployment_id": "2", "work_pool_name": "shop"}
+SCHEDULED = TYPED | {"deployment_id": "2"}  # Prefect's worker does not know the name of the run's pool
 MISTAKE = UserError('"rows.csv" is not there.')
 
 
@@ -390,6 +390,18 @@ def test_a_mistake_that_is_typed_on_a_terminal_is_not_an_alert(
     state = SimpleNamespace(data=error, message="It failed.", name="Failed", is_crashed=lambda: False)
     alert_failed_run(SimpleNamespace(name="predict"), SimpleNamespace(**run), state)  # type: ignore[arg-type]
     assert [json.loads(path.read_bytes())["kind"] for path in waiting(quiet)] == kinds
+
+
+@pytest.mark.parametrize(("run", "restarted"), [(SCHEDULED, True), (TYPED, False)])
+def test_the_alert_of_a_crash_says_that_the_worker_starts_the_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: dict[str, Any], restarted: bool
+) -> None:
+    quiet = configure(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    state = SimpleNamespace(data=None, message="Killed.", name="Crashed", is_crashed=lambda: True)
+    alert_failed_run(SimpleNamespace(name="pipeline"), SimpleNamespace(**run), state)  # type: ignore[arg-type]
+    todo = [json.loads(path.read_bytes())["todo"] for path in waiting(quiet)]
+    assert [one.startswith("The worker starts it again") for one in todo] == [restarted]
 
 
 def test_rollback_does_not_need_the_receiver() -> None:

@@ -274,11 +274,9 @@ def alert_failed_run(flow: Any, flow_run: "FlowRun", state: "State[Any]") -> Non
     if isinstance(error, Refused):
         alert(settings, "gate-refused", what, "`ml report` shows the gates; the old version stays in production.")
     else:
-        again = (
-            "The worker starts it again, three times at most. "
-            if state.is_crashed() and flow_run.work_pool_name
-            else ""
-        )
+        # Only a worker runs deployments. The name of its pool is not known here: Prefect's answer to it lacks it.
+        restarted = state.is_crashed() and flow_run.deployment_id is not None
+        again = "The worker starts it again, three times at most. " if restarted else ""
         todo = f"{again}See run {flow_run.id} in Prefect; `ml doctor` checks the machine."
         alert(settings, "run-failed", f"The run of {flow.name} failed: {what}", todo)
 
