@@ -40,3 +40,25 @@ def test_interrupted_command_ends_with_130(tmp_path: Path, trap: str) -> None:
             process.send_signal(signal.SIGINT)
             said, _ = process.communicate(timeout=120)
     assert (process.returncode, b"Traceback" in said) == (130, False), said
+
+
+HIDES_IT = """
+import os, signal, sys
+import ondol.cli.app as cli
+
+def work(**_):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise ValueError("Error calling a serializer: KeyboardInterrupt") from None
+
+cli.app = work
+cli.main()
+"""
+
+
+def test_interrupt_that_a_library_turns_into_another_error_ends_with_130(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HIDES_IT], cwd=tmp_path, env=repository_environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "")

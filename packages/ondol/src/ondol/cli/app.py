@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -524,7 +524,14 @@ def main() -> None:
     keep_private()
     # A shell without job control, such as a script's, starts `ml … &` with SIGINT ignored, and Python keeps that. But a
     # SIGINT that reaches this process, as by `kill -INT`, is meant for it: so it always ends the command with 130.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupted = False
+
+    def interrupt(*_: object) -> NoReturn:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
         app(prog_name="ml")
     except SystemExit as stop:
@@ -536,7 +543,8 @@ def main() -> None:
     except KeyboardInterrupt:
         leave(130)
     except Exception as error:  # a bug: its traceback goes to a file, not to the screen
-        leave(report_unexpected(error))
+        # pydantic makes an error of its own of the interrupt, if a serializer receives it.
+        leave(130 if interrupted else report_unexpected(error))
 
 
 def _prepare_streams() -> None:
