@@ -196,6 +196,24 @@ def test_worker_runs_the_pipeline_and_the_service_answers_with_its_model(stack: 
     wait_for_runs(stack)
 
 
+def test_commands_for_a_person_on_call_work_in_the_workers_container(stack: Stack) -> None:
+    """Those of docs/how-to/run-with-compose.md."""
+    expected = {
+        ("ml", "status"): "version 1",
+        ("ml", "doctor"): "version 1, its bundle is intact",
+        ("ml", "quarantine", "show", "--out", "/app/.ml/bad.csv"): "0 rows in",
+        ("ml", "loop", "pause", "--why", "a test"): "paused",
+        ("ml", "loop", "resume"): "resumed",
+        ("ml", "data", "gc", "--dry-run"): "Nothing to delete",
+        ("prefect", "flow-run", "ls", "--state", "COMPLETED"): "pipeline",
+    }
+    for words, text in expected.items():
+        done = stack.containers.execute("worker", *words)
+        assert done.returncode == 0 and text in done.stdout, (words, done.stdout, done.stderr)
+    status = stack.containers.execute("worker", "ml", "status").stdout
+    assert "Last pipeline: completed at" in status and "Next runs:" in status
+
+
 def wait_for_runs(stack: Stack) -> None:
     """Wait until every run that began has ended well."""
     end = time.monotonic() + SECONDS
