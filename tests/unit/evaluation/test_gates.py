@@ -120,6 +120,15 @@ def test_every_refusing_gate_is_named():
     assert "floor gate" in sentence and "margin gate" in sentence
 
 
+def test_the_metric_that_decides_is_measured_with_any_number_of_classes():
+    y = np.random.default_rng(0).integers(0, 12, 600)
+    probabilities = 0.5 * np.eye(12)[y] + 0.5 / 12
+    dummy = np.full((600, 12), 1 / 12)
+    verdict = apply_gates("multiclass", y, probabilities, probabilities, dummy, Gates(metric="roc_auc_ovr"))
+    assert verdict.passed and verdict.value("candidate") == verdict.value("champion") == 1
+    assert "roc_auc_ovr" not in apply_gates("multiclass", y, probabilities, None, dummy, Gates()).scores["candidate"]
+
+
 def test_unknown_figures_do_not_pass():
     y = np.array([0, 1, 1, 0, 1])
     few = apply_gates("binary", y, predict(y, 9.0), None, np.tile([0.4, 0.6], (5, 1)), Gates())
