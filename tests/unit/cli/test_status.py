@@ -118,7 +118,8 @@ def test_how_the_last_runs_ended_is_shown_with_the_reason(settings: Settings, mo
 
     def answer(url: str, body: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
         assert "work_pools" in body  # a server that others share
-        return [{"state": states[body["flows"]["name"]["any_"][0]], "end_time": "2026-11-21T02:05:09.12+00:00"}]
+        state = states[body["flows"]["name"]["any_"][0]]
+        return [{"state": state | {"timestamp": "2026-11-21T02:05:09.12+00:00"}}]
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr("ondol.cli.status.post_prefect", answer)

@@ -116,7 +116,8 @@ def print_last(settings: Settings) -> None:
     for flow in ("pipeline", "monitor"):
         body = ours | {"flows": {"name": {"any_": [flow]}}, "flow_runs": ended, "sort": "END_TIME_DESC", "limit": 1}
         for run in post_prefect(f"{prefect}/flow_runs/filter", body, ANSWER_SECONDS) or []:
-            state, at = run["state"], datetime.fromisoformat(run["end_time"]).isoformat("T", "seconds")
+            state = run["state"]
+            at = datetime.fromisoformat(state["timestamp"]).isoformat("T", "seconds")
             good = state["type"] == "COMPLETED"
             colour, why = ("green", "") if good else ("red", f": {_first_line(state['message'])}")
             console.print(f"Last {flow}: [{colour}]{state['type'].lower()}[/] at {at}{escape(why)}", soft_wrap=True)
