@@ -317,9 +317,9 @@ def test_rare_classes(cook):
 def test_a_workbook(cook):
     project = cook("read-excel")
     (project.root / "data").mkdir()
-    sample(500).to_csv(project.root / "data" / "customers.xlsx", index=False)
-    path = project.root / "model" / "source.py"  # pandas reads a workbook by a package that is not installed here
-    path.write_text(path.read_text("utf-8").replace("pd.read_excel(path, sheet_name=1)", "pd.read_csv(path)"), "utf-8")
+    with pd.ExcelWriter(project.root / "data" / "customers.xlsx") as workbook:
+        sample(3).to_excel(workbook, sheet_name="안내", index=False)
+        sample(500).to_excel(workbook, sheet_name="고객", index=False)
     succeed(project.ml("init", "python://model.source:rows", "--target", "churned"))
     succeed(project.ml("ingest"))
     assert project.json(f"snapshots/{project.latest['ingest']}.json")["rows"] == 500
