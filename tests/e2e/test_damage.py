@@ -101,7 +101,7 @@ def test_damage_is_one_sentence_and_the_remedy_works(trained: Project, case: Cas
     case.damage(path)
     for command in case.commands:
         said = tell(trained.ml(*command.split()), named)
-        assert any(word in said for word in ("remove it", "restore it", "move it away", "over it")), said
+        assert any(word in said for word in ("remove it", "restore it", "move it away", "to champion.json")), said
     tell(trained.ml("doctor"), named)
     case.remedy(path)
     trained.run()
