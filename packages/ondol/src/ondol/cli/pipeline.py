@@ -80,7 +80,8 @@ def run_predict(source: str, destination: Path, version: str | None) -> None:
     )
     rows, refused = done["rows"], done["refused"]
     count = f"{rows - refused:,} of {rows:,}" if refused else f"{rows:,}"
-    console.print(f"[green]✓[/] {count} rows predicted by version {done['version']}: {escape(str(destination))}")
+    said = f"[green]✓[/] {count} rows predicted by version {done['version']}: {escape(str(destination))}"
+    console.print(said, soft_wrap=True)
     if refused:
         console.print(f"  {refused:,} rows break the contract: see their column `error`.")
 

@@ -251,7 +251,8 @@ def pause_loop(why: str) -> None:
     """Pause automatic retraining."""
     pause(open_store(start_command()), why)
     console.print(
-        "Automatic retraining is paused: monitoring continues, and drift starts no training until `ml loop resume`."
+        "Automatic retraining is paused: monitoring continues, and drift starts no training until `ml loop resume`.",
+        soft_wrap=True,
     )
 
 
