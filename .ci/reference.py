@@ -59,7 +59,7 @@ ROUTES = {  # of BentoML, without a description in its document, or not in it
     "/model": "The model in production: version, data digest, commit, metrics, classes, and the schema of a request.",
     "/livez": "200 while the process runs.",
     "/healthz": "The same.",
-    "/readyz": "200 if a model is in production, else 503.",
+    "/readyz": "200 if a model is loaded, else 503: for load balancers.",
     "/metrics": "The [metrics](metrics.md) for Prometheus.",
     "/docs.json": "The OpenAPI document, with the fields of the model in production.",
     "/schema.json": "BentoML's own description of the endpoints.",
@@ -98,6 +98,28 @@ ALERTS = {  # by kind: when it is raised; what to do
         "A service could not log answers, because its disk is full. All answers were given.",
         "Make room where the store's `log` is; `[log] keep_bytes` limits what is kept.",
     ),
+}
+NEXT_RUN = "the next command, and the next run of the worker"
+TRAINING = f"{NEXT_RUN}. With other values, the next `ml run` trains a version"
+EFFECTS = {  # by section: what a change of it reaches, and when
+    "store": "the next command. For the processes: `ml down`, then `ml up`",
+    "project": "`ml down`, then `ml up`. Records of the old name stay where they are",
+    "data": f"{NEXT_RUN}. If the table is read otherwise, or `window_days` differs, the next `ml run` trains a version",
+    "fetch": NEXT_RUN,
+    "split": TRAINING,
+    "leakage": f"{NEXT_RUN}. With another `accept`, the next `ml run` trains a version",
+    "train": TRAINING,
+    "gates": f"{NEXT_RUN}. Nothing is trained again: a version that is not in production is evaluated again",
+    "deploy": f"{NEXT_RUN}: a bundle of the same version is made and loaded",
+    "service": "`ml serve`: its next start. `ml up`: `ml down`, then `ml up`. A container: hosts and "
+    "limits with the next bundle, or by a variable at its next start; `workers` by a variable alone",
+    "log": "as `[service]` hosts and limits",
+    "monitor": "the next `ml monitor`, and the next run of the worker. `metrics`: `ml down`, then `ml up`",
+    "retrain": "the next `ml monitor`, and the next run of the worker",
+    "ports": "`ml down`, then `ml up`",
+    "alerts": "the next alert of a command or of a run. Alerts that the worker itself raises: `ml down`, then `ml up`",
+    "retention": "`ml down`, then `ml up`. Compose and a server of your own have settings of their own",
+    "environments": "the next `ml release`, `ml smoke` or `ml environments`",
 }
 VARIABLES = {  # read from the environment, and no setting of config.toml
     "ML_BUNDLE": "The folder of one bundle that the service loads, instead of the version that `champion.json` names.",
@@ -214,6 +236,16 @@ def settings() -> Iterator[str]:
             yield section(name, model[1], f"ML_{name.upper()}__NAME", f"## [{name}.NAME]")
         else:
             yield section(name, entry.annotation, f"ML_{name.upper()}", f"## [{name}]")
+
+
+def effects() -> Iterator[str]:
+    """Yield when a change of each section takes effect."""
+    from ondol.config import Settings
+
+    require_same(EFFECTS, Settings.model_fields.keys() - {"root"}, "EFFECTS")
+    names = {"store": "`store`", "environments": "`[environments.NAME]`"}
+    rows = [(names.get(name, f"`[{name}]`"), EFFECTS[name]) for name in Settings.model_fields if name in EFFECTS]
+    yield table(("section", "a change reaches"), rows)
 
 
 def variables() -> Iterator[str]:
@@ -478,7 +510,7 @@ def rules() -> Iterator[str]:
 # Pages
 
 PAGES: dict[str, dict[str, Callable[[], Iterator[str]]]] = {
-    "settings.md": {"settings": settings, "variables": variables},
+    "settings.md": {"effects": effects, "settings": settings, "variables": variables},
     "commands.md": {"contents": contents, "commands": commands},
     "http.md": {"routes": routes, "answers": answers, "refusals": refusals, "limits": limits},
     "metrics.md": {"service": metrics_of_service, "worker": metrics_of_worker},

@@ -96,6 +96,7 @@ def test_every_setting_is_in_the_reference():
         if hasattr(model, "model_fields"):
             wanted[f"[{name}.NAME]" if inner else f"[{name}]"] = list(model.model_fields)
     del listed["Other variables"]
+    assert listed.pop("When a change takes effect") == ["store", *list(wanted)[1:]]
     assert listed == wanted
 
 
