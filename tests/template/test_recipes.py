@@ -1,7 +1,9 @@
 """Every recipe of docs/how-to works in a rendered project, is short, and still works after an update."""
 
+import contextlib
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tomllib
@@ -371,6 +373,19 @@ def test_parameters_and_files_in_mlflow(cook):
     names = files["features.txt"].splitlines()
     assert "plan" in names and "tenure_months" in names
     assert (params["team"], params["features"], params["train.seed"]) == ("growth", str(len(names)), "7")
+
+
+@pytest.mark.slow
+def test_a_step(cook):
+    project = cook("add-a-step")
+    project.run()
+    assert not (project.root / "results.db").exists()  # the verdict is reused
+    project.configure("train", params={"max_iter": 1})
+    for _ in range(2):
+        refuse(project.ml("run"), 1)
+    with contextlib.closing(sqlite3.connect(project.root / "results.db")) as database:
+        ((version, score, refusal),) = database.execute("select version, score, refusal from results")
+    assert version == "2" and 0.5 < score < 1 and "margin gate" in refusal
 
 
 def test_an_endpoint(cook):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         publish_summary,
         score_holdout,
     )
-    from ondol.evaluation.gates import Comparison, Gate
+    from ondol.evaluation.gates import Comparison, Gate, StoredVerdict
     from ondol.evaluation.metrics import Metric
 else:
     __getattr__ = export(__name__)
@@ -28,6 +28,7 @@ __all__ = [
     "Gate",
     "Metric",
     "Scored",
+    "StoredVerdict",
     "check_gates",
     "evaluate_candidate",
     "find_verdict",
