@@ -147,6 +147,13 @@ def test_one_process_is_stopped_and_the_others_continue(settings: Settings, monk
         stop(settings, service)
 
 
+def test_retraining_needs_a_server_that_answers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(settings.root)
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
+    with pytest.raises(UserError, match=r"No Prefect server answers at http://127\.0\.0\.1:\d+/api: start it"):
+        up.order_training()
+
+
 def test_process_that_has_ended_is_named_with_its_log(settings: Settings) -> None:
     record = start(settings, "worker", SLEEP, ENV)
     try:

@@ -38,7 +38,14 @@ from ondol.orchestration.processes import (
     was_elsewhere,
 )
 from ondol.orchestration.recovery import end_lost
-from ondol.orchestration.server import Server, no_embedded_server, prefect_server
+from ondol.orchestration.server import (
+    ANSWER_SECONDS,
+    Server,
+    call_prefect,
+    no_embedded_server,
+    prefect_server,
+    refusal_of,
+)
 from ondol.project import import_code
 from ondol.redaction import show_uri
 from ondol.registry.registry import find_experiment, is_embedded, models_path, runs_path
@@ -126,12 +133,16 @@ def order_training() -> NoReturn:
     """Replace this process by `prefect deployment run` for the project's pipeline.
 
     Raises:
-        UserError: no Prefect server is known.
+        UserError: no Prefect server is known, it does not answer, or it refuses the credentials.
     """
     settings = start_command(stored=False)
     prefect = prefect_address(settings)
     if prefect is None:
         raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
+    answer = call_prefect("GET", f"{prefect}/admin/version", ANSWER_SECONDS)
+    if answer is None or not answer.is_success:
+        silent = f"No Prefect server answers at {show_uri(prefect)}: start it, for example with `ml up`."
+        raise UserError(refusal_of(answer, prefect) or silent)
     os.environ["PREFECT_API_URL"] = prefect
     command = [sys.executable, "-m", "prefect", "deployment", "run", deployment_name(settings, "pipeline")]
     os.execv(sys.executable, command)
