@@ -266,6 +266,10 @@ def repository_on_github(at: Place) -> None:
     at.request.addfinalizer(lambda: shutil.rmtree(at.root.parent / "github"))
 
 
+def repository_to_clone(at: Place) -> dict[str, str]:
+    return {"https://github.com/acme/churn": f"{at.root} churn"}
+
+
 def own_servers(at: Place) -> dict[str, str]:
     flows, models, folder = make_database(at, "docs_prefect"), make_database(at, "docs_mlflow"), at.root / ".ml" / "srv"
     at.reader.environment |= {
@@ -325,6 +329,7 @@ PREPARE: dict[str, Callable[[Place], Mapping[str, str] | None]] = {
     "docs/how-to/update-the-contract.md": other_data,
     "docs/how-to/use-your-own-servers.md": own_servers,
     "docs/how-to/watch-in-prometheus-and-grafana.md": metrics_of_worker,
+    "docs/how-to/work-on-a-colleagues-project.md": repository_to_clone,
 }
 
 

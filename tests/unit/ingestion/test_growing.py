@@ -74,6 +74,13 @@ def test_what_is_new_is_appended_and_names_its_parent(chosen):
     assert rows_of(chosen, Snapshots(open_store(chosen)).get(first.digest)) == table.rows[:2]
 
 
+def test_earlier_rows_stay_if_newer_ones_replace_them_in_the_source(chosen):
+    table = Table([("a", 0, 1.0), ("b", 1, 2.0)])
+    grow(chosen, CONTRACT, table)
+    table.rows = [("c", 2, 3.0)]
+    assert [row[0] for row in rows_of(chosen, grow(chosen, CONTRACT, table))] == ["a", "b", "c"]
+
+
 def test_the_id_may_be_the_watermark(tmp_path):
     named = CONTRACT.columns[0].model_copy(update={"role": "feature"})
     when = CONTRACT.columns[1].model_copy(update={"role": "id"})

@@ -381,7 +381,7 @@ class Log(Section):
 
 
 class Monitor(Section):
-    """What the monitor compares, and the limits; see docs/explanation/drift.md.
+    """What the monitor compares, and the limits, the same for every column; see docs/explanation/drift.md.
 
     Attributes:
         labels: A source with the true targets, in the notation of `[data] source`: the target and `request_id` (with

@@ -99,7 +99,7 @@ def run(breaking: Breaking = False) -> None:
 def ingest(
     full: Annotated[bool, typer.Option("--full", help="Read the whole source, not only new rows.")] = False,
 ) -> None:
-    """Copy the source into a snapshot, or append its new rows."""
+    """Copy the whole source into a snapshot; with `[data] watermark`, append only its new rows."""
     from ondol.cli.pipeline import run_stage
 
     run_stage("ingest", full=full)
