@@ -39,6 +39,25 @@ STATUSES = {  # of a command, beside those of every command
     "contract diff": {1: "The source differs from `model/schema.py`"},
     "quarantine replay": {1: "No row was valid"},
 }
+CHECKS = {  # of `ml doctor`: what it checks, and when it fails
+    "python": ("The version of Python", "It is not 3.11, 3.12 or 3.13"),
+    "packages": ("The versions of the main packages", "One is not installed"),
+    "settings": ("`config.toml`", "Never: with a wrong one, only `Error: …` is printed"),
+    "gates": ("The metric that decides", "`[gates] metric` does not fit the problem"),
+    "contract": ("`model/schema.py`", "It cannot be imported, or has a mistake"),
+    "source": ("The source has the columns of the contract", "It does not answer, is missing, or lacks a column"),
+    "disk": ("Free space under the project", "Less than 1 GB is free"),
+    "secrets": ("The mode of `.env`", "Never; `!` if other users can read it"),
+    "git": ("The commit", "Git ignores `vendor/`; `!` if there are uncommitted changes"),
+    "leftovers": ("Files of an earlier release", "Never; `!` if there are some"),
+    "prefect": ("Prefect's server", "The one of `ml up` has stopped, or that of `PREFECT_API_URL` does not answer"),
+    "mlflow": ("MLflow's server", "The one of `ml up` has stopped, or that of `MLFLOW_TRACKING_URI` does not answer"),
+    "champion": ("The version in production, and every byte of its bundle", "The bundle or `champion.json` is damaged"),
+    "endpoints": ("`service/service.py`", "It cannot be imported"),
+    "service": ("The service of `ml up`", "It has stopped or does not answer"),
+    "worker": ("The worker of `ml up`", "It has stopped or does not answer"),
+    "files": ("Folders, databases, records and tables", "One is damaged: a line for each"),
+}
 REFUSALS = {  # by the type of a refusal of the service: when
     "not_found": "There is no such path. All of them have one count, `ml_unknown_paths_total`",
     "method_not_allowed": "The path does not have this method; `Allow` lists the methods that it has",
@@ -478,6 +497,15 @@ def metrics_of_worker() -> Iterator[str]:
     yield metric_table((name, "gauge", labels, about) for name, (about, labels) in GAUGES.items())
 
 
+def checks() -> Iterator[str]:
+    """Yield the checks of `ml doctor`, in the order in which it prints them."""
+    from ondol.cli.doctor import _checks
+
+    names = [*(name for name, _ in _checks()), "files"]
+    require_same(CHECKS, names, "CHECKS")
+    yield table(("check", "what it checks", "`✗` when"), ((code(name), *CHECKS[name]) for name in names))
+
+
 def metric_table(found: Iterable[tuple[str, str, tuple[str, ...], str]]) -> str:
     """Return a table of metrics."""
     rows = [(code(n), kind, ", ".join(map(code, labels)), sentence(about)) for n, kind, labels, about in found]
@@ -503,15 +531,18 @@ def rules() -> Iterator[str]:
             text = re.sub(r"\{\{.*?\}\}", "…", rule["annotations"]["summary"])
             meaning, _, advice = text.partition(". ")
             severity = rule["labels"]["severity"]
-            rows.append((code(rule["alert"]), severity, rule.get("for", "at once"), sentence(meaning), advice))
-        yield f"### Group {group['name']}\n\n" + table(("alert", "severity", "after", "meaning", "what to do"), rows)
+            window = ", ".join(dict.fromkeys(re.findall(r"\[(\w+)\]", rule["expr"]))) or "now"
+            lasting = rule.get("for", "at once")
+            rows.append((code(rule["alert"]), severity, window, lasting, sentence(meaning), advice))
+        head = ("alert", "severity", "measured over", "fires after", "meaning", "what to do")
+        yield f"### Group {group['name']}\n\n" + table(head, rows)
 
 
 # Pages
 
 PAGES: dict[str, dict[str, Callable[[], Iterator[str]]]] = {
     "settings.md": {"effects": effects, "settings": settings, "variables": variables},
-    "commands.md": {"contents": contents, "commands": commands},
+    "commands.md": {"checks": checks, "contents": contents, "commands": commands},
     "http.md": {"routes": routes, "answers": answers, "refusals": refusals, "limits": limits},
     "metrics.md": {"service": metrics_of_service, "worker": metrics_of_worker},
     "alerts.md": {"alerts": alerts, "rules": rules},
