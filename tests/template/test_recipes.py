@@ -21,7 +21,7 @@ import pytest
 from conftest import Render
 from copier import run_copy, run_update
 from docs_support import Block
-from e2e.support import Project, make_project, prefect_server, refuse, sample, succeed, wait_for
+from e2e.support import Done, Project, make_project, prefect_server, refuse, sample, succeed, wait_for
 from template_support import REPOSITORY, commit_all, git, project_environment, run_python
 
 from ondol.ingestion.sample import SampleSource
@@ -327,6 +327,18 @@ def test_a_workbook(cook):
     assert project.json(f"snapshots/{project.latest['ingest']}.json")["rows"] == 500
 
 
+def run_notebook(project: Project, code: str) -> Done:
+    """Run code as a notebook does: in its own folder."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project.root / "notebooks",
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.slow
 def test_predictions_in_a_notebook(cook):
     project = cook("predict-in-a-notebook")
@@ -334,14 +346,7 @@ def test_predictions_in_a_notebook(cook):
     rows.loc[3, "plan"] = "gold"
     rows.to_csv(project.root / "new.csv", index=False)
     show = "exec(open('predict.py').read()); print(refused, answers['error'].is_valid().to_pylist().index(True))"
-    done = subprocess.run(
-        [sys.executable, "-c", show],
-        cwd=project.root / "notebooks",  # where a notebook runs
-        env=project.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_notebook(project, show)
     assert succeed(done).stdout.split("\n")[-2] == "1 3"
 
 
@@ -442,14 +447,7 @@ def test_a_schedule_and_a_flow(cook):
 def test_a_notebook(cook):
     project = cook("explore-in-a-notebook")
     show = "exec(open('explore.py').read()); print(len(rows), versions, float(metrics.loc['1', 'roc_auc']))"
-    done = subprocess.run(
-        [sys.executable, "-c", show],
-        cwd=project.root / "notebooks",  # where a notebook runs
-        env=project.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_notebook(project, show)
     auc = project.json("verdicts/1.json")["verdict"]["scores"]["candidate"]["roc_auc"]["value"]
     assert succeed(done).stdout.split("\n")[-2] == f"5000 {{'1': '{project.latest['ingest'][:12]}'}} {auc}"
 

@@ -34,7 +34,7 @@ from ondol.orchestration.processes import (
     supervisor_of,
 )
 from ondol.orchestration.supervisor import RotatingLog
-from ondol.services import stop_all
+from ondol.services import stop_processes
 from ondol.storage.files import read_json, write_json
 
 ENV = {"PYTHONPATH": python_path()}
@@ -161,9 +161,9 @@ def test_process_that_does_not_end_is_named_and_its_record_stays(
         with pytest.raises(
             UserError, match=rf"service is still running although it was killed \(process {os.getpid()}\)"
         ):
-            stop_all(settings)
+            stop_processes(settings)
     assert read_process_record(settings, "service") == made
-    assert stop_all(settings) is False  # it had ended after all
+    assert stop_processes(settings) is False  # it had ended after all
 
 
 def test_killed_process_is_started_again_and_counted(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,7 +303,7 @@ def test_copy_neither_uses_nor_stops_what_the_original_runs(
         assert running(copy, "service") is None
         print_processes(copy)
         assert "service" not in capsys.readouterr().out.replace("the service and", "")
-        assert not stop_all(copy)
+        assert not stop_processes(copy)
         assert read_process_record(copy, "service") is None
         assert running(nested, "service") is not None
     finally:
@@ -318,6 +318,6 @@ def test_moved_project_stops_what_was_started_before(
     assert running(moved, "service") is None  # it uses files of the former folder
     print_processes(moved)
     assert "runs in the former" in capsys.readouterr().out  # the table wraps the rest
-    assert stop_all(moved)
+    assert stop_processes(moved)
     assert not family(record)
     assert read_process_record(moved, "service") is None

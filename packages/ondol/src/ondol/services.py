@@ -79,7 +79,7 @@ def only_up(settings: Settings) -> Iterator[None]:
         yield
 
 
-def stop_all(
+def stop_processes(
     settings: Settings, say: Callable[[str], None] = lambda name: None, names: Collection[str] = NAMES
 ) -> bool:
     """Stop the processes of `ml up`, and nothing else; return whether anything was running.
@@ -120,6 +120,18 @@ def prefect_address(settings: Settings) -> str | None:
     return os.environ.get("PREFECT_API_URL") or (f"{record.address}/api" if record else None)
 
 
+def require_prefect(settings: Settings) -> str:
+    """Return the address of Prefect's API; see `prefect_address`.
+
+    Raises:
+        UserError: no server is known.
+    """
+    prefect = prefect_address(settings)
+    if prefect is None:
+        raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
+    return prefect
+
+
 def become_worker(settings: Settings) -> None:
     """Turn this process into the Prefect worker of the project's pool; its runs start in the project's folder.
 
@@ -129,9 +141,7 @@ def become_worker(settings: Settings) -> None:
     from ondol.monitoring.exporter import serve_metrics
 
     prepare(settings)
-    prefect = prefect_address(settings)
-    if prefect is None:
-        raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
+    prefect = require_prefect(settings)
     os.environ["PREFECT_API_URL"] = prefect
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", POLL_SECONDS)
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # its output and that of its runs is a log

@@ -27,7 +27,7 @@ from ondol.orchestration.processes import (
     was_elsewhere,
 )
 from ondol.orchestration.recovery import RunningFlow, flows_of_commands, flows_of_workers
-from ondol.orchestration.server import call_prefect, post_prefect, refusal_of
+from ondol.orchestration.server import call_prefect, in_pool, post_prefect, refusal_of
 from ondol.project import Project, open_project
 from ondol.redaction import show_uri
 from ondol.registry.bundles import find_bundle
@@ -86,7 +86,7 @@ def print_due(settings: Settings) -> None:
     prefect = prefect_address(settings)
     if prefect is None:
         return
-    pool = {"work_pools": {"name": {"any_": [settings.project.name]}}}
+    pool = in_pool(settings.project.name)
     answer = call_prefect("POST", f"{prefect}/deployments/filter", ANSWER_SECONDS, json=pool)
     if answer is None or not answer.is_success:
         silent = f"No Prefect server answers at {show_uri(prefect)}: scheduled runs are not known."
@@ -112,10 +112,13 @@ def print_last(settings: Settings) -> None:
         return
     ended: dict[str, Any] = {"state": {"type": {"any_": ENDED}}}
     # On a server that others share, the runs of this project are those of its pool.
-    ours = {} if is_ours("prefect", settings) else {"work_pools": {"name": {"any_": [settings.project.name]}}}
+    ours = {} if is_ours("prefect", settings) else in_pool(settings.project.name)
     for flow in ("pipeline", "monitor"):
         body = ours | {"flows": {"name": {"any_": [flow]}}, "flow_runs": ended, "sort": "END_TIME_DESC", "limit": 1}
-        for run in post_prefect(f"{prefect}/flow_runs/filter", body, ANSWER_SECONDS) or []:
+        runs = post_prefect(f"{prefect}/flow_runs/filter", body, ANSWER_SECONDS)
+        if runs is None:  # `print_due` says why
+            return
+        for run in runs:
             state = run["state"]
             at = datetime.fromisoformat(state["timestamp"]).isoformat("T", "seconds")
             good = state["type"] == "COMPLETED"

@@ -56,8 +56,8 @@ from ondol.services import (
     is_well,
     only_up,
     plan,
-    prefect_address,
-    stop_all,
+    require_prefect,
+    stop_processes,
     wanted_port,
 )
 from ondol.storage.files import withdraw
@@ -113,7 +113,7 @@ def bring_down(names: Sequence[str]) -> None:
         if name not in NAMES:
             raise UserError(f'`ml up` starts no "{name}": choose from {", ".join(NAMES)}.{nearest(name, NAMES)}')
     with only_up(settings):
-        ended = stop_all(settings, lambda name: console.print(f"[green]✓[/] {name} stopped"), names or NAMES)
+        ended = stop_processes(settings, lambda name: console.print(f"[green]✓[/] {name} stopped"), names or NAMES)
     if names:
         console.print(f"`ml up` starts {', '.join(names)} again." if ended else "Nothing of that is running.")
         return
@@ -136,9 +136,7 @@ def order_training() -> NoReturn:
         UserError: no Prefect server is known, it does not answer, or it refuses the credentials.
     """
     settings = start_command(stored=False)
-    prefect = prefect_address(settings)
-    if prefect is None:
-        raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
+    prefect = require_prefect(settings)
     answer = call_prefect("GET", f"{prefect}/admin/version", ANSWER_SECONDS)
     if answer is None or not answer.is_success:
         silent = f"No Prefect server answers at {show_uri(prefect)}: start it, for example with `ml up`."
@@ -277,8 +275,7 @@ def make_pool(commit: str | None = None, output: TextIO | None = None) -> None:
         UserError: no server is known, or it does not answer or refuses.
     """
     settings = start_command(stored=False)
-    if prefect_address(settings) is None:
-        raise UserError("No Prefect server is known: set PREFECT_API_URL, or let `ml up` start one.")
+    require_prefect(settings)
     name = settings.project.name
     with prefect_server(settings) as server:
         server.wait()

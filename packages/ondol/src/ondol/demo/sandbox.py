@@ -15,7 +15,7 @@ import tomlkit
 from ondol.config import FILE_NAME, FileSettings, Settings, load_settings
 from ondol.errors import UserError
 from ondol.orchestration.environment import clean_environment
-from ondol.services import only_up, stop_all
+from ondol.services import only_up, stop_processes
 from ondol.setup.schema_file import reads_sample
 
 DATA = "data.parquet"
@@ -97,7 +97,7 @@ def clear(sandbox: Sandbox, settings: Settings) -> None:
         return
     inside = settings.model_copy(update={"root": sandbox.root})
     with only_up(inside):
-        stop_all(inside)
+        stop_processes(inside)
         if left := commands_in(sandbox.root):
             raise UserError(
                 f"An earlier simulation is still running in {settings.show(sandbox.root)} (process {left[0]}): "

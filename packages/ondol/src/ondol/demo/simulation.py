@@ -25,7 +25,7 @@ from ondol.evaluation.scoring import Scorer
 from ondol.monitoring.retraining import TrainingRequest, read_loop
 from ondol.monitoring.windows import Window, Windows
 from ondol.orchestration.processes import running
-from ondol.orchestration.server import get_prefect, post_prefect
+from ondol.orchestration.server import get_prefect, in_pool, post_prefect
 from ondol.registry.bundles import Bundle
 from ondol.registry.champion import Champion, require_champion
 from ondol.storage.store import open_store
@@ -42,7 +42,7 @@ def order_run(api: str, flow: str, project: str, key: str) -> Run:
     Raises:
         UserError: it did not end in time.
     """
-    wanted = {"flows": {"name": {"any_": [flow]}}, "work_pools": {"name": {"any_": [project]}}}
+    wanted = in_pool(project) | {"flows": {"name": {"any_": [flow]}}}
     search = f"{api}/deployments/filter"
     found = _until(
         lambda: post_prefect(search, wanted) or None, f"no deployment of {flow} of {project} was found at {api}"

@@ -273,12 +273,11 @@ def apply_gates(
     others = {"dummy": dummy} if champion is None else {"dummy": dummy, "champion": champion}
     gains = {who: paired_difference(problem, metric, y, candidate, other, **how) for who, other in others.items()}
     scores = {"dummy": bootstrap(problem, y, dummy, metrics=[metric], **how)}
-    for who, p in (("candidate", candidate), ("champion", champion)):
-        if p is None:
-            continue
-        scores[who] = bootstrap(problem, y, p, **how)
-        if metric not in scores[who]:  # such as roc_auc_ovr of many classes
-            scores[who] |= bootstrap(problem, y, p, metrics=[metric], **how)
+    scores |= {
+        who: bootstrap(problem, y, p, needed=metric, **how)
+        for who, p in (("candidate", candidate), ("champion", champion))
+        if p is not None
+    }
     found = {who: gain for who, gain in gains.items() if gain is not None}
     compared = Comparison(problem=problem, metric=metric, rows=len(y), scores=scores, gains=found)
     floor = apply_floor(compared) if limits.minimum is None else apply_minimum(compared, limits.minimum)

@@ -406,6 +406,7 @@ def bootstrap(
     resamples: int = 200,
     seed: int = 0,
     metrics: Sequence[str] | None = None,
+    needed: str | None = None,
 ) -> dict[str, Interval]:
     """Return each defined metric with its interval.
 
@@ -417,12 +418,14 @@ def bootstrap(
         resamples: How many times the rows are drawn.
         seed: Of the sample and of the resamples.
         metrics: The metrics; default: all (`roc_auc_ovr` only for up to ten classes).
+        needed: A metric that the default includes for any number of classes.
     """
-    costly = np.ndim(prediction) == 2 and np.shape(prediction)[1] > MANY_CLASSES
+    many = np.ndim(prediction) == 2 and np.shape(prediction)[1] > MANY_CLASSES
+    left_out = {"roc_auc_ovr"} - {needed} if many else set()
 
     def prepare(rows: Array | slice) -> dict[str, ScoreFunction]:
         scorers = _prepare(problem, y[rows], prediction[rows])
-        names = metrics or [n for n in scorers if not (costly and n == "roc_auc_ovr")]
+        names = metrics or [n for n in scorers if n not in left_out]
         return {name: scorers[name] for name in names if name in scorers}
 
     return estimate(prepare, len(y), confidence=confidence, resamples=resamples, seed=seed)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ondol.config import Settings
 from ondol.errors import UserError
-from ondol.orchestration.server import call_prefect, post_prefect
+from ondol.orchestration.server import call_prefect, in_pool, post_prefect
 
 SECONDS = 20.0
 
@@ -46,9 +46,8 @@ def remove_renamed(settings: Settings, prefect: str) -> int:
         The number of removed deployments.
     """
     names = {flow_of(one): one["name"] for one in read_deployments(settings)}
-    pool = {"work_pools": {"name": {"any_": [settings.project.name]}}}
     removed = 0
-    for one in post_prefect(f"{prefect}/deployments/filter", pool, SECONDS) or []:
+    for one in post_prefect(f"{prefect}/deployments/filter", in_pool(settings.project.name), SECONDS) or []:
         if one["name"] == settings.project.name and names.get(flow_of(one), one["name"]) != one["name"]:
             answer = call_prefect("DELETE", f"{prefect}/deployments/{one['id']}", SECONDS)
             removed += answer is not None and answer.is_success

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from ondol.config import Settings
 from ondol.orchestration.alerts import alert
 from ondol.orchestration.processes import running
-from ondol.orchestration.server import call_prefect, get_prefect, post_prefect
+from ondol.orchestration.server import call_prefect, get_prefect, in_pool, post_prefect
 from ondol.storage.files import HOST, locked, utc_now
 
 MOST_STARTS = 3  # a run that always kills its process must not be restarted forever
@@ -70,8 +70,7 @@ class Recovery:
         crashed = {"state": {"type": {"any_": ["CRASHED"]}}, "end_time": {"after_": since.isoformat()}}
         runs: list[Run] = []
         for wanted in (unfinished, crashed):
-            body = {"work_pools": {"name": {"any_": [pool]}}, "flow_runs": wanted}
-            runs += post_prefect(f"{self.prefect}/flow_runs/filter", body) or []
+            runs += post_prefect(f"{self.prefect}/flow_runs/filter", in_pool(pool) | {"flow_runs": wanted}) or []
         ours = [run for run in runs if _worker_of(run) == self.worker]
         return runs if len(ours) < len(runs) and self._is_alone() else ours
 
@@ -170,7 +169,7 @@ def flows_of_workers(settings: Settings, prefect: str, seconds: float) -> list[R
     """
     found = []
     running = {"state": {"type": {"any_": ["RUNNING"]}}}
-    ours = {"work_pools": {"name": {"any_": [settings.project.name]}}, "flow_runs": running}
+    ours = in_pool(settings.project.name) | {"flow_runs": running}
     for run in post_prefect(f"{prefect}/flow_runs/filter", ours, seconds) or []:
         body = {"flow_runs": running | {"parent_flow_run_id": {"any_": [run["id"]]}}}
         inside = post_prefect(f"{prefect}/flow_runs/filter", body, seconds) or []

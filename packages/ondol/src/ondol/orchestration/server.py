@@ -96,6 +96,11 @@ def call_prefect(
         return None
 
 
+def in_pool(name: str) -> dict[str, Any]:
+    """Return Prefect's filter of the deployments or runs of a work pool; a project's pool has its name."""
+    return {"work_pools": {"name": {"any_": [name]}}}
+
+
 def _json_of(answer: "httpx.Response | None") -> Any | None:
     try:
         return answer.json() if answer is not None and answer.is_success else None
