@@ -207,8 +207,8 @@ def changed(first: Path, second: Path) -> set[str]:
         ("description", "Another purpose.", {"README.md", "pyproject.toml"}),
         ("problem", "multiclass", {"config.toml"}),
         ("problem", "regression", {"config.toml"}),
-        ("python_version", "3.12", {"pyproject.toml"}),
-        ("python_version", "3.13", {"pyproject.toml"}),
+        ("python_version", "3.12", {"README.md", "pyproject.toml"}),
+        ("python_version", "3.13", {"README.md", "pyproject.toml"}),
     ],
 )
 def test_each_answer_changes_a_file_that_runs(render, question, answer, files):
