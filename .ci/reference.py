@@ -371,9 +371,8 @@ def load_service() -> Any:
 
 def find_routes() -> dict[str, tuple[str, ...]]:
     """Return the methods of each path that the service answers."""
-    service = load_service()
     found: dict[str, tuple[str, ...]] = {}
-    for route in service.to_asgi()._routes:
+    for route in load_service().to_asgi().routes:
         inner = getattr(route, "routes", None) or []
         if inner:
             found |= {route.path + one.path: tuple(sorted(one.methods)) for one in inner}
@@ -389,12 +388,12 @@ def routes() -> Iterator[str]:
     declared = load_service().openapi_spec.asdict()["paths"]
     rows = []
     require_same(ROUTES, found := find_routes(), "ROUTES")
-    for path, methods in found.items():
+    for path in ROUTES:
         responses = {status for operation in declared.get(path, {}).values() for status in operation["responses"]}
         statuses = ", ".join(sorted(map(str, responses))) or "200"
         if path == "/readyz":
             statuses += ", 503"
-        rows.append((code(path), ", ".join(methods), statuses, ROUTES[path]))
+        rows.append((code(path), ", ".join(found[path]), statuses, ROUTES[path]))
     yield table(("path", "methods", "answers", "what it is"), rows)
 
 
@@ -429,7 +428,7 @@ def refusals() -> Iterator[str]:
 def limits() -> Iterator[str]:
     """Yield what a request may cost: settings of the service, and constants."""
     from ondol.config import Service
-    from ondol_serving import middleware, protocol, request
+    from ondol_serving import application, protocol, request
     from ondol_serving.settings import Limits
 
     attributes = read_attributes(Service)[1]
@@ -438,9 +437,9 @@ def limits() -> Iterator[str]:
         if name != "hosts":
             rows.append((code(f"[service] {name}"), show_default(entry.default), attributes[name]))
     fixed = [
-        (f"{middleware.LONGEST_TARGET:,} bytes", "Path and query."),
-        (f"{middleware.MOST_HEADERS:,}", "Headers of a request."),
-        (f"{middleware.LONGEST_HEAD:,} bytes", "All headers of a request."),
+        (f"{application.LONGEST_TARGET:,} bytes", "Path and query."),
+        (f"{application.MOST_HEADERS:,}", "Headers of a request."),
+        (f"{application.LONGEST_HEAD:,} bytes", "All headers of a request."),
         (f"{protocol.HEAD_SECONDS:g} s", "Time in which all headers must arrive."),
         (f"{protocol.READ_SECONDS:g} s", "Time in which a client must continue to read its answer."),
         (f"{request.MOST_ERRORS:,}", "Errors that one answer lists."),
@@ -451,37 +450,18 @@ def limits() -> Iterator[str]:
 # Metrics and alerts
 
 
-class Recorder:
-    """Replaces BentoML's Prometheus client, and records the metrics that it is asked to create."""
-
-    def __init__(self) -> None:
-        """Start with nothing."""
-        self.made: list[tuple[str, str, tuple[str, ...], str]] = []
-
-    def __getattr__(self, kind: str) -> Callable[..., None]:
-        """Return what makes a metric of a kind, such as `Counter`."""
-
-        def make(*, name: str, documentation: str, namespace: str = "", labelnames: Any = (), **_: Any) -> None:
-            self.made.append((f"{namespace}_{name}", kind.lower(), tuple(labelnames), documentation))
-
-        return make
-
-
 def find_service_metrics() -> list[tuple[str, str, tuple[str, ...], str]]:
     """Return name, type, labels and help of each metric that the service exposes; of a counter, with `_total`."""
     load_service()
-    from bentoml._internal.server.http.instruments import HTTPTrafficMetricsMiddleware
     from prometheus_client.metrics import MetricWrapperBase
 
-    from ondol_serving.metrics import counters
+    from ondol_serving.metrics import counters, request_metrics
 
-    own = [one for one in vars(counters()).values() if isinstance(one, MetricWrapperBase)]
-    found = [(one._name, one._type, tuple(one._labelnames), one._documentation) for one in own]
-    recorder = Recorder()
-    HTTPTrafficMetricsMiddleware(lambda *_: None, namespace="bentoml_service")._setup(recorder, ())
+    made = [*vars(counters()).values(), *vars(request_metrics()).values()]
+    found = [one for one in made if isinstance(one, MetricWrapperBase) and one._labelvalues == ()]
     return [
-        (f"{name}_total" if kind == "counter" and not name.endswith("_total") else name, kind, labels, about)
-        for name, kind, labels, about in [*found, *recorder.made]
+        (f"{one._name}_total" if one._type == "counter" else one._name, one._type, one._labelnames, one._documentation)
+        for one in found
     ]
 
 

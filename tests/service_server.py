@@ -20,8 +20,8 @@ TEMPLATE = Path(__file__).parents[1] / "template"
 
 
 @contextmanager
-def serve(store: Path, home: Path, **environment: str) -> Iterator[httpx.Client]:
-    """Run a real `bentoml serve` on the store until the block ends; its output is in `home`/log."""
+def serve(store: Path, home: Path, project: Path = TEMPLATE, **environment: str) -> Iterator[httpx.Client]:
+    """Run a real `bentoml serve` of a project on the store until the block ends; its output is in `home`/log."""
     port = free_port()
     home.mkdir(parents=True, exist_ok=True)
     settings = {"ML_STORE": str(store), "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
@@ -29,7 +29,7 @@ def serve(store: Path, home: Path, **environment: str) -> Iterator[httpx.Client]
     with (home / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=TEMPLATE,
+            cwd=project,
             env=os.environ | settings | environment,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -1,13 +1,14 @@
 """The service and the empty endpoint with BentoML's own adaptive batching, for comparison."""
 
 import os
+import secrets
 from typing import Any
 
 import bentoml
+from starlette.responses import JSONResponse
 
 from ondol_serving.bundle import load_bundle
-from ondol_serving.endpoint import Accepted, Answer, PredictRequest, PredictResponse
-from ondol_serving.middleware import AdmissionControl
+from ondol_serving.endpoint import PredictRequest, PredictResponse
 from ondol_serving.serving import serving
 
 EMPTY = bool(os.environ.get("BENCH_EMPTY"))
@@ -20,9 +21,8 @@ class BatchRequest(PredictRequest):
     @classmethod
     async def from_http_request(cls, request: Any, serde: Any) -> Any:
         """Return one item for each row."""
-        accepted = await super().from_http_request(request, serde)
-        assert isinstance(accepted, Accepted)
-        return accepted.rows
+        assert serving.bundle is not None
+        return serving.bundle.parse(await request.body())
 
 
 class BatchResponse(PredictResponse):
@@ -32,7 +32,9 @@ class BatchResponse(PredictResponse):
     async def to_http_response(cls, obj: Any, serde: Any) -> Any:
         """Write the answer."""
         assert serving.bundle is not None
-        return await super().to_http_response(Answer(Accepted(serving.bundle, [], b"", 0, 0.0), obj), serde)
+        return JSONResponse(
+            {"request_id": secrets.token_hex(16), "model_version": serving.bundle.version, "predictions": obj}
+        )
 
 
 @bentoml.service(
@@ -64,6 +66,3 @@ class Batched:
             return [ANSWER for _ in rows]
         assert serving.bundle is not None
         return serving.bundle.predict(rows)
-
-
-Batched.add_asgi_middleware(AdmissionControl)

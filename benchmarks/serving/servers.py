@@ -35,18 +35,21 @@ class Running:
     server: Server
     url: str
     seconds_to_ready: float
+    process: int
 
 
 def list_servers(work: Path) -> list[Server]:
     """Return every server, reading its model and body from `work`."""
-    model = {"ML_BUNDLE": str(work / "bundle"), "ML_LOG__ENABLED": "0"}  # none of the others keeps a log
+    model = {"ML_BUNDLE": str(work / "bundle"), "ML_STORE": str(work / "store")}
     fast = {"BENCH_PIPELINE": str(work / "pipeline.joblib")}
     uvicorn = _python("uvicorn", "serving.fastapi_app:app", "--port", "{port}", "--no-access-log")
+    bare = _python("uvicorn", "serving.bare:app", "--port", "{port}", "--no-access-log", "--lifespan", "off")
     mlflow = _python("mlflow", "models", "serve", "-m", str(work / "mlflow"), "--port", "{port}")
     mlflow += ["--env-manager", "local", "--workers", "1"]
     batched = _bento("serving.batched_service:Batched")
     return [
         Server("service", _bento("service.service:Service"), "/readyz", model),
+        Server("bare ASGI callable", bare, "/", model),
         Server("fastapi", uvicorn, "/docs", fast),
         Server("fastapi, OMP_NUM_THREADS=1", uvicorn, "/docs", fast | {"OMP_NUM_THREADS": "1"}),
         Server("mlflow models serve", mlflow, "/ping", path="/invocations", body="mlflow.json"),
@@ -101,7 +104,7 @@ def run_server(server: Server, work: Path) -> Iterator[Running]:
             url = f"http://127.0.0.1:{port}"
             _wait(process, url + server.ready, work / f"{server.name}.log")
             ready = time.perf_counter() - start
-            yield Running(server, url + server.path, ready)
+            yield Running(server, url + server.path, ready, process.pid)
         finally:
             _stop(process)
 

@@ -620,7 +620,9 @@ def test_what_the_service_writes_is_read_the_fast_way(tmp_path):
     from ondol_serving.settings import Rules
 
     recorder = Recorder(ServiceContract("regression", "y", None, ()), "3", tmp_path / "3-abcdef012345", Rules())
-    line = recorder.line(Answered("a" * 32, 0.41, b'{"rows": [{"x": 1}]}', 2, b'[{"value":2.0}]'))
+    line = recorder.line(
+        Answered("a" * 32, 0.41, b'{"rows": [{"x": 1}]}', 2, b'[{"value":2.0}]'), "2026-01-31T09:30:00.000000+00:00"
+    )
     found = HEAD.match(line)
     assert found
     assert found[2] == b"3-abcdef012345"

@@ -345,8 +345,8 @@ def test_rows_are_counted_once_when_a_batch_fails_and_each_request_is_tried_alon
 ) -> None:
     import asyncio
 
+    from ondol_serving.batching import Batcher
     from ondol_serving.bundle import Bundle
-    from ondol_serving.endpoint import Batcher
     from ondol_serving.metrics import counters
     from ondol_serving.serving import serving as state
 
@@ -512,10 +512,10 @@ def test_request_that_came_before_the_model_was_taken_out_is_answered(
     """It was admitted, and the endpoint has not read it yet."""
     from ondol.registry.champion import write_champion
     from ondol.storage.store import Store
-    from ondol_serving import middleware
+    from ondol_serving import application
     from ondol_serving.serving import serving as state
 
-    read = middleware.read_body
+    read = application.read_body
 
     async def read_and_take_out(*arguments: Any) -> Any:
         found = await read(*arguments)
@@ -523,7 +523,7 @@ def test_request_that_came_before_the_model_was_taken_out_is_answered(
         state.refresh()
         return found
 
-    monkeypatch.setattr(middleware, "read_body", read_and_take_out)
+    monkeypatch.setattr(application, "read_body", read_and_take_out)
     answer = client.post("/predict", json={"rows": [ROW]})
     assert (answer.status_code, answer.json()["model_version"]) == (200, "7")
     assert client.get("/readyz").status_code == 503

@@ -353,19 +353,19 @@ def test_long_text_of_a_date_is_not_a_date(serving: Any, length: int) -> None:
 
 
 class Clock:
-    """The time that `ondol_serving.middleware` sees."""
+    """The time that `ondol_serving.admission` sees."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from ondol_serving import middleware
+        from ondol_serving import admission
 
         self.now = 100.0
-        monkeypatch.setattr(middleware, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(admission, "perf_counter", lambda: self.now)
 
 
 def test_more_than_can_be_served_in_time_is_refused_at_once_with_when_to_try_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from ondol_serving.middleware import Busy, Load
+    from ondol_serving.admission import Busy, Load
 
     async def ask() -> tuple[int, int]:
         clock, load = Clock(monkeypatch), Load()
@@ -389,7 +389,7 @@ def test_more_than_can_be_served_in_time_is_refused_at_once_with_when_to_try_aga
 
 
 def test_a_lone_request_is_never_refused_however_slow_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ondol_serving.middleware import Load
+    from ondol_serving.admission import Load
 
     async def ask() -> None:
         clock, load = Clock(monkeypatch), Load()
@@ -402,7 +402,7 @@ def test_a_lone_request_is_never_refused_however_slow_the_model(monkeypatch: pyt
 
 
 def test_large_requests_wait_for_a_turn_and_not_for_longer_than_is_set() -> None:
-    from ondol_serving.middleware import HEAVY_AT_ONCE, HEAVY_BYTES, Busy, Load
+    from ondol_serving.admission import HEAVY_AT_ONCE, HEAVY_BYTES, Busy, Load
 
     async def ask() -> None:
         load = Load()

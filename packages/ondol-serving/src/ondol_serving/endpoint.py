@@ -1,68 +1,30 @@
-"""The endpoint `/predict`: reads a body, predicts requests in batches and writes an answer.
+"""The endpoint `/predict`: reads a body, predicts its rows and writes an answer.
 
-BentoML gets the classes for reading and writing as `input_spec` and `output_spec`. The bundle that is in production
-when a request arrives both validates and predicts it, so an answer never mixes two models.
+The bundle that is in production when a request arrives both validates and predicts it, so an answer never mixes two
+models. `answer_predict` is what callers reach. BentoML gets the classes for reading and writing as `input_spec` and
+`output_spec`: for the documentation, and for a service that overrides `predict`.
 """
 
 import asyncio
-import json
-import secrets
 import time
-from dataclasses import dataclass
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bentoml import IODescriptor
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from ondol_serving.admission import HEAVY_BYTES
+from ondol_serving.answers import Accepted, create_request_ids
 from ondol_serving.bundle import Bundle
-from ondol_serving.log import Answered, prediction_log
-from ondol_serving.metrics import counters
-from ondol_serving.middleware import HEAVY_BYTES
-from ondol_serving.request import Envelope, shorten
+from ondol_serving.errors import list_errors, refuse_rows
+from ondol_serving.request import Envelope
+from ondol_serving.serving import serving
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-LONGEST_PLACE = 200
-MANY_ROWS = 64  # larger requests or batches are predicted in a thread, so that the event loop stays free
-Predictions = list[dict[str, Any]]
-_write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-
-
-@dataclass(frozen=True, slots=True)
-class InvalidRequest:
-    """A request that does not match the contract; it is answered with 400."""
-
-    errors: list[dict[str, Any]]
-
-
-class Accepted(NamedTuple):
-    """A validated request: the feature values of each row, and the bundle that validated them and will predict them.
-
-    The other fields are for the log: the body, the number of its fields, its time of arrival (`time.perf_counter`), and
-    whether it has columns that are neither read nor logged.
-    """
-
-    bundle: Bundle
-    rows: list[tuple[Any, ...]]
-    body: bytes
-    keys: int
-    arrived: float
-    unread: bool = False
-
-    @property
-    def heavy(self) -> bool:
-        """Whether predicting it would block the event loop."""
-        return len(self.body) > HEAVY_BYTES or len(self.rows) > MANY_ROWS
-
-
-class Answer(NamedTuple):
-    """The predictions of one request."""
-
-    asked: Accepted
-    predictions: list[dict[str, Any]]
+_request_ids = create_request_ids()
 
 
 class Prediction(BaseModel):
@@ -80,15 +42,8 @@ class PredictRequest(IODescriptor, Envelope):
 
     @classmethod
     async def from_http_request(cls, request: "Request", serde: Any) -> Any:
-        """Return the validated rows of a request, or its errors, by the bundle that is in production at its arrival."""
-        bundle: Bundle = request.scope["bundle"]
-        body, arrived = request.scope["body"], time.perf_counter()
-        try:
-            many = len(body) > HEAVY_BYTES
-            read = await asyncio.to_thread(bundle.read, body) if many else bundle.read(body)
-            return Accepted(bundle, read.rows, read.body, read.keys, arrived, read.unread)
-        except ValidationError as error:
-            return InvalidRequest(list_errors(error))
+        """Return the validated rows of a request, or the answer 400."""
+        return await read_request(request.scope)
 
 
 class PredictResponse(IODescriptor):
@@ -101,100 +56,34 @@ class PredictResponse(IODescriptor):
     predictions: list[Prediction]
 
     @classmethod
-    async def to_http_response(cls, obj: Answer | InvalidRequest, serde: Any) -> Response:
-        """Log the answer and return it, or return a 400 for an invalid request."""
-        if isinstance(obj, InvalidRequest):
-            return _refuse(obj)
-        asked, request_id = obj.asked, secrets.token_hex(16)
-        write = asyncio.to_thread(_write_and_log, obj, request_id) if asked.heavy else None
-        predictions = await write if write else _write_and_log(obj, request_id)
-        head = f'{{"request_id":"{request_id}","model_version":{_write(asked.bundle.version)},"predictions":'
-        headers = {"X-Request-ID": request_id}
-        return Response(b"".join((head.encode(), predictions, b"}")), headers=headers, media_type="application/json")
+    async def to_http_response(cls, obj: tuple[Accepted, bytes], serde: Any) -> Response:
+        """Return the answer to a request, whose body has been written."""
+        request, body = obj
+        return Response(body, headers={"X-Request-ID": request.request_id}, media_type="application/json")
 
 
-def _write_and_log(answer: Answer, request_id: str) -> bytes:
-    """Log the predictions and return them as JSON."""
-    asked, predictions = answer.asked, _write(answer.predictions).encode()
-    if asked.bundle.recorder.rules.enabled:
-        ms = (time.perf_counter() - asked.arrived) * 1000
-        answered = Answered(request_id, ms, asked.body, asked.keys, predictions, asked.unread)
-        prediction_log.append(asked.bundle.recorder, answered)
-    return predictions
+async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer `POST /predict`; an ASGI application behind `Application`, which has read the body."""
+    request = await read_request(scope)
+    if isinstance(request, Response):
+        return await request(scope, receive, send)
+    body = await serving.batcher.answer(request)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request.request_id.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
-def list_errors(error: ValidationError) -> list[dict[str, Any]]:
-    """Return the errors of an invalid request, without the values that were sent."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [dict(one) | {"loc": list(one["loc"])} for one in found]
-
-
-def _refuse(refusal: InvalidRequest) -> JSONResponse:
-    first = refusal.errors[0]
-    place = shorten(".".join(map(str, first["loc"])) or "body", LONGEST_PLACE)
-    more = f" (and {len(refusal.errors) - 1} more)" if len(refusal.errors) > 1 else ""
-    return JSONResponse({"error": f"{place}: {first['msg']}{more}", "detail": refusal.errors}, 400)
-
-
-Job = tuple[Bundle, list[Any], "asyncio.Future[Predictions]"]
-
-
-class Batcher:
-    """Predicts requests that arrive together in one call of the model. One for each event loop.
-
-    A call of the model costs far more than an additional row. So one call predicts the rows of all requests that the
-    event loop has read so far. No request waits for later ones, so a single client is not slowed down. BentoML's own
-    adaptive batching waits in steps of a millisecond; `benchmarks/bench_serving.py` of the template compares them.
-    """
-
-    def __init__(self) -> None:
-        """Create a batcher without requests."""
-        self._jobs: list[Job] = []
-        self._worker: asyncio.Task[None] | None = None
-
-    async def predict(self, bundle: Bundle, rows: list[Any]) -> Predictions:
-        """Return the predictions of `bundle` for `rows`."""
-        if len(rows) > MANY_ROWS:
-            return await asyncio.to_thread(_predict, bundle, rows)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Predictions] = loop.create_future()
-        self._jobs.append((bundle, rows, future))
-        if self._worker is None:
-            self._worker = loop.create_task(self._work())
-        return await future
-
-    async def _work(self) -> None:
-        """Predict until no request waits; requests that arrive during a slow call form the next batch."""
-        try:
-            while self._jobs:
-                jobs, self._jobs = self._jobs, []
-                for bundle, run in groupby(jobs, key=lambda job: job[0]):
-                    await _predict_batch(bundle, list(run))
-        finally:
-            self._worker = None
-
-
-async def _predict_batch(bundle: Bundle, jobs: list[Job]) -> None:
-    """Predict the rows of `jobs` in one call; if it fails, predict each job separately, so that only bad ones fail."""
-    rows = [row for _, rows, _ in jobs for row in rows]
+async def read_request(scope: Scope) -> Accepted | Response:
+    """Return the validated rows of a request, or the answer 400, by the bundle in production at its arrival."""
+    bundle: Bundle = scope["bundle"]
+    body, arrived = scope["body"], time.perf_counter()
     try:
-        slow = bundle.runtime.slow or len(rows) > MANY_ROWS
-        predictions = await asyncio.to_thread(_predict, bundle, rows) if slow else _predict(bundle, rows)
-    except Exception as error:
-        if len(jobs) > 1:
-            for job in jobs:
-                await _predict_batch(bundle, [job])
-        elif not jobs[0][2].done():
-            jobs[0][2].set_exception(error)
-        return
-    start = 0
-    for _, own, future in jobs:
-        if not future.done():  # done: the client has disconnected
-            future.set_result(predictions[start : start + len(own)])
-        start += len(own)
-
-
-def _predict(bundle: Bundle, rows: list[Any]) -> Predictions:
-    predictions = bundle.predict(rows)
-    counters().count(bundle, rows)  # after the call: a failed batch is tried again
-    return predictions
+        many = len(body) > HEAVY_BYTES
+        read = await asyncio.to_thread(bundle.read, body) if many else bundle.read(body)
+        return Accepted(bundle, next(_request_ids), read.rows, read.body, read.keys, arrived, read.unread)
+    except ValidationError as error:
+        return refuse_rows(list_errors(error))

@@ -62,9 +62,8 @@ class Recorder:
         names = {"version": version, "bundle": folder.resolve().name}
         self._about = json.dumps(names, ensure_ascii=False, separators=(",", ":"))[1:-1]
 
-    def line(self, answered: Answered) -> bytes:
-        """Return the record of an answer, with the current time."""
-        at = datetime.now(UTC).isoformat("T", "microseconds")
+    def line(self, answered: Answered, at: str) -> bytes:
+        """Return the record of an answer, given at the time `at`."""
         request_id, milliseconds, body, keys, predictions, unread = answered
         head = f'{{"id":"{request_id}","at":"{at}",{self._about},"ms":{milliseconds:.3f},"request":'
         request = self._request(body, keys, unread)
@@ -131,16 +130,23 @@ class PredictionLog:
         self._complained = False  # about these
         self._spoke = -COMPLAINT_SECONDS
 
-    def append(self, recorder: Recorder, answered: Answered) -> None:
-        """Write the record of an answer."""
+    def append(self, recorder: Recorder, answers: list[Answered]) -> None:
+        """Write the records of answers in one piece: a system call for each takes longer than the rest of its work."""
+        lines = []
+        at = datetime.now(UTC).isoformat("T", "microseconds")
+        for answered in answers:
+            try:
+                lines.append(recorder.line(answered, at))
+            except Exception as error:  # the answers are sent in any case
+                self._drop(error, 1)
+        written = b"".join(lines)
         try:
-            line = recorder.line(answered)
             with self._lock:
-                file, size = self._ready(recorder, len(line))
-                self._write(file, line, size)
+                file, size = self._ready(recorder, len(written))
+                self._write(file, written, size)
                 self._recover()
-        except Exception as error:  # the answer is sent in any case
-            self._drop(error)
+        except Exception as error:
+            self._drop(error, len(lines))
 
     def close(self) -> None:
         """Close the file, if one is open."""
@@ -162,14 +168,14 @@ class PredictionLog:
         remove_oldest(Path(recorder.folder), recorder.rules.keep_bytes)
         return file, 0
 
-    def _write(self, file: int, line: bytes, size: int) -> None:
-        """Write a line whole, or leave the file as it was."""
-        written = os.write(file, line)
-        if written == len(line):
+    def _write(self, file: int, lines: bytes, size: int) -> None:
+        """Write whole lines, or leave the file as it was."""
+        written = os.write(file, lines)
+        if written == len(lines):
             return
         try:  # only a part was written
-            while written < len(line):
-                written += os.write(file, line[written:])
+            while written < len(lines):
+                written += os.write(file, lines[written:])
         except OSError:
             try:
                 os.ftruncate(file, size)
@@ -177,9 +183,9 @@ class PredictionLog:
                 self.close()  # readers ignore an incomplete last line
             raise
 
-    def _drop(self, error: Exception) -> None:
-        counters().dropped.inc()
-        self._dropped += 1
+    def _drop(self, error: Exception, records: int) -> None:
+        counters().dropped.inc(records)
+        self._dropped += records
         now = time.monotonic()
         if not self._complained and now - self._spoke >= COMPLAINT_SECONDS:  # a disk may be full from time to time
             self._complained, self._spoke = True, now

@@ -9,18 +9,23 @@ from functools import lru_cache
 from typing import Any, cast
 
 import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from bentoml.exceptions import ServiceUnavailable
 from pydantic import ValidationError
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ondol_serving.answers import Accepted
+from ondol_serving.application import JSON, Application, Dispatcher
+from ondol_serving.batching import Batcher
 from ondol_serving.bundle import Bundle
-from ondol_serving.endpoint import Accepted, Answer, Batcher, InvalidRequest, PredictRequest, PredictResponse
+from ondol_serving.endpoint import PredictRequest, PredictResponse, answer_predict
+from ondol_serving.errors import refuse
 from ondol_serving.metrics import counters
-from ondol_serving.middleware import AdmissionControl, refuse
-from ondol_serving.openapi import Page, TypedService
+from ondol_serving.openapi import DocumentedService, show_page
 from ondol_serving.printable import PrintableRecord
 from ondol_serving.protocol import use_protocol
 from ondol_serving.request import REQUEST
@@ -42,24 +47,37 @@ logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_fault)  # B
 WORKERS = int(os.environ.get("ML_SERVICE__WORKERS") or 1)
 
 
-async def show_model(_: Request) -> JSONResponse:
+async def show_alive(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer `GET /livez` and `GET /healthz`."""
+    await PlainTextResponse("\n")(scope, receive, send)
+
+
+async def show_ready(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer `GET /readyz`."""
+    ready = serving.bundle is not None
+    await (PlainTextResponse("\n") if ready else refuse(503, "no_model", NO_MODEL))(scope, receive, send)
+
+
+async def show_model(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer `GET /model`."""
-    bundle = serving.bundle
-    return refuse(503, "no_model", NO_MODEL) if bundle is None else describe_model(bundle)
+    if (bundle := serving.bundle) is None:
+        return await refuse(503, "no_model", NO_MODEL)(scope, receive, send)
+    await Response(describe_model(bundle), media_type=JSON)(scope, receive, send)
 
 
 @lru_cache(maxsize=1)
-def describe_model(bundle: Bundle) -> JSONResponse:
-    """Return the answer of `GET /model`; building the schema of a wide model is slow."""
+def describe_model(bundle: Bundle) -> bytes:
+    """Return the body of `GET /model`; building the schema of a wide model is slow."""
     names = ("name", "version", "created", "problem", "runtime", "data_digest", "commit", "run_id", "metrics")
-    return JSONResponse(
-        {name: bundle.meta.get(name) for name in names}
-        | {
-            "target": bundle.contract.target,
-            "classes": bundle.contract.classes,
-            "schema": bundle.request_type.model_json_schema(),
-        }
-    )
+    about = {name: bundle.meta.get(name) for name in names} | {
+        "target": bundle.contract.target,
+        "classes": bundle.contract.classes,
+        "schema": bundle.request_type.model_json_schema(),
+    }
+    return json.dumps(about, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+MODEL = Route("/model", show_model, methods=["GET"])  # of `Dispatcher`; BentoML does not know it
 
 
 class ModelService:
@@ -70,9 +88,7 @@ class ModelService:
         """Load the champion, if there is one, and watch for the next."""
         serving.forget()
         counters()
-        self._batcher = Batcher()
-        # Resolved once: BentoML would inspect the method's signature at every request.
-        self.__dict__["predict"] = self.predict
+        serving.batcher = Batcher()
         await asyncio.to_thread(serving.refresh)
         self._watcher = asyncio.create_task(serving.watch())
 
@@ -88,11 +104,9 @@ class ModelService:
         return serving.bundle is not None
 
     @bentoml.api(input_spec=PredictRequest, output_spec=PredictResponse)
-    async def predict(self, request: Accepted | InvalidRequest, /) -> Answer | InvalidRequest:
+    async def predict(self, request: Accepted | Response, /) -> tuple[Accepted, bytes] | Response:
         """Predict each row with the model in production."""
-        if isinstance(request, InvalidRequest):
-            return request
-        return Answer(request, await self._batcher.predict(request.bundle, request.rows))
+        return request if isinstance(request, Response) else (request, await serving.batcher.answer(request))
 
     async def predict_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the predictions of `rows`, as in `POST /predict`; for use in the project's own endpoints.
@@ -106,7 +120,36 @@ class ModelService:
         bundle = serving.bundle
         if bundle is None:
             raise ServiceUnavailable(NO_MODEL)
-        return await self._batcher.predict(bundle, bundle.parse(json.dumps({"rows": rows}).encode()))
+        return await serving.batcher.predict(bundle, bundle.parse(json.dumps({"rows": rows}).encode()))
+
+
+class TypedService(DocumentedService):
+    """A BentoML service that answers the routes of every prediction service before BentoML's own layers."""
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """Return the application that the server runs."""
+        app: Any = super().to_asgi(is_main)
+        # The requests have been counted. BentoML's timeout creates a task and a timer for every request and keeps the
+        # timer for a minute; bodies have a time limit in `Application`.
+        unused = (RunnerTrafficMetricsMiddleware, TimeoutMiddleware, *(added for added, _ in self.middlewares))
+        app.user_middleware = [one for one in app.user_middleware if one.cls not in unused]
+        admitted: ASGIApp = Dispatcher(self._find_direct(), app)
+        for added, options in reversed(self.middlewares):  # of the project's service, around all routes
+            admitted = added(admitted, **options)
+        types = {api.route: api.input_spec.mime_type() for api in self.apis.values()}
+        return Application(admitted, [*app.routes, MODEL], types)
+
+    def _find_direct(self) -> dict[str, ASGIApp]:
+        """Return the routes that are answered without BentoML: those that the project's service does not override."""
+        direct: dict[str, ASGIApp] = {"/": show_page, "/model": show_model}
+        if not hasattr(self.inner, "__is_alive__"):
+            direct |= {"/livez": show_alive, "/healthz": show_alive}
+        if self.inner.__is_ready__ is ModelService.__is_ready__:
+            direct["/readyz"] = show_ready
+        traced = BentoMLContainer.tracing.exporter_type.get() is not None  # by a middleware of BentoML
+        if self.apis["predict"] is ModelService.predict and not traced:
+            direct["/predict"] = answer_predict
+        return direct
 
 
 def service(cls: type[ModelService]) -> TypedService:
@@ -117,22 +160,13 @@ def service(cls: type[ModelService]) -> TypedService:
     """
     if not issubclass(cls, ModelService):
         raise TypeError(f"{cls.__name__} does not inherit ModelService, which answers POST /predict")
-    with_model = bentoml.asgi_app(Starlette(routes=[Route("/model", show_model)]))(cls)
-    made = cast(
+    use_protocol()
+    return cast(
         TypedService,
         bentoml.service(
             name="model",
             service_class=TypedService,
             workers=WORKERS,
             logging={"access": {"enabled": False}},  # /metrics counts requests by status
-            # Spans that are not collected cost a third of a request. A deployment that sets an exporter in
-            # BENTOML_CONFIG sets `excluded_urls: []` beside it.
-            tracing={"excluded_urls": ["/predict"]},
-        )(with_model),
+        )(cls),
     )
-    made.add_asgi_middleware(
-        AdmissionControl, types={api.route: api.input_spec.mime_type() for api in made.apis.values()}
-    )
-    made.add_asgi_middleware(Page)
-    use_protocol()
-    return made

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
-from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from starlette.responses import HTMLResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from ondol_serving.bundle import Bundle
-from ondol_serving.middleware import PathFilter
 from ondol_serving.serving import serving
 
 PAGE = Path(bentoml.__file__).parents[1] / "_bentoml_impl" / "server" / "main-openapi.html"
@@ -72,21 +70,10 @@ class Document:
         return self._document
 
 
-class TypedService(bentoml.Service[Any]):
-    """A BentoML service whose documentation shows the types of the bundle that it serves, behind a `PathFilter`."""
+class DocumentedService(bentoml.Service[Any]):
+    """A BentoML service whose documentation shows the types of the bundle that it serves."""
 
     _made: tuple[Bundle | None, Document] | None = None
-
-    def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """Return the application that the server runs."""
-        app: Any = super().to_asgi(is_main)
-        # BentoML's timeout creates a task and a timer for every request and keeps the timer for a minute. Bodies have a
-        # time limit here.
-        app.user_middleware = [one for one in app.user_middleware if one.cls is not TimeoutMiddleware]
-        # Starlette tries one route after another, and BentoML puts its probes first.
-        ours = {api.route for api in self.apis.values()}
-        app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in ours)
-        return PathFilter(app, app.routes)
 
     @property
     def doc(self) -> str:
@@ -142,21 +129,12 @@ def _describe(refusals: dict[int, str]) -> dict[str, Any]:
     return {str(status): {"description": text, "content": content} for status, text in refusals.items()}
 
 
-class Page:
-    """ASGI middleware: the page at `/` is BentoML's own, but shows the model's name, which BentoML's style hides.
+async def show_page(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer `GET /` by BentoML's own page, with the model's name, which BentoML's style hides, and without a tracker.
 
-    The tracker that it would load from Google is left out.
+    The tracker would be loaded from Google.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap `app`."""
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer `GET /` with the page, and pass every other request on."""
-        if scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET" and PAGE.exists():
-            return await HTMLResponse(read_page(), headers=UNFRAMED)(scope, receive, send)
-        await self.app(scope, receive, send)
+    await HTMLResponse(read_page(), headers=UNFRAMED)(scope, receive, send)
 
 
 @cache

@@ -5,6 +5,7 @@ does not read. With httptools it also accepts a head of any size. An ASGI applic
 """
 
 import asyncio
+import logging
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ class ConnectionTimeouts:
     def connection_made(self: Any, transport: Any) -> None:
         """Wait for a first request."""
         super().connection_made(transport)  # type: ignore[misc]
+        # Otherwise uvicorn builds each line before the logger discards it.
+        self.access_log = self.access_log and self.access_logger.isEnabledFor(logging.INFO)
         self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def connection_lost(self: Any, exc: Exception | None) -> None:
@@ -45,7 +48,7 @@ class ConnectionTimeouts:
     def data_received(self: Any, data: bytes) -> None:
         """Process the data; a timer runs while a head, or an answered body, is incomplete."""
         super().data_received(data)  # type: ignore[misc]
-        if self.in_head() or self.in_answered_body():
+        if self.is_unfinished():
             if self._timer is None:
                 self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
         elif self._timer is not None:
@@ -55,8 +58,7 @@ class ConnectionTimeouts:
     def on_response_complete(self: Any) -> None:
         """Start a timer for the rest of the body, or of the next head, if one is incomplete."""
         super().on_response_complete()  # type: ignore[misc]
-        unfinished = self.in_head() or self.in_answered_body()
-        if self._timer is None and unfinished and not self.transport.is_closing():
+        if self.is_unfinished() and self._timer is None and not self.transport.is_closing():
             self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def pause_writing(self: Any) -> None:
@@ -92,9 +94,10 @@ class TimedH11(ConnectionTimeouts, H11Protocol):
         """Return True while a head is incomplete."""
         return self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
 
-    def in_answered_body(self) -> bool:
-        """Return True while a body that was already answered is incomplete."""
-        return self.conn.their_state is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete
+    def is_unfinished(self) -> bool:
+        """Return True while a head, or a body that was already answered, is incomplete."""
+        in_body = self.conn.their_state is h11.SEND_BODY
+        return self.in_head() or (in_body and self.cycle is not None and self.cycle.response_complete)
 
 
 if HttpToolsProtocol is not None:
@@ -102,20 +105,20 @@ if HttpToolsProtocol is not None:
     class TimedHttpTools(ConnectionTimeouts, HttpToolsProtocol):
         """With httptools."""
 
-        _head = _message = False  # whether one has begun and not ended
+        _message = False  # whether one has begun and not ended
         _head_bytes = 0
 
-        def in_head(self) -> bool:
-            """Return True while a head is incomplete."""
-            return self._head
+        def is_unfinished(self) -> bool:
+            """Return True while a head, or a body that was already answered, is incomplete."""
+            return self._message and (self.in_head() or self.cycle.response_complete)
 
-        def in_answered_body(self) -> bool:
-            """Return True while a body that was already answered is incomplete."""
-            return self._message and self.cycle is not None and self.cycle.response_complete
+        def in_head(self) -> bool:
+            """Return True while a head is incomplete: uvicorn creates a cycle when it is complete."""
+            return self._message and (self.cycle is None or self.cycle.scope is not self.scope)
 
         def data_received(self, data: bytes) -> None:
             """Process the data, unless the head becomes too long."""
-            if self._head:
+            if self._message and self.in_head():
                 self._head_bytes += len(data)
                 if self._head_bytes > HEAD_BYTES:
                     return self.close_with(b"431 Request Header Fields Too Large")
@@ -124,18 +127,18 @@ if HttpToolsProtocol is not None:
         def on_message_begin(self) -> None:
             """Begin a head."""
             super().on_message_begin()
-            self._head = self._message = True
+            self._message = True
             self._head_bytes = 0
-
-        def on_headers_complete(self) -> None:
-            """End a head."""
-            self._head = False
-            super().on_headers_complete()
 
         def on_message_complete(self) -> None:
             """End a body."""
             self._message = False
             super().on_message_complete()
+
+
+def is_received(receive: Any) -> bool:
+    """Return True if uvicorn has received the whole body of a request, so that `receive` does not wait for it."""
+    return not getattr(getattr(receive, "__self__", None), "more_body", True)
 
 
 def use_protocol() -> None:

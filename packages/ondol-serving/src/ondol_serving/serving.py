@@ -1,6 +1,7 @@
 """Loads the bundle in production, which `ML_BUNDLE` or `champion.json` in `ML_STORE` names; checked twice a second."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from ondol_serving.batching import Batcher
 from ondol_serving.bundle import Bundle, BundleError, load_bundle
 
 POLL_SECONDS = 0.5  # together with loading, a promotion is in production within two seconds
@@ -34,6 +36,7 @@ class Serving:
     def __init__(self) -> None:
         """Start without a bundle; `refresh` loads it."""
         self.bundle: Bundle | None = None
+        self.batcher: Batcher  # of the server's event loop; `ModelService.start` sets it
         self._loaded: object = None
         self._tried: object = None
         self._retry_at = 0.0
@@ -53,6 +56,7 @@ class Serving:
                     return
                 self._tried = named
                 self.bundle = load_bundle(folder, digest)
+                freeze_objects()
                 self._loaded, self._complaint = named, ""
                 log.info("Serving model version %s from %s", self.bundle.version, folder)
             except NoBundle as error:
@@ -94,6 +98,16 @@ class Serving:
         self._complaint = str(error)
         old = "there is none yet" if self.bundle is None else f"version {self.bundle.version} stays in production"
         log.error("Refused a bundle, %s: %s", old, error)
+
+
+def freeze_objects() -> None:
+    """Let the garbage collector skip all objects that exist now, and free what an earlier bundle left.
+
+    It would look at the objects of all imported modules again and again, in the middle of requests.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def locate_bundle() -> tuple[Path, str | None]:

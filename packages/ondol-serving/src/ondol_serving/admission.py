@@ -1,0 +1,178 @@
+"""Admission of requests: reading the body within its limits, and the load of an event loop."""
+
+import asyncio
+import math
+from contextlib import nullcontext
+from time import perf_counter
+
+from starlette.types import Receive
+
+from ondol_serving.errors import RequestRefused
+from ondol_serving.protocol import is_received
+from ondol_serving.settings import Limits
+
+HEAVY_BYTES = 32_768  # larger bodies are read, predicted and answered in threads: the event loop stays free
+HEAVY_AT_ONCE = 2  # of these large bodies; each may need ten times its size in memory
+REQUEST_COST = 2_500  # the fixed cost of a request, in bytes of body
+FIRST_GUESS = (1_000_000.0, 0.1)  # cost and seconds: assumed until some seconds of work have been measured
+REMEMBERED_SECONDS = 2.0  # of work
+
+
+class Busy(Exception):
+    """The service cannot answer the request within the configured time.
+
+    Attributes:
+        retry_after: Whole seconds after which the client may try again.
+    """
+
+    def __init__(self, retry_after: float) -> None:
+        """Round up the seconds to wait."""
+        super().__init__(retry_after)
+        self.retry_after = max(1, min(60, math.ceil(retry_after)))
+
+
+class Load:
+    """The load of one event loop, and whether more requests can be admitted.
+
+    The expected waiting time of a request is the load divided by the recent rate of work. Only time with work counts,
+    so an idle service keeps its last measurement.
+    """
+
+    def __init__(self) -> None:
+        """Start without load."""
+        self.bytes = 0  # bytes of bodies that are not answered yet, except small ones that came in one piece
+        self.turns = asyncio.Semaphore(HEAVY_AT_ONCE)
+        self._cost = 0  # of all requests in progress
+        self._done, self._seconds = FIRST_GUESS
+        self._since = 0.0
+
+    def wait_seconds(self) -> float:
+        """Return the expected waiting time, in seconds, of a request that arrives now."""
+        return self._cost * self._seconds / self._done
+
+    def begin(self, size: int, max_wait: float) -> "Work":
+        """Begin a request whose body of `size` bytes has been read; the caller must end it.
+
+        Raises:
+            Busy: it would wait longer than `max_wait` seconds.
+        """
+        cost = size + REQUEST_COST
+        if self._cost and (wait := self.wait_seconds()) > max_wait:
+            raise Busy(wait)
+        self._pass()
+        self._cost += cost
+        return Work(self, cost, max_wait if size > HEAVY_BYTES else None)
+
+    def end(self, cost: int) -> None:
+        """Count finished work."""
+        self.drop(cost)
+        self._done += cost
+        if self._seconds > REMEMBERED_SECONDS:
+            self._done, self._seconds = self._done / 2, self._seconds / 2
+
+    def drop(self, cost: int) -> None:
+        """Remove work that was not done."""
+        self._pass()
+        self._cost -= cost
+
+    def _pass(self) -> None:
+        """Add the time since the last change, if there was work."""
+        now = perf_counter()
+        if self._cost:
+            self._seconds += now - self._since
+        self._since = now
+
+
+class Work:
+    """A request in progress."""
+
+    __slots__ = ("_cost", "_load", "_max_wait", "_turn")
+
+    def __init__(self, load: Load, cost: int, max_wait: float | None) -> None:
+        """Store what `end` subtracts from the load; a request with `max_wait` waits for its turn."""
+        self._load: Load | None = load
+        self._cost, self._max_wait, self._turn = cost, max_wait, False
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has to wait for its turn."""
+        return self._max_wait is not None and not self._turn
+
+    async def wait(self) -> None:
+        """Wait for its turn.
+
+        Raises:
+            Busy: it did not come in time; the request is ended.
+        """
+        assert self._load is not None and self._max_wait is not None
+        try:
+            async with asyncio.timeout(self._max_wait):
+                await self._load.turns.acquire()
+        except BaseException as error:
+            self._load.drop(self._cost)
+            self._load = None
+            if isinstance(error, TimeoutError):
+                raise Busy(self._max_wait) from None
+            raise
+        self._turn = True
+
+    def end(self) -> None:
+        """End it, once: when its answer begins, since the reading speed of the client does not count."""
+        if self._load is not None:
+            self._load.end(self._cost)
+            if self._turn:
+                self._load.turns.release()
+            self._load = None
+
+
+class ClientDisconnected(Exception):
+    """The client has left in the middle of its body."""
+
+
+async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes, int]:
+    """Return the whole body, and how many of its bytes are counted in `load`; the caller must subtract them.
+
+    Raises:
+        RequestRefused: it is too large, or does not come in time.
+        Busy: too many bytes are in flight.
+        ClientDisconnected: the client left.
+    """
+    counted = 0
+    # Most bodies have arrived with their head. A timer for each would cost some microseconds.
+    timeout = nullcontext() if is_received(receive) else asyncio.timeout(limits.body_seconds)
+    try:
+        async with timeout:
+            message = await receive()
+            body: bytes = message.get("body", b"")
+            if not message.get("more_body") and len(body) <= HEAVY_BYTES and message["type"] == "http.request":
+                return body, 0  # the server already has it in memory
+            chunks, size = [body], len(body)
+            while True:
+                if message["type"] != "http.request":
+                    raise ClientDisconnected
+                if size > limits.max_body_bytes:
+                    raise body_too_large(limits)
+                if load.bytes + len(chunks[-1]) > max(limits.max_bytes_in_flight, limits.max_body_bytes):
+                    raise Busy(1)
+                load.bytes += len(chunks[-1])
+                counted += len(chunks[-1])
+                if not message.get("more_body"):
+                    return b"".join(chunks), counted
+                message = await receive()
+                chunks.append(message.get("body", b""))
+                size += len(chunks[-1])
+    except TimeoutError:
+        load.bytes -= counted
+        seconds = f"{limits.body_seconds:g} s"
+        raise RequestRefused(
+            408, "body_too_slow", f"The body did not arrive within {seconds} (body_seconds)", {"Connection": "close"}
+        ) from None
+    except BaseException:
+        load.bytes -= counted
+        raise
+
+
+def body_too_large(limits: Limits) -> RequestRefused:
+    """Return the refusal of a body that is larger than its limit."""
+    message = f"The body is larger than the limit of {limits.max_body_bytes} bytes (max_body_bytes)"
+    return RequestRefused(413, "body_too_large", message)

@@ -1,0 +1,58 @@
+"""Writes the answers of predicted requests, and their records in the prediction log."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pydantic_core import to_json
+
+from ondol_serving.bundle import Bundle
+from ondol_serving.log import Answered, prediction_log
+
+Predictions = list[dict[str, Any]]
+IDS_AT_ONCE = 256
+
+
+class Accepted(NamedTuple):
+    """A validated request: the feature values of each row, and the bundle that validated them and will predict them.
+
+    The other fields are for the log: the body, the number of its fields, its time of arrival (`time.perf_counter`), and
+    whether it has columns that are neither read nor logged.
+    """
+
+    bundle: Bundle
+    request_id: str
+    rows: list[tuple[Any, ...]]
+    body: bytes
+    keys: int
+    arrived: float
+    unread: bool = False
+
+
+def create_request_ids() -> Iterator[str]:
+    """Yield random ids of 32 hexadecimal digits, drawn together: each draw is a system call."""
+    while True:
+        drawn = secrets.token_hex(16 * IDS_AT_ONCE)
+        yield from (drawn[start : start + 32] for start in range(0, len(drawn), 32))
+
+
+def write_answers(answers: list[tuple[Accepted, Predictions]]) -> list[bytes | Exception]:
+    """Log the answers of one bundle, and return the body of each, or the error of what cannot be written as JSON."""
+    bodies: list[bytes | Exception] = []
+    records: list[Answered] = []
+    now = time.perf_counter()
+    bundle = answers[0][0].bundle
+    head = b'"model_version":%b,"predictions":' % to_json(bundle.version)
+    for request, predictions in answers:
+        try:
+            text = to_json(predictions)
+        except Exception as error:
+            bodies.append(error)
+            continue
+        ms = (now - request.arrived) * 1000
+        records.append(Answered(request.request_id, ms, request.body, request.keys, text, request.unread))
+        bodies.append(b'{"request_id":"%b",%b%b}' % (request.request_id.encode(), head, text))
+    if records and bundle.recorder.rules.enabled:
+        prediction_log.append(bundle.recorder, records)
+    return bodies
