@@ -105,16 +105,13 @@ def prepare(work: Path) -> None:
 
 def measure(wrk: str, running: list[Running], work: Path, arguments: argparse.Namespace, figures: Figures) -> None:
     """Fill `figures`: for each server the median requests a second and latency by clients, and failures."""
-    service = next(one for one in running if one.server.name == SERVICE)
-    pages = [
-        replace(
-            service, url=service.url.removesuffix("/predict") + page, server=Server(f"service {page}", [], "", body="")
-        )
-        for page in PAGES
-    ]
+    by_name = {one.server.name: one for one in running}
+    service = by_name[SERVICE]
+    pages = [find_page(service, page) for page in PAGES]
+    floor = find_page(by_name[BARE], "/")  # the tail that the machine causes
     for one in running:  # a warm-up that does not count
         ask(wrk, one, work, clients=16, seconds=1)
-    measure_rounds(wrk, [*running, *pages], work, arguments, figures)
+    measure_rounds(wrk, [*running, *pages, floor], work, arguments, figures)
     if arguments.requests:
         before = read_memory(service)
         sent = 0
@@ -125,6 +122,12 @@ def measure(wrk: str, running: list[Running], work: Path, arguments: argparse.Na
         long = [replace(one, server=replace(one.server, name=f"{one.server.name}, later")) for one in (service, *pages)]
         measure_rounds(wrk, long, work, arguments, figures)
         figures[long[0].server.name] |= {"requests": sent, "megabytes": [before, after]}
+
+
+def find_page(running: Running, path: str) -> Running:
+    """Return a page of a server, which is read by GET."""
+    server = Server(f"{running.server.name} {path}", [], "", body="")
+    return replace(running, url=running.url.removesuffix(running.server.path) + path, server=server)
 
 
 def measure_rounds(
@@ -191,7 +194,7 @@ def compare(figures: Figures) -> dict[str, Any]:
         "p99_to_p50": {
             f"{name}, {n}": round(entry[str(n)]["p99_ms"] / entry[str(n)]["p50_ms"], 2)
             for name, entry in figures.items()
-            if name.startswith(SERVICE) and "BentoML" not in name
+            if name.startswith((SERVICE, BARE)) and "BentoML" not in name
             for n in CLIENTS
         },
         "failed": sum(entry["failed"] for name, entry in figures.items() if name.startswith(SERVICE)),
@@ -199,7 +202,7 @@ def compare(figures: Figures) -> dict[str, Any]:
     ratios["met"] = (
         ratios["times_better_fastapi"] >= TIMES_FASTAPI
         and min(ratios["share_of_bare"].values()) >= SHARE_OF_BARE
-        and max(ratios["p99_to_p50"].values()) <= P99_TO_P50
+        and all(one <= P99_TO_P50 for name, one in ratios["p99_to_p50"].items() if name.startswith(SERVICE))
         and ratios["failed"] == 0
     )
     return ratios

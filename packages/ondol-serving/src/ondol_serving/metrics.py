@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 WRITE_SECONDS = 0.01
+WRITE_COUNT = 32  # of one endpoint; more together would delay other requests
 # Size of each metrics file of a process; a histogram needs 4 KB for each pair of endpoint and status code.
 RESERVED_BYTES = {"histogram": 1_048_576, "counter": 262_144, "gauge_all": 65_536, "gauge_livesum": 65_536}
 
@@ -97,7 +98,10 @@ class RequestMetrics:
 
     def count(self, path: str, status: int, seconds: float) -> None:
         """Count an answer; `end` follows."""
-        self._seconds[path, status].append(seconds)
+        waiting = self._seconds[path, status]
+        waiting.append(seconds)
+        if len(waiting) >= WRITE_COUNT:
+            self.write()
 
     def end(self, path: str) -> None:
         """End the count of `begin`."""
@@ -107,11 +111,14 @@ class RequestMetrics:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_later(WRITE_SECONDS, self.write)
+            asyncio.get_running_loop().call_later(WRITE_SECONDS, self._write_scheduled)
+
+    def _write_scheduled(self) -> None:
+        self._scheduled = False
+        self.write()
 
     def write(self) -> None:
         """Write what has been counted."""
-        self._scheduled = False
         if self._asked:
             self._last.set(self._asked)
         for path, running in self._running.items():
