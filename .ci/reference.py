@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from enum import EnumType
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,6 +71,11 @@ REFUSALS = {  # by the type of a refusal of the service: when
     "unsupported_media_type": "`Content-Type` is another one than the route declares; the header may be absent",
     "unsupported_encoding": "The body has a `Content-Encoding`",
     "no_model": "No model is in production yet",
+    "no_key": "Access is controlled, and the request has no key",
+    "invalid_key": "The key or token is unknown, expired or revoked",
+    "wrong_scope": "The key or token does not have the scope of the path",
+    "too_many_requests": "The caller has sent more requests than `[access] rate`; `Retry-After` says when to try again",
+    "no_issuer": "The public keys at `[access] jwks` cannot be read",
     "busy": "The request would wait too long (`[service] max_wait_seconds`), or too many bytes are in flight "
     "(`[service] max_bytes_in_flight`); `Retry-After` says when to try again",
 }
@@ -132,6 +138,8 @@ EFFECTS = {  # by section: what a change of it reaches, and when
     "deploy": f"{NEXT_RUN}: a bundle of the same version is made and loaded",
     "service": "`ml serve`: its next start. `ml up`: `ml down`, then `ml up`. A container: hosts and "
     "limits with the next bundle, or by a variable at its next start; `workers` by a variable alone",
+    "access": "`ml serve`: its next start. `ml up`: `ml down`, then `ml up`. A container: by a variable at its next "
+    "start, or by the next `ml release`",
     "log": "as `[service]` hosts and limits",
     "monitor": "the next `ml monitor`, and the next run of the worker. `metrics`: `ml down`, then `ml up`",
     "retrain": "the next `ml monitor`, and the next run of the worker",
@@ -144,6 +152,7 @@ VARIABLES = {  # read from the environment, and no setting of config.toml
     "ML_BUNDLE": "The folder of one bundle that the service loads, instead of the version that `champion.json` names.",
     "ML_COMMIT": "The commit that a version records where there is no repository, as in the worker's image.",
     "ML_IMAGE": "The image that `ml release` runs on the environment's host; the default of `--image`.",
+    "ML_API_KEY": "The key that `ml release` and `ml smoke` show to a service with access control.",
     "ML_LOG_KEY": 'The key of hashed columns in the prediction log (`[log] sensitive = "hash"`).',
 }
 
@@ -288,9 +297,11 @@ def describe_parameter(parameter: Any) -> tuple[str, str, str, str]:
     """Return the name of an argument or option, its type, default and help."""
     flag = getattr(parameter, "is_flag", False)
     annotation = parameter.type_descriptor.annotation
-    kind = "flag" if flag else {str: "text", list[str]: "text", int: "integer"}.get(annotation, "path")
+    [inner] = get_args(annotation) or [annotation]  # of a list
+    choices = ", ".join(code(one.value) for one in inner) if isinstance(inner, EnumType) else ""
+    kind = "flag" if flag else choices or {str: "text", int: "integer", float: "number"}.get(inner, "path")
     if parameter.min is not None:
-        kind += f", {parameter.min:,} to {parameter.max:,}"
+        kind += f", from {parameter.min:,}" + (f" to {parameter.max:,}" if parameter.max is not None else "")
     if parameter.required:
         default = "required"
     elif flag:

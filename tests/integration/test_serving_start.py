@@ -23,6 +23,8 @@ from ondol.errors import UserError
 from ondol.orchestration.guard import Child, free_port
 from ondol.project import Project
 from ondol.registry.bundles import new_bento_home
+from ondol.registry.keys import add_key
+from ondol.storage.store import open_store
 
 # BentoML uses pathspec and pydantic in ways that these call old.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -89,20 +91,34 @@ def started(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> list[list[st
     return commands
 
 
-@pytest.mark.parametrize(("host", "said"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("::", True)])
-def test_address_that_other_machines_can_reach_is_reported(
-    started: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, said: bool
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::"])
+def test_service_is_started_at_its_address(
+    started: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str
 ) -> None:
     monkeypatch.setenv("ML_SERVICE__HOST", host)
     monkeypatch.setenv("ML_SERVICE__HOSTS", "churn.example.com")
+    monkeypatch.setenv("ML_ACCESS__OPEN", "true")
     serve.serve_champion(port := free_port())
-    printed = capsys.readouterr().out
-    assert ("Other machines can reach" in printed) is said
-    assert re.search(r"http://(\[::1?\]|[0-9.]+):\d+", printed)
+    assert re.search(r"http://(\[::1?\]|[0-9.]+):\d+", capsys.readouterr().out)
     assert started[0][started[0].index("--host") + 1] == host
     # With its port: a page of another port of this machine is of another origin.
     assert os.environ["ML_SERVICE__HOSTS"] == f"churn.example.com,{f'[{host}]' if ':' in host else host}:{port}"
     assert Path(os.environ["BENTOML_HOME"]).parent.name == "processes"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3"])
+def test_service_for_other_machines_needs_access_control(
+    settings: Settings, started: list[list[str]], monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("ML_SERVICE__HOST", host)
+    monkeypatch.setattr(serve, "_require_free", lambda *_: None)  # not every machine has the address
+    with pytest.raises(UserError) as caught:
+        serve.serve_champion(free_port())
+    assert str(caught.value).startswith(f"[service] host is {host}, where other machines can reach the service, and it")
+    assert started == []
+    add_key(open_store(settings), "billing", ("predict",), None)
+    serve.serve_champion(free_port())
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize("host", ["localhost", "churn.example.com", "1.2.3", ""])

@@ -37,7 +37,7 @@ SERVICE_MAY = {
     "starlette",
     "uvicorn",
 }
-EXCEPTION_MAY = SERVICE_MAY | {"pandas", "skops", "sklearn"}
+EXCEPTIONS = {"access.py": {"jwt"}, "sklearn_runtime.py": {"pandas", "skops", "sklearn"}}  # extras
 HEAVY = {"bentoml", "evidently", "matplotlib", "mlflow", "onnx", "onnxruntime", "skl2onnx", "sklearn"}
 
 
@@ -101,8 +101,7 @@ def test_model_imports_only_what_describes_and_fits_data(path):
 
 @pytest.mark.parametrize("path", sorted([*SERVICE.rglob("*.py"), *SERVING.rglob("*.py")]), ids=name_of)
 def test_service_imports_neither_flows_nor_anything_slow(path):
-    allowed = EXCEPTION_MAY if path.name == "sklearn_runtime.py" else SERVICE_MAY
-    assert third_party(parse(path)) <= allowed
+    assert third_party(parse(path)) <= SERVICE_MAY | EXCEPTIONS.get(path.name, set())
 
 
 def test_service_imports_its_exception_only_where_it_is_needed():
@@ -119,10 +118,11 @@ def test_flows_import_of_the_service_only_modules_of_the_standard_library(path):
         assert not third_party(parse(SERVING / f"{module.partition('.')[2]}.py")), module
 
 
-def test_what_flows_share_with_the_service_are_callers_the_grammar_names_and_what_is_printable():
+def test_what_flows_share_with_the_service_are_callers_the_grammar_keys_names_and_what_is_printable():
     assert {module for path in OURS for module in service_modules(parse(path))} == {
         "ondol_serving.callers",
         "ondol_serving.grammar",
+        "ondol_serving.keys",
         "ondol_serving.names",
         "ondol_serving.printable",
     }

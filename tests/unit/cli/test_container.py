@@ -85,7 +85,7 @@ def test_old_container_runs_until_the_new_one_is_there_and_is_kept_until_that_is
 
 def test_image_that_runs_is_not_replaced(host, container, tmp_path):
     names = "churn.example.org,churn.example.org:8443"
-    host.have(NAME, store=str(tmp_path / "store"), ML_SERVICE__HOSTS=names)
+    host.have(NAME, store=str(tmp_path / "store"), ML_SERVICE__HOSTS=names, ML_ACCESS__OPEN="True")
     replace(container(), "churn:1")
     assert set(host.commands()) == {"container"}
 
@@ -179,7 +179,7 @@ def test_variables_are_given_by_name_so_that_no_command_shows_their_values(host,
     )
     wanted = {"ML_LOG_KEY": "very secret", "ML_LOG__KEEP_BYTES": "1000", "ML_SERVICE__WORKERS": "2"}
     wanted["ML_SERVICE__HOSTS"] = "churn.example.org,churn.example.org:8443"
-    assert host.containers[NAME]["env"] == wanted | {"ML_STORE": "/store"}
+    assert host.containers[NAME]["env"] == wanted | {"ML_ACCESS__OPEN": "True", "ML_STORE": "/store"}
     assert "very secret" not in json.dumps(host.state["log"])
 
 
@@ -276,15 +276,25 @@ def test_variable_that_is_not_set_is_refused_before_anything_moves(host, contain
 
 
 @pytest.mark.parametrize(
-    ("address", "said"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("10.1.2.3", True)]
+    ("address", "reachable"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("10.1.2.3", True)]
 )
-def test_container_is_published_on_the_loopback_unless_configured_otherwise_which_is_reported(
-    host, container, capsys, address, said
-):
-    replace(container(ML_ENVIRONMENTS__PRODUCTION__ADDRESS=address))
+def test_container_without_access_control_is_published_on_the_loopback_only(host, container, address, reachable):
+    made = container(ML_ENVIRONMENTS__PRODUCTION__ADDRESS=address)
+    assert made.open is not reachable
+    replace(made)
     place = f"[{address}]" if ":" in address else address
     assert host.containers[NAME]["port"] == f"{place}:3000"
-    assert ("Other machines can reach" in capsys.readouterr().out) is said
+    assert host.containers[NAME]["env"]["ML_ACCESS__OPEN"] == str(not reachable)
+
+
+@pytest.mark.parametrize("setting", [{"ML_ACCESS__OPEN": "true"}, {"ML_ACCESS__JWKS": "https://issuer.example/jwks"}])
+def test_access_control_is_given_to_the_container(host, container, setting):
+    made = container(ML_ENVIRONMENTS__PRODUCTION__ADDRESS="0.0.0.0", ML_ACCESS__RATE="5/second", **setting)
+    replace(made)
+    given = {name: value for name, value in host.containers[NAME]["env"].items() if name.startswith("ML_ACCESS")}
+    wanted = {name: value.replace("true", "True") for name, value in setting.items()}
+    assert made.open
+    assert given == {"ML_ACCESS__OPEN": "False", "ML_ACCESS__RATE": "5/second"} | wanted
 
 
 def test_container_that_an_earlier_version_published_on_every_address_is_replaced(host, container, tmp_path):

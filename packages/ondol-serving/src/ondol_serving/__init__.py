@@ -1,7 +1,7 @@
 """The prediction service of a project: it loads the champion's bundle and answers predictions over HTTP.
 
 Its image contains neither the engine (`ondol`) nor pandas, scikit-learn, MLflow or Prefect. To avoid duplicate code,
-the engine imports four modules of this package: `callers`, `grammar`, `names` and `printable`.
+the engine imports five modules of this package: `callers`, `grammar`, `keys`, `names` and `printable`.
 
 In a project's `service/service.py`, a class inherits `ModelService`, and the decorator `service` makes it a BentoML
 service. Both are imported on first use, so that the engine does not wait for BentoML.

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ondol_serving.access import HEALTH
 from ondol_serving.admission import Busy, ClientDisconnected, Load, Work, body_too_large, read_body
 from ondol_serving.bundle import Bundle
 from ondol_serving.callers import PROBES, Headers, read_headers, refuse_caller
@@ -27,6 +28,7 @@ MOST_HEADERS = 100
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")  # of a route for all methods
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON = "application/json"
+METRICS = "/metrics"
 HOSTS = "[service] hosts (ML_SERVICE__HOSTS)"
 FAILED = "An unexpected error has occurred, please check the server log."  # as BentoML's own endpoints answer
 
@@ -76,9 +78,8 @@ class Application:
         if methods is not None and scope["method"] not in methods:
             return await refuse_method(methods)(scope, receive, send)
         metrics = request_metrics()
-        if label == "/metrics":  # not counted: a scrape would change what it reads
+        if label == METRICS:
             metrics.write()
-            return await self.app(scope, receive, send)
         exchange = Exchange(metrics, label, receive, send)
         metrics.begin(label)
         try:
@@ -98,12 +99,15 @@ class Application:
             ClientDisconnected: the client left before its body was complete.
         """
         path = scope["path"]
-        if path in PROBES:
+        if path in HEALTH:
             return await self.app(scope, exchange.receive, exchange.send)
         bundle = serving.bundle
         limits = self._without_model if bundle is None else bundle.limits
         headers = read_headers(scope["headers"])
-        require_our_caller(scope, headers, limits.hosts)
+        if path not in PROBES:
+            require_our_caller(scope, headers, limits.hosts)
+        if serving.access.active:
+            await serving.access.admit(path, headers, scope["client"][0] if scope.get("client") else "")
         if scope["method"] in WITHOUT_BODY:
             return await self.app(scope, exchange.receive, exchange.send)
         if bundle is None and path == "/predict":

@@ -97,7 +97,9 @@ class RequestMetrics:
         self._schedule()
 
     def count(self, path: str, status: int, seconds: float) -> None:
-        """Count an answer; `end` follows."""
+        """Count an answer; `end` follows. Those of `/metrics` are left out: a scrape would change what it reads."""
+        if path == "/metrics":
+            return
         waiting = self._seconds[path, status]
         waiting.append(seconds)
         if len(waiting) >= WRITE_COUNT:

@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ondol_serving.access import Access, require_access_control
 from ondol_serving.answers import Accepted
 from ondol_serving.application import JSON, Application, Dispatcher
 from ondol_serving.batching import Batcher
@@ -87,9 +88,10 @@ class ModelService:
     async def start(self) -> None:
         """Load the champion, if there is one, and watch for the next."""
         serving.forget()
+        serving.access = Access()
         counters()
         serving.batcher = Batcher()
-        await asyncio.to_thread(serving.refresh)
+        await asyncio.to_thread(serving.look)
         self._watcher = asyncio.create_task(serving.watch())
 
     @bentoml.on_shutdown
@@ -157,9 +159,11 @@ def service(cls: type[ModelService]) -> TypedService:
 
     Raises:
         TypeError: the class does not inherit `ModelService`.
+        SystemExit: other machines could reach it, and it has no access control.
     """
     if not issubclass(cls, ModelService):
         raise TypeError(f"{cls.__name__} does not inherit ModelService, which answers POST /predict")
+    require_access_control()
     use_protocol()
     return cast(
         TypedService,

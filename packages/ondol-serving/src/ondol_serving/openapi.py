@@ -44,7 +44,8 @@ ERROR = {
     },
 }
 CALLERS = {
-    403: "The request is of another origin's web page",
+    401: "The key or token is missing or not valid, where access is controlled",
+    403: "The request is of another origin's web page, or the key has another scope",
     421: "The request is for a host that is not one of the service's",
 }
 REFUSALS = {
@@ -53,6 +54,7 @@ REFUSALS = {
     408: "The body did not arrive in time",
     413: "The body is too large",
     415: "The body is not declared as application/json, or is encoded",
+    429: "The caller has sent more requests than its rate; `Retry-After` says when to try again",
     500: "The service failed",
     503: "There is no model yet, or more is asked than can be served; then `Retry-After` says when to try again",
 }

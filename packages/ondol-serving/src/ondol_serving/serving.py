@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from ondol_serving.access import Access
 from ondol_serving.batching import Batcher
 from ondol_serving.bundle import Bundle, BundleError, load_bundle
 
@@ -37,11 +38,12 @@ class Serving:
         """Start without a bundle; `refresh` loads it."""
         self.bundle: Bundle | None = None
         self.batcher: Batcher  # of the server's event loop; `ModelService.start` sets it
+        self.access: Access  # likewise
         self._loaded: object = None
         self._tried: object = None
         self._retry_at = 0.0
-        self._complaint = ""
-        self._lock = threading.Lock()
+        self._complaint = self._access_complaint = ""
+        self._lock = threading.RLock()
 
     def refresh(self) -> None:
         """Load the bundle in production; on failure log the error, keep the old bundle and retry later."""
@@ -56,7 +58,6 @@ class Serving:
                     return
                 self._tried = named
                 self.bundle = load_bundle(folder, digest)
-                freeze_objects()
                 self._loaded, self._complaint = named, ""
                 log.info("Serving model version %s from %s", self.bundle.version, folder)
             except NoBundle as error:
@@ -68,18 +69,36 @@ class Serving:
             except (BundleError, OSError, ValueError) as error:
                 self._refuse(error)
 
+    def look(self) -> None:
+        """Read the keys, and load the bundle in production, if either has changed."""
+        self._refresh_access()
+        before = self.bundle
+        self.refresh()
+        if self.bundle is not before:
+            freeze_objects()
+
+    def _refresh_access(self) -> None:
+        try:
+            self.access.refresh()
+            self._access_complaint = ""
+        except (OSError, ValueError) as error:
+            if str(error) != self._access_complaint:
+                self._access_complaint = str(error)
+                log.error("The keys cannot be read, those that were read before stay valid: %s", error)
+
     async def watch(self) -> None:
         """Refresh forever. Loading runs in a thread, so that requests are answered meanwhile."""
         while True:
             await asyncio.sleep(POLL_SECONDS if self.bundle else WAITING_SECONDS)
             try:
-                await asyncio.to_thread(self.refresh)
+                await asyncio.to_thread(self.look)
             except Exception:
                 log.exception("Looking for the champion failed")
 
     def forget(self) -> None:
         """Remove the bundle, as at the start."""
-        self.bundle, self._loaded, self._tried, self._complaint = None, None, None, ""
+        with self._lock:
+            self.bundle, self._loaded, self._tried, self._complaint = None, None, None, ""
 
     def _withdraw(self) -> None:
         if self.bundle is not None:
@@ -103,7 +122,7 @@ class Serving:
 def freeze_objects() -> None:
     """Let the garbage collector skip all objects that exist now, and free what an earlier bundle left.
 
-    It would look at the objects of all imported modules again and again, in the middle of requests.
+    Otherwise it examines the objects of all imported modules again and again, in the middle of requests.
     """
     gc.unfreeze()
     gc.collect()

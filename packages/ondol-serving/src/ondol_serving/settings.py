@@ -37,6 +37,38 @@ class Rules(BaseModel):
     keep_bytes: int = Field(2_000_000_000, ge=1)
 
 
+def parse_rate(value: Any) -> Any:
+    """Parse a rate, such as "100/second", into a number of requests and of seconds; return other values unchanged."""
+    if not isinstance(value, str):
+        return value
+    count, _, unit = value.partition("/")
+    seconds = {"second": 1.0, "minute": 60.0, "hour": 3600.0}.get(unit.strip())
+    if seconds is None or not count.strip().isdecimal() or int(count) < 1:
+        raise ValueError('a rate is written as "100/second", "100/minute" or "100/hour"')
+    return float(count), seconds
+
+
+class AccessRules(BaseModel):
+    """Access control; see `ondol.config.Access` for the entries."""
+
+    model_config = ConfigDict(frozen=True)
+
+    open: bool = False
+    rate: Annotated[tuple[float, float] | None, BeforeValidator(parse_rate)] = None
+    jwks: str | None = Field(None, pattern=r"^https?://\S+$")
+    issuer: str | None = None
+    audience: str | None = None
+
+
+def read_access_rules() -> AccessRules:
+    """Return the rules of the environment (`ML_ACCESS__…`): those of a bundle must not open a service.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+    return read_settings(AccessRules, {}, "ML_ACCESS__", "access control")
+
+
 def read_limits(settings: dict[str, Any]) -> Limits:
     """Return the limits; `settings` are those of the bundle.
 

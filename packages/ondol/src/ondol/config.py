@@ -345,6 +345,8 @@ class Service(Section):
         hosts: The host names that requests may use, in addition to loopback names and the address it listens on:
             `churn.example.com`, `*.example.com`, or `*` for any. Web pages of an origin listed here, with the port that
             a browser shows, may send requests too.
+        certificate: A certificate file (PEM), with which `ml serve` speaks TLS; None for plain HTTP.
+        certificate_key: The file (PEM) of its private key.
         workers: The number of worker processes.
         max_rows: The largest number of rows in a request.
         max_body_bytes: The largest size of a request's body.
@@ -356,12 +358,35 @@ class Service(Section):
     host: str = "127.0.0.1"
     port: int = Field(3000, ge=1, le=65535)
     hosts: Hosts = ()
+    certificate: str | None = None
+    certificate_key: str | None = None
     workers: int = Field(1, ge=1)
     max_rows: int = Field(1000, ge=1)
     max_body_bytes: int = Field(5_000_000, ge=1)
     max_bytes_in_flight: int = Field(50_000_000, ge=1)
     body_seconds: float = Field(10.0, gt=0)
     max_wait_seconds: float = Field(2.0, gt=0)
+
+
+class Access(Section):
+    """Who may use the service. Keys are created by `ml keys create`, and are not in the settings.
+
+    Attributes:
+        open: Whether the service may run without access control where other machines can reach it. From the first key
+            on, callers need one in any case.
+        rate: The largest number of requests of one caller, such as "100/second", "1000/minute" or "5000/hour", in each
+            process of the service; None for no limit. A caller is a key, the `sub` of a token, or an address where
+            neither is needed.
+        jwks: The address of the public keys (JWKS) of an issuer of tokens (JWT); needs the extra `jwt`.
+        issuer: The `iss` that tokens must have; None for any.
+        audience: The `aud` that tokens must have; None for any.
+    """
+
+    open: bool = False
+    rate: str | None = Field(None, pattern=r"^[1-9]\d*/(second|minute|hour)$")
+    jwks: str | None = Field(None, pattern=r"^https?://\S+$")
+    issuer: str | None = None
+    audience: str | None = None
 
 
 class Log(Section):
@@ -560,6 +585,7 @@ class Settings(BaseSettings):
     gates: Gates = Gates()
     deploy: Deploy = Deploy()
     service: Service = Service()
+    access: Access = Access()
     log: Log = Log()
     monitor: Monitor = Monitor()
     retrain: Retrain = Retrain()

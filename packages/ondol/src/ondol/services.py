@@ -62,7 +62,7 @@ def plan(name: str, settings: Settings, port: int | None, prefect: str) -> Launc
     if name == "mlflow":
         return _mlflow(settings, str(port))
     if name == "service":
-        return Launch(_ml("serve", "--port", str(port)), {"ML_SERVICE__HOST": LOOPBACK})
+        return Launch(_ml("serve", "--port", str(port), "--plain-http"), {"ML_SERVICE__HOST": LOOPBACK})
     worker_name(settings)  # created before both the worker and this process need it
     return Launch(_ml("worker"), {"PREFECT_API_URL": prefect})
 

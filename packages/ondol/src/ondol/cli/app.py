@@ -9,6 +9,7 @@ import io
 import os
 import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -38,10 +39,12 @@ quarantine_app = typer.Typer(
     help="Rows that failed validation: list them, show them, add corrected ones again.", no_args_is_help=True
 )
 loop_app = typer.Typer(help="Pause, resume or show automatic retraining.", no_args_is_help=True)
+keys_app = typer.Typer(help="API keys of the service: create, list, revoke.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(contract_app, name="contract")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(loop_app, name="loop")
+app.add_typer(keys_app, name="keys")
 
 Breaking = Annotated[bool, typer.Option("--breaking", help="Deploy even if callers must change their requests.")]
 Digest = Annotated[str, typer.Argument(help="A snapshot's digest, or its first characters: see `ml data log`.")]
@@ -50,7 +53,16 @@ Source = Annotated[
 ]
 Validation = Annotated[str | None, typer.Argument(help="A validation's id; default: the last.", show_default=False)]
 Version = Annotated[str | None, typer.Argument(help="A model version; default: the latest.", show_default=False)]
+KeysOf = Annotated[str | None, typer.Option("--to", help="The environment: environments.NAME; default: this project.")]
 Why = Annotated[str, typer.Option("--why", help="The reason, kept in the history.")]
+
+
+class KeyScope(StrEnum):
+    """What an API key allows."""
+
+    predict = "predict"
+    metrics = "metrics"
+    admin = "admin"
 
 
 def _print_version(wanted: bool) -> None:
@@ -161,11 +173,14 @@ def predict(
 @app.command()
 def serve(
     port: Annotated[int | None, typer.Option(help="The port; default: service.port.", show_default=False)] = None,
+    plain_http: Annotated[
+        bool, typer.Option("--plain-http", help="Without TLS, also where service.certificate is set.")
+    ] = False,
 ) -> None:
-    """Serve the champion over HTTP until interrupted."""
+    """Serve the champion over HTTP, or HTTPS with a certificate, until interrupted."""
     from ondol.cli.deployment import serve_champion
 
-    serve_champion(port)
+    serve_champion(port, plain_http=plain_http)
 
 
 @app.command()
@@ -353,6 +368,42 @@ def loop_show() -> None:
     from ondol.cli.status import show_loop
 
     show_loop()
+
+
+# API keys.
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Whose key it is, for the list.")],
+    scope: Annotated[
+        list[KeyScope] | None, typer.Option(help="What it allows; repeat it for several. Default: predict.")
+    ] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="Days until it expires; default: it does not.")] = None,
+    to: KeysOf = None,
+) -> None:
+    """Create a key and print it, once. From the first key on, the service asks for one."""
+    from ondol.cli.keys import print_new_key
+
+    print_new_key(name, tuple(one.value for one in scope or [KeyScope.predict]), days, to)
+
+
+@keys_app.command("list")
+def keys_list(to: KeysOf = None) -> None:
+    """List the keys, also those that are no longer valid. Only their hashes are stored."""
+    from ondol.cli.keys import print_keys
+
+    print_keys(to)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="The key's id: see `ml keys list`.")], to: KeysOf = None
+) -> None:
+    """Revoke a key: services refuse it within two seconds."""
+    from ondol.cli.keys import print_revoked
+
+    print_revoked(key, to)
 
 
 # Delivery: what the workflows call.

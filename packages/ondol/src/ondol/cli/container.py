@@ -80,6 +80,17 @@ def name_part(environment: str) -> str:
     return environment if allowed else f"{zlib.crc32(environment.encode()):08x}"
 
 
+def access_variables(settings: Settings, reachable: bool) -> dict[str, str]:
+    """Return the variables of access control that a container needs: inside, it listens on every address.
+
+    Args:
+        settings: The project's.
+        reachable: Whether other machines can reach the address that it publishes.
+    """
+    access = settings.access.model_copy(update={"open": settings.access.open or not reachable})
+    return {f"ML_ACCESS__{name.upper()}": str(value) for name, value in access.model_dump(exclude_none=True).items()}
+
+
 def log_key_variables(settings: Settings) -> tuple[str, ...]:
     """Return the names of the variables that the prediction log needs; they need not be listed in the settings."""
     return ("ML_LOG_KEY",) if settings.log.enabled and settings.log.sensitive == "hash" else ()
@@ -107,8 +118,13 @@ class Container:
         self.store = f"{self.name}-store" if is_address(chosen.store) else str(settings.root / chosen.store)
         self.host = str(chosen.host)
         self.environment = environment
-        self.variables = tuple(dict.fromkeys((*chosen.variables, *log_key_variables(settings), WORKERS, HOSTS)))
-        self.values = os.environ | {WORKERS: str(settings.service.workers), HOSTS: service_hosts(settings, environment)}
+        access = access_variables(settings, self.is_reachable)
+        self.variables = tuple(
+            dict.fromkeys((*chosen.variables, *log_key_variables(settings), WORKERS, HOSTS, *access))
+        )
+        self.values = os.environ | access
+        self.values |= {WORKERS: str(settings.service.workers), HOSTS: service_hosts(settings, environment)}
+        self.open = settings.access.open or settings.access.jwks is not None or not self.is_reachable
 
     def image(self) -> str | None:
         """Return the image of the running container; None if none runs."""
@@ -162,12 +178,6 @@ class Container:
         if state in RUNS:
             self._docker("stop", self.kept)
         self._docker(*self._run(image))
-        if self.is_reachable:
-            console.print(
-                f"[yellow]Other machines can reach {escape(self.place)} of {escape(str(self.host))}, and the service "
-                f"does not authenticate callers (\\[environments.{escape(self.environment)}] address).[/]",
-                soft_wrap=True,
-            )
 
     def _undo(self, error: BaseException, state: str | None) -> None:
         try:

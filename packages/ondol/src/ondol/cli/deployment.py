@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 
@@ -20,6 +21,7 @@ from ondol.orchestration.reporting import plain, table
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle, served_bundle
 from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion
+from ondol.registry.keys import read_keys
 from ondol.storage.files import CHAMPION_FILE
 from ondol.storage.store import Store, open_store
 
@@ -177,19 +179,25 @@ def _serving(settings: Settings, environment: Environment) -> tuple[str, str]:
     return (champion.version, champion.since) if champion else ("none yet", "–")
 
 
-def serve_champion(port: int | None) -> None:
+def serve_champion(port: int | None, *, plain_http: bool = False) -> None:
     """Become the service process; ready as soon as there is a champion.
 
+    Args:
+        port: The port; None for that of the settings.
+        plain_http: Whether a certificate of the settings is left out.
+
     Raises:
-        UserError: the port is in use, the host is not an address, the bundle is damaged or missing, or
-            `service/service.py` cannot be imported.
+        UserError: the port is in use, the host is not an address or needs access control, the bundle is damaged or
+            missing, or `service/service.py` cannot be imported.
     """
     settings = start_command(stored=False)
     named = _named_bundle(settings)
     host, chosen = settings.service.host, port or settings.service.port
     _require_free(host, chosen)
+    tls = [] if plain_http else _tls_options(settings)
     place = f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
     store = open_store(settings)
+    _require_access_control(settings, store, host)
     if store.remote:
         from ondol.cli.up import start_follower
 
@@ -199,32 +207,65 @@ def serve_champion(port: int | None) -> None:
     if champion and not store.remote:  # the local copy is served while the bucket is not reachable
         open_bundle(store, champion.bundle)
     os.environ |= {"ML_STORE": str(store.folder)}
-    limits = settings.service.model_dump(exclude={"host", "port"}) | {
+    limits = settings.service.model_dump(exclude={"host", "port", "certificate", "certificate_key"}) | {
         "hosts": ",".join((*settings.service.hosts, place))
     }
-    for section, values in (("SERVICE", limits), ("LOG", settings.log.model_dump())):
+    access = settings.access.model_dump(exclude_none=True)
+    for section, values in (("SERVICE", limits), ("LOG", settings.log.model_dump()), ("ACCESS", access)):
         os.environ |= {f"ML_{section}__{name.upper()}": str(value) for name, value in values.items()}
     os.chdir(settings.root)
     check_service(settings.root)  # BentoML would print a traceback
+    scheme = "https" if tls else "http"
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
     serving = escape(f"the bundle {named}, by ML_BUNDLE" if named else serving)
     console.print(
-        f"Serving [bold]{escape(settings.project.name)}[/] ({serving}) on http://{escape(place)}. Stop with Ctrl-C.",
+        f"Serving [bold]{escape(settings.project.name)}[/] ({serving}) on {scheme}://{escape(place)}. Stop with Ctrl-C.",
         soft_wrap=True,
     )
-    if not is_loopback(host):
-        console.print(
-            f"[yellow]Other machines can reach {escape(place)}, and the service does not authenticate callers: put a "
-            "proxy that does in front of it, or set \\[service] host to 127.0.0.1.[/]",
-            soft_wrap=True,
-        )
     sys.stdout.flush()
     environment, kept_open = new_bento_home(settings)
     os.environ |= environment
     for file in kept_open:
         os.set_inheritable(file, True)
     command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
-    os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen)])
+    os.execv(sys.executable, [*command, "--host", host, "--port", str(chosen), *tls])
+
+
+def _require_access_control(settings: Settings, store: Store, host: str) -> None:
+    """Check that the service may listen on `host`; the service checks it again, for other ways of starting it.
+
+    Raises:
+        UserError: other machines could reach it, and neither keys, nor an issuer of tokens, nor `open` is set.
+    """
+    access = settings.access
+    if not (is_loopback(host) or access.open or access.jwks or read_keys(store)):
+        raise UserError(
+            f"[service] host is {host}, where other machines can reach the service, and it has no access control: "
+            "create a key with `ml keys create NAME`, or set [access] open = true if everyone who can reach it may "
+            "use it."
+        )
+
+
+def _tls_options(settings: Settings) -> list[str]:
+    """Return BentoML's options for TLS; none without a certificate.
+
+    Raises:
+        UserError: only one of the two files is named, one is missing, or they do not belong together.
+    """
+    files = {name: getattr(settings.service, name) for name in ("certificate", "certificate_key")}
+    if not any(files.values()):
+        return []
+    for name, file in files.items():
+        if file is None:
+            raise UserError(f"[service] {name} is missing: TLS needs a certificate and its private key.")
+        if not (settings.root / file).is_file():
+            raise UserError(f"[service] {name} is {file}, and there is no such file.")
+    certificate, key = (str(settings.root / file) for file in files.values())
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise UserError(f"[service] certificate and certificate_key cannot be used: {error}.") from None
+    return ["--ssl-certfile", certificate, "--ssl-keyfile", key, "--ssl-version", str(int(ssl.PROTOCOL_TLS_SERVER))]
 
 
 def _named_bundle(settings: Settings) -> str:

@@ -18,7 +18,7 @@ from ondol.cli.console import console, current_store, start_command
 from ondol.cli.container import Container
 from ondol.config import Environment, Settings
 from ondol.contract.schema import require_compatible
-from ondol.deployment.smoke import REQUEST_SECONDS, request_prediction, require_same
+from ondol.deployment.smoke import REQUEST_SECONDS, add_key, explain_refusal, request_prediction, require_same
 from ondol.errors import Refused, UserError, nearest
 from ondol.orchestration.alerts import alert
 from ondol.orchestration.processes import is_loopback
@@ -31,6 +31,7 @@ from ondol.registry.champion import (
     restore_champion,
     rolled_back,
 )
+from ondol.registry.keys import read_keys
 from ondol.storage.files import (
     open_for_others,
     read_json,
@@ -148,9 +149,11 @@ def _get(url: str, lacks: str) -> bytes:
         UserError: there is no answer, or an error status.
     """
     try:
-        with urllib.request.urlopen(url, timeout=REQUEST_SECONDS) as answer:
+        with urllib.request.urlopen(add_key(urllib.request.Request(url)), timeout=REQUEST_SECONDS) as answer:
             return bytes(answer.read())
     except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise UserError(f"{url} {lacks}: {explain_refusal(error.code)}") from None
         raise UserError(f"{url} {lacks}: it answers {error.code}; see the service's log.") from None
     except (OSError, http.client.HTTPException) as error:
         raise UserError(f"{url} {lacks} ({error}): see whether the address is right and the service runs.") from None
@@ -418,13 +421,28 @@ def put_into_production(settings: Settings, name: str, bundle: Bundle, image: st
         UserError: the verification failed; both were restored.
     """
     environment = settings.environments[name]
-    host = Container(settings, name).replaced(image) if environment.host and image else nullcontext()
     store = open_store(settings, environment.store)
+    host = _open_container(settings, name, store).replaced(image) if environment.host and image else nullcontext()
     with noted(store, bundle), host, _moved_champion(store, bundle, why):
         try:
             verify(environment.url, bundle, environment.wait_seconds)
         except UserError as error:
             raise UserError(f"{error}{_hint_of_address(name, environment)}") from error
+
+
+def _open_container(settings: Settings, name: str, store: Store) -> Container:
+    """Return the environment's container.
+
+    Raises:
+        UserError: other machines could reach it, and it would have no access control.
+    """
+    container = Container(settings, name)
+    if not (container.open or read_keys(store)):
+        raise UserError(
+            f"Other machines can reach {container.place} ([environments.{name}] address), and the service there has no "
+            f"access control: create a key with `ml keys create NAME --to {name}`, or set [access] open = true."
+        )
+    return container
 
 
 def _hint_of_address(name: str, environment: Environment) -> str:

@@ -42,7 +42,8 @@ class SmokeService:
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--working-dir", str(settings.root)]
         path = os.pathsep.join([str(settings.root), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = os.environ | {"ML_BUNDLE": str(self.bundle), "ML_SERVICE__WORKERS": "1", "PYTHONPATH": path}
-        env |= {"ML_LOG__ENABLED": "0"}  # its requests are not traffic
+        # Its requests are not traffic, and it needs no key: those of the store are not read.
+        env |= {"ML_LOG__ENABLED": "0", "ML_STORE": str(self.bundle.with_suffix(".store")), "ML_ACCESS__JWKS": ""}
         home, kept_open = new_bento_home(settings)
         self.child = Child(command, env | home, settings.root, settings.home / "logs" / "smoke-service.log", kept_open)
         for file in kept_open:
@@ -166,11 +167,25 @@ def request_prediction(base: str, body: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+def add_key(request: urllib.request.Request) -> urllib.request.Request:
+    """Return `request` with the key of the environment variable `ML_API_KEY`, if it is set."""
+    if key := os.environ.get("ML_API_KEY"):
+        request.add_unredirected_header("Authorization", f"Bearer {key}")
+    return request
+
+
+def explain_refusal(status: int) -> str:
+    """Return what to do if a service answers 401 or 403."""
+    if status == 401:
+        return 'it asks for a key: set ML_API_KEY to one with the scope "predict" (`ml keys create NAME`).'
+    return 'it answers 403: see whether the key in ML_API_KEY has the scope "predict" (`ml keys list`).'
+
+
 def _request_once(base: str, body: dict[str, Any]) -> dict[str, Any] | None:
     """Return the answer of the service, None if it is busy."""
     request = urllib.request.Request(f"{base}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
+        with urllib.request.urlopen(add_key(request), timeout=REQUEST_SECONDS) as answer:
             return dict(json.load(answer))
     except urllib.error.HTTPError as error:
         if error.code == 503 and "Retry-After" in error.headers:

@@ -38,6 +38,7 @@ REMEDIES = (  # remedy by the path of a file; the first match counts
     ("store/alerts/recent.json", "remove it"),
     ("alerts/outbox/*.json", "remove it: it is an alert that was not sent"),
     ("store/latest.json", "remove it, and run `ml run`"),
+    ("store/access.json", "restore it from a backup; services keep the keys that they have read"),
     ("store/loop.json", "restore it from a backup, or remove it: a pause and the history of the loop are lost then"),
     ("champion.backup.json", "remove it: it is written again when the champion changes"),
     ("store/release.json", "remove it, and release again"),

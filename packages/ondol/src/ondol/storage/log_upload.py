@@ -14,6 +14,7 @@ from ondol.config import Fetch
 from ondol.errors import UserError
 from ondol.storage.files import CHAMPION_FILE, locked
 from ondol.storage.store import LOG, Mirror, Store
+from ondol_serving.keys import KEYS_FILE
 
 SKEW_SECONDS = 300.0  # seconds by which the store's clock may differ from ours
 FIRST_SECONDS, MORE_SECONDS = 10.0, 50.0  # seconds between two copies of a growing file; larger files wait longer
@@ -134,7 +135,11 @@ def keep_in_sync(mirror: Mirror, keep_bytes: int, stop: threading.Event, say: Ca
     """
     outage, shipper = Outage(say), Shipper(mirror, keep_bytes)
     with locked(mirror.folder / ".follow.lock", wait=True):  # a second one takes over when the first ends
-        steps = {"champion": partial(mirror.look, mirror.folder / CHAMPION_FILE), "log": shipper.step}
+        steps = {
+            "champion": partial(mirror.look, mirror.folder / CHAMPION_FILE),
+            "keys": partial(mirror.look, mirror.folder / KEYS_FILE),
+            "log": shipper.step,
+        }
         threads = [threading.Thread(target=_repeat, args=(*one, stop, outage)) for one in steps.items()]
         for thread in threads:
             thread.start()

@@ -28,10 +28,18 @@ from ondol.errors import UserError
 from ondol.storage import files
 from ondol.storage.files import CHAMPION_FILE, Rename, locked, read_json, scratch
 from ondol.storage.remote_files import ANY_TAG, Changed, Object, Objects
+from ondol_serving.keys import KEYS_FILE
 
 WAIT_SECONDS = 2 * 3600.0
 POLL_SECONDS = 0.5
-DECIDING = (CHAMPION_FILE, "loop.json", "snapshots/lines/*.json", "snapshots/mended/*.json", "holdouts/*.json")
+DECIDING = (
+    CHAMPION_FILE,
+    KEYS_FILE,
+    "loop.json",
+    "snapshots/lines/*.json",
+    "snapshots/mended/*.json",
+    "holdouts/*.json",
+)
 LAST = "meta.json"  # uploaded last and removed first, so it marks a bundle as complete
 LOG = "log"
 PASSES = 5

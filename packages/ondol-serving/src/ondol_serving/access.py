@@ -1,0 +1,269 @@
+"""Access control: who may send a request, and how many.
+
+A caller shows an API key of the store, or a token (JWT) of an issuer. Until there is a first key or an issuer, everyone
+may send requests. Then the service listens only on the loopback, unless `open` is set: see `require_access_control`.
+"""
+
+import asyncio
+import base64
+import binascii
+import ipaddress
+import os
+import socket
+import sys
+import time
+from collections import OrderedDict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bentoml._internal.configuration.containers import BentoMLContainer
+
+from ondol_serving.callers import Headers
+from ondol_serving.errors import RequestRefused
+from ondol_serving.keys import KEYS_FILE, SCOPES, Key, find_key, parse_keys
+from ondol_serving.settings import AccessRules, read_access_rules
+
+HEALTH = frozenset({"/livez", "/healthz", "/readyz"})  # answered without a key
+NEEDED = {"/predict": "predict", "/metrics": "metrics"}  # by path
+PAGES = frozenset({"/", "/docs.json", "/schema.json", "/model"})  # for callers with any scope
+CALLERS_KEPT = 10_000  # with a rate, or a verified token
+REFRESH_SECONDS = 10.0  # between two downloads of the issuer's keys
+ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+# A browser asks for a name and a password then: the key is the password.
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="model", Basic realm="model"'}
+NO_ACCESS_CONTROL = (
+    "The service would listen on {host}, where other machines can reach it, and has no access control: create a key "
+    "with `ml keys create NAME`, set ML_ACCESS__JWKS to the keys of an issuer of tokens, or set ML_ACCESS__OPEN=true "
+    "([access] open = true) to let everyone use it who can reach it."
+)
+
+
+class Caller(NamedTuple):
+    """Who sends a request."""
+
+    name: str
+    scopes: tuple[str, ...]
+
+
+class Access:
+    """The keys and rules of one process."""
+
+    def __init__(self) -> None:
+        """Read the rules from the environment, and the keys from the store.
+
+        Raises:
+            ValueError: a rule is not allowed.
+            OSError: the keys cannot be read.
+        """
+        self.rules = read_access_rules()
+        self._path = Path(os.environ.get("ML_STORE") or ".ml/store") / KEYS_FILE
+        self._stamp: tuple[int, ...] | None = None
+        self._keys: tuple[Key, ...] | None = None  # None: keys are not used
+        self._tokens = Tokens(self.rules) if self.rules.jwks else None
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by caller: requests left, since when
+        self.refresh()
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to check."""
+        return self.rules.rate is not None or self.controlled
+
+    @property
+    def controlled(self) -> bool:
+        """Whether callers must show a key or a token."""
+        return self._keys is not None or self._tokens is not None
+
+    def refresh(self) -> None:
+        """Read the keys if the file has changed. If it is missing or damaged, the keys that were read stay.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is damaged.
+        """
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return
+        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if stamp != self._stamp:
+            self._keys = self._keys or ()  # a file that cannot be read does not open the service
+            self._keys = parse_keys(self._path.read_bytes())
+            self._stamp = stamp
+
+    async def admit(self, path: str, headers: Headers, client: str) -> None:
+        """Check that the caller may send a request to `path`, and not too many.
+
+        Raises:
+            RequestRefused: with 401, the key is missing or not valid; with 403, it has another scope; with 429, the
+                caller has sent too many requests.
+        """
+        caller = await self._identify(headers) if self.controlled else Caller(client, SCOPES)
+        if not may_use(caller, path):
+            raise RequestRefused(403, "wrong_scope", f'This key does not have the scope "{scope_of(path)}"')
+        if self.rules.rate is not None:
+            self._take(caller.name)
+
+    async def _identify(self, headers: Headers) -> Caller:
+        text = read_credentials(headers)
+        if text is None:
+            message = "Send an API key: Authorization: Bearer KEY"
+            raise RequestRefused(401, "no_key", message, CHALLENGE)
+        if self._tokens is not None and text.count(".") == 2:
+            caller = self._tokens.known(text) or await asyncio.to_thread(self._tokens.verify, text)
+        else:
+            key = find_key(self._keys or (), text)
+            caller = Caller(key.id, key.scopes) if key else None
+        if caller is None:
+            raise RequestRefused(
+                401, "invalid_key", "This key is not valid: it is unknown, expired or revoked", CHALLENGE
+            )
+        return caller
+
+    def _take(self, name: str) -> None:
+        """Count a request in the caller's bucket, which holds a second's requests and fills continuously."""
+        assert self.rules.rate is not None
+        count, seconds = self.rules.rate
+        now = time.monotonic()
+        left, since = self._buckets.pop(name, (count, now))
+        left = min(count, left + (now - since) * count / seconds)
+        self._buckets[name] = (left - 1 if left >= 1 else left, now)
+        if len(self._buckets) > CALLERS_KEPT:
+            self._buckets.popitem(last=False)
+        if left < 1:
+            after = str(max(1, round((1 - left) * seconds / count)))
+            message = f"This caller has sent more than {count:g} requests in {seconds:g} s: try again in {after} s"
+            raise RequestRefused(429, "too_many_requests", message, {"Retry-After": after})
+
+
+def scope_of(path: str) -> str:
+    """Return the scope that a path needs; an endpoint of the project needs that of `/predict`."""
+    return NEEDED.get(path, "predict")
+
+
+def may_use(caller: Caller, path: str) -> bool:
+    """Return True if a caller has the scope of a path."""
+    scopes = caller.scopes
+    return "admin" in scopes or scope_of(path) in scopes or (path in PAGES and bool(scopes))
+
+
+def read_credentials(headers: Headers) -> str | None:
+    """Return the key or token in `X-API-Key` or `Authorization` (Bearer, or the password of Basic), None if absent."""
+    if key := headers.get(b"x-api-key"):
+        return key.decode("latin-1").strip()
+    scheme, _, value = headers.get(b"authorization", b"").strip().partition(b" ")
+    if scheme.lower() == b"bearer":
+        return value.decode("latin-1").strip() or None
+    if scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(value, validate=True).decode("latin-1").partition(":")[2] or None
+        except binascii.Error:
+            return None
+    return None
+
+
+class Tokens:
+    """Verifies JSON Web Tokens by the public keys at the issuer's JWKS address.
+
+    `sub` names the caller. The scopes are in `scope` (with spaces between them), `scp` or `scopes`.
+    """
+
+    def __init__(self, rules: AccessRules) -> None:
+        """Import the library, without a request to the issuer.
+
+        Raises:
+            ValueError: PyJWT is not installed.
+        """
+        try:
+            import jwt
+        except ImportError:
+            raise ValueError(
+                "ML_ACCESS__JWKS needs PyJWT: run `uv add --group service 'ondol-serving[jwt]'`, and build a new image"
+            ) from None
+        self._rules = rules
+        self._jwt = jwt
+        self._client = jwt.PyJWKClient(str(rules.jwks), cache_jwk_set=True, lifespan=300, timeout=5)
+        self._refreshed = 0.0
+        self._known: OrderedDict[str, tuple[float, Caller]] = OrderedDict()  # verified tokens, and their end
+
+    def known(self, token: str) -> Caller | None:
+        """Return the caller of a token that was verified before and has not expired."""
+        end, caller = self._known.get(token, (0.0, None))
+        return caller if time.time() < end else None
+
+    def verify(self, token: str) -> Caller | None:
+        """Return the caller of a token, None if it is not valid. May wait for the issuer.
+
+        Raises:
+            RequestRefused: with 503, the issuer's keys cannot be read.
+        """
+        try:
+            key = self._find_key(self._jwt.get_unverified_header(token).get("kid"))
+            if key is None:
+                return None
+            claims: dict[str, Any] = self._jwt.decode(
+                token,
+                key,
+                algorithms=ALGORITHMS,
+                audience=self._rules.audience,
+                issuer=self._rules.issuer,
+                options={"require": ["exp", "sub"], "verify_aud": self._rules.audience is not None},
+            )
+        except self._jwt.PyJWKClientError:
+            message = "The keys of the issuer of tokens cannot be read: try again later"
+            raise RequestRefused(503, "no_issuer", message, {"Retry-After": "5"}) from None
+        except self._jwt.PyJWTError:
+            return None
+        stated = claims.get("scope") or claims.get("scp") or claims.get("scopes") or ()
+        caller = Caller(f"jwt:{claims['sub']}", tuple(stated.split() if isinstance(stated, str) else map(str, stated)))
+        self._known[token] = (float(claims["exp"]), caller)
+        if len(self._known) > CALLERS_KEPT:
+            self._known.popitem(last=False)
+        return caller
+
+    def _find_key(self, kid: Any) -> Any:
+        """Return the issuer's key with this id; an unknown id lets the keys be read again, but not at each request."""
+        keys = {key.key_id: key for key in self._client.get_signing_keys()}
+        if kid not in keys and time.monotonic() - self._refreshed > REFRESH_SECONDS:
+            self._refreshed = time.monotonic()
+            keys = {key.key_id: key for key in self._client.get_signing_keys(refresh=True)}
+        return keys.get(kid)
+
+
+def require_access_control() -> None:
+    """End this process if it would serve other machines without access control.
+
+    BentoML imports the service in the process that opens the port, and again in each worker.
+
+    Raises:
+        SystemExit: with the reason, in one sentence.
+    """
+    host = find_listening_host(sys.argv)
+    if host is None:
+        return
+    try:
+        access = Access()
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"Access control cannot be set up: {error}") from None
+    if not (_is_loopback(host) or access.rules.open or access.controlled):
+        raise SystemExit(NO_ACCESS_CONTROL.format(host=host))
+
+
+def find_listening_host(arguments: list[str]) -> str | None:
+    """Return the address on which a process of BentoML with these arguments listens; None for another program."""
+    if "--fd" in arguments:  # a worker, which inherits the socket
+        with socket.socket(fileno=os.dup(int(arguments[arguments.index("--fd") + 1]))) as listening:
+            name = listening.getsockname()
+        return str(name[0]) if isinstance(name, tuple) else "localhost"  # a Unix socket is of this machine
+    if "serve" not in arguments or "bentoml" not in arguments[0]:
+        return None
+    given = [right for left, right in pairwise(arguments) if left == "--host"]
+    given += [one.partition("=")[2] for one in arguments if one.startswith("--host=")]
+    return given[-1] if given else str(BentoMLContainer.http.host.get())
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

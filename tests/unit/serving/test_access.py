@@ -1,0 +1,440 @@
+"""Who may use the service: keys, tokens, scopes and rates."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from service_support import ROW, TestClient, bundle_files, compile_model, crown, fit, write_bundle
+
+from ondol.errors import UserError
+from ondol.registry.keys import add_key, read_keys, revoke_key
+from ondol.storage.files import Damaged
+from ondol.storage.store import Store
+from ondol_serving import access as module
+from ondol_serving.access import Access, find_listening_host, require_access_control
+from ondol_serving.keys import KEYS_FILE, SCOPES, find_key
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+ROUTES = [
+    ("POST", "/predict", "predict"),
+    ("GET", "/model", None),
+    ("GET", "/", None),
+    ("GET", "/docs.json", None),
+    ("GET", "/schema.json", None),
+    ("GET", "/static_content/swagger-ui.css", "predict"),
+]
+HEALTH = ["/livez", "/healthz", "/readyz"]
+ISSUER, AUDIENCE = "https://issuer.example", "churn"
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    return compile_model(fit("binary"), "binary")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def controlled(
+    app: TestClient, model: bytes, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., TestClient]:
+    """Let the application serve a model with these settings of access control, and the keys of the store."""
+    from ondol_serving.serving import serving as state
+
+    crown(store.folder, *write_bundle(store.folder, bundle_files("7", "binary", model)))
+    monkeypatch.setenv("ML_STORE", str(store.folder))
+    before = state.access
+
+    def start(**rules: str) -> TestClient:
+        for name, value in rules.items():
+            monkeypatch.setenv(f"ML_ACCESS__{name.upper()}", value)
+        state.access = Access()
+        state.forget()
+        state.refresh()
+        return app
+
+    monkeypatch.setattr(state, "access", before)  # restored at the end
+    return start
+
+
+def ask(client: TestClient, method: str, path: str, **headers: str) -> Any:
+    body = json.dumps({"rows": [ROW]}).encode() if method == "POST" else None
+    given = {name.replace("_", "-"): value.encode() for name, value in headers.items()}
+    if body:
+        given["Content-Type"] = b"application/json"
+    return client.request(method, path, content=body, headers=given)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_hash_of_a_key_is_stored(store: Store) -> None:
+    text, key = add_key(store, "청구 서비스", ("predict",), None)
+    content = (store.folder / KEYS_FILE).read_text(encoding="utf-8")
+    assert text not in content and text.split("_", 2)[2] not in content
+    assert find_key(read_keys(store), text) == key == read_keys(store)[0]
+    assert key.name == "청구 서비스"
+
+
+def test_two_keys_are_valid_at_once_until_one_is_revoked(store: Store) -> None:
+    old, old_key = add_key(store, "billing", ("predict",), None)
+    new, new_key = add_key(store, "billing", ("predict", "metrics"), 30)
+    assert (find_key(read_keys(store), old), find_key(read_keys(store), new)) == (old_key, new_key)
+    revoke_key(store, old_key.id)
+    assert (find_key(read_keys(store), old), find_key(read_keys(store), new)) == (None, new_key)
+    with pytest.raises(UserError, match="is revoked already, since"):
+        revoke_key(store, old_key.id)
+    with pytest.raises(UserError, match="There is no key 00000000"):
+        revoke_key(store, "00000000")
+
+
+def test_expired_key_is_not_found(store: Store) -> None:
+    text, _ = add_key(store, "billing", ("predict",), 0)
+    assert find_key(read_keys(store), text) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"keys": [{"id": "1"}]}', '{"keys": [1]}'])
+def test_damaged_keys_are_one_sentence(store: Store, content: str) -> None:
+    (store.folder / KEYS_FILE).write_text(content)
+    with pytest.raises(Damaged, match=r"access\.json was changed or damaged .*: restore it from a backup"):
+        read_keys(store)
+
+
+# --- routes ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_keys_nothing_is_asked_for(controlled: Any) -> None:
+    client = controlled()
+    assert [ask(client, method, path).status_code for method, path, _ in ROUTES] == [200] * len(ROUTES)
+
+
+@pytest.mark.parametrize(("method", "path", "scope"), ROUTES)
+def test_each_route_needs_a_valid_key_of_its_scope(
+    controlled: Any, store: Store, method: str, path: str, scope: str | None
+) -> None:
+    keys = {name: add_key(store, name, (name,), None)[0] for name in SCOPES}
+    expired, _ = add_key(store, "expired", ("admin",), 0)
+    revoked, key = add_key(store, "revoked", ("admin",), None)
+    revoke_key(store, key.id)
+    client = controlled()
+    wrong = [keys["admin"][:-1] + "x", "ondol_00000000_" + "a" * 43, expired, revoked, "x", "é" * 50, "a.b.c"]
+    assert ask(client, method, path).status_code == 401
+    assert {ask(client, method, path, **bearer(text)).status_code for text in wrong} == {401}
+    allowed = {name for name, text in keys.items() if ask(client, method, path, **bearer(text)).status_code == 200}
+    assert allowed == (set(keys) if scope is None else {scope, "admin"})
+    assert {ask(client, method, path, **bearer(keys[name])).status_code for name in keys.keys() - allowed} <= {403}
+
+
+@pytest.mark.parametrize("path", HEALTH)
+def test_health_checks_need_no_key(controlled: Any, store: Store, path: str) -> None:
+    add_key(store, "billing", ("predict",), None)
+    assert ask(controlled(), "GET", path).status_code == 200
+
+
+def test_key_is_read_from_other_headers_too(controlled: Any, store: Store) -> None:
+    import base64
+
+    text, _ = add_key(store, "billing", ("predict",), None)
+    client = controlled()
+    basic = base64.b64encode(f"anyone:{text}".encode()).decode()
+    assert ask(client, "POST", "/predict", X_API_Key=text).status_code == 200
+    assert ask(client, "POST", "/predict", Authorization=f"basic {basic}").status_code == 200
+    refused = ask(client, "POST", "/predict", Authorization="Basic ???")
+    assert (refused.status_code, refused.json()["detail"][0]["type"]) == (401, "no_key")
+    assert refused.headers["www-authenticate"] == 'Bearer realm="model", Basic realm="model"'
+
+
+def test_revoked_key_stops_when_the_file_is_read_again(controlled: Any, store: Store) -> None:
+    from ondol_serving.serving import serving as state
+
+    text, key = add_key(store, "billing", ("predict",), None)
+    client = controlled()
+    assert ask(client, "POST", "/predict", **bearer(text)).status_code == 200
+    revoke_key(store, key.id)
+    state.access.refresh()
+    assert ask(client, "POST", "/predict", **bearer(text)).status_code == 401
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "not json"])
+def test_keys_that_cannot_be_read_again_stay_valid_and_open_nothing(controlled: Any, store: Store, damage: str) -> None:
+    from ondol_serving.serving import serving as state
+
+    text, _ = add_key(store, "billing", ("predict",), None)
+    client = controlled()
+    path = store.folder / KEYS_FILE
+    path.unlink()
+    if damage != "missing":
+        path.write_text("" if damage == "empty" else "{")
+    state._refresh_access()
+    assert ask(client, "POST", "/predict").status_code == 401
+    assert ask(client, "POST", "/predict", **bearer(text)).status_code == 200
+
+
+def test_a_damaged_file_at_the_start_is_refused_and_not_taken_for_no_keys(store: Store, controlled: Any) -> None:
+    (store.folder / KEYS_FILE).write_text("{")
+    with pytest.raises(ValueError, match="Expecting property name"):
+        controlled()
+
+
+def test_no_key_is_in_a_log_or_an_answer(controlled: Any, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    text, _ = add_key(store, "billing", ("metrics",), None)
+    client = controlled()
+    with caplog.at_level(logging.DEBUG):
+        answers = [ask(client, "POST", "/predict", **bearer(sent)) for sent in (text, text[:-1] + "x")]
+    logged = (
+        "".join(path.read_text() for path in (store.folder / "log").glob("*"))
+        if (store.folder / "log").exists()
+        else ""
+    )
+    for content in (caplog.text, logged, *(answer.text for answer in answers), str(answers[0].headers)):
+        assert text not in content and text[:-1] not in content
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """The time that `ondol_serving.access` sees."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+
+
+def test_rate_is_of_each_caller_and_fills_again(controlled: Any, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = (add_key(store, name, ("predict",), None)[0] for name in ("one", "other"))
+    client, clock = controlled(rate="3/minute"), Clock(monkeypatch)
+    assert [ask(client, "POST", "/predict", **bearer(one)).status_code for _ in range(4)] == [200, 200, 200, 429]
+    refused = ask(client, "POST", "/predict", **bearer(one))
+    assert refused.headers["retry-after"] == "20"
+    assert refused.json()["error"] == "This caller has sent more than 3 requests in 60 s: try again in 20 s"
+    assert ask(client, "POST", "/predict", **bearer(other)).status_code == 200
+    clock.now += 20.0
+    assert [ask(client, "POST", "/predict", **bearer(one)).status_code for _ in range(2)] == [200, 429]
+
+
+def test_rate_without_keys_is_of_an_address(controlled: Any) -> None:
+    client = controlled(rate="2/hour")
+    assert [ask(client, "POST", "/predict").status_code for _ in range(3)] == [200, 200, 429]
+    assert client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("rate", ["0/second", "x/second", "3/day", "3", "-1/second"])
+def test_a_rate_that_cannot_be_read_is_refused(controlled: Any, rate: str) -> None:
+    with pytest.raises(ValueError, match=r'setting ML_ACCESS__RATE is .*: a rate is written as "100/second"'):
+        controlled(rate=rate)
+
+
+def test_callers_are_forgotten_beyond_a_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ML_STORE", str(tmp_path))
+    monkeypatch.setenv("ML_ACCESS__RATE", "5/second")
+    monkeypatch.setattr(module, "CALLERS_KEPT", 10)
+    control = Access()
+    for number in range(100):
+        control._take(str(number))
+    assert len(control._buckets) == 10
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+class Issuer:
+    """A server of public keys, and the private keys that belong to them."""
+
+    def __init__(self) -> None:
+        self.keys = {"first": rsa.generate_private_key(public_exponent=65537, key_size=2048)}
+        self.reads = 0
+        self.is_down = False
+        issuer = self
+
+        class Jwks(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                issuer.reads += 1
+                public = [
+                    json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())) | {"kid": kid, "use": "sig"}
+                    for kid, key in issuer.keys.items()
+                ]
+                body = json.dumps({"keys": public}).encode()
+                self.send_response(500 if issuer.is_down else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Jwks)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/jwks"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def sign(self, kid: str = "first", key: Any = None, algorithm: str = "RS256", **claims: Any) -> str:
+        content = {
+            "sub": "billing",
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "exp": datetime.now(UTC) + timedelta(minutes=5),
+            "scope": "predict profile",
+        }
+        content = {name: value for name, value in (content | claims).items() if value is not None}
+        return jwt.encode(content, key or self.keys[kid], algorithm, headers={"kid": kid})
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    started = Issuer()
+    yield started
+    started.server.shutdown()
+    started.server.server_close()
+
+
+@pytest.fixture
+def by_token(controlled: Any, issuer: Issuer) -> TestClient:
+    client: TestClient = controlled(jwks=issuer.url, issuer=ISSUER, audience=AUDIENCE)
+    return client
+
+
+def test_valid_token_is_verified_once(by_token: TestClient, issuer: Issuer) -> None:
+    token = issuer.sign()
+    assert [ask(by_token, "POST", "/predict", **bearer(token)).status_code for _ in range(3)] == [200] * 3
+    assert issuer.reads == 1
+    assert ask(by_token, "POST", "/predict", **bearer(issuer.sign(scope="profile"))).status_code == 403
+    assert ask(by_token, "POST", "/predict").status_code == 401
+
+
+@pytest.mark.parametrize("claim", [{"scope": None, "scp": ["predict"]}, {"scope": None, "scopes": "predict"}])
+def test_scopes_are_read_from_other_claims_too(by_token: TestClient, issuer: Issuer, claim: dict[str, Any]) -> None:
+    assert ask(by_token, "POST", "/predict", **bearer(issuer.sign(**claim))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"exp": datetime.now(UTC) - timedelta(minutes=5)},
+        {"exp": None},
+        {"sub": None},
+        {"iss": "https://other.example"},
+        {"aud": "other"},
+        {"nbf": datetime.now(UTC) + timedelta(minutes=5)},
+    ],
+    ids=lambda claims: next(iter(claims)),
+)
+def test_token_with_a_wrong_claim_is_refused(by_token: TestClient, issuer: Issuer, claims: dict[str, Any]) -> None:
+    assert ask(by_token, "POST", "/predict", **bearer(issuer.sign(**claims))).status_code == 401
+
+
+def test_token_that_another_key_or_no_key_signed_is_refused(by_token: TestClient, issuer: Issuer) -> None:
+    foreign = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    unsigned = jwt.encode({"sub": "x"}, None, "none", headers={"kid": "first"})
+    by_secret = jwt.encode({"sub": "x"}, "s" * 40, "HS256", headers={"kid": "first"})
+    for token in (issuer.sign(key=foreign), unsigned, by_secret, "a.b.c", "..", "e30.e30.e30"):
+        assert ask(by_token, "POST", "/predict", **bearer(token)).status_code == 401, token
+
+
+def test_token_ends_at_its_time_although_it_was_verified(
+    by_token: TestClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = issuer.sign()
+    assert ask(by_token, "POST", "/predict", **bearer(token)).status_code == 200
+    later = time.time() + 600
+    monkeypatch.setattr(module.time, "time", lambda: later)
+    assert module.Tokens.known(state_tokens(), token) is None
+
+
+def state_tokens() -> Any:
+    from ondol_serving.serving import serving as state
+
+    return state.access._tokens
+
+
+def test_new_key_of_the_issuer_is_found_but_unknown_ones_do_not_flood_it(
+    by_token: TestClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(by_token, "POST", "/predict", **bearer(issuer.sign()))
+    issuer.keys["second"] = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    assert ask(by_token, "POST", "/predict", **bearer(issuer.sign("second"))).status_code == 200
+    reads = issuer.reads
+    for _ in range(5):
+        token = issuer.sign("first", key=issuer.keys["second"])
+        unknown = jwt.encode({"sub": "x"}, issuer.keys["first"], "RS256", headers={"kid": "unknown"})
+        assert {ask(by_token, "POST", "/predict", **bearer(t)).status_code for t in (token, unknown)} == {401}
+    assert issuer.reads == reads
+
+
+def test_issuer_that_is_down_is_answered_503(by_token: TestClient, issuer: Issuer) -> None:
+    issuer.is_down = True
+    answer = ask(by_token, "POST", "/predict", **bearer(issuer.sign()))
+    assert (answer.status_code, answer.json()["detail"][0]["type"]) == (503, "no_issuer")
+
+
+def test_keys_are_valid_beside_tokens(controlled: Any, store: Store, issuer: Issuer) -> None:
+    text, _ = add_key(store, "billing", ("predict",), None)
+    client = controlled(jwks=issuer.url)
+    answers = [ask(client, "POST", "/predict", **bearer(one)).status_code for one in (text, issuer.sign(aud=None))]
+    assert answers == [200, 200]
+
+
+# --- the start -------------------------------------------------------------------------------------------------------
+
+SERVE = ["/opt/venv/bin/bentoml", "serve", "service.service:Service"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "host"),
+    [
+        ([*SERVE, "--host", "0.0.0.0", "--port", "3000"], "0.0.0.0"),
+        ([*SERVE, "--host=10.0.0.5"], "10.0.0.5"),
+        (SERVE, "0.0.0.0"),  # BentoML's default
+        ([*SERVE, "--host", "127.0.0.1"], "127.0.0.1"),
+        (["/opt/venv/bin/pytest"], None),
+        (["/opt/venv/bin/ml", "serve"], None),
+        ([""], None),
+    ],
+)
+def test_address_is_found_in_the_arguments_of_bentoml(arguments: list[str], host: str | None) -> None:
+    assert find_listening_host(arguments) == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.5", "::", "churn.example.com"])
+def test_service_for_other_machines_refuses_to_start_without_access_control(
+    store: Store, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("ML_STORE", str(store.folder))
+    monkeypatch.setattr(module.sys, "argv", [*SERVE, "--host", host])
+    with pytest.raises(
+        SystemExit, match=f"^The service would listen on {host}, where other machines can reach it"
+    ) as end:
+        require_access_control()
+    assert "`ml keys create NAME`" in str(end.value) and "ML_ACCESS__OPEN=true" in str(end.value)
+    monkeypatch.setenv("ML_ACCESS__OPEN", "true")
+    require_access_control()
+    monkeypatch.delenv("ML_ACCESS__OPEN")
+    monkeypatch.setenv("ML_ACCESS__JWKS", "https://issuer.example/jwks")
+    require_access_control()
+    monkeypatch.delenv("ML_ACCESS__JWKS")
+    add_key(store, "billing", ("predict",), None)
+    require_access_control()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.0.1"])
+def test_service_of_this_machine_starts(store: Store, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("ML_STORE", str(store.folder))
+    monkeypatch.setattr(module.sys, "argv", [*SERVE, "--host", host])
+    require_access_control()
+    monkeypatch.setenv("ML_ACCESS__RATE", "fast")
+    with pytest.raises(SystemExit, match=r"^Access control cannot be set up: .*ML_ACCESS__RATE is 'fast'"):
+        require_access_control()
