@@ -149,10 +149,10 @@ EFFECTS = {  # by section: what a change of it reaches, and when
     "environments": "the next `ml release`, `ml smoke` or `ml environments`",
 }
 VARIABLES = {  # read from the environment, and no setting of config.toml
+    "ML_API_KEY": "The key that `ml release` and `ml smoke` show to a service with access control.",
     "ML_BUNDLE": "The folder of one bundle that the service loads, instead of the version that `champion.json` names.",
     "ML_COMMIT": "The commit that a version records where there is no repository, as in the worker's image.",
     "ML_IMAGE": "The image that `ml release` runs on the environment's host; the default of `--image`.",
-    "ML_API_KEY": "The key that `ml release` and `ml smoke` show to a service with access control.",
     "ML_LOG_KEY": 'The key of hashed columns in the prediction log (`[log] sensitive = "hash"`).',
 }
 

@@ -218,10 +218,8 @@ def serve_champion(port: int | None, *, plain_http: bool = False) -> None:
     scheme = "https" if tls else "http"
     serving = f"version {champion.version}" if champion else "no model yet: `ml run` deploys one"
     serving = escape(f"the bundle {named}, by ML_BUNDLE" if named else serving)
-    console.print(
-        f"Serving [bold]{escape(settings.project.name)}[/] ({serving}) on {scheme}://{escape(place)}. Stop with Ctrl-C.",
-        soft_wrap=True,
-    )
+    name, address = escape(settings.project.name), f"{scheme}://{escape(place)}"
+    console.print(f"Serving [bold]{name}[/] ({serving}) on {address}. Stop with Ctrl-C.", soft_wrap=True)
     sys.stdout.flush()
     environment, kept_open = new_bento_home(settings)
     os.environ |= environment
