@@ -71,6 +71,9 @@ REFUSALS = {  # by the type of a refusal of the service: when
     "unsupported_media_type": "`Content-Type` is another one than the route declares; the header may be absent",
     "unsupported_encoding": "The body has a `Content-Encoding`",
     "no_model": "No model is in production yet",
+    "invalid_inference_request": "A request of the Open Inference Protocol cannot be read",
+    "unknown_model": "The path names another model than that of the project",
+    "unknown_version": "The path names another version than that in production",
     "no_key": "Access is controlled, and the request has no key",
     "invalid_key": "The key or token is unknown, expired or revoked",
     "wrong_scope": "The key or token does not have the scope of the path",
@@ -82,9 +85,19 @@ REFUSALS = {  # by the type of a refusal of the service: when
 ROUTES = {  # of BentoML, without a description in its document, or not in it
     "/predict": "Predict each row with the model in production.",
     "/model": "The model in production: version, data digest, commit, metrics, classes, and the schema of a request.",
+    "/v2/models/{model}/infer": "As `/predict`, by the [Open Inference Protocol]"
+    "(../how-to/use-the-open-inference-protocol.md).",
+    "/v2/models/{model}/versions/{version}/infer": "The same, if that version is in production.",
+    "/v2/models/{model}": "Inputs and outputs of the model, by that protocol.",
+    "/v2/models/{model}/versions/{version}": "The same, if that version is in production.",
+    "/v2": "The protocol's version and extensions.",
     "/livez": "200 while the process runs.",
     "/healthz": "The same.",
     "/readyz": "200 if a model is loaded, else 503: for load balancers.",
+    "/v2/health/live": "As `/livez`, by the Open Inference Protocol.",
+    "/v2/health/ready": "As `/readyz`, by that protocol.",
+    "/v2/models/{model}/ready": "The same for the model.",
+    "/v2/models/{model}/versions/{version}/ready": "The same, if that version is in production.",
     "/metrics": "The [metrics](metrics.md) for Prometheus.",
     "/docs.json": "The OpenAPI document, with the fields of the model in production.",
     "/schema.json": "BentoML's own description of the endpoints.",
@@ -400,7 +413,8 @@ def routes() -> Iterator[str]:
     rows = []
     require_same(ROUTES, found := find_routes(), "ROUTES")
     for path in ROUTES:
-        responses = {status for operation in declared.get(path, {}).values() for status in operation["responses"]}
+        operations = [one for name, one in declared.get(path, {}).items() if name != "parameters"]
+        responses = {status for operation in operations for status in operation["responses"]}
         statuses = ", ".join(sorted(map(str, responses))) or "200"
         if path == "/readyz":
             statuses += ", 503"

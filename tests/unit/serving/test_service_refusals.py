@@ -649,4 +649,7 @@ def test_service_and_project_have_the_same_default_limits() -> None:
     from ondol.config import Service
     from ondol_serving.settings import Limits
 
-    assert Service().model_dump(exclude={"host", "port", "workers"}) == Limits().model_dump()
+    assert (
+        Service().model_dump(exclude={"host", "port", "workers", "certificate", "certificate_key"})
+        == Limits().model_dump()
+    )

@@ -24,9 +24,12 @@ from ondol_serving.errors import RequestRefused
 from ondol_serving.keys import KEYS_FILE, SCOPES, Key, find_key, parse_keys
 from ondol_serving.settings import AccessRules, read_access_rules
 
-HEALTH = frozenset({"/livez", "/healthz", "/readyz"})  # answered without a key
+MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")  # of the Open Inference Protocol
+HEALTH = frozenset(  # answered without a key, and under any host name
+    {"/livez", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", *(f"{path}/ready" for path in MODEL)}
+)
 NEEDED = {"/predict": "predict", "/metrics": "metrics"}  # by path
-PAGES = frozenset({"/", "/docs.json", "/schema.json", "/model"})  # for callers with any scope
+PAGES = frozenset({"/", "/docs.json", "/schema.json", "/model", "/v2", *MODEL})  # for callers with any scope
 CALLERS_KEPT = 10_000  # with a rate, or a verified token
 REFRESH_SECONDS = 10.0  # between two downloads of the issuer's keys
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]

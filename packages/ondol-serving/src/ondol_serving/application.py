@@ -18,6 +18,7 @@ from ondol_serving.admission import Busy, ClientDisconnected, Load, Work, body_t
 from ondol_serving.bundle import Bundle
 from ondol_serving.callers import PROBES, Headers, read_headers, refuse_caller
 from ondol_serving.errors import RequestRefused, refuse, refuse_method
+from ondol_serving.inference_protocol import INFER
 from ondol_serving.metrics import RequestMetrics, counters, prepare_files, request_metrics
 from ondol_serving.serving import NO_MODEL, serving
 from ondol_serving.settings import Limits, read_limits
@@ -29,6 +30,8 @@ METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")  # of a r
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON = "application/json"
 METRICS = "/metrics"
+PREDICTING = ("/predict", *INFER)  # refused before the body is read if there is no model
+LABEL = "service.route"  # scope key: the path, or the pattern of its route
 HOSTS = "[service] hosts (ML_SERVICE__HOSTS)"
 FAILED = "An unexpected error has occurred, please check the server log."  # as BentoML's own endpoints answer
 
@@ -70,13 +73,15 @@ class Application:
             return await self.app(scope, receive, send)
         if refusal := refuse_head(scope):
             return await refusal(scope, receive, send)
-        methods = self._exact.get(scope["path"])
-        label = find_label(self.routes, scope) if methods is None else scope["path"]
-        if label is None:
-            counters().unknown_paths.inc()
-            return await NOT_FOUND(scope, receive, send)
-        if methods is not None and scope["method"] not in methods:
+        label, methods = scope["path"], self._exact.get(scope["path"])
+        if methods is None:
+            if (found := find_route(self.routes, scope)) is None:
+                counters().unknown_paths.inc()
+                return await NOT_FOUND(scope, receive, send)
+            label, methods = found
+        if scope["method"] not in methods:
             return await refuse_method(methods)(scope, receive, send)
+        scope[LABEL] = label
         metrics = request_metrics()
         if label == METRICS:
             metrics.write()
@@ -98,7 +103,7 @@ class Application:
             RequestRefused: a check failed, or the service is busy.
             ClientDisconnected: the client left before its body was complete.
         """
-        path = scope["path"]
+        path = scope[LABEL]
         if path in HEALTH:
             return await self.app(scope, exchange.receive, exchange.send)
         bundle = serving.bundle
@@ -110,7 +115,7 @@ class Application:
             await serving.access.admit(path, headers, scope["client"][0] if scope.get("client") else "")
         if scope["method"] in WITHOUT_BODY:
             return await self.app(scope, exchange.receive, exchange.send)
-        if bundle is None and path == "/predict":
+        if bundle is None and path in PREDICTING:
             raise RequestRefused(503, "no_model", NO_MODEL)
         if (wanted := self._types.get(path)) is not None:
             require_type(headers, wanted)
@@ -180,16 +185,18 @@ class Dispatcher:
     """The ASGI application behind `Application`: the routes in `direct`, and BentoML's application for all others."""
 
     def __init__(self, direct: Mapping[str, ASGIApp], app: ASGIApp) -> None:
-        """Store the application of each path in `direct`, and the one of all other paths."""
+        """Store the application of each route in `direct`, and the one of all other routes."""
         self._direct = direct
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request. An error that the route did not expect is logged and answered with 500."""
-        if scope["type"] != "http" or (direct := self._direct.get(scope["path"])) is None:
+        if scope["type"] != "http" or (direct := self._direct.get(scope[LABEL])) is None:
             return await self._app(scope, receive, send)
         try:
             await direct(scope, receive, send)
+        except RequestRefused:
+            raise
         except Exception:
             log.exception("Exception on %s [%s]", scope["path"], scope["method"])
             await JSONResponse({"error": FAILED}, 500)(scope, receive, send)
@@ -204,17 +211,21 @@ def find_exact(routes: Iterable[BaseRoute], prefix: str) -> Iterable[tuple[str, 
             yield from find_exact(route.routes, prefix + route.path)
 
 
-def find_label(routes: Iterable[BaseRoute], scope: Scope) -> str | None:
-    """Return the pattern of the first route that matches a path; None if there is none."""
+def find_route(routes: Iterable[BaseRoute], scope: Scope) -> tuple[str, frozenset[str]] | None:
+    """Return pattern and methods of the first route that matches a path and, if there is one, the method."""
+    other: tuple[str, frozenset[str]] | None = None
     for route in routes:
         match, inner = route.matches(scope)
         if match is Match.NONE:
             continue
+        pattern, methods = str(getattr(route, "path", "/{path}")), frozenset(getattr(route, "methods", None) or METHODS)
         if isinstance(route, Mount):
-            below = find_label(route.routes, {**scope, **inner}) if route.routes else None
-            return route.path + (below or "/{path}")
-        return str(getattr(route, "path", "/{path}"))
-    return None
+            below = find_route(route.routes, {**scope, **inner}) if route.routes else None
+            pattern, methods = (pattern + below[0], below[1]) if below else (f"{pattern}/{{path}}", methods)
+        if match is Match.FULL:
+            return pattern, methods
+        other = other or (pattern, methods)
+    return other
 
 
 def refuse_head(scope: Scope) -> JSONResponse | None:

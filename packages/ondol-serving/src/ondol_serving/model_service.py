@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ondol_serving import inference_protocol
 from ondol_serving.access import Access, require_access_control
 from ondol_serving.answers import Accepted
 from ondol_serving.application import JSON, Application, Dispatcher
@@ -78,9 +79,6 @@ def describe_model(bundle: Bundle) -> bytes:
     return json.dumps(about, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-MODEL = Route("/model", show_model, methods=["GET"])  # of `Dispatcher`; BentoML does not know it
-
-
 class ModelService:
     """Loads the champion and answers `POST /predict`; a project's service inherits it."""
 
@@ -125,6 +123,10 @@ class ModelService:
         return await serving.batcher.predict(bundle, bundle.parse(json.dumps({"rows": rows}).encode()))
 
 
+# Routes that BentoML does not know, with their methods.
+OURS: dict[str, tuple[str, ASGIApp]] = {"/model": ("GET", show_model), **inference_protocol.ROUTES}
+
+
 class TypedService(DocumentedService):
     """A BentoML service that answers the routes of every prediction service before BentoML's own layers."""
 
@@ -139,11 +141,13 @@ class TypedService(DocumentedService):
         for added, options in reversed(self.middlewares):  # of the project's service, around all routes
             admitted = added(admitted, **options)
         types = {api.route: api.input_spec.mime_type() for api in self.apis.values()}
-        return Application(admitted, [*app.routes, MODEL], types)
+        types |= dict.fromkeys(inference_protocol.INFER, "application/*")  # JSON, or JSON and binary tensors
+        ours = [Route(path, application, methods=[method]) for path, (method, application) in OURS.items()]
+        return Application(admitted, [*app.routes, *ours], types)
 
     def _find_direct(self) -> dict[str, ASGIApp]:
         """Return the routes that are answered without BentoML: those that the project's service does not override."""
-        direct: dict[str, ASGIApp] = {"/": show_page, "/model": show_model}
+        direct = {"/": show_page} | {path: application for path, (_, application) in OURS.items()}
         if not hasattr(self.inner, "__is_alive__"):
             direct |= {"/livez": show_alive, "/healthz": show_alive}
         if self.inner.__is_ready__ is ModelService.__is_ready__:

@@ -10,7 +10,9 @@ import bentoml
 from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
+from ondol_serving.access import HEALTH
 from ondol_serving.bundle import Bundle
+from ondol_serving.inference_protocol import ROUTES
 from ondol_serving.serving import serving
 
 PAGE = Path(bentoml.__file__).parents[1] / "_bentoml_impl" / "server" / "main-openapi.html"
@@ -95,6 +97,7 @@ class DocumentedService(bentoml.Service[Any]):
         document["info"].pop("contact", None)
         document["components"]["schemas"]["Error"] = ERROR
         document["paths"]["/model"] = {"get": _describe_model()}
+        document["paths"] |= {path: _describe_protocol(path) for path in ROUTES}
         operation = document["paths"]["/predict"]["post"]
         # BentoML's keys are numbers: text keys would appear in the document a second time.
         operation["responses"] = {"200": operation["responses"][200]} | _describe(REFUSALS)
@@ -124,6 +127,30 @@ def _describe_model() -> dict[str, Any]:
         "description": "The model in production: version, data digest, commit, metrics, schema.",
         "responses": found | _describe(CALLERS | {503: "There is no model yet"}),
     }
+
+
+def _describe_protocol(path: str) -> dict[str, Any]:
+    """Return the description of a path of the Open Inference Protocol."""
+    method, application = ROUTES[path]
+    content = {"application/json": {"schema": {"type": "object"}}}
+    refusals = {404: "There is no such model or version"} if "{model}" in path else {}
+    if method == "POST":
+        refusals |= REFUSALS
+    elif path not in HEALTH:
+        refusals |= CALLERS
+    if path not in ("/v2", "/v2/health/live"):
+        refusals |= {503: REFUSALS[503] if method == "POST" else "There is no model yet"}
+    operation: dict[str, Any] = {
+        "tags": ["Open Inference Protocol"],
+        "description": inspect.getdoc(application),
+        "responses": {"200": {"description": "The answer", "content": content}}
+        | _describe(dict(sorted(refusals.items()))),
+    }
+    if method == "POST":
+        operation["requestBody"] = {"required": True, "content": content}
+    named = re.findall(r"{(\w+)}", path)
+    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in named]
+    return {"parameters": parameters, method.lower(): operation}
 
 
 def _describe(refusals: dict[int, str]) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""Triton's own client, in an environment of its own since it asks for other versions, against a real service."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from service_server import serve
+from service_support import bundle_files, compile_model, crown, fit, write_bundle
+
+ROOT = Path(__file__).parents[2]
+CLIENT = """
+import json, sys
+import numpy as np
+import tritonclient.http as triton
+
+address, file, form, name, key = sys.argv[1:]
+rows, binary = json.load(open(file)), form == "binary"
+dtypes = {"FP64": "f8", "INT64": "i8", "BOOL": "?"}
+client = triton.InferenceServerClient(address)
+assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(name)
+metadata = client.get_model_metadata(name, headers={"Authorization": f"Bearer {key}"})
+inputs = []
+for described in metadata["inputs"]:
+    values = [row[described["name"]] for row in rows]
+    if described["datatype"] == "BYTES":
+        array = np.array([("" if v is None else v).encode() for v in values], dtype=object)
+    else:
+        array = np.array([np.nan if v is None else v for v in values], dtypes[described["datatype"]])
+    one = triton.InferInput(described["name"], [len(rows)], described["datatype"])
+    one.set_data_from_numpy(array, binary_data=binary)
+    inputs.append(one)
+outputs = [triton.InferRequestedOutput(one["name"], binary_data=binary) for one in metadata["outputs"]]
+answer = client.infer(name, inputs, outputs=outputs, headers={"Authorization": f"Bearer {key}"})
+labels = [v.decode() if isinstance(v, bytes) else v for v in answer.as_numpy("label")]
+print(json.dumps({"labels": labels, "probabilities": answer.as_numpy("probabilities").astype("f8").ravel().tolist()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    """The interpreter of an environment with Triton's client."""
+    folder = ROOT / "build" / "triton"
+    found = folder / "bin" / "python"
+    if not found.exists():
+        uv = Path(sys.executable).with_name("uv")
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
+        packages = ["tritonclient[http]<3", "numpy<3"]
+        subprocess.run([uv, "pip", "install", "--quiet", "--python", found, *packages], check=True)
+    return found
+
+
+def draw_rows(count: int) -> list[dict[str, Any]]:
+    random = np.random.default_rng(7)
+    return [
+        {
+            "house age": None if random.random() < 0.2 else float(random.uniform(0, 199)),
+            "class": [None, "new", "old", "처음 보는 값", "émoji 🙂"][random.integers(5)],
+            "지역": ["서울", "부산"][random.integers(2)],
+            "a.b/c?": int(random.integers(0, 9)),
+            "매출 (원)": int(random.integers(2_999_999_900, 3_000_000_100)),
+            "가입일": None if random.random() < 0.2 else f"2021-0{random.integers(1, 9)}-03T04:05:06",
+            "model_config": bool(random.integers(2)),
+        }
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["binary", "json"])
+def test_triton_s_client_gets_the_numbers_of_predict(python: Path, tmp_path: Path, form: str) -> None:
+    from ondol.registry.keys import add_key
+    from ondol.storage.store import Store
+
+    store, rows = tmp_path / "store", draw_rows(1000)
+    settings = {"max_rows": 1000, "max_body_bytes": 5_000_000}
+    files = bundle_files("7", "binary", compile_model(fit("binary"), "binary"), settings=settings)
+    crown(store, *write_bundle(store, files))
+    key, _ = add_key(Store(store), "triton", ("predict",), None)
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    with serve(store, tmp_path / "home") as client:
+        headers = {"Authorization": f"Bearer {key}"}
+        wanted = client.post("/predict", json={"rows": rows}, headers=headers).json()["predictions"]
+        address = f"127.0.0.1:{client.base_url.port}"
+        command = [python, "-c", CLIENT, address, tmp_path / "rows.json", form, "model", key]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["labels"] == [one["label"] for one in wanted]
+    assert found["probabilities"] == [p for one in wanted for p in one["probabilities"].values()]
