@@ -11,18 +11,25 @@ import pytest
 from service_server import serve
 from service_support import bundle_files, compile_model, crown, fit, write_bundle
 
+from ondol.orchestration.guard import free_port
+
 ROOT = Path(__file__).parents[2]
 CLIENT = """
 import json, sys
 import numpy as np
-import tritonclient.http as triton
 
 address, file, form, name, key = sys.argv[1:]
-rows, binary = json.load(open(file)), form == "binary"
+if form == "grpc":
+    import tritonclient.grpc as triton
+else:
+    import tritonclient.http as triton
+rows, binary = json.load(open(file)), {} if form == "grpc" else {"binary_data": form == "binary"}
 dtypes = {"FP64": "f8", "INT64": "i8", "BOOL": "?"}
+headers = {"authorization": f"Bearer {key}"}
 client = triton.InferenceServerClient(address)
 assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(name)
-metadata = client.get_model_metadata(name, headers={"Authorization": f"Bearer {key}"})
+as_json = {"as_json": True} if form == "grpc" else {}
+metadata = client.get_model_metadata(name, headers=headers, **as_json)
 inputs = []
 for described in metadata["inputs"]:
     values = [row[described["name"]] for row in rows]
@@ -31,10 +38,10 @@ for described in metadata["inputs"]:
     else:
         array = np.array([np.nan if v is None else v for v in values], dtypes[described["datatype"]])
     one = triton.InferInput(described["name"], [len(rows)], described["datatype"])
-    one.set_data_from_numpy(array, binary_data=binary)
+    one.set_data_from_numpy(array, **binary)
     inputs.append(one)
-outputs = [triton.InferRequestedOutput(one["name"], binary_data=binary) for one in metadata["outputs"]]
-answer = client.infer(name, inputs, outputs=outputs, headers={"Authorization": f"Bearer {key}"})
+outputs = [triton.InferRequestedOutput(one["name"], **binary) for one in metadata["outputs"]]
+answer = client.infer(name, inputs, outputs=outputs, headers=headers)
 labels = [v.decode() if isinstance(v, bytes) else v for v in answer.as_numpy("label")]
 print(json.dumps({"labels": labels, "probabilities": answer.as_numpy("probabilities").astype("f8").ravel().tolist()}))
 """
@@ -48,7 +55,7 @@ def python() -> Path:
     if not found.exists():
         uv = Path(sys.executable).with_name("uv")
         subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
-        packages = ["tritonclient[http]<3", "numpy<3"]
+        packages = ["tritonclient[grpc,http]<3", "numpy<3"]
         subprocess.run([uv, "pip", "install", "--quiet", "--python", found, *packages], check=True)
     return found
 
@@ -70,7 +77,7 @@ def draw_rows(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["binary", "json"])
+@pytest.mark.parametrize("form", ["binary", "json", "grpc"])
 def test_triton_s_client_gets_the_numbers_of_predict(python: Path, tmp_path: Path, form: str) -> None:
     from ondol.registry.keys import add_key
     from ondol.storage.store import Store
@@ -81,10 +88,11 @@ def test_triton_s_client_gets_the_numbers_of_predict(python: Path, tmp_path: Pat
     crown(store, *write_bundle(store, files))
     key, _ = add_key(Store(store), "triton", ("predict",), None)
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    with serve(store, tmp_path / "home") as client:
+    port = free_port()
+    with serve(store, tmp_path / "home", ML_SERVICE__GRPC_PORT=str(port)) as client:
         headers = {"Authorization": f"Bearer {key}"}
         wanted = client.post("/predict", json={"rows": rows}, headers=headers).json()["predictions"]
-        address = f"127.0.0.1:{client.base_url.port}"
+        address = f"127.0.0.1:{port if form == 'grpc' else client.base_url.port}"
         command = [python, "-c", CLIENT, address, tmp_path / "rows.json", form, "model", key]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -37,7 +37,12 @@ SERVICE_MAY = {
     "starlette",
     "uvicorn",
 }
-EXCEPTIONS = {"access.py": {"jwt"}, "sklearn_runtime.py": {"pandas", "skops", "sklearn"}}  # extras
+EXCEPTIONS = {
+    "access.py": {"jwt"},
+    "grpc_messages.py": {"google"},
+    "grpc_server.py": {"grpc"},
+    "sklearn_runtime.py": {"pandas", "skops", "sklearn"},
+}  # extras
 HEAVY = {"bentoml", "evidently", "matplotlib", "mlflow", "onnx", "onnxruntime", "skl2onnx", "sklearn"}
 
 

@@ -650,6 +650,6 @@ def test_service_and_project_have_the_same_default_limits() -> None:
     from ondol_serving.settings import Limits
 
     assert (
-        Service().model_dump(exclude={"host", "port", "workers", "certificate", "certificate_key"})
+        Service().model_dump(exclude={"host", "port", "workers", "grpc_port", "certificate", "certificate_key"})
         == Limits().model_dump()
     )

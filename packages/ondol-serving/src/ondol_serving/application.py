@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ondol_serving.access import HEALTH
-from ondol_serving.admission import Busy, ClientDisconnected, Load, Work, body_too_large, read_body
+from ondol_serving.admission import Busy, ClientDisconnected, Work, body_too_large, read_body
 from ondol_serving.bundle import Bundle
 from ondol_serving.callers import PROBES, Headers, read_headers, refuse_caller
 from ondol_serving.errors import RequestRefused, refuse, refuse_method
@@ -60,7 +60,6 @@ class Application:
         for path, methods in find_exact(self.routes, ""):
             self._exact[path] = self._exact.get(path, frozenset()) | methods
         self._without_model = read_limits({})
-        self._load: Load | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
@@ -127,7 +126,7 @@ class Application:
     async def _read(
         self, scope: Scope, receive: Receive, exchange: "Exchange", bundle: Bundle | None, limits: Limits
     ) -> None:
-        load = self._load = self._load or Load()
+        load = serving.load
         body, counted = b"", 0
         try:
             try:
@@ -195,8 +194,8 @@ class Dispatcher:
             return await self._app(scope, receive, send)
         try:
             await direct(scope, receive, send)
-        except RequestRefused:
-            raise
+        except RequestRefused as refused:
+            await refused.answer(scope, receive, send)
         except Exception:
             log.exception("Exception on %s [%s]", scope["path"], scope["method"])
             await JSONResponse({"error": FAILED}, 500)(scope, receive, send)

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from ondol_serving.admission import HEAVY_BYTES
 from ondol_serving.answers import Accepted, create_request_ids
 from ondol_serving.bundle import Bundle
-from ondol_serving.errors import list_errors, refuse_rows
+from ondol_serving.errors import RequestRefused, RowsRefused
 from ondol_serving.request import Envelope
 from ondol_serving.serving import serving
 
@@ -43,7 +43,10 @@ class PredictRequest(IODescriptor, Envelope):
     @classmethod
     async def from_http_request(cls, request: "Request", serde: Any) -> Any:
         """Return the validated rows of a request, or the answer 400."""
-        return await read_request(request.scope)
+        try:
+            return await read_rows(request.scope["bundle"], request.scope["body"])
+        except RequestRefused as refused:
+            return refused.answer
 
 
 class PredictResponse(IODescriptor):
@@ -64,9 +67,7 @@ class PredictResponse(IODescriptor):
 
 async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer `POST /predict`; an ASGI application behind `Application`, which has read the body."""
-    request = await read_request(scope)
-    if isinstance(request, Response):
-        return await request(scope, receive, send)
+    request = await read_rows(scope["bundle"], scope["body"])
     body = await serving.batcher.answer(request)
     headers = [
         (b"content-type", b"application/json"),
@@ -77,13 +78,16 @@ async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def read_request(scope: Scope) -> Accepted | Response:
-    """Return the validated rows of a request, or the answer 400, by the bundle in production at its arrival."""
-    bundle: Bundle = scope["bundle"]
-    body, arrived = scope["body"], time.perf_counter()
+async def read_rows(bundle: Bundle, body: bytes) -> Accepted:
+    """Return the validated rows of a request.
+
+    Raises:
+        RequestRefused: they do not match the contract.
+    """
+    arrived = time.perf_counter()
     try:
         many = len(body) > HEAVY_BYTES
         read = await asyncio.to_thread(bundle.read, body) if many else bundle.read(body)
-        return Accepted(bundle, next(_request_ids), read.rows, read.body, read.keys, arrived, read.unread)
     except ValidationError as error:
-        return refuse_rows(list_errors(error))
+        raise RowsRefused(error) from None
+    return Accepted(bundle, next(_request_ids), read.rows, read.body, read.keys, arrived, read.unread)

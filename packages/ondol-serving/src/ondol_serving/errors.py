@@ -14,10 +14,26 @@ LONGEST_PLACE = 200
 class RequestRefused(Exception):
     """The request is answered with an error."""
 
+    answer: JSONResponse
+
     def __init__(self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         """Store the answer."""
         super().__init__(message)
         self.answer = refuse(status, kind, message, headers)
+
+
+class RowsRefused(RequestRefused):
+    """The rows of a request do not match the contract."""
+
+    def __init__(self, error: ValidationError) -> None:
+        """Name the first thing that is wrong, and list all without the values that were sent."""
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        errors: list[dict[str, Any]] = [dict(one) | {"loc": list(one["loc"])} for one in found]
+        place = shorten(".".join(map(str, errors[0]["loc"])) or "body", LONGEST_PLACE)
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        message = f"{place}: {errors[0]['msg']}{more}"
+        Exception.__init__(self, message)
+        self.answer = JSONResponse({"error": message, "detail": errors}, 400)
 
 
 def refuse(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -30,17 +46,3 @@ def refuse_method(methods: Iterable[str]) -> JSONResponse:
     """Return the answer to a request with a method that the route does not have."""
     allowed = ", ".join(sorted(methods))
     return refuse(405, "method_not_allowed", f"This path only accepts {allowed}", {"Allow": allowed})
-
-
-def refuse_rows(errors: list[dict[str, Any]]) -> JSONResponse:
-    """Return the answer to a request that does not match the contract."""
-    first = errors[0]
-    place = shorten(".".join(map(str, first["loc"])) or "body", LONGEST_PLACE)
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return JSONResponse({"error": f"{place}: {first['msg']}{more}", "detail": errors}, 400)
-
-
-def list_errors(error: ValidationError) -> list[dict[str, Any]]:
-    """Return the errors of an invalid request, without the values that were sent."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [dict(one) | {"loc": list(one["loc"])} for one in found]

@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from ondol_serving.access import MODEL
 from ondol_serving.admission import HEAVY_BYTES
 from ondol_serving.bundle import Bundle
 from ondol_serving.contract import Column
-from ondol_serving.endpoint import read_request
+from ondol_serving.endpoint import read_rows
 from ondol_serving.errors import RequestRefused
 from ondol_serving.names import label_key
 from ondol_serving.serving import NO_MODEL, serving
@@ -115,19 +116,13 @@ def parse_inference(body: bytes, header_length: bytes | None, max_rows: int) -> 
             for wanted in request.get("outputs") or ()
         }
         return Inference(str(request.get("id") or ""), tensors, outputs, by_default)
-    except (AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _invalid(f"The request cannot be read: {type(error).__name__}: {error}") from None
 
 
 def _read_tensor(given: Mapping[str, Any], raw: bytes | None, max_rows: int) -> Tensor:
-    name, datatype, shape = str(given["name"]), str(given["datatype"]), given["shape"]
-    if not (isinstance(shape, list) and len(shape) in (1, 2) and shape[1:] in ([], [1])):
-        raise _invalid(f"The shape of {name!r} is {shape}: a column has the shape [rows] or [rows, 1]")
-    if datatype != BYTES and datatype not in NUMBERS:
-        raise _invalid(f"The datatype of {name!r} is {datatype!r}: use BYTES or one of {', '.join(NUMBERS)}")
-    rows = int(shape[0])
-    if rows > max_rows:
-        raise _invalid(f"A request may hold at most {max_rows} rows (max_rows)")
+    name, datatype = str(given["name"]), str(given["datatype"])
+    rows = require_rows(name, datatype, given["shape"], max_rows)
     if raw is None:
         values = [one for value in given["data"] for one in (value if isinstance(value, list) else [value])]
     elif datatype == BYTES:
@@ -139,15 +134,31 @@ def _read_tensor(given: Mapping[str, Any], raw: bytes | None, max_rows: int) -> 
     return Tensor(name, datatype, values)
 
 
+def require_rows(name: str, datatype: str, shape: Any, max_rows: int) -> int:
+    """Return the number of rows of a column.
+
+    Raises:
+        RequestRefused: shape or datatype is not one of a column, or there are too many rows.
+    """
+    if not (isinstance(shape, list) and len(shape) in (1, 2) and shape[1:] in ([], [1])):
+        raise _invalid(f"The shape of {name!r} is {shape}: a column has the shape [rows] or [rows, 1]")
+    if datatype != BYTES and datatype not in NUMBERS:
+        raise _invalid(f"The datatype of {name!r} is {datatype!r}: use BYTES or one of {', '.join(NUMBERS)}")
+    if int(shape[0]) > max_rows:
+        raise _invalid(f"A request may hold at most {max_rows} rows (max_rows)")
+    return int(shape[0])
+
+
 def split_texts(raw: bytes) -> list[str]:
     """Return the texts of a binary tensor: each follows its length in four bytes.
 
     Raises:
         ValueError: a length does not fit, or a text is not UTF-8.
-        struct.error: a length is incomplete.
     """
     texts, place = [], 0
     while place < len(raw):
+        if place + 4 > len(raw):
+            raise ValueError("a length is incomplete")
         [length] = struct.unpack_from("<I", raw, place)
         text = raw[place + 4 : place + 4 + length]
         if len(text) < length:
@@ -219,23 +230,46 @@ def _invalid(message: str) -> RequestRefused:
     return RequestRefused(400, "invalid_inference_request", message)
 
 
-def _find_bundle(scope: Scope, bundle: Bundle | None) -> Bundle:
-    """Return the bundle of the model and version in the path.
+def model_name(bundle: Bundle) -> str:
+    """Return the name of the model: that of the project."""
+    return str(bundle.meta.get("name") or ANY_MODEL)
+
+
+def find_bundle(bundle: Bundle | None, name: str, version: str | None = None) -> Bundle:
+    """Return the bundle in production if it is that of the named model and version.
 
     Raises:
         RequestRefused: there is no model, or it has another name or version.
     """
-    parts = scope["path"].strip("/").split("/")  # v2, models, MODEL, and perhaps versions, VERSION
     if bundle is None:
         raise RequestRefused(503, "no_model", NO_MODEL)
-    name = str(bundle.meta.get("name") or ANY_MODEL)
-    if parts[2] not in (name, ANY_MODEL):
-        raise RequestRefused(404, "unknown_model", f"There is no such model: this service has {name!r}")
-    if len(parts) > 4 and parts[3] == "versions" and parts[4] != bundle.version:
-        raise RequestRefused(
-            404, "unknown_version", f"Version {bundle.version} is in production, and no other is loaded"
-        )
+    if name not in (model_name(bundle), ANY_MODEL):
+        raise RequestRefused(404, "unknown_model", f"There is no such model: this service has {model_name(bundle)!r}")
+    if version and version != bundle.version:
+        message = f"Version {bundle.version} is in production, and no other is loaded"
+        raise RequestRefused(404, "unknown_version", message)
     return bundle
+
+
+def describe_model(bundle: Bundle) -> dict[str, Any]:
+    """Return the metadata of the model."""
+    return {
+        "name": model_name(bundle),
+        "versions": [bundle.version],
+        "platform": "onnx_onnxv1" if bundle.meta.get("runtime", "onnx") == "onnx" else "sklearn_skops",
+        "inputs": describe_inputs(bundle),
+        "outputs": describe_outputs(bundle),
+    }
+
+
+def _named_in_path(scope: Scope, bundle: Bundle | None) -> Bundle:
+    """Return `bundle` if it is that of the model, and of the version if there is one, in a path.
+
+    Raises:
+        RequestRefused: there is none.
+    """
+    parts = scope["path"].strip("/").split("/")  # v2, models, MODEL, versions, VERSION
+    return find_bundle(bundle, parts[2], parts[4] if parts[3:4] == ["versions"] else None)
 
 
 async def show_server(scope: Scope, receive: Receive, send: Send) -> None:
@@ -256,52 +290,50 @@ async def show_ready(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def show_model_ready(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer `GET /v2/models/MODEL/ready`."""
-    bundle = _find_bundle(scope, serving.bundle)
-    await JSONResponse({"name": bundle.meta.get("name"), "ready": True})(scope, receive, send)
+    await JSONResponse({"name": model_name(_named_in_path(scope, serving.bundle)), "ready": True})(scope, receive, send)
 
 
 async def show_model(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer `GET /v2/models/MODEL`."""
-    bundle = _find_bundle(scope, serving.bundle)
-    about = {
-        "name": str(bundle.meta.get("name") or ANY_MODEL),
-        "versions": [bundle.version],
-        "platform": "onnx_onnxv1" if bundle.meta.get("runtime", "onnx") == "onnx" else "sklearn_skops",
-        "inputs": describe_inputs(bundle),
-        "outputs": describe_outputs(bundle),
-    }
-    await JSONResponse(about)(scope, receive, send)
+    await JSONResponse(describe_model(_named_in_path(scope, serving.bundle)))(scope, receive, send)
 
 
 async def answer_infer(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer `POST /v2/models/MODEL/infer`; an ASGI application behind `Application`, which has read the body."""
-    bundle = _find_bundle(scope, scope["bundle"])
-    length = dict(scope["headers"]).get(HEADER_LENGTH)
-
-    def parse() -> tuple[Inference, bytes]:
-        wanted = parse_inference(scope["body"], length, bundle.limits.max_rows)
-        return wanted, to_rows(bundle, wanted.tensors)
-
-    heavy = len(scope["body"]) > HEAVY_BYTES
-    wanted, rows = await asyncio.to_thread(parse) if heavy else parse()
-    request = await read_request({**scope, "body": rows})
-    if isinstance(request, Response):
-        return await request(scope, receive, send)
-    predictions = from_json(await serving.batcher.answer(request))["predictions"]
+    bundle = _named_in_path(scope, scope["bundle"])
+    body, length = scope["body"], dict(scope["headers"]).get(HEADER_LENGTH)
+    heavy = len(body) > HEAVY_BYTES
+    parse = partial(parse_inference, body, length, bundle.limits.max_rows)
+    wanted = await asyncio.to_thread(parse) if heavy else parse()
+    request_id, predictions = await predict_tensors(bundle, wanted.tensors, heavy)
     outputs, content = write_outputs(bundle, predictions, wanted)
     about = {
-        "model_name": str(bundle.meta.get("name") or ANY_MODEL),
+        "model_name": model_name(bundle),
         "model_version": bundle.version,
-        "id": wanted.id or request.request_id,
+        "id": wanted.id or request_id,
         "outputs": outputs,
     }
     header = json.dumps(about, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    headers = {"X-Request-ID": request.request_id}
+    headers = {"X-Request-ID": request_id, "Content-Type": "application/json"}
     if content:
         headers |= {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
-    else:
-        headers["Content-Type"] = "application/json"
     await Response(header + content, headers=headers)(scope, receive, send)
+
+
+async def predict_tensors(bundle: Bundle, tensors: list[Tensor], heavy: bool) -> tuple[str, list[dict[str, Any]]]:
+    """Return the id of a request that was predicted and logged, and its predictions.
+
+    Args:
+        bundle: The bundle that predicts.
+        tensors: The columns of the request.
+        heavy: Whether the request is large, so that the event loop must stay free.
+
+    Raises:
+        RequestRefused: the columns do not match the contract.
+    """
+    rows = await asyncio.to_thread(to_rows, bundle, tensors) if heavy else to_rows(bundle, tensors)
+    request = await read_rows(bundle, rows)
+    return request.request_id, from_json(await serving.batcher.answer(request))["predictions"]
 
 
 INFER = tuple(f"{path}/infer" for path in MODEL)

@@ -6,6 +6,7 @@ import logging
 import os
 from contextlib import suppress
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, cast
 
 import bentoml
@@ -20,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ondol_serving import inference_protocol
 from ondol_serving.access import Access, require_access_control
+from ondol_serving.admission import Load
 from ondol_serving.answers import Accepted
 from ondol_serving.application import JSON, Application, Dispatcher
 from ondol_serving.batching import Batcher
@@ -46,6 +48,9 @@ def _is_fault(record: logging.LogRecord) -> bool:
 
 logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_fault)  # BentoML logs a traceback for each
 
+GRPC_PORT = int(os.environ.get("ML_SERVICE__GRPC_PORT") or 0)
+NO_GRPC = "ML_SERVICE__GRPC_PORT needs gRPC: run `uv add --group service 'ondol-serving[grpc]'`, and build a new image."
+STOP_SECONDS = 10.0  # for requests in progress over gRPC
 WORKERS = int(os.environ.get("ML_SERVICE__WORKERS") or 1)
 
 
@@ -88,13 +93,20 @@ class ModelService:
         serving.forget()
         serving.access = Access()
         counters()
-        serving.batcher = Batcher()
+        serving.batcher, serving.load = Batcher(), Load()
         await asyncio.to_thread(serving.look)
+        self._grpc = None
+        if GRPC_PORT:
+            from ondol_serving.grpc_server import start_server  # of an extra
+
+            self._grpc = await start_server(GRPC_PORT)
         self._watcher = asyncio.create_task(serving.watch())
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Stop watching."""
+        """Stop watching, and answer the requests over gRPC that are in progress."""
+        if self._grpc is not None:
+            await self._grpc.stop(STOP_SECONDS)
         self._watcher.cancel()
         with suppress(asyncio.CancelledError):
             await self._watcher
@@ -163,11 +175,13 @@ def service(cls: type[ModelService]) -> TypedService:
 
     Raises:
         TypeError: the class does not inherit `ModelService`.
-        SystemExit: other machines could reach it, and it has no access control.
+        SystemExit: other machines could reach it, and it has no access control; or a package is missing.
     """
     if not issubclass(cls, ModelService):
         raise TypeError(f"{cls.__name__} does not inherit ModelService, which answers POST /predict")
     require_access_control()
+    if GRPC_PORT and find_spec("grpc") is None:
+        raise SystemExit(NO_GRPC)
     use_protocol()
     return cast(
         TypedService,

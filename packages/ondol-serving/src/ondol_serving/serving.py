@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from ondol_serving.access import Access
+from ondol_serving.admission import Load
 from ondol_serving.batching import Batcher
 from ondol_serving.bundle import Bundle, BundleError, load_bundle
 
@@ -38,6 +39,7 @@ class Serving:
         """Start without a bundle; `refresh` loads it."""
         self.bundle: Bundle | None = None
         self.batcher: Batcher  # of the server's event loop; `ModelService.start` sets it
+        self.load: Load  # likewise
         self.access: Access  # likewise
         self._loaded: object = None
         self._tried: object = None

@@ -345,6 +345,7 @@ class Service(Section):
         hosts: The host names that requests may use, in addition to loopback names and the address it listens on:
             `churn.example.com`, `*.example.com`, or `*` for any. Web pages of an origin listed here, with the port that
             a browser shows, may send requests too.
+        grpc_port: The port of the Open Inference Protocol over gRPC; None for none. It needs the extra `grpc`.
         certificate: A certificate file (PEM), with which `ml serve` speaks TLS; None for plain HTTP.
         certificate_key: The file (PEM) of its private key.
         workers: The number of worker processes.
@@ -358,6 +359,7 @@ class Service(Section):
     host: str = "127.0.0.1"
     port: int = Field(3000, ge=1, le=65535)
     hosts: Hosts = ()
+    grpc_port: int | None = Field(None, ge=1, le=65535)
     certificate: str | None = None
     certificate_key: str | None = None
     workers: int = Field(1, ge=1)

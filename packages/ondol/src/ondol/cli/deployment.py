@@ -194,6 +194,8 @@ def serve_champion(port: int | None, *, plain_http: bool = False) -> None:
     named = _named_bundle(settings)
     host, chosen = settings.service.host, port or settings.service.port
     _require_free(host, chosen)
+    if settings.service.grpc_port is not None:
+        _require_free(host, settings.service.grpc_port)
     tls = [] if plain_http else _tls_options(settings)
     place = f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
     store = open_store(settings)
@@ -207,9 +209,9 @@ def serve_champion(port: int | None, *, plain_http: bool = False) -> None:
     if champion and not store.remote:  # the local copy is served while the bucket is not reachable
         open_bundle(store, champion.bundle)
     os.environ |= {"ML_STORE": str(store.folder)}
-    limits = settings.service.model_dump(exclude={"host", "port", "certificate", "certificate_key"}) | {
-        "hosts": ",".join((*settings.service.hosts, place))
-    }
+    limits = settings.service.model_dump(
+        exclude={"host", "port", "certificate", "certificate_key"}, exclude_none=True
+    ) | {"hosts": ",".join((*settings.service.hosts, place))}
     access = settings.access.model_dump(exclude_none=True)
     for section, values in (("SERVICE", limits), ("LOG", settings.log.model_dump()), ("ACCESS", access)):
         os.environ |= {f"ML_{section}__{name.upper()}": str(value) for name, value in values.items()}
