@@ -162,7 +162,7 @@ EFFECTS = {  # by section: what a change of it reaches, and when
     "environments": "the next `ml release`, `ml smoke` or `ml environments`",
 }
 VARIABLES = {  # read from the environment, and no setting of config.toml
-    "ML_API_KEY": "The key that `ml release` and `ml smoke` show to a service with access control.",
+    "ML_API_KEY": "The key that `ml release`, `ml smoke` and the monitor show to a service with access control.",
     "ML_BUNDLE": "The folder of one bundle that the service loads, instead of the version that `champion.json` names.",
     "ML_COMMIT": "The commit that a version records where there is no repository, as in the worker's image.",
     "ML_IMAGE": "The image that `ml release` runs on the environment's host; the default of `--image`.",

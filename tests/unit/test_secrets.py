@@ -228,3 +228,17 @@ def test_a_config_that_cannot_be_read_is_one_sentence(tmp_path: Path, content: b
     with pytest.raises(UserError) as caught:
         load_settings(tmp_path)
     assert said in str(caught.value)
+
+
+def test_the_key_of_the_service_is_sent_and_shown_in_no_message(monkeypatch):
+    from urllib.request import Request
+
+    from ondol.redaction import add_authorization, redact
+
+    key = "ondol_12345678_" + "k" * 43
+    monkeypatch.setenv("ML_API_KEY", key)
+    request = add_authorization(Request("https://churn.example.com/model"))
+    assert request.unredirected_hdrs == {"Authorization": f"Bearer {key}"}
+    assert key not in redact(f"it failed with {key}")
+    monkeypatch.delenv("ML_API_KEY")
+    assert add_authorization(Request("https://churn.example.com/model")).unredirected_hdrs == {}

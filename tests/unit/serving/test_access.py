@@ -92,6 +92,12 @@ def test_only_the_hash_of_a_key_is_stored(store: Store) -> None:
     assert key.name == "청구 서비스"
 
 
+def test_engine_and_service_name_the_same_file() -> None:
+    from ondol.storage.files import KEYS_FILE as OF_THE_ENGINE
+
+    assert KEYS_FILE == OF_THE_ENGINE
+
+
 def test_two_keys_are_valid_at_once_until_one_is_revoked(store: Store) -> None:
     old, old_key = add_key(store, "billing", ("predict",), None)
     new, new_key = add_key(store, "billing", ("predict", "metrics"), 30)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
+from urllib.request import Request
 
 PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 # A parameter's name, with words separated by "_"; not inside a secret, nor in a query such as `WHERE token = 'x'`.
@@ -48,6 +49,14 @@ def expand(text: str) -> str:
         return _quote(value) if "://" in text[: found.start()] else value
 
     return PLACEHOLDER.sub(fill, text)
+
+
+def add_authorization(request: Request) -> Request:
+    """Return `request` with the key in the variable `ML_API_KEY`, if it is set; redirects do not get it."""
+    if key := os.environ.get("ML_API_KEY"):
+        _names.update(dict.fromkeys(_forms(key), "ML_API_KEY"))
+        request.add_unredirected_header("Authorization", f"Bearer {key}")
+    return request
 
 
 def _forms(value: str) -> set[str]:

@@ -18,10 +18,11 @@ from ondol.cli.console import console, current_store, start_command
 from ondol.cli.container import Container
 from ondol.config import Environment, Settings
 from ondol.contract.schema import require_compatible
-from ondol.deployment.smoke import REQUEST_SECONDS, add_key, explain_refusal, request_prediction, require_same
+from ondol.deployment.smoke import REQUEST_SECONDS, explain_refusal, request_prediction, require_same
 from ondol.errors import Refused, UserError, nearest
 from ondol.orchestration.alerts import alert
 from ondol.orchestration.processes import is_loopback
+from ondol.redaction import add_authorization
 from ondol.registry.bundles import Bundle, bundle_path, find_bundle, open_bundle
 from ondol.registry.champion import (
     Champion,
@@ -149,7 +150,7 @@ def _get(url: str, lacks: str) -> bytes:
         UserError: there is no answer, or an error status.
     """
     try:
-        with urllib.request.urlopen(add_key(urllib.request.Request(url)), timeout=REQUEST_SECONDS) as answer:
+        with urllib.request.urlopen(add_authorization(urllib.request.Request(url)), timeout=REQUEST_SECONDS) as answer:
             return bytes(answer.read())
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):

@@ -20,6 +20,7 @@ from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.guard import Child, free_port
 from ondol.project import Project, import_code
+from ondol.redaction import add_authorization
 from ondol.registry.bundles import new_bento_home
 
 START_SECONDS = 90.0
@@ -168,13 +169,6 @@ def request_prediction(base: str, body: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def add_key(request: urllib.request.Request) -> urllib.request.Request:
-    """Return `request` with the key of the environment variable `ML_API_KEY`, if it is set."""
-    if key := os.environ.get("ML_API_KEY"):
-        request.add_unredirected_header("Authorization", f"Bearer {key}")
-    return request
-
-
 def explain_refusal(status: int) -> str:
     """Return what to do if a service answers 401 or 403."""
     if status == 401:
@@ -186,7 +180,7 @@ def _request_once(base: str, body: dict[str, Any]) -> dict[str, Any] | None:
     """Return the answer of the service, None if it is busy."""
     request = urllib.request.Request(f"{base}/predict", json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(add_key(request), timeout=REQUEST_SECONDS) as answer:
+        with urllib.request.urlopen(add_authorization(request), timeout=REQUEST_SECONDS) as answer:
             return dict(json.load(answer))
     except urllib.error.HTTPError as error:
         if error.code == 503 and "Retry-After" in error.headers:

@@ -19,6 +19,7 @@ from ondol.config import Settings
 from ondol.orchestration.alerts import alert
 from ondol.orchestration.processes import running
 from ondol.project import Project
+from ondol.redaction import add_authorization
 from ondol.storage.files import read_note, write_json
 
 SKEW_SECONDS = 300.0  # seconds by which a file's time may differ from the times of its records
@@ -231,7 +232,7 @@ def _added(before: int, count: int) -> int:
 def read_count(url: str) -> int | None:
     """Return the counter's value in a Prometheus text, summed over workers; None if there is no answer."""
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+        with urllib.request.urlopen(add_authorization(urllib.request.Request(url)), timeout=SECONDS) as answer:
             lines = answer.read().decode("utf-8", errors="replace").splitlines()
     except (OSError, ValueError, http.client.HTTPException):
         return None

@@ -5,9 +5,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from ondol.errors import UserError
-from ondol.storage.files import explain_damage, locked, read_bytes
+from ondol.storage.files import KEYS_FILE, explain_damage, locked, read_bytes
 from ondol.storage.store import Store
-from ondol_serving.keys import KEYS_FILE, Key, create_key, list_entries, parse_keys
+from ondol_serving.keys import Key, create_key, list_entries, parse_keys
 
 
 def read_keys(store: Store) -> tuple[Key, ...]:

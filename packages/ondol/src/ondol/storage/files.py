@@ -30,6 +30,7 @@ from ondol.errors import UserError
 
 TEMPORARY = ".tmp-"  # of temporary folders in which files are written first
 CHAMPION_FILE = "champion.json"
+KEYS_FILE = "access.json"  # of API keys of the service
 SQLITE_HEADER = b"SQLite format 3\0"
 SQLITE_WAIT_SECONDS = 10.0
 BACKUP = "champion.backup.json"  # has the content of champion.json after its last change

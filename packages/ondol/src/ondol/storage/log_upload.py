@@ -12,9 +12,8 @@ from pathlib import Path
 
 from ondol.config import Fetch
 from ondol.errors import UserError
-from ondol.storage.files import CHAMPION_FILE, locked
+from ondol.storage.files import CHAMPION_FILE, KEYS_FILE, locked
 from ondol.storage.store import LOG, Mirror, Store
-from ondol_serving.keys import KEYS_FILE
 
 SKEW_SECONDS = 300.0  # seconds by which the store's clock may differ from ours
 FIRST_SECONDS, MORE_SECONDS = 10.0, 50.0  # seconds between two copies of a growing file; larger files wait longer

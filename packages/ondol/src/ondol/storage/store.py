@@ -26,9 +26,8 @@ from typing import Any, ParamSpec, TypeVar
 from ondol.config import Fetch, Settings, is_address, load_settings
 from ondol.errors import UserError
 from ondol.storage import files
-from ondol.storage.files import CHAMPION_FILE, Rename, locked, read_json, scratch
+from ondol.storage.files import CHAMPION_FILE, KEYS_FILE, Rename, locked, read_json, scratch
 from ondol.storage.remote_files import ANY_TAG, Changed, Object, Objects
-from ondol_serving.keys import KEYS_FILE
 
 WAIT_SECONDS = 2 * 3600.0
 POLL_SECONDS = 0.5
