@@ -4,12 +4,14 @@ import http.client
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,12 +22,18 @@ TEMPLATE = Path(__file__).parents[1] / "template"
 
 
 @contextmanager
-def serve(store: Path, home: Path, project: Path = TEMPLATE, **environment: str) -> Iterator[httpx.Client]:
+def serve(
+    store: Path, home: Path, project: Path = TEMPLATE, certificate: Path | None = None, **environment: str
+) -> Iterator[httpx.Client]:
     """Run a real `bentoml serve` of a project on the store until the block ends; its output is in `home`/log."""
     port = free_port()
     home.mkdir(parents=True, exist_ok=True)
     settings = {"ML_STORE": str(store), "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
     command = [sys.executable, "-m", "bentoml", "serve", "service.service:Service"]
+    if certificate:  # with its private key beside it
+        command += ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(certificate.with_suffix(".key"))]
+        command += ["--ssl-version", str(int(ssl.PROTOCOL_TLS_SERVER))]
+    trusted: Any = ssl.create_default_context(cafile=certificate) if certificate else True
     with (home / "log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
@@ -35,7 +43,8 @@ def serve(store: Path, home: Path, project: Path = TEMPLATE, **environment: str)
             stderr=subprocess.STDOUT,
         )
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            scheme = "https" if certificate else "http"
+            with httpx.Client(base_url=f"{scheme}://127.0.0.1:{port}", timeout=20, verify=trusted) as client:
                 wait_for(client, "/livez", 200)
                 yield client
         finally:

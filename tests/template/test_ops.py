@@ -588,3 +588,11 @@ def test_a_port_for_metrics_that_cannot_be_is_reported_in_one_sentence(tmp_path)
     settings = Settings(root=tmp_path, monitor=Monitor(metrics="127.0.0.1:99999"))
     with pytest.raises(UserError, match=r"cannot be opened .*0-65535"):
         serve_metrics(settings)
+
+
+def test_compose_passes_every_setting_of_access_control_and_the_port_of_grpc(render):
+    from ondol.config import Access
+
+    service = yaml.safe_load((render() / "ops" / "compose.yaml").read_text(encoding="utf-8"))["services"]["service"]
+    wanted = {f"ML_ACCESS__{name.upper()}" for name in Access.model_fields} | {"ML_SERVICE__GRPC_PORT"}
+    assert wanted <= service["environment"].keys()

@@ -40,7 +40,7 @@ SERVICE_MAY = {
 EXCEPTIONS = {
     "access.py": {"jwt"},
     "grpc_messages.py": {"google"},
-    "grpc_server.py": {"grpc"},
+    "grpc_server.py": {"google", "grpc"},
     "sklearn_runtime.py": {"pandas", "skops", "sklearn"},
 }  # extras
 HEAVY = {"bentoml", "evidently", "matplotlib", "mlflow", "onnx", "onnxruntime", "skl2onnx", "sklearn"}

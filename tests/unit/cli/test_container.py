@@ -287,7 +287,13 @@ def test_container_without_access_control_is_published_on_the_loopback_only(host
     assert host.containers[NAME]["env"]["ML_ACCESS__OPEN"] == str(not reachable)
 
 
-@pytest.mark.parametrize("setting", [{"ML_ACCESS__OPEN": "true"}, {"ML_ACCESS__JWKS": "https://issuer.example/jwks"}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"ML_ACCESS__OPEN": "true"},
+        {"ML_ACCESS__JWKS": "https://issuer.example/jwks", "ML_ACCESS__AUDIENCE": "churn"},
+    ],
+)
 def test_access_control_is_given_to_the_container(host, container, setting):
     made = container(ML_ENVIRONMENTS__PRODUCTION__ADDRESS="0.0.0.0", ML_ACCESS__RATE="5/second", **setting)
     replace(made)

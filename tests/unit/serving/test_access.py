@@ -31,8 +31,12 @@ ROUTES = [
     ("GET", "/docs.json", None),
     ("GET", "/schema.json", None),
     ("GET", "/static_content/swagger-ui.css", "predict"),
+    ("GET", "/v2", None),
+    ("GET", "/v2/models/model", None),
+    ("GET", "/v2/models/model/versions/7", None),
 ]
-HEALTH = ["/livez", "/healthz", "/readyz"]
+HEALTH = ["/livez", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/v2/models/model/ready"]
+TRICKS = ["//predict", "/predict/", "/PREDICT", "/predict%00", "/predict%0A", "/./predict", "/predict;a", "/%2Fpredict"]
 ISSUER, AUDIENCE = "https://issuer.example", "churn"
 
 
@@ -115,6 +119,14 @@ def test_expired_key_is_not_found(store: Store) -> None:
     assert find_key(read_keys(store), text) is None
 
 
+def test_keys_with_a_time_without_a_zone_are_damaged(store: Store) -> None:
+    add_key(store, "billing", ("predict",), 30)
+    path = store.folder / KEYS_FILE
+    path.write_text(path.read_text(encoding="utf-8").replace("+00:00", ""), encoding="utf-8")
+    with pytest.raises(Damaged, match="has a time without a zone"):
+        read_keys(store)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"keys": [{"id": "1"}]}', '{"keys": [1]}'])
 def test_damaged_keys_are_one_sentence(store: Store, content: str) -> None:
     (store.folder / KEYS_FILE).write_text(content)
@@ -151,6 +163,27 @@ def test_each_route_needs_a_valid_key_of_its_scope(
 def test_health_checks_need_no_key(controlled: Any, store: Store, path: str) -> None:
     add_key(store, "billing", ("predict",), None)
     assert ask(controlled(), "GET", path).status_code == 200
+
+
+@pytest.mark.parametrize("path", [*TRICKS, "/v2/models/model/infer", "/v2/models/model/versions/7/infer"])
+@pytest.mark.parametrize("method", ["POST", "GET", "HEAD", "OPTIONS"])
+def test_no_other_way_leads_to_a_prediction(controlled: Any, store: Store, method: str, path: str) -> None:
+    add_key(store, "billing", ("predict",), None)
+    client = controlled()
+    answer = client.request(
+        method, path, content=json.dumps({"rows": [ROW]}), headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code in (401, 404, 405)
+
+
+def test_repeated_credentials_are_refused(controlled: Any, store: Store) -> None:
+    text, _ = add_key(store, "billing", ("predict",), None)
+    client = controlled()
+    given = [(b"Authorization", f"Bearer {text}".encode())] * 2 + [(b"Content-Type", b"application/json")]
+    body = json.dumps({"rows": [ROW]}).encode()
+    assert client.request("POST", "/predict", content=body, headers=given).status_code == 401
+    mixed = {"Authorization": f"Bearer {text}", "X-API-Key": "of the gateway", "Content-Type": "application/json"}
+    assert client.request("POST", "/predict", content=body, headers=mixed).status_code == 200
 
 
 def test_key_is_read_from_other_headers_too(controlled: Any, store: Store) -> None:
@@ -267,6 +300,7 @@ class Issuer:
         self.keys = {"first": rsa.generate_private_key(public_exponent=65537, key_size=2048)}
         self.reads = 0
         self.is_down = False
+        self.content: bytes | None = None
         issuer = self
 
         class Jwks(BaseHTTPRequestHandler):
@@ -276,7 +310,7 @@ class Issuer:
                     json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())) | {"kid": kid, "use": "sig"}
                     for kid, key in issuer.keys.items()
                 ]
-                body = json.dumps({"keys": public}).encode()
+                body = issuer.content or json.dumps({"keys": public}).encode()
                 self.send_response(500 if issuer.is_down else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -351,14 +385,11 @@ def test_token_that_another_key_or_no_key_signed_is_refused(by_token: TestClient
         assert ask(by_token, "POST", "/predict", **bearer(token)).status_code == 401, token
 
 
-def test_token_ends_at_its_time_although_it_was_verified(
-    by_token: TestClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    token = issuer.sign()
+def test_token_ends_at_its_time_although_it_was_verified(by_token: TestClient, issuer: Issuer) -> None:
+    token = issuer.sign(exp=datetime.now(UTC) + timedelta(seconds=2))
     assert ask(by_token, "POST", "/predict", **bearer(token)).status_code == 200
-    later = time.time() + 600
-    monkeypatch.setattr(module.time, "time", lambda: later)
-    assert module.Tokens.known(state_tokens(), token) is None
+    time.sleep(3)
+    assert ask(by_token, "POST", "/predict", **bearer(token)).status_code == 401
 
 
 def state_tokens() -> Any:
@@ -367,11 +398,11 @@ def state_tokens() -> Any:
     return state.access._tokens
 
 
-def test_new_key_of_the_issuer_is_found_but_unknown_ones_do_not_flood_it(
-    by_token: TestClient, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_key_of_the_issuer_is_found_but_unknown_ones_do_not_flood_it(by_token: TestClient, issuer: Issuer) -> None:
     ask(by_token, "POST", "/predict", **bearer(issuer.sign()))
     issuer.keys["second"] = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    assert ask(by_token, "POST", "/predict", **bearer(issuer.sign("second"))).status_code == 401
+    state_tokens()._tried -= module.RETRY_SECONDS
     assert ask(by_token, "POST", "/predict", **bearer(issuer.sign("second"))).status_code == 200
     reads = issuer.reads
     for _ in range(5):
@@ -381,16 +412,37 @@ def test_new_key_of_the_issuer_is_found_but_unknown_ones_do_not_flood_it(
     assert issuer.reads == reads
 
 
-def test_issuer_that_is_down_is_answered_503(by_token: TestClient, issuer: Issuer) -> None:
+@pytest.mark.parametrize("content", [None, b"<html>", b"[]", b"{}", b'{"keys": []}'])
+def test_issuer_that_is_down_or_answers_something_else_is_answered_503(
+    by_token: TestClient, issuer: Issuer, content: bytes | None
+) -> None:
+    issuer.is_down, issuer.content = content is None, content
+    for _ in range(3):
+        answer = ask(by_token, "POST", "/predict", **bearer(issuer.sign()))
+        assert (answer.status_code, answer.json()["detail"][0]["type"]) == (503, "no_issuer")
+    assert issuer.reads == 1
+
+
+def test_keys_that_were_read_stay_valid_while_the_issuer_is_down(by_token: TestClient, issuer: Issuer) -> None:
+    ask(by_token, "POST", "/predict", **bearer(issuer.sign()))
     issuer.is_down = True
-    answer = ask(by_token, "POST", "/predict", **bearer(issuer.sign()))
-    assert (answer.status_code, answer.json()["detail"][0]["type"]) == (503, "no_issuer")
+    state_tokens()._read -= module.REREAD_SECONDS + 1
+    state_tokens()._tried -= module.REREAD_SECONDS + 1
+    assert ask(by_token, "POST", "/predict", **bearer(issuer.sign(sub="another"))).status_code == 200
+
+
+def test_tokens_need_an_audience_and_open_only_what_their_scopes_name(controlled: Any, issuer: Issuer) -> None:
+    with pytest.raises(ValueError, match="ML_ACCESS__AUDIENCE is None: tokens need an audience"):
+        controlled(jwks=issuer.url)
+    client = controlled(jwks=issuer.url, audience=AUDIENCE)
+    assert ask(client, "GET", "/model", **bearer(issuer.sign(scope="openid profile"))).status_code == 403
+    assert ask(client, "GET", "/model", **bearer(issuer.sign(scope="openid predict"))).status_code == 200
 
 
 def test_keys_are_valid_beside_tokens(controlled: Any, store: Store, issuer: Issuer) -> None:
     text, _ = add_key(store, "billing", ("predict",), None)
-    client = controlled(jwks=issuer.url)
-    answers = [ask(client, "POST", "/predict", **bearer(one)).status_code for one in (text, issuer.sign(aud=None))]
+    client = controlled(jwks=issuer.url, audience=AUDIENCE)
+    answers = [ask(client, "POST", "/predict", **bearer(one)).status_code for one in (text, issuer.sign(iss="any"))]
     assert answers == [200, 200]
 
 
@@ -415,6 +467,12 @@ def test_address_is_found_in_the_arguments_of_bentoml(arguments: list[str], host
     assert find_listening_host(arguments) == host
 
 
+def test_address_of_the_environment_comes_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENTOML_HOST", "127.0.0.1")
+    assert find_listening_host(SERVE) == "127.0.0.1"
+    assert find_listening_host([*SERVE, "--host", "0.0.0.0"]) == "0.0.0.0"
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.5", "::", "churn.example.com"])
 def test_service_for_other_machines_refuses_to_start_without_access_control(
     store: Store, monkeypatch: pytest.MonkeyPatch, host: str
@@ -430,6 +488,7 @@ def test_service_for_other_machines_refuses_to_start_without_access_control(
     require_access_control()
     monkeypatch.delenv("ML_ACCESS__OPEN")
     monkeypatch.setenv("ML_ACCESS__JWKS", "https://issuer.example/jwks")
+    monkeypatch.setenv("ML_ACCESS__AUDIENCE", "churn")
     require_access_control()
     monkeypatch.delenv("ML_ACCESS__JWKS")
     add_key(store, "billing", ("predict",), None)

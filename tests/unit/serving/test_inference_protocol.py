@@ -216,14 +216,24 @@ def replaced(**changes: Any) -> dict[str, Any]:
             {"inputs": tensors([ROW]), "outputs": [{"name": "score"}]},
             "The model has no output 'score'",
         ),
-        (replaced(parameters={"binary_data_size": 8}), "'house age' has 0 values, and its shape says 1"),
-        (replaced(parameters={"binary_data_size": "x"}), "The request cannot be read: ValueError"),
+        *(
+            (
+                replaced(parameters={"binary_data_size": size}),
+                "The binary_data_size of 'house age' is not a size",
+            )
+            for size in (8, -1, "x", 1.5, True, math.inf)
+        ),
+        *((replaced(shape=[rows]), "The shape of 'house age' is [") for rows in (-1, 1.0, True, "1", math.inf)),
+        (replaced(name="nothing"), "The model has no input 'nothing'"),
+        (replaced(name="x" * 5000), "The model has no input 'xxx"),
+        (replaced(name=["class"]), "The"),
     ],
 )
 def test_wrong_request_is_refused(client: TestClient, request_body: Any, said: str) -> None:
-    answer = client.post(INFER, json=request_body)
-    assert answer.status_code == 400
-    assert answer.json()["error"].startswith(said)
+    answer = client.post(INFER, content=json.dumps(request_body), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"].startswith(said), answer.text
+    assert len(answer.text) < 2_000
 
 
 @pytest.mark.parametrize("headers", [{"Content-Type": "text/plain"}, {"Content-Encoding": "gzip"}])
@@ -233,7 +243,23 @@ def test_body_of_another_type_or_encoding_is_refused(client: TestClient, headers
     assert client.post(INFER, content=body, headers=given).status_code == 415
 
 
-@pytest.mark.parametrize("length", ["x", "-1", "100000"])
+def test_more_bytes_than_the_tensors_have_are_refused(client: TestClient) -> None:
+    body, headers = in_binary(tensors([ROW]))
+    assert client.post(INFER, content=body + b"x", headers=headers).status_code == 400
+
+
+def test_a_refused_output_is_neither_predicted_nor_logged(client: TestClient, tmp_path: Path) -> None:
+    client.post(INFER, json={"inputs": tensors([ROW]), "outputs": [{"name": "score"}]})
+    assert list(tmp_path.glob("log/*")) == []
+
+
+@pytest.mark.parametrize("path", ["/v2/models/other/ready", "/v2/models/model/versions/8/ready"])
+def test_readiness_names_nothing(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, answer.json()) == (404, {"ready": False})
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "100000", "9" * 5000])
 def test_wrong_length_of_the_header_is_refused(client: TestClient, length: str) -> None:
     body, headers = in_binary(tensors([ROW]))
     answer = client.post(INFER, content=body, headers=headers | {"Inference-Header-Content-Length": length})

@@ -373,6 +373,27 @@ def test_rows_are_counted_once_when_a_batch_fails_and_each_request_is_tried_alon
     assert counts() == (before[0] + 3, before[1] + 3)
 
 
+@pytest.mark.parametrize("rows", [1, 70])
+def test_an_error_after_the_model_is_answered_and_ends_the_work(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    from ondol_serving.metrics import counters
+    from ondol_serving.serving import serving as state
+
+    def fail(*_: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(counters(), "count", fail)
+        answer = client.post("/predict", json={"rows": [ROW] * rows})
+    assert (answer.status_code, answer.json()) == (
+        500,
+        {"error": "An unexpected error has occurred, please check the server log."},
+    )
+    assert state.load.wait_seconds() == 0
+    assert client.post("/predict", json={"rows": [ROW] * rows}).status_code == 200
+
+
 def test_refusal_of_a_bundle_is_logged_once(store: Path, serving: Any) -> None:
     import logging
 

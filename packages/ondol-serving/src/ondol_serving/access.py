@@ -8,11 +8,14 @@ import asyncio
 import base64
 import binascii
 import ipaddress
+import logging
+import math
 import os
 import socket
 import sys
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +34,9 @@ HEALTH = frozenset(  # answered without a key, and under any host name
 NEEDED = {"/predict": "predict", "/metrics": "metrics"}  # by path
 PAGES = frozenset({"/", "/docs.json", "/schema.json", "/model", "/v2", *MODEL})  # for callers with any scope
 CALLERS_KEPT = 10_000  # with a rate, or a verified token
-REFRESH_SECONDS = 10.0  # between two downloads of the issuer's keys
+ISSUER_SECONDS = 5.0  # for its answer
+REREAD_SECONDS = 300.0  # after which the issuer's keys are read again
+RETRY_SECONDS = 10.0  # between two tries, also for tokens that name an unknown key
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 # A browser asks for a name and a password then: the key is the password.
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="model", Basic realm="model"'}
@@ -40,6 +45,9 @@ NO_ACCESS_CONTROL = (
     "with `ml keys create NAME`, set ML_ACCESS__JWKS to the keys of an issuer of tokens, or set ML_ACCESS__OPEN=true "
     "([access] open = true) to let everyone use it who can reach it."
 )
+
+
+log = logging.getLogger("bentoml.service")
 
 
 class Caller(NamedTuple):
@@ -113,7 +121,7 @@ class Access:
             message = "Send an API key: Authorization: Bearer KEY"
             raise RequestRefused(401, "no_key", message, CHALLENGE)
         if self._tokens is not None and text.count(".") == 2:
-            caller = self._tokens.known(text) or await asyncio.to_thread(self._tokens.verify, text)
+            caller = await self._tokens.identify(text)
         else:
             key = find_key(self._keys or (), text)
             caller = Caller(key.id, key.scopes) if key else None
@@ -124,7 +132,7 @@ class Access:
         return caller
 
     def _take(self, name: str) -> None:
-        """Count a request in the caller's bucket, which holds a second's requests and fills continuously."""
+        """Count a request in the caller's bucket, which holds the requests of the rate and fills continuously."""
         assert self.rules.rate is not None
         count, seconds = self.rules.rate
         now = time.monotonic()
@@ -134,7 +142,7 @@ class Access:
         if len(self._buckets) > CALLERS_KEPT:
             self._buckets.popitem(last=False)
         if left < 1:
-            after = str(max(1, round((1 - left) * seconds / count)))
+            after = str(max(1, math.ceil((1 - left) * seconds / count)))
             message = f"This caller has sent more than {count:g} requests in {seconds:g} s: try again in {after} s"
             raise RequestRefused(429, "too_many_requests", message, {"Retry-After": after})
 
@@ -151,9 +159,13 @@ def may_use(caller: Caller, path: str) -> bool:
 
 
 def read_credentials(headers: Headers) -> str | None:
-    """Return the key or token in `X-API-Key` or `Authorization` (Bearer, or the password of Basic), None if absent."""
-    if key := headers.get(b"x-api-key"):
-        return key.decode("latin-1").strip()
+    """Return the key or token in `Authorization` (Bearer, or the password of Basic), else in `X-API-Key`.
+
+    Returns:
+        None if there is neither, or if `Authorization` is repeated.
+    """
+    if b"authorization" not in headers:
+        return headers.get(b"x-api-key", b"").decode("latin-1").strip() or None
     scheme, _, value = headers.get(b"authorization", b"").strip().partition(b" ")
     if scheme.lower() == b"bearer":
         return value.decode("latin-1").strip() or None
@@ -168,7 +180,9 @@ def read_credentials(headers: Headers) -> str | None:
 class Tokens:
     """Verifies JSON Web Tokens by the public keys at the issuer's JWKS address.
 
-    `sub` names the caller. The scopes are in `scope` (with spaces between them), `scp` or `scopes`.
+    `sub` names the caller. The scopes are in `scope` (with spaces between them), `scp` or `scopes`. Keys that were read
+    stay valid while the issuer does not answer. A thread of its own reads them, so a slow issuer delays only tokens of
+    an unknown key.
     """
 
     def __init__(self, rules: AccessRules) -> None:
@@ -185,52 +199,75 @@ class Tokens:
             ) from None
         self._rules = rules
         self._jwt = jwt
-        self._client = jwt.PyJWKClient(str(rules.jwks), cache_jwk_set=True, lifespan=300, timeout=5)
-        self._refreshed = 0.0
+        self._client = jwt.PyJWKClient(str(rules.jwks), cache_jwk_set=False, timeout=ISSUER_SECONDS)
+        self._reader = ThreadPoolExecutor(1, "issuer")
+        self._keys: dict[str, Any] = {}  # by id
+        self._read, self._tried = -math.inf, -math.inf  # when the keys were read last, and when that was tried
+        self._reading: asyncio.Future[None] | None = None
         self._known: OrderedDict[str, tuple[float, Caller]] = OrderedDict()  # verified tokens, and their end
 
-    def known(self, token: str) -> Caller | None:
-        """Return the caller of a token that was verified before and has not expired."""
-        end, caller = self._known.get(token, (0.0, None))
-        return caller if time.time() < end else None
-
-    def verify(self, token: str) -> Caller | None:
-        """Return the caller of a token, None if it is not valid. May wait for the issuer.
+    async def identify(self, token: str) -> Caller | None:
+        """Return the caller of a token, None if it is not valid.
 
         Raises:
-            RequestRefused: with 503, the issuer's keys cannot be read.
+            RequestRefused: with 503, the issuer's keys have never been read.
         """
+        end, caller = self._known.get(token, (0.0, None))
+        if time.time() < end:
+            return caller
         try:
-            key = self._find_key(self._jwt.get_unverified_header(token).get("kid"))
-            if key is None:
-                return None
+            kid = self._jwt.get_unverified_header(token).get("kid")
+        except (self._jwt.PyJWTError, RecursionError):
+            return None
+        now = time.monotonic()
+        wanted = kid not in self._keys or now - self._read > REREAD_SECONDS
+        if wanted and (self._reading is not None or now - self._tried > RETRY_SECONDS):
+            await self._read_keys(needed=kid not in self._keys)
+        if not self._keys:
+            message = "The public keys of the issuer of tokens cannot be read: try again later"
+            raise RequestRefused(503, "no_issuer", message, {"Retry-After": "10"})
+        return self._verify(token, self._keys[kid]) if kid in self._keys else None
+
+    async def _read_keys(self, needed: bool) -> None:
+        """Read the keys, once for all requests that need them now; those that have an older key do not wait."""
+        if self._reading is None:
+            self._tried = time.monotonic()
+            self._reading = asyncio.get_running_loop().run_in_executor(self._reader, self._fetch)
+            self._reading.add_done_callback(self._end_reading)
+        if needed:
+            await asyncio.shield(self._reading)
+
+    def _end_reading(self, _: "asyncio.Future[None]") -> None:
+        self._reading = None
+
+    def _fetch(self) -> None:
+        try:
+            found = self._client.get_jwk_set(refresh=True).keys
+        except Exception as error:  # an issuer may answer anything
+            log.warning("The public keys of tokens cannot be read from %s: %s", self._rules.jwks, error)
+            return
+        self._keys = {key.key_id: key for key in found if key.key_id and key.public_key_use in ("sig", None)}
+        self._read = time.monotonic()
+
+    def _verify(self, token: str, key: Any) -> Caller | None:
+        try:
             claims: dict[str, Any] = self._jwt.decode(
                 token,
                 key,
                 algorithms=ALGORITHMS,
                 audience=self._rules.audience,
                 issuer=self._rules.issuer,
-                options={"require": ["exp", "sub"], "verify_aud": self._rules.audience is not None},
+                options={"require": ["exp", "sub", "aud"]},
             )
-        except self._jwt.PyJWKClientError:
-            message = "The keys of the issuer of tokens cannot be read: try again later"
-            raise RequestRefused(503, "no_issuer", message, {"Retry-After": "5"}) from None
-        except self._jwt.PyJWTError:
+        except (self._jwt.PyJWTError, RecursionError):
             return None
         stated = claims.get("scope") or claims.get("scp") or claims.get("scopes") or ()
-        caller = Caller(f"jwt:{claims['sub']}", tuple(stated.split() if isinstance(stated, str) else map(str, stated)))
+        scopes = stated.split() if isinstance(stated, str) else stated
+        caller = Caller(f"jwt:{claims['sub']}", tuple(scope for scope in SCOPES if scope in scopes))
         self._known[token] = (float(claims["exp"]), caller)
         if len(self._known) > CALLERS_KEPT:
             self._known.popitem(last=False)
         return caller
-
-    def _find_key(self, kid: Any) -> Any:
-        """Return the issuer's key with this id; an unknown id lets the keys be read again, but not at each request."""
-        keys = {key.key_id: key for key in self._client.get_signing_keys()}
-        if kid not in keys and time.monotonic() - self._refreshed > REFRESH_SECONDS:
-            self._refreshed = time.monotonic()
-            keys = {key.key_id: key for key in self._client.get_signing_keys(refresh=True)}
-        return keys.get(kid)
 
 
 def require_access_control() -> None:
@@ -262,7 +299,7 @@ def find_listening_host(arguments: list[str]) -> str | None:
         return None
     given = [right for left, right in pairwise(arguments) if left == "--host"]
     given += [one.partition("=")[2] for one in arguments if one.startswith("--host=")]
-    return given[-1] if given else str(BentoMLContainer.http.host.get())
+    return given[-1] if given else os.environ.get("BENTOML_HOST") or str(BentoMLContainer.http.host.get())
 
 
 def _is_loopback(host: str) -> bool:

@@ -144,7 +144,8 @@ async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes
         async with timeout:
             message = await receive()
             body: bytes = message.get("body", b"")
-            if not message.get("more_body") and len(body) <= HEAVY_BYTES and message["type"] == "http.request":
+            small = len(body) <= min(HEAVY_BYTES, limits.max_body_bytes)
+            if not message.get("more_body") and small and message["type"] == "http.request":
                 return body, 0  # the server already has it in memory
             chunks, size = [body], len(body)
             while True:

@@ -68,7 +68,7 @@ class Application:
             return await send({"type": "websocket.close", "code": 1008})  # closing before it was accepted is a 403
         if scope["type"] != "http":  # the start of the server
             prepare_files()
-            request_metrics().start(self._exact)
+            request_metrics().start({*self._exact, *INFER})
             return await self.app(scope, receive, send)
         if refusal := refuse_head(scope):
             return await refusal(scope, receive, send)
@@ -92,6 +92,11 @@ class Application:
             await refused.answer(scope, receive, exchange.send)
         except ClientDisconnected:
             return
+        except Exception:
+            if exchange.started:
+                raise
+            log.exception("Exception on %s [%s]", scope["path"], scope["method"])
+            await JSONResponse({"error": FAILED}, 500)(scope, receive, exchange.send)
         finally:
             metrics.end(label)
 
@@ -161,6 +166,11 @@ class Exchange:
         self._status = 0
         self.body: bytes | None = None  # the whole body, once it has been read
         self.work: Work | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the answer has begun."""
+        return self._status != 0
 
     async def receive(self) -> Message:
         """Return the body, which has been read already, or the server's next message."""

@@ -70,11 +70,11 @@ class Batcher:
             self._task = self._loop.create_task(self._run_in_thread(jobs, futures))
         else:
             self._busy = False
-            _resolve(futures, _run(jobs))
+            _resolve(futures, _run_safely(jobs))
 
     async def _run_in_thread(self, jobs: list[Job], futures: list["asyncio.Future[Any]"]) -> None:
         try:
-            _resolve(futures, await asyncio.to_thread(_run, jobs))
+            _resolve(futures, await asyncio.to_thread(_run_safely, jobs))
         finally:
             self._busy = bool(self._jobs)
             if self._busy:
@@ -89,6 +89,14 @@ def _resolve(futures: list["asyncio.Future[Any]"], results: list[Result]) -> Non
             future.set_exception(result)
         else:
             future.set_result(result)
+
+
+def _run_safely(jobs: list[Job]) -> list[Result]:
+    """Return the result of each job, also after an error that is not of the model: every request must be answered."""
+    try:
+        return _run(jobs)
+    except Exception as error:
+        return [error] * len(jobs)
 
 
 def _run(jobs: list[Job]) -> list[Result]:

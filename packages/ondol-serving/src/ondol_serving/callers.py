@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 PROBES = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})  # allowed under any host name; they reveal no data
-ONCE = (b"host", b"origin", b"content-type", b"content-encoding", b"content-length")
+ONCE = (b"host", b"origin", b"content-type", b"content-encoding", b"content-length", b"authorization", b"x-api-key")
 LONGEST_HOST = 300  # bytes of Host and Origin; a name has at most 253
 OTHER_SITES = frozenset({b"cross-site", b"same-site"})
 NOT_ANSWERED = "This server does not answer for the host"

@@ -6,14 +6,18 @@ those of HTTP.
 
 import asyncio
 import logging
+import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from ondol_serving.access import HEALTH, MODEL, find_listening_host
 from ondol_serving.admission import HEAVY_BYTES, Busy
@@ -34,6 +38,8 @@ from ondol_serving.inference_protocol import (
     join_texts,
     model_name,
     predict_tensors,
+    require_inputs,
+    require_outputs,
     require_rows,
     split_texts,
     write_outputs,
@@ -61,9 +67,13 @@ STATUSES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
+MOST_CALLS = 256  # at once; more are refused before they are read
+LARGEST_MESSAGE = 2**30  # of gRPC itself; `max_body_bytes` of the bundle is checked at each call
+TLS_OPTIONS = ("--ssl-certfile", "--ssl-keyfile", "--ssl-keyfile-password", "--ssl-ca-certs", "--ssl-cert-reqs")
 FAILED = "An unexpected error has occurred, please check the server log."
 
 log = logging.getLogger("bentoml.service")
@@ -109,20 +119,12 @@ async def answer_model_metadata(request: Any) -> Any:
 async def answer_infer(request: Any) -> Any:
     """Answer `ModelInfer`: with raw contents if the request has some."""
     bundle = find_bundle(serving.bundle, request.model_name, request.model_version)
-    size = request.ByteSize()
-    heavy = size > HEAVY_BYTES
-    try:
-        work = serving.load.begin(size, bundle.limits.max_wait_seconds)
-        if work.waits:
-            await work.wait()
-    except Busy as busy:
-        raise RequestRefused(503, "busy", f"The service is busy: try again in {busy.retry_after} s") from None
-    try:
-        tensors = await asyncio.to_thread(read_tensors, request, bundle) if heavy else read_tensors(request, bundle)
-        request_id, predictions = await predict_tensors(bundle, tensors, heavy)
-    finally:
-        work.end()
-    return write_response(request, bundle, request_id, predictions)
+    require_outputs(bundle, [one.name for one in request.outputs])
+    heavy = request.ByteSize() > HEAVY_BYTES
+    tensors = await asyncio.to_thread(read_tensors, request, bundle) if heavy else read_tensors(request, bundle)
+    request_id, predictions = await predict_tensors(bundle, tensors, heavy)
+    write = partial(write_response, request, bundle, request_id, predictions)
+    return await asyncio.to_thread(write) if heavy else write()
 
 
 def read_tensors(request: Any, bundle: Bundle) -> list[Tensor]:
@@ -131,6 +133,7 @@ def read_tensors(request: Any, bundle: Bundle) -> list[Tensor]:
     Raises:
         RequestRefused: they cannot be read.
     """
+    require_inputs(bundle, [one.name for one in request.inputs])
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
         raise RequestRefused(400, "invalid_inference_request", "raw_input_contents and inputs differ in their number")
@@ -159,11 +162,7 @@ def _read_contents(tensor: Any) -> list[Any]:
 
 
 def write_response(request: Any, bundle: Bundle, request_id: str, predictions: list[dict[str, Any]]) -> Any:
-    """Return the answer to `ModelInfer`.
-
-    Raises:
-        RequestRefused: an output that is asked for does not exist.
-    """
+    """Return the answer to `ModelInfer`."""
     wanted = Inference(request.id, [], {one.name: False for one in request.outputs}, False)
     outputs, _ = write_outputs(bundle, predictions, wanted)
     response = MESSAGE["ModelInferResponse"](
@@ -193,31 +192,76 @@ METHODS = {
 
 
 def handle(name: str, method: Method) -> Any:
-    """Return gRPC's handler of a method: it checks access, counts the request, and answers errors."""
-    label = f"/{SERVICE}/{name}"
+    """Return gRPC's handler of a method: it checks access, counts the request, and answers errors.
 
-    async def answer(request: Any, context: Any) -> Any:
+    The message is parsed here and not by gRPC, so that nothing is parsed for a caller without a key.
+    """
+    label = label_of(name)
+
+    async def answer(message: bytes, context: Any) -> Any:
         metrics, started = request_metrics(), time.perf_counter()
         metrics.begin(label)
-        status, message, reply = 200, "", None
+        status, said, reply = 200, "", None
         try:
             if method.route not in HEALTH and serving.access.active:
-                await serving.access.admit(method.route, read_metadata(context), context.peer())
-            reply = await method.answer(request)
+                await serving.access.admit(method.route, read_metadata(context), peer_address(context.peer()))
+            reply = await admit(message, name, method)
         except RequestRefused as refused:
-            status, message = refused.answer.status_code, str(refused)
+            status, said = refused.answer.status_code, str(refused)
         except Exception:
             log.exception("Exception on %s", label)
-            status, message = 500, FAILED
+            status, said = 500, FAILED
         finally:
             metrics.end(label)
         metrics.count(label, status, time.perf_counter() - started)
         if reply is None:
-            await context.abort(STATUSES.get(status, grpc.StatusCode.INTERNAL), message)
+            await context.abort(STATUSES.get(status, grpc.StatusCode.INTERNAL), said)
         return reply
 
-    request, response = MESSAGE[f"{name}Request"], MESSAGE[f"{name}Response"]
-    return grpc.unary_unary_rpc_method_handler(answer, request.FromString, response.SerializeToString)
+    return grpc.unary_unary_rpc_method_handler(answer, None, MESSAGE[f"{name}Response"].SerializeToString)
+
+
+def label_of(name: str) -> str:
+    """Return the name of a method in the metrics."""
+    return f"/{SERVICE}/{name}"
+
+
+async def admit(message: bytes, name: str, method: Method) -> Any:
+    """Parse a message and answer it when its turn comes, within the limits of requests over HTTP.
+
+    Raises:
+        RequestRefused: it is too large, cannot be parsed, or the service is busy; or what the method raises.
+    """
+    bundle, load, size = serving.bundle, serving.load, len(message)
+    limits = read_limits({}) if bundle is None else bundle.limits
+    if size > limits.max_body_bytes:
+        raise RequestRefused(413, "body_too_large", f"The message is larger than {limits.max_body_bytes} bytes")
+    counted = size if size > HEAVY_BYTES else 0
+    try:
+        if counted and load.bytes + counted > max(limits.max_bytes_in_flight, limits.max_body_bytes):
+            counted = 0
+            raise Busy(1)
+        load.bytes += counted
+        work = load.begin(size, limits.max_wait_seconds)
+        try:
+            if work.waits:
+                await work.wait()
+            try:
+                request = MESSAGE[f"{name}Request"].FromString(message)
+            except DecodeError:
+                raise RequestRefused(400, "invalid_inference_request", "The message cannot be parsed") from None
+            return await method.answer(request)
+        finally:
+            work.end()
+    except Busy as busy:
+        raise RequestRefused(503, "busy", f"The service is busy: try again in {busy.retry_after} s") from None
+    finally:
+        load.bytes -= counted
+
+
+def peer_address(peer: str) -> str:
+    """Return the address of a caller, without the scheme and port of gRPC's notation (`ipv6:%5B::1%5D:57284`)."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 def read_metadata(context: Any) -> dict[bytes, bytes]:
@@ -231,29 +275,38 @@ async def start_server(port: int) -> Any:
 
     Raises:
         RuntimeError: the port is in use.
+        ValueError: BentoML's options for TLS ask for something that this server lacks.
     """
-    bundle = serving.bundle
-    limits = read_limits({}) if bundle is None else bundle.limits
     server = grpc.aio.server(
-        options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", limits.max_body_bytes)]
+        maximum_concurrent_rpcs=MOST_CALLS,
+        options=[("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", LARGEST_MESSAGE)],
     )
     handlers = {name: handle(name, method) for name, method in METHODS.items()}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     host = find_listening_host(sys.argv) or "127.0.0.1"
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if credentials := _read_credentials(sys.argv):
+    if credentials := read_credentials(sys.argv):
         server.add_secure_port(address, credentials)
     else:
         server.add_insecure_port(address)
     await server.start()
+    request_metrics().start(map(label_of, METHODS))
     log.info("Serving gRPC on %s", address)
     return server
 
 
-def _read_credentials(arguments: list[str]) -> Any:
-    """Return the certificate with which BentoML's worker was started, if there is one."""
-    files = [arguments[arguments.index(name) + 1] for name in ("--ssl-keyfile", "--ssl-certfile") if name in arguments]
-    if len(files) < 2:
+def read_credentials(arguments: list[str]) -> Any:
+    """Return the certificates with which BentoML's worker was started; None without TLS.
+
+    Raises:
+        ValueError: the private key has a password.
+    """
+    given = {name: arguments[arguments.index(name) + 1] for name in TLS_OPTIONS if name in arguments}
+    if "--ssl-certfile" not in given:
         return None
-    key, certificate = (Path(file).read_bytes() for file in files)
-    return grpc.ssl_server_credentials([(key, certificate)])
+    if "--ssl-keyfile-password" in given:
+        raise ValueError("gRPC cannot read a private key with a password: use one without, or no grpc_port")
+    key, certificate = (Path(given[name]).read_bytes() for name in ("--ssl-keyfile", "--ssl-certfile"))
+    authorities = Path(given["--ssl-ca-certs"]).read_bytes() if "--ssl-ca-certs" in given else None
+    required = int(given.get("--ssl-cert-reqs", 0)) == ssl.CERT_REQUIRED
+    return grpc.ssl_server_credentials([(key, certificate)], authorities, required)

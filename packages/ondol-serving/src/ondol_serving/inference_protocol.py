@@ -8,6 +8,7 @@ and so are the numbers. https://github.com/kserve/open-inference-protocol; tenso
 import asyncio
 import json
 import math
+import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from ondol_serving.contract import Column
 from ondol_serving.endpoint import read_rows
 from ondol_serving.errors import RequestRefused
 from ondol_serving.names import label_key
+from ondol_serving.request import LONGEST_NAME, shorten
 from ondol_serving.serving import NO_MODEL, serving
 
 VERSION = "2"
@@ -46,6 +48,7 @@ NUMBERS = {
     "FP64": "<f8",
 }
 BYTES = "BYTES"
+LENGTH = re.compile(rb"[0-9]{1,12}")
 ANY_MODEL = "model"  # a name for the model of every project, beside its own
 
 
@@ -90,34 +93,67 @@ def describe_outputs(bundle: Bundle) -> list[dict[str, Any]]:
     ]
 
 
-def parse_inference(body: bytes, header_length: bytes | None, max_rows: int) -> Inference:
+def parse_inference(body: bytes, header_length: bytes | None, bundle: Bundle) -> Inference:
     """Parse a request.
 
     Raises:
-        RequestRefused: it is not one.
+        RequestRefused: it is not one, or names inputs or outputs that the model does not have.
     """
-    header, binary = body, b""
+    header, binary = memoryview(body), memoryview(b"")
     if header_length is not None:
-        if not header_length.isdigit() or int(header_length) > len(body):
+        if not LENGTH.fullmatch(header_length) or int(header_length) > len(body):
             raise _invalid("Inference-Header-Content-Length is not a length within the body")
-        header, binary = body[: int(header_length)], body[int(header_length) :]
+        header, binary = header[: int(header_length)], header[int(header_length) :]
+    place = 0
     try:
-        request = from_json(header)
+        request = from_json(bytes(header))
         parameters = request.get("parameters") or {}
+        require_inputs(bundle, [given["name"] for given in request["inputs"]])
         tensors = []
         for given in request["inputs"]:
             size = (given.get("parameters") or {}).get("binary_data_size")
-            raw = None if size is None else binary[: int(size)]
-            binary = binary[len(raw) :] if raw is not None else binary
-            tensors.append(_read_tensor(given, raw, max_rows))
+            if size is not None and not (type(size) is int and 0 <= size <= len(binary) - place):
+                raise _invalid(f"The binary_data_size of {given['name']!r} is not a size within the body")
+            raw = None if size is None else bytes(binary[place : place + size])
+            place += size or 0
+            tensors.append(_read_tensor(given, raw, bundle.limits.max_rows))
         by_default = bool(parameters.get("binary_data_output"))
         outputs = {
             str(wanted["name"]): bool((wanted.get("parameters") or {}).get("binary_data", by_default))
             for wanted in request.get("outputs") or ()
         }
-        return Inference(str(request.get("id") or ""), tensors, outputs, by_default)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _invalid(f"The request cannot be read: {type(error).__name__}: {error}") from None
+    if place < len(binary):
+        raise _invalid("The body is longer than its binary tensors")
+    require_outputs(bundle, outputs)
+    return Inference(str(request.get("id") or ""), tensors, outputs, by_default)
+
+
+def require_inputs(bundle: Bundle, names: list[Any]) -> None:
+    """Check the names of inputs before their values are read: their number is limited by that.
+
+    Raises:
+        RequestRefused: there is none, one is there twice, or is not a column of the contract.
+    """
+    known = {column.name for column in bundle.contract.columns}
+    if not names:
+        raise _invalid("The request has no inputs")
+    if unknown := next((name for name in names if name not in known), None):
+        raise _invalid(f"The model has no input {shorten(str(unknown), LONGEST_NAME)!r}")
+    if len(set(names)) < len(names):
+        raise _invalid("An input is there twice")
+
+
+def require_outputs(bundle: Bundle, names: Iterable[str]) -> None:
+    """Check the names of outputs.
+
+    Raises:
+        RequestRefused: the model does not have one.
+    """
+    known = [one["name"] for one in describe_outputs(bundle)]
+    if unknown := next((name for name in names if name not in known), None):
+        raise _invalid(f"The model has no output {shorten(unknown, LONGEST_NAME)!r}: it has {', '.join(known)}")
 
 
 def _read_tensor(given: Mapping[str, Any], raw: bytes | None, max_rows: int) -> Tensor:
@@ -140,11 +176,13 @@ def require_rows(name: str, datatype: str, shape: Any, max_rows: int) -> int:
     Raises:
         RequestRefused: shape or datatype is not one of a column, or there are too many rows.
     """
-    if not (isinstance(shape, list) and len(shape) in (1, 2) and shape[1:] in ([], [1])):
-        raise _invalid(f"The shape of {name!r} is {shape}: a column has the shape [rows] or [rows, 1]")
+    if not (isinstance(shape, list) and shape and shape[1:] in ([], [1]) and type(shape[0]) is int and shape[0] >= 0):
+        shown = shorten(str(shape), LONGEST_NAME)
+        raise _invalid(f"The shape of {name!r} is {shown}: a column has the shape [rows] or [rows, 1]")
     if datatype != BYTES and datatype not in NUMBERS:
+        datatype = shorten(datatype, LONGEST_NAME)
         raise _invalid(f"The datatype of {name!r} is {datatype!r}: use BYTES or one of {', '.join(NUMBERS)}")
-    if int(shape[0]) > max_rows:
+    if shape[0] > max_rows:
         raise _invalid(f"A request may hold at most {max_rows} rows (max_rows)")
     return int(shape[0])
 
@@ -177,14 +215,12 @@ def to_rows(bundle: Bundle, tensors: list[Tensor]) -> bytes:
     """Return the body of a request to `/predict` with the rows of these columns.
 
     Raises:
-        RequestRefused: the columns differ in length, or a name is repeated.
+        RequestRefused: the columns differ in length.
     """
     if len({len(tensor.values) for tensor in tensors}) != 1:
-        raise _invalid("The inputs differ in their number of rows" if tensors else "The request has no inputs")
+        raise _invalid("The inputs differ in their number of rows")
     kinds = {column.name: column.kind for column in bundle.contract.columns}
     columns = {tensor.name: _read_values(tensor, kinds.get(tensor.name, "")) for tensor in tensors}
-    if len(columns) < len(tensors):
-        raise _invalid("An input is there twice")
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return to_json({"rows": rows}, inf_nan_mode="constants")
 
@@ -200,19 +236,13 @@ def _read_values(tensor: Tensor, kind: str) -> list[Any]:
 
 
 def write_outputs(bundle: Bundle, predictions: list[dict[str, Any]], wanted: Inference) -> tuple[list[Any], bytes]:
-    """Return the outputs of an answer, and the content of those in binary form.
-
-    Raises:
-        RequestRefused: there is no such output.
-    """
+    """Return the outputs of an answer, and the content of those in binary form."""
     columns: dict[str, Callable[[], list[Any]]] = {
         "value": lambda: [one["value"] for one in predictions],
         "label": lambda: ["" if one["label"] is None else label_key(one["label"]) for one in predictions],
         "probabilities": lambda: [p for one in predictions for p in one["probabilities"].values()],
     }
     described = {one["name"]: one for one in describe_outputs(bundle)}
-    if unknown := wanted.outputs.keys() - described.keys():
-        raise _invalid(f"The model has no output {min(unknown)!r}: it has {', '.join(described)}")
     outputs, content = [], b""
     for name, binary in (wanted.outputs or dict.fromkeys(described, wanted.binary)).items():
         values, datatype = columns[name](), described[name]["datatype"]
@@ -289,8 +319,13 @@ async def show_ready(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def show_model_ready(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer `GET /v2/models/MODEL/ready`."""
-    await JSONResponse({"name": model_name(_named_in_path(scope, serving.bundle)), "ready": True})(scope, receive, send)
+    """Answer `GET /v2/models/MODEL/ready`; it needs no key, so it names neither the model nor its version."""
+    try:
+        _named_in_path(scope, serving.bundle)
+    except RequestRefused as refused:
+        status = refused.answer.status_code
+        return await JSONResponse({"ready": False}, status)(scope, receive, send)
+    await JSONResponse({"ready": True})(scope, receive, send)
 
 
 async def show_model(scope: Scope, receive: Receive, send: Send) -> None:
@@ -303,9 +338,16 @@ async def answer_infer(scope: Scope, receive: Receive, send: Send) -> None:
     bundle = _named_in_path(scope, scope["bundle"])
     body, length = scope["body"], dict(scope["headers"]).get(HEADER_LENGTH)
     heavy = len(body) > HEAVY_BYTES
-    parse = partial(parse_inference, body, length, bundle.limits.max_rows)
+    parse = partial(parse_inference, body, length, bundle)
     wanted = await asyncio.to_thread(parse) if heavy else parse()
     request_id, predictions = await predict_tensors(bundle, wanted.tensors, heavy)
+    write = partial(write_answer, bundle, predictions, wanted, request_id)
+    answer = await asyncio.to_thread(write) if heavy else write()
+    await answer(scope, receive, send)
+
+
+def write_answer(bundle: Bundle, predictions: list[dict[str, Any]], wanted: Inference, request_id: str) -> Response:
+    """Return the answer over HTTP."""
     outputs, content = write_outputs(bundle, predictions, wanted)
     about = {
         "model_name": model_name(bundle),
@@ -317,7 +359,7 @@ async def answer_infer(scope: Scope, receive: Receive, send: Send) -> None:
     headers = {"X-Request-ID": request_id, "Content-Type": "application/json"}
     if content:
         headers |= {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
-    await Response(header + content, headers=headers)(scope, receive, send)
+    return Response(header + content, headers=headers)
 
 
 async def predict_tensors(bundle: Bundle, tensors: list[Tensor], heavy: bool) -> tuple[str, list[dict[str, Any]]]:
@@ -333,7 +375,9 @@ async def predict_tensors(bundle: Bundle, tensors: list[Tensor], heavy: bool) ->
     """
     rows = await asyncio.to_thread(to_rows, bundle, tensors) if heavy else to_rows(bundle, tensors)
     request = await read_rows(bundle, rows)
-    return request.request_id, from_json(await serving.batcher.answer(request))["predictions"]
+    answer = await serving.batcher.answer(request)
+    found = await asyncio.to_thread(from_json, answer) if heavy else from_json(answer)
+    return request.request_id, found["predictions"]
 
 
 INFER = tuple(f"{path}/infer" for path in MODEL)

@@ -70,6 +70,8 @@ def parse_keys(content: bytes) -> tuple[Key, ...]:
 def _read_values(entry: dict[str, Any]) -> dict[str, Any]:
     times = ("created", "expires", "revoked")
     read = {name: datetime.fromisoformat(entry[name]) for name in times if entry.get(name) is not None}
+    if not all(moment.tzinfo for moment in read.values()):
+        raise TypeError(f"{entry['id']} has a time without a zone")
     if not all(isinstance(entry[name], str) for name in ("id", "name", "hash")) or set(entry["scopes"]) - set(SCOPES):
         raise TypeError(entry["id"])
     return read | {"scopes": tuple(entry["scopes"])}

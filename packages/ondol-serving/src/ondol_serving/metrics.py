@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ondol_serving.callers import PROBES
+from ondol_serving.access import HEALTH
 
 if TYPE_CHECKING:
     from ondol_serving.bundle import Bundle
@@ -92,7 +92,7 @@ class RequestMetrics:
     def begin(self, path: str) -> None:
         """Count a request in progress."""
         self._running[path] += 1
-        if path not in PROBES:
+        if path not in HEALTH and path != "/metrics":
             self._asked = time.time()
         self._schedule()
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
@@ -164,10 +165,18 @@ class TypedService(DocumentedService):
             direct |= {"/livez": show_alive, "/healthz": show_alive}
         if self.inner.__is_ready__ is ModelService.__is_ready__:
             direct["/readyz"] = show_ready
+        for path in self._own_paths(direct):  # of the project: BentoML answers them
+            del direct[path]
         traced = BentoMLContainer.tracing.exporter_type.get() is not None  # by a middleware of BentoML
         if self.apis["predict"] is ModelService.predict and not traced:
             direct["/predict"] = answer_predict
         return direct
+
+    def _own_paths(self, paths: Iterable[str]) -> list[str]:
+        """Return those of `paths` that an endpoint or a mounted application of the project has, too."""
+        routes = {api.route for api in self.apis.values()}
+        mounts = tuple(f"{path.rstrip('/')}/" for _, path, _ in self.mount_apps if path.rstrip("/"))
+        return [path for path in paths if path in routes or f"{path}/".startswith(mounts)]
 
 
 def service(cls: type[ModelService]) -> TypedService:

@@ -6,7 +6,7 @@ Each comes from the environment (`ML_SERVICE__…`, `ML_LOG__…`), else from th
 import os
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
 from ondol_serving.callers import require_host, split_hosts
 
@@ -48,6 +48,12 @@ def parse_rate(value: Any) -> Any:
     return float(count), seconds
 
 
+def _require_audience(audience: str | None, others: ValidationInfo) -> str | None:
+    if audience is None and others.data.get("jwks"):
+        raise ValueError("tokens need an audience: without it, a token for another service would be valid here")
+    return audience
+
+
 class AccessRules(BaseModel):
     """Access control; see `ondol.config.Access` for the entries."""
 
@@ -57,7 +63,7 @@ class AccessRules(BaseModel):
     rate: Annotated[tuple[float, float] | None, BeforeValidator(parse_rate)] = None
     jwks: str | None = Field(None, pattern=r"^https?://\S+$")
     issuer: str | None = None
-    audience: str | None = None
+    audience: Annotated[str | None, AfterValidator(_require_audience)] = Field(None, validate_default=True)
 
 
 def read_access_rules() -> AccessRules:

@@ -379,9 +379,9 @@ class Access(Section):
         rate: The largest number of requests of one caller, such as "100/second", "1000/minute" or "5000/hour", in each
             process of the service; None for no limit. A caller is a key, the `sub` of a token, or an address where
             neither is needed.
-        jwks: The address of the public keys (JWKS) of an issuer of tokens (JWT); needs the extra `jwt`.
+        jwks: The address of the public keys (JWKS) of an issuer of tokens (JWT); needs `audience` and the extra `jwt`.
         issuer: The `iss` that tokens must have; None for any.
-        audience: The `aud` that tokens must have; None for any.
+        audience: The `aud` that tokens must have: the name of this service at the issuer.
     """
 
     open: bool = False
@@ -389,6 +389,12 @@ class Access(Section):
     jwks: str | None = Field(None, pattern=r"^https?://\S+$")
     issuer: str | None = None
     audience: str | None = None
+
+    @model_validator(mode="after")
+    def _require_audience(self) -> Self:
+        if self.jwks and not self.audience:
+            raise ValueError("jwks needs an audience: without it, a token for another service would be valid here")
+        return self
 
 
 class Log(Section):

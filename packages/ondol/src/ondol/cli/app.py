@@ -339,6 +339,17 @@ def simulate(
 
 
 @app.command()
+def replay(
+    version: Annotated[str, typer.Argument(help="A registered version, deployed or not.")],
+    days: Annotated[float, typer.Option(min=0.001, max=36_500, help="How many of the last days.")] = 7,
+) -> None:
+    """Show what a version would have answered to the requests that the champion answered."""
+    from ondol.cli.status import print_replay
+
+    print_replay(version, days)
+
+
+@app.command()
 def monitor() -> None:
     """Compare the predictions logged since the last window with the reference; request retraining on drift."""
     from ondol.cli.status import run_monitor
@@ -379,7 +390,9 @@ def keys_create(
     scope: Annotated[
         list[KeyScope] | None, typer.Option(help="What it allows; repeat it for several. Default: predict.")
     ] = None,
-    days: Annotated[float | None, typer.Option(min=0, help="Days until it expires; default: it does not.")] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0.001, max=36_500, help="Days until it expires; default: it does not.")
+    ] = None,
     to: KeysOf = None,
 ) -> None:
     """Create a key and print it, once. From the first key on, the service asks for one."""

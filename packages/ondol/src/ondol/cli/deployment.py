@@ -21,8 +21,8 @@ from ondol.orchestration.reporting import plain, table
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle, served_bundle
 from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion
-from ondol.registry.keys import read_keys
-from ondol.storage.files import CHAMPION_FILE
+from ondol.registry.keys import read_local_keys
+from ondol.storage.files import CHAMPION_FILE, KEYS_FILE
 from ondol.storage.store import Store, open_store
 
 MARKED = {"passed": "✅ passed", "refused": "❌ refused"}  # not on pages: a browser may have no font with them
@@ -199,11 +199,11 @@ def serve_champion(port: int | None, *, plain_http: bool = False) -> None:
     tls = [] if plain_http else _tls_options(settings)
     place = f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
     store = open_store(settings)
+    _fetch_records(store)
     _require_access_control(settings, store, host)
     if store.remote:
         from ondol.cli.up import start_follower
 
-        _fetch_champion(store)
         start_follower(settings)
     champion = read_champion(store)
     if champion and not store.remote:  # the local copy is served while the bucket is not reachable
@@ -238,7 +238,7 @@ def _require_access_control(settings: Settings, store: Store, host: str) -> None
         UserError: other machines could reach it, and neither keys, nor an issuer of tokens, nor `open` is set.
     """
     access = settings.access
-    if not (is_loopback(host) or access.open or access.jwks or read_keys(store)):
+    if not (is_loopback(host) or access.open or access.jwks or read_local_keys(store)):
         raise UserError(
             f"[service] host is {host}, where other machines can reach the service, and it has no access control: "
             "create a key with `ml keys create NAME`, or set [access] open = true if everyone who can reach it may "
@@ -283,10 +283,11 @@ def _named_bundle(settings: Settings) -> str:
     return named
 
 
-def _fetch_champion(store: Store) -> None:
-    """Download the champion; if the store does not answer, the local copy is served."""
+def _fetch_records(store: Store) -> None:
+    """Download the champion and the keys; if the store does not answer, the local copies are used."""
     try:
-        store.look(store.folder / CHAMPION_FILE)
+        for name in (KEYS_FILE, CHAMPION_FILE):
+            store.look(store.folder / name)
     except UserError as error:
         console.print(f"[yellow]{escape(str(error))}[/] The service starts with the local copy.", soft_wrap=True)
 

@@ -1,12 +1,13 @@
-"""`ml status`, `ml monitor` and `ml loop`: the version in production, processes, pending work, retraining."""
+"""`ml status`, `ml monitor`, `ml replay` and `ml loop`: the version in production, processes, work, retraining."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from ondol.cli.console import console, start_command
+from ondol.cli.console import console, print_plain, start_command
 from ondol.cli.pipeline import run_stage
 from ondol.config import Settings
 from ondol.errors import UserError
@@ -27,6 +28,7 @@ from ondol.orchestration.processes import (
     was_elsewhere,
 )
 from ondol.orchestration.recovery import RunningFlow, flows_of_commands, flows_of_workers
+from ondol.orchestration.reporting import plain, table
 from ondol.orchestration.server import call_prefect, in_pool, post_prefect, refusal_of
 from ondol.project import Project, open_project
 from ondol.redaction import show_uri
@@ -35,6 +37,9 @@ from ondol.registry.champion import Champion, rolled_back, version_of
 from ondol.services import NAMES, is_ours, is_well, prefect_address
 from ondol.storage.files import read_json
 from ondol.storage.store import open_store
+
+if TYPE_CHECKING:
+    from ondol.monitoring.replay import Replay
 
 ANSWER_SECONDS = 2.0
 SHOWN_WINDOWS = 5
@@ -318,3 +323,35 @@ def loop_lines(project: Project) -> list[str]:
         return [*lines, f"Retraining was requested at {loop.wanted.requested_at}, and Prefect received the event."]
     asked = "The next `ml monitor` requests retraining" if decision.wanted else "No retraining is requested"
     return [*lines, f"{asked}: {decision.why}."]
+
+
+def print_replay(version: str, days: float) -> None:
+    """Replay the log through a version and print how its answers differ."""
+    from ondol.monitoring.replay import replay_log  # pandas and pyarrow, which `ml status` does not need
+
+    print_plain("\n".join(replay_lines(replay_log(Project(start_command()), version, days))))
+
+
+def replay_lines(found: "Replay") -> Iterator[str]:
+    """Yield the lines of the report."""
+    yield f"## Version {plain(found.version)} on the requests that version {plain(found.champion)} answered"
+    yield ""
+    others = f"; {found.others:,} requests that other versions answered are left out" if found.others else ""
+    yield (
+        f"{found.rows:,} rows of {found.requests:,} requests since {found.start:%Y-%m-%d %H:%M} UTC, predicted in "
+        f"{found.seconds:.1f} s{others}."
+    )
+    if found.refused:
+        yield f"**{found.refused:,} rows would be refused** ({found.refused / found.rows:.1%}):"
+        yield from (f"- {plain(reason)}" for reason in found.reasons)
+    if not found.compared:
+        return
+    share = found.differing / found.compared
+    yield f"**{found.differing:,} of {found.compared:,} rows would be answered otherwise** ({share:.1%})."
+    yield ""
+    names = {0.5: "median", 0.9: "90%", 0.99: "99%", 1.0: "largest"}
+    yield from table(("distance", *names.values()), [("", *(f"{found.distances[q]:.4g}" for q in names))])
+    if found.slices:
+        yield from ("", "The slices in which most is answered otherwise:", "")
+        rows = [(plain(one.column), plain(one.value), f"{one.rows:,}", f"{one.share:.1%}") for one in found.slices]
+        yield from table(("column", "value", "rows", "answered otherwise"), rows)

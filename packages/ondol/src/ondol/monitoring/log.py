@@ -79,9 +79,9 @@ def tally_window(folder: Path, start: datetime, end: datetime, bundle: str) -> T
     """Count the records that `bundle` answered in [start, end)."""
     found = Tally()
     low, high = start.timestamp(), end.timestamp()
-    for path in _files_of(folder, low, high):
+    for path in files_between(folder, low, high):
         found.files.append(path)
-        for offset, line in _whole_lines(path):
+        for offset, line in whole_lines(path):
             head = read_head(line)
             if head is None:
                 found.unreadable += 1
@@ -147,7 +147,7 @@ def _seconds(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _files_of(folder: Path, low: float, high: float) -> list[Path]:
+def files_between(folder: Path, low: float, high: float) -> list[Path]:
     """Return the files that may have records of [low, high), by the time in the name and the last change."""
     found = []
     for path in sorted(folder.glob("*.jsonl")):
@@ -163,7 +163,7 @@ def _files_of(folder: Path, low: float, high: float) -> list[Path]:
     return found
 
 
-def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield offset and line of each record; an incomplete last line is skipped."""
     offset = 0
     try:

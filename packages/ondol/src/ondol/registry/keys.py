@@ -17,8 +17,17 @@ def read_keys(store: Store) -> tuple[Key, ...]:
         Damaged: the file cannot be read.
         UserError: the store cannot be reached.
     """
+    store.look(store.folder / KEYS_FILE)
+    return read_local_keys(store)
+
+
+def read_local_keys(store: Store) -> tuple[Key, ...]:
+    """Return the keys like `read_keys`, without asking a remote store.
+
+    Raises:
+        Damaged: the file cannot be read.
+    """
     path = store.folder / KEYS_FILE
-    store.look(path)
     content = read_bytes(path)
     try:
         return () if content is None else parse_keys(content)
