@@ -8,6 +8,11 @@ if name and name ~= "" then
     file:close()
 end
 
+local authorization = os.getenv("AUTHORIZATION")
+if authorization and authorization ~= "" then
+    wrk.headers["Authorization"] = authorization
+end
+
 done = function(summary, latency, requests)
     local e = summary.errors
     io.write(string.format("RESULT %d %d %f %f %d\n", summary.requests, summary.duration,

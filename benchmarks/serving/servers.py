@@ -13,6 +13,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ondol.registry.keys import add_key
+from ondol.storage.store import Store
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -26,6 +29,7 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict)
     path: str = "/predict"
     body: str = "body.json"
+    authorization: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,13 @@ def list_servers(work: Path) -> list[Server]:
     mlflow = _python("mlflow", "models", "serve", "-m", str(work / "mlflow"), "--port", "{port}")
     mlflow += ["--env-manager", "local", "--workers", "1"]
     batched = _bento("serving.batched_service:Batched")
+    keyed = model | {"ML_STORE": str(work / "store-with-keys")}
+    key, _ = add_key(Store(work / "store-with-keys"), "bench", ("predict",), None)
     return [
         Server("service", _bento("service.service:Service"), "/readyz", model),
+        Server(
+            "service, with a key", _bento("service.service:Service"), "/readyz", keyed, authorization=f"Bearer {key}"
+        ),
         Server("bare ASGI callable", bare, "/", model),
         Server("fastapi", uvicorn, "/docs", fast),
         Server("fastapi, OMP_NUM_THREADS=1", uvicorn, "/docs", fast | {"OMP_NUM_THREADS": "1"}),
@@ -120,7 +129,8 @@ def find_port() -> int:
 def check_answer(running: Running, work: Path) -> object:
     """Send the body once and return the answer, so that a server that only returns errors is not measured."""
     body = (work / running.server.body).read_bytes()
-    request = urllib.request.Request(running.url, body, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", "Authorization": running.server.authorization}
+    request = urllib.request.Request(running.url, body, {name: value for name, value in headers.items() if value})
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.loads(answer.read())
 
