@@ -40,6 +40,8 @@ export PYTHONPATH="$PWD/vendor/ondol/src:$PWD/vendor/ondol-serving/src"
 case "$1 $2" in
 "run ml") shift 2; exec python -m ondol.cli "$@" ;;
 "run "*) shift; exec "$@" ;;
+"add ondol-serving["*"]") extra=${2#*\\[}; exec grep -q "^${extra%]} = " vendor/ondol-serving/pyproject.toml ;;
+"add --group") extra=${4#*\\[}; exec grep -q "^${extra%]} = " vendor/ondol-serving/pyproject.toml ;;
 "add ondol["*"]") extra=${2#*\\[}; exec grep -q "^${extra%]} = " vendor/ondol/pyproject.toml ;;
 esac
 exit 2

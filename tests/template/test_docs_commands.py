@@ -17,7 +17,7 @@ import yaml
 from compose_support import Dockerfile
 from conftest import Render
 from docs_support import Command, Reader, read_blocks, read_commands
-from e2e.support import NOWHERE, Project, make_project, sample
+from e2e.support import NOWHERE, Project, make_project, sample, succeed
 from marks import slow_but
 from sources_support import Cluster, Server
 from template_support import REPOSITORY, commit_all, git
@@ -27,6 +27,9 @@ from ondol.cli.app import app
 from ondol.config import load_settings
 from ondol.ingestion.sample import SampleSource
 from ondol.orchestration.guard import free_port
+from ondol.registry.bundles import open_bundle
+from ondol.registry.champion import require_champion
+from ondol.storage.store import open_store
 
 # The Korean pages show the commands of the English ones: tests/unit/test_docs_korean.py.
 FOLLOWED_ELSEWHERE = {
@@ -302,16 +305,40 @@ def readme_in_korean(at: Place) -> dict[str, str]:
     return {"내_데이터.csv": "../customers.csv", "타깃_열": "churned"} | row_of_the_sample(at)
 
 
+def key_of_the_service(at: Place) -> dict[str, str]:
+    made = succeed(at.project.ml("keys", "create", "docs")).stdout
+    return {"ondol_…": next(line for line in made.splitlines() if line.startswith("ondol_"))}
+
+
+def logged_requests(at: Place) -> dict[str, str]:
+    labels(at)
+    return {"replay 4": "replay 1"}
+
+
+def inputs_of_the_protocol(at: Place) -> None:
+    store = open_store(load_settings(at.root))
+    bundle = open_bundle(store, require_champion(store).bundle)
+    rows = as_json(pa.Table.from_batches(list(SampleSource(rows=2).batches())))
+    kinds = {"integer": "FP64", "number": "FP64", "boolean": "BOOL"}
+    inputs = [
+        {"name": c.name, "datatype": kinds.get(c.kind, "BYTES"), "shape": [2], "data": [row[c.name] for row in rows]}
+        for c in bundle.contract.features
+    ]
+    (at.root / "inputs.json").write_text(json.dumps({"inputs": inputs}), encoding="utf-8")
+
+
 PREPARE: dict[str, Callable[[Place], Mapping[str, str] | None]] = {
     "README.md": row_of_the_sample,
     "README.ko.md": readme_in_korean,
     "template/README.md.jinja": table_of_ones_own,
     "docs/how-to/add-an-endpoint.md": row_of_the_sample,
+    "docs/how-to/control-access.md": key_of_the_service,
     "docs/how-to/correct-bad-rows.md": bad_rows,
     "docs/how-to/deploy-a-breaking-change.md": breaking_version,
     "docs/how-to/measure-by-labels.md": labels,
     "docs/how-to/monitor-another-environment.md": environments,
     "docs/how-to/predict-a-file.md": file_to_predict,
+    "docs/how-to/replay-requests.md": logged_requests,
     "docs/how-to/reproduce-a-version.md": lambda _: {"reproduce 3": "reproduce 2 --no-install"},
     "docs/how-to/read-csv-in-other-notations.md": german_csv,
     "docs/how-to/read-files.md": files_of_months,
@@ -327,6 +354,7 @@ PREPARE: dict[str, Callable[[Place], Mapping[str, str] | None]] = {
     "docs/how-to/set-up-the-workflows.md": repository_on_github,
     "docs/how-to/store-in-a-bucket.md": store_in_bucket,
     "docs/how-to/update-the-contract.md": other_data,
+    "docs/how-to/use-the-open-inference-protocol.md": inputs_of_the_protocol,
     "docs/how-to/use-your-own-servers.md": own_servers,
     "docs/how-to/watch-in-prometheus-and-grafana.md": metrics_of_worker,
     "docs/how-to/work-on-a-colleagues-project.md": repository_to_clone,
