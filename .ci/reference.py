@@ -415,7 +415,8 @@ def routes() -> Iterator[str]:
     for path in ROUTES:
         operations = [one for name, one in declared.get(path, {}).items() if name != "parameters"]
         responses = {status for operation in operations for status in operation["responses"]}
-        statuses = ", ".join(sorted(map(str, responses))) or "200"
+        of_bentoml = {200} if path in ("/livez", "/healthz", "/readyz") else {200, 401, 403, 421, 429}
+        statuses = ", ".join(sorted(map(str, responses or of_bentoml)))
         if path == "/readyz":
             statuses += ", 503"
         rows.append((code(path), ", ".join(found[path]), statuses, ROUTES[path]))

@@ -240,5 +240,9 @@ def test_the_key_of_the_service_is_sent_and_shown_in_no_message(monkeypatch):
     request = add_authorization(Request("https://churn.example.com/model"))
     assert request.unredirected_hdrs == {"Authorization": f"Bearer {key}"}
     assert key not in redact(f"it failed with {key}")
+    monkeypatch.setenv("ML_API_KEY", f"{key}\n")  # of a file
+    assert add_authorization(Request("https://churn.example.com")).unredirected_hdrs == request.unredirected_hdrs
+    monkeypatch.setenv("ML_API_KEY", f"{key}\u00e9")
+    assert add_authorization(Request("https://churn.example.com")).unredirected_hdrs == {}
     monkeypatch.delenv("ML_API_KEY")
     assert add_authorization(Request("https://churn.example.com/model")).unredirected_hdrs == {}

@@ -52,6 +52,10 @@ def test_keys_of_an_environment_are_in_its_store(project: Path) -> None:
     ("arguments", "said"),
     [
         (["revoke", "00000000"], "There is no key 00000000 in"),
+        (["revoke", f"ondol_00000000_{'s' * 43}"], "There is no key 00000000 in"),
+        (["create", " "], "A key needs a name in one line, of at most 100 characters"),
+        (["create", "two\nlines"], "A key needs a name in one line"),
+        (["create", "x" * 101], "A key needs a name in one line"),
         (
             ["create", "billing", "--to", "stagin"],
             'There is no [environments.stagin] in config.toml. Did you mean "staging"?',
@@ -63,4 +67,4 @@ def test_mistakes_are_one_sentence(project: Path, arguments: list[str], said: st
 
     with pytest.raises(UserError) as caught:
         CliRunner().invoke(app, ["keys", *arguments], catch_exceptions=False)
-    assert said in str(caught.value)
+    assert said in str(caught.value) and "sss" not in str(caught.value)

@@ -32,7 +32,9 @@ HEALTH = frozenset(  # answered without a key, and under any host name
     {"/livez", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", *(f"{path}/ready" for path in MODEL)}
 )
 NEEDED = {"/predict": "predict", "/metrics": "metrics"}  # by path
-PAGES = frozenset({"/", "/docs.json", "/schema.json", "/model", "/v2", *MODEL})  # for callers with any scope
+PAGES = frozenset(
+    {"/", "/docs.json", "/schema.json", "/model", "/static_content/{path}", "/v2", *MODEL}
+)  # for callers with any scope
 CALLERS_KEPT = 10_000  # with a rate, or a verified token
 ISSUER_SECONDS = 5.0  # for its answer
 REREAD_SECONDS = 300.0  # after which the issuer's keys are read again
@@ -95,11 +97,16 @@ class Access:
         try:
             found = self._path.stat()
         except FileNotFoundError:
-            return
+            if self._keys is None:
+                return
+            raise
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
         if stamp != self._stamp:
             self._keys = self._keys or ()  # a file that cannot be read does not open the service
-            self._keys = parse_keys(self._path.read_bytes())
+            try:
+                self._keys = parse_keys(self._path.read_bytes())
+            except ValueError as error:
+                raise ValueError(f"{self._path} was changed or damaged ({error}): restore it from a backup") from None
             self._stamp = stamp
 
     async def admit(self, path: str, headers: Headers, client: str) -> None:

@@ -62,9 +62,12 @@ def parse_keys(content: bytes) -> tuple[Key, ...]:
         ValueError: it is damaged.
     """
     try:
-        return tuple(Key(**entry | _read_values(entry)) for entry in json.loads(content)["keys"])
+        entries = json.loads(content)["keys"]
+        if not isinstance(entries, list):
+            raise TypeError("its keys are not a list")
+        return tuple(Key(**entry | _read_values(entry)) for entry in entries)
     except (AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{KEYS_FILE} is damaged: {error!r}") from None
+        raise ValueError(repr(error)) from None
 
 
 def _read_values(entry: dict[str, Any]) -> dict[str, Any]:

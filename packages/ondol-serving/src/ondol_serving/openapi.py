@@ -48,6 +48,7 @@ ERROR = {
 CALLERS = {
     401: "The key or token is missing or not valid, where access is controlled",
     403: "The request is of another origin's web page, or the key has another scope",
+    429: "The caller has sent more requests than its rate; `Retry-After` says when to try again",
     421: "The request is for a host that is not one of the service's",
 }
 REFUSALS = {

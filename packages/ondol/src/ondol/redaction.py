@@ -52,8 +52,12 @@ def expand(text: str) -> str:
 
 
 def add_authorization(request: Request) -> Request:
-    """Return `request` with the key in the variable `ML_API_KEY`, if it is set; redirects do not get it."""
-    if key := os.environ.get("ML_API_KEY"):
+    """Return `request` with the key in the variable `ML_API_KEY`; redirects do not get it.
+
+    A value that no header can hold is left out: the service then refuses the request.
+    """
+    key = os.environ.get("ML_API_KEY", "").strip()
+    if key.isascii() and key.isprintable() and key:
         _names.update(dict.fromkeys(_forms(key), "ML_API_KEY"))
         request.add_unredirected_header("Authorization", f"Bearer {key}")
     return request

@@ -193,9 +193,11 @@ def serve_champion(port: int | None, *, plain_http: bool = False) -> None:
     settings = start_command(stored=False)
     named = _named_bundle(settings)
     host, chosen = settings.service.host, port or settings.service.port
-    _require_free(host, chosen)
-    if settings.service.grpc_port is not None:
-        _require_free(host, settings.service.grpc_port)
+    _require_free(host, chosen, f"`ml serve --port {chosen + 1}` takes another")
+    if (grpc_port := settings.service.grpc_port) is not None:
+        if grpc_port == chosen:
+            raise UserError(f"[service] grpc_port is {chosen}, the port of HTTP: give it another one.")
+        _require_free(host, grpc_port, "give [service] grpc_port another one")
     tls = [] if plain_http else _tls_options(settings)
     place = f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
     store = open_store(settings)
@@ -237,8 +239,8 @@ def _require_access_control(settings: Settings, store: Store, host: str) -> None
     Raises:
         UserError: other machines could reach it, and neither keys, nor an issuer of tokens, nor `open` is set.
     """
-    access = settings.access
-    if not (is_loopback(host) or access.open or access.jwks or read_local_keys(store)):
+    access, keys = settings.access, read_local_keys(store)  # read in any case: the service ends if they are damaged
+    if not (is_loopback(host) or access.open or access.jwks or keys):
         raise UserError(
             f"[service] host is {host}, where other machines can reach the service, and it has no access control: "
             "create a key with `ml keys create NAME`, or set [access] open = true if everyone who can reach it may "
@@ -292,7 +294,7 @@ def _fetch_records(store: Store) -> None:
         console.print(f"[yellow]{escape(str(error))}[/] The service starts with the local copy.", soft_wrap=True)
 
 
-def _require_free(host: str, port: int) -> None:
+def _require_free(host: str, port: int, remedy: str) -> None:
     try:
         family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
     except ValueError:
@@ -302,6 +304,4 @@ def _require_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise UserError(
-                f"Port {port} on {host} is not free ({error.strerror}): `ml serve --port {port + 1}` takes another."
-            ) from None
+            raise UserError(f"Port {port} on {host} is not free ({error.strerror}): {remedy}.") from None

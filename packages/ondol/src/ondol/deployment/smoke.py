@@ -171,6 +171,8 @@ def request_prediction(base: str, body: dict[str, Any]) -> dict[str, Any]:
 
 def explain_refusal(status: int) -> str:
     """Return what to do if a service answers 401 or 403."""
+    if status == 401 and os.environ.get("ML_API_KEY"):
+        return "it refuses the key in ML_API_KEY: it is unknown, expired or revoked (`ml keys list`)."
     if status == 401:
         return 'it asks for a key: set ML_API_KEY to one with the scope "predict" (`ml keys create NAME`).'
     return 'it answers 403: see whether the key in ML_API_KEY has the scope "predict" (`ml keys list`).'
@@ -185,6 +187,8 @@ def _request_once(base: str, body: dict[str, Any]) -> dict[str, Any] | None:
     except urllib.error.HTTPError as error:
         if error.code == 503 and "Retry-After" in error.headers:
             return None
+        if error.code in (401, 403):
+            raise UserError(f"The service refuses the smoke test: {explain_refusal(error.code)}") from error
         body_text = error.read().decode(errors="replace")[:500]
         raise UserError(f"The service answered the smoke test with {error.code}: {body_text}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:

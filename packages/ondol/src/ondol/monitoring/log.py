@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import urllib.error
 import urllib.request
 from array import array
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import numpy as np
 from ondol.config import Settings
 from ondol.orchestration.alerts import alert
 from ondol.orchestration.processes import running
+from ondol.orchestration.reporting import say
 from ondol.project import Project
 from ondol.redaction import add_authorization
 from ondol.storage.files import read_note, write_json
@@ -234,6 +236,10 @@ def read_count(url: str) -> int | None:
     try:
         with urllib.request.urlopen(add_authorization(urllib.request.Request(url)), timeout=SECONDS) as answer:
             lines = answer.read().decode("utf-8", errors="replace").splitlines()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            say(f'{url} needs a key with the scope "metrics" in ML_API_KEY: answers that were not logged go unnoticed.')
+        return None
     except (OSError, ValueError, http.client.HTTPException):
         return None
     return int(sum(float(line.split()[-1]) for line in lines if line.startswith((f"{COUNTER} ", f"{COUNTER}{{"))))

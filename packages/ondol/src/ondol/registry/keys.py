@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from ondol.errors import UserError
 from ondol.storage.files import KEYS_FILE, explain_damage, locked, read_bytes
 from ondol.storage.store import Store
-from ondol_serving.keys import Key, create_key, list_entries, parse_keys
+from ondol_serving.keys import FORM, Key, create_key, list_entries, parse_keys
+
+LONGEST_NAME = 100
 
 
 def read_keys(store: Store) -> tuple[Key, ...]:
@@ -39,8 +41,11 @@ def add_key(store: Store, name: str, scopes: Iterable[str], days: float | None) 
     """Create a key that is valid for `days` days (None: for ever); return it and its record.
 
     Raises:
-        UserError: the store cannot be reached, or another host has changed the keys in the meantime.
+        UserError: the name cannot be shown in a line, the store cannot be reached, or another host has changed the keys
+            in the meantime.
     """
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise UserError(f"A key needs a name in one line, of at most {LONGEST_NAME} characters: whose key it is.")
     expires = None if days is None else datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
     text, key = create_key(name, scopes, expires)
     with locked(store.folder / "access.lock", wait=True):
@@ -51,9 +56,15 @@ def add_key(store: Store, name: str, scopes: Iterable[str], days: float | None) 
 def revoke_key(store: Store, key_id: str) -> Key:
     """Revoke a key and return its record; services refuse it within two seconds.
 
+    Args:
+        store: The store.
+        key_id: The key's id, or the key itself.
+
     Raises:
         UserError: there is no such key, or it is revoked already.
     """
+    whole = FORM.fullmatch(key_id)
+    key_id = whole[1] if whole else key_id.removeprefix("ondol_")[:8]  # an error must not show a key
     with locked(store.folder / "access.lock", wait=True):
         keys = read_keys(store)
         found = next((key for key in keys if key.id == key_id), None)
