@@ -34,6 +34,8 @@ class Caller:
                 return
             except (OSError, http.client.HTTPException):  # the server has closed the connection before it read from it
                 continue
+            finally:
+                connection.close()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -10,9 +10,8 @@ from ondol.config import HOSTS_SETTING, load_settings
 from ondol.errors import UserError
 from ondol.orchestration import asgi
 from ondol.orchestration.asgi import SameOrigin
-from ondol_serving.application import HOSTS
 from ondol_serving.callers import refuse_caller
-from ondol_serving.settings import read_limits
+from ondol_serving.settings import HOSTS, read_limits
 
 FORMS = [
     "text/plain",

@@ -21,7 +21,7 @@ from ondol_serving.errors import RequestRefused, refuse, refuse_method
 from ondol_serving.inference_protocol import INFER
 from ondol_serving.metrics import RequestMetrics, counters, prepare_files, request_metrics
 from ondol_serving.serving import NO_MODEL, serving
-from ondol_serving.settings import Limits, read_limits
+from ondol_serving.settings import HOSTS, Limits, read_limits
 
 LONGEST_TARGET = 8_192  # bytes of path and query
 LONGEST_HEAD = 65_536  # bytes of all headers
@@ -32,7 +32,6 @@ JSON = "application/json"
 METRICS = "/metrics"
 PREDICTING = ("/predict", *INFER)  # refused before the body is read if there is no model
 LABEL = "service.route"  # scope key: the path, or the pattern of its route
-HOSTS = "[service] hosts (ML_SERVICE__HOSTS)"
 FAILED = "An unexpected error has occurred, please check the server log."  # as BentoML's own endpoints answer
 
 log = logging.getLogger("bentoml.service")

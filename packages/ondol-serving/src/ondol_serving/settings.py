@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ondol_serving.callers import require_host, split_hosts
 
+HOSTS = "[service] hosts (ML_SERVICE__HOSTS)"
 Model = TypeVar("Model", bound=BaseModel)
 
 

@@ -4,7 +4,7 @@ import logging
 
 from ondol_serving.printable import PrintableRecord
 
-__version__ = "0.4.0"
+__version__ = "0.4.1"
 
 # Here, because a worker imports the flows and not the command line: their logs go to Prefect and to files.
 logging.setLogRecordFactory(PrintableRecord)
