@@ -159,6 +159,11 @@ def test_service_serves_the_champion_of_a_store(builder, service, project, store
             builder.podman("exec", name, "touch", "/app/service/new.py")
 
 
+def test_image_refuses_to_serve_every_address_without_access_control(builder, service):
+    with pytest.raises(AssertionError, match="has no access control: create a key with `ml keys create NAME`"):
+        builder.podman("run", "--rm", "--network", "host", *CONFINED, service)
+
+
 def test_health_check_of_the_image_passes(builder, service, store):
     port = 3000
     with httpx.Client() as client:
@@ -167,7 +172,8 @@ def test_health_check_of_the_image_passes(builder, service, store):
             pytest.skip("port 3000, which the image's health check asks, is taken")
         except httpx.TransportError:
             pass
-    builder.podman("run", "--detach", "--name", "healthy", "--network", "host", *CONFINED, service)
+    options = ["--env", "ML_ACCESS__OPEN=true", *CONFINED]
+    builder.podman("run", "--detach", "--name", "healthy", "--network", "host", *options, service)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
             wait_for(client, "/livez", 200, 120)
