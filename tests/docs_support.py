@@ -124,10 +124,11 @@ def read_commands(kind: str, text: str) -> list[Command]:
 
 
 def pattern_of(line: str) -> re.Pattern[str]:
-    """Return a pattern for a line of a page: other figures, digests and widths, and any text in place of `…`."""
+    """Return a pattern for a line of a page: other figures, times, digests and widths, and any text in place of `…`."""
     text = re.sub(r"\b[0-9a-f]{8,}\b", "\0", re.sub(r"[ ━]+", " ", line).strip())
+    text = re.sub(r"\bin \d+ (?:s|min|h|d)\b", "\1", text)  # until the next run: at another time, in another unit
     parts = [re.sub(r"(?:-?\d(?:\\?[\d,.])*)", r"-?[\\d,.]+", re.escape(part)) for part in text.split("…")]
-    return re.compile(".*".join(parts).replace("\0", "[0-9a-f]+"))
+    return re.compile(".*".join(parts).replace("\0", "[0-9a-f]+").replace("\1", r"in \d+ (?:s|min|h|d)"))
 
 
 def missing_line(expected: Iterable[str], printed: str) -> str | None:
