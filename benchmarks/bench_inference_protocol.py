@@ -21,13 +21,13 @@ sys.path.insert(0, str(HERE))
 from serving.servers import find_port, list_servers, run_server  # noqa: E402
 from serving.telco import example_rows, fit_telco, read_telco, write_bundle  # noqa: E402
 
-ENVIRONMENT = HERE.parent / "build" / "triton"
+TRITON = HERE.parent / ".ci" / "triton"  # creates an environment with Triton's client, and prints its interpreter
 
 
 def main() -> int:
     """Run the comparison; return 0 where the goal is met."""
     arguments = read_arguments()
-    python = prepare_environment()
+    python = subprocess.run([TRITON], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     with tempfile.TemporaryDirectory(prefix="bench-oip-") as folder:
         work = Path(folder)
         frame = read_telco()
@@ -44,7 +44,7 @@ def main() -> int:
                 for form, one in addresses.items():
                     print(f"Round {turn + 1}: {form}", flush=True)
                     client = [str(HERE / "serving" / "triton_clients.py"), form, one, str(work / "rows.json")]
-                    command = [str(python), *client, str(arguments.clients), str(arguments.seconds)]
+                    command = [python, *client, str(arguments.clients), str(arguments.seconds)]
                     done = subprocess.run(command, capture_output=True, text=True, check=True)
                     figures[form].append(float(done.stdout))
     medians = {form: statistics.median(found) for form, found in figures.items()}
@@ -66,17 +66,6 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=16, help="processes that send requests")
     parser.add_argument("--out", type=Path, help="write the figures as JSON, usually into benchmarks/results/")
     return parser.parse_args()
-
-
-def prepare_environment() -> Path:
-    """Return the interpreter of an environment with Triton's client."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        uv = str(Path(sys.executable).with_name("uv"))
-        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(ENVIRONMENT)], check=True)
-        packages = ["tritonclient[grpc,http]<3", "numpy<3"]
-        subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), *packages], check=True)
-    return python
 
 
 if __name__ == "__main__":

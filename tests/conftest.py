@@ -109,6 +109,20 @@ def app() -> Iterator[Any]:
         yield client
 
 
+@pytest.fixture
+def serve_store(app: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Any]:
+    """Make the service application serve from a store, as after a start."""
+    from ondol_serving.serving import serving as state
+
+    def serve(store: Path) -> Any:
+        monkeypatch.setenv("ML_STORE", str(store))
+        state.forget()
+        state.refresh()
+        return app
+
+    return serve
+
+
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
     """The address of an S3 server on the loopback."""

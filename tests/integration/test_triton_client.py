@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +47,9 @@ print(json.dumps({"labels": labels, "probabilities": answer.as_numpy("probabilit
 
 
 @pytest.fixture(scope="module")
-def python() -> Path:
+def python() -> str:
     """The interpreter of an environment with Triton's client."""
-    folder = ROOT / "build" / "triton"
-    found = folder / "bin" / "python"
-    if not found.exists():
-        uv = Path(sys.executable).with_name("uv")
-        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
-        packages = ["tritonclient[grpc,http]<3", "numpy<3"]
-        subprocess.run([uv, "pip", "install", "--quiet", "--python", found, *packages], check=True)
-    return found
+    return subprocess.run([ROOT / ".ci" / "triton"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def draw_rows(count: int) -> list[dict[str, Any]]:
@@ -78,7 +70,7 @@ def draw_rows(count: int) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["binary", "json", "grpc"])
-def test_triton_s_client_gets_the_numbers_of_predict(python: Path, tmp_path: Path, form: str) -> None:
+def test_triton_s_client_gets_the_numbers_of_predict(python: str, tmp_path: Path, form: str) -> None:
     from ondol.registry.keys import add_key
     from ondol.storage.store import Store
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ondol.cli.app import app
+from ondol.cli.app import KeyScope, app
 from ondol.registry.keys import read_keys
 from ondol.storage.store import Store
-from ondol_serving.keys import find_key
+from ondol_serving.keys import SCOPES, find_key
 
 
 @pytest.fixture
@@ -24,6 +24,10 @@ def run(*arguments: str) -> str:
     result = CliRunner().invoke(app, ["keys", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_the_command_has_the_scopes_of_the_service() -> None:
+    assert tuple(KeyScope) == SCOPES
 
 
 def test_a_key_is_printed_once_and_listed_without_its_secret(project: Path) -> None:

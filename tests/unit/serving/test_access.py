@@ -52,22 +52,20 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def controlled(
-    app: TestClient, model: bytes, store: Store, monkeypatch: pytest.MonkeyPatch
+    serve_store: Callable[[Path], TestClient], model: bytes, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., TestClient]:
     """Let the application serve a model with these settings of access control, and the keys of the store."""
     from ondol_serving.serving import serving as state
 
     crown(store.folder, *write_bundle(store.folder, bundle_files("7", "binary", model)))
-    monkeypatch.setenv("ML_STORE", str(store.folder))
+    monkeypatch.setenv("ML_STORE", str(store.folder))  # `Access` reads it
     before = state.access
 
     def start(**rules: str) -> TestClient:
         for name, value in rules.items():
             monkeypatch.setenv(f"ML_ACCESS__{name.upper()}", value)
         state.access = Access()
-        state.forget()
-        state.refresh()
-        return app
+        return serve_store(store.folder)
 
     monkeypatch.setattr(state, "access", before)  # restored at the end
     return start

@@ -32,17 +32,12 @@ def models() -> dict[str, bytes]:
 
 @pytest.fixture
 def serving(
-    app: TestClient, models: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve_store: Callable[[Path], TestClient], models: dict[str, bytes], tmp_path: Path
 ) -> Callable[..., TestClient]:
-    from ondol_serving.serving import serving as state
-
     def start(problem: str = "binary", **settings: Any) -> TestClient:
         files = bundle_files("7", problem, models[problem], settings={"max_rows": 100} | settings)
         crown(tmp_path, *write_bundle(tmp_path, files))
-        monkeypatch.setenv("ML_STORE", str(tmp_path))
-        state.forget()
-        state.refresh()
-        return app
+        return serve_store(tmp_path)
 
     return start
 

@@ -43,23 +43,9 @@ def store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def serving(app: TestClient, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], TestClient]:
-    """Make the application serve from a store, as after a start."""
-    from ondol_serving.serving import serving as state
-
-    def serve(store: Path) -> TestClient:
-        monkeypatch.setenv("ML_STORE", str(store))
-        state.forget()
-        state.refresh()
-        return app
-
-    return serve
-
-
-@pytest.fixture
-def client(models: dict[str, bytes], store: Path, serving: Callable[[Path], TestClient]) -> TestClient:
+def client(models: dict[str, bytes], store: Path, serve_store: Callable[[Path], TestClient]) -> TestClient:
     crown(store, *write_bundle(store, bundle_files("7", "binary", models["binary"])))
-    return serving(store)
+    return serve_store(store)
 
 
 def errors(client: TestClient, row: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -70,7 +56,7 @@ def errors(client: TestClient, row: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_predictions_equal_scikit_learn_on_the_same_encoding(
-    problem: str, models: dict[str, bytes], store: Path, serving: Any
+    problem: str, models: dict[str, bytes], store: Path, serve_store: Any
 ) -> None:
     crown(store, *write_bundle(store, bundle_files("7", problem, models[problem])))
     frame, pipeline = encoded_frame(60, seed=3), fit(problem)
@@ -86,7 +72,7 @@ def test_predictions_equal_scikit_learn_on_the_same_encoding(
         }
         for r in frame.to_dict("records")
     ]
-    client = serving(store)
+    client = serve_store(store)
     many = client.post("/predict", json={"rows": rows}).json()["predictions"]
     single = [client.post("/predict", json={"rows": [r]}).json()["predictions"][0] for r in rows[:5]]
     if problem == "regression":
@@ -119,10 +105,10 @@ def test_answered_requests_are_logged_with_their_model_and_refused_ones_are_not(
     assert 0 < records[0]["ms"] < 60_000
 
 
-def test_log_can_be_switched_off_by_the_bundle(models: dict[str, bytes], store: Path, serving: Any) -> None:
+def test_log_can_be_switched_off_by_the_bundle(models: dict[str, bytes], store: Path, serve_store: Any) -> None:
     files = bundle_files("7", "binary", models["binary"], settings={"log": {"enabled": False}})
     crown(store, *write_bundle(store, files))
-    assert serving(store).post("/predict", json={"rows": [ROW]}).status_code == 200
+    assert serve_store(store).post("/predict", json={"rows": [ROW]}).status_code == 200
     assert not (store / "log").exists()
 
 
@@ -273,14 +259,14 @@ def test_closed_sets_of_booleans_are_closed() -> None:
 
 
 def test_refused_bundle_is_tried_again_and_taken_up_once_it_loads(
-    models: dict[str, bytes], store: Path, serving: Any, monkeypatch: pytest.MonkeyPatch
+    models: dict[str, bytes], store: Path, serve_store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cause may lie outside the bundle: it is the same folder, name and digest that loads later."""
     import ondol_serving.serving as module
 
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
     crown(store, *write_bundle(store, bundle_files("7", "binary", models["binary"])))
-    client = serving(store)
+    client = serve_store(store)
     load, tries = module.load_bundle, iter([MemoryError(), OSError("too many open files"), None])
 
     def fail_twice(*arguments: Any) -> Any:
@@ -319,14 +305,14 @@ def test_service_says_once_that_the_bundle_named_for_it_is_missing(
 
 
 def test_refused_bundle_is_not_read_again_at_once_and_the_old_one_can_be_named_meanwhile(
-    models: dict[str, bytes], store: Path, serving: Any, monkeypatch: pytest.MonkeyPatch
+    models: dict[str, bytes], store: Path, serve_store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ondol_serving.serving as module
 
     files = bundle_files("7", "binary", models["binary"])
     good, bad = write_bundle(store, files), write_bundle(store, files | {"model.onnx": b"broken"})
     crown(store, *good)
-    client, load, loads = serving(store), module.load_bundle, []
+    client, load, loads = serve_store(store), module.load_bundle, []
 
     def count(folder: Path, digest: str) -> Any:
         loads.append(folder.name)
@@ -394,7 +380,7 @@ def test_an_error_after_the_model_is_answered_and_ends_the_work(
     assert client.post("/predict", json={"rows": [ROW] * rows}).status_code == 200
 
 
-def test_refusal_of_a_bundle_is_logged_once(store: Path, serving: Any) -> None:
+def test_refusal_of_a_bundle_is_logged_once(store: Path, serve_store: Any) -> None:
     import logging
 
     from ondol_serving.serving import serving as state
@@ -405,7 +391,7 @@ def test_refusal_of_a_bundle_is_logged_once(store: Path, serving: Any) -> None:
     logging.getLogger("bentoml.service").addHandler(handler)
     store.mkdir()
     (store / "champion.json").write_text("{")
-    serving(store)
+    serve_store(store)
     state.refresh()
     logging.getLogger("bentoml.service").removeHandler(handler)
     assert len(lines) == 1 and "champion.json cannot be understood" in lines[0]
@@ -431,16 +417,16 @@ def test_oversized_body_is_refused_whether_its_length_is_declared_or_not(client:
 
 
 def test_environment_overrides_the_limits_of_the_bundle(
-    models: dict[str, bytes], store: Path, monkeypatch: pytest.MonkeyPatch, serving: Any
+    models: dict[str, bytes], store: Path, monkeypatch: pytest.MonkeyPatch, serve_store: Any
 ) -> None:
     crown(store, *write_bundle(store, bundle_files("7", "binary", models["binary"])))
     monkeypatch.setenv("ML_SERVICE__MAX_ROWS", "2")
-    client = serving(store)
+    client = serve_store(store)
     assert client.post("/predict", json={"rows": [ROW] * 3}).status_code == 400
 
 
-def test_without_a_champion_the_service_is_live_but_not_ready(store: Path, serving: Any) -> None:
-    client = serving(store)
+def test_without_a_champion_the_service_is_live_but_not_ready(store: Path, serve_store: Any) -> None:
+    client = serve_store(store)
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 503
     for answer in (client.post("/predict", json={"rows": [ROW]}), client.get("/model")):
@@ -449,12 +435,12 @@ def test_without_a_champion_the_service_is_live_but_not_ready(store: Path, servi
     assert client.get("/docs.json").json()["paths"]["/predict"]
 
 
-def test_altered_bundle_is_refused(models: dict[str, bytes], store: Path, serving: Any) -> None:
+def test_altered_bundle_is_refused(models: dict[str, bytes], store: Path, serve_store: Any) -> None:
     name, digest = write_bundle(store, bundle_files("7", "binary", models["binary"]))
     crown(store, name, digest)
     with (store / "bundles" / name / "model.onnx").open("ab") as file:
         file.write(b"x")
-    client = serving(store)
+    client = serve_store(store)
     assert client.get("/readyz").status_code == 503
 
 
@@ -469,13 +455,13 @@ def test_altered_bundle_is_refused(models: dict[str, bytes], store: Path, servin
     ],
 )
 def test_bundle_that_cannot_be_loaded_leaves_the_old_one_serving(
-    broken: dict[str, bytes], models: dict[str, bytes], store: Path, serving: Any
+    broken: dict[str, bytes], models: dict[str, bytes], store: Path, serve_store: Any
 ) -> None:
     from ondol_serving.serving import serving as state
 
     files = bundle_files("7", "binary", models["binary"])
     crown(store, *write_bundle(store, files))
-    client = serving(store)
+    client = serve_store(store)
     crown(
         store,
         *write_bundle(store, files | {"meta.json": files["meta.json"].replace(b'"7"', b'"8"')} | broken),
@@ -487,11 +473,13 @@ def test_bundle_that_cannot_be_loaded_leaves_the_old_one_serving(
     assert client.post("/predict", json={"rows": [ROW]}).json()["model_version"] == "9"
 
 
-def test_broken_champion_file_leaves_the_old_one_serving(models: dict[str, bytes], store: Path, serving: Any) -> None:
+def test_broken_champion_file_leaves_the_old_one_serving(
+    models: dict[str, bytes], store: Path, serve_store: Any
+) -> None:
     from ondol_serving.serving import serving as state
 
     crown(store, *write_bundle(store, bundle_files("7", "binary", models["binary"])))
-    client = serving(store)
+    client = serve_store(store)
     for text in ("{", "[]", "{}", ""):
         (store / "champion.json").write_text(text)
         state.refresh()
@@ -611,14 +599,14 @@ def test_unknown_category_of_an_open_set_is_predicted_and_counted(client: TestCl
     assert count() == before + 2
 
 
-def test_sklearn_bundle_gives_the_numbers_of_scikit_learn(store: Path, serving: Any) -> None:
+def test_sklearn_bundle_gives_the_numbers_of_scikit_learn(store: Path, serve_store: Any) -> None:
     pipeline = fit("binary")
     content = skops.io.dumps(pipeline)
     trusted = skops.io.get_untrusted_types(data=content)
     crown(store, *write_bundle(store, bundle_files("7", "binary", content, runtime="sklearn", trusted=trusted)))
     frame = encoded_frame(1)
     frame.loc[0] = [12.5, "new", "서울", 3, 1, 399.1702, 1]
-    client = serving(store)
+    client = serve_store(store)
     answer = client.post("/predict", json={"rows": [ROW]}).json()["predictions"][0]
     assert answer["probabilities"]["yes"] == pytest.approx(pipeline.predict_proba(frame)[0, 1], abs=1e-5)
 

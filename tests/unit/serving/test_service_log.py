@@ -339,3 +339,16 @@ def test_record_that_cannot_be_built_is_dropped_and_counted_and_those_beside_it_
     broken = good._replace(body=b"{", keys=1)
     writer.log.append(writer.recorder, [good._replace(request_id="a"), broken, good._replace(request_id="b")])
     assert dropped() == before + 1 and writer.ids() == ["a", "b"]
+
+
+def test_records_that_cannot_be_built_do_not_let_the_log_say_that_it_continues(
+    tmp_path: Path, make_writer: Callable[..., Writer], messages: list[str]
+) -> None:
+    writer, before = make_writer(tmp_path), dropped()
+    broken = answered(writer.contract, to_body(ROW))._replace(body=b"{", keys=1)
+    for _ in range(2):
+        writer.log.append(writer.recorder, [broken])
+    assert dropped() == before + 2 and writer.files() == []
+    assert len(messages) == 1
+    writer.write("a")
+    assert "2 answers are missing" in messages[1]

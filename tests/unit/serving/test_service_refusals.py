@@ -36,9 +36,7 @@ def model() -> bytes:
 
 
 @pytest.fixture
-def serving(
-    app: TestClient, model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., TestClient]:
+def serving(serve_store: Callable[[Path], TestClient], model: bytes, tmp_path: Path) -> Callable[..., TestClient]:
     """Let the application serve a bundle with these settings and columns beside those of the tests."""
     from ondol_serving.serving import serving as state
 
@@ -47,11 +45,9 @@ def serving(
         document = describe()
         document["columns"] += [{"nullable": True, "input": None, "encoding": None} | column for column in columns]
         crown(tmp_path, *write_bundle(tmp_path, files | {"contract.json": json.dumps(document).encode()}))
-        monkeypatch.setenv("ML_STORE", str(tmp_path))
-        state.forget()
-        state.refresh()
+        client = serve_store(tmp_path)
         assert state.bundle is not None
-        return app
+        return client
 
     return start
 

@@ -7,7 +7,6 @@ may send requests. Then the service listens only on the loopback, unless `open` 
 import asyncio
 import base64
 import binascii
-import ipaddress
 import logging
 import math
 import os
@@ -20,9 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bentoml._internal.configuration.containers import BentoMLContainer
-
-from ondol_serving.callers import Headers
+from ondol_serving.callers import Headers, is_loopback
 from ondol_serving.errors import RequestRefused
 from ondol_serving.keys import KEYS_FILE, SCOPES, Key, find_key, parse_keys
 from ondol_serving.settings import AccessRules, read_access_rules
@@ -31,10 +28,11 @@ MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")  # of th
 HEALTH = frozenset(  # answered without a key, and under any host name
     {"/livez", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", *(f"{path}/ready" for path in MODEL)}
 )
-NEEDED = {"/predict": "predict", "/metrics": "metrics"}  # by path
-PAGES = frozenset(
+METRICS = "/metrics"  # answered under any host name too: it reveals no data
+NEEDED = {"/predict": "predict", METRICS: "metrics"}  # by path
+PAGES = frozenset(  # for callers with any scope
     {"/", "/docs.json", "/schema.json", "/model", "/static_content/{path}", "/v2", *MODEL}
-)  # for callers with any scope
+)
 CALLERS_KEPT = 10_000  # with a rate, or a verified token
 ISSUER_SECONDS = 5.0  # for its answer
 REREAD_SECONDS = 300.0  # after which the issuer's keys are read again
@@ -47,7 +45,6 @@ NO_ACCESS_CONTROL = (
     "with `ml keys create NAME`, set ML_ACCESS__JWKS to the keys of an issuer of tokens, or set ML_ACCESS__OPEN=true "
     "([access] open = true) to let everyone use it who can reach it."
 )
-
 
 log = logging.getLogger("bentoml.service")
 
@@ -292,7 +289,7 @@ def require_access_control() -> None:
         access = Access()
     except (OSError, ValueError) as error:
         raise SystemExit(f"Access control cannot be set up: {error}") from None
-    if not (_is_loopback(host) or access.rules.open or access.controlled):
+    if not (is_loopback(host) or access.rules.open or access.controlled):
         raise SystemExit(NO_ACCESS_CONTROL.format(host=host))
 
 
@@ -306,11 +303,6 @@ def find_listening_host(arguments: list[str]) -> str | None:
         return None
     given = [right for left, right in pairwise(arguments) if left == "--host"]
     given += [one.partition("=")[2] for one in arguments if one.startswith("--host=")]
+    from bentoml._internal.configuration.containers import BentoMLContainer
+
     return given[-1] if given else os.environ.get("BENTOML_HOST") or str(BentoMLContainer.http.host.get())
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

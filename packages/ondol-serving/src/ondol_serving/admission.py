@@ -18,7 +18,7 @@ FIRST_GUESS = (1_000_000.0, 0.1)  # cost and seconds: assumed until some seconds
 REMEMBERED_SECONDS = 2.0  # of work
 
 
-class Busy(Exception):
+class Busy(RequestRefused):
     """The service cannot answer the request within the configured time.
 
     Attributes:
@@ -27,8 +27,9 @@ class Busy(Exception):
 
     def __init__(self, retry_after: float) -> None:
         """Round up the seconds to wait."""
-        super().__init__(retry_after)
         self.retry_after = max(1, min(60, math.ceil(retry_after)))
+        after = str(self.retry_after)
+        super().__init__(503, "busy", f"The service is busy: try again in {after} s", {"Retry-After": after})
 
 
 class Load:
@@ -49,6 +50,16 @@ class Load:
     def wait_seconds(self) -> float:
         """Return the expected waiting time, in seconds, of a request that arrives now."""
         return self._cost * self._seconds / self._done
+
+    def hold(self, size: int, limits: Limits) -> None:
+        """Count bytes of a body in `bytes`; the caller must subtract them.
+
+        Raises:
+            Busy: too many are in flight.
+        """
+        if self.bytes + size > max(limits.max_bytes_in_flight, limits.max_body_bytes):
+            raise Busy(1)
+        self.bytes += size
 
     def begin(self, size: int, max_wait: float) -> "Work":
         """Begin a request whose body of `size` bytes has been read; the caller must end it.
@@ -153,9 +164,7 @@ async def read_body(receive: Receive, limits: Limits, load: Load) -> tuple[bytes
                     raise ClientDisconnected
                 if size > limits.max_body_bytes:
                     raise body_too_large(limits)
-                if load.bytes + len(chunks[-1]) > max(limits.max_bytes_in_flight, limits.max_body_bytes):
-                    raise Busy(1)
-                load.bytes += len(chunks[-1])
+                load.hold(len(chunks[-1]), limits)
                 counted += len(chunks[-1])
                 if not message.get("more_body"):
                     return b"".join(chunks), counted

@@ -13,11 +13,11 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ondol_serving.access import HEALTH
-from ondol_serving.admission import Busy, ClientDisconnected, Work, body_too_large, read_body
+from ondol_serving.access import HEALTH, METRICS
+from ondol_serving.admission import ClientDisconnected, Work, body_too_large, read_body
 from ondol_serving.bundle import Bundle
-from ondol_serving.callers import PROBES, Headers, read_headers, refuse_caller
-from ondol_serving.errors import RequestRefused, refuse, refuse_method
+from ondol_serving.callers import Headers, read_headers, refuse_caller
+from ondol_serving.errors import FAILED, RequestRefused, refuse, refuse_method
 from ondol_serving.inference_protocol import INFER
 from ondol_serving.metrics import RequestMetrics, counters, prepare_files, request_metrics
 from ondol_serving.serving import NO_MODEL, serving
@@ -29,10 +29,8 @@ MOST_HEADERS = 100
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")  # of a route for all methods
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON = "application/json"
-METRICS = "/metrics"
 PREDICTING = ("/predict", *INFER)  # refused before the body is read if there is no model
 LABEL = "service.route"  # scope key: the path, or the pattern of its route
-FAILED = "An unexpected error has occurred, please check the server log."  # as BentoML's own endpoints answer
 
 log = logging.getLogger("bentoml.service")
 
@@ -112,7 +110,7 @@ class Application:
         bundle = serving.bundle
         limits = self._without_model if bundle is None else bundle.limits
         headers = read_headers(scope["headers"])
-        if path not in PROBES:
+        if path != METRICS:
             require_our_caller(scope, headers, limits.hosts)
         if serving.access.active:
             await serving.access.admit(path, headers, scope["client"][0] if scope.get("client") else "")
@@ -133,15 +131,10 @@ class Application:
         load = serving.load
         body, counted = b"", 0
         try:
-            try:
-                body, counted = await read_body(receive, limits, load)
-                work = load.begin(len(body), limits.max_wait_seconds)
-                if work.waits:
-                    await work.wait()
-            except Busy as busy:
-                after = str(busy.retry_after)
-                message = f"The service is busy: try again in {after} s"
-                raise RequestRefused(503, "busy", message, {"Retry-After": after}) from None
+            body, counted = await read_body(receive, limits, load)
+            work = load.begin(len(body), limits.max_wait_seconds)
+            if work.waits:
+                await work.wait()
             exchange.body, exchange.work = body, work
             scope["bundle"] = bundle  # for the endpoint, since the bundle may be rolled back in the meantime
             scope["body"] = body

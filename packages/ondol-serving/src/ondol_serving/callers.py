@@ -15,7 +15,6 @@ from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-PROBES = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})  # allowed under any host name; they reveal no data
 ONCE = (b"host", b"origin", b"content-type", b"content-encoding", b"content-length", b"authorization", b"x-api-key")
 LONGEST_HOST = 300  # bytes of Host and Origin; a name has at most 253
 OTHER_SITES = frozenset({b"cross-site", b"same-site"})
@@ -77,13 +76,21 @@ def read_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return headers
 
 
+def is_loopback(host: str) -> bool:
+    """Return True if `host` is a name or an address that no other machine can reach."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 @lru_cache(maxsize=512)
 def is_our_host(host: bytes, server: ServerAddress, hosts: tuple[str, ...]) -> bool:
     """Return True if `host`, a Host header, is a loopback name, the address of the connection, or one of `hosts`."""
     name = split_host(host)
     if name is None:
         return False
-    own = name == "localhost" or _is_loopback(name) or (server is not None and name == server[0])
+    own = is_loopback(name) or (server is not None and name == server[0])
     given = host.decode("latin-1").lower()
     return own or any(_matches(n, pattern.lower()) for pattern in hosts for n in (name, given))
 
@@ -135,13 +142,6 @@ def require_host(name: str) -> str:
 def _is_followed_link(method: str, headers: Headers) -> bool:
     shown = headers.get(b"sec-fetch-dest", b"document") == b"document"  # not in a frame either
     return method == "GET" and headers.get(b"sec-fetch-mode") == b"navigate" and shown
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse
 from ondol_serving.request import shorten
 
 LONGEST_PLACE = 200
+FAILED = "An unexpected error has occurred, please check the server log."  # as BentoML's own endpoints answer
 
 
 class RequestRefused(Exception):

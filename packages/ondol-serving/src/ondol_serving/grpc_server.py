@@ -20,29 +20,28 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from ondol_serving.access import HEALTH, MODEL, find_listening_host
-from ondol_serving.admission import HEAVY_BYTES, Busy
+from ondol_serving.admission import HEAVY_BYTES
 from ondol_serving.bundle import Bundle
 from ondol_serving.callers import read_headers
-from ondol_serving.errors import RequestRefused
+from ondol_serving.errors import FAILED, RequestRefused
 from ondol_serving.grpc_messages import MESSAGE, SERVICE
 from ondol_serving.inference_protocol import (
     BYTES,
     EXTENSIONS,
     INFER,
-    NUMBERS,
     VERSION,
-    Inference,
     Tensor,
+    decode_values,
     describe_model,
+    encode_values,
     find_bundle,
-    join_texts,
+    invalid,
     model_name,
     predict_tensors,
+    read_tensor,
     require_inputs,
     require_outputs,
-    require_rows,
-    split_texts,
-    write_outputs,
+    select_outputs,
 )
 from ondol_serving.metrics import request_metrics
 from ondol_serving.serving import serving
@@ -74,7 +73,6 @@ STATUSES = {
 MOST_CALLS = 256  # at once; more are refused before they are read
 LARGEST_MESSAGE = 2**30  # of gRPC itself; `max_body_bytes` of the bundle is checked at each call
 TLS_OPTIONS = ("--ssl-certfile", "--ssl-keyfile", "--ssl-keyfile-password", "--ssl-ca-certs", "--ssl-cert-reqs")
-FAILED = "An unexpected error has occurred, please check the server log."
 
 log = logging.getLogger("bentoml.service")
 
@@ -136,24 +134,15 @@ def read_tensors(request: Any, bundle: Bundle) -> list[Tensor]:
     require_inputs(bundle, [one.name for one in request.inputs])
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
-        raise RequestRefused(400, "invalid_inference_request", "raw_input_contents and inputs differ in their number")
+        raise invalid("raw_input_contents and inputs differ in their number")
     tensors = []
     for number, one in enumerate(request.inputs):
-        rows = require_rows(one.name, one.datatype, list(one.shape), bundle.limits.max_rows)
+        read = partial(decode_values, one.datatype, raw[number]) if raw else partial(_read_contents, one)
         try:
-            values = _read_raw(one.datatype, raw[number]) if raw else _read_contents(one)
+            tensors.append(read_tensor(one.name, one.datatype, list(one.shape), bundle, read))
         except (KeyError, ValueError) as error:
-            message = f"{one.name!r} cannot be read: {type(error).__name__}: {error}"
-            raise RequestRefused(400, "invalid_inference_request", message) from None
-        if len(values) != rows:
-            message = f"{one.name!r} has {len(values)} values, and its shape says {rows}"
-            raise RequestRefused(400, "invalid_inference_request", message)
-        tensors.append(Tensor(one.name, one.datatype, values))
+            raise invalid(f"{one.name!r} cannot be read: {type(error).__name__}: {error}") from None
     return tensors
-
-
-def _read_raw(datatype: str, raw: bytes) -> list[Any]:
-    return split_texts(raw) if datatype == BYTES else list(np.frombuffer(raw, NUMBERS[datatype]).tolist())
 
 
 def _read_contents(tensor: Any) -> list[Any]:
@@ -163,21 +152,17 @@ def _read_contents(tensor: Any) -> list[Any]:
 
 def write_response(request: Any, bundle: Bundle, request_id: str, predictions: list[dict[str, Any]]) -> Any:
     """Return the answer to `ModelInfer`."""
-    wanted = Inference(request.id, [], {one.name: False for one in request.outputs}, False)
-    outputs, _ = write_outputs(bundle, predictions, wanted)
     response = MESSAGE["ModelInferResponse"](
         model_name=model_name(bundle), model_version=bundle.version, id=request.id or request_id
     )
-    for one in outputs:
-        values, datatype = one["data"], one["datatype"]
-        output = response.outputs.add(name=one["name"], datatype=datatype, shape=one["shape"])
+    for about, values in select_outputs(bundle, predictions, [one.name for one in request.outputs]):
+        output = response.outputs.add(**about)
         if request.raw_input_contents:
-            array = None if datatype == BYTES else np.array(values, dtype=NUMBERS[datatype])  # None becomes NaN
-            response.raw_output_contents.append(join_texts(values) if array is None else array.tobytes())
-        elif datatype == BYTES:
+            response.raw_output_contents.append(encode_values(output.datatype, values))
+        elif output.datatype == BYTES:
             output.contents.bytes_contents.extend(value.encode() for value in values)
         else:
-            getattr(output.contents, CONTENTS[datatype]).extend(np.nan if v is None else v for v in values)
+            getattr(output.contents, CONTENTS[output.datatype]).extend(np.nan if v is None else v for v in values)
     return response
 
 
@@ -237,11 +222,9 @@ async def admit(message: bytes, name: str, method: Method) -> Any:
     if size > limits.max_body_bytes:
         raise RequestRefused(413, "body_too_large", f"The message is larger than {limits.max_body_bytes} bytes")
     counted = size if size > HEAVY_BYTES else 0
+    if counted:
+        load.hold(counted, limits)
     try:
-        if counted and load.bytes + counted > max(limits.max_bytes_in_flight, limits.max_body_bytes):
-            counted = 0
-            raise Busy(1)
-        load.bytes += counted
         work = load.begin(size, limits.max_wait_seconds)
         try:
             if work.waits:
@@ -249,12 +232,10 @@ async def admit(message: bytes, name: str, method: Method) -> Any:
             try:
                 request = MESSAGE[f"{name}Request"].FromString(message)
             except DecodeError:
-                raise RequestRefused(400, "invalid_inference_request", "The message cannot be parsed") from None
+                raise invalid("The message cannot be parsed") from None
             return await method.answer(request)
         finally:
             work.end()
-    except Busy as busy:
-        raise RequestRefused(503, "busy", f"The service is busy: try again in {busy.retry_after} s") from None
     finally:
         load.bytes -= counted
 

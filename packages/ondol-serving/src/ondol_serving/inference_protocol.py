@@ -10,7 +10,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -66,8 +66,7 @@ class Inference:
 
     id: str
     tensors: list[Tensor]
-    outputs: dict[str, bool]  # by name, whether in binary form; empty for all of them
-    binary: bool  # the form of outputs that were not named
+    outputs: dict[str, bool]  # by name, whether in binary form
 
 
 def input_datatype(column: Column) -> str:
@@ -102,7 +101,7 @@ def parse_inference(body: bytes, header_length: bytes | None, bundle: Bundle) ->
     header, binary = memoryview(body), memoryview(b"")
     if header_length is not None:
         if not LENGTH.fullmatch(header_length) or int(header_length) > len(body):
-            raise _invalid("Inference-Header-Content-Length is not a length within the body")
+            raise invalid("Inference-Header-Content-Length is not a length within the body")
         header, binary = header[: int(header_length)], header[int(header_length) :]
     place = 0
     try:
@@ -113,21 +112,24 @@ def parse_inference(body: bytes, header_length: bytes | None, bundle: Bundle) ->
         for given in request["inputs"]:
             size = (given.get("parameters") or {}).get("binary_data_size")
             if size is not None and not (type(size) is int and 0 <= size <= len(binary) - place):
-                raise _invalid(f"The binary_data_size of {given['name']!r} is not a size within the body")
+                raise invalid(f"The binary_data_size of {given['name']!r} is not a size within the body")
             raw = None if size is None else bytes(binary[place : place + size])
             place += size or 0
-            tensors.append(_read_tensor(given, raw, bundle.limits.max_rows))
+            name, datatype = str(given["name"]), str(given["datatype"])
+            read = partial(_flatten, given) if raw is None else partial(decode_values, datatype, raw)
+            tensors.append(read_tensor(name, datatype, given["shape"], bundle, read))
         by_default = bool(parameters.get("binary_data_output"))
         outputs = {
             str(wanted["name"]): bool((wanted.get("parameters") or {}).get("binary_data", by_default))
             for wanted in request.get("outputs") or ()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _invalid(f"The request cannot be read: {type(error).__name__}: {error}") from None
+        raise invalid(f"The request cannot be read: {type(error).__name__}: {error}") from None
     if place < len(binary):
-        raise _invalid("The body is longer than its binary tensors")
+        raise invalid("The body is longer than its binary tensors")
     require_outputs(bundle, outputs)
-    return Inference(str(request.get("id") or ""), tensors, outputs, by_default)
+    all_outputs = dict.fromkeys((one["name"] for one in describe_outputs(bundle)), by_default)
+    return Inference(str(request.get("id") or ""), tensors, outputs or all_outputs)
 
 
 def require_inputs(bundle: Bundle, names: list[Any]) -> None:
@@ -138,11 +140,11 @@ def require_inputs(bundle: Bundle, names: list[Any]) -> None:
     """
     known = {column.name for column in bundle.contract.columns}
     if not names:
-        raise _invalid("The request has no inputs")
+        raise invalid("The request has no inputs")
     if unknown := next((name for name in names if name not in known), None):
-        raise _invalid(f"The model has no input {shorten(str(unknown), LONGEST_NAME)!r}")
+        raise invalid(f"The model has no input {shorten(str(unknown), LONGEST_NAME)!r}")
     if len(set(names)) < len(names):
-        raise _invalid("An input is there twice")
+        raise invalid("An input is there twice")
 
 
 def require_outputs(bundle: Bundle, names: Iterable[str]) -> None:
@@ -153,38 +155,46 @@ def require_outputs(bundle: Bundle, names: Iterable[str]) -> None:
     """
     known = [one["name"] for one in describe_outputs(bundle)]
     if unknown := next((name for name in names if name not in known), None):
-        raise _invalid(f"The model has no output {shorten(unknown, LONGEST_NAME)!r}: it has {', '.join(known)}")
+        raise invalid(f"The model has no output {shorten(unknown, LONGEST_NAME)!r}: it has {', '.join(known)}")
 
 
-def _read_tensor(given: Mapping[str, Any], raw: bytes | None, max_rows: int) -> Tensor:
-    name, datatype = str(given["name"]), str(given["datatype"])
-    rows = require_rows(name, datatype, given["shape"], max_rows)
-    if raw is None:
-        values = [one for value in given["data"] for one in (value if isinstance(value, list) else [value])]
-    elif datatype == BYTES:
-        values = split_texts(raw)
-    else:
-        values = np.frombuffer(raw, NUMBERS[datatype]).tolist()
-    if len(values) != rows:
-        raise _invalid(f"{name!r} has {len(values)} values, and its shape says {rows}")
-    return Tensor(name, datatype, values)
+def _flatten(given: Mapping[str, Any]) -> list[Any]:
+    """Return the values of an input in JSON, which may be nested by its shape."""
+    return [one for value in given["data"] for one in (value if isinstance(value, list) else [value])]
 
 
-def require_rows(name: str, datatype: str, shape: Any, max_rows: int) -> int:
-    """Return the number of rows of a column.
+def read_tensor(name: str, datatype: str, shape: Any, bundle: Bundle, read: Callable[[], list[Any]]) -> Tensor:
+    """Return a column whose values `read` returns, after its datatype and shape have been checked.
 
     Raises:
-        RequestRefused: shape or datatype is not one of a column, or there are too many rows.
+        RequestRefused: datatype or shape is not one of a column, there are too many rows, or not as many values.
     """
     if not (isinstance(shape, list) and shape and shape[1:] in ([], [1]) and type(shape[0]) is int and shape[0] >= 0):
         shown = shorten(str(shape), LONGEST_NAME)
-        raise _invalid(f"The shape of {name!r} is {shown}: a column has the shape [rows] or [rows, 1]")
+        raise invalid(f"The shape of {name!r} is {shown}: a column has the shape [rows] or [rows, 1]")
     if datatype != BYTES and datatype not in NUMBERS:
         datatype = shorten(datatype, LONGEST_NAME)
-        raise _invalid(f"The datatype of {name!r} is {datatype!r}: use BYTES or one of {', '.join(NUMBERS)}")
-    if shape[0] > max_rows:
-        raise _invalid(f"A request may hold at most {max_rows} rows (max_rows)")
-    return int(shape[0])
+        raise invalid(f"The datatype of {name!r} is {datatype!r}: use BYTES or one of {', '.join(NUMBERS)}")
+    if shape[0] > bundle.limits.max_rows:
+        raise invalid(f"A request may hold at most {bundle.limits.max_rows} rows (max_rows)")
+    values = read()
+    if len(values) != shape[0]:
+        raise invalid(f"{name!r} has {len(values)} values, and its shape says {shape[0]}")
+    return Tensor(name, datatype, values)
+
+
+def decode_values(datatype: str, raw: bytes) -> list[Any]:
+    """Return the values of a binary tensor.
+
+    Raises:
+        ValueError: they are not of this datatype.
+    """
+    return split_texts(raw) if datatype == BYTES else list(np.frombuffer(raw, NUMBERS[datatype]).tolist())
+
+
+def encode_values(datatype: str, values: list[Any]) -> bytes:
+    """Return values as a binary tensor; None among numbers becomes NaN."""
+    return join_texts(values) if datatype == BYTES else np.array(values, dtype=NUMBERS[datatype]).tobytes()
 
 
 def split_texts(raw: bytes) -> list[str]:
@@ -218,7 +228,7 @@ def to_rows(bundle: Bundle, tensors: list[Tensor]) -> bytes:
         RequestRefused: the columns differ in length.
     """
     if len({len(tensor.values) for tensor in tensors}) != 1:
-        raise _invalid("The inputs differ in their number of rows")
+        raise invalid("The inputs differ in their number of rows")
     kinds = {column.name: column.kind for column in bundle.contract.columns}
     columns = {tensor.name: _read_values(tensor, kinds.get(tensor.name, "")) for tensor in tensors}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -235,20 +245,26 @@ def _read_values(tensor: Tensor, kind: str) -> list[Any]:
     return tensor.values
 
 
-def write_outputs(bundle: Bundle, predictions: list[dict[str, Any]], wanted: Inference) -> tuple[list[Any], bytes]:
-    """Return the outputs of an answer, and the content of those in binary form."""
+def select_outputs(
+    bundle: Bundle, predictions: list[dict[str, Any]], names: Iterable[str]
+) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+    """Yield name, datatype and shape of the named outputs, of all if none is named, with their values."""
     columns: dict[str, Callable[[], list[Any]]] = {
         "value": lambda: [one["value"] for one in predictions],
         "label": lambda: ["" if one["label"] is None else label_key(one["label"]) for one in predictions],
         "probabilities": lambda: [p for one in predictions for p in one["probabilities"].values()],
     }
     described = {one["name"]: one for one in describe_outputs(bundle)}
+    for name in dict.fromkeys(names) or described:
+        yield described[name] | {"shape": [len(predictions), *described[name]["shape"][1:]]}, columns[name]()
+
+
+def write_outputs(bundle: Bundle, predictions: list[dict[str, Any]], wanted: Inference) -> tuple[list[Any], bytes]:
+    """Return the outputs of an answer, and the content of those in binary form."""
     outputs, content = [], b""
-    for name, binary in (wanted.outputs or dict.fromkeys(described, wanted.binary)).items():
-        values, datatype = columns[name](), described[name]["datatype"]
-        output = described[name] | {"shape": [len(predictions), *described[name]["shape"][1:]]}
-        if binary:
-            raw = join_texts(values) if datatype == BYTES else np.array(values, dtype=NUMBERS[datatype]).tobytes()
+    for output, values in select_outputs(bundle, predictions, wanted.outputs):
+        if wanted.outputs[output["name"]]:
+            raw = encode_values(output["datatype"], values)
             outputs.append(output | {"parameters": {"binary_data_size": len(raw)}})
             content += raw
         else:
@@ -256,7 +272,8 @@ def write_outputs(bundle: Bundle, predictions: list[dict[str, Any]], wanted: Inf
     return outputs, content
 
 
-def _invalid(message: str) -> RequestRefused:
+def invalid(message: str) -> RequestRefused:
+    """Return the refusal of a request that is not one of this protocol."""
     return RequestRefused(400, "invalid_inference_request", message)
 
 

@@ -18,6 +18,7 @@ SCOPES = ("predict", "metrics", "admin")
 # A key is `ondol_ID_SECRET`. The secret is random (256 bits), so a fast hash is enough: slow ones are for passwords.
 FORM = re.compile(r"ondol_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 NO_HASH = "0" * 64
+TIMES = ("created", "expires", "revoked")
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ def parse_keys(content: bytes) -> tuple[Key, ...]:
 
 
 def _read_values(entry: dict[str, Any]) -> dict[str, Any]:
-    times = ("created", "expires", "revoked")
-    read = {name: datetime.fromisoformat(entry[name]) for name in times if entry.get(name) is not None}
+    read = {name: datetime.fromisoformat(entry[name]) for name in TIMES if entry.get(name) is not None}
     if not all(moment.tzinfo for moment in read.values()):
         raise TypeError(f"{entry['id']} has a time without a zone")
     if not all(isinstance(entry[name], str) for name in ("id", "name", "hash")) or set(entry["scopes"]) - set(SCOPES):
@@ -82,8 +82,7 @@ def _read_values(entry: dict[str, Any]) -> dict[str, Any]:
 
 def list_entries(keys: Iterable[Key]) -> dict[str, Any]:
     """Return the content of `access.json`, to be written as JSON."""
-    times = ("created", "expires", "revoked")
-    return {"keys": [asdict(k) | {name: v.isoformat() for name in times if (v := getattr(k, name))} for k in keys]}
+    return {"keys": [asdict(k) | {name: v.isoformat() for name in TIMES if (v := getattr(k, name))} for k in keys]}
 
 
 def create_key(name: str, scopes: Iterable[str], expires: datetime | None) -> tuple[str, Key]:

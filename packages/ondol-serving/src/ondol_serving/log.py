@@ -139,6 +139,8 @@ class PredictionLog:
                 lines.append(recorder.line(answered, at))
             except Exception as error:  # the answers are sent in any case
                 self._drop(error, 1)
+        if not lines:
+            return
         written = b"".join(lines)
         try:
             with self._lock:

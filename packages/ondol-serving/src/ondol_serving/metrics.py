@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ondol_serving.access import HEALTH
+from ondol_serving.access import HEALTH, METRICS
 
 if TYPE_CHECKING:
     from ondol_serving.bundle import Bundle
@@ -92,13 +92,13 @@ class RequestMetrics:
     def begin(self, path: str) -> None:
         """Count a request in progress."""
         self._running[path] += 1
-        if path not in HEALTH and path != "/metrics":
+        if path not in HEALTH and path != METRICS:
             self._asked = time.time()
         self._schedule()
 
     def count(self, path: str, status: int, seconds: float) -> None:
         """Count an answer; `end` follows. Those of `/metrics` are left out: a scrape would change what it reads."""
-        if path == "/metrics":
+        if path == METRICS:
             return
         waiting = self._seconds[path, status]
         waiting.append(seconds)

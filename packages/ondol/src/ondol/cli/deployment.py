@@ -16,7 +16,7 @@ from ondol.deployment.smoke import check_service
 from ondol.errors import UserError
 from ondol.evaluation.gates import StoredVerdict, gate_rows, metric_lines
 from ondol.orchestration.alerts import AlertKind, alert
-from ondol.orchestration.processes import is_loopback, running
+from ondol.orchestration.processes import running
 from ondol.orchestration.reporting import plain, table
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle, served_bundle
@@ -24,6 +24,7 @@ from ondol.registry.champion import Action, Champion, move_champion, read_champi
 from ondol.registry.keys import read_local_keys
 from ondol.storage.files import CHAMPION_FILE, KEYS_FILE
 from ondol.storage.store import Store, open_store
+from ondol_serving.callers import is_loopback
 
 MARKED = {"passed": "✅ passed", "refused": "❌ refused"}  # not on pages: a browser may have no font with them
 

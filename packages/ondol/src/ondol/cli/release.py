@@ -21,7 +21,6 @@ from ondol.contract.schema import require_compatible
 from ondol.deployment.smoke import REQUEST_SECONDS, explain_refusal, request_prediction, require_same
 from ondol.errors import Refused, UserError, nearest
 from ondol.orchestration.alerts import alert
-from ondol.orchestration.processes import is_loopback
 from ondol.redaction import add_authorization
 from ondol.registry.bundles import Bundle, bundle_path, find_bundle, open_bundle
 from ondol.registry.champion import (
@@ -42,6 +41,7 @@ from ondol.storage.files import (
 )
 from ondol.storage.store import Store, open_store
 from ondol.training.provenance import is_behind
+from ondol_serving.callers import is_loopback
 from ondol_serving.names import digest_folder
 
 WAIT_SECONDS = 60.0

@@ -15,7 +15,7 @@ import pyarrow as pa
 from ondol.contract import Contract
 from ondol.deployment.predict import ERROR, predict_table
 from ondol.errors import UserError
-from ondol.evaluation.scoring import CHUNK, PREDICTION, ModelFunction, Scorer
+from ondol.evaluation.scoring import CHUNK, PREDICTION, Scorer
 from ondol.evaluation.targets import load_candidate
 from ondol.monitoring.log import files_between, read_head, whole_lines
 from ondol.project import Project
@@ -135,8 +135,7 @@ def open_scorer(project: Project, version: str) -> Scorer:
         probabilities = np.asarray(candidate.pipeline.predict_proba(encoded))
         return [probabilities.argmax(axis=1), probabilities]
 
-    function: ModelFunction = run
-    return Scorer(candidate.contract, function)
+    return Scorer(candidate.contract, run)
 
 
 def require_same_answers(before: Contract, after: Contract, version: str) -> None:

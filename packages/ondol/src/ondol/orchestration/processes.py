@@ -4,7 +4,6 @@ A process id is not enough: after a process has ended, the system reuses its id.
 in the environment of the process and of all its children.
 """
 
-import ipaddress
 import os
 import socket
 import subprocess
@@ -253,14 +252,6 @@ def choose_port(wanted: int) -> int:
         except OSError:
             return free_port()
     return wanted
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if `host` is a name or an address that no other machine can reach."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def listens(record: ProcessRecord) -> bool:
