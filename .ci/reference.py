@@ -149,6 +149,8 @@ EFFECTS = {  # by section: what a change of it reaches, and when
     "train": TRAINING,
     "gates": f"{NEXT_RUN}. Nothing is trained again: a version that is not in production is evaluated again",
     "deploy": f"{NEXT_RUN}: a bundle of the same version is made and loaded",
+    "rollout": "`strategy`: the next `ml run`, `ml deploy` or `ml rollout start`. The shares: the next rollout. "
+    "The limits: the next run of the rollout flow",
     "service": "`ml serve`: its next start. `ml up`: `ml down`, then `ml up`. A container: hosts and "
     "limits with the next bundle, or by a variable at its next start; `workers` by a variable alone",
     "access": "`ml serve`: its next start. `ml up`: `ml down`, then `ml up`. A container: by a variable at its next "

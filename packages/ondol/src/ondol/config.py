@@ -9,6 +9,7 @@ import os
 import tomllib
 from collections import Counter
 from ipaddress import IPv4Address
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -323,6 +324,55 @@ class Deploy(Section):
     tolerance: float = Field(1e-5, gt=0)
 
 
+Strategy = Literal["direct", "shadow", "canary", "ab", "blue-green"]
+
+
+class RolloutPolicy(Section):
+    """How a version that passed its gates gets the requests, and when it is withdrawn; see docs/explanation/rollout.md.
+
+    The limits say by how much the challenger may be worse than the champion. They decide at the confidence level: the
+    rollout goes on as soon as the challenger is within all of them, and ends as soon as it is beyond one.
+
+    Attributes:
+        strategy: "direct" (at once), "shadow" (it answers nothing, and predicts the champion's requests, too), "canary"
+            (it answers a share that grows), "ab" (it answers one share until it is decided) or "blue-green" (it answers
+            all requests from one moment on, and the champion stays loaded).
+        steps: The shares of a canary, of which the last is 1.
+        share: The share of the challenger with "ab".
+        step_minutes: The shortest duration of a step.
+        min_requests: The smallest number of the challenger's requests by which a step is decided.
+        max_hours: The longest duration of a rollout; the challenger is withdrawn if it is not decided by then.
+        errors: By how much the share of failed requests may be higher.
+        slower: By how much more time a request may take, as a share of the champion's time.
+        shift: By how much the mean prediction may differ: for a number in standard deviations of the champion's
+            predictions, else the probability of a class.
+        disagreement: The largest share of requests that both answer differently.
+        loss: By how much the metric of the gates may be worse where labels have come; for errors in the target's unit,
+            as a share.
+        confidence: The confidence level of a decision, over all looks at the data together.
+    """
+
+    strategy: Strategy = "direct"
+    steps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.05, 0.25, 0.5, 1.0)
+    share: float = Field(0.5, gt=0, lt=1)
+    step_minutes: float = Field(60.0, ge=0)
+    min_requests: int = Field(500, ge=1)
+    max_hours: float = Field(72.0, gt=0)
+    errors: float = Field(0.01, gt=0, lt=1)
+    slower: float = Field(0.5, gt=0)
+    shift: float = Field(0.1, gt=0)
+    disagreement: float = Field(0.3, gt=0, le=1)
+    loss: float = Field(0.02, gt=0)
+    confidence: float = Field(0.95, gt=0, lt=1)
+
+    @field_validator("steps")
+    @classmethod
+    def _require_growing_shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or value[-1] != 1 or any(one >= other for one, other in pairwise(value)):
+            raise ValueError("the shares must grow from step to step, and the last one must be 1")
+        return value
+
+
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(require_host)], ...], NoDecode, BeforeValidator(split_hosts)]
 
 
@@ -592,6 +642,7 @@ class Settings(BaseSettings):
     train: Train = Train()
     gates: Gates = Gates()
     deploy: Deploy = Deploy()
+    rollout: RolloutPolicy = RolloutPolicy()
     service: Service = Service()
     access: Access = Access()
     log: Log = Log()

@@ -22,7 +22,7 @@ from ondol.project import Project
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle, served_bundle
 from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion
 from ondol.registry.keys import read_local_keys
-from ondol.storage.files import CHAMPION_FILE, KEYS_FILE
+from ondol.storage.files import CHAMPION_FILE, KEYS_FILE, ROLLOUT_FILE
 from ondol.storage.store import Store, open_store
 from ondol_serving.callers import is_loopback
 
@@ -65,7 +65,7 @@ def previous_bundle(champion: Champion) -> str:
     for change in champion.history:
         if change.action == "rollback" and len(stack) > 1:
             stack.pop()
-        else:
+        elif change.action != "withdraw":
             stack.append(change.to)
     if len(stack) < 2:
         raise UserError(
@@ -287,9 +287,9 @@ def _named_bundle(settings: Settings) -> str:
 
 
 def _fetch_records(store: Store) -> None:
-    """Download the champion and the keys; if the store does not answer, the local copies are used."""
+    """Download the champion, the keys and the rollout; if the store does not answer, the local copies are used."""
     try:
-        for name in (KEYS_FILE, CHAMPION_FILE):
+        for name in (KEYS_FILE, CHAMPION_FILE, ROLLOUT_FILE):
             store.look(store.folder / name)
     except UserError as error:
         console.print(f"[yellow]{escape(str(error))}[/] The service starts with the local copy.", soft_wrap=True)

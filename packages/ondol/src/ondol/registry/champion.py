@@ -28,11 +28,15 @@ if TYPE_CHECKING:
 ANY = "any bundle"
 # Content of the file without a champion: a file that is missing for a moment must not stop a service.
 NOTHING = {"bundle": None}
-Action = Literal["deploy", "promote", "rollback", "release"]
+Action = Literal["deploy", "promote", "rollback", "release", "withdraw"]
+REMOVING = ("promote", "rollback", "withdraw")  # actions by hand, or after a trial: the next run must not undo them
 
 
 class HistoryEntry(BaseModel):
-    """One change of the champion: who, when, from which bundle to which, and why."""
+    """One change of the champion: who, when, from which bundle to which, and why.
+
+    The action `withdraw` ends a rollout: `from` is the challenger, and `to` the champion, which stays in production.
+    """
 
     at: str
     who: str
@@ -101,10 +105,12 @@ def version_of(bundle: str) -> str:
 
 
 def rolled_back(champion: Champion | None, version: str) -> HistoryEntry | None:
-    """Return the rollback or promotion that removed `version` from production, unless it was restored since."""
+    """Return the change that removed `version` from production or from its rollout, unless it was restored since."""
     moves = [c for c in (champion.history if champion else ()) if version in map(version_of, (c.before or "", c.to))]
     last = moves[-1] if moves else None
-    return last if last and last.action in ("promote", "rollback") and version_of(last.to) != version else None
+    return (
+        last if last and last.action in ("promote", "rollback", "withdraw") and version_of(last.to) != version else None
+    )
 
 
 def move_champion(store: Store, bundle: "Bundle", action: Action, why: str, expected: str | None = ANY) -> Champion:
@@ -120,23 +126,34 @@ def move_champion(store: Store, bundle: "Bundle", action: Action, why: str, expe
     Raises:
         UserError: another bundle than `expected` is in production.
     """
-    now = utc_now()
     with locked(store.folder / "champion.lock", wait=True):
         old = read_champion(store)
         before = old.bundle if old else None
         if expected not in (ANY, before):
             raise UserError(f"Bundle {before} was put into production in the meantime: run `ml evaluate` against it.")
-        change = HistoryEntry(at=now, who=user_name(), action=action, before=before, to=bundle.name, why=why)
-        champion = Champion(
-            version=bundle.version,
-            run_id=str(bundle.meta.get("run_id", "")),
-            bundle=bundle.name,
-            digest=bundle.digest,
-            since=now,
-            history=(*(old.history if old else ()), change),
-        )
+        run_id = str(bundle.meta.get("run_id", ""))
+        made = {"version": bundle.version, "run_id": run_id, "digest": bundle.digest}
+        champion = add_change(old, bundle.name, action, why, **made)
         write_champion(store, champion)
     return champion
+
+
+def add_change(
+    old: Champion | None, bundle: str, action: Action, why: str, *, version: str, run_id: str, digest: str
+) -> Champion:
+    """Return the record with which `bundle` replaces `old`; it is not written."""
+    now, before = utc_now(), old.bundle if old else None
+    change = HistoryEntry(at=now, who=user_name(), action=action, before=before, to=bundle, why=why)
+    history = (*(old.history if old else ()), change)
+    return Champion(version=version, run_id=run_id, bundle=bundle, digest=digest, since=now, history=history)
+
+
+def add_withdrawal(champion: Champion, challenger: str, why: str) -> Champion:
+    """Return the champion's record with the withdrawal of a challenger's bundle in its history; it is not written."""
+    change = HistoryEntry(
+        at=utc_now(), who=user_name(), action="withdraw", before=challenger, to=champion.bundle, why=why
+    )
+    return champion.model_copy(update={"history": (*champion.history, change)})
 
 
 def restore_champion(store: Store, bundle: str, before: Champion | None) -> None:

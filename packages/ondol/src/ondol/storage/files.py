@@ -31,6 +31,7 @@ from ondol.errors import UserError
 TEMPORARY = ".tmp-"  # of temporary folders in which files are written first
 CHAMPION_FILE = "champion.json"
 KEYS_FILE = "access.json"  # of API keys of the service
+ROLLOUT_FILE = "rollout.json"
 SQLITE_HEADER = b"SQLite format 3\0"
 SQLITE_WAIT_SECONDS = 10.0
 BACKUP = "champion.backup.json"  # has the content of champion.json after its last change
@@ -40,6 +41,7 @@ REMEDIES = (  # remedy by the path of a file; the first match counts
     ("alerts/outbox/*.json", "remove it: it is an alert that was not sent"),
     ("store/latest.json", "remove it, and run `ml run`"),
     ("store/access.json", "restore it from a backup; services keep the keys that they have read"),
+    ("store/rollout.json", "remove it: the champion answers all requests then"),
     ("store/loop.json", "restore it from a backup, or remove it: a pause and the history of the loop are lost then"),
     ("champion.backup.json", "remove it: it is written again when the champion changes"),
     ("store/release.json", "remove it, and release again"),

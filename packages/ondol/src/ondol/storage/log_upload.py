@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ondol.config import Fetch
 from ondol.errors import UserError
-from ondol.storage.files import CHAMPION_FILE, KEYS_FILE, locked
+from ondol.storage.files import CHAMPION_FILE, KEYS_FILE, ROLLOUT_FILE, locked
 from ondol.storage.store import LOG, Mirror, Store
 
 SKEW_SECONDS = 300.0  # seconds by which the store's clock may differ from ours
@@ -136,6 +136,7 @@ def keep_in_sync(mirror: Mirror, keep_bytes: int, stop: threading.Event, say: Ca
     with locked(mirror.folder / ".follow.lock", wait=True):  # a second one takes over when the first ends
         steps = {
             "champion": partial(mirror.look, mirror.folder / CHAMPION_FILE),
+            "rollout": partial(mirror.look, mirror.folder / ROLLOUT_FILE),
             "keys": partial(mirror.look, mirror.folder / KEYS_FILE),
             "log": shipper.step,
         }

@@ -26,7 +26,7 @@ from typing import Any, ParamSpec, TypeVar
 from ondol.config import Fetch, Settings, is_address, load_settings
 from ondol.errors import UserError
 from ondol.storage import files
-from ondol.storage.files import CHAMPION_FILE, KEYS_FILE, Rename, locked, read_json, scratch
+from ondol.storage.files import CHAMPION_FILE, KEYS_FILE, ROLLOUT_FILE, Rename, locked, read_json, scratch
 from ondol.storage.remote_files import ANY_TAG, Changed, Object, Objects
 
 WAIT_SECONDS = 2 * 3600.0
@@ -34,11 +34,13 @@ POLL_SECONDS = 0.5
 DECIDING = (
     CHAMPION_FILE,
     KEYS_FILE,
+    ROLLOUT_FILE,
     "loop.json",
     "snapshots/lines/*.json",
     "snapshots/mended/*.json",
     "holdouts/*.json",
 )
+NAMING_BUNDLES = (CHAMPION_FILE, ROLLOUT_FILE)  # downloaded after the bundle that they name
 LAST = "meta.json"  # uploaded last and removed first, so it marks a bundle as complete
 LOG = "log"
 PASSES = 5
@@ -253,8 +255,8 @@ class Mirror:
         found = {name: about for name, about in self.objects.list().items() if is_record(name)}
         tags = self._tags()
         changed = {n: o for n, o in found.items() if tags.get(n) != o.tag or not (self.folder / n).exists()}
-        self._bring({name: about for name, about in changed.items() if name != CHAMPION_FILE})
-        self._bring({name: about for name, about in changed.items() if name == CHAMPION_FILE})
+        self._bring({name: about for name, about in changed.items() if name not in NAMING_BUNDLES})
+        self._bring({name: about for name, about in changed.items() if name in NAMING_BUNDLES})
         for name in self._records() - found.keys():
             (self.folder / name).unlink(missing_ok=True)
         if changed or tags.keys() != found.keys():
@@ -273,12 +275,12 @@ class Mirror:
                 return
             if about and about.modified:
                 os.utime(made, (about.modified, about.modified))
-            if name == CHAMPION_FILE:
+            if name in NAMING_BUNDLES:
                 self._bring_bundle(_bundle_in(made))
             made.replace(path)
 
     def _bring_bundle(self, bundle: str | None) -> None:
-        """Download the rest of the champion's bundle before the file that names it: a service may be waiting."""
+        """Download the rest of a bundle before the file that names it: a service may be waiting."""
         found = self.objects.list(f"bundles/{bundle}") if bundle else {}
         self._bring({name: about for name, about in found.items() if not (self.folder / name).exists()})
 
@@ -303,10 +305,10 @@ class Mirror:
             yield
 
 
-def _bundle_in(champion: Path) -> str | None:
-    """Return the bundle in a champion's file; None if the file is damaged, since its readers report that."""
+def _bundle_in(record: Path) -> str | None:
+    """Return the bundle in the file of a champion or a rollout; None if it is damaged: its readers report that."""
     try:
-        return str(json.loads(champion.read_bytes())["bundle"] or "") or None
+        return str(json.loads(record.read_bytes())["bundle"] or "") or None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
