@@ -92,6 +92,7 @@ def test_record_says_what_was_asked_and_answered_by_which_bundle_when() -> None:
         "at": AT,
         "version": "3",
         "bundle": "3-abcdef012345",
+        "role": "champion",
         "ms": 0.412,
         "request": {"rows": [ROW]},
         "predictions": json.loads(PREDICTIONS),

@@ -1,4 +1,4 @@
-"""Writes the answers of predicted requests, and their records in the prediction log."""
+"""Writes the answers of predicted requests, and their records and those of failures in the prediction log."""
 
 import secrets
 import time
@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 
 from ondol_serving.bundle import Bundle
-from ondol_serving.log import Answered, prediction_log
+from ondol_serving.log import Answered, Failed, prediction_log
+from ondol_serving.metrics import counters
+from ondol_serving.rollout import Role
 
 Predictions = list[dict[str, Any]]
 IDS_AT_ONCE = 256
@@ -17,8 +19,8 @@ IDS_AT_ONCE = 256
 class Accepted(NamedTuple):
     """A validated request: the feature values of each row, and the bundle that validated them and will predict them.
 
-    The other fields are for the log: the body, the number of its fields, its time of arrival (`time.perf_counter`), and
-    whether it has columns that are neither read nor logged.
+    The other fields are for the log: the body, the number of its fields, its time of arrival (`time.perf_counter`),
+    whether it has columns that are neither read nor logged, and the role of the bundle.
     """
 
     bundle: Bundle
@@ -28,6 +30,7 @@ class Accepted(NamedTuple):
     keys: int
     arrived: float
     unread: bool = False
+    role: Role = "champion"
 
 
 def create_request_ids() -> Iterator[str]:
@@ -43,7 +46,7 @@ def write_answers(answers: list[tuple[Accepted, Predictions]]) -> list[bytes | E
     records: list[Answered] = []
     now = time.perf_counter()
     bundle = answers[0][0].bundle
-    head = b'"model_version":%b,"predictions":' % to_json(bundle.version)
+    version = to_json(bundle.version)
     for request, predictions in answers:
         try:
             text = to_json(predictions)
@@ -51,8 +54,17 @@ def write_answers(answers: list[tuple[Accepted, Predictions]]) -> list[bytes | E
             bodies.append(error)
             continue
         ms = (now - request.arrived) * 1000
-        records.append(Answered(request.request_id, ms, request.body, request.keys, text, request.unread))
-        bodies.append(b'{"request_id":"%b",%b%b}' % (request.request_id.encode(), head, text))
+        records.append(Answered(request.request_id, ms, request.body, request.keys, text, request.unread, request.role))
+        about = request.request_id.encode(), version, request.role.encode(), text
+        bodies.append(b'{"request_id":"%b","model_version":%b,"role":"%b","predictions":%b}' % about)
     if records and bundle.recorder.rules.enabled:
         prediction_log.append(bundle.recorder, records)
     return bodies
+
+
+def log_failure(request: Accepted, error: Exception) -> None:
+    """Record that a bundle failed on a request of a rollout."""
+    counters().count_failure(request.bundle, request.role)
+    if request.bundle.recorder.rules.enabled:
+        ms = (time.perf_counter() - request.arrived) * 1000
+        prediction_log.append_failure(request.bundle.recorder, Failed(request.request_id, ms, request.role, error))

@@ -1,7 +1,7 @@
 """Predicts requests that arrive together in one call of the model."""
 
 import asyncio
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 from ondol_serving.admission import HEAVY_BYTES
@@ -63,22 +63,40 @@ class Batcher:
         return await future
 
     def _run_waiting(self) -> None:
-        """Run the jobs that wait. A slow call runs in a thread; the jobs that arrive meanwhile are the next batch."""
-        jobs, self._jobs = self._jobs, []
-        futures, self._futures = self._futures, []
-        if any(job.bundle.runtime.slow for job in jobs) or sum([len(job.rows) for job in jobs]) > MANY_ROWS:
+        """Run the jobs of one bundle that wait. A slow call runs in a thread; jobs that arrive meanwhile come next."""
+        jobs, futures = self._take_batch()
+        if jobs[0].bundle.runtime.slow or sum([len(job.rows) for job in jobs]) > MANY_ROWS:
             self._task = self._loop.create_task(self._run_in_thread(jobs, futures))
         else:
-            self._busy = False
             _resolve(futures, _run_safely(jobs))
+            self._run_next()
+
+    def _take_batch(self) -> tuple[list[Job], list["asyncio.Future[Any]"]]:
+        """Remove and return the jobs of the first job's bundle, with their futures.
+
+        During a rollout, jobs of two bundles wait together. They run one after the other, so that the answers of the
+        first are sent while the second runs.
+        """
+        jobs, self._jobs = self._jobs, []
+        futures, self._futures = self._futures, []
+        bundle = jobs[0].bundle
+        others = [place for place, job in enumerate(jobs) if job.bundle is not bundle]
+        if not others:
+            return jobs, futures
+        self._jobs, self._futures = [jobs[place] for place in others], [futures[place] for place in others]
+        first = [place for place, job in enumerate(jobs) if job.bundle is bundle]
+        return [jobs[place] for place in first], [futures[place] for place in first]
+
+    def _run_next(self) -> None:
+        self._busy = bool(self._jobs)
+        if self._busy:
+            self._loop.call_soon(self._run_waiting)
 
     async def _run_in_thread(self, jobs: list[Job], futures: list["asyncio.Future[Any]"]) -> None:
         try:
             _resolve(futures, await asyncio.to_thread(_run_safely, jobs))
         finally:
-            self._busy = bool(self._jobs)
-            if self._busy:
-                self._loop.call_soon(self._run_waiting)
+            self._run_next()
 
 
 def _resolve(futures: list["asyncio.Future[Any]"], results: list[Result]) -> None:
@@ -100,21 +118,12 @@ def _run_safely(jobs: list[Job]) -> list[Result]:
 
 
 def _run(jobs: list[Job]) -> list[Result]:
-    """Return the result of each job, by one call for each bundle: jobs of two wait together only during a swap."""
-    return [result for bundle, batch in groupby(jobs, _bundle_of) for result in _run_batch(bundle, list(batch))]
-
-
-def _bundle_of(job: Job) -> Bundle:
-    return job.bundle
-
-
-def _run_batch(bundle: Bundle, jobs: list[Job]) -> list[Result]:
-    """Predict the jobs in one call; if it fails, predict each job separately, so that only bad ones fail."""
-    rows = [row for job in jobs for row in job.rows]
+    """Predict the jobs of one bundle in one call; if it fails, predict each separately, so that only bad ones fail."""
+    bundle, rows = jobs[0].bundle, [row for job in jobs for row in job.rows]
     try:
         predictions = bundle.predict(rows)
     except Exception as error:
-        return [error] if len(jobs) == 1 else [_run_batch(bundle, [job])[0] for job in jobs]
+        return [error] if len(jobs) == 1 else [_run([job])[0] for job in jobs]
     counters().count(bundle, rows)  # after the call: a failed batch is tried again
     found = iter(predictions)
     results: list[Result] = [list(islice(found, len(job.rows))) for job in jobs]

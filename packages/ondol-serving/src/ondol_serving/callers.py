@@ -21,6 +21,7 @@ OTHER_SITES = frozenset({b"cross-site", b"same-site"})
 NOT_ANSWERED = "This server does not answer for the host"
 FOREIGN_PAGE = "This server does not answer the pages of another origin"
 
+HeaderPair = tuple[bytes, bytes]
 Headers = Mapping[bytes, bytes]
 ServerAddress = tuple[str, int | None] | None
 
@@ -66,7 +67,7 @@ def refuse_caller(
     return Refusal(403, "foreign_origin", FOREIGN_PAGE) if foreign else None
 
 
-def read_headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def read_headers(pairs: Iterable[HeaderPair]) -> dict[bytes, bytes]:
     """Return the ASGI headers by name; a header that must be unique is empty if it is repeated."""
     pairs = list(pairs)
     headers = dict(pairs)

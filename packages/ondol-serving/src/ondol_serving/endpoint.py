@@ -1,12 +1,14 @@
 """The endpoint `/predict`: reads a body, predicts its rows and writes an answer.
 
-The bundle that is in production when a request arrives both validates and predicts it, so an answer never mixes two
-models. `answer_predict` is what callers reach. BentoML gets the classes for reading and writing as `input_spec` and
-`output_spec`: for the documentation, and for a service that overrides `predict`.
+One bundle both validates and predicts a request, so an answer never mixes two models: the one in production when the
+request arrives, or the challenger of a rollout. `answer_predict` is what callers reach. BentoML gets the classes for
+reading and writing as `input_spec` and `output_spec`: for the documentation, and for a service that overrides
+`predict`.
 """
 
 import asyncio
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bentoml import IODescriptor
@@ -15,10 +17,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ondol_serving.admission import HEAVY_BYTES
-from ondol_serving.answers import Accepted, create_request_ids
+from ondol_serving.answers import Accepted, create_request_ids, log_failure
 from ondol_serving.bundle import Bundle
+from ondol_serving.callers import HeaderPair, read_headers
 from ondol_serving.errors import RequestRefused, RowsRefused
 from ondol_serving.request import Envelope
+from ondol_serving.rollout import Role, find_key
 from ondol_serving.serving import serving
 
 if TYPE_CHECKING:
@@ -44,7 +48,7 @@ class PredictRequest(IODescriptor, Envelope):
     async def from_http_request(cls, request: "Request", serde: Any) -> Any:
         """Return the validated rows of a request, or the answer 400."""
         try:
-            return await read_rows(request.scope["bundle"], request.scope["body"])
+            return await read_rows(request.scope["bundle"], request.scope["body"], request.scope["headers"])
         except RequestRefused as refused:
             return refused.answer
 
@@ -56,6 +60,7 @@ class PredictResponse(IODescriptor):
 
     request_id: str = Field(description="Names this request; also in the header X-Request-ID.")
     model_version: str
+    role: str = Field(description="champion: in production; challenger: tried by a rollout.")
     predictions: list[Prediction]
 
     @classmethod
@@ -67,8 +72,7 @@ class PredictResponse(IODescriptor):
 
 async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer `POST /predict`; an ASGI application behind `Application`, which has read the body."""
-    request = await read_rows(scope["bundle"], scope["body"])
-    body = await serving.batcher.answer(request)
+    request, body = await answer_request(await read_rows(scope["bundle"], scope["body"], scope["headers"]))
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
@@ -78,16 +82,67 @@ async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def read_rows(bundle: Bundle, body: bytes) -> Accepted:
-    """Return the validated rows of a request.
+async def read_rows(bundle: Bundle, body: bytes, headers: Iterable[HeaderPair] | None = None) -> Accepted:
+    """Return the validated rows of a request, and the bundle that will predict them.
+
+    Args:
+        bundle: The bundle in production when the request arrived, or the one that it asks for.
+        body: The request's body.
+        headers: The request's headers, by which a rollout may choose the challenger; None if it must not.
 
     Raises:
         RequestRefused: they do not match the contract.
     """
-    arrived = time.perf_counter()
+    rollout = serving.rollout
     try:
-        many = len(body) > HEAVY_BYTES
-        read = await asyncio.to_thread(bundle.read, body) if many else bundle.read(body)
+        accepted = await _read(bundle, "champion", next(_request_ids), body)
     except ValidationError as error:
         raise RowsRefused(error) from None
-    return Accepted(bundle, next(_request_ids), read.rows, read.body, read.keys, arrived, read.unread)
+    if rollout is None:
+        return accepted
+    if bundle is rollout.challenger:
+        return accepted._replace(role="challenger")
+    if headers is None or bundle is not rollout.champion or not rollout.share(time.time()):
+        return accepted
+    key = find_key(bundle, accepted.body, read_headers(headers), accepted.request_id)
+    if not rollout.takes(key, time.time()):
+        return accepted
+    try:
+        return await _read(rollout.challenger, "challenger", accepted.request_id, body)
+    except ValidationError as error:
+        log_failure(accepted._replace(bundle=rollout.challenger, role="challenger"), error)
+        return accepted
+
+
+async def _read(bundle: Bundle, role: Role, request_id: str, body: bytes) -> Accepted:
+    """Return the validated rows of a request.
+
+    Raises:
+        ValidationError: they do not match the contract of `bundle`.
+    """
+    arrived = time.perf_counter()
+    many = len(body) > HEAVY_BYTES
+    read = await asyncio.to_thread(bundle.read, body) if many else bundle.read(body)
+    return Accepted(bundle, request_id, read.rows, read.body, read.keys, arrived, read.unread, role)
+
+
+async def answer_request(request: Accepted) -> tuple[Accepted, bytes]:
+    """Return a request and the body of its answer, which has been logged.
+
+    Where a challenger fails, the champion answers, and the failure is logged. The returned request says which of both
+    answered.
+    """
+    rollout = serving.rollout
+    try:
+        body = await serving.batcher.answer(request)
+    except Exception as error:
+        if rollout is None:
+            raise
+        log_failure(request, error)
+        if request.bundle is not rollout.challenger or request.bundle is rollout.champion:
+            raise
+        request = await _read(rollout.champion, "champion", request.request_id, request.body)
+        return request, await serving.batcher.answer(request)
+    if rollout is not None and rollout.strategy == "shadow" and request.bundle is rollout.champion:
+        serving.shadow.add(rollout, request)
+    return request, body

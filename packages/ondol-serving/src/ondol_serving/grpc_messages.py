@@ -9,8 +9,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 SERVICE = "inference.GRPCInferenceService"
-# Fields of each message: NAME:NUMBER:TYPE, with `*` for several values. Fields that are not read, such as parameters,
-# are left out. https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/open_inference_grpc.proto
+# Fields of each message: NAME:NUMBER:TYPE, with `*` for several values. Fields that are not read, such as parameters
+# of a request, are left out. A map is a list of pairs. https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/open_inference_grpc.proto
 MESSAGES = {
     "ServerLiveRequest": "",
     "ServerLiveResponse": "live:1:bool",
@@ -35,8 +35,11 @@ MESSAGES = {
         "model_name:1:string model_version:2:string id:3:string inputs:5:InferTensor* outputs:6:RequestedOutput* "
         "raw_input_contents:7:bytes*"
     ),
+    "InferParameter": "string_param:3:string",
+    "NamedParameter": "key:1:string value:2:InferParameter",
     "ModelInferResponse": (
-        "model_name:1:string model_version:2:string id:3:string outputs:5:InferTensor* raw_output_contents:6:bytes*"
+        "model_name:1:string model_version:2:string id:3:string parameters:4:NamedParameter* outputs:5:InferTensor* "
+        "raw_output_contents:6:bytes*"
     ),
 }
 

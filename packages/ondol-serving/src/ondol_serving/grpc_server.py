@@ -21,8 +21,9 @@ from google.protobuf.message import DecodeError
 
 from ondol_serving.access import HEALTH, MODEL, find_listening_host
 from ondol_serving.admission import HEAVY_BYTES
+from ondol_serving.answers import Accepted
 from ondol_serving.bundle import Bundle
-from ondol_serving.callers import read_headers
+from ondol_serving.callers import Headers, read_headers
 from ondol_serving.errors import FAILED, RequestRefused
 from ondol_serving.grpc_messages import MESSAGE, SERVICE
 from ondol_serving.inference_protocol import (
@@ -78,23 +79,23 @@ log = logging.getLogger("bentoml.service")
 
 
 class Method(NamedTuple):
-    """A method: what answers it, and the route over HTTP whose access it shares."""
+    """A method: what answers its request and metadata, and the route over HTTP whose access it shares."""
 
-    answer: Callable[[Any], Awaitable[Any]]
+    answer: Callable[[Any, Headers], Awaitable[Any]]
     route: str
 
 
-async def answer_live(_: Any) -> Any:
+async def answer_live(*_: Any) -> Any:
     """Answer `ServerLive`."""
     return MESSAGE["ServerLiveResponse"](live=True)
 
 
-async def answer_ready(_: Any) -> Any:
+async def answer_ready(*_: Any) -> Any:
     """Answer `ServerReady`."""
     return MESSAGE["ServerReadyResponse"](ready=serving.bundle is not None)
 
 
-async def answer_model_ready(request: Any) -> Any:
+async def answer_model_ready(request: Any, _: Headers) -> Any:
     """Answer `ModelReady`."""
     try:
         find_bundle(serving.bundle, request.name, request.version)
@@ -103,25 +104,26 @@ async def answer_model_ready(request: Any) -> Any:
     return MESSAGE["ModelReadyResponse"](ready=True)
 
 
-async def answer_server_metadata(_: Any) -> Any:
+async def answer_server_metadata(*_: Any) -> Any:
     """Answer `ServerMetadata`."""
     return MESSAGE["ServerMetadataResponse"](name="ondol", version=VERSION, extensions=EXTENSIONS)
 
 
-async def answer_model_metadata(request: Any) -> Any:
+async def answer_model_metadata(request: Any, _: Headers) -> Any:
     """Answer `ModelMetadata`."""
     about = describe_model(find_bundle(serving.bundle, request.name, request.version))
     return MESSAGE["ModelMetadataResponse"](**about)
 
 
-async def answer_infer(request: Any) -> Any:
+async def answer_infer(request: Any, headers: Headers) -> Any:
     """Answer `ModelInfer`: with raw contents if the request has some."""
     bundle = find_bundle(serving.bundle, request.model_name, request.model_version)
     require_outputs(bundle, [one.name for one in request.outputs])
     heavy = request.ByteSize() > HEAVY_BYTES
     tensors = await asyncio.to_thread(read_tensors, request, bundle) if heavy else read_tensors(request, bundle)
-    request_id, predictions = await predict_tensors(bundle, tensors, heavy)
-    write = partial(write_response, request, bundle, request_id, predictions)
+    may_choose = None if request.model_version else headers.items()
+    accepted, predictions = await predict_tensors(bundle, tensors, heavy, may_choose)
+    write = partial(write_response, request, accepted, predictions)
     return await asyncio.to_thread(write) if heavy else write()
 
 
@@ -150,11 +152,13 @@ def _read_contents(tensor: Any) -> list[Any]:
     return [value.decode() for value in values] if tensor.datatype == BYTES else list(values)
 
 
-def write_response(request: Any, bundle: Bundle, request_id: str, predictions: list[dict[str, Any]]) -> Any:
+def write_response(request: Any, accepted: Accepted, predictions: list[dict[str, Any]]) -> Any:
     """Return the answer to `ModelInfer`."""
+    bundle = accepted.bundle
     response = MESSAGE["ModelInferResponse"](
-        model_name=model_name(bundle), model_version=bundle.version, id=request.id or request_id
+        model_name=model_name(bundle), model_version=bundle.version, id=request.id or accepted.request_id
     )
+    response.parameters.add(key="role").value.string_param = accepted.role
     for about, values in select_outputs(bundle, predictions, [one.name for one in request.outputs]):
         output = response.outputs.add(**about)
         if request.raw_input_contents:
@@ -188,9 +192,10 @@ def handle(name: str, method: Method) -> Any:
         metrics.begin(label)
         status, said, reply = 200, "", None
         try:
+            headers = read_metadata(context)
             if method.route not in HEALTH and serving.access.active:
-                await serving.access.admit(method.route, read_metadata(context), peer_address(context.peer()))
-            reply = await admit(message, name, method)
+                await serving.access.admit(method.route, headers, peer_address(context.peer()))
+            reply = await admit(message, name, method, headers)
         except RequestRefused as refused:
             status, said = refused.answer.status_code, str(refused)
         except Exception:
@@ -211,7 +216,7 @@ def label_of(name: str) -> str:
     return f"/{SERVICE}/{name}"
 
 
-async def admit(message: bytes, name: str, method: Method) -> Any:
+async def admit(message: bytes, name: str, method: Method, headers: Headers) -> Any:
     """Parse a message and answer it when its turn comes, within the limits of requests over HTTP.
 
     Raises:
@@ -233,7 +238,7 @@ async def admit(message: bytes, name: str, method: Method) -> Any:
                 request = MESSAGE[f"{name}Request"].FromString(message)
             except DecodeError:
                 raise invalid("The message cannot be parsed") from None
-            return await method.answer(request)
+            return await method.answer(request, headers)
         finally:
             work.end()
     finally:

@@ -22,9 +22,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ondol_serving.access import MODEL
 from ondol_serving.admission import HEAVY_BYTES
+from ondol_serving.answers import Accepted
 from ondol_serving.bundle import Bundle
+from ondol_serving.callers import HeaderPair
 from ondol_serving.contract import Column
-from ondol_serving.endpoint import read_rows
+from ondol_serving.endpoint import answer_request, read_rows
 from ondol_serving.errors import RequestRefused
 from ondol_serving.names import label_key
 from ondol_serving.request import LONGEST_NAME, shorten
@@ -283,7 +285,7 @@ def model_name(bundle: Bundle) -> str:
 
 
 def find_bundle(bundle: Bundle | None, name: str, version: str | None = None) -> Bundle:
-    """Return the bundle in production if it is that of the named model and version.
+    """Return the bundle in production, or the challenger of a rollout, if it is that of the named model and version.
 
     Raises:
         RequestRefused: there is no model, or it has another name or version.
@@ -293,6 +295,9 @@ def find_bundle(bundle: Bundle | None, name: str, version: str | None = None) ->
     if name not in (model_name(bundle), ANY_MODEL):
         raise RequestRefused(404, "unknown_model", f"There is no such model: this service has {model_name(bundle)!r}")
     if version and version != bundle.version:
+        rollout = serving.rollout
+        if rollout is not None and version == rollout.challenger.version:
+            return rollout.challenger
         message = f"Version {bundle.version} is in production, and no other is loaded"
         raise RequestRefused(404, "unknown_version", message)
     return bundle
@@ -300,9 +305,10 @@ def find_bundle(bundle: Bundle | None, name: str, version: str | None = None) ->
 
 def describe_model(bundle: Bundle) -> dict[str, Any]:
     """Return the metadata of the model."""
+    rollout = serving.rollout
     return {
         "name": model_name(bundle),
-        "versions": [bundle.version],
+        "versions": [bundle.version] + ([rollout.challenger.version] if rollout else []),
         "platform": "onnx_onnxv1" if bundle.meta.get("runtime", "onnx") == "onnx" else "sklearn_skops",
         "inputs": describe_inputs(bundle),
         "outputs": describe_outputs(bundle),
@@ -357,44 +363,49 @@ async def answer_infer(scope: Scope, receive: Receive, send: Send) -> None:
     heavy = len(body) > HEAVY_BYTES
     parse = partial(parse_inference, body, length, bundle)
     wanted = await asyncio.to_thread(parse) if heavy else parse()
-    request_id, predictions = await predict_tensors(bundle, wanted.tensors, heavy)
-    write = partial(write_answer, bundle, predictions, wanted, request_id)
+    headers = None if scope["path"].count("/") > 4 else scope["headers"]  # with a version, no other may answer
+    request, predictions = await predict_tensors(bundle, wanted.tensors, heavy, headers)
+    write = partial(write_answer, predictions, wanted, request)
     answer = await asyncio.to_thread(write) if heavy else write()
     await answer(scope, receive, send)
 
 
-def write_answer(bundle: Bundle, predictions: list[dict[str, Any]], wanted: Inference, request_id: str) -> Response:
+def write_answer(predictions: list[dict[str, Any]], wanted: Inference, request: Accepted) -> Response:
     """Return the answer over HTTP."""
+    bundle = request.bundle
     outputs, content = write_outputs(bundle, predictions, wanted)
     about = {
         "model_name": model_name(bundle),
         "model_version": bundle.version,
-        "id": wanted.id or request_id,
+        "parameters": {"role": request.role},
+        "id": wanted.id or request.request_id,
         "outputs": outputs,
     }
     header = json.dumps(about, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    headers = {"X-Request-ID": request_id, "Content-Type": "application/json"}
+    headers = {"X-Request-ID": request.request_id, "Content-Type": "application/json"}
     if content:
         headers |= {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"}
     return Response(header + content, headers=headers)
 
 
-async def predict_tensors(bundle: Bundle, tensors: list[Tensor], heavy: bool) -> tuple[str, list[dict[str, Any]]]:
-    """Return the id of a request that was predicted and logged, and its predictions.
+async def predict_tensors(
+    bundle: Bundle, tensors: list[Tensor], heavy: bool, headers: Iterable[HeaderPair] | None
+) -> tuple[Accepted, list[dict[str, Any]]]:
+    """Return a request that was predicted and logged, and its predictions.
 
     Args:
-        bundle: The bundle that predicts.
+        bundle: The bundle in production, or the one that the request asks for.
         tensors: The columns of the request.
         heavy: Whether the request is large, so that the event loop must stay free.
+        headers: The request's headers, if a rollout may choose the challenger instead.
 
     Raises:
         RequestRefused: the columns do not match the contract.
     """
     rows = await asyncio.to_thread(to_rows, bundle, tensors) if heavy else to_rows(bundle, tensors)
-    request = await read_rows(bundle, rows)
-    answer = await serving.batcher.answer(request)
+    request, answer = await answer_request(await read_rows(bundle, rows, headers))
     found = await asyncio.to_thread(from_json, answer) if heavy else from_json(answer)
-    return request.request_id, found["predictions"]
+    return request, found["predictions"]
 
 
 INFER = tuple(f"{path}/infer" for path in MODEL)

@@ -13,11 +13,12 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic_core import from_json, to_json
 
@@ -26,7 +27,10 @@ from ondol_serving.metrics import counters
 from ondol_serving.settings import Rules
 
 COMPLAINT_SECONDS = 60.0
+MOST_REASON = 200  # characters of an error
 SPACED_COLONS = (b" :", b"\t:", b"\n:", b"\r:")
+
+T = TypeVar("T")
 
 log = logging.getLogger("bentoml.service")
 
@@ -40,6 +44,24 @@ class Answered(NamedTuple):
     keys: int  # of the validated request, `rows` among them
     predictions: bytes  # of the answer, as JSON
     unread: bool = False  # whether a row holds a column that is neither read nor logged
+    role: str = "champion"  # of the bundle
+
+
+class Failed(NamedTuple):
+    """A valid request on which a bundle of a rollout failed."""
+
+    request_id: str
+    milliseconds: float  # from the request's arrival
+    role: str  # of the bundle
+    error: Exception
+
+
+class Shadowed(NamedTuple):
+    """What a challenger predicts for a request that the champion has answered."""
+
+    request_id: str
+    predictions: bytes  # as JSON
+    milliseconds: tuple[float, float] | None = None  # of the model of the challenger, and of the champion, if measured
 
 
 class Recorder:
@@ -64,10 +86,24 @@ class Recorder:
 
     def line(self, answered: Answered, at: str) -> bytes:
         """Return the record of an answer, given at the time `at`."""
-        request_id, milliseconds, body, keys, predictions, unread = answered
-        head = f'{{"id":"{request_id}","at":"{at}",{self._about},"ms":{milliseconds:.3f},"request":'
+        request_id, milliseconds, body, keys, predictions, unread, role = answered
+        head = f'{{"id":"{request_id}","at":"{at}",{self._about},"role":"{role}","ms":{milliseconds:.3f},"request":'
         request = self._request(body, keys, unread)
         return b"".join((head.encode(), request, b',"predictions":', predictions, b"}\n"))
+
+    def failure_line(self, failed: Failed, at: str) -> bytes:
+        """Return the record of a failure at the time `at`."""
+        reason = str(failed.error).splitlines()[0][:MOST_REASON] if str(failed.error) else ""
+        error = json.dumps(f"{type(failed.error).__name__}: {reason}", ensure_ascii=False)
+        head = f'{{"id":"{failed.request_id}","at":"{at}",{self._about},"role":"{failed.role}"'
+        return f'{head},"ms":{failed.milliseconds:.3f},"error":{error}}}\n'.encode(errors="replace")
+
+    def shadow_line(self, shadowed: Shadowed, at: str) -> bytes:
+        """Return the record of a prediction that no caller got, at the time `at`."""
+        request_id, predictions, milliseconds = shadowed
+        times = f',"ms":{milliseconds[0]:.3f},"champion_ms":{milliseconds[1]:.3f}' if milliseconds else ""
+        head = f'{{"id":"{request_id}","at":"{at}",{self._about},"role":"shadow"{times},"predictions":'
+        return b"".join((head.encode(), predictions, b"}\n"))
 
     def _request(self, body: bytes, keys: int, unread: bool) -> bytes:
         """Return the request in one line, each key once, without sensitive and unread columns."""
@@ -132,11 +168,22 @@ class PredictionLog:
 
     def append(self, recorder: Recorder, answers: list[Answered]) -> None:
         """Write the records of answers in one piece: a system call for each takes longer than the rest of its work."""
+        self._append(recorder, recorder.line, answers)
+
+    def append_failure(self, recorder: Recorder, failed: Failed) -> None:
+        """Write the record of a failure."""
+        self._append(recorder, recorder.failure_line, [failed])
+
+    def append_shadows(self, recorder: Recorder, shadowed: list[Shadowed]) -> None:
+        """Write the records of predictions that no caller got, in one piece."""
+        self._append(recorder, recorder.shadow_line, shadowed)
+
+    def _append(self, recorder: Recorder, write: Callable[[T, str], bytes], records: list[T]) -> None:
         lines = []
         at = datetime.now(UTC).isoformat("T", "microseconds")
-        for answered in answers:
+        for record in records:
             try:
-                lines.append(recorder.line(answered, at))
+                lines.append(write(record, at))
             except Exception as error:  # the answers are sent in any case
                 self._drop(error, 1)
         if not lines:

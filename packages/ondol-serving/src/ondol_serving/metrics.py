@@ -33,6 +33,9 @@ class Counters:
         self.predictions = Counter("ml_predictions", "Rows predicted", ["model_version"])
         self.unknown = Counter("ml_unknown_categories", "Values never seen in training", ["column"])
         self.dropped = Counter("ml_log_dropped", "Answers that the prediction log could not take")
+        self.failures = Counter(
+            "ml_rollout_failures", "Requests of a rollout on which a model failed", ["model_version", "role"]
+        )
         self.unknown_paths = Counter("ml_unknown_paths", "Requests for paths that the service does not have")
         self._by_version = cache(self.predictions.labels)
 
@@ -41,6 +44,10 @@ class Counters:
         self._by_version(bundle.version).inc(len(rows))
         for column, count in bundle.count_unknown(rows).items():
             self.unknown.labels(column).inc(count)
+
+    def count_failure(self, bundle: "Bundle", role: str) -> None:
+        """Count a request of a rollout on which a model failed."""
+        self.failures.labels(bundle.version, role).inc()
 
 
 class RequestMetrics:

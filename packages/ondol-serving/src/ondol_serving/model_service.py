@@ -27,7 +27,7 @@ from ondol_serving.answers import Accepted
 from ondol_serving.application import JSON, Application, Dispatcher
 from ondol_serving.batching import Batcher
 from ondol_serving.bundle import Bundle
-from ondol_serving.endpoint import PredictRequest, PredictResponse, answer_predict
+from ondol_serving.endpoint import PredictRequest, PredictResponse, answer_predict, answer_request
 from ondol_serving.errors import refuse
 from ondol_serving.metrics import counters
 from ondol_serving.openapi import DocumentedService, show_page
@@ -35,6 +35,7 @@ from ondol_serving.printable import PrintableRecord
 from ondol_serving.protocol import use_protocol
 from ondol_serving.request import REQUEST
 from ondol_serving.serving import NO_MODEL, serving
+from ondol_serving.shadow import Shadow
 
 logging.setLogRecordFactory(PrintableRecord)  # an error's text may hold names and values of the data
 
@@ -94,7 +95,7 @@ class ModelService:
         serving.forget()
         serving.access = Access()
         counters()
-        serving.batcher, serving.load = Batcher(), Load()
+        serving.batcher, serving.load, serving.shadow = Batcher(), Load(), Shadow()
         await asyncio.to_thread(serving.look)
         self._grpc = None
         if GRPC_PORT:
@@ -119,7 +120,7 @@ class ModelService:
     @bentoml.api(input_spec=PredictRequest, output_spec=PredictResponse)
     async def predict(self, request: Accepted | Response, /) -> tuple[Accepted, bytes] | Response:
         """Predict each row with the model in production."""
-        return request if isinstance(request, Response) else (request, await serving.batcher.answer(request))
+        return request if isinstance(request, Response) else await answer_request(request)
 
     async def predict_rows(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the predictions of `rows`, as in `POST /predict`; for use in the project's own endpoints.

@@ -1,4 +1,7 @@
-"""Loads the bundle in production, which `ML_BUNDLE` or `champion.json` in `ML_STORE` names; checked twice a second."""
+"""Loads the bundles that answer: the one in production, and the challenger of a rollout; checked twice a second.
+
+`ML_BUNDLE` names the bundle in production, or `champion.json` in `ML_STORE` does. `rollout.json` names the challenger.
+"""
 
 import asyncio
 import gc
@@ -9,11 +12,14 @@ import re
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from ondol_serving.access import Access
 from ondol_serving.admission import Load
 from ondol_serving.batching import Batcher
 from ondol_serving.bundle import Bundle, BundleError, load_bundle
+from ondol_serving.rollout import Rollout, read_steps
+from ondol_serving.shadow import Shadow
 
 POLL_SECONDS = 0.5  # together with loading, a promotion is in production within two seconds
 WAITING_SECONDS = 0.1  # while there is no model, so that the first one is loaded at once
@@ -33,18 +39,24 @@ class NothingInProduction(Exception):
 
 
 class Serving:
-    """Holds the bundle in production, or None. A request reads `bundle` once and uses that object to its end."""
+    """Holds the bundle in production and the rollout beside it, or None.
+
+    A request reads `bundle` once and uses that object to its end.
+    """
 
     def __init__(self) -> None:
         """Start without a bundle; `refresh` loads it."""
         self.bundle: Bundle | None = None
+        self.rollout: Rollout | None = None
         self.batcher: Batcher  # of the server's event loop; `ModelService.start` sets it
         self.load: Load  # likewise
+        self.shadow: Shadow  # likewise
         self.access: Access  # likewise
         self._loaded: object = None
+        self._challenger: tuple[object, Bundle] | None = None
         self._tried: object = None
-        self._retry_at = 0.0
-        self._complaint = self._access_complaint = ""
+        self._retry_at = self._retry_challenger_at = 0.0
+        self._complaint = self._access_complaint = self._challenger_complaint = ""
         self._lock = threading.RLock()
 
     def refresh(self) -> None:
@@ -59,7 +71,8 @@ class Serving:
                 if named == self._tried and time.monotonic() < self._retry_at:
                     return
                 self._tried = named
-                self.bundle = load_bundle(folder, digest)
+                tried, challenger = self._challenger or (None, None)
+                self.bundle = challenger if challenger and tried == named else load_bundle(folder, digest)
                 self._loaded, self._complaint = named, ""
                 log.info("Serving model version %s from %s", self.bundle.version, folder)
             except NoBundle as error:
@@ -74,10 +87,46 @@ class Serving:
     def look(self) -> None:
         """Read the keys, and load the bundle in production, if either has changed."""
         self._refresh_access()
-        before = self.bundle
+        before = self.bundle, self._challenger
         self.refresh()
-        if self.bundle is not before:
+        self.refresh_rollout()
+        if (self.bundle, self._challenger) != before:
             freeze_objects()
+
+    def refresh_rollout(self) -> None:
+        """Load the challenger of the rollout that runs; on failure log the error, and retry later."""
+        with self._lock:
+            try:
+                record = locate_rollout()
+            except FileNotFoundError:
+                record = None
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                return self._refuse_challenger(error)
+            if record is None or self.bundle is None:
+                self.rollout = self._challenger = None
+                return
+            try:
+                folder, digest = record["folder"], record["digest"]
+                named = (folder, digest, *_stamps(folder))
+                if self._challenger is None or self._challenger[0] != named:
+                    if time.monotonic() < self._retry_challenger_at:
+                        return
+                    self._challenger = named, load_bundle(folder, digest)
+                    log.info("Trying model version %s beside version %s", record["version"], self.bundle.version)
+                moments, shares = read_steps(record)
+                self.rollout = Rollout(
+                    record["id"], record["strategy"], self.bundle, self._challenger[1], moments, shares
+                )
+                self._challenger_complaint = ""
+            except (BundleError, OSError, ValueError, KeyError, TypeError) as error:
+                self._refuse_challenger(error)
+
+    def _refuse_challenger(self, error: Exception) -> None:
+        self.rollout = self._challenger = None
+        self._retry_challenger_at = time.monotonic() + RETRY_SECONDS
+        if str(error) != self._challenger_complaint:
+            self._challenger_complaint = str(error)
+            log.error("The rollout cannot begin, the champion answers alone: %s", error)
 
     def _refresh_access(self) -> None:
         try:
@@ -101,6 +150,8 @@ class Serving:
         """Remove the bundle, as at the start."""
         with self._lock:
             self.bundle, self._loaded, self._tried, self._complaint = None, None, None, ""
+            self.rollout = self._challenger = None
+            self._retry_challenger_at, self._challenger_complaint = 0.0, ""
 
     def _withdraw(self) -> None:
         if self.bundle is not None:
@@ -154,6 +205,25 @@ def locate_bundle() -> tuple[Path, str | None]:
         return store / "bundles" / champion["bundle"], champion["digest"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{store / 'champion.json'} cannot be understood: {error!r}") from error
+
+
+def locate_rollout() -> dict[str, Any] | None:
+    """Return the record of the rollout that runs, with the `folder` of its challenger; None if there is none.
+
+    It runs as long as `champion.json` has no change after its start.
+
+    Raises:
+        FileNotFoundError: a file is missing: there was no rollout yet.
+        ValueError, KeyError, TypeError: a file cannot be parsed.
+    """
+    if os.environ.get("ML_BUNDLE"):
+        return None
+    store = Path(os.environ.get("ML_STORE") or ".ml/store")
+    record = json.loads((store / "rollout.json").read_text(encoding="utf-8"))
+    champion = json.loads((store / "champion.json").read_text(encoding="utf-8"))
+    if champion == NOTHING or record["move"] != f"{len(champion['history'])} {champion['bundle']} {champion['since']}":
+        return None
+    return {**record, "folder": store / "bundles" / record["bundle"]}
 
 
 def _stamps(folder: Path) -> tuple[object, ...]:

@@ -26,7 +26,9 @@ from ondol.storage.files import read_note, write_json
 
 SKEW_SECONDS = 300.0  # seconds by which a file's time may differ from the times of its records
 # A record as the service writes it; other records are parsed as JSON, which is slower.
-HEAD = re.compile(rb'\{"id":"[^"\\]*","at":"([^"\\]*)","version":"[^"\\]*","bundle":"([^"\\]*)","ms":([-+.eE0-9]+),')
+HEAD = re.compile(
+    rb'\{"id":"[^"\\]*","at":"([^"\\]*)","version":"[^"\\]*","bundle":"([^"\\]*)"(?:,"role":"[^"\\]*")?,"ms":([-+.eE0-9]+),'
+)
 PREDICTIONS = b'"predictions":'
 _decode = json.JSONDecoder().raw_decode
 
