@@ -6,7 +6,7 @@ from markdown_it.token import Token
 from nasty_support import MARKUP, NAMES
 
 from ondol.orchestration.reporting import code, plain, table
-from ondol_serving.printable import printable
+from ondol_serving.names import printable
 
 NASTY = [
     *MARKUP,

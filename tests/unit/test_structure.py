@@ -129,7 +129,6 @@ def test_what_flows_share_with_the_service_are_callers_the_grammar_keys_names_an
         "ondol_serving.grammar",
         "ondol_serving.keys",
         "ondol_serving.names",
-        "ondol_serving.printable",
     }
 
 

@@ -255,7 +255,7 @@ def test_openapi_says_what_a_duration_and_an_order_are(model):
 
 
 def test_the_monitor_sees_each_kind_drift(tmp_path):
-    from ondol.deployment.reference import Reference
+    from ondol.evaluation.targets import Reference
     from ondol.monitoring.drift import pair_sides
 
     frame = make_rows()

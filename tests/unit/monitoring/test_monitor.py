@@ -17,9 +17,9 @@ from nasty_support import MARKUP, NAMES
 from ondol.cli.status import loop_lines, window_lines
 from ondol.config import Gates, Monitor, Retrain, Settings
 from ondol.contract import Column, Contract, Encoding
-from ondol.deployment.reference import Reference
 from ondol.errors import UserError
 from ondol.evaluation.metrics import Interval
+from ondol.evaluation.targets import Reference
 from ondol.monitoring.drift import (
     OTHERS,
     ColumnDrift,

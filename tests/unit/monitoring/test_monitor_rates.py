@@ -19,9 +19,9 @@ from monitor_support import START, predictions, typed_sample
 
 from ondol.config import Gates, Monitor, Retrain, Settings, Split
 from ondol.contract import describe, encode, encode_target
-from ondol.deployment.reference import Reference, output_columns
 from ondol.evaluation.metrics import bootstrap
 from ondol.evaluation.scoring import Scorer
+from ondol.evaluation.targets import Reference, output_columns
 from ondol.monitoring.drift import compare_sides, pair_sides, window_frame
 from ondol.monitoring.log import Logged
 from ondol.monitoring.performance import measure

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from ondol.cli.console import Console, print_plain
 from ondol.errors import UserError
-from ondol_serving.printable import printable
+from ondol_serving.names import printable
 
 RAW = [
     "\x1b[2J", "\x1b]0;title\x07", "\x9b31m", "a\rb", "\x08", "pay\u202epal", "\u2066x\u2069", "한\u200b국", "\ud800",

@@ -30,8 +30,8 @@ from ondol_serving.bundle import Bundle
 from ondol_serving.endpoint import PredictRequest, PredictResponse, answer_predict, answer_request
 from ondol_serving.errors import refuse
 from ondol_serving.metrics import counters
+from ondol_serving.names import PrintableRecord
 from ondol_serving.openapi import DocumentedService, show_page
-from ondol_serving.printable import PrintableRecord
 from ondol_serving.protocol import use_protocol
 from ondol_serving.request import REQUEST
 from ondol_serving.serving import NO_MODEL, serving

@@ -2,7 +2,7 @@
 
 import logging
 
-from ondol_serving.printable import PrintableRecord
+from ondol_serving.names import PrintableRecord
 
 __version__ = "0.4.1"
 

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 from ondol.redaction import redact
-from ondol_serving.printable import printable
+from ondol_serving.names import printable
 
 
 class UserError(Exception):

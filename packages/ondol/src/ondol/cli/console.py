@@ -27,7 +27,7 @@ from ondol.redaction import may_be_address, redact
 from ondol.setup.leftovers import find_leftovers
 from ondol.storage.files import explain_os_error
 from ondol.storage.store import Store, open_store
-from ondol_serving.printable import printable
+from ondol_serving.names import printable
 
 FULL = (
     "The disk is full, and nothing was left half-written: make room where the store is (ML_STORE, default .ml/store; "

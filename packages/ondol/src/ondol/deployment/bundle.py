@@ -15,8 +15,7 @@ from ondol.config import Settings
 from ondol.contract import Column, Contract, encode
 from ondol.deployment.onnx import compile_model
 from ondol.deployment.parity import check_parity
-from ondol.deployment.reference import FILE, make_reference
-from ondol.evaluation.targets import Candidate, load_candidate
+from ondol.evaluation.targets import REFERENCE, Candidate, load_candidate, make_reference
 from ondol.orchestration.reporting import say
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, write_bundle
@@ -68,7 +67,7 @@ def build_bundle(project: Project, version: str) -> Bundle:
         "expected": expected_answers(candidate, example),
     }
     files |= {
-        FILE: reference,
+        REFERENCE: reference,
         "contract.json": candidate.contract.model_dump_json(indent=1).encode(),
         "meta.json": json.dumps(meta, ensure_ascii=False, indent=1).encode(),
     }

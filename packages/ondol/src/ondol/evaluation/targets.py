@@ -1,5 +1,9 @@
-"""Candidates: registered versions with their records, and the rows for their evaluation."""
+"""Candidates: registered versions with their records, and the rows for their evaluation and for later comparisons.
 
+The reference for drift is such rows with the model's predictions, stored in the bundle.
+"""
+
+import io
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -9,13 +13,17 @@ import pandas as pd
 from pydantic import BaseModel
 
 from ondol.config import Gates, Settings
-from ondol.contract import Contract, encode, encode_target
+from ondol.contract import Column, Contract, encode, encode_target
+from ondol.contract.schema import free_names
 from ondol.errors import UserError
 from ondol.registry.bundles import Bundle
 from ondol.registry.registry import Registry
 from ondol.training.dataset import Holdout, in_holdout, read_rows
 
 CHUNK = 100_000  # rows that scikit-learn predicts at once, to bound memory
+REFERENCE = "reference.parquet"
+MOST_ROWS = 10_000  # of the reference
+SEED = 0
 
 
 @dataclass(frozen=True)
@@ -142,3 +150,75 @@ def choose_rows(candidate: Candidate, basis: Basis) -> EvaluationRows:
     if not known.any():
         raise UserError("No held-out rows are left for the evaluation: add more rows, or raise [split] holdout.")
     return EvaluationRows(frame[known], predictions[known], y[known], int((~known).sum()))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The rows that a window is compared with.
+
+    Attributes:
+        frame: Features by their real names (sensitive ones left out), the target, and the predictions.
+        contract: The contract of the model in production.
+        prediction: The column that holds the label or value.
+        probability: The column with the probability of the positive class; None but in binary problems.
+    """
+
+    frame: pd.DataFrame
+    contract: Contract
+    prediction: str
+    probability: str | None
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        """The features that are compared."""
+        return compared_features(self.contract)
+
+    @property
+    def output(self) -> str:
+        """The column for the drift of the prediction: the probability if there is one."""
+        return self.probability or self.prediction
+
+
+def compared_features(contract: Contract) -> tuple[Column, ...]:
+    """Return the features without the sensitive ones, which are in neither the reference nor the log."""
+    return tuple(c for c in contract.features if c.role != "sensitive")
+
+
+def make_reference(candidate: Candidate) -> tuple[bytes, dict[str, Any]]:
+    """Return a seeded sample of the held-out rows as Parquet, and its entry in `meta.json`."""
+    contract, held_out = candidate.contract, candidate.held_out
+    chosen = np.arange(len(held_out))
+    if len(chosen) > MOST_ROWS:
+        chosen = np.sort(np.random.default_rng(SEED).choice(len(chosen), MOST_ROWS, replace=False))
+    names = [c.name for c in compared_features(contract)]
+    frame = held_out[[*names, contract.target]].iloc[chosen].reset_index(drop=True)
+    prediction, probability = free_names(("prediction", "probability"), frame.columns)
+    outputs = output_columns(contract, candidate.predictions[chosen], prediction, probability)
+    stream = io.BytesIO()
+    pd.concat([frame, pd.DataFrame(outputs)], axis=1).to_parquet(stream, index=False, compression="zstd")
+    about = {"rows": len(chosen), "of": len(held_out), "seed": SEED, "prediction": prediction}
+    return stream.getvalue(), about | {"probability": probability if probability in outputs else None}
+
+
+def output_columns(contract: Contract, predicted: np.ndarray, prediction: str, probability: str) -> dict[str, Any]:
+    """Return the prediction and, in binary problems, the positive class's probability, as named columns."""
+    if contract.classes is None:
+        return {prediction: predicted.astype(np.float64)}
+    labels = pd.Series(list(contract.classes)).take(predicted.argmax(axis=1)).to_numpy()
+    made: dict[str, Any] = {prediction: labels}
+    return made | ({probability: predicted[:, 1]} if contract.problem == "binary" else {})
+
+
+def read_reference(bundle: Bundle) -> Reference:
+    """Return the reference of a bundle.
+
+    Raises:
+        UserError: the bundle is from a version without references.
+    """
+    path, about = bundle.path / REFERENCE, bundle.meta.get("reference")
+    if about is None or not path.exists():
+        raise UserError(
+            f"Version {bundle.version} was deployed before bundles had a reference to compare the log with: "
+            "it stays in production, and the next version that `ml run` deploys can be monitored."
+        )
+    return Reference(pd.read_parquet(path), bundle.contract, about["prediction"], about["probability"])

@@ -28,9 +28,9 @@ from ondol.config import Monitor
 from ondol.contract import Column
 from ondol.contract.cleaning import clean_column
 from ondol.contract.encoding import DAY, EPOCH, SECOND
-from ondol.deployment.reference import Reference
+from ondol.evaluation.targets import Reference
 from ondol.monitoring.log import Logged
-from ondol_serving.printable import printable
+from ondol_serving.names import printable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,7 @@ from ondol.monitoring.windows import Window, Windows
 from ondol.orchestration.alerts import waiting
 from ondol.registry.champion import read_champion
 from ondol.storage.store import open_store
-from ondol_serving.printable import printable
+from ondol_serving.names import printable
 
 MOST_COLUMNS = 50  # the columns farthest beyond their limits; each is a separate series
 READ_SECONDS = 10.0  # seconds for which values are cached: a store may have thousands of windows

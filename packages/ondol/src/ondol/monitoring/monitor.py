@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ondol.config import Settings
-from ondol.deployment.reference import Reference, read_reference
 from ondol.errors import UserError
+from ondol.evaluation.targets import Reference, read_reference
 from ondol.monitoring.drift import DriftComparison, Sides, compare_sides, pair_sides, plain_text, window_frame
 from ondol.monitoring.labels import Labels, read_labels
 from ondol.monitoring.log import Logged, Tally, sample_logged, tally_window

@@ -21,7 +21,7 @@ from ondol.config import Settings, is_address, load_settings
 from ondol.errors import Refused, UserError
 from ondol.redaction import redact
 from ondol.storage.files import locked, read_note, write_json
-from ondol_serving.printable import printable
+from ondol_serving.names import printable
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State

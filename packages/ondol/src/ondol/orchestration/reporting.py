@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from ondol.redaction import redact
-from ondol_serving.printable import printable
+from ondol_serving.names import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,7 +16,7 @@ from typing import IO
 
 from ondol.orchestration.guard import adopt_orphans, end_group, end_orphans
 from ondol.storage.files import utc_now, write_json
-from ondol_serving.printable import printable
+from ondol_serving.names import printable
 
 LOG_BYTES = 5_000_000  # of the current file and of the one before: ten million in total
 FIRST_SECONDS = 20.0  # a process that ends by itself this early at the first start would fail again
