@@ -14,7 +14,14 @@ TASKS = {
     "validate": ["validate_rows", "report_validation", "check_bad_share"],
     "train": ["load_rows", "check_leakage", "fit", "register"],
     "evaluate": ["score_holdout", "evaluate_candidate", "log_verdict", "check_gates"],
-    "deploy": ["check_deployable", "build_bundle", "import_bundle", "smoke_test", "set_champion", "set_mlflow_alias"],
+    "deploy": [
+        "check_deployable",
+        "build_bundle",
+        "import_bundle",
+        "smoke_test",
+        "release_bundle",
+        "set_mlflow_alias",
+    ],
     "pipeline": ["publish_summary"],  # its other steps are the five flows above
     "predict": ["choose_bundle", "predict_rows", "check_predictions"],
     "monitor": [
@@ -40,7 +47,7 @@ DECIDING = {  # whether there is anything to do, and on what
     "cache_key",
     "find_version",
     "find_verdict",
-    "is_in_production",
+    "is_deployed",
     "is_trained",
     "monitor_lock",
     "load_context",

@@ -39,11 +39,13 @@ quarantine_app = typer.Typer(
     help="Rows that failed validation: list them, show them, add corrected ones again.", no_args_is_help=True
 )
 loop_app = typer.Typer(help="Pause, resume or show automatic retraining.", no_args_is_help=True)
+rollout_app = typer.Typer(help="Try a version beside the champion: start, see, go on, end.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of the service: create, list, revoke.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(contract_app, name="contract")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(loop_app, name="loop")
+app.add_typer(rollout_app, name="rollout")
 app.add_typer(keys_app, name="keys")
 
 Breaking = Annotated[bool, typer.Option("--breaking", help="Deploy even if callers must change their requests.")]
@@ -63,6 +65,15 @@ class KeyScope(StrEnum):
     predict = "predict"
     metrics = "metrics"
     admin = "admin"
+
+
+class RolloutStrategy(StrEnum):
+    """How a version is tried."""
+
+    canary = "canary"
+    shadow = "shadow"
+    ab = "ab"
+    blue_green = "blue-green"
 
 
 def _print_version(wanted: bool) -> None:
@@ -379,6 +390,47 @@ def loop_show() -> None:
     from ondol.cli.status import show_loop
 
     show_loop()
+
+
+# Rollouts.
+
+
+@rollout_app.command("start")
+def rollout_start(
+    version: Annotated[str, typer.Argument(help="A version that passed its gates.")],
+    strategy: Annotated[
+        RolloutStrategy | None, typer.Option(help="How it is tried; default: rollout.strategy, or canary.")
+    ] = None,
+    why: Why = "started by hand",
+) -> None:
+    """Try a version beside the champion; a version that was withdrawn may be tried again."""
+    from ondol.cli.rollout import start
+
+    start(version, strategy.value if strategy else None, why)
+
+
+@rollout_app.command("status")
+def rollout_status() -> None:
+    """Show the rollout that runs, or the last one: its steps, and how both versions compare."""
+    from ondol.cli.rollout import print_rollout
+
+    print_rollout()
+
+
+@rollout_app.command("step")
+def rollout_step(why: Why = "by hand") -> None:
+    """Take the next step without waiting for the decision; after the last one, the version is in production."""
+    from ondol.cli.rollout import step
+
+    step(why)
+
+
+@rollout_app.command("abort")
+def rollout_abort(why: Why) -> None:
+    """End the rollout: the champion answers all requests again within two seconds."""
+    from ondol.cli.rollout import abort
+
+    abort(why)
 
 
 # API keys.

@@ -78,13 +78,13 @@ def _move(settings: Settings, old: Champion, bundle: Bundle, action: Action, why
     now = move_champion(open_store(settings), bundle, action, why)
     moved = f"[bold]version {bundle.version}[/] is in production in place of version {old.version}"
     console.print(f"[green]✓[/] {moved} ({escape(why)})", soft_wrap=True)
-    _copy_to_mlflow(settings)
+    copy_alias_to_mlflow(settings)
     what = f"Version {bundle.version} was put into production by hand in place of version {old.version}: {why}"
     kind: AlertKind = "rolled-back" if action == "rollback" else "promoted"
     alert(settings, kind, what, "`ml status` shows the history.", key=f"{kind} {now.move}")
 
 
-def _copy_to_mlflow(settings: Settings) -> None:
+def copy_alias_to_mlflow(settings: Settings) -> None:
     """Move MLflow's alias too; if MLflow is not available, the next command moves it."""
     from ondol.registry.registry import repair_mlflow_alias
 

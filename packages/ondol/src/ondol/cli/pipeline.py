@@ -22,6 +22,7 @@ from ondol.project import Project, describe_error, import_code, place_in_project
 from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion
 from ondol.registry.registry import connect_mlflow
+from ondol.registry.rollout import describe_rollout, running_rollout
 from ondol.storage.remote_files import refuse_plain
 from ondol.storage.store import only_one, open_store
 from ondol.training.provenance import installed_packages
@@ -172,7 +173,9 @@ def print_summary(project: Project, before: Champion | None, refused: bool = Fal
         _print_gates(record)
     if champion is None or refused:
         return
-    if before is not None and before.bundle == champion.bundle and record and record.version == champion.version:
+    if rollout := running_rollout(project.store):
+        console.print(f"\n[bold]{escape(describe_rollout(rollout))}[/] `ml rollout status` shows how they compare.")
+    elif before is not None and before.bundle == champion.bundle and record and record.version == champion.version:
         console.print(
             f"\nNothing changed: version {champion.version} was trained from this data, code and settings, and is "
             "in production."

@@ -34,6 +34,7 @@ from ondol.project import Project, open_project
 from ondol.redaction import show_uri
 from ondol.registry.bundles import find_bundle
 from ondol.registry.champion import Champion, rolled_back, version_of
+from ondol.registry.rollout import describe_rollout, running_rollout
 from ondol.services import NAMES, is_ours, is_well, prefect_address
 from ondol.storage.files import read_json
 from ondol.storage.store import open_store
@@ -184,6 +185,8 @@ def print_status() -> None:
         )
     else:
         _print_champion(project, champion)
+    if rollout := running_rollout(project.store):
+        console.print(f"{describe_rollout(rollout)} `ml rollout status` shows how they compare.", markup=False)
     _print_pending(project, champion)
     for line in loop_lines(project):
         console.print(line, markup=False, soft_wrap=True)
@@ -221,7 +224,8 @@ def _print_champion(project: Project, champion: Champion) -> None:
 
 def _print_pending(project: Project, champion: Champion | None) -> None:
     candidate = project.latest.find("train")
-    if candidate is None or (champion and champion.version == candidate):
+    rollout = running_rollout(project.store)
+    if candidate is None or candidate in {one.version for one in (champion, rollout) if one}:
         return
     record = project.verdicts.find(candidate)
     if change := rolled_back(champion, candidate):

@@ -1,4 +1,4 @@
-"""Deployment: a version that passed its gates is compiled to ONNX, bundled, tested and put into production.
+"""Deployment: a version that passed its gates is compiled to ONNX, bundled, tested, and put into production or tried.
 
 The steps of the flow are in `deploy`. `onnx` compiles, `parity` compares with scikit-learn, `bundle` builds the bundle,
 and `smoke` tests a real service before the champion changes. `predict` is batch prediction, a separate flow.
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ondol.deployment.deploy import (
         check_deployable,
         discard_bundle,
-        is_in_production,
+        is_deployed,
+        release_bundle,
         report_deployment,
         restore_previous,
-        set_champion,
         set_mlflow_alias,
         smoke_test,
     )
@@ -38,14 +38,14 @@ __all__ = [
     "choose_bundle",
     "discard_bundle",
     "import_bundle",
-    "is_in_production",
+    "is_deployed",
     "predict_rows",
+    "release_bundle",
     "remove_imported_bundle",
     "report_deployment",
     "report_predictions",
     "resolve_destination",
     "restore_previous",
-    "set_champion",
     "set_mlflow_alias",
     "smoke_service",
     "smoke_test",

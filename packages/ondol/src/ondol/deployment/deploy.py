@@ -1,5 +1,6 @@
-"""Steps of the deploy flow: compile, verify, smoke-test and set the champion."""
+"""Steps of the deploy flow: compile, verify, smoke-test, and set the champion or begin a rollout."""
 
+from ondol.config import Strategy
 from ondol.contract.schema import require_compatible
 from ondol.deployment.bundle import smoke_rows
 from ondol.deployment.smoke import SmokeService, require_same
@@ -11,29 +12,50 @@ from ondol.project import Project
 from ondol.registry.bundles import Bundle, drop_bundle, find_bundle
 from ondol.registry.champion import Champion, move_champion, refresh_champion, restore_champion, rolled_back
 from ondol.registry.registry import CHAMPION
+from ondol.registry.rollout import describe_rollout, plan_steps, running_rollout, start_rollout
 
 
-def is_in_production(project: Project, champion: Champion | None, version: str) -> bool:
-    """Return True if the version is in production with a complete bundle made by the current [deploy] settings."""
-    if champion is None or champion.run_id != project.registry.run_id(version):
-        return False
-    bundle = find_bundle(project.store, champion.bundle)
-    if bundle is None or bundle.meta.get("deploy") != project.settings.deploy.model_dump():
-        return False
-    say(f"Version {version} is already in production: nothing to do.")
-    return True
+def is_deployed(project: Project, champion: Champion | None, version: str) -> bool:
+    """Return True if the version answers requests with a complete bundle made by the current [deploy] settings.
+
+    It is in production, or the challenger of a rollout.
+    """
+    run_id, rollout = project.registry.run_id(version), running_rollout(project.store)
+    if rollout is not None and rollout.run_id == run_id and _is_complete(project, rollout.bundle):
+        say(f"Version {version} is already in its rollout ({rollout.strategy}): nothing to do.")
+        return True
+    if champion is not None and champion.run_id == run_id and _is_complete(project, champion.bundle):
+        say(f"Version {version} is already in production: nothing to do.")
+        return True
+    return False
 
 
-def check_deployable(project: Project, champion: Champion | None, version: str, breaking: bool) -> None:
-    """Check that the version may replace the champion.
+def _is_complete(project: Project, name: str) -> bool:
+    bundle = find_bundle(project.store, name)
+    return bundle is not None and bundle.meta.get("deploy") == project.settings.deploy.model_dump()
+
+
+def check_deployable(
+    project: Project, champion: Champion | None, version: str, breaking: bool, strategy: Strategy | None = None
+) -> Strategy:
+    """Check that the version may replace the champion, and return how it does.
+
+    Args:
+        project: The project.
+        champion: The version in production.
+        version: The version to deploy.
+        breaking: Whether its contract may break the champion's callers.
+        strategy: The strategy chosen by hand; it may then try a version again that was withdrawn before.
 
     Raises:
-        UserError: it has no verdict.
-        Refused: a gate refused it, it was rolled back, or it would break the champion's callers.
+        UserError: it has no verdict, or the strategy needs the prediction log, which is switched off.
+        Refused: a gate refused it, it was removed or withdrawn, or it would break the champion's callers.
     """
-    require_not_rolled_back(champion, version)
+    if strategy is None:
+        require_not_removed(champion, version)
     require_pass(known_verdict(project, version), version)
     require_compatible_version(project, version, champion, breaking)
+    return choose_strategy(project, champion, version, breaking, strategy)
 
 
 def require_pass(record: StoredVerdict | None, version: str) -> None:
@@ -52,18 +74,48 @@ def require_pass(record: StoredVerdict | None, version: str) -> None:
         raise Refused(record.refusal)
 
 
-def require_not_rolled_back(champion: Champion | None, version: str) -> None:
-    """Check that the version was not rolled back by hand: then the next run must not deploy it again.
+def require_not_removed(champion: Champion | None, version: str) -> None:
+    """Check that the version was neither rolled back nor withdrawn: the next run must not deploy it again.
 
     Raises:
-        Refused: it was rolled back.
+        Refused: it was.
     """
     change = rolled_back(champion, version)
-    if champion and change:
-        raise Refused(
-            f"Version {version} was taken out of production at {change.at} by {change.who} ({change.why}), so version "
-            f'{champion.version} stays in production: `ml promote {version} --why "…"` puts it back.'
+    if not champion or not change:
+        return
+    stays = f"at {change.at} by {change.who} ({change.why}), so version {champion.version} stays in production"
+    if change.action == "withdraw":
+        raise Refused(f"Version {version} was withdrawn {stays}: `ml rollout start {version}` tries it again.")
+    back = f'`ml promote {version} --why "…"` puts it back'
+    raise Refused(f"Version {version} was taken out of production {stays}: {back}.")
+
+
+def choose_strategy(
+    project: Project, champion: Champion | None, version: str, breaking: bool, wanted: Strategy | None
+) -> Strategy:
+    """Return how a version replaces the champion: `wanted`, or as `[rollout] strategy` says.
+
+    It is direct where both cannot answer the same callers: there is no champion, the contract breaks, or it is the same
+    version with another bundle.
+
+    Raises:
+        UserError: a strategy needs the prediction log, and it is switched off.
+    """
+    strategy = wanted or project.settings.rollout.strategy
+    if strategy == "direct" or champion is None or champion.version == version:
+        return "direct"
+    if find_bundle(project.store, champion.bundle) is None:
+        say(f"Version {version} is deployed directly: the bundle in production, {champion.bundle}, is missing.")
+        return "direct"
+    if breaking:
+        say(f"Version {version} is deployed directly: with --breaking, it answers other requests than the champion.")
+        return "direct"
+    if not project.settings.log.enabled:
+        raise UserError(
+            f'The strategy is "{strategy}", and [log] enabled is false: a rollout is judged by the prediction log, so '
+            'enable it, or set [rollout] strategy = "direct".'
         )
+    return strategy
 
 
 def require_compatible_version(project: Project, version: str, champion: Champion | None, breaking: bool) -> None:
@@ -83,9 +135,9 @@ def require_compatible_version(project: Project, version: str, champion: Champio
 
 
 def discard_bundle(project: Project, bundle: Bundle) -> None:
-    """Remove a bundle, unless it is in production."""
-    champion = refresh_champion(project.store)
-    if champion is None or champion.bundle != bundle.name:
+    """Remove a bundle, unless it is in production or in a rollout."""
+    champion, rollout = refresh_champion(project.store), running_rollout(project.store)
+    if bundle.name not in {one.bundle for one in (champion, rollout) if one}:
         drop_bundle(project.store, bundle)
 
 
@@ -97,9 +149,13 @@ def smoke_test(project: Project, service: SmokeService, bundle: Bundle) -> None:
     say(f"The service answered {len(rows)} held-out rows as scikit-learn does.")
 
 
-def set_champion(project: Project, bundle: Bundle, champion: Champion | None, why: str) -> Bundle:
-    """Put the bundle into production in place of `champion` by writing `champion.json`, and return it."""
-    move_champion(project.store, bundle, "deploy", why, expected=champion.bundle if champion else None)
+def release_bundle(project: Project, bundle: Bundle, champion: Champion | None, strategy: Strategy, why: str) -> Bundle:
+    """Put the bundle into production in place of `champion`, or begin its rollout, and return it."""
+    if champion is None or strategy == "direct":
+        move_champion(project.store, bundle, "deploy", why, expected=champion.bundle if champion else None)
+    else:
+        plan = plan_steps(project.settings.rollout, strategy)
+        start_rollout(project.store, bundle, champion, strategy, plan, why)
     return bundle
 
 
@@ -108,13 +164,20 @@ def restore_previous(project: Project, champion: Champion | None, bundle: Bundle
     restore_champion(project.store, bundle.name, champion)
 
 
-def set_mlflow_alias(project: Project, version: str) -> None:
-    """Move MLflow's alias `champion`, which is a copy of `champion.json`."""
-    project.registry.set_alias(CHAMPION, version)
+def set_mlflow_alias(project: Project, bundle: Bundle) -> None:
+    """Move MLflow's alias `champion`, which is a copy of `champion.json`, if the bundle is in production."""
+    champion = project.champion
+    if champion is not None and champion.bundle == bundle.name:
+        project.registry.set_alias(CHAMPION, bundle.version)
 
 
-def report_deployment(bundle: Bundle, champion: Champion | None) -> None:
-    """Show the new and the previous version in production in the log and in the Prefect UI."""
+def report_deployment(project: Project, bundle: Bundle, champion: Champion | None) -> None:
+    """Show what answers now, and what did before, in the log and in the Prefect UI."""
+    rollout = running_rollout(project.store)
+    if rollout and rollout.bundle == bundle.name:
+        say(describe_rollout(rollout))
+        publish_markdown("rollout", describe_rollout(rollout))
+        return
     instead = f" in place of version {champion.version}" if champion else ""
     say(f"Version {bundle.version} is in production{instead}, from bundle {bundle.name}.")
     publish_markdown("champion", f"**Version {bundle.version}** is in production, from bundle `{bundle.name}`.")

@@ -18,6 +18,7 @@ from ondol.registry.champion import (
     add_withdrawal,
     read_champion,
     refresh_champion,
+    version_of,
     write_champion,
 )
 from ondol.storage.files import ROLLOUT_FILE, locked, read_record, user_name, utc_now
@@ -102,6 +103,19 @@ def plan_steps(policy: "RolloutPolicy", strategy: Strategy) -> tuple[float, ...]
     """Return the share of each step of a strategy."""
     shares = {"canary": policy.steps, "ab": (policy.share,), "blue-green": (1.0,), "shadow": (0.0,), "direct": ()}
     return shares[strategy]
+
+
+def describe_step(rollout: Rollout) -> str:
+    """Return a phrase for the strategy and the share of the last step, such as "canary, 5% of the requests"."""
+    share = f"{100 * rollout.step.share:.3g}% of the requests" if rollout.step.share else "it answers no request"
+    return f"{rollout.strategy}, {share}"
+
+
+def describe_rollout(rollout: Rollout) -> str:
+    """Return a sentence about a rollout that runs."""
+    return (
+        f"Version {rollout.version} is tried beside version {version_of(rollout.champion)}: {describe_step(rollout)}."
+    )
 
 
 def read_rollout(store: Store) -> Rollout | None:

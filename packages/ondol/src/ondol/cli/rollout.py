@@ -1,0 +1,91 @@
+"""`ml rollout`: a version that is tried beside the champion."""
+
+from collections.abc import Iterator
+
+from rich.markup import escape
+
+from ondol.cli.console import console, print_plain, start_command
+from ondol.cli.deployment import copy_alias_to_mlflow
+from ondol.cli.pipeline import run_stage
+from ondol.config import load_settings
+from ondol.orchestration.alerts import alert
+from ondol.orchestration.reporting import plain, table
+from ondol.registry.champion import version_of
+from ondol.registry.rollout import (
+    Rollout,
+    describe_step,
+    read_rollout,
+    require_rollout,
+    running_rollout,
+    take_step,
+    withdraw_challenger,
+)
+from ondol.storage.store import Store, open_store
+
+
+def start(version: str, strategy: str | None, why: str) -> None:
+    """Start a rollout of a version.
+
+    Raises:
+        UserError: no model is in production, or the version cannot be deployed.
+    """
+    configured = load_settings().rollout.strategy
+    chosen = strategy or ("canary" if configured == "direct" else configured)
+    run_stage("deploy", version=version, why=why, strategy=chosen)
+    print_rollout()
+
+
+def step(why: str) -> None:
+    """Take the next step of the rollout that runs.
+
+    Raises:
+        UserError: none runs.
+    """
+    settings = start_command()
+    store = open_store(settings)
+    rollout = take_step(store, require_rollout(store), why)
+    if rollout.outcome == "promoted":
+        console.print(f"[green]✓[/] [bold]version {rollout.version}[/] is in production ({escape(why)})")
+        copy_alias_to_mlflow(settings)
+        what = f"Version {rollout.version} was promoted by hand at the end of its rollout: {why}"
+        alert(settings, "promoted", what, "`ml rollout status` shows it.", key=f"rollout {rollout.id} promoted")
+    else:
+        console.print(f"[green]✓[/] version {rollout.version}: {describe_step(rollout)}, from {rollout.step.at} on")
+
+
+def abort(why: str) -> None:
+    """End the rollout that runs.
+
+    Raises:
+        UserError: none runs.
+    """
+    settings = start_command()
+    store = open_store(settings)
+    rollout = withdraw_challenger(store, require_rollout(store), why)
+    version = version_of(rollout.champion)
+    console.print(
+        f"[green]✓[/] version {rollout.version} is withdrawn, version {version} answers all requests ({escape(why)})",
+        soft_wrap=True,
+    )
+    what = f"The rollout of version {rollout.version} was ended by hand: {why}"
+    alert(settings, "rolled-back", what, "`ml rollout status` shows it.", key=f"rollout {rollout.id} withdrawn")
+
+
+def print_rollout() -> None:
+    """Print the rollout that runs, or the last one."""
+    store = open_store(start_command())
+    print_plain("\n".join(rollout_lines(store, read_rollout(store))))
+
+
+def rollout_lines(store: Store, rollout: Rollout | None) -> Iterator[str]:
+    """Yield the lines that describe a rollout."""
+    if rollout is None:
+        yield "There was no rollout yet: `ml rollout start VERSION` starts one."
+        return
+    beside = f"Version {rollout.version} beside version {version_of(rollout.champion)}"
+    if running_rollout(store) is not None:
+        yield f"{beside}: {describe_step(rollout)}, step {len(rollout.steps)} of {len(rollout.plan)}."
+    else:
+        yield f"{beside}: {rollout.outcome or 'ended by a change of the champion'}. {plain(rollout.why)}".rstrip()
+    rows = [(one.at[:19], f"{100 * one.share:.3g}%", plain(one.who), plain(one.why)) for one in rollout.steps]
+    yield from ("", *table(("from", "share", "who", "why"), rows, show=str))
