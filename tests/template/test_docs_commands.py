@@ -315,6 +315,12 @@ def logged_requests(at: Place) -> dict[str, str]:
     return {"replay 4": "replay 1"}
 
 
+def candidate_that_passed(at: Place) -> dict[str, str]:
+    at.run("ML_TRAIN__SEED=2 uv run ml train")
+    at.run("uv run ml evaluate")
+    return {"rollout start 4": "rollout start 3"}
+
+
 def inputs_of_the_protocol(at: Place) -> None:
     store = open_store(load_settings(at.root))
     bundle = open_bundle(store, require_champion(store).bundle)
@@ -353,6 +359,7 @@ PREPARE: dict[str, Callable[[Place], Mapping[str, str] | None]] = {
     "docs/how-to/run-in-the-background.md": server_of_another_machine,
     "docs/how-to/set-up-the-workflows.md": repository_on_github,
     "docs/how-to/store-in-a-bucket.md": store_in_bucket,
+    "docs/how-to/try-a-version.md": candidate_that_passed,
     "docs/how-to/update-the-contract.md": other_data,
     "docs/how-to/use-the-open-inference-protocol.md": inputs_of_the_protocol,
     "docs/how-to/use-your-own-servers.md": own_servers,
