@@ -22,7 +22,8 @@ from ondol.errors import UserError
 from ondol.monitoring.retraining import pause, read_loop
 from ondol.orchestration.alerts import alert, waiting
 from ondol.registry.bundles import drop_bundle, find_bundle, open_bundle, write_bundle
-from ondol.registry.champion import move_champion, read_champion, restore_champion
+from ondol.registry.champion import move_champion, read_champion, require_champion, restore_champion
+from ondol.registry.rollout import running_rollout, start_rollout, take_step
 from ondol.retention import find_garbage
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage import remote_files
@@ -120,6 +121,29 @@ def test_bundle_and_champion_reach_another_host_and_go_back_there(hosts):
     move_champion(other.stale, bundle, "rollback", "night")
     assert read_champion(one.store).version == "1"
     assert [change.action for change in read_champion(one.stale).history] == ["deploy", "deploy", "rollback"]
+
+
+def test_a_rollout_reaches_another_host_after_the_bundle_that_it_names(hosts, monkeypatch):
+    one, other = hosts("a"), hosts("b")
+    one.deploy("1")
+    other.stale.refresh()
+    challenger = write_bundle(one.stale, "2", files("2"))
+    start_rollout(one.stale, challenger, require_champion(one.stale), "canary", (0.5, 1.0), "a test")
+    order, replace = [], Path.replace
+
+    def note(path: Path, target: Path) -> Path:
+        order.append(Path(target).name)
+        return replace(path, target)
+
+    monkeypatch.setattr("ondol.storage.store.Path.replace", note)
+    other.stale.look(other.folder / "rollout.json")
+    assert {"model.onnx", "meta.json"} < set(order) and order[-1] in (".tags.json", "rollout.json")
+    assert order.index("rollout.json") > order.index("model.onnx")
+    rollout = running_rollout(other.stale)
+    assert rollout is not None and open_bundle(other.stale, rollout.bundle).digest == rollout.digest
+    take_step(other.stale, rollout, "from another host")
+    with pytest.raises(UserError, match="changed in the meantime"):
+        take_step(one.stale, rollout, "too late")
 
 
 def test_quarantined_rows_come_when_they_are_read(hosts):
@@ -287,6 +311,7 @@ def test_a_champion_that_another_host_named_since_is_not_put_back(two):
     ("name", "record", "deciding"),
     [
         ("champion.json", True, True),
+        ("rollout.json", True, True),
         ("snapshots/lines/a.json", True, True),
         ("snapshots/mended/a.json", True, True),
         ("snapshots/mended/made/a.json", True, False),
