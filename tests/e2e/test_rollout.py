@@ -64,6 +64,7 @@ def test_steps_by_hand_end_in_production_and_a_rollback_restores_the_champion(tr
             assert f"version 2: canary, {share} of the requests" in done.stdout
             assert f"step {number} of 4" in succeed(tried.ml("rollout", "status")).stdout
         wait_for_answers_of(client, row, "2", "challenger")
+        assert "answers the example" in succeed(tried.ml("smoke", str(client.base_url))).stdout
         assert serving(tried) == "1"
         assert "version 2 is in production" in succeed(tried.ml("rollout", "step", "--why", "good")).stdout
         wait_for_version(client, "2")

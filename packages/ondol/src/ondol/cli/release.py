@@ -32,7 +32,9 @@ from ondol.registry.champion import (
     rolled_back,
 )
 from ondol.registry.keys import read_keys
+from ondol.registry.rollout import running_rollout
 from ondol.storage.files import (
+    ROLLOUT_FILE,
     open_for_others,
     read_json,
     read_record,
@@ -64,22 +66,26 @@ def smoke_url(url: str) -> None:
     environment = next(known, None)
     store = current_store(settings, environment.store) if environment else open_store(settings)
     wait = environment.wait_seconds if environment else WAIT_SECONDS
-    verify(url, open_bundle(store, require_champion(store).bundle), wait)
+    store.look(store.folder / ROLLOUT_FILE)
+    rollout = running_rollout(store)
+    challenger = open_bundle(store, rollout.bundle) if rollout else None
+    verify(url, open_bundle(store, require_champion(store).bundle), wait, challenger)
 
 
-def verify(url: str, bundle: Bundle, wait_seconds: float = WAIT_SECONDS) -> None:
+def verify(url: str, bundle: Bundle, wait_seconds: float = WAIT_SECONDS, challenger: Bundle | None = None) -> None:
     """Verify that the service at `url` is ready, has loaded `bundle`, and answers its example as its model does.
 
     Args:
         url: The service's address.
         bundle: The bundle that it must serve.
         wait_seconds: The time limit for becoming ready, and then for loading the bundle.
+        challenger: The bundle that may answer instead, during a rollout.
 
     Raises:
         UserError: one of these checks still fails after that time.
     """
     try:
-        _verify(url.rstrip("/"), bundle, wait_seconds)
+        _verify(url.rstrip("/"), bundle, wait_seconds, challenger)
     except UserError as error:
         if bundle.meta.get("runtime") != "sklearn":
             raise
@@ -89,16 +95,20 @@ def verify(url: str, bundle: Bundle, wait_seconds: float = WAIT_SECONDS) -> None
         ) from None
 
 
-def _verify(base: str, bundle: Bundle, wait_seconds: float) -> None:
+def _verify(base: str, bundle: Bundle, wait_seconds: float, challenger: Bundle | None) -> None:
     _wait(lambda: _require_ready(base), wait_seconds)
     console.print(f"[green]✓[/] {escape(base)} is ready")
     _wait(lambda: _require_version(base, bundle), wait_seconds)
     console.print(f"[green]✓[/] it serves version {bundle.version} ({bundle.name})")
-    meta = bundle.meta
-    answer = request_prediction(base, meta["example"])
-    require_same(answer, meta["expected"], meta["deploy"]["tolerance"])
-    if answer.get("model_version") != bundle.version:
+    answer = request_prediction(base, bundle.meta["example"])
+    known = {one.version: one for one in (challenger, bundle) if one}
+    answering = known.get(str(answer.get("model_version")))
+    if answering is None:
         raise UserError(f"{base} answered by version {answer.get('model_version')}, not {bundle.version}.")
+    if answering is not bundle:  # the example is that of the other version
+        answer = request_prediction(base, answering.meta["example"])
+    meta = answering.meta
+    require_same(answer, meta["expected"], meta["deploy"]["tolerance"])
     console.print("[green]✓[/] it answers the example as the model does")
 
 
