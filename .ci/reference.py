@@ -169,6 +169,7 @@ VARIABLES = {  # read from the environment, and no setting of config.toml
     "ML_COMMIT": "The commit that a version records where there is no repository, as in the worker's image.",
     "ML_IMAGE": "The image that `ml release` runs on the environment's host; the default of `--image`.",
     "ML_LOG_KEY": 'The key of hashed columns in the prediction log (`[log] sensitive = "hash"`).',
+    "ML_MLFLOW_AUTH_STRING": "The login that `ondol.registry.mlflow_server` asks for: a name, a colon and a password.",
 }
 
 

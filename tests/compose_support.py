@@ -34,13 +34,16 @@ PORTS = {
     "worker": 9464,
     "alertmanager": 9093,
 }
-PATHS = ("alertmanager", "app", "artifacts", "etc/alertmanager", "etc/prometheus", "prometheus", "store", "tmp")
+PATHS = ("alertmanager", "app", "artifacts", "etc/alertmanager", "etc/prometheus", "prometheus", "run/secrets")
+PATHS = (*PATHS, "store", "tmp")
 VENV = "/opt/venv/bin"  # where the image has its packages; here it is this environment
 Service = dict[str, Any]
 
 
 def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Service]:
     """Return the services, each variable replaced as Compose does; in the order in which they may start.
+
+    The secrets of a service are by the path in its container. Like the other mounts, they name a file of the project.
 
     Raises:
         ValueError: a variable is required and not there.
@@ -62,7 +65,14 @@ def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Service]
             return part
         return re.sub(r"(?<!\$)\$\{(\w+)(?::([?-])([^}]*))?\}", value, part).replace("$$", "$")
 
-    services: dict[str, Service] = filled(yaml.safe_load(path.read_text(encoding="utf-8"))["services"])
+    compose = filled(yaml.safe_load(path.read_text(encoding="utf-8")))
+    services: dict[str, Service] = compose["services"]
+    for service in services.values():
+        named = [one if isinstance(one, dict) else {"source": one} for one in service.get("secrets", ())]
+        service["secrets"] = {
+            one.get("target", f"/run/secrets/{one['source']}"): compose["secrets"][one["source"]]["file"]
+            for one in named
+        }
     waits = {name: service.get("depends_on", {}) for name, service in services.items()}
     return {name: services[name] for name in TopologicalSorter(waits).static_order()}
 
@@ -130,6 +140,10 @@ class Containers:
     def folder(self, name: str) -> Path:
         return self.root / "containers" / name
 
+    def inside(self, name: str, path: str) -> Path:
+        """Return where a path of a container is."""
+        return self.folder(name) / path.lstrip("/")
+
     def volume(self, source: str) -> Path:
         """Return the folder of a named volume, or of a relative path."""
         return (self.project / "ops" / source).resolve() if source.startswith(".") else self.root / "volumes" / source
@@ -151,6 +165,10 @@ class Containers:
         if program is not None:
             listen = f"--web.listen-address=127.0.0.1:{self.ports[name]}"
             self._write_script(folder / "bin" / name, f'exec {program} {listen} "$@"')
+        for place, source in self.services[name]["secrets"].items():
+            link = self.inside(name, place)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(self.volume(source).resolve(strict=True))
         for mount in self.services[name].get("volumes", ()):
             source, place = mount.split(":")[:2]
             link, there = folder / place.lstrip("/"), self.volume(source)

@@ -3,32 +3,34 @@
 PostgreSQL, Prometheus and Alertmanager are Debian's. Grafana is not run: Debian does not have it.
 """
 
+import base64
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 from compose_support import PORTS, Containers, read_compose
 from conftest import Render
+from dotenv import dotenv_values
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
-from e2e.support import make_project, processes_in, wait_for, wait_until_alone
+from e2e.support import Project, make_project, processes_in, refuse, succeed, wait_for, wait_until_alone
 from ondol.orchestration.guard import free_port
 
 pytestmark = pytest.mark.slow
 SECONDS = 900.0  # until a service is healthy, or a run has ended
 WEBHOOK = "http://alerts.invalid/hook?a=1&b=%7C"
-VARIABLES = {
-    "POSTGRES_PASSWORD": "p@ss:w/rd%41#?&=+ 비밀'\"",
-    "GRAFANA_PASSWORD": "s3cret",
-    "ALERTMANAGER_WEBHOOK": WEBHOOK,
-}
+PASSWORD = "p@ss:w/rd%41#?&=+ ${HOME} 비밀'\""  # of PostgreSQL, which may hold any character
 OTHERS = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}  # a service, and Debian's name for it
 
 
@@ -50,7 +52,8 @@ class Postgres:
         told = self.containers.services["postgres"]["environment"]
         user, socket = told["POSTGRES_USER"], str(self.folder)
         password = self.folder / "password"
-        password.write_text(told["POSTGRES_PASSWORD"], encoding="utf-8")
+        secret = self.containers.inside("postgres", told["POSTGRES_PASSWORD_FILE"])
+        password.write_bytes(secret.read_bytes())
         password.chmod(0o644)
         self.run("initdb", "--username", user, f"--pwfile={password}", "--auth=scram-sha-256", "--auth-local=trust")
         self.run("pg_ctl", "--wait", f"--options=-c listen_addresses='' -k {socket}", f"--log={socket}/log", "start")
@@ -79,12 +82,26 @@ class Postgres:
 class Stack:
     """The containers as `docker compose up --wait` starts them, and the order of events."""
 
-    def __init__(self, containers: Containers) -> None:
-        self.containers, self.happened = containers, list[tuple[str, str]]()
+    def __init__(self, containers: Containers, project: Project) -> None:
+        self.containers, self.project, self.happened = containers, project, list[tuple[str, str]]()
+        self.commands: set[str] = set()
+        self.ended = threading.Event()
+        self.watch = threading.Thread(target=self.watch_commands)
         self.postgres = Postgres(containers)
         self.files: dict[str, set[str]] = {}
 
+    def watch_commands(self) -> None:
+        """Collect every command line of the containers, as `ps` shows them to all users."""
+        while not self.ended.wait(0.3):
+            self.commands |= set(processes_in(self.containers.root).values())
+
+    def logins(self) -> dict[str, str]:
+        """The variables of ops/secrets/servers.env."""
+        found = dotenv_values(self.project.root / "ops" / "secrets" / "servers.env")
+        return {name: str(value) for name, value in found.items()}
+
     def up(self) -> None:
+        self.watch.start()
         for name, service in self.containers.services.items():
             for other, how in service.get("depends_on", {}).items():
                 self.wait(other, how["condition"])
@@ -130,6 +147,8 @@ class Stack:
 
     def kill(self) -> None:
         """End the processes that a failed test has left."""
+        self.ended.set()
+        self.watch.join()
         for process in self.containers.processes.values():
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -146,8 +165,10 @@ class Stack:
 def stack(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("compose")
     project = make_project(render(project_name="Shop churn"), folder / "shop-churn", 1_500)
-    services = read_compose(project.root / "ops" / "compose.yaml", VARIABLES)
-    made = Stack(Containers(folder / "engine", project.root, services, {name: free_port() for name in PORTS}))
+    succeed(project.ml("compose", "secrets", POSTGRES_PASSWORD=PASSWORD))
+    services = read_compose(project.root / "ops" / "compose.yaml", {"ALERTMANAGER_WEBHOOK": WEBHOOK})
+    containers = Containers(folder / "engine", project.root, services, {name: free_port() for name in PORTS})
+    made = Stack(containers, project)
     (folder / "engine").mkdir()
     try:
         made.up()
@@ -156,8 +177,15 @@ def stack(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         made.kill()
 
 
-def ask(address: str, **body: Any) -> Any:
-    answer = httpx.post(address, json=body, timeout=60, trust_env=False)
+def login(stack: Stack) -> tuple[str, str]:
+    """The name and the password of Prefect."""
+    name, _, password = stack.logins()["PREFECT_API_AUTH_STRING"].partition(":")
+    return name, password
+
+
+def ask(stack: Stack, path: str, **body: Any) -> Any:
+    address = f"{stack.address('prefect')}/api/{path}"
+    answer = httpx.post(address, json=body, auth=login(stack), timeout=60, trust_env=False)
     assert answer.is_success, answer.text
     return answer.json()
 
@@ -174,7 +202,7 @@ def test_all_become_healthy_each_after_what_it_waits_for(stack: Stack) -> None:
 
 
 def test_flows_are_deployed_before_the_worker_starts(stack: Stack) -> None:
-    deployed = ask(f"{stack.address('prefect')}/api/deployments/filter")
+    deployed = ask(stack, "deployments/filter")
     assert {one["name"].partition("-churn-")[0] for one in deployed} == {"shop"}
     assert len(deployed) == 9
     order = stack.happened
@@ -214,11 +242,90 @@ def test_commands_for_a_person_on_call_work_in_the_workers_container(stack: Stac
     assert "Last pipeline: completed at" in status and "Next runs:" in status
 
 
+GUARDED = [
+    *(("prefect", "POST", path) for path in ("/api/flow_runs/filter", "/api/deployments/filter", "/api/logs/filter")),
+    *(("prefect", "GET", path) for path in ("/api/admin/version", "/api/admin/settings", "/api/csrf-token?client=x")),
+    *(("mlflow", "GET", path) for path in ("/", "/version", "/static-files/index.html", "/graphql", "/metrics")),
+    *(("mlflow", "POST", f"/{api}/2.0/mlflow/experiments/search") for api in ("api", "ajax-api")),
+    *(("mlflow", method, "/api/2.0/mlflow-artifacts/artifacts/0/x") for method in ("GET", "PUT", "DELETE")),
+]
+
+
+@pytest.mark.parametrize(("name", "method", "path"), GUARDED)
+def test_servers_refuse_who_has_no_login(stack: Stack, name: str, method: str, path: str) -> None:
+    other = {"prefect": "ML_MLFLOW_AUTH_STRING", "mlflow": "PREFECT_API_AUTH_STRING"}[name]
+    user, _, password = stack.logins()[other].partition(":")
+    for shown in (None, (user, ""), ("", password), ("admin", "admin"), (user, password)):
+        answer = httpx.request(
+            method,
+            stack.address(name) + path,
+            json={} if method == "POST" else None,
+            auth=shown,
+            trust_env=False,
+            timeout=60,
+        )
+        assert answer.status_code == 401, (shown, answer.text)
+
+
+def test_health_checks_need_no_login(stack: Stack) -> None:
+    for address in (f"{stack.address('prefect')}/api/health", f"{stack.address('mlflow')}/health"):
+        assert httpx.get(address, trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["events/in", "events/out", "logs/out"])
+@pytest.mark.parametrize("subprotocols", [None, ["prefect"]])
+def test_prefects_streams_refuse_who_has_no_login(stack: Stack, path: str, subprotocols: Any) -> None:
+    address = f"ws://127.0.0.1:{stack.containers.ports['prefect']}/api/{path}"
+    with (
+        pytest.raises((ConnectionClosed, InvalidStatus)),
+        connect(address, subprotocols=subprotocols, proxy=None) as one,
+    ):
+        one.send('{"type": "auth", "token": "bWw6"}')
+        one.recv(60)
+        one.recv(60)
+
+
+def test_developer_uses_the_servers_with_the_same_logins(stack: Stack) -> None:
+    """As docs/how-to/run-with-compose.md says: the addresses, and the lines of ops/secrets/servers.env, in `.env`."""
+    project = stack.project
+    addresses = f"PREFECT_API_URL={stack.address('prefect')}/api\nMLFLOW_TRACKING_URI={stack.address('mlflow')}\n"
+    (project.root / ".env").write_text(addresses, encoding="utf-8")
+    assert "refuses the credentials (401)" in refuse(project.ml("ingest"))
+    with (project.root / ".env").open("a", encoding="utf-8") as file:
+        file.write((project.root / "ops" / "secrets" / "servers.env").read_text(encoding="utf-8"))
+    said = succeed(project.ml("run", timeout=SECONDS, ML_TRAIN__SEED="7")).stdout
+    assert "Version 2 is in production" in said  # the worker has registered the first in this MLflow
+    runs = ask(stack, "flow_runs/filter")
+    assert any(run["name"].startswith("pipeline version 2") and run["state_type"] == "COMPLETED" for run in runs)
+
+
+def test_no_password_is_in_a_command_line_a_variable_or_a_log(stack: Stack) -> None:
+    folder = stack.project.root / "ops" / "secrets"
+    secrets = {value.removeprefix("ml:") for value in stack.logins().values()} - {"ml"}
+    secrets |= {(folder / name).read_text(encoding="utf-8").rstrip("\n") for name in ("postgres", "grafana")}
+    assert len(secrets) == 4
+    forms = secrets | {
+        form for one in secrets for form in (quote(one, safe=""), base64_of(one), base64_of(f"ml:{one}"))
+    }
+    rendered = {name: str(stack.containers.environment(name)) for name in stack.containers.processes}
+    logs = {
+        path.name: path.read_text(encoding="utf-8", errors="replace") for path in stack.containers.root.glob("*.log")
+    }
+    logs["prefect"] = str(ask(stack, "logs/filter"))
+    shown = {"compose": str(stack.containers.services), "commands": "\n".join(stack.commands), **rendered, **logs}
+    assert any("prefect worker" in command or "-m prefect" in command for command in stack.commands), stack.commands
+    assert not [(place, one) for place, text in shown.items() for one in forms if one in text]
+
+
+def base64_of(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
 def wait_for_runs(stack: Stack) -> None:
     """Wait until every run that began has ended well."""
     end = time.monotonic() + SECONDS
     while True:
-        runs = ask(f"{stack.address('prefect')}/api/flow_runs/filter")
+        runs = ask(stack, "flow_runs/filter")
         states = {run["name"]: run["state_type"] for run in runs if run["state_type"] != "SCHEDULED"}
         if set(states.values()) == {"COMPLETED"}:
             assert any(name.startswith("pipeline version 1") for name in states), states

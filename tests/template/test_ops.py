@@ -20,11 +20,12 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from compose_support import read_compose
+from compose_support import Dockerfile, read_compose
 from prometheus_client import CollectorRegistry, generate_latest
 from service_server import serve, wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 
+from ondol.cli.compose import FOLDER, MADE
 from ondol.config import Monitor, Settings
 from ondol.errors import UserError
 from ondol.evaluation.metrics import Interval
@@ -38,7 +39,6 @@ from ondol.storage.store import open_store
 
 BIN = Path(sys.executable).parent
 ONE_SHOT = {"flows"}
-PASSWORDS = {"POSTGRES_PASSWORD": "s3cret", "GRAFANA_PASSWORD": "s3cret"}
 NAME = r"\b(?:bentoml_service_\w+|ml_\w+)\b"
 
 
@@ -139,7 +139,7 @@ def test_service_and_images_get_what_is_set_here(ops):
         ("ML_SERVICE__WORKERS", "2"),
         ("COMMIT", "c"),
     ):
-        told = [read_compose(ops / "compose.yaml", PASSWORDS | more) for more in ({}, {name: value})]
+        told = [read_compose(ops / "compose.yaml", more) for more in ({}, {name: value})]
         place = told[1]["worker" if name == "COMMIT" else "service"]
         assert str({**place["build"]["args"], **place["environment"]}[name]) == value
         unset = told[0]["worker" if name == "COMMIT" else "service"]
@@ -236,15 +236,40 @@ def test_dashboard_asks_the_source_that_is_provisioned(ops, name):
             assert apart_x or apart_y, panel["title"]
 
 
-def test_no_address_holds_a_password(ops):
-    """In an address @ : / % # of a password would mean something else; and addresses are logged."""
-    nasty = "p@ss:w/rd%41#?&=+ '\""
-    services = read_compose(ops / "compose.yaml", {"POSTGRES_PASSWORD": nasty, "GRAFANA_PASSWORD": nasty})
-    for name in ("prefect", "mlflow"):
-        environment = services[name]["environment"]
-        assert environment["PGPASSWORD"] == nasty
-        assert [key for key, value in environment.items() if nasty in str(value)] == ["PGPASSWORD"]
-    assert services["postgres"]["environment"]["POSTGRES_PASSWORD"] == nasty
+def test_passwords_are_files_that_only_those_who_need_them_get(ops):
+    """An address or a variable would show them in `docker inspect`; and addresses are logged."""
+    services = read_compose(ops / "compose.yaml", {})
+    postgres, logins = {"/run/secrets/postgres": "./secrets/postgres"}, {"/app/.env": "./secrets/servers.env"}
+    assert {name: service["secrets"] for name, service in services.items() if service["secrets"]} == {
+        "postgres": postgres,
+        "prefect": postgres | logins,
+        "mlflow": postgres | logins,
+        "flows": logins,
+        "worker": logins,
+        "grafana": {"/run/secrets/grafana": "./secrets/grafana"},
+    }
+    variables = {key: value for service in services.values() for key, value in service.get("environment", {}).items()}
+    named = {key: value for key, value in variables.items() if re.search("PASSW|AUTH_STRING|SECRET", key)}
+    assert named == {
+        "POSTGRES_PASSWORD_FILE": "/run/secrets/postgres",
+        "PGPASSWORD_FILE": "/run/secrets/postgres",
+        "GF_SECURITY_ADMIN_PASSWORD__FILE": "/run/secrets/grafana",
+    }
+    assert not [value for value in variables.values() if re.search("//[^/]*:[^/]*@", str(value))]
+
+
+def test_containers_read_their_files_in_the_image(ops, compose):
+    """`.env` is read in the working directory, whose files the image's user may not change."""
+    dockerfile = Dockerfile(ops.parent / "Dockerfile")
+    assert ("WORKDIR", "/app") in list(dockerfile.lines("worker"))
+    assert not {service.get("working_dir") for service in compose["services"].values()} - {None}
+
+
+def test_without_passwords_composes_error_names_the_command(ops, compose):
+    """`env_file` is read before an image is built or a container made, and `ml compose secrets` creates it last."""
+    path = ops / compose["services"]["postgres"]["env_file"]
+    assert path.name == MADE and path.parent == ops.parent / FOLDER
+    assert not path.exists()
 
 
 @pytest.mark.slow
@@ -268,7 +293,7 @@ def test_an_alert_arrives_at_the_webhook_that_is_set(ops, tmp_path, told):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     ports = free_ports(2)
     url = f"http://127.0.0.1:{server.server_port}/hook?token=a%40b&c=|d" if told else ""
-    service = read_compose(ops / "compose.yaml", PASSWORDS | {"ALERTMANAGER_WEBHOOK": url})["alertmanager"]
+    service = read_compose(ops / "compose.yaml", {"ALERTMANAGER_WEBHOOK": url})["alertmanager"]
     (script,) = service["command"]
     places = {"/tmp/": f"{tmp_path}/", "/etc/alertmanager/": f"{tmp_path}/etc/", "=/alertmanager": f"={tmp_path}/am"}
     for there, here in places.items():

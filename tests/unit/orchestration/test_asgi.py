@@ -1,6 +1,8 @@
 """What Prefect and MLflow answer, and to whom: their applications behind `ondol.orchestration.asgi`."""
 
 import asyncio
+import base64
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from ondol.config import HOSTS_SETTING, load_settings
 from ondol.errors import UserError
 from ondol.orchestration import asgi
-from ondol.orchestration.asgi import SameOrigin
+from ondol.orchestration.asgi import RequireLogin, SameOrigin
 from ondol_serving.callers import refuse_caller
 from ondol_serving.settings import HOSTS, read_limits
 
@@ -37,6 +39,7 @@ def ask(
     kind: str = "http",
     hosts: tuple[str, ...] = (),
     server: tuple[str, int] | None = None,
+    app: Any = None,
     **headers: str,
 ) -> dict[str, Any]:
     """Return the first message of the answer to a request; header names are written with `_`."""
@@ -53,7 +56,8 @@ def ask(
     scope = {"type": kind, "path": path, "headers": raw, "server": server} | (
         {"method": method} if kind == "http" else {}
     )
-    asyncio.run(SameOrigin(hello, hosts, ("/api/health",), json_only=True)(scope, receive, send))
+    app = app or SameOrigin(hello, hosts, ("/api/health",), json_only=True)
+    asyncio.run(app(scope, receive, send))
     return sent[0]
 
 
@@ -205,6 +209,62 @@ def test_websockets_follow_the_same_rules(headers: dict[str, str], answer: str) 
 def test_answers_cannot_be_framed_by_other_sites() -> None:
     assert (b"content-security-policy", b"frame-ancestors 'self'") in ask()["headers"]
     assert (b"content-security-policy", b"frame-ancestors 'self'") in ask(host="evil.example")["headers"]
+
+
+LOGIN = "ml:p@ss: 비밀"
+GUARDED = RequireLogin(hello, LOGIN, ("/health",))
+
+
+def basic(login: str) -> str:
+    return f"Basic {base64.b64encode(login.encode()).decode()}"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/health/x", "/version", "/api/2.0/mlflow/runs/search", "/ajax-api/x", "//health"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_every_path_asks_for_the_login(path: str, method: str) -> None:
+    refused = ask(method, path, app=GUARDED)
+    assert refused["status"] == 401
+    assert (b"www-authenticate", b'Basic realm="Ondol", charset="UTF-8"') in refused["headers"]
+    assert status(method=method, path=path, app=GUARDED, authorization=basic(LOGIN)) == 200
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        *(basic(one) for one in ("ml:", "ml:p@ss", "x" + LOGIN, LOGIN + " ", LOGIN.replace("ml", "admin"), "")),
+        *("Basic", "Basic !", f"Bearer {basic(LOGIN)[6:]}", basic(LOGIN)[6:], f"{basic(LOGIN)} x", "비밀"),
+    ],
+)
+def test_another_login_is_refused(shown: str) -> None:
+    assert status(app=GUARDED, authorization=shown) == 401
+    assert ask(kind="websocket", app=GUARDED, authorization=shown)["type"] == "websocket.close"
+
+
+def test_login_is_read_from_a_header_that_is_there_once() -> None:
+    assert status(app=GUARDED, authorization=basic(LOGIN).replace("Basic", "basic")) == 200
+    assert status(app=GUARDED, authorization=basic(LOGIN), Authorization="Basic eDp5") == 401
+    assert ask(kind="websocket", app=GUARDED, authorization=basic(LOGIN))["type"] == "websocket.accept"
+
+
+def test_probes_need_no_login() -> None:
+    assert [status(method=method, path="/health", app=GUARDED) for method in ("GET", "HEAD", "POST")] == [200, 200, 401]
+
+
+def test_secrets_of_a_container_are_read_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("PGPASSWORD", "PREFECT_SERVER_API_AUTH_STRING"):
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores it
+        monkeypatch.delenv(name)
+    asgi.read_secrets()
+    assert "PGPASSWORD" not in os.environ
+    (tmp_path / ".env").write_text(f"PREFECT_SERVER_API_AUTH_STRING='{LOGIN}'\n", encoding="utf-8")
+    (tmp_path / "password").write_text(" ${HOME}비밀'\" \n", encoding="utf-8")
+    monkeypatch.setenv("PGPASSWORD_FILE", str(tmp_path / "password"))
+    asgi.read_secrets()
+    assert os.environ["PREFECT_SERVER_API_AUTH_STRING"] == LOGIN
+    assert os.environ["PGPASSWORD"] == " ${HOME}비밀'\" "
 
 
 def handle(app: Any, body: tuple[bytes, ...] = (b"",)) -> tuple[list[int], bytes]:

@@ -41,12 +41,14 @@ quarantine_app = typer.Typer(
 loop_app = typer.Typer(help="Pause, resume or show automatic retraining.", no_args_is_help=True)
 rollout_app = typer.Typer(help="Try a version beside the champion: start, see, go on, end.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of the service: create, list, revoke.", no_args_is_help=True)
+compose_app = typer.Typer(help="Passwords of the containers of ops/compose.yaml.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(contract_app, name="contract")
 app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(loop_app, name="loop")
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(keys_app, name="keys")
+app.add_typer(compose_app, name="compose")
 
 Breaking = Annotated[bool, typer.Option("--breaking", help="Deploy even if callers must change their requests.")]
 Digest = Annotated[str, typer.Argument(help="A snapshot's digest, or its first characters: see `ml data log`.")]
@@ -469,6 +471,22 @@ def keys_revoke(
     from ondol.cli.keys import print_revoked
 
     print_revoked(key, to)
+
+
+# Compose.
+
+
+@compose_app.callback()
+def compose() -> None:
+    """Keep `secrets` a command of its own: Typer would take a single one for `ml compose`."""
+
+
+@compose_app.command("secrets")
+def compose_secrets() -> None:
+    """Create the passwords of the containers in ops/secrets, once, and print how to log in."""
+    from ondol.cli.compose import create_secrets
+
+    create_secrets()
 
 
 # Delivery: what the workflows call.

@@ -319,6 +319,8 @@ def _secrets(settings: Settings) -> str:
     path = settings.root / ".env"
     if not path.is_file():
         return "there is no .env"
+    if path.stat().st_uid != os.geteuid():
+        return "another user owns .env, as where it is mounted into a container"
     if path.stat().st_mode & 0o077:
         return Advice(f"other users of this machine can read {path}: run `chmod 600 .env`")
     return "only you can read .env"

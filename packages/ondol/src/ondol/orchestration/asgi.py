@@ -7,11 +7,15 @@ application, `uvicorn --factory ondol.orchestration.asgi:prefect`, and that of `
 """
 
 import asyncio
+import base64
+import hmac
 import os
 from collections.abc import Collection, MutableMapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ondol.config import HOSTS, HOSTS_SETTING
+from ondol.redaction import load_env_file
 from ondol_serving.callers import read_headers, refuse_caller, require_host, split_hosts
 
 if TYPE_CHECKING:
@@ -58,7 +62,7 @@ class SameOrigin:
         """Return the status and the reason of a refusal; None if the request is allowed."""
         method = scope.get("method", "GET")
         headers, server = read_headers(scope["headers"]), scope.get("server")
-        probed = scope["path"] in self.probes and method in ("GET", "HEAD")
+        probed = _is_probe(scope, self.probes)
         server = None if server is None else tuple(server)
         if foreign := refuse_caller(method, headers, server, self.hosts, HOSTS_SETTING, any_host=probed):
             return foreign.status, foreign.message
@@ -67,6 +71,36 @@ class SameOrigin:
         if self.json_only and method not in READING and has_body and kind in UNASKED:
             return 415, "Send the body as Content-Type: application/json"
         return None
+
+
+class RequireLogin:
+    """ASGI middleware: only passes on requests with a name and a password, as HTTP's Basic authentication.
+
+    For MLflow: its own accounts need a database and packages of their own, and let routes through that have no rule.
+    """
+
+    def __init__(self, app: "ASGIApp", login: str, probes: Collection[str] = ()) -> None:
+        """Wrap an application.
+
+        Args:
+            app: The application.
+            login: The name and the password, with a colon between them.
+            probes: Paths that answer without them.
+        """
+        self.app, self.probes = app, frozenset(probes)
+        self.wanted = base64.b64encode(login.encode(errors="surrogateescape"))
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Answer a request, or ask for the password; see ASGI."""
+        if scope["type"] not in ("http", "websocket") or _is_probe(scope, self.probes) or self._knows(scope):
+            await self.app(scope, receive, send)
+        else:
+            challenge = (b"www-authenticate", b'Basic realm="Ondol", charset="UTF-8"')
+            await _refuse(scope, receive, send, 401, "Send the name and the password of this server", challenge)
+
+    def _knows(self, scope: "Scope") -> bool:
+        scheme, _, shown = read_headers(scope["headers"]).get(b"authorization", b"").strip().partition(b" ")
+        return hmac.compare_digest(shown.strip(), self.wanted) and scheme.lower() == b"basic"
 
 
 class RetryLocked:
@@ -128,6 +162,7 @@ def _replay(received: list[MutableMapping[str, Any]], receive: "Receive") -> "Re
 
 def prefect() -> SameOrigin:
     """Return the Prefect server, configured by its own variables; `ML_PORTS__HOSTS` has additional hosts."""
+    read_secrets()
     hosts = read_hosts()
     from prefect.server.api.server import create_app
 
@@ -142,12 +177,28 @@ def read_hosts() -> list[str]:
         raise SystemExit(f"{HOSTS} is {os.environ[HOSTS]!r}: {error}.") from None
 
 
-async def _refuse(scope: "Scope", receive: "Receive", send: "Send", status: int, reason: str) -> None:
+def read_secrets() -> None:
+    """Add `.env` of the working directory, and the password in the file `PGPASSWORD_FILE`, to the environment.
+
+    In a container they are mounted, so that no variable of the container shows a secret.
+    """
+    load_env_file(Path())
+    if path := os.environ.get("PGPASSWORD_FILE"):
+        os.environ["PGPASSWORD"] = Path(path).read_text(encoding="utf-8", errors="surrogateescape").rstrip("\n")
+
+
+def _is_probe(scope: "Scope", probes: Collection[str]) -> bool:
+    return scope["path"] in probes and scope.get("method") in ("GET", "HEAD")
+
+
+async def _refuse(
+    scope: "Scope", receive: "Receive", send: "Send", status: int, reason: str, *more: tuple[bytes, bytes]
+) -> None:
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 1008})  # closing before it is accepted is a 403
         return
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *HEADERS]
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *HEADERS, *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": f"{reason}.\n".encode()})
 

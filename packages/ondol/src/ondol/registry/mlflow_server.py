@@ -5,15 +5,17 @@
 
 import os
 
-from ondol.orchestration.asgi import SameOrigin, read_hosts
+from ondol.orchestration.asgi import RequireLogin, SameOrigin, read_hosts, read_secrets
 from ondol.registry.registry import explain_schema
 
 
 def mlflow() -> SameOrigin:
     """Return the MLflow server, configured by the variables of `mlflow server`; other hosts are in `ML_PORTS__HOSTS`.
 
+    With `ML_MLFLOW_AUTH_STRING` (a name, a colon and a password) it asks for them on every path but `/health`.
     MLflow's own checks remain, but they allow pages from any port of this machine and names such as 10.example.com.
     """
+    read_secrets()
     hosts = read_hosts()
     from mlflow.server import constants
 
@@ -38,4 +40,5 @@ def mlflow() -> SameOrigin:
         initialize_backend_stores(backend, backend, artifacts)
     except MlflowException as error:
         raise SystemExit(explain_schema(str(error), backend, "MLFLOW_BACKEND_STORE_URI") or str(error)) from None
-    return SameOrigin(app, hosts, ("/health", "/version"))
+    login = environment.get("ML_MLFLOW_AUTH_STRING")
+    return SameOrigin(RequireLogin(app, login, ("/health",)) if login else app, hosts, ("/health", "/version"))
