@@ -170,6 +170,7 @@ VARIABLES = {  # read from the environment, and no setting of config.toml
     "ML_IMAGE": "The image that `ml release` runs on the environment's host; the default of `--image`.",
     "ML_LOG_KEY": 'The key of hashed columns in the prediction log (`[log] sensitive = "hash"`).',
     "ML_MLFLOW_AUTH_STRING": "The login that `ondol.registry.mlflow_server` asks for: a name, a colon and a password.",
+    "ML_REDIS_PASSWORD": "The password of the Redis server at `[access] redis`, if it asks for one.",
 }
 
 

@@ -1,15 +1,19 @@
 """Access control of real servers: how they start, and how soon a revoked key stops."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
-from service_server import TEMPLATE, serve
+from redis import Redis
+from redis.exceptions import RedisError
+from service_server import TEMPLATE, serve, wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 
 from ondol.orchestration.guard import free_port
@@ -79,6 +83,54 @@ def test_no_key_is_in_the_output_of_the_service(client: httpx.Client, keys: dict
     output = (home / "log").read_text(encoding="utf-8")
     assert "Serving model version 7" in output
     assert "ondol_" not in output.replace("ondol_serving", "")
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Run a Redis server that asks for the password "s3cret"; yield its address, and what ends it."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is absent: apt-get install redis-server")
+    folder.mkdir()
+    port = free_port()
+    (folder / "redis.conf").write_text(f'bind 127.0.0.1\nport {port}\nrequirepass s3cret\nsave ""\n', encoding="utf-8")
+    process = subprocess.Popen([program, "redis.conf"], cwd=folder, stdout=subprocess.DEVNULL)
+
+    def end() -> None:
+        process.terminate()
+        process.wait(20)
+
+    try:
+        with Redis(port=port, password="s3cret") as client:
+            until = time.monotonic() + 20
+            while time.monotonic() < until:
+                with suppress(RedisError):
+                    client.ping()
+                    break
+                time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}/0", end
+    finally:
+        end()
+
+
+def test_processes_of_two_hosts_share_a_rate_and_answer_without_redis(
+    store: Store, keys: dict[str, str], tmp_path: Path
+) -> None:
+    key = add_key(store, "shared", ("predict",), None)[0]
+    with redis_server(tmp_path / "redis") as (address, end), ExitStack() as stack:
+        rate = {"ML_ACCESS__RATE": "20/hour", "ML_ACCESS__REDIS": address, "ML_REDIS_PASSWORD": "s3cret"}
+        hosts = [
+            stack.enter_context(serve(store.folder, tmp_path / name, ML_SERVICE__WORKERS="2", **rate))
+            for name in ("one", "two")
+        ]
+        for host in hosts:
+            wait_for(host, "/readyz", 200)
+        assert [predict(hosts[at % 2], key) for at in range(30)] == [200] * 20 + [429] * 10
+        end()
+        assert predict(hosts[0], key) == 200  # each process begins to count by itself
+        said = [(tmp_path / name / "log").read_text(encoding="utf-8") for name in ("one", "two")]
+        assert "Redis (ML_ACCESS__REDIS) does not answer, so each process limits callers by itself" in said[0]
+        assert "s3cret" not in "".join(said)
 
 
 def start(store: Path, home: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -1,7 +1,10 @@
 """Who may use the service: keys, tokens, scopes and rates."""
 
+import asyncio
 import json
 import logging
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,19 +12,25 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from redis import Redis
+from redis.exceptions import RedisError
 from service_support import ROW, TestClient, bundle_files, compile_model, crown, fit, write_bundle
 
+from ondol.config import load_settings
 from ondol.errors import UserError
 from ondol.registry.keys import add_key, read_keys, revoke_key
 from ondol.storage.files import Damaged
 from ondol.storage.store import Store
 from ondol_serving import access as module
-from ondol_serving.access import Access, find_listening_host, require_access_control
+from ondol_serving.access import Access, SharedBuckets, find_listening_host, require_access_control
+from ondol_serving.errors import RequestRefused
 from ondol_serving.keys import KEYS_FILE, SCOPES, find_key
+from ondol_serving.settings import AccessRules
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 ROUTES = [
@@ -291,6 +300,133 @@ def test_callers_are_forgotten_beyond_a_number(monkeypatch: pytest.MonkeyPatch, 
     for number in range(100):
         control._take(str(number))
     assert len(control._buckets) == 10
+
+
+@pytest.fixture
+def redis(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a Redis server."""
+    address = "redis://127.0.0.1:6379/9"
+    try:
+        Redis.from_url(address).ping()
+    except RedisError:
+        pytest.skip("no Redis server runs on this machine")
+    return address
+
+
+async def close(shared: SharedBuckets) -> None:
+    await shared._script.registered_client.connection_pool.disconnect()
+
+
+def take(rules: dict[str, str], names: list[str], processes: int = 1) -> list[float | None]:
+    """Return the seconds that each request has to wait; processes of a service get them in turn."""
+
+    async def take_all() -> list[float | None]:
+        shared = [SharedBuckets(AccessRules.model_validate(rules)) for _ in range(processes)]
+        waits = [await shared[at % processes].take(name) for at, name in enumerate(names)]
+        for one in shared:
+            await close(one)
+        return waits
+
+    return asyncio.run(take_all())
+
+
+def admit(requests: int, client: str = "10.0.0.1") -> list[tuple[int, str]]:
+    """Return the status of each request of a caller in one process, and after how many seconds it may try again."""
+
+    async def admit_all() -> list[tuple[int, str]]:
+        control, answers = Access(), []
+        for _ in range(requests):
+            try:
+                await control.admit("/predict", {}, client)
+                answers.append((200, ""))
+            except RequestRefused as refused:
+                answers.append((refused.answer.status_code, refused.answer.headers["Retry-After"]))
+        assert control._shared is not None
+        await close(control._shared)
+        return answers
+
+    return asyncio.run(admit_all())
+
+
+def test_processes_share_a_rate_by_redis(redis: str) -> None:
+    one, other = f"jwt:가-{uuid4()}", f"10.0.0.1 {uuid4()}"
+    rules = {"rate": "6/hour", "redis": redis}
+    waits = take(rules, [one] * 8, processes=3)
+    assert waits[:6] == [0.0] * 6 and all(0 < (wait or 0) <= 600 for wait in waits[6:])
+    assert take(rules, [other, one])[0] == 0.0  # each caller has a bucket, which outlives a process
+
+
+@pytest.mark.parametrize(("left", "seconds", "free"), [(0.5, 720, 1), (0.0, 1_000_000, 3), (2.5, 0, 2)])
+def test_buckets_in_redis_fill_continuously_up_to_the_rate(redis: str, left: float, seconds: float, free: int) -> None:
+    """Three requests in an hour are one in 1,200 seconds."""
+    name = str(uuid4())
+    with Redis.from_url(redis) as client:
+        now = client.time()[0]
+        client.hset(f"ondol:rate:{name}", mapping={"left": left, "since": now - seconds})
+        waits = take({"rate": "3/hour", "redis": redis}, [name] * (free + 1))
+        assert waits[:free] == [0.0] * free and 0 < (waits[free] or 0) <= 1200
+        assert 0 < client.ttl(f"ondol:rate:{name}") <= 3600  # when it is full again, Redis forgets it
+
+
+def test_requests_beyond_a_shared_rate_are_refused(redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"STORE": str(tmp_path), "ACCESS__RATE": "3/hour", "ACCESS__REDIS": redis}.items():
+        monkeypatch.setenv(f"ML_{name}", value)
+    client = str(uuid4())
+    assert [status for status, _ in admit(2, client) + admit(2, client)] == [200, 200, 200, 429]
+    [(status, after)] = admit(1, client)
+    assert status == 429 and 0 < int(after) <= 1200
+
+
+def test_without_an_answer_of_redis_each_process_limits_by_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ML_STORE", str(tmp_path))
+    monkeypatch.setenv("ML_ACCESS__RATE", "3/hour")
+    monkeypatch.setenv("ML_REDIS_PASSWORD", "s3cret")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts connections and never answers
+        monkeypatch.setenv("ML_ACCESS__REDIS", f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        with caplog.at_level(logging.WARNING, "bentoml.service"):
+            assert [status for status, _ in admit(4)] == [200, 200, 200, 429]
+    [said] = [record.getMessage() for record in caplog.records]  # it is asked once
+    assert said.startswith("Redis (ML_ACCESS__REDIS) does not answer, so each process limits callers by itself: ")
+    assert "s3cret" not in said
+
+
+def test_redis_is_asked_again_after_a_while(redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def take_again() -> list[float | None]:
+        rules = AccessRules.model_validate({"rate": "3/hour", "redis": "redis://127.0.0.1:1"})
+        shared, name = SharedBuckets(rules), str(uuid4())
+        waits = [await shared.take(name)]
+        shared._script = SharedBuckets(rules.model_copy(update={"redis": redis}))._script  # Redis is back
+        for _ in range(2):
+            waits.append(await shared.take(name))
+            clock.now += module.REDIS_RETRY_SECONDS
+        await close(shared)
+        return waits
+
+    clock = Clock(monkeypatch)
+    assert asyncio.run(take_again()) == [None, None, 0.0]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["redis://:s3cret@10.0.0.5", "redis://me:s3@cret@10.0.0.5/0", "http://10.0.0.5", "10.0.0.5:6379", "redis://h?db=1"],
+)
+def test_an_address_of_redis_with_a_password_is_refused(
+    address: str, controlled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"ML_ACCESS__REDIS is .*a password is set by ML_REDIS_PASSWORD") as refused:
+        controlled(rate="5/second", redis=address)
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(UserError, match="a password is set by ML_REDIS_PASSWORD") as refused_too:
+        load_settings(tmp_path)
+    assert "s3cret" not in f"{refused.value} {refused_too.value}"
+
+
+def test_redis_without_its_library_is_one_sentence(controlled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    with pytest.raises(ValueError, match=r"needs a library: run `uv add --group service 'ondol-serving\[redis\]'`"):
+        controlled(rate="5/second", redis="redis://127.0.0.1:6379")
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------

@@ -37,6 +37,20 @@ CALLERS_KEPT = 10_000  # with a rate, or a verified token
 ISSUER_SECONDS = 5.0  # for its answer
 REREAD_SECONDS = 300.0  # after which the issuer's keys are read again
 RETRY_SECONDS = 10.0  # between two tries, also for tokens that name an unknown key
+REDIS_SECONDS = 0.25  # for its answer
+REDIS_RETRY_SECONDS = 5.0  # in which it is not asked again
+REDIS_CONNECTIONS = 16  # of one process
+TAKE = """
+local clock = redis.call('TIME')
+local now, count, seconds = clock[1] + clock[2] / 1e6, tonumber(ARGV[1]), tonumber(ARGV[2])
+local kept = redis.call('HMGET', KEYS[1], 'left', 'since')
+local past = math.max(0, now - (tonumber(kept[2]) or now))
+local left = math.min(count, (tonumber(kept[1]) or count) + past * count / seconds)
+local rest = left >= 1 and left - 1 or left
+redis.call('HSET', KEYS[1], 'left', string.format('%.17g', rest), 'since', string.format('%.17g', now))
+redis.call('EXPIRE', KEYS[1], math.ceil(seconds))
+return string.format('%.17g', math.max(0, (1 - left) * seconds / count))
+"""  # as `Access._take`, by the clock of Redis
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 # A browser asks for a name and a password then: the key is the password.
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="model", Basic realm="model"'}
@@ -72,6 +86,7 @@ class Access:
         self._keys: tuple[Key, ...] | None = None  # None: keys are not used
         self._tokens = Tokens(self.rules) if self.rules.jwks else None
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by caller: requests left, since when
+        self._shared = SharedBuckets(self.rules) if self.rules.rate and self.rules.redis else None
         self.refresh()
 
     @property
@@ -117,7 +132,7 @@ class Access:
         if not may_use(caller, path):
             raise RequestRefused(403, "wrong_scope", f'This key does not have the scope "{scope_of(path)}"')
         if self.rules.rate is not None:
-            self._take(caller.name)
+            await self._limit(caller.name)
 
     async def _identify(self, headers: Headers) -> Caller:
         text = read_credentials(headers)
@@ -135,8 +150,24 @@ class Access:
             )
         return caller
 
-    def _take(self, name: str) -> None:
-        """Count a request in the caller's bucket, which holds the requests of the rate and fills continuously."""
+    async def _limit(self, name: str) -> None:
+        """Count a request of the caller, in Redis or, while it does not answer, in this process."""
+        assert self.rules.rate is not None
+        count, seconds = self.rules.rate
+        wait = await self._shared.take(name) if self._shared else None
+        if wait is None:
+            wait = self._take(name)
+        if wait > 0:
+            after = str(max(1, math.ceil(wait)))
+            message = f"This caller has sent more than {count:g} requests in {seconds:g} s: try again in {after} s"
+            raise RequestRefused(429, "too_many_requests", message, {"Retry-After": after})
+
+    def _take(self, name: str) -> float:
+        """Take a request from the caller's bucket, which holds those of the rate and fills continuously.
+
+        Returns:
+            The seconds until there is one; 0.0 if there was one.
+        """
         assert self.rules.rate is not None
         count, seconds = self.rules.rate
         now = time.monotonic()
@@ -145,10 +176,55 @@ class Access:
         self._buckets[name] = (left - 1 if left >= 1 else left, now)
         if len(self._buckets) > CALLERS_KEPT:
             self._buckets.popitem(last=False)
-        if left < 1:
-            after = str(max(1, math.ceil((1 - left) * seconds / count)))
-            message = f"This caller has sent more than {count:g} requests in {seconds:g} s: try again in {after} s"
-            raise RequestRefused(429, "too_many_requests", message, {"Retry-After": after})
+        return max(0.0, (1 - left) * seconds / count)
+
+
+class SharedBuckets:
+    """The buckets of `Access` in Redis, for all processes and hosts that name the same server and database.
+
+    While Redis does not answer, each process counts by itself: the service must not depend on it.
+    """
+
+    def __init__(self, rules: AccessRules) -> None:
+        """Import the library, without a connection.
+
+        Raises:
+            ValueError: redis is not installed.
+        """
+        try:
+            import redis.asyncio
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+        except ImportError:
+            raise ValueError(
+                "ML_ACCESS__REDIS needs a library: run `uv add --group service 'ondol-serving[redis]'`, and build "
+                "a new image"
+            ) from None
+        assert rules.rate is not None and rules.redis is not None
+        self._rate = rules.rate
+        self._failures = (redis.RedisError, OSError)
+        self._failed = -math.inf  # when Redis failed last
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            rules.redis,
+            password=os.environ.get("ML_REDIS_PASSWORD") or None,
+            max_connections=REDIS_CONNECTIONS,
+            timeout=REDIS_SECONDS,
+            socket_timeout=REDIS_SECONDS,
+            socket_connect_timeout=REDIS_SECONDS,
+            retry=Retry(NoBackoff(), 1),  # Redis may have closed an idle connection
+        )
+        self._script = redis.asyncio.Redis.from_pool(pool).register_script(TAKE)
+
+    async def take(self, name: str) -> float | None:
+        """Take a request from a caller's bucket; return as `Access._take`, or None if Redis does not answer."""
+        if time.monotonic() - self._failed < REDIS_RETRY_SECONDS:
+            return None
+        try:
+            return float(await self._script([f"ondol:rate:{name}"], self._rate))
+        except self._failures as error:
+            self._failed = time.monotonic()
+            log.warning("Redis (ML_ACCESS__REDIS) does not answer, so each process limits callers by itself: %s", error)
+            return None
 
 
 def scope_of(path: str) -> str:

@@ -4,6 +4,7 @@ Each comes from the environment (`ML_SERVICE__…`, `ML_LOG__…`), else from th
 """
 
 import os
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
@@ -49,6 +50,22 @@ def parse_rate(value: Any) -> Any:
     return float(count), seconds
 
 
+def require_redis(address: Any) -> Any:
+    """Return the address of a Redis server unchanged.
+
+    Raises:
+        ValueError: it is another address, or has a password, which processes and logs would show.
+    """
+    if not re.fullmatch(r"rediss?://([^\s:@/]*@)?[^\s:@/?#]+(:\d+)?(/\d+)?", str(address)):
+        raise ValueError('it is written as "redis://HOST:PORT/NUMBER", and a password is set by ML_REDIS_PASSWORD')
+    return address
+
+
+def show_value(value: Any) -> str:
+    """Return a wrong value for a message, without the password of an address."""
+    return re.sub(r"://[^/]*@", "://***@", repr(value))
+
+
 def _require_audience(audience: str | None, others: ValidationInfo) -> str | None:
     if audience is None and others.data.get("jwks"):
         raise ValueError("tokens need an audience: without it, a token for another service would be valid here")
@@ -62,6 +79,7 @@ class AccessRules(BaseModel):
 
     open: bool = False
     rate: Annotated[tuple[float, float] | None, BeforeValidator(parse_rate)] = None
+    redis: Annotated[str, AfterValidator(require_redis)] | None = None
     jwks: str | None = Field(None, pattern=r"^https?://\S+$")
     issuer: str | None = None
     audience: Annotated[str | None, AfterValidator(_require_audience)] = Field(None, validate_default=True)
@@ -107,4 +125,4 @@ def read_settings(model: type[Model], settings: dict[str, Any], prefix: str, own
         first = error.errors(include_url=False)[0]
         name = f"{prefix}{str(first['loc'][0]).upper()}"
         reason = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{owner}'s setting {name} is {first['input']!r}: {reason}") from None
+        raise ValueError(f"{owner}'s setting {name} is {show_value(first['input'])}: {reason}") from None

@@ -31,6 +31,7 @@ from ondol.errors import UserError, nearest
 from ondol.redaction import load_env_file
 from ondol_serving.callers import require_host, split_hosts
 from ondol_serving.grammar import AMBIGUOUS_FORMATS, compile_format, normalize
+from ondol_serving.settings import require_redis, show_value
 
 Problem = Literal["binary", "multiclass", "regression"]
 
@@ -429,6 +430,8 @@ class Access(Section):
         rate: The largest number of requests of one caller, such as "100/second", "1000/minute" or "5000/hour", in each
             process of the service; None for no limit. A caller is a key, the `sub` of a token, or an address where
             neither is needed.
+        redis: The address of a Redis server, such as "redis://10.0.0.5:6379/0", by which all processes and hosts share
+            `rate`; needs the extra `redis`. Its password is in `ML_REDIS_PASSWORD`.
         jwks: The address of the public keys (JWKS) of an issuer of tokens (JWT); needs `audience` and the extra `jwt`.
         issuer: The `iss` that tokens must have; None for any.
         audience: The `aud` that tokens must have: the name of this service at the issuer.
@@ -436,6 +439,7 @@ class Access(Section):
 
     open: bool = False
     rate: str | None = Field(None, pattern=r"^[1-9]\d*/(second|minute|hour)$")
+    redis: Annotated[str, AfterValidator(require_redis)] | None = None
     jwks: str | None = Field(None, pattern=r"^https?://\S+$")
     issuer: str | None = None
     audience: str | None = None
@@ -747,7 +751,7 @@ def _explain(error: ValidationError) -> str:
     reason = first["msg"].removeprefix("Value error, ")
     if isinstance(first["input"], dict) and "." not in name:  # an error that concerns several settings of a section
         return f"The section [{name}] ({FILE_NAME} or environment) cannot be used: {reason}."
-    return f'The setting "{name}" ({FILE_NAME} or environment) is {first["input"]!r}: {reason}.'
+    return f'The setting "{name}" ({FILE_NAME} or environment) is {show_value(first["input"])}: {reason}.'
 
 
 def _explain_unknown(place: list[str]) -> str:

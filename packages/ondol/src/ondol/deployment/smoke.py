@@ -45,7 +45,7 @@ class SmokeService:
         env = os.environ | {"ML_BUNDLE": str(self.bundle), "ML_SERVICE__WORKERS": "1", "PYTHONPATH": path}
         # Its requests are not traffic, and it needs no key: those of the store are not read.
         env |= {"ML_LOG__ENABLED": "0", "ML_STORE": str(self.bundle.with_suffix(".store")), "ML_ACCESS__JWKS": ""}
-        env |= {"ML_SERVICE__GRPC_PORT": ""}
+        env |= {"ML_ACCESS__REDIS": "", "ML_SERVICE__GRPC_PORT": ""}
         home, kept_open = new_bento_home(settings)
         self.child = Child(command, env | home, settings.root, settings.home / "logs" / "smoke-service.log", kept_open)
         for file in kept_open:
