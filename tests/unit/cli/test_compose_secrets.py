@@ -84,7 +84,7 @@ def test_passwords_of_an_earlier_version_are_kept(folder: Path, monkeypatch: pyt
     assert (folder / "grafana").read_text(encoding="utf-8") == "s3cret\n"
 
 
-def test_nobody_else_enters_the_folder_and_containers_can_read_the_files(folder: Path) -> None:
+def test_only_the_owner_enters_the_folder_and_containers_can_read_the_files(folder: Path) -> None:
     """Compose mounts the files themselves, so the folder's mode does not concern a container."""
     folder.mkdir(mode=0o755)
     run()

@@ -120,6 +120,22 @@ def split_host(host: bytes) -> str | None:
     return name.removesuffix(".") or None if port == "" or port.isdecimal() else None
 
 
+def require_redis(address: Any) -> Any:
+    """Return the address of a Redis server unchanged.
+
+    Raises:
+        ValueError: it is another address, or has a password, which processes and logs would show.
+    """
+    if not re.fullmatch(r"rediss?://([^\s:@/]*@)?[^\s:@/?#]+(:\d+)?(/\d+)?", str(address)):
+        raise ValueError('it is written as "redis://HOST:PORT/NUMBER", and a password is set by ML_REDIS_PASSWORD')
+    return address
+
+
+def show_value(value: Any) -> str:
+    """Return a wrong value for a message, without the password of an address."""
+    return re.sub(r"://[^/]*@", "://***@", repr(value))
+
+
 def split_hosts(value: Any) -> Any:
     """Parse a variable that holds a list, in JSON or as NAME,NAME; return any other value unchanged."""
     if not isinstance(value, str):

@@ -4,12 +4,11 @@ Each comes from the environment (`ML_SERVICE__…`, `ML_LOG__…`), else from th
 """
 
 import os
-import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 
-from ondol_serving.callers import require_host, split_hosts
+from ondol_serving.callers import require_host, require_redis, show_value, split_hosts
 
 HOSTS = "[service] hosts (ML_SERVICE__HOSTS)"
 Model = TypeVar("Model", bound=BaseModel)
@@ -48,22 +47,6 @@ def parse_rate(value: Any) -> Any:
     if seconds is None or not count.strip().isdecimal() or int(count) < 1:
         raise ValueError('a rate is written as "100/second", "100/minute" or "100/hour"')
     return float(count), seconds
-
-
-def require_redis(address: Any) -> Any:
-    """Return the address of a Redis server unchanged.
-
-    Raises:
-        ValueError: it is another address, or has a password, which processes and logs would show.
-    """
-    if not re.fullmatch(r"rediss?://([^\s:@/]*@)?[^\s:@/?#]+(:\d+)?(/\d+)?", str(address)):
-        raise ValueError('it is written as "redis://HOST:PORT/NUMBER", and a password is set by ML_REDIS_PASSWORD')
-    return address
-
-
-def show_value(value: Any) -> str:
-    """Return a wrong value for a message, without the password of an address."""
-    return re.sub(r"://[^/]*@", "://***@", repr(value))
 
 
 def _require_audience(audience: str | None, others: ValidationInfo) -> str | None:

@@ -29,9 +29,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from ondol.errors import UserError, nearest
 from ondol.redaction import load_env_file
-from ondol_serving.callers import require_host, split_hosts
+from ondol_serving.callers import require_host, require_redis, show_value, split_hosts
 from ondol_serving.grammar import AMBIGUOUS_FORMATS, compile_format, normalize
-from ondol_serving.settings import require_redis, show_value
 
 Problem = Literal["binary", "multiclass", "regression"]
 
