@@ -4,7 +4,7 @@
 SHELL := bash
 # For two cores: the tests wait half of the time.
 WORKERS := 3
-BENCHMARKS := serving log monitor ingest stages pipeline first_model
+BENCHMARKS := serving overload log monitor ingest stages pipeline first_model
 IN_VENV = . .ci/environment && PATH=$$venv/bin:$$PATH &&
 
 help: ## show this list

@@ -79,8 +79,9 @@ REFUSALS = {  # by the type of a refusal of the service: when
     "wrong_scope": "The key or token does not have the scope of the path",
     "too_many_requests": "The caller has sent more requests than `[access] rate`; `Retry-After` says when to try again",
     "no_issuer": "The public keys at `[access] jwks` cannot be read",
-    "busy": "The request would wait too long (`[service] max_wait_seconds`), or too many bytes are in flight "
-    "(`[service] max_bytes_in_flight`); `Retry-After` says when to try again",
+    "busy": "Too many requests are in progress (`[service] max_concurrency`), the request would wait too long "
+    "(`max_wait_seconds`), or too many bytes are in flight (`max_bytes_in_flight`); `Retry-After` says when to try "
+    "again",
 }
 ROUTES = {  # of BentoML, without a description in its document, or not in it
     "/predict": "Predict each row with the model in production.",

@@ -27,7 +27,6 @@ ESTIMATOR = (
 MODEL_MAY = {"numpy", "pandas", "pandera", "sklearn", "model"}
 SERVICE_MAY = {
     "bentoml",
-    "h11",
     "numpy",
     "ondol_serving",
     "onnxruntime",

@@ -362,21 +362,22 @@ def test_more_than_can_be_served_in_time_is_refused_at_once_with_when_to_try_aga
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from ondol_serving.admission import Busy, Load
+    from ondol_serving.settings import Limits
 
     async def ask() -> tuple[int, int]:
         clock, load = Clock(monkeypatch), Load()
         for _ in range(40):  # half a second each, one after another
-            work = load.begin(500, 2.0)
+            work = load.begin(500, Limits())
             clock.now += 0.5
             work.end()
         at_work = []
         with pytest.raises(Busy) as caught:
             for _ in range(100):
-                at_work.append(load.begin(500, 2.0))
+                at_work.append(load.begin(500, Limits()))
         for work in at_work:
             clock.now += 0.5
             work.end()
-        load.begin(500, 2.0).end()
+        load.begin(500, Limits()).end()
         return len(at_work), caught.value.retry_after
 
     admitted, retry_after = asyncio.run(ask())
@@ -384,13 +385,70 @@ def test_more_than_can_be_served_in_time_is_refused_at_once_with_when_to_try_aga
     assert 2 <= retry_after <= 4
 
 
+@pytest.mark.parametrize(
+    ("seconds", "slow", "limit", "room"),
+    [
+        (0.00005, False, None, 100),
+        (0.0002, False, None, 51),
+        (0.002, False, None, 32),
+        (0.0002, True, None, 100),
+        (0.5, True, None, 32),
+        (0.0001, False, 7, 7),
+        (0.5, False, 500, 500),
+    ],
+)
+def test_number_of_requests_in_progress_follows_the_recent_speed_unless_it_is_set(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, slow: bool, limit: int | None, room: int
+) -> None:
+    from ondol_serving.admission import Busy, Load
+    from ondol_serving.settings import Limits
+
+    async def ask() -> None:
+        clock, load = Clock(monkeypatch), Load()
+        limits = Limits(max_concurrency=limit, max_wait_seconds=1000)
+        for _ in range(int(6 / seconds) if seconds < 0.1 else 60):
+            work = load.begin(1, limits, slow)
+            clock.now += seconds
+            work.end()
+        at_work = []
+        while load.has_room(limits, slow):
+            at_work.append(load.begin(1, limits, slow))
+        assert abs(len(at_work) - room) <= 1
+        with pytest.raises(Busy):
+            load.begin(1, limits, slow)
+        at_work.pop().end()
+        load.begin(1, limits, slow)
+
+    asyncio.run(ask())
+
+
+def test_requests_that_arrive_together_take_room_before_they_begin() -> None:
+    from ondol_serving.admission import Load
+    from ondol_serving.settings import Limits
+
+    async def ask() -> None:
+        load, limits = Load(), Limits(max_concurrency=2)
+        load.arrive()
+        assert load.has_room(limits)
+        load.arrive()
+        assert not load.has_room(limits)
+        await asyncio.sleep(0)  # the next turn of the event loop, in which they begin
+        work = [load.begin(10, limits), load.begin(10, limits)]
+        assert not load.has_room(limits)
+        work[0].end()
+        assert load.has_room(limits)
+
+    asyncio.run(ask())
+
+
 def test_a_lone_request_is_never_refused_however_slow_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     from ondol_serving.admission import Load
+    from ondol_serving.settings import Limits
 
     async def ask() -> None:
         clock, load = Clock(monkeypatch), Load()
         for _ in range(5):
-            work = load.begin(500, 0.1)
+            work = load.begin(500, Limits(max_wait_seconds=0.1))
             clock.now += 60
             work.end()
 
@@ -399,19 +457,20 @@ def test_a_lone_request_is_never_refused_however_slow_the_model(monkeypatch: pyt
 
 def test_large_requests_wait_for_a_turn_and_not_for_longer_than_is_set() -> None:
     from ondol_serving.admission import HEAVY_AT_ONCE, HEAVY_BYTES, Busy, Load
+    from ondol_serving.settings import Limits
 
     async def ask() -> None:
         load = Load()
 
         async def take_turn(max_wait: float) -> Any:
-            work = load.begin(HEAVY_BYTES + 1, max_wait)
+            work = load.begin(HEAVY_BYTES + 1, Limits(max_wait_seconds=max_wait))
             await work.wait()
             return work
 
         at_work = [await take_turn(9.0) for _ in range(HEAVY_AT_ONCE)]
         with pytest.raises(Busy):
             await take_turn(0.05)
-        small = load.begin(10, 9.0)
+        small = load.begin(10, Limits())
         assert not small.waits
         waiting = asyncio.create_task(take_turn(9.0))
         await asyncio.sleep(0)
@@ -543,11 +602,13 @@ async def answer_at_once(scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextmanager
-def run_protocol(protocol: Any) -> Iterator[int]:
-    """Run an application that reads no body behind a protocol; yield its port."""
+def run_protocol() -> Iterator[int]:
+    """Run an application that reads no body behind our protocol; yield its port."""
+    from ondol_serving.protocol import HttpProtocol
+
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(answer_at_once, http=protocol, ws="none", lifespan="off", log_level="critical")
+        config = uvicorn.Config(answer_at_once, http=HttpProtocol, ws="none", lifespan="off", log_level="critical")
         running = uvicorn.Server(config)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -560,14 +621,12 @@ def run_protocol(protocol: Any) -> Iterator[int]:
             thread.join(20)
 
 
-@pytest.mark.parametrize("name", ["TimedH11", "TimedHttpTools"])
-def test_connection_is_ended_that_leaves_something_unfinished(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_is_ended_that_leaves_something_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
     from ondol_serving import protocol
 
-    if not hasattr(protocol, name):
-        pytest.skip("httptools is not installed")
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
-    with run_protocol(getattr(protocol, name)) as port:
+    monkeypatch.setattr(protocol, "_find_refusal", None)
+    with run_protocol() as port:
 
         def say(*pieces: bytes) -> bytes:
             with socket.create_connection(("127.0.0.1", port), 30) as connection:
@@ -592,6 +651,57 @@ def test_connection_is_ended_that_leaves_something_unfinished(name: str, monkeyp
                 connection.sendall(whole)
                 assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
                 time.sleep(0.2)
+
+
+def test_request_that_is_refused_at_its_head_is_answered_late_and_its_body_is_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ondol_serving import protocol
+
+    asked: list[tuple[bytes, bytes]] = []
+
+    def find(method: bytes, target: bytes) -> bytes | None:
+        asked.append((method, target))
+        return b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy" if method == b"POST" else None
+
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "REFUSAL_SECONDS", 0.2)
+    monkeypatch.setattr(protocol, "_find_refusal", find)
+    get = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = get.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+    def post(body: bytes, *headers: bytes, length: int | None = None) -> bytes:
+        lines = [b"POST /y?z HTTP/1.1", b"Host: x", b"Content-Length: %d" % (len(body) if length is None else length)]
+        return b"\r\n".join([*lines, *headers, b"", body])
+
+    with run_protocol() as port:
+
+        def say(*pieces: bytes) -> list[bytes]:
+            """Send the pieces, each after the answer to the one before; return the statuses until the end."""
+            with socket.create_connection(("127.0.0.1", port), 30) as connection:
+                said = b""
+                for piece in pieces:
+                    connection.sendall(piece)
+                    said += connection.recv(10_000)
+                said += read_to_the_end(connection)
+            return re.findall(rb"HTTP/1.1 (\d+)", said)
+
+        assert say(get, post(b"{}"), get, post(b"{}"), last) == [b"200", b"503", b"200", b"503", b"200"]
+        assert asked[:2] == [(b"GET", b"/x"), (b"POST", b"/y?z")]
+        assert say(post(b"{}", b"Connection: close")) == [b"503"]
+        assert say(post(b"x" * 300_000), last) == [b"503", b"200"]
+        assert say(post(b"{}") + post(b"{}") + last) == [b"503", b"503", b"200"]  # sent without waiting
+        started = time.monotonic()
+        assert say(post(b"{", length=9)) == [b"503"]  # and the connection is ended, since the rest does not come
+        assert time.monotonic() - started > 0.5
+        with socket.create_connection(("127.0.0.1", port), 30) as left:
+            left.sendall(post(b"{}"))
+        time.sleep(0.3)
+        leaving = socket.create_connection(("127.0.0.1", port), 30)
+        leaving.sendall(post(b"{}"))
+        time.sleep(0.05)
+    with leaving:  # the server stops: it answers before it closes
+        assert read_to_the_end(leaving).startswith(b"HTTP/1.1 503 ")
 
 
 # --- OpenAPI ---------------------------------------------------------------------------------------------------------

@@ -16,6 +16,11 @@ HEAVY_AT_ONCE = 2  # of these large bodies; each may need ten times its size in 
 REQUEST_COST = 2_500  # the fixed cost of a request, in bytes of body
 FIRST_GUESS = (1_000_000.0, 0.1)  # cost and seconds: assumed until some seconds of work have been measured
 REMEMBERED_SECONDS = 2.0  # of work
+# A request is refused if those in progress take longer than ANSWER_SECONDS by the recent speed, but never if they are
+# fewer than the first number, and always if they are as many as the second one: larger batches hardly raise the
+# throughput. With a slow model they do, and what arrives during a call waits for the next one.
+ANSWER_SECONDS, SLOW_ANSWER_SECONDS = 0.01, 0.05
+AT_ONCE = (32, 100)
 
 
 class Busy(RequestRefused):
@@ -42,6 +47,8 @@ class Load:
     def __init__(self) -> None:
         """Start without load."""
         self.bytes = 0  # bytes of bodies that are not answered yet, except small ones that came in one piece
+        self.small = 0  # requests in progress whose body is small
+        self._arriving = 0  # requests whose head arrived in this turn of the event loop, and that begin in the next one
         self.turns = asyncio.Semaphore(HEAVY_AT_ONCE)
         self._cost = 0  # of all requests in progress
         self._done, self._seconds = FIRST_GUESS
@@ -61,18 +68,40 @@ class Load:
             raise Busy(1)
         self.bytes += size
 
-    def begin(self, size: int, max_wait: float) -> "Work":
+    def has_room(self, limits: Limits, slow: bool = False) -> bool:
+        """Return True if one more request may be in progress; `slow` is the model's, see `runtime.Runtime`."""
+        fewest, most = AT_ONCE if limits.max_concurrency is None else (limits.max_concurrency,) * 2
+        count = self.small + self._arriving
+        if count < fewest:
+            return True
+        return count < most and self.wait_seconds() <= (SLOW_ANSWER_SECONDS if slow else ANSWER_SECONDS)
+
+    def arrive(self) -> None:
+        """Count a request whose head has arrived."""
+        if not self._arriving:
+            asyncio.get_running_loop().call_soon(self._forget_arriving)
+        self._arriving += 1
+
+    def _forget_arriving(self) -> None:
+        self._arriving = 0
+
+    def begin(self, size: int, limits: Limits, slow: bool = False) -> "Work":
         """Begin a request whose body of `size` bytes has been read; the caller must end it.
 
         Raises:
-            Busy: it would wait longer than `max_wait` seconds.
+            Busy: there are too many, or it would wait longer than `max_wait_seconds`.
         """
+        if not self.has_room(limits, slow):
+            raise Busy(1)
         cost = size + REQUEST_COST
-        if self._cost and (wait := self.wait_seconds()) > max_wait:
+        if self._cost and (wait := self.wait_seconds()) > limits.max_wait_seconds:
             raise Busy(wait)
         self._pass()
         self._cost += cost
-        return Work(self, cost, max_wait if size > HEAVY_BYTES else None)
+        if size > HEAVY_BYTES:
+            return Work(self, cost, limits.max_wait_seconds)
+        self.small += 1
+        return Work(self, cost, None)
 
     def end(self, cost: int) -> None:
         """Count finished work."""
@@ -131,6 +160,8 @@ class Work:
         """End it, once: when its answer begins, since the reading speed of the client does not count."""
         if self._load is not None:
             self._load.end(self._cost)
+            if self._max_wait is None:
+                self._load.small -= 1
             if self._turn:
                 self._load.turns.release()
             self._load = None

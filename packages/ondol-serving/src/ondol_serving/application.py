@@ -7,19 +7,21 @@ answers the routes in `direct` itself. It passes all others to BentoML, such as 
 import logging
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from http import HTTPStatus
 from time import perf_counter
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ondol_serving.access import HEALTH, METRICS
-from ondol_serving.admission import ClientDisconnected, Work, body_too_large, read_body
+from ondol_serving.admission import Busy, ClientDisconnected, Work, body_too_large, read_body
 from ondol_serving.bundle import Bundle
 from ondol_serving.callers import Headers, read_headers, refuse_caller
 from ondol_serving.errors import FAILED, RequestRefused, refuse, refuse_method
 from ondol_serving.inference_protocol import INFER
 from ondol_serving.metrics import RequestMetrics, counters, prepare_files, request_metrics
+from ondol_serving.protocol import refuse_early
 from ondol_serving.serving import NO_MODEL, serving
 from ondol_serving.settings import HOSTS, Limits, read_limits
 
@@ -66,6 +68,7 @@ class Application:
         if scope["type"] != "http":  # the start of the server
             prepare_files()
             request_metrics().start({*self._exact, *INFER})
+            refuse_early(self._refuse_early)
             return await self.app(scope, receive, send)
         if refusal := refuse_head(scope):
             return await refusal(scope, receive, send)
@@ -96,6 +99,27 @@ class Application:
             await JSONResponse({"error": FAILED}, 500)(scope, receive, exchange.send)
         finally:
             metrics.end(label)
+
+    def _refuse_early(self, method: bytes, target: bytes) -> bytes | None:
+        """Return the answer to a request whose head has arrived if too many are in progress, else None."""
+        if (bundle := serving.bundle) is None or method.decode() in WITHOUT_BODY:
+            return None
+        if serving.load.has_room(bundle.limits, bundle.runtime.slow):
+            serving.load.arrive()
+            return None
+        label = self._find_label(method.decode(), target.partition(b"?")[0].decode("latin-1"))
+        if label is None:
+            counters().unknown_paths.inc()
+        else:
+            request_metrics().count_refused(label)
+        return BUSY
+
+    def _find_label(self, method: str, path: str) -> str | None:
+        """Return the name of a path in the metrics; None if there is no such path."""
+        if path in self._exact:
+            return path
+        found = find_route(self.routes, {"type": "http", "method": method, "path": path})
+        return None if found is None else found[0]
 
     async def _admit(self, scope: Scope, receive: Receive, exchange: "Exchange") -> None:
         """Check a request, read its body and pass it on when its turn comes.
@@ -132,7 +156,7 @@ class Application:
         body, counted = b"", 0
         try:
             body, counted = await read_body(receive, limits, load)
-            work = load.begin(len(body), limits.max_wait_seconds)
+            work = load.begin(len(body), limits, bundle is not None and bundle.runtime.slow)
             if work.waits:
                 await work.wait()
             exchange.body, exchange.work = body, work
@@ -240,6 +264,14 @@ def refuse_head(scope: Scope) -> JSONResponse | None:
     return None
 
 
+def write_answer(answer: Response) -> bytes:
+    """Return an answer as it is sent."""
+    lines = [f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}".encode()]
+    lines += [name + b": " + value for name, value in answer.raw_headers]
+    return b"\r\n".join([*lines, b"", bytes(answer.body)])
+
+
+BUSY = write_answer(Busy(1).answer)
 NOT_FOUND = refuse(404, "not_found", "There is no endpoint at this path: the page at / lists the endpoints")
 
 

@@ -72,6 +72,7 @@ STATUSES = {
     503: grpc.StatusCode.UNAVAILABLE,
 }
 MOST_CALLS = 256  # at once; more are refused before they are read
+PUSHBACK = "grpc-retry-pushback-ms"  # when a client that has a retry policy tries again
 LARGEST_MESSAGE = 2**30  # of gRPC itself; `max_body_bytes` of the bundle is checked at each call
 TLS_OPTIONS = ("--ssl-certfile", "--ssl-keyfile", "--ssl-keyfile-password", "--ssl-ca-certs", "--ssl-cert-reqs")
 
@@ -191,6 +192,7 @@ def handle(name: str, method: Method) -> Any:
         metrics, started = request_metrics(), time.perf_counter()
         metrics.begin(label)
         status, said, reply = 200, "", None
+        metadata: tuple[tuple[str, str], ...] = ()
         try:
             headers = read_metadata(context)
             if method.route not in HEALTH and serving.access.active:
@@ -198,6 +200,8 @@ def handle(name: str, method: Method) -> Any:
             reply = await admit(message, name, method, headers)
         except RequestRefused as refused:
             status, said = refused.answer.status_code, str(refused)
+            if after := refused.answer.headers.get("retry-after"):
+                metadata = ((PUSHBACK, f"{after}000"),)
         except Exception:
             log.exception("Exception on %s", label)
             status, said = 500, FAILED
@@ -205,7 +209,7 @@ def handle(name: str, method: Method) -> Any:
             metrics.end(label)
         metrics.count(label, status, time.perf_counter() - started)
         if reply is None:
-            await context.abort(STATUSES.get(status, grpc.StatusCode.INTERNAL), said)
+            await context.abort(STATUSES.get(status, grpc.StatusCode.INTERNAL), said, metadata)
         return reply
 
     return grpc.unary_unary_rpc_method_handler(answer, None, MESSAGE[f"{name}Response"].SerializeToString)
@@ -226,23 +230,33 @@ async def admit(message: bytes, name: str, method: Method, headers: Headers) -> 
     limits = read_limits({}) if bundle is None else bundle.limits
     if size > limits.max_body_bytes:
         raise RequestRefused(413, "body_too_large", f"The message is larger than {limits.max_body_bytes} bytes")
+    if method.route in HEALTH:
+        return await method.answer(parse(message, name), headers)
     counted = size if size > HEAVY_BYTES else 0
     if counted:
         load.hold(counted, limits)
     try:
-        work = load.begin(size, limits.max_wait_seconds)
+        work = load.begin(size, limits, bundle is not None and bundle.runtime.slow)
         try:
             if work.waits:
                 await work.wait()
-            try:
-                request = MESSAGE[f"{name}Request"].FromString(message)
-            except DecodeError:
-                raise invalid("The message cannot be parsed") from None
-            return await method.answer(request, headers)
+            return await method.answer(parse(message, name), headers)
         finally:
             work.end()
     finally:
         load.bytes -= counted
+
+
+def parse(message: bytes, name: str) -> Any:
+    """Return the request of a method.
+
+    Raises:
+        RequestRefused: it cannot be parsed.
+    """
+    try:
+        return MESSAGE[f"{name}Request"].FromString(message)
+    except DecodeError:
+        raise invalid("The message cannot be parsed") from None
 
 
 def peer_address(peer: str) -> str:

@@ -89,6 +89,7 @@ class RequestMetrics:
         self._asked = 0.0  # when the last request arrived, probes excluded
         self._running: dict[str, int] = defaultdict(int)
         self._seconds: dict[tuple[str, int], list[float]] = defaultdict(list)  # of answers that are not written yet
+        self._refused: dict[str, int] = defaultdict(int)  # likewise
 
     def start(self, paths: Iterable[str]) -> None:
         """Start the counts of `paths` at 0, since a rate needs a first value."""
@@ -111,6 +112,11 @@ class RequestMetrics:
         waiting.append(seconds)
         if len(waiting) >= WRITE_COUNT:
             self.write()
+
+    def count_refused(self, path: str) -> None:
+        """Count a request that was refused at its head, without a duration: it would hide slow answers."""
+        self._refused[path] += 1
+        self._schedule()
 
     def end(self, path: str) -> None:
         """End the count of `begin`."""
@@ -137,7 +143,10 @@ class RequestMetrics:
             observe = self._duration(path, status).observe
             for one in seconds:
                 observe(one)
+        for path, refused in self._refused.items():
+            self._total(path, 503).inc(refused)
         self._seconds.clear()
+        self._refused.clear()
 
 
 @cache

@@ -23,6 +23,7 @@ class Limits(BaseModel):
     max_body_bytes: int = Field(5_000_000, ge=1)
     max_bytes_in_flight: int = Field(50_000_000, ge=1)
     body_seconds: float = Field(10.0, gt=0)
+    max_concurrency: int | None = Field(None, ge=1)
     max_wait_seconds: float = Field(2.0, gt=0)
     hosts: Annotated[tuple[Annotated[str, AfterValidator(require_host)], ...], BeforeValidator(split_hosts)] = ()
 
