@@ -9,6 +9,7 @@ from flows.train import train
 from flows.validate import validate
 from ondol.deployment import smoke_service
 from ondol.evaluation import publish_summary
+from ondol.monitoring import check_replay
 from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
 from ondol.training import is_trained
@@ -29,5 +30,6 @@ def pipeline(breaking: bool = False) -> str:
         candidate = train(validation)
         name_run("pipeline", version=candidate, data=snapshot)
         approved = evaluate(candidate)
+        task(check_replay)(project, approved)
         task(publish_summary)(project, candidate)
         return deploy(approved, breaking)

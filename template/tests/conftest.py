@@ -38,7 +38,7 @@ def contract(settings: Settings) -> Contract:
 @pytest.fixture(scope="session")
 def table(settings: Settings, contract: Contract) -> pa.Table:
     """Rows with a label, drawn from the beginning of the source, as they are."""
-    from ondol.contract.cleaning import clean_column
+    from ondol.contract.checking import clean_column
     from ondol.ingestion import read_through
     from ondol.ingestion.ingest import open_project_source
 

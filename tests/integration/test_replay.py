@@ -12,7 +12,8 @@ from e2e.support import make_project, succeed
 from monitor_support import typed_sample, write_log
 
 from ondol.config import load_settings
-from ondol.errors import UserError
+from ondol.errors import Refused, UserError
+from ondol.evaluation.gates import Gate
 from ondol.evaluation.scoring import Scorer
 from ondol.monitoring.replay import replay_log
 from ondol.project import Project
@@ -146,3 +147,114 @@ def test_texts_and_numbers_of_a_column_are_read_together() -> None:
     assert _to_array(["2024-01-31", 20240131, None]).to_pylist() == ["2024-01-31", "20240131", None]
     assert _to_array([1, 2.5, None]).to_pylist() == [1.0, 2.5, None]
     assert json.dumps(_to_array([True, None]).to_pylist()) == "[true, null]"
+
+
+# --- the gate --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def evaluate(commands: Commands, project: Project) -> Callable[..., Project]:
+    """Evaluate version 2 with gates that pass it, except for the replay; return the project."""
+
+    def run(share: float) -> Project:
+        commands.configure("gates", margin=1.0, minimum=0.0, replay_days=1, replay_share=share)
+        settings = load_settings(commands.root)
+        for record in (settings.folder_of(settings.store) / "verdicts").glob("2.json"):
+            record.unlink()  # of another test
+        succeed(commands.ml("evaluate", "2"))
+        return Project(settings)
+
+    return run
+
+
+def decision(project: Project) -> Gate:
+    record = project.verdicts.find("2")
+    assert record is not None
+    gate = record.gate("replay")
+    assert gate is not None
+    assert gate.passed == (not record.refusal)
+    return gate
+
+
+def test_gate_refuses_a_version_that_answers_too_many_rows_otherwise(
+    commands: Commands, evaluate: Callable[..., Project]
+) -> None:
+    project = evaluate(0.001)
+    before = (project.store.folder / "champion.json").read_bytes()
+    skipped = commands.ml("deploy", "2")
+    assert skipped.returncode == 2
+    assert (
+        "No requests were replayed through version 2 ([gates] replay_days): run `ml replay 2` first." in skipped.stderr
+    )
+    log(project)
+    differing = replay_log(project, "2", 1).differing
+    replayed = commands.ml("replay", "2")
+    assert replayed.returncode == 1 and "Traceback" not in replayed.stderr
+    assert f"**{differing:,} of 500 rows would be answered otherwise**" in replayed.stdout
+    refusal = (
+        f"The candidate is refused by the replay gate ({differing:,} of 500 rows that champion version 1 answered in "
+        f"the last 1 days are answered otherwise ({differing / 500:.1%}), and at most 0.1% are allowed"
+    )
+    assert refusal in replayed.stderr
+    assert decision(project).figure == differing / 500
+    refused = commands.ml("deploy", "2")
+    assert refused.returncode == 1 and refusal in refused.stderr
+    again = commands.ml("evaluate", "2")
+    assert again.returncode == 1 and refusal in again.stderr
+    report = commands.ml("report", "2")
+    assert "- **replay** refused" in report.stdout
+    assert (project.store.folder / "champion.json").read_bytes() == before
+
+
+def test_gate_refuses_a_version_that_refuses_a_row_which_the_champion_answered(
+    evaluate: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ondol.monitoring import replay
+
+    project = evaluate(1.0)
+    log(project)
+    opened = replay.open_scorer(project, "2")
+    columns = tuple(
+        column.model_copy(update={"maximum": 40}) if column.name == "age" else column
+        for column in opened.contract.columns
+    )
+    narrow = Scorer(opened.contract.model_copy(update={"columns": columns}), opened.run)
+    monkeypatch.setattr(replay, "open_scorer", lambda *_: narrow)
+    with pytest.raises(
+        Refused, match=r"replay gate \(\d+ of 500 rows that champion version 1 answered .* are refused.*age"
+    ):
+        replay.check_replay(project, "2")
+    assert not decision(project).passed
+
+
+def test_gate_passes_a_version_within_the_share_and_it_may_be_deployed(evaluate: Callable[..., Project]) -> None:
+    from ondol.deployment.deploy import check_deployable
+    from ondol.monitoring.replay import check_replay
+
+    project = evaluate(0.9)
+    log(project)
+    gate = check_replay(project, "2")
+    assert gate == decision(project)
+    assert gate.passed and gate.figure is not None and 0 < gate.figure <= gate.limit == 0.9
+    check_deployable(project, project.champion, "2", breaking=False)
+
+
+def test_gate_passes_and_says_so_if_there_is_nothing_to_compare(evaluate: Callable[..., Project]) -> None:
+    from ondol.monitoring.replay import apply_replay, check_replay
+
+    project = evaluate(0.0)
+    gate = check_replay(project, "2")
+    assert gate and gate.passed and gate.sentence == "champion version 1 has answered nothing in the last 1 days"
+    first, found = apply_replay(project, None, "2")
+    assert first.passed and first.sentence == "no champion to compare with" and found is None
+
+
+def test_pipeline_ends_at_the_gate(commands: Commands, project: Project) -> None:
+    commands.configure("gates", margin=1.0, minimum=0.0, replay_days=1, replay_share=0.0)
+    commands.configure("train", params={"max_iter": 4, "learning_rate": 0.5})
+    log(project)
+    before = (project.store.folder / "champion.json").read_bytes()
+    done = commands.ml("run")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "The candidate is refused by the replay gate" in done.stderr
+    assert (project.store.folder / "champion.json").read_bytes() == before

@@ -22,7 +22,7 @@ TASKS = {
         "release_bundle",
         "set_mlflow_alias",
     ],
-    "pipeline": ["publish_summary"],  # its other steps are the five flows above
+    "pipeline": ["check_replay", "publish_summary"],  # its other steps are the five flows above
     "predict": ["choose_bundle", "predict_rows", "check_predictions"],
     "monitor": [
         "send_unsent_training_request",
@@ -42,6 +42,7 @@ MODULES = {  # of the engine, which hold the steps
     "ondol.deployment.deploy",
     "ondol.deployment.predict",
     "ondol.monitoring.monitor",
+    "ondol.monitoring.replay",
 }
 DECIDING = {  # whether there is anything to do, and on what
     "cache_key",

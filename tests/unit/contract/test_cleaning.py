@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ondol.config import load_settings
 from ondol.contract import Column, describe, fit_encodings
-from ondol.contract.cleaning import clean_column, to_required
+from ondol.contract.checking import clean_column, to_required
 from ondol.errors import UserError
 from ondol.validation.validate import validation_id
 from ondol_serving.contract import read_contract

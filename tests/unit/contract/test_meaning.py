@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ondol.contract import Column, Contract, describe, fit_encodings
-from ondol.contract.cleaning import clean_column
+from ondol.contract.checking import clean_column
 from ondol.contract.encoding import encode_column
 from ondol.contract.schema import Kind
 from ondol.ingestion.csv_files import NULLS

@@ -9,7 +9,7 @@ import pytest
 
 from ondol.config import Data, Dialect, load_settings
 from ondol.contract import Column
-from ondol.contract.cleaning import clean_column
+from ondol.contract.checking import clean_column
 from ondol.errors import UserError
 from ondol.ingestion.csv_files import read_cells, write_numbers
 from ondol.ingestion.sources import Reading, open_source, read_through

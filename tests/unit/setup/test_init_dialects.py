@@ -12,7 +12,7 @@ from init_support import CONFIG, make_project
 
 from ondol.config import load_settings
 from ondol.contract import Column, Contract
-from ondol.contract.cleaning import clean_column
+from ondol.contract.checking import clean_column
 from ondol.errors import UserError
 from ondol.ingestion.ingest import open_project_source
 from ondol.ingestion.sources import Reading, open_source

@@ -28,9 +28,9 @@ from ondol.retention import find_garbage
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage import remote_files
 from ondol.storage.files import read_json, write_json
-from ondol.storage.log_upload import ONE_TRY, Shipper, fetch_log, keep_in_sync
+from ondol.storage.log_upload import ONE_TRY, Shipper, keep_in_sync
 from ondol.storage.remote_files import Objects
-from ondol.storage.store import Mirror, Store, is_deciding, is_record, open_store
+from ondol.storage.store import Mirror, Store, fetch_log, is_deciding, is_record, open_store
 from ondol.validation.results import Latest, Validation, Validations
 
 ADDRESS = "s3://lake/상점/churn"

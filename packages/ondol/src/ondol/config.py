@@ -302,6 +302,9 @@ class Gates(Section):
             unit, as a share.
         confidence: The confidence level of the intervals.
         resamples: The number of bootstrap samples for an interval.
+        replay_days: The days of the prediction log that are replayed through a candidate before it is deployed, see
+            docs/how-to/replay-requests.md; None for no replay.
+        replay_share: The largest share of the replayed rows that the candidate may answer otherwise than the champion.
     """
 
     metric: str | None = None
@@ -309,6 +312,8 @@ class Gates(Section):
     margin: float = Field(0.01, ge=0)
     confidence: float = Field(0.95, gt=0, lt=1)
     resamples: int = Field(200, ge=20)
+    replay_days: float | None = Field(None, gt=0)
+    replay_share: float = Field(0.1, ge=0, le=1)
 
 
 class Deploy(Section):

@@ -354,9 +354,12 @@ def simulate(
 @app.command()
 def replay(
     version: Annotated[str, typer.Argument(help="A registered version, deployed or not.")],
-    days: Annotated[float, typer.Option(min=0.001, max=36_500, help="How many of the last days.")] = 7,
+    days: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=36_500, help="How many of the last days; without it [gates] replay_days, else 7."),
+    ] = None,
 ) -> None:
-    """Show what a version would have answered to the requests that the champion answered."""
+    """Show what a version would have answered to the requests that the champion answered, and decide the gate."""
     from ondol.cli.status import print_replay
 
     print_replay(version, days)

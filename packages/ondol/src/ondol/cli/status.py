@@ -329,11 +329,23 @@ def loop_lines(project: Project) -> list[str]:
     return [*lines, f"{asked}: {decision.why}."]
 
 
-def print_replay(version: str, days: float) -> None:
-    """Replay the log through a version and print how its answers differ."""
-    from ondol.monitoring.replay import replay_log  # pandas and pyarrow, which `ml status` does not need
+def print_replay(version: str, days: float | None) -> None:
+    """Replay the log through a version, print how its answers differ, and decide the gate if that is asked for.
 
-    print_plain("\n".join(replay_lines(replay_log(Project(start_command()), version, days))))
+    Raises:
+        Refused: the gate refuses the version.
+    """
+    # They need pandas and pyarrow, which `ml status` does not.
+    from ondol.monitoring.replay import check_replay, record_replay, replay_log
+
+    project = Project(start_command())
+    gate_days = project.settings.gates.replay_days
+    if days is None and gate_days:
+        if found := record_replay(project, version):
+            print_plain("\n".join(replay_lines(found)))
+        if gate := check_replay(project, version):
+            return print_plain(f"The gate passed: {plain(gate.sentence)}.")
+    print_plain("\n".join(replay_lines(replay_log(project, version, days or gate_days or 7))))
 
 
 def replay_lines(found: "Replay") -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The data's contract: derived from `model/schema.py`, copied into the bundle as `contract.json`.
 
-All later steps use it: `schema` reads the contract, `cleaning` converts values to its types, `checking` finds invalid
-rows, and `encoding` fits and applies the encodings of the model's inputs.
+All later steps use it: `schema` reads the contract, `checking` converts values to its types and finds invalid rows,
+and `encoding` fits and applies the encodings of the model's inputs.
 """
 
 from typing import TYPE_CHECKING
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from ondol.exports import export
 
 if TYPE_CHECKING:
-    from ondol.contract.checking import Checked, check_rows
-    from ondol.contract.cleaning import clean, typed
+    from ondol.contract.checking import Checked, check_rows, clean, typed
     from ondol.contract.encoding import encode, encode_target, fit_encodings
     from ondol.contract.schema import (
         Checks,

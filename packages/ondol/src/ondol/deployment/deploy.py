@@ -48,12 +48,15 @@ def check_deployable(
         strategy: The strategy chosen by hand; it may then try a version again that was withdrawn before.
 
     Raises:
-        UserError: it has no verdict, or the strategy needs the prediction log, which is switched off.
+        UserError: it has no verdict, lacks the replay that the gates ask for, or the strategy needs the prediction log,
+            which is switched off.
         Refused: a gate refused it, it was removed or withdrawn, or it would break the champion's callers.
     """
     if strategy is None:
         require_not_removed(champion, version)
-    require_pass(known_verdict(project, version), version)
+    record = known_verdict(project, version)
+    require_pass(record, version)
+    require_replay(project, record, champion)
     require_compatible_version(project, version, champion, breaking)
     return choose_strategy(project, champion, version, breaking, strategy)
 
@@ -72,6 +75,21 @@ def require_pass(record: StoredVerdict | None, version: str) -> None:
         )
     if record.refusal:
         raise Refused(record.refusal)
+
+
+def require_replay(project: Project, record: StoredVerdict | None, champion: Champion | None) -> None:
+    """Check that the log was replayed through a version if the gates ask for it.
+
+    Raises:
+        UserError: it was not.
+    """
+    if project.settings.gates.replay_days is None or champion is None or record is None:
+        return
+    if record.run_id != champion.run_id and record.gate("replay") is None:
+        raise UserError(
+            f"No requests were replayed through version {record.version} ([gates] replay_days): "
+            f"run `ml replay {record.version}` first."
+        )
 
 
 def require_not_removed(champion: Champion | None, version: str) -> None:

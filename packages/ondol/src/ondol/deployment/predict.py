@@ -2,21 +2,18 @@
 
 import codecs
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import orjson
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ondol.config import Dialect
-from ondol.contract import Column, Contract, check_rows, require_columns, require_known_markers
+from ondol.contract import Contract, require_columns, require_known_markers
 from ondol.contract.schema import free_names
 from ondol.errors import UserError, nearest
-from ondol.evaluation.scoring import CHUNK, PREDICTION, Scorer
+from ondol.evaluation.scoring import CHUNK, ERROR, Scorer, predict_table
 from ondol.ingestion.csv_files import NUMERIC, write_numbers
 from ondol.ingestion.sources import Reading, Source, open_source, read_through
 from ondol.orchestration.reporting import code, publish_markdown, say
@@ -160,12 +157,6 @@ OPENERS: dict[str, Callable[[Path, pa.Schema, Dialect, ColumnKinds], Output]] = 
 }
 
 
-ERROR = "error"
-TOO_LARGE = "too large for the model"
-LARGEST = 3.4028234e38  # the limit of float32, and of the service's request type
-ARROW: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
-
-
 @redact_exceptions()
 def predict_rows(project: Project, bundle: Bundle, source: str, destination: Path) -> dict[str, int]:
     """Predict every row of `source` into `destination`; return the number of rows and of refused rows.
@@ -288,48 +279,6 @@ def write_predictions(
     if not rows:
         raise UserError(f'"{source.uri}" has no rows: there is nothing to predict.')
     return {"rows": rows, "refused": refused}
-
-
-def predict_table(scorer: Scorer, table: pa.Table) -> tuple[pa.Table, int]:
-    """Return the scorer's columns and `error` for each row of `table`, and the number of refused rows.
-
-    Raises:
-        UserError: a column is missing.
-    """
-    checked = check_rows(table, scorer.contract.features)
-    good = checked.valid()
-    large = _too_large(scorer.contract.features, good)
-    scored = scorer.score(good.drop(index=large.index) if len(large) else good)
-    places = np.full(table.num_rows, -1)
-    places[scored.index] = np.arange(len(scored))
-    taken = pa.array(places, mask=places < 0)
-    columns = {name: _to_arrow(scored[name], name, scorer.contract).take(taken) for name in scorer.columns}
-    broken = pd.Series(pc.binary_join(checked.sentences(), "; ").to_numpy(zero_copy_only=False), checked.bad, object)
-    errors = pd.concat([broken, large]).reindex(range(table.num_rows))
-    columns[ERROR] = pa.array(errors, pa.string(), from_pandas=True)
-    return pa.table(columns), int((places < 0).sum())
-
-
-def _too_large(features: Sequence[Column], good: pd.DataFrame) -> "pd.Series[Any]":
-    """Return a reason for each row with a number that is too large for float32; the service refuses it too."""
-    reasons: dict[Any, str] = {}
-    for column in features:
-        rule = column.encoding
-        if column.kind not in ("number", "integer") or rule is None:
-            continue
-        numbers = good[column.name].to_numpy(dtype=np.float64, na_value=np.nan)
-        for place in np.flatnonzero(np.abs(numbers - rule.offset) > LARGEST * rule.scale):
-            reason = f"{column.name} = {numbers[place]:g}: {TOO_LARGE}"
-            row = good.index[int(place)]
-            reasons[row] = f"{reasons[row]}; {reason}" if row in reasons else reason
-    return pd.Series(list(reasons.values()), index=list(reasons), dtype=object)
-
-
-def _to_arrow(values: "pd.Series[Any]", name: str, contract: Contract) -> pa.Array:
-    """Return predictions as Arrow values, with the same type for any rows."""
-    if name != PREDICTION or contract.classes is None:
-        return pa.array(values, pa.float64())
-    return pa.array(values.to_numpy(dtype=object), ARROW[type(contract.classes[0])])
 
 
 def _gather(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -9,6 +9,8 @@ A gate is a pure function of a comparison on the holdout. There are two built-in
   The margin is in the metric's unit (0.01 of ROC AUC, of R²), except for errors in the target's unit (rmse,
   mae, median_absolute_error), where it is a share of the champion's error.
 
+A third gate, `replay`, is in `ondol.monitoring.replay`.
+
 An undefined metric (too few rows, one class only) does not pass.
 
 Gates of the project's own are functions in `GATES` of `model/evaluation.py`.
@@ -149,6 +151,16 @@ class StoredVerdict(BaseModel):
     verdict: Verdict
     refusal: str = ""
     notes: list[str] = []
+
+    def gate(self, name: str) -> Gate | None:
+        """Return the decision of a gate, None if there is no such gate."""
+        return next((gate for gate in self.verdict.gates if gate.name == name), None)
+
+    def with_gate(self, gate: Gate, champion: str | None) -> "StoredVerdict":
+        """Return the verdict with the decision of one gate more; `champion` is the version in production."""
+        others = [one for one in self.verdict.gates if one.name != gate.name]
+        verdict = self.verdict.model_copy(update={"gates": (*others, gate)})
+        return self.model_copy(update={"verdict": verdict, "refusal": refusal_sentence(verdict, champion)})
 
 
 class Verdicts:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ondol.contract import Contract, encode
+from ondol.contract import Column, Contract, check_rows, encode
 from ondol.errors import UserError
 from ondol_serving.names import label_key
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 CHUNK = 50_000  # rows that are encoded and scored at once, to bound memory
-PREDICTION = "prediction"
+PREDICTION, ERROR = "prediction", "error"
+TOO_LARGE = "too large for the model"
+LARGEST = 3.4028234e38  # the limit of float32, and of the service's request type
+ARROW: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 ABSOLUTE = ("mae", "median_absolute_error", "mape")
 SILENT = 4  # level of ONNX Runtime's log: errors are raised as well
 
@@ -87,6 +92,48 @@ class Scorer:
         for start in range(0, len(frame), CHUNK):
             rows = slice(start, start + CHUNK)
             yield rows, self.run(encode(self.contract, frame.iloc[rows]))
+
+
+def predict_table(scorer: Scorer, table: pa.Table) -> tuple[pa.Table, int]:
+    """Return the scorer's columns and `error` for each row of `table`, and the number of refused rows.
+
+    Raises:
+        UserError: a column is missing.
+    """
+    checked = check_rows(table, scorer.contract.features)
+    good = checked.valid()
+    large = _too_large(scorer.contract.features, good)
+    scored = scorer.score(good.drop(index=large.index) if len(large) else good)
+    places = np.full(table.num_rows, -1)
+    places[scored.index] = np.arange(len(scored))
+    taken = pa.array(places, mask=places < 0)
+    columns = {name: _to_arrow(scored[name], name, scorer.contract).take(taken) for name in scorer.columns}
+    broken = pd.Series(pc.binary_join(checked.sentences(), "; ").to_numpy(zero_copy_only=False), checked.bad, object)
+    errors = pd.concat([broken, large]).reindex(range(table.num_rows))
+    columns[ERROR] = pa.array(errors, pa.string(), from_pandas=True)
+    return pa.table(columns), int((places < 0).sum())
+
+
+def _too_large(features: Sequence[Column], good: pd.DataFrame) -> "pd.Series[Any]":
+    """Return a reason for each row with a number that is too large for float32; the service refuses it too."""
+    reasons: dict[Any, str] = {}
+    for column in features:
+        rule = column.encoding
+        if column.kind not in ("number", "integer") or rule is None:
+            continue
+        numbers = good[column.name].to_numpy(dtype=np.float64, na_value=np.nan)
+        for place in np.flatnonzero(np.abs(numbers - rule.offset) > LARGEST * rule.scale):
+            reason = f"{column.name} = {numbers[place]:g}: {TOO_LARGE}"
+            row = good.index[int(place)]
+            reasons[row] = f"{reasons[row]}; {reason}" if row in reasons else reason
+    return pd.Series(list(reasons.values()), index=list(reasons), dtype=object)
+
+
+def _to_arrow(values: "pd.Series[Any]", name: str, contract: Contract) -> pa.Array:
+    """Return predictions as Arrow values, with the same type for any rows."""
+    if name != PREDICTION or contract.classes is None:
+        return pa.array(values, pa.float64())
+    return pa.array(values.to_numpy(dtype=object), ARROW[type(contract.classes[0])])
 
 
 def predict_dummy(

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from ondol.config import Dialect
-from ondol.contract.cleaning import normalize_texts
+from ondol.contract.checking import normalize_texts
 from ondol.errors import UserError
 from ondol.ingestion.columns import LADDERS, TEXT, cast_texts, find_fitting, is_finite, survives_float
 from ondol.ingestion.files import (

@@ -35,8 +35,7 @@ from ondol.ingestion.sources import (
 from ondol.orchestration.reporting import code, publish_markdown, say, track
 from ondol.project import SOURCE, Project, read_extension
 from ondol.redaction import redact_exceptions, show_uri
-from ondol.snapshots.snapshots import Snapshot, Snapshots
-from ondol.snapshots.upsert import Choice, Keys, choose_newest, rows_of
+from ondol.snapshots.snapshots import Choice, Keys, Snapshot, Snapshots, choose_newest, rows_of
 from ondol.storage.files import SHORT, digest_json, read_record
 
 EPOCH = datetime(1970, 1, 1)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ondol.contract.cleaning import PER_SECOND
+from ondol.contract.checking import PER_SECOND
 from ondol.errors import UserError
 from ondol.ingestion.files import FileSource, NoRows, RawFile, check_names
 from ondol.ingestion.sources import Columns

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from ondol.config import Monitor
 from ondol.contract import Column
-from ondol.contract.cleaning import clean_column
+from ondol.contract.checking import clean_column
 from ondol.contract.encoding import DAY, EPOCH, SECOND
 from ondol.evaluation.targets import Reference
 from ondol.monitoring.log import Logged

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ondol.config import Dialect, Settings
 from ondol.contract import Contract
-from ondol.contract.cleaning import clean, typed
+from ondol.contract.checking import clean, typed
 from ondol.contract.schema import Column, Kind, require_columns
 from ondol.errors import UserError
 from ondol.ingestion.sources import Reading, Source, open_source, read_through

@@ -25,7 +25,8 @@ from ondol.project import Project
 from ondol.registry.bundles import Bundle, open_bundle
 from ondol.registry.champion import Champion, require_champion
 from ondol.storage.files import sole
-from ondol.storage.log_upload import LAG_SECONDS, fetch_log
+from ondol.storage.log_upload import LAG_SECONDS
+from ondol.storage.store import fetch_log
 
 LOG_DELAY_SECONDS = 1.0  # seconds between an answer's time and its record in the file
 SEED = 0

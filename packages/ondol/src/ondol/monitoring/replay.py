@@ -13,17 +13,19 @@ import pandas as pd
 import pyarrow as pa
 
 from ondol.contract import Contract
-from ondol.deployment.predict import ERROR, predict_table
-from ondol.errors import UserError
-from ondol.evaluation.scoring import CHUNK, PREDICTION, Scorer
+from ondol.errors import Refused, UserError
+from ondol.evaluation.gates import Gate, gate_rows, known_verdict, verdict_markdown
+from ondol.evaluation.scoring import CHUNK, ERROR, PREDICTION, Scorer, predict_table
 from ondol.evaluation.targets import load_candidate
 from ondol.monitoring.log import files_between, read_head, whole_lines
+from ondol.orchestration.reporting import publish_table, say
 from ondol.project import Project
-from ondol.registry.bundles import Bundle, Unusable, open_bundle, served_bundle
-from ondol.registry.champion import require_champion
-from ondol.storage.log_upload import fetch_log
+from ondol.registry.bundles import Bundle, Unusable, find_bundle, open_bundle, served_bundle
+from ondol.registry.champion import Champion, require_champion
+from ondol.storage.store import fetch_log
 from ondol_serving.names import label_key
 
+REPLAY = "replay"  # the gate
 FEWEST_ROWS = 30  # of a slice that is shown
 MOST_VALUES = 100  # of a column whose values are slices
 MOST_SLICES = 10
@@ -94,10 +96,94 @@ def replay_log(project: Project, version: str, days: float) -> Replay:
     if champion.version == version:
         raise UserError(f"Version {version} is in production: its answers are those of the log.")
     bundle, scorer = open_bundle(project.store, champion.bundle), open_scorer(project, version)
-    require_same_answers(bundle.contract, scorer.contract, version)
+    if why_not := find_difference(bundle.contract, scorer.contract):
+        raise UserError(f"The answers of version {version} and the champion cannot be compared: {why_not}.")
+    found = compare_answers(project, bundle, scorer, version, days)
+    if not found.rows:
+        raise UserError(f"Version {champion.version} has answered nothing in the last {days:g} days: give more --days.")
+    return found
+
+
+def check_replay(project: Project, version: str) -> Gate | None:
+    """Replay the log through a candidate that passed the other gates, if `[gates] replay_days` asks for it.
+
+    Returns:
+        The decision; None if the gate is off, or has nothing to decide.
+
+    Raises:
+        Refused: the candidate answers too many rows otherwise than the champion, or refuses one.
+        UserError: the log lacks a feature.
+    """
+    if project.settings.gates.replay_days is None:
+        return None
+    record_replay(project, version)
+    record = known_verdict(project, version)
+    gate = record.gate(REPLAY) if record else None
+    if record is None or gate is None:
+        return None
+    say(f"Gate {REPLAY} {'passed' if gate.passed else 'refused'}: {gate.sentence}.")
+    if not gate.passed:
+        raise Refused(record.refusal)
+    return gate
+
+
+def record_replay(project: Project, version: str) -> Replay | None:
+    """Add the gate's decision to the verdict on a candidate, unless it is there; return the replay if there was one.
+
+    Raises:
+        UserError: the log lacks a feature.
+    """
+    record, champion = known_verdict(project, version), project.champion
+    if record is None or record.gate(REPLAY) or (champion and champion.run_id == record.run_id):
+        return None
+    gate, found = apply_replay(project, champion, version)
+    record = record.with_gate(gate, champion.version if champion else None)
+    project.verdicts.write(record)
+    project.registry.client.update_model_version(project.registry.name, version, verdict_markdown(record))
+    publish_table("gates", gate_rows(record))
+    return found
+
+
+def apply_replay(project: Project, champion: Champion | None, version: str) -> tuple[Gate, Replay | None]:
+    """Return the decision on a candidate by what it answers to the logged requests, and the replay if there was one.
+
+    Raises:
+        UserError: the log lacks a feature.
+    """
+    gates = project.settings.gates
+    days, limit = gates.replay_days or 0.0, gates.replay_share
+
+    def pass_unseen(why: str) -> tuple[Gate, None]:
+        return Gate(name=REPLAY, figure=None, limit=None, passed=True, sentence=why), None
+
+    if champion is None:
+        return pass_unseen("no champion to compare with")
+    bundle, scorer = find_bundle(project.store, champion.bundle), open_scorer(project, version)
+    if bundle is None:
+        return pass_unseen(f"the bundle of champion version {champion.version} is incomplete")
+    if why_not := find_difference(bundle.contract, scorer.contract):
+        return pass_unseen(f"it cannot be compared with champion version {champion.version}: {why_not}")
+    found = compare_answers(project, bundle, scorer, version, days)
+    if not found.rows:
+        return pass_unseen(f"champion version {champion.version} has answered nothing in the last {days:g} days")
+    of = f"of {found.rows:,} rows that champion version {champion.version} answered in the last {days:g} days"
+    if found.refused:
+        sentence = f"{found.refused:,} {of} are refused, such as for {found.reasons[0]!r}"
+        return Gate(name=REPLAY, figure=None, limit=None, passed=False, sentence=sentence), found
+    share = found.differing / found.rows
+    sentence = f"{found.differing:,} {of} are answered otherwise ({share:.1%}), and at most {limit:.1%} are allowed"
+    return Gate(name=REPLAY, figure=share, limit=limit, passed=share <= limit, sentence=sentence), found
+
+
+def compare_answers(project: Project, bundle: Bundle, scorer: Scorer, version: str, days: float) -> Replay:
+    """Compare what `scorer` answers to the requests of the last `days` days with the answers of the champion's bundle.
+
+    Raises:
+        UserError: the log lacks a feature.
+    """
     require_logged(project, scorer.contract, version)
     end = datetime.now(UTC)
-    found = Replay(version, champion.version, end - timedelta(days=days), end)
+    found = Replay(version, bundle.version, end - timedelta(days=days), end)
     fetch_log(project.store, found.start)
     comparison = Comparison(scorer.contract)
     for rows, answers in read_chunks(project, bundle, found):
@@ -109,9 +195,8 @@ def replay_log(project: Project, version: str, days: float) -> Replay:
         found.reasons += [reason for reason in dict.fromkeys(errors) if reason not in found.reasons]
         found.reasons = found.reasons[:MOST_REASONS]
         comparison.add(rows, answers, predicted)
-    if not found.rows:
-        raise UserError(f"Version {champion.version} has answered nothing in the last {days:g} days: give more --days.")
-    comparison.finish(found)
+    if found.rows:
+        comparison.finish(found)
     return found
 
 
@@ -138,17 +223,11 @@ def open_scorer(project: Project, version: str) -> Scorer:
     return Scorer(candidate.contract, run)
 
 
-def require_same_answers(before: Contract, after: Contract, version: str) -> None:
-    """Check that the answers of two contracts can be compared.
-
-    Raises:
-        UserError: the problem or the classes differ.
-    """
-    if (before.problem, before.classes) != (after.problem, after.classes):
-        raise UserError(
-            f"Version {version} and the champion predict different things ({_show_answers(after)} and "
-            f"{_show_answers(before)}): their answers cannot be compared."
-        )
+def find_difference(before: Contract, after: Contract) -> str:
+    """Return why the answers of two contracts cannot be compared: the problem or the classes differ; else nothing."""
+    if (before.problem, before.classes) == (after.problem, after.classes):
+        return ""
+    return f"they predict different things ({_show_answers(after)} and {_show_answers(before)})"
 
 
 def _show_answers(contract: Contract) -> str:

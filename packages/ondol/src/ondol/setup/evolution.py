@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ondol.contract.cleaning import clean_column
+from ondol.contract.checking import clean_column
 from ondol.contract.schema import Column, Contract, Kind, Label
 from ondol.setup.inference import (
     MOST_CATEGORIES,

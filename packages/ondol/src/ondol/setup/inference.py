@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ondol.config import Dialect, Problem
 from ondol.contract import Column, Contract
-from ondol.contract.cleaning import clean_column
+from ondol.contract.checking import clean_column
 from ondol.contract.encoding import require_answerable
 from ondol.contract.schema import Kind, Label, Role
 from ondol.errors import UserError, nearest
@@ -151,7 +151,7 @@ class Profile:
     Attributes:
         name: Its real name.
         kind: The inferred kind of its values.
-        values: The values in that kind (see `ondol.contract.cleaning.clean_column`); unreadable ones are missing.
+        values: The values in that kind (see `ondol.contract.checking.clean_column`); unreadable ones are missing.
         blanks: The number of blank texts among numbers or dates.
         broken: The number of values that could not be read as the kind.
         stored_as_text: Whether the source stores numbers as text.

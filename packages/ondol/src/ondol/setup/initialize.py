@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ondol.config import FILE_NAME, Dialect, Problem, load_settings
-from ondol.contract.cleaning import normalize_texts
+from ondol.contract.checking import normalize_texts
 from ondol.contract.schema import require_known_markers
 from ondol.errors import UserError, nearest
 from ondol.ingestion.sources import Reading, Source, open_source, read_through

@@ -6,16 +6,14 @@ A log file only grows, so the longer of two copies is the newer one, and a part 
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from ondol.config import Fetch
 from ondol.errors import UserError
 from ondol.storage.files import CHAMPION_FILE, KEYS_FILE, ROLLOUT_FILE, locked
-from ondol.storage.store import LOG, Mirror, Store
+from ondol.storage.store import LOG, Mirror
 
-SKEW_SECONDS = 300.0  # seconds by which the store's clock may differ from ours
 FIRST_SECONDS, MORE_SECONDS = 10.0, 50.0  # seconds between two copies of a growing file; larger files wait longer
 LARGE_BYTES = 64_000_000  # size of a file from which it waits for the longest time
 LAG_SECONDS = 120.0  # after this time an answer is in the store, if the store can be reached
@@ -70,26 +68,6 @@ class Shipper:
             if not (self._mirror.folder / name).exists():
                 self._mirror.objects.delete(name)
                 total -= about.size
-
-
-def fetch_log(store: Store, since: datetime) -> None:
-    """Download new log data of services on other hosts, if the store is remote.
-
-    Raises:
-        UserError: it cannot be reached.
-    """
-    mirror = store.remote
-    if mirror is None:
-        return
-    found = mirror.objects.list(LOG)
-    start = since.timestamp() - SKEW_SECONDS
-    for name, about in found.items():
-        here = mirror.folder / name
-        if (about.modified or start) >= start and (not here.exists() or here.stat().st_size < about.size):
-            mirror.bring(name, about)
-    for path in sorted((mirror.folder / LOG).glob("*.jsonl")):
-        if found and f"{LOG}/{path.name}" < min(found):  # the oldest are removed first: it was removed there
-            path.unlink(missing_ok=True)
 
 
 EACH_SECONDS = 1.0  # with half a second of the service, a promotion is in production within two seconds

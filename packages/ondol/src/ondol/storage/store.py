@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache, wraps
 from pathlib import Path, PurePosixPath
 from typing import Any, ParamSpec, TypeVar
@@ -43,6 +44,7 @@ DECIDING = (
 NAMING_BUNDLES = (CHAMPION_FILE, ROLLOUT_FILE)  # downloaded after the bundle that they name
 LAST = "meta.json"  # uploaded last and removed first, so it marks a bundle as complete
 LOG = "log"
+SKEW_SECONDS = 300.0  # seconds by which the clock of a remote store may differ from ours
 PASSES = 5
 AT_ONCE = 8
 P = ParamSpec("P")
@@ -303,6 +305,26 @@ class Mirror:
         """Hold the lock of the folder's records: another process of this host may refresh or write them too."""
         with locked(self.folder / ".lock", wait=True):
             yield
+
+
+def fetch_log(store: Store, since: datetime) -> None:
+    """Download new log data of services on other hosts, if the store is remote.
+
+    Raises:
+        UserError: it cannot be reached.
+    """
+    mirror = store.remote
+    if mirror is None:
+        return
+    found = mirror.objects.list(LOG)
+    start = since.timestamp() - SKEW_SECONDS
+    for name, about in found.items():
+        here = mirror.folder / name
+        if (about.modified or start) >= start and (not here.exists() or here.stat().st_size < about.size):
+            mirror.bring(name, about)
+    for path in sorted((mirror.folder / LOG).glob("*.jsonl")):
+        if found and f"{LOG}/{path.name}" < min(found):  # the oldest are removed first: it was removed there
+            path.unlink(missing_ok=True)
 
 
 def _bundle_in(record: Path) -> str | None:

@@ -27,8 +27,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from ondol.contract import Column, Contract, check_rows, clean, load_checks
-from ondol.contract.checking import find_repeats, hash_content, hash_rows, unique_sets
-from ondol.contract.cleaning import clean_column
+from ondol.contract.checking import clean_column, find_repeats, hash_content, hash_rows, unique_sets
 from ondol.errors import UserError
 from ondol.ingestion.columns import EXACT
 from ondol.ingestion.csv_files import NUMERIC, read_cells

@@ -17,8 +17,7 @@ from ondol.contract import (
     load_checks,
     require_columns,
 )
-from ondol.contract.checking import find_repeats, hash_rows, unique_sets
-from ondol.contract.cleaning import clean_column
+from ondol.contract.checking import clean_column, find_repeats, hash_rows, unique_sets
 from ondol.errors import UserError
 from ondol.orchestration.reporting import publish_markdown, publish_table, say, track
 from ondol.project import Project
