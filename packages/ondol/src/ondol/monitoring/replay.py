@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from ondol.contract import Contract
 from ondol.errors import Refused, UserError
-from ondol.evaluation.gates import Gate, gate_rows, known_verdict, verdict_markdown
+from ondol.evaluation.gates import Gate, known_verdict, verdict_markdown
 from ondol.evaluation.scoring import CHUNK, ERROR, PREDICTION, Scorer, predict_table
 from ondol.evaluation.targets import load_candidate
 from ondol.monitoring.log import files_between, read_head, whole_lines
-from ondol.orchestration.reporting import publish_table, say
+from ondol.orchestration.reporting import say
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, Unusable, find_bundle, open_bundle, served_bundle
 from ondol.registry.champion import Champion, require_champion
@@ -140,7 +140,6 @@ def record_replay(project: Project, version: str) -> Replay | None:
     record = record.with_gate(gate, champion.version if champion else None)
     project.verdicts.write(record)
     project.registry.client.update_model_version(project.registry.name, version, verdict_markdown(record))
-    publish_table("gates", gate_rows(record))
     return found
 
 
