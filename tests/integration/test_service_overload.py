@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,12 @@ def test_excess_is_refused_and_the_rest_is_answered_and_logged(served: tuple[htt
     client, _ = served
     predicted = client.post("/predict", json={"rows": ROWS}).json()["predictions"]
     before, counted = records(store), [read_total(client, "/predict", status) for status in (200, 503)]
-    local = threading.local()
+    local, opened = threading.local(), ExitStack()
     body = json.dumps({"rows": ROWS})
 
     def ask() -> httpx.Response:
         if not hasattr(local, "client"):
-            local.client = httpx.Client(base_url=client.base_url, timeout=20)
+            local.client = opened.enter_context(httpx.Client(base_url=client.base_url, timeout=20))
         return local.client.post("/predict", content=body)
 
     done = threading.Event()
@@ -84,11 +85,12 @@ def test_excess_is_refused_and_the_rest_is_answered_and_logged(served: tuple[htt
 
     looking = threading.Thread(target=look)
     looking.start()
-    try:
-        answers = ask_at_once(ask)
-    finally:
-        done.set()
-        looking.join()
+    with opened:
+        try:
+            answers = ask_at_once(ask)
+        finally:
+            done.set()
+            looking.join()
     assert {status for _, status in pages} == {200}
     counts = Counter(answer.status_code for answer in answers)
     assert set(counts) == {200, 503}
