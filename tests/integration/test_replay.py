@@ -202,7 +202,7 @@ def test_gate_refuses_a_version_that_answers_too_many_rows_otherwise(
     again = commands.ml("evaluate", "2")
     assert again.returncode == 1 and refusal in again.stderr
     report = commands.ml("report")
-    assert "- **replay** refused" in report.stdout
+    assert "refused by the replay gate" in report.stdout
     assert (project.store.folder / "champion.json").read_bytes() == before
 
 
