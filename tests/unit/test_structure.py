@@ -38,6 +38,7 @@ SERVICE_MAY = {
 }
 EXCEPTIONS = {
     "access.py": {"jwt", "redis"},
+    "arrow.py": {"nanoarrow"},
     "grpc_messages.py": {"google"},
     "grpc_server.py": {"google", "grpc"},
     "sklearn_runtime.py": {"pandas", "skops", "sklearn"},

@@ -44,13 +44,13 @@ class Application:
     path that belongs to a route with parameters or to a mounted application is counted under the route's pattern.
     """
 
-    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], types: Mapping[str, str]) -> None:
+    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], types: Mapping[str, tuple[str, ...]]) -> None:
         """Wrap `app`.
 
         Args:
             app: What answers the requests that are admitted.
             routes: The routes of `app`.
-            types: The media type of the body that each path declares.
+            types: The media types of the body that each path declares.
         """
         self.app = app
         self.routes = list(routes)
@@ -286,19 +286,18 @@ def require_our_caller(scope: Scope, headers: Headers, hosts: tuple[str, ...]) -
         raise RequestRefused(*refusal)
 
 
-def require_type(headers: Headers, wanted: str) -> None:
-    """Check that a body has the declared media type and no encoding; a missing Content-Type is accepted.
+def require_type(headers: Headers, wanted: tuple[str, ...]) -> None:
+    """Check that a body has a declared media type and no encoding; a missing Content-Type is accepted.
 
     Raises:
         RequestRefused: it has another one.
     """
     given = headers.get(b"content-type")
-    if given is not None and given != wanted.encode():
+    if given is not None and given != wanted[0].encode():
         media_type = given.partition(b";")[0].strip().lower().decode("latin-1")
-        if not fnmatchcase(media_type, wanted):
-            raise RequestRefused(
-                415, "unsupported_media_type", f"Send the body as Content-Type: {wanted}", {"Accept": wanted}
-            )
+        if not any(fnmatchcase(media_type, one) for one in wanted):
+            message = f"Send the body as Content-Type: {' or '.join(wanted)}"
+            raise RequestRefused(415, "unsupported_media_type", message, {"Accept": ", ".join(wanted)})
     encoding = headers.get(b"content-encoding")
     if encoding is not None and encoding.strip().lower() != b"identity":
         raise RequestRefused(415, "unsupported_encoding", "Send the body without a Content-Encoding")

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,16 @@ class Bundle:
     class_names: tuple[str, ...] | None
     known: tuple[tuple[int, str, frozenset[Any]], ...]  # of each text column: place, name, values seen in training
     recorder: Recorder
-    read: Callable[[bytes], Read]  # a body's rows, or a pydantic.ValidationError
+    reader: Reader
     limits: Limits
+
+    def read(self, body: bytes) -> Read:
+        """Return what a request's body holds.
+
+        Raises:
+            pydantic.ValidationError: the body does not match the contract.
+        """
+        return self.reader.read(body)
 
     def parse(self, body: bytes) -> list[tuple[Any, ...]]:
         """Return the rows of a request's body: the values of each row's features, in the contract's order.
@@ -51,12 +58,19 @@ class Bundle:
 
     def count_unknown(self, rows: Rows) -> dict[str, int]:
         """Return the number of values never seen in training, by text column; columns without any are omitted."""
-        counts = {name: sum(row[i] not in known for row in rows) for i, name, known in self.known}
-        return {name: count for name, count in counts.items() if count}
+        columns = list(zip(*rows, strict=True))
+        return {
+            name: sum(value not in known for value in columns[i])
+            for i, name, known in self.known
+            if not known.issuperset(columns[i])
+        }
 
     def predict(self, rows: Rows) -> list[dict[str, Any]]:
         """Return a prediction for each row; label or value is None if a number overflowed."""
-        labels, probabilities = self.runtime.run(self.encoder.encode(rows))
+        return self.describe(*self.runtime.run(self.encoder.encode(rows)))
+
+    def describe(self, labels: NDArray[Any], probabilities: NDArray[Any] | None) -> list[dict[str, Any]]:
+        """Return the predictions of the runtime's outputs."""
         if probabilities is None:
             return [{"value": value} for value in _listed(labels)]
         classes, names = self.contract.classes or (), self.class_names or ()
@@ -118,7 +132,7 @@ def _load(folder: Path) -> Bundle:
             if c.encoding.get("known") is not None
         ),
         recorder=recorder,
-        read=Reader(contract, request_type, limits.max_rows).read,
+        reader=Reader(contract, request_type, limits.max_rows),
         limits=limits,
     )
 

@@ -112,13 +112,13 @@ class Encoder:
     def __init__(self, features: Sequence[Column]) -> None:
         """Prepare the tables for `features`, in the order of a row's values."""
         places = range(len(features))
-        self._numbers = [i for i in places if features[i].encoding["tensor"] == "float32"]
+        self.numbers = [i for i in places if features[i].encoding["tensor"] == "float32"]
         self._texts = [i for i in places if features[i].encoding["tensor"] == "string"]
-        self._readers = {i: reader for i in self._numbers if (reader := _reader(features[i])) is not None}
+        self._readers = {i: reader for i in self.numbers if (reader := _reader(features[i])) is not None}
         self._parts = [(i, PARTS[p], f"{c.input}_{p}") for i, c in enumerate(features) for p in _parts(c)]
         self._inputs = [str(c.input) for c in features]
         self._missing = [c.encoding.get("missing") or "<missing>" for c in features]
-        rules = [features[i].encoding for i in self._numbers]
+        rules = [features[i].encoding for i in self.numbers]
         self._offsets = np.array([[r.get("offset") or 0.0] for r in rules], dtype=np.float64)
         self._scales = np.array([[r.get("scale") or 1.0] for r in rules], dtype=np.float64)
         self._shifted = bool((self._offsets != 0).any() or (self._scales != 1).any())
@@ -129,23 +129,22 @@ class Encoder:
         tensors: dict[str, NDArray[Any]] = {}
         for i, part, name in self._parts:
             tensors[name] = np.array([[None if v is None else part(v)] for v in columns[i]], dtype=np.float32)
-        if self._numbers:
-            for i, tensor in zip(self._numbers, self._encode_numbers(columns), strict=True):
-                tensors[self._inputs[i]] = tensor[:, None]
+        for i, read in self._readers.items():
+            columns[i] = tuple(None if v is None else read(v) for v in columns[i])
+        tensors |= self.scale(np.array([columns[i] for i in self.numbers], dtype=np.float64))
         if self._texts:
             texts = [[v or self._missing[i] for v in columns[i]] for i in self._texts]
             for i, tensor in zip(self._texts, np.array(texts, dtype=object), strict=True):
                 tensors[self._inputs[i]] = tensor[:, None]
         return tensors
 
-    def _encode_numbers(self, columns: list[tuple[Any, ...]]) -> NDArray[np.float32]:
-        """Return float32 [columns, N]; None becomes NaN."""
-        for i, read in self._readers.items():
-            columns[i] = tuple(None if v is None else read(v) for v in columns[i])
-        matrix = np.array([columns[i] for i in self._numbers], dtype=np.float64)
+    def scale(self, matrix: NDArray[np.float64]) -> dict[str, NDArray[np.float32]]:
+        """Return the tensors of the columns `numbers`, whose values are `matrix` [columns, N]."""
         if self._shifted:
             matrix = (matrix - self._offsets) / self._scales
-        return matrix.astype(np.float32)
+        return {
+            self._inputs[i]: tensor[:, None] for i, tensor in zip(self.numbers, matrix.astype(np.float32), strict=True)
+        }
 
 
 def _reader(column: Column) -> Callable[[Any], float | None] | None:

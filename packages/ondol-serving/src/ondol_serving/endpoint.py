@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ondol_serving import arrow
 from ondol_serving.admission import HEAVY_BYTES
 from ondol_serving.answers import Accepted, create_request_ids, log_failure
 from ondol_serving.bundle import Bundle
@@ -72,14 +73,24 @@ class PredictResponse(IODescriptor):
 
 async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer `POST /predict`; an ASGI application behind `Application`, which has read the body."""
-    request, body = await answer_request(await read_rows(scope["bundle"], scope["body"], scope["headers"]))
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", request.request_id.encode()),
-    ]
+    bundle, body = scope["bundle"], scope["body"]
+    is_table, wants_table = arrow.find_tables(scope["headers"])
+    if wants_table and serving.rollout is None:
+        request_id = next(_request_ids)
+        answer = await asyncio.to_thread(arrow.predict_table, bundle, body, is_table, request_id)
+    else:
+        if is_table:
+            body = await asyncio.to_thread(arrow.to_json_body, bundle, body)
+        request, answer = await answer_request(await read_rows(bundle, body, scope["headers"]))
+        request_id, bundle = request.request_id, request.bundle
+        if wants_table:
+            answer = await asyncio.to_thread(arrow.rewrite_answer, bundle, answer, request_id, request.role)
+    about = [(b"content-type", b"application/json")]
+    if wants_table:
+        about = [(b"content-type", arrow.MEDIA_TYPE.encode()), (b"x-model-version", bundle.version.encode())]
+    headers = [*about, (b"content-length", b"%d" % len(answer)), (b"x-request-id", request_id.encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": answer})
 
 
 async def read_rows(bundle: Bundle, body: bytes, headers: Iterable[HeaderPair] | None = None) -> Accepted:

@@ -41,8 +41,12 @@ class Counters:
 
     def count(self, bundle: "Bundle", rows: "Rows") -> None:
         """Count one call of the model."""
-        self._by_version(bundle.version).inc(len(rows))
-        for column, count in bundle.count_unknown(rows).items():
+        self.add(bundle.version, len(rows), bundle.count_unknown(rows))
+
+    def add(self, version: str, rows: int, unknown: dict[str, int]) -> None:
+        """Count predicted rows, and values never seen in training by column."""
+        self._by_version(version).inc(rows)
+        for column, count in unknown.items():
             self.unknown.labels(column).inc(count)
 
     def count_failure(self, bundle: "Bundle", role: str) -> None:

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ondol_serving import inference_protocol
+from ondol_serving import arrow, inference_protocol
 from ondol_serving.access import Access, require_access_control
 from ondol_serving.admission import Load
 from ondol_serving.answers import Accepted
@@ -151,11 +151,14 @@ class TypedService(DocumentedService):
         # timer for a minute; bodies have a time limit in `Application`.
         unused = (RunnerTrafficMetricsMiddleware, TimeoutMiddleware, *(added for added, _ in self.middlewares))
         app.user_middleware = [one for one in app.user_middleware if one.cls not in unused]
-        admitted: ASGIApp = Dispatcher(self._find_direct(), app)
+        direct = self._find_direct()
+        admitted: ASGIApp = Dispatcher(direct, app)
         for added, options in reversed(self.middlewares):  # of the project's service, around all routes
             admitted = added(admitted, **options)
-        types = {api.route: api.input_spec.mime_type() for api in self.apis.values()}
-        types |= dict.fromkeys(inference_protocol.INFER, "application/*")  # JSON, or JSON and binary tensors
+        types: dict[str, tuple[str, ...]] = {api.route: (api.input_spec.mime_type(),) for api in self.apis.values()}
+        types |= dict.fromkeys(inference_protocol.INFER, ("application/*",))  # JSON, or JSON and binary tensors
+        if "/predict" in direct:
+            types["/predict"] = (JSON, arrow.MEDIA_TYPE)
         ours = [Route(path, application, methods=[method]) for path, (method, application) in OURS.items()]
         return Application(admitted, [*app.routes, *ours], types)
 
