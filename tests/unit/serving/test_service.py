@@ -700,11 +700,9 @@ def test_a_row_whose_numbers_overflow_gets_no_label(store: Path) -> None:
 
     given = (np.array([0, 1]), np.array([[np.nan, np.nan], [0.25, 0.75]], dtype=np.float32))
     fake: Any = SimpleNamespace(
-        runtime=SimpleNamespace(run=lambda tensors: given),
-        encoder=SimpleNamespace(encode=lambda rows: {}),
         contract=SimpleNamespace(classes=("no", "yes")),
         class_names=("no", "yes"),
     )
-    first, second = Bundle.predict(fake, [(), ()])
+    first, second = Bundle.describe(fake, *given)
     assert first == {"label": None, "probabilities": {"no": None, "yes": None}}
     assert second == {"label": "yes", "probabilities": {"no": 0.25, "yes": 0.75}}

@@ -399,7 +399,7 @@ def _name_fields(bundle: Bundle, fields: list[Field]) -> list[Field]:
 
 
 def _absent(rows: int) -> Values:
-    return Values("missing", np.zeros(rows), np.ones(rows, dtype=bool))
+    return Values("missing", np.zeros(rows, np.int8), np.ones(rows, dtype=bool))
 
 
 def _read_dictionary(fields: list[Field], number: int, batch: Batch) -> Values | None:

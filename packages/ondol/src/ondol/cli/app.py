@@ -248,6 +248,21 @@ def reproduce(
 
 
 @app.command()
+def client(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file; default: PROJECT_client.py.", show_default=False)
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only compare the file with model/schema.py; exit with 1 if it is old.")
+    ] = False,
+) -> None:
+    """Write a typed Python client of the service, in one file, from model/schema.py."""
+    from ondol.cli.client import make_client
+
+    make_client(out, check)
+
+
+@app.command()
 def doctor() -> None:
     """Check the machine, the settings and the connections, and say how to fix what is wrong."""
     from ondol.cli.doctor import examine
