@@ -37,6 +37,7 @@ STATUSES = {  # of a command, beside those of every command
     "release": {1: "The contract breaks callers, or the bundle was taken out of production by hand"},
     "doctor": {2: "A check failed"},
     "smoke": {2: "The service is not ready, runs another version, or answers otherwise than its model"},
+    "client": {1: "With `--check`: the file is not what `ml client` would write"},
     "contract diff": {1: "The source differs from `model/schema.py`"},
     "quarantine replay": {1: "No row was valid"},
 }
@@ -68,9 +69,11 @@ REFUSALS = {  # by the type of a refusal of the service: when
     "foreign_origin": "The request is of a web page of another origin",
     "body_too_slow": "The body did not arrive in time (`[service] body_seconds`)",
     "body_too_large": "The body is too large (`[service] max_body_bytes`)",
-    "unsupported_media_type": "`Content-Type` is another one than the route declares; the header may be absent",
+    "unsupported_media_type": "`Content-Type` is another one than the route declares (it may be absent), or is that of "
+    "Arrow, and the extra `arrow` is not installed",
     "unsupported_encoding": "The body has a `Content-Encoding`",
     "no_model": "No model is in production yet",
+    "invalid_arrow": "A table cannot be read: it is not a stream of Arrow, is compressed, or has unknown types",
     "invalid_inference_request": "A request of the Open Inference Protocol cannot be read",
     "unknown_model": "The path names another model than that of the project",
     "unknown_version": "The path names another version than that in production",

@@ -4,7 +4,7 @@ if name and name ~= "" then
     local file = io.open(name, "rb")
     wrk.method = "POST"
     wrk.body = file:read("*a")
-    wrk.headers["Content-Type"] = "application/json"
+    wrk.headers["Content-Type"] = name:match("%.arrow$") and "application/vnd.apache.arrow.stream" or "application/json"
     file:close()
 end
 

@@ -10,6 +10,7 @@ import pytest
 from ondol.config import Settings
 from ondol.contract import Checked, Contract, check_rows, encode, fit_encodings, load_schema
 from ondol.errors import UserError
+from ondol.setup.client import name_client, write_client
 
 
 def test_schema_names_a_target_and_features(contract: Contract) -> None:
@@ -26,6 +27,13 @@ def test_rows_of_the_source_keep_the_contract(checked: Checked, settings: Settin
 def test_checking_is_repeatable(checked: Checked, table: pa.Table, contract: Contract) -> None:
     again = check_rows(table, contract.used, load_schema().to_schema())
     pd.testing.assert_frame_equal(again.reasons, checked.reasons)
+
+
+def test_client_is_up_to_date(contract: Contract, settings: Settings) -> None:
+    """`ml client` writes it again, if there is one."""
+    path = settings.root / name_client(settings.project.name)
+    if path.exists():
+        assert path.read_text(encoding="utf-8") == write_client(contract, settings.project.name)
 
 
 def test_missing_column_is_named(table: pa.Table, contract: Contract) -> None:

@@ -333,6 +333,10 @@ def inputs_of_the_protocol(at: Place) -> None:
     (at.root / "inputs.json").write_text(json.dumps({"inputs": inputs}), encoding="utf-8")
 
 
+def table_of_new_customers(at: Place) -> None:
+    customers(20).drop_columns(TARGETS).to_pandas().to_csv(at.root / "new.csv", index=False)
+
+
 PREPARE: dict[str, Callable[[Place], Mapping[str, str] | None]] = {
     "README.md": row_of_the_sample,
     "README.ko.md": readme_in_korean,
@@ -346,6 +350,7 @@ PREPARE: dict[str, Callable[[Place], Mapping[str, str] | None]] = {
     "docs/how-to/predict-a-file.md": file_to_predict,
     "docs/how-to/replay-requests.md": logged_requests,
     "docs/how-to/reproduce-a-version.md": lambda _: {"reproduce 3": "reproduce 2 --no-install"},
+    "docs/how-to/predict-many-rows.md": table_of_new_customers,
     "docs/how-to/read-csv-in-other-notations.md": german_csv,
     "docs/how-to/read-files.md": files_of_months,
     "docs/how-to/read-from-a-database.md": table_in_postgres,

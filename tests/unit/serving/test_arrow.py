@@ -93,10 +93,10 @@ def test_answer_has_the_numbers_of_json_in_columns(serving: Any, problem: str) -
         assert table.to_pydict() == {"value": [one["value"] for one in wanted]}
     else:
         names = list(wanted[0]["probabilities"])
-        assert table.column_names == ["label", *(f"probabilities.{name}" for name in names)]
+        assert table.column_names == ["label", *(f"probability {name}" for name in names)]
         assert table["label"].to_pylist() == [one["label"] for one in wanted]
         for name in names:
-            assert table[f"probabilities.{name}"].to_pylist() == [one["probabilities"][name] for one in wanted]
+            assert table[f"probability {name}"].to_pylist() == [one["probabilities"][name] for one in wanted]
     about = {b"request_id": answer.headers["x-request-id"].encode(), b"model_version": b"7"}
     assert table.schema.metadata == about
     assert answer.headers["x-model-version"] == "7"
@@ -115,7 +115,7 @@ def test_a_number_that_overflowed_is_null(client: TestClient) -> None:
     assert bundle is not None
     labels, probabilities = np.array([0, 1]), np.array([[0.5, 0.5], [np.nan, 0.5]], np.float32)
     table = read_stream(arrow.write_answer(bundle, labels, probabilities, "id"))
-    assert table.to_pydict() == {"label": ["no", None], "probabilities.no": [0.5, None], "probabilities.yes": [0.5] * 2}
+    assert table.to_pydict() == {"label": ["no", None], "probability no": [0.5, None], "probability yes": [0.5] * 2}
     logged = json.loads(arrow.write_predictions(bundle, labels, probabilities))
     assert logged == json.loads(json.dumps(bundle.describe(labels, probabilities)))
 
@@ -160,7 +160,7 @@ def test_types_of_arrow_give_the_same_predictions(client: TestClient, types: dic
     rows = [*ROWS, ROW | {"house age": 3.0}]
     wanted = client.post("/predict", json={"rows": rows}).json()["predictions"]
     table = read_stream(post(client, table_of(rows, **types)).content)
-    assert table["probabilities.yes"].to_pylist() == [one["probabilities"]["yes"] for one in wanted]
+    assert table["probability yes"].to_pylist() == [one["probabilities"]["yes"] for one in wanted]
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
@@ -173,7 +173,7 @@ def test_timestamps_are_moments_in_utc(client: TestClient, unit: str, zone: str 
     table = table_of(ROWS)
     place = table.column_names.index("가입일")
     answer = post(client, table.set_column(place, "가입일", values))
-    got = read_stream(answer.content)["probabilities.yes"].to_pylist()
+    got = read_stream(answer.content)["probability yes"].to_pylist()
     assert got == [one["probabilities"]["yes"] for one in wanted]
 
 
@@ -183,7 +183,7 @@ def test_absent_columns_null_columns_and_nan_are_missing(client: TestClient) -> 
     for column in (pa.nulls(2), pa.array([float("nan")] * 2), pa.array([None, float("nan")], pa.float64())):
         table = table_of(rows)
         answer = post(client, table.set_column(table.column_names.index("house age"), "house age", column))
-        got = read_stream(answer.content)["probabilities.yes"].to_pylist()
+        got = read_stream(answer.content)["probability yes"].to_pylist()
         assert got == [one["probabilities"]["yes"] for one in wanted]
 
 
@@ -194,7 +194,7 @@ def test_names_and_texts_are_compared_in_normal_form(client: TestClient) -> None
     spelled[unicodedata.normalize("NFD", "지역")] = unicodedata.normalize("NFD", "서울")
     wanted = client.post("/predict", json={"rows": [ROW]}).json()["predictions"]
     got = read_stream(post(client, table_of([spelled])).content)
-    assert got["probabilities.yes"].to_pylist() == [wanted[0]["probabilities"]["yes"]]
+    assert got["probability yes"].to_pylist() == [wanted[0]["probabilities"]["yes"]]
 
 
 def test_a_table_of_pandas_and_categories_that_do_not_occur(client: TestClient) -> None:
@@ -202,7 +202,7 @@ def test_a_table_of_pandas_and_categories_that_do_not_occur(client: TestClient) 
     frame["가입일"] = pd.to_datetime(frame["가입일"])
     wanted = client.post("/predict", json={"rows": ROWS}).json()["predictions"]
     got = read_stream(post(client, pa.Table.from_pandas(frame, preserve_index=False)).content)
-    assert got["probabilities.yes"].to_pylist() == [one["probabilities"]["yes"] for one in wanted]
+    assert got["probability yes"].to_pylist() == [one["probabilities"]["yes"] for one in wanted]
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

@@ -596,4 +596,4 @@ def _write_columns(
         data = b"".join([texts[label] for label in labels.tolist()])
         yield "label", array(na.string(), buffers=[bits, offsets, data])
     for place, one in enumerate(bundle.class_names or ()):
-        yield f"probabilities.{one}", numbers(probabilities[:, place])
+        yield f"probability {one}", numbers(probabilities[:, place])

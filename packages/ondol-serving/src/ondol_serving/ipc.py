@@ -55,7 +55,7 @@ class Table:
         offset = self._unpack("<H", self._fields + entry) if entry < self._size else 0
         return self._place + offset if offset else None
 
-    def number(self, field: int, form: str, default: int = 0) -> int:
+    def number(self, field: int, form: str, *, default: int = 0) -> int:
         """Return a number."""
         place = self._find(field)
         return default if place is None else self._unpack(form, place)
@@ -230,8 +230,9 @@ def _read_type(kind: int, about: Table | None) -> Type:
     if kind in (UTF8, LARGE_UTF8):
         return Type(kind, np.dtype("<i4" if kind == UTF8 else "<i8"))
     if kind == DATE:
-        return Type(kind, np.dtype("<i8"), UNITS[1]) if about.number(0, "<h", 1) else Type(kind, np.dtype("<i4"))
+        in_days = about.number(0, "<h", default=1) == 0
+        return Type(kind, np.dtype("<i4")) if in_days else Type(kind, np.dtype("<i8"), UNITS[1])
     if kind in (TIMESTAMP, DURATION):
-        unit = about.number(0, "<h", 1 if kind == DURATION else 0)
+        unit = about.number(0, "<h", default=1 if kind == DURATION else 0)
         return Type(kind, np.dtype("<i8"), UNITS[unit]) if 0 <= unit < len(UNITS) else Type(kind)
     return Type(kind, np.dtype("?") if kind in (BOOL, NULL) else None)

@@ -24,6 +24,7 @@ from pydantic_core import from_json, to_json
 
 from ondol_serving.contract import Contract
 from ondol_serving.metrics import counters
+from ondol_serving.request import count_bytes
 from ondol_serving.settings import Rules
 
 COMPLAINT_SECONDS = 60.0
@@ -128,7 +129,7 @@ class Recorder:
 
 def _is_plain(body: bytes, keys: int) -> bool:
     """Return True if no key is repeated: JSON allows it, but strict readers of the log would fail on it."""
-    if body.count(b":") == keys:
+    if count_bytes(body, b":") == keys:
         return True
     # A colon inside a text looks like the colon of a key only after an escaped quote.
     return body.count(b'":') == keys and not any(colon in body for colon in SPACED_COLONS)

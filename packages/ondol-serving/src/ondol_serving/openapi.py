@@ -56,7 +56,7 @@ REFUSALS = {
     **CALLERS,
     408: "The body did not arrive in time",
     413: "The body is too large",
-    415: "The body is not declared as application/json, or is encoded",
+    415: "The body is not declared as application/json or as a table of Arrow, or is encoded",
     429: "The caller has sent more requests than its rate; `Retry-After` says when to try again",
     500: "The service failed",
     503: "There is no model yet, or more is asked than can be served; then `Retry-After` says when to try again",

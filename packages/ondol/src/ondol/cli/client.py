@@ -7,7 +7,7 @@ import typer
 from ondol.cli.console import console, start_command
 from ondol.contract import load_contract
 from ondol.errors import UserError
-from ondol.setup.client import MARK, write_client
+from ondol.setup.client import MARK, name_client, write_client
 from ondol.setup.schema_file import show_differences
 from ondol.storage.files import write_bytes
 
@@ -20,7 +20,7 @@ def make_client(path: Path | None, check: bool) -> None:
         UserError: there is another file, or none to check.
     """
     settings = start_command()
-    path = (path or settings.root / f"{settings.project.name.replace('-', '_').replace('.', '_')}_client.py").absolute()
+    path = (path or settings.root / name_client(settings.project.name)).absolute()
     text = write_client(load_contract(settings), settings.project.name)
     before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
     if check:

@@ -1,6 +1,7 @@
 """Writes the typed client of a contract, one file of Python: `ml client`."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from keyword import iskeyword
 from pathlib import Path
@@ -28,6 +29,11 @@ class Prediction:
     """The prediction of one row; a number that overflowed is None."""
 
 '''
+
+
+def name_client(project: str) -> str:
+    """Return the name of the file that `ml client` writes, which can be imported."""
+    return f"{re.sub('[.-]', '_', project)}_client.py"
 
 
 def write_client(contract: Contract, project: str) -> str:
