@@ -16,10 +16,11 @@ import pytest
 from service_support import ROW, TestClient, bundle_files, compile_model, crown, fit, write_bundle
 
 from ondol_serving import arrow, request
-from ondol_serving.bundle import Bundle
+from ondol_serving.bundle import Bundle, load_bundle
 from ondol_serving.contract import Encoder, read_contract
 from ondol_serving.errors import RequestRefused
 from ondol_serving.request import Reader, compile_request
+from ondol_serving.rollout import Rollout
 from ondol_serving.serving import serving as state
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -97,7 +98,7 @@ def test_answer_has_the_numbers_of_json_in_columns(serving: Any, problem: str) -
         assert table["label"].to_pylist() == [one["label"] for one in wanted]
         for name in names:
             assert table[f"probability {name}"].to_pylist() == [one["probabilities"][name] for one in wanted]
-    about = {b"request_id": answer.headers["x-request-id"].encode(), b"model_version": b"7"}
+    about = {b"request_id": answer.headers["x-request-id"].encode(), b"model_version": b"7", b"role": b"champion"}
     assert table.schema.metadata == about
     assert answer.headers["x-model-version"] == "7"
 
@@ -129,6 +130,26 @@ def test_log_has_the_record_of_the_same_rows_in_json(client: TestClient, tmp_pat
         assert {name: record[name] for name in ("version", "bundle", "request", "predictions")} == {
             name: first[name] for name in ("version", "bundle", "request", "predictions")
         }
+
+
+@pytest.mark.parametrize("problem", ["binary", "multiclass", "regression"])
+def test_a_rollout_answers_a_table_by_the_version_that_it_chooses(
+    serving: Any, models: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str
+) -> None:
+    client = serving(problem)
+    champion = state.bundle
+    assert champion is not None
+    name, _ = write_bundle(tmp_path, bundle_files("8", problem, models[problem], settings={"max_rows": 100}))
+    challenger = load_bundle(tmp_path / "bundles" / name)
+    before = read_stream(post(client, table_of(ROWS)).content)
+    monkeypatch.setattr(state, "rollout", Rollout("r", "canary", champion, challenger, (0.0,), (1.0,)))
+    answer = post(client, table_of(ROWS))
+    table = read_stream(answer.content)
+    assert table.to_pydict() == before.to_pydict()
+    assert table.schema.types == before.schema.types
+    assert table.schema.metadata[b"role"] == b"challenger"
+    assert answer.headers["x-model-version"] == "8"
+    assert (records(tmp_path)[-1]["version"], records(tmp_path)[-1]["id"]) == ("8", answer.headers["x-request-id"])
 
 
 def test_predictions_and_new_texts_are_counted(client: TestClient) -> None:

@@ -83,6 +83,7 @@ SENT = ROW | {
 ANSWER = {
     "request_id": "r1",
     "model_version": "3",
+    "role": "champion",
     "predictions": [{"label": "예", "probabilities": {"예": 0.75, "아니오": 0.25}}],
 }
 Reply = tuple[int, Any, dict[str, str]]
@@ -196,7 +197,7 @@ def test_rows_are_sent_as_json_and_predictions_are_typed(code: Any) -> None:
     assert json.loads(got[0]["body"]) == {"rows": [SENT]}
     assert (got[0]["path"], got[0]["authorization"]) == ("/predict", "Bearer ondol_key")
     assert answer.predictions == [code.Prediction("예", {"예": 0.75, "아니오": 0.25})]
-    assert (answer.request_id, answer.model_version) == ("r1", "3")
+    assert (answer.request_id, answer.model_version, answer.role) == ("r1", "3", "champion")
 
 
 def test_a_busy_service_is_asked_again_after_the_time_that_it_names(code: Any, waits: list[float]) -> None:

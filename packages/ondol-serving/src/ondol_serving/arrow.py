@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from ondol_serving import ipc
 from ondol_serving.bundle import Bundle
@@ -550,13 +550,31 @@ def _join(parts: list[Values]) -> Values:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write_answer(bundle: Bundle, labels: NDArray[Any], probabilities: NDArray[Any] | None, request_id: str) -> bytes:
+def rewrite_answer(bundle: Bundle, answer: bytes, request_id: str, role: str) -> bytes:
+    """Return an answer in JSON as a table: during a rollout, tables are answered as JSON is."""
+    predictions = from_json(answer)["predictions"]
+    dtype = np.float64 if bundle.meta.get("runtime") == "sklearn" else np.float32
+    if bundle.contract.classes is None:
+        return write_answer(bundle, np.array([one["value"] for one in predictions], dtype), None, request_id, role)
+    places = {label_key(one): place for place, one in enumerate(bundle.contract.classes)}
+    labels = np.array([0 if one["label"] is None else places[label_key(one["label"])] for one in predictions])
+    probabilities = np.array([list(one["probabilities"].values()) for one in predictions], dtype)
+    return write_answer(bundle, labels, probabilities, request_id, role)
+
+
+def write_answer(
+    bundle: Bundle,
+    labels: NDArray[Any],
+    probabilities: NDArray[Any] | None,
+    request_id: str,
+    role: str = "champion",
+) -> bytes:
     """Return the answer as a stream: `label` and a column for each class, or `value`; null if a number overflowed."""
     import nanoarrow as na
     from nanoarrow.ipc import StreamWriter
 
     columns = dict(_write_columns(bundle, labels, probabilities))
-    metadata = {"request_id": request_id, "model_version": bundle.version}
+    metadata = {"request_id": request_id, "model_version": bundle.version, "role": role}
     fields = {name: column.schema for name, column in columns.items()}
     schema = na.c_schema(na.struct(fields)).modify(metadata=metadata)
     table = na.c_array_from_buffers(schema, len(labels), [None], children=columns.values())

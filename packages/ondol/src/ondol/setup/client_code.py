@@ -36,6 +36,7 @@ class Answer:
 
     request_id: str  # keep it, if labels arrive later
     model_version: str
+    role: str  # "champion", or "challenger" if a rollout tries this version
     predictions: list[Prediction]
 
 
@@ -87,7 +88,7 @@ class Client:
         body = json.dumps({"rows": [_to_json(row) for row in rows]}, ensure_ascii=False, allow_nan=False)
         answer = json.loads(self._send("/predict", body.encode(), "application/json"))
         predictions = [Prediction(**one) for one in answer["predictions"]]
-        return Answer(answer["request_id"], answer["model_version"], predictions)
+        return Answer(answer["request_id"], answer["model_version"], answer["role"], predictions)
 
     def predict_arrow(self, stream: bytes) -> bytes:
         """Return the predictions of a table as a table, both as streams of Arrow's IPC format; for thousands of rows.
