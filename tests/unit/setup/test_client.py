@@ -238,7 +238,7 @@ def test_check_finds_a_client_that_is_not_up_to_date(
 ) -> None:
     import typer
 
-    from ondol.cli import client as command
+    from ondol.cli import contract as command
     from ondol.config import Settings
     from ondol.errors import UserError
 

@@ -257,7 +257,7 @@ def client(
     ] = False,
 ) -> None:
     """Write a typed Python client of the service, in one file, from model/schema.py."""
-    from ondol.cli.client import make_client
+    from ondol.cli.contract import make_client
 
     make_client(out, check)
 

@@ -1,4 +1,4 @@
-"""`ml contract`: how the data differs from `model/schema.py`, and the edit that makes the schema match it."""
+"""`ml contract` and `ml client`: `model/schema.py` compared with the data, and what is written from it."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from ondol.config import Settings
 from ondol.contract import load_contract
 from ondol.errors import UserError
 from ondol.ingestion.sources import Reading, open_source
+from ondol.setup.client import MARK, name_client, write_client
 from ondol.setup.evolution import ContractChange, find_changes
 from ondol.setup.inference import TableFormat
 from ondol.setup.initialize import read_table
@@ -64,6 +65,32 @@ def replace_schema(path: Path, before: bytes, text: str) -> None:
     if path.read_bytes() != before:
         raise UserError(f"{path} was edited while the source was read: nothing was written; run the command again.")
     write_bytes(path, text.encode())
+
+
+def make_client(path: Path | None, check: bool) -> None:
+    """Write the client of the project's contract to `path`; with `check`, only compare it with the file there.
+
+    Raises:
+        typer.Exit: with 1, if the file is not up to date.
+        UserError: there is another file, or none to check.
+    """
+    settings = start_command()
+    path = (path or settings.root / name_client(settings.project.name)).absolute()
+    text = write_client(load_contract(settings), settings.project.name)
+    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
+    if check:
+        if before is None:
+            raise UserError(f"There is no {path}: `ml client` writes it.")
+        if before != text:
+            console.print(show_differences(path.parent, {Path(path.name): text}), markup=False, soft_wrap=True)
+            console.print(f"{path.name} is not up to date with model/schema.py: run `ml client`.", soft_wrap=True)
+            raise typer.Exit(1)
+        console.print(f"{path.name} is up to date with model/schema.py.", soft_wrap=True)
+        return
+    if before is not None and MARK not in before:
+        raise UserError(f"{path} was not written by `ml client`: move it away, or name another file by --out.")
+    write_bytes(path, text.encode())
+    console.print(f"Wrote {path}.", markup=False, soft_wrap=True)
 
 
 def _find(settings: Settings, source: str | None) -> tuple[list[ContractChange], int | None]:
