@@ -275,7 +275,8 @@ def _read_numbers(rule: ColumnRule, values: Values) -> tuple[NDArray[np.float64]
     if kind not in (wanted, "missing") and (column.kind, kind) != ("duration", "number"):
         raise ValueError
     missing = np.zeros(len(values.values), dtype=bool) if values.missing is None else values.missing
-    numbers = values.values.astype(np.int64 if column.kind == "date" else np.float64)
+    with np.errstate(invalid="ignore"):  # some NaN raise a warning
+        numbers = values.values.astype(np.int64 if column.kind == "date" else np.float64)
     numbers[missing] = 0  # what is there may be anything
     present = numbers if values.missing is None else numbers[~missing]
     if len(present) < len(numbers) and not column.nullable:
