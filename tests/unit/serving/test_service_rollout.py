@@ -92,7 +92,7 @@ def test_a_share_of_the_customers_gets_the_challenger_and_keeps_it_as_the_share_
         assert all(a["predictions"] == expected[a["model_version"]] for a in answers.values())
         assert taken[-1] == {c for c in range(200) if service.ask(c)["model_version"] == "8"}
         if rollout.next_share is not None:
-            rollout = record.take_step(service.store, rollout, "goes on")
+            rollout = record.take_step(service.store, rollout, "better")
             service.look()
     assert taken[0] < taken[1] < taken[2] == set(range(200))
     assert 30 < len(taken[0]) < 70 and 75 < len(taken[1]) < 125

@@ -336,7 +336,7 @@ class RolloutPolicy(Section):
     """How a version that passed its gates gets the requests, and when it is withdrawn; see docs/explanation/rollout.md.
 
     The limits say by how much the challenger may be worse than the champion. They decide at the confidence level: the
-    rollout goes on as soon as the challenger is within all of them, and ends as soon as it is beyond one.
+    next step is taken as soon as the challenger is within all of them, and it is withdrawn as soon as it is beyond one.
 
     Attributes:
         strategy: "direct" (at once), "shadow" (it answers nothing, and predicts the champion's requests, too), "canary"

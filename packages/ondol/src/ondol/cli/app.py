@@ -39,7 +39,7 @@ quarantine_app = typer.Typer(
     help="Rows that failed validation: list them, show them, add corrected ones again.", no_args_is_help=True
 )
 loop_app = typer.Typer(help="Pause, resume or show automatic retraining.", no_args_is_help=True)
-rollout_app = typer.Typer(help="Try a version beside the champion: start, see, go on, end.", no_args_is_help=True)
+rollout_app = typer.Typer(help="Try a version beside the champion: start, show, advance, end.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of the service: create, list, revoke.", no_args_is_help=True)
 compose_app = typer.Typer(help="Passwords of the containers of ops/compose.yaml.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
