@@ -29,7 +29,7 @@ HEALTH = frozenset(  # answered without a key, and under any host name
     {"/livez", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", *(f"{path}/ready" for path in MODEL)}
 )
 METRICS = "/metrics"  # answered under any host name too: it reveals no data
-NEEDED = {"/predict": "predict", METRICS: "metrics"}  # by path
+NEEDED = {"/predict": "predict", "/explain": "explain", METRICS: "metrics"}  # by path
 PAGES = frozenset(  # for callers with any scope
     {"/", "/docs.json", "/schema.json", "/model", "/static_content/{path}", "/v2", *MODEL}
 )
@@ -128,11 +128,20 @@ class Access:
             RequestRefused: with 401, the key is missing or not valid; with 403, it has another scope; with 429, the
                 caller has sent too many requests.
         """
+        caller = await self.require(path, headers, client)
+        if self.rules.rate is not None:
+            await self._limit(caller.name)
+
+    async def require(self, path: str, headers: Headers, client: str) -> Caller:
+        """Return the caller, who may send requests to `path`.
+
+        Raises:
+            RequestRefused: with 401, the key is missing or not valid; with 403, it has another scope.
+        """
         caller = await self._identify(headers) if self.controlled else Caller(client, SCOPES)
         if not may_use(caller, path):
             raise RequestRefused(403, "wrong_scope", f'This key does not have the scope "{scope_of(path)}"')
-        if self.rules.rate is not None:
-            await self._limit(caller.name)
+        return caller
 
     async def _identify(self, headers: Headers) -> Caller:
         text = read_credentials(headers)

@@ -19,8 +19,9 @@ IDS_AT_ONCE = 256
 class Accepted(NamedTuple):
     """A validated request: the feature values of each row, and the bundle that validated them and will predict them.
 
-    The other fields are for the log: the body, the number of its fields, its time of arrival (`time.perf_counter`),
-    whether it has columns that are neither read nor logged, and the role of the bundle.
+    Five fields are for the log: the body, the number of its fields, its time of arrival (`time.perf_counter`),
+    whether it has columns that are neither read nor logged, and the role of the bundle. The last is whether an
+    explanation is wanted.
     """
 
     bundle: Bundle
@@ -31,6 +32,7 @@ class Accepted(NamedTuple):
     arrived: float
     unread: bool = False
     role: Role = "champion"
+    explain: bool = False
 
 
 def create_request_ids() -> Iterator[str]:

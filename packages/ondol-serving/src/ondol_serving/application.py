@@ -31,7 +31,7 @@ MOST_HEADERS = 100
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")  # of a route for all methods
 WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON = "application/json"
-PREDICTING = ("/predict", *INFER)  # refused before the body is read if there is no model
+PREDICTING = ("/predict", "/explain", *INFER)  # refused before the body is read if there is no model
 LABEL = "service.route"  # scope key: the path, or the pattern of its route
 
 log = logging.getLogger("bentoml.service")

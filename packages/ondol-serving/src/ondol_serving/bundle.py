@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from ondol_serving.contract import Contract, Encoder, Rows, read_contract
 from ondol_serving.log import Recorder
 from ondol_serving.names import digest_folder, label_key
 from ondol_serving.request import Read, Reader, compile_request
-from ondol_serving.runtime import OnnxRuntime, Runtime
+from ondol_serving.runtime import OnnxEncoder, OnnxRuntime, Runtime, Tensors
 from ondol_serving.settings import Limits, read_limits, read_rules
+from ondol_serving.shapley import Explainer, make_explainer, select_outputs
 
 
 class BundleError(Exception):
@@ -39,6 +41,7 @@ class Bundle:
     recorder: Recorder
     reader: Reader
     limits: Limits
+    explainer: Explainer | None  # None: deployed before there were explanations
 
     def read(self, body: bytes) -> Read:
         """Return what a request's body holds.
@@ -79,6 +82,35 @@ class Bundle:
             for label, row in zip(labels.tolist(), _listed(probabilities), strict=True)
         ]
 
+    @property
+    def explains_quickly(self) -> bool:
+        """Whether an explanation takes about as long as a prediction."""
+        return bool(self.meta["explanation"]["method"] != "approximate")
+
+    def explain(self, rows: Rows) -> dict[str, Any]:
+        """Return what each column contributed to the predictions; the bundle must have an explainer.
+
+        Returns:
+            `method`, `scale`, `baseline`, and for each row in `contributions` a number by column. Of two classes, they
+            are about the second, which is `class`; of several, each number is an object of one number by class.
+        """
+        assert self.explainer is not None
+        contributions = self.explainer.explain(self.encoder.encode(rows))
+        names = [column.name for column in self.contract.features]
+        show: Callable[[list[Any]], Any] = _first
+        if self.contract.problem == "multiclass":
+            show = self._by_class
+        about = {"method": self.meta["explanation"]["method"], "scale": self.meta["explanation"]["scale"]}
+        if self.contract.problem == "binary":
+            about["class"] = (self.contract.classes or ())[1]
+        return about | {
+            "baseline": show(_listed(self.explainer.baseline)),
+            "contributions": [dict(zip(names, map(show, row), strict=True)) for row in _listed(contributions)],
+        }
+
+    def _by_class(self, numbers: list[Any]) -> dict[str, Any]:
+        return dict(zip(self.class_names or (), numbers, strict=True))
+
 
 def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
     """Load a bundle and test it with its own example.
@@ -96,7 +128,10 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
         bundle = _load(folder)
         example = (bundle.meta.get("example") or {}).get("rows")
         if example:
-            bundle.predict(bundle.parse(json.dumps({"rows": example[: bundle.limits.max_rows]}).encode()))
+            rows = bundle.parse(json.dumps({"rows": example[: bundle.limits.max_rows]}).encode())
+            bundle.predict(rows)
+            if bundle.explainer is not None:
+                bundle.explain(rows)
     except BundleError:
         raise
     except Exception as error:  # a library may raise anything on a broken file, and the old bundle must stay
@@ -116,6 +151,7 @@ def _load(folder: Path) -> Bundle:
     request_type = compile_request(contract, limits.max_rows)
     version = str(meta["version"])
     recorder = Recorder(contract, version, folder, read_rules(settings.get("log") or {}))
+    runtime = _open_runtime(folder, meta, contract)
     return Bundle(
         folder=folder,
         version=version,
@@ -124,7 +160,7 @@ def _load(folder: Path) -> Bundle:
         contract=contract,
         request_type=request_type,
         encoder=Encoder(contract.features),
-        runtime=_open_runtime(folder, meta, contract),
+        runtime=runtime,
         class_names=None if contract.classes is None else tuple(label_key(c) for c in contract.classes),
         known=tuple(
             (i, c.name, frozenset((*c.encoding["known"], None, "")))
@@ -134,7 +170,21 @@ def _load(folder: Path) -> Bundle:
         recorder=recorder,
         reader=Reader(contract, request_type, limits.max_rows),
         limits=limits,
+        explainer=_open_explainer(folder, meta, contract, runtime),
     )
+
+
+def _open_explainer(folder: Path, meta: dict[str, Any], contract: Contract, runtime: Runtime) -> Explainer | None:
+    if not (about := meta.get("explanation")):
+        return None
+
+    def run(tensors: Tensors) -> NDArray[Any]:
+        values, probabilities = runtime.run(tensors)
+        return select_outputs(contract.problem, values if probabilities is None else probabilities)
+
+    encode = None if about["method"] == "approximate" else OnnxEncoder(folder / "explanation.onnx")
+    with np.load(folder / "explanation.npz", allow_pickle=False) as arrays:
+        return make_explainer(about["method"], arrays, contract.features, encode, run)
 
 
 def _open_runtime(folder: Path, meta: dict[str, Any], contract: Contract) -> Runtime:
@@ -163,3 +213,7 @@ def _listed(numbers: NDArray[Any]) -> list[Any]:
     hidden = numbers.astype(object)
     hidden[~np.isfinite(numbers)] = None
     return list(hidden.tolist())
+
+
+def _first(numbers: list[Any]) -> Any:
+    return numbers[0]

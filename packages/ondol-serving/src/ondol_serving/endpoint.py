@@ -1,4 +1,4 @@
-"""The endpoint `/predict`: reads a body, predicts its rows and writes an answer.
+"""The endpoints `/predict` and `/explain`: read a body, predict or explain its rows and write an answer.
 
 One bundle both validates and predicts a request, so an answer never mixes two models: the one in production when the
 request arrives, or the challenger of a rollout. `answer_predict` is what callers reach. BentoML gets the classes for
@@ -9,10 +9,11 @@ reading and writing as `input_spec` and `output_spec`: for the documentation, an
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bentoml import IODescriptor
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -22,6 +23,7 @@ from ondol_serving.answers import Accepted, create_request_ids, log_failure
 from ondol_serving.bundle import Bundle
 from ondol_serving.callers import HeaderPair, read_headers
 from ondol_serving.errors import RequestRefused, RowsRefused
+from ondol_serving.explanation import explain, require_explainable
 from ondol_serving.request import Envelope
 from ondol_serving.rollout import Role, find_key
 from ondol_serving.serving import serving
@@ -40,6 +42,18 @@ class Prediction(BaseModel):
     value: float | None = None
 
 
+class Explanation(BaseModel):
+    """What each column contributed: baseline and contributions add up to the prediction, on the scale."""
+
+    method: Literal["exact", "linear", "approximate"]
+    scale: Literal["value", "probability", "log-odds", "score"]
+    class_: Any = Field(None, alias="class", description="Of two classes, the one that the contributions are about.")
+    baseline: Any = Field(description="The mean prediction of training rows; of three and more classes, by class.")
+    contributions: list[dict[str, Any]] = Field(
+        description="For each row a number by column; of three and more classes, an object by class."
+    )
+
+
 class PredictRequest(IODescriptor, Envelope):
     """Rows to predict. The fields of a row are those of the model in production."""
 
@@ -49,7 +63,7 @@ class PredictRequest(IODescriptor, Envelope):
     async def from_http_request(cls, request: "Request", serde: Any) -> Any:
         """Return the validated rows of a request, or the answer 400."""
         try:
-            return await read_rows(request.scope["bundle"], request.scope["body"], request.scope["headers"])
+            return await read_request(request.scope, request.scope["body"])
         except RequestRefused as refused:
             return refused.answer
 
@@ -63,6 +77,7 @@ class PredictResponse(IODescriptor):
     model_version: str
     role: str = Field(description="champion: in production; challenger: tried by a rollout.")
     predictions: list[Prediction]
+    explanation: Explanation | None = Field(None, description='Only if the request has `"explain": true`.')
 
     @classmethod
     async def to_http_response(cls, obj: tuple[Accepted, bytes], serde: Any) -> Response:
@@ -81,7 +96,7 @@ async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
     else:
         if is_table:
             body = await asyncio.to_thread(arrow.to_json_body, bundle, body)
-        request, answer = await answer_request(await read_rows(bundle, body, scope["headers"]))
+        request, answer = await answer_request(await read_request(scope, body))
         request_id, bundle = request.request_id, request.bundle
         if wants_table:
             answer = await asyncio.to_thread(arrow.rewrite_answer, bundle, answer, request_id, request.role)
@@ -91,6 +106,42 @@ async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [*about, (b"content-length", b"%d" % len(answer)), (b"x-request-id", request_id.encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": answer})
+
+
+async def answer_explain(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer `POST /explain`; an ASGI application behind `Application`, which has read the body.
+
+    The rows are predicted, too, but neither logged nor counted as predictions.
+    """
+    request = await read_rows(scope["bundle"], scope["body"], scope["headers"])
+    bundle, rows = request.bundle, request.rows
+    explanation = await explain(bundle, rows)
+    predictions = await asyncio.to_thread(bundle.predict, rows) if bundle.runtime.slow else bundle.predict(rows)
+    about = {"request_id": request.request_id, "model_version": bundle.version, "role": request.role}
+    body = b'%b,"predictions":%b,"explanation":%b}' % (to_json(about)[:-1], to_json(predictions), explanation)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request.request_id.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def read_request(scope: Scope, body: bytes) -> Accepted:
+    """Return the validated rows of a request whose body has been read.
+
+    Raises:
+        RequestRefused: they do not match the contract; or an explanation is wanted that is not possible, or that the
+            caller may not have.
+    """
+    request = await read_rows(scope["bundle"], body, scope["headers"])
+    if request.explain:
+        if serving.access.controlled:
+            client = scope["client"][0] if scope.get("client") else ""
+            await serving.access.require("/explain", read_headers(scope["headers"]), client)
+        require_explainable(request.bundle, request.rows)
+    return request
 
 
 async def read_rows(bundle: Bundle, body: bytes, headers: Iterable[HeaderPair] | None = None) -> Accepted:
@@ -134,10 +185,21 @@ async def _read(bundle: Bundle, role: Role, request_id: str, body: bytes) -> Acc
     arrived = time.perf_counter()
     many = len(body) > HEAVY_BYTES
     read = await asyncio.to_thread(bundle.read, body) if many else bundle.read(body)
-    return Accepted(bundle, request_id, read.rows, read.body, read.keys, arrived, read.unread, role)
+    return Accepted(bundle, request_id, read.rows, read.body, read.keys, arrived, read.unread, role, read.explain)
 
 
 async def answer_request(request: Accepted) -> tuple[Accepted, bytes]:
+    """Return a request and the body of its answer, which has been logged; see `_predict`."""
+    if not request.explain:
+        return await _predict(request)
+    explanation = await explain(request.bundle, request.rows)  # first: a request that is refused is not logged
+    answered, body = await _predict(request)
+    if answered.bundle is not request.bundle:
+        explanation = await explain(answered.bundle, answered.rows)
+    return answered, b'%b,"explanation":%b}' % (body[:-1], explanation)
+
+
+async def _predict(request: Accepted) -> tuple[Accepted, bytes]:
     """Return a request and the body of its answer, which has been logged.
 
     Where a challenger fails, the champion answers, and the failure is logged. The returned request says which of both

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 KEYS_FILE = "access.json"  # in the store
-SCOPES = ("predict", "metrics", "admin")
+SCOPES = ("predict", "explain", "metrics", "admin")
 # A key is `ondol_ID_SECRET`. The secret is random (256 bits), so a fast hash is enough: slow ones are for passwords.
 FORM = re.compile(r"ondol_([0-9a-f]{8})_[A-Za-z0-9_-]{43}")
 NO_HASH = "0" * 64

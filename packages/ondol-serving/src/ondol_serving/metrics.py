@@ -31,6 +31,7 @@ class Counters:
         from prometheus_client import Counter
 
         self.predictions = Counter("ml_predictions", "Rows predicted", ["model_version"])
+        self.explanations = Counter("ml_explanations", "Rows explained", ["model_version"])
         self.unknown = Counter("ml_unknown_categories", "Values never seen in training", ["column"])
         self.dropped = Counter("ml_log_dropped", "Answers that the prediction log could not take")
         self.failures = Counter(

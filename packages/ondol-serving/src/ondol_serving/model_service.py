@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
+from http import HTTPStatus
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
-from bentoml.exceptions import ServiceUnavailable
+from bentoml.exceptions import BentoMLException, ServiceUnavailable
 from pydantic import ValidationError
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -27,8 +28,9 @@ from ondol_serving.answers import Accepted
 from ondol_serving.application import JSON, Application, Dispatcher
 from ondol_serving.batching import Batcher
 from ondol_serving.bundle import Bundle
-from ondol_serving.endpoint import PredictRequest, PredictResponse, answer_predict, answer_request
-from ondol_serving.errors import refuse
+from ondol_serving.endpoint import PredictRequest, PredictResponse, answer_explain, answer_predict, answer_request
+from ondol_serving.errors import RequestRefused, refuse
+from ondol_serving.explanation import explain
 from ondol_serving.metrics import counters
 from ondol_serving.names import PrintableRecord
 from ondol_serving.openapi import DocumentedService, show_page
@@ -96,6 +98,7 @@ class ModelService:
         serving.access = Access()
         counters()
         serving.batcher, serving.load, serving.shadow = Batcher(), Load(), Shadow()
+        serving.explaining = asyncio.Semaphore()
         await asyncio.to_thread(serving.look)
         self._grpc = None
         if GRPC_PORT:
@@ -131,14 +134,37 @@ class ModelService:
             pydantic.ValidationError: a row does not match the contract; BentoML answers 400.
             ServiceUnavailable: there is no model yet; BentoML answers 503.
         """
-        bundle = serving.bundle
-        if bundle is None:
-            raise ServiceUnavailable(NO_MODEL)
+        bundle = _require_model()
         return await serving.batcher.predict(bundle, bundle.parse(json.dumps({"rows": rows}).encode()))
+
+    async def explain_rows(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the `explanation` of `rows`, as in `POST /explain`; for use in the project's own endpoints.
+
+        Raises:
+            pydantic.ValidationError: a row does not match the contract; BentoML answers 400.
+            ServiceUnavailable: there is no model yet; BentoML answers 503.
+            BentoMLException: the model has no explanation (409), there are too many rows (400), or too many wait (503).
+        """
+        bundle = _require_model()
+        parsed = bundle.parse(json.dumps({"rows": rows}).encode())
+        try:
+            return dict(json.loads(await explain(bundle, parsed)))
+        except RequestRefused as refused:
+            raise BentoMLException(str(refused), error_code=HTTPStatus(refused.answer.status_code)) from None
+
+
+def _require_model() -> Bundle:
+    if serving.bundle is None:
+        raise ServiceUnavailable(NO_MODEL)
+    return serving.bundle
 
 
 # Routes that BentoML does not know, with their methods.
-OURS: dict[str, tuple[str, ASGIApp]] = {"/model": ("GET", show_model), **inference_protocol.ROUTES}
+OURS: dict[str, tuple[str, ASGIApp]] = {
+    "/model": ("GET", show_model),
+    "/explain": ("POST", answer_explain),
+    **inference_protocol.ROUTES,
+}
 
 
 class TypedService(DocumentedService):
@@ -156,6 +182,7 @@ class TypedService(DocumentedService):
         for added, options in reversed(self.middlewares):  # of the project's service, around all routes
             admitted = added(admitted, **options)
         types: dict[str, tuple[str, ...]] = {api.route: (api.input_spec.mime_type(),) for api in self.apis.values()}
+        types.setdefault("/explain", (JSON,))
         types |= dict.fromkeys(inference_protocol.INFER, ("application/*",))  # JSON, or JSON and binary tensors
         if "/predict" in direct:
             types["/predict"] = (JSON, arrow.MEDIA_TYPE)

@@ -62,6 +62,8 @@ REFUSALS = {
     503: "There is no model yet, or more is asked than can be served; then `Retry-After` says when to try again",
 }
 
+EXPLAINED = dict(sorted((REFUSALS | {409: "An explanation is wanted, and the model has none"}).items()))
+
 
 class Document:
     """The document that BentoML writes as `/docs.json`."""
@@ -101,9 +103,11 @@ class DocumentedService(bentoml.Service[Any]):
         document["paths"] |= {path: _describe_protocol(path) for path in ROUTES}
         operation = document["paths"]["/predict"]["post"]
         # BentoML's keys are numbers: text keys would appear in the document a second time.
-        operation["responses"] = {"200": operation["responses"][200]} | _describe(REFUSALS)
+        operation["responses"] = {"200": operation["responses"][200]} | _describe(EXPLAINED)
         if bundle is not None:
             add_types(document, bundle)
+        # The same request, or an endpoint of the project.
+        document["paths"].setdefault("/explain", {"post": _describe_explain(operation["requestBody"])})
         return document
 
 
@@ -127,6 +131,17 @@ def _describe_model() -> dict[str, Any]:
         "tags": ["Service APIs"],
         "description": "The model in production: version, data digest, commit, metrics, schema.",
         "responses": found | _describe(CALLERS | {503: "There is no model yet"}),
+    }
+
+
+def _describe_explain(request: dict[str, Any]) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": REFERENCE.format(model="PredictResponse")}}}
+    found = {"200": {"description": "The predictions and their explanation", "content": content}}
+    return {
+        "tags": ["Service APIs"],
+        "description": "Predict each row, and return what each column contributed. It is not logged.",
+        "requestBody": request,
+        "responses": found | _describe(EXPLAINED),
     }
 
 

@@ -72,6 +72,7 @@ OTHERS = {str, *NUMBERS}  # types in JSON of a date and a duration
 
 Error = dict[str, Any]
 REQUEST = "Request"  # the name of the type, in OpenAPI and in errors
+EXPLAIN = "explain"  # a field beside `rows`
 
 
 class Envelope(BaseModel):
@@ -97,7 +98,8 @@ def compile_request(contract: Contract, max_rows: int) -> type[BaseModel]:
     config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     row = create_model("Row", __config__=config, **fields)
     rows: Any = (Annotated[list[row], Field(min_length=1, max_length=max_rows)], ...)  # type: ignore[valid-type]
-    return create_model(REQUEST, __config__=config, rows=rows)
+    explain = (StrictBool, Field(False, description="Whether to add what each column contributed."))
+    return create_model(REQUEST, __config__=config, rows=rows, explain=explain)
 
 
 def _type_of(column: Column) -> Any:
@@ -303,13 +305,15 @@ class Read(NamedTuple):
         rows: The features of each row, in the order of the contract.
         keys: The number of fields of the request, including `rows`.
         unread: Whether a row holds a column that is neither a feature nor an id.
-        body: The body, with names and texts in Unicode's normal form C.
+        body: The body, with names and texts in Unicode's normal form C, and nothing beside `rows`.
+        explain: Whether an explanation is wanted.
     """
 
     rows: list[tuple[Any, ...]]
     keys: int
     unread: bool
     body: bytes
+    explain: bool
 
 
 class Reader:
@@ -335,9 +339,9 @@ class Reader:
         Raises:
             pydantic.ValidationError: the body does not match the contract.
         """
-        rows, normal = self._parse(body)
+        rows, normal, explain = self._parse(body)
         if len(rows) >= MANY_ROWS and (found := self._read_columns(rows)) is not None:
-            return Read(*found, normal)
+            return Read(*found, normal, explain)
         made: list[tuple[Any, ...]] = []
         keys, unread = 1, False
         try:
@@ -350,7 +354,7 @@ class Reader:
                 keys += len(row)
         except (ValidationError, AttributeError):  # of a row that is not an object
             self._refuse(rows, len(made))
-        return Read(made, keys, unread, normal)
+        return Read(made, keys, unread, normal, explain)
 
     def _read_columns(self, rows: list[Any]) -> tuple[list[tuple[Any, ...]], int, bool] | None:
         """Return what `read` returns, except the body; None if the rows have to be validated one after another."""
@@ -367,8 +371,8 @@ class Reader:
             return None
         return list(zip(*made, strict=True)), 1 + len(first) * len(rows), not first.keys() <= self.logged
 
-    def _parse(self, body: bytes) -> tuple[list[Any], bytes]:
-        """Return the unvalidated rows (from one to `max_rows`), and the body in normal form."""
+    def _parse(self, body: bytes) -> tuple[list[Any], bytes, bool]:
+        """Return the unvalidated rows (from one to `max_rows`), the body of them in normal form, and `explain`."""
         if len(body) > self.max_values and count_values(body, self.max_values) > self.max_values:
             message = f"{self._at_most()}, and no more than {self.max_values} values in all"
             raise _error([_describe("too_long", ("rows",), message)])
@@ -381,7 +385,13 @@ class Reader:
             body = to_json(request, inf_nan_mode="constants")
         if type(request) is not dict:
             raise _error([_describe("model_type", (), 'Input should be an object, {"rows": [{…}, …]}')])
-        found = list(islice(_unknown(request, frozenset({"rows"}), ()), MOST_ERRORS - 1))
+        explain = False
+        if EXPLAIN in request:
+            explain = request.pop(EXPLAIN)
+            body = to_json(request, inf_nan_mode="constants")
+        found = list(islice(_unknown(request, frozenset({"rows"}), ()), MOST_ERRORS - 2))
+        if type(explain) is not bool:
+            found.append(_describe("bool_type", (EXPLAIN,), "Input should be a valid boolean"))
         if "rows" not in request:
             raise _error([_describe("missing", ("rows",), "Field required"), *found])
         if found:
@@ -390,7 +400,7 @@ class Reader:
         if type(rows) is not list:
             raise _error([_describe("list_type", ("rows",), "Input should be a valid array")])
         self.require_length(len(rows))
-        return rows, body
+        return rows, body, explain
 
     def require_length(self, rows: int) -> None:
         """Check the number of rows.

@@ -2,10 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -32,15 +35,7 @@ class OnnxRuntime:
             ValueError: the model's inputs or outputs differ from the contract.
             onnxruntime's errors: the file is not a model.
         """
-        # Otherwise it reports to Microsoft; the variable is read at import.
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(model)
         self._outputs = ["value"] if regression else ["label", "probabilities"]
         found = [i.name for i in self._session.get_inputs()]
         if set(found) - set(inputs):
@@ -57,3 +52,34 @@ class OnnxRuntime:
         if len(results) == 1:
             return np.asarray(results[0]).reshape(-1), None
         return results[0], results[1]
+
+
+class OnnxEncoder:
+    """The part of a model before its trees or coefficients: from the tensors to one matrix."""
+
+    def __init__(self, model: Path) -> None:
+        """Load `model`."""
+        self._session = open_session(model)
+        self._inputs = [value.name for value in self._session.get_inputs()]
+
+    def __call__(self, tensors: Tensors) -> NDArray[Any]:
+        """Return the matrix float32 [N, numbers]."""
+        matrix: NDArray[Any] = self._session.run(None, {name: tensors[name] for name in self._inputs})[0]
+        return matrix
+
+
+def open_session(model: Path) -> "InferenceSession":
+    """Open a model for one thread.
+
+    Raises:
+        onnxruntime's errors: the file is not a model.
+    """
+    # Otherwise it reports to Microsoft; the variable is read at import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

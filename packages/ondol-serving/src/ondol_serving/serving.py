@@ -52,6 +52,7 @@ class Serving:
         self.load: Load  # likewise
         self.shadow: Shadow  # likewise
         self.access: Access  # likewise
+        self.explaining: asyncio.Semaphore  # likewise; the turn of a slow explanation
         self._loaded: object = None
         self._challenger: tuple[object, Bundle] | None = None
         self._tried: object = None

@@ -20,6 +20,7 @@ class Limits(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     max_rows: int = Field(1000, ge=1)
+    max_explained_rows: int = Field(100, ge=1)
     max_body_bytes: int = Field(5_000_000, ge=1)
     max_bytes_in_flight: int = Field(50_000_000, ge=1)
     body_seconds: float = Field(10.0, gt=0)

@@ -405,6 +405,7 @@ class Service(Section):
         certificate_key: The file (PEM) of its private key.
         workers: The number of worker processes.
         max_rows: The largest number of rows in a request.
+        max_explained_rows: The largest number of rows in a request that asks for an explanation.
         max_body_bytes: The largest size of a request's body.
         max_bytes_in_flight: The largest total size of the bodies of all requests that are being received or answered.
         body_seconds: The time limit for receiving the body of a request.
@@ -421,6 +422,7 @@ class Service(Section):
     certificate_key: str | None = None
     workers: int = Field(1, ge=1)
     max_rows: int = Field(1000, ge=1)
+    max_explained_rows: int = Field(100, ge=1)
     max_body_bytes: int = Field(5_000_000, ge=1)
     max_bytes_in_flight: int = Field(50_000_000, ge=1)
     body_seconds: float = Field(10.0, gt=0)

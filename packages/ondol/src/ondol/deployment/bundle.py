@@ -13,13 +13,16 @@ import pandas as pd
 
 from ondol.config import Settings
 from ondol.contract import Column, Contract, encode
+from ondol.deployment.explanation import BACKGROUND, Explanation, build_explanation
 from ondol.deployment.onnx import compile_model
 from ondol.deployment.parity import check_parity
+from ondol.evaluation.scoring import Scorer
 from ondol.evaluation.targets import REFERENCE, Candidate, load_candidate, make_reference
 from ondol.orchestration.reporting import say
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, write_bundle
 from ondol.storage.files import utc_now
+from ondol.training.dataset import sample_training_rows
 from ondol_serving.names import label_key
 
 if TYPE_CHECKING:
@@ -58,14 +61,17 @@ def build_bundle(project: Project, version: str) -> Bundle:
     """
     candidate = load_candidate(project.settings, version)
     files, compiled = _compile(candidate)
+    explanation = explain_candidate(candidate, files.get("model.onnx"))
     example = typical_row(candidate.contract, candidate.held_out)
     reference, about = make_reference(candidate)
     meta = _meta(project, candidate) | {
         **compiled,
         "reference": about,
+        "explanation": explanation.about,
         "example": {"rows": json_rows(candidate.contract, example)},
         "expected": expected_answers(candidate, example),
     }
+    files |= explanation.files
     files |= {
         REFERENCE: reference,
         "contract.json": candidate.contract.model_dump_json(indent=1).encode(),
@@ -75,7 +81,17 @@ def build_bundle(project: Project, version: str) -> Bundle:
     rows = bundle.meta["parity"]["rows"]
     equal = f", equal to scikit-learn on {rows:,} held-out rows" if rows else ""
     say(f"Version {version} is compiled{equal}: bundle {bundle.name}.")
+    if reason := explanation.about.get("reason"):
+        say(f"Its predictions are explained by an approximation: {reason}.")
     return bundle
+
+
+def explain_candidate(candidate: Candidate, model: bytes | None) -> Explanation:
+    """Build what the service explains the candidate's predictions with; `model` is the compiled one, if there is."""
+    contract = candidate.contract
+    scorer = Scorer.from_onnx(model, contract) if model else Scorer.from_pipeline(candidate.pipeline, contract)
+    rows = sample_training_rows(candidate.settings, contract, candidate.validation, candidate.holdout, BACKGROUND)
+    return build_explanation(model, scorer, rows)
 
 
 def smoke_rows(settings: Settings, bundle: Bundle) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

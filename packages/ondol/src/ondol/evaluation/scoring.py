@@ -59,6 +59,11 @@ class Scorer:
         """Score with a serialized ONNX model, on all cores."""
         return cls(contract, _onnx_runtime(model, contract))
 
+    @classmethod
+    def from_pipeline(cls, pipeline: Any, contract: Contract) -> "Scorer":
+        """Score with a fitted pipeline of scikit-learn."""
+        return cls(contract, _pipeline_runtime(pipeline, contract))
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that `score` returns: `prediction` and, for classes, one `probability <class>` each."""
@@ -87,6 +92,10 @@ class Scorer:
         shown: dict[str, Any] = {PREDICTION: pd.Series(list(classes)).take(labels).to_numpy()}
         shown |= dict(zip(self.columns[1:], probabilities.T, strict=True))
         return pd.DataFrame(shown, index=frame.index)
+
+    def run_tensors(self, tensors: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the model's outputs for input tensors as `make_tensors` returns them."""
+        return self.run(pd.DataFrame({made.name: tensors[made.key].ravel() for made in self.contract.inputs}))
 
     def _chunks(self, frame: pd.DataFrame) -> Iterator[tuple[slice, list[np.ndarray]]]:
         for start in range(0, len(frame), CHUNK):
@@ -195,7 +204,10 @@ def _skops_runtime(path: Path, trusted: list[str], contract: Contract) -> ModelF
     import skops.io
 
     model = skops.io.load(path, trusted=[name for name in trusted if not name.startswith("builtins.")])
+    return _pipeline_runtime(model, contract)
 
+
+def _pipeline_runtime(model: Any, contract: Contract) -> ModelFunction:
     def run(encoded: pd.DataFrame) -> list[np.ndarray]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)  # expected for open sets
@@ -203,6 +215,11 @@ def _skops_runtime(path: Path, trusted: list[str], contract: Contract) -> ModelF
             return [predicted] if contract.classes is None else [predicted, model.predict_proba(encoded)]
 
     return run
+
+
+def make_tensors(contract: Contract, encoded: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return the model's input tensors [N, 1] of encoded rows."""
+    return {made.key: _tensor(encoded[made.name]) for made in contract.inputs}
 
 
 def _tensor(values: "pd.Series[Any]") -> np.ndarray:

@@ -210,6 +210,16 @@ def read_sides(
     return found["train"], found["holdout"]
 
 
+def sample_training_rows(
+    settings: Settings, contract: Contract, validation: str, holdout: Holdout, most: int
+) -> pd.DataFrame:
+    """Return at most `most` of the rows of training, in random order; always the same."""
+    expected = Validations(open_store(settings)).get(validation).kept * (1 - settings.split.holdout)
+    share = min(sample_share(settings, validation), 1.5 * most / expected)  # more than enough, then exactly `most`
+    rows = _read_sides(settings, contract, validation, holdout, {"train": share})["train"]
+    return rows.sample(min(most, len(rows)), random_state=0)
+
+
 def _read_sides(
     settings: Settings, contract: Contract, validation: str, holdout: Holdout, shares: dict[Side, float]
 ) -> dict[Side, pd.DataFrame]:
