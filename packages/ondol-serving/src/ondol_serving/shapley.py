@@ -23,7 +23,7 @@ Array = NDArray[Any]
 Tensors = dict[str, Array]
 Run = Callable[[Tensors], Array]  # from the model's input tensors to a matrix [N, …]
 
-AT_ONCE = 1_000_000  # numbers in one array
+AT_ONCE = 20_000  # numbers in one array: more do not fit into a processor's cache
 SEED = 0
 
 
@@ -53,37 +53,38 @@ class Trees:
         """Prepare the tables.
 
         Args:
-            arrays: As `ondol.deployment.explanation.build_tables` returns them. A leaf has conditions: `feature` is
-                between `least` and `most`, or missing where `missing` is set. `bit` is the condition's column in the
-                leaf's sets of columns. `column`, `column_bit` and `column_leaf` name the columns of each leaf. For each
-                set, from `offset` on, `inside` and `outside` have the sums that `explain` needs. `always` is the
-                share of background rows that fulfil all conditions. `weight_leaf` adds `weight` to `weight_output`.
+            arrays: As `ondol.deployment.explanation.build_tables` returns them. A leaf has conditions, from
+                `first_condition` on: `feature` is from `least` to `most`, or missing if `missing` is set. `bit` is the
+                condition's column in the leaf's sets of columns; `full` is the set of all of them. From `offset` on,
+                `inside` and `outside` have the sums of each set; see `sum_sets` there. `always` is the share of
+                background rows that fulfil all conditions. `column_leaf` has the column `column` at `column_bit`, and
+                `weight_leaf` adds `weight` to the output `weight_output`. Leaves with more columns come first, so that
+                each offset is a multiple of the size of its leaf's table.
             columns: The number of the contract's features.
             encode: From the model's inputs to the matrix that the trees read.
         """
         self.baseline = arrays["baseline"]
         self._encode = encode
-        self._columns = columns
-        self._feature = arrays["feature"].astype(np.intp)
-        self._least, self._most, self._missing = arrays["least"], arrays["most"], arrays["missing"]
-        self._bit = arrays["bit"]
-        self._first = arrays["first_condition"].astype(np.intp)
-        self._offset = arrays["offset"].astype(np.intp)
-        self._full = arrays["full"]
-        self._inside, self._outside, self._always = arrays["inside"], arrays["outside"], arrays["always"]
-        leaf, bit, column = arrays["column_leaf"].astype(np.intp), arrays["column_bit"], arrays["column"]
-        self._column_leaf, self._column_bit = leaf, bit
-        self._column_offset = self._offset[leaf]
-        # One entry for each weight of a leaf and each of its columns.
-        sizes = np.bincount(leaf, minlength=len(self._offset))
-        starts = np.cumsum(sizes) - sizes
-        weight_leaf = arrays["weight_leaf"].astype(np.intp)
-        repeats = sizes[weight_leaf]
-        within = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-        self._entry = np.repeat(starts[weight_leaf], repeats) + within
-        self._entry_weight = np.repeat(arrays["weight"], repeats)
-        output = np.repeat(arrays["weight_output"].astype(np.intp), repeats)
-        self._target = column.astype(np.intp)[self._entry] * len(self.baseline) + output
+        self._shape = (columns, len(self.baseline))
+        self._conditions = {name: arrays[name] for name in ("least", "most", "missing")}
+        self._conditions |= {name: arrays[name].astype(np.intp) for name in ("feature", "bit", "first_condition")}
+        offset, full = arrays["offset"].astype(np.intp), arrays["full"].astype(np.intp)
+        self._top = offset + full
+        self._inside, self._outside = arrays["inside"], -arrays["outside"]
+        absent = np.repeat(self._top, full + 1) - np.arange(len(self._inside))
+        share = np.repeat(arrays["always"], full + 1) / np.maximum(np.bitwise_count(absent), 1)
+        self._without = self._inside - self._outside - share
+        # One entry for each weight of a leaf and each of the leaf's columns, in the order of what it adds to.
+        sizes = np.bincount(arrays["column_leaf"], minlength=len(offset))
+        repeats = sizes[arrays["weight_leaf"]]
+        first = np.repeat((np.cumsum(sizes) - sizes)[arrays["weight_leaf"]], repeats)
+        pair = first + np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        target = arrays["column"][pair] * len(self.baseline) + np.repeat(arrays["weight_output"], repeats)
+        order = np.argsort(target, kind="stable")
+        self._leaf = arrays["column_leaf"].astype(np.intp)[pair][order]
+        self._leaf_bit = arrays["column_bit"].astype(np.intp)[pair][order]
+        self._weight = np.repeat(arrays["weight"], repeats)[order]
+        self._target, self._start = np.unique(target[order], return_index=True)
 
     def explain(self, tensors: Tensors) -> Array:
         """Return the contributions [N, columns, K]."""
@@ -91,38 +92,32 @@ class Trees:
 
     def explain_matrix(self, matrix: Array) -> Array:
         """Return the contributions [N, columns, K] for rows of the matrix that the trees read."""
-        size = self._columns * len(self.baseline)
-        step = max(1, AT_ONCE // max(len(self._entry), len(self._feature), 1))
-        made = np.zeros((len(matrix), self._columns, len(self.baseline)))
-        for start in range(0, len(matrix) if len(self._offset) else 0, step):
-            rows = self._find_values(matrix[start : start + step])[:, self._entry] * self._entry_weight
-            made[start : start + step] = sum_by(rows, self._target, size).reshape(len(rows), self._columns, -1)
-        return made
-
-    def find_unfulfilled(self, matrix: Array) -> Array:
-        """Return for each row and leaf the set of columns of which a condition does not hold, as bits [N, leaves]."""
-        values = matrix[:, self._feature]
-        holds = (values >= self._least) & (values <= self._most)
-        gaps = np.isnan(values)
-        if gaps.any():
-            holds |= gaps & self._missing
-        return np.bitwise_or.reduceat(np.where(holds, 0, self._bit), self._first, axis=1)
+        made = np.zeros((len(matrix), self._shape[0] * self._shape[1]))
+        step = max(1, AT_ONCE // max(len(self._leaf), 1))
+        for start in range(0, len(matrix) if len(self._leaf) else 0, step):
+            values = self._find_values(matrix[start : start + step])
+            made[start : start + step, self._target] = np.add.reduceat(values, self._start, axis=1)
+        return made.reshape(len(matrix), *self._shape)
 
     def _find_values(self, matrix: Array) -> Array:
-        """Return the Shapley value of each column of each leaf of weight 1, [N, entries of `column`].
+        """Return what each entry adds, [N, entries].
 
-        Let x be the set of columns whose conditions the row fulfils. A column in x has `inside[x]` minus the sum of
-        the sets without that column, which follows from both tables; any other column has minus `outside[x]`.
+        Let x be the set of a leaf's columns whose conditions the row fulfils. The Shapley value of a column in x is the
+        sum of all sets in x (`inside`) minus the sum of those without the column. That of another column is `outside`.
         """
-        unfulfilled = self.find_unfulfilled(matrix)
-        fulfilled = self._full ^ unfulfilled
-        place = self._offset + fulfilled
-        other = self._column_offset + (fulfilled[:, self._column_leaf] ^ self._column_bit)
-        left = np.bitwise_count(unfulfilled)[:, self._column_leaf] + 1  # without the column, one more is unfulfilled
-        without = self._inside[other] + self._outside[other] - self._always[self._column_leaf] / left
-        inside = self._inside[place][:, self._column_leaf] - without
-        outside = -self._outside[place][:, self._column_leaf]
-        return np.where((unfulfilled[:, self._column_leaf] & self._column_bit) == 0, inside, outside)
+        place = (self._top - find_unfulfilled(self._conditions, matrix)).take(self._leaf, axis=1)
+        without = self._without.take(place ^ self._leaf_bit)
+        values = np.where(place & self._leaf_bit, self._inside.take(place) - without, self._outside.take(place))
+        return values * self._weight
+
+
+def find_unfulfilled(conditions: Mapping[str, Array], matrix: Array) -> Array:
+    """Return for each row and leaf the set of columns of which a condition does not hold, as bits [N, leaves]."""
+    values = matrix.take(conditions["feature"], axis=1)
+    fails = (values < conditions["least"]) | (values > conditions["most"])
+    if np.isnan(matrix).any():
+        fails |= np.isnan(values) & ~conditions["missing"]
+    return np.bitwise_or.reduceat(np.where(fails, conditions["bit"], 0), conditions["first_condition"], axis=1)
 
 
 class Linear:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ondol.contract import encode
 from ondol.evaluation.scoring import Scorer, make_tensors, open_session
-from ondol_serving.shapley import Linear, Tensors, Trees, list_inputs, select_outputs
+from ondol_serving.shapley import Linear, Tensors, Trees, find_unfulfilled, list_inputs, select_outputs
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -304,6 +304,7 @@ class Leaf:
 
     weights: list[tuple[int, float]]
     box: Box
+    depth: int  # the number of columns
 
 
 def build_tables(split: Split, outputs: int) -> tuple[dict[str, Array], Link]:
@@ -313,7 +314,7 @@ def build_tables(split: Split, outputs: int) -> tuple[dict[str, Array], Link]:
         Inexact: a path has too many columns, or the tables would be too large.
     """
     base, leaves = read_trees(split.head, split.columns, outputs)
-    arrays = _list_conditions(leaves, split.columns)
+    arrays = _list_conditions(sorted(leaves, key=lambda leaf: -leaf.depth), split.columns)
     arrays["baseline"] = base
     depths = np.bitwise_count(arrays["full"]).astype(np.intp)
     sizes = 1 << depths
@@ -332,10 +333,9 @@ def build_tables(split: Split, outputs: int) -> tuple[dict[str, Array], Link]:
 def _fill_tables(arrays: dict[str, Array], depths: Array, split: Split) -> None:
     """Fill `inside`, `outside` and `always` for the background in `split.matrix`."""
     counts = np.zeros(len(arrays["inside"]))
-    explainer = Trees(arrays, 1, lambda tensors: split.matrix)
     for start in range(0, len(split.matrix), 100):
-        lacking = explainer.find_unfulfilled(split.matrix[start : start + 100])
-        counts += np.bincount((arrays["offset"] + lacking.astype(np.intp)).ravel(), minlength=len(counts))
+        lacking = find_unfulfilled(arrays, split.matrix[start : start + 100])
+        counts += np.bincount((arrays["offset"] + lacking).ravel(), minlength=len(counts))
     counts /= len(split.matrix)
     arrays["always"][:] = counts[arrays["offset"]]
     for depth in np.unique(depths):
@@ -443,7 +443,7 @@ def read_trees(head: "NodeProto", columns: Array, outputs: int) -> tuple[Array, 
             for output, weight in found:
                 base[output] += weight
         elif found:
-            leaves.append(Leaf(found, box))
+            leaves.append(Leaf(found, box, depth))
             size += 16 << depth
         if size > MOST_BYTES:
             raise Inexact(f"its tables would be larger than {MOST_BYTES // 1_000_000} MB")
