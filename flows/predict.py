@@ -14,7 +14,7 @@ from ondol.project import open_project
 
 
 @stage(timeout_hours=6, alone=False)
-def predict(source: str, destination: str, version: str | None = None) -> dict[str, Any]:
+def predict(source: str, destination: str, version: str | None = None, explain: bool = False) -> dict[str, Any]:
     """Predict the rows of a source and write them, with all their columns, to a file.
 
     A row that breaks the contract is written with an empty prediction; the column `error` gives every reason.
@@ -24,6 +24,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
         destination: A `.csv`, `.parquet` or `.jsonl` file, replaced in one step when all is written. Like
             the source's, its path is relative to the project.
         version: A version that was deployed before; empty for the champion.
+        explain: Add what each column contributed to each prediction.
 
     Returns:
         `rows` (all of them), `refused` and `version`.
@@ -36,7 +37,7 @@ def predict(source: str, destination: str, version: str | None = None) -> dict[s
     path = resolve_destination(project.settings.root / destination)
     project.store.refresh()  # what other hosts wrote, if the store is remote
     bundle = task(choose_bundle)(project.store, version)
-    counts = task(predict_rows)(project, bundle, source, path)
+    counts = task(predict_rows)(project, bundle, source, path, explain)
     name_run("predict", version=bundle.version)
     report_predictions(bundle, counts, destination)
     task(check_predictions)(counts, destination)

@@ -68,12 +68,14 @@ class Project:
         done = self.predict_file(self.write(frame, name), "out.parquet", **options)
         return pd.read_parquet(self.root / "out.parquet"), done
 
-    def predict_file(self, source: str, destination: str, version: str | None = None) -> dict[str, Any]:
+    def predict_file(
+        self, source: str, destination: str, version: str | None = None, explain: bool = False
+    ) -> dict[str, Any]:
         """Run the steps of the flow, outside of a run."""
         project = OpenProject(self.settings)
         path = resolve_destination(self.root / destination)
         bundle = choose_bundle(project.store, version)
-        return predict_rows(project, bundle, source, path) | {"version": bundle.version}
+        return predict_rows(project, bundle, source, path, explain) | {"version": bundle.version}
 
 
 @pytest.fixture

@@ -173,11 +173,12 @@ def predict(
     version: Annotated[
         str | None, typer.Option(help="A version that was in production before; default: the current one.")
     ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Add what each column contributed, as columns.")] = False,
 ) -> None:
     """Predict the rows of a source with the champion, in batch."""
     from ondol.cli.pipeline import run_predict
 
-    run_predict(source, destination.absolute(), version)
+    run_predict(source, destination.absolute(), version, explain)
 
 
 # The model in production.

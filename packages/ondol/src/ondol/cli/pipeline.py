@@ -67,8 +67,8 @@ def run_pipeline(breaking: bool) -> None:
     print_summary(project, before)
 
 
-def run_predict(source: str, destination: Path, version: str | None) -> None:
-    """Predict the rows of a source and print how many.
+def run_predict(source: str, destination: Path, version: str | None, explain: bool = False) -> None:
+    """Predict the rows of a source, with explanations if wanted, and print how many.
 
     Raises:
         UserError: the source holds a secret in plain text, which Prefect would store, or cannot be read; or no row
@@ -76,9 +76,8 @@ def run_predict(source: str, destination: Path, version: str | None) -> None:
     """
     refuse_plain(source)
     settings = start_command()
-    done = _run(
-        settings, "predict", {"source": absolute_source(source), "destination": str(destination), "version": version}
-    )
+    given = {"source": absolute_source(source), "destination": str(destination), "version": version}
+    done = _run(settings, "predict", given | ({"explain": True} if explain else {}))
     rows, refused = done["rows"], done["refused"]
     count = f"{rows - refused:,} of {rows:,}" if refused else f"{rows:,}"
     said = f"[green]✓[/] {count} rows predicted by version {done['version']}: {escape(str(destination))}"

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import orjson
+import pandas as pd
 import pyarrow as pa
 
 from ondol.config import Dialect
-from ondol.contract import Contract, require_columns, require_known_markers
+from ondol.contract import Contract, encode, require_columns, require_known_markers
 from ondol.contract.schema import free_names
 from ondol.errors import UserError, nearest
-from ondol.evaluation.scoring import CHUNK, ERROR, Scorer, predict_table
+from ondol.evaluation.scoring import CHUNK, ERROR, Scorer, make_tensors, open_session, predict_table
 from ondol.ingestion.csv_files import NUMERIC, write_numbers
 from ondol.ingestion.sources import Reading, Source, open_source, read_through
 from ondol.orchestration.reporting import code, publish_markdown, say
@@ -23,6 +25,7 @@ from ondol.registry.bundles import Bundle, open_bundle, served_bundle
 from ondol.registry.champion import require_champion
 from ondol.storage.files import make_folder, publish, scratch
 from ondol.storage.store import Store
+from ondol_serving.shapley import Tensors, make_explainer, select_outputs
 
 ColumnKinds = Mapping[str, str]  # the contract's kind of each column by its name
 
@@ -157,15 +160,28 @@ OPENERS: dict[str, Callable[[Path, pa.Schema, Dialect, ColumnKinds], Output]] = 
 }
 
 
+EXPLAINED = 2_000  # rows that are explained at once, to bound memory
+
+
 @redact_exceptions()
-def predict_rows(project: Project, bundle: Bundle, source: str, destination: Path) -> dict[str, int]:
+def predict_rows(
+    project: Project, bundle: Bundle, source: str, destination: Path, explain: bool = False
+) -> dict[str, int]:
     """Predict every row of `source` into `destination`; return the number of rows and of refused rows.
 
+    Args:
+        project: The project.
+        bundle: The bundle that predicts.
+        source: The source of the rows.
+        destination: The file.
+        explain: Whether to add what each column contributed; see `Explanations`.
+
     Raises:
-        UserError: the source lacks a column, or is the same file as the destination.
+        UserError: the source lacks a column, or is the same file as the destination; or the bundle has no explanation.
     """
     settings = project.settings
     scorer = Scorer.open(bundle.path)
+    explanations = Explanations(scorer, bundle) if explain else None
     rows = open_source(
         source, Reading(scorer.contract.kinds, settings.root, settings.fetch, dialect=settings.data.dialect)
     )
@@ -175,10 +191,60 @@ def predict_rows(project: Project, bundle: Bundle, source: str, destination: Pat
     require_columns(rows.schema.names, scorer.contract.features)
     with scratch(destination) as made:
         counts = read_through(
-            rows, lambda batches: write_predictions(scorer, rows, batches, made, settings.data.dialect)
+            rows, lambda batches: write_predictions(scorer, rows, batches, made, settings.data.dialect, explanations)
         )
         publish(made, destination)
     return counts
+
+
+class Explanations:
+    """What each column contributed to predictions, as columns of a table.
+
+    Of two classes, the contributions are about the second; of several, about the predicted one. They add up with
+    `baseline` to the prediction, on the scale that the bundle's explanation has.
+    """
+
+    def __init__(self, scorer: Scorer, bundle: Bundle) -> None:
+        """Open the explanation of a bundle.
+
+        Raises:
+            UserError: the bundle is from a version without one.
+        """
+        about = bundle.meta.get("explanation")
+        if about is None:
+            raise UserError(
+                f"Version {bundle.version} was deployed before models had explanations: leave out `--explain`, or "
+                "predict with the next version that `ml run` deploys."
+            )
+        self._contract = scorer.contract
+        self.columns = ("baseline", *(f"contribution {column.name}" for column in self._contract.features))
+        encoder = None
+        if about["method"] != "approximate":
+            session = open_session((bundle.path / "explanation.onnx").read_bytes())
+            inputs = [value.name for value in session.get_inputs()]
+
+            def encoder(tensors: Tensors) -> np.ndarray:
+                return np.asarray(session.run(None, {name: tensors[name] for name in inputs})[0])
+
+        def run(tensors: Tensors) -> np.ndarray:
+            return select_outputs(self._contract.problem, scorer.run_tensors(tensors)[-1])
+
+        with np.load(bundle.path / "explanation.npz", allow_pickle=False) as arrays:
+            self._explainer = make_explainer(about["method"], arrays, self._contract.features, encoder, run)
+        say(f"Contributions are on the scale {about['scale']} ({about['method']}).")
+
+    def explain(self, frame: pd.DataFrame, predicted: "pd.Series[Any]") -> pd.DataFrame:
+        """Return `columns` for rows in the contract's dtypes, with the frame's index."""
+        chosen = np.zeros(len(frame), np.intp)
+        if self._contract.problem == "multiclass":
+            chosen = pd.Index(self._contract.classes or ()).get_indexer(pd.Index(predicted))
+        made = np.empty((len(frame), len(self.columns)))
+        for start in range(0, len(frame), EXPLAINED):
+            rows = slice(start, start + EXPLAINED)
+            found = self._explainer.explain(make_tensors(self._contract, encode(self._contract, frame.iloc[rows])))
+            made[rows, 0] = self._explainer.baseline[chosen[rows]]
+            made[rows, 1:] = np.take_along_axis(found, chosen[rows, None, None], axis=2)[:, :, 0]
+        return pd.DataFrame(made, index=frame.index, columns=list(self.columns))
 
 
 def report_predictions(bundle: Bundle, counts: dict[str, int], destination: str) -> None:
@@ -249,7 +315,12 @@ def refuse_same(root: Path, source: str, destination: Path) -> None:
 
 
 def write_predictions(
-    scorer: Scorer, source: Source, batches: Iterator[pa.RecordBatch], path: Path, dialect: Dialect | None = None
+    scorer: Scorer,
+    source: Source,
+    batches: Iterator[pa.RecordBatch],
+    path: Path,
+    dialect: Dialect | None = None,
+    explanations: Explanations | None = None,
 ) -> dict[str, int]:
     """Write every row to `path`, batch by batch to bound memory; return the counts.
 
@@ -259,16 +330,18 @@ def write_predictions(
         batches: The rows.
         path: The file.
         dialect: See `open_output`.
+        explanations: What adds the contributions of columns; None for predictions alone.
 
     Raises:
         UserError: there are no rows.
     """
     rows = refused = 0
     writer: Any = None
-    names = free_names((*scorer.columns, ERROR), source.schema.names)
+    added = (*scorer.columns, *(explanations.columns if explanations else ()), ERROR)
+    names = free_names(added, source.schema.names)
     try:
         for table in _gather(batches):
-            scored, bad = predict_table(scorer, table)
+            scored, bad = predict_table(scorer, table, explanations and explanations.explain)
             made = pa.table([*table.columns, *scored.columns], [*table.schema.names, *names])
             writer = writer or open_output(path, made.schema, dialect, scorer.contract.kinds)
             writer.write_table(made)

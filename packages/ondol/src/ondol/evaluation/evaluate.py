@@ -1,6 +1,8 @@
 """Steps of the evaluate flow: score candidate and champion on the same held-out rows, and apply the gates."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +19,8 @@ from ondol.evaluation.gates import (
     verdict_key,
     verdict_markdown,
 )
-from ondol.evaluation.metrics import choose_metric
-from ondol.evaluation.plots import draw_plots
+from ondol.evaluation.metrics import IMPORTANCE_ROWS, Interval, choose_metric, measure_importance
+from ondol.evaluation.plots import Importance, draw_importance, draw_plots
 from ondol.evaluation.scoring import Scorer, predict_dummy
 from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
 from ondol.orchestration.processes import mlflow_ui
@@ -128,6 +130,20 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
     plots = draw_plots(
         contract.problem, scored.y, scored.candidate, scored.champion, contract.classes or (), contract.target
     )
+    importance = measure_importance(
+        contract.problem,
+        verdict.metric,
+        scored.y,
+        scored.frame,
+        [column.name for column in contract.features],
+        candidate.predict,
+        confidence=scored.basis.confidence,
+        resamples=scored.basis.resamples,
+    )
+    if importance:
+        plots["importance"] = draw_importance(
+            Importance(importance, verdict.metric, min(len(scored.y), IMPORTANCE_ROWS))
+        )
     log_dataset(
         project, candidate.validation, candidate.run_id, contract, candidate.holdout, "evaluation", len(scored.y)
     )
@@ -135,7 +151,11 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
     for name, figure in verdict.scores["candidate"].items():
         values = {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
         metrics |= {key: value for key, value in values.items() if value is not None}
-    documents = {"basis.json": scored.basis.model_dump(mode="json"), "verdict.json": verdict.model_dump(mode="json")}
+    documents = {
+        "basis.json": scored.basis.model_dump(mode="json"),
+        "verdict.json": verdict.model_dump(mode="json"),
+        "importance.json": importance_table(importance),
+    }
     registry.log_results(candidate.run_id, metrics, documents, plots)
     registry.show_metrics(
         candidate.run_id, sorted(verdict.scores["candidate"], key=lambda name: name != verdict.metric)
@@ -148,6 +168,12 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
     for name, png in plots.items():
         publish_image(f"plot-{name}", png, name.replace("_", " "))
     project.verdicts.write(record)
+
+
+def importance_table(importance: Mapping[str, Interval]) -> dict[str, Any]:
+    """Return the importance of columns in the form of MLflow's tables."""
+    rows = [[name, one.value, one.low, one.high] for name, one in importance.items()]
+    return {"columns": ["column", "importance", "low", "high"], "data": rows}
 
 
 def check_gates(record: StoredVerdict) -> None:

@@ -17,13 +17,16 @@ instead of 200 sorts. A metric that is undefined for the weighted rows is NaN. T
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ondol.errors import UserError, nearest
 from ondol.project import EVALUATION, FILE, OWN_ERRORS, describe_error, read_extension
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -456,6 +459,54 @@ def paired_difference(
 
     found = estimate(prepare, len(y), confidence=confidence, resamples=resamples, seed=seed)
     return found.get(metric)
+
+
+IMPORTANCE_ROWS, IMPORTANCE_COLUMNS = 2_000, 50
+
+
+def measure_importance(
+    problem: str,
+    metric: str,
+    y: Array,
+    frame: "pd.DataFrame",
+    columns: Sequence[str],
+    predict: "Callable[[pd.DataFrame], Array]",
+    *,
+    confidence: float = 0.95,
+    resamples: int = 200,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return how much worse the metric gets with a column's values in random order, most important column first.
+
+    This is permutation importance (Breiman, Machine Learning 45, 2001). The interval is that of `paired_difference`:
+    each row gets one value of another row. Of more columns than `IMPORTANCE_COLUMNS`, the least important are left out.
+
+    Args:
+        problem: "binary", "multiclass" or "regression".
+        metric: The metric.
+        y: The true targets, [N].
+        frame: The rows, [N]; of more than `IMPORTANCE_ROWS`, a seeded sample is used.
+        columns: The columns to measure.
+        predict: Returns the predictions for rows like those of `frame`.
+        confidence: The coverage of the intervals.
+        resamples: How many times the rows are drawn.
+        seed: Of the sample, of the orders and of the resamples.
+    """
+    chosen = sample_rows(len(y), seed, IMPORTANCE_ROWS)
+    if chosen is not None:
+        y, frame = y[chosen], frame.iloc[chosen]
+    order = np.random.default_rng(seed).permutation(len(y))
+    right, sign = predict(frame), 1.0 if metrics_of(problem)[metric].greater_is_better else -1.0
+    ones, losses, shuffled = np.ones(len(y)), {}, {}
+    for column in columns:
+        made = predict(frame.assign(**{column: frame[column].iloc[order].set_axis(frame.index)}))
+        score = _prepare(problem, y, made).get(metric)
+        shuffled[column] = made
+        losses[column] = -sign * score(ones) if score else NAN
+    first = sorted(columns, key=lambda column: -losses[column])[:IMPORTANCE_COLUMNS]
+    how: Any = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    found = {column: paired_difference(problem, metric, y, right, shuffled[column], **how) for column in first}
+    return {column: interval for column, interval in found.items() if interval is not None}
 
 
 def _prepare(problem: str, y: Array, prediction: Array) -> dict[str, ScoreFunction]:

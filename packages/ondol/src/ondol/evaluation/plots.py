@@ -11,12 +11,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ondol.evaluation.metrics import Confusion, Ranking, sample_rows
+from ondol.evaluation.metrics import Confusion, Interval, Ranking, sample_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,6 +125,7 @@ class Scene:
         return {name: prediction for name, prediction in both.items() if prediction is not None}
 
 
+Drawn = TypeVar("Drawn")
 Chart = Callable[["Figure", Scene], None]
 
 
@@ -209,11 +210,6 @@ def draw_plots(
         target: The target's name.
         seed: The seed of the sample of rows.
     """
-    import matplotlib
-
-    # matplotlib warns of each font without a bold face; the user cannot change that.
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-
     rows = sample_rows(len(y), seed)
     note = f"{len(y):,} holdout rows"
     if rows is not None:
@@ -221,19 +217,58 @@ def draw_plots(
         y, candidate, champion = y[rows], candidate[rows], None if champion is None else champion[rows]
     scene = Scene(y, candidate, champion, letter_all(classes), letter(target, 30), note)
     charts = {"binary": BINARY, "multiclass": MULTICLASS, "regression": REGRESSION}[problem]
-    with matplotlib.rc_context(STYLE | {"font.family": list(find_fonts())}):
-        return {name: _render(scene, draw) for name, draw in charts.items()}
+    return {name: _render(draw, scene) for name, draw in charts.items()}
 
 
-def _render(scene: Scene, draw: "Callable[[Figure, Scene], None]") -> bytes:
+def _render(draw: "Callable[[Figure, Drawn], None]", drawn: Drawn) -> bytes:
     """Return one plot; a separate `Figure` needs neither pyplot nor a display."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6, 4.4), dpi=DPI, layout="constrained")
-    draw(figure, scene)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
+    # matplotlib warns of each font without a bold face; the user cannot change that.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    with matplotlib.rc_context(STYLE | {"font.family": list(find_fonts())}):
+        figure = Figure(figsize=(5.6, 4.4), dpi=DPI, layout="constrained")
+        draw(figure, drawn)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", metadata={"Software": None})
+        return stream.getvalue()
+
+
+MOST_BARS = 20
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What the plot of importance shows: an interval for each column, most important first, on some rows."""
+
+    intervals: Mapping[str, Interval]
+    metric: str
+    rows: int
+
+
+def draw_importance(importance: Importance) -> bytes:
+    """Return a plot of how much worse the metric gets without the values of each column, as a PNG image."""
+    return _render(_draw_importance, importance)
+
+
+def _draw_importance(figure: "Figure", importance: Importance) -> None:
+    intervals = importance.intervals
+    shown = list(intervals.values())[:MOST_BARS]
+    left_out = f", {len(shown)} of {len(intervals)} columns" if len(shown) < len(intervals) else ""
+    figure.set_size_inches(5.6, max(2.4, 1.2 + 0.25 * len(shown)))
+    axes = make_axes(figure, "Importance of each column", f"{importance.rows:,} holdout rows{left_out}")
+    for place, one in enumerate(shown):
+        if one.low is not None and one.high is not None:
+            axes.plot([one.low, one.high], [place, place], color=BLUE, linewidth=1.8)
+    axes.plot([one.value for one in shown], range(len(shown)), "o", color=BLUE, markersize=5)
+    axes.axvline(0, color=GREY, linewidth=1, linestyle=":")
+    axes.set_yticks(range(len(shown)), letter_all(list(intervals)[: len(shown)]))
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(f"loss of {importance.metric} with the column's values in random order")
+    axes.xaxis.set_major_formatter(lambda value, _: show_number(value))
+    axes.locator_params(axis="x", nbins=6)
 
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")

@@ -103,8 +103,15 @@ class Scorer:
             yield rows, self.run(encode(self.contract, frame.iloc[rows]))
 
 
-def predict_table(scorer: Scorer, table: pa.Table) -> tuple[pa.Table, int]:
+def predict_table(
+    scorer: Scorer, table: pa.Table, explain: "Callable[[pd.DataFrame, pd.Series[Any]], pd.DataFrame] | None" = None
+) -> tuple[pa.Table, int]:
     """Return the scorer's columns and `error` for each row of `table`, and the number of refused rows.
+
+    Args:
+        scorer: The model.
+        table: The rows.
+        explain: Returns more columns of numbers for valid rows and their predictions.
 
     Raises:
         UserError: a column is missing.
@@ -112,11 +119,14 @@ def predict_table(scorer: Scorer, table: pa.Table) -> tuple[pa.Table, int]:
     checked = check_rows(table, scorer.contract.features)
     good = checked.valid()
     large = _too_large(scorer.contract.features, good)
-    scored = scorer.score(good.drop(index=large.index) if len(large) else good)
+    good = good.drop(index=large.index) if len(large) else good
+    scored = scorer.score(good)
+    if explain is not None:
+        scored = pd.concat([scored, explain(good, scored[PREDICTION])], axis=1)
     places = np.full(table.num_rows, -1)
     places[scored.index] = np.arange(len(scored))
     taken = pa.array(places, mask=places < 0)
-    columns = {name: _to_arrow(scored[name], name, scorer.contract).take(taken) for name in scorer.columns}
+    columns = {name: _to_arrow(scored[name], name, scorer.contract).take(taken) for name in scored.columns}
     broken = pd.Series(pc.binary_join(checked.sentences(), "; ").to_numpy(zero_copy_only=False), checked.bad, object)
     errors = pd.concat([broken, large]).reindex(range(table.num_rows))
     columns[ERROR] = pa.array(errors, pa.string(), from_pandas=True)

@@ -63,9 +63,11 @@ class Candidate:
     @cached_property
     def predictions(self) -> np.ndarray:
         """Class probabilities [N, K] or values [N] of the held-out rows by scikit-learn; predicted once."""
-        frame, predict = self.held_out, self.pipeline.predict
-        if self.contract.classes is not None:
-            predict = self.pipeline.predict_proba
+        return self.predict(self.held_out)
+
+    def predict(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return class probabilities [N, K] or values [N] by scikit-learn, for rows in the contract's dtypes."""
+        predict = self.pipeline.predict if self.contract.classes is None else self.pipeline.predict_proba
         parts = [predict(encode(self.contract, frame.iloc[i : i + CHUNK])) for i in range(0, len(frame), CHUNK)]
         return np.concatenate(parts) if parts else np.empty(0)
 
