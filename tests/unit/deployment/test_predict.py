@@ -16,6 +16,7 @@ from flows.predict import predict
 from ondol.config import Data, Dialect, Settings
 from ondol.contract import Column, Contract, encode
 from ondol.contract.schema import free_names
+from ondol.deployment.explanation import build_explanation
 from ondol.deployment.onnx import compile_model
 from ondol.deployment.predict import (
     check_predictions,
@@ -41,13 +42,19 @@ class Project:
         self.root = root
         self.settings = Settings(root=root)
 
-    def crown(self, problem: str = "binary", version: str = "1", **params: Any) -> "Project":
+    def crown(self, problem: str = "binary", version: str = "1", explained: bool = False, **params: Any) -> "Project":
         self.model, self.contract = fit(boosting(problem, **params), problem, training(problem))
         files = {
             "model.onnx": compile_model(self.model, self.contract),
             "contract.json": self.contract.model_dump_json().encode(),
-            "meta.json": json.dumps({"format": 1, "version": version}).encode(),
         }
+        about: dict[str, Any] = {"format": 1, "version": version}
+        if explained:
+            scorer = Scorer.from_onnx(files["model.onnx"], self.contract)
+            made = build_explanation(files["model.onnx"], scorer, training(problem).head(50))
+            files |= made.files
+            about["explanation"] = made.about
+        files["meta.json"] = json.dumps(about).encode()
         self.bundle = write_bundle(open_store(self.settings), version, files)
         move_champion(open_store(self.settings), self.bundle, "deploy", "a test")
         return self
@@ -448,3 +455,30 @@ def test_the_flow_takes_and_returns_plain_values():
     parameters = predict.parameters.properties
     assert list(parameters) == ["source", "destination", "version"]
     assert predict.name == "predict"
+
+
+@pytest.mark.parametrize("problem", ["binary", "multiclass", "regression"])
+def test_contributions_are_columns_that_add_up_to_the_prediction(project: Project, problem: str) -> None:
+    """In more than one chunk, with a row that breaks the contract, which has none."""
+    frame = nasty_frame(5000, seed=4, unknown=True).drop(columns="id").assign(baseline="theirs")
+    frame.loc[3, "a.b"] = -1.0
+    made, done = project.crown(problem, explained=True).predict(frame, explain=True)
+    names = [f"contribution {column.name}" for column in project.contract.features]
+    assert list(made)[-len(names) - 2 :] == ["baseline 2", *names, "error"]
+    assert list(made["baseline"]) == list(frame["baseline"])  # the source's own column
+    assert done["refused"] == 1
+    assert made.loc[3, ["baseline 2", *names]].isna().all()
+    good = made.drop(index=3)
+    sums = good["baseline 2"] + good[names].sum(axis=1)
+    if problem == "regression":
+        np.testing.assert_allclose(sums, good["prediction"], rtol=1e-5)
+    elif problem == "binary":
+        np.testing.assert_allclose(1 / (1 + np.exp(-sums)), good["probability 예"], atol=1e-6)
+    else:  # of the predicted class: its score is the largest
+        scores = project.model.decision_function(encode(project.contract, frame.drop(index=3)))
+        np.testing.assert_allclose(sums, scores.max(axis=1), atol=1e-5)
+
+
+def test_a_version_without_explanations_says_so(project: Project) -> None:
+    with pytest.raises(UserError, match="Version 1 was deployed before models had explanations: leave out `--explain`"):
+        project.crown().predict(nasty_frame(5), explain=True)

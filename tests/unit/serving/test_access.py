@@ -642,3 +642,22 @@ def test_service_of_this_machine_starts(store: Store, monkeypatch: pytest.Monkey
     monkeypatch.setenv("ML_ACCESS__RATE", "fast")
     with pytest.raises(SystemExit, match=r"^Access control cannot be set up: .*ML_ACCESS__RATE is 'fast'"):
         require_access_control()
+
+
+def test_explanations_need_their_own_scope_also_in_predict(controlled: Any, store: Store) -> None:
+    keys = {name: add_key(store, name, (name,), None)[0] for name in SCOPES}
+    both = add_key(store, "both", ("predict", "explain"), None)[0]
+    client = controlled()
+    plain, explained = {"rows": [ROW]}, {"rows": [ROW], "explain": True}
+
+    def status(path: str, body: dict[str, Any], key: str) -> int:
+        return int(client.post(path, json=body, headers=bearer(key)).status_code)
+
+    # The bundle of these tests has no explanation, and says so to those who may have one.
+    assert {name for name, key in keys.items() if status("/explain", plain, key) == 409} == {"explain", "admin"}
+    assert {name for name, key in keys.items() if status("/explain", plain, key) == 403} == {"predict", "metrics"}
+    assert status("/predict", plain, keys["predict"]) == 200
+    assert status("/predict", explained, keys["predict"]) == 403
+    assert status("/predict", explained, keys["explain"]) == 403
+    assert status("/predict", explained, both) == 409
+    assert client.post("/explain", json=plain).status_code == 401

@@ -256,8 +256,9 @@ def _draw_importance(figure: "Figure", importance: Importance) -> None:
     intervals = importance.intervals
     shown = list(intervals.values())[:MOST_BARS]
     left_out = f", {len(shown)} of {len(intervals)} columns" if len(shown) < len(intervals) else ""
-    figure.set_size_inches(5.6, max(2.4, 1.2 + 0.25 * len(shown)))
-    axes = make_axes(figure, "Importance of each column", f"{importance.rows:,} holdout rows{left_out}")
+    figure.set_size_inches(5.6, max(2.4, 1.3 + 0.25 * len(shown)))
+    axes = figure.subplots()
+    axes.set_title("Importance of each column", loc="left")
     for place, one in enumerate(shown):
         if one.low is not None and one.high is not None:
             axes.plot([one.low, one.high], [place, place], color=BLUE, linewidth=1.8)
@@ -266,7 +267,8 @@ def _draw_importance(figure: "Figure", importance: Importance) -> None:
     axes.set_yticks(range(len(shown)), letter_all(list(intervals)[: len(shown)]))
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"loss of {importance.metric} with the column's values in random order")
+    note = f"{importance.rows:,} holdout rows{left_out}"
+    axes.set_xlabel(f"loss of {importance.metric} with the column's values in random order\n({note})")
     axes.xaxis.set_major_formatter(lambda value, _: show_number(value))
     axes.locator_params(axis="x", nbins=6)
 
