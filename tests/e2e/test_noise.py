@@ -122,6 +122,7 @@ def test_prefect_shows_the_runs_afterwards(first: Done, embedded: Project, tmp_p
         "mlflow-run",
         "champion",
         "summary",
+        "plot-importance",
         "plot-roc",
     }
     [link] = {a["data"] for a in artifacts if a["key"] == "mlflow-run"}

@@ -345,6 +345,7 @@ PREPARE: dict[str, Callable[[Place], Mapping[str, str] | None]] = {
     "docs/how-to/control-access.md": key_of_the_service,
     "docs/how-to/correct-bad-rows.md": bad_rows,
     "docs/how-to/deploy-a-breaking-change.md": breaking_version,
+    "docs/how-to/explain-a-prediction.md": file_to_predict,
     "docs/how-to/measure-by-labels.md": labels,
     "docs/how-to/monitor-another-environment.md": environments,
     "docs/how-to/predict-a-file.md": file_to_predict,

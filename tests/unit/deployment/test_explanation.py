@@ -33,7 +33,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from ondol.contract import Column, Contract, encode
 from ondol.deployment import explanation
 from ondol.deployment.explanation import ARRAYS, ENCODER, Explanation, build_explanation, open_encoder
-from ondol.deployment.onnx import compile_model
+from ondol.deployment.onnx import compile_model, prepare_copy
 from ondol.evaluation.scoring import Scorer, make_tensors, open_session
 from ondol_serving.shapley import Explainer, Trees, list_inputs, make_explainer, select_outputs
 
@@ -392,3 +392,19 @@ def test_trees_of_other_libraries_are_read_as_the_runtime_reads_them(mode: str, 
     split = explanation.Split(node, b"", matrix, np.zeros(1, np.intp))
     found = explanation.sum_margins(split, matrix, 1)
     np.testing.assert_array_equal(found, session.run(None, {"matrix": matrix})[0])
+
+
+@pytest.mark.slow
+def test_values_of_a_boosted_model_equal_those_of_shap(tmp_path: Any) -> None:
+    shap = pytest.importorskip("shap", reason="190 MB: `uv pip install shap` to compare with it")
+    rng = np.random.default_rng(0)
+    names = [f"x{place}" for place in range(8)]
+    frame = pd.DataFrame(rng.normal(size=(2000, 8)).astype(np.float32).astype(np.float64), columns=names)
+    frame["떠남"] = (frame["x0"] * frame["x1"] + frame["x2"] > 0).astype(float)
+    columns = tuple(Column(name=name, kind="number") for name in names)
+    made, scorer, fitted = build(Pipeline([("e", boosting("regression")[-1])]), "regression", frame, columns=columns)
+    many, rows = (frame[names][part] for part in (slice(0, BACKGROUND), slice(500, 600)))
+    estimator = prepare_copy(fitted)[-1]  # with thresholds of float32
+    explainer = shap.TreeExplainer(estimator, many.to_numpy(), feature_perturbation="interventional")
+    found = explain(load(made, scorer, tmp_path), scorer.contract, rows)[:, :, 0]
+    np.testing.assert_allclose(found, explainer.shap_values(rows.to_numpy()), rtol=0, atol=1e-6)

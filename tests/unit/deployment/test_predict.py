@@ -453,7 +453,7 @@ def test_a_failure_leaves_the_file_of_the_last_time_and_nothing_else(project, mo
 
 def test_the_flow_takes_and_returns_plain_values():
     parameters = predict.parameters.properties
-    assert list(parameters) == ["source", "destination", "version"]
+    assert list(parameters) == ["source", "destination", "version", "explain"]
     assert predict.name == "predict"
 
 
@@ -471,7 +471,7 @@ def test_contributions_are_columns_that_add_up_to_the_prediction(project: Projec
     good = made.drop(index=3)
     sums = good["baseline 2"] + good[names].sum(axis=1)
     if problem == "regression":
-        np.testing.assert_allclose(sums, good["prediction"], rtol=1e-5)
+        np.testing.assert_allclose(sums, good["prediction"], rtol=0, atol=1e-6 * good["prediction"].abs().max())
     elif problem == "binary":
         np.testing.assert_allclose(1 / (1 + np.exp(-sums)), good["probability 예"], atol=1e-6)
     else:  # of the predicted class: its score is the largest

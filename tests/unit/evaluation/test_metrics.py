@@ -1,15 +1,21 @@
 """Metrics agree with scikit-learn; intervals are seeded, cover, and are unknown where rows are too few."""
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
 from ondol.errors import UserError
 from ondol.evaluation.metrics import (
+    IMPORTANCE_ROWS,
     METRICS,
     SAMPLE_ROWS,
+    Interval,
     bootstrap,
     choose_metric,
+    measure_importance,
     paired_difference,
     prepare_scorers,
     sample_rows,
@@ -189,3 +195,41 @@ def test_problem_decides_the_metric_unless_it_is_named():
     assert choose_metric("regression", "rmse") == "rmse"
     with pytest.raises(UserError, match='Did you mean "roc_auc"'):
         choose_metric("binary", "rocauc")
+
+
+def importance_of(frame: pd.DataFrame, y: np.ndarray, predict: Any, **more: Any) -> dict[str, Interval]:
+    return measure_importance("regression", "mae", y, frame, list(frame), predict, **more)
+
+
+def test_importance_is_the_loss_of_the_metric_and_names_the_columns_that_the_model_uses():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"누적 결제액": rng.normal(size=800), "unused": rng.normal(size=800), "some": rng.normal(size=800)}
+    )
+    y = (3 * frame["누적 결제액"] + frame["some"]).to_numpy()
+
+    def predict(rows: pd.DataFrame) -> np.ndarray:
+        return (3 * rows["누적 결제액"] + rows["some"]).to_numpy()
+
+    found = importance_of(frame, y, predict)
+    assert list(found) == ["누적 결제액", "some", "unused"]
+    assert found["unused"] == Interval(0.0, 0.0, 0.0)
+    order = np.random.default_rng(0).permutation(len(y))
+    expected = np.abs(3 * frame["누적 결제액"].to_numpy()[order] - 3 * frame["누적 결제액"]).mean()
+    assert found["누적 결제액"].value == pytest.approx(expected)
+    assert found["some"].low is not None and 0 < found["some"].low < found["some"].value < (found["some"].high or 0)
+    assert found == importance_of(frame, y, predict)
+
+
+def test_importance_of_many_rows_and_columns_is_bounded():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(5000, 60)), columns=[f"c{place}" for place in range(60)])
+    weights, sizes = np.arange(60.0), set()
+
+    def predict(rows: pd.DataFrame) -> np.ndarray:
+        sizes.add(len(rows))
+        return rows.to_numpy() @ weights
+
+    found = importance_of(frame, predict(frame), predict, resamples=20)
+    assert sizes == {5000, IMPORTANCE_ROWS}
+    assert len(found) == 50 and "c59" in found and not {f"c{place}" for place in range(5)} & set(found)

@@ -7,9 +7,12 @@ import matplotlib
 import numpy as np
 import pytest
 
+from ondol.evaluation.metrics import Interval
 from ondol.evaluation.plots import (
     MOST_CLASSES,
+    Importance,
     bin_means,
+    draw_importance,
     draw_plots,
     find_fonts,
     letter,
@@ -122,3 +125,13 @@ def test_numbers_are_written_as_a_person_would():
         "999.5",
         "-25,000",
     ]
+
+
+def test_importance_is_drawn_for_any_names_and_for_unknown_intervals():
+    names = ["누적 결제액 (원)", "$5~$10", "🙂", *(f"a rather long name of a column {place}" for place in range(30))]
+    intervals = {name: Interval(0.3 / (place + 1), 0.2 / (place + 1), 0.4) for place, name in enumerate(names)}
+    intervals["🙂"] = Interval(0.1, None, None)
+    many = draw_importance(Importance(intervals, "roc_auc", 2000))
+    one = draw_importance(Importance({"a": Interval(0.0, 0.0, 0.0)}, "mae", 5))
+    assert many.startswith(b"\x89PNG") and one.startswith(b"\x89PNG")
+    assert many == draw_importance(Importance(intervals, "roc_auc", 2000))

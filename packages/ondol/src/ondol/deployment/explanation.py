@@ -31,7 +31,7 @@ MATRIX = "matrix"
 BACKGROUND = 1_000  # rows that exact values are compared with
 MOST_BYTES = 10_000_000  # of the tables
 DEEPEST = 14  # columns on the path to a leaf: each doubles the leaf's table
-MOST_RUNS, SAMPLED = 4_000, (10, 100)  # predictions for one approximation, and background rows for it
+MOST_RUNS, SAMPLED = 16_000, (10, 400)  # predictions for one approximation, and background rows for it
 CHECKED = 100  # rows
 SUM_TOLERANCE, TOLERANCE, VALUE_TOLERANCE = 1e-9, 1e-6, 1e-5
 SEED = 0
@@ -189,7 +189,7 @@ def trace_columns(encoder: "ModelProto", tensors: Tensors, inputs: dict[str, int
             width = values[made].shape[-1] if values[made].ndim > 1 else 1
             found[made] = _trace_node(node, found, {**values, **constants}, width)
     if values[MATRIX].ndim != 2 or len(found[MATRIX]) != values[MATRIX].shape[1]:
-        raise Inexact("its features are no matrix")
+        raise Inexact("its features do not form a matrix")
     return found[MATRIX], values[MATRIX]
 
 

@@ -341,7 +341,7 @@ def write_predictions(
     names = free_names(added, source.schema.names)
     try:
         for table in _gather(batches):
-            scored, bad = predict_table(scorer, table, explanations and explanations.explain)
+            scored, bad = predict_table(scorer, table, explanations.explain if explanations else None)
             made = pa.table([*table.columns, *scored.columns], [*table.schema.names, *names])
             writer = writer or open_output(path, made.schema, dialect, scorer.contract.kinds)
             writer.write_table(made)
