@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ondol.config import Settings
-from ondol.deployment.onnx import compile_model
-from ondol.deployment.parity import check_parity
+from ondol.deployment.onnx import check_parity, compile_model
 from ondol.training import Fitted
 
 ROOT = Path(__file__).parents[1]

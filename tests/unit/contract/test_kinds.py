@@ -22,8 +22,7 @@ from model.features import build_features
 from ondol.contract import Contract, check_rows, describe, encode, encode_target, fit_encodings
 from ondol.contract.encoding import MANY, encode_column
 from ondol.deployment.bundle import json_rows
-from ondol.deployment.onnx import compile_model
-from ondol.deployment.parity import check_parity
+from ondol.deployment.onnx import check_parity, compile_model
 from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer
 from ondol.setup.initialize import initialize

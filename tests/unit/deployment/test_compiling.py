@@ -52,8 +52,7 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from ondol.contract import Column, Contract, Encoding, encode
-from ondol.deployment.onnx import compile_model, floor_to_float32, prepare_copy
-from ondol.deployment.parity import check_parity
+from ondol.deployment.onnx import check_parity, compile_model, floor_to_float32, prepare_copy
 from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer
 

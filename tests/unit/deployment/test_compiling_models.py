@@ -35,8 +35,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
 from ondol.contract import Column, encode
-from ondol.deployment.onnx import compile_model
-from ondol.deployment.parity import check_parity
+from ondol.deployment.onnx import check_parity, compile_model
 from ondol.evaluation.scoring import Scorer
 
 TOLERANCE = 1e-6

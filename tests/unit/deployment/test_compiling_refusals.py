@@ -33,8 +33,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from sklearn.svm import LinearSVC
 
 from ondol.contract import Column, encode, fit_encodings
-from ondol.deployment.onnx import compile_model
-from ondol.deployment.parity import UNKNOWN, check_parity, make_extremes, make_probes
+from ondol.deployment.onnx import UNKNOWN, check_parity, compile_model, make_extremes, make_probes
 from ondol.errors import UserError
 from ondol.project import import_extension
 
@@ -226,7 +225,7 @@ class OffOnOutliers(BaseEstimator):
 
 
 def test_parity_is_over_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ondol.deployment.parity.CHUNK", 100)
+    monkeypatch.setattr("ondol.deployment.onnx.CHUNK", 100)
     frame = training("regression").head(450).copy()
     fitted, contract = fit(boosting("regression"), "regression", training("regression"))
     model = compile_model(fitted, contract)

@@ -738,7 +738,7 @@ def test_answers_are_those_that_openapi_declares(client: TestClient, data: st.Da
 def test_openapi_declares_each_refusal_and_the_largest_numbers(serving: Any) -> None:
     document = serving().get("/docs.json").json()
     responses = document["paths"]["/predict"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "401", "403", "408", "413", "415", "421", "429", "500", "503"}
+    assert set(responses) == {"200", "400", "401", "403", "408", "409", "413", "415", "421", "429", "500", "503"}
     assert document["components"]["schemas"]["Error"]["properties"]["detail"]["type"] == "array"
     row = document["components"]["schemas"]["Row"]["properties"]
     numbers = [

@@ -14,8 +14,7 @@ import pandas as pd
 from ondol.config import Settings
 from ondol.contract import Column, Contract, encode
 from ondol.deployment.explanation import BACKGROUND, Explanation, build_explanation
-from ondol.deployment.onnx import compile_model
-from ondol.deployment.parity import check_parity
+from ondol.deployment.onnx import check_parity, compile_model
 from ondol.evaluation.scoring import Scorer
 from ondol.evaluation.targets import REFERENCE, Candidate, load_candidate, make_reference
 from ondol.orchestration.reporting import say
