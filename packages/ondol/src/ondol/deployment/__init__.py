@@ -1,8 +1,8 @@
 """Deployment: a version that passed its gates is compiled to ONNX, bundled, tested, and put into production or tried.
 
 The steps of the flow are in `deploy`. `onnx` compiles and compares with scikit-learn, `explanation` builds what
-predictions are explained with, `bundle` builds the bundle, and `smoke` tests a real service before the champion changes.
-`predict` is batch prediction, a separate flow.
+predictions are explained with, `bundle` builds the bundle, and `smoke` tests a real service before the champion
+changes. `predict` is batch prediction, a separate flow.
 """
 
 from typing import TYPE_CHECKING
