@@ -96,14 +96,14 @@ def test_a_share_of_the_customers_gets_the_challenger_and_keeps_it_as_the_share_
             rollout = record.take_step(service.store, rollout, "better")
             service.look()
     assert taken[0] < taken[1] < taken[2] == set(range(200))
-    assert 30 < len(taken[0]) < 70 and 75 < len(taken[1]) < 125
+    assert 20 < len(taken[0]) < 80 and 65 < len(taken[1]) < 135
     roles = {(one["version"], one["role"]) for one in service.records()}
     assert roles == {("7", "champion"), ("8", "challenger")}
 
 
 def test_another_rollout_draws_other_customers(service: Service) -> None:
     rollout, drawn = service.start("ab", 0.5), []
-    for name in (rollout.id, "another"):
+    for name in ("one", "another"):
         found = rollout.model_copy(update={"id": name})
         (service.store.folder / "rollout.json").write_text(found.model_dump_json())
         service.look()
