@@ -105,7 +105,7 @@ def test_another_rollout_draws_other_customers(service: Service) -> None:
     rollout, drawn = service.start("ab", 0.5), []
     for name in ("one", "another"):
         found = rollout.model_copy(update={"id": name})
-        (service.store.folder / "rollout.json").write_text(found.model_dump_json())
+        service.store.write_bytes(service.store.folder / "rollout.json", found.model_dump_json().encode())
         service.look()
         drawn.append({c for c in range(100) if service.ask(c)["role"] == "challenger"})
     assert 20 < len(drawn[0] & drawn[1]) < 35 < len(drawn[0]) < 65
@@ -211,6 +211,30 @@ def test_where_the_challenger_fails_the_champion_answers(service: Service, monke
     assert answer["request_id"] == failed["id"]
     labels = {"model_version": "8", "role": "challenger"}
     assert REGISTRY.get_sample_value("ml_rollout_failures_total", labels) == 1
+
+
+def test_where_the_explanation_of_the_challenger_fails_the_champion_explains(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def explain(bundle: Any, _: Any) -> bytes:
+        if bundle.version == "8":
+            raise ArithmeticError("나눗셈")
+        return b'{"method":"exact"}'
+
+    monkeypatch.setattr("ondol_serving.endpoint.explain", explain)
+    monkeypatch.setattr("ondol_serving.endpoint.require_explainable", lambda *_: None)
+    service.start("canary", 1.0)
+    answers = [
+        service.client.post("/explain", json={"rows": [ROW]}),
+        service.client.post("/predict", json={"rows": [ROW], "explain": True}),
+    ]
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        content = answer.json()
+        assert (content["model_version"], content["role"]) == ("7", "champion")
+        assert content["explanation"] == {"method": "exact"}
+    failed = [one for one in service.records() if "error" in one]
+    assert [(one["version"], one["role"]) for one in failed] == [("8", "challenger")] * 2
 
 
 def break_model(bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:

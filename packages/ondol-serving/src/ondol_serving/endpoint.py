@@ -8,7 +8,7 @@ reading and writing as `input_spec` and `output_spec`: for the documentation, an
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bentoml import IODescriptor
@@ -30,6 +30,8 @@ from ondol_serving.serving import serving
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+
+Write = Callable[[Accepted], Awaitable[bytes]]
 
 _request_ids = create_request_ids()
 
@@ -109,16 +111,9 @@ async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def answer_explain(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer `POST /explain`; an ASGI application behind `Application`, which has read the body.
-
-    The rows are predicted, too, but neither logged nor counted as predictions.
-    """
+    """Answer `POST /explain`; an ASGI application behind `Application`, which has read the body."""
     request = await read_rows(scope["bundle"], scope["body"], scope["headers"])
-    bundle, rows = request.bundle, request.rows
-    explanation = await explain(bundle, rows)
-    predictions = await asyncio.to_thread(bundle.predict, rows) if bundle.runtime.slow else bundle.predict(rows)
-    about = {"request_id": request.request_id, "model_version": bundle.version, "role": request.role}
-    body = b'%b,"predictions":%b,"explanation":%b}' % (to_json(about)[:-1], to_json(predictions), explanation)
+    request, body = await answer_request(request, write_explanation)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
@@ -188,34 +183,56 @@ async def _read(bundle: Bundle, role: Role, request_id: str, body: bytes) -> Acc
     return Accepted(bundle, request_id, read.rows, read.body, read.keys, arrived, read.unread, role, read.explain)
 
 
-async def answer_request(request: Accepted) -> tuple[Accepted, bytes]:
-    """Return a request and the body of its answer, which has been logged; see `_predict`."""
-    if not request.explain:
-        return await _predict(request)
-    explanation = await explain(request.bundle, request.rows)  # first: a request that is refused is not logged
-    answered, body = await _predict(request)
-    if answered.bundle is not request.bundle:
-        explanation = await explain(answered.bundle, answered.rows)
-    return answered, b'%b,"explanation":%b}' % (body[:-1], explanation)
-
-
-async def _predict(request: Accepted) -> tuple[Accepted, bytes]:
-    """Return a request and the body of its answer, which has been logged.
+async def answer_request(request: Accepted, write: Write | None = None) -> tuple[Accepted, bytes]:
+    """Return a request and the body of its answer.
 
     Where a challenger fails, the champion answers, and the failure is logged. The returned request says which of both
     answered.
+
+    Args:
+        request: The request.
+        write: Returns the body; default: that of `/predict`, which has been logged.
+
+    Raises:
+        RequestRefused: its explanation is wanted, and refused.
     """
-    rollout = serving.rollout
+    rollout, write = serving.rollout, write or write_predictions
     try:
-        body = await serving.batcher.answer(request)
+        body = await write(request)
+    except RequestRefused:
+        raise
     except Exception as error:
         if rollout is None:
             raise
         log_failure(request, error)
         if request.bundle is not rollout.challenger or request.bundle is rollout.champion:
             raise
-        request = await _read(rollout.champion, "champion", request.request_id, request.body)
-        return request, await serving.batcher.answer(request)
-    if rollout is not None and rollout.strategy == "shadow" and request.bundle is rollout.champion:
+        instead = await _read(rollout.champion, "champion", request.request_id, request.body)
+        instead = instead._replace(explain=request.explain)  # the body is that of the log, which has no `explain`
+        return instead, await write(instead)
+    if (
+        rollout is not None
+        and rollout.strategy == "shadow"
+        and request.bundle is rollout.champion
+        and write is write_predictions
+    ):
         serving.shadow.add(rollout, request)
     return request, body
+
+
+async def write_predictions(request: Accepted) -> bytes:
+    """Return the body of an answer of `/predict`, which has been logged."""
+    if not request.explain:
+        return await serving.batcher.answer(request)
+    explanation = await explain(request.bundle, request.rows)  # first: a request that is refused is not logged
+    body = await serving.batcher.answer(request)
+    return b'%b,"explanation":%b}' % (body[:-1], explanation)
+
+
+async def write_explanation(request: Accepted) -> bytes:
+    """Return the body of an answer of `/explain`; the rows are predicted, too, but neither logged nor counted."""
+    bundle, rows = request.bundle, request.rows
+    explanation = await explain(bundle, rows)
+    predictions = await asyncio.to_thread(bundle.predict, rows) if bundle.runtime.slow else bundle.predict(rows)
+    about = {"request_id": request.request_id, "model_version": bundle.version, "role": request.role}
+    return b'%b,"predictions":%b,"explanation":%b}' % (to_json(about)[:-1], to_json(predictions), explanation)
