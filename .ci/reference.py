@@ -124,6 +124,15 @@ ALERTS = {  # by kind: when it is raised; what to do
         "The pipeline put a new version into production.",
         '`ml rollback --why "…"` puts the previous version back, if the new one is not wanted.',
     ),
+    "rollout-promoted": (
+        "A rollout ended with its version in production: by its checks, or by `ml rollout step`.",
+        '`ml rollback --why "…"` puts the previous version back, if the new one is not wanted.',
+    ),
+    "rollout-withdrawn": (
+        "A rollout ended without its version: a check was beyond its limit, it was not decided in time, or "
+        "`ml rollout abort` or another version ended it. The version in production answers all requests.",
+        "The artifact `rollout` in Prefect compares the two versions. Correct the cause, and train again.",
+    ),
     "promoted": ("`ml promote` put a version into production.", "`ml status` shows the history."),
     "rolled-back": ("`ml rollback` put the previous version into production.", "`ml status` shows the history."),
     "released": (

@@ -53,7 +53,7 @@ from ondol.monitoring.retraining import (
 from ondol.monitoring.windows import Window, Windows, metric_names, window_id
 from ondol.orchestration.alerts import waiting
 from ondol.project import Project
-from ondol.registry.champion import Champion, write_champion
+from ondol.registry.champion import Champion, tried_version, write_champion
 from ondol.storage.files import read_json
 from ondol.storage.store import Store, open_store
 
@@ -133,6 +133,23 @@ def test_a_class_called_predictions_is_counted_right():
     record = json.loads(lines(1)[0]) | {"predictions": [{"label": "x", "probabilities": {"predictions": 0.5}}] * 2}
     head = read_head(json.dumps(record).encode())
     assert head is not None and head.rows == 2
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_in_a_rollout_only_answers_that_callers_got_count(tmp_path, separators):
+    """Those of either role. A prediction that no caller got and a failure count nowhere, also not as damaged lines."""
+    made = [json.loads(line) for line in lines(2)]
+    head = {name: made[0][name] for name in ("id", "at", "version", "bundle")}
+    answers = [head | {"role": role} | made[0] for role in ("champion", "challenger")]
+    shadows = [
+        head | {"role": "shadow"} | times | {"predictions": [ANSWER]} for times in ({}, {"ms": 1.0, "champion_ms": 2.0})
+    ]
+    failures = [head | {"role": role, "ms": 1.0, "error": 'X: "predictions":'} for role in ("champion", "challenger")]
+    written = [*made, *answers, *shadows, *failures]
+    write(tmp_path, [json.dumps(one, separators=separators) + "\n" for one in written])
+    found = tally_window(tmp_path, START, START + HOUR, "1-b")
+    assert (found.requests, found.others, found.unreadable) == (4, 0, 0)
+    assert len(sample_logged(found, 10)) == 4
 
 
 def test_a_log_that_is_not_there_is_an_empty_window(tmp_path):
@@ -349,6 +366,18 @@ def test_a_new_champion_and_a_request_start_a_cooldown():
     assert ask("dd", hours=25).wanted
     assert "cooling down" in ask("ddd", Loop(wanted=wanted(1, 90)), hours=100).why
     assert ask("ddd", Loop(wanted=wanted(1, 70)), hours=100).wanted
+
+
+def test_no_training_is_requested_while_a_rollout_is_not_decided(tmp_path):
+    bad = [window(number, "drift") for number in range(2)]
+    store, late = Store(tmp_path), START + 100 * HOUR
+    write_champion(store, CHAMPION)
+    assert tried_version(store) is None
+    store.write_json(tmp_path / "rollout.json", {"version": "2", "move": CHAMPION.move})
+    decision = decide(bad, CHAMPION, Retrain(), Loop(), late, tried_version(store))
+    assert not decision.wanted and "version 2" in decision.why
+    write_champion(store, CHAMPION.model_copy(update={"since": late.isoformat()}))  # which ends the rollout
+    assert decide(bad, CHAMPION, Retrain(), Loop(), late, tried_version(store)).wanted
 
 
 def test_the_same_window_never_asks_twice():

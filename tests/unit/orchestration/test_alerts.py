@@ -20,8 +20,9 @@ from ondol.errors import Refused, UserError
 from ondol.orchestration.alerts import REFUSED_DAYS, alert, alert_failed_run, refused, send_alerts, waiting
 from ondol.orchestration.guard import free_port
 from ondol.project import Project
-from ondol.registry.bundles import Bundle
-from ondol.registry.champion import alert_new_champion, move_champion
+from ondol.registry.bundles import Bundle, write_bundle
+from ondol.registry.champion import alert_new_champion, move_champion, require_champion
+from ondol.registry.rollout import start_rollout, take_step, withdraw_challenger
 from ondol.storage.store import open_store
 
 SECRET = "T0P-5ECRET"
@@ -194,6 +195,27 @@ def test_each_version_is_alerted_once_however_soon_one_follows_the_other(
             alert_new_champion(Project(settings))
             alert_new_champion(Project(settings))
     assert [said.split()[1] for said in receiver.said] == ["1", "2", "1"]
+
+
+def test_the_end_of_a_rollout_is_alerted_once_with_its_reason(settings: Settings, receiver: Receiver) -> None:
+    store, project = open_store(settings), Project(settings)
+    for version in ("1", "2"):
+        files = {"meta.json": json.dumps({"run_id": version}).encode()}
+        made = write_bundle(store, version, files)
+        if version == "1":
+            move_champion(store, made, "deploy", "passed its gates")
+    with receiver.up():
+        alert_new_champion(project)
+        for end in (withdraw_challenger, take_step):
+            champion = require_champion(store)
+            end(store, start_rollout(store, made, champion, "ab", (0.5,), "new"), f"실패 1.2% ({end.__name__})")
+            alert_new_champion(project)
+            alert_new_champion(project)
+    assert [one["kind"] for one in receiver.got] == ["retrained", "rollout-withdrawn", "rollout-promoted"]
+    _, withdrawn, promoted = receiver.got
+    assert withdrawn["what"].startswith("Version 2 was withdrawn, version 1 answers all requests: 실패 1.2%")
+    assert promoted["what"].startswith("Version 2 replaced version 1 in production after its rollout: 실패 1.2%")
+    assert "ml rollback" in promoted["todo"]
 
 
 def test_alert_that_is_refused_for_good_does_not_hold_up_the_next(settings: Settings, receiver: Receiver) -> None:

@@ -8,9 +8,9 @@ from ondol.cli.console import console, print_plain, start_command
 from ondol.cli.deployment import copy_alias_to_mlflow
 from ondol.cli.pipeline import run_stage
 from ondol.config import load_settings
-from ondol.orchestration.alerts import alert
 from ondol.orchestration.reporting import plain, table
-from ondol.registry.champion import version_of
+from ondol.project import Project
+from ondol.registry.champion import alert_new_champion, version_of
 from ondol.registry.rollout import (
     Rollout,
     describe_step,
@@ -47,8 +47,7 @@ def step(why: str) -> None:
     if rollout.outcome == "promoted":
         console.print(f"[green]✓[/] [bold]version {rollout.version}[/] is in production ({escape(why)})")
         copy_alias_to_mlflow(settings)
-        what = f"Version {rollout.version} was promoted by hand at the end of its rollout: {why}"
-        alert(settings, "promoted", what, "`ml rollout status` shows it.", key=f"rollout {rollout.id} promoted")
+        alert_new_champion(Project(settings))
     else:
         console.print(f"[green]✓[/] version {rollout.version}: {describe_step(rollout)}, from {rollout.step.at} on")
 
@@ -67,8 +66,7 @@ def abort(why: str) -> None:
         f"[green]✓[/] version {rollout.version} is withdrawn, version {version} answers all requests ({escape(why)})",
         soft_wrap=True,
     )
-    what = f"The rollout of version {rollout.version} was ended by hand: {why}"
-    alert(settings, "rolled-back", what, "`ml rollout status` shows it.", key=f"rollout {rollout.id} withdrawn")
+    alert_new_champion(Project(settings))
 
 
 def print_rollout() -> None:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import re
 import urllib.error
 import urllib.request
@@ -27,7 +28,8 @@ from ondol.storage.files import read_note, write_json
 SKEW_SECONDS = 300.0  # seconds by which a file's time may differ from the times of its records
 # A record as the service writes it; other records are parsed as JSON, which is slower.
 HEAD = re.compile(
-    rb'\{"id":"[^"\\]*","at":"([^"\\]*)","version":"[^"\\]*","bundle":"([^"\\]*)"(?:,"role":"[^"\\]*")?,"ms":([-+.eE0-9]+),'
+    rb'\{"id":"[^"\\]*","at":"([^"\\]*)","version":"[^"\\]*","bundle":"([^"\\]*)",(?:"role":"ch[a-z]+",)?'
+    rb'"ms":([-+.eE0-9]+),"r'
 )
 PREDICTIONS = b'"predictions":'
 _decode = json.JSONDecoder().raw_decode
@@ -40,6 +42,12 @@ class Head(NamedTuple):
     bundle: str
     ms: float
     rows: int
+
+
+# In a rollout, what only `ondol.rollout` reads: a failure, or what a version computed and no caller got. Its time is in
+# no window.
+NO_ANSWER = Head(math.nan, "", math.nan, 0)
+SHADOW = "shadow"  # the role of a version that computes what no caller gets
 
 
 @dataclass
@@ -130,7 +138,7 @@ def read_head(line: bytes) -> Head | None:
             pass
     try:
         return _read_slowly(line)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -143,6 +151,8 @@ def _count_rows(tail: bytes) -> int:
 
 def _read_slowly(line: bytes) -> Head:
     record = json.loads(line)
+    if "error" in record or record.get("role") == SHADOW:
+        return NO_ANSWER
     return Head(_seconds(record["at"]), str(record["bundle"]), float(record["ms"]), len(record["predictions"]))
 
 
@@ -167,11 +177,11 @@ def files_between(folder: Path, low: float, high: float) -> list[Path]:
     return found
 
 
-def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield offset and line of each record; an incomplete last line is skipped."""
-    offset = 0
+def whole_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and line of each record from `offset` on; an incomplete last line is skipped."""
     try:
         with path.open("rb") as file:
+            file.seek(offset)
             for line in file:
                 if line.endswith(b"\n"):
                     yield offset, line

@@ -19,7 +19,7 @@ from ondol.monitoring.windows import Window, Windows, WindowVerdict
 from ondol.orchestration.alerts import alert, send_alerts
 from ondol.orchestration.events import read_triggers, send_event
 from ondol.project import Project
-from ondol.registry.champion import Champion
+from ondol.registry.champion import Champion, tried_version
 from ondol.storage.files import locked, read_record, user_name, utc_now
 from ondol.storage.store import Store
 
@@ -119,7 +119,14 @@ class Decision(BaseModel):
     windows: tuple[str, ...] = ()
 
 
-def decide(windows: Sequence[Window], champion: Champion, rules: Retrain, loop: Loop, now: datetime) -> Decision:
+def decide(
+    windows: Sequence[Window],
+    champion: Champion,
+    rules: Retrain,
+    loop: Loop,
+    now: datetime,
+    tried: str | None = None,
+) -> Decision:
     """Decide whether to retrain: N of the last M windows and the latest one must be bad.
 
     Args:
@@ -128,6 +135,7 @@ def decide(windows: Sequence[Window], champion: Champion, rules: Retrain, loop: 
         rules: The numbers of windows, and the cooldown.
         loop: Whether it is paused, and the last request.
         now: The time, UTC.
+        tried: The version of a rollout that runs: a new one would end it without a decision.
     """
     last = [window for window in windows if window.evaluated][-rules.of :]
     bad = [window for window in last if window.bad]
@@ -144,6 +152,9 @@ def decide(windows: Sequence[Window], champion: Champion, rules: Retrain, loop: 
         return Decision(wanted=False, why=f"the loop is paused {who}: `ml loop resume` ends that", windows=names)
     if loop.wanted is not None and loop.wanted.window == last[-1].id:
         return Decision(wanted=False, why=f"training was requested at {loop.wanted.requested_at}", windows=names)
+    if tried is not None:
+        why = f"the rollout of version {tried} is not decided yet: `ml rollout status` shows it"
+        return Decision(wanted=False, why=why, windows=names)
     until = cooldown_end(champion, rules, loop)
     if now < until:
         shown = f"{until:%Y-%m-%d %H:%M} UTC"
@@ -227,7 +238,8 @@ def decide_retraining(project: Project) -> tuple[Decision, str]:
 def decide_now(project: Project, champion: Champion) -> Decision:
     """Return the decision on the current windows and state of the loop."""
     windows, loop = Windows(project.store).of(champion), read_loop(project.store)
-    return decide(windows, champion, project.settings.retrain, loop, datetime.now(UTC))
+    tried = tried_version(project.store)
+    return decide(windows, champion, project.settings.retrain, loop, datetime.now(UTC), tried)
 
 
 def find_unsent_request(loop: Loop, champion: Champion) -> TrainingRequest | None:

@@ -92,6 +92,8 @@ AlertKind = Literal[
     "gate-refused",
     "drift",
     "retrained",
+    "rollout-promoted",
+    "rollout-withdrawn",
     "promoted",
     "rolled-back",
     "released",

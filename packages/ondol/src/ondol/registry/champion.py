@@ -12,6 +12,7 @@ from ondol.project import Project
 from ondol.storage.files import (
     BACKUP,
     CHAMPION_FILE,
+    ROLLOUT_FILE,
     locked,
     read_json,
     read_note,
@@ -28,14 +29,15 @@ if TYPE_CHECKING:
 ANY = "any bundle"
 # Content of the file without a champion: a file that is missing for a moment must not stop a service.
 NOTHING = {"bundle": None}
-Action = Literal["deploy", "promote", "rollback", "release", "withdraw"]
+Action = Literal["deploy", "promote", "rollback", "release", "rollout", "withdraw"]
 REMOVING = ("promote", "rollback", "withdraw")  # actions by hand, or after a trial: the next run must not undo them
 
 
 class HistoryEntry(BaseModel):
     """One change of the champion: who, when, from which bundle to which, and why.
 
-    The action `withdraw` ends a rollout: `from` is the challenger, and `to` the champion, which stays in production.
+    The actions `rollout` and `withdraw` end a rollout. With `withdraw`, `from` is the challenger, and `to` the
+    champion, which stays in production.
     """
 
     at: str
@@ -85,6 +87,16 @@ def refresh_champion(store: Store) -> Champion | None:
     """
     store.look(store.folder / CHAMPION_FILE)
     return read_champion(store)
+
+
+def tried_version(store: Store) -> str | None:
+    """Return the version that is tried beside the champion; None if no rollout runs.
+
+    Raises:
+        Damaged: a file cannot be read.
+    """
+    rollout, champion = read_json(store.folder / ROLLOUT_FILE) or {}, read_champion(store)
+    return rollout["version"] if champion is not None and rollout.get("move") == champion.move else None
 
 
 def require_champion(store: Store) -> Champion:
@@ -175,7 +187,7 @@ def write_champion(store: Store, champion: Champion | None) -> None:
 
 
 def alert_new_champion(project: Project) -> None:
-    """Send one alert for a new version in production: at its deployment, or later if that was killed."""
+    """Send one alert for a new version in production, or for a withdrawn one: at once, or later if that was killed."""
     champion, settings = project.champion, project.settings
     path = alerted_champion_path(settings)
     if champion is None or read_note(path) in (champion.move, champion.since):  # before 0.3.1, only the time
@@ -188,5 +200,15 @@ def alert_new_champion(project: Project) -> None:
         if change.before is not None:  # there is no version before the first one
             todo = '`ml status` shows it; `ml rollback --why "…"` brings the previous one back.'
         alert(settings, "retrained", what, todo, key=f"retrained {champion.move}")
+    elif change.action == "rollout":
+        before = version_of(change.before or "")
+        what = f"Version {champion.version} replaced version {before} in production after its rollout: {change.why}."
+        todo = '`ml status` shows it; `ml rollback --why "…"` brings the previous one back.'
+        alert(settings, "rollout-promoted", what, todo, key=f"rollout-promoted {champion.move}")
+    elif change.action == "withdraw":
+        version = version_of(change.before or "")
+        what = f"Version {version} was withdrawn, version {champion.version} answers all requests: {change.why}."
+        todo = "The artifact `rollout` in Prefect compares both versions."
+        alert(settings, "rollout-withdrawn", what, todo, key=f"rollout-withdrawn {champion.move}")
     with suppress(OSError):  # a full disk: `repeat_hours` still prevents a repeated alert
         write_json(path, champion.move)

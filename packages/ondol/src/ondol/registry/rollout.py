@@ -193,7 +193,7 @@ def take_step(store: Store, rollout: Rollout, why: str) -> Rollout:
             step = Step(at=_in_seconds(NOTICE_SECONDS), share=share, who=user_name(), why=why)
             return _write(store, rollout.model_copy(update={"steps": (*rollout.steps, step)}))
         made = {"version": rollout.version, "run_id": rollout.run_id, "digest": rollout.digest}
-        write_champion(store, add_change(champion, rollout.bundle, "deploy", why, **made))
+        write_champion(store, add_change(champion, rollout.bundle, "rollout", why, **made))
         return _end(store, rollout, "promoted", why)
 
 
