@@ -243,7 +243,13 @@ class Interval:
 
 
 def estimate(
-    prepare: Callable[[Array | slice], ScoreFunctions], rows: int, *, confidence: float, resamples: int, seed: int
+    prepare: Callable[[Array | slice], ScoreFunctions],
+    rows: int,
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+    groups: Array | None = None,
 ) -> dict[str, Interval]:
     """Return each figure that is defined on all rows, with its interval.
 
@@ -253,15 +259,18 @@ def estimate(
         confidence: The coverage of the intervals, such as 0.95.
         resamples: How many times the rows are drawn.
         seed: Of the sample and of the resamples.
+        groups: The number of each row's group, [N]: rows that depend on each other are drawn together. Default: each
+            row is drawn alone.
     """
     scorers = prepare(slice(None))
     values = score_all(scorers, rows)
     sample = sample_rows(rows, seed)
     if sample is not None:
         scorers, rows = prepare(sample), len(sample)
+        groups = None if groups is None else np.unique(groups[sample], return_inverse=True)[1]
     scorers = {name: scorers[name] for name in values if name in scorers}
     centres = score_all(scorers, rows) if sample is not None else values
-    figures = _resample(scorers, rows, resamples, seed)
+    figures = _resample(scorers, np.arange(rows) if groups is None else groups, resamples, seed)
     return {
         name: _interval(value, value - centres.get(name, value), figures.get(name), confidence)
         for name, value in values.items()
@@ -282,14 +291,15 @@ def sample_rows(rows: int, seed: int, most: int = SAMPLE_ROWS) -> Array | None:
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False, shuffle=False))
 
 
-def _resample(scorers: Mapping[str, ScoreFunction], rows: int, resamples: int, seed: int) -> dict[str, Array]:
-    """Return each metric on each resample, [resamples]; empty if the rows are too few."""
-    if rows < LEAST_ROWS:
+def _resample(scorers: Mapping[str, ScoreFunction], groups: Array, resamples: int, seed: int) -> dict[str, Array]:
+    """Return each metric on each resample of the groups of rows, [resamples]; empty if they are too few."""
+    number = int(groups.max()) + 1 if len(groups) else 0
+    if number < LEAST_ROWS:
         return {}
     rng = np.random.default_rng(seed)
     figures = {name: np.empty(resamples) for name in scorers}
     for i in range(resamples):
-        weights = np.bincount(rng.integers(0, rows, rows), minlength=rows).astype(np.float64)
+        weights = np.bincount(rng.integers(0, number, number), minlength=number)[groups].astype(np.float64)
         for name, score in scorers.items():
             figures[name][i] = score(weights)
     return figures
@@ -410,6 +420,7 @@ def bootstrap(
     seed: int = 0,
     metrics: Sequence[str] | None = None,
     needed: str | None = None,
+    groups: Array | None = None,
 ) -> dict[str, Interval]:
     """Return each defined metric with its interval.
 
@@ -422,6 +433,7 @@ def bootstrap(
         seed: Of the sample and of the resamples.
         metrics: The metrics; default: all (`roc_auc_ovr` only for up to ten classes).
         needed: A metric that the default includes for any number of classes.
+        groups: The number of each row's group, from 0; default: each row is a group of its own.
     """
     many = np.ndim(prediction) == 2 and np.shape(prediction)[1] > MANY_CLASSES
     left_out = {"roc_auc_ovr"} - {needed} if many else set()
@@ -431,7 +443,7 @@ def bootstrap(
         names = metrics or [n for n in scorers if n not in left_out]
         return {name: scorers[name] for name in names if name in scorers}
 
-    return estimate(prepare, len(y), confidence=confidence, resamples=resamples, seed=seed)
+    return estimate(prepare, len(y), confidence=confidence, resamples=resamples, seed=seed, groups=groups)
 
 
 def paired_difference(
@@ -444,10 +456,12 @@ def paired_difference(
     confidence: float = 0.95,
     resamples: int = 200,
     seed: int = 0,
+    groups: Array | None = None,
 ) -> Interval | None:
     """Return the improvement of `candidate` over `other`; above 0 is better for every metric.
 
-    Each resample scores both on the same rows. None if the metric is undefined on the rows.
+    Each resample scores both on the same rows. None if the metric is undefined on the rows. For `groups`, see
+    `estimate`.
     """
     sign = 1.0 if metrics_of(problem)[metric].greater_is_better else -1.0
 
@@ -457,7 +471,7 @@ def paired_difference(
             return {}
         return {metric: lambda weights: sign * (ours(weights) - theirs(weights))}
 
-    found = estimate(prepare, len(y), confidence=confidence, resamples=resamples, seed=seed)
+    found = estimate(prepare, len(y), confidence=confidence, resamples=resamples, seed=seed, groups=groups)
     return found.get(metric)
 
 
