@@ -1,1 +1,1 @@
-"""The flows of the project: pipeline (ingest, validate, train, evaluate, deploy), predict, monitor and alerts."""
+"""The flows: pipeline (ingest, validate, train, evaluate, deploy), predict, monitor, rollout and alerts."""

@@ -104,7 +104,7 @@ def flow_of(deployment: dict[str, Any]) -> str:
 def test_flows_are_deployed_with_what_people_read(up: Up) -> None:
     found = {flow_of(one): one for one in up.prefect("/deployments/filter")}
     assert {flow: one["name"] for flow, one in found.items()} == {flow: f"customer-churn-{flow}" for flow in found}
-    assert found.keys() == {*STAGES, "monitor", "predict", "alerts"}
+    assert found.keys() == {*STAGES, "monitor", "predict", "rollout", "alerts"}
     assert all(one["description"] for one in found.values())
     shown = found["pipeline"]["parameter_openapi_schema"]["properties"]["breaking"]["description"]
     assert shown.startswith("Deploy even if")

@@ -13,7 +13,7 @@ from prefect.utilities.callables import parameter_schema
 
 from ondol.monitoring.retraining import EVENT, resource_of
 
-NAMES = ("pipeline", "ingest", "validate", "train", "evaluate", "deploy", "monitor", "predict", "alerts")
+NAMES = ("pipeline", "ingest", "validate", "train", "evaluate", "deploy", "monitor", "predict", "rollout", "alerts")
 CHANGING = ("pipeline", "ingest", "validate", "train", "evaluate", "deploy")
 
 

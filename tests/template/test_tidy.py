@@ -15,7 +15,19 @@ from template_support import REPOSITORY, commit_all, files_of, git, python_path
 from ondol.setup import leftovers
 
 NAMES = ("flows/settings.py", "flows/store/snapshots.py", "flows/store/__init__.py", "service/runtime.py")
-FLOWS = ("__init__", "alerts", "deploy", "evaluate", "ingest", "monitor", "pipeline", "predict", "train", "validate")
+FLOWS = (
+    "__init__",
+    "alerts",
+    "deploy",
+    "evaluate",
+    "ingest",
+    "monitor",
+    "pipeline",
+    "predict",
+    "rollout",
+    "train",
+    "validate",
+)
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ TASKS = {
         "save_window",
         "decide_retraining",
     ],
+    "rollout": ["gather_evidence", "act_on_decision", "close_rollout"],
     "alerts": ["alert_dropped_records", "alert_new_champion", "send_alerts"],
 }
 MODULES = {  # of the engine, which hold the steps
@@ -43,6 +44,7 @@ MODULES = {  # of the engine, which hold the steps
     "ondol.deployment.predict",
     "ondol.monitoring.monitor",
     "ondol.monitoring.replay",
+    "ondol.rollout.look",
 }
 DECIDING = {  # whether there is anything to do, and on what
     "cache_key",
@@ -54,6 +56,10 @@ DECIDING = {  # whether there is anything to do, and on what
     "load_context",
     "resolve_destination",
     "window_end",
+    "find_rollout",
+    "is_running",
+    "judge_rollout",
+    "rollout_lock",
 }
 UNDOING = {"discard_bundle", "restore_previous"}  # what a task did
 REPORTING = {
@@ -61,6 +67,7 @@ REPORTING = {
     "report_deployment",
     "report_predictions",
     "report_window",
+    "report_rollout",
 }  # on the page of the run itself
 
 

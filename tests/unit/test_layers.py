@@ -25,6 +25,7 @@ ORDER = [
     "evaluation",
     "deployment",
     "monitoring",
+    "rollout",
     "retention",
     "services",
     "setup",

@@ -28,6 +28,7 @@ MOST = {  # to be lowered, never raised: a flow that needs more has a step that 
     "monitor": 42,
     "pipeline": 60,
     "alerts": 18,
+    "rollout": 42,
 }
 
 

@@ -345,13 +345,15 @@ class RolloutPolicy(Section):
         steps: The shares of a canary, of which the last is 1.
         share: The share of the challenger with "ab".
         step_minutes: The shortest duration of a step.
-        min_requests: The smallest number of the challenger's requests by which a step is decided.
+        min_requests: The smallest number of the challenger's requests in a step before the next one. As many labelled
+            requests are needed before a step waits for the metric.
         max_hours: The longest duration of a rollout; the challenger is withdrawn if it is not decided by then.
         errors: By how much the share of failed requests may be higher.
-        slower: By how much more time a request may take, as a share of the champion's time.
+        slower: By how much more time a request may take, as a share of the champion's time; of geometric means.
         shift: By how much the mean prediction may differ: for a number in standard deviations of the champion's
             predictions, else the probability of a class.
-        disagreement: The largest share of requests that both answer differently.
+        disagreement: The largest share of requests that both answer differently: with another class, or with a value
+            that is more than half of that standard deviation away.
         loss: By how much the metric of the gates may be worse where labels have come; for errors in the target's unit,
             as a share.
         confidence: The confidence level of a decision, over all looks at the data together.

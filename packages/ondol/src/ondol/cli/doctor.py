@@ -38,6 +38,7 @@ from ondol.redaction import show_uri
 from ondol.registry.bundles import open_bundle
 from ondol.registry.champion import read_champion
 from ondol.registry.registry import MLFLOW_REMEDY, MODEL_FILE, check_schema, is_embedded, local_path, mlflow_database
+from ondol.rollout.evidence import Evidence
 from ondol.services import is_ours, is_well, prefect_address
 from ondol.setup.leftovers import find_leftovers
 from ondol.snapshots.snapshots import Snapshot, Snapshots
@@ -61,6 +62,7 @@ RECORDS: tuple[tuple[str, type[BaseModel] | None], ...] = (
     ("verdicts/*.json", StoredVerdict),
     ("quarantine/*.json", Validation),
     ("windows/*.json", Window),
+    ("rollouts/*.json", Evidence),
     ("holdouts/*.json", None),
     ("snapshots/*.json", Snapshot),
     ("snapshots/sources/*.json", None),
@@ -70,7 +72,7 @@ RECORDS: tuple[tuple[str, type[BaseModel] | None], ...] = (
     ("alerts/*.json", None),
     ("alerts/outbox/*.json", None),
 )
-FOLDERS = ("bundles", "verdicts", "quarantine", "windows", "holdouts", "snapshots", "alerts", "log")
+FOLDERS = ("bundles", "verdicts", "quarantine", "windows", "rollouts", "holdouts", "snapshots", "alerts", "log")
 REGISTERED = """
     select v.version, r.run_uuid, r.lifecycle_stage, v.storage_location
     from registered_model_aliases a

@@ -42,6 +42,7 @@ REMEDIES = (  # remedy by the path of a file; the first match counts
     ("store/latest.json", "remove it, and run `ml run`"),
     ("store/access.json", "restore it from a backup; services keep the keys that they have read"),
     ("store/rollout.json", "remove it: the champion answers all requests then"),
+    ("rollouts/*.json", "remove it: the rollout is judged again from its start, as far as the log has it"),
     ("store/loop.json", "restore it from a backup, or remove it: a pause and the history of the loop are lost then"),
     ("champion.backup.json", "remove it: it is written again when the champion changes"),
     ("store/release.json", "remove it, and release again"),

@@ -37,6 +37,7 @@ DECIDING = (
     KEYS_FILE,
     ROLLOUT_FILE,
     "loop.json",
+    "rollouts/*.json",
     "snapshots/lines/*.json",
     "snapshots/mended/*.json",
     "holdouts/*.json",
