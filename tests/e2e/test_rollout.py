@@ -45,6 +45,7 @@ def test_a_run_with_a_strategy_tries_its_version_and_leaves_the_champion(tried: 
     assert (found["version"], found["strategy"], found["plan"]) == ("2", "canary", [0.05, 0.25, 0.5, 1.0])
     shown = succeed(tried.ml("rollout", "status")).stdout
     assert "Version 2 beside version 1: canary, 5% of the requests, step 1 of 4." in shown
+    assert "Both were not compared yet" in shown
     assert "Version 2 is tried beside version 1: canary, 5% of the requests" in succeed(tried.ml("status")).stdout
 
 

@@ -65,6 +65,7 @@ class KeyScope(StrEnum):
     """What an API key allows."""
 
     predict = "predict"
+    explain = "explain"
     metrics = "metrics"
     admin = "admin"
 

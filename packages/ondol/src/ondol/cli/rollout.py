@@ -20,7 +20,9 @@ from ondol.registry.rollout import (
     take_step,
     withdraw_challenger,
 )
-from ondol.storage.store import Store, open_store
+from ondol.rollout.look import describe_outcome, last_look
+from ondol.rollout.report import as_markdown
+from ondol.storage.store import open_store
 
 
 def start(version: str, strategy: str | None, why: str) -> None:
@@ -70,20 +72,27 @@ def abort(why: str) -> None:
 
 
 def print_rollout() -> None:
-    """Print the rollout that runs, or the last one."""
-    store = open_store(start_command())
-    print_plain("\n".join(rollout_lines(store, read_rollout(store))))
+    """Print the rollout that runs, or the last one, and how its versions compared at the last look."""
+    project = Project(start_command())
+    print_plain("\n".join(rollout_lines(project, read_rollout(project.store))))
 
 
-def rollout_lines(store: Store, rollout: Rollout | None) -> Iterator[str]:
+def rollout_lines(project: Project, rollout: Rollout | None) -> Iterator[str]:
     """Yield the lines that describe a rollout."""
     if rollout is None:
         yield "There was no rollout yet: `ml rollout start VERSION` starts one."
         return
     beside = f"Version {rollout.version} beside version {version_of(rollout.champion)}"
-    if running_rollout(store) is not None:
+    if running_rollout(project.store) is not None:
         yield f"{beside}: {describe_step(rollout)}, step {len(rollout.steps)} of {len(rollout.plan)}."
     else:
         yield f"{beside}: {rollout.outcome or 'ended by a change of the champion'}. {plain(rollout.why)}".rstrip()
     rows = [(one.at[:19], f"{100 * one.share:.3g}%", plain(one.who), plain(one.why)) for one in rollout.steps]
     yield from ("", *table(("from", "share", "who", "why"), rows, show=str))
+    if running_rollout(project.store) is None:
+        return
+    if (look := last_look(project)) is None:
+        yield from ("", "Both were not compared yet: the flow `rollout` does so every five minutes, on a worker.")
+        return
+    outcome = describe_outcome(look, look.rollout)
+    yield from ("", as_markdown(look.rollout, look.evidence, look.checks, outcome, look.decision.why))
