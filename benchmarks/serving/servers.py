@@ -13,7 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ondol.registry.bundles import write_bundle
+from ondol.registry.champion import move_champion
 from ondol.registry.keys import add_key
+from ondol.registry.rollout import start_rollout
 from ondol.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +61,7 @@ def list_servers(work: Path) -> list[Server]:
         Server(
             "service, with a key", _bento("service.service:Service"), "/readyz", keyed, authorization=f"Bearer {key}"
         ),
+        Server("service, with a shadow", _bento("service.service:Service"), "/readyz", write_shadow_store(work)),
         Server("bare ASGI callable", bare, "/", model),
         Server("fastapi", uvicorn, "/docs", fast),
         Server("fastapi, OMP_NUM_THREADS=1", uvicorn, "/docs", fast | {"OMP_NUM_THREADS": "1"}),
@@ -66,6 +70,20 @@ def list_servers(work: Path) -> list[Server]:
         Server("service, BentoML's batching", batched, "/readyz", model),
         Server("empty, BentoML's batching", batched, "/readyz", model | {"BENCH_EMPTY": "1"}),
     ]
+
+
+def write_shadow_store(work: Path) -> dict[str, str]:
+    """Put the model into a store, and try it as a shadow of itself; return the variables of its service."""
+    store = Store(work / "store-with-shadow")
+    model = {path.name: path.read_bytes() for path in (work / "bundle").iterdir()}
+    meta = json.loads(model["meta.json"])
+    bundles = [
+        write_bundle(store, version, model | {"meta.json": json.dumps(meta | {"version": version}).encode()})
+        for version in ("1", "2")
+    ]
+    champion = move_champion(store, bundles[0], "deploy", "benchmark")
+    start_rollout(store, bundles[1], champion, "shadow", (0.0,), "benchmark")
+    return {"ML_STORE": str(store.folder)}
 
 
 def list_logging(work: Path) -> list[Server]:

@@ -65,7 +65,10 @@ class PredictRequest(IODescriptor, Envelope):
     async def from_http_request(cls, request: "Request", serde: Any) -> Any:
         """Return the validated rows of a request, or the answer 400."""
         try:
-            return await read_request(request.scope, request.scope["body"])
+            accepted = await read_rows(request.scope["bundle"], request.scope["body"], request.scope["headers"])
+            if accepted.explain:
+                await require_explanation(accepted, request.scope)
+            return accepted
         except RequestRefused as refused:
             return refused.answer
 
@@ -98,7 +101,10 @@ async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
     else:
         if is_table:
             body = await asyncio.to_thread(arrow.to_json_body, bundle, body)
-        request, answer = await answer_request(await read_request(scope, body))
+        request = await read_rows(bundle, body, scope["headers"])
+        if request.explain:
+            await require_explanation(request, scope)
+        request, answer = await answer_request(request)
         request_id, bundle = request.request_id, request.bundle
         if wants_table:
             answer = await asyncio.to_thread(arrow.rewrite_answer, bundle, answer, request_id, request.role)
@@ -123,20 +129,16 @@ async def answer_explain(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def read_request(scope: Scope, body: bytes) -> Accepted:
-    """Return the validated rows of a request whose body has been read.
+async def require_explanation(request: Accepted, scope: Scope) -> None:
+    """Check that the explanation that a request to `/predict` wants is possible, and that its caller may have it.
 
     Raises:
-        RequestRefused: they do not match the contract; or an explanation is wanted that is not possible, or that the
-            caller may not have.
+        RequestRefused: it is not, or the caller may not.
     """
-    request = await read_rows(scope["bundle"], body, scope["headers"])
-    if request.explain:
-        if serving.access.controlled:
-            client = scope["client"][0] if scope.get("client") else ""
-            await serving.access.require("/explain", read_headers(scope["headers"]), client)
-        require_explainable(request.bundle, request.rows)
-    return request
+    if serving.access.controlled:
+        client = scope["client"][0] if scope.get("client") else ""
+        await serving.access.require("/explain", read_headers(scope["headers"]), client)
+    require_explainable(request.bundle, request.rows)
 
 
 async def read_rows(bundle: Bundle, body: bytes, headers: Iterable[HeaderPair] | None = None) -> Accepted:
@@ -183,7 +185,19 @@ async def _read(bundle: Bundle, role: Role, request_id: str, body: bytes) -> Acc
     return Accepted(bundle, request_id, read.rows, read.body, read.keys, arrived, read.unread, role, read.explain)
 
 
-async def answer_request(request: Accepted, write: Write | None = None) -> tuple[Accepted, bytes]:
+def write_predictions(request: Accepted) -> Awaitable[bytes]:
+    """Return the body of an answer of `/predict`, which has been logged."""
+    return write_explained(request) if request.explain else serving.batcher.answer(request)
+
+
+async def write_explained(request: Accepted) -> bytes:
+    """Return the body of an answer of `/predict` with its explanation; it has been logged."""
+    explanation = await explain(request.bundle, request.rows)  # first: a request that is refused is not logged
+    body = await serving.batcher.answer(request)
+    return b'%b,"explanation":%b}' % (body[:-1], explanation)
+
+
+async def answer_request(request: Accepted, write: Write = write_predictions) -> tuple[Accepted, bytes]:
     """Return a request and the body of its answer.
 
     Where a challenger fails, the champion answers, and the failure is logged. The returned request says which of both
@@ -196,7 +210,7 @@ async def answer_request(request: Accepted, write: Write | None = None) -> tuple
     Raises:
         RequestRefused: its explanation is wanted, and refused.
     """
-    rollout, write = serving.rollout, write or write_predictions
+    rollout = serving.rollout
     try:
         body = await write(request)
     except RequestRefused:
@@ -218,15 +232,6 @@ async def answer_request(request: Accepted, write: Write | None = None) -> tuple
     ):
         serving.shadow.add(rollout, request)
     return request, body
-
-
-async def write_predictions(request: Accepted) -> bytes:
-    """Return the body of an answer of `/predict`, which has been logged."""
-    if not request.explain:
-        return await serving.batcher.answer(request)
-    explanation = await explain(request.bundle, request.rows)  # first: a request that is refused is not logged
-    body = await serving.batcher.answer(request)
-    return b'%b,"explanation":%b}' % (body[:-1], explanation)
 
 
 async def write_explanation(request: Accepted) -> bytes:

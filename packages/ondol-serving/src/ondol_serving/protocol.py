@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 protocol with timeouts for unfinished requests and slow clients, and with early refusals.
+"""uvicorn's HTTP/1.1 protocol with timeouts, with early refusals, and with one system call for each answer.
 
 uvicorn has no timeout for the rest of a head, for the rest of a body that was already answered, or for a client that
 does not read, and no limit for the size of a head. An ASGI application sees none of these.
@@ -25,6 +25,42 @@ FindRefusal = Callable[[bytes, bytes], bytes | None]
 _find_refusal: FindRefusal | None = None
 
 
+class JoiningTransport:
+    """A transport that sends the head of an answer together with what follows in the same turn of the event loop.
+
+    uvicorn writes them one after the other, and each is a system call that wakes the client up.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        """Wrap a transport."""
+        self._transport, self._loop = transport, loop
+        self._waiting: bytes | None = None
+        self.is_closing = transport.is_closing
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what is not defined here."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send data, at the latest at the end of this turn."""
+        if self._waiting is None:
+            self._waiting = data
+            self._loop.call_soon(self._send)
+        else:
+            waiting, self._waiting = self._waiting, None
+            self._transport.write(waiting + data)
+
+    def close(self) -> None:
+        """Send what waits, and close the connection."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            self._transport.write(waiting)
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
@@ -38,7 +74,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Wait for a first request."""
-        super().connection_made(transport)
+        super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
         # Otherwise uvicorn builds each line before the logger discards it.
         self.access_log = self.access_log and self.access_logger.isEnabledFor(logging.INFO)
         self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
