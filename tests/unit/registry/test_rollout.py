@@ -1,5 +1,6 @@
 """The record of a rollout in the store: steps, ends, and what stays in the champion's history."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ondol.registry.rollout import (
     LOADING_SECONDS,
     NOTICE_SECONDS,
     Rollout,
+    cancel_rollout,
     describe_rollout,
     plan_steps,
     read_rollout,
@@ -59,7 +61,7 @@ def test_steps_take_effect_later_and_the_last_one_puts_the_challenger_into_produ
     for share in PLAN[1:]:
         assert rollout.next_share == share
         rollout = take_step(store, rollout, f"to {share}")
-        assert NOTICE_SECONDS - 2 < (rollout.since - datetime.now(UTC)).total_seconds() <= NOTICE_SECONDS
+        assert NOTICE_SECONDS - 2 < (rollout.since - datetime.now(UTC)).total_seconds() <= LOADING_SECONDS
         assert running_rollout(store) == rollout and require_champion(store).version == "1"
     assert [step.share for step in rollout.steps] == list(PLAN) and rollout.next_share is None
     ended = take_step(store, rollout, "better")
@@ -115,6 +117,28 @@ def test_a_rollout_begins_beside_the_champion_that_was_judged_against(store: Sto
     move_champion(store, bundle(store, "3"), "promote", "by hand")
     with pytest.raises(UserError, match="Another bundle was put into production in the meantime"):
         start_rollout(store, bundle(store, "2"), judged_against, "canary", PLAN, "a test")
+
+
+def test_a_step_before_the_first_one_begins_does_not_begin_earlier(store: Store, rollout: Rollout) -> None:
+    after = take_step(store, rollout, "at once")
+    assert after.since == rollout.since
+
+
+def test_a_challenger_whose_bundle_is_gone_takes_no_step(store: Store, rollout: Rollout) -> None:
+    shutil.rmtree(store.folder / "bundles" / rollout.bundle)
+    with pytest.raises(UserError, match="is missing"):
+        take_step(store, rollout, "blind")
+    assert require_champion(store).version == "1"
+    withdraw_challenger(store, rollout, "its bundle is gone")
+    assert running_rollout(store) is None
+
+
+def test_a_cancelled_rollout_may_be_started_again_by_a_run(store: Store, rollout: Rollout) -> None:
+    cancel_rollout(store, "3-abcdef012345")
+    assert running_rollout(store) == rollout
+    cancel_rollout(store, rollout.bundle)
+    assert running_rollout(store) is None
+    assert rolled_back(require_champion(store), "2") is None
 
 
 def test_two_that_decide_at_once_take_one_step(store: Store, rollout: Rollout) -> None:

@@ -20,8 +20,8 @@ class Accepted(NamedTuple):
     """A validated request: the feature values of each row, and the bundle that validated them and will predict them.
 
     Five fields are for the log: the body, the number of its fields, its time of arrival (`time.perf_counter`),
-    whether it has columns that are neither read nor logged, and the role of the bundle. The last is whether an
-    explanation is wanted.
+    whether it has columns that are neither read nor logged, and the role of the bundle. The last two are whether an
+    explanation is wanted, and whether the request names the version that must answer.
     """
 
     bundle: Bundle
@@ -33,6 +33,7 @@ class Accepted(NamedTuple):
     unread: bool = False
     role: Role = "champion"
     explain: bool = False
+    named: bool = False
 
 
 def create_request_ids() -> Iterator[str]:
@@ -64,9 +65,9 @@ def write_answers(answers: list[tuple[Accepted, Predictions]]) -> list[bytes | E
     return bodies
 
 
-def log_failure(request: Accepted, error: Exception) -> None:
-    """Record that a bundle failed on a request of a rollout."""
+def log_failure(request: Accepted, error: Exception, *, recorded: bool = True) -> None:
+    """Count that a bundle failed on a request of a rollout, and record it if its answer would be recorded."""
     counters().count_failure(request.bundle, request.role)
-    if request.bundle.recorder.rules.enabled:
+    if recorded and request.bundle.recorder.rules.enabled:
         ms = (time.perf_counter() - request.arrived) * 1000
         prediction_log.append_failure(request.bundle.recorder, Failed(request.request_id, ms, request.role, error))

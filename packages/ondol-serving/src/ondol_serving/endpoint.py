@@ -9,6 +9,7 @@ reading and writing as `input_spec` and `output_spec`: for the documentation, an
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bentoml import IODescriptor
@@ -118,7 +119,7 @@ async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def answer_explain(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer `POST /explain`; an ASGI application behind `Application`, which has read the body."""
-    request = await read_rows(scope["bundle"], scope["body"], scope["headers"])
+    request = await read_rows(scope["bundle"], scope["body"], scope["headers"], explains=True)
     request, body = await answer_request(request, write_explanation)
     headers = [
         (b"content-type", b"application/json"),
@@ -141,13 +142,16 @@ async def require_explanation(request: Accepted, scope: Scope) -> None:
     require_explainable(request.bundle, request.rows)
 
 
-async def read_rows(bundle: Bundle, body: bytes, headers: Iterable[HeaderPair] | None = None) -> Accepted:
+async def read_rows(
+    bundle: Bundle, body: bytes, headers: Iterable[HeaderPair] | None = None, *, explains: bool = False
+) -> Accepted:
     """Return the validated rows of a request, and the bundle that will predict them.
 
     Args:
         bundle: The bundle in production when the request arrived, or the one that it asks for.
         body: The request's body.
         headers: The request's headers, by which a rollout may choose the challenger; None if it must not.
+        explains: Whether the rows are explained, as also if the request says so.
 
     Raises:
         RequestRefused: they do not match the contract.
@@ -160,10 +164,13 @@ async def read_rows(bundle: Bundle, body: bytes, headers: Iterable[HeaderPair] |
     if rollout is None:
         return accepted
     if bundle is rollout.challenger:
-        return accepted._replace(role="challenger")
+        return accepted._replace(role="challenger", named=True)
     if headers is None or bundle is not rollout.champion or not rollout.share(time.time()):
         return accepted
-    key = find_key(bundle, accepted.body, read_headers(headers), accepted.request_id)
+    if (explains or accepted.explain) and rollout.challenger.explainer is None:
+        return accepted
+    find = partial(find_key, bundle, accepted.body, read_headers(headers), accepted.request_id)
+    key = await asyncio.to_thread(find) if len(body) > HEAVY_BYTES else find()
     if not rollout.takes(key, time.time()):
         return accepted
     try:
@@ -211,27 +218,33 @@ async def answer_request(request: Accepted, write: Write = write_predictions) ->
         RequestRefused: its explanation is wanted, and refused.
     """
     rollout = serving.rollout
+    if rollout is None:
+        return request, await write(request)
     try:
-        body = await write(request)
+        body = await _write_watched(request, write)
+    except RequestRefused:
+        raise
+    except Exception:
+        if request.role == "champion" or request.named:
+            raise
+        explain = request.explain  # the body is that of the log, which does not have it
+        request = await _read(rollout.champion, "champion", request.request_id, request.body)
+        request = request._replace(explain=explain)
+        body = await _write_watched(request, write)
+    if rollout.strategy == "shadow" and request.bundle is rollout.champion and write is write_predictions:
+        serving.shadow.add(rollout, request)
+    return request, body
+
+
+async def _write_watched(request: Accepted, write: Write) -> bytes:
+    """Return the body of an answer; a failure counts against the bundle."""
+    try:
+        return await write(request)
     except RequestRefused:
         raise
     except Exception as error:
-        if rollout is None:
-            raise
-        log_failure(request, error)
-        if request.bundle is not rollout.challenger or request.bundle is rollout.champion:
-            raise
-        instead = await _read(rollout.champion, "champion", request.request_id, request.body)
-        instead = instead._replace(explain=request.explain)  # the body is that of the log, which has no `explain`
-        return instead, await write(instead)
-    if (
-        rollout is not None
-        and rollout.strategy == "shadow"
-        and request.bundle is rollout.champion
-        and write is write_predictions
-    ):
-        serving.shadow.add(rollout, request)
-    return request, body
+        log_failure(request, error, recorded=write is write_predictions)
+        raise
 
 
 async def write_explanation(request: Accepted) -> bytes:

@@ -78,8 +78,8 @@ def _read_ids(names: list[str], body: bytes) -> bytes | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return 3 and 3.0 as the same number."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    """Return 3.0 as 3, which is the same id."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def read_steps(record: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:

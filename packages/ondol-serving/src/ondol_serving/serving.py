@@ -114,6 +114,9 @@ class Serving:
                         return
                     self._challenger = named, load_bundle(folder, digest)
                     log.info("Trying model version %s beside version %s", record["version"], self.bundle.version)
+                if self.bundle.folder.name != record["champion"]:  # that one was refused
+                    self.rollout = None
+                    return
                 moments, shares = read_steps(record)
                 self.rollout = Rollout(
                     record["id"], record["strategy"], self.bundle, self._challenger[1], moments, shares
@@ -211,7 +214,7 @@ def locate_bundle() -> tuple[Path, str | None]:
 def locate_rollout() -> dict[str, Any] | None:
     """Return the record of the rollout that runs, with the `folder` of its challenger; None if there is none.
 
-    It runs as long as `champion.json` has no change after its start.
+    It runs as long as it has no outcome and `champion.json` has no change after its start.
 
     Raises:
         FileNotFoundError: a file is missing: there was no rollout yet.
@@ -222,7 +225,11 @@ def locate_rollout() -> dict[str, Any] | None:
     store = Path(os.environ.get("ML_STORE") or ".ml/store")
     record = json.loads((store / "rollout.json").read_text(encoding="utf-8"))
     champion = json.loads((store / "champion.json").read_text(encoding="utf-8"))
-    if champion == NOTHING or record["move"] != f"{len(champion['history'])} {champion['bundle']} {champion['since']}":
+    if (
+        record["outcome"]
+        or champion == NOTHING
+        or record["move"] != f"{len(champion['history'])} {champion['bundle']} {champion['since']}"
+    ):
         return None
     return {**record, "folder": store / "bundles" / record["bundle"]}
 

@@ -28,6 +28,7 @@ class Shadow:
     def __init__(self) -> None:
         """Start without requests."""
         self._loop = asyncio.get_running_loop()
+        self._rollout: Rollout | None = None  # whose requests wait
         self._waiting: list[Accepted] = []
         self._rows = 0
         self._scheduled = False
@@ -35,19 +36,24 @@ class Shadow:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, rollout: Rollout, request: Accepted) -> None:
-        """Add an answered request, unless enough of them wait."""
+        """Add an answered request, unless enough of them wait; those of an earlier rollout are dropped."""
+        if self._rollout is None or self._rollout.challenger is not rollout.challenger:
+            self._waiting, self._rows = [], 0
+        self._rollout = rollout
         if len(self._waiting) >= MOST_REQUESTS or self._rows >= MOST_ROWS:
             return
         self._waiting.append(request)
         self._rows += len(request.rows)
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_later(self._pause, self._start, rollout)
+            self._loop.call_later(self._pause, self._start)
 
-    def _start(self, rollout: Rollout) -> None:
-        self._task = self._loop.create_task(self._run(rollout))
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._run())
 
-    async def _run(self, rollout: Rollout) -> None:
+    async def _run(self) -> None:
+        rollout = self._rollout
+        assert rollout is not None
         requests, self._waiting, self._rows = self._waiting, [], 0
         started = time.perf_counter()
         try:

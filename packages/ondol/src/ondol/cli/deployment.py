@@ -22,6 +22,7 @@ from ondol.project import Project
 from ondol.registry.bundles import Bundle, new_bento_home, open_bundle, served_bundle
 from ondol.registry.champion import Action, Champion, move_champion, read_champion, require_champion
 from ondol.registry.keys import read_local_keys
+from ondol.registry.rollout import running_rollout
 from ondol.storage.files import CHAMPION_FILE, KEYS_FILE, ROLLOUT_FILE
 from ondol.storage.store import Store, open_store
 from ondol_serving.callers import is_loopback
@@ -47,11 +48,16 @@ def roll_back(why: str) -> None:
     """Put the version that was in production before the current one back.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or a rollout runs: then the wrong version is probably not the one in production.
     """
     settings = start_command()
     store = open_store(settings)
     champion = require_champion(store)
+    if rollout := running_rollout(store):
+        raise UserError(
+            f"Version {rollout.version} is only tried beside version {champion.version}, which is in production: end "
+            'its rollout by `ml rollout abort --why "…"`. To go back further, repeat `ml rollback` then.'
+        )
     _move(settings, champion, open_bundle(store, previous_bundle(champion)), "rollback", why)
 
 

@@ -12,7 +12,7 @@ from ondol.project import Project
 from ondol.registry.bundles import Bundle, drop_bundle, find_bundle
 from ondol.registry.champion import Champion, move_champion, refresh_champion, restore_champion, rolled_back
 from ondol.registry.registry import CHAMPION
-from ondol.registry.rollout import describe_rollout, plan_steps, running_rollout, start_rollout
+from ondol.registry.rollout import cancel_rollout, describe_rollout, plan_steps, running_rollout, start_rollout
 
 
 def is_deployed(project: Project, champion: Champion | None, version: str) -> bool:
@@ -52,13 +52,14 @@ def check_deployable(
             which is switched off.
         Refused: a gate refused it, it was removed or withdrawn, or it would break the champion's callers.
     """
-    if strategy is None:
+    chosen = choose_strategy(project, champion, version, breaking, strategy)
+    if strategy is None or chosen == "direct":
         require_not_removed(champion, version)
     record = known_verdict(project, version)
     require_pass(record, version)
     require_replay(project, record, champion)
     require_compatible_version(project, version, champion, breaking)
-    return choose_strategy(project, champion, version, breaking, strategy)
+    return chosen
 
 
 def require_pass(record: StoredVerdict | None, version: str) -> None:
@@ -113,20 +114,18 @@ def choose_strategy(
 ) -> Strategy:
     """Return how a version replaces the champion: `wanted`, or as `[rollout] strategy` says.
 
-    It is direct where both cannot answer the same callers: there is no champion, the contract breaks, or it is the same
-    version with another bundle.
+    It is direct where both cannot answer the same requests.
 
     Raises:
-        UserError: a strategy needs the prediction log, and it is switched off.
+        UserError: both cannot, and a rollout is wanted; or the prediction log is switched off.
     """
     strategy = wanted or project.settings.rollout.strategy
-    if strategy == "direct" or champion is None or champion.version == version:
+    if strategy == "direct":
         return "direct"
-    if find_bundle(project.store, champion.bundle) is None:
-        say(f"Version {version} is deployed directly: the bundle in production, {champion.bundle}, is missing.")
-        return "direct"
-    if breaking:
-        say(f"Version {version} is deployed directly: with --breaking, it answers other requests than the champion.")
+    if obstacle := find_obstacle(project, champion, version, breaking):
+        if wanted:
+            raise UserError(f"Version {version} cannot be tried beside another one: {obstacle}.")
+        say(f"Version {version} is deployed directly: {obstacle}.")
         return "direct"
     if not project.settings.log.enabled:
         raise UserError(
@@ -136,8 +135,34 @@ def choose_strategy(
     return strategy
 
 
+def find_obstacle(project: Project, champion: Champion | None, version: str, breaking: bool) -> str | None:
+    """Return why a version and the champion cannot answer the same requests; None if they can."""
+    if champion is None:
+        return "no model is in production"
+    if champion.version == version:
+        return "it is in production, with other settings of [deploy]"
+    if breaking:
+        return "with --breaking, it answers other requests than the version in production"
+    old = find_bundle(project.store, champion.bundle)
+    if old is None:
+        return f"the bundle in production, {champion.bundle}, is missing or was changed"
+    if has_callers(old):  # else its contract was checked
+        return None
+    new = load_candidate(project.settings, version).contract
+    try:
+        require_compatible(old.contract, new, champion.version, version, "")
+    except Refused:
+        return "the version in production is of the sample, and answers other requests"
+    return None
+
+
+def has_callers(bundle: Bundle) -> bool:
+    """Return True if requests may depend on the contract of a bundle; a model of the sample has no callers."""
+    return not str(bundle.meta.get("source", "")).startswith("sample://")
+
+
 def require_compatible_version(project: Project, version: str, champion: Champion | None, breaking: bool) -> None:
-    """Check that the new contract does not break the champion's callers; a model of the sample has no callers.
+    """Check that the new contract does not break the champion's callers.
 
     Raises:
         Refused: it breaks them, and `breaking` was not given.
@@ -145,7 +170,7 @@ def require_compatible_version(project: Project, version: str, champion: Champio
     if champion is None or breaking:
         return
     old = find_bundle(project.store, champion.bundle)
-    if old is None or str(old.meta.get("source", "")).startswith("sample://"):
+    if old is None or not has_callers(old):
         return
     new = load_candidate(project.settings, version).contract
     remedy = f"type `ml deploy {version} --breaking`"
@@ -178,7 +203,8 @@ def release_bundle(project: Project, bundle: Bundle, champion: Champion | None, 
 
 
 def restore_previous(project: Project, champion: Champion | None, bundle: Bundle) -> None:
-    """Put `champion` back into production instead of the bundle."""
+    """Put `champion` back into production instead of the bundle, or cancel the bundle's rollout."""
+    cancel_rollout(project.store, bundle.name)
     restore_champion(project.store, bundle.name, champion)
 
 

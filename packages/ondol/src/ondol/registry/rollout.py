@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from ondol.config import Strategy
 from ondol.errors import UserError
+from ondol.registry.bundles import open_bundle
 from ondol.registry.champion import (
     Champion,
     add_change,
@@ -128,13 +129,14 @@ def read_rollout(store: Store) -> Rollout | None:
 
 
 def running_rollout(store: Store) -> Rollout | None:
-    """Return the rollout that runs; None if there is none, or if a change of the champion has ended it.
+    """Return the rollout that runs; None if there is none, or if it was cancelled or ended by a change of the champion.
 
     Raises:
         Damaged: the file cannot be read.
     """
     rollout, champion = read_rollout(store), read_champion(store)
-    return rollout if rollout and champion and champion.move == rollout.move else None
+    running = rollout and champion and champion.move == rollout.move and rollout.outcome is None
+    return rollout if running else None
 
 
 def require_rollout(store: Store) -> Rollout:
@@ -185,12 +187,14 @@ def take_step(store: Store, rollout: Rollout, why: str) -> Rollout:
     """Give the challenger the share of its next step; after the last one, put it into production.
 
     Raises:
-        UserError: the rollout has ended or has taken a step in the meantime.
+        UserError: the rollout has ended or has taken a step in the meantime, or the bundle is missing or was changed.
     """
     with locked(store.folder / LOCK, wait=True):
         champion = _require_current(store, rollout)
+        open_bundle(store, rollout.bundle)
         if (share := rollout.next_share) is not None:
-            step = Step(at=_in_seconds(NOTICE_SECONDS), share=share, who=user_name(), why=why)
+            at = max(_in_seconds(NOTICE_SECONDS), rollout.step.at)  # the first step may not have begun
+            step = Step(at=at, share=share, who=user_name(), why=why)
             return _write(store, rollout.model_copy(update={"steps": (*rollout.steps, step)}))
         made = {"version": rollout.version, "run_id": rollout.run_id, "digest": rollout.digest}
         write_champion(store, add_change(champion, rollout.bundle, "rollout", why, **made))
@@ -205,6 +209,14 @@ def withdraw_challenger(store: Store, rollout: Rollout, why: str) -> Rollout:
     """
     with locked(store.folder / LOCK, wait=True):
         return _withdraw(store, rollout, _require_current(store, rollout), why)
+
+
+def cancel_rollout(store: Store, bundle: str) -> None:
+    """End the rollout of a bundle whose deployment failed, if it runs; a later run may try its version again."""
+    with locked(store.folder / LOCK, wait=True):
+        rollout = running_rollout(store)
+        if rollout is not None and rollout.bundle == bundle:
+            _end(store, rollout, "withdrawn", "its deployment failed")
 
 
 def _require_current(store: Store, rollout: Rollout) -> Champion:
@@ -226,7 +238,7 @@ def _withdraw(store: Store, rollout: Rollout, champion: Champion, why: str) -> R
 
 
 def _end(store: Store, rollout: Rollout, outcome: Outcome, why: str) -> Rollout:
-    """Record the outcome. The rollout has ended before, by the change of the champion: that is one atomic write."""
+    """Record the outcome. Most rollouts have ended before, by the change of the champion: that is one atomic write."""
     return _write(store, rollout.model_copy(update={"outcome": outcome, "ended": utc_now(), "why": why}))
 
 
