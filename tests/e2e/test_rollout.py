@@ -92,7 +92,7 @@ def test_an_aborted_version_is_not_tried_by_the_next_run_but_by_hand(tried: Proj
     """It needs neither MLflow nor Prefect, like a rollback."""
     done = succeed(tried.ml("rollout", "abort", "--why", "wrong prices", **DOWN))
     assert "version 2 is withdrawn, version 1 answers all requests (wrong prices)" in done.stdout
-    assert "wrong prices" in succeed(tried.ml("status")).stdout
+    assert "Version 2 was withdrawn from its rollout: wrong prices" in succeed(tried.ml("status")).stdout
     sentence = refuse(tried.ml("run", **CANARY), status=1)
     assert "Version 2 was withdrawn at" in sentence and "`ml rollout start 2` tries it again" in sentence
     again = succeed(tried.ml("rollout", "start", "2", "--strategy", "blue-green"))
@@ -109,9 +109,11 @@ def test_a_newer_version_replaces_the_one_that_is_tried(tried: Project) -> None:
 
 def test_mistakes_are_one_sentence(tried: Project) -> None:
     assert "canary, 5% of the requests, step 1 of 4" in succeed(tried.ml("rollout", "start", "2")).stdout
+    assert "Version 2 is only tried beside version 1" in refuse(tried.ml("rollback", "--why", "bad", **DOWN))
     succeed(tried.ml("rollout", "abort", "--why", "over"))
     for words in (("step",), ("abort", "--why", "again")):
         assert "No rollout is running: `ml rollout start VERSION` starts one." in refuse(tried.ml("rollout", *words))
+    assert "Version 1 is in production: name another one" in refuse(tried.ml("rollout", "start", "1"))
     assert "MLflow has no version 99" in refuse(tried.ml("rollout", "start", "99"))
     without_log = {"ML_LOG__ENABLED": "false"}
     assert "a rollout is judged by the prediction log" in refuse(tried.ml("rollout", "start", "2", **without_log))

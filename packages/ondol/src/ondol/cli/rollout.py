@@ -8,9 +8,10 @@ from ondol.cli.console import console, print_plain, start_command
 from ondol.cli.deployment import copy_alias_to_mlflow
 from ondol.cli.pipeline import run_stage
 from ondol.config import load_settings
+from ondol.errors import UserError
 from ondol.orchestration.reporting import plain, table
 from ondol.project import Project
-from ondol.registry.champion import alert_new_champion, version_of
+from ondol.registry.champion import alert_new_champion, read_champion, version_of
 from ondol.registry.rollout import (
     Rollout,
     describe_step,
@@ -31,6 +32,9 @@ def start(version: str, strategy: str | None, why: str) -> None:
     Raises:
         UserError: no model is in production, or the version cannot be deployed.
     """
+    champion = read_champion(open_store(start_command()))
+    if champion is not None and champion.version == version:
+        raise UserError(f"Version {version} is in production: name another one, which is tried beside it.")
     configured = load_settings().rollout.strategy
     chosen = strategy or ("canary" if configured == "direct" else configured)
     run_stage("deploy", version=version, why=why, strategy=chosen)

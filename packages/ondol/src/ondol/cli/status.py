@@ -229,7 +229,8 @@ def _print_pending(project: Project, champion: Champion | None) -> None:
         return
     record = project.verdicts.find(candidate)
     if change := rolled_back(champion, candidate):
-        console.print(f"Version {candidate} was taken out of production by hand: {escape(change.why)}")
+        removed = "withdrawn from its rollout" if change.action == "withdraw" else "taken out of production by hand"
+        console.print(f"Version {candidate} was {removed}: {escape(change.why)}")
     elif record is None:
         console.print(f"Pending: version {candidate} is trained and not evaluated yet: `ml evaluate`.")
     elif record.verdict.passed:
