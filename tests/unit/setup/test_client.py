@@ -80,7 +80,7 @@ SENT = ROW | {
     "time": None,
     "고객 번호": "2024-01-02",
 }
-ANSWER = {
+ANSWER: dict[str, Any] = {
     "request_id": "r1",
     "model_version": "3",
     "role": "champion",
@@ -198,6 +198,25 @@ def test_rows_are_sent_as_json_and_predictions_are_typed(code: Any) -> None:
     assert (got[0]["path"], got[0]["authorization"]) == ("/predict", "Bearer ondol_key")
     assert answer.predictions == [code.Prediction("예", {"예": 0.75, "아니오": 0.25})]
     assert (answer.request_id, answer.model_version, answer.role) == ("r1", "3", "champion")
+
+
+def test_a_rollout_key_is_sent_as_utf_8_with_rows_and_with_a_table(code: Any) -> None:
+    with answering([(200, ANSWER, {}), (200, b"table", {}), (200, ANSWER, {})]) as (url, got):
+        client = code.Client(url)
+        client.predict([ROW], rollout_key="세션 1")
+        client.predict_arrow(b"table", rollout_key="세션 1")
+        client.predict([ROW])
+    keys = [one.get("x-rollout-key") for one in got]
+    assert keys == ["세션 1".encode().decode("latin-1")] * 2 + [None]
+
+
+def test_services_of_other_versions_are_understood(code: Any) -> None:
+    later = ANSWER | {"new": 1, "predictions": [one | {"new": [1]} for one in ANSWER["predictions"]]}
+    earlier = {name: value for name, value in ANSWER.items() if name != "role"}
+    with answering([(200, ANSWER, {}), (200, later, {}), (200, earlier, {})]) as (url, _):
+        client = code.Client(url)
+        first, second, third = (client.predict([ROW]) for _ in range(3))
+    assert first == second == third
 
 
 def test_a_busy_service_is_asked_again_after_the_time_that_it_names(code: Any, waits: list[float]) -> None:

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from typing import Any, NotRequired, TypedDict
 
@@ -78,26 +78,36 @@ class Client:
         self._url, self._key = url.rstrip("/"), key
         self._timeout, self._retries, self._longest_wait = timeout, retries, longest_wait
 
-    def predict(self, rows: Sequence[Row]) -> Answer:
+    def predict(self, rows: Sequence[Row], rollout_key: str | None = None) -> Answer:
         """Return a prediction for each row.
+
+        Args:
+            rows: The rows, in the order of the answer.
+            rollout_key: Such as a session: rows without an id get the same version by it while a version is tried.
 
         Raises:
             ServiceError: the service refused the rows; none was predicted.
             OSError: the service cannot be reached, or does not answer in time.
         """
         body = json.dumps({"rows": [_to_json(row) for row in rows]}, ensure_ascii=False, allow_nan=False)
-        answer = json.loads(self._send("/predict", body.encode(), "application/json"))
-        predictions = [Prediction(**one) for one in answer["predictions"]]
-        return Answer(answer["request_id"], answer["model_version"], answer["role"], predictions)
+        answer = json.loads(self._send("/predict", body.encode(), "application/json", rollout_key))
+        names = [field.name for field in fields(Prediction)]  # a later service may answer with more
+        predictions = [Prediction(**{name: one[name] for name in names}) for one in answer["predictions"]]
+        role = answer.get("role", "champion")  # a service before 0.5 names none
+        return Answer(answer["request_id"], answer["model_version"], role, predictions)
 
-    def predict_arrow(self, stream: bytes) -> bytes:
+    def predict_arrow(self, stream: bytes, rollout_key: str | None = None) -> bytes:
         """Return the predictions of a table as a table, both as streams of Arrow's IPC format; for thousands of rows.
+
+        Args:
+            stream: The table.
+            rollout_key: As of `predict`.
 
         Raises:
             ServiceError: the service refused the table, or does not read Arrow.
             OSError: the service cannot be reached, or does not answer in time.
         """
-        return self._send("/predict", stream, "application/vnd.apache.arrow.stream")
+        return self._send("/predict", stream, "application/vnd.apache.arrow.stream", rollout_key)
 
     def model(self) -> dict[str, Any]:
         """Return the model in production: version, metrics, classes, and the schema of a request.
@@ -112,28 +122,34 @@ class Client:
     def ready(self) -> bool:
         """Return True if the service can be reached and has a model."""
         try:
-            self._ask("/readyz", None, None)
+            self._ask("/readyz")
         except (ServiceError, OSError):
             return False
         return True
 
-    def _send(self, path: str, body: bytes | None = None, media_type: str | None = None) -> bytes:
+    def _send(
+        self, path: str, body: bytes | None = None, media_type: str | None = None, rollout_key: str | None = None
+    ) -> bytes:
         """Return the body of an answer; a request that the service was too busy for is sent again."""
         for _ in range(self._retries):
             try:
-                return self._ask(path, body, media_type)
+                return self._ask(path, body, media_type, rollout_key)
             except ServiceError as error:
                 if error.status not in (429, 503) or error.retry_after is None:
                     raise
                 if error.retry_after > self._longest_wait:
                     raise
                 time.sleep(error.retry_after)
-        return self._ask(path, body, media_type)
+        return self._ask(path, body, media_type, rollout_key)
 
-    def _ask(self, path: str, body: bytes | None, media_type: str | None) -> bytes:
+    def _ask(
+        self, path: str, body: bytes | None = None, media_type: str | None = None, rollout_key: str | None = None
+    ) -> bytes:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         if media_type:
             headers["Content-Type"] = media_type
+        if rollout_key:
+            headers["X-Rollout-Key"] = rollout_key.encode().decode("latin-1")  # sent as UTF-8
         request = urllib.request.Request(self._url + path, body, headers)
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as answer:
