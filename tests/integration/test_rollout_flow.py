@@ -25,7 +25,7 @@ from ondol.monitoring.monitor import load_context
 from ondol.orchestration.alerts import waiting
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, open_bundle
-from ondol.registry.champion import read_champion, tried_version, write_champion
+from ondol.registry.champion import read_champion, write_champion
 from ondol.registry.rollout import Rollout, read_rollout, running_rollout, start_rollout, take_step
 from ondol.rollout import (
     act_on_decision,
@@ -296,14 +296,14 @@ def test_labels_that_come_later_are_joined_to_both_versions(trial: Trial) -> Non
 def test_a_rollout_does_not_disturb_the_windows_of_the_monitor(trial: Trial) -> None:
     from ondol.monitoring.log import tally_window
 
-    trial.start()
+    found = trial.start()
     trial.send(CHAMPION, 40)
     trial.send(CHALLENGER, 30, failing=10)
     now = datetime.now(UTC)
     name = load_context(trial.project).bundle.name
     tally = tally_window(trial.log, now - timedelta(hours=1), now, name)
     assert (tally.requests, tally.others, tally.unreadable) == (50, 20, 0)  # 10 in place of the challenger
-    assert tried_version(trial.store) == "2"
+    assert running_rollout(trial.store) == found
 
 
 def test_a_rollout_that_the_champion_ended_is_found_until_it_is_closed(trial: Trial) -> None:

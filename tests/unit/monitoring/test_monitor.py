@@ -42,6 +42,7 @@ from ondol.monitoring.retraining import (
     change_loop,
     confirm_training_request,
     decide,
+    decide_now,
     decide_retraining,
     event_id,
     matches,
@@ -53,7 +54,8 @@ from ondol.monitoring.retraining import (
 from ondol.monitoring.windows import Window, Windows, metric_names, window_id
 from ondol.orchestration.alerts import waiting
 from ondol.project import Project
-from ondol.registry.champion import Champion, tried_version, write_champion
+from ondol.registry.champion import Champion, write_champion
+from ondol.registry.rollout import Rollout, Step
 from ondol.storage.files import read_json
 from ondol.storage.store import Store, open_store
 
@@ -369,15 +371,20 @@ def test_a_new_champion_and_a_request_start_a_cooldown():
 
 
 def test_no_training_is_requested_while_a_rollout_is_not_decided(tmp_path):
-    bad = [window(number, "drift") for number in range(2)]
-    store, late = Store(tmp_path), START + 100 * HOUR
+    project = Project(Settings(root=tmp_path))
+    store = project.store
+    for number in range(2):
+        Windows(store).write(window(number, "drift"))
     write_champion(store, CHAMPION)
-    assert tried_version(store) is None
-    store.write_json(tmp_path / "rollout.json", {"version": "2", "move": CHAMPION.move})
-    decision = decide(bad, CHAMPION, Retrain(), Loop(), late, tried_version(store))
+    assert decide_now(project, CHAMPION).wanted
+    step = Step(at=START.isoformat(), share=0.05, who="me", why="a test")
+    made = {"champion": CHAMPION.bundle, "move": CHAMPION.move, "version": "2", "run_id": "r2", "bundle": "2-b"}
+    rollout = Rollout(id="r", strategy="canary", digest="d", plan=(0.05, 1.0), steps=(step,), **made)
+    store.write_json(store.folder / "rollout.json", rollout.model_dump())
+    decision = decide_now(project, CHAMPION)
     assert not decision.wanted and "version 2" in decision.why
-    write_champion(store, CHAMPION.model_copy(update={"since": late.isoformat()}))  # which ends the rollout
-    assert decide(bad, CHAMPION, Retrain(), Loop(), late, tried_version(store)).wanted
+    write_champion(store, CHAMPION.model_copy(update={"since": (START + HOUR).isoformat()}))  # it has ended
+    assert decide_now(project, CHAMPION).wanted
 
 
 def test_the_same_window_never_asks_twice():

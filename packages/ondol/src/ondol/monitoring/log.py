@@ -24,8 +24,8 @@ from ondol.orchestration.reporting import say
 from ondol.project import Project
 from ondol.redaction import add_authorization
 from ondol.storage.files import read_note, write_json
+from ondol.storage.store import SKEW_SECONDS
 
-SKEW_SECONDS = 300.0  # seconds by which a file's time may differ from the times of its records
 # A record as the service writes it; other records are parsed as JSON, which is slower.
 HEAD = re.compile(
     rb'\{"id":"[^"\\]*","at":"([^"\\]*)","version":"[^"\\]*","bundle":"([^"\\]*)",(?:"role":"ch[a-z]+",)?'

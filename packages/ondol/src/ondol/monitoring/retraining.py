@@ -19,7 +19,8 @@ from ondol.monitoring.windows import Window, Windows, WindowVerdict
 from ondol.orchestration.alerts import alert, send_alerts
 from ondol.orchestration.events import read_triggers, send_event
 from ondol.project import Project
-from ondol.registry.champion import Champion, tried_version
+from ondol.registry.champion import Champion
+from ondol.registry.rollout import running_rollout
 from ondol.storage.files import locked, read_record, user_name, utc_now
 from ondol.storage.store import Store
 
@@ -238,7 +239,8 @@ def decide_retraining(project: Project) -> tuple[Decision, str]:
 def decide_now(project: Project, champion: Champion) -> Decision:
     """Return the decision on the current windows and state of the loop."""
     windows, loop = Windows(project.store).of(champion), read_loop(project.store)
-    tried = tried_version(project.store)
+    rollout = running_rollout(project.store)
+    tried = rollout.version if rollout else None
     return decide(windows, champion, project.settings.retrain, loop, datetime.now(UTC), tried)
 
 

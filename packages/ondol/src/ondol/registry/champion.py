@@ -12,7 +12,6 @@ from ondol.project import Project
 from ondol.storage.files import (
     BACKUP,
     CHAMPION_FILE,
-    ROLLOUT_FILE,
     locked,
     read_json,
     read_note,
@@ -30,6 +29,7 @@ ANY = "any bundle"
 # Content of the file without a champion: a file that is missing for a moment must not stop a service.
 NOTHING = {"bundle": None}
 Action = Literal["deploy", "promote", "rollback", "release", "rollout", "withdraw"]
+LOCK = "champion.lock"  # held by what changes the champion or a rollout
 REMOVING = ("promote", "rollback", "withdraw")  # actions by hand, or after a trial: the next run must not undo them
 
 
@@ -89,16 +89,6 @@ def refresh_champion(store: Store) -> Champion | None:
     return read_champion(store)
 
 
-def tried_version(store: Store) -> str | None:
-    """Return the version that is tried beside the champion; None if no rollout runs.
-
-    Raises:
-        Damaged: a file cannot be read.
-    """
-    rollout, champion = read_json(store.folder / ROLLOUT_FILE) or {}, read_champion(store)
-    return rollout["version"] if champion is not None and rollout.get("move") == champion.move else None
-
-
 def require_champion(store: Store) -> Champion:
     """Return the champion of the store.
 
@@ -120,9 +110,7 @@ def rolled_back(champion: Champion | None, version: str) -> HistoryEntry | None:
     """Return the change that removed `version` from production or from its rollout, unless it was restored since."""
     moves = [c for c in (champion.history if champion else ()) if version in map(version_of, (c.before or "", c.to))]
     last = moves[-1] if moves else None
-    return (
-        last if last and last.action in ("promote", "rollback", "withdraw") and version_of(last.to) != version else None
-    )
+    return last if last and last.action in REMOVING and version_of(last.to) != version else None
 
 
 def move_champion(store: Store, bundle: "Bundle", action: Action, why: str, expected: str | None = ANY) -> Champion:
@@ -138,7 +126,7 @@ def move_champion(store: Store, bundle: "Bundle", action: Action, why: str, expe
     Raises:
         UserError: another bundle than `expected` is in production.
     """
-    with locked(store.folder / "champion.lock", wait=True):
+    with locked(store.folder / LOCK, wait=True):
         old = read_champion(store)
         before = old.bundle if old else None
         if expected not in (ANY, before):
@@ -170,7 +158,7 @@ def add_withdrawal(champion: Champion, challenger: str, why: str) -> Champion:
 
 def restore_champion(store: Store, bundle: str, before: Champion | None) -> None:
     """Restore `before`, unless a bundle other than `bundle` was put into production in the meantime."""
-    with locked(store.folder / "champion.lock", wait=True):
+    with locked(store.folder / LOCK, wait=True):
         now = refresh_champion(store)
         if now is not None and now.bundle == bundle:
             write_champion(store, before)

@@ -14,6 +14,7 @@ from ondol.config import Strategy
 from ondol.errors import UserError
 from ondol.registry.bundles import open_bundle
 from ondol.registry.champion import (
+    LOCK,
     Champion,
     add_change,
     add_withdrawal,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 # them change at the same moment. At the start of a rollout, they also load the challenger.
 NOTICE_SECONDS = 3.0
 LOADING_SECONDS = 10.0
-LOCK = "champion.lock"
 Outcome = Literal["promoted", "withdrawn"]
 
 
