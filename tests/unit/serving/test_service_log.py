@@ -17,7 +17,15 @@ from service_support import ROW, bundle_files, describe, write_bundle
 
 from ondol_serving.bundle import BundleError, load_bundle
 from ondol_serving.contract import read_contract
-from ondol_serving.log import Answered, PredictionLog, Recorder, _warn_of_missing_key, open_log_file, remove_oldest
+from ondol_serving.log import (
+    Answered,
+    Failed,
+    PredictionLog,
+    Recorder,
+    _warn_of_missing_key,
+    open_log_file,
+    remove_oldest,
+)
 from ondol_serving.metrics import counters
 from ondol_serving.request import compile_request
 from ondol_serving.settings import Rules, read_rules
@@ -138,6 +146,17 @@ def test_absent_fields_do_not_hide_a_repeated_key() -> None:
 def test_id_that_is_not_json_is_logged_as_missing() -> None:
     body = to_body(ROW | {"고객 번호": [float("nan"), float("-inf"), 1]})
     assert logged_request(contract_with(), body)["rows"][0]["고객 번호"] == [None, None, 1]
+
+
+@pytest.mark.parametrize("sensitive", ["drop", "hash"])
+def test_a_failure_quotes_no_value_where_columns_are_sensitive(monkeypatch: pytest.MonkeyPatch, sensitive: Any) -> None:
+    monkeypatch.setenv("ML_LOG_KEY", "key")
+    failed = Failed("a1b2", 0.4123, "challenger", ValueError("could not convert string to float: '홍길동'"))
+    errors = []
+    for roles in ((), ("class",)):
+        recorder = Recorder(contract_with(*roles), "3", Path("/store/bundles/3"), Rules(sensitive=sensitive))
+        errors.append(json.loads(recorder.failure_line(failed, AT))["error"])
+    assert errors == ["ValueError: could not convert string to float: '홍길동'", "ValueError"]
 
 
 @pytest.mark.parametrize("repeated", [False, True])

@@ -93,11 +93,13 @@ class Recorder:
         return b"".join((head.encode(), request, b',"predictions":', predictions, b"}\n"))
 
     def failure_line(self, failed: Failed, at: str) -> bytes:
-        """Return the record of a failure at the time `at`."""
-        reason = str(failed.error).splitlines()[0][:MOST_REASON] if str(failed.error) else ""
-        error = json.dumps(f"{type(failed.error).__name__}: {reason}", ensure_ascii=False)
+        """Return the record of a failure at the time `at`; the text of an error may quote a sensitive value."""
+        error = type(failed.error).__name__
+        if not self._sensitive:
+            error += f": {next(iter(str(failed.error).splitlines()), '')[:MOST_REASON]}"
+        text = json.dumps(error, ensure_ascii=False)
         head = f'{{"id":"{failed.request_id}","at":"{at}",{self._about},"role":"{failed.role}"'
-        return f'{head},"ms":{failed.milliseconds:.3f},"error":{error}}}\n'.encode(errors="replace")
+        return f'{head},"ms":{failed.milliseconds:.3f},"error":{text}}}\n'.encode(errors="replace")
 
     def shadow_line(self, shadowed: Shadowed, at: str) -> bytes:
         """Return the record of a prediction that no caller got, at the time `at`."""
