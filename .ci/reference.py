@@ -62,6 +62,7 @@ CHECKS = {  # of `ml doctor`: what it checks, and when it fails
 }
 REFUSALS = {  # by the type of a refusal of the service: when
     "no_explanation": "An explanation is wanted, and the version in production was deployed before there were any",
+    "explanation_in_json": "An explanation is wanted, and the answer is to be a table of Arrow",
     "too_many_explained_rows": "More explanations are wanted than `[service] max_explained_rows`",
     "not_found": "There is no such path. All of them have one count, `ml_unknown_paths_total`",
     "method_not_allowed": "The path does not have this method; `Allow` lists the methods that it has",

@@ -152,6 +152,19 @@ def test_a_rollout_answers_a_table_by_the_version_that_it_chooses(
     assert (records(tmp_path)[-1]["version"], records(tmp_path)[-1]["id"]) == ("8", answer.headers["x-request-id"])
 
 
+@pytest.mark.parametrize("in_rollout", [False, True])
+def test_an_explanation_needs_an_answer_in_json(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_rollout: bool
+) -> None:
+    champion = state.bundle
+    assert champion is not None
+    if in_rollout:
+        monkeypatch.setattr(state, "rollout", Rollout("r", "canary", champion, champion, (0.0,), (1.0,)))
+    answer = client.post("/predict", json={"rows": ROWS, "explain": True}, headers={"Accept": STREAM["Content-Type"]})
+    assert (answer.status_code, answer.json()["error"]) == (400, arrow.EXPLAINED_IN_JSON)
+    assert records(tmp_path) == []
+
+
 def test_predictions_and_new_texts_are_counted(client: TestClient) -> None:
     from prometheus_client import REGISTRY
 

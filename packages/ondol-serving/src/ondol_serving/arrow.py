@@ -41,6 +41,7 @@ DAY_MICROSECONDS = 86_400 * MICROSECONDS
 FIRST_MOMENT, LAST_MOMENT = (
     int(np.datetime64(day, "us").astype(np.int64)) for day in ("0001-01-01", "9999-12-31T23:59:59.999999")
 )
+EXPLAINED_IN_JSON = 'An answer in Arrow has no explanation: leave out "explain", or accept application/json'
 Kind = Literal["number", "boolean", "text", "date", "duration", "missing"]
 
 
@@ -126,6 +127,16 @@ def find_tables(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bool, bool]:
     return is_table, wants_table
 
 
+def refuse_explanation(explain: bool) -> None:
+    """Check that a request whose answer is a table wants no explanation.
+
+    Raises:
+        RequestRefused: it does.
+    """
+    if explain:
+        raise RequestRefused(400, "explanation_in_json", EXPLAINED_IN_JSON)
+
+
 def to_json_body(bundle: Bundle, body: bytes) -> bytes:
     """Return a table as the body of a request in JSON.
 
@@ -190,6 +201,7 @@ def encode_rows(bundle: Bundle, body: bytes) -> Encoded:
         read = bundle.read(body)
     except ValidationError as error:
         raise RowsRefused(error) from None
+    refuse_explanation(read.explain)
     tensors, unknown = bundle.encoder.encode(read.rows), bundle.count_unknown(read.rows)
     return Encoded(len(read.rows), tensors, unknown, read.keys, read.unread, lambda: read.body)
 

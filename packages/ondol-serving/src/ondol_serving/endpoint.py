@@ -103,7 +103,9 @@ async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
         if is_table:
             body = await asyncio.to_thread(arrow.to_json_body, bundle, body)
         request = await read_rows(bundle, body, scope["headers"])
-        if request.explain:
+        if wants_table:
+            arrow.refuse_explanation(request.explain)
+        elif request.explain:
             await require_explanation(request, scope)
         request, answer = await answer_request(request)
         request_id, bundle = request.request_id, request.bundle
