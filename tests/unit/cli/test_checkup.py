@@ -23,6 +23,7 @@ from ondol.evaluation.gates import StoredVerdict, Verdict, Verdicts
 from ondol.monitoring.retraining import change_loop
 from ondol.registry.bundles import write_bundle
 from ondol.registry.champion import move_champion, read_champion
+from ondol.registry.keys import add_key
 from ondol.registry.registry import (
     ARTIFACT_ROOT,
     connect_mlflow,
@@ -31,6 +32,7 @@ from ondol.registry.registry import (
     mlflow_database,
     prepare_embedded,
 )
+from ondol.registry.rollout import start_rollout
 from ondol.snapshots.snapshots import Snapshots
 from ondol.storage.files import check_database, explain_os_error, write_json
 from ondol.storage.store import Store, open_store
@@ -80,6 +82,8 @@ FILES: dict[str, tuple[tuple[Damage, ...], str]] = {  # by path: how it is damag
     "store/champion.json": (JSON, "champion.backup.json"),
     "store/latest.json": (JSON, "ml run"),
     "store/loop.json": (JSON, "remove it"),
+    "store/access.json": (JSON, "restore it from a backup"),
+    "store/rollout.json": (JSON, "remove it"),
     "store/verdicts/1.json": (JSON, "ml run"),
     "store/quarantine/v.json": (JSON, "ml validate"),
     "store/quarantine/v.parquet": ((cut, binary), "ml validate"),
@@ -111,7 +115,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     verdict = Verdict(problem="regression", metric="rmse", rows=1, scores={}, gains={}, gates=())
     Verdicts(store).write(StoredVerdict(key="k", version="1", run_id="r", champion=None, verdict=verdict))
     bundle = write_bundle(store, "1", {"meta.json": b'{"run_id": "r", "version": "1"}', "contract.json": b"{}"})
-    move_champion(store, bundle, "deploy", "first")
+    champion = move_champion(store, bundle, "deploy", "first")
+    start_rollout(store, bundle, champion, "canary", (0.05,), "a trial")
+    add_key(store, "billing", ("predict",), None)
     change_loop(store, lambda loop: loop)
     write_json(root / ".ml" / "run" / "service.json", PROCESS)
     for name in ("mlflow/mlflow.db", "prefect/prefect.db"):

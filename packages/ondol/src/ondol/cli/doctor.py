@@ -37,7 +37,9 @@ from ondol.project import OWN_ERRORS, describe_error
 from ondol.redaction import show_uri
 from ondol.registry.bundles import open_bundle
 from ondol.registry.champion import read_champion
+from ondol.registry.keys import read_local_keys
 from ondol.registry.registry import MLFLOW_REMEDY, MODEL_FILE, check_schema, is_embedded, local_path, mlflow_database
+from ondol.registry.rollout import read_rollout
 from ondol.rollout.evidence import Evidence
 from ondol.services import is_ours, is_well, prefect_address
 from ondol.setup.leftovers import find_leftovers
@@ -134,6 +136,8 @@ def _check_champion(settings: Settings) -> Iterator[Callable[[], object]]:
             open_bundle(store, champion.bundle)
 
     yield check
+    yield partial(read_local_keys, store)
+    yield partial(read_rollout, store)
     yield partial(read_latest, store)
 
 
