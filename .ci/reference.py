@@ -114,7 +114,8 @@ ROUTES = {  # of BentoML, without a description in its document, or not in it
 }
 ALERTS = {  # by kind: when it is raised; what to do
     "gate-refused": (
-        "A gate refused a candidate, in `ml run` or in a scheduled run. The version in production stays.",
+        "A gate refused a candidate, in `ml run` or in a scheduled run, or its contract would break callers, or it was "
+        "rolled back before. The version in production stays.",
         "`ml report` shows the gates.",
     ),
     "drift": (
@@ -429,18 +430,20 @@ def find_routes() -> dict[str, tuple[str, ...]]:
 
 
 def routes() -> Iterator[str]:
-    """Yield the paths, and the statuses of each that the OpenAPI document has."""
+    """Yield the paths, and the statuses of each: those of the OpenAPI document, and those of access control."""
+    from ondol_serving.access import HEALTH, METRICS
+
     declared = load_service().openapi_spec.asdict()["paths"]
     rows = []
     require_same(ROUTES, found := find_routes(), "ROUTES")
     for path in ROUTES:
         operations = [one for name, one in declared.get(path, {}).items() if name != "parameters"]
-        responses = {status for operation in operations for status in operation["responses"]}
-        of_bentoml = {200} if path in ("/livez", "/healthz", "/readyz") else {200, 401, 403, 421, 429}
-        statuses = ", ".join(sorted(map(str, responses or of_bentoml)))
+        responses = {"200", *(str(status) for operation in operations for status in operation["responses"])}
+        if path not in HEALTH:
+            responses |= {"401", "403", "429"} if path == METRICS else {"401", "403", "421", "429"}
         if path == "/readyz":
-            statuses += ", 503"
-        rows.append((code(path), ", ".join(found[path]), statuses, ROUTES[path]))
+            responses.add("503")
+        rows.append((code(path), ", ".join(found[path]), ", ".join(sorted(responses)), ROUTES[path]))
     yield table(("path", "methods", "answers", "what it is"), rows)
 
 

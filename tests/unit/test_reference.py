@@ -16,11 +16,14 @@ from typer.main import get_command
 
 from ondol.cli.app import app
 from ondol.cli.doctor import FOLDERS, RECORDS
+from ondol.cli.release import RELEASED, UNVERIFIED
 from ondol.config import Settings
 from ondol.evaluation.metrics import METRICS, choose_metric
 from ondol.monitoring import exporter
 from ondol.orchestration.alerts import AlertKind
+from ondol.storage.files import BACKUP, CHAMPION_FILE, KEYS_FILE, REMEDIES, ROLLOUT_FILE
 from ondol_serving import metrics
+from ondol_serving.access import HEALTH
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / ".ci" / "reference.py"
@@ -138,6 +141,9 @@ def test_every_route_and_refusal_is_in_the_reference(reference: ModuleType):
     text = sections(page("http.md"), "##")
     assert set(first_cells(text["Routes"])) == reference.ROUTES.keys()  # the script compares them with the service
     assert {"/predict", "/model", "/livez", "/readyz", "/metrics", "/docs.json"} <= reference.ROUTES.keys()
+    answers = dict(re.findall(r"^\| `([^`]+)` \| [^|]+ \| ([\d, ]+) \|", text["Routes"], re.MULTILINE))
+    closed = {path for path, statuses in answers.items() if "401" in statuses}
+    assert closed == {*answers} - {path for path in answers if path in HEALTH}
     kinds = {kind for _, kind in reference.find_refusals()}
     assert set(re.findall(r"^\| \d+ \| `(\w+)`", text["Errors"], re.MULTILINE)) == kinds == reference.REFUSALS.keys()
     assert {"no_model", "busy", "foreign_host"} <= kinds
@@ -202,6 +208,16 @@ def test_every_file_of_the_store_that_is_checked_is_in_the_reference():
     names = [name for name, _ in RECORDS]
     assert [name for name in names if not fnmatch.filter(listed, name)] == []
     assert {name.partition("/")[0] for name in listed if "/" in name} - {".ml"} == set(FOLDERS)
+
+
+def test_every_file_of_the_store_that_has_a_name_or_a_remedy_is_in_the_reference():
+    listed = first_cells(page("store.md"))
+    files = [Path(".ml/store", name, "meta.json" if name.endswith("/") else "") for name in listed]
+    named = {CHAMPION_FILE, BACKUP, KEYS_FILE, ROLLOUT_FILE, UNVERIFIED, RELEASED}
+    assert named - set(listed) == set()
+    beside = (".ml/", ".tags.json")  # not in the store
+    patterns = [pattern for pattern, _ in REMEDIES if not pattern.startswith(beside)]
+    assert [pattern for pattern in patterns if not any(file.match(pattern) for file in files)] == []
 
 
 def test_metrics_of_models_are_those_of_the_gates_with_their_direction_and_margin():

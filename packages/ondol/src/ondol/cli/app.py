@@ -545,7 +545,11 @@ def release(
 
 @app.command()
 def smoke(url: Annotated[str, typer.Argument(help="The address of a service.")]) -> None:
-    """Verify that a service is ready, runs the released version, and answers as its model does."""
+    """Verify that a service is ready, runs the released version, and answers as its model does.
+
+    Where access is controlled, ML_API_KEY must be a key with the scope predict. During a rollout, the challenger may
+    answer: then its answer is compared with its own model.
+    """
     from ondol.cli.release import smoke_url
 
     smoke_url(url)
