@@ -7,6 +7,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,6 +31,7 @@ from ondol.orchestration.guard import free_port
 from ondol.registry.bundles import open_bundle
 from ondol.registry.champion import require_champion
 from ondol.storage.store import open_store
+from ondol_serving.keys import KEYS_FILE, NO_HASH, Key, list_entries
 
 # The Korean pages show the commands of the English ones: tests/unit/test_docs_korean.py.
 FOLLOWED_ELSEWHERE = {
@@ -310,6 +312,14 @@ def key_of_the_service(at: Place) -> dict[str, str]:
     return {"ondol_…": next(line for line in made.splitlines() if line.startswith("ondol_"))}
 
 
+def keys_of_callers(at: Place) -> None:
+    created = datetime(2026, 11, 30, tzinfo=UTC)
+    about = (("52c7d87d", "billing", "predict"), ("1f431488", "prometheus", "metrics"))
+    keys = [Key(id=name, name=caller, hash=NO_HASH, scopes=(scope,), created=created) for name, caller, scope in about]
+    store = open_store(load_settings(at.root))
+    store.write_json(store.folder / KEYS_FILE, list_entries(keys))
+
+
 def logged_requests(at: Place) -> dict[str, str]:
     labels(at)
     return {"replay 4": "replay 1"}
@@ -361,6 +371,7 @@ PREPARE: dict[str, Callable[[Place], Mapping[str, str] | None]] = {
     "docs/how-to/read-only-new-rows.md": growing_table,
     "docs/how-to/receive-alerts.md": lambda _: {"https://hooks.example.org": NOWHERE},
     "docs/how-to/release-a-model.md": environments,
+    "docs/how-to/revoke-a-key.md": keys_of_callers,
     "docs/how-to/roll-back.md": released_twice,
     "docs/how-to/run-in-the-background.md": server_of_another_machine,
     "docs/how-to/set-up-the-workflows.md": repository_on_github,
