@@ -241,7 +241,8 @@ def describe_type(schema: dict[str, Any]) -> str:
     bounds = [f"{sign} {schema[name]:,}" for name, sign in limits.items() if name in schema]
     kind = {"integer": "integer", "number": "number", "boolean": "`true` or `false`", "string": "text"}
     if (found := schema.get("type")) == "array":
-        return "list of texts"
+        kind, _, limits = describe_type(schema["items"]).partition(" ")
+        return f"list of {kind}s {limits}".strip()
     if found == "object":
         inner = schema.get("additionalProperties")
         return (

@@ -26,10 +26,10 @@ from ondol.config import Gates, RolloutPolicy
 from ondol.contract import Column, Contract
 from ondol.registry.rollout import Rollout, Step, plan_steps
 from ondol.rollout.evidence import CHALLENGER, CHAMPION, Answers, Evidence, Point, Stretch
-from ondol.rollout.judge import NAMES, check_all, decide
-from ondol.rollout.reading import SAMPLED, measure_loss
+from ondol.rollout.judge import NAMES, Check, check_all, decide
+from ondol.rollout.reading import KEPT, SAMPLED, measure_loss, thin_requests
 from ondol.rollout.report import draw_checks
-from ondol.rollout.sequences import FEWEST
+from ondol.rollout.sequences import FEWEST, Share
 
 LOOK = timedelta(minutes=5)
 LABELS_AFTER = 6  # looks
@@ -133,6 +133,7 @@ class Traffic:
             stretch.ratios = (
                 self.models[CHALLENGER].ms / self.models[CHAMPION].ms * self.random.lognormal(0, 0.3, requests // 10)
             ).tolist()
+        stretch.instead = 0 if shadow else stretch.failed[CHALLENGER]
         self.total += requests
         self.answered += 0 if shadow else counts[CHALLENGER]
         sampled = min(counts[CHAMPION], SAMPLED) + (0 if shadow else min(counts[CHALLENGER], SAMPLED))
@@ -155,8 +156,9 @@ class Traffic:
     def arrived(self, looks: int) -> pd.DataFrame:
         """Return the labelled requests of the first looks, with both answers."""
         label, champion, challenger = map(np.concatenate, zip(*self.labelled[:looks], strict=True))
-        rows = {"request_id": np.arange(len(label)), "label": label}
-        return pd.DataFrame(rows | {CHAMPION: list(champion), CHALLENGER: list(challenger)})
+        rows = {"request_id": np.arange(len(label)).astype(str), "label": label}
+        made = pd.DataFrame(rows | {CHAMPION: list(champion), CHALLENGER: list(challenger)})
+        return made[thin_requests(made["request_id"], round(LABELLED * KEPT))]
 
     def before(self) -> dict[int, Stretch]:
         """Return the champion's requests before a rollout that leaves it none."""
@@ -191,10 +193,10 @@ def simulate(
             evidence.add_loss(measure_loss(CONTRACT, traffic.arrived(look + 1 - LABELS_AFTER), GATES))
         checks = check_all(evidence, policy)
         evidence.draw(Point(at=now, bounds={check.name: check.bounds for check in checks if check.bounds}))
-        excluded |= {c.name for c in checks if c.name != "disagreement" and c.bounds and not covers(c.name, c.bounds)}
+        excluded |= {c.name for c in checks if c.bounds and not covers(c, evidence)}
         if peek:
             peeked |= peek_at(evidence, (1 - policy.confidence) / len(NAMES))
-        decision = decide(checks, rollout, evidence.requests.get(step, 0), policy, now, labels=True)
+        decision = decide(checks, rollout, evidence, policy, now, labels=True)
         if decision.action == "wait":
             continue
         ended = decision.action == "withdraw" or rollout.next_share is None
@@ -220,9 +222,16 @@ def hour(now: datetime) -> float:
     return math.sin((now.hour + now.minute / 60 - 6) / 24 * 2 * math.pi)
 
 
-def covers(name: str, bounds: Any) -> bool:
-    """Return True if bounds include the truth of two models of the same quality: no difference."""
-    return bool(bounds.low <= 0 <= bounds.high) if name != "shift" else bounds.low <= 0
+def covers(check: Check, evidence: Evidence) -> bool:
+    """Return True if the bounds include the truth of two models of the same quality: no difference.
+
+    They fail independently of each other, so where the champion has no requests, it answers what the challenger failed
+    on. How often they disagree is not known.
+    """
+    low, high = check.bounds or (-math.inf, math.inf)
+    if check.name == "errors" and evidence.failures.get(CHAMPION, Share()).n < FEWEST:
+        return low <= GOOD.failing <= high
+    return check.name == "disagreement" or (low <= 0 and (high >= 0 or check.name == "shift"))
 
 
 def peek_at(evidence: Evidence, alpha: float) -> set[str]:
@@ -231,7 +240,7 @@ def peek_at(evidence: Evidence, alpha: float) -> set[str]:
 
     z = NormalDist().inv_cdf(1 - alpha / 2)
     found = set()
-    theirs, ours = (evidence.failures[version] for version in (CHAMPION, CHALLENGER))
+    theirs, ours = (evidence.failures.get(version, Share()) for version in (CHAMPION, CHALLENGER))
     if min(theirs.n, ours.n) >= FEWEST:
         error = math.sqrt(sum(one.value * (1 - one.value) / one.n for one in (ours, theirs)))
         found |= {"errors"} if abs(ours.value - theirs.value) > z * error else set()

@@ -22,7 +22,7 @@ def rollout() -> str:
     continued by the next one.
 
     Raises:
-        UserError: a bundle is damaged, or another run of this flow is at work.
+        UserError: the champion's bundle is damaged, or another run of this flow is at work.
     """
     project = open_project()
     found = find_rollout(project)
@@ -33,7 +33,7 @@ def rollout() -> str:
         name_run("rollout", version=found.version)
         if is_running(project, found):
             evidence = task(gather_evidence)(project, found)
-            look = judge_rollout(project, found, evidence)
-            found = task(act_on_decision)(project, look)
-            report_rollout(look, found)
+            assessment = judge_rollout(project, found, evidence)
+            found = task(act_on_decision)(project, assessment)
+            report_rollout(assessment, found)
         return task(close_rollout)(project, found)

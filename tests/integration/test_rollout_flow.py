@@ -26,7 +26,7 @@ from ondol.orchestration.alerts import waiting
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, open_bundle
 from ondol.registry.champion import read_champion, write_champion
-from ondol.registry.rollout import Rollout, read_rollout, running_rollout, start_rollout, take_step
+from ondol.registry.rollout import Rollout, read_rollout, running_rollout, start_rollout, take_step, withdraw_challenger
 from ondol.rollout import (
     act_on_decision,
     close_rollout,
@@ -34,9 +34,10 @@ from ondol.rollout import (
     gather_evidence,
     is_running,
     judge_rollout,
-    last_look,
+    last_assessment,
 )
-from ondol.rollout.evidence import CHALLENGER, CHAMPION, read_evidence
+from ondol.rollout.assessment import HOURLY
+from ondol.rollout.evidence import CHALLENGER, CHAMPION, read_evidence, write_evidence
 from ondol.storage.files import read_json
 
 FLOW = "from flows.rollout import rollout; print('state:', rollout())"
@@ -188,9 +189,9 @@ def test_a_good_challenger_takes_its_steps_and_is_promoted(trial: Trial) -> None
     assert trial.judge() == "running"
     assert [step.share for step in trial.rollout.steps] == [0.5, 1.0]
     assert not trial.alerts()
-    look = last_look(trial.project)
-    assert look is not None
-    assert look.requests == 0  # the records are from before the step took effect
+    last = last_assessment(trial.project)
+    assert last is not None
+    assert last.evidence.requests.get(1, 0) == 0  # the records are from before the step took effect
     take_step(trial.store, trial.rollout, "by hand")
     assert trial.judge() == "promoted"  # what a person ended is finished, too
     champion = read_champion(trial.store)
@@ -200,6 +201,27 @@ def test_a_good_challenger_takes_its_steps_and_is_promoted(trial: Trial) -> None
     assert alert["kind"] == "rollout-promoted"
     assert trial.commands.aliases()["champion"] == "2"
     assert not list((trial.store.folder / "rollouts").glob("*.parquet"))
+    assert find_rollout(trial.project) is None
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_challenger_whose_bundle_is_gone_is_withdrawn(trial: Trial, damaged: bool) -> None:
+    found = trial.start()
+    trial.send(CHAMPION, 10)
+    path = trial.bundles[CHALLENGER].path
+    kept = shutil.copytree(path, path.parent.parent / "kept")
+    try:
+        if damaged:
+            (path / "model.onnx").write_bytes(b"damaged")
+        else:
+            shutil.rmtree(path)
+        assert trial.judge() == "withdrawn"
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        kept.rename(path)
+    assert trial.rollout.why == f"the bundle {found.bundle} is missing or was changed after it was written"
+    [alert] = trial.alerts()
+    assert alert["kind"] == "rollout-withdrawn"
     assert find_rollout(trial.project) is None
 
 
@@ -233,18 +255,18 @@ def test_a_decision_that_was_not_carried_out_is_made_again(trial: Trial) -> None
     trial.send(CHAMPION, 300)
     trial.send(CHALLENGER, 150)
     for _ in range(2):  # the process is killed before it acts, and the next one has no new records
-        look = judge_rollout(trial.project, trial.rollout, gather_evidence(trial.project, trial.rollout))
-        assert look.decision.action == "advance"
-    assert len(act_on_decision(trial.project, look).steps) == 2
+        assessment = judge_rollout(trial.project, trial.rollout, gather_evidence(trial.project, trial.rollout))
+        assert assessment.decision.action == "advance"
+    assert len(act_on_decision(trial.project, assessment).steps) == 2
 
 
 def test_what_a_person_decides_in_the_meantime_counts(trial: Trial) -> None:
     found = trial.start()
     trial.send(CHALLENGER, 150)
     trial.send(CHAMPION, 300)
-    look = judge_rollout(trial.project, found, gather_evidence(trial.project, found))
+    assessment = judge_rollout(trial.project, found, gather_evidence(trial.project, found))
     by_hand = take_step(trial.store, found, "by hand")
-    assert act_on_decision(trial.project, look) == by_hand == running_rollout(trial.store)
+    assert act_on_decision(trial.project, assessment) == by_hand == running_rollout(trial.store)
 
 
 def test_the_answers_of_both_to_the_same_requests_are_compared(trial: Trial) -> None:
@@ -286,6 +308,8 @@ def test_labels_that_come_later_are_joined_to_both_versions(trial: Trial) -> Non
     evidence = gather_evidence(trial.project, found)  # there are no labels yet, which is reported and nothing more
     assert evidence.loss is None
     frame[["request_id", "churned"]].to_csv(trial.commands.root / "labels.csv", index=False)
+    assert gather_evidence(trial.project, found).loss is None  # labels are read once an hour
+    write_evidence(trial.store, found, evidence.model_copy(update={"looks": HOURLY}))
     loss = gather_evidence(trial.project, found).loss
     assert loss is not None
     assert (loss.metric, loss.requests, loss.relative) == ("roc_auc", 500, False)
@@ -304,6 +328,16 @@ def test_a_rollout_does_not_disturb_the_windows_of_the_monitor(trial: Trial) -> 
     tally = tally_window(trial.log, now - timedelta(hours=1), now, name)
     assert (tally.requests, tally.others, tally.unreadable) == (50, 20, 0)  # 10 in place of the challenger
     assert running_rollout(trial.store) == found
+
+
+def test_a_rollout_that_ended_before_its_first_look_is_closed_with_its_outcome(trial: Trial) -> None:
+    found = trial.start()
+    assert close_rollout(trial.project, found) == "running"
+    ended = withdraw_challenger(trial.store, found, "by hand")
+    assert close_rollout(trial.project, ended) == "withdrawn"
+    [alert] = trial.alerts()
+    assert alert["kind"] == "rollout-withdrawn"
+    assert find_rollout(trial.project) is None
 
 
 def test_a_rollout_that_the_champion_ended_is_found_until_it_is_closed(trial: Trial) -> None:

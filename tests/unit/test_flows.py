@@ -44,7 +44,7 @@ MODULES = {  # of the engine, which hold the steps
     "ondol.deployment.predict",
     "ondol.monitoring.monitor",
     "ondol.monitoring.replay",
-    "ondol.rollout.look",
+    "ondol.rollout.assessment",
 }
 DECIDING = {  # whether there is anything to do, and on what
     "cache_key",

@@ -103,6 +103,17 @@ def test_every_setting_is_in_the_reference():
     assert listed == wanted
 
 
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ({"type": "string"}, "list of texts"),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "list of numbers > 0, ≤ 1"),
+    ],
+)
+def test_a_list_says_what_it_has(reference: ModuleType, items: dict[str, Any], expected: str):
+    assert reference.describe_type({"type": "array", "items": items}) == expected
+
+
 def test_every_variable_that_is_not_a_setting_is_in_the_reference():
     known = {"ML_STORE", *INTERNAL}
     texts = [path.read_text(encoding="utf-8") for path in files("packages", "flows", "template")]

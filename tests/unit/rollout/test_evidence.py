@@ -4,6 +4,7 @@ import json
 import math
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,14 @@ from ondol.rollout.reading import (
     _join,
     _pair,
     can_replay,
+    keep_answers,
     measure_loss,
     output_names,
     parse_record,
+    read_answers,
     read_log,
-    read_samples,
     remove_samples,
-    sample_path,
-    write_sample,
+    thin_requests,
 )
 from ondol.rollout.sequences import Bounds, Share
 from ondol.storage.files import Damaged
@@ -119,7 +120,27 @@ def test_an_answer_in_place_of_the_failed_challenger_is_no_request_of_the_champi
     path.write_text(text([failed, instead, record(CHAMPION, START + MINUTE)]), encoding="utf-8")
     found = read(tmp_path, make_rollout(), Evidence.model_validate_json(evidence.model_dump_json()))
     assert counts(found) == {CHALLENGER: (1, 1), CHAMPION: (1, 0)}
+    assert found.instead == 1
     assert not found.unanswered
+
+
+def test_a_request_on_which_both_fail_is_not_answered_instead(tmp_path):
+    failed = record(CHALLENGER, START + MINUTE, error="RuntimeError: no")
+    write(tmp_path, [failed, record(CHAMPION, START + MINUTE, id=failed["id"], error="RuntimeError: no")])
+    found = read(tmp_path, make_rollout(), Evidence(rollout="r"))
+    assert counts(found) == {CHALLENGER: (1, 1)}
+    assert found.instead == 0
+
+
+def test_failures_without_an_answer_of_the_champion_are_forgotten_at_the_second_look(tmp_path):
+    path, evidence, records = write(tmp_path, []), Evidence(rollout="r"), []
+    for _ in range(5):
+        records += [record(CHALLENGER, START + MINUTE, error="RuntimeError: no") for _ in range(3)]
+        path.write_text(text(records), encoding="utf-8")
+        evidence = read(tmp_path, make_rollout(), Evidence.model_validate_json(evidence.model_dump_json()))
+        assert evidence.unanswered == {one["id"] for one in records[-3:]}
+    assert not read(tmp_path, make_rollout(), evidence).unanswered
+    assert counts(evidence)[CHALLENGER] == (15, 15)
 
 
 def test_looks_at_any_places_count_each_record_once(tmp_path):
@@ -166,12 +187,13 @@ def test_a_damaged_record_is_reported_with_its_remedy(tmp_path):
         read_evidence(store, rollout)
 
 
-def test_without_a_request_of_the_champion_those_of_the_hour_before_count(tmp_path):
+def test_without_a_request_of_the_champion_latencies_of_the_hour_before_count(tmp_path):
+    """But no failures: those of the champion are logged in a rollout only."""
     records = [record(CHAMPION, START - 2 * MINUTE), record(CHAMPION, START - 61 * MINUTE), record(CHALLENGER, START)]
     write(tmp_path, records)
     found = read(tmp_path, make_rollout("blue-green", (1.0,)), Evidence(rollout="r"))
-    assert counts(found) == {CHAMPION: (1, 0), CHALLENGER: (1, 0)}
-    assert found.latency.alone.n == 1
+    assert counts(found) == {CHALLENGER: (1, 0)}
+    assert (found.latency.champion.n, found.latency.alone.n) == (1, 1)
 
 
 def test_latencies_of_a_shadow_are_compared_within_requests(tmp_path):
@@ -380,14 +402,35 @@ def test_compared_answers_are_kept_for_labels_until_the_end(tmp_path):
     store, rollout = Store(tmp_path), make_rollout()
     answers = make_answers([0.1, 0.2], [0.3, 0.4])
     answers.keys = [("a", 0, "7"), ("b", 0, None)]
-    write_sample(store, sample_path(store, rollout, 0), answers)
-    write_sample(store, sample_path(store, rollout, 0), answers)  # a repeated look
-    write_sample(store, sample_path(store, rollout, 2), answers)
-    found = read_samples(store, rollout, 3)
-    assert [list(frame["request_id"]) for frame in found] == [["a", "b"]] * 2
-    assert found[0][CHALLENGER].iloc[0].tolist() == [0.7, 0.3]
+    keep_answers(store, rollout, answers)
+    later = make_answers([0.1, 0.2], [0.5, 0.4])
+    later.keys = [("b", 0, None), ("c", 0, None)]
+    for _ in range(2):  # a repeated look
+        keep_answers(store, rollout, later)
+    found = read_answers(store, rollout)
+    assert found is not None
+    assert found["request_id"].tolist() == ["a", "b", "c"]
+    assert found["id"].iloc[0] == "7"
+    assert [one.tolist() for one in found[CHALLENGER]] == [[0.7, 0.3], [0.5, 0.5], [0.6, 0.4]]
     remove_samples(store)
-    assert read_samples(store, rollout, 3) == []
+    assert read_answers(store, rollout) is None
+
+
+def test_few_answers_are_kept_for_labels_however_long_a_rollout_lasts(tmp_path, monkeypatch):
+    monkeypatch.setattr("ondol.rollout.reading.thin_requests", partial(thin_requests, most=100))
+    store, rollout = Store(tmp_path), make_rollout()
+    for look in range(20):
+        answers = make_answers([0.1] * 40, [0.2] * 40, [n // 2 for n in range(40)])
+        answers.keys = [(f"{look} {n // 2}", n % 2, None) for n in range(40)]
+        keep_answers(store, rollout, answers)
+        found = read_answers(store, rollout)
+        assert found is not None
+        assert len(found) == min(40 * (look + 1), 100)
+        assert (found.groupby("request_id").size() == 2).all()  # whole requests
+    looks = found["request_id"].str.partition(" ")[0].astype(int)
+    assert looks.nunique() > 10  # of all the time alike
+    assert abs(looks.mean() - 9.5) < 3
+    assert len(list((tmp_path / "rollouts").iterdir())) == 1
 
 
 def test_names_of_outputs_are_those_of_the_answer():

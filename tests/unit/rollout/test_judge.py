@@ -8,9 +8,10 @@ import pytest
 
 from benchmarks.bench_rollout import CHALLENGERS, Outcome, simulate
 from ondol.config import RolloutPolicy
-from ondol.registry.rollout import Rollout, Step, plan_steps
+from ondol.registry.rollout import Rollout, Step, describe_step, plan_steps
+from ondol.rollout.assessment import Assessment, describe_outcome
 from ondol.rollout.evidence import CHALLENGER, CHAMPION, Evidence, Loss, Output
-from ondol.rollout.judge import Check, check_all, decide
+from ondol.rollout.judge import Check, Decision, check_all, decide
 from ondol.rollout.report import as_markdown, draw_checks
 from ondol.rollout.sequences import Arms, Bounds, Moments, Share
 
@@ -35,7 +36,12 @@ def check(name: str = "errors", low: float = -0.001, high: float = 0.001, **chan
 
 def act(checks: list[Check], strategy: str = "canary", hours: float = 1.0, requests: int = 900, **other: Any) -> str:
     labels = other.get("labels", False)
-    return decide(checks, make_rollout(strategy), requests, POLICY, START + hours * HOUR, labels).action
+    return decide(checks, make_rollout(strategy), counted(requests), POLICY, START + hours * HOUR, labels).action
+
+
+def counted(requests: int, beside: int = 0) -> Evidence:
+    """Evidence of some requests of the challenger and of the champion in the first step."""
+    return Evidence(rollout="r", requests={0: requests}, beside={0: beside})
 
 
 GOOD, OPEN, BAD = check(), check(high=0.02), check(low=0.011, high=0.02)
@@ -77,13 +83,50 @@ def test_a_rollout_goes_on_waits_or_is_withdrawn(checks, situation, expected):
 def test_each_decision_has_one_sentence_with_its_figures():
     rollout = make_rollout()
     worse = check(low=0.011, high=0.02, challenger=0.05, champion=0.001, requests=812)
-    decision = decide([worse], rollout, 1, POLICY, START, labels=False)
+    decision = decide([worse], rollout, counted(1), POLICY, START, labels=False)
     assert decision.why == "errors 5.00% against 0.10% on 812 requests: higher by 1.10% to 2.00%, limit 1.00%"
-    waiting = decide([GOOD], rollout, 499, POLICY, START, labels=False)
+    waiting = decide([GOOD], rollout, counted(499), POLICY, START, labels=False)
     assert waiting.why == "499 requests in this step, 500 are needed"
-    late = decide([OPEN], rollout, 900, POLICY, START + 72 * HOUR, labels=False)
+    late = decide([OPEN], rollout, counted(900), POLICY, START + 72 * HOUR, labels=False)
     assert late.why.startswith("not decided after 72 hours: errors")
-    assert "2026-01-01 01:00 UTC" in decide([GOOD], rollout, 900, POLICY, START, labels=False).why
+    assert "2026-01-01 01:00 UTC" in decide([GOOD], rollout, counted(900), POLICY, START, labels=False).why
+
+
+@pytest.mark.parametrize(
+    ("requests", "beside", "hours", "told"),
+    [(0, 4000, 1, True), (0, 4000, 0.9, False), (0, 499, 1, False), (1, 4000, 1, False)],
+)
+def test_a_challenger_that_the_service_may_not_have_loaded_is_named(requests, beside, hours, told):
+    now = START + hours * HOUR
+    decision = decide([GOOD], make_rollout(), counted(requests, beside), POLICY, now, labels=False)
+    assert decision.action == "wait"
+    expected = (
+        "no request of version 2 in this step, and 4,000 of version 1: the service may not have loaded version 2, see "
+        "its log"
+    )
+    assert (decision.why == expected) == told
+    if told:
+        late = decide([GOOD], make_rollout(), counted(requests, beside), POLICY, START + 72 * HOUR, labels=False)
+        assert late.why == f"not decided after 72 hours: {expected}"
+
+
+def test_a_challenger_that_cannot_be_used_is_withdrawn():
+    evidence = counted(900).model_copy(update={"fault": "its bundle is gone"})
+    decision = decide([GOOD], make_rollout(), evidence, POLICY, START, labels=False)
+    assert (decision.action, decision.why) == ("withdraw", "its bundle is gone")
+
+
+@pytest.mark.parametrize(("share", "text"), [(0.005, "0.5%"), (0.125, "12.5%"), (0.05, "5%"), (1.0, "100%")])
+def test_a_share_is_written_alike_everywhere(share, text):
+    step = Step(at=START.isoformat(), share=share, who="김", why="")
+    rollout = make_rollout().model_copy(update={"steps": (step,)})
+    decision = Decision(action="wait", why="")
+    assessment = Assessment(rollout, make_evidence(), [], decision)
+    assert describe_outcome(assessment, rollout) == f"Version 2 stays at {text} of the requests"
+    taken = rollout.model_copy(update={"steps": (make_rollout().step, step)})
+    assert describe_outcome(assessment, taken) == f"Version 2 answers {text} of the requests now"
+    assert f", {text} since" in as_markdown(rollout, make_evidence(), [], "", "")
+    assert describe_step(rollout) == f"canary, {text} of the requests"
 
 
 # The checks
@@ -110,6 +153,16 @@ def test_a_model_that_fails_always_is_worse_after_a_few_requests():
 def test_a_champion_that_fails_as_often_is_no_reason_to_withdraw():
     failures = {CHAMPION: Share(n=20_000, sum=4_000), CHALLENGER: Share(n=20_000, sum=4_000)}
     assert not find(make_evidence(failures=failures), "errors").worse
+
+
+@pytest.mark.parametrize(("instead", "worse"), [(0, False), (40, True)])
+def test_without_requests_of_the_champion_what_it_answers_instead_counts(instead, worse):
+    """A challenger that fails on 2% of the requests, on which the champion fails too, or does not."""
+    evidence = make_evidence(failures={CHALLENGER: Share(n=2_000, sum=40)}, instead=instead)
+    found = find(evidence, "errors", RolloutPolicy(errors=0.005))
+    assert found.worse == worse
+    assert found.within == (not worse)
+    assert found.sentence.startswith("failed requests 2.00% on 2,000 requests")
 
 
 def test_latency_is_a_ratio_of_geometric_means():
@@ -153,6 +206,23 @@ def test_of_several_classes_the_one_that_moves_most_decides():
     assert find(make_evidence(outputs=shifts(b=-0.2)), "shift").bounds.low > found.bounds.low  # more classes, wider
 
 
+def test_a_class_beyond_the_limit_is_not_hidden_by_another_with_wide_bounds():
+    outputs = shifts(rare=0.15, wide=0.2)
+    outputs["wide"].difference = Moments(n=900, mean=0.2, squares=9000)
+    found = find(make_evidence(outputs=outputs), "shift")
+    alone = find(make_evidence(outputs={"wide": outputs["wide"]}), "shift")
+    assert not alone.worse
+    assert found.worse
+    assert '"rare"' in found.what
+    assert found.bounds is not None and found.bounds.high > 0.3  # a step waits for the other one, too
+
+
+def test_a_limit_of_all_requests_is_refused():
+    with pytest.raises(ValueError, match="disagreement"):
+        RolloutPolicy(disagreement=1)
+    find(make_evidence(disagreement=Share(n=400, sum=400)), "disagreement", RolloutPolicy(disagreement=0.999999))
+
+
 def test_a_different_model_is_found_by_its_answers():
     assert find(make_evidence(disagreement=Share(n=400, sum=200)), "disagreement").worse
     assert find(make_evidence(disagreement=Share(n=400, sum=40)), "disagreement").within
@@ -190,6 +260,10 @@ def outcomes(name: str, number: int, strategy: str = "canary") -> list[Outcome]:
 def test_a_bad_challenger_is_withdrawn_before_it_answers_half_of_the_requests(name):
     found = outcomes(name, 10)
     assert sum(one.end == "withdrawn" and one.step < 3 for one in found) >= 9
+
+
+def test_a_failing_challenger_is_withdrawn_where_the_champion_has_no_requests():
+    assert {one.end for one in outcomes("erring", 3, "blue-green")} == {"withdrawn"}
 
 
 @pytest.mark.parametrize("strategy", ["canary", "shadow", "blue-green"])

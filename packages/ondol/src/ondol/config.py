@@ -368,7 +368,7 @@ class RolloutPolicy(Section):
     errors: float = Field(0.01, gt=0, lt=1)
     slower: float = Field(0.5, gt=0)
     shift: float = Field(0.1, gt=0)
-    disagreement: float = Field(0.3, gt=0, le=1)
+    disagreement: float = Field(0.3, gt=0, lt=1)
     loss: float = Field(0.02, gt=0)
     confidence: float = Field(0.95, gt=0, lt=1)
 

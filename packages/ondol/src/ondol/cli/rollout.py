@@ -18,10 +18,11 @@ from ondol.registry.rollout import (
     read_rollout,
     require_rollout,
     running_rollout,
+    show_share,
     take_step,
     withdraw_challenger,
 )
-from ondol.rollout.look import describe_outcome, last_look
+from ondol.rollout.assessment import describe_outcome, last_assessment
 from ondol.rollout.report import as_markdown
 from ondol.storage.store import open_store
 
@@ -91,12 +92,12 @@ def rollout_lines(project: Project, rollout: Rollout | None) -> Iterator[str]:
         yield f"{beside}: {describe_step(rollout)}, step {len(rollout.steps)} of {len(rollout.plan)}."
     else:
         yield f"{beside}: {rollout.outcome or 'ended by a change of the champion'}. {plain(rollout.why)}".rstrip()
-    rows = [(one.at[:19], f"{100 * one.share:.3g}%", plain(one.who), plain(one.why)) for one in rollout.steps]
+    rows = [(one.at[:19], show_share(one.share), plain(one.who), plain(one.why)) for one in rollout.steps]
     yield from ("", *table(("from", "share", "who", "why"), rows, show=str))
     if running_rollout(project.store) is None:
         return
-    if (look := last_look(project)) is None:
+    if (last := last_assessment(project)) is None:
         yield from ("", "Both were not compared yet: the flow `rollout` does so every five minutes, on a worker.")
         return
-    outcome = describe_outcome(look, look.rollout)
-    yield from ("", as_markdown(look.rollout, look.evidence, look.checks, outcome, look.decision.why))
+    outcome = describe_outcome(last, last.rollout)
+    yield from ("", as_markdown(last.rollout, last.evidence, last.checks, outcome, last.decision.why))

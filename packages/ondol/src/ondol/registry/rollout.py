@@ -106,9 +106,14 @@ def plan_steps(policy: "RolloutPolicy", strategy: Strategy) -> tuple[float, ...]
     return shares[strategy]
 
 
+def show_share(share: float) -> str:
+    """Return a share as text, such as "12.5%"."""
+    return f"{100 * share:.3g}%"
+
+
 def describe_step(rollout: Rollout) -> str:
     """Return a phrase for the strategy and the share of the last step, such as "canary, 5% of the requests"."""
-    share = f"{100 * rollout.step.share:.3g}% of the requests" if rollout.step.share else "it answers no request"
+    share = f"{show_share(rollout.step.share)} of the requests" if rollout.step.share else "it answers no request"
     return f"{rollout.strategy}, {share}"
 
 

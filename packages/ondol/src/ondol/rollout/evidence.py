@@ -26,10 +26,14 @@ MOST_POINTS = 200  # of the picture
 
 @dataclass
 class Stretch:
-    """What was logged in one look and step, by version: requests, failures among them, latencies in milliseconds."""
+    """What was logged in one look and step, by version: requests, failures among them, latencies in milliseconds.
+
+    `instead` is the number of failures of the challenger after which the champion answered.
+    """
 
     requests: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     failed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    instead: int = 0
     ms: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     ratios: list[float] = field(default_factory=list)  # of latencies for the same request, challenger to champion
 
@@ -104,10 +108,14 @@ class Evidence(BaseModel):
     Attributes:
         rollout: Its id.
         read: How many bytes of each file of the log are in the sums.
-        unanswered: Requests on which the challenger failed, and whose record of the champion's answer was not read yet.
+        unanswered: Requests on which the challenger failed, as the last look has read, without the record of the
+            champion's answer.
         looks: The number of looks.
+        fault: Why the challenger cannot be judged any more; empty if it can.
         requests: The challenger's requests by step.
+        beside: The champion's requests by step.
         failures: The share of failed requests, by version.
+        instead: The requests on which the challenger failed and that the champion answered instead.
         latency: The logarithm of the latency.
         ratios: The logarithm of the ratio of the latencies for the same request, with "shadow".
         outputs: The answers, by class, or `value`.
@@ -123,8 +131,11 @@ class Evidence(BaseModel):
     read: dict[str, int] = {}
     unanswered: set[str] = set()
     looks: int = 0
+    fault: str = ""
     requests: dict[int, int] = {}
+    beside: dict[int, int] = {}
     failures: dict[str, Share] = {}
+    instead: int = 0
     latency: Arms = Arms()
     ratios: Moments = Moments()
     outputs: dict[str, Output] = {}
@@ -145,13 +156,19 @@ class Evidence(BaseModel):
         """
         self.looks += 1
         for step, stretch in sorted(stretches.items()):
-            self.requests[step] = self.requests.get(step, 0) + stretch.requests[CHALLENGER]
-            for version, count in stretch.requests.items():
-                self.failures.setdefault(version, Share()).add(count, stretch.failed[version])
+            if step >= 0:  # the champion's failures before the rollout are not in the log
+                self._count(step, stretch)
             self.latency.add(_logarithms(stretch.ms[CHAMPION]), _logarithms(stretch.ms[CHALLENGER]))
             self.ratios.add(_logarithms(stretch.ratios))
         if answers is not None and len(answers.request):
             self._compare(answers, names)
+
+    def _count(self, step: int, stretch: Stretch) -> None:
+        self.requests[step] = self.requests.get(step, 0) + stretch.requests.get(CHALLENGER, 0)
+        self.beside[step] = self.beside.get(step, 0) + stretch.requests.get(CHAMPION, 0)
+        self.instead += stretch.instead
+        for version, count in stretch.requests.items():
+            self.failures.setdefault(version, Share()).add(count, stretch.failed[version])
 
     def _compare(self, answers: Answers, names: tuple[str, ...]) -> None:
         """Add the answers of both versions to the same rows, or to different ones."""

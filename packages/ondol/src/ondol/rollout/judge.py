@@ -12,9 +12,10 @@ from typing import Literal
 from pydantic import BaseModel
 
 from ondol.config import RolloutPolicy
+from ondol.registry.champion import version_of
 from ondol.registry.rollout import Rollout
 from ondol.rollout.evidence import CHALLENGER, CHAMPION, VALUE, Evidence, Output
-from ondol.rollout.sequences import Bounds, Share, around
+from ondol.rollout.sequences import FEWEST, Bounds, Share, around
 
 Name = Literal["errors", "latency", "shift", "disagreement", "loss"]
 NAMES: tuple[Name, ...] = ("errors", "latency", "shift", "disagreement", "loss")
@@ -110,16 +111,24 @@ def check_all(evidence: Evidence, policy: RolloutPolicy) -> list[Check]:
 
 
 def check_errors(evidence: Evidence, policy: RolloutPolicy, alpha: float) -> Check:
-    """Compare the shares of failed requests."""
+    """Compare the shares of failed requests.
+
+    Where the challenger answers everything, those of its failures count after which the champion answered, so that what
+    fails with both does not.
+    """
     ours, theirs = (evidence.failures.get(version, Share()) for version in (CHALLENGER, CHAMPION))
-    high, low = (share.bounds(alpha / 2, policy.errors) for share in (ours, theirs))
+    if theirs.n < FEWEST:
+        bounds = Share(n=ours.n, sum=evidence.instead).bounds(alpha / 2, policy.errors)
+    else:
+        first, second = (share.bounds(alpha / 2, policy.errors) for share in (ours, theirs))
+        bounds = Bounds(first.low - second.high, first.high - second.low)
     return Check(
         name="errors",
         what="failed requests",
         requests=ours.n,
-        champion=theirs.value,
+        champion=theirs.value if theirs.n else None,
         challenger=ours.value,
-        bounds=Bounds(high.low - low.high, high.high - low.low),
+        bounds=bounds,
         limit=policy.errors,
     )
 
@@ -154,10 +163,13 @@ def check_latency(evidence: Evidence, policy: RolloutPolicy, alpha: float) -> Ch
 
 
 def check_shift(evidence: Evidence, policy: RolloutPolicy, alpha: float) -> Check | None:
-    """Compare the mean predictions; of several classes, the one that differs most."""
+    """Compare the mean predictions: the bounds are the worst of all classes, the figures those of the worst class."""
     alpha /= max(len(evidence.outputs), 1)
     found = [_compare_output(name, output, policy, alpha) for name, output in evidence.outputs.items()]
-    return max(found, key=lambda check: check.bounds.low + check.bounds.high if check.bounds else -1.0, default=None)
+    if not found:
+        return None
+    shown = max(found, key=lambda check: check.bounds or (-1.0, -1.0))
+    return shown.model_copy(update={"bounds": _worst([check.bounds for check in found if check.bounds])})
 
 
 def _compare_output(name: str, output: Output, policy: RolloutPolicy, alpha: float) -> Check:
@@ -220,7 +232,7 @@ def _worst(bounds: list[Bounds]) -> Bounds | None:
 
 
 def decide(
-    checks: list[Check], rollout: Rollout, requests: int, policy: RolloutPolicy, now: datetime, labels: bool
+    checks: list[Check], rollout: Rollout, evidence: Evidence, policy: RolloutPolicy, now: datetime, labels: bool
 ) -> Decision:
     """Decide what to do with a rollout.
 
@@ -230,18 +242,20 @@ def decide(
     Args:
         checks: Those that have data.
         rollout: The rollout.
-        requests: The challenger's requests in the last step.
+        evidence: What is known of it.
         policy: The limits.
         now: The time, UTC.
         labels: Whether labels are expected, by `[monitor] labels`.
     """
+    if evidence.fault:
+        return Decision(action="withdraw", why=evidence.fault)
     if worse := [check for check in checks if check.worse]:
         return Decision(action="withdraw", why=_list(worse))
     loss = next((check for check in checks if check.name == "loss"), None)
     by_labels = rollout.strategy == "ab" and labels
     if by_labels and loss and loss.bounds and loss.bounds.low > 0:
         return Decision(action="withdraw", why=loss.sentence)
-    waiting = _find_reason(checks, rollout, requests, policy, now)
+    waiting = _find_reason(checks, rollout, evidence, policy, now)
     if not waiting and by_labels and not (loss and loss.better):
         waiting = f"the labels do not decide yet ({loss.sentence if loss else 'none has come'})"
     if not waiting:
@@ -251,11 +265,20 @@ def decide(
     return Decision(action="wait", why=waiting)
 
 
-def _find_reason(checks: list[Check], rollout: Rollout, requests: int, policy: RolloutPolicy, now: datetime) -> str:
+def _find_reason(
+    checks: list[Check], rollout: Rollout, evidence: Evidence, policy: RolloutPolicy, now: datetime
+) -> str:
     """Return why the next step cannot be taken yet; empty if it can."""
+    step = len(rollout.steps) - 1
+    requests, beside = evidence.requests.get(step, 0), evidence.beside.get(step, 0)
+    due = rollout.since + timedelta(minutes=policy.step_minutes)
+    if not requests and now >= due and beside >= policy.min_requests:
+        return (
+            f"no request of version {rollout.version} in this step, and {beside:,} of version "
+            f"{version_of(rollout.champion)}: the service may not have loaded version {rollout.version}, see its log"
+        )
     if requests < policy.min_requests:
         return f"{requests:,} requests in this step, {policy.min_requests:,} are needed"
-    due = rollout.since + timedelta(minutes=policy.step_minutes)
     if now < due:
         return f"the step lasts until {due:%Y-%m-%d %H:%M} UTC"
     open_checks = [check for check in checks if check.deciding and not check.within]

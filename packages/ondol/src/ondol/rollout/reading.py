@@ -42,6 +42,9 @@ RESAMPLED = 5_000  # requests of the bootstrap
 ONE_ERROR = math.erf(math.sqrt(0.5))  # the coverage of an interval of one standard error to either side
 SAMPLED = 500  # requests of each version in one look whose answers are compared
 ROWS = 10  # of each of them, at most
+# Rows whose answers are kept for labels. With more than that, the metric is compared on samples of one size, one each
+# hour. The bounds at that size are so wide that even 100 samples without a row in common keep the error rate.
+KEPT = 100_000
 OTHER = {CHAMPION: CHALLENGER, CHALLENGER: CHAMPION}
 # A record as the service writes it; other records are parsed as JSON, which is slower.
 RECORD = re.compile(
@@ -83,8 +86,8 @@ def parse_record(line: bytes) -> Record | None:
             datetime.fromisoformat(at.decode()).timestamp(),
             bundle.decode(),
             role.decode() if role else CHAMPION,
-            _number(ms),
-            _number(champion_ms),
+            _read_ms(ms),
+            _read_ms(champion_ms),
             kind == b"error",
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -97,13 +100,13 @@ def _parse_slowly(record: Any) -> Record:
         datetime.fromisoformat(record["at"]).timestamp(),
         str(record["bundle"]),
         str(record.get("role", CHAMPION)),
-        _number(record.get("ms")),
-        _number(record.get("champion_ms")),
+        _read_ms(record.get("ms")),
+        _read_ms(record.get("champion_ms")),
         "error" in record,
     )
 
 
-def _number(value: bytes | float | None) -> float | None:
+def _read_ms(value: bytes | float | None) -> float | None:
     return None if value in (None, b"null") else float(value)
 
 
@@ -135,11 +138,16 @@ class Sample:
 
 @dataclass
 class Batch:
-    """What one look reads: counts by step, samples by version, and where the next look reads on."""
+    """What one look reads: counts by step, samples by version, and where the next look reads on.
+
+    `earlier` and `unanswered` are requests on which the challenger failed, and whose record of the champion's answer is
+    still to be read: from the look before, which wait no longer than this look, and from this look.
+    """
 
     stretches: dict[int, Stretch] = field(default_factory=lambda: defaultdict(Stretch))
     samples: dict[str, Sample] = field(default_factory=lambda: {CHAMPION: Sample(), CHALLENGER: Sample()})
     read: dict[str, int] = field(default_factory=dict)
+    earlier: set[str] = field(default_factory=set)
     unanswered: set[str] = field(default_factory=set)
 
 
@@ -150,7 +158,7 @@ def read_log(folder: Path, rollout: Rollout, evidence: Evidence) -> Batch:
     answers everything from the first step on. When the challenger fails, the champion answers that request: that
     answer is not one of its share, and is left out.
     """
-    found = Batch(read=dict(evidence.read), unanswered=set(evidence.unanswered))
+    found = Batch(read=dict(evidence.read), earlier=evidence.unanswered)
     starts = [datetime.fromisoformat(step.at).timestamp() for step in rollout.steps]
     low = starts[0] - (BEFORE.total_seconds() if rollout.plan[0] == 1 else 0)
     for path in files_between(folder, low, np.inf):
@@ -168,10 +176,11 @@ def _count(found: Batch, rollout: Rollout, record: Record, line: bytes, step: in
     version = CHAMPION if record.role == CHAMPION else CHALLENGER
     if record.bundle != (rollout.champion if version == CHAMPION else rollout.bundle):
         return
-    if version == CHAMPION and record.id in found.unanswered:
-        found.unanswered.discard(record.id)
-        return
     stretch = found.stretches[step]
+    if version == CHAMPION and record.id in found.unanswered | found.earlier:
+        found.unanswered.discard(record.id)
+        stretch.instead += not record.failed
+        return
     stretch.requests[version] += 1
     if record.failed:
         stretch.failed[version] += 1
@@ -191,7 +200,7 @@ def output_names(contract: Contract) -> tuple[str, ...]:
     return (VALUE,) if contract.classes is None else tuple(map(label_key, contract.classes))
 
 
-def compare_answers(batch: Batch, rollout: Rollout, champion: Bundle, challenger: Bundle) -> Answers | None:
+def pair_answers(batch: Batch, rollout: Rollout, champion: Bundle, challenger: Bundle) -> Answers | None:
     """Return the answers of both versions to the sampled requests; None if there are none, or if the classes differ.
 
     With "shadow" both are in the log. Otherwise the requests of one version are sent through the other, too, unless
@@ -265,8 +274,8 @@ def _pair(
 ) -> _Part:
     rows = list(_rows_of(champion, contract))
     answers = {(key[0], key[1]): answer for _, _, key, _, answer in _rows_of(shadow, contract)}
-    ours = _numbers([answer for *_, answer in rows], names)
-    theirs = _numbers([answers.get((key[0], key[1])) for _, _, key, _, _ in rows], names)
+    ours = _as_array([answer for *_, answer in rows], names)
+    theirs = _as_array([answers.get((key[0], key[1])) for _, _, key, _, _ in rows], names)
     return _Part(
         [step for step, _ in champion.values()],
         [number for number, *_ in rows],
@@ -286,7 +295,7 @@ def _replay(
 ) -> _Part:
     """Return the logged answers of `version`, and those of the other one, NaN without its model."""
     rows = list(_rows_of(records, contract))
-    logged = _numbers([answer for *_, answer in rows], names)
+    logged = _as_array([answer for *_, answer in rows], names)
     other, refused = np.full(logged.shape, np.nan), np.zeros(len(rows), bool)
     if scorer is not None and rows:
         predicted, _ = predict_table(scorer, to_table(scorer.contract, [row for _, _, _, row, _ in rows]))
@@ -304,7 +313,7 @@ def _replay(
     )
 
 
-def _numbers(answers: Iterable[dict[str, Any] | None], names: tuple[str, ...]) -> np.ndarray:
+def _as_array(answers: Iterable[dict[str, Any] | None], names: tuple[str, ...]) -> np.ndarray:
     """Return answers as numbers, [N, K]; NaN for those that are missing."""
     found = []
     for answer in answers:
@@ -347,25 +356,45 @@ def reference_spread(champion: Bundle) -> float | None:
 # Labels
 
 
-def sample_path(store: Store, rollout: Rollout, look: int) -> Path:
-    """Return the path of the answers that one look has compared, for labels that come later."""
-    return store.folder / "rollouts" / f"{rollout.id}-{look:05d}.parquet"
+def sample_path(store: Store, rollout: Rollout) -> Path:
+    """Return the path of the compared answers, which are kept for labels that come later."""
+    return store.folder / "rollouts" / f"{rollout.id}.parquet"
 
 
-def write_sample(store: Store, path: Path, answers: Answers) -> None:
-    """Write compared answers; a look that was killed is repeated, and replaces its file."""
-    keys = list(zip(*answers.keys, strict=True))
-    columns = [*map(list, keys), list(answers.champion), list(answers.challenger)]
+def keep_answers(store: Store, rollout: Rollout, answers: Answers) -> None:
+    """Add compared answers to those that are kept; a look that was killed is repeated, and replaces its rows."""
+    columns = [*map(list, zip(*answers.keys, strict=True)), list(answers.champion), list(answers.challenger)]
     arrays = [pa.array(column, entry.type) for column, entry in zip(columns, SIDES, strict=True)]
+    rows, path = pa.table(arrays, schema=SIDES), sample_path(store, rollout)
+    store.look(path)
+    if path.exists():
+        before = pq.read_table(path, schema=SIDES)
+        known = set(rows["request_id"].to_pylist())
+        others = [name not in known for name in before["request_id"].to_pylist()]
+        rows = pa.concat_tables([before.filter(pa.array(others, pa.bool_())), rows])
+    rows = rows.filter(pa.array(thin_requests(rows["request_id"].to_pylist())))
     with scratch(path) as made:
-        pq.write_table(pa.table(arrays, schema=SIDES), made, compression="zstd")
+        pq.write_table(rows, made, compression="zstd")
         store.publish(made, path)
 
 
-def read_samples(store: Store, rollout: Rollout, looks: int) -> list[pd.DataFrame]:
-    """Return the answers that the first `looks` looks have compared."""
-    paths = (store.fetch(sample_path(store, rollout, look)) for look in range(looks))
-    return [pd.read_parquet(path) for path in paths if path.exists()]
+def thin_requests(ids: Iterable[str], most: int = KEPT) -> np.ndarray:
+    """Return which rows to keep, at most `most`: those of the requests with the smallest hashes, as in `Sample`.
+
+    Args:
+        ids: The request of each row.
+        most: The number of rows.
+    """
+    places = np.array([zlib.crc32(name.encode()) for name in ids], np.int64)
+    hashes, rows = np.unique(places, return_counts=True)
+    return np.isin(places, hashes[np.cumsum(rows) <= most])
+
+
+def read_answers(store: Store, rollout: Rollout) -> pd.DataFrame | None:
+    """Return the compared answers that are kept; None if there are none."""
+    path = sample_path(store, rollout)
+    store.look(path)
+    return pd.read_parquet(path) if path.exists() else None
 
 
 def remove_samples(store: Store) -> None:
@@ -374,16 +403,17 @@ def remove_samples(store: Store) -> None:
         store.remove(path)
 
 
-def measure_labelled(project: Project, contract: Contract, samples: list[pd.DataFrame]) -> Loss | None:
-    """Return the metric of the gates on the compared rows that have a label by now; None if they are too few.
+def measure_labelled(project: Project, rollout: Rollout, contract: Contract) -> Loss | None:
+    """Return the metric of the gates on the kept rows that have a label by now; None if they are too few.
 
     Raises:
         UserError: the labels cannot be read.
     """
-    if not samples:
+    answers = read_answers(project.store, rollout)
+    if answers is None:
         return None
-    labels = read_labels(project.settings, contract, samples)
-    return measure_loss(contract, labels.join(pd.concat(samples, ignore_index=True)), project.settings.gates)
+    labels = read_labels(project.settings, contract, [answers])
+    return measure_loss(contract, labels.join(answers), project.settings.gates)
 
 
 def measure_loss(contract: Contract, rows: pd.DataFrame, gates: Gates) -> Loss | None:

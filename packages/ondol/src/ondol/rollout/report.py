@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ondol.evaluation.plots import BLUE, DPI, GREY, ORANGE, STYLE, find_fonts, letter
 from ondol.orchestration.reporting import plain, table
-from ondol.registry.rollout import Rollout
+from ondol.registry.rollout import Rollout, show_share
 from ondol.rollout.evidence import CHALLENGER, CHAMPION, Evidence, Point
 from ondol.rollout.judge import Check
 from ondol.rollout.sequences import Share
@@ -37,7 +37,7 @@ def as_markdown(rollout: Rollout, evidence: Evidence, checks: list[Check], outco
         why: Why.
     """
     champion, _, _ = rollout.champion.rpartition("-")
-    share = f"{rollout.step.share:.0%} since {rollout.since:%Y-%m-%d %H:%M} UTC"
+    share = f"{show_share(rollout.step.share)} since {rollout.since:%Y-%m-%d %H:%M} UTC"
     step = f"step {len(rollout.steps)} of {len(rollout.plan)}, {share}"
     counts = [evidence.failures.get(version, Share()).n for version in (CHAMPION, CHALLENGER)]
     head = ("", f"version {champion} (champion)", f"version {rollout.version} (challenger)", "worse by", "limit", "")

@@ -9,34 +9,40 @@ from datetime import UTC, datetime
 from ondol.errors import UserError
 from ondol.orchestration.reporting import publish_image, publish_markdown, say
 from ondol.project import Project
-from ondol.registry.bundles import open_bundle
+from ondol.registry.bundles import find_bundle, open_bundle
 from ondol.registry.champion import alert_new_champion
 from ondol.registry.registry import repair_mlflow_alias
-from ondol.registry.rollout import Rollout, read_rollout, running_rollout, take_step, withdraw_challenger
+from ondol.registry.rollout import (
+    Rollout,
+    read_rollout,
+    running_rollout,
+    show_share,
+    take_step,
+    withdraw_challenger,
+)
 from ondol.rollout.evidence import VALUE, Evidence, Point, read_evidence, write_evidence
 from ondol.rollout.judge import Check, Decision, check_all, decide
 from ondol.rollout.reading import (
     BEFORE,
-    compare_answers,
+    keep_answers,
     measure_labelled,
     output_names,
+    pair_answers,
     read_log,
-    read_samples,
     reference_spread,
     remove_samples,
-    sample_path,
-    write_sample,
 )
 from ondol.rollout.report import as_markdown, draw_checks
 from ondol.storage.files import CHAMPION_FILE, ROLLOUT_FILE, sole
 from ondol.storage.store import fetch_log
 
-PICTURE_LOOKS = 12  # from picture to picture: each is kept in Prefect's database
+# Looks from one reading of the labels to the next, and from picture to picture: each is kept in Prefect's database.
+HOURLY = 12
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Look:
+class Assessment:
     """A rollout as the last look left it.
 
     Attributes:
@@ -50,11 +56,6 @@ class Look:
     evidence: Evidence
     checks: list[Check]
     decision: Decision
-
-    @property
-    def requests(self) -> int:
-        """The challenger's requests in the last step."""
-        return count_requests(self.rollout, self.evidence)
 
 
 def find_rollout(project: Project) -> Rollout | None:
@@ -93,26 +94,30 @@ def gather_evidence(project: Project, rollout: Rollout) -> Evidence:
     The compared answers are written first. A look that was killed before the record is written is repeated.
 
     Raises:
-        UserError: a bundle is damaged, or the store cannot be reached.
+        UserError: the champion's bundle is damaged, or the store cannot be reached.
     """
     store = project.store
     evidence = read_evidence(store, rollout) or Evidence(rollout=rollout.id)
+    challenger, evidence.fault = find_bundle(store, rollout.bundle), ""
+    if challenger is None:
+        evidence.fault = f"the bundle {rollout.bundle} is missing or was changed after it was written"
+        write_evidence(store, rollout, evidence)
+        return evidence
     fetch_log(store, rollout.started - BEFORE)
-    champion, challenger = open_bundle(store, rollout.champion), open_bundle(store, rollout.bundle)
+    champion = open_bundle(store, rollout.champion)
     names = output_names(champion.contract)
     if evidence.spread is None and names == (VALUE,):
         evidence.spread = reference_spread(champion)
     batch = read_log(store.folder / "log", rollout, evidence)
-    answers = compare_answers(batch, rollout, champion, challenger)
+    answers = pair_answers(batch, rollout, champion, challenger)
     labels = project.settings.monitor.labels is not None
     if labels and answers is not None:
-        write_sample(store, sample_path(store, rollout, evidence.looks), answers)
+        keep_answers(store, rollout, answers)
     evidence.add(batch.stretches, answers, names)
     evidence.read, evidence.unanswered = batch.read, batch.unanswered
-    if labels:
+    if labels and evidence.looks % HOURLY == 1:
         try:
-            samples = read_samples(store, rollout, evidence.looks)
-            evidence.add_loss(measure_labelled(project, champion.contract, samples))
+            evidence.add_loss(measure_labelled(project, rollout, champion.contract))
         except UserError as error:  # the other checks need no labels
             say(str(error), notice=True)
     checks = check_all(evidence, project.settings.rollout)
@@ -122,25 +127,25 @@ def gather_evidence(project: Project, rollout: Rollout) -> Evidence:
     return evidence
 
 
-def judge_rollout(project: Project, rollout: Rollout, evidence: Evidence) -> Look:
+def judge_rollout(project: Project, rollout: Rollout, evidence: Evidence) -> Assessment:
     """Return what follows from the evidence."""
     policy = project.settings.rollout
     checks = check_all(evidence, policy)
     labels = project.settings.monitor.labels is not None
-    decision = decide(checks, rollout, count_requests(rollout, evidence), policy, datetime.now(UTC), labels)
-    return Look(rollout, evidence, checks, decision)
+    decision = decide(checks, rollout, evidence, policy, datetime.now(UTC), labels)
+    return Assessment(rollout, evidence, checks, decision)
 
 
-def act_on_decision(project: Project, look: Look) -> Rollout:
+def act_on_decision(project: Project, assessment: Assessment) -> Rollout:
     """Take the next step or withdraw the challenger, if that was decided; return the rollout as it is now."""
-    change = {"advance": take_step, "withdraw": withdraw_challenger}.get(look.decision.action)
+    change = {"advance": take_step, "withdraw": withdraw_challenger}.get(assessment.decision.action)
     if change is None:
-        return look.rollout
+        return assessment.rollout
     try:
-        return change(project.store, look.rollout, look.decision.why)
+        return change(project.store, assessment.rollout, assessment.decision.why)
     except UserError as error:  # `ml rollout step` or `abort`, or another champion, was quicker
         say(str(error), notice=True)
-        return read_rollout(project.store) or look.rollout
+        return read_rollout(project.store) or assessment.rollout
 
 
 def is_running(project: Project, rollout: Rollout) -> bool:
@@ -151,8 +156,7 @@ def is_running(project: Project, rollout: Rollout) -> bool:
 def close_rollout(project: Project, rollout: Rollout) -> str:
     """Finish a rollout that has ended: alert, MLflow's alias, and removal of the compared answers; return its state."""
     store = project.store
-    evidence = read_evidence(store, rollout)
-    if evidence is None or running_rollout(store) is not None:
+    if running_rollout(store) is not None:
         return "running"
     alert_new_champion(project)
     remove_samples(store)
@@ -160,31 +164,32 @@ def close_rollout(project: Project, rollout: Rollout) -> str:
         repair_mlflow_alias(project)
     except Exception as error:  # MLflow is down: the next training run does it
         log.warning("MLflow's alias stays where it is for now (%s).", type(error).__name__)
+    evidence = read_evidence(store, rollout) or Evidence(rollout=rollout.id)
     write_evidence(store, rollout, evidence.model_copy(update={"closed": True}))
     return rollout.outcome or "ended"
 
 
-def report_rollout(look: Look, now: Rollout) -> None:
+def report_rollout(assessment: Assessment, now: Rollout) -> None:
     """Show the two versions and the decision in the log and in the Prefect UI, at times with a picture."""
-    outcome, why = describe_outcome(look, now), look.decision.why
+    outcome, why = describe_outcome(assessment, now), assessment.decision.why
     say(f"{outcome}: {why}.")
-    publish_markdown("rollout", as_markdown(look.rollout, look.evidence, look.checks, outcome, why))
-    if look.decision.action != "wait" or look.evidence.looks % PICTURE_LOOKS == 1:
-        picture = draw_checks(look.evidence.points, look.checks, look.rollout)
+    publish_markdown("rollout", as_markdown(assessment.rollout, assessment.evidence, assessment.checks, outcome, why))
+    if assessment.decision.action != "wait" or assessment.evidence.looks % HOURLY == 1:
+        picture = draw_checks(assessment.evidence.points, assessment.checks, assessment.rollout)
         publish_image("plot-rollout", picture, "checks of the rollout")
 
 
-def describe_outcome(look: Look, now: Rollout) -> str:
+def describe_outcome(assessment: Assessment, now: Rollout) -> str:
     """Return what was done, in words."""
     version = f"Version {now.version}"
     if now.outcome is not None:
         return f"{version} is {'in production' if now.outcome == 'promoted' else 'withdrawn'}"
-    if len(now.steps) > len(look.rollout.steps):
-        return f"{version} answers {now.step.share:.0%} of the requests now"
-    return f"{version} stays at {now.step.share:.0%} of the requests"
+    if len(now.steps) > len(assessment.rollout.steps):
+        return f"{version} answers {show_share(now.step.share)} of the requests now"
+    return f"{version} stays at {show_share(now.step.share)} of the requests"
 
 
-def last_look(project: Project) -> Look | None:
+def last_assessment(project: Project) -> Assessment | None:
     """Return the running rollout as the last look left it; None without one, or before the first look.
 
     It only reads, so `ml rollout status` may call it at any time.
@@ -192,8 +197,3 @@ def last_look(project: Project) -> Look | None:
     rollout = running_rollout(project.store)
     evidence = read_evidence(project.store, rollout) if rollout else None
     return judge_rollout(project, rollout, evidence) if rollout and evidence else None
-
-
-def count_requests(rollout: Rollout, evidence: Evidence) -> int:
-    """Return the number of the challenger's requests in the last step."""
-    return evidence.requests.get(len(rollout.steps) - 1, 0)
