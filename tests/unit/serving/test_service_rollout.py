@@ -356,11 +356,19 @@ def test_a_challenger_that_cannot_be_loaded_is_logged_once_and_the_champion_answ
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"outcome": 1}'])
-def test_a_damaged_record_leaves_the_champion_answering(service: Service, text: str) -> None:
+def test_a_damaged_record_leaves_the_champion_answering_and_is_named_once(
+    service: Service, text: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ondol_serving import serving as module
+
     service.start("canary", 1.0)
-    (service.store.folder / "rollout.json").write_text(text)
-    service.look()
-    assert service.ask()["role"] == "champion"
+    monkeypatch.setattr(module, "log", logging.getLogger("plain"))
+    service.store.write_bytes(service.store.folder / "rollout.json", text.encode())
+    for _ in range(2):
+        service.look()
+        assert service.ask()["role"] == "champion"
+    [said] = caplog.messages
+    assert said.startswith("The rollout cannot begin, the champion answers alone: rollout.json cannot be understood")
 
 
 def test_the_open_inference_protocol_takes_part_and_can_ask_for_either_version(service: Service) -> None:

@@ -102,7 +102,7 @@ class Serving:
             except FileNotFoundError:
                 record = None
             except (OSError, ValueError, KeyError, TypeError) as error:
-                return self._refuse_challenger(error)
+                return self._refuse_challenger(BundleError(f"rollout.json cannot be understood: {error!r}"))
             if record is None or self.bundle is None:
                 self.rollout = self._challenger = None
                 return
