@@ -32,7 +32,7 @@ from ondol.monitoring.drift import (
     window_frame,
 )
 from ondol.monitoring.labels import read_labels
-from ondol.monitoring.log import HEAD, Logged, read_head, sample_logged, tally_window
+from ondol.monitoring.log import HEAD, Logged, parse_line, read_head, sample_logged, tally_window
 from ondol.monitoring.performance import Performance, is_lost, measure
 from ondol.monitoring.report import as_markdown, column_rows
 from ondol.monitoring.retraining import (
@@ -122,6 +122,12 @@ def test_every_row_is_as_likely_to_be_sampled(tmp_path):
     found = tally_window(tmp_path, START, START + HOUR, "1-b")
     first = sum(row.row == 0 for seed in range(200) for row in sample_logged(found, 10, seed))
     assert 170 < first < 270  # 11 of 100 rows are the first of their request, 2,000 were drawn
+
+
+@pytest.mark.parametrize("number", ["1e400", "1" * 400, "-1e999", "7"])
+def test_a_record_with_an_id_that_no_float_can_hold_is_parsed(number: str) -> None:
+    line = f'{{"id":"a","request":{{"rows":[{{"customer_id":{number},"age":40}}]}},"predictions":[]}}'
+    assert parse_line(line.encode())["request"]["rows"][0]["age"] == 40
 
 
 def test_a_record_in_another_form_is_read_as_json():

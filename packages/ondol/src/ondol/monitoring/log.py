@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 
 from ondol.config import Settings
 from ondol.orchestration.alerts import alert
@@ -159,6 +160,18 @@ def _read_slowly(line: bytes) -> Head:
 def _seconds(text: str) -> float:
     moment = datetime.fromisoformat(text)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """Parse a whole record.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return dict(orjson.loads(line))
+    except orjson.JSONDecodeError:  # a number in an id, which is not validated, may be larger than float64 can hold
+        return dict(json.loads(line))
 
 
 def files_between(folder: Path, low: float, high: float) -> list[Path]:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-import orjson
 import pandas as pd
 import pyarrow as pa
 
@@ -17,10 +16,10 @@ from ondol.errors import Refused, UserError
 from ondol.evaluation.gates import Gate, known_verdict, verdict_markdown
 from ondol.evaluation.scoring import CHUNK, ERROR, PREDICTION, Scorer, predict_table
 from ondol.evaluation.targets import load_candidate
-from ondol.monitoring.log import files_between, read_head, whole_lines
+from ondol.monitoring.log import files_between, parse_line, read_head, whole_lines
 from ondol.orchestration.reporting import say
 from ondol.project import Project
-from ondol.registry.bundles import Bundle, Unusable, find_bundle, open_bundle, served_bundle
+from ondol.registry.bundles import Bundle, find_bundle, open_bundle, served_bundle
 from ondol.registry.champion import Champion, require_champion
 from ondol.storage.store import fetch_log
 from ondol_serving.names import label_key
@@ -200,16 +199,14 @@ def compare_answers(project: Project, bundle: Bundle, scorer: Scorer, version: s
 
 
 def open_scorer(project: Project, version: str) -> Scorer:
-    """Return the model of a version: from its bundle if it was deployed, else from the registry.
+    """Return the model of a version: from its bundle if there is one, else from the registry.
 
     Raises:
         UserError: there is no such version.
     """
     try:
         return Scorer.open(served_bundle(project.store, version).path)
-    except Unusable:
-        raise
-    except UserError:  # it was never in production
+    except UserError:  # it was never in production, or its bundle is missing
         candidate = load_candidate(project.settings, version)
     classes = candidate.contract.classes
 
@@ -264,7 +261,7 @@ def read_chunks(project: Project, bundle: Bundle, found: Replay) -> Iterator[tup
             if head.bundle != bundle.name:
                 found.others += 1
                 continue
-            record = orjson.loads(line)
+            record = parse_line(line)
             rows += record["request"]["rows"]
             answers += record["predictions"]
             found.requests += 1

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +25,7 @@ from ondol.evaluation.scoring import ERROR, PREDICTION, Scorer, predict_table
 from ondol.evaluation.targets import read_reference
 from ondol.monitoring.drift import plain_text
 from ondol.monitoring.labels import read_labels
-from ondol.monitoring.log import SHADOW, files_between, whole_lines
+from ondol.monitoring.log import SHADOW, files_between, parse_line, whole_lines
 from ondol.monitoring.replay import to_table
 from ondol.project import Project
 from ondol.registry.bundles import Bundle
@@ -133,7 +132,7 @@ class Sample:
 
     def records(self) -> dict[str, tuple[int, dict[str, Any]]]:
         """Return step and record of the sampled requests by id."""
-        return {name: (step, orjson.loads(line)) for name, (_, step, line) in self._chosen()}
+        return {name: (step, parse_line(line)) for name, (_, step, line) in self._chosen()}
 
 
 @dataclass
