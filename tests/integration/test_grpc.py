@@ -11,7 +11,10 @@ from service_server import serve
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 
 from ondol.orchestration.guard import free_port
+from ondol.registry.bundles import Bundle
+from ondol.registry.champion import move_champion
 from ondol.registry.keys import add_key
+from ondol.registry.rollout import start_rollout
 from ondol.storage.store import Store
 from ondol_serving.grpc_messages import MESSAGE, SERVICE
 
@@ -173,3 +176,31 @@ def test_calls_are_counted_and_logged(served: tuple[httpx.Client, int], client: 
     assert (count(200), count(404)) == (before[0] + 1, before[1] + 1)
     lines = [line for file in (store / "log").glob("*.jsonl") for line in file.read_text("utf-8").splitlines()]
     assert sum(answer.id in line for line in lines) == 1
+
+
+def test_a_rollout_chooses_by_the_metadata_and_a_named_version_answers_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ondol.registry.rollout.LOADING_SECONDS", 0.0)
+    store, bundles = Store(tmp_path / "store"), []
+    for seed, version in enumerate(("7", "8")):
+        files = bundle_files(version, "binary", compile_model(fit("binary", seed), "binary"))
+        name, digest = write_bundle(store.folder, files)
+        bundles.append(Bundle(path=store.folder / "bundles" / name, version=version, digest=digest))
+    champion = move_champion(store, bundles[0], "deploy", "first")
+    start_rollout(store, bundles[1], champion, "ab", (0.5,), "test")
+    port = free_port()
+    with serve(store.folder, tmp_path / "home", ML_SERVICE__GRPC_PORT=str(port)):
+        client = Client(port, None)
+        grpc.channel_ready_future(client.channel).result(30)
+        inputs = client.inputs(ROWS)
+        found = {}
+        for number in range(30):
+            client.metadata = [("x-rollout-key", f"session {number}")]
+            answers = [client.ask("ModelInfer", model_name="model", inputs=inputs) for _ in range(2)]
+            found[number] = {(one.model_version, one.parameters[0].value.string_param) for one in answers}
+        named = client.ask("ModelInfer", model_name="model", model_version="8", inputs=inputs)
+        versions = [*client.ask("ModelMetadata", name="model").versions]
+    assert set.union(*found.values()) == {("7", "champion"), ("8", "challenger")}
+    assert all(len(one) == 1 for one in found.values())
+    assert (named.model_version, versions) == ("8", ["7", "8"])
