@@ -104,7 +104,8 @@ def test_model_without_a_converter_is_served_by_scikit_learn_where_asked(trained
     trained.run()
     assert trained.champion and trained.champion["version"] == "2"
     bundle = trained.store / "bundles" / trained.champion["bundle"]
-    assert {p.name for p in bundle.iterdir()} == {"contract.json", "meta.json", "model.skops", "reference.parquet"}
+    found = {path.name for path in bundle.iterdir()}
+    assert found == {"contract.json", "explanation.npz", "meta.json", "model.skops", "reference.parquet"}
     rows = trained.json(f"bundles/{bundle.name}/meta.json")["example"]["rows"]
     with trained.serve() as client:
         wait_for(client, "/readyz", 200)

@@ -220,8 +220,8 @@ def test_a_challenger_whose_bundle_is_gone_is_withdrawn(trial: Trial, damaged: b
         shutil.rmtree(path, ignore_errors=True)
         kept.rename(path)
     assert trial.rollout.why == f"the bundle {found.bundle} is missing or was changed after it was written"
-    [alert] = trial.alerts()
-    assert alert["kind"] == "rollout-withdrawn"
+    evidence = read_evidence(trial.store, found)
+    assert evidence is not None and evidence.closed
     assert find_rollout(trial.project) is None
 
 
@@ -335,8 +335,8 @@ def test_a_rollout_that_ended_before_its_first_look_is_closed_with_its_outcome(t
     assert close_rollout(trial.project, found) == "running"
     ended = withdraw_challenger(trial.store, found, "by hand")
     assert close_rollout(trial.project, ended) == "withdrawn"
-    [alert] = trial.alerts()
-    assert alert["kind"] == "rollout-withdrawn"
+    evidence = read_evidence(trial.store, found)
+    assert evidence is not None and evidence.closed
     assert find_rollout(trial.project) is None
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -32,11 +33,15 @@ TEMPLATE = Path(__file__).parents[2] / "template"
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """Settings of a project; the variables that `serve_champion` sets for the service end with the test."""
     for name in [name for name in os.environ if name.startswith(("ML_", "BENTOML_"))]:
         monkeypatch.delenv(name)
     (tmp_path / "config.toml").write_text('[project]\nname = "shop"\n', encoding="utf-8")
-    return load_settings(tmp_path)
+    before = set(os.environ)
+    yield load_settings(tmp_path)
+    for name in set(os.environ) - before:
+        del os.environ[name]
 
 
 def homes(settings: Settings) -> set[Path]:
