@@ -32,6 +32,7 @@ from ondol_serving.serving import serving
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+AS_JSON: list[HeaderPair] = [(b"content-type", b"application/json")]
 Write = Callable[[Accepted], Awaitable[bytes]]
 
 _request_ids = create_request_ids()
@@ -111,23 +112,22 @@ async def answer_predict(scope: Scope, receive: Receive, send: Send) -> None:
         request_id, bundle = request.request_id, request.bundle
         if wants_table:
             answer = await asyncio.to_thread(arrow.rewrite_answer, bundle, answer, request_id, request.role)
-    about = [(b"content-type", b"application/json")]
+    about = AS_JSON
     if wants_table:
         about = [(b"content-type", arrow.MEDIA_TYPE.encode()), (b"x-model-version", bundle.version.encode())]
-    headers = [*about, (b"content-length", b"%d" % len(answer)), (b"x-request-id", request_id.encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": answer})
+    await send_answer(send, about, request_id, answer)
 
 
 async def answer_explain(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer `POST /explain`; an ASGI application behind `Application`, which has read the body."""
     request = await read_rows(scope["bundle"], scope["body"], scope["headers"], explains=True)
     request, body = await answer_request(request, write_explanation)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", request.request_id.encode()),
-    ]
+    await send_answer(send, AS_JSON, request.request_id, body)
+
+
+async def send_answer(send: Send, about: list[HeaderPair], request_id: str, body: bytes) -> None:
+    """Send an answer 200, with the headers `about` its body."""
+    headers = [*about, (b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
