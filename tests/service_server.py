@@ -7,11 +7,12 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import httpx
 import pytest
@@ -78,6 +79,41 @@ def wait_for(client: httpx.Client, path: str, status: int, seconds: float = 120)
             pass
         time.sleep(0.1)
     raise TimeoutError(f"{path} did not answer {status} in {seconds} s")
+
+
+class Client(Protocol):
+    """A thread that sends requests until `done` is set."""
+
+    done: threading.Event
+
+    def start(self) -> None: ...
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+
+T = TypeVar("T", bound=Client)
+
+
+@contextmanager
+def run_clients(clients: list[T]) -> Iterator[list[T]]:
+    """Have clients send until the block ends."""
+    for client in clients:
+        client.start()
+    try:
+        yield clients
+    finally:
+        for client in clients:
+            client.done.set()
+        for client in clients:
+            client.join(30)
+
+
+def until(condition: Any, what: str, seconds: float = 60.0) -> None:
+    """Wait until a condition is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(0.01)
 
 
 class Server:

@@ -7,15 +7,14 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from service_server import mount_disk, serve, wait_for
+from service_server import mount_disk, run_clients, serve, until, wait_for
 from service_support import ROW, bundle_files, compile_model, crown, fit, write_bundle
 
 from ondol.registry.bundles import Bundle
@@ -24,7 +23,6 @@ from ondol.storage.store import Store
 from ondol_serving.bundle import load_bundle
 
 CLIENTS = 8
-SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -65,28 +63,6 @@ class Client(threading.Thread):
                     self.failures.append(answer.text)
 
 
-@contextmanager
-def load(base: str) -> Iterator[list[Client]]:
-    """Have eight clients send until the block ends."""
-    clients = [Client(base, number) for number in range(CLIENTS)]
-    for client in clients:
-        client.start()
-    try:
-        yield clients
-    finally:
-        for client in clients:
-            client.done.set()
-        for client in clients:
-            client.join(30)
-
-
-def until(condition: Any, what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"{what}: not within {SECONDS} s"
-        time.sleep(0.01)
-
-
 def read_log(store: Path) -> dict[int, list[dict[str, Any]]]:
     """Return the records of every process; a last line without an end was never acknowledged."""
     records: dict[int, list[dict[str, Any]]] = {}
@@ -103,7 +79,7 @@ def test_kill_of_the_workers_under_load_loses_no_acknowledged_answer(
     crown(store, *write_bundle(store, bundle_files("1", *models[0])))
     with serve(store, tmp_path / "home", ML_SERVICE__WORKERS="2", ML_LOG__FILE_BYTES="50000") as client:
         wait_for(client, "/readyz", 200)
-        with load(str(client.base_url)) as clients:
+        with run_clients([Client(str(client.base_url), number) for number in range(CLIENTS)]) as clients:
             until(lambda: all(len(c.answers) > 40 for c in clients) and len(read_log(store)) == 2, "answers of both")
             workers = set(read_log(store))
             for pid in workers:
@@ -180,7 +156,7 @@ def test_promotions_and_rollbacks_under_load_fail_no_request_and_mix_no_models(
     seconds: list[float] = []
     with serve(store, tmp_path / "home", ML_SERVICE__WORKERS="2") as client:
         wait_for(client, "/readyz", 200)
-        with load(str(client.base_url)) as clients:
+        with run_clients([Client(str(client.base_url), number) for number in range(CLIENTS)]) as clients:
             until(lambda: all(c.answers for c in clients) and len(read_log(store)) == 2, "answers of both workers")
             for number, bundle in zip(range(swaps), cycle(bundles[1:] + bundles[:1]), strict=False):
                 start = time.monotonic()

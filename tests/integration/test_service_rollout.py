@@ -7,15 +7,13 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from service_server import serve, wait_for
+from service_server import run_clients, serve, until, wait_for
 from service_support import ROW, bundle_files, compile_model, fit, write_bundle
 
 from ondol.registry import rollout as record
@@ -26,7 +24,6 @@ from ondol_serving.bundle import load_bundle
 
 CLIENTS = 8
 CUSTOMERS = 5  # of each client
-SECONDS = 60.0
 
 
 class Answer(NamedTuple):
@@ -77,21 +74,6 @@ class Client(threading.Thread):
                     self.failures.append(answer.text)
 
 
-@contextmanager
-def load(base: str) -> Iterator[list[Client]]:
-    """Have eight clients send until the block ends."""
-    clients = [Client(base, number) for number in range(CLIENTS)]
-    for client in clients:
-        client.start()
-    try:
-        yield clients
-    finally:
-        for client in clients:
-            client.done.set()
-        for client in clients:
-            client.join(30)
-
-
 def write_versions(store: Path, models: list[bytes]) -> list[Bundle]:
     bundles = []
     for number, model in enumerate(models, start=1):
@@ -109,13 +91,6 @@ def offline(bundles: list[Bundle]) -> dict[tuple[str, int], float]:
             body = json.dumps({"rows": [ROW | {"a.b/c?": customer}]}).encode()
             found[bundle.version, customer] = loaded.predict(loaded.parse(body))[0]["probabilities"]["yes"]
     return found
-
-
-def until(condition: Any, what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"{what}: not within {SECONDS} s"
-        time.sleep(0.01)
 
 
 def read_log(store: Path) -> dict[str, dict[str, Any]]:
@@ -166,7 +141,7 @@ def test_changes_under_load_fail_no_request_and_move_no_caller_within_a_step(
     done: dict[str, int] = {}
     with serve(folder, tmp_path / "home", ML_SERVICE__WORKERS="2") as client:
         wait_for(client, "/readyz", 200)
-        with load(str(client.base_url)) as clients:
+        with run_clients([Client(str(client.base_url), number) for number in range(CLIENTS)]) as clients:
             until(lambda: all(one.answers for one in clients), "answers")
             for _ in range(changes):
                 rollout, champion = record.running_rollout(store), require_champion(store)
@@ -212,7 +187,7 @@ def test_kill_of_the_workers_in_a_rollout_loses_no_answer_and_it_goes_on_where_i
         wait_for(client, "/readyz", 200)
         rollout = record.start_rollout(store, bundles[1], require_champion(store), "ab", (0.5,), "test")
         time.sleep(max(0.0, rollout.since.timestamp() - time.time()) + 0.5)
-        with load(str(client.base_url)) as clients:
+        with run_clients([Client(str(client.base_url), number) for number in range(CLIENTS)]) as clients:
             until(lambda: all(len(one.answers) > 40 for one in clients), "answers")
             workers = {int(path.stem.split("-")[-2]) for path in (folder / "log").glob("*.jsonl")}
             for worker in workers:
