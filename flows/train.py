@@ -3,6 +3,7 @@
 from ondol.orchestration import name_run, stage, task
 from ondol.project import open_project
 from ondol.registry import repair_mlflow_alias
+from ondol.selection import choose
 from ondol.training import cache_key, check_leakage, find_version, fit, load_rows, register
 
 
@@ -23,7 +24,8 @@ def train(validation: str | None = None) -> str:
     if version is None:
         rows = task(load_rows)(project, validation)
         alarms = task(check_leakage)(project, rows)
-        fitted = task(fit)(project, rows)
+        choice = task(choose)(project, rows)
+        fitted = task(fit)(project, rows, choice)
         version = task(register)(project, validation, key, fitted, alarms)
     project.latest.set("train", version)
     name_run("train", version=version, data=validation)

@@ -6,16 +6,28 @@ whose parts come round has them behind all columns: `bought.month`, `bought.week
 texts are strings, "<missing>" where there is none: of dtype `str` where there are more than 255, else `object`.
 """
 
+from typing import Any
+
 from sklearn.compose import ColumnTransformer, make_column_selector
+from sklearn.impute import SimpleImputer
 from sklearn.model_selection import KFold
-from sklearn.preprocessing import OrdinalEncoder, TargetEncoder
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
 
 TARGETS = {"binary": "binary", "multiclass": "multiclass", "regression": "continuous"}
 
 
-def build_features(problem: str) -> ColumnTransformer:
-    """Return the unfitted transformer for `problem`: texts to numbers, everything else as it is."""
-    few = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+def build_features(problem: str, kind: str = "boosting") -> ColumnTransformer:
+    """Return the unfitted transformer for `problem` and the `kind` of the estimator.
+
+    Trees get a number for each text, and everything else as it is. A linear model gets a column for each text, and
+    numbers of one scale without missing values.
+    """
+    numbers: Any = "passthrough"
+    few: Any = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    if kind == "linear":
+        few = OneHotEncoder(handle_unknown="ignore")
+        numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
     folds = KFold(5, shuffle=True, random_state=0)  # a row's own target is not in what its text stands for
     many = TargetEncoder(target_type=TARGETS[problem], cv=folds)
     return ColumnTransformer(
@@ -23,6 +35,7 @@ def build_features(problem: str) -> ColumnTransformer:
             ("few", few, make_column_selector(dtype_exclude=["number", "str"])),
             ("many", many, make_column_selector(dtype_include="str")),
         ],
-        remainder="passthrough",
+        remainder=numbers,
+        sparse_threshold=0,
         verbose_feature_names_out=False,
     )

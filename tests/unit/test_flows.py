@@ -12,7 +12,7 @@ MOST_LINES = 60
 TASKS = {
     "ingest": ["read_source", "apply_corrections"],
     "validate": ["validate_rows", "report_validation", "check_bad_share"],
-    "train": ["load_rows", "check_leakage", "fit", "register"],
+    "train": ["load_rows", "check_leakage", "choose", "fit", "register"],
     "evaluate": ["score_holdout", "evaluate_candidate", "log_verdict", "check_gates"],
     "deploy": [
         "check_deployable",

@@ -23,6 +23,7 @@ ORDER = [
     "registry",
     "training",
     "evaluation",
+    "selection",
     "deployment",
     "monitoring",
     "rollout",

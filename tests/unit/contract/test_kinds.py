@@ -201,9 +201,8 @@ def test_old_features_still_work(monkeypatch, tmp_path):
     frame = make_rows()
     contract = fit_encodings(describe(Schema, "b", "binary"), frame, parts=False)
     assert len(contract.inputs) == len(contract.features)
-    pipeline = build_pipeline(
-        Settings.model_validate({"root": tmp_path, "project": {"name": "t"}, "data": {"problem": "binary"}})
-    )
+    settings = Settings.model_validate({"root": tmp_path, "project": {"name": "t"}, "data": {"problem": "binary"}})
+    pipeline = build_pipeline(settings, {"kind": "boosting"})
     pipeline.fit(encode(contract, frame), encode_target(contract, frame["b"]))
     assert check_parity(compile_model(pipeline, contract), pipeline, contract, frame, 1e-6).verified
 

@@ -1,6 +1,7 @@
 """`ml init` gives hints on the rows, each with the setting that helps, and no needless ones."""
 
 import re
+import tomllib
 
 import numpy as np
 import pandas as pd
@@ -96,17 +97,40 @@ def test_a_time_is_named_with_the_split_that_goes_by_it(project, by):
 
 
 @pytest.mark.parametrize("beside", [{}, {"id": range(300)}])
-def test_a_date_alone_is_a_feature(project, beside):
+def test_a_date_alone_is_the_time_and_a_feature(project, beside):
     dates = pd.date_range("2021-01-01", periods=300)
     level = (10 + np.arange(300) / 30 + np.random.default_rng(5).normal(0, 0.3, 300)).round(3)
     report = draft(project, pd.DataFrame({**beside, "date": dates.astype(str), "y": level}))
-    assert of_role(report, "feature") == ["date"] and of_role(report, "time") == []
-    assert said(report, '"date" is the only column to predict from')
+    assert of_role(report, "feature") == [] and of_role(report, "time") == ["date"]
+    assert [field.name for field in report.fields if field.time_feature] == ["date"]
+    assert '"date"' in said(report, "The rows follow their time")[0]
 
 
-def test_a_date_beside_a_feature_stays_the_rows_time(project):
-    report = draft(project, make_frame(date=pd.date_range("2021-01-01", periods=200).astype(str)))
-    assert of_role(report, "time") == ["date"]
+def test_rows_that_follow_their_time_are_split_by_it(project):
+    """The level moves slowly and at random: between its neighbours it is known, and later it is somewhere else."""
+    rng = np.random.default_rng(5)
+    level = rng.normal(0, 1, 600).cumsum()
+    frame = pd.DataFrame({"date": pd.date_range("2021-01-01", periods=600).astype(str), "x": rng.normal(size=600)})
+    report = draft(project, frame.assign(y=level.round(3)).sample(frac=1, random_state=0))
+    (sentence,) = said(report, "The rows follow their time")
+    found = re.search(r"reaches r2 (-?[\d.]+) on a random fifth of the rows, and (-?[\d.]+) on the latest", sentence)
+    assert found is not None and float(found[1]) > 0.9 > float(found[2])
+    assert tomllib.loads((project / "config.toml").read_text("utf-8"))["split"] == {"by": "time"}
+    assert describe(load_schema(project / "model" / "schema.py"), "y", "regression").role("time").role == "feature"
+
+
+def test_rows_that_do_not_follow_their_time_keep_the_split(project):
+    frame = make_frame(created_at=pd.date_range("2021-01-01", periods=200).astype(str))
+    assert said(draft(project, frame), "a quick model reaches roc_auc")
+    assert "split" not in tomllib.loads((project / "config.toml").read_text("utf-8"))
+
+
+def test_a_split_that_was_set_is_kept(project):
+    with (project / "config.toml").open("a") as config:
+        config.write('\n[split]\nby = "stratified"\n')
+    frame = pd.DataFrame({"date": pd.date_range("2021-01-01", periods=300).astype(str), "y": np.arange(300) / 10})
+    assert 'but [split] by is "stratified"' in said(draft(project, frame), "The rows follow their time")[0]
+    assert tomllib.loads((project / "config.toml").read_text("utf-8"))["split"] == {"by": "stratified"}
 
 
 def test_numbers_and_dates_that_stand_for_a_missing_value_are_named(project):

@@ -280,13 +280,20 @@ class Train(Section):
         seed: The seed of all randomness in training, and of the choice of `sample_rows`.
         sample_rows: Train on about this many rows, if there are more, chosen by a hash of the row and the seed; None to
             use all.
-        params: The argument `params` of `build_estimator` in `model/estimator.py`.
+        params: The argument `params` of `build_estimator` in `model/estimator.py`; if set, no candidates are
+            compared.
+        budget: How many fits the comparison of the candidates of `model/estimator.py` may take; 0 to fit the first one
+            without a comparison.
+        budget_seconds: The time after which no further candidate is tried; None for no limit. A choice by the clock may
+            differ from run to run.
         trusted_types: Types that skops may load in a saved model, in addition to the known types of scikit-learn.
     """
 
     seed: int = 0
     sample_rows: int | None = Field(None, ge=100)
     params: dict[str, Any] = Field({})
+    budget: int = Field(30, ge=0)
+    budget_seconds: float | None = Field(None, gt=0)
     trusted_types: tuple[str, ...] = ()
 
 

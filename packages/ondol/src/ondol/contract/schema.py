@@ -62,6 +62,7 @@ class Encoding(Frozen):
 class Column(Frozen):
     """One column: its real name, kind, role, and the allowed values.
 
+    `time` is True for a feature that is the row's time as well.
     `formats` are the listed formats of a date (`[data] date_formats`), None for the default; see
     `ondol_serving.grammar`.
     """
@@ -69,6 +70,7 @@ class Column(Frozen):
     name: str
     kind: Kind
     role: Role = "feature"
+    time: bool = False
     nullable: bool = False
     minimum: float | None = None
     maximum: float | None = None
@@ -148,8 +150,8 @@ class Contract(Frozen):
         raise UserError(f'The contract has no column "{name}".{nearest(name, [c.name for c in self.columns])}')
 
     def role(self, role: Role) -> Column | None:
-        """Return the first column with `role`, or None."""
-        return next((c for c in self.columns if c.role == role), None)
+        """Return the first column with `role`, or None; a feature may be the row's time as well."""
+        return next((c for c in self.columns if c.role == role or (role == "time" and c.time)), None)
 
 
 SCHEMA = "model/schema.py"
@@ -283,10 +285,11 @@ def _column(name: str, field: Any) -> Column:
     role, ordered = metadata.get("role", "feature"), bool(metadata.get("ordered", False))
     if role not in get_args(Role):
         raise UserError(f'Column "{name}" in {SCHEMA} has the role "{role}": allowed are {", ".join(get_args(Role))}.')
-    kind = _kind(name, str(field.dtype))
+    kind, timed = _kind(name, str(field.dtype)), role == "time" and bool(metadata.get("feature", False))
+    role = "feature" if timed else role
     try:
-        limits = _limits(field)
-        column = Column(name=name, kind=kind, role=role, nullable=bool(field.nullable), ordered=ordered, **limits)
+        limits = _limits(field) | {"nullable": bool(field.nullable), "ordered": ordered}
+        column = Column(name=name, kind=kind, role=role, time=timed, **limits)
     except (TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

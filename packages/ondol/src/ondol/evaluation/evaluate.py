@@ -29,6 +29,7 @@ from ondol.project import Project
 from ondol.registry.bundles import Bundle, find_bundle
 from ondol.registry.champion import Champion
 from ondol.training.dataset import log_dataset
+from ondol.training.train import CHOICE_TAG
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def evaluate_candidate(project: Project, version: str, scored: Scored) -> Stored
         champion=champion.bundle if champion else None,
         verdict=verdict,
         refusal=refusal_sentence(verdict, champion.version if champion else None),
-        notes=scored.notes,
+        notes=[*filter(None, [candidate.tags.get(CHOICE_TAG)]), *scored.notes],
     )
 
 

@@ -613,11 +613,18 @@ class Registry:
             ) from None
 
     @contextmanager
-    def run(self, name: str, tags: dict[str, str]) -> Iterator[str]:
-        """Start a run and yield its id; end it as finished, or as failed on an exception."""
+    def run(self, name: str, tags: dict[str, str], nested: bool = False) -> Iterator[str]:
+        """Start a run and yield its id; end it as finished, or as failed on an exception.
+
+        Args:
+            name: Its name.
+            tags: Its tags.
+            nested: Whether it is shown below the run that is active.
+        """
         import mlflow
 
-        with mlflow.start_run(experiment_id=self.experiment_id(), run_name=name, tags=tags) as run:
+        experiment = self.experiment_id()
+        with mlflow.start_run(experiment_id=experiment, run_name=name, tags=tags, nested=nested) as run:
             yield run.info.run_id
 
     def log_results(

@@ -15,6 +15,7 @@ from ondol.contract import Column
 from ondol.contract.encoding import EPOCH
 from ondol.setup.inference import Goal, Profile, find_marks
 from ondol.setup.schema_file import Field
+from ondol.setup.time_split import SplitComparison
 
 MOST_ROWS = 200_000
 BEYOND_CHANCE = 5.0  # a multiple of the repeats that are expected for independent columns
@@ -24,7 +25,13 @@ MOST_SHOWN = 5
 
 
 def find_hints(
-    profiles: Sequence[Profile], fields: Sequence[Field], goal: Goal, split: str, *, delimited: bool
+    profiles: Sequence[Profile],
+    fields: Sequence[Field],
+    goal: Goal,
+    split: str,
+    splits: SplitComparison | None,
+    *,
+    delimited: bool,
 ) -> list[str]:
     """Return hints for the owner, each with a remedy.
 
@@ -33,13 +40,14 @@ def find_hints(
         fields: The contract's field of each, in the same order.
         goal: The target and the problem.
         split: The current `[split] by`.
+        splits: A quick model on a random split and on one by time.
         delimited: Whether the source is delimited text, to which `[data] missing` applies.
     """
     aim = next(p for p in profiles if p.name == goal.field.name)
     classes = goal.problem != "regression"
     reasons = [*(_hint_variants(aim) if classes else []), *(_hint_rare(aim, fields, split) if classes else [])]
     reasons += [hint for pair in zip(profiles, fields, strict=True) for hint in _hint_marks(*pair, delimited)]
-    return [*reasons, *_hint_repeats(profiles, fields), *_hint_time(fields, split)]
+    return [*reasons, *_hint_repeats(profiles, fields), *_hint_time(fields, split, splits)]
 
 
 def _hint_variants(aim: Profile) -> list[str]:
@@ -124,12 +132,25 @@ def _expect_equal(distinct: pd.DataFrame, names: Sequence[str], rows: int) -> fl
     return pairs
 
 
-def _hint_time(fields: Sequence[Field], split: str) -> list[str]:
-    """Return a hint if the rows have times and are not split by them."""
+def _hint_time(fields: Sequence[Field], split: str, splits: SplitComparison | None) -> list[str]:
+    """Return a hint on the split if the rows have times: which one, and the figures that show why."""
     time = next((field.name for field in fields if field.role == "time"), None)
-    if time is None or split == "time":
+    if time is None:
+        return []
+    figures = ""
+    if splits is not None:
+        figures = (
+            f": a quick model reaches {splits.metric} {splits.random:.2f} on a random fifth of the rows, and "
+            f"{splits.later:.2f} on the latest fifth"
+        )
+    if splits is not None and splits.flatters:
+        chosen = (
+            'so config.toml has [split] by = "time"' if split in ("random", "time") else f'but [split] by is "{split}"'
+        )
+        return [f'The rows follow their time, "{time}"{figures}, {chosen}.']
+    if split == "time":
         return []
     return [
-        f'The rows have a time, "{time}", but are not held out by it: [split] by = "time" in config.toml '
+        f'The rows have a time, "{time}", but are not held out by it{figures}. [split] by = "time" in config.toml '
         f'(now "{split}") holds out the latest instead, as the model will meet them.'
     ]

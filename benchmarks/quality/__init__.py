@@ -1,0 +1,1 @@
+"""Public tables, and the quality of the first model on them."""

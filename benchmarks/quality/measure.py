@@ -1,0 +1,134 @@
+"""Measures the first model on one table: `python benchmarks/quality/measure.py TABLE SEEDS OUT`.
+
+It works in an empty folder, which becomes a project: `ml init`, ingest, validate, then for each seed the choice, the
+fit, and the metrics of the held-out rows, beside scikit-learn's boosting with its defaults on ordinal codes.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+HOLDOUTS = (0.1, 0.15, 0.2, 0.25, 0.3)  # for a split by time, which has no seed
+
+
+def main(name: str, seeds: int, out: Path) -> None:
+    """Measure the table `name`, and write the figures to `out`."""
+    from quality.tables import TABLES
+
+    table = next(one for one in TABLES if one.name == name)
+    root = Path.cwd()
+    for folder in ("model", "flows", "service"):
+        shutil.copytree(ROOT / "template" / folder, root / folder, symlinks=False)
+    (root / "config.toml").write_text('[project]\nname = "quality"\n[data]\nsource = "sample://"\n', encoding="utf-8")
+    table.read().drop(columns=list(table.without)).to_csv(root / "data.csv", index=False)
+    sys.path.insert(0, str(root))
+    os.environ["ML_LEAKAGE__ACCEPT"] = "{}"
+    from ondol.setup.initialize import initialize
+
+    report = initialize(root, "data.csv", table.target, table.problem, force=True)
+    results = [measure(seed) for seed in range(seeds)]
+    out.write_text(json.dumps({"doubts": report.doubts, "problem": report.problem, "seeds": results}), encoding="utf-8")
+
+
+def measure(seed: int) -> dict[str, Any]:
+    """Return the figures of one seed."""
+    from ondol.config import load_settings
+    from ondol.evaluation.metrics import choose_metric, score_metrics
+    from ondol.ingestion.ingest import read_source
+    from ondol.project import Project
+    from ondol.selection.comparison import compare
+    from ondol.training.dataset import define_holdout, read_rows
+    from ondol.training.train import fit_rows
+    from ondol.validation.validate import validate_rows
+
+    os.environ |= {"ML_SPLIT__SEED": str(seed), "ML_TRAIN__SEED": str(seed)}
+    if load_settings().split.by == "time":
+        os.environ["ML_SPLIT__HOLDOUT"] = str(HOLDOUTS[seed % len(HOLDOUTS)])
+    project = Project(load_settings())
+    settings, contract = project.settings, project.contract
+    validation = validate_rows(project, read_source(project).digest).id
+    holdout = define_holdout(settings, contract, validation)
+    train, held_out = (read_rows(settings, contract, validation, side, holdout) for side in ("train", "holdout"))
+    started = time.perf_counter()
+    choice = compare(settings, contract, train)
+    chosen = time.perf_counter() - started
+    fitted = fit_rows(settings, contract, train, holdout, choice)
+    ours = predict(fitted, held_out)
+    truth = target_of(fitted.contract, held_out)
+    theirs = predict_default(fitted.contract, train, held_out, truth)
+    problem, metric = contract.problem, choose_metric(contract.problem, None)
+    found, base = (score_metrics(problem, truth, one) for one in (ours, theirs))
+    return {
+        "rows": len(train),
+        "metric": metric,
+        "ours": found,
+        "default": base,
+        "choice": choice.reason,
+        "params": dict(choice.params),
+        "trials": {trial.name: list(trial.scores) for trial in choice.trials},
+        "seconds": chosen,
+        "trial_seconds": {trial.name: trial.seconds for trial in choice.trials},
+        "split": settings.split.by,
+    }
+
+
+def target_of(contract: Any, frame: pd.DataFrame) -> Any:
+    """Return the encoded target."""
+    from ondol.contract import encode_target
+
+    return encode_target(contract, frame[contract.target])
+
+
+def predict(fitted: Any, frame: pd.DataFrame) -> Any:
+    """Return the predictions of the fitted project."""
+    from ondol.contract import encode
+
+    rows = encode(fitted.contract, frame)
+    if fitted.contract.problem == "regression":
+        return np.asarray(fitted.pipeline.predict(rows), np.float64)
+    return spread(fitted.pipeline, rows, len(fitted.contract.classes))
+
+
+def spread(model: Any, rows: Any, count: int) -> Any:
+    """Return the probabilities with a column for each class."""
+    made = np.zeros((len(rows), count))
+    made[:, model.classes_] = model.predict_proba(rows)
+    return made
+
+
+def predict_default(contract: Any, train: pd.DataFrame, held_out: pd.DataFrame, truth: Any) -> Any:
+    """Return the predictions of scikit-learn's boosting with its defaults, which sees all columns but ids."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from sklearn.preprocessing import OrdinalEncoder
+
+    names = [c.name for c in contract.columns if c.role not in ("target", "id") and c.name in train]
+    known, unknown = {}, {}
+    for name in names:
+        sides = [train[name], held_out[name]]
+        if sides[0].dtype.kind == "M":
+            sides = [side.astype("int64") for side in sides]
+        elif sides[0].dtype.kind == "m":
+            sides = [side.dt.total_seconds() for side in sides]
+        elif not pd.api.types.is_numeric_dtype(sides[0].dtype) or isinstance(sides[0].dtype, pd.CategoricalDtype):
+            encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+            encoder.fit(sides[0].astype("str").to_frame())
+            sides = [pd.Series(encoder.transform(side.astype("str").to_frame())[:, 0]) for side in sides]
+        known[name], unknown[name] = (np.asarray(side.to_numpy(np.float64, na_value=np.nan)) for side in sides)
+    x, x_held = pd.DataFrame(known).to_numpy(), pd.DataFrame(unknown).to_numpy()
+    y = target_of(contract, train)
+    if contract.problem == "regression":
+        return HistGradientBoostingRegressor(random_state=0).fit(x, y).predict(x_held)
+    return spread(HistGradientBoostingClassifier(random_state=0).fit(x, y), x_held, len(contract.classes))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,267 @@
+"""Compares the candidates of `model/estimator.py` within a budget of fits, and chooses the best one.
+
+Every candidate is fitted on the first folds of the training rows, and the better half of them on the others (successive
+halving: Jamieson and Talwalkar, AISTATS 2016); the best mean of the metric of the gates wins. The folds respect the
+split: by time, each fold is later than the rows it is predicted from; the rows of a group or an id are in one fold. The
+comparison uses a sample of the rows, so that its cost does not grow with them.
+"""
+
+import math
+import time
+import warnings
+from dataclasses import dataclass, replace
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ondol.config import Settings
+from ondol.contract import Contract, encode, encode_target, fit_encodings
+from ondol.evaluation.metrics import choose_metric, metrics_of, score_metrics
+from ondol.orchestration.reporting import Ticker, publish_table, say
+from ondol.project import Project
+from ondol.training.candidates import Choice, Params, Trial, name_params, read_candidates
+from ondol.training.dataset import hash_keys, key_column
+from ondol.training.train import TrainingRows, asks_for, build_pipeline, fitting
+
+FOLDS, FIRST_FOLDS = 5, 2
+LEAST_ROWS = 50
+MOST_ROWS = 10_000  # of the sample
+MOST_ROUNDS, PATIENCE = 1_000, 20  # of boosting: the most, and how many without an improvement end it
+Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+
+def choose(project: Project, rows: TrainingRows) -> Choice:
+    """Return the best candidate; the first one where nothing can be compared.
+
+    Raises:
+        UserError: a candidate cannot be built or fitted.
+    """
+    choice = compare(project.settings, project.contract, rows.train)
+    if choice.trials:
+        say(choice.reason)
+        publish_table("candidates", [_show(trial, str(choice.metric)) for trial in choice.trials])
+    return choice
+
+
+def compare(settings: Settings, contract: Contract, frame: pd.DataFrame) -> Choice:
+    """Compare the candidates on training rows, without a report.
+
+    Args:
+        settings: The settings, with the budget.
+        contract: The contract, without encodings.
+        frame: The training rows in the contract's dtypes.
+
+    Raises:
+        UserError: a candidate cannot be built or fitted.
+    """
+    candidates = read_candidates(settings)
+    affordable = [n for n in range(len(candidates) + 1) if count_fits(n, FOLDS) <= settings.train.budget]
+    tried = candidates[: affordable[-1]]
+    if len(candidates) < 2:
+        return Choice(candidates[0], "The project has one candidate.")
+    if len(tried) < 2:
+        return Choice(candidates[0], f"[train] budget = {settings.train.budget} allows no comparison of candidates.")
+    comparison = Comparison.prepare(settings, contract, frame)
+    if comparison is None:
+        return Choice(candidates[0], f"{len(frame):,} training rows are too few to compare candidates.")
+    return comparison.run(tried)
+
+
+@dataclass
+class Comparison:
+    """The candidates on the same folds of a sample of the training rows.
+
+    Attributes:
+        settings: The settings.
+        features: The encoded rows.
+        target: The encoded target.
+        folds: For each fold, the rows to fit on and those to predict.
+        metric: The metric that decides.
+    """
+
+    settings: Settings
+    features: pd.DataFrame
+    target: NDArray[Any]
+    folds: list[Fold]
+    metric: str
+
+    def __post_init__(self) -> None:
+        """Start without transformed features; candidates of the same kind share them."""
+        self._transformed: dict[tuple[Any, int], tuple[Any, Any]] = {}
+        self.sign = 1.0 if metrics_of(self.settings.data.problem)[self.metric].greater_is_better else -1.0
+
+    @classmethod
+    def prepare(cls, settings: Settings, contract: Contract, frame: pd.DataFrame) -> "Comparison | None":
+        """Return the comparison on a sample of `frame`; None if it has too few rows."""
+        sample = frame.sample(min(len(frame), MOST_ROWS), random_state=settings.train.seed)
+        fitted = fit_encodings(contract, sample, parts=asks_for("problem"))
+        target = encode_target(fitted, sample[contract.target])
+        folds = make_folds(settings, contract, sample, target)
+        if len(sample) < LEAST_ROWS or len(folds) < 2:
+            return None
+        metric = choose_metric(contract.problem, settings.gates.metric)
+        return cls(settings, encode(fitted, sample), target, folds, metric)
+
+    def run(self, candidates: list[dict[str, Any]]) -> Choice:
+        """Compare the candidates on the first folds, the better half of them on the others, and return the best one."""
+        from threadpoolctl import threadpool_limits
+
+        most, started = self.settings.train.budget_seconds, time.perf_counter()
+        ticker = Ticker("fits", count_fits(len(candidates), len(self.folds)))
+        first, others = range(FIRST_FOLDS), range(FIRST_FOLDS, len(self.folds))
+        trials: list[Trial] = []
+        with threadpool_limits(1):  # on a sample, more threads cost more than they save
+            for params in candidates:
+                if trials and most is not None and time.perf_counter() - started > most:
+                    break
+                trials.append(self._fit(Trial(name_params(params), params, (), (), 0.0), first, ticker))
+            ranked = self._rank(trials)
+            kept = count_better(len(ranked))
+            ranked = self._rank([self._fit(trial, others, ticker) for trial in ranked[:kept]]) + ranked[kept:]
+        ticker.close()
+        reason = self._explain(ranked)
+        if len(trials) < len(candidates):
+            reason += f" [train] budget_seconds = {most:g} ended the comparison after {len(trials)} candidates."
+        return Choice(with_rounds(ranked[0]), reason, self.metric, len(self.target), tuple(ranked))
+
+    def _fit(self, trial: Trial, numbers: range, ticker: Ticker) -> Trial:
+        """Return the trial with the results of more folds."""
+        started, scores, rounds = time.perf_counter(), list(trial.scores), list(trial.rounds)
+        for number in numbers:
+            fit, predict = self.folds[number]
+            features, estimator = build_pipeline(self.settings, trial.params)
+            with fitting():
+                known, unknown = self._transform(features, trial.params.get("kind"), number)
+                target, truth = self.target[fit], self.target[predict]
+                if stops_early(estimator, trial.params):
+                    rounds.append(fit_with_stopping(estimator, known, target, unknown, truth))
+                else:
+                    estimator.fit(known, target)
+                scores.append(self._score(estimator, unknown, truth))
+            ticker.add(1)
+        seconds = trial.seconds + time.perf_counter() - started
+        return replace(trial, scores=tuple(scores), rounds=tuple(rounds), seconds=seconds)
+
+    def _rank(self, trials: list[Trial]) -> list[Trial]:
+        """Return the trials with the best mean first; of equal ones, the first candidate."""
+        costs = [-self.sign * _mean(trial.scores) for trial in trials]
+        return [trials[place] for place in np.argsort(costs, kind="stable")]  # which puts an unknown mean last
+
+    def _explain(self, ranked: list[Trial]) -> str:
+        """Return the reason for the choice as one sentence."""
+        best, where = ranked[0], "backtests" if self.settings.split.by == "time" else "folds"
+        scores = [score for score in best.scores if not math.isnan(score)]
+        found = (
+            f"Chosen: {best.name}, with {self.metric} {_mean(scores):.4g} ({min(scores, default=math.nan):.4g} to "
+            f"{max(scores, default=math.nan):.4g}) in {len(best.scores)} {where} of {len(self.target):,} rows"
+        )
+        if len(ranked) < 2 or len(ranked[1].scores) != len(best.scores):
+            return f"{found}."
+        gains = self.sign * (np.array(best.scores) - np.array(ranked[1].scores))
+        gains = gains[~np.isnan(gains)]
+        error = float(gains.std(ddof=1) / math.sqrt(len(gains))) if len(gains) > 1 else math.nan
+        return f"{found}; the next is {ranked[1].name}, worse by {_mean(gains):.2g} (standard error {error:.2g})."
+
+    def _transform(self, features: Any, kind: Any, number: int) -> tuple[Any, Any]:
+        """Return the transformed rows of a fold: those to fit on and those to predict."""
+        if (kind, number) not in self._transformed:
+            fit, predict = self.folds[number]
+            known = features.fit_transform(self.features.iloc[fit], self.target[fit])
+            self._transformed[kind, number] = known, features.transform(self.features.iloc[predict])
+        return self._transformed[kind, number]
+
+    def _score(self, estimator: Any, rows: Any, truth: NDArray[Any]) -> float:
+        problem = self.settings.data.problem
+        if problem == "regression":
+            return score_metrics(problem, truth, np.asarray(estimator.predict(rows), np.float64)).get(
+                self.metric, math.nan
+            )
+        predicted = np.zeros((len(truth), int(self.target.max()) + 1))  # a rare class may be missing from a fold
+        predicted[:, estimator.classes_] = estimator.predict_proba(rows)
+        return score_metrics(problem, truth, predicted).get(self.metric, math.nan)
+
+
+def make_folds(settings: Settings, contract: Contract, frame: pd.DataFrame, target: NDArray[Any]) -> list[Fold]:
+    """Return the folds of the rows: row numbers to fit on, and row numbers to predict."""
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, TimeSeriesSplit
+
+    classes = contract.problem != "regression"
+    count = min(FOLDS, len(frame) // 10)
+    if count < 2:
+        return []
+    keys = hash_keys(frame, contract)
+    time_column = contract.role("time")
+    if settings.split.by == "time" and time_column is not None:
+        order = np.argsort(frame[time_column.name].to_numpy(), kind="stable")
+        pairs = [(order[fit], order[predict]) for fit, predict in TimeSeriesSplit(count).split(order)]
+        if key_column(contract) is not None:  # as in the holdout, no key is on both sides
+            pairs = [(fit, predict[~np.isin(keys[predict], keys[fit])]) for fit, predict in pairs]
+        # The latest first: they are the most like the future, and have the most rows to fit on.
+        return [(fit, predict) for fit, predict in pairs[::-1] if len(predict) and _is_learnable(target[fit], classes)]
+    seed = settings.train.seed
+    grouped = len(np.unique(keys)) < len(keys)
+    if grouped:
+        splitter = (StratifiedGroupKFold if classes else GroupKFold)(count, shuffle=True, random_state=seed)
+    else:
+        splitter = (StratifiedKFold if classes else KFold)(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # a class may have fewer rows than folds
+        try:
+            found = list(splitter.split(frame, target, keys if grouped else None))
+        except ValueError:  # too few groups, or no class has enough rows
+            return []
+    return [(fit, predict) for fit, predict in found if _is_learnable(target[fit], classes)]
+
+
+def _is_learnable(target: NDArray[Any], classes: bool) -> bool:
+    return len(np.unique(target)) > 1 if classes else len(target) > 1
+
+
+def fit_with_stopping(estimator: Any, known: Any, target: NDArray[Any], unknown: Any, truth: NDArray[Any]) -> int:
+    """Fit boosting until the other rows no longer improve; return the number of rounds after which they were best."""
+    estimator.set_params(early_stopping=True, max_iter=MOST_ROUNDS, n_iter_no_change=PATIENCE)
+    learned = np.isin(truth, target) if hasattr(estimator, "predict_proba") else np.ones(len(truth), bool)
+    estimator.fit(known, target, X_val=unknown[learned], y_val=truth[learned])
+    return max(int(np.argmax(estimator.validation_score_)), 1)  # the first score is that before the first round
+
+
+def stops_early(estimator: Any, params: Params) -> bool:
+    """Return True for an estimator that can be given rows for early stopping, and whose rounds are not set."""
+    return "X_val" in signature(estimator.fit).parameters and not {"max_iter", "early_stopping"} & set(params)
+
+
+def with_rounds(trial: Trial) -> dict[str, Any]:
+    """Return the parameters with which the chosen candidate is fitted on all rows."""
+    if not trial.rounds:
+        return dict(trial.params)
+    return {**trial.params, "max_iter": max(1, round(float(np.mean(trial.rounds))))}
+
+
+def count_better(candidates: int) -> int:
+    """Return how many of the candidates are fitted on the other folds, too: the better half, and at least two."""
+    return min(candidates, max(2, (candidates + 1) // 2))
+
+
+def count_fits(candidates: int, folds: int) -> int:
+    """Return the number of fits that the comparison of so many candidates takes."""
+    first = min(FIRST_FOLDS, folds)
+    return candidates * first + count_better(candidates) * (folds - first)
+
+
+def _mean(scores: Any) -> float:
+    known = [score for score in scores if not math.isnan(score)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _show(trial: Trial, metric: str) -> dict[str, Any]:
+    scores = [score for score in trial.scores if not math.isnan(score)]
+    return {
+        "candidate": trial.name,
+        f"{metric}, mean": f"{_mean(scores):.4g}",
+        "from": f"{min(scores, default=math.nan):.4g}",
+        "to": f"{max(scores, default=math.nan):.4g}",
+        "rounds": f"{np.mean(trial.rounds):.0f}" if trial.rounds else "",
+        "seconds": f"{trial.seconds:.1f}",
+    }
