@@ -37,3 +37,9 @@ def test_a_korean_page_has_the_commands_of_the_english_page_that_it_names(page: 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_a_korean_page_has_the_sections_rows_and_items_of_the_english_page(page: Path):
     assert read_outline(DOCS / "ko" / page) == read_outline(DOCS / page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_an_english_page_links_to_its_korean_page(page: Path):
+    link = f"[한국어]({'../' * (len(page.parts) - 1)}ko/{page.as_posix()})"
+    assert link in (DOCS / page).read_text(encoding="utf-8").splitlines()[:4]
