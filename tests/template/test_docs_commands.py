@@ -303,8 +303,10 @@ def server_of_another_machine(at: Place) -> dict[str, str]:
 
 
 def readme_in_korean(at: Place) -> dict[str, str]:
-    sample().drop(columns=["next_plan", "next_spend"]).to_csv(at.reader.folder / "customers.csv", index=False)
-    return {"내_데이터.csv": "../customers.csv", "타깃_열": "churned"} | row_of_the_sample(at)
+    # Another target than the sample's, whose model is in production by then: it cannot be compared.
+    own = sample().drop(columns=["next_plan", "next_spend"]).rename(columns={"churned": "해지"})
+    own.to_csv(at.reader.folder / "customers.csv", index=False)
+    return {"내_데이터.csv": "../customers.csv", "타깃_열": "해지"} | row_of_the_sample(at)
 
 
 def key_of_the_service(at: Place) -> dict[str, str]:
