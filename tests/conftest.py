@@ -26,6 +26,14 @@ Render = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(autouse=True)
+def forget_mlflow() -> Iterator[None]:
+    """Remove the address of MLflow that a project sets for its process: the next test may open another project."""
+    yield
+    for name in ("MLFLOW_TRACKING_URI", "_MLFLOW_SERVER_ARTIFACT_ROOT"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the working tree as a repository, committed and tagged."""

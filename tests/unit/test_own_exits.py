@@ -74,9 +74,9 @@ def test_a_function_of_rows_that_exits_has_failed(tmp_path: Path) -> None:
 def test_an_estimator_that_exits_cannot_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
     fill(monkeypatch, "features", build_features=leave)
     fill(monkeypatch, "estimator", build_estimator=leave)
-    settings: Any = SimpleNamespace(data=SimpleNamespace(problem="binary"), train=SimpleNamespace(seed=0, params={}))
+    settings: Any = SimpleNamespace(data=SimpleNamespace(problem="binary"), train=SimpleNamespace(seed=0))
     with one_sentence("The model of model/estimator.py and model/features.py cannot be built: "):
-        build_pipeline(settings)
+        build_pipeline(settings, {})
 
 
 def test_a_metric_or_a_gate_that_exits_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,8 @@ from ondol.orchestration.reporting import publish_image, publish_link, publish_m
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, find_bundle
 from ondol.registry.champion import Champion
+from ondol.registry.registry import CHOICE_TAG
 from ondol.training.dataset import log_dataset
-from ondol.training.train import CHOICE_TAG
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ondol.contract.encoding import require_answerable
 from ondol.errors import UserError
 from ondol.orchestration.reporting import publish_markdown, publish_table, say
 from ondol.project import OWN_ERRORS, Project, describe_error, import_owned
-from ondol.registry.registry import CHALLENGER, KEY_TAG
+from ondol.registry.registry import CHALLENGER, CHOICE_TAG, KEY_TAG
 from ondol.storage.files import digest_json
 from ondol.training.candidates import Choice, Params, read_candidates
 from ondol.training.dataset import Holdout, define_holdout, log_dataset, read_sides, sample_share
@@ -26,7 +26,6 @@ from ondol.training.provenance import Provenance, code_digest, read_provenance, 
 from ondol.validation.leakage import SAMPLE_ROWS, Alarm, accept_alarms, find_alarms, require_accepted, warn_of_needless
 
 EXAMPLE_ROWS = 5
-CHOICE_TAG = "choice"  # the reason for the choice among candidates
 
 
 @dataclass(frozen=True)
