@@ -6,8 +6,6 @@ whose parts come round has them behind all columns: `bought.month`, `bought.week
 texts are strings, "<missing>" where there is none: of dtype `str` where there are more than 255, else `object`.
 """
 
-from typing import Any
-
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import KFold
@@ -23,8 +21,8 @@ def build_features(problem: str, kind: str = "boosting") -> ColumnTransformer:
     Trees get a number for each text, and everything else as it is. A linear model gets a column for each text, and
     numbers of one scale without missing values.
     """
-    numbers: Any = "passthrough"
-    few: Any = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    numbers = "passthrough"
+    few = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     if kind == "linear":
         few = OneHotEncoder(handle_unknown="ignore")
         numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())

@@ -118,7 +118,7 @@ def test_snapshot_that_grew_and_lost_rows_is_read_again(make: Make) -> None:
 
 
 def test_model_that_draws_without_the_seed_is_not_equal(trained: Project) -> None:
-    replace(trained, "random_state=seed, **chosen", "random_state=None, early_stopping=True, **chosen")
+    replace(trained, "random_state=seed, **DEFAULTS", "random_state=None, early_stopping=True, **DEFAULTS")
     commit_all(trained.root)
     succeed(trained.ml("train"))
     done = trained.ml("evaluate", "2")

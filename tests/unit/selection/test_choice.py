@@ -61,7 +61,11 @@ def test_a_straight_line_is_found_and_the_reason_is_one_sentence(tmp_path, frame
 
 
 def test_the_rounds_of_boosting_are_those_of_early_stopping(tmp_path, frame, monkeypatch):
-    candidates = [{"kind": "linear"}, {"kind": "boosting"}, {"kind": "boosting", "max_iter": 2}]
+    candidates = [
+        {"kind": "linear"},
+        {"kind": "boosting"},
+        {"kind": "boosting", "early_stopping": False, "max_iter": 2},
+    ]
     monkeypatch.setattr("model.estimator.list_candidates", lambda problem: candidates)
     frame["y"] = np.sign(frame["x"].fillna(0)) * np.sign(frame["z"])
     choice = compare(settings(tmp_path), contract(), frame)
@@ -95,7 +99,7 @@ def test_the_budget_says_how_many_candidates_are_compared(tmp_path, frame, monke
 def test_the_clock_ends_the_comparison_and_the_reason_says_so(tmp_path, frame):
     choice = compare(settings(tmp_path, budget_seconds=1e-6), contract(), frame)
     assert len(choice.trials) == 1
-    assert "budget_seconds = 1e-06 ended the comparison after 1 candidates" in choice.reason
+    assert "Only 1 of 6 were tried within [train] budget_seconds = 1e-06" in choice.reason
 
 
 def test_too_few_rows_are_not_compared(tmp_path, frame):
@@ -163,8 +167,45 @@ def test_candidates_that_are_no_list_are_refused_in_one_sentence(tmp_path, frame
         compare(settings(tmp_path), contract(), frame)
 
 
-def test_a_candidate_that_fails_is_named(tmp_path, frame, monkeypatch):
-    candidates = [{"kind": "linear"}, {"kind": "linear", "alpha": -1.0}]
+def test_a_candidate_that_fails_is_left_out_and_named(tmp_path, frame, monkeypatch):
+    candidates = [{"kind": "linear", "alpha": -1.0}, {"kind": "linear"}]
     monkeypatch.setattr("model.estimator.list_candidates", lambda problem: candidates)
-    with pytest.raises(UserError, match=r"failed to fit: .*alpha"):
+    choice = compare(settings(tmp_path), contract(), frame)
+    assert choice.params == {"kind": "linear"}
+    assert "The candidate linear, alpha -1.0 is left out: model/estimator.py" in choice.reason
+    monkeypatch.setattr("model.estimator.list_candidates", lambda problem: [candidates[0], candidates[0]])
+    with pytest.raises(UserError, match=r"linear, alpha -1\.0 is left out: .* failed to fit"):
         compare(settings(tmp_path), contract(), frame)
+
+
+def test_backtests_keep_rows_of_one_time_together(tmp_path, frame):
+    frame["at"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(ROWS) // 7, "D")
+    for fit, predict in make_folds(settings(tmp_path, by="time"), contract(at="time"), frame, frame["y"].to_numpy()):
+        assert frame["at"].iloc[fit].max() < frame["at"].iloc[predict].min()
+
+
+def test_a_class_with_one_row_and_a_text_of_many_values_do_not_stop_the_choice(tmp_path, frame):
+    classes = np.where(frame["y"] > 0, "b", "a")
+    classes[0] = "c"
+    many = pd.Series([f"v{n % 300}" for n in range(ROWS)]).astype("str")
+    choice = compare(settings(tmp_path, "multiclass"), contract("multiclass"), frame.assign(y=classes, word=many))
+    assert choice.trials
+
+
+def test_the_rounds_of_an_own_estimator_are_left_alone(tmp_path, frame, monkeypatch):
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    def build(problem: str, seed: int, depth: int = 3) -> HistGradientBoostingRegressor:
+        return HistGradientBoostingRegressor(max_depth=depth, max_iter=40, early_stopping=False)
+
+    monkeypatch.setattr("model.estimator.build_estimator", build)
+    monkeypatch.setattr("model.estimator.list_candidates", lambda problem: [{"depth": 2}, {"depth": 3}])
+    choice = compare(settings(tmp_path), contract(), frame)
+    assert set(choice.params) == {"depth"}
+    fitted = fit_rows(settings(tmp_path), contract(), frame, Holdout(split=settings(tmp_path).split), choice)
+    assert fitted.pipeline[-1].n_iter_ == 40
+
+
+def test_what_cannot_be_compared_is_said(tmp_path, frame):
+    choice = compare(settings(tmp_path), contract(), frame.assign(y=1.0))
+    assert choice.reason == "The candidates cannot be compared: r2 is undefined on these rows." and not choice.trials

@@ -28,6 +28,7 @@ from ondol.validation.results import Validation, Validations
 ID = Column(name="고객 id", kind="text", role="id")
 GROUP = Column(name="household", kind="integer", role="group")
 TIME = Column(name="when", kind="date", role="time")
+SEEN = Column(name="when", kind="date", time=True)  # the row's time, which is a feature as well
 FEATURES = (Column(name="x", kind="integer", nullable=True), Column(name="지역", kind="text"))
 TARGET = Column(name="y", kind="number", role="target")
 
@@ -200,16 +201,24 @@ def test_by_time_needs_a_column_with_that_role(tmp_path):
         define_holdout(settings(tmp_path, by="time"), make_contract(ID), "v")
 
 
+@pytest.mark.parametrize("time", [TIME, SEEN])
 @pytest.mark.parametrize("by", ["hash", "time"])
-def test_only_the_last_days_are_used_on_both_sides(by, tmp_path):
+def test_only_the_last_days_are_used_on_both_sides(by, time, tmp_path):
     frame = make_frame(480)  # 20 days
-    chosen, contract = settings(tmp_path, {"window_days": 5}, by=by), make_contract(ID, TIME)
+    chosen, contract = settings(tmp_path, {"window_days": 5}, by=by), make_contract(ID, time)
     name = store(tmp_path, frame, [479])
     holdout = define_holdout(chosen, contract, name)
     train, late = both(chosen, contract, name, Holdout.model_validate_json(holdout.model_dump_json()))
     first = frame["when"][478] - pd.Timedelta(days=5)
     assert sorted([*train.index, *late.index]) == list(frame.index[frame["when"] >= first][:-1])
     assert abs(len(late) / (len(train) + len(late)) - 0.2) < 0.1
+
+
+def test_unchanged_rows_of_other_times_are_on_one_side():
+    frame = make_frame(300)
+    copies = frame.assign(when=frame["when"] + pd.Timedelta(days=400))
+    np.testing.assert_array_equal(held(frame, SEEN), held(copies, SEEN))
+    assert held(frame, SEEN).any()
 
 
 def test_a_window_needs_a_column_with_the_role_time(tmp_path):

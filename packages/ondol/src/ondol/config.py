@@ -307,6 +307,8 @@ class Gates(Section):
             dummy model; None for that comparison.
         margin: By how much the candidate may be worse than the champion on the same rows; for errors in the target's
             unit, as a share.
+        slice_margin: By how much the error in any slice may be larger than the champion's, beyond chance: a share of
+            wrong labels, or in the target's unit; see docs/how-to/look-at-slices.md. None for no such gate.
         confidence: The confidence level of the intervals.
         resamples: The number of bootstrap samples for an interval.
         replay_days: The days of the prediction log that are replayed through a candidate before it is deployed, see
@@ -317,6 +319,7 @@ class Gates(Section):
     metric: str | None = None
     minimum: float | None = None
     margin: float = Field(0.01, ge=0)
+    slice_margin: float | None = Field(None, ge=0)
     confidence: float = Field(0.95, gt=0, lt=1)
     resamples: int = Field(200, ge=20)
     replay_days: float | None = Field(None, gt=0)

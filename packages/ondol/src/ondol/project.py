@@ -1,6 +1,6 @@
 """A project: its settings, contract, store, registry and champion, each opened on first use.
 
-Optional modules of `model/` extend the engine: `model/evaluation.py` may define `METRICS` and `GATES`,
+Optional modules of `model/` extend the engine: `model/evaluation.py` may define `METRICS`, `GATES` and `SLICES`,
 `model/source.py` a function `prepare`, and `model/converters.py` registers converters to ONNX.
 """
 

@@ -83,6 +83,11 @@ class Column(Frozen):
     encoding: Encoding | None = None
 
     @property
+    def is_time(self) -> bool:
+        """Whether it is the row's time, be it a feature or not."""
+        return self.role == "time" or self.time
+
+    @property
     def inputs(self) -> tuple[Input, ...]:
         """The model inputs of this column once it has an encoding: the column, then its parts."""
         if self.encoding is None or self.input is None:
@@ -151,7 +156,7 @@ class Contract(Frozen):
 
     def role(self, role: Role) -> Column | None:
         """Return the first column with `role`, or None; a feature may be the row's time as well."""
-        return next((c for c in self.columns if c.role == role or (role == "time" and c.time)), None)
+        return next((c for c in self.columns if c.role == role or (role == "time" and c.is_time)), None)
 
 
 SCHEMA = "model/schema.py"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from ondol.evaluation.gates import Comparison, Gate, StoredVerdict
     from ondol.evaluation.metrics import Metric
+    from ondol.evaluation.slices import Slices
 else:
     __getattr__ = export(__name__)
 
@@ -28,6 +29,7 @@ __all__ = [
     "Gate",
     "Metric",
     "Scored",
+    "Slices",
     "StoredVerdict",
     "check_gates",
     "evaluate_candidate",

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ondol.contract import Contract
 from ondol.contract.schema import can_score
 from ondol.errors import Refused
 from ondol.evaluation.gates import (
     StoredVerdict,
     apply_gates,
     apply_own_gates,
+    apply_slice_margin,
     gate_rows,
     known_verdict,
     refusal_sentence,
@@ -20,8 +22,9 @@ from ondol.evaluation.gates import (
     verdict_markdown,
 )
 from ondol.evaluation.metrics import IMPORTANCE_ROWS, Interval, choose_metric, measure_importance
-from ondol.evaluation.plots import Importance, draw_importance, draw_plots
+from ondol.evaluation.plots import Importance, draw_importance, draw_plots, draw_slices
 from ondol.evaluation.scoring import Scorer, predict_dummy
+from ondol.evaluation.slices import Slice, describe_weak, measure_slices, row_losses, slice_rows
 from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
 from ondol.orchestration.processes import mlflow_ui
 from ondol.orchestration.reporting import publish_image, publish_link, publish_markdown, publish_table, say
@@ -98,7 +101,9 @@ def evaluate_candidate(project: Project, version: str, scored: Scored) -> Stored
     verdict = apply_gates(
         candidate.contract.problem, scored.y, scored.candidate, scored.champion, scored.dummy, project.settings.gates
     )
-    verdict = verdict.model_copy(update={"gates": (*verdict.gates, *apply_own_gates(verdict, scored))})
+    slices, margin = find_slices(candidate.contract, scored), project.settings.gates.slice_margin
+    gates = [*verdict.gates, *([] if margin is None else [apply_slice_margin(slices, margin)])]
+    verdict = verdict.model_copy(update={"gates": (*gates, *apply_own_gates(verdict, scored))})
     return StoredVerdict(
         key=verdict_key(project, version),
         version=version,
@@ -106,8 +111,20 @@ def evaluate_candidate(project: Project, version: str, scored: Scored) -> Stored
         champion=champion.bundle if champion else None,
         verdict=verdict,
         refusal=refusal_sentence(verdict, champion.version if champion else None),
-        notes=[*filter(None, [candidate.tags.get(CHOICE_TAG)]), *scored.notes],
+        notes=[
+            *filter(None, [candidate.tags.get(CHOICE_TAG)]),
+            *scored.notes,
+            *describe_weak(slices, candidate.contract.problem),
+        ],
+        slices=slices,
     )
+
+
+def find_slices(contract: Contract, scored: Scored) -> list[Slice]:
+    """Return the error in parts of the scored rows."""
+    problem, champion = contract.problem, scored.champion
+    theirs = None if champion is None else row_losses(problem, scored.y, champion)
+    return measure_slices(contract, scored.frame, row_losses(problem, scored.y, scored.candidate), theirs)
 
 
 def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:
@@ -141,6 +158,9 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
         confidence=scored.basis.confidence,
         resamples=scored.basis.resamples,
     )
+    if record.slices:
+        plots["slices"] = draw_slices(record.slices, contract.problem)
+        publish_table("slices", slice_rows(record.slices, contract.problem))
     if importance:
         plots["importance"] = draw_importance(
             Importance(importance, verdict.metric, min(len(scored.y), IMPORTANCE_ROWS))
@@ -156,6 +176,7 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
         "basis.json": scored.basis.model_dump(mode="json"),
         "verdict.json": verdict.model_dump(mode="json"),
         "importance.json": importance_table(importance),
+        "slices.json": slices_table(record.slices),
     }
     registry.log_results(candidate.run_id, metrics, documents, plots)
     registry.show_metrics(
@@ -175,6 +196,12 @@ def importance_table(importance: Mapping[str, Interval]) -> dict[str, Any]:
     """Return the importance of columns in the form of MLflow's tables."""
     rows = [[name, one.value, one.low, one.high] for name, one in importance.items()]
     return {"columns": ["column", "importance", "low", "high"], "data": rows}
+
+
+def slices_table(slices: list[Slice]) -> dict[str, Any]:
+    """Return the error in parts of the rows in the form of MLflow's tables."""
+    names = list(Slice.model_fields)
+    return {"columns": names, "data": [[getattr(one, name) for name in names] for one in slices]}
 
 
 def check_gates(record: StoredVerdict) -> None:

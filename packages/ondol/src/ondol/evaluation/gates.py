@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ondol.errors import UserError
 from ondol.evaluation.metrics import Interval, Metric, bootstrap, choose_metric, metrics_of, paired_difference
+from ondol.evaluation.slices import Slice
 from ondol.orchestration.reporting import plain, table
 from ondol.project import EVALUATION, FILE, OWN_ERRORS, Project, describe_error, digest_extension, read_extension
 from ondol.storage.files import digest_json, read_record
@@ -142,6 +143,7 @@ class StoredVerdict(BaseModel):
         verdict: The metrics of all models, and every gate.
         refusal: Why it was refused, in one sentence; empty for a pass.
         notes: Sentences for the reader.
+        slices: The error in parts of the rows.
     """
 
     key: str
@@ -151,6 +153,7 @@ class StoredVerdict(BaseModel):
     verdict: Verdict
     refusal: str = ""
     notes: list[str] = []
+    slices: list[Slice] = []
 
     def gate(self, name: str) -> Gate | None:
         """Return the decision of a gate, None if there is no such gate."""
@@ -336,6 +339,25 @@ def apply_margin(compared: Comparison, margin: float) -> Gate:
         f"the champion's {compared.shown('champion')}, and at most {show_figure(-limit)} worse is allowed"
     )
     return Gate(name="margin", figure=gain.value, limit=limit, passed=passed, sentence=sentence)
+
+
+def apply_slice_margin(slices: Sequence[Slice], margin: float) -> Gate:
+    """Require that in no slice the error is larger than the champion's by more than the margin and by chance.
+
+    Args:
+        slices: The slices.
+        margin: The largest allowed difference: a share of wrong labels, or in the target's unit.
+    """
+    compared = [one for one in slices if one.worse is not None and one.worse_low is not None]
+    if not compared:
+        return Gate(name="slices", figure=None, limit=None, passed=True, sentence="no slice to compare with a champion")
+    bad = [one for one in compared if one.worse > margin and one.worse_low > 0]  # type: ignore[operator]
+    worst = max(bad or compared, key=lambda one: one.worse or 0.0)
+    sentence = (
+        f"where {worst.name} ({worst.rows:,} rows) the error is {show_figure(worst.worse or 0.0)} larger than the "
+        f"champion's, and at most {show_figure(margin)} is allowed beyond chance"
+    )
+    return Gate(name="slices", figure=worst.worse, limit=margin, passed=not bad, sentence=sentence)
 
 
 def apply_own_gates(compared: Comparison, scored: "Scored") -> tuple[Gate, ...]:

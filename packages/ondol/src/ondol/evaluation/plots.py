@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ondol.evaluation.metrics import Confusion, Interval, Ranking, sample_rows
+from ondol.evaluation.slices import Slice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,9 +66,9 @@ def letter(name: object, longest: int = 20) -> str:
     return text.replace("$", r"\$")  # matplotlib reads text between dollars as mathematics
 
 
-def letter_all(names: Iterable[object]) -> Sequence[str]:
+def letter_all(names: Iterable[object], longest: int = 20) -> Sequence[str]:
     """Return names for drawing, all different: equal ones get a number."""
-    drawn = [letter(name) for name in names]
+    drawn = [letter(name, longest) for name in names]
     return [f"{i}: {text}" if drawn.count(text) > 1 or not text else text for i, text in enumerate(drawn)]
 
 
@@ -270,6 +271,33 @@ def _draw_importance(figure: "Figure", importance: Importance) -> None:
     note = f"{importance.rows:,} holdout rows{left_out}"
     axes.set_xlabel(f"loss of {importance.metric} with the column's values in random order\n({note})")
     axes.xaxis.set_major_formatter(lambda value, _: show_number(value))
+    axes.locator_params(axis="x", nbins=6)
+
+
+def draw_slices(slices: Sequence[Slice], problem: str) -> bytes:
+    """Return a plot of the error in parts of the rows beside that in the other rows, as a PNG image."""
+    return _render(_draw_slices, (slices, problem))
+
+
+def _draw_slices(figure: "Figure", drawn: tuple[Sequence[Slice], str]) -> None:
+    slices, problem = drawn
+    shown = slices[:MOST_BARS]
+    left_out = f" ({len(shown)} of {len(slices)})" if len(shown) < len(slices) else ""
+    figure.set_size_inches(6.4, max(2.4, 1.3 + 0.25 * len(shown)))
+    axes = figure.subplots()
+    axes.set_title(f"Error in slices{left_out}", loc="left")
+    for place, one in enumerate(shown):
+        axes.plot([one.rest + one.low, one.rest + one.high], [place, place], color=BLUE, linewidth=1.8)
+    axes.plot([one.error for one in shown], range(len(shown)), "o", color=BLUE, markersize=5, label="in the slice")
+    axes.plot(
+        [one.rest for one in shown], range(len(shown)), "|", color=ORANGE, markersize=9, label="in the other rows"
+    )
+    names = letter_all([f"{one.name}{' (weak)' * (one.kind == 'weak')}" for one in shown], longest=40)
+    axes.set_yticks(range(len(shown)), names)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_xlabel("mean absolute error" if problem == "regression" else "share of wrong labels")
     axes.locator_params(axis="x", nbins=6)
 
 

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from ondol.config import Settings
 from ondol.contract import Contract, encode, encode_target, fit_encodings
+from ondol.errors import UserError
 from ondol.evaluation.metrics import choose_metric, metrics_of, score_metrics
 from ondol.orchestration.reporting import Ticker, publish_table, say
-from ondol.project import Project
-from ondol.training.candidates import Choice, Params, Trial, name_params, read_candidates
+from ondol.project import Project, import_owned
+from ondol.training.candidates import Choice, Trial, name_params, read_candidates
 from ondol.training.dataset import hash_keys, key_column
 from ondol.training.train import TrainingRows, asks_for, build_pipeline, fitting
 
@@ -40,8 +41,8 @@ def choose(project: Project, rows: TrainingRows) -> Choice:
         UserError: a candidate cannot be built or fitted.
     """
     choice = compare(project.settings, project.contract, rows.train)
+    say(choice.reason)
     if choice.trials:
-        say(choice.reason)
         publish_table("candidates", [_show(trial, str(choice.metric)) for trial in choice.trials])
     return choice
 
@@ -66,7 +67,8 @@ def compare(settings: Settings, contract: Contract, frame: pd.DataFrame) -> Choi
         return Choice(candidates[0], f"[train] budget = {settings.train.budget} allows no comparison of candidates.")
     comparison = Comparison.prepare(settings, contract, frame)
     if comparison is None:
-        return Choice(candidates[0], f"{len(frame):,} training rows are too few to compare candidates.")
+        reason = f"The candidates cannot be compared on {len(frame):,} training rows: too few rows, groups or classes."
+        return Choice(candidates[0], reason)
     return comparison.run(tried)
 
 
@@ -113,18 +115,31 @@ class Comparison:
         ticker = Ticker("fits", count_fits(len(candidates), len(self.folds)))
         first, others = range(FIRST_FOLDS), range(FIRST_FOLDS, len(self.folds))
         trials: list[Trial] = []
+        failed: list[str] = []
+        tried = 0
         with threadpool_limits(1):  # on a sample, more threads cost more than they save
             for params in candidates:
-                if trials and most is not None and time.perf_counter() - started > most:
+                if tried and most is not None and time.perf_counter() - started > most:
                     break
-                trials.append(self._fit(Trial(name_params(params), params, (), (), 0.0), first, ticker))
+                tried += 1
+                trial = Trial(name_params(params), params, (), (), 0.0)
+                try:
+                    trials.append(self._fit(trial, first, ticker))
+                except UserError as error:
+                    failed.append(f"The candidate {trial.name} is left out: {error}")
+            if not trials:
+                raise UserError(failed[0])
             ranked = self._rank(trials)
             kept = count_better(len(ranked))
             ranked = self._rank([self._fit(trial, others, ticker) for trial in ranked[:kept]]) + ranked[kept:]
         ticker.close()
-        reason = self._explain(ranked)
-        if len(trials) < len(candidates):
-            reason += f" [train] budget_seconds = {most:g} ended the comparison after {len(trials)} candidates."
+        if math.isnan(_mean(ranked[0].scores)):
+            return Choice(
+                candidates[0], f"The candidates cannot be compared: {self.metric} is undefined on these rows."
+            )
+        reason = " ".join([self._explain(ranked), *failed])
+        if tried < len(candidates):
+            reason += f" Only {tried} of {len(candidates)} were tried within [train] budget_seconds = {most:g}."
         return Choice(with_rounds(ranked[0]), reason, self.metric, len(self.target), tuple(ranked))
 
     def _fit(self, trial: Trial, numbers: range, ticker: Ticker) -> Trial:
@@ -136,7 +151,7 @@ class Comparison:
             with fitting():
                 known, unknown = self._transform(features, trial.params.get("kind"), number)
                 target, truth = self.target[fit], self.target[predict]
-                if stops_early(estimator, trial.params):
+                if stops_early(estimator):
                     rounds.append(fit_with_stopping(estimator, known, target, unknown, truth))
                 else:
                     estimator.fit(known, target)
@@ -197,10 +212,12 @@ def make_folds(settings: Settings, contract: Contract, frame: pd.DataFrame, targ
     if settings.split.by == "time" and time_column is not None:
         order = np.argsort(frame[time_column.name].to_numpy(), kind="stable")
         pairs = [(order[fit], order[predict]) for fit, predict in TimeSeriesSplit(count).split(order)]
+        times = frame[time_column.name].to_numpy()
+        pairs = [(fit[times[fit] < times[predict].min()], predict) for fit, predict in pairs]  # as in the holdout
         if key_column(contract) is not None:  # as in the holdout, no key is on both sides
             pairs = [(fit, predict[~np.isin(keys[predict], keys[fit])]) for fit, predict in pairs]
         # The latest first: they are the most like the future, and have the most rows to fit on.
-        return [(fit, predict) for fit, predict in pairs[::-1] if len(predict) and _is_learnable(target[fit], classes)]
+        return [pair for pair in pairs[::-1] if _is_usable(target, *pair, classes)]
     seed = settings.train.seed
     grouped = len(np.unique(keys)) < len(keys)
     if grouped:
@@ -212,31 +229,47 @@ def make_folds(settings: Settings, contract: Contract, frame: pd.DataFrame, targ
             found = list(splitter.split(frame, target, keys if grouped else None))
         except ValueError:  # too few groups, or no class has enough rows
             return []
-    return [(fit, predict) for fit, predict in found if _is_learnable(target[fit], classes)]
+    return [(fit, predict) for fit, predict in found if _is_usable(target, fit, predict, classes)]
 
 
-def _is_learnable(target: NDArray[Any], classes: bool) -> bool:
-    return len(np.unique(target)) > 1 if classes else len(target) > 1
+def _is_usable(target: NDArray[Any], fit: NDArray[np.intp], predict: NDArray[np.intp], classes: bool) -> bool:
+    """Return True if a fold has rows on both sides, and every class among those to fit on."""
+    if not len(predict) or len(fit) < 2:
+        return False
+    return len(np.unique(target[fit])) == len(np.unique(target)) > 1 if classes else True
 
 
 def fit_with_stopping(estimator: Any, known: Any, target: NDArray[Any], unknown: Any, truth: NDArray[Any]) -> int:
-    """Fit boosting until the other rows no longer improve; return the number of rounds after which they were best."""
+    """Fit boosting with the number of rounds that is best for the other rows, and return that number."""
     estimator.set_params(early_stopping=True, max_iter=MOST_ROUNDS, n_iter_no_change=PATIENCE)
-    learned = np.isin(truth, target) if hasattr(estimator, "predict_proba") else np.ones(len(truth), bool)
-    estimator.fit(known, target, X_val=unknown[learned], y_val=truth[learned])
-    return max(int(np.argmax(estimator.validation_score_)), 1)  # the first score is that before the first round
+    estimator.fit(known, target, X_val=unknown, y_val=truth)
+    best = max(int(np.argmax(estimator.validation_score_)), 1)  # the first score is that before the first round
+    del estimator._predictors[best:]  # those that did not improve it: scikit-learn keeps them
+    return best
 
 
-def stops_early(estimator: Any, params: Params) -> bool:
-    """Return True for an estimator that can be given rows for early stopping, and whose rounds are not set."""
-    return "X_val" in signature(estimator.fit).parameters and not {"max_iter", "early_stopping"} & set(params)
+def stops_early(estimator: Any) -> bool:
+    """Return True for boosting whose rounds are left to this comparison: neither they nor early stopping are set."""
+    if "X_val" not in signature(estimator.fit).parameters:
+        return False
+    usual, given = type(estimator)().get_params(), estimator.get_params()
+    return all(given[name] == usual[name] for name in ("max_iter", "early_stopping")) and takes_rounds()
+
+
+def takes_rounds() -> bool:
+    """Return True if `build_estimator` passes on the number of rounds that this comparison finds."""
+    parameters = signature(import_owned("estimator").build_estimator).parameters.values()
+    names = {one.name for one in parameters}
+    return {"max_iter", "early_stopping"} <= names or any(one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def with_rounds(trial: Trial) -> dict[str, Any]:
     """Return the parameters with which the chosen candidate is fitted on all rows."""
     if not trial.rounds:
         return dict(trial.params)
-    return {**trial.params, "max_iter": max(1, round(float(np.mean(trial.rounds))))}
+    rounds = max(1, round(float(np.mean(trial.rounds))))
+    # Else scikit-learn would stop by itself above 10,000 rows, on a part of them that it chooses at random.
+    return {**trial.params, "max_iter": rounds, "early_stopping": False}
 
 
 def count_better(candidates: int) -> int:

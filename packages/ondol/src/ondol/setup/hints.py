@@ -39,7 +39,7 @@ def find_hints(
         profiles: The columns.
         fields: The contract's field of each, in the same order.
         goal: The target and the problem.
-        split: The current `[split] by`.
+        split: `[split] by` of the table.
         splits: A quick model on a random split and on one by time.
         delimited: Whether the source is delimited text, to which `[data] missing` applies.
     """
@@ -73,7 +73,7 @@ def _hint_rare(aim: Profile, fields: Sequence[Field], split: str) -> list[str]:
     share = times / max(aim.present, 1)
     reasons = ["few for training and a holdout"] * (times < FEW_ROWS)
     if share < RARE or reasons:
-        stratifies = split != "stratified" and not any(field.role == "group" for field in fields)
+        stratifies = split not in ("stratified", "time") and not any(field.role == "group" for field in fields)
         reasons += ['[split] by = "stratified" in config.toml holds out the same share of each class'] * stratifies
     shown = f'"{label}"' if isinstance(label, str) else str(label)
     rows = "1 row has" if times == 1 else f"{times:,} rows have"
@@ -144,9 +144,8 @@ def _hint_time(fields: Sequence[Field], split: str, splits: SplitComparison | No
             f"{splits.later:.2f} on the latest fifth"
         )
     if splits is not None and splits.flatters:
-        chosen = (
-            'so config.toml has [split] by = "time"' if split in ("random", "time") else f'but [split] by is "{split}"'
-        )
+        chosen = 'so [split] by = "time" in config.toml holds out the latest'
+        chosen = chosen if split == "time" else f'but config.toml has [split] by = "{split}"'
         return [f'The rows follow their time, "{time}"{figures}, {chosen}.']
     if split == "time":
         return []

@@ -330,10 +330,18 @@ def guess_roles(profiles: Sequence[Profile], target: str) -> dict[str, Guess]:
     return guesses
 
 
+def use_time_alone(profiles: Sequence[Profile], fields: Sequence[Field]) -> list[Field]:
+    """Return the fields with the row's time as a feature if there is no other feature, as in a time series."""
+    if any(field.seen for field in fields):
+        return list(fields)
+    varied = {profile.name for profile in profiles if profile.distinct > 1}
+    return [replace(f, time_feature=f.role == "time" and f.name in varied) for f in fields]
+
+
 def _guess_time(name: str) -> Guess:
     doubt = (
-        f'"{name}" is taken for the row\'s time. A model sees it as well, so that each request must have it: take '
-        '"feature": True from it in model/schema.py if that is not wanted.'
+        f'"{name}" is taken for the row\'s time. A model sees it only with "feature": True in its metadata in '
+        "model/schema.py: write that if it is known when a prediction is asked for."
     )
     return Guess("time", "the first date whose name says that it is the row's time", doubt)
 
@@ -382,7 +390,6 @@ def describe_field(profile: Profile, guess: Guess) -> Field:
         name=profile.name,
         kind=profile.kind,
         role=guess.role,
-        time_feature=guess.role == "time" and profile.distinct > 1,
         nullable=profile.missing > 0,
         unique=guess.role == "id",
         minimum=find_minimum(profile) if used and categories is None else None,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import tomlkit
 
 from ondol.config import FILE_NAME, Dialect, Problem, load_settings
 from ondol.contract.checking import normalize_texts
@@ -25,6 +26,7 @@ from ondol.setup.inference import (
     guess_roles,
     profile_column,
     set_goal,
+    use_time_alone,
 )
 from ondol.setup.schema_file import (
     SCHEMA_PATH,
@@ -38,7 +40,7 @@ from ondol.setup.schema_file import (
     show_differences,
     write_schema,
 )
-from ondol.setup.time_split import compare_splits
+from ondol.setup.time_split import SplitComparison, compare_splits
 from ondol_serving.grammar import normalize
 
 MOST_ROWS = 1_000_000
@@ -108,11 +110,11 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
     except UserError as error:
         raise UserError(" ".join([str(error), *written.doubts])) from None
     splits = compare_splits(profiles, fields, goal)
-    by_time = splits is not None and splits.flatters
-    doubts += find_hints(profiles, fields, goal, settings.split.by, splits, delimited=dialect is not None)
+    split = choose_split(config, fields, splits)
+    doubts += find_hints(profiles, fields, goal, split or "random", splits, delimited=dialect is not None)
     texts = {
         SCHEMA_PATH: write_schema(fields),
-        Path(FILE_NAME): edit_config(config, source, target, goal.problem, written, by_time),
+        Path(FILE_NAME): edit_config(config, source, target, goal.problem, written, split),
     }
     diff = show_differences(root, texts)
     status = apply(root, texts, diff, force or is_untouched(root, config, texts[SCHEMA_PATH]))
@@ -126,6 +128,17 @@ def initialize(root: Path, source: str, target: str, problem: str | None = None,
         (*written.notes, *note_forms(table, opened)),
     )
     return InitReport(*found, tuple(fields), (*repeated, *written.doubts, *doubts), status, diff)
+
+
+def choose_split(config: tomlkit.TOMLDocument, fields: Sequence[Field], splits: SplitComparison | None) -> str | None:
+    """Return `[split] by` for the table: the one that is set, else "time" if a random split flatters; None for neither.
+
+    A split by time is not kept for a table without one.
+    """
+    known = config.get("split", {}).get("by")
+    if known == "time" and not any(field.role == "time" for field in fields):
+        return None
+    return str(known) if known else "time" if splits is not None and splits.flatters else None
 
 
 def read_table(source: Source, target: str | None = None) -> tuple[pa.Table, bool]:
@@ -158,6 +171,7 @@ def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> 
     goal = set_goal(aim, problem)
     guesses = guess_roles(profiles, target)
     fields = [goal.field if p is aim else describe_field(p, guesses[p.name]) for p in profiles]
+    fields = use_time_alone(profiles, fields)
     if not any(field.seen for field in fields):
         raise UserError(f'Besides the target "{target}" no column is left to predict from: add columns.')
     fates = {p.name: "quarantined where there is a label" for p in profiles if aim.missing and p is not aim}

@@ -163,7 +163,7 @@ def edit_config(
     target: str,
     problem: Problem,
     written: "TableFormat | None" = None,
-    by_time: bool = False,
+    split: str | None = None,
 ) -> str:
     """Return `config.toml` with the source, target and format of the data; everything else is unchanged.
 
@@ -173,7 +173,7 @@ def edit_config(
         target: The column to predict.
         problem: The kind of prediction.
         written: How the table is written.
-        by_time: Whether to add `[split] by = "time"` if no split is set.
+        split: `[split] by`; None to leave it out.
     """
     edited = tomlkit.parse(config.as_string())
     if "data" not in edited:
@@ -195,8 +195,10 @@ def edit_config(
         elif data[key] != value:
             data[key] = value
         before = key
-    if by_time and "by" not in edited.get("split", {}):
-        edited.setdefault("split", tomlkit.table())["by"] = "time"
+    if split is not None:
+        edited.setdefault("split", tomlkit.table())["by"] = split
+    elif "by" in edited.get("split", {}):
+        del edited["split"]["by"]  # type: ignore[union-attr]
     return edited.as_string()
 
 

@@ -104,7 +104,9 @@ def key_column(contract: Contract) -> str | None:
 def hash_keys(frame: pd.DataFrame, contract: Contract) -> np.ndarray:
     """Return a hash of each row's key: its group, else its id, else its features."""
     key = key_column(contract)
-    names = [key] if key else [c.name for c in contract.features]
+    # An unchanged row of another time is the same row, unless there is nothing but the time.
+    features = [c.name for c in contract.features if not c.time] or [c.name for c in contract.features]
+    names = [key] if key else features
     return pd.util.hash_pandas_object(frame[names], index=False).to_numpy(dtype=np.uint64)
 
 
@@ -279,7 +281,7 @@ def _valid_frames(
     columns = tuple(c for c in contract.used if columns is None or c in columns)
     target = contract.target_column
     read = columns if target in columns or not record.unlabelled else (*columns, target)
-    time = next((c for c in columns if c.role == "time"), None) if since else None
+    time = next((c for c in columns if c.is_time), None) if since else None
     start = 0
     for table in Snapshots(validations.store).batches(record.snapshot, [c.name for c in read]):
         frame, _ = clean(table, read)

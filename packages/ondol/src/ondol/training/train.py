@@ -61,11 +61,17 @@ def cache_key(project: Project, validation: str) -> str:
             "split": settings.split.model_dump(),
             "train": settings.train.model_dump(exclude_none=True, exclude=usual),
             **({"window_days": settings.data.window_days} if settings.data.window_days else {}),
+            # The metric decides among the candidates.
+            **({"metric": settings.gates.metric} if settings.gates.metric and _compares(settings) else {}),
             **({"accept": sorted(settings.leakage.accept)} if settings.leakage.accept else {}),
             "code": code_digest(settings.root),
             "packages": shaping_packages(),
         }
     )
+
+
+def _compares(settings: Settings) -> bool:
+    return settings.train.budget > 0 and len(read_candidates(settings)) > 1
 
 
 def is_trained(project: Project, validation: str) -> bool:
@@ -169,12 +175,13 @@ def fitting() -> Iterator[None]:
         raise UserError(f"model/estimator.py or model/features.py failed to fit: {reason}") from error
 
 
-def build_pipeline(settings: Settings, params: Params) -> Any:
+def build_pipeline(settings: Settings, params: Params | None = None) -> Any:
     """Return the project's unfitted pipeline: features, then estimator.
 
     Args:
         settings: The settings, which have the problem and the seed.
-        params: The parameters of `build_estimator`; `build_features` gets their `kind` if it has such an argument.
+        params: The parameters of `build_estimator`; None for those of the first candidate. `build_features` gets their
+            `kind` if it has such an argument.
 
     Raises:
         UserError: `model/features.py` or `model/estimator.py` cannot be imported or called.
@@ -182,6 +189,7 @@ def build_pipeline(settings: Settings, params: Params) -> Any:
     from sklearn.pipeline import Pipeline
 
     features, estimator = import_owned("features"), import_owned("estimator")
+    params = read_candidates(settings)[0] if params is None else params
     about = {"problem": settings.data.problem} | ({"kind": params["kind"]} if "kind" in params else {})
     try:
         made = estimator.build_estimator(settings.data.problem, settings.train.seed, **params)

@@ -412,7 +412,7 @@ def find_duplicates(train: pd.DataFrame, held_out: pd.DataFrame, contract: Contr
         contract: The contract.
     """
     key = contract.role("group") or contract.role("id") or contract.role("time")
-    names = [c.name for c in contract.features] + [contract.target]
+    names = [c.name for c in contract.features if not c.time] + [contract.target]
     if key is None or held_out.empty:
         return []
     twins = _find_twins(train, held_out, names)
