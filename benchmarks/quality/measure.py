@@ -31,7 +31,6 @@ def main(name: str, seeds: int, out: Path) -> None:
     (root / "config.toml").write_text('[project]\nname = "quality"\n[data]\nsource = "sample://"\n', encoding="utf-8")
     table.read().drop(columns=list(table.without)).to_csv(root / "data.csv", index=False)
     sys.path.insert(0, str(root))
-    os.environ["ML_LEAKAGE__ACCEPT"] = "{}"
     from ondol.setup.initialize import initialize
 
     report = initialize(root, "data.csv", table.target, table.problem, force=True)
@@ -106,7 +105,7 @@ def spread(model: Any, rows: Any, count: int) -> Any:
 
 
 def predict_default(contract: Any, train: pd.DataFrame, held_out: pd.DataFrame, truth: Any) -> Any:
-    """Return the predictions of scikit-learn's boosting with its defaults, which sees all columns but ids."""
+    """Return the predictions of scikit-learn's boosting with its defaults, on the project's features without the id."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.preprocessing import OrdinalEncoder
 

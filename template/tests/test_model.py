@@ -11,7 +11,8 @@ import pandas as pd
 from sklearn.base import clone
 
 from ondol.config import Settings
-from ondol.training.train import Fitted, build_pipeline
+from ondol.training.pipeline import build_pipeline
+from ondol.training.train import Fitted
 
 
 def predict(pipeline: Any, features: pd.DataFrame) -> Any:

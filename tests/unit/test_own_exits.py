@@ -19,7 +19,7 @@ from ondol.evaluation.metrics import Metric, score_metrics
 from ondol.ingestion.python import change_rows
 from ondol.ingestion.sources import Reading, open_source
 from ondol.project import import_code
-from ondol.training.train import build_pipeline
+from ondol.training.pipeline import build_pipeline
 
 SAID = r"it calls sys\.exit\('no plan'\), which ends the process"
 

@@ -26,7 +26,7 @@ from ondol.deployment.onnx import check_parity, compile_model
 from ondol.errors import UserError
 from ondol.evaluation.scoring import Scorer
 from ondol.setup.initialize import initialize
-from ondol.training.train import round_targets
+from ondol.training.pipeline import round_targets
 
 ROWS = 1500
 PROBLEMS = ("binary", "multiclass", "regression")
@@ -192,7 +192,7 @@ def test_old_features_still_work(monkeypatch, tmp_path):
     from sklearn.compose import ColumnTransformer, make_column_selector
 
     from ondol.config import Settings
-    from ondol.training.train import build_pipeline
+    from ondol.training.pipeline import build_pipeline
 
     texts = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     chosen = make_column_selector(dtype_exclude="number")

@@ -112,6 +112,11 @@ class Contract(Frozen):
         return tuple(c for c in self.columns if c.role in ("feature", "sensitive"))
 
     @property
+    def timeless_features(self) -> tuple[Column, ...]:
+        """The features without the row's time, which always moves: an unchanged row of another time is the same row."""
+        return tuple(c for c in self.features if not c.time)
+
+    @property
     def inputs(self) -> tuple[Input, ...]:
         """The inputs of a model, in order: all columns, then the parts of all dates."""
         made = [column.inputs for column in self.features]

@@ -310,7 +310,7 @@ def measure_recovery(
     gain = paired_difference(problem, metric, last.y, last.served, last.other, **options)  # type: ignore[arg-type]
     if before is None or back is None or lost is None or gain is None:
         return None
-    loss = before - lost if metrics_of(problem)[metric].greater_is_better else lost - before
+    loss = metrics_of(problem)[metric].sign * (before - lost)
     return MetricRecovery(metric, before, lost, back, gain, gain.value / loss if loss > 0 else None, len(last.y))
 
 

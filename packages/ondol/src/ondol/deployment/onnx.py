@@ -27,7 +27,7 @@ from ondol.contract import Column, Contract, encode
 from ondol.errors import UserError
 from ondol.evaluation.scoring import CHUNK, Scorer, open_session
 from ondol.project import OWN_ERRORS, describe_error, import_extension, place_in_project
-from ondol.training.train import final_estimator, parts_of
+from ondol.training.pipeline import final_estimator, parts_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto

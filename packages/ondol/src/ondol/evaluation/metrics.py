@@ -333,6 +333,11 @@ class Metric:
     relative: bool = False
     score: Callable[[Any, Any, Floats], float] | None = None
 
+    @property
+    def sign(self) -> float:
+        """1 if greater figures are better, else -1: with it, a positive difference is an improvement."""
+        return 1.0 if self.greater_is_better else -1.0
+
 
 METRICS: Mapping[str, Mapping[str, Metric]] = {
     "binary": {
@@ -463,7 +468,7 @@ def paired_difference(
     Each resample scores both on the same rows. None if the metric is undefined on the rows. For `groups`, see
     `estimate`.
     """
-    sign = 1.0 if metrics_of(problem)[metric].greater_is_better else -1.0
+    sign = metrics_of(problem)[metric].sign
 
     def prepare(rows: Array | slice) -> dict[str, ScoreFunction]:
         ours, theirs = (_prepare(problem, y[rows], p[rows]).get(metric) for p in (candidate, other))
@@ -510,7 +515,7 @@ def measure_importance(
     if chosen is not None:
         y, frame = y[chosen], frame.iloc[chosen]
     order = np.random.default_rng(seed).permutation(len(y))
-    right, sign = predict(frame), 1.0 if metrics_of(problem)[metric].greater_is_better else -1.0
+    right, sign = predict(frame), metrics_of(problem)[metric].sign
     ones, losses, shuffled = np.ones(len(y)), {}, {}
     for column in columns:
         made = predict(frame.assign(**{column: frame[column].iloc[order].set_axis(frame.index)}))

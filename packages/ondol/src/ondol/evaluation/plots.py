@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ondol.evaluation.metrics import Confusion, Interval, Ranking, sample_rows
-from ondol.evaluation.slices import Slice
+from ondol.evaluation.slices import Slice, name_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -297,7 +297,7 @@ def _draw_slices(figure: "Figure", drawn: tuple[Sequence[Slice], str]) -> None:
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.legend(frameon=False, fontsize=8)
-    axes.set_xlabel("mean absolute error" if problem == "regression" else "share of wrong labels")
+    axes.set_xlabel(name_error(problem))
     axes.locator_params(axis="x", nbins=6)
 
 

@@ -8,6 +8,7 @@ halves take each part, and the chance of any false finding is at most `ALPHA` (H
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -75,8 +76,8 @@ def measure_slices(contract: Contract, frame: pd.DataFrame, losses: Losses, cham
         ("sensitive", name, mask) for column in sensitive for name, mask in conditions(column, frame[column.name])
     ]
     known = [one for one in known if 1 < one[2].sum() < len(frame) - 1]
-    seen = [column for column in contract.features if not column.time]
-    known += [("weak", name, mask) for name, mask in find_weak_slices(seen, frame, losses)]
+    weak = find_weak_slices(contract.timeless_features, frame, losses)
+    known += [("weak", name, mask) for name, mask in weak]
     return [_measure(name, kind, mask, losses, champion) for kind, name, mask in known]
 
 
@@ -123,13 +124,9 @@ def conditions(column: Column, values: "pd.Series[Any]") -> Iterator[tuple[str, 
 
 
 def _show(value: Any) -> str:
-    return (
-        f"{value:%Y-%m-%d}"
-        if isinstance(value, pd.Timestamp)
-        else f"{value:.4g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, pd.Timestamp):
+        return f"{value:%Y-%m-%d}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def find_weak_slices(columns: Sequence[Column], frame: pd.DataFrame, losses: Losses) -> list[tuple[str, Mask]]:
@@ -198,16 +195,24 @@ def _measure(name: str, kind: Kind, mask: Mask, losses: Losses, champion: Losses
     return made.model_copy(update={"worse": worse, "worse_low": low})
 
 
+def name_error(problem: str) -> str:
+    """Return what the error of a slice is, in words."""
+    return "mean absolute error" if problem == "regression" else "share of wrong labels"
+
+
+def _show_error(error: float, problem: str) -> str:
+    return f"{error:.4g}" if problem == "regression" else f"{error:.1%}"
+
+
 def slice_rows(slices: Sequence[Slice], problem: str) -> list[dict[str, str]]:
     """Return the slices as table rows, by heading."""
-    error = "mean absolute error" if problem == "regression" else "wrong labels"
-    show: Callable[[float], str] = "{:.4g}".format if problem == "regression" else "{:.1%}".format
+    show = partial(_show_error, problem=problem)
     return [
         {
             "slice": one.name,
             "kind": one.kind,
             "rows": f"{one.rows:,}",
-            error: show(one.error),
+            name_error(problem): show(one.error),
             "in the other rows": show(one.rest),
             "difference": f"{show(one.low)} to {show(one.high)}",
         }
@@ -217,10 +222,10 @@ def slice_rows(slices: Sequence[Slice], problem: str) -> list[dict[str, str]]:
 
 def describe_weak(slices: Sequence[Slice], problem: str) -> list[str]:
     """Return a sentence for each confirmed weak slice."""
-    error = "the mean absolute error is" if problem == "regression" else "the share of wrong labels is"
-    show: Callable[[float], str] = "{:.4g}".format if problem == "regression" else "{:.1%}".format
+    error, show = name_error(problem), partial(_show_error, problem=problem)
     return [
-        f"Weak where {one.name} ({one.rows:,} rows): {error} {show(one.error)}, and {show(one.rest)} in the other rows."
+        f"Weak where {one.name} ({one.rows:,} rows): the {error} is {show(one.error)}, and {show(one.rest)} in the "
+        "other rows."
         for one in slices
         if one.kind == "weak"
     ]

@@ -186,7 +186,7 @@ def compared_features(contract: Contract) -> tuple[Column, ...]:
 
     Sensitive ones are in neither the reference nor the log.
     """
-    return tuple(c for c in contract.features if c.role != "sensitive" and not c.time)
+    return tuple(c for c in contract.timeless_features if c.role != "sensitive")
 
 
 def make_reference(candidate: Candidate) -> tuple[bytes, dict[str, Any]]:

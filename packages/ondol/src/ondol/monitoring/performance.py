@@ -83,7 +83,7 @@ def is_lost(problem: str, metric: str, now: Interval, before: Interval, coverage
     if now.low is None or now.high is None or before.low is None or before.high is None:
         return False
     normal = NormalDist()
-    fall = before.value - now.value if kind.greater_is_better else now.value - before.value
+    fall = kind.sign * (before.value - now.value)
     widths = math.hypot(now.high - now.low, before.high - before.low)
     error = widths / (2 * normal.inv_cdf((1 + coverage) / 2))
     return fall > max(

@@ -34,7 +34,7 @@ QUANTILES = (0.5, 0.9, 0.99, 1.0)
 
 
 @dataclass(frozen=True)
-class Slice:
+class ReplaySlice:
     """The rows with one value of a column, and the share of them that is answered otherwise."""
 
     column: str
@@ -75,7 +75,7 @@ class Replay:
     reasons: list[str] = field(default_factory=list)
     differing: int = 0
     distances: dict[float, float] = field(default_factory=dict)
-    slices: list[Slice] = field(default_factory=list)
+    slices: list[ReplaySlice] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -333,14 +333,14 @@ class Comparison:
         found.distances = {q: float(np.nanquantile(distances, q)) for q in QUANTILES}
         found.slices = sorted(self._slices(differs), key=lambda one: (-one.share, -one.rows))[:MOST_SLICES]
 
-    def _slices(self, differs: np.ndarray) -> Iterator[Slice]:
+    def _slices(self, differs: np.ndarray) -> Iterator[ReplaySlice]:
         for name, parts in self._values.items():
             groups = pd.Series(differs).groupby(np.concatenate(parts), sort=False)
             if groups.ngroups > MOST_VALUES:
                 continue
             for value, (rows, share) in groups.agg(["size", "mean"]).iterrows():
                 if rows >= FEWEST_ROWS and share > 0:
-                    yield Slice(name, str(value), int(rows), float(share))
+                    yield ReplaySlice(name, str(value), int(rows), float(share))
 
 
 def _number(value: float | None) -> float:

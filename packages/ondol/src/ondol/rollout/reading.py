@@ -463,7 +463,7 @@ def measure_loss(contract: Contract, rows: pd.DataFrame, gates: Gates) -> Loss |
         requests=min(requests),
         champion=before,
         challenger=now,
-        worse=before - now if kind.greater_is_better else now - before,
+        worse=kind.sign * (before - now),
         error=error,
         relative=kind.relative,
     )

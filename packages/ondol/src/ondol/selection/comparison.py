@@ -8,8 +8,7 @@ comparison uses a sample of the rows, so that its cost does not grow with them.
 
 import math
 import time
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
 
@@ -24,14 +23,14 @@ from ondol.evaluation.metrics import choose_metric, metrics_of, score_metrics
 from ondol.orchestration.reporting import Ticker, publish_table, say
 from ondol.project import Project, import_owned
 from ondol.training.candidates import Choice, Trial, name_params, read_candidates
-from ondol.training.dataset import hash_keys, key_column
-from ondol.training.train import TrainingRows, asks_for, build_pipeline, fitting
+from ondol.training.folds import FOLDS, Fold, make_folds
+from ondol.training.pipeline import asks_for, build_pipeline, fitting
+from ondol.training.train import TrainingRows
 
-FOLDS, FIRST_FOLDS = 5, 2
+FIRST_FOLDS = 2
 LEAST_ROWS = 50
 MOST_ROWS = 10_000  # of the sample
 MOST_ROUNDS, PATIENCE = 1_000, 20  # of boosting: the most, and how many without an improvement end it
-Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 def choose(project: Project, rows: TrainingRows) -> Choice:
@@ -65,7 +64,7 @@ def compare(settings: Settings, contract: Contract, frame: pd.DataFrame) -> Choi
         return Choice(candidates[0], "The project has one candidate.")
     if len(tried) < 2:
         return Choice(candidates[0], f"[train] budget = {settings.train.budget} allows no comparison of candidates.")
-    comparison = Comparison.prepare(settings, contract, frame)
+    comparison = CrossValidation.prepare(settings, contract, frame)
     if comparison is None:
         reason = f"The candidates cannot be compared on {len(frame):,} training rows: too few rows, groups or classes."
         return Choice(candidates[0], reason)
@@ -73,8 +72,8 @@ def compare(settings: Settings, contract: Contract, frame: pd.DataFrame) -> Choi
 
 
 @dataclass
-class Comparison:
-    """The candidates on the same folds of a sample of the training rows.
+class CrossValidation:
+    """The candidates on the same folds of a sample of the training rows; those of a kind share their features.
 
     Attributes:
         settings: The settings.
@@ -89,14 +88,15 @@ class Comparison:
     target: NDArray[Any]
     folds: list[Fold]
     metric: str
+    _transformed: dict[tuple[Any, int], tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        """Start without transformed features; candidates of the same kind share them."""
-        self._transformed: dict[tuple[Any, int], tuple[Any, Any]] = {}
-        self.sign = 1.0 if metrics_of(self.settings.data.problem)[self.metric].greater_is_better else -1.0
+    @property
+    def sign(self) -> float:
+        """1 if a greater score is better, else -1."""
+        return metrics_of(self.settings.data.problem)[self.metric].sign
 
     @classmethod
-    def prepare(cls, settings: Settings, contract: Contract, frame: pd.DataFrame) -> "Comparison | None":
+    def prepare(cls, settings: Settings, contract: Contract, frame: pd.DataFrame) -> "CrossValidation | None":
         """Return the comparison on a sample of `frame`; None if it has too few rows."""
         sample = frame.sample(min(len(frame), MOST_ROWS), random_state=settings.train.seed)
         fitted = fit_encodings(contract, sample, parts=asks_for("problem"))
@@ -133,7 +133,7 @@ class Comparison:
             kept = count_better(len(ranked))
             ranked = self._rank([self._fit(trial, others, ticker) for trial in ranked[:kept]]) + ranked[kept:]
         ticker.close()
-        if math.isnan(_mean(ranked[0].scores)):
+        if math.isnan(ranked[0].mean):
             return Choice(
                 candidates[0], f"The candidates cannot be compared: {self.metric} is undefined on these rows."
             )
@@ -162,23 +162,24 @@ class Comparison:
 
     def _rank(self, trials: list[Trial]) -> list[Trial]:
         """Return the trials with the best mean first; of equal ones, the first candidate."""
-        costs = [-self.sign * _mean(trial.scores) for trial in trials]
+        costs = [-self.sign * trial.mean for trial in trials]
         return [trials[place] for place in np.argsort(costs, kind="stable")]  # which puts an unknown mean last
 
     def _explain(self, ranked: list[Trial]) -> str:
         """Return the reason for the choice as one sentence."""
         best, where = ranked[0], "backtests" if self.settings.split.by == "time" else "folds"
-        scores = [score for score in best.scores if not math.isnan(score)]
         found = (
-            f"Chosen: {best.name}, with {self.metric} {_mean(scores):.4g} ({min(scores, default=math.nan):.4g} to "
-            f"{max(scores, default=math.nan):.4g}) in {len(best.scores)} {where} of {len(self.target):,} rows"
+            f"Chosen: {best.name}, with {self.metric} {best.mean:.4g} ({min(best.known):.4g} to "
+            f"{max(best.known):.4g}) in {len(best.scores)} {where} of {len(self.target):,} rows"
         )
         if len(ranked) < 2 or len(ranked[1].scores) != len(best.scores):
             return f"{found}."
         gains = self.sign * (np.array(best.scores) - np.array(ranked[1].scores))
         gains = gains[~np.isnan(gains)]
-        error = float(gains.std(ddof=1) / math.sqrt(len(gains))) if len(gains) > 1 else math.nan
-        return f"{found}; the next is {ranked[1].name}, worse by {_mean(gains):.2g} (standard error {error:.2g})."
+        if len(gains) < 2:
+            return f"{found}; the next is {ranked[1].name}."
+        error = gains.std(ddof=1) / math.sqrt(len(gains))
+        return f"{found}; the next is {ranked[1].name}, worse by {gains.mean():.2g} (standard error {error:.2g})."
 
     def _transform(self, features: Any, kind: Any, number: int) -> tuple[Any, Any]:
         """Return the transformed rows of a fold: those to fit on and those to predict."""
@@ -190,53 +191,8 @@ class Comparison:
 
     def _score(self, estimator: Any, rows: Any, truth: NDArray[Any]) -> float:
         problem = self.settings.data.problem
-        if problem == "regression":
-            return score_metrics(problem, truth, np.asarray(estimator.predict(rows), np.float64)).get(
-                self.metric, math.nan
-            )
-        predicted = np.zeros((len(truth), int(self.target.max()) + 1))  # a rare class may be missing from a fold
-        predicted[:, estimator.classes_] = estimator.predict_proba(rows)
-        return score_metrics(problem, truth, predicted).get(self.metric, math.nan)
-
-
-def make_folds(settings: Settings, contract: Contract, frame: pd.DataFrame, target: NDArray[Any]) -> list[Fold]:
-    """Return the folds of the rows: row numbers to fit on, and row numbers to predict."""
-    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, TimeSeriesSplit
-
-    classes = contract.problem != "regression"
-    count = min(FOLDS, len(frame) // 10)
-    if count < 2:
-        return []
-    keys = hash_keys(frame, contract)
-    time_column = contract.role("time")
-    if settings.split.by == "time" and time_column is not None:
-        order = np.argsort(frame[time_column.name].to_numpy(), kind="stable")
-        pairs = [(order[fit], order[predict]) for fit, predict in TimeSeriesSplit(count).split(order)]
-        times = frame[time_column.name].to_numpy()
-        pairs = [(fit[times[fit] < times[predict].min()], predict) for fit, predict in pairs]  # as in the holdout
-        if key_column(contract) is not None:  # as in the holdout, no key is on both sides
-            pairs = [(fit, predict[~np.isin(keys[predict], keys[fit])]) for fit, predict in pairs]
-        # The latest first: they are the most like the future, and have the most rows to fit on.
-        return [pair for pair in pairs[::-1] if _is_usable(target, *pair, classes)]
-    seed = settings.train.seed
-    grouped = len(np.unique(keys)) < len(keys)
-    if grouped:
-        splitter = (StratifiedGroupKFold if classes else GroupKFold)(count, shuffle=True, random_state=seed)
-    else:
-        splitter = (StratifiedKFold if classes else KFold)(count, shuffle=True, random_state=seed)
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # a class may have fewer rows than folds
-        try:
-            found = list(splitter.split(frame, target, keys if grouped else None))
-        except ValueError:  # too few groups, or no class has enough rows
-            return []
-    return [(fit, predict) for fit, predict in found if _is_usable(target, fit, predict, classes)]
-
-
-def _is_usable(target: NDArray[Any], fit: NDArray[np.intp], predict: NDArray[np.intp], classes: bool) -> bool:
-    """Return True if a fold has rows on both sides, and every class among those to fit on."""
-    if not len(predict) or len(fit) < 2:
-        return False
-    return len(np.unique(target[fit])) == len(np.unique(target)) > 1 if classes else True
+        predict = estimator.predict if problem == "regression" else estimator.predict_proba
+        return score_metrics(problem, truth, np.asarray(predict(rows), np.float64)).get(self.metric, math.nan)
 
 
 def fit_with_stopping(estimator: Any, known: Any, target: NDArray[Any], unknown: Any, truth: NDArray[Any]) -> int:
@@ -283,18 +239,12 @@ def count_fits(candidates: int, folds: int) -> int:
     return candidates * first + count_better(candidates) * (folds - first)
 
 
-def _mean(scores: Any) -> float:
-    known = [score for score in scores if not math.isnan(score)]
-    return float(np.mean(known)) if known else math.nan
-
-
 def _show(trial: Trial, metric: str) -> dict[str, Any]:
-    scores = [score for score in trial.scores if not math.isnan(score)]
     return {
         "candidate": trial.name,
-        f"{metric}, mean": f"{_mean(scores):.4g}",
-        "from": f"{min(scores, default=math.nan):.4g}",
-        "to": f"{max(scores, default=math.nan):.4g}",
+        f"{metric}, mean": f"{trial.mean:.4g}",
+        "from": f"{min(trial.known, default=math.nan):.4g}",
+        "to": f"{max(trial.known, default=math.nan):.4g}",
         "rounds": f"{np.mean(trial.rounds):.0f}" if trial.rounds else "",
         "seconds": f"{trial.seconds:.1f}",
     }

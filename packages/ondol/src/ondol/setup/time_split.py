@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from ondol.contract.encoding import CYCLES, DAY, EPOCH
+from ondol.contract import Column
+from ondol.contract.encoding import CYCLES
 from ondol.evaluation.metrics import METRICS, bootstrap
 from ondol.setup.inference import Goal, Profile
 from ondol.setup.schema_file import Field
+from ondol.validation.leakage import as_numbers, label
 
 LEAST_ROWS, MOST_ROWS = 200, 10_000
 SHARE = 0.2  # of the rows that are predicted
@@ -49,23 +50,19 @@ def compare_splits(profiles: Sequence[Profile], fields: Sequence[Field], goal: G
     aim = next(p for p in profiles if p.name == goal.field.name)
     if time is None:
         return None
-    usable = (time.values.notna() & aim.values.notna()).to_numpy(bool)
-    rows = np.flatnonzero(usable)
-    rows = np.random.default_rng(0).permutation(rows)[:MOST_ROWS]
+    usable = np.flatnonzero((time.values.notna() & aim.values.notna()).to_numpy(bool))
+    rows = np.random.default_rng(0).permutation(usable)[:MOST_ROWS]
     if len(rows) < LEAST_ROWS or time.values.iloc[rows].nunique() < 2:
         return None
     seen = [p for p, field in zip(profiles, fields, strict=True) if field.seen]
-    columns = [_to_numbers(p).iloc[rows] for p in seen]
-    columns += [getattr(time.values.dt, part).iloc[rows] for part in CYCLES if time in seen]
+    columns = [as_numbers(p.values.iloc[rows], Column(name=p.name, kind=p.kind)) for p in seen]
+    columns += [getattr(time.values.dt, part).iloc[rows].to_numpy(np.float64) for part in CYCLES if time in seen]
     if not columns:
         return None
-    features = np.column_stack([column.to_numpy(np.float64, na_value=np.nan) for column in columns])
-    target = aim.values.iloc[rows]
-    truth = (
-        target.to_numpy(np.float64)
-        if goal.problem == "regression"
-        else pd.factorize(target, sort=True)[0].astype(np.int64)
-    )
+    features = np.column_stack(columns)
+    truth = label(aim.values.iloc[rows], goal.problem)
+    if goal.problem != "regression":
+        truth = truth.astype(np.int64)
     metric = next(iter(METRICS[goal.problem]))
     last = len(rows) - max(1, round(SHARE * len(rows)))
     order = np.argsort(time.values.iloc[rows].to_numpy(), kind="stable")
@@ -96,15 +93,3 @@ def _measure(
     if found is None or found.low is None or found.high is None:
         return None
     return found.value, (found.high - found.low) / 4  # the interval has 95%, two standard errors on each side
-
-
-def _to_numbers(profile: Profile) -> "pd.Series[float]":
-    """Return a column as numbers: texts by codes, dates in days, durations in seconds."""
-    values = profile.values
-    if profile.kind == "text":
-        return pd.Series(pd.factorize(values)[0], index=values.index, dtype=np.float64)
-    if profile.kind == "date":
-        return pd.Series((values - EPOCH) / DAY, index=values.index)
-    if profile.kind == "duration":
-        return values.dt.total_seconds()
-    return values.astype("Float64").astype(np.float64) if values.dtype == object else values

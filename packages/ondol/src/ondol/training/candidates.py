@@ -1,8 +1,11 @@
 """The candidates for a project's model, and the choice among them."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ondol.config import Settings
 from ondol.errors import UserError
@@ -29,6 +32,16 @@ class Trial:
     rounds: tuple[int, ...]
     seconds: float
 
+    @property
+    def known(self) -> list[float]:
+        """The scores that are defined."""
+        return [score for score in self.scores if not math.isnan(score)]
+
+    @property
+    def mean(self) -> float:
+        """Their mean; NaN if there is none."""
+        return float(np.mean(self.known)) if self.known else math.nan
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -46,7 +59,7 @@ class Choice:
     reason: str
     metric: str | None = None
     rows: int = 0
-    trials: tuple[Trial, ...] = field(default=())
+    trials: tuple[Trial, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return the choice as a JSON document."""

@@ -104,9 +104,7 @@ def key_column(contract: Contract) -> str | None:
 def hash_keys(frame: pd.DataFrame, contract: Contract) -> np.ndarray:
     """Return a hash of each row's key: its group, else its id, else its features."""
     key = key_column(contract)
-    # An unchanged row of another time is the same row, unless there is nothing but the time.
-    features = [c.name for c in contract.features if not c.time] or [c.name for c in contract.features]
-    names = [key] if key else features
+    names = [key] if key else [c.name for c in contract.timeless_features or contract.features]
     return pd.util.hash_pandas_object(frame[names], index=False).to_numpy(dtype=np.uint64)
 
 

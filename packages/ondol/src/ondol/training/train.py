@@ -2,10 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from types import MappingProxyType
 from typing import Any
 
@@ -17,11 +15,12 @@ from ondol.contract import Contract, encode, encode_target, fit_encodings, requi
 from ondol.contract.encoding import require_answerable
 from ondol.errors import UserError
 from ondol.orchestration.reporting import publish_markdown, publish_table, say
-from ondol.project import OWN_ERRORS, Project, describe_error, import_owned
+from ondol.project import Project
 from ondol.registry.registry import CHALLENGER, CHOICE_TAG, KEY_TAG
 from ondol.storage.files import digest_json
-from ondol.training.candidates import Choice, Params, read_candidates
+from ondol.training.candidates import Choice, read_candidates
 from ondol.training.dataset import Holdout, define_holdout, log_dataset, read_sides, sample_share
+from ondol.training.pipeline import asks_for, build_pipeline, fitting, round_targets
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
 from ondol.validation.leakage import SAMPLE_ROWS, Alarm, accept_alarms, find_alarms, require_accepted, warn_of_needless
 
@@ -161,66 +160,6 @@ def fit_rows(
     return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline_of(fitted, target), choice)
 
 
-@contextmanager
-def fitting() -> Iterator[None]:
-    """Turn an error of the project's code while it is fitted into a sentence.
-
-    Raises:
-        UserError: the project's code fails.
-    """
-    try:
-        yield
-    except OWN_ERRORS as error:
-        reason = str(error) if isinstance(error, ValueError | TypeError) else f"{describe_error(error)}."
-        raise UserError(f"model/estimator.py or model/features.py failed to fit: {reason}") from error
-
-
-def build_pipeline(settings: Settings, params: Params | None = None) -> Any:
-    """Return the project's unfitted pipeline: features, then estimator.
-
-    Args:
-        settings: The settings, which have the problem and the seed.
-        params: The parameters of `build_estimator`; None for those of the first candidate. `build_features` gets their
-            `kind` if it has such an argument.
-
-    Raises:
-        UserError: `model/features.py` or `model/estimator.py` cannot be imported or called.
-    """
-    from sklearn.pipeline import Pipeline
-
-    features, estimator = import_owned("features"), import_owned("estimator")
-    params = read_candidates(settings)[0] if params is None else params
-    about = {"problem": settings.data.problem} | ({"kind": params["kind"]} if "kind" in params else {})
-    try:
-        made = estimator.build_estimator(settings.data.problem, settings.train.seed, **params)
-        built = features.build_features(**{key: value for key, value in about.items() if asks_for(key)})
-        pipeline = Pipeline([("features", built), ("estimator", made)])
-    except OWN_ERRORS as error:
-        raise UserError(
-            f"The model of model/estimator.py and model/features.py cannot be built: {describe_error(error)}."
-        ) from error
-    if not hasattr(made, "get_params"):
-        raise UserError(
-            f"build_estimator in model/estimator.py returned {type(made).__name__}: return an estimator that inherits "
-            "sklearn.base.BaseEstimator."
-        )
-    if settings.data.problem != "regression" and not hasattr(pipeline, "predict_proba"):
-        raise UserError(
-            f"{type(made).__name__} in model/estimator.py gives no probabilities, which metrics and service need: "
-            "wrap it in sklearn.calibration.CalibratedClassifierCV."
-        )
-    return pipeline
-
-
-def asks_for(argument: str) -> bool:
-    """Return True if `build_features` has an argument.
-
-    The one of 0.1.0 has none, and may select the last columns; the one of 0.5.0 has the problem alone.
-    """
-    build = getattr(import_owned("features"), "build_features", None)
-    return callable(build) and argument in signature(build).parameters
-
-
 def baseline_of(contract: Contract, target: np.ndarray) -> list[float]:
     """Return the parameters of a dummy model: the share of each class, or the mean and the median."""
     if contract.classes is None:
@@ -328,59 +267,7 @@ def log_trials(project: Project, choice: Choice) -> None:
     """Record each candidate that was compared as a run below the active one."""
     for trial in choice.trials:
         with project.registry.run(trial.name[:250], {}, nested=True) as nested:
-            known = {f"fold_{place}": score for place, score in enumerate(trial.scores) if not math.isnan(score)}
-            metrics = known | {f"{choice.metric}": float(np.mean([*known.values()] or [math.nan]))}
+            folds = {f"fold_{place}": score for place, score in enumerate(trial.scores) if not math.isnan(score)}
+            metrics = {**folds, str(choice.metric): trial.mean, "fit_seconds": trial.seconds}
             params = {key: str(value)[:500] for key, value in trial.params.items()}
-            project.registry.log_results(nested, metrics | {"fit_seconds": trial.seconds}, {}, params=params)
-
-
-def parts_of(value: Any) -> Iterator[Any]:
-    """Yield every estimator in `value`, at any depth, each once."""
-    yield from _walk(value, set())
-
-
-def final_estimator(pipeline: Any) -> Any:
-    """Return the estimator that predicts: the last step, or the best one of a search."""
-    while True:
-        if isinstance(getattr(pipeline, "steps", None), list):
-            pipeline = pipeline.steps[-1][1]
-        elif hasattr(pipeline, "best_estimator_"):
-            pipeline = pipeline.best_estimator_
-        else:
-            return pipeline
-
-
-def round_targets(pipeline: Any) -> None:
-    """Round the encodings of a fitted pipeline's target encoders to float32, in which a compiled model computes."""
-    for part in parts_of(pipeline):
-        if type(part).__name__ == "TargetEncoder" and hasattr(part, "encodings_"):
-            part.encodings_ = [_round(values) for values in part.encodings_]
-            part.target_mean_ = _round(part.target_mean_)
-
-
-def _walk(value: Any, seen: set[int]) -> Iterator[Any]:
-    from sklearn.base import BaseEstimator
-
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, BaseEstimator):
-        yield value
-    for child in _children(value):
-        yield from _walk(child, seen)
-
-
-def _children(value: Any) -> list[Any]:
-    from sklearn.base import BaseEstimator
-
-    if isinstance(value, BaseEstimator) or type(value).__name__ == "_CalibratedClassifier":
-        return list(vars(value).values())
-    if isinstance(value, dict):
-        return list(value.values())
-    if isinstance(value, list | tuple):
-        return list(value)
-    return value.ravel().tolist() if isinstance(value, np.ndarray) and value.dtype == object else []
-
-
-def _round(values: Any) -> Any:
-    return np.asarray(values).astype(np.float32).astype(np.float64)[()]  # a scalar remains a scalar
+            project.registry.log_results(nested, metrics, {}, params=params)

@@ -81,7 +81,7 @@ def find_alarms(
     target, problem = contract.target, contract.problem
     train, held_out = train[train[target].notna()], _draw(held_out[held_out[target].notna()])
     sample = _draw(train)
-    features = [column for column in contract.features if not column.time]  # rows may well follow their time
+    features = contract.timeless_features  # rows may well follow their time
     scores = score_single_columns(sample, features, target, problem)
     alone = find_single_predictors(scores, find_codes(sample, features) if doubts else set(), problem)
     named = {name for alarm in alone for name in alarm.columns}
@@ -192,8 +192,8 @@ def find_later_dates(frame: pd.DataFrame, contract: Contract) -> list[Alarm]:
     moments = frame[time.name]
     by_day = bool((moments.dropna() == moments.dropna().dt.normalize()).all())
     alarms = []
-    for column in contract.features:
-        if column.kind != "date" or column.time:
+    for column in contract.timeless_features:
+        if column.kind != "date":
             continue
         dates = frame[column.name].dt.normalize() if by_day else frame[column.name]
         both = dates.notna() & moments.notna()
@@ -412,7 +412,7 @@ def find_duplicates(train: pd.DataFrame, held_out: pd.DataFrame, contract: Contr
         contract: The contract.
     """
     key = contract.role("group") or contract.role("id") or contract.role("time")
-    names = [c.name for c in contract.features if not c.time] + [contract.target]
+    names = [c.name for c in contract.timeless_features] + [contract.target]
     if key is None or held_out.empty:
         return []
     twins = _find_twins(train, held_out, names)

@@ -1,0 +1,101 @@
+"""The folds of the training rows, and predictions of rows that a model was not fitted on.
+
+The folds respect the split: by time, each fold is later than the rows it is predicted from; the rows of a group or an
+id are in one fold.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ondol.config import Settings
+from ondol.contract import Contract, encode, encode_target
+from ondol.training.candidates import Params
+from ondol.training.dataset import hash_keys, key_column
+from ondol.training.pipeline import build_pipeline, fitting
+
+FOLDS = 5
+Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Predictions of training rows by models that were not fitted on them.
+
+    Attributes:
+        rows: The places of the rows in the frame, [N].
+        target: Their encoded target, [N].
+        predictions: The probabilities of the classes, [N, K], or the values, [N].
+    """
+
+    rows: NDArray[np.intp]
+    target: NDArray[Any]
+    predictions: NDArray[np.float64]
+
+
+def predict_out_of_fold(settings: Settings, contract: Contract, frame: pd.DataFrame, params: Params) -> OutOfFold:
+    """Fit the model on folds of the rows, and predict the others; nothing is predicted where no fold can be made.
+
+    Args:
+        settings: The settings.
+        contract: The contract with its encodings.
+        frame: The rows, in the contract's dtypes.
+        params: The parameters of `build_estimator`.
+
+    Raises:
+        UserError: the model cannot be built or fitted.
+    """
+    features, target = encode(contract, frame), encode_target(contract, frame[contract.target])
+    rows: list[NDArray[np.intp]] = []
+    made: list[NDArray[np.float64]] = []
+    for fit, predict in make_folds(settings, contract, frame, target):
+        pipeline = build_pipeline(settings, params)
+        with fitting():
+            pipeline.fit(features.iloc[fit], target[fit])
+            of = pipeline.predict if contract.classes is None else pipeline.predict_proba
+            made.append(np.asarray(of(features.iloc[predict]), np.float64))
+        rows.append(predict)
+    places = np.concatenate([*rows, np.empty(0, np.intp)])
+    empty = np.empty((0,) if contract.classes is None else (0, len(contract.classes)))
+    return OutOfFold(places, target[places], np.concatenate([*made, empty]))
+
+
+def make_folds(settings: Settings, contract: Contract, frame: pd.DataFrame, target: NDArray[Any]) -> list[Fold]:
+    """Return the folds of the rows: row numbers to fit on, and row numbers to predict."""
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold, TimeSeriesSplit
+
+    classes = contract.problem != "regression"
+    count = min(FOLDS, len(frame) // 10)
+    if count < 2:
+        return []
+    keys, time_column = hash_keys(frame, contract), contract.role("time")
+    if settings.split.by == "time" and time_column is not None:
+        times = frame[time_column.name].to_numpy()
+        order = np.argsort(times, kind="stable")
+        pairs = [(order[fit], order[predict]) for fit, predict in TimeSeriesSplit(count).split(order)]
+        pairs = [(fit[times[fit] < times[predict].min()], predict) for fit, predict in pairs]  # as in the holdout
+        if key_column(contract) is not None:  # as in the holdout, no key is on both sides
+            pairs = [(fit, predict[~np.isin(keys[predict], keys[fit])]) for fit, predict in pairs]
+        # The latest first: they are the most like the future, and have the most rows to fit on.
+        return [pair for pair in pairs[::-1] if _is_usable(target, *pair, classes)]
+    seed = settings.train.seed
+    grouped = len(np.unique(keys)) < len(keys)
+    kinds = (StratifiedGroupKFold, GroupKFold) if grouped else (StratifiedKFold, KFold)
+    splitter = kinds[0 if classes else 1](count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # a class may have fewer rows than folds
+        try:
+            found = list(splitter.split(frame, target, keys if grouped else None))
+        except ValueError:  # too few groups, or no class has enough rows
+            return []
+    return [(fit, predict) for fit, predict in found if _is_usable(target, fit, predict, classes)]
+
+
+def _is_usable(target: NDArray[Any], fit: NDArray[np.intp], predict: NDArray[np.intp], classes: bool) -> bool:
+    """Return True if a fold has rows on both sides, and every class among those to fit on."""
+    if not len(predict) or len(fit) < 2:
+        return False
+    return len(np.unique(target[fit])) == len(np.unique(target)) > 1 if classes else True
