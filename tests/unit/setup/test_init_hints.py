@@ -106,6 +106,36 @@ def test_a_date_alone_is_the_time_and_a_feature(project, beside):
     assert '"date"' in said(report, "The rows follow their time")[0]
 
 
+def seasonal():
+    """A level that follows the months, beside a column that says nothing."""
+    dates = pd.date_range("2019-01-01", periods=1_200)
+    rng = np.random.default_rng(6)
+    level = 10 + 5 * np.sin(dates.month * np.pi / 6) + rng.normal(0, 1, 1_200)
+    return pd.DataFrame({"날짜": dates.astype(str), "x": rng.normal(size=1_200).round(3), "y": np.round(level, 3)})
+
+
+def test_a_time_that_tells_of_later_rows_is_a_feature_with_the_figures(project):
+    report = draft(project, seasonal())
+    assert [field.name for field in report.fields if field.time_feature] == ["날짜"]
+    (sentence,) = said(report, "a model sees it, since")
+    found = re.search(r"reaches r2 (-?[\d.]+) with it .*, and (-?[\d.]+) without", sentence)
+    assert found is not None and float(found[1]) > 0.7 > 0.1 > float(found[2])
+    contract = describe(load_schema(project / "model" / "schema.py"), "y", "regression")
+    assert [column.name for column in contract.features] == ["날짜", "x"]
+
+
+@pytest.mark.parametrize("kind", ["missing where the target is low", "of no use"])
+def test_a_time_that_may_leak_or_tells_nothing_is_no_feature(project, kind):
+    frame = seasonal()
+    if kind == "of no use":
+        frame["y"] = np.random.default_rng(7).normal(size=len(frame)).round(3)
+    else:
+        frame.loc[frame["y"] < 7, "날짜"] = None
+    report = draft(project, frame)
+    assert not any(field.time_feature for field in report.fields)
+    assert said(report, 'A model sees it only with "feature": True')
+
+
 def following(days=60, each=10):
     """Each day has a level of its own, which a column names: of a later day it says nothing."""
     rng = np.random.default_rng(5)

@@ -324,7 +324,7 @@ def guess_roles(profiles: Sequence[Profile], target: str) -> dict[str, Guess]:
         elif profile is key:
             guesses[profile.name] = Guess("id", "every row has its own value")
         elif profile in moments[:1]:
-            guesses[profile.name] = _guess_time(profile.name)
+            guesses[profile.name] = Guess("time", "the first date whose name says that it is the row's time")
         else:
             guesses[profile.name] = _guess_use(profile)
     return guesses
@@ -336,14 +336,6 @@ def use_time_alone(profiles: Sequence[Profile], fields: Sequence[Field]) -> list
         return list(fields)
     varied = {profile.name for profile in profiles if profile.distinct > 1}
     return [replace(f, time_feature=f.role == "time" and f.name in varied) for f in fields]
-
-
-def _guess_time(name: str) -> Guess:
-    doubt = (
-        f'"{name}" is taken for the row\'s time. A model sees it only with "feature": True in its metadata in '
-        "model/schema.py: write that if it is known when a prediction is asked for."
-    )
-    return Guess("time", "the first date whose name says that it is the row's time", doubt)
 
 
 def _guess_use(profile: Profile) -> Guess:

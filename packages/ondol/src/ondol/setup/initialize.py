@@ -1,7 +1,7 @@
 """`ml init`: reads the owner's table, and drafts `model/schema.py` and `[data]` of `config.toml`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,7 +40,7 @@ from ondol.setup.schema_file import (
     show_differences,
     write_schema,
 )
-from ondol.setup.time_split import SplitComparison, compare_splits
+from ondol.setup.time_split import SplitComparison, compare_splits, explain_time, weigh_time
 from ondol_serving.grammar import normalize
 
 MOST_ROWS = 1_000_000
@@ -174,6 +174,11 @@ def draft(profiles: Sequence[Profile], target: str, problem: Problem | None) -> 
     fields = use_time_alone(profiles, fields)
     if not any(field.seen for field in fields):
         raise UserError(f'Besides the target "{target}" no column is left to predict from: add columns.')
+    gain = weigh_time(profiles, fields, goal)
+    if gain is not None:
+        fields = [replace(field, time_feature=field.role == "time") for field in fields]
+    for name, sentence in explain_time(fields, gain).items():
+        guesses[name] = replace(guesses[name], doubt=sentence)
     fates = {p.name: "quarantined where there is a label" for p in profiles if aim.missing and p is not aim}
     doubts = [
         *goal.doubts,
