@@ -32,6 +32,7 @@ def list_candidates(problem: str) -> list[dict[str, Any]]:
         {"kind": "boosting", "max_leaf_nodes": 31, "min_samples_leaf": 20},
         *balanced,
         {"kind": "linear"},
+        {"kind": "forest"},
         {"kind": "forest", "min_samples_leaf": 3},
     ]
 

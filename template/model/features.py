@@ -34,6 +34,6 @@ def build_features(problem: str, kind: str = "boosting") -> ColumnTransformer:
             ("many", many, make_column_selector(dtype_include="str")),
         ],
         remainder=numbers,
-        sparse_threshold=0,
+        sparse_threshold=1 if kind == "linear" else 0,  # a column for each text takes memory, most of it zeros
         verbose_feature_names_out=False,
     )

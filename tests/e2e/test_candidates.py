@@ -21,7 +21,7 @@ def test_a_run_chooses_says_why_and_is_reproduced(make: Make) -> None:
     assert len(parents) == 7 and all(0.5 < scores[run] < 1 for _, run in parents)
     folder = project.root / artifacts.removeprefix("file://")
     choice = json.loads((folder / "choice.json").read_text("utf-8"))
-    assert len(choice["trials"]) == 7 and choice["params"]["kind"] in ("boosting", "linear", "forest")
+    assert len(choice["trials"]) == 8 and choice["params"]["kind"] in ("boosting", "linear", "forest")
     assert json.loads((folder / "settings.json").read_text("utf-8"))["train"]["params"] == choice["params"]
     assert params["train.seed"] == "0"
     require_equal(project.ml("reproduce", "1", HERE))

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_sample_weight
 
 from ondol.config import Settings
 from ondol.contract import Column, Contract, encode
@@ -57,7 +60,7 @@ def test_a_straight_line_is_found_and_the_reason_is_one_sentence(tmp_path, frame
     assert choice.params == {"kind": "linear"} and choice.metric == "r2" and choice.rows == ROWS
     assert choice.reason.startswith("Chosen: linear, with r2 0.9") and choice.reason.count(". ") == 0
     assert choice.trials[0].name == "linear" and len(choice.trials[0].scores) == module.FOLDS
-    assert len(choice.trials) == 6 and len(choice.trials[-1].scores) == module.FIRST_FOLDS
+    assert len(choice.trials) == 7 and len(choice.trials[-1].scores) == module.FIRST_FOLDS
 
 
 def test_the_rounds_of_boosting_are_those_of_early_stopping(tmp_path, frame, monkeypatch):
@@ -87,7 +90,7 @@ def test_parameters_in_the_settings_are_not_compared(tmp_path, frame):
     assert choice.params == {"max_leaf_nodes": 7} and not choice.trials
 
 
-@pytest.mark.parametrize(("budget", "trials"), [(0, 0), (count_fits(2, 5), 2), (count_fits(3, 5), 3), (1000, 6)])
+@pytest.mark.parametrize(("budget", "trials"), [(0, 0), (count_fits(2, 5), 2), (count_fits(3, 5), 3), (1000, 7)])
 def test_the_budget_says_how_many_candidates_are_compared(tmp_path, frame, monkeypatch, budget, trials):
     fits = []
     monkeypatch.setattr(module.Ticker, "add", lambda self, count: fits.append(count))
@@ -99,7 +102,7 @@ def test_the_budget_says_how_many_candidates_are_compared(tmp_path, frame, monke
 def test_the_clock_ends_the_comparison_and_the_reason_says_so(tmp_path, frame):
     choice = compare(settings(tmp_path, budget_seconds=1e-6), contract(), frame)
     assert len(choice.trials) == 1
-    assert "Only 1 of 6 were tried within [train] budget_seconds = 1e-06" in choice.reason
+    assert "Only 1 of 7 were tried within [train] budget_seconds = 1e-06" in choice.reason
 
 
 def test_too_few_rows_are_not_compared(tmp_path, frame):
@@ -158,13 +161,33 @@ def test_a_class_of_a_few_rows_does_not_stop_the_choice(tmp_path, frame):
     classes = np.where(frame["y"] > 0, "b", "a")
     classes[:3] = "c"
     choice = compare(settings(tmp_path, "multiclass"), contract("multiclass"), frame.assign(y=classes))
-    assert len(choice.trials) == 7 and all(math.isfinite(score) for score in choice.trials[0].scores)
+    assert len(choice.trials) == 8 and all(math.isfinite(score) for score in choice.trials[0].scores)
 
 
 def test_candidates_that_are_no_list_are_refused_in_one_sentence(tmp_path, frame, monkeypatch):
     monkeypatch.setattr("model.estimator.list_candidates", lambda problem: {"kind": "linear"})
     with pytest.raises(UserError, match=r"list_candidates in model/estimator\.py must return a list"):
         compare(settings(tmp_path), contract(), frame)
+
+
+def test_a_candidate_that_no_record_can_hold_is_refused(tmp_path, frame, monkeypatch):
+    candidates = [{"kind": "linear", "solver": object()}]
+    monkeypatch.setattr("model.estimator.list_candidates", lambda problem: candidates)
+    with pytest.raises(UserError, match=r"has solver = <object .*>, which cannot be recorded: name it with text"):
+        compare(settings(tmp_path), contract(), frame)
+
+
+def test_balanced_boosting_is_stopped_by_balanced_rows():
+    rng = np.random.default_rng(0)
+    rows, chance = rng.normal(size=(2_000, 3)), 0.02
+    target = (rng.random(2_000) < np.where(rows[:, 0] > 1, 0.1, chance)).astype(int)
+    estimator = HistGradientBoostingClassifier(class_weight="balanced", learning_rate=0.02, random_state=0)
+    module.fit_with_stopping(estimator, rows[:1_000], target[:1_000], rows[1_000:], target[1_000:])
+    weights = compute_sample_weight("balanced", target[1_000:])
+    losses = [
+        log_loss(target[1_000:], made, sample_weight=weights) for made in estimator.staged_predict_proba(rows[1_000:])
+    ]
+    assert len(losses) > 1 and min(losses) == losses[-1]
 
 
 def test_a_candidate_that_fails_is_left_out_and_named(tmp_path, frame, monkeypatch):

@@ -83,13 +83,14 @@ def fit_again(settings: Settings, order: Order) -> "tuple[Candidate, int]":
     from ondol.contract import load_contract
     from ondol.evaluation.targets import Candidate
     from ondol.registry.registry import trusted_types
+    from ondol.training.candidates import Choice
     from ondol.training.dataset import Holdout, read_rows
     from ondol.training.train import fit_rows
 
     contract, holdout = load_contract(settings), Holdout.model_validate(order.holdout)
     frame = read_rows(settings, contract, order.validation, "train", holdout)
     _say(f"fitting on {len(frame):,} rows")
-    fitted = fit_rows(settings, contract, frame, holdout)
+    fitted = fit_rows(settings, contract, frame, holdout, Choice(settings.train.params, "Recorded."))
     trusted = trusted_types(settings)
     made = Candidate(
         settings=settings,

@@ -197,8 +197,13 @@ class CrossValidation:
 
 def fit_with_stopping(estimator: Any, known: Any, target: NDArray[Any], unknown: Any, truth: NDArray[Any]) -> int:
     """Fit boosting with the number of rounds that is best for the other rows, and return that number."""
+    from sklearn.utils.class_weight import compute_sample_weight
+
     estimator.set_params(early_stopping=True, max_iter=MOST_ROUNDS, n_iter_no_change=PATIENCE)
-    estimator.fit(known, target, X_val=unknown, y_val=truth)
+    weights = compute_sample_weight(
+        getattr(estimator, "class_weight", None), truth
+    )  # as those of the rows it is fitted on
+    estimator.fit(known, target, X_val=unknown, y_val=truth, sample_weight_val=weights)
     best = max(int(np.argmax(estimator.validation_score_)), 1)  # the first score is that before the first round
     del estimator._predictors[best:]  # those that did not improve it: scikit-learn keeps them
     return best

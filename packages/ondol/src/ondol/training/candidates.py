@@ -1,5 +1,6 @@
 """The candidates for a project's model, and the choice among them."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,7 +99,25 @@ def read_candidates(settings: Settings) -> list[dict[str, Any]]:
             "list_candidates in model/estimator.py must return a list of the parameters of build_estimator, such as "
             '[{"kind": "boosting"}, {"kind": "linear"}].'
         )
+    for params in found:
+        _require_recordable(params)
     return [dict(one) for one in found]
+
+
+def _require_recordable(params: Params) -> None:
+    """Check that a record can hold the parameters, from which `ml reproduce` fits again.
+
+    Raises:
+        UserError: one is an object.
+    """
+    for name, value in params.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"list_candidates in model/estimator.py has {name} = {value!r}, which cannot be recorded: name it with "
+                "text or a number, and make the object in build_estimator."
+            ) from None
 
 
 def name_params(params: Params) -> str:
