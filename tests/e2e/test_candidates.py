@@ -18,7 +18,7 @@ def test_a_run_chooses_says_why_and_is_reproduced(make: Make) -> None:
     scores = dict(project._mlflow("select run_uuid, value from metrics where key = 'roc_auc'"))
     ((artifacts,),) = project._mlflow(f"select artifact_uri from runs where run_uuid = '{parent}'")
     params = dict(project._mlflow(f"select key, value from params where run_uuid = '{parent}'"))
-    assert len(parents) == 7 and all(0.5 < scores[run] < 1 for _, run in parents)
+    assert len(parents) == 8 and all(0.5 < scores[run] < 1 for _, run in parents)
     folder = project.root / artifacts.removeprefix("file://")
     choice = json.loads((folder / "choice.json").read_text("utf-8"))
     assert len(choice["trials"]) == 8 and choice["params"]["kind"] in ("boosting", "linear", "forest")
