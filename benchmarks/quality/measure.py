@@ -1,7 +1,8 @@
-"""Measures the first model on one table: `python benchmarks/quality/measure.py TABLE SEEDS OUT`.
+"""Measures the first model on one table: `python benchmarks/quality/measure.py TABLE SEEDS OUT [peer]`.
 
 It works in an empty folder, which becomes a project: `ml init`, ingest, validate, then for each seed the choice, the
-fit, and the metrics of the held-out rows, beside scikit-learn's boosting with its defaults on ordinal codes.
+fit, and the metrics of the held-out rows, beside scikit-learn's boosting with its defaults on ordinal codes. With
+`peer`, FLAML searches for as long as the choice and the fit took.
 """
 
 import json
@@ -20,7 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 HOLDOUTS = (0.1, 0.15, 0.2, 0.25, 0.3)  # for a split by time, which has no seed
 
 
-def main(name: str, seeds: int, out: Path) -> None:
+def main(name: str, seeds: int, out: Path, peer: bool) -> None:
     """Measure the table `name`, and write the figures to `out`."""
     from quality.tables import TABLES
 
@@ -34,11 +35,11 @@ def main(name: str, seeds: int, out: Path) -> None:
     from ondol.setup.initialize import initialize
 
     report = initialize(root, "data.csv", table.target, table.problem, force=True)
-    results = [measure(seed) for seed in range(seeds)]
+    results = [measure(seed, peer) for seed in range(seeds)]
     out.write_text(json.dumps({"doubts": report.doubts, "problem": report.problem, "seeds": results}), encoding="utf-8")
 
 
-def measure(seed: int) -> dict[str, Any]:
+def measure(seed: int, peer: bool) -> dict[str, Any]:
     """Return the figures of one seed."""
     from ondol.config import load_settings
     from ondol.evaluation.metrics import choose_metric, score_metrics
@@ -61,16 +62,24 @@ def measure(seed: int) -> dict[str, Any]:
     choice = compare(settings, contract, train)
     chosen = time.perf_counter() - started
     fitted = fit_rows(settings, contract, train, holdout, choice)
+    spent = time.perf_counter() - started
     ours = predict(fitted, held_out)
     truth = target_of(fitted.contract, held_out)
     theirs = predict_default(fitted.contract, train, held_out, truth)
     problem, metric = contract.problem, choose_metric(contract.problem, None)
     found, base = (score_metrics(problem, truth, one) for one in (ours, theirs))
+    searched = {}
+    if peer:
+        by_time = contract.role("time") if settings.split.by == "time" else None
+        made = predict_peer(fitted.contract, train, held_out, metric, spent, seed, by_time)
+        searched = {"peer": score_metrics(problem, truth, made)}
     return {
         "rows": len(train),
         "metric": metric,
         "ours": found,
         "default": base,
+        **searched,
+        "spent": spent,
         "choice": choice.reason,
         "params": dict(choice.params),
         "trials": {trial.name: list(trial.scores) for trial in choice.trials},
@@ -109,7 +118,7 @@ def predict_default(contract: Any, train: pd.DataFrame, held_out: pd.DataFrame, 
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.preprocessing import OrdinalEncoder
 
-    names = [c.name for c in contract.columns if c.role not in ("target", "id") and c.name in train]
+    names = used_names(contract, train)
     known, unknown = {}, {}
     for name in names:
         sides = [train[name], held_out[name]]
@@ -129,5 +138,54 @@ def predict_default(contract: Any, train: pd.DataFrame, held_out: pd.DataFrame, 
     return spread(HistGradientBoostingClassifier(random_state=0).fit(x, y), x_held, len(contract.classes))
 
 
+def used_names(contract: Any, frame: pd.DataFrame) -> list[str]:
+    """Return the names of the columns without the target and the id."""
+    return [c.name for c in contract.columns if c.role not in ("target", "id") and c.name in frame]
+
+
+def predict_peer(
+    contract: Any, train: pd.DataFrame, held_out: pd.DataFrame, metric: str, seconds: float, seed: int, by_time: Any
+) -> Any:
+    """Return the predictions of FLAML after a search of so many seconds, with two threads; texts are categories."""
+    import lightgbm  # noqa: F401  # not in the time of the search
+    import xgboost  # noqa: F401
+    from flaml import AutoML
+
+    order = train[by_time.name].argsort(kind="stable") if by_time is not None else np.arange(len(train))
+    train = train.iloc[order]
+    sides = [side[used_names(contract, train)].copy() for side in (train, held_out)]
+    for name in sides[0]:
+        if sides[0][name].dtype.kind == "M":
+            numbers = [(side[name] - sides[0][name].min()).dt.total_seconds() for side in sides]
+        elif sides[0][name].dtype.kind == "m":
+            numbers = [side[name].dt.total_seconds() for side in sides]
+        elif pd.api.types.is_numeric_dtype(sides[0][name].dtype):
+            numbers = [pd.Series(side[name].to_numpy(np.float64, na_value=np.nan), side.index) for side in sides]
+        else:
+            levels = pd.CategoricalDtype(sorted(sides[0][name].astype("str").unique()))
+            numbers = [side[name].astype("str").astype(levels) for side in sides]
+        for side, values in zip(sides, numbers, strict=True):
+            side[name] = values
+    regression = contract.problem == "regression"
+    search = AutoML()
+    search.fit(
+        sides[0].reset_index(drop=True),
+        target_of(contract, train),
+        task="regression" if regression else "classification",
+        metric={"f1_macro": "macro_f1"}.get(metric, metric),
+        time_budget=seconds,
+        split_type="time" if by_time is not None else "auto",
+        estimator_list=["lgbm", "rf", "xgboost", "extra_tree", "xgb_limitdepth", *([] if regression else ["lrl1"])],
+        n_jobs=2,
+        seed=seed,
+        verbose=0,
+    )
+    if regression:
+        return np.asarray(search.predict(sides[1]), np.float64)
+    made = np.zeros((len(held_out), len(contract.classes)))
+    made[:, search.classes_.astype(int)] = search.predict_proba(sides[1])
+    return made
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), "peer" in sys.argv[4:])
