@@ -43,6 +43,7 @@ coverage: ## run the same tests, and write which lines of the engine they reach 
 test-all: ## run every test
 	@rm -f build/all.xml
 	@$(MAKE) --no-print-directory lint
+	@$(IN_VENV) uv pip install --quiet --group estimators
 	@$(IN_VENV) pytest -n $(WORKERS) --junitxml build/all.xml $(ARGS)
 
 test-newest: ## run the tests with the newest dependencies, without the template's upper bounds

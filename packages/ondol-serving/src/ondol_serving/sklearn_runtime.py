@@ -1,10 +1,11 @@
 """Runs a scikit-learn pipeline, saved as skops, for a model that cannot be compiled to ONNX.
 
 Imported only for a bundle of this kind. It loads only the types in the bundle's trust list, and the list may contain
-only types of scikit-learn, numpy and scipy: the service does not contain the project's code.
+only types of scikit-learn, numpy, scipy and libraries of boosting: the service does not contain the project's code.
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from ondol_serving.bundle import BundleError
 from ondol_serving.runtime import Tensors
 
 Inputs = Sequence[tuple[str, str, bool]]  # see `ondol_serving.contract.Contract.inputs`
-TRUSTWORTHY = ("sklearn.", "numpy.", "scipy.")
+LIBRARIES = ("catboost", "lightgbm", "xgboost")
+TRUSTWORTHY = ("sklearn.", "numpy.", "scipy.", "collections.OrderedDict", *(f"{name}." for name in LIBRARIES))
 
 
 class SklearnRuntime:
@@ -29,7 +31,8 @@ class SklearnRuntime:
         """Load `model`, trusting exactly `trusted`.
 
         Raises:
-            BundleError: the trust list or the file contains a type that is not one of scikit-learn, numpy or scipy.
+            BundleError: the trust list or the file contains a type that is not trustworthy, or one of a library
+                that is not installed.
             skops's errors: the file contains a type that is not in the trust list.
         """
         named = {*trusted, *get_untrusted_types(file=model)}
@@ -39,6 +42,12 @@ class SklearnRuntime:
                 'only: set runtime = "onnx" under [deploy] in config.toml, with a converter in model/converters.py for '
                 "a class of your own"
             )
+        for library in sorted({name.partition(".")[0] for name in named} & {*LIBRARIES}):
+            if find_spec(library) is None:
+                raise BundleError(
+                    f"its model needs {library}, which is not installed here: type uv add --group service-sklearn "
+                    f"{library} in the project, and build the service's image again"
+                )
         self._pipeline = load(model, trusted=trusted)
         self._inputs = inputs
         self._classes = classes

@@ -112,7 +112,7 @@ def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str
     """Return scikit-learn's predictions for rows, in the form of the service's answers."""
     encoded = encode(candidate.contract, frame)
     classes = candidate.contract.classes
-    predicted = candidate.pipeline.predict(encoded)
+    predicted = np.ravel(candidate.pipeline.predict(encoded))  # CatBoost gives a column
     if classes is None:
         return [{"value": float(value)} for value in predicted]
     answers: list[dict[str, Any]] = [{"label": classes[int(index)]} for index in predicted]

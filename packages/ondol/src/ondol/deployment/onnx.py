@@ -24,6 +24,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from ondol.contract import Column, Contract, encode
+from ondol.deployment.converters import BY_SKLEARN, OPSET, floor_to_float32, register_converters
 from ondol.errors import UserError
 from ondol.evaluation.scoring import CHUNK, Scorer, open_session
 from ondol.project import OWN_ERRORS, describe_error, import_extension, place_in_project
@@ -217,14 +218,6 @@ def prepare_copy(pipeline: Any) -> Any:
     return made
 
 
-def floor_to_float32(values: np.ndarray) -> np.ndarray:
-    """Return the largest float32 at or below each value: then `x <= t` has the same result for every float32 `x`."""
-    rounded = values.astype(np.float32)
-    above = rounded.astype(np.float64) > values
-    rounded[above] = np.nextafter(rounded[above], np.float32(-np.inf))
-    return rounded
-
-
 def _shared(pipeline: Any) -> dict[int, Any]:
     """Return the memo with which a deep copy shares trees and arrays, which may take gigabytes."""
     from sklearn.tree._tree import Tree
@@ -246,12 +239,6 @@ def _floor_thresholds(boosting: Any) -> None:
             thresholds = predictor.nodes["num_threshold"]
             finite = np.isfinite(thresholds)
             thresholds[finite] = floor_to_float32(thresholds[finite])
-
-
-BY_SKLEARN = (
-    'set runtime = "sklearn" under [deploy] in config.toml to serve it by scikit-learn itself, by an image that is '
-    "built with GROUP=service-sklearn"
-)
 
 
 def refuse_unfaithful(pipeline: Any, contract: Contract) -> None:
@@ -381,7 +368,6 @@ def _set_flags(node: Any, flags: np.ndarray) -> None:
     attribute.ints.extend(flags.tolist())
 
 
-OPSET = {"": 21, "ai.onnx.ml": 3}
 FORESTS = ("RandomForestClassifier", "ExtraTreesClassifier", "BaggingClassifier", "DecisionTreeClassifier")
 
 
@@ -401,6 +387,7 @@ def compile_model(pipeline: Any, contract: Contract) -> bytes:
     """
     refuse_unfaithful(pipeline, contract)
     import_extension("converters")
+    register_converters(pipeline)
     model = _convert(_merge_inputs(prepare_copy(pipeline), contract), contract)
     names = ("value",) if contract.classes is None else ("label", "probabilities")
     if len(model.graph.output) != len(names):
@@ -474,7 +461,7 @@ def _explain_missing(error: Exception) -> str:
     """Return a sentence on the class that has no converter; the service has no code of classes outside scikit-learn."""
     found = re.search(r"<class '([\w.]+)'>", str(error))
     name = found[1] if found else "A part of the model"
-    register = "register one in model/converters.py (skl2onnx.update_registered_converter)"
+    register = "give it a method to_onnx, register one in model/converters.py (skl2onnx.update_registered_converter)"
     otherwise = f", use another class, or {BY_SKLEARN}" if name.startswith("sklearn.") else " or use another class"
     return f"{name.rpartition('.')[2]} has no converter to ONNX: {register}{otherwise}."
 
@@ -631,8 +618,10 @@ def _is_allowed(column: Column, number: float) -> bool:
 
 PROBES = 1000  # rows that are compared again with missing and unknown values
 UNKNOWN = "never seen ☃"
-LIKELIEST = ("HistGradientBoostingClassifier", "GradientBoostingClassifier", "LogisticRegression", *(
-    "RandomForestClassifier", "ExtraTreesClassifier"))  # fmt: skip
+LIKELIEST = (
+    *("HistGradientBoostingClassifier", "GradientBoostingClassifier", "LogisticRegression", "RandomForestClassifier"),
+    *("ExtraTreesClassifier", "LGBMClassifier", "XGBClassifier", "CatBoostClassifier"),
+)
 
 
 class Parity(BaseModel):

@@ -349,7 +349,13 @@ def _require_entry(client: "MlflowClient") -> None:
 
 
 MODEL_FILE = "model.skops"
-TRUSTED = (  # classes of scikit-learn, numpy and the engine that skops does not list
+TRUSTED = (  # classes that skops does not list, of scikit-learn, numpy, the engine and libraries of boosting
+    "catboost.core.CatBoostClassifier",
+    "catboost.core.CatBoostRegressor",
+    "collections.OrderedDict",
+    "lightgbm.basic.Booster",
+    "lightgbm.sklearn.LGBMClassifier",
+    "lightgbm.sklearn.LGBMRegressor",
     "numpy.dtype",
     "ondol.training.formulas.Formulas",
     "sklearn.calibration._CalibratedClassifier",
@@ -358,6 +364,9 @@ TRUSTED = (  # classes of scikit-learn, numpy and the engine that skops does not
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.model_selection._split.KFold",
     "sklearn.tree._tree.Tree",
+    "xgboost.core.Booster",
+    "xgboost.sklearn.XGBClassifier",
+    "xgboost.sklearn.XGBRegressor",
 )
 
 

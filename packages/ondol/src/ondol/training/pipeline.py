@@ -98,21 +98,23 @@ def round_targets(pipeline: Any) -> None:
 
 
 def _walk(value: Any, seen: set[int]) -> Iterator[Any]:
-    from sklearn.base import BaseEstimator
-
     if id(value) in seen:
         return
     seen.add(id(value))
-    if isinstance(value, BaseEstimator):
+    if _is_estimator(value):
         yield value
     for child in _children(value):
         yield from _walk(child, seen)
 
 
-def _children(value: Any) -> list[Any]:
-    from sklearn.base import BaseEstimator
+def _is_estimator(value: Any) -> bool:
+    return hasattr(value, "get_params") and not isinstance(
+        value, type
+    )  # CatBoost's do not inherit scikit-learn's class
 
-    if isinstance(value, BaseEstimator) or type(value).__name__ == "_CalibratedClassifier":
+
+def _children(value: Any) -> list[Any]:
+    if _is_estimator(value) or type(value).__name__ == "_CalibratedClassifier":
         return list(vars(value).values())
     if isinstance(value, dict):
         return list(value.values())

@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 from functools import lru_cache
-from importlib.metadata import distributions, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ondol.storage.files import digest_file, digest_json
 # The SHA-256 of the template's flows/train.py: an unchanged one does not count, as in versions of earlier releases.
 TRAIN_FLOW = "d64f53acb83adaefaefe65dd466475d20b24ba1a92454edba6dea6d45a05c879"
 SHAPING = ("scikit-learn", "numpy", "scipy", "pandas", "skops", "mlflow", "skl2onnx", "onnxruntime")
+BOOSTING = ("catboost", "lightgbm", "xgboost", "xgboost-cpu")  # where a project has them
 
 
 class Provenance(BaseModel):
@@ -130,7 +131,8 @@ def _imported_files(root: Path, path: Path) -> list[Path]:
 @lru_cache(maxsize=1)
 def shaping_packages() -> dict[str, str]:
     """Return the versions of packages that affect fitting or loading a model."""
-    return {name: version(name) for name in SHAPING}
+    found = installed_packages()
+    return {name: found[name] for name in (*SHAPING, *(one for one in BOOSTING if one in found))}
 
 
 @lru_cache(maxsize=1)
