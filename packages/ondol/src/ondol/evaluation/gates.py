@@ -23,7 +23,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from ondol.errors import UserError
-from ondol.evaluation.metrics import Interval, Metric, bootstrap, choose_metric, metrics_of, paired_difference
+from ondol.evaluation.metrics import (
+    Decided,
+    Interval,
+    Metric,
+    bootstrap,
+    choose_metric,
+    metrics_of,
+    paired_difference,
+    require_decision,
+)
 from ondol.evaluation.slices import Slice
 from ondol.orchestration.reporting import plain, table
 from ondol.project import EVALUATION, FILE, OWN_ERRORS, Project, describe_error, digest_extension, read_extension
@@ -263,9 +272,9 @@ Array = NDArray[Any]
 def apply_gates(
     problem: str,
     y: Array,
-    candidate: Array,
-    champion: Array | None,
-    dummy: Array,
+    candidate: Decided | Array,
+    champion: Decided | Array | None,
+    dummy: Decided | Array,
     limits: GateLimits,
     seed: int = 0,
 ) -> Verdict:
@@ -281,9 +290,10 @@ def apply_gates(
         seed: Of the bootstrap.
 
     Raises:
-        UserError: the problem has no such metric, or a prediction is not a finite number.
+        UserError: the problem has no such metric, it needs `[decision]`, or a prediction is not a finite number.
     """
     metric = choose_metric(problem, limits.metric)
+    require_decision(problem, limits.metric, candidate if isinstance(candidate, Decided) else None)
     how: dict[str, Any] = {"confidence": limits.confidence, "resamples": limits.resamples, "seed": seed}
     others = {"dummy": dummy} if champion is None else {"dummy": dummy, "champion": champion}
     gains = {who: paired_difference(problem, metric, y, candidate, other, **how) for who, other in others.items()}
