@@ -92,7 +92,8 @@ REFUSALS = {  # by the type of a refusal of the service: when
 ROUTES = {  # of BentoML, without a description in its document, or not in it
     "/predict": "Predict each row with the model in production.",
     "/explain": "Predict each row, and say [what each column contributed](../how-to/explain-a-prediction.md).",
-    "/model": "The model in production: version, data digest, commit, metrics, classes, and the schema of a request.",
+    "/model": "The model in production: version, data digest, commit, metrics, classes, how labels are decided, and "
+    "the schema of a request.",
     "/v2/models/{model}/infer": "As `/predict`, by the [Open Inference Protocol]"
     "(../how-to/use-the-open-inference-protocol.md).",
     "/v2/models/{model}/versions/{version}/infer": "The same, if that version is in production.",

@@ -11,7 +11,7 @@ from ondol.config import Decision, Gates
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
 from ondol.evaluation.evaluate import predict_champion
-from ondol.evaluation.gates import apply_gates
+from ondol.evaluation.gates import apply_gates, apply_wanted
 from ondol.evaluation.metrics import Decided, bootstrap, labels_of, measure_importance, require_decision, score_metrics
 from ondol.evaluation.plots import draw_plots
 from ondol.evaluation.scoring import predict_dummy
@@ -96,6 +96,18 @@ def test_costs_decide_the_gates_and_the_champion_is_judged_at_its_own_threshold(
     assert worse.scores["champion"]["cost"].value < worse.scores["candidate"]["cost"].value
     assert judge(0.2, 0.9).gains["champion"].value > 0.3
     assert not judge(0.2, None, minimum=0.01).passed and judge(0.2, None, minimum=2).passed
+
+
+@pytest.mark.parametrize(("wanted", "passed"), [(0.3, True), (0.99, False)])
+@pytest.mark.parametrize("name", ["precision", "recall"])
+def test_a_wanted_precision_or_recall_that_is_missed_beyond_chance_is_refused(name, wanted, passed):
+    y, probabilities = draw()
+    decided = Decided.by(DecisionRule(0.4), probabilities)
+    verdict = apply_gates("binary", y, decided, None, Decided.by(None, probabilities, DecisionRule(0.4)), Gates())
+    (gate,) = apply_wanted(verdict, Decision(**{name: wanted}))
+    assert (gate.name, gate.passed, gate.limit) == ("decision", passed, wanted)
+    assert f"([decision] {name})" in gate.sentence
+    assert apply_wanted(verdict, Decision(costs={"yes": {"no": 2}})) == ()
 
 
 def test_the_dummy_of_costs_has_the_cheapest_label():

@@ -10,7 +10,7 @@ from ondol.config import Decision, FileSettings, Settings, load_settings
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
 from ondol.training.dataset import Holdout
-from ondol.training.decision import build_costs, find_rule
+from ondol.training.decision import build_costs, find_rule, require_classes
 from ondol.training.train import fit_rows
 from ondol_serving.decision import DecisionRule, decide, measure_margins
 
@@ -66,11 +66,12 @@ def test_a_threshold_is_a_float32_so_that_the_service_compares_with_the_same_num
     assert threshold == float(np.float32(threshold))
 
 
+@pytest.mark.parametrize("truth", [[0, 1, 0, 1, 0, 1], [0] * 6, [1] * 6])
 @pytest.mark.parametrize("score", [[0.5] * 6, [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]])
 @pytest.mark.parametrize("decision", [Decision(costs={"1": {"0": 5}}), Decision(precision=0.5), Decision(recall=0.5)])
-def test_probabilities_that_are_equal_or_certain_give_a_threshold_too(score, decision):
+def test_probabilities_that_are_equal_or_certain_give_a_threshold_too(score, decision, truth):
     scores = np.array(score)
-    rule = find_rule(decision, (0, 1), np.array([0, 1, 0, 1, 0, 1]), np.column_stack([1 - scores, scores]))
+    rule = find_rule(decision, (0, 1), np.array(truth), np.column_stack([1 - scores, scores]))
     assert 0 <= float(rule.threshold if rule.threshold is not None else -1) <= 1
 
 
@@ -88,7 +89,10 @@ def test_costs_are_written_by_the_names_of_the_classes(classes, costs, matrix):
 
 def test_a_class_that_does_not_exist_is_refused_with_the_nearest_one():
     with pytest.raises(UserError, match=r'has the class "yess", which the target does not have\. .*"yes"'):
-        build_costs(Decision(costs={"yess": {"no": 5}}), NO_YES)
+        require_classes(Decision(costs={"yess": {"no": 5}}), NO_YES)
+    with pytest.raises(UserError, match=r'has the class "maybe"'):
+        require_classes(Decision(costs={"yes": {"maybe": 5}}), NO_YES)
+    require_classes(Decision(costs={"1": {"0": 5}}), (0, 1))
 
 
 def test_of_several_classes_the_label_has_the_least_expected_cost():

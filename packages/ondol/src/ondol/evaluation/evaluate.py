@@ -15,6 +15,7 @@ from ondol.evaluation.gates import (
     apply_gates,
     apply_own_gates,
     apply_slice_margin,
+    apply_wanted,
     gate_rows,
     known_verdict,
     refusal_sentence,
@@ -137,6 +138,8 @@ def evaluate_candidate(project: Project, version: str, scored: Scored) -> Stored
     )
     slices, margin = find_slices(candidate.contract, scored), project.settings.gates.slice_margin
     gates = [*verdict.gates, *([] if margin is None else [apply_slice_margin(slices, margin)])]
+    if candidate.contract.decision is not None:
+        gates += apply_wanted(verdict, candidate.settings.decision)
     verdict = verdict.model_copy(update={"gates": (*gates, *apply_own_gates(verdict, scored))})
     return StoredVerdict(
         key=verdict_key(project, version),

@@ -9,7 +9,7 @@ A gate is a pure function of a comparison on the holdout. There are two built-in
   The margin is in the metric's unit (0.01 of ROC AUC, of R²), except for errors in the target's unit (rmse,
   mae, median_absolute_error), where it is a share of the champion's error.
 
-A third gate, `replay`, is in `ondol.monitoring.replay`.
+A third gate, `replay`, is in `ondol.monitoring.replay`. `slices` and `decision` are for those who set them.
 
 An undefined metric (too few rows, one class only) does not pass.
 
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from ondol.config import Decision
 from ondol.errors import UserError
 from ondol.evaluation.metrics import (
     Decided,
@@ -349,6 +350,23 @@ def apply_margin(compared: Comparison, margin: float) -> Gate:
         f"the champion's {compared.shown('champion')}, and at most {show_figure(-limit)} worse is allowed"
     )
     return Gate(name="margin", figure=gain.value, limit=limit, passed=passed, sentence=sentence)
+
+
+def apply_wanted(compared: Comparison, decision: Decision) -> tuple[Gate, ...]:
+    """Require that the precision or recall of `[decision]` is not missed beyond chance; there is no gate for costs."""
+    wanted = decision.model_dump(include={"precision", "recall"}, exclude_none=True)
+    return tuple(_apply_wanted(compared, name, value) for name, value in wanted.items())
+
+
+def _apply_wanted(compared: Comparison, name: str, wanted: float) -> Gate:
+    found = compared.scores["candidate"].get(name)
+    if found is None or found.high is None:
+        return _unknown("decision", compared.model_copy(update={"metric": name}), wanted)
+    sentence = (
+        f"{name} {show_interval(found.value, found.low, found.high)}, whose high end must reach {show_figure(wanted)} "
+        f"([decision] {name})"
+    )
+    return Gate(name="decision", figure=found.high, limit=wanted, passed=found.high >= wanted, sentence=sentence)
 
 
 def apply_slice_margin(slices: Sequence[Slice], margin: float) -> Gate:

@@ -58,11 +58,10 @@ def choose_rule(settings: Settings, contract: Contract, frame: pd.DataFrame, par
         params: The parameters of `build_estimator`.
 
     Raises:
-        UserError: a class of the costs does not exist, no fold can be made, or the precision is not reached.
+        UserError: no fold can be made, or the precision is not reached.
     """
     if not settings.decision.is_set or contract.classes is None:
         return None
-    build_costs(settings.decision, contract.classes)  # a wrong name is found before the models are fitted
     sample = frame.sample(min(len(frame), MOST_ROWS), random_state=settings.train.seed)
     found = predict_out_of_fold(settings, contract, sample, params)
     if not len(found.rows):
@@ -84,9 +83,6 @@ def find_rule(decision: Decision, classes: Labels, y: NDArray[Any], probabilitie
         classes: The classes, in order.
         y: The indexes of the true classes, [N].
         probabilities: The probabilities, [N, K].
-
-    Raises:
-        UserError: a class of the costs does not exist.
     """
     costs = build_costs(decision, classes)
     if len(classes) > 2:
@@ -110,25 +106,31 @@ def find_rule(decision: Decision, classes: Labels, y: NDArray[Any], probabilitie
 
 
 def build_costs(decision: Decision, classes: Labels) -> Costs | None:
-    """Return the costs by index of the true and the predicted class; None if none are set.
-
-    Raises:
-        UserError: a class does not exist.
-    """
+    """Return the costs by index of the true and the predicted class; None if none are set."""
     if decision.costs is None:
         return None
     names = [label_key(label) for label in classes]
-    for name in (*decision.costs, *(other for row in decision.costs.values() for other in row)):
-        if name not in names:
-            raise UserError(
-                f'[decision] costs has the class "{name}", which the target does not have.'
-                + (nearest(name, names) or f" Known here: {', '.join(names)}.")
-            )
     rows = [decision.costs.get(true, {}) for true in names]
     return tuple(
         tuple(row.get(name, 0.0 if name == true else 1.0) for name in names)
         for true, row in zip(names, rows, strict=True)
     )
+
+
+def require_classes(decision: Decision, classes: Labels) -> None:
+    """Check that the classes of the costs exist.
+
+    Raises:
+        UserError: one does not.
+    """
+    names = [label_key(label) for label in classes]
+    costs = decision.costs or {}
+    for name in (*costs, *(other for row in costs.values() for other in row)):
+        if name not in names:
+            raise UserError(
+                f'[decision] costs has the class "{name}", which the target does not have.'
+                + (nearest(name, names) or f" Known here: {', '.join(names)}.")
+            )
 
 
 def _count(score: Floats, positive: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
@@ -148,6 +150,8 @@ def _smooth(score: Floats, y: NDArray[Any]) -> Floats:
     """Return the probability of class 1 by a sigmoid of the log-odds (Platt, 1999), [N]; it varies little by chance."""
     from sklearn.linear_model import LogisticRegression
 
+    if len(np.unique(y)) < 2:
+        return y.astype(np.float64)
     clipped = np.clip(score, TINY, 1 - TINY)
     features = np.log(clipped / (1 - clipped))[:, None]
     model = LogisticRegression(C=1e6, max_iter=1_000)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ondol.config import Settings, Train
 from ondol.contract import Contract, encode, encode_target, fit_encodings, require_known
-from ondol.contract.encoding import require_answerable
+from ondol.contract.encoding import list_classes, require_answerable
 from ondol.errors import UserError
 from ondol.orchestration.reporting import publish_markdown, publish_table, say
 from ondol.project import Project
@@ -20,7 +20,7 @@ from ondol.registry.registry import CHALLENGER, CHOICE_TAG, DECISION_TAG, KEY_TA
 from ondol.storage.files import digest_json
 from ondol.training.candidates import Choice, read_candidates
 from ondol.training.dataset import Holdout, define_holdout, log_dataset, read_sides, sample_share
-from ondol.training.decision import ChosenRule, choose_rule
+from ondol.training.decision import ChosenRule, choose_rule, require_classes
 from ondol.training.pipeline import asks_for, build_pipeline, fitting, round_targets
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
 from ondol.validation.leakage import SAMPLE_ROWS, Alarm, accept_alarms, find_alarms, require_accepted, warn_of_needless
@@ -97,13 +97,16 @@ def load_rows(project: Project, validation: str) -> TrainingRows:
     """Read the training rows, and a sample of the holdout.
 
     Raises:
-        UserError: the target of a regression exceeds the range of the service's answers.
+        UserError: the target of a regression exceeds the range of the service's answers, or `[decision]` names a class
+            that does not exist.
     """
     settings, contract = project.settings, project.contract
     holdout = define_holdout(settings, contract, validation)
     train, held_out = read_sides(settings, contract, validation, holdout, SAMPLE_ROWS)
     if contract.problem == "regression":
         require_answerable(contract.target, train[contract.target])
+    else:
+        require_classes(settings.decision, list_classes(train[contract.target]))
     return TrainingRows(train, held_out, holdout)
 
 
