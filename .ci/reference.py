@@ -92,7 +92,8 @@ REFUSALS = {  # by the type of a refusal of the service: when
 ROUTES = {  # of BentoML, without a description in its document, or not in it
     "/predict": "Predict each row with the model in production.",
     "/explain": "Predict each row, and say [what each column contributed](../how-to/explain-a-prediction.md).",
-    "/model": "The model in production: version, data digest, commit, metrics, classes, and the schema of a request.",
+    "/model": "The model in production: version, data digest, commit, metrics, classes, how labels are decided, and "
+    "the schema of a request.",
     "/v2/models/{model}/infer": "As `/predict`, by the [Open Inference Protocol]"
     "(../how-to/use-the-open-inference-protocol.md).",
     "/v2/models/{model}/versions/{version}/infer": "The same, if that version is in production.",
@@ -165,6 +166,7 @@ EFFECTS = {  # by section: what a change of it reaches, and when
     "split": TRAINING,
     "leakage": f"{NEXT_RUN}. With another `accept`, the next `ml run` trains a version",
     "train": TRAINING,
+    "decision": TRAINING,
     "gates": f"{NEXT_RUN}. Nothing is trained again: a version that is not in production is evaluated again",
     "deploy": f"{NEXT_RUN}: a bundle of the same version is made and loaded",
     "rollout": "`strategy`: the next `ml run`, `ml deploy` or `ml rollout start`. The shares: the next rollout. "

@@ -72,21 +72,7 @@ def install(packages: list[str]) -> Path:
 
 def measure(name: str, seeds: int, packages: Path, peer: bool) -> dict[str, Any]:
     """Return the figures of one table, and print them."""
-    script, paths = ROOT / "benchmarks" / "quality" / "measure.py", [os.environ.get("PYTHONPATH", ""), str(packages)]
-    with tempfile.TemporaryDirectory(prefix="bench-quality-") as folder:
-        out = Path(folder) / "figures.json"
-        (project := Path(folder) / "project").mkdir()
-        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        done = subprocess.run(
-            [sys.executable, str(script), name, str(seeds), str(out), *["peer"] * peer],
-            cwd=project,
-            env=env,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
-        taken = json.loads(out.read_text(encoding="utf-8"))["seeds"]
+    taken = run_measure("measure.py", name, seeds, packages, *["peer"] * peer)["seeds"]
     metric = taken[0]["metric"]
     ours, default = ([one[side][metric] for one in taken] for side in ("ours", "default"))
     gains = [a - b for a, b in zip(ours, default, strict=True)]
@@ -111,6 +97,24 @@ def measure(name: str, seeds: int, packages: Path, peer: bool) -> dict[str, Any]
     )
     print(*(text.rjust(width) for text, width in zip(shown, (*WIDTHS, 15), strict=False)), flush=True)
     return made
+
+
+def run_measure(script: str, name: str, seeds: int, packages: Path, *options: str) -> Any:
+    """Return what a script of `quality` writes about a table, run in an empty folder."""
+    paths = [os.environ.get("PYTHONPATH", ""), str(packages)]
+    with tempfile.TemporaryDirectory(prefix="bench-quality-") as folder:
+        out = Path(folder) / "figures.json"
+        (project := Path(folder) / "project").mkdir()
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks" / "quality" / script), name, str(seeds), str(out), *options],
+            cwd=project,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise SystemExit(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+        return json.loads(out.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

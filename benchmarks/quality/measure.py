@@ -11,10 +11,13 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    from quality.tables import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -25,7 +28,13 @@ def main(name: str, seeds: int, out: Path, peer: bool) -> None:
     """Measure the table `name`, and write the figures to `out`."""
     from quality.tables import TABLES
 
-    table = next(one for one in TABLES if one.name == name)
+    report = make_project(next(one for one in TABLES if one.name == name))
+    results = [measure(seed, peer) for seed in range(seeds)]
+    out.write_text(json.dumps({"doubts": report.doubts, "problem": report.problem, "seeds": results}), encoding="utf-8")
+
+
+def make_project(table: "Table") -> Any:
+    """Make this folder a project of a table by `ml init`, and return the report."""
     root = Path.cwd()
     for folder in ("model", "flows", "service"):
         shutil.copytree(ROOT / "template" / folder, root / folder, symlinks=False)
@@ -34,30 +43,23 @@ def main(name: str, seeds: int, out: Path, peer: bool) -> None:
     sys.path.insert(0, str(root))
     from ondol.setup.initialize import initialize
 
-    report = initialize(root, "data.csv", table.target, table.problem, force=True)
-    results = [measure(seed, peer) for seed in range(seeds)]
-    out.write_text(json.dumps({"doubts": report.doubts, "problem": report.problem, "seeds": results}), encoding="utf-8")
+    return initialize(root, "data.csv", table.target, table.problem, force=True)
 
 
 def measure(seed: int, peer: bool) -> dict[str, Any]:
     """Return the figures of one seed."""
     from ondol.config import load_settings
     from ondol.evaluation.metrics import choose_metric, score_metrics
-    from ondol.ingestion.ingest import read_source
     from ondol.project import Project
     from ondol.selection.comparison import compare
-    from ondol.training.dataset import define_holdout, read_rows
     from ondol.training.train import fit_rows
-    from ondol.validation.validate import validate_rows
 
     os.environ |= {"ML_SPLIT__SEED": str(seed), "ML_TRAIN__SEED": str(seed)}
     if load_settings().split.by == "time":
         os.environ["ML_SPLIT__HOLDOUT"] = str(HOLDOUTS[seed % len(HOLDOUTS)])
     project = Project(load_settings())
     settings, contract = project.settings, project.contract
-    validation = validate_rows(project, read_source(project).digest).id
-    holdout = define_holdout(settings, contract, validation)
-    train, held_out = (read_rows(settings, contract, validation, side, holdout) for side in ("train", "holdout"))
+    train, held_out, holdout = split_rows(project)
     started = time.perf_counter()
     choice = compare(settings, contract, train)
     chosen = time.perf_counter() - started
@@ -87,6 +89,19 @@ def measure(seed: int, peer: bool) -> dict[str, Any]:
         "trial_seconds": {trial.name: trial.seconds for trial in choice.trials},
         "split": settings.split.by,
     }
+
+
+def split_rows(project: Any) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
+    """Return the training rows, the held-out rows, and the rule that holds them out."""
+    from ondol.ingestion.ingest import read_source
+    from ondol.training.dataset import define_holdout, read_rows
+    from ondol.validation.validate import validate_rows
+
+    settings, contract = project.settings, project.contract
+    validation = validate_rows(project, read_source(project).digest).id
+    holdout = define_holdout(settings, contract, validation)
+    train, held_out = (read_rows(settings, contract, validation, side, holdout) for side in ("train", "holdout"))
+    return train, held_out, holdout
 
 
 def target_of(contract: Any, frame: pd.DataFrame) -> Any:

@@ -290,6 +290,25 @@ def test_a_metric(cook):
 
 
 @pytest.mark.slow
+def test_a_threshold(cook):
+    project = cook("choose-a-threshold")
+    project.run()
+    verdict = project.json("verdicts/2.json")
+    scores = {who: figures["cost"]["value"] for who, figures in verdict["verdict"]["scores"].items()}
+    assert verdict["verdict"]["metric"] == "cost"
+    assert scores["candidate"] < scores["champion"]  # which decides by 0.5
+    params, metrics, _ = mlflow_run(project, "2")
+    threshold = float(params["decision.threshold"])
+    assert threshold < 0.4 and metrics["out_of_fold_cost"] < metrics["out_of_fold_usual_cost"]
+    assert any('The label is "yes" from a probability of' in note for note in verdict["notes"])
+    sample(200).to_csv(project.root / "new.csv", index=False)
+    succeed(project.ml("predict", "new.csv", "answers.csv"))
+    answers = pd.read_csv(project.root / "answers.csv")
+    said, chance = answers["prediction"] == "yes", answers["probability yes"]
+    assert (said == (chance >= threshold)).all() and (said & (chance < 0.5)).any()
+
+
+@pytest.mark.slow
 def test_slices(cook):
     project = cook("look-at-slices")
     project.configure("gates", slice_margin=0.05)

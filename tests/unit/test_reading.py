@@ -21,14 +21,14 @@ SHORT = {  # modules with fewer lines, and why
 MOST = {  # to be lowered, and raised for a new step alone: a flow that needs more has a step that belongs elsewhere
     "ingest": 31,
     "validate": 20,
-    "train": 30,
+    "train": 32,
     "evaluate": 33,
     "deploy": 41,
     "predict": 31,
-    "monitor": 42,
-    "pipeline": 63,
+    "monitor": 43,
+    "pipeline": 67,
     "alerts": 18,
-    "rollout": 43,
+    "rollout": 44,
 }
 
 

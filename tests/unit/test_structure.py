@@ -123,9 +123,10 @@ def test_flows_import_of_the_service_only_modules_of_the_standard_library_and_nu
         assert third_party(parse(SERVING / f"{module.partition('.')[2]}.py")) <= {"numpy"}, module
 
 
-def test_what_flows_share_with_the_service_are_callers_the_grammar_keys_names_and_shapley_values():
+def test_what_flows_share_with_the_service_is_on_one_list():
     assert {module for path in OURS for module in service_modules(parse(path))} == {
         "ondol_serving.callers",
+        "ondol_serving.decision",
         "ondol_serving.grammar",
         "ondol_serving.keys",
         "ondol_serving.names",

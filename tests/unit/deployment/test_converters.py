@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.pipeline import make_pipeline
 
+from ondol.contract import encode
 from ondol.deployment.explanation import build_explanation
 from ondol.deployment.onnx import check_parity, compile_model
 from ondol.errors import UserError
@@ -60,6 +61,15 @@ def test_a_library_is_stored_and_compiles_to_the_same_bytes(library: str, proble
     fitted, contract = fit(make_pipeline(ordinal_features(), build(library, problem)), problem, training(problem))
     back = skops.io.loads(skops.io.dumps(fitted), trusted=list(TRUSTED))
     assert compile_model(back, contract) == compile_model(fitted, contract)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_labels_of_a_library_are_one_for_each_row(library: str) -> None:
+    fitted, contract = fit(
+        make_pipeline(ordinal_features(), build(library, "multiclass")), "multiclass", training("multiclass")
+    )
+    labels, probabilities = Scorer.from_pipeline(fitted, contract).run(encode(contract, training("multiclass").head(5)))
+    assert labels.shape == (5,) and np.array_equal(labels, probabilities.argmax(axis=1))
 
 
 OPTIONS: list[tuple[str, str, dict[str, Any]]] = [

@@ -58,6 +58,7 @@ from ondol.registry.champion import Champion, write_champion
 from ondol.registry.rollout import Rollout, Step
 from ondol.storage.files import read_json
 from ondol.storage.store import Store, open_store
+from ondol_serving.decision import DecisionRule
 
 HOUR = timedelta(hours=1)
 ANSWER = {"label": "no", "probabilities": {"no": 0.9, "yes": 0.1}}
@@ -668,3 +669,13 @@ def test_what_the_service_writes_is_read_the_fast_way(tmp_path):
     found = HEAD.match(line)
     assert found
     assert found[2] == b"3-abcdef012345"
+
+
+def test_measure_uses_the_threshold_of_the_version():
+    rule = DecisionRule(0.2, ((0.0, 1.0), (5.0, 0.0)))
+    known = contract(Column(name="x", kind="number")).model_copy(update={"decision": rule})
+    rows = pd.DataFrame({"prediction": [[0.7, 0.3], [0.9, 0.1]] * 20, "label": ["yes", "no"] * 20})
+    found = measure(known, {}, rows, Gates(metric="cost"), Monitor())
+    assert found is not None
+    assert (found.figure.value, found.metrics["recall"], found.metrics["accuracy"]) == (0.0, 1.0, 1.0)
+    assert measure(known.model_copy(update={"decision": None}), {}, rows, Gates(metric="cost"), Monitor()) is None

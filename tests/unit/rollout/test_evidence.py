@@ -44,6 +44,7 @@ from ondol.rollout.reading import (
 from ondol.rollout.sequences import Bounds, Share
 from ondol.storage.files import Damaged
 from ondol.storage.store import Store
+from ondol_serving.decision import DecisionRule
 
 START = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -436,3 +437,20 @@ def test_few_answers_are_kept_for_labels_however_long_a_rollout_lasts(tmp_path, 
 def test_names_of_outputs_are_those_of_the_answer():
     assert output_names(binary(classes=(0, 1))) == ("0", "1")
     assert output_names(Contract(problem="regression", target="y", columns=())) == ("value",)
+
+
+def test_versions_are_compared_at_their_own_thresholds():
+    rows = labelled(4000, 0.0)  # equal probabilities
+    costs = ((0.0, 1.0), (5.0, 0.0))
+    found = measure_loss(binary(), rows, Gates(metric="cost"), DecisionRule(1 / 6, costs))
+    assert found is not None
+    assert found.challenger < found.champion - 0.1  # the champion decides by 0.5
+    assert measure_loss(binary(), rows, Gates(metric="cost")) is None  # without costs there is no such metric
+    probabilities = np.array([[0.7, 0.3], [0.9, 0.1]])
+    places = np.arange(2)
+    answers = Answers(
+        places, probabilities, probabilities, np.zeros(2, bool), places * 0, rules=(None, DecisionRule(0.2))
+    )
+    evidence = Evidence(rollout="r")
+    evidence.add({}, answers, ("no", "yes"))
+    assert (evidence.disagreement.n, evidence.disagreement.sum) == (2, 1)

@@ -613,6 +613,16 @@ def test_sklearn_bundle_gives_the_numbers_of_scikit_learn(store: Path, serve_sto
     assert answer["probabilities"]["yes"] == pytest.approx(pipeline.predict_proba(frame)[0, 1], abs=1e-5)
 
 
+def test_the_model_shows_how_its_labels_are_decided(models: dict[str, bytes], store: Path, serve_store: Any) -> None:
+    files = bundle_files("7", "binary", models["binary"])
+    rule = {"threshold": 0.25, "costs": [[0.0, 1.0], [3.0, 0.0]]}
+    files["contract.json"] = json.dumps(json.loads(files["contract.json"]) | {"decision": rule}).encode()
+    crown(store, *write_bundle(store, files))
+    assert serve_store(store).get("/model").json()["decision"] == rule
+    crown(store, *write_bundle(store, bundle_files("8", "binary", models["binary"])))
+    assert "decision" not in serve_store(store).get("/model").json()
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [

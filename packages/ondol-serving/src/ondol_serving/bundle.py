@@ -195,8 +195,7 @@ def _open_runtime(folder: Path, meta: dict[str, Any], contract: Contract) -> Run
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from ondol_serving.sklearn_runtime import SklearnRuntime
 
-    classes = None if contract.classes is None else len(contract.classes)
-    return SklearnRuntime(folder / "model.skops", contract.inputs, classes, list(meta.get("trusted", [])))
+    return SklearnRuntime(folder / "model.skops", contract, list(meta.get("trusted", [])))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

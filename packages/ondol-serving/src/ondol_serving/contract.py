@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ondol_serving.decision import DecisionRule, read_rule
+
 FEATURES = ("feature", "sensitive")
 DAY = timedelta(days=1)
 PARTS: dict[str, Callable[[datetime], float]] = {
@@ -42,12 +44,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """The columns of the data, the problem, and the classes in the order of the model's outputs."""
+    """The columns of the data, the problem, the classes in the order of the model's outputs, and the rule of labels."""
 
     problem: str
     target: str
     classes: tuple[Any, ...] | None
     columns: tuple[Column, ...]
+    decision: DecisionRule | None = None
 
     @property
     def features(self) -> tuple[Column, ...]:
@@ -83,7 +86,13 @@ def read_contract(document: dict[str, Any]) -> Contract:
     if unfit:
         raise ValueError(f"features without an encoding: {', '.join(unfit)}")
     classes = document.get("classes")
-    return Contract(document["problem"], document["target"], None if classes is None else tuple(classes), columns)
+    return Contract(
+        document["problem"],
+        document["target"],
+        None if classes is None else tuple(classes),
+        columns,
+        read_rule(document.get("decision")),
+    )
 
 
 def _read_column(entry: dict[str, Any]) -> Column:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import asdict
 from functools import lru_cache
 from http import HTTPStatus
 from importlib.util import find_spec
@@ -85,6 +86,8 @@ def describe_model(bundle: Bundle) -> bytes:
         "classes": bundle.contract.classes,
         "schema": bundle.request_type.model_json_schema(),
     }
+    if bundle.contract.decision is not None:
+        about["decision"] = asdict(bundle.contract.decision)
     return json.dumps(about, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 

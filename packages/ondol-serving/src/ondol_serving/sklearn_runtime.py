@@ -4,7 +4,6 @@ Imported only for a bundle of this kind. It loads only the types in the bundle's
 only types of scikit-learn, numpy, scipy and libraries of boosting: the service does not contain the project's code.
 """
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 from skops.io import get_untrusted_types, load
 
 from ondol_serving.bundle import BundleError
+from ondol_serving.contract import Contract
+from ondol_serving.decision import decide
 from ondol_serving.runtime import Tensors
 
-Inputs = Sequence[tuple[str, str, bool]]  # see `ondol_serving.contract.Contract.inputs`
 LIBRARIES = ("catboost", "lightgbm", "xgboost")
 TRUSTWORTHY = ("sklearn.", "numpy.", "scipy.", "collections.OrderedDict", *(f"{name}." for name in LIBRARIES))
 
@@ -27,8 +27,8 @@ class SklearnRuntime:
 
     slow = True
 
-    def __init__(self, model: Path, inputs: Inputs, classes: int | None, trusted: list[str]) -> None:
-        """Load `model`, trusting exactly `trusted`.
+    def __init__(self, model: Path, contract: Contract, trusted: list[str]) -> None:
+        """Load `model`, which was trained with `contract`, trusting exactly `trusted`.
 
         Raises:
             BundleError: the trust list or the file contains a type that is not trustworthy, or one of a library
@@ -49,17 +49,19 @@ class SklearnRuntime:
                     f"{library} in the project, and build the service's image again"
                 )
         self._pipeline = load(model, trusted=trusted)
-        self._inputs = inputs
-        self._classes = classes
+        self._contract = contract
 
     def run(self, tensors: Tensors) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Return labels [N] and probabilities [N, K], or values [N] and None."""
-        frame = pd.DataFrame({name: self._series(tensors[key], text) for name, key, text in self._inputs})
-        if self._classes is None:
+        frame = pd.DataFrame({name: self._series(tensors[key], text) for name, key, text in self._contract.inputs})
+        classes, rule = self._contract.classes, self._contract.decision
+        if classes is None:
             return np.asarray(self._pipeline.predict(frame), dtype=np.float64), None
-        probabilities = np.zeros((len(frame), self._classes))
+        probabilities = np.zeros((len(frame), len(classes)))
         probabilities[:, np.asarray(self._pipeline.classes_, dtype=int)] = self._pipeline.predict_proba(frame)
-        return np.asarray(self._pipeline.predict(frame), dtype=np.int64), probabilities
+        if rule is not None:
+            return decide(rule, probabilities), probabilities
+        return np.ravel(self._pipeline.predict(frame)).astype(np.int64), probabilities
 
     def _series(self, tensor: NDArray[Any], text: bool) -> "pd.Series[Any]":
         return pd.Series(tensor[:, 0], dtype="str") if text else pd.Series(tensor[:, 0])

@@ -297,6 +297,47 @@ class Train(Section):
     trusted_types: tuple[str, ...] = ()
 
 
+class Decision(Section):
+    """How labels are decided from probabilities, see docs/how-to/choose-a-threshold.md; at most one of these.
+
+    Attributes:
+        costs: By true class, then by predicted class: what a row costs. A right label costs 0 and a wrong one 1 where
+            nothing is written.
+        precision: Of two classes: the share of rows with the second label that must be right; the recall is then as
+            large as possible.
+        recall: Of two classes: the share of rows of the second class that must get its label; the precision is then as
+            large as possible.
+    """
+
+    costs: dict[str, dict[str, float]] | None = None
+    precision: float | None = Field(None, gt=0, lt=1)
+    recall: float | None = Field(None, gt=0, lt=1)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether labels are decided otherwise than by the most probable class."""
+        return self != Decision()
+
+    @field_validator("costs")
+    @classmethod
+    def _require_dearer_mistakes(cls, value: dict[str, dict[str, float]] | None) -> dict[str, dict[str, float]] | None:
+        if value == {}:
+            raise ValueError('write what a mistake costs, such as {"yes" = {"no" = 5}}: true class, predicted, cost')
+        costs = value and {normalize(k): {normalize(n): c for n, c in row.items()} for k, row in value.items()}
+        for label, row in (costs or {}).items():
+            wrong = [cost for name, cost in row.items() if name != label]
+            if min(wrong, default=1.0) <= row.get(label, 0.0):
+                raise ValueError(f'for the true class "{label}", a wrong label must cost more than the right one')
+        return costs
+
+    @model_validator(mode="after")
+    def _require_one(self) -> Self:
+        given = sorted(self.model_dump(exclude_none=True))
+        if len(given) > 1:
+            raise ValueError(f"it has {' and '.join(given)}: keep one of them")
+        return self
+
+
 class Gates(Section):
     """The conditions that a candidate must meet to be deployed.
 
@@ -665,6 +706,7 @@ class Settings(BaseSettings):
     split: Split = Split()
     leakage: Leakage = Leakage()
     train: Train = Train()
+    decision: Decision = Field(Decision(), exclude_if=lambda decision: not decision.is_set)
     gates: Gates = Gates()
     deploy: Deploy = Deploy()
     rollout: RolloutPolicy = RolloutPolicy()
@@ -677,6 +719,14 @@ class Settings(BaseSettings):
     alerts: Alerts = Alerts()
     retention: Retention = Retention()
     environments: dict[str, Environment] = {}
+
+    @model_validator(mode="after")
+    def _require_classes(self) -> Self:
+        if self.decision.is_set and self.data.problem == "regression":
+            raise ValueError("[decision] is about labels, and the problem is regression: remove the section")
+        if self.data.problem == "multiclass" and (self.decision.precision or self.decision.recall):
+            raise ValueError("[decision] precision and recall are for two classes: use costs for more")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -770,6 +820,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return _explain_unknown(place)
     reason = first["msg"].removeprefix("Value error, ")
+    if not place:  # an error that concerns several sections
+        return f"{FILE_NAME} or the environment cannot be used: {reason}."
     if isinstance(first["input"], dict) and "." not in name:  # an error that concerns several settings of a section
         return f"The section [{name}] ({FILE_NAME} or environment) cannot be used: {reason}."
     return f'The setting "{name}" ({FILE_NAME} or environment) is {show_value(first["input"])}: {reason}.'

@@ -25,7 +25,7 @@ from ondol.contract import load_contract
 from ondol.deployment.smoke import import_service
 from ondol.errors import UserError
 from ondol.evaluation.gates import StoredVerdict
-from ondol.evaluation.metrics import choose_metric
+from ondol.evaluation.metrics import choose_metric, require_decision
 from ondol.ingestion.ingest import Cursor
 from ondol.monitoring.retraining import Loop
 from ondol.monitoring.windows import Window
@@ -271,7 +271,7 @@ def _checks() -> Iterator[tuple[str, Callable[[Settings], str]]]:
     yield "python", _python
     yield "packages", _packages
     yield "settings", lambda s: f"config.toml of {s.project.name}: {s.data.problem} on {s.data.source}"
-    yield "gates", lambda s: f"the metric that decides is {choose_metric(s.data.problem, s.gates.metric)}"
+    yield "gates", _gates
     yield "contract", _contract
     yield "source", _source
     yield "disk", _disk
@@ -297,6 +297,12 @@ def _packages(_: Settings) -> str:
         return ", ".join(f"{name} {version(name)}" for name in NEEDED)
     except PackageNotFoundError as error:
         raise UserError(f"{error.name} is not installed: run `uv sync`.") from None
+
+
+def _gates(settings: Settings) -> str:
+    problem, metric = settings.data.problem, settings.gates.metric
+    require_decision(problem, metric, settings.decision if settings.decision.is_set else None)
+    return f"the metric that decides is {choose_metric(problem, metric)}"
 
 
 def _contract(settings: Settings) -> str:

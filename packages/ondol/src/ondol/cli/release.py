@@ -108,7 +108,7 @@ def _verify(base: str, bundle: Bundle, wait_seconds: float, challenger: Bundle |
     if answering is not bundle:  # the example is that of the other version
         answer = request_prediction(base, answering.meta["example"])
     meta = answering.meta
-    require_same(answer, meta["expected"], meta["deploy"]["tolerance"])
+    require_same(answer, meta["expected"], meta["deploy"]["tolerance"], answering.contract.decision)
     console.print("[green]✓[/] it answers the example as the model does")
 
 

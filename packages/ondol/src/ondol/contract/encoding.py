@@ -47,7 +47,7 @@ def fit_encodings(contract: Contract, frame: pd.DataFrame, parts: bool = True) -
         else c
         for c in contract.columns
     )
-    classes = None if contract.problem == "regression" else _classes(frame[contract.target])
+    classes = None if contract.problem == "regression" else list_classes(frame[contract.target])
     return contract.model_copy(update={"columns": columns, "classes": classes})
 
 
@@ -208,7 +208,7 @@ def _keeps_apart(finite: np.ndarray) -> bool:
     return np.unique(probe.astype(np.float32)).size == probe.size
 
 
-def _classes(values: "pd.Series[Any]") -> tuple[Any, ...]:
+def list_classes(values: "pd.Series[Any]") -> tuple[Any, ...]:
     """Return the target's distinct values, sorted, as JSON scalars."""
     unique = [v.item() if isinstance(v, np.generic) else v for v in values.dropna().unique()]
     return tuple(sorted(unique))

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ondol.config import Dialect, Settings
 from ondol.errors import Refused, UserError, nearest
 from ondol.project import OWN_ERRORS, describe_error, import_owned
+from ondol_serving.decision import DecisionRule
 from ondol_serving.grammar import AMBIGUOUS_FORMATS, date_grammar, normalize
 
 if TYPE_CHECKING:
@@ -98,13 +99,17 @@ class Column(Frozen):
 
 
 class Contract(Frozen):
-    """All columns of the data, the target, and its classes (None for regression)."""
+    """All columns of the data, the target, its classes (None for regression), and how labels are decided.
+
+    `decision` is None for the most probable class.
+    """
 
     format: Literal[1] = 1
     problem: Literal["binary", "multiclass", "regression"]
     target: str
     classes: tuple[Label, ...] | None = None
     columns: tuple[Column, ...]
+    decision: DecisionRule | None = Field(None, exclude_if=lambda rule: rule is None)
 
     @property
     def features(self) -> tuple[Column, ...]:

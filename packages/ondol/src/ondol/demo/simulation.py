@@ -20,7 +20,7 @@ from ondol.demo.sandbox import Sandbox
 from ondol.demo.traffic import draw_week, send_rows, wait_for_version, write_table
 from ondol.errors import UserError
 from ondol.evaluation.gates import show_figure
-from ondol.evaluation.metrics import Interval, choose_metric, metrics_of, paired_difference, score_metrics
+from ondol.evaluation.metrics import Decided, Interval, choose_metric, metrics_of, paired_difference, score_metrics
 from ondol.evaluation.scoring import Scorer
 from ondol.monitoring.retraining import TrainingRequest, read_loop
 from ondol.monitoring.windows import Window, Windows
@@ -304,10 +304,11 @@ def measure_recovery(
 ) -> MetricRecovery | None:
     """Compare two periods of weeks; None if the metric is undefined on one of them."""
     problem, metric = contract.problem, choose_metric(contract.problem, gates.metric)
-    before, back = (score_metrics(problem, one.y, one.served).get(metric) for one in (first, last))
-    lost = score_metrics(problem, last.y, last.other).get(metric)
+    early, late, other = (Decided.by(contract.decision, one) for one in (first.served, last.served, last.other))
+    before, back = (score_metrics(problem, y, one).get(metric) for y, one in ((first.y, early), (last.y, late)))
+    lost = score_metrics(problem, last.y, other).get(metric)
     options = {"confidence": gates.confidence, "resamples": gates.resamples}
-    gain = paired_difference(problem, metric, last.y, last.served, last.other, **options)  # type: ignore[arg-type]
+    gain = paired_difference(problem, metric, last.y, late, other, **options)  # type: ignore[arg-type]
     if before is None or back is None or lost is None or gain is None:
         return None
     loss = metrics_of(problem)[metric].sign * (before - lost)

@@ -110,16 +110,15 @@ def json_rows(contract: Contract, frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def expected_answers(candidate: Candidate, frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return scikit-learn's predictions for rows, in the form of the service's answers."""
-    encoded = encode(candidate.contract, frame)
-    classes = candidate.contract.classes
-    predicted = np.ravel(candidate.pipeline.predict(encoded))  # CatBoost gives a column
+    encoded, classes = encode(candidate.contract, frame), candidate.contract.classes
+    outputs = Scorer.from_pipeline(candidate.pipeline, candidate.contract).run(encoded)
     if classes is None:
-        return [{"value": float(value)} for value in predicted]
-    answers: list[dict[str, Any]] = [{"label": classes[int(index)]} for index in predicted]
+        return [{"value": float(value)} for value in outputs[0]]
     names = [label_key(label) for label in classes]
-    for answer, row in zip(answers, candidate.pipeline.predict_proba(encoded), strict=True):
-        answer["probabilities"] = dict(zip(names, map(float, row), strict=True))
-    return answers
+    return [
+        {"label": classes[int(index)], "probabilities": dict(zip(names, map(float, row), strict=True))}
+        for index, row in zip(*outputs, strict=True)
+    ]
 
 
 def _compile(candidate: Candidate) -> tuple[dict[str, bytes], dict[str, Any]]:

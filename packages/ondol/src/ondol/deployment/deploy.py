@@ -188,7 +188,8 @@ def smoke_test(project: Project, service: SmokeService, bundle: Bundle) -> None:
     """Send requests with known answers to the real service."""
     rows, expected = smoke_rows(project.settings, bundle)
     service.offer(bundle.path)
-    require_same(service.predict({"rows": rows}), expected, project.settings.deploy.tolerance)
+    answer = service.predict({"rows": rows})
+    require_same(answer, expected, project.settings.deploy.tolerance, bundle.contract.decision)
     say(f"The service answered {len(rows)} held-out rows as scikit-learn does.")
 
 

@@ -16,7 +16,7 @@ import copy
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from ondol.errors import UserError
 from ondol.evaluation.scoring import CHUNK, Scorer, open_session
 from ondol.project import OWN_ERRORS, describe_error, import_extension, place_in_project
 from ondol.training.pipeline import final_estimator, parts_of
+from ondol_serving.decision import DecisionRule, decide, measure_margins, scale_costs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -161,25 +162,48 @@ def name_values(graph: Any, outputs: tuple[str, ...]) -> None:
 
 def break_ties(graph: Any) -> None:
     """Give `label` to the first of equally probable classes, as scikit-learn does."""
+    from onnx.helper import make_node
+
+    nodes = [
+        make_node("Mul", ["probabilities", "grid"], ["scaled"]),
+        make_node("Round", ["scaled"], ["rounded"]),
+        make_node("ArgMax", ["rounded"], ["label"], axis=1, keepdims=0),
+    ]
+    _replace_label(graph, nodes, {"grid": np.array(GRID, np.float32)})
+
+
+def apply_rule(graph: Any, rule: DecisionRule) -> None:
+    """Decide `label` by the rule of the contract."""
+    from onnx import TensorProto
+    from onnx.helper import make_node
+
+    if rule.threshold is None:
+        nodes = [
+            make_node("MatMul", ["probabilities", "costs"], ["expected"]),
+            make_node("Round", ["expected"], ["rounded"]),
+            make_node("ArgMin", ["rounded"], ["label"], axis=1, keepdims=0),
+        ]
+        _replace_label(graph, nodes, {"costs": scale_costs(rule).astype(np.float32)})
+        return
+    nodes = [
+        make_node("Gather", ["probabilities", "second"], ["score"], axis=1),
+        make_node("GreaterOrEqual", ["score", "threshold"], ["reached"]),
+        make_node("Cast", ["reached"], ["label"], to=TensorProto.INT64),
+    ]
+    values: dict[str, Any] = {"second": np.array(1, np.int64), "threshold": np.array(rule.threshold, np.float32)}
+    _replace_label(graph, nodes, values)
+
+
+def _replace_label(graph: Any, nodes: Sequence[Any], values: Mapping[str, np.ndarray]) -> None:
+    """Let `nodes`, with the constants `values`, compute the output `label`."""
     from onnx import TensorProto, helper, numpy_helper
 
     for node in graph.node:
         node.output[:] = ["unused_label" if name == "label" else name for name in node.output]
-    made = [
-        helper.make_node("Mul", ["probabilities", "grid"], ["scaled"]),
-        helper.make_node("Round", ["scaled"], ["rounded"]),
-        helper.make_node("ArgMax", ["rounded"], ["label"], axis=1, keepdims=0),
-    ]
-    graph.node.extend(made)
-    graph.initializer.append(numpy_helper.from_array(_scalar(GRID), "grid"))
+    graph.node.extend(nodes)
+    graph.initializer.extend([numpy_helper.from_array(value, name) for name, value in values.items()])
     label = next(value for value in graph.output if value.name == "label")
     label.CopyFrom(helper.make_tensor_value_info("label", TensorProto.INT64, [None]))
-
-
-def _scalar(value: float) -> Any:
-    import numpy as np
-
-    return np.array(value, dtype=np.float32)
 
 
 def _rename(graph: Any, names: dict[str, str]) -> None:
@@ -294,7 +318,7 @@ def _problems(part: Any) -> Iterator[tuple[str, str]]:
     if name == "OrdinalEncoder" and _loses_missing(part):
         yield "over numbers with missing values", "set its encoded_missing_value=-2"
     if name in ("TunedThresholdClassifierCV", "FixedThresholdClassifier"):
-        yield "with its threshold", "use the estimator in it, and choose the threshold where the probability is used"
+        yield "with its threshold", "use the estimator in it, and [decision] in config.toml for the threshold"
 
 
 def _loses_missing(encoder: Any) -> bool:
@@ -393,7 +417,9 @@ def compile_model(pipeline: Any, contract: Contract) -> bytes:
     if len(model.graph.output) != len(names):
         raise UserError(f"The compiled model has {len(model.graph.output)} outputs, not {len(names)}: {BY_SKLEARN}.")
     name_values(model.graph, names)
-    if contract.classes is not None and type(final_estimator(pipeline)).__name__ in FORESTS:
+    if contract.decision is not None:
+        apply_rule(model.graph, contract.decision)
+    elif contract.classes is not None and type(final_estimator(pipeline)).__name__ in FORESTS:
         break_ties(model.graph)
     content = bytes(model.SerializeToString(deterministic=True))
     _open(content)
@@ -712,7 +738,7 @@ def _check_extremes(scorer: Scorer, pipeline: Any, frame: pd.DataFrame, toleranc
         expected = _expect_each(pipeline, contract, encoded)
         outputs = _run(scorer, encoded)
     largest = encoded.select_dtypes("number").abs().max(axis=1).fillna(0.0).to_numpy(np.float64)
-    gaps, differ = _compare_each(expected, outputs, tolerance, unit)
+    gaps, differ = _compare_each(expected, outputs, tolerance, unit, contract.decision)
     compared = np.isfinite(expected[-1].reshape(len(encoded), -1)).all(axis=1)
     answered = np.isfinite(outputs[-1].reshape(len(encoded), -1)).all(axis=1)
     beyond = np.abs(expected[-1].reshape(len(encoded), -1)).max(axis=1) > FLOAT32
@@ -776,7 +802,8 @@ def _add(
         warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)  # expected for open sets
         expected = _expected(pipeline, scorer.contract, encoded, predicted)
     unit = float(np.abs(expected[0]).mean())
-    gaps, differ = _compare_each(expected, _run(scorer, encoded), parity.tolerance, unit)
+    outputs, rule = _run(scorer, encoded), scorer.contract.decision
+    gaps, differ = _compare_each(expected, outputs, parity.tolerance, unit, rule)
     worst = int(np.argmax(np.where(np.isnan(gaps), np.inf, gaps)))
     largest = float(gaps[worst]) if np.isfinite(gaps[worst]) else float("inf")
     found = {"labels_differ": parity.labels_differ + int(differ.sum())}
@@ -799,23 +826,26 @@ def _expected(
     if contract.classes is None:
         return [np.asarray(pipeline.predict(encoded) if predicted is None else predicted, np.float64).ravel()]
     probabilities = pipeline.predict_proba(encoded) if predicted is None else predicted
-    likeliest = type(final_estimator(pipeline)).__name__ in LIKELIEST
-    return [probabilities.argmax(axis=1) if likeliest else pipeline.predict(encoded), probabilities]
+    decided = contract.decision is not None or type(final_estimator(pipeline)).__name__ in LIKELIEST
+    return [decide(contract.decision, probabilities) if decided else pipeline.predict(encoded), probabilities]
 
 
 def _compare_each(
-    expected: list[np.ndarray], given: list[np.ndarray], tolerance: float, unit: float
+    expected: list[np.ndarray],
+    given: list[np.ndarray],
+    tolerance: float,
+    unit: float,
+    rule: DecisionRule | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each row's difference [N] (of values: relative to the value or to `unit`), and whether its label differs.
 
-    Labels of classes with nearly equal probabilities are not compared.
+    Labels that a difference within the tolerance may change are not compared.
     """
     if len(expected) == 1:
         values = expected[0]
         share = np.maximum(np.abs(values), max(unit, np.finfo(float).tiny))
         return np.abs(given[0].ravel() - values) / share, np.zeros(len(values), bool)
-    ranked = np.sort(expected[1], axis=1)
-    clear = ranked[:, -1] - ranked[:, -2] > 2 * tolerance
+    clear = measure_margins(rule, expected[1]) > tolerance
     return np.abs(given[1] - expected[1]).max(axis=1), (given[0].ravel() != expected[0]) & clear
 
 

@@ -16,12 +16,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.orchestration.guard import Child, free_port
 from ondol.project import Project, import_code
 from ondol.redaction import add_authorization
 from ondol.registry.bundles import new_bento_home
+from ondol_serving.decision import DecisionRule, measure_margins
 
 START_SECONDS = 90.0
 REQUEST_SECONDS = 30.0
@@ -196,8 +199,16 @@ def _request_once(base: str, body: dict[str, Any]) -> dict[str, Any] | None:
         raise UserError(f"The service gave the smoke test no answer ({error}): see its log.") from error
 
 
-def require_same(answer: dict[str, Any], expected: list[dict[str, Any]], tolerance: float) -> None:
+def require_same(
+    answer: dict[str, Any], expected: list[dict[str, Any]], tolerance: float, rule: DecisionRule | None = None
+) -> None:
     """Check that the service's predictions equal scikit-learn's, within the tolerance of parity.
+
+    Args:
+        answer: The answer of the service.
+        expected: The predictions of scikit-learn.
+        tolerance: The largest allowed difference of a probability.
+        rule: How labels are decided.
 
     Raises:
         UserError: one differs.
@@ -209,15 +220,15 @@ def require_same(answer: dict[str, Any], expected: list[dict[str, Any]], toleran
         len(expected), 1
     )  # the error of float32 sums depends on the scale
     for number, (got, want) in enumerate(zip(given, expected, strict=True)):
-        if not _same(got, want, unit, max(tolerance, TOLERANCE)):
+        if not _same(got, want, unit, max(tolerance, TOLERANCE), rule):
             raise UserError(f"The smoke test's row {number} was answered {got}, but the model says {want}.")
 
 
-def _same(got: dict[str, Any], want: dict[str, Any], unit: float, tolerance: float) -> bool:
+def _same(got: dict[str, Any], want: dict[str, Any], unit: float, tolerance: float, rule: DecisionRule | None) -> bool:
     if "value" in want:
         return math.isclose(got["value"], want["value"], rel_tol=tolerance, abs_tol=tolerance * unit)
     answered, expected = got["probabilities"], want["probabilities"]
-    tie = sorted(expected.values())[-1] - sorted(expected.values())[-2] <= 2 * tolerance
+    tie = measure_margins(rule, np.array([[*expected.values()]]))[0] <= tolerance
     return (got["label"] == want["label"] or tie) and all(
         abs(answered[k] - p) <= tolerance for k, p in expected.items()
     )

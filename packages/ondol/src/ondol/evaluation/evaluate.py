@@ -15,13 +15,22 @@ from ondol.evaluation.gates import (
     apply_gates,
     apply_own_gates,
     apply_slice_margin,
+    apply_wanted,
     gate_rows,
     known_verdict,
     refusal_sentence,
     verdict_key,
     verdict_markdown,
 )
-from ondol.evaluation.metrics import IMPORTANCE_ROWS, Interval, choose_metric, measure_importance
+from ondol.evaluation.metrics import (
+    IMPORTANCE_ROWS,
+    Decided,
+    Interval,
+    choose_metric,
+    labels_of,
+    measure_importance,
+    numbers_of,
+)
 from ondol.evaluation.plots import Importance, draw_importance, draw_plots, draw_slices
 from ondol.evaluation.scoring import Scorer, predict_dummy
 from ondol.evaluation.slices import Slice, describe_weak, measure_slices, row_losses, slice_rows
@@ -31,8 +40,9 @@ from ondol.orchestration.reporting import publish_image, publish_link, publish_m
 from ondol.project import Project
 from ondol.registry.bundles import Bundle, find_bundle
 from ondol.registry.champion import Champion
-from ondol.registry.registry import CHOICE_TAG
+from ondol.registry.registry import CHOICE_TAG, DECISION_TAG
 from ondol.training.dataset import log_dataset
+from ondol_serving.decision import decide
 
 
 @dataclass(frozen=True)
@@ -42,9 +52,7 @@ class Scored:
     Attributes:
         frame: The rows, with all columns of the contract.
         y: The true targets: indexes of the classes, or values.
-        candidate: The candidate's predictions.
-        champion: The champion's predictions; None if no comparable model is in production.
-        dummy: The predictions of a dummy model.
+        predictions: The predictions of "candidate", "dummy" and, if a comparable model is in production, "champion".
         notes: Sentences on rows or models that were left out.
         basis: The settings and rows that the metrics depend on.
         against: The champion at that time, comparable or not.
@@ -52,12 +60,30 @@ class Scored:
 
     frame: pd.DataFrame
     y: np.ndarray
-    candidate: np.ndarray
-    champion: np.ndarray | None
-    dummy: np.ndarray
+    predictions: Mapping[str, Decided | np.ndarray]
     notes: list[str]
     basis: Basis
     against: Champion | None
+
+    @property
+    def candidate(self) -> np.ndarray:
+        """The candidate's probabilities or values."""
+        return numbers_of(self.predictions["candidate"])
+
+    @property
+    def champion(self) -> np.ndarray | None:
+        """The champion's probabilities or values; None if no comparable model is in production."""
+        return numbers_of(self.predictions["champion"]) if "champion" in self.predictions else None
+
+    @property
+    def dummy(self) -> np.ndarray:
+        """The probabilities or values of a dummy model."""
+        return numbers_of(self.predictions["dummy"])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The candidate's labels, as the service decides them: indexes of the classes."""
+        return labels_of(self.predictions["candidate"])
 
 
 def find_verdict(project: Project, version: str) -> StoredVerdict | None:
@@ -90,19 +116,30 @@ def score_holdout(project: Project, version: str) -> Scored:
     if champion and not whole:
         notes.append(f"Version {champion.version} is in production but cannot be compared: its bundle is incomplete.")
     metric = choose_metric(contract.problem, basis.metric)
-    dummy = predict_dummy(contract.problem, metric, candidate.baseline, len(rows.y))
-    theirs = predict_champion(bundle, candidate, rows.frame) if bundle else None
-    return Scored(rows.frame, rows.y, rows.predictions, theirs, dummy, notes, basis, champion)
+    rule = contract.decision
+    dummy = predict_dummy(contract.problem, metric, candidate.baseline, len(rows.y), rule)
+    predictions = {"candidate": Decided.by(rule, rows.predictions), "dummy": Decided.by(None, dummy, rule)}
+    if bundle:
+        predictions["champion"] = predict_champion(bundle, candidate, rows.frame)
+    return Scored(rows.frame, rows.y, predictions, notes, basis, champion)
 
 
 def evaluate_candidate(project: Project, version: str, scored: Scored) -> StoredVerdict:
     """Apply the gates; return the verdict with the digest of its inputs."""
     candidate, champion = load_candidate(project.settings, version), scored.against
+    predicted = scored.predictions
     verdict = apply_gates(
-        candidate.contract.problem, scored.y, scored.candidate, scored.champion, scored.dummy, project.settings.gates
+        candidate.contract.problem,
+        scored.y,
+        predicted["candidate"],
+        predicted.get("champion"),
+        predicted["dummy"],
+        project.settings.gates,
     )
     slices, margin = find_slices(candidate.contract, scored), project.settings.gates.slice_margin
     gates = [*verdict.gates, *([] if margin is None else [apply_slice_margin(slices, margin)])]
+    if candidate.contract.decision is not None:
+        gates += apply_wanted(verdict, candidate.settings.decision)
     verdict = verdict.model_copy(update={"gates": (*gates, *apply_own_gates(verdict, scored))})
     return StoredVerdict(
         key=verdict_key(project, version),
@@ -112,7 +149,7 @@ def evaluate_candidate(project: Project, version: str, scored: Scored) -> Stored
         verdict=verdict,
         refusal=refusal_sentence(verdict, champion.version if champion else None),
         notes=[
-            *filter(None, [candidate.tags.get(CHOICE_TAG)]),
+            *filter(None, [candidate.tags.get(CHOICE_TAG), candidate.tags.get(DECISION_TAG)]),
             *scored.notes,
             *describe_weak(slices, candidate.contract.problem),
         ],
@@ -122,13 +159,18 @@ def evaluate_candidate(project: Project, version: str, scored: Scored) -> Stored
 
 def find_slices(contract: Contract, scored: Scored) -> list[Slice]:
     """Return the error in parts of the scored rows."""
-    problem, champion = contract.problem, scored.champion
+    problem, champion = contract.problem, scored.predictions.get("champion")
     theirs = None if champion is None else row_losses(problem, scored.y, champion)
-    return measure_slices(contract, scored.frame, row_losses(problem, scored.y, scored.candidate), theirs)
+    return measure_slices(
+        contract, scored.frame, row_losses(problem, scored.y, scored.predictions["candidate"]), theirs
+    )
 
 
-def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:
-    """Return the predictions of the champion's bundle, with the classes in the candidate's order."""
+def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) -> Decided | np.ndarray:
+    """Return the predictions of the champion's bundle, with the classes in the candidate's order.
+
+    Its labels are decided by its own rule, and have the candidate's costs.
+    """
     found = Scorer.open(bundle.path).predict(frame)
     ours, theirs = candidate.contract.classes, bundle.contract.classes
     if ours is None or theirs is None:
@@ -137,7 +179,12 @@ def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) 
     for place, label in enumerate(ours):
         if label in theirs:
             aligned[:, place] = found[:, theirs.index(label)]
-    return aligned
+    rule, their_rule = candidate.contract.decision, bundle.contract.decision
+    if rule is None and their_rule is None:
+        return aligned
+    places = np.array([ours.index(label) if label in ours else -1 for label in theirs])
+    labels = places[decide(their_rule, found)]
+    return Decided(aligned, np.where(labels < 0, decide(None, aligned), labels), rule.costs if rule else None)
 
 
 def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None:
@@ -146,7 +193,13 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
     candidate = load_candidate(project.settings, record.version)
     contract = candidate.contract
     plots = draw_plots(
-        contract.problem, scored.y, scored.candidate, scored.champion, contract.classes or (), contract.target
+        contract.problem,
+        scored.y,
+        scored.predictions["candidate"],
+        scored.predictions.get("champion"),
+        contract.classes or (),
+        contract.target,
+        rule=contract.decision,
     )
     importance = measure_importance(
         contract.problem,
@@ -154,7 +207,7 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
         scored.y,
         scored.frame,
         [column.name for column in contract.features],
-        candidate.predict,
+        lambda frame: Decided.by(contract.decision, candidate.predict(frame)),
         confidence=scored.basis.confidence,
         resamples=scored.basis.resamples,
     )

@@ -9,7 +9,7 @@ A gate is a pure function of a comparison on the holdout. There are two built-in
   The margin is in the metric's unit (0.01 of ROC AUC, of R²), except for errors in the target's unit (rmse,
   mae, median_absolute_error), where it is a share of the champion's error.
 
-A third gate, `replay`, is in `ondol.monitoring.replay`.
+A third gate, `replay`, is in `ondol.monitoring.replay`. `slices` and `decision` are for those who set them.
 
 An undefined metric (too few rows, one class only) does not pass.
 
@@ -22,8 +22,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from ondol.config import Decision
 from ondol.errors import UserError
-from ondol.evaluation.metrics import Interval, Metric, bootstrap, choose_metric, metrics_of, paired_difference
+from ondol.evaluation.metrics import (
+    Decided,
+    Interval,
+    Metric,
+    bootstrap,
+    choose_metric,
+    metrics_of,
+    paired_difference,
+    require_decision,
+)
 from ondol.evaluation.slices import Slice
 from ondol.orchestration.reporting import plain, table
 from ondol.project import EVALUATION, FILE, OWN_ERRORS, Project, describe_error, digest_extension, read_extension
@@ -263,9 +273,9 @@ Array = NDArray[Any]
 def apply_gates(
     problem: str,
     y: Array,
-    candidate: Array,
-    champion: Array | None,
-    dummy: Array,
+    candidate: Decided | Array,
+    champion: Decided | Array | None,
+    dummy: Decided | Array,
     limits: GateLimits,
     seed: int = 0,
 ) -> Verdict:
@@ -281,9 +291,10 @@ def apply_gates(
         seed: Of the bootstrap.
 
     Raises:
-        UserError: the problem has no such metric, or a prediction is not a finite number.
+        UserError: the problem has no such metric, it needs `[decision]`, or a prediction is not a finite number.
     """
     metric = choose_metric(problem, limits.metric)
+    require_decision(problem, limits.metric, candidate if isinstance(candidate, Decided) else None)
     how: dict[str, Any] = {"confidence": limits.confidence, "resamples": limits.resamples, "seed": seed}
     others = {"dummy": dummy} if champion is None else {"dummy": dummy, "champion": champion}
     gains = {who: paired_difference(problem, metric, y, candidate, other, **how) for who, other in others.items()}
@@ -339,6 +350,23 @@ def apply_margin(compared: Comparison, margin: float) -> Gate:
         f"the champion's {compared.shown('champion')}, and at most {show_figure(-limit)} worse is allowed"
     )
     return Gate(name="margin", figure=gain.value, limit=limit, passed=passed, sentence=sentence)
+
+
+def apply_wanted(compared: Comparison, decision: Decision) -> tuple[Gate, ...]:
+    """Require that the precision or recall of `[decision]` is not missed beyond chance; there is no gate for costs."""
+    wanted = decision.model_dump(include={"precision", "recall"}, exclude_none=True)
+    return tuple(_apply_wanted(compared, name, value) for name, value in wanted.items())
+
+
+def _apply_wanted(compared: Comparison, name: str, wanted: float) -> Gate:
+    found = compared.scores["candidate"].get(name)
+    if found is None or found.high is None:
+        return _unknown("decision", compared.model_copy(update={"metric": name}), wanted)
+    sentence = (
+        f"{name} {show_interval(found.value, found.low, found.high)}, whose high end must reach {show_figure(wanted)} "
+        f"([decision] {name})"
+    )
+    return Gate(name="decision", figure=found.high, limit=wanted, passed=found.high >= wanted, sentence=sentence)
 
 
 def apply_slice_margin(slices: Sequence[Slice], margin: float) -> Gate:

@@ -1,7 +1,8 @@
 """Metrics of predictions, with bootstrap intervals.
 
-For classification, y are indices of the contract's classes, and predictions are probabilities [N, K]; in binary
-problems index 1 is the positive class. For regression, y and predictions are values [N] in the target's unit.
+For classification, y are indices of the contract's classes, and predictions are probabilities [N, K], or `Decided` if
+a rule decides the labels; in binary problems index 1 is the positive class. For regression, y and predictions are
+values [N] in the target's unit.
 
 Intervals are percentile bootstrap intervals over the holdout's rows (Efron, 1979), with a seed. A resample is a vector
 of weights (how often each row was drawn): rows are sorted once, and 200 resamples cost 200 passes over prepared arrays
@@ -17,13 +18,14 @@ instead of 200 sorts. A metric that is undefined for the weighted rows is NaN. T
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ondol.errors import UserError, nearest
 from ondol.project import EVALUATION, FILE, OWN_ERRORS, describe_error, read_extension
+from ondol_serving.decision import Costs, DecisionRule, decide
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +36,51 @@ ScoreFunction = Callable[[Floats], float]
 NAN = float("nan")
 
 
-def prepare_scorers(problem: str, y: Integers | Floats, prediction: Floats) -> dict[str, ScoreFunction]:
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """Probabilities of rows, and the labels that a rule decides from them.
+
+    Attributes:
+        probabilities: The probabilities, [N, K].
+        labels: The indexes of the labels, [N].
+        costs: The cost of each true class (rows) and label (columns), [K, K]; None if none are set.
+    """
+
+    probabilities: Floats
+    labels: Integers
+    costs: Costs | None = None
+
+    @classmethod
+    def by(
+        cls, rule: DecisionRule | None, probabilities: Floats, judge: DecisionRule | None = None
+    ) -> "Decided | Floats":
+        """Return the probabilities with the labels by `rule`, and the costs of `judge` (default: `rule`).
+
+        Without both, it is the probabilities alone.
+        """
+        judge = judge or rule
+        return probabilities if judge is None else cls(probabilities, decide(rule, probabilities), judge.costs)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.labels)
+
+    def __getitem__(self, rows: "Array | slice") -> "Decided":
+        """Return some of the rows."""
+        return Decided(self.probabilities[rows], self.labels[rows], self.costs)
+
+
+def numbers_of(prediction: "Decided | Floats") -> Floats:
+    """Return the probabilities [N, K] or values [N] of predictions."""
+    return prediction.probabilities if isinstance(prediction, Decided) else prediction
+
+
+def labels_of(prediction: "Decided | Floats") -> Integers:
+    """Return the indexes of the labels of predictions, [N]."""
+    return prediction.labels if isinstance(prediction, Decided) else decide(None, prediction)
+
+
+def prepare_scorers(problem: str, y: Integers | Floats, prediction: Decided | Floats) -> dict[str, ScoreFunction]:
     """Return each metric of `problem` as a function of the rows' weights.
 
     Args:
@@ -45,16 +91,32 @@ def prepare_scorers(problem: str, y: Integers | Floats, prediction: Floats) -> d
     Raises:
         ValueError: the shapes do not match.
     """
-    if len(y) != len(prediction) or np.ndim(prediction) != (1 if problem == "regression" else 2):
-        raise ValueError(f"{problem}: {np.shape(y)} truths and {np.shape(prediction)} predictions")
+    numbers = numbers_of(prediction)
+    if len(y) != len(numbers) or np.ndim(numbers) != (1 if problem == "regression" else 2):
+        raise ValueError(f"{problem}: {np.shape(y)} truths and {np.shape(numbers)} predictions")
     if problem == "regression":
-        return _prepare_regression(np.asarray(y, np.float64), np.asarray(prediction, np.float64))
+        return _prepare_regression(np.asarray(y, np.float64), np.asarray(numbers, np.float64))
     y = np.asarray(y, np.int64)
-    return _prepare_binary(y, prediction) if problem == "binary" else _prepare_multiclass(y, prediction)
+    confusion = Confusion(y, prediction)
+    prepare = _prepare_binary if problem == "binary" else _prepare_multiclass
+    scorers = prepare(y, numbers, confusion)
+    return scorers | _prepare_decided(problem, confusion, prediction) if isinstance(prediction, Decided) else scorers
 
 
-def _prepare_own(y: Integers | Floats, prediction: Floats) -> dict[str, ScoreFunction]:
-    return {name: partial(_score_own, name, metric, y, prediction) for name, metric in own_metrics().items()}
+def _prepare_decided(problem: str, confusion: "Confusion", prediction: Decided) -> dict[str, ScoreFunction]:
+    """Return the metrics that are about a rule for labels."""
+    costs = prediction.costs
+    made: dict[str, ScoreFunction] = {}
+    if problem == "binary":
+        made |= {"precision": confusion.precision, "recall": confusion.recall}
+    if costs is not None:
+        made["cost"] = partial(confusion.cost, np.array(costs))
+    return made
+
+
+def _prepare_own(y: Integers | Floats, prediction: Decided | Floats) -> dict[str, ScoreFunction]:
+    numbers = numbers_of(prediction)
+    return {name: partial(_score_own, name, metric, y, numbers) for name, metric in own_metrics().items()}
 
 
 def _score_own(name: str, metric: "Metric", y: Integers | Floats, prediction: Floats, weights: Floats) -> float:
@@ -65,9 +127,9 @@ def _score_own(name: str, metric: "Metric", y: Integers | Floats, prediction: Fl
         raise UserError(f'The metric "{name}" of {FILE(EVALUATION)} failed: {describe_error(error)}.') from error
 
 
-def _prepare_binary(y: Integers, probabilities: Floats) -> dict[str, ScoreFunction]:
+def _prepare_binary(y: Integers, probabilities: Floats, confusion: "Confusion") -> dict[str, ScoreFunction]:
     score = np.asarray(probabilities[:, 1], np.float64)
-    ranking, confusion = Ranking(y == 1, score), Confusion(y, probabilities)
+    ranking = Ranking(y == 1, score)
     return {
         "roc_auc": ranking.roc_auc,
         "average_precision": ranking.average_precision,
@@ -79,8 +141,7 @@ def _prepare_binary(y: Integers, probabilities: Floats) -> dict[str, ScoreFuncti
     }
 
 
-def _prepare_multiclass(y: Integers, probabilities: Floats) -> dict[str, ScoreFunction]:
-    confusion = Confusion(y, probabilities)
+def _prepare_multiclass(y: Integers, probabilities: Floats, confusion: "Confusion") -> dict[str, ScoreFunction]:
     rankings = [Ranking(y == k, probabilities[:, k]) for k in range(probabilities.shape[1])]
 
     def roc_auc_ovr(weights: Floats) -> float:
@@ -170,10 +231,10 @@ class Ranking:
 class Confusion:
     """The confusion matrix of weighted rows."""
 
-    def __init__(self, y: Integers, probabilities: Floats) -> None:
-        """Store each row's cell; the predicted class is the most probable one, the first of equal ones."""
-        self.classes = probabilities.shape[1]
-        self.cell = y * self.classes + probabilities.argmax(axis=1)
+    def __init__(self, y: Integers, prediction: Decided | Floats) -> None:
+        """Store each row's cell."""
+        self.classes = numbers_of(prediction).shape[1]
+        self.cell = y * self.classes + labels_of(prediction)
 
     def count(self, weights: Floats) -> Floats:
         """Return the weighted rows by true class (rows) and predicted class (columns)."""
@@ -190,6 +251,21 @@ class Confusion:
         counts = self.count(weights)
         truths = counts.sum(axis=1)
         return float(np.mean(counts.diagonal()[truths > 0] / truths[truths > 0]))
+
+    def precision(self, weights: Floats) -> float:
+        """Return the share of rows with label 1 that are of class 1; NaN if no row has this label."""
+        counts = self.count(weights)
+        return float(counts[1, 1] / counts[:, 1].sum()) if counts[:, 1].any() else NAN
+
+    def recall(self, weights: Floats) -> float:
+        """Return the share of rows of class 1 that have label 1; NaN if there is no such row."""
+        counts = self.count(weights)
+        return float(counts[1, 1] / counts[1].sum()) if counts[1].any() else NAN
+
+    def cost(self, costs: Floats, weights: Floats) -> float:
+        """Return the mean cost of a row, with the cost of each true class (rows) and label (columns)."""
+        counts = self.count(weights)
+        return float((counts * costs).sum() / counts.sum())
 
     def f1(self, weights: Floats) -> float:
         """Return the F1 of class 1; 0 if it is neither true nor predicted in any row."""
@@ -366,9 +442,17 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
 }
 
 
+# Those that need `[decision]`. A metric of the project's own may have such a name, and replaces it.
+DECISION_METRICS: Mapping[str, Mapping[str, Metric]] = {
+    "binary": {"precision": Metric(True), "recall": Metric(True), "cost": Metric(False, relative=True)},
+    "multiclass": {"cost": Metric(False, relative=True)},
+    "regression": {},
+}
+
+
 def metrics_of(problem: str) -> Mapping[str, Metric]:
     """Return the metrics of `problem` by name, the project's own metrics last."""
-    return {**METRICS[problem], **own_metrics()}
+    return {**METRICS[problem], **DECISION_METRICS[problem], **own_metrics()}
 
 
 def own_metrics() -> Mapping[str, Metric]:
@@ -404,7 +488,33 @@ def choose_metric(problem: str, name: str | None) -> str:
     return name or next(iter(known))
 
 
-def score_metrics(problem: str, y: Array, prediction: Array) -> dict[str, float]:
+class DecisionLike(Protocol):
+    """How labels are decided: `[decision]`, or the rule of a version."""
+
+    @property
+    def costs(self) -> Any:
+        """The costs; None if none are set."""
+
+
+def require_decision(problem: str, name: str | None, decision: DecisionLike | None) -> None:
+    """Check that labels are decided as a deciding metric needs it.
+
+    Args:
+        problem: "binary", "multiclass" or "regression".
+        name: `[gates] metric`.
+        decision: How labels are decided; None for the most probable class.
+
+    Raises:
+        UserError: it is a metric of `[decision]`, and the section or its costs are missing.
+    """
+    if name is None or name not in DECISION_METRICS[problem] or name in own_metrics():
+        return
+    if decision is None or (name == "cost" and decision.costs is None):
+        needed = "costs" if name == "cost" else "costs, precision or recall"
+        raise UserError(f'gates.metric is "{name}", which needs {needed} under [decision] in config.toml.')
+
+
+def score_metrics(problem: str, y: Array, prediction: Decided | Array) -> dict[str, float]:
     """Return every metric of `problem` that is defined on these rows.
 
     A metric is left out where it is undefined: ROC AUC of one class, R² of one value, percentages near 0.
@@ -418,7 +528,7 @@ def score_metrics(problem: str, y: Array, prediction: Array) -> dict[str, float]
 def bootstrap(
     problem: str,
     y: Array,
-    prediction: Array,
+    prediction: Decided | Array,
     *,
     confidence: float = 0.95,
     resamples: int = 200,
@@ -440,7 +550,8 @@ def bootstrap(
         needed: A metric that the default includes for any number of classes.
         groups: The number of each row's group, from 0; default: each row is a group of its own.
     """
-    many = np.ndim(prediction) == 2 and np.shape(prediction)[1] > MANY_CLASSES
+    numbers = numbers_of(prediction)
+    many = np.ndim(numbers) == 2 and np.shape(numbers)[1] > MANY_CLASSES
     left_out = {"roc_auc_ovr"} - {needed} if many else set()
 
     def prepare(rows: Array | slice) -> dict[str, ScoreFunction]:
@@ -455,8 +566,8 @@ def paired_difference(
     problem: str,
     metric: str,
     y: Array,
-    candidate: Array,
-    other: Array,
+    candidate: Decided | Array,
+    other: Decided | Array,
     *,
     confidence: float = 0.95,
     resamples: int = 200,
@@ -489,7 +600,7 @@ def measure_importance(
     y: Array,
     frame: "pd.DataFrame",
     columns: Sequence[str],
-    predict: "Callable[[pd.DataFrame], Array]",
+    predict: "Callable[[pd.DataFrame], Decided | Array]",
     *,
     confidence: float = 0.95,
     resamples: int = 200,
@@ -528,8 +639,8 @@ def measure_importance(
     return {column: interval for column, interval in found.items() if interval is not None}
 
 
-def _prepare(problem: str, y: Array, prediction: Array) -> dict[str, ScoreFunction]:
-    bad = np.count_nonzero(~np.isfinite(prediction))
+def _prepare(problem: str, y: Array, prediction: Decided | Array) -> dict[str, ScoreFunction]:
+    bad = np.count_nonzero(~np.isfinite(numbers_of(prediction)))
     if bad:
         raise UserError(f"The model gave {bad:,} predictions that are not finite numbers: check model/estimator.py.")
     return prepare_scorers(problem, y, prediction) | _prepare_own(y, prediction) if len(y) else {}

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ondol.evaluation.metrics import Confusion, Interval, Ranking, sample_rows
+from ondol.evaluation.metrics import Confusion, Decided, Interval, Ranking, labels_of, numbers_of, sample_rows
 from ondol.evaluation.slices import Slice, name_error
+from ondol_serving.decision import DecisionRule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,6 +108,8 @@ class Scene:
         y: The true targets, [N]: indices of classes, or values.
         candidate: The candidate's probabilities [N, K] or values [N].
         champion: The champion's; None if there is none.
+        labels: The labels of each model, [N], by its role; empty for values.
+        rule: How the candidate decides labels; None for the most probable class.
         classes: The names of the classes for drawing.
         target: The name of the target for drawing.
         note: A note on the number of rows.
@@ -115,6 +118,8 @@ class Scene:
     y: Array
     candidate: Array
     champion: Array | None
+    labels: Mapping[str, Array]
+    rule: DecisionRule | None
     classes: Sequence[str]
     target: str
     note: str
@@ -191,16 +196,17 @@ DPI = 100
 def draw_plots(
     problem: str,
     y: Array,
-    candidate: Array,
-    champion: Array | None = None,
+    candidate: Decided | Array,
+    champion: Decided | Array | None = None,
     classes: Sequence[object] = (),
     target: str = "target",
+    rule: DecisionRule | None = None,
     seed: int = 0,
 ) -> dict[str, bytes]:
     """Draw the plots of one evaluation; return PNG images by name.
 
-    Names: binary `roc`, `precision-recall`, `calibration`, `confusion-matrix`; multiclass `confusion-matrix`,
-    `roc-by-class`; regression `predicted-vs-actual`, `residuals`, `residual-histogram`.
+    Names: binary `roc`, `precision-recall`, `calibration`, `confusion-matrix`, and `threshold` where a rule has one;
+    multiclass `confusion-matrix`, `roc-by-class`; regression `predicted-vs-actual`, `residuals`, `residual-histogram`.
 
     Args:
         problem: "binary", "multiclass" or "regression".
@@ -209,6 +215,7 @@ def draw_plots(
         champion: The champion's; None if there is none.
         classes: The contract's classes, in order.
         target: The target's name.
+        rule: How the candidate decides labels; None for the most probable class.
         seed: The seed of the sample of rows.
     """
     rows = sample_rows(len(y), seed)
@@ -216,8 +223,13 @@ def draw_plots(
     if rows is not None:
         note = f"{len(rows):,} of {note}"
         y, candidate, champion = y[rows], candidate[rows], None if champion is None else champion[rows]
-    scene = Scene(y, candidate, champion, letter_all(classes), letter(target, 30), note)
+    models = {"candidate": candidate} | ({} if champion is None else {"champion": champion})
+    labels = {} if problem == "regression" else {name: labels_of(one) for name, one in models.items()}
+    ours, theirs = numbers_of(candidate), None if champion is None else numbers_of(champion)
+    scene = Scene(y, ours, theirs, labels, rule, letter_all(classes), letter(target, 30), note)
     charts = {"binary": BINARY, "multiclass": MULTICLASS, "regression": REGRESSION}[problem]
+    if rule is not None and rule.threshold is not None:
+        charts = {**charts, "threshold": draw_threshold}
     return {name: _render(draw, scene) for name, draw in charts.items()}
 
 
@@ -311,6 +323,9 @@ def draw_roc(figure: "Figure", scene: Scene) -> None:
     axes = make_axes(figure, f"ROC curve, {_positive(scene)}", scene.note)
     for name, prediction in scene.models.items():
         _draw_roc_curve(axes, scene.y == 1, prediction[:, 1], name, LINES[name])
+        if scene.rule is not None:
+            said = scene.labels[name] == 1
+            _mark(axes, float(said[scene.y != 1].mean()), float(said[scene.y == 1].mean()), name)
     _finish_roc(axes)
 
 
@@ -326,6 +341,8 @@ def draw_precision_recall(figure: "Figure", scene: Scene) -> None:
         recall, precision = true[keep] / max(true[-1], 1), true[keep] / (true[keep] + false[keep])
         area = ranking.average_precision(weights)
         axes.step(recall, precision, where="pre", label=f"{name} (average precision {area:.3f})", **LINES[name])
+        if scene.rule is not None and (said := scene.labels[name] == 1).any():
+            _mark(axes, float(said[scene.y == 1].mean()), float((scene.y[said] == 1).mean()), name)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="best")
 
@@ -349,10 +366,46 @@ def draw_confusion(figure: "Figure", scene: Scene) -> None:
     figure.set_size_inches(*_confusion_size(len(scene.classes), len(models)))
     grid = np.atleast_1d(figure.subplots(1, len(models)))
     for axes, (name, prediction) in zip(grid, models.items(), strict=True):
-        counts = Confusion(scene.y, prediction).count(np.ones(len(scene.y)))
+        counts = Confusion(scene.y, Decided(prediction, scene.labels[name])).count(np.ones(len(scene.y)))
         _draw_matrix(axes, *merge_rare(counts, scene.classes))
         axes.set_title(f"Confusion matrix, {name}")
         axes.set(xlabel=f"predicted {scene.target}\n({scene.note})", ylabel=f"true {scene.target}")
+
+
+def draw_threshold(figure: "Figure", scene: Scene) -> None:
+    """Draw the mean cost, or precision and recall, of the candidate against the threshold."""
+    assert scene.rule is not None and scene.rule.threshold is not None
+    chosen, costs = scene.rule.threshold, scene.rule.costs
+    axes = make_axes(figure, f"Threshold of the probability, {_positive(scene)}", scene.note)
+    ranking = Ranking(scene.y == 1, scene.candidate[:, 1])
+    true, false = (np.append(0, counts) for counts in ranking.count(np.ones(len(scene.y))))
+    thresholds = np.append(1.0, ranking.score[ranking.order][ranking.ends])
+    keep, lines = thin(thresholds), {}
+    if costs is None:
+        lines["precision"] = true / np.maximum(true + false, 1)
+        lines["recall"] = true / max(true[-1], 1)
+    else:
+        (right0, wrong0), (wrong1, right1) = costs
+        total = (true[-1] - true) * wrong1 + true * right1 + false * wrong0 + (false[-1] - false) * right0
+        lines["mean cost"] = total / len(scene.y)
+    for (name, line), style in zip(lines.items(), LINES.values(), strict=False):
+        axes.step(thresholds[keep], line[keep], where="post", label=name, **style)
+        # A row has the label from the threshold on: the lowest probability at or above it.
+        place = int(np.searchsorted(-thresholds, -chosen, side="right")) - 1
+        axes.plot(chosen, line[max(place, 0)], "o", color=style["color"], markersize=6)
+    axes.axvline(chosen, color="black", linewidth=1.2, label=f"chosen on the training rows ({chosen:.3g})")
+    end = min(max(10 * chosen, 0.01), 1.0)  # that of a rare class would be at the edge
+    if end > 0.5:
+        axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":", label="0.5")
+    axes.set(xlabel=f"threshold: {_positive(scene)} from this probability on", ylabel=" and ".join(lines))
+    axes.set_xlim(0, end)
+    axes.set_ylim(0, None)
+    axes.legend(loc="best")
+
+
+def _mark(axes: "Axes", x: float, y: float, name: str) -> None:
+    """Mark the point of a curve at which a model decides its labels."""
+    axes.plot(x, y, "o", color=LINES[name]["color"], markersize=6, label=f"labels of the {name}", zorder=3)
 
 
 def draw_roc_by_class(figure: "Figure", scene: Scene) -> None:

@@ -127,15 +127,16 @@ def score_again(candidate: "Candidate", recorded: dict[str, Any]) -> dict[str, A
     """Return the candidate's figures on the version's evaluation rows, without a champion."""
     from ondol.config import Gates
     from ondol.evaluation.gates import apply_gates
-    from ondol.evaluation.metrics import choose_metric
+    from ondol.evaluation.metrics import Decided, choose_metric
     from ondol.evaluation.scoring import predict_dummy
     from ondol.evaluation.targets import Basis, choose_rows
 
     basis, problem = Basis.model_validate(recorded), candidate.contract.problem
-    rows = choose_rows(candidate, basis)
-    dummy = predict_dummy(problem, choose_metric(problem, basis.metric), candidate.baseline, len(rows.y))
+    rows, rule = choose_rows(candidate, basis), candidate.contract.decision
+    dummy = predict_dummy(problem, choose_metric(problem, basis.metric), candidate.baseline, len(rows.y), rule)
     limits = Gates(metric=basis.metric, confidence=basis.confidence, resamples=basis.resamples)
-    return apply_gates(problem, rows.y, rows.predictions, None, dummy, limits).model_dump(mode="json")
+    ours, theirs = Decided.by(rule, rows.predictions), Decided.by(None, dummy, rule)
+    return apply_gates(problem, rows.y, ours, None, theirs, limits).model_dump(mode="json")
 
 
 def _say(words: str) -> None:

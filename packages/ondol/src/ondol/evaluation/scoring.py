@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ondol.contract import Column, Contract, check_rows, encode
 from ondol.errors import UserError
+from ondol_serving.decision import DecisionRule, decide
 from ondol_serving.names import label_key
 
 if TYPE_CHECKING:
@@ -156,26 +157,35 @@ def _to_arrow(values: "pd.Series[Any]", name: str, contract: Contract) -> pa.Arr
 
 
 def predict_dummy(
-    problem: str, metric: str, baseline: Sequence[float] | NDArray[Any], rows: int, seed: int = 0
+    problem: str,
+    metric: str,
+    baseline: Sequence[float] | NDArray[Any],
+    rows: int,
+    rule: DecisionRule | None = None,
+    seed: int = 0,
 ) -> NDArray[Any]:
     """Return the predictions of the dummy model for `rows` rows: probabilities [rows, K], or values [rows].
 
     In regression it predicts the mean; for absolute errors, the last of `baseline`. In classification it predicts each
-    class's share, except for two metrics for which that is too easy to beat: for `f1` it always predicts the positive
-    class, and for `f1_macro` it draws classes by their shares (no guess is better on average).
+    class's share, except for metrics for which that is too easy to beat: for `f1` and `precision` it always predicts
+    the positive class, for `cost` the cheapest class, and for `f1_macro` it draws classes by their shares (no guess is
+    better on average).
 
     Args:
         problem: "binary", "multiclass" or "regression".
         metric: The deciding metric.
         baseline: Of the training rows: each class's share, [K]; or the mean, or mean and median.
         rows: The number of predictions.
+        rule: How the candidate's labels are decided; None for the most probable class.
         seed: The seed of the draws.
     """
     figures = np.asarray(baseline, np.float64)
     if problem == "regression":
         return np.full(rows, figures[-1] if metric in ABSOLUTE else figures[0])
-    if metric == "f1":
+    if metric == "f1" or (metric == "precision" and rule is not None):
         return np.tile([0.0, 1.0], (rows, 1))
+    if metric == "cost" and rule is not None and rule.costs is not None:
+        return np.tile(np.eye(len(figures))[(figures @ np.array(rule.costs)).argmin()], (rows, 1))
     if metric == "f1_macro":
         drawn = np.random.default_rng(seed).choice(len(figures), rows, p=figures / figures.sum())
         return np.asarray(np.eye(len(figures))[drawn])
@@ -221,8 +231,10 @@ def _pipeline_runtime(model: Any, contract: Contract) -> ModelFunction:
     def run(encoded: pd.DataFrame) -> list[np.ndarray]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Found unknown categories", UserWarning)  # expected for open sets
-            predicted = np.asarray(model.predict(encoded))
-            return [predicted] if contract.classes is None else [predicted, model.predict_proba(encoded)]
+            if contract.classes is None:
+                return [np.asarray(model.predict(encoded))]
+            probabilities, rule = np.asarray(model.predict_proba(encoded)), contract.decision
+            return [decide(rule, probabilities) if rule else np.ravel(model.predict(encoded)), probabilities]
 
     return run
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from ondol.contract import Column, Contract
 from ondol.errors import UserError
+from ondol.evaluation.metrics import Decided, labels_of, numbers_of
 from ondol.project import EVALUATION, FILE, OWN_ERRORS, describe_error, read_extension
 
 LEAST_ROWS = 30  # in a slice, of each half
@@ -81,9 +82,9 @@ def measure_slices(contract: Contract, frame: pd.DataFrame, losses: Losses, cham
     return [_measure(name, kind, mask, losses, champion) for kind, name, mask in known]
 
 
-def row_losses(problem: str, y: NDArray[Any], prediction: NDArray[Any]) -> Losses:
+def row_losses(problem: str, y: NDArray[Any], prediction: Decided | NDArray[Any]) -> Losses:
     """Return the loss of each row: 1 for a wrong label and 0 for a right one, or the absolute error."""
-    wrong = prediction.argmax(axis=1) != y if problem != "regression" else np.abs(prediction - y)
+    wrong = labels_of(prediction) != y if problem != "regression" else np.abs(numbers_of(prediction) - y)
     return np.asarray(wrong, np.float64)
 
 

@@ -19,6 +19,7 @@ from ondol.errors import UserError
 from ondol.registry.bundles import Bundle
 from ondol.registry.registry import Registry
 from ondol.training.dataset import Holdout, in_holdout, read_rows
+from ondol_serving.decision import decide
 
 CHUNK = 100_000  # rows that scikit-learn predicts at once, to bound memory
 REFERENCE = "reference.parquet"
@@ -209,7 +210,7 @@ def output_columns(contract: Contract, predicted: np.ndarray, prediction: str, p
     """Return the prediction and, in binary problems, the positive class's probability, as named columns."""
     if contract.classes is None:
         return {prediction: predicted.astype(np.float64)}
-    labels = pd.Series(list(contract.classes)).take(predicted.argmax(axis=1)).to_numpy()
+    labels = pd.Series(list(contract.classes)).take(decide(contract.decision, predicted)).to_numpy()
     made: dict[str, Any] = {prediction: labels}
     return made | ({probability: predicted[:, 1]} if contract.problem == "binary" else {})
 

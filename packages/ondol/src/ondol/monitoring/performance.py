@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from ondol.config import Gates, Monitor
 from ondol.contract import Contract, encode_target
 from ondol.evaluation.gates import show_figure
-from ondol.evaluation.metrics import Interval, bootstrap, choose_metric, metrics_of, score_metrics
+from ondol.evaluation.metrics import Decided, Interval, bootstrap, choose_metric, metrics_of, score_metrics
 
 
 class Performance(BaseModel):
@@ -56,10 +56,10 @@ def measure(
     predicted = np.array(rows["prediction"].tolist(), dtype=np.float64)
     good = np.isfinite(predicted).all(axis=1) & ((y >= 0) if contract.classes else np.isfinite(y))
     predicted = predicted[good] if contract.classes else predicted[good, 0]
-    y = y[good]
+    y, decided = y[good], Decided.by(contract.decision, predicted)
     metric = choose_metric(contract.problem, gates.metric)
     options = {"confidence": gates.confidence, "resamples": gates.resamples}
-    figure = bootstrap(contract.problem, y, predicted, metrics=[metric], **options).get(metric)  # type: ignore[arg-type]
+    figure = bootstrap(contract.problem, y, decided, metrics=[metric], **options).get(metric)  # type: ignore[arg-type]
     if figure is None:
         return None
     before = Interval(**holdout[metric]) if metric in holdout else None
@@ -68,7 +68,7 @@ def measure(
         rows=len(y),
         figure=figure,
         before=before,
-        metrics=score_metrics(contract.problem, y, predicted),
+        metrics=score_metrics(contract.problem, y, decided),
         lost=before is not None and is_lost(contract.problem, metric, figure, before, gates.confidence, rules),
     )
 

@@ -22,6 +22,7 @@ from ondol.project import Project
 from ondol.registry.bundles import Bundle, find_bundle, open_bundle, served_bundle
 from ondol.registry.champion import Champion, require_champion
 from ondol.storage.store import fetch_log
+from ondol_serving.decision import decide
 from ondol_serving.names import label_key
 
 REPLAY = "replay"  # the gate
@@ -214,7 +215,7 @@ def open_scorer(project: Project, version: str) -> Scorer:
         if classes is None:
             return [np.asarray(candidate.pipeline.predict(encoded))]
         probabilities = np.asarray(candidate.pipeline.predict_proba(encoded))
-        return [probabilities.argmax(axis=1), probabilities]
+        return [decide(candidate.contract.decision, probabilities), probabilities]
 
     return Scorer(candidate.contract, run)
 

@@ -404,6 +404,7 @@ SHOWN = 20  # newest versions that a message lists
 PAGE = 1000  # versions requested from MLflow at once
 KEY_TAG = "train_key"  # recorded with every version in existing registries
 CHOICE_TAG = "choice"  # of a run: why its candidate was chosen
+DECISION_TAG = "decision"  # of a run: how labels are decided, and what that reaches out of fold
 VIEW = "metrics"  # names the view of runs with their metrics as columns
 SHOWN_METRICS = 4  # metrics shown in MLflow's table of runs
 DELETED = "deleted"

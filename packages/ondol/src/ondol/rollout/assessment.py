@@ -117,7 +117,7 @@ def gather_evidence(project: Project, rollout: Rollout) -> Evidence:
     evidence.read, evidence.unanswered = batch.read, batch.unanswered
     if labels and evidence.looks % HOURLY == 1:
         try:
-            evidence.add_loss(measure_labelled(project, rollout, champion.contract))
+            evidence.add_loss(measure_labelled(project, rollout, champion.contract, challenger.contract.decision))
         except UserError as error:  # the other checks need no labels
             say(str(error), notice=True)
     checks = check_all(evidence, project.settings.rollout)

@@ -17,6 +17,7 @@ from ondol.registry.rollout import Rollout
 from ondol.rollout.sequences import Arms, Bounds, Floats, Moments, Share
 from ondol.storage.files import read_record
 from ondol.storage.store import Store
+from ondol_serving.decision import DecisionRule, decide
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 VALUE = "value"  # the output of a regression
@@ -49,6 +50,7 @@ class Answers:
         refused: Whether only one of them accepts the row, [N].
         step: The step of each request.
         keys: The id of the request, position in it, and the id that was sent, of each row, to find its label.
+        rules: How the champion and the challenger decide labels.
     """
 
     request: np.ndarray
@@ -57,6 +59,7 @@ class Answers:
     refused: np.ndarray
     step: np.ndarray
     keys: list[tuple[str, int, str | None]] = field(default_factory=list)
+    rules: tuple[DecisionRule | None, DecisionRule | None] = (None, None)
 
 
 class Output(BaseModel):
@@ -178,7 +181,8 @@ class Evidence(BaseModel):
         if names == (VALUE,):
             differs = np.asarray(np.abs(apart[:, 0]) > FAR * scale)
         else:
-            differs = np.asarray(answers.champion.argmax(axis=1) != answers.challenger.argmax(axis=1))
+            ours, theirs = answers.rules
+            differs = np.asarray(decide(ours, answers.champion) != decide(theirs, answers.challenger))
         compared = known | answers.refused
         shares = _means(answers, np.where(answers.refused, 1.0, differs), compared)
         self.disagreement.add(int(np.isfinite(shares).sum()), float(np.nansum(shares)))

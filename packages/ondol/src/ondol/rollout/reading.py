@@ -7,7 +7,7 @@ import zlib
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from ondol.config import Gates
 from ondol.contract import Contract, encode_target
 from ondol.errors import UserError
-from ondol.evaluation.metrics import bootstrap, choose_metric, metrics_of, paired_difference, score_metrics
+from ondol.evaluation.metrics import Decided, bootstrap, choose_metric, metrics_of, paired_difference, score_metrics
 from ondol.evaluation.scoring import ERROR, PREDICTION, Scorer, predict_table
 from ondol.evaluation.targets import read_reference
 from ondol.monitoring.drift import plain_text
@@ -34,6 +34,7 @@ from ondol.rollout.evidence import CHALLENGER, CHAMPION, VALUE, Answers, Evidenc
 from ondol.rollout.sequences import FEWEST
 from ondol.storage.files import scratch
 from ondol.storage.store import Store
+from ondol_serving.decision import DecisionRule
 from ondol_serving.names import label_key
 
 BEFORE = timedelta(hours=1)  # of the champion's log before a rollout that leaves it no requests to compare with
@@ -224,7 +225,8 @@ def pair_answers(batch: Batch, rollout: Rollout, champion: Bundle, challenger: B
             replayed = can_replay(contracts[version], contracts[OTHER[version]], complete=version == CHAMPION)
             scorer = Scorer.open(paths[OTHER[version]]) if replayed and found else None
             parts.append(_replay(found, version, names, scorer, contracts[CHAMPION]))
-    return _join(parts)
+    rules = contracts[CHAMPION].decision, contracts[CHALLENGER].decision
+    return replace(_join(parts), rules=rules)
 
 
 def can_replay(logged: Contract, other: Contract, *, complete: bool) -> bool:
@@ -402,8 +404,16 @@ def remove_samples(store: Store) -> None:
         store.remove(path)
 
 
-def measure_labelled(project: Project, rollout: Rollout, contract: Contract) -> Loss | None:
+def measure_labelled(
+    project: Project, rollout: Rollout, contract: Contract, challenger: DecisionRule | None
+) -> Loss | None:
     """Return the metric of the gates on the kept rows that have a label by now; None if they are too few.
+
+    Args:
+        project: The project.
+        rollout: The rollout.
+        contract: The contract of the champion.
+        challenger: How the challenger decides labels.
 
     Raises:
         UserError: the labels cannot be read.
@@ -412,19 +422,22 @@ def measure_labelled(project: Project, rollout: Rollout, contract: Contract) -> 
     if answers is None:
         return None
     labels = read_labels(project.settings, contract, [answers])
-    return measure_loss(contract, labels.join(answers), project.settings.gates)
+    return measure_loss(contract, labels.join(answers), project.settings.gates, challenger)
 
 
-def measure_loss(contract: Contract, rows: pd.DataFrame, gates: Gates) -> Loss | None:
+def measure_loss(
+    contract: Contract, rows: pd.DataFrame, gates: Gates, challenger: DecisionRule | None = None
+) -> Loss | None:
     """Return by how much the challenger's metric is worse on labelled rows; None if it is undefined on them.
 
     The metric is any metric of the gates itself, and its standard error is that of the bootstrap over
     requests. If both versions have answered the same rows, the difference is that of pairs.
 
     Args:
-        contract: The contract of the model.
+        contract: The contract of the champion.
         rows: The columns `request_id`, `label` (in the target's dtype), and lists of numbers of each version.
         gates: The metric and the number of bootstrap samples.
+        challenger: How the challenger decides labels; both are compared by its costs.
     """
     problem, metric = contract.problem, choose_metric(contract.problem, gates.metric)
     y = encode_target(contract, rows["label"])
@@ -437,11 +450,13 @@ def measure_loss(contract: Contract, rows: pd.DataFrame, gates: Gates) -> Loss |
     if (both := known[CHAMPION] & known[CHALLENGER]).any():
         known = dict.fromkeys(known, both)
     request = rows["request_id"].to_numpy()
+    rules, judge = {CHAMPION: contract.decision, CHALLENGER: challenger}, challenger or contract.decision
     data = {}
     for name, side in sides.items():
         chosen = known[name]
         _, groups = np.unique(request[chosen], return_inverse=True)
-        data[name] = (y[chosen], side[chosen] if contract.classes else side[chosen, 0], groups)
+        predicted = Decided.by(rules[name], side[chosen], judge) if contract.classes else side[chosen, 0]
+        data[name] = (y[chosen], predicted, groups)
     requests = [int(groups.max()) + 1 if len(groups) else 0 for _, _, groups in data.values()]
     if min(requests) < FEWEST:
         return None
@@ -470,7 +485,13 @@ def measure_loss(contract: Contract, rows: pd.DataFrame, gates: Gates) -> Loss |
 
 
 def _error(
-    problem: str, metric: str, gates: Gates, groups: np.ndarray, y: np.ndarray, answers: np.ndarray, *other: np.ndarray
+    problem: str,
+    metric: str,
+    gates: Gates,
+    groups: np.ndarray,
+    y: np.ndarray,
+    answers: Decided | np.ndarray,
+    *other: Decided | np.ndarray,
 ) -> float:
     """Return the standard error of a metric, or of its difference to that of `other`; NaN if it is undefined.
 

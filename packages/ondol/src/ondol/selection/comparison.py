@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from ondol.config import Settings
 from ondol.contract import Contract, encode, encode_target, fit_encodings
 from ondol.errors import UserError
-from ondol.evaluation.metrics import choose_metric, metrics_of, score_metrics
+from ondol.evaluation.metrics import Decided, choose_metric, metrics_of, require_decision, score_metrics
 from ondol.orchestration.reporting import Ticker, publish_table, say
 from ondol.project import Project, import_owned
 from ondol.training.candidates import Choice, Trial, name_params, read_candidates
+from ondol.training.decision import find_rule
 from ondol.training.folds import FOLDS, Fold, make_folds
 from ondol.training.pipeline import asks_for, build_pipeline, fitting
 from ondol.training.train import TrainingRows
@@ -57,6 +58,7 @@ def compare(settings: Settings, contract: Contract, frame: pd.DataFrame) -> Choi
     Raises:
         UserError: a candidate cannot be built or fitted.
     """
+    require_decision(contract.problem, settings.gates.metric, settings.decision if settings.decision.is_set else None)
     candidates = read_candidates(settings)
     affordable = [n for n in range(len(candidates) + 1) if count_fits(n, FOLDS) <= settings.train.budget]
     tried = candidates[: affordable[-1]]
@@ -81,6 +83,7 @@ class CrossValidation:
         target: The encoded target.
         folds: For each fold, the rows to fit on and those to predict.
         metric: The metric that decides.
+        classes: The classes; None for regression.
     """
 
     settings: Settings
@@ -88,6 +91,7 @@ class CrossValidation:
     target: NDArray[Any]
     folds: list[Fold]
     metric: str
+    classes: tuple[Any, ...] | None = None
     _transformed: dict[tuple[Any, int], tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -105,7 +109,7 @@ class CrossValidation:
         if len(sample) < LEAST_ROWS or len(folds) < 2:
             return None
         metric = choose_metric(contract.problem, settings.gates.metric)
-        return cls(settings, encode(fitted, sample), target, folds, metric)
+        return cls(settings, encode(fitted, sample), target, folds, metric, fitted.classes)
 
     def run(self, candidates: list[dict[str, Any]]) -> Choice:
         """Compare the candidates on the first folds, the better half of them on the others, and return the best one."""
@@ -190,9 +194,12 @@ class CrossValidation:
         return self._transformed[kind, number]
 
     def _score(self, estimator: Any, rows: Any, truth: NDArray[Any]) -> float:
-        problem = self.settings.data.problem
+        problem, decision = self.settings.data.problem, self.settings.decision
         predict = estimator.predict if problem == "regression" else estimator.predict_proba
-        return score_metrics(problem, truth, np.asarray(predict(rows), np.float64)).get(self.metric, math.nan)
+        predicted, rule = np.asarray(predict(rows), np.float64), None
+        if decision.is_set and self.classes is not None:
+            rule = find_rule(decision, self.classes, truth, predicted)  # each candidate is scored by its best one
+        return score_metrics(problem, truth, Decided.by(rule, predicted)).get(self.metric, math.nan)
 
 
 def fit_with_stopping(estimator: Any, known: Any, target: NDArray[Any], unknown: Any, truth: NDArray[Any]) -> int:

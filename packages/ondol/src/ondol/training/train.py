@@ -12,14 +12,15 @@ import pandas as pd
 
 from ondol.config import Settings, Train
 from ondol.contract import Contract, encode, encode_target, fit_encodings, require_known
-from ondol.contract.encoding import require_answerable
+from ondol.contract.encoding import list_classes, require_answerable
 from ondol.errors import UserError
 from ondol.orchestration.reporting import publish_markdown, publish_table, say
 from ondol.project import Project
-from ondol.registry.registry import CHALLENGER, CHOICE_TAG, KEY_TAG
+from ondol.registry.registry import CHALLENGER, CHOICE_TAG, DECISION_TAG, KEY_TAG
 from ondol.storage.files import digest_json
 from ondol.training.candidates import Choice, read_candidates
 from ondol.training.dataset import Holdout, define_holdout, log_dataset, read_sides, sample_share
+from ondol.training.decision import ChosenRule, choose_rule, require_classes
 from ondol.training.pipeline import asks_for, build_pipeline, fitting, round_targets
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
 from ondol.validation.leakage import SAMPLE_ROWS, Alarm, accept_alarms, find_alarms, require_accepted, warn_of_needless
@@ -48,6 +49,7 @@ class Fitted:
     example: pd.DataFrame
     baseline: list[float]
     choice: Choice
+    decision: ChosenRule | None = None
 
 
 def cache_key(project: Project, validation: str) -> str:
@@ -62,6 +64,7 @@ def cache_key(project: Project, validation: str) -> str:
             **({"window_days": settings.data.window_days} if settings.data.window_days else {}),
             # The metric decides among the candidates.
             **({"metric": settings.gates.metric} if settings.gates.metric and _compares(settings) else {}),
+            **({"decision": settings.decision.model_dump(exclude_none=True)} if settings.decision.is_set else {}),
             **({"accept": sorted(settings.leakage.accept)} if settings.leakage.accept else {}),
             "code": code_digest(settings.root),
             "packages": shaping_packages(),
@@ -94,13 +97,16 @@ def load_rows(project: Project, validation: str) -> TrainingRows:
     """Read the training rows, and a sample of the holdout.
 
     Raises:
-        UserError: the target of a regression exceeds the range of the service's answers.
+        UserError: the target of a regression exceeds the range of the service's answers, or `[decision]` names a class
+            that does not exist.
     """
     settings, contract = project.settings, project.contract
     holdout = define_holdout(settings, contract, validation)
     train, held_out = read_sides(settings, contract, validation, holdout, SAMPLE_ROWS)
     if contract.problem == "regression":
         require_answerable(contract.target, train[contract.target])
+    else:
+        require_classes(settings.decision, list_classes(train[contract.target]))
     return TrainingRows(train, held_out, holdout)
 
 
@@ -139,7 +145,7 @@ def fit_rows(
         choice: The parameters of the estimator; default: those of the first candidate.
 
     Raises:
-        UserError: the target has one class only, or the project's code fails.
+        UserError: the target has one class only, `[decision]` cannot be followed, or the project's code fails.
     """
     if frame.empty:
         raise UserError("No rows are left to train on: the holdout or the quarantine took them all.")
@@ -151,13 +157,17 @@ def fit_rows(
     encoded, target = encode(fitted, frame), encode_target(fitted, frame[contract.target])
     example = encoded.head(EXAMPLE_ROWS).copy()
     choice = choice or Choice(read_candidates(settings)[0], "Nothing was compared.")
+    decision = choose_rule(settings, fitted, frame, choice.params)
+    if decision is not None:
+        fitted = fitted.model_copy(update={"decision": decision.rule})
     pipeline = build_pipeline(settings, choice.params)
     started = time.perf_counter()
     with fitting():
         pipeline.fit(encoded, target)
     round_targets(pipeline)
     seconds = time.perf_counter() - started
-    return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline_of(fitted, target), choice)
+    baseline = baseline_of(fitted, target)
+    return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline, choice, decision)
 
 
 def baseline_of(contract: Contract, target: np.ndarray) -> list[float]:
@@ -199,6 +209,8 @@ def register(
         uri, model_id = registry.log_model(fitted.pipeline, fitted.example, requirements)
     version = registry.register(uri, model_id, run_id, tags | {KEY_TAG: key})
     registry.set_alias(CHALLENGER, version)
+    if fitted.decision:
+        say(fitted.decision.reason)
     say(f"Version {version} was fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s and registered.")
     publish_markdown("candidate", f"**Version {version}**, fitted on {fitted.rows:,} rows in {fitted.seconds:.1f} s.")
     return version
@@ -219,6 +231,7 @@ def tags_of(
         "holdout": fitted.holdout.model_dump_json(),
         **({"leaks_accepted": accepted[:500]} if accepted else {}),
         **({CHOICE_TAG: fitted.choice.reason[:500]} if fitted.choice.trials else {}),
+        **({DECISION_TAG: fitted.decision.reason[:500]} if fitted.decision else {}),
     }
 
 
@@ -243,6 +256,7 @@ def log_run(
         "target": settings.data.target or fitted.contract.target,
         "estimator": type(fitted.pipeline[-1]).__name__,
         **{f"estimator.{k}": v for k, v in fitted.pipeline[-1].get_params(deep=False).items()},
+        **(fitted.decision.params if fitted.decision else {}),
         **params,
     }
     documents = {
@@ -257,7 +271,11 @@ def log_run(
     }
     project.registry.log_results(
         run_id,
-        {"fit_seconds": fitted.seconds, "train_rows": fitted.rows},
+        {
+            "fit_seconds": fitted.seconds,
+            "train_rows": fitted.rows,
+            **(fitted.decision.figures if fitted.decision else {}),
+        },
         documents,
         params={k: str(v)[:500] for k, v in parameters.items()},
     )
