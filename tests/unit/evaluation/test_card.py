@@ -25,7 +25,7 @@ from ondol.validation.results import Validation
 
 ROWS = 400
 EVIL = "<script>alert(1)</script>|`x`"
-# Written before the card was: each question with what must be found in the card, within its section.
+# Each question with what must be found in the card, within its section.
 QUESTIONS = {
     "1. What is it for, and what must it not be used for?": (
         "Intended use",
