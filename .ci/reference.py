@@ -76,6 +76,7 @@ REFUSALS = {  # by the type of a refusal of the service: when
     "Arrow, and the extra `arrow` is not installed",
     "unsupported_encoding": "The body has a `Content-Encoding`",
     "no_model": "No model is in production yet",
+    "no_card": "The version in production was deployed before there were model cards",
     "invalid_arrow": "A table cannot be read: it is not a stream of Arrow, is compressed, or has unknown types",
     "invalid_inference_request": "A request of the Open Inference Protocol cannot be read",
     "unknown_model": "The path names another model than that of the project",
@@ -94,6 +95,7 @@ ROUTES = {  # of BentoML, without a description in its document, or not in it
     "/explain": "Predict each row, and say [what each column contributed](../how-to/explain-a-prediction.md).",
     "/model": "The model in production: version, data digest, commit, metrics, classes, how labels are decided, and "
     "the schema of a request.",
+    "/model/card": "The [model card](../how-to/write-a-model-card.md): HTML if `Accept` has it, else Markdown.",
     "/v2/models/{model}/infer": "As `/predict`, by the [Open Inference Protocol]"
     "(../how-to/use-the-open-inference-protocol.md).",
     "/v2/models/{model}/versions/{version}/infer": "The same, if that version is in production.",
@@ -168,6 +170,7 @@ EFFECTS = {  # by section: what a change of it reaches, and when
     "train": TRAINING,
     "decision": TRAINING,
     "gates": f"{NEXT_RUN}. Nothing is trained again: a version that is not in production is evaluated again",
+    "card": "the next `ml card`, `ml evaluate` or `ml deploy` that writes a card. Nothing is trained again",
     "deploy": f"{NEXT_RUN}: a bundle of the same version is made and loaded",
     "rollout": "`strategy`: the next `ml run`, `ml deploy` or `ml rollout start`. The shares: the next rollout. "
     "The limits: the next run of the rollout flow",

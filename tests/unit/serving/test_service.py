@@ -119,6 +119,25 @@ def test_model_page_tells_version_data_commit_metrics_and_schema(client: TestCli
     assert "house age" in about["schema"]["$defs"]["Row"]["properties"]
 
 
+def test_card_is_html_for_a_browser_and_markdown_otherwise(
+    models: dict[str, bytes], store: Path, serve_store: Any
+) -> None:
+    files = bundle_files("7", "binary", models["binary"])
+    crown(store, *write_bundle(store, files | {"card.md": "# 모델".encode(), "card.html": b"<h1>card</h1>"}))
+    client = serve_store(store)
+    page = client.get("/model/card", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert page.text == "<h1>card</h1>" and page.headers["content-type"].startswith("text/html")
+    text = client.get("/model/card")
+    assert text.text == "# 모델" and text.headers["content-type"].startswith("text/markdown")
+    assert text.headers["vary"] == "Accept"
+
+
+def test_bundle_without_a_card_is_served_and_its_card_is_not_found(client: TestClient) -> None:
+    answer = client.get("/model/card")
+    assert answer.status_code == 404 and "before there were model cards" in answer.json()["error"]
+    assert client.post("/predict", json={"rows": [ROW]}).status_code == 200
+
+
 def test_openapi_shows_the_types_of_the_bundle(client: TestClient) -> None:
     document = client.get("/docs.json").json()
     row = document["components"]["schemas"]["Row"]

@@ -31,7 +31,7 @@ HEALTH = frozenset(  # answered without a key, and under any host name
 METRICS = "/metrics"  # answered under any host name too: it reveals no data
 NEEDED = {"/predict": "predict", "/explain": "explain", METRICS: "metrics"}  # by path
 PAGES = frozenset(  # for callers with any scope
-    {"/", "/docs.json", "/schema.json", "/model", "/static_content/{path}", "/v2", *MODEL}
+    {"/", "/docs.json", "/schema.json", "/model", "/model/card", "/static_content/{path}", "/v2", *MODEL}
 )
 CALLERS_KEPT = 10_000  # with a rate, or a verified token
 ISSUER_SECONDS = 5.0  # for its answer

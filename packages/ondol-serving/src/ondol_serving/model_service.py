@@ -18,7 +18,8 @@ from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddle
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from bentoml.exceptions import BentoMLException, ServiceUnavailable
 from pydantic import ValidationError
-from starlette.responses import PlainTextResponse, Response
+from starlette.datastructures import Headers
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -34,7 +35,7 @@ from ondol_serving.errors import RequestRefused, refuse
 from ondol_serving.explanation import explain
 from ondol_serving.metrics import counters
 from ondol_serving.names import PrintableRecord
-from ondol_serving.openapi import DocumentedService, show_page
+from ondol_serving.openapi import UNFRAMED, DocumentedService, show_page
 from ondol_serving.protocol import use_protocol
 from ondol_serving.request import REQUEST
 from ondol_serving.serving import NO_MODEL, serving
@@ -55,6 +56,8 @@ logging.getLogger("bentoml._internal.server.http_app").addFilter(_is_fault)  # B
 
 GRPC_PORT = int(os.environ.get("ML_SERVICE__GRPC_PORT") or 0)
 NO_GRPC = "ML_SERVICE__GRPC_PORT needs gRPC: run `uv add --group service 'ondol-serving[grpc]'`, and build a new image."
+NO_CARD = "The model in production was deployed before there were model cards: `ml deploy` of the next version adds one"
+CARD_HEADERS = UNFRAMED | {"Vary": "Accept", "X-Content-Type-Options": "nosniff"}
 STOP_SECONDS = 10.0  # for requests in progress over gRPC
 WORKERS = int(os.environ.get("ML_SERVICE__WORKERS") or 1)
 
@@ -75,6 +78,17 @@ async def show_model(scope: Scope, receive: Receive, send: Send) -> None:
     if (bundle := serving.bundle) is None:
         return await refuse(503, "no_model", NO_MODEL)(scope, receive, send)
     await Response(describe_model(bundle), media_type=JSON)(scope, receive, send)
+
+
+async def show_card(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer `GET /model/card`: as HTML if the caller accepts it, such as a browser, else as Markdown."""
+    if (bundle := serving.bundle) is None:
+        return await refuse(503, "no_model", NO_MODEL)(scope, receive, send)
+    wants_html = "text/html" in Headers(scope=scope).get("accept", "")
+    name, media_type = ("card.html", "text/html") if wants_html else ("card.md", "text/markdown")
+    if not (bundle.folder / name).is_file():
+        return await refuse(404, "no_card", NO_CARD)(scope, receive, send)
+    await FileResponse(bundle.folder / name, media_type=media_type, headers=CARD_HEADERS)(scope, receive, send)
 
 
 @lru_cache(maxsize=1)
@@ -165,6 +179,7 @@ def _require_model() -> Bundle:
 # Routes that BentoML does not know, with their methods.
 OURS: dict[str, tuple[str, ASGIApp]] = {
     "/model": ("GET", show_model),
+    "/model/card": ("GET", show_card),
     "/explain": ("POST", answer_explain),
     **inference_protocol.ROUTES,
 }

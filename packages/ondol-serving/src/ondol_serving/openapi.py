@@ -89,7 +89,7 @@ class DocumentedService(bentoml.Service[Any]):
 
     @property
     def openapi_spec(self) -> Any:
-        """BentoML's document with the request type of the bundle in production, and `/model`; cached by bundle."""
+        """BentoML's document with the bundle's request type, and our own routes; cached by bundle."""
         bundle = serving.bundle
         if self._made is None or self._made[0] is not bundle:
             self._made = bundle, Document(self._describe(bundle))
@@ -100,6 +100,7 @@ class DocumentedService(bentoml.Service[Any]):
         document["info"].pop("contact", None)
         document["components"]["schemas"]["Error"] = ERROR
         document["paths"]["/model"] = {"get": _describe_model()}
+        document["paths"]["/model/card"] = {"get": _describe_card()}
         document["paths"] |= {path: _describe_protocol(path) for path in ROUTES}
         operation = document["paths"]["/predict"]["post"]
         # BentoML's keys are numbers: text keys would appear in the document a second time.
@@ -131,6 +132,17 @@ def _describe_model() -> dict[str, Any]:
         "tags": ["Service APIs"],
         "description": "The model in production: version, data digest, commit, metrics, schema.",
         "responses": found | _describe(CALLERS | {503: "There is no model yet"}),
+    }
+
+
+def _describe_card() -> dict[str, Any]:
+    content = {media_type: {"schema": {"type": "string"}} for media_type in ("text/html", "text/markdown")}
+    found = {"200": {"description": "The model card", "content": content}}
+    refusals = CALLERS | {404: "The model was deployed before there were model cards", 503: "There is no model yet"}
+    return {
+        "tags": ["Service APIs"],
+        "description": "The model card of the model in production, as of its deployment.",
+        "responses": found | _describe(dict(sorted(refusals.items()))),
     }
 
 

@@ -444,6 +444,22 @@ class Naming(Section):
     name: str = Field("project", pattern=r"^[a-z0-9][a-z0-9._-]*$")
 
 
+class CardText(Section):
+    """What the model card says that no record has; see docs/how-to/write-a-model-card.md.
+
+    Attributes:
+        use: What the model is for: which decisions, by whom, about which cases.
+        not_for: What it must not be used for.
+        owner: Who is responsible for it, with an address for questions.
+        license: The licence of the model, such as "apache-2.0"; names of Hugging Face are recognised there.
+    """
+
+    use: str | None = None
+    not_for: str | None = None
+    owner: str | None = None
+    license: str | None = None
+
+
 class Service(Section):
     """Limits and address of the service; the limits apply to each process separately.
 
@@ -708,6 +724,7 @@ class Settings(BaseSettings):
     train: Train = Train()
     decision: Decision = Field(Decision(), exclude_if=lambda decision: not decision.is_set)
     gates: Gates = Gates()
+    card: CardText = CardText()
     deploy: Deploy = Deploy()
     rollout: RolloutPolicy = RolloutPolicy()
     service: Service = Service()

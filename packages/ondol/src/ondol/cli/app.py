@@ -246,6 +246,21 @@ def reproduce(
     reproduce_version(version, anyway, install)
 
 
+@app.command()
+def card(
+    version: Annotated[
+        str | None, typer.Argument(help="A registered version; default: the one in production.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for card.md and card.html; default: .ml/cards/VERSION.")
+    ] = None,
+) -> None:
+    """Write a version's model card, with the drift since its deployment and the history."""
+    from ondol.cli.reproduce import write_current_card
+
+    write_current_card(version, out.absolute() if out else None)
+
+
 # The project on this machine.
 
 

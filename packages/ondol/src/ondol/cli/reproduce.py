@@ -1,12 +1,14 @@
-"""`ml reproduce`: train a version again, and print the recorded metrics beside the reproduced ones."""
+"""`ml reproduce` and `ml card`: train a version again from its record, and write its model card from it."""
 
 import math
+from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
-from ondol.cli.console import Steps, console, start_command
+from ondol.cli.console import Steps, console, print_plain, start_command
 from ondol.errors import Refused
+from ondol.evaluation.card import log_card, write_card
 from ondol.evaluation.reproduction import (
     PREDICTIONS,
     TOLERANCE,
@@ -18,6 +20,10 @@ from ondol.evaluation.reproduction import (
     other_packages,
     retrain_version,
 )
+from ondol.monitoring.report import describe_windows
+from ondol.monitoring.windows import Windows
+from ondol.project import Project
+from ondol.registry.champion import require_champion, version_of
 
 SHOWN_PACKAGES = 8
 
@@ -109,3 +115,27 @@ def _show(figure: Figure | None) -> str:
 
 def _show_deviation(deviation: float) -> str:
     return "not comparable" if math.isinf(deviation) else f"{deviation:.2g}"
+
+
+def write_current_card(version: str | None, folder: Path | None) -> None:
+    """Write the card of a version into a folder and to its MLflow run, and print where it is.
+
+    Args:
+        version: A registered version; None for the one in production.
+        folder: Where to write; None for `.ml/cards/VERSION`.
+
+    Raises:
+        UserError: there is no such version, or a record of it is missing.
+    """
+    project = Project(start_command())
+    version = version or require_champion(project.store).version
+    champion = project.champion
+    bundles = {change.to for change in (champion.history if champion else ()) if version_of(change.to) == version}
+    since = describe_windows(Windows(project.store).of_bundles(bundles), bool(bundles))
+    files = write_card(project, version, since, private=True)
+    folder = folder or project.settings.home / "cards" / version
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        print_plain(project.settings.show(folder / name))
+    print_plain(f"In MLflow: {log_card(project, version, files)}")

@@ -15,6 +15,7 @@ from ondol.config import Settings
 from ondol.contract import Column, Contract, encode
 from ondol.deployment.explanation import BACKGROUND, Explanation, build_explanation
 from ondol.deployment.onnx import check_parity, compile_model
+from ondol.evaluation.card import write_card
 from ondol.evaluation.scoring import Scorer
 from ondol.evaluation.targets import REFERENCE, Candidate, load_candidate, make_reference
 from ondol.orchestration.reporting import say
@@ -22,12 +23,11 @@ from ondol.project import Project
 from ondol.registry.bundles import Bundle, write_bundle
 from ondol.storage.files import utc_now
 from ondol.training.dataset import sample_training_rows
+from ondol.training.support import COMMON
 from ondol_serving.names import label_key
 
 if TYPE_CHECKING:
     from bentoml import Tag
-
-COMMON = 5  # a text in fewer rows may identify a person
 
 
 def typical_row(contract: Contract, frame: pd.DataFrame) -> pd.DataFrame:
@@ -70,7 +70,7 @@ def build_bundle(project: Project, version: str) -> Bundle:
         "example": {"rows": json_rows(candidate.contract, example)},
         "expected": expected_answers(candidate, example),
     }
-    files |= explanation.files
+    files |= explanation.files | write_card(project, version)
     files |= {
         REFERENCE: reference,
         "contract.json": candidate.contract.model_dump_json(indent=1).encode(),

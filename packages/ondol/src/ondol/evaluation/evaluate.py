@@ -10,6 +10,7 @@ import pandas as pd
 from ondol.contract import Contract
 from ondol.contract.schema import can_score
 from ondol.errors import Refused
+from ondol.evaluation.card import card_address, log_card, write_card
 from ondol.evaluation.gates import (
     StoredVerdict,
     apply_gates,
@@ -31,7 +32,7 @@ from ondol.evaluation.metrics import (
     measure_importance,
     numbers_of,
 )
-from ondol.evaluation.plots import Importance, draw_importance, draw_plots, draw_slices
+from ondol.evaluation.plots import Importance, bin_means, draw_importance, draw_plots, draw_slices, group_evenly
 from ondol.evaluation.scoring import Scorer, predict_dummy
 from ondol.evaluation.slices import Slice, describe_weak, measure_slices, row_losses, slice_rows
 from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
@@ -43,6 +44,8 @@ from ondol.registry.champion import Champion
 from ondol.registry.registry import CHOICE_TAG, DECISION_TAG
 from ondol.training.dataset import log_dataset
 from ondol_serving.decision import decide
+
+TENTHS = 10  # of the rows, by the prediction
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,7 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
         "verdict.json": verdict.model_dump(mode="json"),
         "importance.json": importance_table(importance),
         "slices.json": slices_table(record.slices),
+        "calibration.json": calibration_table(contract.problem, scored.y, scored.candidate),
     }
     registry.log_results(candidate.run_id, metrics, documents, plots)
     registry.show_metrics(
@@ -242,7 +246,23 @@ def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None
     publish_table("gates", gate_rows(record))
     for name, png in plots.items():
         publish_image(f"plot-{name}", png, name.replace("_", " "))
+    address = log_card(project, record.version, write_card(project, record.version, verdict=record))
+    publish_link("model-card", address, f"Model card of version {record.version}")
     project.verdicts.write(record)
+
+
+def calibration_table(problem: str, y: np.ndarray, prediction: np.ndarray) -> dict[str, Any]:
+    """Return mean prediction, mean outcome and rows of each tenth of the rows, in the form of MLflow's tables.
+
+    The prediction is the probability of the second of two classes, else of the most probable class, or the value.
+    """
+    predicted, outcome = prediction, y
+    if problem != "regression":
+        place = np.ones(len(y), np.intp) if problem == "binary" else prediction.argmax(axis=1)
+        predicted, outcome = prediction[np.arange(len(y)), place], y == place
+    means = bin_means(predicted, (predicted, outcome), TENTHS)
+    rows = np.bincount(group_evenly(predicted, TENTHS))
+    return {"columns": ["predicted", "observed", "rows"], "data": np.column_stack([*means, rows]).tolist()}
 
 
 def importance_table(importance: Mapping[str, Interval]) -> dict[str, Any]:
@@ -275,4 +295,5 @@ def check_gates(record: StoredVerdict) -> None:
 def publish_summary(project: Project, version: str) -> None:
     """Publish the verdict in the pipeline's run; the stages publish their results in their own runs."""
     if record := project.verdicts.find(version):
-        publish_markdown("summary", verdict_markdown(record))
+        card = f"[Model card of version {version}]({card_address(project, record.run_id)})"
+        publish_markdown("summary", f"{verdict_markdown(record)}\n\n{card}")

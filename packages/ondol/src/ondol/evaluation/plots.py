@@ -149,15 +149,20 @@ def thin(values: Array, most: int = 2_000) -> Array:
 
 
 def bin_means(by: Array, columns: Sequence[Array], bins: int) -> list[Array]:
-    """Return the means of `columns` in `bins` groups of equally many rows, in the order of `by`.
+    """Return the means of `columns` in the groups of `group_evenly`."""
+    group = group_evenly(by, bins)
+    sizes = np.bincount(group)
+    sums = [np.bincount(group, np.asarray(c, np.float64)) for c in columns]
+    return [total / sizes for total in sums]
+
+
+def group_evenly(by: Array, bins: int) -> NDArray[np.intp]:
+    """Return the number of each row's group: `bins` groups of equally many rows, in the order of `by`.
 
     Rows with an equal `by` stay in one group, so there may be fewer groups.
     """
     edges = np.unique(np.quantile(by, np.linspace(0, 1, bins + 1)[1:-1]))
-    group = np.searchsorted(edges, by, side="right")
-    sizes = np.bincount(group, minlength=len(edges) + 1)
-    sums = [np.bincount(group, np.asarray(c, np.float64), minlength=len(sizes)) for c in columns]
-    return [total[sizes > 0] / sizes[sizes > 0] for total in sums]
+    return np.unique(np.searchsorted(edges, by, side="right"), return_inverse=True)[1]
 
 
 def mark_thousands(axes: "Axes") -> None:

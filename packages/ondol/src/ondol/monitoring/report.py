@@ -2,6 +2,8 @@
 
 import io
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas as pd
 
 from ondol.evaluation.gates import show_interval
 from ondol.evaluation.metrics import Interval
+from ondol.evaluation.page import Block, Pictures, Rows
 from ondol.evaluation.plots import BLUE, DPI, GREY, ORANGE, STYLE, find_fonts, letter, letter_all, mark_thousands
 from ondol.monitoring.drift import ColumnDrift, DriftComparison, Sides
 from ondol.monitoring.retraining import Decision, by_distance
@@ -175,6 +178,69 @@ def figures(window: Window) -> dict[str, str]:
     if window.unreadable:
         shown["invalid lines"] = f"{window.unreadable:,}"
     return shown
+
+
+MOST_WINDOWS = 30
+
+
+def describe_windows(windows: Sequence[Window], deployed: bool) -> list[Block]:
+    """Return what the windows of a version say about it since its deployment, for its model card.
+
+    Args:
+        windows: The windows, oldest first.
+        deployed: Whether the version ever was in production.
+    """
+    seen = [window for window in windows if window.evaluated]
+    if not deployed:
+        return ["This version never was in production, so no drift was measured."]
+    if not seen:
+        return [
+            "No window of its requests was evaluated yet, so nothing is known of drift: `ml monitor` compares them."
+        ]
+    shown = seen[-MOST_WINDOWS:]
+    bad = sum(window.bad for window in seen)
+    columns = Counter(column.name for window in seen for column in window.columns if column.drifted)
+    often = ", ".join(f"{name} ({count:,})" for name, count in columns.most_common(MOST_BARS))
+    rows = []
+    for window in reversed(shown):
+        share = "–" if window.drift_share is None else f"{window.drift_share:.0%}"
+        live = "no labels" if window.performance is None else window.performance.sentence
+        span = f"{window.start:%Y-%m-%d %H:%M} to {window.end:%Y-%m-%d %H:%M}"
+        rows.append((span, f"{window.rows:,}", WORDS[window.verdict], share, live))
+    found = f"In {bad:,} of {len(seen):,} windows of its requests the data had drifted or the performance was lost."
+    return [
+        f"{found} Columns that drifted, with the number of windows: {often or 'none'}.",
+        Rows(("window (UTC)", "rows", "verdict", "drifted columns", "metric by labels"), rows),
+        Pictures({"drifted columns and the metric, by window": draw_windows(shown)}),
+    ]
+
+
+def draw_windows(windows: Sequence[Window]) -> bytes:
+    """Return a plot of the share of drifted columns, and of the metric where labels came, by window, as PNG."""
+    import matplotlib
+
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    with matplotlib.rc_context(STYLE | {"font.family": list(find_fonts())}):
+        return _render(_draw_windows, (7.2, 4.2), windows)
+
+
+def _draw_windows(figure: "Figure", windows: Sequence[Window]) -> None:
+    labelled = [window for window in windows if window.performance is not None]
+    above, *below = figure.subplots(2 if labelled else 1, 1, sharex=True, squeeze=False).ravel()
+    ends = [window.end for window in windows]
+    above.set_title("Drifted columns by window", loc="left")
+    above.plot(ends, [window.drift_share or 0 for window in windows], color=GREY, linewidth=1)
+    colours = [ORANGE if window.bad else BLUE for window in windows]
+    above.scatter(ends, [window.drift_share or 0 for window in windows], color=colours, s=28, zorder=3)
+    above.set(ylim=(-0.05, 1.05), ylabel="share (orange: bad)")
+    for axes in below:
+        found = [one for window in labelled if (one := window.performance)]
+        axes.set_title(f"{letter(found[0].metric, 30)} by labels", loc="left")
+        axes.plot([window.end for window in labelled], [one.figure.value for one in found], "o-", color=BLUE)
+        if found[0].before is not None:
+            axes.axhline(found[0].before.value, color=GREY, linestyle=":", label="on the holdout")
+            axes.legend(loc="best")
+    figure.autofmt_xdate(rotation=25)
 
 
 def column_rows(window: Window) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -99,9 +99,12 @@ class Windows:
     def of(self, champion: Champion) -> list[Window]:
         """Return the windows since the champion was put into production, oldest first."""
         since = datetime.fromisoformat(champion.since)
-        paths = sorted(self.folder.glob("*.json"))
-        found = [window for path in paths if (window := read_record(path, Window))]
-        return sorted((w for w in found if w.bundle == champion.bundle and w.start >= since), key=lambda w: w.start)
+        return [window for window in self.of_bundles({champion.bundle}) if window.start >= since]
+
+    def of_bundles(self, names: Set[str]) -> list[Window]:
+        """Return the windows of the bundles with these names, oldest first."""
+        found = [window for path in self.folder.glob("*.json") if (window := read_record(path, Window))]
+        return sorted((window for window in found if window.bundle in names), key=lambda window: window.start)
 
     def next_start(self, champion: Champion) -> datetime:
         """Return the end of the champion's last evaluated window, else the time of its deployment."""

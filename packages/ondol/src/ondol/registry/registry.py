@@ -410,6 +410,7 @@ SHOWN_METRICS = 4  # metrics shown in MLflow's table of runs
 DELETED = "deleted"
 # MLflow's message, also for a database of a later version.
 OTHER_SCHEMA = re.compile(r"out-of-date database schema \(found version (?!None)(\w+)")
+PLOTS = "plots"  # the folder of a run's pictures
 RECORD = ("contract.json", "baseline.json")  # files of a run that are needed to evaluate its version
 CHALLENGER, CHAMPION = "challenger", "champion"
 
@@ -602,6 +603,19 @@ class Registry:
                     raise
         return found
 
+    def read_plots(self, run: Any) -> dict[str, bytes]:
+        """Return the plots of a run, PNG images by name without the suffix; see `log_results`."""
+        from mlflow.artifacts import download_artifacts
+
+        files = [file.path for file in self.client.list_artifacts(run.info.run_id, PLOTS)]
+        with tempfile.TemporaryDirectory() as folder:
+            return {
+                Path(file).stem: Path(
+                    download_artifacts(f"{run.info.artifact_uri}/{file}", dst_path=folder)
+                ).read_bytes()
+                for file in files
+            }
+
     def run_id(self, version: str) -> str:
         """Return the id of a version's run."""
         return str(self.get(version).run_id or "")
@@ -664,7 +678,7 @@ class Registry:
         for name, document in documents.items():
             mlflow.log_dict(document, name, run_id=run_id)
         if plots:
-            self.log_files(run_id, {f"plots/{name}.png": png for name, png in plots.items()})
+            self.log_files(run_id, {f"{PLOTS}/{name}.png": png for name, png in plots.items()})
 
     def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Add files to a run, by their paths among its artifacts."""

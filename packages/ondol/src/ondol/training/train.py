@@ -23,6 +23,7 @@ from ondol.training.dataset import Holdout, define_holdout, log_dataset, read_si
 from ondol.training.decision import ChosenRule, choose_rule, require_classes
 from ondol.training.pipeline import asks_for, build_pipeline, fitting, round_targets
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
+from ondol.training.support import Support, describe_support
 from ondol.validation.leakage import SAMPLE_ROWS, Alarm, accept_alarms, find_alarms, require_accepted, warn_of_needless
 
 EXAMPLE_ROWS = 5
@@ -49,6 +50,7 @@ class Fitted:
     example: pd.DataFrame
     baseline: list[float]
     choice: Choice
+    support: Support
     decision: ChosenRule | None = None
 
 
@@ -166,8 +168,8 @@ def fit_rows(
         pipeline.fit(encoded, target)
     round_targets(pipeline)
     seconds = time.perf_counter() - started
-    baseline = baseline_of(fitted, target)
-    return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline, choice, decision)
+    baseline, support = baseline_of(fitted, target), describe_support(fitted, frame)
+    return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline, choice, support, decision)
 
 
 def baseline_of(contract: Contract, target: np.ndarray) -> list[float]:
@@ -265,6 +267,7 @@ def log_run(
         "leakage.json": {"alarms": accept_alarms(alarms, settings.leakage.accept)},
         "provenance.json": origin.model_dump(),
         "choice.json": fitted.choice.describe(),
+        "support.json": fitted.support.model_dump(mode="json"),
         # With the parameters that were chosen: `ml reproduce` fits them, and compares nothing.
         "settings.json": settings.model_dump(mode="json", exclude={"root"})
         | {"train": settings.train.model_dump(mode="json") | {"params": dict(fitted.choice.params)}},
