@@ -23,6 +23,13 @@ HOLDOUTS = (0.1, 0.15, 0.2, 0.25, 0.3)  # for a split by time, which has no seed
 
 def main(name: str, seeds: int, out: Path, peer: bool) -> None:
     """Measure the table `name`, and write the figures to `out`."""
+    report = make_project(name)
+    results = [measure(seed, peer) for seed in range(seeds)]
+    out.write_text(json.dumps({"doubts": report.doubts, "problem": report.problem, "seeds": results}), encoding="utf-8")
+
+
+def make_project(name: str) -> Any:
+    """Make the current folder a project for the table `name`, and return the report of `ml init`."""
     from quality.tables import TABLES
 
     table = next(one for one in TABLES if one.name == name)
@@ -34,9 +41,7 @@ def main(name: str, seeds: int, out: Path, peer: bool) -> None:
     sys.path.insert(0, str(root))
     from ondol.setup.initialize import initialize
 
-    report = initialize(root, "data.csv", table.target, table.problem, force=True)
-    results = [measure(seed, peer) for seed in range(seeds)]
-    out.write_text(json.dumps({"doubts": report.doubts, "problem": report.problem, "seeds": results}), encoding="utf-8")
+    return initialize(root, "data.csv", table.target, table.problem, force=True)
 
 
 def measure(seed: int, peer: bool) -> dict[str, Any]:

@@ -21,7 +21,7 @@ SHORT = {  # modules with fewer lines, and why
 MOST = {  # to be lowered, and raised for a new step alone: a flow that needs more has a step that belongs elsewhere
     "ingest": 31,
     "validate": 20,
-    "train": 30,
+    "train": 31,
     "evaluate": 33,
     "deploy": 41,
     "predict": 31,
