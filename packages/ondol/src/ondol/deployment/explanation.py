@@ -540,7 +540,7 @@ def _follow_sigmoid(
     margin plus a constant. Both follow from the answers.
 
     Raises:
-        Inexact: the answers are no probabilities of two classes, or all the same.
+        Inexact: the answers are not probabilities of two classes, or all the same.
     """
     inside = (outputs[:, 0] > 1e-3) & (outputs[:, 0] < 1 - 1e-3)  # where rounding changes the log-odds little
     if problem != "binary" or not inside.any() or np.ptp(margins[inside, 0]) == 0:
