@@ -1,5 +1,6 @@
 """Estimates without labels: right within their interval, blind where they say so, and no reason to train."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from ondol.config import Gates, Monitor, Settings
 from ondol.contract import Column, Contract, Encoding
 from ondol.evaluation.metrics import Interval, score_metrics
-from ondol.evaluation.targets import Reference
+from ondol.evaluation.targets import Reference, make_reference, read_reference
 from ondol.monitoring.drift import ColumnDrift, DriftComparison, pair_sides
 from ondol.monitoring.estimation import Estimate, Estimator, estimate_window
 from ondol.monitoring.exporter import _of_window
@@ -170,3 +171,16 @@ def test_an_estimate_is_unreliable_where_the_predictions_drifted():
     moved = quiet.prediction.model_copy(update={"why": ("its distribution moved",)})
     found = estimate_window(known, chances(window), sides, DriftComparison(quiet.features, moved, None), *rest)
     assert found is not None and found.doubts == ("the predictions drifted",)
+
+
+def test_the_reference_of_several_classes_keeps_their_probabilities(tmp_path):
+    rows = make(200, "multiclass")
+    candidate: Any = SimpleNamespace(
+        contract=contract("multiclass"), held_out=rows[["크기", "w", "y"]], predictions=chances(rows)
+    )
+    content, about = make_reference(candidate)
+    (tmp_path / "reference.parquet").write_bytes(content)
+    bundle: Any = SimpleNamespace(path=tmp_path, meta={"reference": about}, contract=candidate.contract, version="1")
+    found = read_reference(bundle)
+    assert found.by_class == ("probability 가", "probability 나", "probability 다")
+    assert np.array_equal(found.probabilities, chances(rows))
