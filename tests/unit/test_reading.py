@@ -21,12 +21,12 @@ SHORT = {  # modules with fewer lines, and why
 MOST = {  # to be lowered, and raised for a new step alone: a flow that needs more has a step that belongs elsewhere
     "ingest": 31,
     "validate": 20,
-    "train": 33,
+    "train": 34,
     "evaluate": 36,
     "deploy": 44,
     "predict": 31,
-    "monitor": 44,
-    "pipeline": 70,
+    "monitor": 46,
+    "pipeline": 72,
     "alerts": 18,
     "rollout": 44,
 }

@@ -312,8 +312,23 @@ def test_a_failed_check_leads_to_an_approximation(monkeypatch: pytest.MonkeyPatc
             return [sources[1], sources[0], *sources[2:]], matrix
 
         monkeypatch.setattr(explanation, "trace_columns", trace)
-    made, *_ = build(boosting("binary"), "binary", training("binary"))
+    problem = "multiclass" if name == "_check_link" else "binary"  # of two classes, the right link is found again
+    made, *_ = build(boosting(problem), problem, training(problem))
     assert (made.about["method"], made.about["reason"]) == ("approximate", message)
+
+
+def test_only_answers_that_a_sigmoid_of_the_margins_gives_are_followed() -> None:
+    margins = np.linspace(-2, 2, 50)[:, None]
+    arrays = {"coefficients": np.ones((1, 2)), "baseline": np.zeros(1)}
+    for bent, right in ((margins, True), (margins**3, False)):
+        answers = 1 / (1 + np.exp(-(0.5 * bent + 1)))
+        scaled, link, moved = explanation._follow_sigmoid(arrays, margins, answers, "binary")
+        assert np.allclose(link.apply(moved), answers, rtol=0, atol=1e-9) == right
+        if right:
+            assert np.allclose(scaled["coefficients"], 0.5) and np.allclose(scaled["baseline"], 1)
+        else:
+            with pytest.raises(explanation.Inexact):
+                explanation._check_link(link, moved, answers, values=False)
 
 
 def test_the_same_model_and_rows_give_the_same_files() -> None:

@@ -286,6 +286,8 @@ class Train(Section):
             without a comparison.
         budget_seconds: The time after which no further candidate is tried; None for no limit. A choice by the clock may
             differ from run to run.
+        calibration: Whether the probabilities of the classes are calibrated by a sigmoid, see
+            docs/explanation/choosing-the-model.md; "auto" where the comparison of the candidates shows that it helps.
         trusted_types: Types that skops may load in a saved model, in addition to the known types of scikit-learn.
     """
 
@@ -294,6 +296,7 @@ class Train(Section):
     params: dict[str, Any] = Field({})
     budget: int = Field(30, ge=0)
     budget_seconds: float | None = Field(None, gt=0)
+    calibration: Literal["auto", "none", "sigmoid"] = "auto"
     trusted_types: tuple[str, ...] = ()
 
 
@@ -743,6 +746,8 @@ class Settings(BaseSettings):
             raise ValueError("[decision] is about labels, and the problem is regression: remove the section")
         if self.data.problem == "multiclass" and (self.decision.precision or self.decision.recall):
             raise ValueError("[decision] precision and recall are for two classes: use costs for more")
+        if self.train.calibration == "sigmoid" and self.data.problem == "regression":
+            raise ValueError('[train] calibration = "sigmoid" needs classes: leave it out for a regression')
         return self
 
     @classmethod

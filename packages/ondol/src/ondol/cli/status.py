@@ -302,6 +302,7 @@ def window_lines(project: Project, most: int) -> list[str]:
         live = window.performance
         # If performance is lost, the reason already contains the metric.
         metric = [f"live {live.sentence}"] if live is not None and not live.lost else []
+        metric += [window.estimate.sentence] if live is None and window.estimate is not None else []
         drifted = [column.name for column in by_distance(window.columns) if column.drifted]
         more = f" and {len(drifted) - SHOWN_COLUMNS:,} more" if len(drifted) > SHOWN_COLUMNS else ""
         named = [f"drifted columns: {', '.join(drifted[:SHOWN_COLUMNS])}{more}"] if drifted else []

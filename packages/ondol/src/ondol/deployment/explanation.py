@@ -104,14 +104,18 @@ def _build_exact(model: bytes, scorer: Scorer, frame: pd.DataFrame) -> Explanati
     outputs = select_outputs(scorer.contract.problem, scorer.run(encoded)[-1])
     build = build_tables if trees else build_linear
     arrays, link = build(split, outputs.shape[1])
-    content = _to_npz(arrays)
-    if len(content) > MOST_BYTES:
-        raise Inexact(f"its tables would be larger than {MOST_BYTES // 1_000_000} MB")
     run = open_encoder(split.encoder)
     kind = Trees if trees else Linear
     explainer = kind(arrays, len(scorer.contract.features), run)
     margins = _check_sums(explainer, split, tensors)
-    _check_link(link, margins, outputs[:CHECKED], scorer.contract.classes is None)
+    try:
+        _check_link(link, margins, outputs[:CHECKED], scorer.contract.classes is None)
+    except Inexact:
+        arrays, link, margins = _follow_sigmoid(arrays, margins, outputs[:CHECKED], scorer.contract.problem)
+        _check_link(link, margins, outputs[:CHECKED], values=False)
+    content = _to_npz(arrays)
+    if len(content) > MOST_BYTES:
+        raise Inexact(f"its tables would be larger than {MOST_BYTES // 1_000_000} MB")
     _check_mixing(run, split.columns, tensors, list_inputs(scorer.contract.features))
     about = {"method": "exact" if trees else "linear", "scale": link.scale, "background": len(frame)}
     return Explanation({ARRAYS: content, ENCODER: split.encoder}, about)
@@ -525,6 +529,28 @@ def _check_link(link: Link, margins: Array, outputs: Array, values: bool) -> Non
     tolerance = VALUE_TOLERANCE * max(float(np.abs(outputs).max()), 1e-30) if values else TOLERANCE
     if not np.allclose(link.apply(margins), outputs, rtol=0, atol=tolerance):
         raise Inexact("its answers do not follow from its trees or coefficients alone")
+
+
+def _follow_sigmoid(
+    arrays: dict[str, Array], margins: Array, outputs: Array, problem: str
+) -> tuple[dict[str, Array], Link, Array]:
+    """Return the arrays for the log-odds of calibrated probabilities, the link, and the margins of the same rows.
+
+    Of two classes, a sigmoid above a model (see `ondol.training.calibration`) makes the log-odds a multiple of its
+    margin plus a constant. Both follow from the answers.
+
+    Raises:
+        Inexact: the answers are not probabilities of two classes, or all the same.
+    """
+    inside = (outputs[:, 0] > 1e-3) & (outputs[:, 0] < 1 - 1e-3)  # where rounding changes the log-odds little
+    if problem != "binary" or not inside.any() or np.ptp(margins[inside, 0]) == 0:
+        raise Inexact("its answers do not follow from its trees or coefficients alone")
+    known = outputs[inside, 0].astype(np.float64)
+    slope, shift = np.polyfit(margins[inside, 0], np.log(known / (1 - known)), 1)
+    name = "weight" if "weight" in arrays else "coefficients"
+    scaled = {name: arrays[name] * slope, "baseline": arrays["baseline"] * slope + shift}
+    link = Link("log-odds", lambda margins: 1 / (1 + np.exp(-margins)))
+    return arrays | scaled, link, margins * slope + shift
 
 
 def _check_mixing(

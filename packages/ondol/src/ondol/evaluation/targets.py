@@ -20,6 +20,7 @@ from ondol.registry.bundles import Bundle
 from ondol.registry.registry import Registry
 from ondol.training.dataset import Holdout, in_holdout, read_rows
 from ondol_serving.decision import decide
+from ondol_serving.names import label_key
 
 CHUNK = 100_000  # rows that scikit-learn predicts at once, to bound memory
 REFERENCE = "reference.parquet"
@@ -164,12 +165,22 @@ class Reference:
         contract: The contract of the model in production.
         prediction: The column that holds the label or value.
         probability: The column with the probability of the positive class; None but in binary problems.
+        by_class: The columns with the probabilities of more than two classes; empty in older bundles.
     """
 
     frame: pd.DataFrame
     contract: Contract
     prediction: str
     probability: str | None
+    by_class: tuple[str, ...] = ()
+
+    @property
+    def probabilities(self) -> np.ndarray | None:
+        """The probabilities of the classes, [N, K]; None if they are not known."""
+        if self.probability is not None:
+            positive = self.frame[self.probability].to_numpy(np.float64)
+            return np.column_stack([1 - positive, positive])
+        return self.frame[list(self.by_class)].to_numpy(np.float64) if self.by_class else None
 
     @property
     def features(self) -> tuple[Column, ...]:
@@ -199,10 +210,17 @@ def make_reference(candidate: Candidate) -> tuple[bytes, dict[str, Any]]:
     names = [c.name for c in compared_features(contract)]
     frame = held_out[[*names, contract.target]].iloc[chosen].reset_index(drop=True)
     prediction, probability = free_names(("prediction", "probability"), frame.columns)
-    outputs = output_columns(contract, candidate.predictions[chosen], prediction, probability)
+    predicted = candidate.predictions[chosen]
+    outputs = output_columns(contract, predicted, prediction, probability)
+    by_class: list[str] = []
+    if contract.problem == "multiclass":
+        wanted = [f"probability {label_key(label)}" for label in contract.classes or ()]
+        by_class = free_names(wanted, [*frame.columns, prediction])
+        outputs |= dict(zip(by_class, predicted.T, strict=True))
     stream = io.BytesIO()
     pd.concat([frame, pd.DataFrame(outputs)], axis=1).to_parquet(stream, index=False, compression="zstd")
-    about = {"rows": len(chosen), "of": len(held_out), "seed": SEED, "prediction": prediction}
+    about: dict[str, Any] = {"rows": len(chosen), "of": len(held_out), "seed": SEED, "prediction": prediction}
+    about |= {"by_class": by_class} if by_class else {}
     return stream.getvalue(), about | {"probability": probability if probability in outputs else None}
 
 
@@ -227,4 +245,5 @@ def read_reference(bundle: Bundle) -> Reference:
             f"Version {bundle.version} was deployed before bundles had a reference to compare the log with: "
             "it stays in production, and the next version that `ml run` deploys can be monitored."
         )
-    return Reference(pd.read_parquet(path), bundle.contract, about["prediction"], about["probability"])
+    names = about["prediction"], about["probability"], tuple(about.get("by_class", ()))
+    return Reference(pd.read_parquet(path), bundle.contract, *names)

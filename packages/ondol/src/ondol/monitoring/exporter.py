@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from ondol.config import Settings
 from ondol.errors import UserError
+from ondol.evaluation.metrics import Interval
 from ondol.monitoring.drift import ColumnDrift
 from ondol.monitoring.retraining import by_distance, find_unsent_request, read_loop
 from ondol.monitoring.windows import Window, Windows
@@ -41,6 +42,8 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {  # by name: the help text, an
     "ml_column_drift": ("Distance of a column to the reference over its limit", ("column",)),
     "ml_column_missing": ("Share of missing values of a column", ("column",)),
     "ml_live_metric": ("The metric on labelled rows, and on the holdout", ("metric", "what")),
+    "ml_estimated_metric": ("The metric of the last evaluated window, estimated without labels", ("metric", "what")),
+    "ml_estimate_reliable": ("Whether that window is like the reference, so that the estimate is reliable", ()),
     "ml_labelled_rows": ("Labelled rows of the last window with labels", ()),
     "ml_live_metric_window_end_seconds": ("When the last window with labels ended", ()),
 }
@@ -122,19 +125,16 @@ def _of_window(window: Window) -> Iterator[GaugeMetricFamily]:
     columns = by_distance(window.columns)[:MOST_COLUMNS]
     yield _labelled("ml_column_drift", dict(map(_ratio, columns)))
     yield _labelled("ml_column_missing", {column.name: column.missing for column in columns})
+    if window.estimate is not None:
+        yield _figures("ml_estimated_metric", window.estimate.metric, window.estimate.figures[window.estimate.metric])
+        yield _gauge("ml_estimate_reliable", float(not window.estimate.doubts))
 
 
 def _of_performance(window: Window) -> Iterator[GaugeMetricFamily]:
     """Yield the gauges of the last window with labels."""
     live = window.performance
     assert live is not None
-    holdout = live.before.value if live.before else None
-    figures = {"value": live.figure.value, "low": live.figure.low, "high": live.figure.high, "holdout": holdout}
-    family = _family("ml_live_metric")
-    for what, value in figures.items():
-        if value is not None:
-            family.add_metric([live.metric, what], value)
-    yield family
+    yield _figures("ml_live_metric", live.metric, live.figure, holdout=live.before.value if live.before else None)
     yield _gauge("ml_labelled_rows", float(live.rows))
     yield _gauge("ml_live_metric_window_end_seconds", window.end.timestamp())
 
@@ -152,6 +152,15 @@ def _gauge(name: str, value: float | None) -> GaugeMetricFamily:
     family = _family(name)
     if value is not None:
         family.add_metric([], value)
+    return family
+
+
+def _figures(name: str, metric: str, figure: Interval, **more: float | None) -> GaugeMetricFamily:
+    """Return a gauge with a figure, the ends of its interval, and others beside it."""
+    family = _family(name)
+    for what, value in {"value": figure.value, "low": figure.low, "high": figure.high, **more}.items():
+        if value is not None:
+            family.add_metric([metric, what], value)
     return family
 
 

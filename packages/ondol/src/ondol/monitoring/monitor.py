@@ -14,6 +14,7 @@ from ondol.config import Settings
 from ondol.errors import UserError
 from ondol.evaluation.targets import Reference, read_reference
 from ondol.monitoring.drift import DriftComparison, Sides, compare_sides, pair_sides, plain_text, window_frame
+from ondol.monitoring.estimation import Estimate, Estimator, estimate_window
 from ondol.monitoring.labels import Labels, read_labels
 from ondol.monitoring.log import Logged, Tally, sample_logged, tally_window
 from ondol.monitoring.performance import measure
@@ -149,7 +150,8 @@ def _measure(
         note = f"{len(rows):,} of {len(sample):,} compared rows have a label, too few to evaluate: {least:,} are needed"
         return window.model_copy(update={"notes": (note,)})
     holdout = context.bundle.meta.get("metrics") or {}
-    found = measure(context.reference.contract, holdout, rows, settings.gates, settings.monitor)
+    estimator = Estimator.fit(context.reference) if window.estimate else None
+    found = measure(context.reference.contract, holdout, rows, settings.gates, settings.monitor, estimator)
     if found is None:
         note = f"the metric cannot be measured on {len(rows):,} labelled rows: they may be of one class only"
         return window.model_copy(update={"notes": (note,)})
@@ -177,8 +179,20 @@ def detect_drift(project: Project, context: MonitorContext, end: datetime) -> Wi
     sides = pair_sides(context.reference, window_frame(context.reference, logged))
     comparison = compare_sides(sides, context.reference.output, rules)
     _save_files(windows, context, window, logged, comparison)
-    window = window.model_copy(update={"sampled": len(logged)})
+    estimate = _estimate(project.settings, context.reference, logged, sides, comparison)
+    window = window.model_copy(update={"sampled": len(logged), "estimate": estimate})
     return WindowResult(with_comparison(window, comparison, rules.drift_share), sides, comparison)
+
+
+def _estimate(
+    settings: Settings, reference: Reference, logged: list[Logged], sides: Sides, comparison: DriftComparison
+) -> Estimate | None:
+    """Return the estimate of the metrics of logged rows without labels; None for a regression."""
+    if reference.contract.classes is None:
+        return None  # a value does not say how far it may be off
+    probabilities = np.array([list(row.prediction["probabilities"].values()) for row in logged], np.float64)
+    finite = np.isfinite(probabilities).all(axis=1)
+    return estimate_window(reference, probabilities[finite], sides, comparison, settings.gates.metric, settings.monitor)
 
 
 def measure_performance(project: Project, context: MonitorContext, window: Window) -> Window:
@@ -225,7 +239,8 @@ def save_window(project: Project, window: Window) -> None:
 
 def report_window(project: Project, window: Window, decision: Decision, request: str) -> None:
     """Show the window and the decision in the log and in the Prefect UI."""
-    for sentence in (headline(window), *window.reasons, *window.notes):
+    estimated = [window.estimate.sentence] if window.estimate else []
+    for sentence in (headline(window), *window.reasons, *estimated, *window.notes):
         say(f"{sentence[0].upper()}{sentence[1:]}." if sentence else "")
     say(f"{'Retraining is requested' if decision.wanted else 'No retraining'}: {decision.why}.")
     place = project.settings.show(Windows(project.store).path(window.id, "html"))

@@ -12,6 +12,7 @@ from ondol.config import Gates, Monitor
 from ondol.contract import Contract, encode_target
 from ondol.evaluation.gates import show_figure
 from ondol.evaluation.metrics import Decided, Interval, bootstrap, choose_metric, metrics_of, score_metrics
+from ondol.monitoring.estimation import Estimator
 
 
 class Performance(BaseModel):
@@ -24,6 +25,7 @@ class Performance(BaseModel):
         before: The figure on the holdout; None if it is not known.
         metrics: The figure of every metric.
         lost: Whether it is significantly worse than on the holdout, by more than the allowed loss.
+        estimated: What was estimated for the same rows without labels; None if nothing was.
     """
 
     metric: str
@@ -32,16 +34,34 @@ class Performance(BaseModel):
     before: Interval | None
     metrics: dict[str, float]
     lost: bool
+    estimated: Interval | None = None
+
+    @property
+    def as_estimated(self) -> bool | None:
+        """Whether the figure is within the interval of its estimate; None without one."""
+        found = self.estimated
+        if found is None or found.low is None or found.high is None:
+            return None
+        return found.low <= self.figure.value <= found.high
 
     @property
     def sentence(self) -> str:
         """The result in words."""
         before = "unknown" if self.before is None else _show(self.before)
-        return f"{self.metric} {_show(self.figure)} on {self.rows:,} labelled rows, {before} on the holdout"
+        said = f"{self.metric} {_show(self.figure)} on {self.rows:,} labelled rows, {before} on the holdout"
+        if self.estimated is None:
+            return said
+        word = "as estimated" if self.as_estimated else "not as estimated"
+        return f"{said}, {word} without labels ({_show(self.estimated)})"
 
 
 def measure(
-    contract: Contract, holdout: dict[str, Any], rows: pd.DataFrame, gates: Gates, rules: Monitor
+    contract: Contract,
+    holdout: dict[str, Any],
+    rows: pd.DataFrame,
+    gates: Gates,
+    rules: Monitor,
+    estimator: Estimator | None = None,
 ) -> Performance | None:
     """Compute the metrics of the labelled rows; None if the deciding metric is undefined on them.
 
@@ -51,6 +71,7 @@ def measure(
         rows: Columns `prediction` (lists of numbers) and `label` (in the target's dtype).
         gates: The metric and the settings of its interval.
         rules: The allowed loss and the confidence level.
+        estimator: Estimates the metric of the same rows without their labels; None for no estimate.
     """
     y = encode_target(contract, rows["label"])
     predicted = np.array(rows["prediction"].tolist(), dtype=np.float64)
@@ -63,6 +84,7 @@ def measure(
     if figure is None:
         return None
     before = Interval(**holdout[metric]) if metric in holdout else None
+    estimated = estimator.estimate(predicted, [metric]) if estimator else {}
     return Performance(
         metric=metric,
         rows=len(y),
@@ -70,6 +92,7 @@ def measure(
         before=before,
         metrics=score_metrics(contract.problem, y, decided),
         lost=before is not None and is_lost(contract.problem, metric, figure, before, gates.confidence, rules),
+        estimated=estimated.get(metric),
     )
 
 

@@ -144,10 +144,10 @@ def as_markdown(window: Window, decision: Decision, open_request: str, report: s
         open_request: A sentence on a request that was not sent yet, or an empty string.
         report: The location of the report.
     """
-    first = headline(window)
+    first, estimated = headline(window), [window.estimate.sentence] if window.estimate else []
     parts = [
         f"**{first[0].upper()}{first[1:]}.**",
-        *(f"- {plain(reason)}" for reason in (*window.reasons, *window.notes)),
+        *(f"- {plain(reason)}" for reason in (*window.reasons, *estimated, *window.notes)),
     ]
     if window.evaluated:
         parts += ["", *table(("figure", "value"), figures(window).items())]
@@ -173,6 +173,13 @@ def figures(window: Window) -> dict[str, str]:
         shown["labelled rows"] = f"{found.rows:,}"
         shown[found.metric] = _interval(found.figure)
         shown[f"{found.metric} on the holdout"] = _interval(found.before)
+        if found.estimated is not None:
+            word = "within the estimate" if found.as_estimated else "outside the estimate"
+            shown[f"{found.metric} by the labels"] = f"{word} of {_interval(found.estimated)} for the same rows"
+    if window.estimate is not None:
+        word = ", unreliable" if window.estimate.doubts else ""
+        figures = {name: f"{_interval(one)}{word}" for name, one in window.estimate.figures.items()}
+        shown |= {f"{name}, estimated without labels": figure for name, figure in figures.items()}
     if window.others:
         shown["requests of other versions"] = f"{window.others:,}"
     if window.unreadable:

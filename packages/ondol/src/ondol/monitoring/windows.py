@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from ondol.config import Settings
 from ondol.monitoring.drift import ColumnDrift
+from ondol.monitoring.estimation import Estimate
 from ondol.monitoring.log import Logged
 from ondol.monitoring.performance import Performance
 from ondol.orchestration.processes import mlflow_ui
@@ -42,6 +43,7 @@ class Window(BaseModel):
         sampled: The number of compared rows.
         others: Requests that other bundles answered in this time; they are in no window of this bundle.
         latency: Milliseconds: `p50`, `p99`.
+        estimate: The metrics estimated without labels; None for a regression, and in older records.
         notes: Sentences on what could not be evaluated.
         alerted: The verdicts for which an alert was sent.
         run_id: The MLflow run of the window.
@@ -65,6 +67,7 @@ class Window(BaseModel):
     columns: tuple[ColumnDrift, ...] = ()
     prediction: ColumnDrift | None = None
     performance: Performance | None = None
+    estimate: Estimate | None = None
     notes: tuple[str, ...] = ()
     alerted: tuple[WindowVerdict, ...] = ()
     run_id: str | None = None
@@ -227,6 +230,8 @@ def window_metrics(window: Window) -> dict[str, float]:
     figures |= {f"missing/{names[column.name]}": column.missing for column in window.columns if column.missing}
     if window.performance is not None:
         figures |= {f"labelled/{name}": value for name, value in window.performance.metrics.items()}
+    if window.estimate is not None:
+        figures |= {f"estimated/{name}": one.value for name, one in window.estimate.figures.items()}
     return {name: value for name, value in figures.items() if value is not None}
 
 

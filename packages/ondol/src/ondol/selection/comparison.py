@@ -22,6 +22,7 @@ from ondol.errors import UserError
 from ondol.evaluation.metrics import Decided, choose_metric, metrics_of, require_decision, score_metrics
 from ondol.orchestration.reporting import Ticker, publish_table, say
 from ondol.project import Project, import_owned
+from ondol.training.calibration import calibrate_folds, read_scores
 from ondol.training.candidates import Choice, Trial, name_params, read_candidates
 from ondol.training.decision import find_rule
 from ondol.training.folds import FOLDS, Fold, make_folds
@@ -31,6 +32,8 @@ from ondol.training.train import TrainingRows
 FIRST_FOLDS = 2
 LEAST_ROWS = 50
 MOST_ROWS = 10_000  # of the sample
+LEAST_GAIN, STANDARD_ERRORS = 0.01, 2.0  # of the log loss, for which calibration is worth more fits
+NOTHING = 1e-9  # a difference that only rounding makes
 MOST_ROUNDS, PATIENCE = 1_000, 20  # of boosting: the most, and how many without an improvement end it
 
 
@@ -93,6 +96,8 @@ class CrossValidation:
     metric: str
     classes: tuple[Any, ...] | None = None
     _transformed: dict[tuple[Any, int], tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False)
+    _scores: dict[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False)
+    _predictions: dict[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def sign(self) -> float:
@@ -144,7 +149,8 @@ class CrossValidation:
         reason = " ".join([self._explain(ranked), *failed])
         if tried < len(candidates):
             reason += f" Only {tried} of {len(candidates)} were tried within [train] budget_seconds = {most:g}."
-        return Choice(with_rounds(ranked[0]), reason, self.metric, len(self.target), tuple(ranked))
+        calibrated, found = self._try_calibration(ranked[0])
+        return Choice(with_rounds(ranked[0]), reason + found, self.metric, len(self.target), tuple(ranked), calibrated)
 
     def _fit(self, trial: Trial, numbers: range, ticker: Ticker) -> Trial:
         """Return the trial with the results of more folds."""
@@ -159,7 +165,7 @@ class CrossValidation:
                     rounds.append(fit_with_stopping(estimator, known, target, unknown, truth))
                 else:
                     estimator.fit(known, target)
-                scores.append(self._score(estimator, unknown, truth))
+                scores.append(self._score(trial.name, number, estimator, unknown))
             ticker.add(1)
         seconds = trial.seconds + time.perf_counter() - started
         return replace(trial, scores=tuple(scores), rounds=tuple(rounds), seconds=seconds)
@@ -193,13 +199,59 @@ class CrossValidation:
             self._transformed[kind, number] = known, features.transform(self.features.iloc[predict])
         return self._transformed[kind, number]
 
-    def _score(self, estimator: Any, rows: Any, truth: NDArray[Any]) -> float:
-        problem, decision = self.settings.data.problem, self.settings.decision
-        predict = estimator.predict if problem == "regression" else estimator.predict_proba
-        predicted, rule = np.asarray(predict(rows), np.float64), None
+    def _score(self, name: str, number: int, estimator: Any, rows: Any) -> float:
+        """Return the metric of a fold; for classes, keep what calibration needs."""
+        classes = self.settings.data.problem != "regression"
+        made = np.asarray((estimator.predict_proba if classes else estimator.predict)(rows), np.float64)
+        # Sigmoids of several unbounded scores have no exact limit in float32; such models seldom need them.
+        bounded = classes and (made.shape[1] == 2 or not hasattr(estimator, "coef_"))
+        if bounded and self.settings.train.calibration == "auto":
+            self._predictions[name, number] = made
+            self._scores[name, number] = read_scores(estimator, rows)
+        return self._measure(self.target[self.folds[number][1]], made)
+
+    def _measure(self, truth: NDArray[Any], predictions: NDArray[np.float64]) -> float:
+        problem, decision, rule = self.settings.data.problem, self.settings.decision, None
         if decision.is_set and self.classes is not None:
-            rule = find_rule(decision, self.classes, truth, predicted)  # each candidate is scored by its best one
-        return score_metrics(problem, truth, Decided.by(rule, predicted)).get(self.metric, math.nan)
+            rule = find_rule(decision, self.classes, truth, predictions)  # each candidate is scored by its best one
+        return score_metrics(problem, truth, Decided.by(rule, predictions)).get(self.metric, math.nan)
+
+    def _try_calibration(self, best: Trial) -> tuple[bool, str]:
+        """Return whether the probabilities of the best candidate should be calibrated, and a sentence if so.
+
+        They should if sigmoids that are fitted on the other folds lower the log loss by more than `LEAST_GAIN` of it
+        and by more than chance, and the metric that decides is not worse by more than its standard error.
+        """
+        numbers = range(len(best.scores))
+        if (best.name, 0) not in self._scores or len(numbers) < 2:
+            return False, ""
+        parts = [self._predictions[best.name, number] for number in numbers]
+        truths = [self.target[self.folds[number][1]] for number in numbers]
+        folds, target = np.repeat(numbers, [len(part) for part in parts]), np.concatenate(truths)
+        scores = np.concatenate([self._scores[best.name, number] for number in numbers])
+        if any(set(target[folds != number]) != set(target) for number in numbers):
+            return False, ""  # too few rows of a class to fit its sigmoid
+        calibrated = calibrate_folds(scores, target, folds)
+        before, after = log_losses(target, np.concatenate(parts)), log_losses(target, calibrated)
+        gain, error = (before - after).mean(), (before - after).std(ddof=1) / math.sqrt(len(target))
+        made = [
+            self._measure(truth, calibrated[folds == number]) for number, truth in zip(numbers, truths, strict=True)
+        ]
+        falls = self.sign * (np.array(best.scores) - np.array(made))
+        falls = falls[~np.isnan(falls)]
+        worse = len(falls) > 1 and falls.mean() > falls.std(ddof=1) / math.sqrt(len(falls)) + NOTHING
+        if worse or gain < max(LEAST_GAIN * before.mean(), STANDARD_ERRORS * error):
+            return False, ""
+        return True, (
+            f" Its probabilities are calibrated, which lowers their log loss from {before.mean():.4g} to "
+            f"{after.mean():.4g} (standard error of the difference {error:.2g})."
+        )
+
+
+def log_losses(target: NDArray[Any], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the negative log-likelihood of each row, [N]."""
+    chosen = probabilities[np.arange(len(target)), target]
+    return np.asarray(-np.log(np.clip(chosen, np.finfo(np.float64).eps, 1.0)))
 
 
 def fit_with_stopping(estimator: Any, known: Any, target: NDArray[Any], unknown: Any, truth: NDArray[Any]) -> int:

@@ -54,6 +54,7 @@ class Choice:
         metric: The metric that decided; None if nothing was compared.
         rows: The rows that the comparison used.
         trials: The candidates that were compared, the best one first.
+        calibrated: Whether the probabilities are calibrated, see `ondol.training.calibration`.
     """
 
     params: Params
@@ -61,6 +62,7 @@ class Choice:
     metric: str | None = None
     rows: int = 0
     trials: tuple[Trial, ...] = ()
+    calibrated: bool = False
 
     def describe(self) -> dict[str, Any]:
         """Return the choice as a JSON document."""
@@ -69,6 +71,7 @@ class Choice:
             "params": dict(self.params),
             "metric": self.metric,
             "rows": self.rows,
+            "calibration": "sigmoid" if self.calibrated else "none",
             "trials": [
                 {"name": t.name, "params": dict(t.params), "scores": list(t.scores), "rounds": list(t.rounds)}
                 for t in self.trials

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ondol.config import Decision, Settings
 from ondol.contract import Contract
 from ondol.errors import UserError, nearest
-from ondol.training.candidates import Params
+from ondol.training.candidates import Choice
 from ondol.training.folds import OutOfFold, predict_out_of_fold
 from ondol_serving.decision import Costs, DecisionRule, decide
 from ondol_serving.names import label_key
@@ -48,14 +48,14 @@ class ChosenRule:
         return {"decision.threshold": self.rule.threshold, "decision.costs": self.rule.costs}
 
 
-def choose_rule(settings: Settings, contract: Contract, frame: pd.DataFrame, params: Params) -> ChosenRule | None:
+def choose_rule(settings: Settings, contract: Contract, frame: pd.DataFrame, choice: Choice) -> ChosenRule | None:
     """Choose the rule on folds of the training rows; None without `[decision]`.
 
     Args:
         settings: The settings.
         contract: The contract with its encodings.
         frame: The training rows in the contract's dtypes; of more than 50,000, a sample is used.
-        params: The parameters of `build_estimator`.
+        choice: The parameters of `build_estimator`, and whether its probabilities are calibrated.
 
     Raises:
         UserError: no fold can be made, or the precision is not reached.
@@ -63,12 +63,13 @@ def choose_rule(settings: Settings, contract: Contract, frame: pd.DataFrame, par
     if not settings.decision.is_set or contract.classes is None:
         return None
     sample = frame.sample(min(len(frame), MOST_ROWS), random_state=settings.train.seed)
-    found = predict_out_of_fold(settings, contract, sample, params)
+    found = predict_out_of_fold(settings, contract, sample, choice.params)
     if not len(found.rows):
         raise UserError(
             f"[decision] needs predictions of training rows by models that were not fitted on them, and {len(frame):,} "
             "rows make no folds with every class: add rows, or remove the section."
         )
+    found = found.calibrated() if choice.calibrated else found
     rule = find_rule(settings.decision, contract.classes, found.target, found.predictions)
     return explain_rule(settings.decision, contract.classes, rule, found)
 

@@ -5,7 +5,7 @@ id are in one fold.
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ondol.config import Settings
 from ondol.contract import Contract, encode, encode_target
+from ondol.training.calibration import calibrate_folds, read_scores
 from ondol.training.candidates import Params
 from ondol.training.dataset import hash_keys, key_column
 from ondol.training.pipeline import build_pipeline, fitting
@@ -30,11 +31,19 @@ class OutOfFold:
         rows: The places of the rows in the frame, [N].
         target: Their encoded target, [N].
         predictions: The probabilities of the classes, [N, K], or the values, [N].
+        folds: The number of each row's fold, [N].
+        scores: For classes, what sigmoids take, see `ondol.training.calibration`; for values, the predictions, [N, 1].
     """
 
     rows: NDArray[np.intp]
     target: NDArray[Any]
     predictions: NDArray[np.float64]
+    folds: NDArray[np.intp]
+    scores: NDArray[np.float64]
+
+    def calibrated(self) -> "OutOfFold":
+        """Return the rows with calibrated probabilities, each by sigmoids fitted on the other folds."""
+        return replace(self, predictions=calibrate_folds(self.scores, self.target, self.folds))
 
 
 def predict_out_of_fold(settings: Settings, contract: Contract, frame: pd.DataFrame, params: Params) -> OutOfFold:
@@ -52,16 +61,24 @@ def predict_out_of_fold(settings: Settings, contract: Contract, frame: pd.DataFr
     features, target = encode(contract, frame), encode_target(contract, frame[contract.target])
     rows: list[NDArray[np.intp]] = []
     made: list[NDArray[np.float64]] = []
+    scores: list[NDArray[np.float64]] = []
     for fit, predict in make_folds(settings, contract, frame, target):
         pipeline = build_pipeline(settings, params)
         with fitting():
             pipeline.fit(features.iloc[fit], target[fit])
             of = pipeline.predict if contract.classes is None else pipeline.predict_proba
             made.append(np.asarray(of(features.iloc[predict]), np.float64))
+            scores.append(
+                made[-1].reshape(len(predict), -1)
+                if contract.classes is None
+                else read_scores(pipeline, features.iloc[predict])
+            )
         rows.append(predict)
     places = np.concatenate([*rows, np.empty(0, np.intp)])
     empty = np.empty((0,) if contract.classes is None else (0, len(contract.classes)))
-    return OutOfFold(places, target[places], np.concatenate([*made, empty]))
+    folds = np.repeat(np.arange(len(rows)), [len(one) for one in rows])
+    predictions = np.concatenate([*made, empty])
+    return OutOfFold(places, target[places], predictions, folds, np.concatenate(scores) if scores else empty)
 
 
 def make_folds(settings: Settings, contract: Contract, frame: pd.DataFrame, target: NDArray[Any]) -> list[Fold]:

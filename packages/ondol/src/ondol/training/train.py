@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,15 +18,18 @@ from ondol.orchestration.reporting import publish_markdown, publish_table, say
 from ondol.project import Project
 from ondol.registry.registry import CHALLENGER, CHOICE_TAG, DECISION_TAG, KEY_TAG
 from ondol.storage.files import digest_json
+from ondol.training.calibration import fit_sigmoids, with_sigmoids
 from ondol.training.candidates import Choice, read_candidates
 from ondol.training.dataset import Holdout, define_holdout, log_dataset, read_sides, sample_share
 from ondol.training.decision import ChosenRule, choose_rule, require_classes
+from ondol.training.folds import predict_out_of_fold
 from ondol.training.pipeline import asks_for, build_pipeline, fitting, round_targets
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
 from ondol.training.support import Support, describe_support
 from ondol.validation.leakage import SAMPLE_ROWS, Alarm, accept_alarms, find_alarms, require_accepted, warn_of_needless
 
 EXAMPLE_ROWS = 5
+CALIBRATION_ROWS = 50_000  # of which the sigmoids are fitted: more would change two numbers for each class little
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,12 @@ class Fitted:
 def cache_key(project: Project, validation: str) -> str:
     """Return the digest of all inputs of training."""
     settings = project.settings
-    usual = {"budget"} if settings.train.budget == Train().budget else set()  # as in versions before there was one
+    usual = {name for name in ("budget", "calibration") if getattr(settings.train, name) == getattr(Train(), name)}
     return digest_json(
         {
             "validation": validation,
             "split": settings.split.model_dump(),
-            "train": settings.train.model_dump(exclude_none=True, exclude=usual),
+            "train": settings.train.model_dump(exclude_none=True, exclude=usual),  # as in versions without these
             **({"window_days": settings.data.window_days} if settings.data.window_days else {}),
             # The metric decides among the candidates.
             **({"metric": settings.gates.metric} if settings.gates.metric and _compares(settings) else {}),
@@ -159,7 +162,8 @@ def fit_rows(
     encoded, target = encode(fitted, frame), encode_target(fitted, frame[contract.target])
     example = encoded.head(EXAMPLE_ROWS).copy()
     choice = choice or Choice(read_candidates(settings)[0], "Nothing was compared.")
-    decision = choose_rule(settings, fitted, frame, choice.params)
+    choice = replace(choice, calibrated=choice.calibrated or settings.train.calibration == "sigmoid")
+    decision = choose_rule(settings, fitted, frame, choice)
     if decision is not None:
         fitted = fitted.model_copy(update={"decision": decision.rule})
     pipeline = build_pipeline(settings, choice.params)
@@ -167,9 +171,28 @@ def fit_rows(
     with fitting():
         pipeline.fit(encoded, target)
     round_targets(pipeline)
+    if choice.calibrated:
+        calibrate(settings, fitted, frame, pipeline, choice)
     seconds = time.perf_counter() - started
     baseline, support = baseline_of(fitted, target), describe_support(fitted, frame)
     return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline, choice, support, decision)
+
+
+def calibrate(settings: Settings, contract: Contract, frame: pd.DataFrame, pipeline: Any, choice: Choice) -> None:
+    """Put sigmoids above the classifier of a fitted pipeline, fitted on the folds of a sample of its rows.
+
+    Raises:
+        UserError: the rows cannot be divided into folds.
+    """
+    sample = frame.sample(min(len(frame), CALIBRATION_ROWS), random_state=settings.train.seed)
+    found = predict_out_of_fold(settings, contract, sample, choice.params)
+    if len(np.unique(found.target)) < len(contract.classes or ()):
+        raise UserError(
+            f"The probabilities cannot be calibrated on {len(frame):,} training rows: too few rows, groups or classes. "
+            'Set calibration = "none" under [train] in config.toml.'
+        )
+    name, classifier = pipeline.steps[-1]
+    pipeline.steps[-1] = (name, with_sigmoids(classifier, fit_sigmoids(found.scores, found.target)))
 
 
 def baseline_of(contract: Contract, target: np.ndarray) -> list[float]:
@@ -247,7 +270,8 @@ def log_run(
     params: Mapping[str, Any],
 ) -> None:
     """Record the inputs of the model, and the result."""
-    settings = project.settings
+    settings, calibration = project.settings, "sigmoid" if fitted.choice.calibrated else "none"
+    estimator = fitted.pipeline[-1].estimator if fitted.choice.calibrated else fitted.pipeline[-1]
     log_dataset(project, validation, run_id, fitted.contract, fitted.holdout, "training", fitted.rows)
     parameters = {
         **{f"split.{k}": v for k, v in settings.split.model_dump().items()},
@@ -256,8 +280,9 @@ def log_run(
         "data.window_days": settings.data.window_days,
         "problem": settings.data.problem,
         "target": settings.data.target or fitted.contract.target,
-        "estimator": type(fitted.pipeline[-1]).__name__,
-        **{f"estimator.{k}": v for k, v in fitted.pipeline[-1].get_params(deep=False).items()},
+        **({"calibration": calibration} if fitted.contract.classes else {}),
+        "estimator": type(estimator).__name__,
+        **{f"estimator.{k}": v for k, v in estimator.get_params(deep=False).items()},
         **(fitted.decision.params if fitted.decision else {}),
         **params,
     }
@@ -268,9 +293,12 @@ def log_run(
         "provenance.json": origin.model_dump(),
         "choice.json": fitted.choice.describe(),
         "support.json": fitted.support.model_dump(mode="json"),
-        # With the parameters that were chosen: `ml reproduce` fits them, and compares nothing.
+        # With what was chosen: `ml reproduce` fits it, and compares nothing.
         "settings.json": settings.model_dump(mode="json", exclude={"root"})
-        | {"train": settings.train.model_dump(mode="json") | {"params": dict(fitted.choice.params)}},
+        | {
+            "train": settings.train.model_dump(mode="json")
+            | {"params": dict(fitted.choice.params), "calibration": calibration}
+        },
     }
     project.registry.log_results(
         run_id,
