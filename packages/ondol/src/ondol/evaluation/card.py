@@ -121,7 +121,8 @@ def write_card(
         project: The project.
         version: A registered version.
         since: What the monitor has found since its deployment.
-        private: Whether to name who changed what is in production, and why. A service shows its card to all callers.
+        private: Whether to name the address of the data, and who changed what is in production and why. A service shows
+            its card to all callers.
         verdict: The verdict, if it is not stored yet.
 
     Raises:
@@ -150,13 +151,13 @@ def make_card(project: Project, records: Records, since: Sequence[Block], privat
     rows = int(records.metrics.get("train_rows", 0))
     lead = [
         f"It predicts {contract.target}{classes}, a {contract.problem} problem, from {len(contract.features)} columns. "
-        f"{records.params.get('estimator', 'A model')} was fitted on {rows:,} rows of `{_source(records)}`.",
+        f"{records.params.get('estimator', 'A model')} was fitted on {rows:,} rows of {_source(records, private)}.",
         *_headline(records),
         f"Written at {utc_now()}. `ml card {records.version}` writes the current card.",
     ]
     sections = [
         _use(project, records),
-        _data(records),
+        _data(records, private),
         _making(records),
         _quality(records),
         _gates(records),
@@ -166,11 +167,12 @@ def make_card(project: Project, records: Records, since: Sequence[Block], privat
         _limits(project, records),
         _production(records, since, private),
     ]
-    return Page(f"{name}, version {records.version}", lead, sections, _front(project, records))
+    return Page(f"{name}, version {records.version}", lead, sections, _front(project, records, private))
 
 
-def _source(records: Records) -> str:
-    return redact(show_uri(records.snapshot.source))
+def _source(records: Records, private: bool) -> str:
+    snapshot = records.snapshot
+    return f"`{redact(show_uri(snapshot.source))}`" if private else f"snapshot {snapshot.digest[:12]}"
 
 
 def _headline(records: Records) -> Iterator[str]:
@@ -205,10 +207,11 @@ def _use(project: Project, records: Records) -> Section:
     return Section("Intended use", "What is it for, what must it not be used for, and who is responsible?", blocks)
 
 
-def _data(records: Records) -> Section:
+def _data(records: Records, private: bool) -> Section:
     snapshot, validation, support = records.snapshot, records.validation, records.support
     holdout = Holdout.model_validate_json(records.tags["holdout"])
-    facts = [("source", _source(records)), ("snapshot", f"{snapshot.digest}, read at {snapshot.created}")]
+    facts = [("source", _source(records, private))] if private else []
+    facts += [("snapshot", f"{snapshot.digest}, read at {snapshot.created}")]
     facts.append(("rows read", f"{snapshot.rows:,}"))
     if validation:
         facts.append(("rows quarantined", f"{validation.bad:,} ({validation.bad_share:.2%}) broke the contract"))
@@ -438,7 +441,7 @@ def _history(champion: Champion | None, private: bool) -> Iterator[tuple[str, ..
         yield (version_of(change.to), change.at, end, *more)
 
 
-def _front(project: Project, records: Records) -> dict[str, Any]:
+def _front(project: Project, records: Records, private: bool) -> dict[str, Any]:
     """Return the front matter in the form of Hugging Face."""
     task = "tabular-regression" if records.contract.problem == "regression" else "tabular-classification"
     front: dict[str, Any] = {"library_name": "sklearn", "pipeline_tag": task, "tags": [task, "sklearn", "onnx"]}
@@ -451,6 +454,7 @@ def _front(project: Project, records: Records) -> dict[str, Any]:
         {"type": metric, "name": metric, "value": score.value}
         for metric, score in records.verdict.verdict.scores["candidate"].items()
     ]
-    dataset = {"name": f"held-out rows of {_source(records)}", "type": "tabular", "revision": records.snapshot.digest}
+    source = _source(records, private).strip("`")
+    dataset = {"name": f"held-out rows of {source}", "type": "tabular", "revision": records.snapshot.digest}
     result = {"task": {"type": task}, "dataset": dataset, "metrics": metrics}
     return {**front, "model-index": [{"name": f"{name}-{records.version}", "results": [result]}]}
