@@ -297,6 +297,17 @@ class Train(Section):
     trusted_types: tuple[str, ...] = ()
 
 
+class Compute(Section):
+    """Where the fits of `ml tune` run.
+
+    Attributes:
+        dask: The address of the scheduler of a Dask cluster, such as "tcp://10.0.0.5:8786", see
+            docs/how-to/tune-parameters.md; None for processes of this machine.
+    """
+
+    dask: str | None = Field(None, pattern=r"^(tcp|tls|ucx|ws|wss)://\S+$")
+
+
 class Gates(Section):
     """The conditions that a candidate must meet to be deployed.
 
@@ -665,6 +676,7 @@ class Settings(BaseSettings):
     split: Split = Split()
     leakage: Leakage = Leakage()
     train: Train = Train()
+    compute: Compute = Compute()
     gates: Gates = Gates()
     deploy: Deploy = Deploy()
     rollout: RolloutPolicy = RolloutPolicy()
