@@ -165,6 +165,7 @@ EFFECTS = {  # by section: what a change of it reaches, and when
     "split": TRAINING,
     "leakage": f"{NEXT_RUN}. With another `accept`, the next `ml run` trains a version",
     "train": TRAINING,
+    "compute": "the next `ml tune`",
     "gates": f"{NEXT_RUN}. Nothing is trained again: a version that is not in production is evaluated again",
     "deploy": f"{NEXT_RUN}: a bundle of the same version is made and loaded",
     "rollout": "`strategy`: the next `ml run`, `ml deploy` or `ml rollout start`. The shares: the next rollout. "

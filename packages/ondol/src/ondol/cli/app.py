@@ -182,6 +182,16 @@ def evaluate(version: Version = None) -> None:
 
 
 @app.command()
+def compare(
+    versions: Annotated[list[str], typer.Argument(help="Registered versions; differences are to the first one.")],
+) -> None:
+    """Show versions side by side, on the same held-out rows: metrics, parameters, data, sizes and verdicts."""
+    from ondol.cli.compare import print_comparison
+
+    print_comparison(versions)
+
+
+@app.command()
 def deploy(version: Version = None, breaking: Breaking = False, why: Why = "passed its gates") -> None:
     """Compile a version that passed its gates, verify and smoke-test it, and put it into production."""
     from ondol.cli.pipeline import run_stage

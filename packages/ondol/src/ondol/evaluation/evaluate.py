@@ -25,7 +25,7 @@ from ondol.evaluation.metrics import IMPORTANCE_ROWS, Interval, choose_metric, m
 from ondol.evaluation.plots import Importance, draw_importance, draw_plots, draw_slices
 from ondol.evaluation.scoring import Scorer, predict_dummy
 from ondol.evaluation.slices import Slice, describe_weak, measure_slices, row_losses, slice_rows
-from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
+from ondol.evaluation.targets import Basis, Candidate, align_classes, choose_rows, find_basis, load_candidate
 from ondol.orchestration.processes import mlflow_ui
 from ondol.orchestration.reporting import publish_image, publish_link, publish_markdown, publish_table, say
 from ondol.project import Project
@@ -129,15 +129,7 @@ def find_slices(contract: Contract, scored: Scored) -> list[Slice]:
 
 def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) -> np.ndarray:
     """Return the predictions of the champion's bundle, with the classes in the candidate's order."""
-    found = Scorer.open(bundle.path).predict(frame)
-    ours, theirs = candidate.contract.classes, bundle.contract.classes
-    if ours is None or theirs is None:
-        return found
-    aligned = np.zeros((len(frame), len(ours)))
-    for place, label in enumerate(ours):
-        if label in theirs:
-            aligned[:, place] = found[:, theirs.index(label)]
-    return aligned
+    return align_classes(Scorer.open(bundle.path).predict(frame), bundle.contract, candidate.contract)
 
 
 def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None:

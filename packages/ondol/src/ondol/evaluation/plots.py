@@ -361,6 +361,52 @@ def _draw_search(figure: "Figure", history: SearchHistory) -> None:
         bars.grid(visible=False, axis="y")
 
 
+MOST_PANELS = 5
+
+
+def draw_versions(
+    scores: Mapping[str, Mapping[str, Interval]], metric: str, rows: int, positive: Array, curves: Mapping[str, Array]
+) -> bytes:
+    """Return a plot of versions side by side, as a PNG image.
+
+    Args:
+        scores: The metrics of each version, with intervals.
+        metric: The deciding metric, which comes first.
+        rows: The number of rows.
+        positive: Whether each row is of the positive class, [N].
+        curves: The probability of the positive class by each version, [N]; empty for other problems.
+    """
+    return _render(_draw_versions, (scores, metric, rows, positive, curves))
+
+
+def _draw_versions(figure: "Figure", drawn: tuple[Any, str, int, Array, Mapping[str, Array]]) -> None:
+    scores, metric, rows, positive, curves = drawn
+    names = [metric, *(name for name in next(iter(scores.values())) if name != metric)][:MOST_PANELS]
+    shape: Any = figure.subfigures(1, 2, width_ratios=(1.1, 1)) if curves else [figure]
+    figure.set_size_inches(10.5 if curves else 6.4, max(4.6, 0.6 + len(names) * (0.55 + 0.22 * len(scores))))
+    colours = [PALETTE[place % len(PALETTE)] for place in range(len(scores))]
+    panels = shape[0].subplots(len(names), 1, squeeze=False)[:, 0]
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_title(name, loc="left")
+        for place, (colour, found) in enumerate(zip(colours, scores.values(), strict=True)):
+            if (one := found.get(name)) is None:
+                continue
+            if one.low is not None and one.high is not None:
+                axes.plot([one.low, one.high], [place, place], color=colour, linewidth=1.8)
+            axes.plot([one.value], [place], "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(scores)), letter_all([f"version {version}" for version in scores]))
+        axes.set_ylim(len(scores) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.locator_params(axis="x", nbins=5)
+    panels[-1].set_xlabel(f"with intervals, {rows:,} rows that none was trained on")
+    if curves:
+        axes = shape[1].subplots()
+        axes.set_title("ROC curve", loc="left")
+        for colour, (version, score) in zip(colours, curves.items(), strict=True):
+            _draw_roc_curve(axes, positive, score, f"version {version}", {"color": colour, "linewidth": 1.5})
+        _finish_roc(axes)
+
+
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 MOST_CLASSES = 12  # in a confusion matrix; the rarest classes share one row
 MOST_PAIRS = 4  # largest number of classes with curves for the champion too

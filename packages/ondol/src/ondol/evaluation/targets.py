@@ -100,6 +100,17 @@ def _load(settings_json: str, version: str) -> Candidate:
     )
 
 
+def align_classes(predictions: np.ndarray, theirs: Contract, ours: Contract) -> np.ndarray:
+    """Return predictions [N, K] with the classes in the order of another contract; values [N] unchanged."""
+    if ours.classes is None or theirs.classes is None or ours.classes == theirs.classes:
+        return predictions
+    aligned = np.zeros((len(predictions), len(ours.classes)))
+    for place, label in enumerate(ours.classes):
+        if label in theirs.classes:
+            aligned[:, place] = predictions[:, theirs.classes.index(label)]
+    return aligned
+
+
 class Basis(BaseModel):
     """The inputs of a candidate's metrics besides its own predictions.
 

@@ -13,7 +13,7 @@ of workers finds the same.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, BrokenExecutor, Future, wait
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,9 +138,10 @@ class Search:
             show: Gets the progress, several times a second.
 
         Raises:
-            UserError: the workers ended, the project's code fails, or every trial failed.
+            UserError: the project's code fails, or every trial failed.
         """
         started, before = time.monotonic(), self.finished
+        self.study.sampler = make_sampler(self.settings.train.seed, RANDOM_TRIALS + len(self.candidates))
         running = [one for attempt in self._unfinished() if (one := self._begin(attempt, workers))]
         while True:
             fits = [fit for attempt in running for fit in attempt.fits if not fit.done()]
@@ -171,15 +172,6 @@ class Search:
         return rest or (0 if running else BATCH)
 
     def _ask(self) -> Attempt:
-        from optuna.samplers import TPESampler
-
-        number = len(self.trials)
-        # Its own seed for each trial: so a search that was killed continues like one that was not.
-        self.study.sampler = TPESampler(
-            seed=self.settings.train.seed * 1_000_003 + number,
-            n_startup_trials=RANDOM_TRIALS + len(self.candidates),
-            constant_liar=True,
-        )
         return self._read(self.study.ask())
 
     def _unfinished(self) -> list[Attempt]:
@@ -213,11 +205,7 @@ class Search:
         return replace(attempt, fits=tuple(workers.submit(bare, number) for number in following))
 
     def _collect(self, attempt: Attempt) -> Attempt | None:
-        """Return an attempt with the results of its fits; None if one failed, which is recorded.
-
-        Raises:
-            UserError: a worker ended.
-        """
+        """Return an attempt with the results of its fits; None if one failed, which is recorded."""
         trial = attempt.trial
         try:
             for fit in attempt.fits:
@@ -228,18 +216,6 @@ class Search:
             return replace(attempt, trial=trial, fits=())
         except UserError as error:
             self._fail(attempt, str(error))
-        except BrokenExecutor:
-            raise UserError(
-                "A process of the search ended, perhaps without memory: run the command again with fewer --processes. "
-                "The finished trials are kept."
-            ) from None
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] != "distributed":
-                raise
-            raise UserError(
-                f"The Dask cluster lost a fit ({describe_error(error)}): run the command again when its workers run. "
-                "The finished trials are kept."
-            ) from None
         return None
 
     def _fail(self, attempt: Attempt, reason: str) -> None:
@@ -266,7 +242,8 @@ class Search:
         pruned = known.get("pruned", False)
         if len(known.get("scores", ())) < done:
             if done < folds:
-                handle.report(trial.mean, done)
+                if done not in self.trials[handle.number].intermediate_values:
+                    handle.report(trial.mean, done)
                 pruned = bool(handle.should_prune())
             result = {"scores": trial.scores, "rounds": trial.rounds, "seconds": trial.seconds, "pruned": pruned}
             handle.set_user_attr(RESULT, result)
@@ -337,6 +314,28 @@ def open_study(path: Path, direction: Literal["maximize", "minimize"]) -> "optun
         load_if_exists=True,
         pruner=MedianPruner(n_startup_trials=5),
     )
+
+
+def make_sampler(seed: int, random_trials: int) -> "optuna.samplers.BaseSampler":
+    """Return Optuna's TPE with its own seed for each parameter of each trial.
+
+    So a search that was killed while it asked for a trial continues like one that was not.
+    """
+    from optuna.samplers import BaseSampler, TPESampler
+
+    class Sampler(BaseSampler):
+        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+            return {}
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+            return {}
+
+        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+            own = int(digest_json([seed, trial.number, param_name])[:8], 16)
+            sampler = TPESampler(seed=own, n_startup_trials=random_trials, constant_liar=True)
+            return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    return Sampler()
 
 
 def replace_train(settings: Settings) -> Settings:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from ondol.errors import UserError
-from ondol.project import import_owned
+from ondol.project import describe_error, import_owned
 from ondol.redaction import show_uri
 from ondol.selection.comparison import CrossValidation
 from ondol.training.candidates import Trial
@@ -46,7 +46,7 @@ def open_workers(validation: CrossValidation, processes: int, address: str | Non
         address: The address of Dask's scheduler; None for local processes.
 
     Raises:
-        UserError: the cluster cannot be used.
+        UserError: the cluster cannot be used, or a worker ended.
     """
     with _open_cluster(validation, address) if address else _open_processes(validation, processes) as workers:
         yield workers
@@ -61,6 +61,11 @@ def _open_processes(validation: CrossValidation, processes: int) -> Iterator[Wor
             for _ in range(processes):  # each starts one
                 executor.submit(os.getpid)
         yield Workers(processes, lambda trial, number: executor.submit(_fit_in_process, trial, number))
+    except BrokenExecutor:
+        raise UserError(
+            "A process of the search ended, perhaps without memory: run the command again with fewer --processes. The "
+            "finished trials are kept."
+        ) from None
     finally:
         for process in multiprocessing.active_children():  # after Ctrl-C they are still fitting
             process.terminate()
@@ -105,7 +110,7 @@ def fit_fold(validation: CrossValidation, trial: Trial, number: int) -> Trial:
 @contextmanager
 def _open_cluster(validation: CrossValidation, address: str) -> Iterator[Workers]:
     try:
-        from distributed import Client
+        from distributed import Client, KilledWorker
     except ImportError:
         raise UserError('[compute] dask needs a package: run `uv add "ondol[dask]"`.') from None
 
@@ -123,6 +128,11 @@ def _open_cluster(validation: CrossValidation, address: str) -> Iterator[Workers
         (rows,) = client.scatter([validation], broadcast=True)
         count = sum(client.nthreads().values())
         yield Workers(count, lambda trial, number: executor.submit(fit_fold, rows, trial, number))
+    except (KilledWorker, CancelledError) as error:
+        raise UserError(
+            f"The cluster of [compute] dask lost a fit ({describe_error(error)}): run the command again when its "
+            "workers are back. The finished trials are kept."
+        ) from None
     finally:
         client.close()
 
