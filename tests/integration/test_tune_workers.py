@@ -22,6 +22,7 @@ pytest.importorskip("optuna")
 from ondol.tuning.search import Search, open_study
 from ondol.tuning.workers import open_workers
 
+pytestmark = pytest.mark.slow  # each process imports scikit-learn
 TRIALS = 12
 SCRIPT = """
 import sys

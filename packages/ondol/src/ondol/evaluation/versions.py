@@ -15,8 +15,7 @@ from ondol.evaluation.targets import Candidate, align_classes, load_candidate
 from ondol.project import Project
 from ondol.training.dataset import in_holdout
 
-DATA = {"data": "data_digest", "validation": "validation", "commit": "git_commit"}  # tags of a run
-SHORT = 12  # letters of a digest
+SHORT = 12  # letters of a commit
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ def describe_version(project: Project, candidate: Candidate, metrics: dict[str, 
     known = record is not None and record.run_id == candidate.run_id
     verdict = "not evaluated" if record is None or not known else record.refusal or "passed its gates"
     return {
-        **{name: candidate.tags.get(tag, "")[:SHORT] for name, tag in DATA.items()},
+        "validation": candidate.validation,
+        "commit": candidate.tags.get("git_commit", "")[:SHORT],
         "training rows": f"{metrics.get('train_rows', 0):,.0f}",
         "seconds to fit": f"{metrics.get('fit_seconds', 0):.1f}",
         "model size": f"{len(candidate.skops_bytes()) / 1000:,.0f} kB",

@@ -227,7 +227,7 @@ class Search:
     def _record(self, attempt: Attempt) -> range | None:
         """Record the results of an attempt; return the folds that follow, or None if the trial is finished.
 
-        What is decided is written before it is acted upon: after a kill, the same is decided again.
+        The decision of the pruner is recorded first, so that a kill does not change it.
         """
         from optuna.trial import TrialState
 
