@@ -169,6 +169,7 @@ EFFECTS = {  # by section: what a change of it reaches, and when
     "leakage": f"{NEXT_RUN}. With another `accept`, the next `ml run` trains a version",
     "train": TRAINING,
     "decision": TRAINING,
+    "compute": "the next `ml tune`",
     "gates": f"{NEXT_RUN}. Nothing is trained again: a version that is not in production is evaluated again",
     "card": "the next `ml card`, `ml evaluate` or `ml deploy` that writes a card. Nothing is trained again",
     "deploy": f"{NEXT_RUN}: a bundle of the same version is made and loaded",

@@ -37,6 +37,33 @@ def list_candidates(problem: str) -> list[dict[str, Any]]:
     ]
 
 
+def suggest_params(trial: Any, problem: str) -> dict[str, Any]:
+    """Return the parameters of `build_estimator` and `build_features` for a trial of `ml tune`, an Optuna trial.
+
+    They are written to `config.toml`: text, numbers and true or false.
+    """
+    kind = trial.suggest_categorical("kind", ["boosting", "linear", "forest"])
+    if kind == "linear":
+        penalty = "alpha" if problem == "regression" else "C"
+        return {"kind": kind, penalty: trial.suggest_float(penalty, 1e-3, 1e3, log=True)}
+    shared = {"kind": kind, "texts": trial.suggest_categorical("texts", ["codes", "targets"])}
+    if kind == "forest":
+        return shared | {
+            "min_samples_leaf": trial.suggest_int("forest_leaf", 1, 30, log=True),
+            "max_features": trial.suggest_float("forest_features", 0.1, 1.0),
+        }
+    params = {
+        "learning_rate": trial.suggest_float("learning_rate", 0.02, 0.3, log=True),
+        "max_leaf_nodes": trial.suggest_int("max_leaf_nodes", 3, 63, log=True),
+        "min_samples_leaf": trial.suggest_int("min_samples_leaf", 3, 100, log=True),
+        "l2_regularization": trial.suggest_float("l2_regularization", 1e-3, 30.0, log=True),
+        "max_features": trial.suggest_float("max_features", 0.2, 1.0),
+    }
+    if problem != "regression" and trial.suggest_categorical("balanced", [False, True]):
+        params["class_weight"] = "balanced"
+    return shared | params
+
+
 def build_estimator(problem: str, seed: int, kind: str = "boosting", **params: Any) -> BaseEstimator:
     """Return the unfitted estimator for `problem` ("binary", "multiclass" or "regression")."""
     regression = problem == "regression"

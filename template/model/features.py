@@ -15,19 +15,20 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler,
 TARGETS = {"binary": "binary", "multiclass": "multiclass", "regression": "continuous"}
 
 
-def build_features(problem: str, kind: str = "boosting") -> ColumnTransformer:
+def build_features(problem: str, kind: str = "boosting", texts: str = "codes") -> ColumnTransformer:
     """Return the unfitted transformer for `problem` and the `kind` of the estimator.
 
-    Trees get a number for each text, and everything else as it is. A linear model gets a column for each text, and
+    Trees get a number for each text, or the mean target of its rows (`texts`: "codes" or "targets"), and everything
+    else as it is. A linear model gets a column for each text, and
     numbers of one scale without missing values.
     """
     numbers = "passthrough"
-    few = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    folds = KFold(5, shuffle=True, random_state=0)  # a row's own target is not in what its text stands for
+    many = TargetEncoder(target_type=TARGETS[problem], cv=folds)
+    few = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1) if texts == "codes" else many
     if kind == "linear":
         few = OneHotEncoder(handle_unknown="ignore")
         numbers = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
-    folds = KFold(5, shuffle=True, random_state=0)  # a row's own target is not in what its text stands for
-    many = TargetEncoder(target_type=TARGETS[problem], cv=folds)
     return ColumnTransformer(
         [
             ("few", few, make_column_selector(dtype_exclude=["number", "str"])),

@@ -309,6 +309,23 @@ def test_a_threshold(cook):
 
 
 @pytest.mark.slow
+def test_a_search_and_a_comparison_of_its_version(cook):
+    project = cook("tune-parameters")
+    succeed(project.ml("tune", "--trials", "10", "--processes", "1", "--write"))
+    written = tomllib.loads((project.root / "config.toml").read_text(encoding="utf-8"))["train"]["params"]
+    assert written["kind"] in ("boosting", "linear", "forest")
+    (run,) = [one for one, name in project._mlflow("select run_uuid, name from runs") if name.startswith("tune-")]
+    below = project._mlflow(f"select count(*) from tags where key = 'mlflow.parentRunId' and value = '{run}'")
+    assert 1 <= below[0][0] <= 10
+    again = succeed(project.ml("tune", "--trials", "10", "--processes", "1"))  # the written parameters begin no search
+    assert "10 trials" in again.out and "MLflow" not in again.out
+    project.run()
+    compared = succeed(project.ml("compare", "1", "2"))
+    assert "better than the first by" in compared.out
+    assert (project.root / ".ml/compare/compare-1-2.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
 def test_slices(cook):
     project = cook("look-at-slices")
     project.configure("gates", slice_margin=0.05)

@@ -24,6 +24,7 @@ ORDER = [
     "training",
     "evaluation",
     "selection",
+    "tuning",
     "deployment",
     "monitoring",
     "rollout",

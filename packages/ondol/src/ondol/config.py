@@ -341,6 +341,17 @@ class Decision(Section):
         return self
 
 
+class Compute(Section):
+    """Where the fits of `ml tune` run.
+
+    Attributes:
+        dask: The address of the scheduler of a Dask cluster, such as "tcp://10.0.0.5:8786", see
+            docs/how-to/tune-parameters.md; None for processes of this machine.
+    """
+
+    dask: str | None = Field(None, pattern=r"^(tcp|tls|ucx|ws|wss)://\S+$")
+
+
 class Gates(Section):
     """The conditions that a candidate must meet to be deployed.
 
@@ -726,6 +737,7 @@ class Settings(BaseSettings):
     leakage: Leakage = Leakage()
     train: Train = Train()
     decision: Decision = Field(Decision(), exclude_if=lambda decision: not decision.is_set)
+    compute: Compute = Compute()
     gates: Gates = Gates()
     card: CardText = CardText()
     deploy: Deploy = Deploy()

@@ -152,11 +152,43 @@ def train(
 
 
 @app.command()
+def tune(
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, with those of earlier commands.")] = 50,
+    hours: Annotated[
+        float | None, typer.Option(min=0.001, max=8_760, help="No trial begins after this time; default: no limit.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Local processes of one thread each; default: one per core.")
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Find the same best trial with any number of workers.")
+    ] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the best parameters to config.toml; else they are printed.")
+    ] = False,
+) -> None:
+    """Search for parameters with Optuna, on the training rows alone; continue an earlier search."""
+    from ondol.cli.tune import tune as search
+
+    search(trials, hours, processes, deterministic, write)
+
+
+@app.command()
 def evaluate(version: Version = None) -> None:
     """Score a candidate and the champion on the same holdout; the gates decide."""
     from ondol.cli.pipeline import run_stage
 
     run_stage("evaluate", version=version)
+
+
+@app.command()
+def compare(
+    versions: Annotated[list[str], typer.Argument(help="Registered versions; differences are to the first one.")],
+) -> None:
+    """Show versions side by side, on the same held-out rows: metrics, parameters, data, sizes and verdicts."""
+    from ondol.cli.compare import print_comparison
+
+    print_comparison(versions)
 
 
 @app.command()

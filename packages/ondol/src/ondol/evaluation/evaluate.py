@@ -35,7 +35,7 @@ from ondol.evaluation.metrics import (
 from ondol.evaluation.plots import Importance, bin_means, draw_importance, draw_plots, draw_slices, group_evenly
 from ondol.evaluation.scoring import Scorer, predict_dummy
 from ondol.evaluation.slices import Slice, describe_weak, measure_slices, row_losses, slice_rows
-from ondol.evaluation.targets import Basis, Candidate, choose_rows, find_basis, load_candidate
+from ondol.evaluation.targets import Basis, Candidate, align_predictions, choose_rows, find_basis, load_candidate
 from ondol.orchestration.processes import mlflow_ui
 from ondol.orchestration.reporting import publish_image, publish_link, publish_markdown, publish_table, say
 from ondol.project import Project
@@ -43,7 +43,6 @@ from ondol.registry.bundles import Bundle, find_bundle
 from ondol.registry.champion import Champion
 from ondol.registry.registry import CHOICE_TAG, DECISION_TAG
 from ondol.training.dataset import log_dataset
-from ondol_serving.decision import decide
 
 TENTHS = 10  # of the rows, by the prediction
 
@@ -170,24 +169,8 @@ def find_slices(contract: Contract, scored: Scored) -> list[Slice]:
 
 
 def predict_champion(bundle: Bundle, candidate: Candidate, frame: pd.DataFrame) -> Decided | np.ndarray:
-    """Return the predictions of the champion's bundle, with the classes in the candidate's order.
-
-    Its labels are decided by its own rule, and have the candidate's costs.
-    """
-    found = Scorer.open(bundle.path).predict(frame)
-    ours, theirs = candidate.contract.classes, bundle.contract.classes
-    if ours is None or theirs is None:
-        return found
-    aligned = np.zeros((len(frame), len(ours)))
-    for place, label in enumerate(ours):
-        if label in theirs:
-            aligned[:, place] = found[:, theirs.index(label)]
-    rule, their_rule = candidate.contract.decision, bundle.contract.decision
-    if rule is None and their_rule is None:
-        return aligned
-    places = np.array([ours.index(label) if label in ours else -1 for label in theirs])
-    labels = places[decide(their_rule, found)]
-    return Decided(aligned, np.where(labels < 0, decide(None, aligned), labels), rule.costs if rule else None)
+    """Return the predictions of the champion's bundle, with the classes in the candidate's order."""
+    return align_predictions(Scorer.open(bundle.path).predict(frame), bundle.contract, candidate.contract)
 
 
 def log_verdict(project: Project, scored: Scored, record: StoredVerdict) -> None:

@@ -318,6 +318,112 @@ def _draw_slices(figure: "Figure", drawn: tuple[Sequence[Slice], str]) -> None:
     axes.locator_params(axis="x", nbins=6)
 
 
+@dataclass(frozen=True)
+class SearchHistory:
+    """What the plot of a search shows.
+
+    Attributes:
+        metric: The metric.
+        values: The value of each trial by its number, [N], that of a pruned one compared with the best one on the same
+            folds; NaN for a trial that failed.
+        kinds: The kind of each trial's estimator, [N].
+        pruned: Whether the trial ended after the first folds, [N].
+        best: The best value so far, [N]; NaN before the first complete trial.
+        importance: The share of each parameter in the variance of the values; the most important one first.
+        of: The kind whose parameters these are.
+    """
+
+    metric: str
+    values: Sequence[float]
+    kinds: Sequence[str]
+    pruned: Sequence[bool]
+    best: Sequence[float]
+    importance: Mapping[str, float]
+    of: str
+
+
+def draw_search(history: SearchHistory) -> bytes:
+    """Return a plot of a search: the value of each trial, and the importance of the parameters, as a PNG image."""
+    return _render(_draw_search, history)
+
+
+def _draw_search(figure: "Figure", history: SearchHistory) -> None:
+    figure.set_size_inches(10.5 if history.importance else 6.6, 4.4)
+    panels = figure.subplots(1, 2, width_ratios=(2, 1)) if history.importance else [figure.subplots()]
+    axes, values, pruned = panels[0], np.array(history.values, float), np.array(history.pruned)
+    axes.set_title(f"{history.metric} of {len(values):,} trials", loc="left")
+    names = sorted(set(history.kinds), key=list(history.kinds).index)
+    for place, (kind, name) in enumerate(zip(names, letter_all(names), strict=True)):
+        mine = np.array(history.kinds) == kind
+        colour = PALETTE[place % len(PALETTE)]
+        axes.scatter(np.flatnonzero(mine & ~pruned), values[mine & ~pruned], s=16, color=colour, label=name)
+        faint: dict[str, Any] = {"s": 12, "facecolors": "none", "edgecolors": colour, "linewidths": 0.7, "alpha": 0.6}
+        axes.scatter(np.flatnonzero(mine & pruned), values[mine & pruned], **faint)
+    axes.step(range(len(values)), history.best, where="post", color=GREY, linewidth=1.4, label="best so far")
+    known = values[np.isfinite(values)]
+    if len(known) > 4:  # a few bad trials would hide the differences among the good ones
+        low, high = np.quantile(known, [0.1, 0.9])
+        room = 0.15 * max(high - low, 1e-12)
+        ends = np.nanmin([low, *history.best]), np.nanmax([high, *history.best])
+        axes.set_ylim(ends[0] - room, ends[1] + room)
+    axes.set(xlabel="trial (hollow: pruned, compared with the best one on the first folds)", ylabel=history.metric)
+    axes.legend(loc="best", fontsize=8)
+    if history.importance:
+        shown = list(history.importance)[:MOST_BARS][::-1]
+        bars = panels[1]
+        bars.barh(range(len(shown)), [history.importance[name] for name in shown], color=BLUE)
+        bars.set_yticks(range(len(shown)), letter_all(shown, longest=28))
+        bars.set_title(f"Importance of parameters, {letter(history.of)}", loc="left")
+        bars.set(xlabel="share of the variance", xlim=(0, 1))
+        bars.grid(visible=False, axis="y")
+
+
+MOST_PANELS = 5
+
+
+def draw_versions(
+    scores: Mapping[str, Mapping[str, Interval]], metric: str, rows: int, positive: Array, curves: Mapping[str, Array]
+) -> bytes:
+    """Return a plot of versions side by side, as a PNG image.
+
+    Args:
+        scores: The metrics of each version, with intervals.
+        metric: The deciding metric, which comes first.
+        rows: The number of rows.
+        positive: Whether each row is of the positive class, [N].
+        curves: The probability of the positive class by each version, [N]; empty for other problems.
+    """
+    return _render(_draw_versions, (scores, metric, rows, positive, curves))
+
+
+def _draw_versions(figure: "Figure", drawn: tuple[Any, str, int, Array, Mapping[str, Array]]) -> None:
+    scores, metric, rows, positive, curves = drawn
+    names = [metric, *(name for name in next(iter(scores.values())) if name != metric)][:MOST_PANELS]
+    shape: Any = figure.subfigures(1, 2, width_ratios=(1.1, 1)) if curves else [figure]
+    figure.set_size_inches(10.5 if curves else 6.4, max(4.6, 0.6 + len(names) * (0.55 + 0.22 * len(scores))))
+    colours = [PALETTE[place % len(PALETTE)] for place in range(len(scores))]
+    panels = shape[0].subplots(len(names), 1, squeeze=False)[:, 0]
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_title(name, loc="left")
+        for place, (colour, found) in enumerate(zip(colours, scores.values(), strict=True)):
+            if (one := found.get(name)) is None:
+                continue
+            if one.low is not None and one.high is not None:
+                axes.plot([one.low, one.high], [place, place], color=colour, linewidth=1.8)
+            axes.plot([one.value], [place], "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(scores)), letter_all([f"version {version}" for version in scores]))
+        axes.set_ylim(len(scores) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.locator_params(axis="x", nbins=5)
+    panels[-1].set_xlabel(f"with intervals, {rows:,} rows that none was trained on")
+    if curves:
+        axes = shape[1].subplots()
+        axes.set_title("ROC curve", loc="left")
+        for colour, (version, score) in zip(colours, curves.items(), strict=True):
+            _draw_roc_curve(axes, positive, score, f"version {version}", {"color": colour, "linewidth": 1.5})
+        _finish_roc(axes)
+
+
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 MOST_CLASSES = 12  # in a confusion matrix; the rarest classes share one row
 MOST_PAIRS = 4  # largest number of classes with curves for the champion too

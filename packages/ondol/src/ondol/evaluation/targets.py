@@ -16,6 +16,7 @@ from ondol.config import Gates, Settings
 from ondol.contract import Column, Contract, encode, encode_target
 from ondol.contract.schema import free_names
 from ondol.errors import UserError
+from ondol.evaluation.metrics import Decided
 from ondol.registry.bundles import Bundle
 from ondol.registry.registry import Registry
 from ondol.training.dataset import Holdout, in_holdout, read_rows
@@ -100,6 +101,25 @@ def _load(settings_json: str, version: str) -> Candidate:
         baseline=record["baseline.json"]["prediction"],
         trusted=registry.trusted,
     )
+
+
+def align_predictions(predictions: np.ndarray, theirs: Contract, ours: Contract) -> Decided | np.ndarray:
+    """Return predictions [N, K] with the classes in the order of another contract; values [N] unchanged.
+
+    Their labels are decided by the model's own rule, and have the costs of the other contract.
+    """
+    if ours.classes is None or theirs.classes is None:
+        return predictions
+    aligned = np.zeros((len(predictions), len(ours.classes)))
+    for place, label in enumerate(ours.classes):
+        if label in theirs.classes:
+            aligned[:, place] = predictions[:, theirs.classes.index(label)]
+    if ours.decision is None and theirs.decision is None:
+        return aligned
+    places = np.array([ours.classes.index(label) if label in ours.classes else -1 for label in theirs.classes])
+    labels = places[decide(theirs.decision, predictions)]
+    costs = ours.decision.costs if ours.decision else None
+    return Decided(aligned, np.where(labels < 0, decide(None, aligned), labels), costs)
 
 
 class Basis(BaseModel):

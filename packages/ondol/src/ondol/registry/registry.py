@@ -12,6 +12,7 @@ import shlex
 import shutil
 import sqlite3
 import tempfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -401,7 +402,7 @@ def explain_untrusted(error: Exception) -> str:
 
 
 SHOWN = 20  # newest versions that a message lists
-PAGE = 1000  # versions requested from MLflow at once
+PAGE = 1000  # versions requested from MLflow at once, and metrics sent at once
 KEY_TAG = "train_key"  # recorded with every version in existing registries
 CHOICE_TAG = "choice"  # of a run: why its candidate was chosen
 DECISION_TAG = "decision"  # of a run: how labels are decided, and what that reaches out of fold
@@ -679,6 +680,15 @@ class Registry:
             mlflow.log_dict(document, name, run_id=run_id)
         if plots:
             self.log_files(run_id, {f"{PLOTS}/{name}.png": png for name, png in plots.items()})
+
+    def log_history(self, run_id: str, name: str, values: Sequence[float]) -> None:
+        """Add the values of a metric over steps to a run, which MLflow shows as a curve."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for step, value in enumerate(values)]
+        for place in range(0, len(metrics), PAGE):
+            self.client.log_batch(run_id, metrics[place : place + PAGE])
 
     def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Add files to a run, by their paths among its artifacts."""

@@ -8,6 +8,7 @@ comparison uses a sample of the rows, so that its cost does not grow with them.
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
@@ -22,16 +23,18 @@ from ondol.errors import UserError
 from ondol.evaluation.metrics import Decided, choose_metric, metrics_of, require_decision, score_metrics
 from ondol.orchestration.reporting import Ticker, publish_table, say
 from ondol.project import Project, import_owned
+from ondol.storage.files import digest_json
 from ondol.training.calibration import calibrate_folds, read_scores
-from ondol.training.candidates import Choice, Trial, name_params, read_candidates
+from ondol.training.candidates import Choice, Params, Trial, name_params, read_candidates
 from ondol.training.decision import find_rule
 from ondol.training.folds import FOLDS, Fold, make_folds
-from ondol.training.pipeline import asks_for, build_pipeline, fitting
+from ondol.training.pipeline import asks_for, build_pipeline, features_params, fitting
 from ondol.training.train import TrainingRows
 
 FIRST_FOLDS = 2
 LEAST_ROWS = 50
 MOST_ROWS = 10_000  # of the sample
+MOST_TRANSFORMED = 40  # folds whose features are kept
 LEAST_GAIN, STANDARD_ERRORS = 0.01, 2.0  # of the log loss, for which calibration is worth more fits
 NOTHING = 1e-9  # a difference that only rounding makes
 MOST_ROUNDS, PATIENCE = 1_000, 20  # of boosting: the most, and how many without an improvement end it
@@ -78,7 +81,7 @@ def compare(settings: Settings, contract: Contract, frame: pd.DataFrame) -> Choi
 
 @dataclass
 class CrossValidation:
-    """The candidates on the same folds of a sample of the training rows; those of a kind share their features.
+    """The candidates on the same folds of a sample of the training rows; equal features are computed once.
 
     Attributes:
         settings: The settings.
@@ -95,7 +98,7 @@ class CrossValidation:
     folds: list[Fold]
     metric: str
     classes: tuple[Any, ...] | None = None
-    _transformed: dict[tuple[Any, int], tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False)
+    _transformed: dict[str, tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False)
     _scores: dict[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False)
     _predictions: dict[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False)
 
@@ -133,40 +136,50 @@ class CrossValidation:
                 tried += 1
                 trial = Trial(name_params(params), params, (), (), 0.0)
                 try:
-                    trials.append(self._fit(trial, first, ticker))
+                    trials.append(self.fit(trial, first, ticker))
                 except UserError as error:
                     failed.append(f"The candidate {trial.name} is left out: {error}")
             if not trials:
                 raise UserError(failed[0])
             ranked = self._rank(trials)
             kept = count_better(len(ranked))
-            ranked = self._rank([self._fit(trial, others, ticker) for trial in ranked[:kept]]) + ranked[kept:]
+            ranked = self._rank([self.fit(trial, others, ticker) for trial in ranked[:kept]]) + ranked[kept:]
         ticker.close()
         if math.isnan(ranked[0].mean):
             return Choice(
                 candidates[0], f"The candidates cannot be compared: {self.metric} is undefined on these rows."
             )
-        reason = " ".join([self._explain(ranked), *failed])
+        reason = " ".join([self.explain(ranked), *failed])
         if tried < len(candidates):
             reason += f" Only {tried} of {len(candidates)} were tried within [train] budget_seconds = {most:g}."
         calibrated, found = self._try_calibration(ranked[0])
         return Choice(with_rounds(ranked[0]), reason + found, self.metric, len(self.target), tuple(ranked), calibrated)
 
-    def _fit(self, trial: Trial, numbers: range, ticker: Ticker) -> Trial:
-        """Return the trial with the results of more folds."""
+    def fit(self, trial: Trial, numbers: range, ticker: Ticker | None = None) -> Trial:
+        """Return the trial with the results of more folds.
+
+        Args:
+            trial: The trial, with the results of the folds before.
+            numbers: The numbers of the folds.
+            ticker: Counts the fits.
+
+        Raises:
+            UserError: the model cannot be built or fitted.
+        """
         started, scores, rounds = time.perf_counter(), list(trial.scores), list(trial.rounds)
         for number in numbers:
             fit, predict = self.folds[number]
             features, estimator = build_pipeline(self.settings, trial.params)
             with fitting():
-                known, unknown = self._transform(features, trial.params.get("kind"), number)
+                known, unknown = self._transform(features, trial.params, number)
                 target, truth = self.target[fit], self.target[predict]
                 if stops_early(estimator):
                     rounds.append(fit_with_stopping(estimator, known, target, unknown, truth))
                 else:
                     estimator.fit(known, target)
                 scores.append(self._score(trial.name, number, estimator, unknown))
-            ticker.add(1)
+            if ticker is not None:
+                ticker.add(1)
         seconds = trial.seconds + time.perf_counter() - started
         return replace(trial, scores=tuple(scores), rounds=tuple(rounds), seconds=seconds)
 
@@ -175,8 +188,8 @@ class CrossValidation:
         costs = [-self.sign * trial.mean for trial in trials]
         return [trials[place] for place in np.argsort(costs, kind="stable")]  # which puts an unknown mean last
 
-    def _explain(self, ranked: list[Trial]) -> str:
-        """Return the reason for the choice as one sentence."""
+    def explain(self, ranked: Sequence[Trial], other: str = "the next") -> str:
+        """Return the reason for the choice as one sentence; `other` says what the second trial is."""
         best, where = ranked[0], "backtests" if self.settings.split.by == "time" else "folds"
         found = (
             f"Chosen: {best.name}, with {self.metric} {best.mean:.4g} ({min(best.known):.4g} to "
@@ -187,17 +200,20 @@ class CrossValidation:
         gains = self.sign * (np.array(best.scores) - np.array(ranked[1].scores))
         gains = gains[~np.isnan(gains)]
         if len(gains) < 2:
-            return f"{found}; the next is {ranked[1].name}."
+            return f"{found}; {other} is {ranked[1].name}."
         error = gains.std(ddof=1) / math.sqrt(len(gains))
-        return f"{found}; the next is {ranked[1].name}, worse by {gains.mean():.2g} (standard error {error:.2g})."
+        return f"{found}; {other} is {ranked[1].name}, worse by {gains.mean():.2g} (standard error {error:.2g})."
 
-    def _transform(self, features: Any, kind: Any, number: int) -> tuple[Any, Any]:
+    def _transform(self, features: Any, params: Params, number: int) -> tuple[Any, Any]:
         """Return the transformed rows of a fold: those to fit on and those to predict."""
-        if (kind, number) not in self._transformed:
+        key = digest_json([features_params(params), number])
+        if key not in self._transformed:
+            if len(self._transformed) >= MOST_TRANSFORMED:  # each is a copy of the sample
+                del self._transformed[next(iter(self._transformed))]
             fit, predict = self.folds[number]
             known = features.fit_transform(self.features.iloc[fit], self.target[fit])
-            self._transformed[kind, number] = known, features.transform(self.features.iloc[predict])
-        return self._transformed[kind, number]
+            self._transformed[key] = known, features.transform(self.features.iloc[predict])
+        return self._transformed[key]
 
     def _score(self, name: str, number: int, estimator: Any, rows: Any) -> float:
         """Return the metric of a fold; for classes, keep what calibration needs."""

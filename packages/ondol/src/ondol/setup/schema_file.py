@@ -6,7 +6,7 @@ import keyword
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -199,6 +199,22 @@ def edit_config(
         edited.setdefault("split", tomlkit.table())["by"] = split
     elif "by" in edited.get("split", {}):
         del edited["split"]["by"]  # type: ignore[union-attr]
+    return edited.as_string()
+
+
+def edit_params(config: tomlkit.TOMLDocument, params: Mapping[str, Any]) -> str:
+    """Return `config.toml` with these `[train.params]` in place of the ones before; everything else is unchanged."""
+    edited = tomlkit.parse(config.as_string())
+    train: Any = edited.setdefault("train", tomlkit.table(is_super_table=True))
+    made: Any = tomlkit.inline_table() if isinstance(train, tomlkit.items.InlineTable) else tomlkit.table()
+    made.update(params)
+    there = train.get("params")
+    if isinstance(there, tomlkit.items.Table) and isinstance(made, tomlkit.items.Table):
+        for name in [name for name in there if name not in made]:
+            del there[name]
+        there.update(made)  # in place, with its comments
+    else:
+        train["params"] = made
     return edited.as_string()
 
 

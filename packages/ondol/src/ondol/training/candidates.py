@@ -103,12 +103,12 @@ def read_candidates(settings: Settings) -> list[dict[str, Any]]:
             '[{"kind": "boosting"}, {"kind": "linear"}].'
         )
     for params in found:
-        _require_recordable(params)
+        require_recordable(params, "list_candidates")
     return [dict(one) for one in found]
 
 
-def _require_recordable(params: Params) -> None:
-    """Check that a record can hold the parameters, from which `ml reproduce` fits again.
+def require_recordable(params: Params, function: str) -> None:
+    """Check that a record can hold the parameters of a function, from which `ml reproduce` fits again.
 
     Raises:
         UserError: one is an object.
@@ -118,7 +118,7 @@ def _require_recordable(params: Params) -> None:
             json.dumps(value)
         except (TypeError, ValueError):
             raise UserError(
-                f"list_candidates in model/estimator.py has {name} = {value!r}, which cannot be recorded: name it with "
+                f"{function} in model/estimator.py has {name} = {value!r}, which cannot be recorded: name it with "
                 "text or a number, and make the object in build_estimator."
             ) from None
 

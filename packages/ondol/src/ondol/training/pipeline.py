@@ -18,8 +18,8 @@ def build_pipeline(settings: Settings, params: Params | None = None) -> Any:
 
     Args:
         settings: The settings, which have the problem and the seed.
-        params: The parameters of `build_estimator`; None for those of the first candidate. `build_features` gets their
-            `kind` if it has such an argument.
+        params: The parameters of `build_estimator`; None for those of the first candidate. `build_features` gets those
+            that it has as arguments; of these, `build_estimator` only gets what it has as arguments, too.
 
     Raises:
         UserError: `model/features.py` or `model/estimator.py` cannot be imported or called.
@@ -28,10 +28,13 @@ def build_pipeline(settings: Settings, params: Params | None = None) -> Any:
 
     features, estimator = import_owned("features"), import_owned("estimator")
     params = read_candidates(settings)[0] if params is None else params
-    about = {"problem": settings.data.problem} | ({"kind": params["kind"]} if "kind" in params else {})
+    problem = {"problem": settings.data.problem} if asks_for("problem") else {}
+    shaping = features_params(params)
     try:
-        made = estimator.build_estimator(settings.data.problem, settings.train.seed, **params)
-        built = features.build_features(**{key: value for key, value in about.items() if asks_for(key)})
+        own = shaping.keys() - signature(estimator.build_estimator).parameters
+        rest = {name: value for name, value in params.items() if name not in own}
+        made = estimator.build_estimator(settings.data.problem, settings.train.seed, **rest)
+        built = features.build_features(**problem, **shaping)
         pipeline = Pipeline([("features", built), ("estimator", made)])
     except OWN_ERRORS as error:
         raise UserError(
@@ -57,6 +60,11 @@ def asks_for(argument: str) -> bool:
     """
     build = getattr(import_owned("features"), "build_features", None)
     return callable(build) and argument in signature(build).parameters
+
+
+def features_params(params: Params) -> dict[str, Any]:
+    """Return the parameters that `build_features` has as arguments."""
+    return {name: value for name, value in params.items() if name != "problem" and asks_for(name)}
 
 
 @contextmanager
