@@ -19,8 +19,7 @@ def build_features(problem: str, kind: str = "boosting", texts: str = "codes") -
     """Return the unfitted transformer for `problem` and the `kind` of the estimator.
 
     Trees get a number for each text, or the mean target of its rows (`texts`: "codes" or "targets"), and everything
-    else as it is. A linear model gets a column for each text, and
-    numbers of one scale without missing values.
+    else as it is. A linear model gets a column for each text, and numbers of one scale without missing values.
     """
     numbers = "passthrough"
     folds = KFold(5, shuffle=True, random_state=0)  # a row's own target is not in what its text stands for

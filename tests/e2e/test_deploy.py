@@ -105,7 +105,8 @@ def test_model_without_a_converter_is_served_by_scikit_learn_where_asked(trained
     assert trained.champion and trained.champion["version"] == "2"
     bundle = trained.store / "bundles" / trained.champion["bundle"]
     found = {path.name for path in bundle.iterdir()}
-    assert found == {"contract.json", "explanation.npz", "meta.json", "model.skops", "reference.parquet"}
+    cards = {"card.html", "card.md"}
+    assert found == {"contract.json", "explanation.npz", "meta.json", "model.skops", "reference.parquet"} | cards
     rows = trained.json(f"bundles/{bundle.name}/meta.json")["example"]["rows"]
     with trained.serve() as client:
         wait_for(client, "/readyz", 200)

@@ -737,7 +737,7 @@ class Settings(BaseSettings):
     leakage: Leakage = Leakage()
     train: Train = Train()
     decision: Decision = Field(Decision(), exclude_if=lambda decision: not decision.is_set)
-    compute: Compute = Compute()
+    compute: Compute = Field(Compute(), exclude_if=lambda compute: compute == Compute())
     gates: Gates = Gates()
     card: CardText = CardText()
     deploy: Deploy = Deploy()

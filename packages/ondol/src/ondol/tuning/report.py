@@ -1,7 +1,6 @@
 """The report of a search: one run in MLflow with the history, and the best trials as runs below it.
 
-The others are in `trials.csv` and `trials.json` of the run alone: a thousand runs take minutes to record, and cannot be
-read.
+The others are in `trials.csv` and `trials.json` of the run alone: a list of a thousand runs cannot be read.
 """
 
 import csv
