@@ -11,7 +11,6 @@ import argparse
 import os
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from bench_quality import PACKAGES, install  # noqa: E402
-from quality.measure import make_project, predict, target_of  # noqa: E402
+from quality.measure import make_project, predict, run_each, target_of  # noqa: E402
 from quality.tables import TABLES  # noqa: E402
 
 USUAL = ["telco", "loans", "pensions", "happiness", "breast cancer", "weather", "party", "mpg origin"]
@@ -42,20 +41,11 @@ def main() -> int:
     sys.path.append(str(install(PACKAGES)))
     print("| table | candidate | log loss | calibrated | Brier | calibrated | by auto |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
-    status = 0
-    for name in options.tables:
-        child = os.fork()  # a project's modules are imported once in a process
-        if not child:
-            with tempfile.TemporaryDirectory(prefix="bench-calibration-") as folder:
-                os.chdir(folder)
-                measure(name, options.seeds)
-            os._exit(0)
-        status |= os.waitpid(child, 0)[1]
-    return int(status != 0)
+    return run_each(options.tables, lambda name: measure(name, options.seeds))
 
 
-def measure(name: str, seeds: int) -> None:
-    """Print the figures of one table."""
+def measure(name: str, seeds: int) -> bool:
+    """Print the figures of one table; return True, for no figure has a goal."""
     make_project(next(one for one in TABLES if one.name == name))
     for params in CANDIDATES:
         found = [measure_once(seed, params) for seed in range(seeds)]
@@ -64,15 +54,17 @@ def measure(name: str, seeds: int) -> None:
         shown = " | ".join(f"{value:.4f}" for value in means)
         label = ", ".join(str(value) for value in params.values())
         print(f"| {name} | {label} | {shown} | {taken} of {seeds} |", flush=True)
+    return True
 
 
 def measure_once(seed: int, params: dict[str, Any]) -> tuple[float, float, float, float, bool]:
     """Return log loss and calibrated log loss, Brier score and calibrated Brier score, and whether auto calibrates."""
     import model.estimator
     from ondol.config import load_settings
+    from ondol.evaluation.metrics import log_losses
     from ondol.ingestion.ingest import read_source
     from ondol.project import Project
-    from ondol.selection.comparison import compare, log_losses
+    from ondol.selection.comparison import compare
     from ondol.training.candidates import Choice
     from ondol.training.dataset import define_holdout, read_rows
     from ondol.training.train import fit_rows

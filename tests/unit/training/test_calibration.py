@@ -12,9 +12,10 @@ from ondol.contract import Column, Contract, encode, encode_target
 from ondol.deployment.explanation import build_explanation
 from ondol.deployment.onnx import check_parity, compile_model
 from ondol.errors import UserError
+from ondol.evaluation.metrics import log_losses
 from ondol.evaluation.scoring import Scorer
 from ondol.registry.registry import TRUSTED
-from ondol.selection.comparison import compare, log_losses
+from ondol.selection.comparison import compare
 from ondol.training.calibration import calibrate_folds
 from ondol.training.candidates import Choice
 from ondol.training.dataset import Holdout

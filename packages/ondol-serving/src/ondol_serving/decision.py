@@ -48,6 +48,12 @@ def scale_costs(rule: DecisionRule) -> NDArray[np.float64]:
     return costs * (GRID / np.ptp(costs))
 
 
+def sum_costs(costs: Costs, true: Any, false: Any, positives: float, negatives: float) -> Any:
+    """Return the total cost for numbers of true and false positives, of two classes with so many rows."""
+    (right0, wrong0), (wrong1, right1) = costs
+    return (positives - true) * wrong1 + true * right1 + (false * wrong0 + (negatives - false) * right0)
+
+
 def measure_margins(rule: DecisionRule | None, probabilities: NDArray[Any]) -> NDArray[np.float64]:
     """Return by how much the probabilities of each row may change before its label does, [N]; at least."""
     if rule is not None and rule.threshold is not None:

@@ -24,6 +24,7 @@ from ondol.monitoring.report import describe_windows
 from ondol.monitoring.windows import Windows
 from ondol.project import Project
 from ondol.registry.champion import require_champion, version_of
+from ondol.storage.files import write_bytes
 
 SHOWN_PACKAGES = 8
 
@@ -136,6 +137,6 @@ def write_current_card(version: str | None, folder: Path | None) -> None:
     folder = folder or project.settings.home / "cards" / version
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        write_bytes(folder / name, content)
         print_plain(project.settings.show(folder / name))
     print_plain(f"In MLflow: {log_card(project, version, files)}")

@@ -376,7 +376,7 @@ def embed_graph(scope: Any, operator: Any, container: Any) -> None:
     Raises:
         UserError: `to_onnx` returns something else.
     """
-    from onnx import helper
+    from onnx import TensorProto, helper
 
     model = operator.raw_operator
     name = type(model).__name__
@@ -415,7 +415,7 @@ def embed_graph(scope: Any, operator: Any, container: Any) -> None:
         add.result("Identity", [made], operator.outputs[1])
         return
     shape = scope.get_unique_variable_name("shape")
-    container.add_initializer(shape, 7, [2], [-1, 1])
+    container.add_initializer(shape, TensorProto.INT64, [2], [-1, 1])
     add.result("Reshape", [made, shape], operator.outputs[0])
 
 

@@ -91,7 +91,6 @@ def read_records(project: Project, version: str, verdict: StoredVerdict | None =
     registry = project.registry
     run, contract = registry.run_of(version), registry.read_record(version)["contract.json"]
     tags = dict(run.data.tags)
-    verdict = verdict or project.verdicts.find(version)
     return Records(
         version=version,
         run_id=run.info.run_id,
@@ -103,7 +102,7 @@ def read_records(project: Project, version: str, verdict: StoredVerdict | None =
         contract=Contract.model_validate(contract),
         snapshot=project.snapshots.get(tags["data_digest"]),
         validation=project.validations.find(tags["validation"]),
-        verdict=verdict if verdict and verdict.run_id == run.info.run_id else None,
+        verdict=verdict or project.verdicts.of_run(version, run.info.run_id),
         champion=project.champion,
     )
 

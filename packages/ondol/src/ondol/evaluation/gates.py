@@ -188,6 +188,11 @@ class Verdicts:
         """Return the last verdict on a version, or None."""
         return read_record(self.folder / f"{version}.json", StoredVerdict)
 
+    def of_run(self, version: str, run_id: str) -> StoredVerdict | None:
+        """Return the last verdict on a version; None if there is none, or if it is on another run."""
+        record = self.find(version)
+        return record if record is not None and record.run_id == run_id else None
+
     def write(self, record: StoredVerdict) -> None:
         """Store a verdict and replace the version's previous one."""
         self.store.write_bytes(self.folder / f"{record.version}.json", record.model_dump_json(indent=1).encode())
@@ -195,9 +200,9 @@ class Verdicts:
 
 def known_verdict(project: Project, version: str) -> StoredVerdict | None:
     """Return the valid verdict: that of the champion, or one whose inputs are unchanged."""
-    record, champion = project.verdicts.find(version), project.champion
-    run_id = project.registry.run_id(version)
-    if record is None or record.run_id != run_id:
+    champion, run_id = project.champion, project.registry.run_id(version)
+    record = project.verdicts.of_run(version, run_id)
+    if record is None:
         return None
     in_production = champion is not None and champion.run_id == run_id
     return record if in_production or record.key == verdict_key(project, version) else None

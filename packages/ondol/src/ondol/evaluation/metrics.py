@@ -290,10 +290,15 @@ def _mean(values: Floats) -> ScoreFunction:
 
 
 def _log_loss(y: Integers, probabilities: Floats) -> ScoreFunction:
-    """Return the mean negative log-likelihood; probabilities are clipped at their type's precision."""
+    """Return the mean of `log_losses`."""
+    return _mean(log_losses(y, probabilities))
+
+
+def log_losses(y: Integers, probabilities: Floats) -> Floats:
+    """Return the negative log-likelihood of each row, [N]; probabilities are clipped at their type's precision."""
     tiny = np.finfo(probabilities.dtype).eps
     chosen = np.asarray(probabilities, np.float64)[np.arange(len(y)), y]
-    return _mean(-np.log(np.clip(chosen, tiny, 1 - tiny)))
+    return np.asarray(-np.log(np.clip(chosen, tiny, 1 - tiny)))
 
 
 def _median(ordered: Floats, weights: Floats) -> float:

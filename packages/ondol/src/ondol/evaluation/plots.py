@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ondol.evaluation.metrics import Confusion, Decided, Interval, Ranking, labels_of, numbers_of, sample_rows
 from ondol.evaluation.slices import Slice, name_error
-from ondol_serving.decision import DecisionRule
+from ondol_serving.decision import DecisionRule, sum_costs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -496,9 +496,7 @@ def draw_threshold(figure: "Figure", scene: Scene) -> None:
         lines["precision"] = true / np.maximum(true + false, 1)
         lines["recall"] = true / max(true[-1], 1)
     else:
-        (right0, wrong0), (wrong1, right1) = costs
-        total = (true[-1] - true) * wrong1 + true * right1 + false * wrong0 + (false[-1] - false) * right0
-        lines["mean cost"] = total / len(scene.y)
+        lines["mean cost"] = sum_costs(costs, true, false, true[-1], false[-1]) / len(scene.y)
     for (name, line), style in zip(lines.items(), LINES.values(), strict=False):
         axes.step(thresholds[keep], line[keep], where="post", label=name, **style)
         # A row has the label from the threshold on: the lowest probability at or above it.

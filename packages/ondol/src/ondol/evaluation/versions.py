@@ -95,9 +95,8 @@ def compare_versions(project: Project, versions: Sequence[str]) -> tuple[Version
 
 def describe_version(project: Project, candidate: Candidate, metrics: dict[str, float]) -> dict[str, str]:
     """Return the facts of a version's record in words."""
-    record = project.verdicts.find(candidate.version)
-    known = record is not None and record.run_id == candidate.run_id
-    verdict = "not evaluated" if record is None or not known else record.refusal or "passed its gates"
+    record = project.verdicts.of_run(candidate.version, candidate.run_id)
+    verdict = "not evaluated" if record is None else record.refusal or "passed its gates"
     return {
         "validation": candidate.validation,
         "commit": candidate.tags.get("git_commit", "")[:SHORT],

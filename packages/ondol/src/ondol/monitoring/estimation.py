@@ -25,13 +25,12 @@ from ondol.evaluation.gates import show_interval
 from ondol.evaluation.metrics import MANY_CLASSES, METRICS, Decided, Interval, choose_metric, score_metrics
 from ondol.evaluation.targets import Reference
 from ondol.monitoring.drift import DriftComparison, Sides, share_limit
-from ondol.training.calibration import Floats, apply_sigmoids, fit_sigmoids
+from ondol.training.calibration import Floats, apply_sigmoids, fit_sigmoids, log_odds
 from ondol_serving.decision import DecisionRule
 
 REFITS, DRAWS = 50, 200  # calibrations, and draws of the labels
 DEVIATIONS = 3.0  # on both sides of the estimate: the calibration of shifted rows is never quite that of the reference
 ROWS = 5_000  # of a window that are drawn at most
-LOWEST = 1e-6  # probabilities nearer to 0 or 1 count as this near
 SEED = 0
 
 
@@ -166,9 +165,7 @@ def _interval(problem: str, name: str, values: Floats) -> Interval:
 
 def _log_odds(probabilities: Floats) -> Floats:
     """Return the log-odds of each class, [N, K]; of two, those of the second, [N, 1]."""
-    shown = probabilities[:, 1:] if probabilities.shape[1] == 2 else probabilities
-    clipped = np.clip(shown, LOWEST, 1 - LOWEST)
-    return np.asarray(np.log(clipped / (1 - clipped)))
+    return log_odds(probabilities[:, 1:] if probabilities.shape[1] == 2 else probabilities)
 
 
 def _name_drift(comparison: DriftComparison, rules: Monitor) -> tuple[str, ...]:

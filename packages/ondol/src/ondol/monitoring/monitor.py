@@ -136,21 +136,29 @@ def measure_windows(project: Project, context: MonitorContext, windows: list[Win
         labels = read_labels(settings, context.reference.contract, list(samples.values()))
     except UserError as error:
         return [window.model_copy(update={"notes": (str(error),)}) for window in windows]
+    estimated = any(window.estimate for window in windows if window.id in samples)
+    estimator = Estimator.fit(context.reference) if estimated else None
     return [
-        _measure(settings, context, window, samples[window.id], labels) if window.id in samples else window
+        _measure(settings, context, window, samples[window.id], labels, estimator if window.estimate else None)
+        if window.id in samples
+        else window
         for window in windows
     ]
 
 
 def _measure(
-    settings: Settings, context: MonitorContext, window: Window, sample: pd.DataFrame, labels: Labels
+    settings: Settings,
+    context: MonitorContext,
+    window: Window,
+    sample: pd.DataFrame,
+    labels: Labels,
+    estimator: Estimator | None,
 ) -> Window:
     rows, least = labels.join(sample), settings.monitor.min_rows
     if len(rows) < least:
         note = f"{len(rows):,} of {len(sample):,} compared rows have a label, too few to evaluate: {least:,} are needed"
         return window.model_copy(update={"notes": (note,)})
     holdout = context.bundle.meta.get("metrics") or {}
-    estimator = Estimator.fit(context.reference) if window.estimate else None
     found = measure(context.reference.contract, holdout, rows, settings.gates, settings.monitor, estimator)
     if found is None:
         note = f"the metric cannot be measured on {len(rows):,} labelled rows: they may be of one class only"

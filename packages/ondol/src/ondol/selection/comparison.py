@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ondol.config import Settings
 from ondol.contract import Contract, encode, encode_target, fit_encodings
 from ondol.errors import UserError
-from ondol.evaluation.metrics import Decided, choose_metric, metrics_of, require_decision, score_metrics
+from ondol.evaluation.metrics import Decided, choose_metric, log_losses, metrics_of, require_decision, score_metrics
 from ondol.orchestration.reporting import Ticker, publish_table, say
 from ondol.project import Project, import_owned
 from ondol.storage.files import digest_json
@@ -38,6 +38,8 @@ MOST_TRANSFORMED = 40  # folds whose features are kept
 LEAST_GAIN, STANDARD_ERRORS = 0.01, 2.0  # of the log loss, for which calibration is worth more fits
 NOTHING = 1e-9  # a difference that only rounding makes
 MOST_ROUNDS, PATIENCE = 1_000, 20  # of boosting: the most, and how many without an improvement end it
+# Predictions and scores of a fold, by the trial's name and the number of the fold.
+Outputs = dict[tuple[str, int], tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def choose(project: Project, rows: TrainingRows) -> Choice:
@@ -99,8 +101,6 @@ class CrossValidation:
     metric: str
     classes: tuple[Any, ...] | None = None
     _transformed: dict[str, tuple[Any, Any]] = field(default_factory=dict, init=False, repr=False)
-    _scores: dict[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False)
-    _predictions: dict[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def sign(self) -> float:
@@ -126,6 +126,7 @@ class CrossValidation:
         most, started = self.settings.train.budget_seconds, time.perf_counter()
         ticker = Ticker("fits", count_fits(len(candidates), len(self.folds)))
         first, others = range(FIRST_FOLDS), range(FIRST_FOLDS, len(self.folds))
+        outputs: Outputs | None = {} if self.settings.train.calibration == "auto" else None
         trials: list[Trial] = []
         failed: list[str] = []
         tried = 0
@@ -136,14 +137,14 @@ class CrossValidation:
                 tried += 1
                 trial = Trial(name_params(params), params, (), (), 0.0)
                 try:
-                    trials.append(self.fit(trial, first, ticker))
+                    trials.append(self.fit(trial, first, ticker, outputs))
                 except UserError as error:
                     failed.append(f"The candidate {trial.name} is left out: {error}")
             if not trials:
                 raise UserError(failed[0])
             ranked = self._rank(trials)
             kept = count_better(len(ranked))
-            ranked = self._rank([self.fit(trial, others, ticker) for trial in ranked[:kept]]) + ranked[kept:]
+            ranked = self._rank([self.fit(trial, others, ticker, outputs) for trial in ranked[:kept]]) + ranked[kept:]
         ticker.close()
         if math.isnan(ranked[0].mean):
             return Choice(
@@ -152,16 +153,17 @@ class CrossValidation:
         reason = " ".join([self.explain(ranked), *failed])
         if tried < len(candidates):
             reason += f" Only {tried} of {len(candidates)} were tried within [train] budget_seconds = {most:g}."
-        calibrated, found = self._try_calibration(ranked[0])
+        calibrated, found = self._try_calibration(ranked[0], outputs or {})
         return Choice(with_rounds(ranked[0]), reason + found, self.metric, len(self.target), tuple(ranked), calibrated)
 
-    def fit(self, trial: Trial, numbers: range, ticker: Ticker | None = None) -> Trial:
+    def fit(self, trial: Trial, numbers: range, ticker: Ticker | None = None, outputs: Outputs | None = None) -> Trial:
         """Return the trial with the results of more folds.
 
         Args:
             trial: The trial, with the results of the folds before.
             numbers: The numbers of the folds.
             ticker: Counts the fits.
+            outputs: Gets what calibration needs; None to keep nothing.
 
         Raises:
             UserError: the model cannot be built or fitted.
@@ -177,7 +179,10 @@ class CrossValidation:
                     rounds.append(fit_with_stopping(estimator, known, target, unknown, truth))
                 else:
                     estimator.fit(known, target)
-                scores.append(self._score(trial.name, number, estimator, unknown))
+                made = self._predict(estimator, unknown)
+                if outputs is not None and self._is_bounded(estimator):
+                    outputs[trial.name, number] = made, read_scores(estimator, unknown)
+                scores.append(self._measure(truth, made))
             if ticker is not None:
                 ticker.add(1)
         seconds = trial.seconds + time.perf_counter() - started
@@ -215,16 +220,15 @@ class CrossValidation:
             self._transformed[key] = known, features.transform(self.features.iloc[predict])
         return self._transformed[key]
 
-    def _score(self, name: str, number: int, estimator: Any, rows: Any) -> float:
-        """Return the metric of a fold; for classes, keep what calibration needs."""
-        classes = self.settings.data.problem != "regression"
-        made = np.asarray((estimator.predict_proba if classes else estimator.predict)(rows), np.float64)
-        # Sigmoids of several unbounded scores have no exact limit in float32; such models seldom need them.
-        bounded = classes and (made.shape[1] == 2 or not hasattr(estimator, "coef_"))
-        if bounded and self.settings.train.calibration == "auto":
-            self._predictions[name, number] = made
-            self._scores[name, number] = read_scores(estimator, rows)
-        return self._measure(self.target[self.folds[number][1]], made)
+    def _predict(self, estimator: Any, rows: Any) -> NDArray[np.float64]:
+        return np.asarray((estimator.predict if self.classes is None else estimator.predict_proba)(rows), np.float64)
+
+    def _is_bounded(self, estimator: Any) -> bool:
+        """Return True for a classifier that sigmoids may follow.
+
+        Those of several unbounded scores have no exact limit in float32; such models seldom need them.
+        """
+        return self.classes is not None and (len(self.classes) == 2 or not hasattr(estimator, "coef_"))
 
     def _measure(self, truth: NDArray[Any], predictions: NDArray[np.float64]) -> float:
         problem, decision, rule = self.settings.data.problem, self.settings.decision, None
@@ -232,19 +236,19 @@ class CrossValidation:
             rule = find_rule(decision, self.classes, truth, predictions)  # each candidate is scored by its best one
         return score_metrics(problem, truth, Decided.by(rule, predictions)).get(self.metric, math.nan)
 
-    def _try_calibration(self, best: Trial) -> tuple[bool, str]:
+    def _try_calibration(self, best: Trial, outputs: Outputs) -> tuple[bool, str]:
         """Return whether the probabilities of the best candidate should be calibrated, and a sentence if so.
 
         They should if sigmoids that are fitted on the other folds lower the log loss by more than `LEAST_GAIN` of it
         and by more than chance, and the metric that decides is not worse by more than its standard error.
         """
         numbers = range(len(best.scores))
-        if (best.name, 0) not in self._scores or len(numbers) < 2:
+        if (best.name, 0) not in outputs or len(numbers) < 2:
             return False, ""
-        parts = [self._predictions[best.name, number] for number in numbers]
+        parts, found = zip(*(outputs[best.name, number] for number in numbers), strict=True)
         truths = [self.target[self.folds[number][1]] for number in numbers]
         folds, target = np.repeat(numbers, [len(part) for part in parts]), np.concatenate(truths)
-        scores = np.concatenate([self._scores[best.name, number] for number in numbers])
+        scores = np.concatenate(found)
         if any(set(target[folds != number]) != set(target) for number in numbers):
             return False, ""  # too few rows of a class to fit its sigmoid
         calibrated = calibrate_folds(scores, target, folds)
@@ -264,20 +268,13 @@ class CrossValidation:
         )
 
 
-def log_losses(target: NDArray[Any], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the negative log-likelihood of each row, [N]."""
-    chosen = probabilities[np.arange(len(target)), target]
-    return np.asarray(-np.log(np.clip(chosen, np.finfo(np.float64).eps, 1.0)))
-
-
 def fit_with_stopping(estimator: Any, known: Any, target: NDArray[Any], unknown: Any, truth: NDArray[Any]) -> int:
     """Fit boosting with the number of rounds that is best for the other rows, and return that number."""
     from sklearn.utils.class_weight import compute_sample_weight
 
     estimator.set_params(early_stopping=True, max_iter=MOST_ROUNDS, n_iter_no_change=PATIENCE)
-    weights = compute_sample_weight(
-        getattr(estimator, "class_weight", None), truth
-    )  # as those of the rows it is fitted on
+    # As those of the rows that it is fitted on.
+    weights = compute_sample_weight(getattr(estimator, "class_weight", None), truth)
     estimator.fit(known, target, X_val=unknown, y_val=truth, sample_weight_val=weights)
     best = max(int(np.argmax(estimator.validation_score_)), 1)  # the first score is that before the first round
     del estimator._predictors[best:]  # those that did not improve it: scikit-learn keeps them

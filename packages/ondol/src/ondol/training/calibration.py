@@ -13,6 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+LOWEST = 1e-6  # probabilities nearer to 0 or 1 count as this near
+
+
+def log_odds(probabilities: Floats) -> Floats:
+    """Return the logarithm of p / (1 - p), of the same shape."""
+    clipped = np.clip(probabilities, LOWEST, 1 - LOWEST)
+    return np.asarray(np.log(clipped / (1 - clipped)))
 
 
 def read_scores(classifier: Any, rows: Any) -> Floats:

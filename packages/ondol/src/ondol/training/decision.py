@@ -10,20 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from ondol.config import Decision, Settings
-from ondol.contract import Contract
+from ondol.config import Decision
 from ondol.errors import UserError, nearest
-from ondol.training.candidates import Choice
-from ondol.training.folds import OutOfFold, predict_out_of_fold
-from ondol_serving.decision import Costs, DecisionRule, decide
+from ondol.training.calibration import log_odds
+from ondol.training.folds import OutOfFold
+from ondol_serving.decision import Costs, DecisionRule, decide, sum_costs
 from ondol_serving.names import label_key
 
-MOST_ROWS = 50_000  # whose out-of-fold predictions are used
 FEWEST = 10  # rows that a precision is computed from
-TINY = 1e-6
 Floats = NDArray[np.float64]
 Labels = tuple[Any, ...]
 
@@ -48,30 +44,24 @@ class ChosenRule:
         return {"decision.threshold": self.rule.threshold, "decision.costs": self.rule.costs}
 
 
-def choose_rule(settings: Settings, contract: Contract, frame: pd.DataFrame, choice: Choice) -> ChosenRule | None:
-    """Choose the rule on folds of the training rows; None without `[decision]`.
+def choose_rule(decision: Decision, classes: Labels, found: OutOfFold, rows: int) -> ChosenRule:
+    """Choose the rule on folds of the training rows.
 
     Args:
-        settings: The settings.
-        contract: The contract with its encodings.
-        frame: The training rows in the contract's dtypes; of more than 50,000, a sample is used.
-        choice: The parameters of `build_estimator`, and whether its probabilities are calibrated.
+        decision: The section `[decision]`.
+        classes: The classes, in order.
+        found: The predictions out of fold, calibrated if those of the model are.
+        rows: The number of training rows.
 
     Raises:
         UserError: no fold can be made, or the precision is not reached.
     """
-    if not settings.decision.is_set or contract.classes is None:
-        return None
-    sample = frame.sample(min(len(frame), MOST_ROWS), random_state=settings.train.seed)
-    found = predict_out_of_fold(settings, contract, sample, choice.params)
-    if not len(found.rows):
+    if not len(found.target):
         raise UserError(
-            f"[decision] needs predictions of training rows by models that were not fitted on them, and {len(frame):,} "
+            f"[decision] needs predictions of training rows by models that were not fitted on them, and {rows:,} "
             "rows make no folds with every class: add rows, or remove the section."
         )
-    found = found.calibrated() if choice.calibrated else found
-    rule = find_rule(settings.decision, contract.classes, found.target, found.predictions)
-    return explain_rule(settings.decision, contract.classes, rule, found)
+    return explain_rule(decision, classes, find_rule(decision, classes, found.target, found.predictions), found)
 
 
 def find_rule(decision: Decision, classes: Labels, y: NDArray[Any], probabilities: Floats) -> DecisionRule:
@@ -91,10 +81,7 @@ def find_rule(decision: Decision, classes: Labels, y: NDArray[Any], probabilitie
     score = probabilities[:, 1]
     thresholds, true, predicted = _count(score, y if costs is None else _smooth(score, y))
     if costs is not None:
-        (right0, false), (missed, right1) = costs
-        found, negative = true[0], len(y) - true[0]
-        total = (found - true) * missed + true * right1
-        total += (predicted - true) * false + (negative - (predicted - true)) * right0
+        total = sum_costs(costs, true, predicted - true, true[0], len(y) - true[0])
         return DecisionRule(float(thresholds[total.argmin()]), costs)
     precision, recall = true / np.maximum(predicted, 1), true / max(true[0], 1)
     precision[predicted < min(FEWEST, len(y))] = 0.0  # that of a few rows is reached by chance
@@ -153,8 +140,7 @@ def _smooth(score: Floats, y: NDArray[Any]) -> Floats:
 
     if len(np.unique(y)) < 2:
         return y.astype(np.float64)
-    clipped = np.clip(score, TINY, 1 - TINY)
-    features = np.log(clipped / (1 - clipped))[:, None]
+    features = log_odds(score)[:, None]
     model = LogisticRegression(C=1e6, max_iter=1_000)
     return np.asarray(model.fit(features, y).predict_proba(features)[:, 1])
 
@@ -178,7 +164,7 @@ def explain_rule(decision: Decision, classes: Labels, rule: DecisionRule, found:
         which = f'The label is "{label_key(classes[1])}" from a probability of {rule.threshold:.3g} on'
         instead = "a threshold of 0.5"
     return ChosenRule(
-        rule, f"{which}: {_show(ours)} on {len(found.rows):,} out-of-fold rows ({instead}: {_show(usual)}).", figures
+        rule, f"{which}: {_show(ours)} on {len(found.target):,} out-of-fold rows ({instead}: {_show(usual)}).", figures
     )
 
 

@@ -20,6 +20,7 @@ from ondol.training.dataset import hash_keys, key_column
 from ondol.training.pipeline import build_pipeline, fitting
 
 FOLDS = 5
+MOST_ROWS = 50_000  # that are predicted: more would change a threshold or a sigmoid little
 Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
@@ -28,14 +29,12 @@ class OutOfFold:
     """Predictions of training rows by models that were not fitted on them.
 
     Attributes:
-        rows: The places of the rows in the frame, [N].
-        target: Their encoded target, [N].
+        target: The encoded target of the rows, [N].
         predictions: The probabilities of the classes, [N, K], or the values, [N].
         folds: The number of each row's fold, [N].
         scores: For classes, what sigmoids take, see `ondol.training.calibration`; for values, the predictions, [N, 1].
     """
 
-    rows: NDArray[np.intp]
     target: NDArray[Any]
     predictions: NDArray[np.float64]
     folds: NDArray[np.intp]
@@ -52,17 +51,18 @@ def predict_out_of_fold(settings: Settings, contract: Contract, frame: pd.DataFr
     Args:
         settings: The settings.
         contract: The contract with its encodings.
-        frame: The rows, in the contract's dtypes.
+        frame: The rows, in the contract's dtypes; of more than `MOST_ROWS`, a sample is used.
         params: The parameters of `build_estimator`.
 
     Raises:
         UserError: the model cannot be built or fitted.
     """
-    features, target = encode(contract, frame), encode_target(contract, frame[contract.target])
+    sample = frame.sample(min(len(frame), MOST_ROWS), random_state=settings.train.seed)
+    features, target = encode(contract, sample), encode_target(contract, sample[contract.target])
     rows: list[NDArray[np.intp]] = []
     made: list[NDArray[np.float64]] = []
     scores: list[NDArray[np.float64]] = []
-    for fit, predict in make_folds(settings, contract, frame, target):
+    for fit, predict in make_folds(settings, contract, sample, target):
         pipeline = build_pipeline(settings, params)
         with fitting():
             pipeline.fit(features.iloc[fit], target[fit])
@@ -78,7 +78,7 @@ def predict_out_of_fold(settings: Settings, contract: Contract, frame: pd.DataFr
     empty = np.empty((0,) if contract.classes is None else (0, len(contract.classes)))
     folds = np.repeat(np.arange(len(rows)), [len(one) for one in rows])
     predictions = np.concatenate([*made, empty])
-    return OutOfFold(places, target[places], predictions, folds, np.concatenate(scores) if scores else empty)
+    return OutOfFold(target[places], predictions, folds, np.concatenate(scores) if scores else empty)
 
 
 def make_folds(settings: Settings, contract: Contract, frame: pd.DataFrame, target: NDArray[Any]) -> list[Fold]:

@@ -116,9 +116,8 @@ def _walk(value: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _is_estimator(value: Any) -> bool:
-    return hasattr(value, "get_params") and not isinstance(
-        value, type
-    )  # CatBoost's do not inherit scikit-learn's class
+    # Not by the class: CatBoost's estimators do not inherit scikit-learn's.
+    return hasattr(value, "get_params") and not isinstance(value, type)
 
 
 def _children(value: Any) -> list[Any]:

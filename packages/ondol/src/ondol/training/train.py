@@ -22,14 +22,13 @@ from ondol.training.calibration import fit_sigmoids, with_sigmoids
 from ondol.training.candidates import Choice, read_candidates
 from ondol.training.dataset import Holdout, define_holdout, log_dataset, read_sides, sample_share
 from ondol.training.decision import ChosenRule, choose_rule, require_classes
-from ondol.training.folds import predict_out_of_fold
+from ondol.training.folds import OutOfFold, predict_out_of_fold
 from ondol.training.pipeline import asks_for, build_pipeline, fitting, round_targets
 from ondol.training.provenance import Provenance, code_digest, read_provenance, shaping_packages
 from ondol.training.support import Support, describe_support
 from ondol.validation.leakage import SAMPLE_ROWS, Alarm, accept_alarms, find_alarms, require_accepted, warn_of_needless
 
 EXAMPLE_ROWS = 5
-CALIBRATION_ROWS = 50_000  # of which the sigmoids are fitted: more would change two numbers for each class little
 
 
 @dataclass(frozen=True)
@@ -163,32 +162,34 @@ def fit_rows(
     example = encoded.head(EXAMPLE_ROWS).copy()
     choice = choice or Choice(read_candidates(settings)[0], "Nothing was compared.")
     choice = replace(choice, calibrated=choice.calibrated or settings.train.calibration == "sigmoid")
-    decision = choose_rule(settings, fitted, frame, choice)
-    if decision is not None:
+    decision, found = None, None
+    if choice.calibrated or settings.decision.is_set:
+        found = predict_out_of_fold(settings, fitted, frame, choice.params)
+    if found is not None and settings.decision.is_set and fitted.classes is not None:
+        known = found.calibrated() if choice.calibrated else found
+        decision = choose_rule(settings.decision, fitted.classes, known, len(frame))
         fitted = fitted.model_copy(update={"decision": decision.rule})
     pipeline = build_pipeline(settings, choice.params)
     started = time.perf_counter()
     with fitting():
         pipeline.fit(encoded, target)
     round_targets(pipeline)
-    if choice.calibrated:
-        calibrate(settings, fitted, frame, pipeline, choice)
+    if found is not None and choice.calibrated:
+        calibrate(pipeline, fitted, found, len(frame))
     seconds = time.perf_counter() - started
     baseline, support = baseline_of(fitted, target), describe_support(fitted, frame)
     return Fitted(pipeline, fitted, holdout, len(frame), seconds, example, baseline, choice, support, decision)
 
 
-def calibrate(settings: Settings, contract: Contract, frame: pd.DataFrame, pipeline: Any, choice: Choice) -> None:
-    """Put sigmoids above the classifier of a fitted pipeline, fitted on the folds of a sample of its rows.
+def calibrate(pipeline: Any, contract: Contract, found: OutOfFold, rows: int) -> None:
+    """Put sigmoids above the classifier of a fitted pipeline, fitted on predictions out of fold.
 
     Raises:
-        UserError: the rows cannot be divided into folds.
+        UserError: the training rows, so many, cannot be divided into folds.
     """
-    sample = frame.sample(min(len(frame), CALIBRATION_ROWS), random_state=settings.train.seed)
-    found = predict_out_of_fold(settings, contract, sample, choice.params)
     if len(np.unique(found.target)) < len(contract.classes or ()):
         raise UserError(
-            f"The probabilities cannot be calibrated on {len(frame):,} training rows: too few rows, groups or classes. "
+            f"The probabilities cannot be calibrated on {rows:,} training rows: too few rows, groups or classes. "
             'Set calibration = "none" under [train] in config.toml.'
         )
     name, classifier = pipeline.steps[-1]

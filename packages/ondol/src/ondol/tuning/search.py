@@ -341,7 +341,7 @@ def make_sampler(seed: int, random_trials: int) -> "optuna.samplers.BaseSampler"
 def replace_train(settings: Settings) -> Settings:
     """Return the settings without those of the candidates' comparison, which the search does not depend on."""
     usual = Train()
-    update = {"params": {}, "budget": usual.budget, "budget_seconds": None, "calibration": "none"}
+    update = {"params": {}, "budget": usual.budget, "budget_seconds": None}
     return settings.model_copy(update={"train": settings.train.model_copy(update=update)})
 
 
